@@ -1,0 +1,234 @@
+"""The formula registry, and estimates that can explain themselves.
+
+A formula is a pure, keyword-only function of numbers. `@formula` records its unit and source; a `Term`
+is one formula with numbers put in; a `Part` is a named sum of terms; an `Estimate` is the parts and
+their total.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llmhw.units import LLMHWError, format_quantity, unknown_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """What the registry knows of one formula."""
+
+    name: str
+    function: Callable[..., Any]
+    source: str
+    unit: str
+
+    @property
+    def module(self) -> str:
+        return self.function.__module__
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def body(self) -> list[ast.stmt]:
+        """The statements of the function, docstring left out."""
+        import inspect
+        import textwrap
+
+        tree = ast.parse(textwrap.dedent(inspect.getsource(self.function)))
+        function = tree.body[0]
+        assert isinstance(function, ast.FunctionDef)
+        return function.body[1:]
+
+    @property
+    def expression(self) -> str:
+        """The code of the formula, as text.
+
+        >>> from llmhw.formula import FORMULAS
+        >>> FORMULAS["linear_params"].expression
+        'in_features * out_features + bias * out_features'
+        """
+        return "\n".join(_text(statement) for statement in self.body)
+
+    def with_numbers(self, inputs: dict[str, Any]) -> str:
+        """The same code with this case's numbers in place of the names."""
+        return "\n".join(_text(_Substitute(inputs).visit(statement)) for statement in self.body)
+
+
+FORMULAS: dict[str, Formula] = {}
+
+
+def formula(*, source: str, unit: str) -> Callable[[F], F]:
+    """Register a formula: where it comes from, and the unit of what it returns."""
+
+    def register(function: F) -> F:
+        name = function.__name__
+        if name in FORMULAS and FORMULAS[name].module != function.__module__:
+            raise LLMHWError(f"formula={name!r} is already defined in {FORMULAS[name].module}; give it another name")
+        FORMULAS[name] = Formula(name, function, source, unit)
+        return function
+
+    return register
+
+
+class _Substitute(ast.NodeTransformer):
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self.inputs = inputs
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self.inputs and isinstance(node.ctx, ast.Load):
+            return ast.copy_location(ast.Constant(self.inputs[node.id]), node)
+        return node
+
+
+def _text(node: ast.AST) -> str:
+    return ast.unparse(node).removeprefix("return ")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """`times` x one formula with its inputs put in."""
+
+    label: str
+    formula: str
+    inputs: tuple[tuple[str, Any], ...]
+    times: float
+    value: Any
+
+    def explain(self) -> str:
+        entry = FORMULAS[self.formula]
+        times = "" if self.times == 1 else f"{_number(self.times)} x "
+        lines = [
+            f"{self.label}: {times}{self.formula}({', '.join(f'{k}={_number(v)}' for k, v in self.inputs)})",
+            *(f"    {line}" for line in entry.expression.splitlines()),
+        ]
+        numbers = [f"    {line}" for line in entry.with_numbers(dict(self.inputs)).splitlines()]
+        numbers[-1] += f" = {_number(self.value / self.times if self.times else self.value)}"
+        lines += numbers
+        if self.times != 1:
+            lines.append(f"    times {_number(self.times)} = {_number(self.value)}")
+        lines.append(f"    = {format_quantity(float(self.value), entry.unit)}   [{entry.source}]")
+        return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)
+
+
+def term(function: Callable[..., Any], label: str = "", times: float = 1, **inputs: Any) -> Term:
+    """Put numbers into a registered formula and keep the trace."""
+    name = function.__name__
+    if name not in FORMULAS:
+        raise LLMHWError(f"function={name!r} is not a registered formula; decorate it with @formula")
+    return Term(label or name, name, tuple(inputs.items()), times, times * function(**inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A named sum of terms."""
+
+    name: str
+    terms: tuple[Term, ...]
+    note: str = ""
+
+    @property
+    def value(self) -> Any:
+        return sum(t.value for t in self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Named parts that add up to a total, in one base unit.
+
+    Index it by part (`estimate["weights"]`), read `.total`, ask `.explain("weights")`,
+    or take `.to_dict()` and `.to_frame()` elsewhere.
+    """
+
+    title: str
+    unit: str
+    parts: tuple[Part, ...]
+    note: str = ""
+
+    @property
+    def total(self) -> Any:
+        """Sum of the parts, in the estimate's unit."""
+        return sum(part.value for part in self.parts)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.part(name).value
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+    def part(self, name: str) -> Part:
+        """The part of that name; a misspelt one raises `LLMHWError` with the nearest."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise unknown_name("part", name, [part.name for part in self.parts])
+
+    def explain(self, name: str | None = None) -> str:
+        """The formulas behind one part (or all), with this case's numbers, unit and source."""
+        chosen = self.parts if name is None else (self.part(name),)
+        blocks = []
+        for part in chosen:
+            head = f"{part.name} = {format_quantity(float(part.value), self.unit)}"
+            blocks.append("\n".join([head, *(f"({part.note})" for _ in [0] if part.note), *(t.explain() for t in part.terms)]))
+        return "\n\n".join(blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers in base units: title, unit, parts, total."""
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "parts": {part.name: part.value for part in self.parts},
+            "total": self.total,
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row a part and a last row `total`; needs pandas."""
+        import pandas
+
+        total = self.total
+        rows = [(part.name, part.value) for part in self.parts] + [("total", total)]
+        return pandas.DataFrame(
+            {
+                self.unit: [value for _, value in rows],
+                "share": [value / total if total else 0.0 for _, value in rows],
+            },
+            index=pandas.Index([name for name, _ in rows], name="part"),
+        )
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Part, value and share as text; the last row is the total."""
+        total = self.total
+        rows = [(part.name, part.value) for part in self.parts] + [("total", total)]
+        return [
+            (name, format_quantity(float(value), self.unit), format_quantity(value / total if total else 0.0, "fraction"))
+            for name, value in rows
+        ]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        first = max(len(name) for name, _, _ in rows)
+        second = max(len(value) for _, value, _ in rows)
+        lines = [f"{name:<{first}}  {value:>{second}}  {share:>7}" for name, value, share in rows]
+        return "\n".join([self.title, *lines[:-1], "-" * len(lines[-1]), lines[-1]])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        body = "".join(
+            f"<tr><td>{escape(name)}</td><td style='text-align:right'>{escape(value)}</td>"
+            f"<td style='text-align:right'>{escape(share)}</td></tr>"
+            for name, value, share in self.rows()
+        )
+        return f"<table><caption>{escape(self.title)}</caption><thead><tr><th>part</th><th>{escape(self.unit)}</th><th>share</th></tr></thead><tbody>{body}</tbody></table>"

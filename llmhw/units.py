@@ -1,0 +1,201 @@
+"""Units, printing and argument checks: the one place where a number becomes text.
+
+Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
+KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
+
+
+class LLMHWError(ValueError):
+    """A wrong argument: the text names it, its value, the rule and the way out."""
+
+
+# -- arithmetic that works on an int, a float or a NumPy array alike -------------------------
+
+
+def _is_array(*values: Any) -> bool:
+    return any(hasattr(value, "__array_namespace__") and getattr(value, "ndim", 0) for value in values)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two numbers, element by element for arrays.
+
+    >>> maximum(2, 3)
+    3
+    """
+    if _is_array(a, b):
+        import numpy
+
+        return numpy.maximum(a, b)
+    return a if a >= b else b
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two numbers, element by element for arrays.
+
+    >>> minimum(2, 3)
+    2
+    """
+    if _is_array(a, b):
+        import numpy
+
+        return numpy.minimum(a, b)
+    return a if a <= b else b
+
+
+def ceil_div(a: Any, b: Any) -> Any:
+    """a / b rounded up; exact on integers of any size.
+
+    >>> ceil_div(7, 2)
+    4
+    """
+    return -(-a // b)
+
+
+def where(condition: Any, yes: Any, no: Any) -> Any:
+    """`yes` where the condition holds, else `no`; element by element for arrays.
+
+    >>> where(3 > 2, "more", "less")
+    'more'
+    """
+    if _is_array(condition, yes, no):
+        import numpy
+
+        return numpy.where(condition, yes, no)
+    return yes if condition else no
+
+
+# -- printing ---------------------------------------------------------------------------------
+
+_DECIMAL = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BINARY = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+_COUNT = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    """At least `digits` significant figures, never scientific below 1e15, whole numbers kept whole."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    from math import floor, log10
+
+    decimals = max(0, digits - 1 - floor(log10(abs(value))))
+    return f"{value:,.{min(decimals, 9)}f}"
+
+
+def _scaled(value: float, steps: Iterable[tuple[float, str]], bare: str) -> str:
+    for size, suffix in steps:
+        if abs(value) >= size:
+            return f"{_significant(value / size)} {suffix}".rstrip()
+    return f"{_significant(value)} {bare}".rstrip()
+
+
+def format_quantity(value: float | None, unit: str) -> str:
+    """A number and its unit, as a person reads it.
+
+    unit    bytes (held in memory: binary prefixes), file_bytes (decimal), bytes/s (decimal),
+            FLOP, FLOP/s, FLOP/byte, count, seconds, dollars, bits, fraction (printed as a percentage);
+            anything else is printed behind the number.
+
+    >>> format_quantity(2 * 2**30, "bytes"), format_quantity(3.35e12, "bytes/s")
+    ('2.00 GiB', '3,350 GB/s')
+    >>> format_quantity(70553706496, "count"), format_quantity(989.4e12, "FLOP/s")
+    ('70.6 B', '989 TFLOP/s')
+    """
+    if value is None:
+        return "unknown"
+    if unit == "bytes":
+        return _scaled(value, _BINARY, "B")
+    if unit == "bytes/s":
+        return f"{_significant(value / GB)} GB/s"
+    if unit == "file_bytes":
+        return f"{_significant(value / GB)} GB"
+    if unit == "FLOP/s":
+        return f"{_significant(value / 1e12)} TFLOP/s"
+    if unit == "FLOP":
+        return _scaled(value, [(size, f"{prefix}FLOP") for size, prefix in _DECIMAL], "FLOP")
+    if unit == "count":
+        return _scaled(value, _COUNT, "")
+    if unit == "seconds":
+        for size, suffix in ((86400.0, "days"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+            if abs(value) >= size:
+                return f"{_significant(value / size)} {suffix}"
+        return f"{_significant(value * 1e9)} ns"
+    if unit == "dollars":
+        return f"${value:,.2f}" if abs(value) < 1000 else f"${value:,.0f}"
+    if unit == "fraction":
+        return f"{100 * value:.1f} %"
+    return f"{_significant(value)} {unit}"
+
+
+# -- argument checks --------------------------------------------------------------------------
+
+
+def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
+    """The known names that look most like `word`, best first."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=most, cutoff=0.5)
+    return [by_lower[name] for name in close]
+
+
+def unknown_name(argument: str, value: object, choices: Iterable[str], see: str = "") -> LLMHWError:
+    """The error for a name that is not known; suggests the nearest ones."""
+    names = list(choices)
+    close = nearest(str(value), names)
+    if close:
+        hint = f"did you mean {', '.join(close)}?"
+    elif len(names) <= 16:
+        hint = f"use one of {', '.join(names)}"
+    else:
+        hint = see or f"there are {len(names)} to choose from"
+    return LLMHWError(f"{argument}={value!r} is not known; {hint}")
+
+
+def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
+    """`value` if it is one of the choices, else a clear error.
+
+    >>> check_choice("zero", "4", ["0", "1"])
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: zero='4' is not known; use one of 0, 1
+    """
+    names = list(choices)
+    if value not in names:
+        raise unknown_name(argument, value, names)
+    return value
+
+
+def check_count(argument: str, value: Any, least: int = 1) -> int:
+    """`value` as an int of at least `least`, else a clear error.
+
+    >>> check_count("batch", -1)
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: batch=-1 must be a whole number of at least 1
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(value, float) and value.is_integer():
+        value, whole = int(value), True
+    if not whole or value < least:
+        raise LLMHWError(f"{argument}={value!r} must be a whole number of at least {least}")
+    return int(value)
+
+
+def check_divides(divisor: str, d: int, number: str, n: int) -> None:
+    """An error unless d divides n; it lists the values that would.
+
+    >>> check_divides("tp", 3, "heads", 32)
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: tp=3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32
+    """
+    if d < 1 or n % d:
+        fitting = [str(k) for k in range(1, n + 1) if n % k == 0]
+        if len(fitting) > 12:
+            fitting = [*fitting[:10], "...", fitting[-1]]
+        raise LLMHWError(f"{divisor}={d} does not divide {number}={n}; use one of {', '.join(fitting)}")
