@@ -1,0 +1,978 @@
+"""How each architecture turns its `config.json` into tensors.
+
+One reader a family. Names, shapes and defaults are those of the transformers implementation, which the
+truth tests build on the meta device and compare tensor by tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmhw.model import Attention, Layer, LinearAttention, ModelSpec, Tensor
+from llmhw.units import LLMHWError, nearest
+
+
+class Config:
+    """A config's keys with the family's defaults; a missing or ill-typed key is a clear error."""
+
+    def __init__(self, data: Mapping[str, Any], defaults: Mapping[str, Any], model_type: str) -> None:
+        self.data = data
+        self.defaults = defaults
+        self.model_type = model_type
+
+    def get(self, *keys: str, default: Any = None) -> Any:
+        """The first of these keys that has a value, else the family's default, else `default`."""
+        for source in (self.data, self.defaults):
+            for key in keys:
+                if source.get(key) is not None:
+                    return source[key]
+        return default
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        value = self.get(key, default=default)
+        if not isinstance(value, bool):
+            raise LLMHWError(f"config key {key}={value!r} must be true or false")
+        return value
+
+    def count(self, *keys: str, default: int | None = None, least: int = 1) -> int:
+        value = self.get(*keys, default=default)
+        if value is None:
+            raise LLMHWError(
+                f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
+        return value
+
+    @property
+    def hidden(self) -> int:
+        return self.count("hidden_size", "n_embd", "d_model")
+
+    @property
+    def layers(self) -> int:
+        return self.count("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+    @property
+    def heads(self) -> int:
+        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.count("num_key_value_heads", default=self.heads)
+
+    @property
+    def head_dim(self) -> int:
+        if self.get("head_dim") is None and self.hidden % self.heads:
+            raise LLMHWError(
+                f"heads={self.heads} does not divide hidden_size={self.hidden}, and the config gives no head_dim"
+            )
+        return self.count("head_dim", default=self.hidden // self.heads)
+
+    @property
+    def intermediate(self) -> int:
+        return self.count("intermediate_size")
+
+    @property
+    def vocab(self) -> int:
+        return self.count("vocab_size")
+
+    def layer_types(self, otherwise: Callable[[int], str]) -> list[str]:
+        """The attention kind of every layer: from the config's list if it has one."""
+        types = self.get("layer_types")
+        if types is None:
+            return [otherwise(i) for i in range(self.layers)]
+        if not isinstance(types, list) or len(types) != self.layers:
+            raise LLMHWError(f"config key layer_types must list one entry for each of num_hidden_layers={self.layers}")
+        return types
+
+
+class Builder:
+    """Collects the tensors of one layer."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+
+    def linear(
+        self, name: str, out: int, into: int, component: str, *, bias: bool = False, transposed: bool = False
+    ) -> None:
+        """nn.Linear, weight (out, in); `transposed` for GPT-2's Conv1D, weight (in, out)."""
+        shape = (into, out) if transposed else (out, into)
+        self.tensors.append(Tensor(f"{name}.weight", shape, component, matmul=True))
+        if bias:
+            self.tensors.append(Tensor(f"{name}.bias", (out,), component))
+
+    def norm(self, name: str, size: int, *, bias: bool = False) -> None:
+        self.tensors.append(Tensor(f"{name}.weight", (size,), "norms"))
+        if bias:
+            self.tensors.append(Tensor(f"{name}.bias", (size,), "norms"))
+
+    def plain(self, name: str, shape: tuple[int, ...], component: str) -> None:
+        """A parameter that no matrix multiplication uses."""
+        self.tensors.append(Tensor(name, shape, component))
+
+    def experts(self, prefix: str, count: int, used: int, shapes: Mapping[str, tuple[int, int]]) -> None:
+        """Stacked expert matrices, as transformers 5 holds them."""
+        for name, shape in shapes.items():
+            tensor = Tensor(f"{prefix}.{name}", (count, *shape), "experts", matmul=True, experts=count, used=used)
+            self.tensors.append(tensor)
+
+    def gated_mlp(self, prefix: str, hidden: int, inner: int, *, bias: bool = False) -> None:
+        """SwiGLU and its kin: gate, up, down."""
+        self.linear(f"{prefix}.gate_proj", inner, hidden, "mlp", bias=bias)
+        self.linear(f"{prefix}.up_proj", inner, hidden, "mlp", bias=bias)
+        self.linear(f"{prefix}.down_proj", hidden, inner, "mlp", bias=bias)
+
+    def plain_mlp(self, up: str, down: str, hidden: int, inner: int, *, bias: bool, transposed: bool = False) -> None:
+        self.linear(up, inner, hidden, "mlp", bias=bias, transposed=transposed)
+        self.linear(down, hidden, inner, "mlp", bias=bias, transposed=transposed)
+
+    def moe(self, prefix: str, c: Config, *, count: int, used: int, inner: int, router: str = "gate") -> None:
+        """Router and gated experts, fused as (experts, 2 x inner, hidden) and (experts, hidden, inner)."""
+        if used > count:
+            raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
+        self.linear(f"{prefix}.{router}", count, c.hidden, "router")
+        shapes = {"gate_up_proj": (2 * inner, c.hidden), "down_proj": (c.hidden, inner)}
+        self.experts(f"{prefix}.experts", count, used, shapes)
+
+    def qkvo(
+        self,
+        prefix: str,
+        hidden: int,
+        a: Attention,
+        *,
+        bias: bool = False,
+        out_bias: bool = False,
+        out_name: str = "o_proj",
+        gated: bool = False,
+    ) -> None:
+        """Separate query, key, value and output projections."""
+        q = a.heads * a.head_dim
+        self.linear(f"{prefix}.q_proj", 2 * q if gated else q, hidden, "attention", bias=bias)
+        self.linear(f"{prefix}.k_proj", a.kv_heads * a.head_dim, hidden, "attention", bias=bias)
+        self.linear(f"{prefix}.v_proj", a.kv_heads * a.v_head_dim, hidden, "attention", bias=bias)
+        self.linear(f"{prefix}.{out_name}", hidden, a.heads * a.v_head_dim, "attention", bias=out_bias)
+
+    def layer(self, attention: Attention | None = None, linear: LinearAttention | None = None) -> Layer:
+        return Layer(tuple(self.tensors), attention, linear)
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a reader returns: the blocks, and the tensors outside them."""
+
+    layers: list[Layer]
+    outer: Builder
+    intermediate: int
+    mtp: tuple[Tensor, ...] = ()
+    head_bias: bool = False
+    head_in: int | None = None
+
+
+def _attention(c: Config, *, window: int | None = None, chunk: int | None = None, evicts: bool = True) -> Attention:
+    heads, kv_heads = c.heads, c.kv_heads
+    if heads % kv_heads:
+        raise LLMHWError(
+            f"kv_heads={kv_heads} does not divide heads={heads}; config keys num_key_value_heads and num_attention_heads"
+        )
+    return Attention(heads, kv_heads, c.head_dim, c.head_dim, window=window, chunk=chunk, evicts=evicts)
+
+
+def _memo(make: Callable[..., Layer]) -> Callable[..., Layer]:
+    """Equal layers are one object, so that sums go over the distinct ones."""
+    seen: dict[Any, Layer] = {}
+
+    def build(*key: Any) -> Layer:
+        if key not in seen:
+            seen[key] = make(*key)
+        return seen[key]
+
+    return build
+
+
+def _outer(c: Config, embed: str, norm: str | None, *, norm_bias: bool = False, width: int | None = None) -> Builder:
+    b = Builder()
+    b.plain(f"{embed}.weight", (c.vocab, width or c.hidden), "embedding")
+    if norm:
+        b.norm(norm, c.hidden, bias=norm_bias)
+    return b
+
+
+# -- decoders in the manner of Llama ----------------------------------------------------------
+
+
+def _window_of(c: Config, kind: str) -> tuple[int | None, int | None]:
+    """(window, chunk) of a layer of this kind."""
+    if kind in ("full_attention", "full"):
+        return None, None
+    if kind == "sliding_attention":
+        return c.count("sliding_window"), None
+    if kind == "chunked_attention":
+        return None, c.count("attention_chunk_size")
+    raise LLMHWError(f"config key layer_types has {kind!r}; this family knows full, sliding and chunked attention")
+
+
+def _decoder(
+    c: Config,
+    types: list[str],
+    *,
+    bias: bool = False,
+    out_bias: bool = False,
+    qk_norm: str = "",
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm"),
+    norm_bias: bool = False,
+    norm: str | None = "model.norm",
+    feed_forward: Callable[[Builder, int], None] | None = None,
+    sparse: Callable[[int], bool] = lambda i: False,
+    extra: Callable[[Builder, Attention], None] | None = None,
+) -> Body:
+    """Llama and everything built like it; the arguments are where the relatives differ."""
+
+    def make(kind: str, is_sparse: bool) -> Layer:
+        b = Builder()
+        window, chunk = _window_of(c, kind)
+        a = _attention(c, window=window, chunk=chunk)
+        b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=out_bias)
+        if qk_norm == "head":
+            b.norm("self_attn.q_norm", a.head_dim)
+            b.norm("self_attn.k_norm", a.head_dim)
+        elif qk_norm == "hidden":
+            b.norm("self_attn.q_norm", a.heads * a.head_dim)
+            b.norm("self_attn.k_norm", a.kv_heads * a.head_dim)
+        if extra:
+            extra(b, a)
+        if feed_forward:
+            feed_forward(b, is_sparse)
+        else:
+            b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
+        for name in norms:
+            b.norm(name, c.hidden, bias=norm_bias)
+        return b.layer(a)
+
+    build = _memo(make)
+    layers = [build(types[i], bool(sparse(i))) for i in range(c.layers)]
+    outer = _outer(c, "model.embed_tokens", norm, norm_bias=norm_bias)
+    return Body(layers, outer, c.get("intermediate_size", default=0))
+
+
+def _full(c: Config) -> list[str]:
+    return ["full_attention"] * c.layers
+
+
+def _all_sliding(c: Config) -> list[str]:
+    """Mistral's rule: one window for every layer, if there is one."""
+    return ["sliding_attention" if c.get("sliding_window") else "full_attention"] * c.layers
+
+
+def _qwen_windows(c: Config) -> list[str]:
+    """Qwen's rule: windows only when switched on, from layer max_window_layers upward."""
+    on = c.flag("use_sliding_window") and c.get("sliding_window")
+    first = c.get("max_window_layers")
+    return c.layer_types(lambda i: "sliding_attention" if on and i >= first else "full_attention")
+
+
+def _every(c: Config, key: str, default: int) -> list[str]:
+    """Every n-th layer sees everything, the others a window."""
+    n = c.count(key, "_" + key, default=default)
+    return c.layer_types(lambda i: "sliding_attention" if (i + 1) % n else "full_attention")
+
+
+def _llama(c: Config) -> Body:
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_bias"))
+
+
+def _mistral(c: Config) -> Body:
+    return _decoder(c, _all_sliding(c))
+
+
+def _mixtral(c: Config) -> Body:
+    def experts(b: Builder, _: int) -> None:
+        b.moe("mlp", c, count=c.count("num_local_experts", "num_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate)
+
+    return _decoder(c, _all_sliding(c), feed_forward=experts)
+
+
+def _qwen2(c: Config) -> Body:
+    return _decoder(c, _qwen_windows(c), bias=True)
+
+
+def _qwen_sparse(c: Config) -> Callable[[int], bool]:
+    step = c.count("decoder_sparse_step", default=1)
+    dense = set(c.get("mlp_only_layers", default=()))
+    return lambda i: i not in dense and (i + 1) % step == 0
+
+
+def _qwen2_moe(c: Config) -> Body:
+    def feed_forward(b: Builder, sparse: int) -> None:
+        if not sparse:
+            return b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.moe("mlp", c, count=c.count("num_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.count("moe_intermediate_size"))
+        b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
+        b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
+
+    on, first = c.flag("use_sliding_window"), c.count("max_window_layers")
+    types = c.layer_types(lambda i: "sliding_attention" if on and (i + 1) % 2 and i < first else "full_attention")
+    return _decoder(c, types, bias=c.flag("qkv_bias"), feed_forward=feed_forward, sparse=_qwen_sparse(c))
+
+
+def _qwen3(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+    return _decoder(c, _qwen_windows(c), bias=bias, out_bias=bias, qk_norm="head")
+
+
+def _qwen3_moe(c: Config) -> Body:
+    def feed_forward(b: Builder, sparse: int) -> None:
+        if not sparse:
+            return b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.moe("mlp", c, count=c.count("num_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.count("moe_intermediate_size"))
+
+    bias = c.flag("attention_bias")
+    types = _all_sliding(c) if c.flag("use_sliding_window") else _full(c)
+    return _decoder(c, types, bias=bias, out_bias=bias, qk_norm="head", feed_forward=feed_forward, sparse=_qwen_sparse(c))
+
+
+def _gemma(c: Config) -> Body:
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_bias"))
+
+
+_FOUR_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+
+
+def _gemma2(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+    return _decoder(c, _every(c, "sliding_window_pattern", 2), bias=bias, out_bias=bias, norms=_FOUR_NORMS)
+
+
+def _gemma3(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+    types = _every(c, "sliding_window_pattern", 6)
+    return _decoder(c, types, bias=bias, out_bias=bias, norms=_FOUR_NORMS, qk_norm="head")
+
+
+def _gpt_oss(c: Config) -> Body:
+    def experts(b: Builder, _: int) -> None:
+        count, used = c.count("num_local_experts", "num_experts"), c.count("num_experts_per_tok", "experts_per_token")
+        b.linear("mlp.router", count, c.hidden, "router", bias=True)
+        shapes = {"gate_up_proj": (c.hidden, 2 * c.intermediate), "down_proj": (c.intermediate, c.hidden)}
+        b.experts("mlp.experts", count, used, shapes)
+        for name, size in (("gate_up_proj_bias", 2 * c.intermediate), ("down_proj_bias", c.hidden)):
+            b.tensors.append(Tensor(f"mlp.experts.{name}", (count, size), "experts", experts=count, used=used))
+
+    def sinks(b: Builder, a: Attention) -> None:
+        b.plain("self_attn.sinks", (a.heads,), "attention")
+
+    bias = c.flag("attention_bias")
+    types = _every(c, "sliding_window_pattern", 2)
+    return _decoder(c, types, bias=bias, out_bias=bias, feed_forward=experts, extra=sinks)
+
+
+def _llama4(c: Config) -> Body:
+    step = c.count("interleave_moe_layer_step")
+    listed = c.get("moe_layers")
+    moe = set(range(step - 1, c.layers, step) if listed is None else listed)
+    interval = c.count("no_rope_layer_interval")
+    rope = c.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(c.layers)]
+
+    def feed_forward(b: Builder, sparse: int) -> None:
+        if not sparse:
+            return b.gated_mlp("feed_forward", c.hidden, c.count("intermediate_size_mlp"))
+        count, used = c.count("num_local_experts"), c.count("num_experts_per_tok")
+        b.linear("feed_forward.router", count, c.hidden, "router")
+        shapes = {"gate_up_proj": (c.hidden, 2 * c.intermediate), "down_proj": (c.intermediate, c.hidden)}
+        b.experts("feed_forward.experts", count, used, shapes)
+        b.gated_mlp("feed_forward.shared_expert", c.hidden, c.intermediate)
+
+    types = c.layer_types(lambda i: "chunked_attention" if rope[i] else "full_attention")
+    bias = c.flag("attention_bias")
+    return _decoder(c, types, bias=bias, out_bias=bias, feed_forward=feed_forward, sparse=lambda i: i in moe)
+
+
+def _glm(c: Config) -> Body:
+    norms = ("input_layernorm", "post_attention_layernorm")
+    if c.model_type == "glm4":
+        norms += ("post_self_attn_layernorm", "post_mlp_layernorm")
+
+    def feed_forward(b: Builder, _: int) -> None:
+        b.linear("mlp.gate_up_proj", 2 * c.intermediate, c.hidden, "mlp")
+        b.linear("mlp.down_proj", c.hidden, c.intermediate, "mlp")
+
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), norms=norms, feed_forward=feed_forward)
+
+
+def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
+    """DeepSeek's feed-forward: dense first layers, then routed experts beside always-on shared ones."""
+    if not sparse:
+        return b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
+    inner = c.count("moe_intermediate_size")
+    b.moe("mlp", c, count=c.count("n_routed_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=inner)
+    shared = c.get("n_shared_experts", default=0)
+    if shared:
+        b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, bias=False)
+
+
+def _mtp(c: Config, last: Layer) -> tuple[Tensor, ...]:
+    """Multi-token-prediction modules: a block, two norms, a 2h-to-h projection and a last norm each."""
+    count = c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+    b = Builder()
+    b.norm("enorm", c.hidden)
+    b.norm("hnorm", c.hidden)
+    b.linear("eh_proj", c.hidden, 2 * c.hidden, "mlp")
+    b.norm("shared_head.norm", c.hidden)
+    return (*last.tensors, *b.tensors) * count
+
+
+def _glm4_moe(c: Config) -> Body:
+    first = c.count("first_k_dense_replace", least=0)
+    qk_norm = "head" if c.flag("use_qk_norm") else ""
+    body = _decoder(
+        c,
+        _full(c),
+        bias=c.flag("attention_bias"),
+        qk_norm=qk_norm,
+        feed_forward=lambda b, sparse: _shared_experts(b, c, sparse),
+        sparse=lambda i: i >= first,
+    )
+    return replace(body, mtp=_mtp(c, body.layers[-1]))
+
+
+def _minimax_m2(c: Config) -> Body:
+    def experts(b: Builder, _: int) -> None:
+        b.moe("mlp", c, count=c.count("num_local_experts", "num_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate)
+
+    return _decoder(c, _full(c), qk_norm="hidden", feed_forward=experts)
+
+
+def _olmo(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+    return _decoder(c, _full(c), bias=bias, out_bias=bias, norms=(), norm=None)
+
+
+_POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+
+
+def _olmo2(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+    types = _every(c, "sliding_window_pattern", 4) if c.model_type == "olmo3" else _full(c)
+    return _decoder(c, types, bias=bias, out_bias=bias, qk_norm="hidden", norms=_POST_NORMS)
+
+
+def _olmoe(c: Config) -> Body:
+    def experts(b: Builder, _: int) -> None:
+        b.moe("mlp", c, count=c.count("num_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate)
+
+    bias = c.flag("attention_bias")
+    return _decoder(c, _full(c), bias=bias, out_bias=bias, qk_norm="hidden", feed_forward=experts)
+
+
+def _granitemoe(c: Config) -> Body:
+    def experts(b: Builder, _: int) -> None:
+        b.moe("block_sparse_moe", c, count=c.count("num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate, router="router")
+
+    bias = c.flag("attention_bias")
+    return _decoder(c, _full(c), bias=bias, out_bias=bias, feed_forward=experts)
+
+
+def _cohere(c: Config) -> Body:
+    def head_norms(b: Builder, a: Attention) -> None:
+        if c.flag("use_qk_norm"):
+            b.plain("self_attn.q_norm.weight", (a.heads, a.head_dim), "norms")
+            b.plain("self_attn.k_norm.weight", (a.kv_heads, a.head_dim), "norms")
+
+    bias = c.flag("attention_bias")
+    types = _every(c, "sliding_window_pattern", 4) if c.model_type == "cohere2" else _full(c)
+    return _decoder(c, types, bias=bias, out_bias=bias, norms=("input_layernorm",), extra=head_norms)
+
+
+def _exaone4(c: Config) -> Body:
+    types = _every(c, "sliding_window_pattern", 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
+    return _decoder(c, types, qk_norm="head", norms=_POST_NORMS)
+
+
+def _seed_oss(c: Config) -> Body:
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_out_bias"))
+
+
+def _ernie(c: Config) -> Body:
+    bias = c.flag("use_bias")
+
+    def feed_forward(b: Builder, _: int) -> None:
+        b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias)
+
+    return _decoder(c, _full(c), bias=bias, out_bias=bias, feed_forward=feed_forward)
+
+
+def _smollm3(c: Config) -> Body:
+    interval = c.count("no_rope_layer_interval")
+    rope = c.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(c.layers)]
+    on = c.flag("use_sliding_window") and c.get("sliding_window")
+    types = c.layer_types(lambda i: "sliding_attention" if on and not rope[i] else "full_attention")
+    bias = c.flag("attention_bias")
+    return _decoder(c, types, bias=bias, out_bias=bias)
+
+
+def _phimoe(c: Config) -> Body:
+    def experts(b: Builder, _: int) -> None:
+        b.moe("mlp", c, count=c.count("num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate, router="router")
+
+    bias = c.flag("attention_bias")
+    body = _decoder(c, _all_sliding(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=experts)
+    return replace(body, head_bias=c.flag("lm_head_bias"))
+
+
+def _stablelm(c: Config) -> Body:
+    if c.flag("qk_layernorm"):
+        raise LLMHWError("config key qk_layernorm=true of model_type='stablelm' is not covered; set it to false")
+    parallel = c.flag("use_parallel_residual")
+    norms = ("input_layernorm",) if parallel else ("input_layernorm", "post_attention_layernorm")
+    return _decoder(c, _full(c), bias=c.flag("use_qkv_bias"), norms=norms, norm_bias=True)
+
+
+def _starcoder2(c: Config) -> Body:
+    bias = c.flag("use_bias")
+
+    def feed_forward(b: Builder, _: int) -> None:
+        b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, c.intermediate, bias=bias)
+
+    return _decoder(c, _all_sliding(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=feed_forward)
+
+
+def _nemotron(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+
+    def feed_forward(b: Builder, _: int) -> None:
+        b.plain_mlp("mlp.up_proj", "mlp.down_proj", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
+
+    return _decoder(c, _full(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=feed_forward)
+
+
+# -- multi-head latent attention --------------------------------------------------------------
+
+
+def _mla(c: Config) -> Body:
+    """DeepSeek V2, V3, V3.2 and GLM-5: low-rank queries and keys, optional sparse-attention indexer."""
+    nope, rope = c.count("qk_nope_head_dim"), c.count("qk_rope_head_dim")
+    v_dim, rank = c.count("v_head_dim"), c.count("kv_lora_rank")
+    q_rank = c.data.get("q_lora_rank") if "q_lora_rank" in c.data else c.get("q_lora_rank")
+    bias = c.flag("attention_bias")
+    first = c.count("first_k_dense_replace", least=0)
+    listed = c.get("mlp_layer_types")
+    sparse = [listed[i] == "sparse" if listed else i >= first for i in range(c.layers)]
+    indexed = c.model_type in ("deepseek_v32", "glm_moe_dsa")
+    a = Attention(
+        c.heads,
+        c.heads,
+        nope + rope,
+        v_dim,
+        latent=rank + rope,
+        index_dim=c.count("index_head_dim") if indexed else 0,
+        index_heads=c.count("index_n_heads") if indexed else 0,
+        index_topk=c.count("index_topk") if indexed else 0,
+    )
+
+    def make(is_sparse: bool) -> Layer:
+        b = Builder()
+        if q_rank:
+            b.linear("self_attn.q_a_proj", q_rank, c.hidden, "attention", bias=bias)
+            b.norm("self_attn.q_a_layernorm", q_rank)
+            b.linear("self_attn.q_b_proj", a.heads * a.head_dim, q_rank, "attention")
+        else:
+            b.linear("self_attn.q_proj", a.heads * a.head_dim, c.hidden, "attention")
+        b.linear("self_attn.kv_a_proj_with_mqa", rank + rope, c.hidden, "attention", bias=bias)
+        b.norm("self_attn.kv_a_layernorm", rank)
+        b.linear("self_attn.kv_b_proj", a.heads * (nope + v_dim), rank, "attention")
+        b.linear("self_attn.o_proj", c.hidden, a.heads * v_dim, "attention", bias=bias)
+        if indexed:
+            b.linear("self_attn.indexer.wq_b", a.index_heads * a.index_dim, q_rank, "attention")
+            b.linear("self_attn.indexer.wk", a.index_dim, c.hidden, "attention")
+            b.norm("self_attn.indexer.k_norm", a.index_dim, bias=True)
+            b.linear("self_attn.indexer.weights_proj", a.index_heads, c.hidden, "attention")
+        _shared_experts(b, c, is_sparse)
+        b.norm("input_layernorm", c.hidden)
+        b.norm("post_attention_layernorm", c.hidden)
+        return b.layer(a)
+
+    build = _memo(make)
+    layers = [build(s) for s in sparse]
+    return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate, mtp=_mtp(c, layers[-1]))
+
+
+# -- hybrids of softmax and linear attention --------------------------------------------------
+
+
+def _qwen3_next(c: Config) -> Body:
+    """Qwen3-Next and Qwen3.5: three layers of Gated DeltaNet to one of gated softmax attention."""
+    key_heads, value_heads = c.count("linear_num_key_heads"), c.count("linear_num_value_heads")
+    key_dim, value_dim = c.count("linear_key_head_dim"), c.count("linear_value_head_dim")
+    kernel = c.count("linear_conv_kernel_dim")
+    channels = 2 * key_heads * key_dim + value_heads * value_dim
+    inner = value_heads * value_dim
+    state = LinearAttention("gated-deltanet", value_heads, key_dim, value_dim, channels, kernel)
+    every = c.count("full_attention_interval", default=4)
+    types = c.layer_types(lambda i: "linear_attention" if (i + 1) % every else "full_attention")
+    is_moe = c.get("num_experts") is not None
+
+    def make(kind: str, sparse: bool) -> Layer:
+        b = Builder()
+        a: Attention | None = None
+        if kind == "linear_attention":
+            b.plain("linear_attn.dt_bias", (value_heads,), "attention")
+            b.plain("linear_attn.A_log", (value_heads,), "attention")
+            b.plain("linear_attn.conv1d.weight", (channels, 1, kernel), "attention")
+            if c.model_type == "qwen3_next":
+                b.linear("linear_attn.in_proj_qkvz", channels + inner, c.hidden, "attention")
+                b.linear("linear_attn.in_proj_ba", 2 * value_heads, c.hidden, "attention")
+            else:
+                b.linear("linear_attn.in_proj_qkv", channels, c.hidden, "attention")
+                b.linear("linear_attn.in_proj_z", inner, c.hidden, "attention")
+                b.linear("linear_attn.in_proj_b", value_heads, c.hidden, "attention")
+                b.linear("linear_attn.in_proj_a", value_heads, c.hidden, "attention")
+            b.norm("linear_attn.norm", value_dim)
+            b.linear("linear_attn.out_proj", c.hidden, inner, "attention")
+        else:
+            a = _attention(c)
+            bias = c.flag("attention_bias")
+            b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, gated=True)
+            b.norm("self_attn.q_norm", a.head_dim)
+            b.norm("self_attn.k_norm", a.head_dim)
+        if sparse:
+            b.moe("mlp", c, count=c.count("num_experts"), used=c.count("num_experts_per_tok"), inner=c.count("moe_intermediate_size"))
+            b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
+            b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
+        else:
+            b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.norm("input_layernorm", c.hidden)
+        b.norm("post_attention_layernorm", c.hidden)
+        return b.layer(a, None if a else state)
+
+    is_sparse = _qwen_sparse(c) if is_moe else lambda i: False
+    build = _memo(make)
+    layers = [build(types[i], bool(is_sparse(i))) for i in range(c.layers)]
+    return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.get("intermediate_size", default=0))
+
+
+# -- older decoders ---------------------------------------------------------------------------
+
+
+def _gpt2(c: Config) -> Body:
+    """GPT-2 and GPT-BigCode (StarCoder 1, SantaCoder), which shares one key-value head."""
+    conv1d = c.model_type == "gpt2"
+    inner = c.count("n_inner", default=4 * c.hidden)
+    kv = 1 if c.model_type == "gpt_bigcode" and c.flag("multi_query") else c.heads
+    a = Attention(c.heads, kv, c.head_dim, c.head_dim)
+    b = Builder()
+    b.norm("ln_1", c.hidden, bias=True)
+    b.linear("attn.c_attn", c.hidden + 2 * kv * a.head_dim, c.hidden, "attention", bias=True, transposed=conv1d)
+    b.linear("attn.c_proj", c.hidden, c.hidden, "attention", bias=True, transposed=conv1d)
+    b.norm("ln_2", c.hidden, bias=True)
+    b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True, transposed=conv1d)
+    outer = _outer(c, "transformer.wte", None)
+    outer.plain("transformer.wpe.weight", (c.count("n_positions", "max_position_embeddings"), c.hidden), "embedding")
+    outer.norm("transformer.ln_f", c.hidden, bias=True)
+    return Body([b.layer(a)] * c.layers, outer, inner)
+
+
+def _gpt_neo(c: Config) -> Body:
+    inner = c.count("intermediate_size", default=4 * c.hidden)
+    kinds = [kind for pattern, times in c.get("attention_types") for _ in range(times) for kind in pattern]
+    if len(kinds) != c.layers:
+        raise LLMHWError(f"config key attention_types describes {len(kinds)} layers, num_layers={c.layers}")
+
+    def make(kind: str) -> Layer:
+        window = c.count("window_size") if kind == "local" else None
+        # the local layers mask far tokens, but implementations keep them in the cache
+        a = Attention(c.heads, c.heads, c.head_dim, c.head_dim, window=window, evicts=False)
+        b = Builder()
+        b.norm("ln_1", c.hidden, bias=True)
+        b.qkvo("attn.attention", c.hidden, a, out_bias=True, out_name="out_proj")
+        b.norm("ln_2", c.hidden, bias=True)
+        b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True)
+        return b.layer(a)
+
+    outer = _outer(c, "transformer.wte", None)
+    outer.plain("transformer.wpe.weight", (c.count("max_position_embeddings"), c.hidden), "embedding")
+    outer.norm("transformer.ln_f", c.hidden, bias=True)
+    build = _memo(make)
+    return Body([build(kind) for kind in kinds], outer, inner)
+
+
+def _gptj(c: Config) -> Body:
+    inner = c.count("n_inner", default=4 * c.hidden)
+    a = _attention(c)
+    b = Builder()
+    b.norm("ln_1", c.hidden, bias=True)
+    b.qkvo("attn", c.hidden, a, out_name="out_proj")
+    b.plain_mlp("mlp.fc_in", "mlp.fc_out", c.hidden, inner, bias=True)
+    outer = _outer(c, "transformer.wte", "transformer.ln_f", norm_bias=True)
+    return Body([b.layer(a)] * c.layers, outer, inner, head_bias=True)
+
+
+def _gpt_neox(c: Config) -> Body:
+    bias = c.flag("attention_bias")
+    a = _attention(c)
+    b = Builder()
+    b.norm("input_layernorm", c.hidden, bias=True)
+    b.norm("post_attention_layernorm", c.hidden, bias=True)
+    b.linear("attention.query_key_value", 3 * c.hidden, c.hidden, "attention", bias=bias)
+    b.linear("attention.dense", c.hidden, c.hidden, "attention", bias=bias)
+    b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, c.intermediate, bias=True)
+    outer = _outer(c, "gpt_neox.embed_in", "gpt_neox.final_layer_norm", norm_bias=True)
+    return Body([b.layer(a)] * c.layers, outer, c.intermediate)
+
+
+def _opt(c: Config) -> Body:
+    bias, affine = c.flag("enable_bias"), c.flag("layer_norm_elementwise_affine")
+    inner, width = c.count("ffn_dim"), c.count("word_embed_proj_dim", default=c.hidden)
+    a = _attention(c)
+    b = Builder()
+    b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, out_name="out_proj")
+    b.plain_mlp("fc1", "fc2", c.hidden, inner, bias=bias)
+    outer = Builder()
+    outer.plain("model.decoder.embed_tokens.weight", (c.vocab, width), "embedding")
+    positions = c.count("max_position_embeddings") + 2  # the first two rows are padding
+    outer.plain("model.decoder.embed_positions.weight", (positions, c.hidden), "embedding")
+    if width != c.hidden:
+        outer.linear("model.decoder.project_in", c.hidden, width, "embedding")
+        outer.linear("model.decoder.project_out", width, c.hidden, "head")
+    if affine:
+        b.norm("self_attn_layer_norm", c.hidden, bias=True)
+        b.norm("final_layer_norm", c.hidden, bias=True)
+        if c.flag("do_layer_norm_before") and not c.flag("_remove_final_layer_norm"):
+            outer.norm("model.decoder.final_layer_norm", c.hidden, bias=True)
+    return Body([b.layer(a)] * c.layers, outer, inner, head_in=width)
+
+
+def _bloom(c: Config) -> Body:
+    a = _attention(c)
+    b = Builder()
+    b.norm("input_layernorm", c.hidden, bias=True)
+    b.linear("self_attention.query_key_value", 3 * c.hidden, c.hidden, "attention", bias=True)
+    b.linear("self_attention.dense", c.hidden, c.hidden, "attention", bias=True)
+    b.norm("post_attention_layernorm", c.hidden, bias=True)
+    b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, 4 * c.hidden, bias=True)
+    outer = _outer(c, "transformer.word_embeddings", None)
+    outer.norm("transformer.word_embeddings_layernorm", c.hidden, bias=True)
+    outer.norm("transformer.ln_f", c.hidden, bias=True)
+    return Body([b.layer(a)] * c.layers, outer, 4 * c.hidden)
+
+
+def _falcon(c: Config) -> Body:
+    new, multi_query, parallel = c.flag("new_decoder_architecture"), c.flag("multi_query"), c.flag("parallel_attn")
+    bias = c.flag("bias")
+    inner = c.count("ffn_hidden_size", default=4 * c.hidden)
+    kv = c.count("num_kv_heads", default=c.heads) if new else 1 if multi_query else c.heads
+    if c.heads % kv:
+        raise LLMHWError(f"kv_heads={kv} does not divide heads={c.heads}; config keys num_kv_heads and num_attention_heads")
+    a = Attention(c.heads, kv, c.hidden // c.heads, c.hidden // c.heads)
+    b = Builder()
+    b.linear("self_attention.query_key_value", (c.heads + 2 * kv) * a.head_dim, c.hidden, "attention", bias=bias)
+    b.linear("self_attention.dense", c.hidden, c.hidden, "attention", bias=bias)
+    b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, inner, bias=bias)
+    pair = c.get("num_ln_in_parallel_attn", default=2 if new else 1) == 2
+    if not parallel:
+        norms = ["post_attention_layernorm", "input_layernorm"]
+    else:
+        norms = ["ln_attn", "ln_mlp"] if pair else ["input_layernorm"]
+    for name in norms:
+        b.norm(name, c.hidden, bias=True)
+    outer = _outer(c, "transformer.word_embeddings", "transformer.ln_f", norm_bias=True)
+    return Body([b.layer(a)] * c.layers, outer, inner)
+
+
+def _mpt(c: Config) -> Body:
+    inner = c.count("expansion_ratio") * c.hidden
+    a = _attention(c)
+    b = Builder()
+    b.norm("norm_1", c.hidden)
+    b.linear("attn.Wqkv", 3 * c.hidden, c.hidden, "attention")
+    b.linear("attn.out_proj", c.hidden, c.hidden, "attention")
+    b.norm("norm_2", c.hidden)
+    b.plain_mlp("ffn.up_proj", "ffn.down_proj", c.hidden, inner, bias=False)
+    return Body([b.layer(a)] * c.layers, _outer(c, "transformer.wte", "transformer.norm_f"), inner)
+
+
+def _phi(c: Config) -> Body:
+    a = _attention(c)
+    b = Builder()
+    b.qkvo("self_attn", c.hidden, a, bias=True, out_bias=True, out_name="dense")
+    if c.flag("qk_layernorm"):
+        b.norm("self_attn.q_layernorm", c.hidden // c.heads, bias=True)
+        b.norm("self_attn.k_layernorm", c.hidden // c.heads, bias=True)
+    b.plain_mlp("mlp.fc1", "mlp.fc2", c.hidden, c.intermediate, bias=True)
+    b.norm("input_layernorm", c.hidden, bias=True)
+    outer = _outer(c, "model.embed_tokens", "model.final_layernorm", norm_bias=True)
+    return Body([b.layer(a)] * c.layers, outer, c.intermediate, head_bias=True)
+
+
+def _phi3(c: Config) -> Body:
+    a = _attention(c, window=c.get("sliding_window"))
+    b = Builder()
+    b.linear("self_attn.o_proj", c.hidden, a.heads * a.head_dim, "attention")
+    b.linear("self_attn.qkv_proj", (a.heads + 2 * a.kv_heads) * a.head_dim, c.hidden, "attention")
+    b.linear("mlp.gate_up_proj", 2 * c.intermediate, c.hidden, "mlp")
+    b.linear("mlp.down_proj", c.hidden, c.intermediate, "mlp")
+    b.norm("input_layernorm", c.hidden)
+    b.norm("post_attention_layernorm", c.hidden)
+    return Body([b.layer(a)] * c.layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate)
+
+
+# -- the table --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """A reader and the defaults that transformers applies to keys a config leaves out."""
+
+    read: Callable[[Config], Body]
+    name: str
+    defaults: Mapping[str, Any]
+
+
+def _family(read: Callable[[Config], Body], name: str, **defaults: Any) -> Family:
+    return Family(read, name, defaults)
+
+
+_MLA_V2 = dict(first_k_dense_replace=0, n_shared_experts=2, q_lora_rank=1536)
+_MLA_V3 = dict(first_k_dense_replace=3, n_shared_experts=1, q_lora_rank=1536, n_routed_experts=256)
+_LINEAR = dict(linear_conv_kernel_dim=4, linear_key_head_dim=128, linear_value_head_dim=128, linear_num_key_heads=16, linear_num_value_heads=32, head_dim=256)
+_LLAMA4 = dict(intermediate_size_mlp=16384, interleave_moe_layer_step=1, no_rope_layer_interval=4, attention_chunk_size=8192, num_experts_per_tok=1, num_local_experts=16, head_dim=128)
+
+FAMILIES: dict[str, Family] = {
+    "llama": _family(_llama, "Llama 1 to 3"),
+    "llama4_text": _family(_llama4, "Llama 4", **_LLAMA4),
+    "mistral": _family(_mistral, "Mistral", num_key_value_heads=8),
+    "ministral3": _family(_mistral, "Mistral 3", num_key_value_heads=8, head_dim=128),
+    "mixtral": _family(_mixtral, "Mixtral", num_key_value_heads=8, num_experts_per_tok=2, num_local_experts=8),
+    "qwen2": _family(_qwen2, "Qwen 2 and 2.5", max_window_layers=28, sliding_window=4096),
+    "qwen2_moe": _family(_qwen2_moe, "Qwen 2 MoE", max_window_layers=28, sliding_window=4096, qkv_bias=True),
+    "qwen3": _family(_qwen3, "Qwen 3", head_dim=128, max_window_layers=28, sliding_window=4096),
+    "qwen3_moe": _family(_qwen3_moe, "Qwen 3 MoE", num_key_value_heads=4, sliding_window=4096),
+    "qwen3_next": _family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
+    "qwen3_5_text": _family(_qwen3_next, "Qwen 3.5", num_key_value_heads=4, **_LINEAR),
+    "qwen3_5_moe_text": _family(_qwen3_next, "Qwen 3.5 MoE", num_key_value_heads=2, **_LINEAR),
+    "gemma": _family(_gemma, "Gemma", head_dim=256, tie_word_embeddings=True),
+    "gemma2": _family(_gemma2, "Gemma 2", head_dim=256, sliding_window=4096, tie_word_embeddings=True),
+    "gemma3_text": _family(
+        _gemma3,
+        "Gemma 3",
+        vocab_size=262208,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        sliding_window=4096,
+        tie_word_embeddings=True,
+    ),
+    "phi": _family(_phi, "Phi 1 and 2"),
+    "phi3": _family(_phi3, "Phi 3 and 4"),
+    "phimoe": _family(_phimoe, "Phi 3.5 MoE", num_key_value_heads=8),
+    "gpt2": _family(_gpt2, "GPT-2", n_positions=1024, tie_word_embeddings=True),
+    "gpt_bigcode": _family(_gpt2, "GPT-BigCode", n_positions=1024, multi_query=True, tie_word_embeddings=True),
+    "gpt_neo": _family(
+        _gpt_neo,
+        "GPT-Neo",
+        attention_types=[[["global", "local"], 12]],
+        window_size=256,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    ),
+    "gptj": _family(_gptj, "GPT-J"),
+    "gpt_neox": _family(_gpt_neox, "GPT-NeoX and Pythia", attention_bias=True),
+    "opt": _family(
+        _opt,
+        "OPT",
+        max_position_embeddings=2048,
+        enable_bias=True,
+        layer_norm_elementwise_affine=True,
+        do_layer_norm_before=True,
+        tie_word_embeddings=True,
+    ),
+    "bloom": _family(_bloom, "BLOOM", tie_word_embeddings=True),
+    "falcon": _family(_falcon, "Falcon", multi_query=True, parallel_attn=True, tie_word_embeddings=True),
+    "mpt": _family(_mpt, "MPT", expansion_ratio=4, tie_word_embeddings=True),
+    "deepseek_v2": _family(_mla, "DeepSeek V2", **_MLA_V2),
+    "deepseek_v3": _family(_mla, "DeepSeek V3 and R1, Kimi K2", **_MLA_V3),
+    "deepseek_v32": _family(_mla, "DeepSeek V3.2", index_topk=2048, index_head_dim=128, index_n_heads=64, **_MLA_V3),
+    "gpt_oss": _family(_gpt_oss, "gpt-oss", head_dim=64, attention_bias=True, sliding_window=128),
+    "glm": _family(_glm, "GLM-4", head_dim=128, attention_bias=True),
+    "glm4": _family(_glm, "GLM-4-0414", head_dim=128, attention_bias=True),
+    "glm4_moe": _family(_glm4_moe, "GLM-4.5", first_k_dense_replace=1, n_shared_experts=1),
+    "glm_moe_dsa": _family(_mla, "GLM-5", index_topk=2048, index_head_dim=128, index_n_heads=32, **{**_MLA_V3, "q_lora_rank": 2048}),
+    "minimax_m2": _family(_minimax_m2, "MiniMax M2", num_key_value_heads=8, head_dim=128),
+    "olmo": _family(_olmo, "OLMo"),
+    "olmo2": _family(_olmo2, "OLMo 2"),
+    "olmo3": _family(_olmo2, "OLMo 3", sliding_window=4096),
+    "olmoe": _family(_olmoe, "OLMoE"),
+    "granite": _family(_llama, "Granite"),
+    "granitemoe": _family(_granitemoe, "Granite MoE"),
+    "cohere": _family(_cohere, "Cohere Command R", tie_word_embeddings=True),
+    "cohere2": _family(_cohere, "Cohere Command R7B and A", sliding_window=4096, tie_word_embeddings=True),
+    "exaone4": _family(_exaone4, "EXAONE 4", sliding_window=4096),
+    "seed_oss": _family(_seed_oss, "Seed-OSS", head_dim=128, attention_bias=True),
+    "ernie4_5": _family(_ernie, "ERNIE 4.5", head_dim=128, tie_word_embeddings=True),
+    "smollm3": _family(_smollm3, "SmolLM3", num_key_value_heads=4, no_rope_layer_interval=4, tie_word_embeddings=True),
+    "stablelm": _family(_stablelm, "StableLM"),
+    "starcoder2": _family(_starcoder2, "StarCoder 2", num_key_value_heads=2, use_bias=True, tie_word_embeddings=True),
+    "nemotron": _family(_nemotron, "Nemotron 4 and Minitron"),
+}
+
+# Other spellings of the same text architecture. Multimodal wrappers hold theirs in `text_config`.
+SYNONYMS = {
+    "llama4": "llama4_text",
+    "gemma3": "gemma3_text",
+    "kimi_k2": "deepseek_v3",
+    "mimo": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}
+_ELSEWHERE = ("vision_config", "audio_config")
+
+
+def read(data: Mapping[str, Any], name: str) -> ModelSpec:
+    """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
+    text = data.get("text_config")
+    model_type = data.get("model_type")
+    if isinstance(text, Mapping):
+        model_type = text.get("model_type", model_type)
+        data = {**{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype") if k in data}, **text, **{
+            k: True for k in _ELSEWHERE if k in data
+        }, **{k: data[k] for k in ("tie_word_embeddings",) if k in data and k not in text}}
+    if not isinstance(model_type, str) or not model_type:
+        raise LLMHWError(
+            f"config={name!r} has no model_type, so it is not a model's config.json; give one as published on the Hub"
+        )
+    family = FAMILIES.get(SYNONYMS.get(model_type, model_type))
+    if family is None:
+        close = nearest(model_type, [*FAMILIES, *SYNONYMS])
+        hint = f"; the nearest are {', '.join(close)}" if close else ""
+        raise LLMHWError(f"model_type={model_type!r} is not supported, and is not approximated{hint}")
+    c = Config(data, family.defaults, SYNONYMS.get(model_type, model_type))
+    body = family.read(c)
+    tied = c.flag("tie_word_embeddings")
+    if not tied or body.head_bias:
+        width = body.head_in or c.hidden
+        if not tied:
+            body.outer.linear("lm_head", c.vocab, width, "head")
+        if body.head_bias:
+            body.outer.plain("lm_head.bias", (c.vocab,), "head")
+    quantization = data.get("quantization_config") or {}
+    first = next((layer.attention for layer in body.layers if layer.attention), None)
+    return ModelSpec(
+        name=name,
+        model_type=model_type,
+        hidden=c.hidden,
+        heads=c.heads,
+        kv_heads=first.kv_heads if first else c.kv_heads,
+        head_dim=first.head_dim if first else c.head_dim,
+        intermediate=body.intermediate,
+        vocab_size=c.vocab,
+        max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        tied=tied,
+        dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
+        quantization=str(quantization.get("quant_method", "")),
+        layers=tuple(body.layers),
+        tensors=tuple(body.outer.tensors),
+        mtp_tensors=body.mtp,
+        left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+    )

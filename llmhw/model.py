@@ -1,0 +1,377 @@
+"""Model specifications, read from a Hugging Face `config.json`.
+
+A `ModelSpec` lists every weight tensor of the text model, by the name and shape it has in transformers.
+Parameters, FLOPs, cache bytes, optimizer bytes and LoRA sizes are all sums over that one list.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llmhw.formula import formula
+from llmhw.units import LLMHWError, format_quantity
+
+COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head")
+
+
+@formula(source="definition of a linear layer", unit="count")
+def linear_params(*, in_features: Any, out_features: Any, bias: Any = 0) -> Any:
+    """Parameters of one linear layer.
+
+    in_features, out_features   sizes of the weight matrix
+    bias                        1 if the layer adds a bias, else 0
+
+    >>> linear_params(in_features=4096, out_features=11008)
+    45088768
+    """
+    return in_features * out_features + bias * out_features
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One weight tensor, named and shaped as in transformers.
+
+    name       parameter name, relative to its layer ("self_attn.q_proj.weight") or to the model
+    shape      sizes; a stack of experts has the number of experts first
+    component  one of `COMPONENTS`
+    matmul     True if activations are multiplied by it (False: norms, biases, looked-up embeddings)
+    experts    experts stacked in it, 1 for an ordinary tensor
+    used       how many of those experts one token passes through
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    component: str
+    matmul: bool = False
+    experts: int = 1
+    used: int = 1
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def active(self) -> int:
+        """Elements one token uses."""
+        return self.numel // self.experts * self.used
+
+    @property
+    def module(self) -> str:
+        """Last part of the module's name, as LoRA target lists write it ("q_proj")."""
+        stem = self.name.removesuffix(".weight").removesuffix(".bias")
+        return stem.rsplit(".", 1)[-1]
+
+    @property
+    def in_out(self) -> tuple[int, int]:
+        """The two matrix sizes (smaller meaning is left to the caller: GPT-2 stores them transposed)."""
+        return self.shape[-2], self.shape[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What one layer's softmax attention computes and caches.
+
+    heads, kv_heads          query heads; heads that keys and values have
+    head_dim, v_head_dim     length of a query/key vector and of a value vector, per head
+    window                   a query sees at most this many latest tokens (None: all)
+    chunk                    tokens see only their own chunk of this length (Llama 4; None: all)
+    latent                   MLA: elements cached per token in place of keys and values (0: not MLA)
+    index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
+    index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
+    evicts                   True if engines keep only the window in the cache
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    window: int | None = None
+    chunk: int | None = None
+    latent: int = 0
+    index_dim: int = 0
+    index_heads: int = 0
+    index_topk: int = 0
+    evicts: bool = True
+
+    @property
+    def kind(self) -> str:
+        """full, sliding, chunked or mla."""
+        if self.latent:
+            return "mla"
+        return "sliding" if self.window else "chunked" if self.chunk else "full"
+
+    @property
+    def span(self) -> int | None:
+        """Most tokens the cache keeps for this layer; None for no limit."""
+        return (self.window or self.chunk) if self.evicts else None
+
+
+@dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """A layer with a state of fixed size in place of a cache (Gated DeltaNet, Mamba-2).
+
+    heads                 value heads, each with a state of key_dim x value_dim
+    key_dim, value_dim    sizes of that state
+    conv_channels, conv_kernel   the short causal convolution before it
+    """
+
+    kind: str
+    heads: int
+    key_dim: int
+    value_dim: int
+    conv_channels: int
+    conv_kernel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One transformer block: its attention (or what stands in its place) and its tensors."""
+
+    tensors: tuple[Tensor, ...]
+    attention: Attention | None = None
+    linear_attention: LinearAttention | None = None
+
+    @property
+    def params(self) -> int:
+        return sum(t.numel for t in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Parameter counts of a model.
+
+    total           all weights of the text model; tied embeddings counted once
+    active          weights one token uses: total less the experts it is not routed to (the embedding table counts)
+    by_component    the same total split into embedding, attention, mlp, experts, router, norms, head
+    mtp             further weights of multi-token-prediction layers in the checkpoint, not in total
+    """
+
+    total: int
+    active: int
+    by_component: Mapping[str, int]
+    mtp: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "total": self.total,
+            "active": self.active,
+            "by_component": dict(self.by_component),
+            "mtp": self.mtp,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpec:
+    """The architecture of one language model.
+
+    Make one with `ModelSpec.from_config(path_or_dict)` or `llmhw.model(name)`.
+
+    >>> spec = ModelSpec.from_config({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12,
+    ...                               "n_positions": 1024, "vocab_size": 50257})
+    >>> spec.parameters.total
+    124439808
+    """
+
+    name: str
+    model_type: str
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab_size: int
+    max_seq_len: int | None
+    tied: bool
+    dtype: str
+    quantization: str
+    layers: tuple[Layer, ...]
+    tensors: tuple[Tensor, ...]
+    mtp_tensors: tuple[Tensor, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: str | Path | Mapping[str, Any], name: str | None = None) -> ModelSpec:
+        """Read a Hugging Face `config.json`.
+
+        config   path of the file, or its content as a dict
+        name     what to call the model; default: the file's folder, or `_name_or_path`
+
+        Counts the text model. Vision and audio towers of multimodal configs are left out and named in
+        `.left_out`. Raises `LLMHWError` for a file that cannot be read, JSON that is not a model's config,
+        an unknown `model_type`, a missing key, or sizes that do not fit each other.
+        """
+        from llmhw._families import read
+
+        if isinstance(config, (str, Path)):
+            path = Path(config)
+            data = _load_json(path)
+            name = name or str(data.get("_name_or_path") or "") or _name_from(path)
+        else:
+            data = dict(config)
+            name = name or str(data.get("_name_or_path") or data.get("model_type") or "model")
+        return read(data, name)
+
+    # -- sums over the tensors ----------------------------------------------------------------
+
+    @cached_property
+    def layer_kinds(self) -> tuple[tuple[Layer, int], ...]:
+        """The distinct layers, each with how often it occurs."""
+        counts: dict[int, int] = {}
+        kinds: dict[int, Layer] = {}
+        for layer in self.layers:
+            kinds[id(layer)] = layer
+            counts[id(layer)] = counts.get(id(layer), 0) + 1
+        return tuple((kinds[key], count) for key, count in counts.items())
+
+    def all_tensors(self) -> Iterator[tuple[Tensor, int]]:
+        """Every distinct tensor and how many layers hold it, layers first."""
+        for layer, count in self.layer_kinds:
+            for tensor in layer.tensors:
+                yield tensor, count
+        for tensor in self.tensors:
+            yield tensor, 1
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Parameter counts: `.total`, `.active`, `.by_component`, `.mtp`."""
+        by_component = dict.fromkeys(COMPONENTS, 0)
+        total = active = 0
+        for tensor, count in self.all_tensors():
+            by_component[tensor.component] += count * tensor.numel
+            total += count * tensor.numel
+            active += count * tensor.active
+        return Parameters(total, active, by_component, sum(t.numel for t in self.mtp_tensors))
+
+    @cached_property
+    def num_layers(self) -> int:
+        """Transformer blocks."""
+        return len(self.layers)
+
+    @cached_property
+    def head_shape(self) -> tuple[int, int]:
+        """Vocabulary and width of the output projection (the embedding table when they are tied)."""
+        return self.vocab_size, next(t.shape[-1] for t in self.tensors if t.component in ("head", "embedding"))
+
+    def kv_cache_bytes(self, *, batch: int = 1, seq_len: int = 1, kv_format: str = "bf16") -> int | float:
+        """Bytes of the key-value cache: see `llmhw.kv_cache`."""
+        from llmhw.memory import kv_cache
+
+        total: int | float = kv_cache(self, batch=batch, seq_len=seq_len, kv_format=kv_format).total
+        return total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers under stable keys."""
+        return {
+            "name": self.name,
+            "model_type": self.model_type,
+            "num_layers": self.num_layers,
+            "hidden": self.hidden,
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate": self.intermediate,
+            "vocab_size": self.vocab_size,
+            "max_seq_len": self.max_seq_len,
+            "tied_embeddings": self.tied,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "attention": self.attention_summary,
+            "left_out": list(self.left_out),
+            "parameters": self.parameters.to_dict(),
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: parameters and share by component; needs pandas."""
+        import pandas
+
+        rows = {k: v for k, v in self.parameters.by_component.items() if v}
+        total = self.parameters.total
+        frame = pandas.DataFrame({"parameters": rows}).rename_axis("component")
+        frame["share"] = frame["parameters"] / total
+        return frame
+
+    @property
+    def attention_summary(self) -> dict[str, int]:
+        """How many layers have which kind of attention."""
+        counts: dict[str, int] = {}
+        for layer, count in self.layer_kinds:
+            mixer = layer.attention or layer.linear_attention
+            kind = mixer.kind if mixer else "none"
+            counts[kind] = counts.get(kind, 0) + count
+        return counts
+
+    def __str__(self) -> str:
+        p = self.parameters
+        active = "" if p.active == p.total else f", {format_quantity(p.active, 'count')} active"
+        return (
+            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{active}, "
+            f"{self.num_layers} layers, hidden {self.hidden}, {self.heads} heads, {self.kv_heads} KV heads, "
+            f"vocabulary {self.vocab_size}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<ModelSpec {self}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{name}</td><td style='text-align:right'>{value:,}</td>"
+            f"<td style='text-align:right'>{format_quantity(value / self.parameters.total, 'fraction')}</td></tr>"
+            for name, value in [*self.parameters.by_component.items(), ("total", self.parameters.total)]
+            if value
+        )
+        return (
+            f"<table><caption>{escape(str(self))}</caption><thead><tr><th>component</th><th>parameters</th>"
+            f"<th>share</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def model(name: str | Path) -> ModelSpec:
+    """The model of that name: one of the catalog, or the path of a `config.json` or of its folder.
+
+    Short names, aliases and Hugging Face ids work, in any case. A misspelt name raises `LLMHWError`
+    and suggests the nearest ones.
+
+    >>> model("llama-3-70b").parameters.total
+    70553706496
+    """
+    from llmhw.catalog import model_names, read_model
+    from llmhw.units import unknown_name
+
+    text = str(name)
+    path = Path(text)
+    if path.suffix == ".json" or path.is_dir():
+        return ModelSpec.from_config(path / "config.json" if path.is_dir() else path)
+    try:
+        short, config = read_model(text)
+    except KeyError:
+        see = "run `llmhw models` for the list, or give the path of a config.json"
+        raise unknown_name("model", text, model_names(), see) from None
+    return ModelSpec.from_config(config, name=short)
+
+
+def _name_from(path: Path) -> str:
+    return path.stem if path.stem != "config" else (path.resolve().parent.name or "config")
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LLMHWError(f"config={str(path)!r} does not exist; give the path of a config.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMHWError(f"config={str(path)!r} cannot be read ({error}); give the path of a config.json") from None
+    except json.JSONDecodeError as error:
+        raise LLMHWError(f"config={str(path)!r} is not JSON (line {error.lineno}: {error.msg})") from None
+    if not isinstance(data, dict):
+        raise LLMHWError(f"config={str(path)!r} holds a JSON {type(data).__name__}, not an object; give a config.json")
+    return data
