@@ -1,0 +1,99 @@
+"""The data files of the library, and the only code that reads them.
+
+Tables are CSV with one row a thing; models are Hugging Face `config.json` files. `README.md` beside
+this file says what each table holds and how to add a row. Nothing is read when this module is imported.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from llmhw.units import unknown_name
+
+TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency")
+
+
+@cache
+def _text(*path: str) -> str:
+    from importlib.resources import files
+
+    return files(__name__).joinpath(*path).read_text(encoding="utf-8")
+
+
+@cache
+def _rows(*path: str) -> tuple[dict[str, str], ...]:
+    from csv import DictReader
+
+    # A cell that is missing at the end of a row reads as "", the same as an empty one: not known.
+    return tuple(DictReader(_text(*path).splitlines(), restval=""))
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """The rows of one table of the catalog, as text; an empty cell is a fact that is not known.
+
+    name   one of `TABLES`, with or without ".csv"
+
+    The rows are copies: changing them changes no later answer. A misspelt name raises `LLMHWError`.
+
+    >>> next(row["memory_mib"] for row in read_table("accelerators") if row["name"] == "H100 SXM5 80GB")
+    '81559'
+    """
+    stem = name.removesuffix(".csv")
+    if stem not in TABLES:
+        raise unknown_name("table", name, TABLES)
+    return [dict(row) for row in _rows(f"{stem}.csv")]
+
+
+# -- models -----------------------------------------------------------------------------------
+
+
+def read_model_index() -> list[dict[str, str]]:
+    """The index of the models: one row a model, with its short name, file, family and aliases."""
+    return [dict(row) for row in _rows("models", "INDEX.csv")]
+
+
+def model_names() -> list[str]:
+    """The short names of all models in the catalog, in the order of the index."""
+    return [row["name"] for row in _rows("models", "INDEX.csv")]
+
+
+def _model_key(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter not in "-_ ")
+
+
+@cache
+def _models_by_key() -> dict[str, tuple[str, str]]:
+    """Every accepted spelling -> (short name, file). A short name wins over an alias, an alias over a Hub id."""
+    found: dict[str, tuple[str, str]] = {}
+    rows = _rows("models", "INDEX.csv")
+    spellings = (
+        lambda row: [row["name"]],
+        lambda row: row["aliases"].replace("|", ";").split(";"),
+        lambda row: [row["hf_id"]],
+        lambda row: [row["hf_id"].rpartition("/")[2]],
+    )
+    for spelling in spellings:
+        for row in rows:
+            for name in spelling(row):
+                if name.strip():
+                    found.setdefault(_model_key(name), (row["name"], row["file"]))
+    return found
+
+
+def read_model(name: str) -> tuple[str, dict[str, Any]]:
+    """The short name and the published `config.json` of a model of the catalog.
+
+    name   its short name, one of its aliases or its Hugging Face id; case, spaces, dashes and underscores
+           do not matter
+
+    A name that is not in the catalog raises `KeyError`; `llmhw.model` turns it into a hint.
+
+    >>> short, config = read_model("Llama 3 70B")
+    >>> short, config["num_hidden_layers"]
+    ('llama-3-70b', 80)
+    """
+    from json import loads
+
+    short, file = _models_by_key()[_model_key(name)]
+    return short, loads(_text("models", file))
