@@ -780,7 +780,9 @@ def _falcon(c: Config) -> Body:
 
 
 def _mpt(c: Config) -> Body:
-    inner = c.count("expansion_ratio") * c.hidden
+    if c.count("expansion_ratio") != 4:
+        raise LLMHWError(f"config key expansion_ratio={c.get('expansion_ratio')} of MPT must be 4, as transformers builds it")
+    inner = 4 * c.hidden
     a = _attention(c)
     b = Builder()
     b.norm("norm_1", c.hidden)

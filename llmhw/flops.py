@@ -1,0 +1,392 @@
+"""Floating-point operations of a forward and a backward pass, matrix multiplication by matrix multiplication.
+
+One multiply-add is 2 FLOPs. Counted: every matrix multiplication. Ignored: normalisation, activation
+functions, softmax, rotary embedding, embedding look-up - under 1 % of the time-relevant arithmetic, and what
+`torch.utils.flop_counter` ignores too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.model import Attention, ModelSpec
+from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum
+
+RECOMPUTE = ("none", "selective", "full")
+
+
+# -- formulas ---------------------------------------------------------------------------------
+
+
+@formula(source="definition: one multiply and one add per weight", unit="FLOP")
+def matmul_flops(*, tokens: Any, weights: Any) -> Any:
+    """FLOPs of multiplying `tokens` vectors with a weight matrix.
+
+    tokens    vectors that pass through it: batch x sequence length
+    weights   elements of the matrix (in x out); for routed experts, those one token uses
+
+    >>> matmul_flops(tokens=1, weights=4096 * 11008)
+    90177536
+    """
+    return 2 * tokens * weights
+
+
+@formula(source="every query meets every key; masked entries are computed too", unit="pairs")
+def all_pairs(*, seq_len: Any, past: Any = 0) -> Any:
+    """Query-key pairs when nothing is skipped, as unfused attention and torch's counter have it.
+
+    seq_len   new tokens, each one a query
+    past      tokens already in the cache
+
+    >>> all_pairs(seq_len=4096)
+    16777216
+    """
+    return seq_len * (past + seq_len)
+
+
+@formula(source="sum over queries of min(position, window); FlashAttention (Dao 2023) skips the rest", unit="pairs")
+def causal_pairs(*, seq_len: Any, past: Any = 0, window: Any) -> Any:
+    """Query-key pairs that a causal mask with a sliding window leaves.
+
+    seq_len   new tokens
+    past      tokens before them
+    window    most keys one query sees, itself included; past + seq_len for full attention
+
+    >>> causal_pairs(seq_len=4, window=4), causal_pairs(seq_len=4, window=2)
+    (10, 7)
+    """
+    growing = minimum(maximum(window - past, 0), seq_len)
+    return growing * past + growing * (growing + 1) // 2 + (seq_len - growing) * window
+
+
+@formula(source="as causal_pairs, restarted at every chunk (Llama 4)", unit="pairs")
+def chunked_pairs(*, seq_len: Any, past: Any = 0, chunk: Any) -> Any:
+    """Query-key pairs when tokens see only the earlier part of their own chunk.
+
+    >>> chunked_pairs(seq_len=4, chunk=2)
+    6
+    """
+    end = past + seq_len
+    upto_end = end // chunk * (chunk * (chunk + 1) // 2) + end % chunk * (end % chunk + 1) // 2
+    upto_past = past // chunk * (chunk * (chunk + 1) // 2) + past % chunk * (past % chunk + 1) // 2
+    return upto_end - upto_past
+
+
+@formula(source="Vaswani et al. 2017: Q times K transposed, then the probabilities times V", unit="FLOP")
+def attention_core_flops(*, batch: Any, heads: Any, pairs: Any, head_dim: Any, v_head_dim: Any) -> Any:
+    """FLOPs of attention itself: scores and weighted values, without the projections.
+
+    batch        sequences
+    heads        query heads (grouped-query attention saves cache, not these FLOPs)
+    pairs        query-key pairs per head and sequence
+    head_dim     length of queries and keys
+    v_head_dim   length of values
+
+    >>> attention_core_flops(batch=1, heads=32, pairs=4096 * 4096, head_dim=128, v_head_dim=128)
+    274877906944
+    """
+    return 2 * batch * heads * pairs * (head_dim + v_head_dim)
+
+
+@formula(source="Gated DeltaNet (Yang et al. 2024), recurrent form: read, update and query the state", unit="FLOP")
+def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: Any) -> Any:
+    """FLOPs of a linear-attention layer's state, in its recurrent form.
+
+    Chunked kernels do more work to fill the tensor cores; this is the least.
+
+    >>> linear_attention_flops(tokens=1, heads=32, key_dim=128, value_dim=128)
+    3145728
+    """
+    return 6 * tokens * heads * key_dim * value_dim
+
+
+@formula(source="definition of a depthwise convolution", unit="FLOP")
+def depthwise_conv_flops(*, tokens: Any, channels: Any, kernel: Any) -> Any:
+    """FLOPs of the short causal convolution before linear attention.
+
+    >>> depthwise_conv_flops(tokens=1, channels=8192, kernel=4)
+    65536
+    """
+    return 2 * tokens * channels * kernel
+
+
+@formula(source="Kaplan et al. 2020, section 2.1", unit="FLOP")
+def training_flops_6n(*, params: Any, tokens: Any) -> Any:
+    """The rule of thumb 6 N D: 2 N forward and 4 N backward for each token.
+
+    params   parameters (of a mixture of experts: those active per token)
+    tokens   training tokens
+
+    Ignores attention and counts the embedding table as if it were multiplied.
+
+    >>> training_flops_6n(params=70e9, tokens=15e12)
+    6.3e+24
+    """
+    return 6 * params * tokens
+
+
+@formula(source="PaLM (Chowdhery et al. 2022), appendix B", unit="FLOP")
+def training_flops_palm(*, params: Any, tokens: Any, layers: Any, heads: Any, head_dim: Any, seq_len: Any) -> Any:
+    """Model FLOPs as in PaLM's MFU: 6 N plus full (not causal) attention, 12 L H Q T, for each token.
+
+    params, tokens          as in 6 N D
+    layers, heads, head_dim, seq_len   L, H, Q and T of the paper
+
+    >>> training_flops_palm(params=8e9, tokens=1, layers=32, heads=32, head_dim=128, seq_len=8192)
+    60884901888.0
+    """
+    return tokens * (6 * params + 12 * layers * heads * head_dim * seq_len)
+
+
+@formula(source="Narayanan et al. 2021 (Megatron-LM), section 5.1, equation 3", unit="FLOP")
+def training_flops_megatron(*, batch: Any, seq_len: Any, layers: Any, hidden: Any, vocab: Any, passes: Any = 4) -> Any:
+    """FLOPs of one iteration of a GPT with a 4h MLP, as Megatron-LM reports them.
+
+    batch     sequences in the global batch
+    passes    4 counts the recomputed forward (the paper's 96), 3 does not (72)
+
+    Valid for GPT only: no gated MLP, no grouped-query attention.
+
+    >>> round(training_flops_megatron(batch=1536, seq_len=2048, layers=96, hidden=12288, vocab=51200) / 1e18, 2)
+    4.51
+    """
+    return 24 * passes * batch * seq_len * layers * hidden**2 * (1 + seq_len / (6 * hidden) + vocab / (16 * layers * hidden))
+
+
+@formula(source="PaLM (Chowdhery et al. 2022), section 4.1", unit="fraction")
+def utilization(*, flops: Any, seconds: Any, devices: Any = 1, peak_flops_per_second: Any) -> Any:
+    """Share of the peak that was used: MFU with model FLOPs, HFU with hardware FLOPs (recompute counted).
+
+    flops                   FLOPs of one step, over all devices
+    seconds                 time of that step
+    devices                 how many
+    peak_flops_per_second   dense peak of one device in the format that was used
+
+    >>> round(utilization(flops=6 * 8e9 * 8192, seconds=1.0, peak_flops_per_second=989.4e12), 3)
+    0.397
+    """
+    return flops / (seconds * devices * peak_flops_per_second)
+
+
+# -- a model's passes -------------------------------------------------------------------------
+
+
+def _pairs(a: Attention, seq_len: int, past: int, causal: bool) -> int:
+    if not causal:
+        return int(all_pairs(seq_len=seq_len, past=past))
+    if a.chunk:
+        return int(chunked_pairs(seq_len=seq_len, past=past, chunk=a.chunk))
+    return int(causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len))
+
+
+def forward_flops(
+    spec: ModelSpec,
+    *,
+    batch: int = 1,
+    seq_len: int,
+    past: int = 0,
+    causal: bool = False,
+    logits: str = "all",
+) -> Estimate:
+    """FLOPs of one forward pass, by component.
+
+    batch     sequences
+    seq_len   new tokens of each (1 for a decode step)
+    past      tokens of each already in the cache
+    causal    False: all query-key pairs, as unfused kernels and torch's counter have it, and as MFU is usually
+              defined; True: only the pairs the masks leave, as flash kernels compute them
+    logits    "all" tokens pass through the output head (training), or only the "last" of each sequence (serving)
+
+    MLA is counted in its expanded form, which prefill and training use. Parts: the components of the
+    parameters, and `attention_core`.
+
+    >>> from llmhw import model
+    >>> forward_flops(model("llama-2-7b"), seq_len=4096).total
+    63004668821504
+    """
+    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
+    past = check_count("past", past, least=0)
+    check_choice("logits", logits, ("all", "last"))
+    tokens = batch * seq_len
+    parts: dict[str, list[Term]] = {}
+    for layer, count in spec.layer_kinds:
+        for t in layer.tensors:
+            if t.matmul:
+                parts.setdefault(t.component, []).append(
+                    term(matmul_flops, t.name, count, tokens=tokens, weights=t.active)
+                )
+        core = parts.setdefault("attention_core", [])
+        a, linear = layer.attention, layer.linear_attention
+        if a:
+            pairs = _pairs(a, seq_len, past, causal)
+            core.append(
+                term(
+                    attention_core_flops,
+                    f"{a.kind} attention",
+                    count,
+                    batch=batch,
+                    heads=a.heads,
+                    pairs=pairs,
+                    head_dim=a.head_dim,
+                    v_head_dim=a.v_head_dim,
+                )
+            )
+            if a.index_heads:
+                seen = causal_pairs(seq_len=seq_len, past=past, window=past + seq_len) if causal else pairs
+                core.append(
+                    term(
+                        attention_core_flops,
+                        "sparse-attention indexer",
+                        count,
+                        batch=batch,
+                        heads=a.index_heads,
+                        pairs=seen,
+                        head_dim=a.index_dim,
+                        v_head_dim=0,
+                    )
+                )
+        if linear:
+            core.append(
+                term(
+                    linear_attention_flops,
+                    linear.kind,
+                    count,
+                    tokens=tokens,
+                    heads=linear.heads,
+                    key_dim=linear.key_dim,
+                    value_dim=linear.value_dim,
+                )
+            )
+            core.append(
+                term(
+                    depthwise_conv_flops,
+                    "convolution",
+                    count,
+                    tokens=tokens,
+                    channels=linear.conv_channels,
+                    kernel=linear.conv_kernel,
+                )
+            )
+    last = tokens if logits == "all" else batch
+    for t in spec.tensors:
+        if t.matmul and t.component != "head":
+            parts.setdefault(t.component, []).append(term(matmul_flops, t.name, tokens=tokens, weights=t.active))
+        elif t.matmul:
+            parts.setdefault("head", []).append(term(matmul_flops, t.name, tokens=last, weights=t.active))
+    if spec.tied:
+        vocab, width = spec.head_shape
+        label = "output projection (tied to the embedding)"
+        parts.setdefault("head", []).append(term(matmul_flops, label, tokens=last, weights=vocab * width))
+    order = ("embedding", "attention", "attention_core", "mlp", "experts", "router", "head")
+    return Estimate(
+        f"forward FLOPs of {spec.name}, batch {batch}, {seq_len} tokens" + (f" after {past}" if past else ""),
+        "FLOP",
+        tuple(Part(name, tuple(parts[name])) for name in order if name in parts),
+        "only pairs under the causal mask" if causal else "all query-key pairs",
+    )
+
+
+def _scaled(estimate: Estimate, times: int, title: str) -> Estimate:
+    parts = tuple(
+        Part(p.name, tuple(Term(t.label, t.formula, t.inputs, t.times * times, t.value * times) for t in p.terms))
+        for p in estimate.parts
+    )
+    return Estimate(title, estimate.unit, parts, estimate.note)
+
+
+def backward_flops(spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:
+    """FLOPs of one backward pass when every weight is trained: twice the forward, part by part.
+
+    Each product Y = X W needs dX = dY W^T and dW = X^T dY; both products inside attention likewise.
+
+    >>> from llmhw import model
+    >>> spec = model("gpt2")
+    >>> backward_flops(spec, seq_len=1024).total / forward_flops(spec, seq_len=1024).total
+    2.0
+    """
+    forward = forward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
+    return _scaled(forward, 2, forward.title.replace("forward", "backward", 1))
+
+
+def training_flops(
+    spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: bool = False, recompute: str = "none"
+) -> Estimate:
+    """FLOPs of one training step: forward, backward and what is recomputed.
+
+    recompute   none: total is model FLOPs (for MFU);
+                selective: attention's core once more (Korthikanti et al. 2022);
+                full: every block once more, not the output head; total is then hardware FLOPs (for HFU)
+
+    >>> from llmhw import model
+    >>> step = training_flops(model("gpt2"), seq_len=1024, recompute="full")
+    >>> [part.name for part in step]
+    ['forward', 'backward', 'recompute']
+    """
+    check_choice("recompute", recompute, RECOMPUTE)
+    forward = forward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
+    backward = backward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
+    again = {"none": (), "selective": ("attention_core",)}.get(recompute)
+    outside = {t.name for t in spec.tensors}
+    repeated = tuple(
+        t
+        for part in forward.parts
+        if part.name != "head" and (again is None or part.name in again)
+        for t in part.terms
+        if t.label not in outside
+    )
+    parts = [
+        Part("forward", tuple(t for p in forward.parts for t in p.terms)),
+        Part("backward", tuple(t for p in backward.parts for t in p.terms)),
+    ]
+    if recompute != "none":
+        parts.append(Part("recompute", repeated))
+    return Estimate(f"training FLOPs of {spec.name}, batch {batch}, {seq_len} tokens", "FLOP", tuple(parts), forward.note)
+
+
+def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_len: int) -> Estimate:
+    """FLOPs of one training step by a named convention, for comparing with published figures.
+
+    convention   "6n": 6 x active parameters x tokens;
+                 "palm": that plus full attention (PaLM's MFU);
+                 "megatron": Narayanan et al. 2021 with the recomputed forward;
+                 "megatron-model": the same without it
+
+    >>> from llmhw import model
+    >>> round(convention_flops(model("gpt2"), "6n", seq_len=1024).total / 1e9)
+    765
+    """
+    check_choice("convention", convention, ("6n", "palm", "megatron", "megatron-model"))
+    tokens = check_count("batch", batch) * check_count("seq_len", seq_len)
+    active = spec.parameters.active
+    if convention == "6n":
+        made = term(training_flops_6n, "6 N D", params=active, tokens=tokens)
+    elif convention == "palm":
+        layers = sum(count for layer, count in spec.layer_kinds if layer.attention)
+        made = term(
+            training_flops_palm,
+            "PaLM",
+            params=active,
+            tokens=tokens,
+            layers=layers,
+            heads=spec.heads,
+            head_dim=spec.head_dim,
+            seq_len=seq_len,
+        )
+    else:
+        if spec.model_type not in ("gpt2", "gpt_neox", "bloom", "opt"):
+            raise LLMHWError(
+                f"convention={convention!r} is defined for GPT with a 4h MLP, not for model_type={spec.model_type!r}; "
+                "use palm or training_flops()"
+            )
+        made = term(
+            training_flops_megatron,
+            "Megatron-LM",
+            batch=batch,
+            seq_len=seq_len,
+            layers=spec.num_layers,
+            hidden=spec.hidden,
+            vocab=spec.vocab_size,
+            passes=4 if convention == "megatron" else 3,
+        )
+    return Estimate(f"training FLOPs of {spec.name} ({convention})", "FLOP", (Part(convention, (made,)),))

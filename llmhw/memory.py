@@ -1,0 +1,570 @@
+"""Memory that a model's weights, training states and key-value cache hold.
+
+Bytes of tensors, exactly; what an allocator adds and what a framework's context takes are not in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.model import ModelSpec, Tensor
+from llmhw.precision import number_format, stored_weight_bytes, weight_groups
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, unknown_name
+
+# -- formulas ---------------------------------------------------------------------------------
+
+
+@formula(source="definition: one number for each element", unit="bytes")
+def state_bytes(*, elements: Any, bytes_per_element: Any, shards: Any = 1) -> Any:
+    """Bytes of gradients, of a master copy or of one optimizer state, on one rank.
+
+    elements           parameters it is kept for
+    bytes_per_element  4 for fp32, 2 for bf16
+    shards             ranks it is split over (ZeRO, FSDP)
+
+    >>> state_bytes(elements=70e9, bytes_per_element=12)
+    840000000000.0
+    """
+    return elements * bytes_per_element / shards
+
+
+@formula(source="ZeRO (Rajbhandari et al. 2020), section 3.1", unit="bytes")
+def mixed_precision_adam_bytes(*, params: Any, gradient_bytes: Any = 2, shards: Any = 1) -> Any:
+    """The rule 16 bytes a parameter: bf16 weight and gradient, fp32 master copy, momentum and variance.
+
+    params           parameters
+    gradient_bytes   2, or 4 when gradients are kept in fp32 (18 bytes a parameter)
+    shards           ranks that split all of it (ZeRO-3)
+
+    >>> mixed_precision_adam_bytes(params=7e9) / 1e9
+    112.0
+    """
+    return params * (2 + gradient_bytes + 12) / shards
+
+
+@formula(source="block-wise 8-bit optimizers (Dettmers et al. 2022): one fp32 maximum a block", unit="bytes")
+def blockwise_8bit_bytes(*, elements: Any, block: Any = 256) -> Any:
+    """Bytes of one optimizer state quantized to 8 bits in blocks.
+
+    >>> blockwise_8bit_bytes(elements=4096)
+    4160
+    """
+    return elements + 4 * ceil_div(elements, block)
+
+
+@formula(source="Adafactor (Shazeer and Stern 2018): a row and a column vector for a matrix", unit="bytes")
+def factored_state_bytes(*, matrices: Any = 1, rows: Any, columns: Any, bytes_per_element: Any = 4) -> Any:
+    """Bytes of Adafactor's second moment of a stack of matrices.
+
+    >>> factored_state_bytes(rows=4096, columns=11008)
+    60416
+    """
+    return matrices * (rows + columns) * bytes_per_element
+
+
+@formula(source="LoRA (Hu et al. 2021): two factors of rank r beside each matrix", unit="count")
+def lora_params(*, rank: Any, in_features: Any, out_features: Any) -> Any:
+    """Trainable parameters that LoRA adds to one matrix.
+
+    >>> lora_params(rank=8, in_features=4096, out_features=4096)
+    65536
+    """
+    return rank * (in_features + out_features)
+
+
+@formula(source="a key and a value vector per token and KV head; min(tokens, window) for sliding layers", unit="bytes")
+def kv_cache_bytes(
+    *, batch: Any, tokens: Any, kv_heads: Any, head_dim: Any, v_head_dim: Any, bits_per_element: Any
+) -> Any:
+    """Key-value cache of one layer.
+
+    batch               sequences
+    tokens              tokens kept for each: the sequence length, or the window if that is shorter
+    kv_heads            heads that keys and values have (GQA: fewer than query heads)
+    head_dim, v_head_dim   length of a key and of a value
+    bits_per_element    16 for bf16, 8 for fp8
+
+    >>> 32 * kv_cache_bytes(batch=1, tokens=4096, kv_heads=32, head_dim=128, v_head_dim=128, bits_per_element=16) / 2**30
+    2.0
+    """
+    return batch * tokens * kv_heads * (head_dim + v_head_dim) * bits_per_element / 8
+
+
+@formula(source="DeepSeek-V2 (2024), section 2.1: one latent and one rotary key per token", unit="bytes")
+def latent_cache_bytes(*, batch: Any, tokens: Any, latent: Any, index_dim: Any = 0, bits_per_element: Any) -> Any:
+    """Cache of one layer of multi-head latent attention, shared by all heads.
+
+    latent      elements per token: kv_lora_rank + qk_rope_head_dim
+    index_dim   elements of the sparse-attention indexer's key (DeepSeek-V3.2), else 0
+
+    >>> 61 * latent_cache_bytes(batch=1, tokens=1, latent=576, bits_per_element=16)
+    70272.0
+    """
+    return batch * tokens * (latent + index_dim) * bits_per_element / 8
+
+
+@formula(source="Gated DeltaNet (Yang et al. 2024): a matrix per head, and the convolution's last inputs", unit="bytes")
+def linear_state_bytes(
+    *, batch: Any, heads: Any, key_dim: Any, value_dim: Any, channels: Any, kernel: Any, bits_per_element: Any
+) -> Any:
+    """State of one linear-attention layer; it does not grow with the sequence.
+
+    The recurrent matrix is kept in fp32, the convolution's inputs in the cache's format.
+
+    >>> linear_state_bytes(batch=1, heads=32, key_dim=128, value_dim=128, channels=8192, kernel=4, bits_per_element=16)
+    2162688.0
+    """
+    return batch * (heads * key_dim * value_dim * 4 + channels * kernel * bits_per_element / 8)
+
+
+@formula(source="Korthikanti et al. 2022, section 4.1, equation 1", unit="bytes")
+def transformer_layer_activation_bytes(
+    *, batch: Any, seq_len: Any, hidden: Any, heads: Any, attention_scores: Any = 1
+) -> Any:
+    """Activations that one GPT layer keeps for the backward pass, in 16-bit training: s b h (34 + 5 a s / h).
+
+    The 34 and the 5 are bytes already: never multiply them by the size of an element.
+
+    batch              sequences in a micro-batch
+    attention_scores   1 for unfused attention, 0 for flash attention or selective recompute
+
+    >>> transformer_layer_activation_bytes(batch=1, seq_len=2048, hidden=12288, heads=96) / 2**20
+    2736.0
+    """
+    return seq_len * batch * hidden * 34 + attention_scores * 5 * heads * seq_len**2 * batch
+
+
+@formula(source="Korthikanti et al. 2022, section 5: full recompute keeps each layer's input", unit="bytes")
+def checkpointed_activation_bytes(*, batch: Any, seq_len: Any, hidden: Any, layers: Any) -> Any:
+    """Activations kept under full recompute: a 16-bit vector of size hidden per token and layer.
+
+    >>> checkpointed_activation_bytes(batch=1, seq_len=4096, hidden=4096, layers=32) / 2**30
+    1.0
+    """
+    return 2 * batch * seq_len * hidden * layers
+
+
+@formula(source="16-bit logits, their fp32 copy for the loss and its gradient", unit="bytes")
+def logits_bytes(*, batch: Any, seq_len: Any, vocab: Any) -> Any:
+    """Output logits of a micro-batch while the loss is computed in the plain way (not fused, not chunked).
+
+    >>> logits_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
+    9.78515625
+    """
+    return batch * seq_len * vocab * (2 + 4 + 4)
+
+
+# -- weights ----------------------------------------------------------------------------------
+
+
+def weights(spec: ModelSpec, number_format: str = "bf16") -> Estimate:
+    """Bytes of the weights in a number format, by component.
+
+    number_format   bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see `llmhw.number_formats()`. Quantized formats keep
+                    embeddings, head and norms as their format really does, and count scales and zero points.
+
+    >>> from llmhw import model
+    >>> round(weights(model("llama-3-70b")).total / 2**30, 1)
+    131.4
+    """
+    parts: dict[str, list[Term]] = {}
+    for group in weight_groups(spec, number_format):
+        parts.setdefault(group.component, []).append(
+            term(
+                stored_weight_bytes,
+                f"in {group.stored_as}",
+                elements=group.elements,
+                bits_per_weight=group.bits_per_weight,
+            )
+        )
+    return Estimate(
+        f"weights of {spec.name} in {number_format}",
+        "bytes",
+        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
+    )
+
+
+# -- key-value cache --------------------------------------------------------------------------
+
+
+def kv_cache(
+    spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = "bf16", mla: str = "latent"
+) -> Estimate:
+    """Bytes of the key-value cache, one part for each kind of attention.
+
+    batch      sequences
+    seq_len    tokens of each
+    kv_format  bf16, fp16, fp8, int8, ...
+    mla        how multi-head latent attention is cached: "latent" as serving engines do (and as its authors
+               count), or "expanded" into keys and values per head, as plain transformers does
+
+    Sliding-window and chunked layers keep at most their window; linear attention keeps a state of fixed size.
+    Page rounding of a serving engine is not counted.
+
+    >>> from llmhw import model
+    >>> kv_cache(model("llama-2-7b"), seq_len=4096).total / 2**30
+    2.0
+    """
+    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
+    check_choice("mla", mla, ("latent", "expanded"))
+    bits = number_format(kv_format).bits_per_weight
+    parts: dict[str, list[Term]] = {}
+    for layer, count in spec.layer_kinds:
+        a, linear = layer.attention, layer.linear_attention
+        if a:
+            tokens = seq_len if a.span is None else minimum(seq_len, a.span)
+            if a.latent and mla == "latent":
+                made = term(
+                    latent_cache_bytes,
+                    "latent and rotary key",
+                    count,
+                    batch=batch,
+                    tokens=tokens,
+                    latent=a.latent,
+                    index_dim=a.index_dim,
+                    bits_per_element=bits,
+                )
+            else:
+                made = term(
+                    kv_cache_bytes,
+                    "keys and values",
+                    count,
+                    batch=batch,
+                    tokens=tokens,
+                    kv_heads=a.kv_heads,
+                    head_dim=a.head_dim,
+                    v_head_dim=a.v_head_dim,
+                    bits_per_element=bits,
+                )
+            parts.setdefault(a.kind, []).append(made)
+        if linear:
+            parts.setdefault("state", []).append(
+                term(
+                    linear_state_bytes,
+                    linear.kind,
+                    count,
+                    batch=batch,
+                    heads=linear.heads,
+                    key_dim=linear.key_dim,
+                    value_dim=linear.value_dim,
+                    channels=linear.conv_channels,
+                    kernel=linear.conv_kernel,
+                    bits_per_element=bits,
+                )
+            )
+    return Estimate(
+        f"KV cache of {spec.name} in {kv_format}, batch {batch}, {seq_len} tokens",
+        "bytes",
+        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
+    )
+
+
+def kv_cache_bytes_per_token(spec: ModelSpec, kv_format: str = "bf16") -> float:
+    """Bytes that one more token adds to the cache of one sequence, while it is within every window.
+
+    The state of linear attention does not grow and is not counted.
+
+    >>> from llmhw import model
+    >>> kv_cache_bytes_per_token(model("deepseek-v3"))
+    70272.0
+    """
+    cache = kv_cache(spec, seq_len=1, kv_format=kv_format)
+    return float(sum(part.value for part in cache if part.name != "state"))
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Bytes per parameter of a training recipe, without the optimizer's states."""
+
+    name: str
+    weights: int
+    gradients: int
+    master: int
+    summary: str
+
+    @property
+    def state(self) -> int:
+        """Bytes of an element of optimizer state: states follow the copy that the optimizer updates."""
+        return self.master or self.weights
+
+
+PRECISIONS: dict[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision("fp32", 4, 4, 0, "everything in fp32; also what autocast keeps"),
+        Precision("bf16-mixed", 2, 2, 4, "bf16 weights and gradients, fp32 master copy (DeepSpeed, ZeRO)"),
+        Precision("bf16-mixed-fp32-grads", 2, 4, 4, "the same with fp32 gradients (Megatron-LM)"),
+        Precision("bf16", 2, 2, 0, "everything in bf16, no master copy; states in bf16"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """What an optimizer keeps for a parameter.
+
+    states      names of its full-sized states
+    element     bytes of an element; None: as the training recipe has it
+    scheme      plain, 8bit, factored, or muon (momentum for matrices, Adam for the rest)
+    """
+
+    name: str
+    states: tuple[str, ...]
+    summary: str
+    element: int | None = None
+    scheme: str = "plain"
+    step: bool = True
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    o.name: o
+    for o in (
+        Optimizer("adamw", ("momentum", "variance"), "AdamW, states as wide as the copy it updates"),
+        Optimizer("adamw-fp32", ("momentum", "variance"), "AdamW, states in fp32 always", element=4),
+        Optimizer("adamw-bf16", ("momentum", "variance"), "AdamW, states in bf16 always", element=2),
+        Optimizer("adamw-8bit", ("momentum", "variance"), "AdamW with block-wise 8-bit states", scheme="8bit"),
+        Optimizer("adafactor", ("variance",), "second moment factored into a row and a column", scheme="factored"),
+        Optimizer("sgd", (), "plain SGD, no state", step=False),
+        Optimizer("sgd-momentum", ("momentum",), "SGD with momentum", step=False),
+        Optimizer("lion", ("momentum",), "Lion, sign of a momentum", step=False),
+        Optimizer("muon", ("momentum",), "Muon for the blocks' matrices, AdamW for the rest", scheme="muon"),
+    )
+}
+
+
+def _optimizer(name: str) -> Optimizer:
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    return OPTIMIZERS[name]
+
+
+def _precision(name: str) -> Precision:
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    return PRECISIONS[name]
+
+
+def _is_block_matrix(tensor: Tensor) -> bool:
+    """What Muon is applied to: the matrices of the blocks, not embeddings, head, norms or biases."""
+    return tensor.matmul and tensor.component in ("attention", "mlp", "experts", "router")
+
+
+def _optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer, state: int) -> dict[str, list[Term]]:
+    """The optimizer's states over these tensors, as terms by state."""
+    width = optimizer.element or state
+    parts: dict[str, list[Term]] = {}
+    stepped = elements = matrices = others = 0
+    for tensor, count in tensors:
+        elements += count * tensor.numel
+        if _is_block_matrix(tensor):
+            matrices += count * tensor.numel
+        else:
+            others += count * tensor.numel
+        if optimizer.step and not (optimizer.scheme == "muon" and _is_block_matrix(tensor)):
+            stepped += count
+        if optimizer.scheme == "8bit":
+            for name in optimizer.states:
+                parts.setdefault(name, []).append(term(blockwise_8bit_bytes, tensor.name, count, elements=tensor.numel))
+        elif optimizer.scheme == "factored":
+            if len(tensor.shape) > 1:
+                rows, columns = tensor.in_out
+                made = term(
+                    factored_state_bytes,
+                    tensor.name,
+                    count,
+                    matrices=tensor.numel // (rows * columns),
+                    rows=rows,
+                    columns=columns,
+                    bytes_per_element=width,
+                )
+            else:
+                made = term(state_bytes, tensor.name, count, elements=tensor.numel, bytes_per_element=width)
+            parts.setdefault("variance", []).append(made)
+    if optimizer.scheme == "plain":
+        for name in optimizer.states:
+            parts[name] = [term(state_bytes, name, elements=elements, bytes_per_element=width)]
+    elif optimizer.scheme == "muon":
+        parts["momentum"] = [
+            term(state_bytes, "Muon momentum of the matrices", elements=matrices, bytes_per_element=width),
+            term(state_bytes, "AdamW momentum of the rest", elements=others, bytes_per_element=width),
+        ]
+        parts["variance"] = [term(state_bytes, "AdamW variance of the rest", elements=others, bytes_per_element=width)]
+    if stepped:
+        # torch.optim keeps a step counter, one fp32 number, for every parameter tensor
+        parts["step counters"] = [term(state_bytes, "a step counter for each tensor", elements=stepped, bytes_per_element=4)]
+    return parts
+
+
+def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str = "bf16-mixed") -> Estimate:
+    """Bytes of weights, gradients, master copy and optimizer states of full training on one device.
+
+    optimizer   adamw, adamw-fp32, adamw-bf16, adamw-8bit, adafactor, sgd, sgd-momentum, lion, muon
+    precision   fp32, bf16-mixed, bf16-mixed-fp32-grads, bf16
+
+    Counts what persists from step to step. Activations, the temporary copies of the update step and the
+    framework's context come on top.
+
+    >>> from llmhw import model
+    >>> estimate = training_states(model("llama-2-7b"))
+    >>> [part.name for part in estimate]
+    ['weights', 'gradients', 'master copy', 'momentum', 'variance', 'step counters']
+    >>> round(estimate.total / model("llama-2-7b").parameters.total, 3)
+    16.0
+    """
+    chosen, recipe = _optimizer(optimizer), _precision(precision)
+    total = spec.parameters.total
+    parts = [
+        Part("weights", (term(state_bytes, "weights", elements=total, bytes_per_element=recipe.weights),)),
+        Part("gradients", (term(state_bytes, "gradients", elements=total, bytes_per_element=recipe.gradients),)),
+    ]
+    if recipe.master:
+        made = term(state_bytes, "fp32 master copy", elements=total, bytes_per_element=recipe.master)
+        parts.append(Part("master copy", (made,)))
+    states = _optimizer_parts(spec.all_tensors(), chosen, recipe.state)
+    parts += [Part(name, tuple(terms)) for name, terms in states.items()]
+    return Estimate(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", tuple(parts))
+
+
+LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
+    "all-linear": ("attention", "mlp"),
+    "attention": ("attention",),
+    "mlp": ("mlp",),
+}
+
+
+def lora_tensors(spec: ModelSpec, *, rank: int, targets: str | Iterable[str] = "all-linear") -> list[tuple[Tensor, int]]:
+    """The adapter matrices that LoRA adds, each with the number of layers that hold it.
+
+    rank      inner size r of the two factors
+    targets   all-linear (every linear layer of the blocks but routers and stacked experts), attention, mlp,
+              or module names such as ["q_proj", "v_proj"]
+
+    >>> from llmhw import model
+    >>> added = lora_tensors(model("llama-2-7b"), rank=8, targets=["q_proj", "v_proj"])
+    >>> sum(count * tensor.numel for tensor, count in added)
+    4194304
+    """
+    rank = check_count("rank", rank)
+    linear = [
+        (t, count) for layer, count in spec.layer_kinds for t in layer.tensors if t.matmul and len(t.shape) == 2
+    ]
+    if isinstance(targets, str) and targets in LORA_TARGETS:
+        chosen = [(t, n) for t, n in linear if t.component in LORA_TARGETS[targets]]
+    else:
+        names = [targets] if isinstance(targets, str) else list(targets)
+        known = sorted({t.module for t, _ in linear})
+        for name in names:
+            if name not in known:
+                raise unknown_name("targets", name, [*LORA_TARGETS, *known])
+        chosen = [(t, n) for t, n in linear if t.module in names]
+    added = []
+    for t, n in chosen:
+        a, b = t.in_out
+        stem = t.name.removesuffix(".weight")
+        added.append((Tensor(f"{stem}.lora_A.weight", (rank, b), t.component, matmul=True), n))
+        added.append((Tensor(f"{stem}.lora_B.weight", (a, rank), t.component, matmul=True), n))
+    if not added:
+        raise LLMHWError(f"targets={targets!r} selects no linear layer of {spec.name}; name modules such as q_proj")
+    return added
+
+
+def lora_states(
+    spec: ModelSpec,
+    *,
+    rank: int = 16,
+    targets: str | Iterable[str] = "all-linear",
+    base_format: str = "bf16",
+    optimizer: str = "adamw",
+    precision: str = "fp32",
+) -> Estimate:
+    """Bytes that persist while LoRA (or QLoRA: `base_format="nf4-dq"`) trains adapters on a frozen model.
+
+    rank, targets   see `lora_tensors`
+    base_format     format of the frozen weights: bf16 for LoRA, nf4-dq for QLoRA, ...
+    optimizer       as in `training_states`
+    precision       of the adapters: fp32 (the usual choice), bf16, bf16-mixed, ...
+
+    Activations come on top: the frozen model's are needed to train the adapters.
+
+    >>> from llmhw import model
+    >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
+    6.0
+    """
+    chosen, recipe = _optimizer(optimizer), _precision(precision)
+    added = lora_tensors(spec, rank=rank, targets=targets)
+    adapters = tuple(
+        term(
+            lora_params_bytes,
+            t.name.removesuffix(".lora_A.weight"),
+            n,
+            rank=rank,
+            in_features=t.shape[1],
+            out_features=other.shape[0],
+            bytes_per_element=recipe.weights,
+        )
+        for (t, n), (other, _) in zip(added[::2], added[1::2], strict=True)
+    )
+    count = sum(n * t.numel for t, n in added)
+    parts = [
+        Part("frozen weights", tuple(t for part in weights(spec, base_format) for t in part.terms)),
+        Part("adapters", adapters),
+        Part("gradients", (term(state_bytes, "gradients", elements=count, bytes_per_element=recipe.gradients),)),
+    ]
+    if recipe.master:
+        made = term(state_bytes, "fp32 master copy", elements=count, bytes_per_element=recipe.master)
+        parts.append(Part("master copy", (made,)))
+    parts += [Part(name, tuple(terms)) for name, terms in _optimizer_parts(added, chosen, recipe.state).items()]
+    kind = "LoRA" if base_format in ("bf16", "fp16", "fp32") else "QLoRA"
+    return Estimate(f"{kind} states of {spec.name}: rank {rank}, {optimizer}", "bytes", tuple(parts))
+
+
+@formula(source="LoRA (Hu et al. 2021)", unit="bytes")
+def lora_params_bytes(*, rank: Any, in_features: Any, out_features: Any, bytes_per_element: Any) -> Any:
+    """Bytes of the two factors beside one matrix.
+
+    >>> lora_params_bytes(rank=8, in_features=4096, out_features=4096, bytes_per_element=4)
+    262144
+    """
+    return lora_params(rank=rank, in_features=in_features, out_features=out_features) * bytes_per_element
+
+
+def checkpointed_activations(spec: ModelSpec, *, batch: int = 1, seq_len: int) -> Estimate:
+    """Activations of one micro-batch under full recompute and flash attention, 16-bit, on one device.
+
+    Each layer's input, one layer's working set while it is recomputed, and the logits with their loss. The
+    working set is Korthikanti's for a GPT layer; other blocks differ by some tens of per cent of that one part.
+
+    >>> from llmhw import model
+    >>> [part.name for part in checkpointed_activations(model("llama-3-8b"), seq_len=4096)]
+    ['layer inputs', 'one layer', 'logits']
+    """
+    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
+    kept = term(
+        checkpointed_activation_bytes,
+        "inputs of all layers",
+        batch=batch,
+        seq_len=seq_len,
+        hidden=spec.hidden,
+        layers=spec.num_layers,
+    )
+    one = term(
+        transformer_layer_activation_bytes,
+        "the layer being recomputed",
+        batch=batch,
+        seq_len=seq_len,
+        hidden=spec.hidden,
+        heads=spec.heads,
+        attention_scores=0,
+    )
+    loss = term(logits_bytes, "logits and loss", batch=batch, seq_len=seq_len, vocab=spec.vocab_size)
+    return Estimate(
+        f"activations of {spec.name}, full recompute, batch {batch}, {seq_len} tokens",
+        "bytes",
+        (Part("layer inputs", (kept,)), Part("one layer", (one,)), Part("logits", (loss,))),
+    )

@@ -1,0 +1,92 @@
+"""Forward and backward FLOPs against `torch.utils.flop_counter` over transformers' models, run for real."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from llmhw._families import FAMILIES
+from llmhw.flops import backward_flops, forward_flops, training_flops
+from llmhw.model import ModelSpec
+from tests.truth.families import config_of, published, sized
+
+LEFT_OUT = {
+    "llama4_text": "transformers multiplies every expert with every token, not only the routed ones",
+    "deepseek_v32": "transformers' indexer masks a full attention; the count of selected pairs has no reference there",
+    "glm_moe_dsa": "the same",
+    "qwen3_next": "Gated DeltaNet runs as elementwise sums or chunks in transformers; only its projections are matmuls",
+    "qwen3_5_text": "the same",
+    "qwen3_5_moe_text": "the same",
+}
+FAMILIES_HERE = sorted(set(FAMILIES) - set(LEFT_OUT))
+
+
+def count(model: torch.nn.Module, batch: int, seq_len: int, vocab: int, *, backward: bool) -> tuple[int, int]:
+    """FLOPs of the forward and of the backward pass, as torch counts them."""
+    ids = torch.randint(3, vocab, (batch, seq_len))
+    with FlopCounterMode(display=False) as counter:
+        logits = model(input_ids=ids, use_cache=False).logits
+    forward = counter.get_total_flops()
+    if not backward:
+        return forward, 0
+    with FlopCounterMode(display=False) as counter:
+        logits.sum().backward()
+    return forward, counter.get_total_flops()
+
+
+def build(model_type: str, variant: int) -> tuple[torch.nn.Module, ModelSpec]:
+    config = config_of(model_type, sized(model_type, variant))
+    config._experts_implementation = "eager"
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    return model, ModelSpec.from_config(published(config))
+
+
+@pytest.mark.parametrize("variant", [0, 1])
+@pytest.mark.parametrize("model_type", FAMILIES_HERE)
+def test_forward_and_backward(model_type: str, variant: int) -> None:
+    batch, seq_len = (2, 12) if variant else (1, 7)
+    model, spec = build(model_type, variant)
+    forward, backward = count(model, batch, seq_len, spec.vocab_size, backward=True)
+    assert forward_flops(spec, batch=batch, seq_len=seq_len).total == forward
+    assert backward_flops(spec, batch=batch, seq_len=seq_len).total == backward
+    assert training_flops(spec, batch=batch, seq_len=seq_len).total == forward + backward
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "mixtral", "qwen2", "falcon", "gemma3_text", "gpt_oss"])
+def test_decode_step(model_type: str) -> None:
+    """One new token after a cached prompt; sliding layers meet only what their window kept."""
+    model, spec = build(model_type, 0)
+    prompt, vocab = 9, spec.vocab_size
+    with torch.no_grad():
+        cache = model(input_ids=torch.randint(3, vocab, (1, prompt)), use_cache=True).past_key_values
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=torch.randint(3, vocab, (1, 1)), past_key_values=cache, use_cache=True)
+    assert forward_flops(spec, seq_len=1, past=prompt, causal=True).total == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3"])
+def test_full_recompute(model_type: str) -> None:
+    """Gradient checkpointing runs every block's forward once more, and not the output head's."""
+    model, spec = build(model_type, 0)
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    forward, backward = count(model, 1, 7, spec.vocab_size, backward=True)
+    assert training_flops(spec, seq_len=7, recompute="full").total == forward + backward
+
+
+def test_causal_pairs_against_a_mask() -> None:
+    """Pairs that are left by real masks, counted one by one."""
+    from llmhw.flops import causal_pairs, chunked_pairs
+
+    for past in (0, 3, 8):
+        for new in (1, 5, 12):
+            query = torch.arange(past, past + new)[:, None]
+            key = torch.arange(past + new)[None, :]
+            for size in (1, 4, 6, 50):
+                window = int(((key <= query) & (key > query - size)).sum())
+                chunk = int(((key <= query) & (key // size == query // size)).sum())
+                assert causal_pairs(seq_len=new, past=past, window=size) == window
+                assert chunked_pairs(seq_len=new, past=past, chunk=size) == chunk

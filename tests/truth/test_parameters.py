@@ -1,0 +1,72 @@
+"""Every tensor of every family, by name and shape, against transformers on the meta device."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING
+
+from llmhw import model
+from llmhw._families import FAMILIES, SYNONYMS
+from llmhw.catalog import model_names, read_model
+from llmhw.model import ModelSpec
+from tests.truth.families import config_of, kwargs, on_meta, our_shapes, published, their_shapes
+
+# 40 random configs a family in the suite; LLMHW_TRUTH_EXAMPLES=200 for the long run
+EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
+
+# How the tensor names of transformers sort into our components
+COMPONENT = (
+    ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
+    ("head", r"lm_head|project_out"),
+    ("embedding", r"embed|wte|wpe|project_in"),
+    ("experts", r"\.experts\."),
+    ("router", r"router|mlp\.gate\.weight|shared_expert_gate"),
+    ("attention", r"attn|attention"),
+    ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse"),
+)
+
+
+def component_of(name: str) -> str:
+    return next(component for component, pattern in COMPONENT if re.search(pattern, name))
+
+
+def assert_same(spec: ModelSpec, reference: torch.nn.Module) -> None:
+    theirs = their_shapes(reference)
+    assert our_shapes(spec) == theirs
+    assert spec.parameters.total == sum(p.numel() for p in reference.parameters())
+    by_component = dict.fromkeys(spec.parameters.by_component, 0)
+    for name, parameter in reference.named_parameters():
+        by_component[component_of(name)] += parameter.numel()
+    assert spec.parameters.by_component == by_component
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_random_configs(model_type: str) -> None:
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        config = config_of(model_type, data.draw(kwargs(model_type)))
+        written = published(config) if data.draw(st.booleans()) else config.to_dict()
+        assert_same(ModelSpec.from_config(written), on_meta(config))
+
+    check()
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_catalog(name: str) -> None:
+    """Every catalog model, at its full size."""
+    _, written = read_model(name)
+    text = written.get("text_config", written)
+    text = {**text, "tie_word_embeddings": text.get("tie_word_embeddings", written.get("tie_word_embeddings"))}
+    if text["tie_word_embeddings"] is None:
+        del text["tie_word_embeddings"]
+    model_type = SYNONYMS.get(text["model_type"], text["model_type"])
+    # quantization only changes how weights are stored, and needs packages that are not here
+    options = {k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"}
+    assert_same(model(name), on_meta(CONFIG_MAPPING[model_type](**options)))
