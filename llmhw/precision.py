@@ -1,0 +1,547 @@
+"""Number formats: what one weight really costs, and which tensors of a model are stored in which format.
+
+"4-bit" is never 4 bits: groups of weights share scales and zero points, and some tensors stay in 16 bit.
+The facts are one row a format in `catalog/number_formats.csv`; this module reads them and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from llmhw.formula import formula
+from llmhw.model import ModelSpec, Tensor
+from llmhw.units import LLMHWError, ceil_div, unknown_name
+
+# -- formulas ---------------------------------------------------------------------------------
+
+
+@formula(source="definition of a grouped number format", unit="bits")
+def grouped_bits_per_weight(
+    *,
+    bits: Any,
+    group: Any,
+    scale_bits: Any,
+    zero_bits: Any = 0,
+    outer_group: Any = 1,
+    outer_scale_bits: Any = 0,
+) -> Any:
+    """Bits that one weight costs when a group of weights shares a scale.
+
+    bits              of the weight itself
+    group             weights that share a scale
+    scale_bits        of that scale (for GGUF: of everything a block holds beside its weights)
+    zero_bits         of the group's zero point, 0 for a symmetric format
+    outer_group       groups that share a second scale, where scales are themselves quantized
+    outer_scale_bits  of that second scale
+
+    Counts full groups. Scales by row or by matrix are in `stored_bits`.
+
+    >>> grouped_bits_per_weight(bits=4, group=128, scale_bits=16, zero_bits=4)
+    4.15625
+    """
+    return bits + (scale_bits + zero_bits) / group + outer_scale_bits / (group * outer_group)
+
+
+@formula(source="definition", unit="bytes")
+def stored_weight_bytes(*, elements: Any, bits_per_weight: Any) -> Any:
+    """Bytes of weights stored in one number format.
+
+    elements         number of weights
+    bits_per_weight  what one costs, scales and zero points included
+
+    >>> stored_weight_bytes(elements=7e9, bits_per_weight=4.15625) / 1e9
+    3.63671875
+    """
+    return elements * bits_per_weight / 8
+
+
+# -- the formats ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """One way to store numbers. Get one with `number_format(name)`.
+
+    name              as this library spells it
+    bits              of one element, scales left out
+    kind              float, integer, block (hardware block scaling) or gguf
+    group             elements that share a scale; 0 for none
+    layout            "" for groups along a row, "tile" for group x group squares, "flat" for the flattened matrix
+    scale_bits        of the scale of a group
+    zero_bits         of its zero point
+    outer_group       groups that share a second scale, and
+    outer_scale_bits  its bits (NF4 with double quantization)
+    row_bits          further bits for each output row of a matrix (int8: its scale)
+    column_bits       further bits for each input of a matrix (GPTQ: its group index)
+    tensor_bits       further bits for each matrix (NVFP4: its fp32 scale)
+    compute           the format in which tensor cores multiply such weights; weight-only formats are
+                      unpacked to 16 bit first
+    rule              which tensors are stored so: "all" of them; "matrices" of attention, MLP and experts;
+                      "experts" (all matrices where a model has none); "gguf", llama.cpp's rules
+    base              gguf: the type of most tensors
+    overrides         gguf: for each kind of tensor, "condition:type" pairs, the first that holds
+    source, note      where the facts come from, and what a reader should know
+    """
+
+    name: str
+    bits: float
+    kind: str
+    compute: str
+    rule: str
+    source: str
+    group: int = 0
+    layout: str = ""
+    scale_bits: int = 0
+    zero_bits: int = 0
+    outer_group: int = 0
+    outer_scale_bits: int = 0
+    row_bits: int = 0
+    column_bits: int = 0
+    tensor_bits: int = 0
+    base: str = ""
+    overrides: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[str, ...] = ()
+    locator: str = ""
+    status: str = ""
+    note: str = ""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that one element of a large matrix costs, the scales of its groups included.
+
+        Left out: scales by row or by matrix, far below 0.01 bit for the matrices of a language model. For a
+        GGUF mix it is that of most tensors; the whole file's average is `model_bits_per_weight`.
+
+        >>> number_format("nf4-dq").bits_per_weight
+        4.126953125
+        """
+        if not self.group:
+            return self.bits
+        per_scale = self.group**2 if self.layout == "tile" else self.group
+        bits: float = grouped_bits_per_weight(
+            bits=self.bits,
+            group=per_scale,
+            scale_bits=self.scale_bits,
+            zero_bits=self.zero_bits,
+            outer_group=self.outer_group or 1,
+            outer_scale_bits=self.outer_scale_bits,
+        )
+        return bits
+
+    def stored_bits(self, rows: int, columns: int, matrices: int = 1) -> int:
+        """Bits of equal matrices in this format, to the bit: elements, scales, zero points, group indices.
+
+        rows, columns  of one matrix; groups lie along the columns (the inputs of a linear layer)
+        matrices       how many there are, as in a stack of experts
+
+        A last group that is not full costs as much as a full one.
+
+        >>> number_format("int4-gptq").stored_bits(4096, 4096) / 4096**2
+        4.1640625
+        """
+        elements = rows * columns
+        groups = self._groups(rows, columns)
+        outer = ceil_div(groups, self.outer_group) if self.outer_group else 0
+        each = (
+            elements * self.bits
+            + groups * (self.scale_bits + self.zero_bits)
+            + outer * self.outer_scale_bits
+            + rows * self.row_bits
+            + columns * self.column_bits
+            + self.tensor_bits
+        )
+        if self.kind == "gguf" and self.group:  # a block is stored whole
+            each = groups * (self.group * self.bits + self.scale_bits)
+        return int(matrices * each)
+
+    def _groups(self, rows: int, columns: int) -> int:
+        if not self.group:
+            return 0
+        if self.layout == "flat":
+            return ceil_div(rows * columns, self.group)
+        if self.layout == "tile":
+            return ceil_div(rows, self.group) * ceil_div(columns, self.group)
+        return rows * ceil_div(columns, self.group)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the bits per weight among them."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "bits": self.bits,
+            "bits_per_weight": self.bits_per_weight,
+            "group": self.group,
+            "scale_bits": self.scale_bits,
+            "zero_bits": self.zero_bits,
+            "compute": self.compute,
+            "rule": self.rule,
+            "source": self.source,
+            "status": self.status,
+            "note": self.note,
+        }
+
+
+_INTEGERS = (
+    "group", "scale_bits", "zero_bits", "outer_group", "outer_scale_bits", "row_bits", "column_bits", "tensor_bits",
+)  # fmt: skip
+_TENSOR_KINDS = (
+    "token_embd", "output", "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_up", "ffn_down",
+)  # fmt: skip
+
+
+def _read(row: dict[str, str]) -> NumberFormat:
+    return NumberFormat(
+        name=row["name"],
+        bits=float(row["bits"]) if "." in row["bits"] else int(row["bits"]),
+        kind=row["kind"],
+        compute=row["compute"],
+        rule=row["rule"],
+        source=row["source"],
+        layout=row["layout"],
+        base=row["base"],
+        overrides=tuple((kind, row[kind]) for kind in _TENSOR_KINDS if row[kind]),
+        aliases=tuple(alias for alias in row["aliases"].split(";") if alias),
+        locator=row["locator"],
+        status=row["status"],
+        note=row["note"],
+        **{key: int(row[key] or 0) for key in _INTEGERS},
+    )
+
+
+@cache
+def _formats() -> dict[str, NumberFormat]:
+    from llmhw.catalog import read_table
+
+    return {row["name"]: _read(row) for row in read_table("number_formats")}
+
+
+def _key(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter not in "-_. ").removeprefix("torch")
+
+
+@cache
+def _by_key() -> dict[str, NumberFormat]:
+    found = {_key(name): entry for name, entry in _formats().items()}
+    for entry in _formats().values():
+        for alias in entry.aliases:
+            found.setdefault(_key(alias), entry)
+    return found
+
+
+def number_formats() -> tuple[str, ...]:
+    """The names of all number formats, in the order of the catalog.
+
+    >>> number_formats()[:5]
+    ('fp64', 'fp32', 'tf32', 'fp16', 'bf16')
+    """
+    return tuple(_formats())
+
+
+def number_format(name: str | NumberFormat) -> NumberFormat:
+    """The number format of that name.
+
+    name   one of `number_formats()` or an alias ("float16", "awq", "torch.bfloat16"); case, dashes, dots and
+           underscores do not matter; a `NumberFormat` is returned as it is
+
+    A misspelt name raises `LLMHWError` and suggests the nearest ones.
+
+    >>> number_format("Q4_K_M").compute, number_format("int4-gptq").bits_per_weight
+    ('int8', 4.15625)
+    >>> number_format("int4-gtpq")
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: number_format='int4-gtpq' is not known; did you mean int4-gptq, int4-gptq-g64, int4-gptq-g32, int4?
+    """
+    if isinstance(name, NumberFormat):
+        return name
+    entry = _by_key().get(_key(str(name)))
+    if entry is None:
+        raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
+    return entry
+
+
+# -- a model's tensors in a format ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WeightGroup:
+    """The weights of one component that are stored in one format.
+
+    component        one of `llmhw.model.COMPONENTS`
+    stored_as        name of the number format
+    elements         how many weights
+    bits_per_weight  what one costs on average, every scale, zero point and index counted
+    """
+
+    component: str
+    stored_as: str
+    elements: int
+    bits_per_weight: float
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of the group."""
+        total: float = stored_weight_bytes(elements=self.elements, bits_per_weight=self.bits_per_weight)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """Equal matrices of one tensor: what is stored, whatever the format."""
+
+    component: str
+    kind: str
+    rows: int
+    columns: int
+    matrices: int = 1
+
+
+def weight_groups(spec: ModelSpec, number_format: str | NumberFormat) -> list[WeightGroup]:
+    """All weights of a model, grouped by component and by the format they are stored in.
+
+    spec           a `ModelSpec`
+    number_format  name of a format or a `NumberFormat`
+
+    Quantized formats leave embeddings, output head, norms, biases and the router of experts in 16 bit, as GPTQ,
+    AWQ, bitsandbytes and the fp8 and fp4 checkpoints do. MXFP4 packs only the experts of a model that has some.
+    GGUF files follow llama.cpp: a mix of types over the layers, norms, biases and router in fp32, and another
+    type for the table of tokens and for the output. Tied embeddings count once.
+
+    Ignored: file headers, tokenizer, code tables (NF4, about 1 kB a matrix), alignment, multi-token-prediction
+    layers. Raises `LLMHWError` for an unknown format.
+
+    >>> from llmhw import model
+    >>> [(g.component, g.stored_as, round(g.bytes / 1e9, 2)) for g in weight_groups(model("llama-3-8b"), "int4-awq")]
+    [('embedding', 'bf16', 1.05), ('attention', 'int4-awq', 0.7), ('mlp', 'int4-awq', 2.93), ('norms', 'bf16', 0.0), ('head', 'bf16', 1.05)]
+    """
+    return list(_weight_groups(spec, _lookup(number_format)))
+
+
+_lookup = number_format
+
+
+def weight_bytes(spec: ModelSpec, number_format: str | NumberFormat) -> float:
+    """Bytes of all weights of a model in a format: the sum over `weight_groups`.
+
+    >>> from llmhw import model
+    >>> round(weight_bytes(model("llama-3-70b"), "int4-gptq") / 1e9, 1)
+    39.8
+    """
+    return sum(group.bytes for group in weight_groups(spec, number_format))
+
+
+def model_bits_per_weight(spec: ModelSpec, number_format: str | NumberFormat) -> float:
+    """Bits per weight over the whole model, the tensors that stay in 16 or 32 bit included.
+
+    >>> from llmhw import model
+    >>> round(model_bits_per_weight(model("llama-3.1-8b"), "Q4_K_M"), 4)
+    4.8944
+    """
+    return weight_bytes(spec, number_format) * 8 / spec.parameters.total
+
+
+@cache
+def _weight_groups(spec: ModelSpec, chosen: NumberFormat) -> tuple[WeightGroup, ...]:
+    from llmhw.model import COMPONENTS
+
+    elements: dict[tuple[str, str], int] = {}
+    bits: dict[tuple[str, str], int] = {}
+    assigned = _gguf_types(spec, chosen) if chosen.rule == "gguf" else _simple_types(spec, chosen)
+    for stored, part, times in assigned:
+        key = (part.component, stored.name)
+        elements[key] = elements.get(key, 0) + times * part.matrices * part.rows * part.columns
+        bits[key] = bits.get(key, 0) + times * stored.stored_bits(part.rows, part.columns, part.matrices)
+    order = sorted(elements, key=lambda key: (COMPONENTS.index(key[0]), -elements[key]))
+    return tuple(WeightGroup(*key, elements[key], bits[key] / elements[key]) for key in order)
+
+
+# Tensors with the inputs first: GPT-2's Conv1D, and the experts of these families.
+_INPUTS_FIRST = {"gpt2": "", "gpt_oss": "experts", "llama4_text": "experts", "llama4": "experts"}
+
+
+def _matrices(spec: ModelSpec, tensor: Tensor, kind: str = "") -> _Matrices:
+    """The tensor as matrices with the inputs of the layer along the columns; a vector is one row."""
+    shape = tensor.shape
+    if len(shape) == 1:
+        return _Matrices(tensor.component, kind, 1, shape[0])
+    rows, columns = shape[-2], shape[-1]
+    matrices = tensor.numel // (rows * columns)
+    if tensor.matmul and _INPUTS_FIRST.get(spec.model_type) in ("", tensor.component):
+        rows, columns = columns, rows
+    return _Matrices(tensor.component, kind, rows, columns, matrices)
+
+
+_QUANTIZED_COMPONENTS = ("attention", "mlp", "experts")
+
+
+def _simple_types(spec: ModelSpec, chosen: NumberFormat) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
+    sixteen_bit = number_format("fp16" if spec.dtype == "float16" else "bf16")
+    has_experts = any(tensor.component == "experts" for tensor, _ in spec.all_tensors())
+    for tensor, times in spec.all_tensors():
+        packed = chosen.rule == "all" or (tensor.matmul and tensor.component in _QUANTIZED_COMPONENTS)
+        if chosen.rule == "experts" and has_experts:
+            packed = tensor.matmul and tensor.component == "experts"
+        yield (chosen if packed else sixteen_bit), _matrices(spec, tensor), times
+
+
+# -- GGUF: llama.cpp chooses a type for every tensor --------------------------------------------
+
+# What a tensor is to llama.cpp, by component and by the last part of its module's name. The rules treat the
+# gate of an MLP and its up projection alike.
+_GGUF_KINDS: dict[str, dict[str, str]] = {
+    "attention": {
+        **dict.fromkeys(("q_proj",), "attn_q"),
+        **dict.fromkeys(("k_proj",), "attn_k"),
+        **dict.fromkeys(("v_proj",), "attn_v"),
+        **dict.fromkeys(("o_proj", "out_proj", "dense", "c_proj"), "attn_output"),
+        **dict.fromkeys(("c_attn", "query_key_value", "qkv_proj", "Wqkv"), "attn_qkv"),
+        "kv_b_proj": "attn_kv_b",
+    },
+    "mlp": {
+        **dict.fromkeys(
+            ("gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "fc_in", "dense_h_to_4h"), "ffn_up"
+        ),
+        **dict.fromkeys(("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h"), "ffn_down"),
+    },
+    "experts": {"gate_up_proj": "ffn_up", "down_proj": "ffn_down"},
+}
+
+# A row that is not a whole number of blocks falls back to a type with blocks of 32, and from there to F16.
+_FALLBACK = {
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **dict.fromkeys(("Q2_K", "Q3_K"), "Q4_0"),
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
+# Mixes of about 2 bits and below know no special case for 70B and 8 experts, and count ffn_down tensors, not layers.
+_SMALLEST = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
+
+
+def _more_bits(i: int, n: int) -> bool:
+    """llama.cpp's `use_more_bits`: the first and last eighth of the layers, and every third between."""
+    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What llama.cpp's rules ask of a model."""
+
+    gqa4: bool
+    experts: int
+    falcon: bool
+    seventy: bool
+
+    def holds(self, condition: str, i: int, n: int) -> bool:
+        """Whether a condition of the catalog holds for the i-th of n tensors; "+" joins conditions."""
+        known = {
+            "gqa4": self.gqa4,
+            "experts4": self.experts >= 4,
+            "experts8": self.experts == 8,
+            "falcon": self.falcon,
+            "more": _more_bits(i, n),
+            "eighth": i < n // 8,
+            "sixteenth": i < n // 16,
+            "middle": n // 8 <= i < 7 * n // 8,
+            "first2": i < 2,
+            "first4": i < 4,
+        }
+        return all(known[word] for word in condition.split("+"))
+
+    def choose(self, rules: str, base: str, i: int, n: int) -> str:
+        """The type that "condition:type condition:type type" gives; `base` if nothing holds."""
+        for rule in rules.split():
+            condition, _, name = rule.rpartition(":")
+            if not condition or self.holds(condition, i, n):
+                return name
+        return base
+
+
+def _traits(spec: ModelSpec) -> _Traits:
+    experts = max((tensor.experts for tensor, _ in spec.all_tensors()), default=1)
+    return _Traits(
+        gqa4=spec.heads // spec.kv_heads >= 4,
+        experts=experts,
+        falcon=spec.model_type == "falcon",
+        seventy=spec.num_layers == 80 and (spec.model_type == "qwen2" or spec.heads != spec.kv_heads),
+    )
+
+
+def _gguf_parts(spec: ModelSpec, tensor: Tensor) -> list[_Matrices]:
+    """The tensor as a GGUF file holds it, with its kind; fused gates of experts are split in two."""
+    if not tensor.matmul and tensor.component not in ("embedding", "head"):
+        return [_matrices(spec, tensor, "f32")]  # norms, biases, short convolutions
+    if tensor.component == "router" or len(tensor.shape) == 1:
+        return [_matrices(spec, tensor, "f32")]
+    if tensor.component == "head":
+        return [_matrices(spec, tensor, "output")]
+    if tensor.component == "embedding":
+        learned_positions = tensor.module in ("wpe", "embed_positions")
+        return [_matrices(spec, tensor, "f32" if learned_positions else "token_embd")]
+    part = _matrices(spec, tensor, _GGUF_KINDS[tensor.component].get(tensor.module, "other"))
+    if tensor.component == "experts" and tensor.module == "gate_up_proj":
+        half = _Matrices(part.component, part.kind, part.rows // 2, part.columns, part.matrices)
+        return [half, half]
+    return [part]
+
+
+def _gguf_types(spec: ModelSpec, mix: NumberFormat) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
+    """Every tensor with the type that `llama-quantize` gives it in this mix."""
+    traits = _traits(spec)
+    layers = [[part for tensor in layer.tensors for part in _gguf_parts(spec, tensor)] for layer in spec.layers]
+    outer = [part for tensor in spec.tensors for part in _gguf_parts(spec, tensor)]
+    values = sum(part.kind in ("attn_v", "attn_qkv", "attn_kv_b") for layer in layers for part in layer)
+    seen = dict.fromkeys(("attn_v", "ffn_down"), 0)
+    for i, layer in enumerate(layers):
+        for part in layer:
+            index, count = i, len(layers)
+            if part.kind == "attn_v":
+                index, count = seen["attn_v"], values
+            elif part.kind == "ffn_down" and mix.name in _SMALLEST:
+                index = seen["ffn_down"]
+            if part.kind in seen:
+                seen[part.kind] += 1
+            yield _gguf_type(spec, mix, traits, part, index, count), part, 1
+    for part in outer:
+        yield _gguf_type(spec, mix, traits, part, 0, 1), part, 1
+
+
+def _gguf_type(
+    spec: ModelSpec, mix: NumberFormat, traits: _Traits, part: _Matrices, index: int, count: int
+) -> NumberFormat:
+    formats = _formats()
+    if part.kind == "f32":
+        return formats["fp32"]
+    base = formats[mix.base]
+    rules = dict(mix.overrides)
+    if part.kind == "output" or (spec.tied and part.kind == "token_embd"):
+        name = "Q8_0" if base.group and (traits.falcon or part.columns % base.group) else rules["output"]
+    elif part.kind == "token_embd":
+        name = rules.get("token_embd", mix.base)
+    else:
+        name = traits.choose(rules.get(part.kind, ""), mix.base, index, count)
+        if mix.name not in _SMALLEST and base.group:
+            name = _bumped(traits, part.kind, name)
+    if formats[name].group and part.columns % formats[name].group:
+        name = _FALLBACK.get(name, "F16")
+        if formats[name].group and part.columns % formats[name].group:
+            name = "F16"
+    return formats[name]
+
+
+def _bumped(traits: _Traits, kind: str, name: str) -> str:
+    """The small key and value matrices of some models get more bits than their mix says."""
+    if traits.experts == 8 and kind in ("attn_k", "attn_v"):
+        return "Q8_0"
+    if traits.seventy and kind == "attn_v" and name in ("Q3_K", "Q4_K"):
+        return "Q5_K"
+    return name
+
+
+def check_quantizes(spec: ModelSpec, number_format: str | NumberFormat) -> None:
+    """An error if a format would leave every weight of the model as it is."""
+    chosen = _lookup(number_format)
+    if all(group.stored_as != chosen.name for group in _weight_groups(spec, chosen)) and chosen.rule != "gguf":
+        raise LLMHWError(f"number_format={chosen.name!r} stores no tensor of {spec.name}; use another format")
