@@ -8,10 +8,4 @@ c.ExecutePreprocessor.timeout = 300
 c.ExecutePreprocessor.record_timing = False
 c.ClearMetadataPreprocessor.enabled = True
 c.ClearMetadataPreprocessor.clear_cell_metadata = False
-c.ClearMetadataPreprocessor.preserve_nb_metadata_mask = {
-    ("kernelspec", "display_name"),
-    ("kernelspec", "language"),
-    ("kernelspec", "name"),
-    ("language_info", "name"),
-    ("language_info", "pygments_lexer"),
-}
+c.ClearMetadataPreprocessor.preserve_nb_metadata_mask = {"kernelspec", ("language_info", "name")}

@@ -1,0 +1,218 @@
+"""What the book takes from the library: the formula index, the API pages, and MathJax copied into the site."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import llmhw
+from docutils import nodes
+from docutils.statemachine import StringList
+from llmhw.formula import FORMULAS, Formula
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+logger = logging.getLogger(__name__)
+
+# Faces and torch: they define no formula, and some cannot be imported on every machine.
+NO_FORMULAS = {"cli", "live", "exercises", "measure", "plot", "launch"}
+
+# -- docstrings -------------------------------------------------------------------------------
+# The library's docstrings are plain text: a sentence, a block of "name  meaning" lines, prose, an example.
+
+
+def blocks(docstring: str) -> list[list[str]]:
+    """The docstring's paragraphs, each a list of lines, common indentation removed."""
+    lines = inspect.cleandoc(docstring).splitlines()
+    return [list(group) for blank, group in groupby(lines, key=lambda line: not line.strip()) if not blank]
+
+
+def fields(block: list[str]) -> list[tuple[str, str]]:
+    """The (name, meaning) pairs of a block of "name  meaning" lines; empty if it is not such a block."""
+    pairs: list[tuple[str, str]] = []
+    for line in block:
+        match = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)$", line)
+        if match:
+            pairs.append((match[1], match[2]))
+        elif pairs and line.startswith("  "):
+            name, meaning = pairs[-1]
+            pairs[-1] = (name, f"{meaning} {line.strip()}")
+        else:
+            return []
+    return pairs
+
+
+def is_example(block: list[str]) -> bool:
+    """Whether the block is a session at Python's prompt."""
+    return block[0].lstrip().startswith(">>> ")
+
+
+def text_nodes(text: str) -> Iterator[nodes.Node]:
+    """Prose with `code` in backticks."""
+    for index, piece in enumerate(re.split(r"`+([^`]+)`+", text)):
+        if piece:
+            yield nodes.literal(piece, piece) if index % 2 else nodes.Text(piece)
+
+
+def escape(text: str) -> str:
+    """The same, as reStructuredText in which nothing else has a meaning."""
+    pieces = re.split(r"`+([^`]+)`+", text)
+    for index, piece in enumerate(pieces):
+        # An escaped space ends a literal where a letter follows it.
+        pieces[index] = f"\\ ``{piece.strip()}``\\ " if index % 2 else re.sub(r"([\\*_|`])", r"\\\1", piece)
+    return "".join(pieces)
+
+
+def to_rst(docstring: str) -> list[str]:
+    """A plain docstring as reStructuredText."""
+    lines: list[str] = []
+    for block in blocks(docstring):
+        if is_example(block):
+            lines += [".. code-block:: pycon", "", *(f"   {line}" for line in block)]
+        elif pairs := fields(block):
+            lines += [f":param {name}: {escape(meaning)}" for name, meaning in pairs]
+        elif block[0].startswith(" "):
+            lines += [".. code-block:: text", "", *(f"   {line}" for line in inspect.cleandoc("\n".join(block)).splitlines())]
+        elif block[0].startswith("- "):
+            lines += ["- " + escape(line[2:]) if line.startswith("- ") else "  " + escape(line.strip()) for line in block]
+        else:
+            lines += [escape(line.strip()) for line in block]
+        lines.append("")
+    return lines
+
+
+def plain_docstring(_app: Sphinx, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
+    lines[:] = to_rst("\n".join(lines))
+
+
+# -- formula index ----------------------------------------------------------------------------
+
+
+def all_formulas() -> dict[str, list[Formula]]:
+    """Every registered formula by module, in the order of the source."""
+    for module in pkgutil.iter_modules(llmhw.__path__):
+        if module.name not in NO_FORMULAS:
+            importlib.import_module(f"llmhw.{module.name}")
+    by_module: dict[str, list[Formula]] = {}
+    for entry in FORMULAS.values():
+        by_module.setdefault(entry.module, []).append(entry)
+    return dict(sorted(by_module.items()))
+
+
+def formula_id(name: str) -> str:
+    return nodes.make_id(f"formula-{name}")
+
+
+class FormulaIndex(SphinxDirective):
+    """`{llmhw-formulas}`: a section for each formula of the registry."""
+
+    def run(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for module, entries in all_formulas().items():
+            summary = (importlib.import_module(module).__doc__ or "").strip().splitlines()[0]
+            section = nodes.section(ids=[nodes.make_id(f"module-{module}")])
+            section += nodes.title("", "", nodes.literal(module, module))
+            section += nodes.paragraph("", "", *text_nodes(summary))
+            section += [self.section(entry) for entry in entries]
+            found.append(section)
+        return found
+
+    def section(self, entry: Formula) -> nodes.section:
+        section = nodes.section(ids=[formula_id(entry.name)], classes=["formula"])
+        section += nodes.title("", "", nodes.literal(entry.name, entry.name))
+        section += nodes.paragraph("", "", *text_nodes(entry.summary))
+        section += nodes.literal_block(entry.expression, entry.expression, language="python")
+        facts = nodes.field_list()
+        for name, value in (("Unit", entry.unit), ("Source", entry.source)):
+            body = nodes.field_body("", nodes.paragraph("", "", *text_nodes(value)))
+            facts += nodes.field("", nodes.field_name(name, name), body)
+        section += facts
+        for block in blocks(entry.function.__doc__ or ""):
+            if is_example(block):
+                text = "\n".join(block)
+                section += nodes.literal_block(text, text, language="pycon")
+            elif pairs := fields(block):
+                inputs = nodes.definition_list(classes=["inputs"])
+                for name, meaning in pairs:
+                    inputs += nodes.definition_list_item(
+                        "",
+                        nodes.term("", "", nodes.literal(name, name)),
+                        nodes.definition("", nodes.paragraph("", "", *text_nodes(meaning))),
+                    )
+                section += inputs
+        return section
+
+
+# -- API --------------------------------------------------------------------------------------
+
+
+def public_objects() -> dict[str, list[tuple[str, Any]]]:
+    """The public names of the library by the module that defines them; a public module brings its own."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for name in llmhw.__all__:
+        thing = getattr(llmhw, name)
+        if isinstance(thing, ModuleType):
+            for inner in getattr(thing, "__all__", vars(thing)):
+                value = vars(thing).get(inner)
+                if not inner.startswith("_") and getattr(value, "__module__", None) == thing.__name__:
+                    found.setdefault(thing.__name__, []).append((f"{thing.__name__}.{inner}", value))
+        elif not name.startswith("__"):
+            found.setdefault(getattr(thing, "__module__", "llmhw"), []).append((f"llmhw.{name}", thing))
+    return found
+
+
+def autodoc(path: str, thing: Any) -> list[str]:
+    if inspect.isclass(thing):
+        return [f".. autoclass:: {path}", "   :members:"]
+    return [f".. {'autofunction' if callable(thing) else 'autodata'}:: {path}"]
+
+
+class Api(SphinxDirective):
+    """`{llmhw-api}`: the public names, with their docstrings, one section a module."""
+
+    def run(self) -> list[nodes.Node]:
+        found: list[nodes.Node] = []
+        for module, things in public_objects().items():
+            lines = [line for path, thing in things for line in [*autodoc(path, thing), ""]]
+            section = nodes.section(ids=[nodes.make_id(f"api-{module}")])
+            section += nodes.title("", "", nodes.literal(module, module))
+            summary = (importlib.import_module(module).__doc__ or "").strip().splitlines()
+            section += nodes.paragraph("", "", *text_nodes(summary[0] if summary else ""))
+            self.state.nested_parse(StringList(["```{eval-rst}", *lines, "```"], source=module), 0, section)
+            found.append(section)
+        return found
+
+
+# -- MathJax ----------------------------------------------------------------------------------
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy the pinned MathJax from node_modules into the site."""
+    if error or app.builder.format != "html":
+        return
+    source = Path(app.confdir) / "node_modules" / "mathjax"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    if not source.is_dir():
+        logger.warning("node_modules/mathjax is missing, so no formula will show; run: make setup")
+        return
+    fonts = Path("output/chtml/fonts/woff-v2")
+    shutil.copytree(source / "es5" / fonts, target / fonts, dirs_exist_ok=True)
+    shutil.copy(source / "es5" / "tex-chtml.js", target)
+    shutil.copy(source / "LICENSE", target)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("llmhw-formulas", FormulaIndex)
+    app.add_directive("llmhw-api", Api)
+    app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
