@@ -23,7 +23,12 @@ class Config:
         self.model_type = model_type
 
     def get(self, *keys: str, default: Any = None) -> Any:
-        """The first of these keys that has a value, else the family's default, else `default`."""
+        """The first of these keys that has a value, else the family's default, else `default`.
+
+        null stands for the default, but for keys where it means "none": no window, no low-rank queries.
+        """
+        if keys[0] in ("sliding_window", "q_lora_rank") and keys[0] in self.data:
+            return self.data[keys[0]]
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
@@ -553,7 +558,7 @@ def _mla(c: Config) -> Body:
     """DeepSeek V2, V3, V3.2 and GLM-5: low-rank queries and keys, optional sparse-attention indexer."""
     nope, rope = c.count("qk_nope_head_dim"), c.count("qk_rope_head_dim")
     v_dim, rank = c.count("v_head_dim"), c.count("kv_lora_rank")
-    q_rank = c.data.get("q_lora_rank") if "q_lora_rank" in c.data else c.get("q_lora_rank")
+    q_rank = c.get("q_lora_rank")
     bias = c.flag("attention_bias")
     first = c.count("first_k_dense_replace", least=0)
     listed = c.get("mlp_layer_types")
@@ -842,7 +847,7 @@ _LLAMA4 = dict(intermediate_size_mlp=16384, interleave_moe_layer_step=1, no_rope
 FAMILIES: dict[str, Family] = {
     "llama": _family(_llama, "Llama 1 to 3"),
     "llama4_text": _family(_llama4, "Llama 4", **_LLAMA4),
-    "mistral": _family(_mistral, "Mistral", num_key_value_heads=8),
+    "mistral": _family(_mistral, "Mistral", num_key_value_heads=8, sliding_window=4096),
     "ministral3": _family(_mistral, "Mistral 3", num_key_value_heads=8, head_dim=128),
     "mixtral": _family(_mixtral, "Mixtral", num_key_value_heads=8, num_experts_per_tok=2, num_local_experts=8),
     "qwen2": _family(_qwen2, "Qwen 2 and 2.5", max_window_layers=28, sliding_window=4096),

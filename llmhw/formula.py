@@ -232,3 +232,30 @@ class Estimate:
             for name, value, share in self.rows()
         )
         return f"<table><caption>{escape(self.title)}</caption><thead><tr><th>part</th><th>{escape(self.unit)}</th><th>share</th></tr></thead><tbody>{body}</tbody></table>"
+
+
+def explain(name: str, **numbers: Any) -> str:
+    """What a formula computes: its code, unit, source and description; with numbers, its value too.
+
+    name      a key of `llmhw.FORMULAS`
+    numbers   its arguments
+
+    >>> print(explain("linear_params", in_features=4096, out_features=11008).splitlines()[0])
+    linear_params: linear_params(in_features=4096, out_features=11008)
+    """
+    if name not in FORMULAS:
+        raise unknown_name("formula", name, FORMULAS)
+    entry = FORMULAS[name]
+    if numbers:
+        import inspect
+
+        try:
+            inspect.signature(entry.function).bind(**numbers)
+        except TypeError as error:
+            wanted = ", ".join(inspect.signature(entry.function).parameters)
+            raise LLMHWError(f"formula={name!r}: {error}; its arguments are {wanted}") from None
+        return term(entry.function, **numbers).explain()
+    import inspect
+
+    lines = [f"{name} [{entry.unit}]", *(f"    {line}" for line in entry.expression.splitlines())]
+    return "\n".join([*lines, f"source: {entry.source}", "", inspect.getdoc(entry.function) or ""])

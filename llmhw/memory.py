@@ -12,7 +12,7 @@ from typing import Any
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.model import ModelSpec, Tensor
 from llmhw.precision import number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, unknown_name
+from llmhw.units import LLMHWError, ceil_div, check_count, minimum, unknown_name
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -190,33 +190,28 @@ def weights(spec: ModelSpec, number_format: str = "bf16") -> Estimate:
 # -- key-value cache --------------------------------------------------------------------------
 
 
-def kv_cache(
-    spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = "bf16", mla: str = "latent"
-) -> Estimate:
+def kv_cache(spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = "bf16") -> Estimate:
     """Bytes of the key-value cache, one part for each kind of attention.
 
     batch      sequences
     seq_len    tokens of each
     kv_format  bf16, fp16, fp8, int8, ...
-    mla        how multi-head latent attention is cached: "latent" as serving engines do (and as its authors
-               count), or "expanded" into keys and values per head, as plain transformers does
 
-    Sliding-window and chunked layers keep at most their window; linear attention keeps a state of fixed size.
-    Page rounding of a serving engine is not counted.
+    Sliding-window and chunked layers keep at most their window; multi-head latent attention keeps its latent;
+    linear attention keeps a state of fixed size. Page rounding of a serving engine is not counted.
 
     >>> from llmhw import model
     >>> kv_cache(model("llama-2-7b"), seq_len=4096).total / 2**30
     2.0
     """
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    check_choice("mla", mla, ("latent", "expanded"))
     bits = number_format(kv_format).bits_per_weight
     parts: dict[str, list[Term]] = {}
     for layer, count in spec.layer_kinds:
         a, linear = layer.attention, layer.linear_attention
         if a:
             tokens = seq_len if a.span is None else minimum(seq_len, a.span)
-            if a.latent and mla == "latent":
+            if a.latent:
                 made = term(
                     latent_cache_bytes,
                     "latent and rotary key",

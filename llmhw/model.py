@@ -359,6 +359,17 @@ def model(name: str | Path) -> ModelSpec:
     return ModelSpec.from_config(config, name=short)
 
 
+def models() -> list[str]:
+    """Short names of the models in the catalog.
+
+    >>> "qwen3-235b-a22b" in models()
+    True
+    """
+    from llmhw.catalog import model_names
+
+    return model_names()
+
+
 def _name_from(path: Path) -> str:
     return path.stem if path.stem != "config" else (path.resolve().parent.name or "config")
 

@@ -1,0 +1,219 @@
+"""What fits on one device: inference by format, full training, LoRA and QLoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from llmhw.formula import Estimate
+from llmhw.hardware import Accelerator, accelerator, accelerators
+from llmhw.memory import checkpointed_activations, kv_cache, lora_states, training_states, weights
+from llmhw.model import ModelSpec
+from llmhw.units import LLMHWError, check_count, format_quantity
+
+INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
+
+# vLLM plans with this share of a device by default; the rest is for the framework's context, workspaces and
+# fragmentation, which this table does not count.
+UTILIZATION = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One use of a model on one device.
+
+    use            what is done, in words
+    estimate       the bytes needed, part by part
+    memory_bytes   the device's memory
+    utilization    share of it that may be planned with
+    max_seq_len    longest sequences that fit at this batch, at most the model's own limit; 0 if not one token does
+    """
+
+    use: str
+    estimate: Estimate
+    memory_bytes: float
+    utilization: float
+    max_seq_len: int
+
+    @property
+    def needed_bytes(self) -> float:
+        """Sum of the parts."""
+        return float(self.estimate.total)
+
+    @property
+    def usable_bytes(self) -> float:
+        """What the device offers."""
+        return self.memory_bytes * self.utilization
+
+    @property
+    def fits(self) -> bool:
+        """Whether the need is within the offer."""
+        return self.needed_bytes <= self.usable_bytes
+
+    @property
+    def way_out(self) -> str:
+        """By how much it falls short and what would make it fit; "" if it fits."""
+        if self.fits:
+            return ""
+        short = f"short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
+        if self.max_seq_len:
+            return f"{short}; fits up to {self.max_seq_len:,} tokens"
+        enough = [a for a in accelerators() if a.memory_bytes * self.utilization >= self.needed_bytes]
+        if not enough:
+            return f"{short}; needs several devices"
+        return f"{short}; fits on {min(enough, key=lambda a: (a.memory_bytes, a.name)).name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers in base units."""
+        return {
+            "use": self.use,
+            "fits": self.fits,
+            "needed_bytes": self.needed_bytes,
+            "usable_bytes": self.usable_bytes,
+            "max_seq_len": self.max_seq_len,
+            "parts": self.estimate.to_dict()["parts"],
+            "way_out": self.way_out,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FitTable:
+    """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`."""
+
+    model: str
+    device: str
+    batch: int
+    seq_len: int
+    rows: tuple[Fit, ...]
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+    def __getitem__(self, use: str) -> Fit:
+        for row in self.rows:
+            if row.use == use:
+                return row
+        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers in base units."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "batch": self.batch,
+            "seq_len": self.seq_len,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def text_rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Use, need, offer, verdict and longest sequence as text."""
+        return [
+            (
+                row.use,
+                format_quantity(row.needed_bytes, "bytes"),
+                format_quantity(row.usable_bytes, "bytes"),
+                "yes" if row.fits else f"no: {row.way_out}",
+                f"{row.max_seq_len:,}" if row.max_seq_len else "-",
+            )
+            for row in self.rows
+        ]
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame of needs and offers in bytes; needs pandas."""
+        import pandas
+
+        data = [(r.use, r.needed_bytes, r.usable_bytes, r.fits, r.max_seq_len) for r in self.rows]
+        columns = ["use", "needed_bytes", "usable_bytes", "fits", "max_seq_len"]
+        return pandas.DataFrame(data, columns=columns).set_index("use")
+
+    def __str__(self) -> str:
+        rows = [("use", "needs", "offers", "fits", "longest"), *self.text_rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens", *lines])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        head = "".join(f"<th>{name}</th>" for name in ("use", "needs", "offers", "fits", "longest sequence"))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.text_rows()
+        )
+        title = escape(f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens")
+        return f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:
+    """The longest sequence whose estimate is within `usable`, by bisection; 0 if there is none."""
+    if float(estimate_at(1).total) > usable:
+        return 0
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if float(estimate_at(middle).total) <= usable:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _join(title: str, *estimates: Estimate) -> Estimate:
+    """Several estimates as one, their parts side by side."""
+    return Estimate(title, "bytes", tuple(part for estimate in estimates for part in estimate.parts))
+
+
+def fit(
+    spec: ModelSpec,
+    device: str | Accelerator,
+    *,
+    batch: int = 1,
+    seq_len: int = 4096,
+    formats: Iterable[str] = INFERENCE_FORMATS,
+    rank: int = 16,
+    utilization: float = UTILIZATION,
+) -> FitTable:
+    """What of this model fits on one device.
+
+    device        an `Accelerator` or its name
+    batch         sequences at a time: cached together for inference, a micro-batch for training
+    seq_len       tokens of each
+    formats       weight formats to try for inference; the cache is in bf16
+    rank          of the LoRA adapters, on all linear layers
+    utilization   share of the device's memory that may be planned with
+
+    Inference counts weights and cache. Training counts states and the activations of full recompute with flash
+    attention, the least that training can do with; a run without recompute needs more.
+
+    >>> from llmhw import model
+    >>> table = fit(model("llama-3-8b"), "RTX 4090")
+    >>> table["inference, bf16"].fits, table["full training, AdamW mixed precision"].fits
+    (True, False)
+    """
+    gpu = accelerator(device) if isinstance(device, str) else device
+    check_count("batch", batch)
+    check_count("seq_len", seq_len)
+    if not 0 < utilization <= 1:
+        raise LLMHWError(f"utilization={utilization} must be above 0 and at most 1; vLLM's default is {UTILIZATION}")
+
+    def inference(number_format: str) -> Callable[[int], Estimate]:
+        held = weights(spec, number_format)
+        return lambda tokens: _join("inference", held, kv_cache(spec, batch=batch, seq_len=tokens))
+
+    def training(states: Estimate) -> Callable[[int], Estimate]:
+        return lambda tokens: _join("training", states, checkpointed_activations(spec, batch=batch, seq_len=tokens))
+
+    uses = {f"inference, {name}": inference(name) for name in formats}
+    uses |= {
+        "full training, AdamW mixed precision": training(training_states(spec)),
+        "full training, 8-bit AdamW in bf16": training(training_states(spec, optimizer="adamw-8bit", precision="bf16")),
+        f"LoRA, rank {rank}": training(lora_states(spec, rank=rank)),
+        f"QLoRA, rank {rank}": training(lora_states(spec, rank=rank, base_format="nf4-dq")),
+    }
+    usable = gpu.memory_bytes * utilization
+    limit = max(spec.max_seq_len or 131072, seq_len)
+    rows = tuple(
+        Fit(use, estimate_at(seq_len), gpu.memory_bytes, utilization, _longest(estimate_at, usable, limit))
+        for use, estimate_at in uses.items()
+    )
+    return FitTable(spec.name, gpu.name, batch, seq_len, rows)

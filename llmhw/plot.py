@@ -1,0 +1,143 @@
+"""Figures of the book, legible in light and in dark pages. Needs matplotlib (extra `plot`).
+
+Every function returns a matplotlib Figure; notebooks show it with `plt.show()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmhw.formula import Estimate
+from llmhw.hardware import Accelerator
+from llmhw.units import GIB, LLMHWError, format_quantity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: distinguishable for colour-blind readers, on white and on dark grey.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A500")
+INK = "#767676"  # contrast of at least 4.5 to 1 on white, and legible on the dark theme's background
+
+
+def style() -> None:
+    """Set the style of all figures: transparent background, mid-grey ink, colour-blind-safe palette."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise LLMHWError("figures need matplotlib; install it with: pip install 'llmhw[plot]'") from None
+    matplotlib.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.6),
+            "figure.dpi": 110,
+            "figure.facecolor": "none",
+            "savefig.facecolor": "none",
+            "axes.facecolor": "none",
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+            "grid.color": INK,
+            "grid.alpha": 0.25,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "legend.frameon": False,
+            "font.size": 10,
+        }
+    )
+
+
+def _figure(height: float) -> tuple[Figure, Any]:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
+    return figure, axes
+
+
+def memory_bars(
+    estimates: Mapping[str, Estimate], *, capacities: Mapping[str, float] | None = None, title: str = ""
+) -> Figure:
+    """Stacked bars of bytes by part, one bar an estimate, in GiB.
+
+    estimates    label of the bar -> estimate in bytes
+    capacities   label -> bytes, drawn as vertical lines: what devices hold
+    """
+    figure, axes = _figure(1.1 + 0.5 * len(estimates))
+    names = list(dict.fromkeys(part.name for e in estimates.values() for part in e))
+    largest = max(float(e.total) for e in estimates.values())
+    names = [n for n in names if any(p.name == n and p.value > 0.002 * largest for e in estimates.values() for p in e)]
+    left = [0.0] * len(estimates)
+    for i, name in enumerate(names):
+        widths = [sum(p.value for p in e if p.name == name) / GIB for e in estimates.values()]
+        axes.barh(list(estimates), widths, left=left, label=name, color=PALETTE[i % len(PALETTE)])
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    for y, total in enumerate(left):
+        axes.annotate(f" {total:,.1f}" if total < 100 else f" {total:,.0f}", (total, y), va="center")
+    for label, value in (capacities or {}).items():
+        axes.axvline(value / GIB, color=INK, linestyle="--", linewidth=1)
+        axes.annotate(f"{label} ", (value / GIB, 1.0), xycoords=("data", "axes fraction"), ha="right", va="bottom")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(right=max(left) * 1.15)
+    axes.set_xlabel("GiB")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.4 + 0.5 * len(estimates))), ncols=min(4, len(names)))
+    if title:
+        axes.set_title(title, loc="left", pad=18 if capacities else 6)
+    return figure
+
+
+def roofline(
+    accelerators: Sequence[Accelerator], *, number_format: str = "bf16", points: Mapping[str, float] | None = None
+) -> Figure:
+    """Attainable FLOP/s over arithmetic intensity, one roof a device.
+
+    points   label -> arithmetic intensity in FLOP/byte, drawn as vertical lines
+    """
+    figure, axes = _figure(4.0)
+    intensities = [2 ** (i / 4) for i in range(-8, 53)]
+    for i, a in enumerate(accelerators):
+        roof = [min(a.peak(number_format), x * a.memory_bandwidth_bytes_per_second) / 1e12 for x in intensities]
+        axes.loglog(intensities, roof, color=PALETTE[i % len(PALETTE)], label=a.name)
+        ridge = a.ridge(number_format)
+        axes.plot([ridge], [a.peak(number_format) / 1e12], "o", color=PALETTE[i % len(PALETTE)])
+    for label, x in (points or {}).items():
+        axes.axvline(x, color=INK, linestyle=":", linewidth=1)
+        axes.annotate(label, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")
+    axes.set_xlabel("arithmetic intensity, FLOP per byte")
+    axes.set_ylabel(f"attainable TFLOP/s, dense {number_format}")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    levels: Mapping[str, float] | None = None,
+) -> Figure:
+    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines."""
+    figure, axes = _figure(3.8)
+    for label, pairs in series.items():
+        axes.plot([a for a, _ in pairs], [b for _, b in pairs], label=label)
+    for label, value in (levels or {}).items():
+        axes.axhline(value, color=INK, linestyle="--", linewidth=1)
+        axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
+    if log_x:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: format_quantity(value, "count"))
+    if log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if len(series) > 1:
+        axes.legend()
+    return figure
