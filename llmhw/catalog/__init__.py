@@ -11,8 +11,6 @@ from typing import Any
 
 from llmhw.units import unknown_name
 
-TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency")
-
 
 @cache
 def _text(*path: str) -> str:
@@ -26,13 +24,22 @@ def _rows(*path: str) -> tuple[dict[str, str], ...]:
     from csv import DictReader
 
     # A cell that is missing at the end of a row reads as "", the same as an empty one: not known.
-    return tuple(DictReader(_text(*path).splitlines(), restval=""))
+    return tuple(DictReader(_text(*path).splitlines(keepends=True), restval=""))
+
+
+@cache
+def table_names() -> tuple[str, ...]:
+    """The tables of the catalog, in alphabetical order."""
+    from importlib.resources import files
+
+    found = (entry.name for entry in files(__name__).iterdir())
+    return tuple(sorted(name.removesuffix(".csv") for name in found if name.endswith(".csv")))
 
 
 def read_table(name: str) -> list[dict[str, str]]:
     """The rows of one table of the catalog, as text; an empty cell is a fact that is not known.
 
-    name   one of `TABLES`, with or without ".csv"
+    name   one of `table_names()`, with or without ".csv"
 
     The rows are copies: changing them changes no later answer. A misspelt name raises `LLMHWError`.
 
@@ -40,8 +47,8 @@ def read_table(name: str) -> list[dict[str, str]]:
     '81559'
     """
     stem = name.removesuffix(".csv")
-    if stem not in TABLES:
-        raise unknown_name("table", name, TABLES)
+    if stem not in table_names():
+        raise unknown_name("table", name, table_names())
     return [dict(row) for row in _rows(f"{stem}.csv")]
 
 

@@ -1,0 +1,819 @@
+"""Accelerators, links, clusters, cloud instances and prices, read from the catalog.
+
+Every figure comes from a row of `llmhw/catalog/` with its source, date and status. What a row does not
+know is `None`; asking for it raises `LLMHWError`. No device stands in for another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any
+
+from llmhw.catalog import read_table
+from llmhw.units import GB, MIB, LLMHWError, check_count, check_divides, format_quantity, nearest, unknown_name
+
+FORMATS = ("fp64", "fp64_tensor", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
+
+# Other words for a format that name the same multiplier; a storage format such as int4 is none of them.
+_FORMAT_WORDS = {
+    "float64": "fp64",
+    "double": "fp64",
+    "float32": "fp32",
+    "float": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float8": "fp8",
+    "fp8e4m3": "fp8",
+    "fp8e5m2": "fp8",
+    "mxfp8": "fp8",
+    "float4": "fp4",
+    "mxfp4": "fp4",
+    "nvfp4": "fp4",
+    "fp64tensor": "fp64_tensor",
+}
+
+# A machine without a scale-up network for more than two devices: as many cards as a usual server takes.
+_USUAL_NODE = 8
+
+
+# -- what exists ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one hour of a machine cost, at one provider, in one region, on one date.
+
+    dollars_per_hour          the whole machine
+    dollars_per_device_hour   the same for one of its `devices`
+    kind                      on_demand or spot
+    """
+
+    provider: str
+    instance: str
+    accelerator: str
+    devices: int
+    kind: str
+    dollars_per_hour: float
+    dollars_per_device_hour: float
+    region: str
+    date: str
+    status: str
+    source: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        machine = f" {self.instance}" if self.instance else ""
+        rate = format_quantity(self.dollars_per_device_hour, "dollars")
+        return f"{rate} a device-hour ({self.provider}{machine}, {self.kind}, {self.region}, {self.date})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain values."""
+        return _fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PurchasePrice:
+    """What one device cost to buy: a launch, list or street price, or that of a whole system."""
+
+    accelerator: str
+    dollars: float
+    kind: str
+    region: str
+    date: str
+    status: str
+    source: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{format_quantity(self.dollars, 'dollars')} ({self.kind}, region {self.region}, {self.date})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain values."""
+        return _fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A connection, as one device sees it.
+
+    bytes_per_second            per direction and device, at full rate
+    latency_seconds             one message over one hop; None if not known
+    measured_bytes_per_second   what a benchmark reached (`condition`); None if nobody measured
+    efficiency                  share of `bytes_per_second` that collectives reach; `efficiency_status` says
+                                whether it was measured or is a figure that others model with
+    kind                        scale-up, scale-out, host or chip-to-chip
+    """
+
+    name: str
+    kind: str
+    bytes_per_second: float
+    latency_seconds: float | None = None
+    measured_bytes_per_second: float | None = None
+    efficiency: float | None = None
+    efficiency_status: str = ""
+    condition: str = ""
+    applies_to: str = ""
+    status: str = ""
+    date: str = ""
+    source: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.bytes_per_second > 0:
+            raise LLMHWError(f"bytes_per_second={self.bytes_per_second!r} of link {self.name} must be above 0")
+
+    def require(self, what: str) -> Any:
+        """The field of that name; `LLMHWError` if this link's is not known.
+
+        >>> link("nvlink 4").require("latency_seconds")
+        6e-07
+        """
+        return _require(self, "link", what)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {format_quantity(self.bytes_per_second, 'bytes/s')} per direction and device"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain numbers in base units."""
+        return _fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One GPU, TPU or other accelerator.
+
+    memory_bytes                        what the device's driver offers for use: at most this can be allocated
+    memory_vendor                       the capacity as sold, in the vendor's words
+    memory_bandwidth_bytes_per_second   to and from its own memory
+    peaks                               dense matrix rates in FLOP/s, by number format; with fp32 accumulation
+    fp16_accumulate_peak                the fp16 rate with fp16 accumulation, where the device has a second one
+    link, link_bytes_per_second         its scale-up network, and what it has of it per direction
+    scale_up_devices                    most devices that this network joins; 1 if there is none
+    host_link                           how it hangs on its host
+    tdp_watts                           board power, None if not published
+    status, memory_status               datasheet, measured, derived or published: of the rates, of memory_bytes
+    date                                when the source was published, or read if it bears no date
+
+    Rates with sparsity are not stored.
+
+    >>> h100 = accelerator("h100")
+    >>> h100.name, h100.peak("bf16"), round(h100.ridge("bf16"))
+    ('H100 SXM5 80GB', 989400000000000.0, 295)
+    """
+
+    name: str
+    vendor: str
+    architecture: str
+    year: int
+    form: str
+    memory_bytes: int
+    memory_vendor: str
+    memory_type: str
+    memory_bandwidth_bytes_per_second: float
+    peaks: Mapping[str, float] = field(hash=False)
+    fp16_accumulate_peak: float | None = None
+    link: str | None = None
+    link_bytes_per_second: float | None = None
+    scale_up_devices: int = 1
+    host_link: str | None = None
+    tdp_watts: float | None = None
+    status: str = ""
+    memory_status: str = ""
+    date: str = ""
+    source: str = ""
+    memory_source: str = ""
+    note: str = ""
+
+    def peak(self, fmt: str) -> float:
+        """Dense peak of a number format, FLOP/s (operations per second for int8).
+
+        fmt   one of `FORMATS`; torch's words ("bfloat16") and "mxfp8", "nvfp4" work too
+
+        Raises `LLMHWError` if the device has no such rate, or the catalog does not know it.
+
+        >>> accelerator("A100 80GB SXM").peak("fp8")
+        Traceback (most recent call last):
+        llmhw.units.LLMHWError: format='fp8' has no dense rate on A100 80GB SXM4; it has fp64, fp64_tensor, fp32, \
+tf32, fp16, bf16, int8
+        """
+        word = re.sub(r"[^a-z0-9]", "", str(fmt).removeprefix("torch.").lower())
+        key = _FORMAT_WORDS.get(word, word)
+        if key in self.peaks:
+            return self.peaks[key]
+        raise LLMHWError(f"format={fmt!r} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
+
+    def ridge(self, fmt: str) -> float:
+        """FLOPs per byte of memory traffic above which arithmetic, not bandwidth, limits the device."""
+        return self.peak(fmt) / self.memory_bandwidth_bytes_per_second
+
+    def require(self, what: str) -> Any:
+        """The field of that name; `LLMHWError` if this device's is not known.
+
+        >>> accelerator("tpu v5e").require("tdp_watts")
+        Traceback (most recent call last):
+        llmhw.units.LLMHWError: tdp_watts of accelerator TPU v5e is not known; use \
+dataclasses.replace(..., tdp_watts=...) to set it
+        """
+        return _require(self, "accelerator", what)
+
+    @property
+    def scale_up_link(self) -> Link | None:
+        """Its scale-up network as a `Link`, at this device's bandwidth; None if it has none."""
+        return _own(self.link, self.link_bytes_per_second)
+
+    @property
+    def prices(self) -> list[Price]:
+        """Dated rental prices of this device, newest first."""
+        return prices(self)
+
+    @property
+    def purchase_prices(self) -> list[PurchasePrice]:
+        """Dated purchase prices of this device."""
+        return [row for row in _purchase_prices() if row.accelerator == self.name]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of the main figures, as text."""
+        memory = (
+            f"{format_quantity(self.memory_bytes, 'bytes')} usable ({self.memory_status}), sold as {self.memory_vendor}"
+        )
+        found = [
+            ("architecture", f"{self.vendor} {self.architecture}, {self.form}, {self.year}"),
+            ("memory", f"{memory} {self.memory_type}"),
+            ("bandwidth", format_quantity(self.memory_bandwidth_bytes_per_second, "bytes/s")),
+            *((f"{fmt} dense", format_quantity(rate, "FLOP/s")) for fmt, rate in self.peaks.items()),
+        ]
+        if self.link is not None and self.link_bytes_per_second is not None:
+            rate = format_quantity(self.link_bytes_per_second, "bytes/s")
+            found.append(("link", f"{self.link}, {rate} per direction, up to {self.scale_up_devices:,} devices"))
+        if self.host_link is not None:
+            found.append(("host link", self.host_link))
+        found.append(("power", "unknown" if self.tdp_watts is None else f"{self.tdp_watts:,.0f} W"))
+        found.append(("status", f"{self.status}, {self.date}"))
+        return found
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([self.name, *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in self.rows())
+        return f"<table><caption>{escape(self.name)}</caption><tbody>{body}</tbody></table>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain numbers in base units; `peaks` is a dictionary."""
+        return {**_fields(self), "peaks": dict(self.peaks)}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Cluster:
+    """Equal devices in equal nodes.
+
+    accelerator        a device or its name
+    devices            how many, in all
+    devices_per_node   how many share a node, that is the fast network; default: the device's scale-up domain,
+                       or 8 if it joins fewer than three
+    intra_link         the network inside a node, a link or its name; default: the device's scale-up network,
+                       or its host link where that does not reach all devices of a node
+    inter_link         the network between nodes, as each device sees it; no default
+
+    `devices` is a multiple of `devices_per_node`, or below it.
+
+    >>> cluster = Cluster("h100", 64, inter_link="infiniband ndr")
+    >>> cluster.nodes, cluster.link_for(8).name, cluster.link_for(16).name
+    (8, 'NVLink 4', 'InfiniBand NDR 4x')
+    """
+
+    accelerator: Accelerator
+    devices: int
+    devices_per_node: int
+    intra_link: Link | None
+    inter_link: Link | None
+
+    def __init__(
+        self,
+        accelerator: Accelerator | str,
+        devices: int,
+        devices_per_node: int | None = None,
+        intra_link: Link | str | None = None,
+        inter_link: Link | str | None = None,
+    ) -> None:
+        device = _find_accelerator(accelerator)
+        count = check_count("devices", devices)
+        domain = device.scale_up_devices
+        if devices_per_node is None:
+            per_node = domain if domain > 2 else _USUAL_NODE
+        else:
+            per_node = check_count("devices_per_node", devices_per_node)
+        if count > per_node:
+            check_divides("devices_per_node", per_node, "devices", count)
+        inside = _find_link(intra_link)
+        if inside is None and per_node > 1:
+            inside = device.scale_up_link if min(per_node, count) <= domain else _own(device.host_link, None)
+        for name, value in (
+            ("accelerator", device),
+            ("devices", count),
+            ("devices_per_node", per_node),
+            ("intra_link", inside),
+            ("inter_link", _find_link(inter_link)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes, the last one perhaps not full."""
+        return -(-self.devices // self.devices_per_node)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Usable memory of all devices together."""
+        return self.devices * self.accelerator.memory_bytes
+
+    @property
+    def memory_bandwidth_bytes_per_second(self) -> float:
+        """Memory bandwidth of all devices together."""
+        return self.devices * self.accelerator.memory_bandwidth_bytes_per_second
+
+    @property
+    def tdp_watts(self) -> float:
+        """Board power of all devices together, hosts and cooling left out."""
+        return float(self.devices * self.accelerator.require("tdp_watts"))
+
+    def peak(self, fmt: str) -> float:
+        """Dense peak of all devices together, FLOP/s."""
+        return self.devices * self.accelerator.peak(fmt)
+
+    def link_for(self, group: int) -> Link:
+        """The slowest link that a group of so many neighbouring devices must use.
+
+        group   devices in the group; above `devices_per_node` it spans nodes
+
+        Raises `LLMHWError` if the cluster was given no such link and its device has none.
+        """
+        size = check_count("group", group)
+        if size > self.devices:
+            raise LLMHWError(f"group={size} exceeds devices={self.devices} of the cluster")
+        which = "intra_link" if size <= self.devices_per_node else "inter_link"
+        found: Link | None = getattr(self, which)
+        if found is None:
+            raise LLMHWError(
+                f"{which} of {self.devices} x {self.accelerator.name} is not known;"
+                f' give it, as in Cluster(..., {which}="InfiniBand NDR 4x")'
+            )
+        return found
+
+    def __str__(self) -> str:
+        inside = self.intra_link.name if self.intra_link else "no link"
+        between = self.inter_link.name if self.inter_link else "not given"
+        nodes = f"{self.nodes} nodes of {self.devices_per_node}" if self.nodes > 1 else "one node"
+        network = f"; between nodes: {between}" if self.nodes > 1 else ""
+        memory = format_quantity(self.memory_bytes, "bytes")
+        return f"{self.devices} x {self.accelerator.name}, {nodes} ({inside}{network}), {memory}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers in base units; device and links in full."""
+        return {
+            "accelerator": self.accelerator.to_dict(),
+            "devices": self.devices,
+            "devices_per_node": self.devices_per_node,
+            "nodes": self.nodes,
+            "memory_bytes": self.memory_bytes,
+            "memory_bandwidth_bytes_per_second": self.memory_bandwidth_bytes_per_second,
+            "intra_link": self.intra_link.to_dict() if self.intra_link else None,
+            "inter_link": self.inter_link.to_dict() if self.inter_link else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A machine for rent, with its newest on-demand price.
+
+    count                        accelerators in it
+    price_per_hour               dollars for the whole machine, on demand; None if not known
+    region, date                 of that price; empty without one
+    network_bytes_per_second     of the whole machine, per direction; None if not known
+    """
+
+    provider: str
+    name: str
+    accelerator: Accelerator
+    count: int
+    price_per_hour: float | None
+    region: str
+    date: str
+    network_bytes_per_second: float | None
+    vcpus: int | None
+    host_memory_vendor: str
+    intra_node: str
+    status: str
+    source: str
+    note: str = ""
+
+    @property
+    def price_per_device_hour(self) -> float | None:
+        """Dollars for one device and hour, on demand; None if not known."""
+        return None if self.price_per_hour is None else self.price_per_hour / self.count
+
+    @property
+    def prices(self) -> list[Price]:
+        """All dated prices of this machine, newest first."""
+        return _instance_prices(self.provider, self.name)
+
+    def require(self, what: str) -> Any:
+        """The field of that name; `LLMHWError` if this instance's is not known."""
+        return _require(self, "instance", what)
+
+    def cluster(self, nodes: int = 1) -> Cluster:
+        """So many of these machines as a `Cluster`; the network is shared evenly by a machine's devices."""
+        machines = check_count("nodes", nodes)
+        network = None
+        if self.network_bytes_per_second is not None:
+            network = Link(
+                name=f"{self.provider} {self.name} network",
+                kind="scale-out",
+                bytes_per_second=self.network_bytes_per_second / self.count,
+                status=self.status,
+                date=self.date,
+                source=self.source,
+            )
+        return Cluster(self.accelerator, machines * self.count, devices_per_node=self.count, inter_link=network)
+
+    def __str__(self) -> str:
+        price = "no on-demand price known"
+        if self.price_per_hour is not None:
+            price = f"{format_quantity(self.price_per_hour, 'dollars')} an hour ({self.region}, {self.date})"
+        return f"{self.provider} {self.name}: {self.count} x {self.accelerator.name}, {price}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain numbers in base units; the accelerator by name."""
+        return {**_fields(self), "accelerator": self.accelerator.name}
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    return {entry.name: getattr(thing, entry.name) for entry in fields(thing)}
+
+
+def _require(thing: Any, kind: str, what: str) -> Any:
+    names = [entry.name for entry in fields(thing)]
+    if what not in names:
+        raise unknown_name("what", what, names)
+    value = getattr(thing, what)
+    if value is None:
+        raise LLMHWError(
+            f"{what} of {kind} {thing.name} is not known; use dataclasses.replace(..., {what}=...) to set it"
+        )
+    return value
+
+
+# -- forgiving names --------------------------------------------------------------------------
+
+# Words that name no device: who makes or sells it, what it is in general.
+_FILLER = frozenset(
+    (
+        *("nvidia", "geforce", "tesla", "quadro", "amd", "radeon", "instinct", "google", "intel", "habana", "apple"),
+        *("aws", "amazon", "azure", "gpu", "gpus", "card", "chip", "accelerator", "per", "hgx", "dgx"),
+        *("generation", "edition", "announced"),
+    )
+)
+
+
+def _words(text: str) -> list[str]:
+    # "80 GB", "80GiB" and "80G" are one word, whichever way they are written.
+    joined = re.sub(r"(\d)\s*(?:gb|gib|g)(?![a-z0-9])", r"\1gb", text.casefold())
+    return re.findall(r"[a-z0-9]+", joined)
+
+
+def _split(word: str, vocabulary: frozenset[str]) -> list[str] | None:
+    """`word` cut into known words, the longest first ("h100sxm5" -> h100, sxm5); None if it cannot be."""
+    if not word or word in vocabulary:
+        return [word] if word else []
+    for end in range(len(word) - 1, 0, -1):
+        if word[:end] in vocabulary:
+            rest = _split(word[end:], vocabulary)
+            if rest is not None:
+                return [word[:end], *rest]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """How the things of one table may be called.
+
+    names        in the order of the table
+    spellings    names and aliases, as they are written
+    exact        the words of a name or alias -> that name
+    described    name -> every word that describes it, in any order
+    """
+
+    argument: str
+    see: str
+    names: tuple[str, ...]
+    spellings: tuple[str, ...]
+    exact: Mapping[frozenset[str], str]
+    described: Mapping[str, frozenset[str]]
+    vocabulary: frozenset[str]
+
+    def find(self, query: str) -> str:
+        wanted: set[str] = set()
+        for word in _words(query):
+            parts = _split(word, self.vocabulary)
+            if parts is None:
+                raise self._unknown(query)
+            wanted.update(parts)
+        key = frozenset(wanted - _FILLER)
+        if not key:
+            raise self._unknown(query)
+        if key in self.exact:
+            return self.exact[key]
+        fitting = [name for name in self.names if key <= self.described[name]]
+        if len(fitting) == 1:
+            return fitting[0]
+        if not fitting:
+            raise self._unknown(query)
+        shown = ", ".join(fitting[:12]) + (f", ... ({len(fitting)} in all)" if len(fitting) > 12 else "")
+        raise LLMHWError(f"{self.argument}={query!r} is ambiguous; use one of {shown}")
+
+    def _unknown(self, query: str) -> LLMHWError:
+        # The beginnings of long names ("V100" of "V100 PCIe 16GB") are near to a short misspelt name.
+        begin: dict[str, list[str]] = {}
+        for name in self.names:
+            words = name.split()
+            for n in range(1, len(words)):
+                if re.search(r"\d", words[n - 1]):
+                    begin.setdefault(" ".join(words[:n]), []).append(name)
+        spoken = " ".join(word for word in _words(query) if word not in _FILLER)
+        close = nearest(spoken or query, [*self.spellings, *begin])
+        found = list(dict.fromkeys(name for choice in close for name in begin.get(choice, [choice])))
+        if not found:
+            return unknown_name(self.argument, query, self.names, self.see)
+        return LLMHWError(f"{self.argument}={query!r} is not known; did you mean {', '.join(found[:6])}?")
+
+
+def _index(argument: str, see: str, rows: Iterable[Mapping[str, str]], described_by: tuple[str, ...]) -> _Names:
+    names: list[str] = []
+    spellings: list[str] = []
+    exact: dict[frozenset[str], str] = {}
+    described: dict[str, frozenset[str]] = {}
+    vocabulary = set(_FILLER)
+    for row in rows:
+        name = row["name"]
+        calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
+        names.append(name)
+        spellings += calls
+        for call in calls:
+            exact.setdefault(frozenset(_words(call)) - _FILLER, name)
+        words = set(_words(" ".join([*calls, *(row[column] for column in described_by)])))
+        # "sxm" finds an SXM5 part.
+        words |= {form.group() for word in _words(row.get("form", "")) if (form := re.match(r"[a-z]{3,}", word))}
+        described[name] = frozenset(words)
+        vocabulary |= words
+    return _Names(argument, see, tuple(names), tuple(spellings), exact, described, frozenset(vocabulary))
+
+
+# -- reading the catalog ----------------------------------------------------------------------
+
+
+def _number(text: str, unit: float = 1.0) -> float | None:
+    return float(text) * unit if text else None
+
+
+def _rate(text: str, unit: float) -> float:
+    # Figures are written with few digits: 3350 x 1e9 and 989.4 x 1e12 are meant exactly.
+    return float(round(float(text) * unit))
+
+
+@cache
+def _accelerator_rows() -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in read_table("accelerators")}
+
+
+@cache
+def _accelerator_names() -> _Names:
+    columns = ("form", "memory_vendor", "memory_type", "architecture")
+    return _index("accelerator", "see llmhw.accelerators()", _accelerator_rows().values(), columns)
+
+
+@cache
+def _accelerator(name: str) -> Accelerator:
+    row = _accelerator_rows()[name]
+    accumulate = row["fp16_accumulate_tflops"]
+    return Accelerator(
+        name=name,
+        vendor=row["vendor"],
+        architecture=row["architecture"],
+        year=int(row["year"]),
+        form=row["form"],
+        memory_bytes=int(row["memory_mib"]) * MIB,
+        memory_vendor=row["memory_vendor"],
+        memory_type=row["memory_type"],
+        memory_bandwidth_bytes_per_second=_rate(row["memory_bandwidth_gb_per_second"], GB),
+        peaks={fmt: _rate(row[f"{fmt}_tflops"], 1e12) for fmt in FORMATS if row[f"{fmt}_tflops"]},
+        fp16_accumulate_peak=_rate(accumulate, 1e12) if accumulate else None,
+        link=row["link"] or None,
+        link_bytes_per_second=_rate(row["link_gb_per_second"], GB) if row["link"] else None,
+        scale_up_devices=int(row["scale_up_devices"]),
+        host_link=row["host_link"] or None,
+        tdp_watts=_number(row["tdp_watts"]),
+        **{name: row[name] for name in ("status", "memory_status", "date", "source", "memory_source", "note")},
+    )
+
+
+@cache
+def _link_rows() -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in read_table("links")}
+
+
+@cache
+def _link_names() -> _Names:
+    return _index("link", "see llmhw.links()", _link_rows().values(), ("kind",))
+
+
+@cache
+def _link(name: str) -> Link:
+    row = _link_rows()[name]
+    measured = row["measured_gb_per_second"]
+    texts = ("efficiency_status", "condition", "applies_to", "status", "date", "source", "note")
+    microseconds = row["latency_microseconds"]
+    return Link(
+        name=name,
+        kind=row["kind"],
+        bytes_per_second=_rate(row["gb_per_second"], GB),
+        # Divided, not multiplied by 1e-6: 0.6 us is then the float nearest to 6e-07.
+        latency_seconds=float(microseconds) / 1e6 if microseconds else None,
+        measured_bytes_per_second=_rate(measured, GB) if measured else None,
+        efficiency=_number(row["efficiency"]),
+        **{name: row[name] for name in texts},
+    )
+
+
+def _own(name: str | None, bytes_per_second: float | None) -> Link | None:
+    """The link of that name, at a device's own bandwidth; a benchmark at another bandwidth is left out."""
+    if name is None:
+        return None
+    table = _link(name)
+    if bytes_per_second is None or bytes_per_second == table.bytes_per_second:
+        return table
+    return replace(table, bytes_per_second=bytes_per_second, measured_bytes_per_second=None)
+
+
+@cache
+def _prices() -> tuple[Price, ...]:
+    texts = ("provider", "instance", "accelerator", "kind", "region", "date", "status", "source", "note")
+    found = [
+        Price(
+            devices=int(row["devices"]),
+            dollars_per_hour=float(row["dollars_per_hour"]),
+            dollars_per_device_hour=float(row["dollars_per_device_hour"]),
+            **{name: row[name] for name in texts},
+        )
+        for row in read_table("prices")
+    ]
+    found.sort(key=lambda price: price.dollars_per_device_hour)
+    found.sort(key=lambda price: price.date, reverse=True)
+    return tuple(found)
+
+
+@cache
+def _purchase_prices() -> tuple[PurchasePrice, ...]:
+    return tuple(
+        PurchasePrice(**{**row, "dollars": float(row["dollars"])})  # type: ignore[arg-type]
+        for row in read_table("purchase_prices")
+    )
+
+
+def _instance_prices(provider: str, name: str) -> list[Price]:
+    return [price for price in _prices() if (price.provider, price.instance) == (provider, name)]
+
+
+@cache
+def _instance_rows() -> tuple[dict[str, str], ...]:
+    return tuple(read_table("instances"))
+
+
+def _instance(row: Mapping[str, str], region: str | None) -> Instance:
+    offers = [price for price in _instance_prices(row["provider"], row["name"]) if price.kind == "on_demand"]
+    if region is not None:
+        regions = sorted({price.region for price in offers})
+        offers = [price for price in offers if _plain(price.region) == _plain(region)]
+        if not offers:
+            known = f"it has prices for {', '.join(regions)}" if regions else "it has no on-demand price"
+            raise LLMHWError(f"region={region!r} has no price of {row['provider']} {row['name']}; {known}")
+    network = row["network_gbit_per_second"]
+    return Instance(
+        provider=row["provider"],
+        name=row["name"],
+        accelerator=_accelerator(row["accelerator"]),
+        count=int(row["devices"]),
+        price_per_hour=offers[0].dollars_per_hour if offers else None,
+        region=offers[0].region if offers else "",
+        date=offers[0].date if offers else "",
+        network_bytes_per_second=_rate(network, GB / 8) if network else None,
+        vcpus=int(row["vcpus"]) if row["vcpus"] else None,
+        host_memory_vendor=f"{row['host_memory_gb']} GB" if row["host_memory_gb"] else "",
+        intra_node=row["intra_node"],
+        status=row["status"],
+        source=row["source"],
+        note=row["note"],
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.casefold())
+
+
+def _find_accelerator(wanted: Accelerator | str) -> Accelerator:
+    return wanted if isinstance(wanted, Accelerator) else accelerator(wanted)
+
+
+def _find_link(wanted: Link | str | None) -> Link | None:
+    return wanted if wanted is None or isinstance(wanted, Link) else link(wanted)
+
+
+# -- what a reader asks for -------------------------------------------------------------------
+
+
+def accelerator(name: str) -> Accelerator:
+    """The accelerator of that name.
+
+    name   any words that describe one device, in any order and case, with or without separators:
+           "h100", "H100 SXM5 80GB", "NVIDIA H100 80GB HBM3", "rtx4090", "v100-32gb"
+
+    "h100", "h200" and "b200" mean the SXM parts. A name that fits several devices ("a100") raises
+    `LLMHWError` with the choices; a misspelt one suggests the nearest.
+
+    >>> accelerator("rtx4090").name, accelerator("v100-32gb").name
+    ('RTX 4090', 'V100 SXM2 32GB')
+    >>> accelerator("v100")
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: accelerator='v100' is ambiguous; use one of V100 SXM2 16GB, V100 SXM2 32GB, V100 PCIe 16GB
+    """
+    return _accelerator(_accelerator_names().find(str(name)))
+
+
+def accelerators() -> list[Accelerator]:
+    """All accelerators of the catalog, in its order: NVIDIA from small to large, then the other vendors."""
+    return [_accelerator(name) for name in _accelerator_rows()]
+
+
+def link(name: str) -> Link:
+    """The link of that name, as forgiving as `accelerator`.
+
+    >>> link("nvlink4").bytes_per_second, link("PCIe Gen5").name
+    (450000000000.0, 'PCIe 5.0 x16')
+    """
+    return _link(_link_names().find(str(name)))
+
+
+def links() -> list[Link]:
+    """All links of the catalog."""
+    return [_link(name) for name in _link_rows()]
+
+
+def instance(name: str, provider: str | None = None, region: str | None = None) -> Instance:
+    """The rentable machine of that name, with its newest on-demand price.
+
+    name       the provider's name for it; case and separators do not matter
+    provider   AWS, Azure, GCP, ...; needed only where two providers use one name
+    region     the price of that region; default: the newest price of any
+
+    >>> machine = instance("p5.48xlarge")
+    >>> machine.accelerator.name, machine.count, machine.region
+    ('H100 SXM5 80GB', 8, 'us-east-1')
+    """
+    rows: Iterable[dict[str, str]] = _instance_rows()
+    if provider is not None:
+        providers = list(dict.fromkeys(row["provider"] for row in rows))
+        rows = [row for row in rows if _plain(row["provider"]) == _plain(provider)]
+        if not rows:
+            raise unknown_name("provider", provider, providers)
+    found = [row for row in rows if _plain(row["name"]) == _plain(name)]
+    if not found:
+        raise unknown_name("instance", name, [row["name"] for row in rows], "see llmhw.instances()")
+    if len(found) > 1:
+        choices = ", ".join(f"provider={row['provider']!r}" for row in found)
+        raise LLMHWError(f"instance={name!r} is ambiguous; add one of {choices}")
+    return _instance(found[0], region)
+
+
+def instances(accelerator: Accelerator | str | None = None) -> list[Instance]:
+    """All rentable machines of the catalog, or those with one accelerator."""
+    wanted = None if accelerator is None else _find_accelerator(accelerator).name
+    return [_instance(row, None) for row in _instance_rows() if wanted in (None, row["accelerator"])]
+
+
+def prices(accelerator: Accelerator | str) -> list[Price]:
+    """What an hour of a device cost, everywhere the catalog knows: newest first, then cheapest.
+
+    Rows are list prices for rent, on demand or spot, each with its date and region.
+
+    >>> {price.kind for price in prices("mi300x")} == {"on_demand", "spot"}
+    True
+    """
+    wanted = _find_accelerator(accelerator).name
+    return [price for price in _prices() if price.accelerator == wanted]
