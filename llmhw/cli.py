@@ -1,0 +1,375 @@
+"""The `llmhw` command: formats answers, computes nothing. Needs click and rich (extra `cli`)."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import click
+    from click.shell_completion import CompletionItem
+except ImportError:  # one line, not a traceback: the package itself works without them
+    sys.exit("llmhw: the command needs click and rich; install them with: pip install 'llmhw[cli]'")
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import llmhw
+from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.units import format_quantity
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+# -- printing ---------------------------------------------------------------------------------
+
+
+def _json(value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    numbers = set(right)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # a pipe has no width: give it enough for whole lines, so that grep and awk see one row a line
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def _estimate(estimate: llmhw.Estimate) -> None:
+    _table(estimate.title, ("part", "size", "share"), estimate.rows(), right=("size", "share"))
+
+
+# -- arguments --------------------------------------------------------------------------------
+
+
+class _Names(click.ParamType):
+    """A text whose shell completion offers the names of a catalog."""
+
+    def __init__(self, name: str, names: Callable[[], Iterable[str]]) -> None:
+        self.name = name
+        self.names = names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if self.name == "model" and ("/" in incomplete or "." in incomplete[:2]):
+            return [CompletionItem(incomplete, type="file")]
+        start = incomplete.lower()
+        return [CompletionItem(name) for name in self.names() if name.lower().startswith(start)]
+
+
+_MODEL = _Names("model", llmhw.models)
+_GPU = _Names("gpu", lambda: [a.name for a in llmhw.accelerators()])
+_FORMAT = _Names("format", llmhw.number_formats)
+_FORMULA = _Names("formula", lambda: llmhw.FORMULAS)
+
+_model_argument = click.argument("model", type=_MODEL, metavar="NAME|config.json")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Plain numbers in base units, under stable keys.")
+_seq_len = click.option("--seq-len", type=int, help="Tokens of each sequence.  [default: 4096, or the model's limit]")
+_batch = click.option("--batch", type=int, default=1, show_default=True, help="Sequences at a time.")
+_kv_format = click.option("--kv", "kv_format", type=_FORMAT, default="bf16", show_default=True, help="Cache format.")
+
+
+def _default_seq_len(spec: llmhw.ModelSpec, seq_len: int | None) -> int:
+    return min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(llmhw.__version__, prog_name="llmhw")
+def cli() -> None:
+    """Which hardware a language model needs, what it will do there, and what it will cost.
+
+    NAME is a model of the catalog (`llmhw models`), or the path of a Hugging Face config.json.
+    """
+
+
+@cli.command()
+@click.argument("pattern", default="")
+@_json_option
+def models(pattern: str, as_json: bool) -> None:
+    """List the models of the catalog whose name or family contains PATTERN."""
+    wanted = pattern.lower()
+    specs = [llmhw.model(name) for name in llmhw.models()]
+    specs = [s for s in specs if wanted in s.name or wanted in s.model_type]
+    if not specs:
+        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no model; run `llmhw models` for all of them")
+    if as_json:
+        return _json([spec.to_dict() for spec in specs])
+    rows = [
+        (
+            s.name,
+            s.model_type,
+            format_quantity(s.parameters.total, "count"),
+            format_quantity(s.parameters.active, "count"),
+            str(s.num_layers),
+            format_quantity(llmhw.kv_cache_bytes_per_token(s), "bytes"),
+        )
+        for s in specs
+    ]
+    columns = ("name", "family", "parameters", "active", "layers", "KV per token")
+    _table(f"{len(rows)} models", columns, rows, right=columns[2:])
+
+
+@cli.command()
+@click.argument("pattern", default="")
+@_json_option
+def gpus(pattern: str, as_json: bool) -> None:
+    """List the accelerators whose name or vendor contains PATTERN."""
+    wanted = pattern.lower()
+    found = [a for a in llmhw.accelerators() if wanted in a.name.lower() or wanted in a.vendor.lower()]
+    if not found:
+        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no accelerator; run `llmhw gpus` for all of them")
+    if as_json:
+        return _json([a.to_dict() for a in found])
+    rows = [
+        (
+            a.name,
+            str(a.year),
+            format_quantity(a.memory_bytes, "bytes"),
+            format_quantity(a.memory_bandwidth_bytes_per_second, "bytes/s"),
+            *(format_quantity(a.peaks[f], "FLOP/s") if f in a.peaks else "-" for f in ("bf16", "fp8")),
+            format_quantity(a.link_bytes_per_second, "bytes/s") if a.link_bytes_per_second else "-",
+        )
+        for a in found
+    ]
+    columns = ("name", "year", "memory", "bandwidth", "dense bf16", "dense fp8", "link, one way")
+    _table(f"{len(rows)} accelerators", columns, rows, right=columns[1:])
+
+
+@cli.command()
+@_model_argument
+@_batch
+@_seq_len
+@_kv_format
+@click.option("--weights", "number_format", type=_FORMAT, default="bf16", show_default=True, help="Weight format.")
+@click.option("--causal", is_flag=True, help="Count only the pairs under the causal mask, as flash kernels do.")
+@_json_option
+def model(
+    model: str, batch: int, seq_len: int | None, kv_format: str, number_format: str, causal: bool, as_json: bool
+) -> None:
+    """Parameters, weights, cache and FLOPs of one model."""
+    spec = llmhw.model(model)
+    tokens = _default_seq_len(spec, seq_len)
+    held = llmhw.weights(spec, number_format)
+    cache = llmhw.kv_cache(spec, batch=batch, seq_len=tokens, kv_format=kv_format)
+    forward = llmhw.forward_flops(spec, batch=batch, seq_len=tokens, causal=causal)
+    backward = llmhw.backward_flops(spec, batch=batch, seq_len=tokens, causal=causal)
+    count = batch * tokens
+    if as_json:
+        return _json(
+            spec.to_dict()
+            | {
+                "batch": batch,
+                "seq_len": tokens,
+                "weight_format": number_format,
+                "weight_bytes": held.total,
+                "kv_format": kv_format,
+                "kv_cache_bytes_per_token": llmhw.kv_cache_bytes_per_token(spec, kv_format),
+                "kv_cache_bytes": cache.total,
+                "flops": {
+                    "causal": causal,
+                    "forward_per_token": forward.total / count,
+                    "backward_per_token": backward.total / count,
+                    "forward": forward.total,
+                    "backward": backward.total,
+                    "forward_by_component": forward.to_dict()["parts"],
+                },
+            }
+        )
+    p = spec.parameters
+    by_component = [
+        (name, f"{value:,}", format_quantity(value / p.total, "fraction"))
+        for name, value in [*p.by_component.items(), ("total", p.total), ("active per token", p.active)]
+        if value
+    ]
+    if p.mtp:
+        by_component.append(("multi-token prediction, beside the total", f"{p.mtp:,}", ""))
+    _table(str(spec), ("component", "parameters", "share"), by_component, right=("parameters", "share"))
+    if spec.left_out:
+        click.echo(f"Not counted: {', '.join(spec.left_out)} part of this multimodal model.\n")
+    _estimate(held)
+    per_token = format_quantity(llmhw.kv_cache_bytes_per_token(spec, kv_format), "bytes")
+    click.echo(f"KV cache in {kv_format}: {per_token} per token, {format_quantity(cache.total, 'bytes')} for ", nl=False)
+    click.echo(f"{batch} x {tokens:,} tokens.\n")
+    _estimate(forward)
+    click.echo(f"Per token: {format_quantity(forward.total / count, 'FLOP')} forward, ", nl=False)
+    click.echo(f"{format_quantity(backward.total / count, 'FLOP')} backward ({forward.note}).")
+
+
+@cli.command()
+@_model_argument
+@click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`.")
+@_batch
+@_seq_len
+@click.option("--formats", default="", help="Weight formats to try, separated by commas.")
+@click.option("--rank", type=int, default=16, show_default=True, help="Rank of LoRA adapters.")
+@click.option("--utilization", type=float, default=0.9, show_default=True, help="Share of the memory to plan with.")
+@_json_option
+def fit(
+    model: str,
+    gpu: str,
+    batch: int,
+    seq_len: int | None,
+    formats: str,
+    rank: int,
+    utilization: float,
+    as_json: bool,
+) -> None:
+    """What fits on one device: inference by format, full training, LoRA, QLoRA."""
+    from llmhw.fit import INFERENCE_FORMATS
+
+    spec = llmhw.model(model)
+    chosen = [name.strip() for name in formats.split(",") if name.strip()] or INFERENCE_FORMATS
+    table = llmhw.fit(
+        spec,
+        gpu,
+        batch=batch,
+        seq_len=_default_seq_len(spec, seq_len),
+        formats=chosen,
+        rank=rank,
+        utilization=utilization,
+    )
+    if as_json:
+        return _json(table.to_dict())
+    title = f"{table.model} on {table.device}, batch {table.batch}, {table.seq_len:,} tokens"
+    _table(title, ("use", "needs", "offered", "fits", "longest"), table.text_rows(), right=("needs", "offered", "longest"))
+    click.echo("Inference: weights and bf16 cache. Training: states, and activations under full recompute.")
+    click.echo("`longest` is the longest sequence that fits at this batch, at most the model's limit.")
+
+
+@cli.command()
+@click.argument("pattern", default="")
+@_json_option
+def formats(pattern: str, as_json: bool) -> None:
+    """List the number formats whose name contains PATTERN, with what a weight really costs."""
+    found = [llmhw.number_format(name) for name in llmhw.number_formats() if pattern.lower() in name.lower()]
+    if not found:
+        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no format; run `llmhw formats` for all of them")
+    if as_json:
+        return _json([{"name": f.name, "bits_per_weight": f.bits_per_weight, "note": f.note} for f in found])
+    rows = [(f.name, f"{f.bits_per_weight:.4g}", f.note) for f in found]
+    _table(f"{len(rows)} number formats", ("name", "bits per weight", "note"), rows, right=("bits per weight",))
+
+
+TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
+
+
+@cli.command()
+@click.argument("topic", type=_FORMULA, default="")
+@click.argument("arguments", nargs=-1, metavar="[NAME|config.json | key=value ...]")
+@_batch
+@_seq_len
+@click.option("--format", "number_format", type=_FORMAT, default="bf16", show_default=True, help="Weights or cache.")
+@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adamw", show_default=True)
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="bf16-mixed", show_default=True)
+@_json_option
+def explain(
+    topic: str,
+    arguments: tuple[str, ...],
+    batch: int,
+    seq_len: int | None,
+    number_format: str,
+    optimizer: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Show the formula behind a number, with the numbers put in.
+
+    \b
+    llmhw explain                                  all formulas
+    llmhw explain kv_cache_bytes                   one formula
+    llmhw explain matmul_flops tokens=1 weights=7e9
+    llmhw explain kv-cache llama-3-70b --seq-len 8192
+    llmhw explain weights|kv-cache|forward-flops|training-states|lora MODEL
+    """
+    if not topic:
+        entries = sorted(llmhw.FORMULAS.values(), key=lambda f: (f.module, f.name))
+        if as_json:
+            return _json([{"name": f.name, "unit": f.unit, "source": f.source, "code": f.expression} for f in entries])
+        rows = [(f.name, f.unit, f.summary) for f in entries]
+        return _table(f"{len(rows)} formulas", ("formula", "unit", "what it computes"), rows)
+    if topic in TOPICS:
+        if len(arguments) != 1:
+            raise llmhw.LLMHWError(f"topic={topic!r} needs one model: llmhw explain {topic} llama-3-8b")
+        spec = llmhw.model(arguments[0])
+        tokens = _default_seq_len(spec, seq_len)
+        if topic == "weights":
+            estimate = llmhw.weights(spec, number_format)
+        elif topic == "kv-cache":
+            estimate = llmhw.kv_cache(spec, batch=batch, seq_len=tokens, kv_format=number_format)
+        elif topic == "forward-flops":
+            estimate = llmhw.forward_flops(spec, batch=batch, seq_len=tokens)
+        elif topic == "training-states":
+            estimate = llmhw.training_states(spec, optimizer=optimizer, precision=precision)
+        else:
+            estimate = llmhw.lora_states(spec, base_format=number_format, optimizer=optimizer)
+        if as_json:
+            return _json(estimate.to_dict() | {"explanation": estimate.explain()})
+        click.echo(estimate.explain())
+        return click.echo(f"\ntotal = {format_quantity(estimate.total, estimate.unit)}")
+    text = llmhw.explain(topic, **_numbers(arguments))
+    if as_json:
+        return _json({"formula": topic, "explanation": text})
+    click.echo(text)
+
+
+def _numbers(arguments: Iterable[str]) -> dict[str, float]:
+    """key=value pairs as numbers."""
+    numbers: dict[str, float] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            equals = ""
+            value = 0.0
+        if not equals:
+            raise llmhw.LLMHWError(f"argument={argument!r} must be key=number, such as tokens=4096")
+        numbers[key] = int(value) if value.is_integer() else value
+    return numbers
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the shell code that completes commands, models and devices.
+
+    \b
+    bash: llmhw completion bash > ~/.local/share/bash-completion/completions/llmhw
+    zsh:  llmhw completion zsh > "${fpath[1]}/_llmhw"
+    fish: llmhw completion fish > ~/.config/fish/completions/llmhw.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "llmhw", "_LLMHW_COMPLETE").source())
+
+
+def main() -> None:
+    """Run the command; a wrong argument is one line on stderr and exit code 2."""
+    try:
+        code = cli.main(prog_name="llmhw", standalone_mode=False)
+    except llmhw.LLMHWError as error:
+        click.echo(f"llmhw: {error}", err=True)
+        code = 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 0
+    except click.ClickException as error:
+        click.echo(f"llmhw: {error.format_message()}", err=True)
+        code = 2
+    except click.Abort:
+        click.echo("llmhw: interrupted", err=True)
+        code = 130
+    except BrokenPipeError:  # `llmhw models | head` is fine
+        sys.stdout = None  # type: ignore[assignment]
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
