@@ -1,0 +1,65 @@
+"""The book, built once on a clean copy of the tree, and the notebooks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def pages() -> list[str]:
+    """Every page that the table of contents names, without suffix."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+def tree() -> list[Path]:
+    """The files of the project, built and ignored ones left out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode == 0:
+        names = [Path(name) for name in listed.stdout.decode().split("\0") if name]
+    else:
+        built = {".venv", "node_modules", "_build", "__pycache__", ".ipynb_checkpoints"}
+        names = [path.relative_to(ROOT) for path in ROOT.rglob("*") if not built & set(path.relative_to(ROOT).parts)]
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@dataclass(frozen=True)
+class Build:
+    """One run of `jupyter-book build`."""
+
+    returncode: int
+    log: str
+    html: Path
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The build that `make book` does, in an empty folder: a second build over a first one hides warnings."""
+    folder = tmp_path_factory.mktemp("book")
+    for name in tree():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    if (ROOT / "node_modules").is_dir():
+        (folder / "node_modules").symlink_to(ROOT / "node_modules")
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "-W", "--keep-going"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return Build(run.returncode, run.stdout + run.stderr, folder / "_build" / "html")
+
+
+@pytest.fixture(scope="session")
+def html(build: Build) -> Path:
+    """The folder of the built site."""
+    if build.returncode:
+        pytest.fail("the book was not built; see test_build.py", pytrace=False)
+    return build.html

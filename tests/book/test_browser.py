@@ -1,0 +1,169 @@
+"""Every built page in a real browser: quiet, complete, legible on a phone and in the dark.
+
+Playwright drives the Chromium of the machine through its debugging protocol; it downloads no browser. One browser
+serves all pages, which are served on loopback only.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.book.conftest import pages
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+pytestmark = pytest.mark.xdist_group("site")
+
+WIDTHS = (375, 1280)
+SCHEMES = ("light", "dark")
+ALL_PAGES = [*pages(), "index", "genindex", "search"]
+
+# Parts of the page beyond its right edge that no scrolling box of their own holds, so nobody can read them.
+OUT_OF_REACH = """
+() => [...document.querySelectorAll("article.bd-article *")].filter(element => {
+  const box = element.getBoundingClientRect();
+  if (box.width === 0 || box.height === 0 || box.right <= innerWidth + 1) return false;
+  if (element.closest("mjx-assistive-mml, .visually-hidden, svg")) return false;
+  for (let up = element; up.tagName !== "ARTICLE"; up = up.parentElement) {
+    if (["auto", "scroll"].includes(getComputedStyle(up).overflowX)) {
+      return up.getBoundingClientRect().right > innerWidth + 1;
+    }
+  }
+  return true;
+}).slice(0, 5).map(element => `${element.tagName} ${element.className}: ${element.textContent.slice(0, 60)}`)
+"""
+
+# Formulas that MathJax did not turn into anything, or only into a complaint.
+BAD_MATH = """
+async () => {
+  const formulas = [...document.querySelectorAll("article .math")];
+  if (formulas.length === 0) return [];
+  if (!window.MathJax?.startup) return ["MathJax is not there"];
+  await MathJax.startup.promise;
+  return formulas.filter(one => !one.querySelector("mjx-container") || one.querySelector("mjx-merror, [data-mjx-error]"))
+    .map(one => one.textContent.slice(0, 80));
+}
+"""
+
+# Words of the page, without code and without what MathJax made.
+PROSE = """
+() => {
+  const copy = document.querySelector("article.bd-article")?.cloneNode(true);
+  copy?.querySelectorAll("pre, code, mjx-container, script, style").forEach(one => one.remove());
+  return copy?.textContent ?? "";
+}
+"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(html: Path) -> Iterator[str]:
+    handler = functools.partial(Quiet, directory=str(html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    path = os.environ.get("CHROMIUM") or next((found for name in names if (found := shutil.which(name))), None)
+    if path is None:
+        reason = "no Chromium on this machine; install it, or name it with CHROMIUM=path"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    # Chromium's sandbox does not start as root, which is what a container's user is.
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("name", ALL_PAGES)
+def test_page(browser: Any, address: str, name: str) -> None:
+    problems: list[str] = []
+    for scheme in SCHEMES:
+        with browser.new_context(color_scheme=scheme, viewport={"width": WIDTHS[0], "height": 800}) as context:
+            page = context.new_page()
+            page.on("console", lambda said: problems.append(f"console: {said.text}") if said.type == "error" else None)
+            page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+            page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+            page.on("response", lambda got: problems.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+            page.on("request", lambda request: outside(request.url, address, problems))
+            page.goto(f"{address}/{name}.html", wait_until="load")
+            page.wait_for_selector("article.bd-article", state="attached")
+            problems += [f"formula not rendered: {text}" for text in page.evaluate(BAD_MATH)]
+            # Pictures load when they are scrolled to; ask for all of them now.
+            page.evaluate("() => document.querySelectorAll('img').forEach(one => one.loading = 'eager')")
+            page.wait_for_load_state("networkidle")
+            if page.evaluate("() => document.documentElement.dataset.theme") != scheme:
+                problems.append(f"the page is not {scheme}")
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 800})
+                wide = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+                if wide > 0:
+                    problems.append(f"{scheme}, {width} px: scrolls sideways by {wide} px")
+                problems += [f"{scheme}, {width} px: out of reach: {text}" for text in page.evaluate(OUT_OF_REACH)]
+            for picture in page.query_selector_all("img"):
+                source = picture.get_attribute("src")
+                if not (picture.get_attribute("alt") or "").strip():
+                    problems.append(f"no alt text: {source}")
+                if not picture.evaluate("one => one.complete && one.naturalWidth > 0"):
+                    problems.append(f"picture not shown: {source}")
+            problems += [f"raw TeX in the prose: {text}" for text in re.findall(r"\\[a-z]{3,}\S*", page.evaluate(PROSE))]
+    assert not problems, "\n".join(dict.fromkeys(problems))
+
+
+def outside(url: str, address: str, problems: list[str]) -> None:
+    if not url.startswith((f"{address}/", "data:", "blob:")):
+        problems.append(f"request to another host: {url}")
+
+
+def test_every_built_page_is_opened(html: Path) -> None:
+    made = {str(path.relative_to(html).with_suffix("")) for path in html.rglob("*.html") if "_static" not in path.parts}
+    assert made == set(ALL_PAGES)
+
+
+def test_some_page_has_formulas(html: Path) -> None:
+    assert 'class="math' in (html / "book/notation.html").read_text(encoding="utf-8")
+
+
+def test_search_answers(browser: Any, address: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}/search.html?q=optimizer")
+        page.wait_for_selector("#search-results ul.search li a")
+        assert page.locator("#search-results ul.search li a").count() >= 2
+
+
+def test_the_reader_can_switch_to_the_dark(browser: Any, address: str) -> None:
+    with browser.new_context(color_scheme="light") as context:
+        page = context.new_page()
+        page.goto(f"{address}/book/index.html")
+        button = page.locator("button.theme-switch-button:visible").first
+        seen = set()
+        for _ in range(3):
+            button.click()
+            seen.add(page.evaluate("() => document.documentElement.dataset.theme"))
+        assert seen == {"light", "dark"}

@@ -1,0 +1,63 @@
+"""The book builds on a clean tree, with every warning an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import llmhw
+import pytest
+from bs4 import BeautifulSoup
+from llmhw.formula import FORMULAS
+
+from tests.book.conftest import Build, pages
+
+pytestmark = pytest.mark.xdist_group("site")
+
+
+def read(html: Path, page: str) -> BeautifulSoup:
+    return BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def test_no_warning(build: Build) -> None:
+    assert build.returncode == 0, build.log[-6000:]
+
+
+def test_every_page_of_the_contents_is_built_and_no_other(html: Path) -> None:
+    made = {str(path.relative_to(html).with_suffix("")) for path in html.rglob("*.html") if "_static" not in path.parts}
+    assert made - {"index", "genindex", "search", "py-modindex"} == set(pages())
+
+
+def test_nothing_is_executed_by_the_build(build: Build) -> None:
+    assert "Executing notebook" not in build.log
+
+
+def test_the_formula_index_has_every_formula(html: Path) -> None:
+    page = read(html, "book/formulas")
+    shown = {section.find(re.compile("^h")).code.text for section in page.select("section.formula")}
+    assert shown
+    assert shown == {name for name, entry in FORMULAS.items() if entry.module.startswith("llmhw.")} | shown
+
+
+def test_the_api_page_has_every_public_name(html: Path) -> None:
+    page = read(html, "book/api")
+    shown = {tag["id"] for tag in page.select("dt.sig[id]")}
+    for name in llmhw.__all__:
+        if not name.startswith("__"):
+            assert any(entry == f"llmhw.{name}" or entry.startswith(f"llmhw.{name}.") for entry in shown), name
+
+
+def test_each_glossary_term_has_its_chinese_one(html: Path) -> None:
+    terms = read(html, "book/glossary").select("dl.glossary > dt")
+    names = [term.find(string=True, recursive=False).strip() for term in terms]
+    english, chinese = names[::2], names[1::2]
+    assert len(english) >= 60
+    assert len(set(names)) == len(names)
+    assert all(re.search(r"[\u4e00-\u9fff]", name) for name in chinese)
+    assert not [name for name in english if re.search(r"[\u4e00-\u9fff]", name)]
+
+
+def test_search_finds_the_words_of_the_book(html: Path) -> None:
+    index = (html / "searchindex.js").read_text(encoding="utf-8")
+    assert '"gradient"' in index
+    assert "\u663e\u5b58" in index or "\u7f13\u5b58" in index

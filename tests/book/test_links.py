@@ -1,0 +1,98 @@
+"""Every link, anchor and image of the built site resolves inside it, and no page loads anything from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tests.book.conftest import ROOT
+
+pytestmark = pytest.mark.xdist_group("site")
+
+REPOSITORY = "https://github.com/llmhw/llmhw"
+LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src"}
+# Links of the head that name another page and load nothing.
+NAMING = {"canonical", "next", "prev", "search", "index", "author", "license"}
+
+
+@cache
+def parsed(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    return frozenset(str(tag[key]) for key in ("id", "name") for tag in parsed(path).find_all(attrs={key: True}))
+
+
+def built_pages(html: Path) -> list[Path]:
+    found = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
+    assert found
+    return found
+
+
+def broken(page: Path, html: Path, target: str) -> str | None:
+    """Why a link within the site leads nowhere, or None."""
+    parts = urlsplit(target)
+    path = page if not parts.path else (page.parent / unquote(parts.path)).resolve()
+    if not path.is_relative_to(html.resolve()) and path != page:
+        return "leads out of the site"
+    if path.is_dir():
+        path /= "index.html"
+    if not path.is_file():
+        return "no such file"
+    # A script of the theme fills in the targets of these.
+    if parts.fragment and path.suffix == ".html" and unquote(parts.fragment) not in anchors(path):
+        return "no such anchor"
+    return None
+
+
+def test_internal_links_and_images_resolve(html: Path) -> None:
+    problems = []
+    for page in built_pages(html):
+        for tag in parsed(page).find_all(True):
+            target = tag.get("href") if tag.name in {"a", "link"} else tag.get(LOADED.get(tag.name, ""))
+            if not target or target == "#" or urlsplit(target).scheme or target.startswith("//"):
+                continue
+            if reason := broken(page, html, target):
+                problems.append(f"{page.relative_to(html)}: {target}: {reason}")
+    assert not problems, "\n".join(problems)
+
+
+def test_nothing_is_loaded_from_elsewhere(html: Path) -> None:
+    problems = []
+    for page in built_pages(html):
+        for tag in parsed(page).find_all([*LOADED, "link"]):
+            if tag.name == "link" and NAMING & set(tag.get("rel", [])):
+                continue
+            target = tag.get("href") if tag.name == "link" else tag.get(LOADED[tag.name])
+            if target and (target.startswith("//") or urlsplit(target).scheme in {"http", "https"}):
+                problems.append(f"{page.relative_to(html)}: {target}")
+    for sheet in html.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        problems += [f"{sheet.relative_to(html)}: {found}" for found in re.findall(r"url\(['\"]?(?:https?:)?//[^)]*\)", text)]
+    assert not problems, "\n".join(problems)
+
+
+def test_links_into_the_repository_name_files_that_exist(html: Path) -> None:
+    notebooks = set()
+    for page in built_pages(html):
+        for tag in parsed(page).find_all("a", href=True):
+            target = str(tag["href"]).replace("https://colab.research.google.com/github/", "https://github.com/")
+            match = re.match(rf"{REPOSITORY}/(?:blob|tree|edit|raw)/main/([^#?]*)", target)
+            if match:
+                assert (ROOT / match[1]).exists(), target
+            if match and "colab.research.google.com" in str(tag["href"]):
+                notebooks.add(page.stem)
+    assert notebooks == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_notebook_pages_can_be_downloaded(html: Path) -> None:
+    for page in sorted((html / "notebooks").glob("*.html")):
+        offered = [str(tag["href"]) for tag in parsed(page).select("a.btn-download-source-button")]
+        assert any(target.endswith(f"{page.stem}.ipynb") for target in offered), page.name
