@@ -27,6 +27,7 @@ class Fit:
     estimate       the bytes needed, part by part
     memory_bytes   the device's memory
     utilization    share of it that may be planned with
+    vendor         who makes the device; a way out names a device of the same vendor
     max_seq_len    longest sequences that fit at this batch, at most the model's own limit; 0 if not one token does
     """
 
@@ -34,6 +35,7 @@ class Fit:
     estimate: Estimate
     memory_bytes: float
     utilization: float
+    vendor: str
     max_seq_len: int
 
     @property
@@ -59,7 +61,8 @@ class Fit:
         short = f"short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
         if self.max_seq_len:
             return f"{short}; fits up to {self.max_seq_len:,} tokens"
-        enough = [a for a in accelerators() if a.memory_bytes * self.utilization >= self.needed_bytes]
+        rivals = [a for a in accelerators() if a.vendor == self.vendor]
+        enough = [a for a in rivals if a.memory_bytes * self.utilization >= self.needed_bytes]
         if not enough:
             return f"{short}; needs several devices"
         return f"{short}; fits on {min(enough, key=lambda a: (a.memory_bytes, a.name)).name}"
@@ -213,7 +216,7 @@ def fit(
     usable = gpu.memory_bytes * utilization
     limit = max(spec.max_seq_len or 131072, seq_len)
     rows = tuple(
-        Fit(use, estimate_at(seq_len), gpu.memory_bytes, utilization, _longest(estimate_at, usable, limit))
+        Fit(use, estimate_at(seq_len), gpu.memory_bytes, utilization, gpu.vendor, _longest(estimate_at, usable, limit))
         for use, estimate_at in uses.items()
     )
     return FitTable(spec.name, gpu.name, batch, seq_len, rows)

@@ -203,7 +203,7 @@ def forward_flops(
 
     >>> from llmhw import model
     >>> forward_flops(model("llama-2-7b"), seq_len=4096).total
-    63004668821504
+    62921270886400
     """
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     past = check_count("past", past, least=0)

@@ -279,8 +279,8 @@ class Cluster:
     devices            how many, in all
     devices_per_node   how many share a node, that is the fast network; default: the device's scale-up domain,
                        or 8 if it joins fewer than three
-    intra_link         the network inside a node, a link or its name; default: the device's scale-up network,
-                       or its host link where that does not reach all devices of a node
+    intra_link         the network inside a node, a link or its name; default: the device's scale-up network
+                       (bridges counted as fitted), or its host link where that does not reach all of a node
     inter_link         the network between nodes, as each device sees it; no default
 
     `devices` is a multiple of `devices_per_node`, or below it.
@@ -311,6 +311,10 @@ class Cluster:
             per_node = domain if domain > 2 else _USUAL_NODE
         else:
             per_node = check_count("devices_per_node", devices_per_node)
+        if devices_per_node is None and count > per_node and count % per_node:
+            raise LLMHWError(
+                f"devices={count} is not a multiple of {per_node}, the usual node of {device.name}; give devices_per_node"
+            )
         if count > per_node:
             check_divides("devices_per_node", per_node, "devices", count)
         inside = _find_link(intra_link)
@@ -362,9 +366,9 @@ class Cluster:
         which = "intra_link" if size <= self.devices_per_node else "inter_link"
         found: Link | None = getattr(self, which)
         if found is None:
+            example = "PCIe 5.0 x16" if which == "intra_link" else "InfiniBand NDR 4x"
             raise LLMHWError(
-                f"{which} of {self.devices} x {self.accelerator.name} is not known;"
-                f' give it, as in Cluster(..., {which}="InfiniBand NDR 4x")'
+                f"{which} of {self.devices} x {self.accelerator.name} is not known; give it, as in {which}={example!r}"
             )
         return found
 
@@ -397,6 +401,7 @@ class Instance:
     count                        accelerators in it
     price_per_hour               dollars for the whole machine, on demand; None if not known
     region, date                 of that price; empty without one
+    intra_link                   what joins its accelerators; None if there is one, or it is not known
     network_bytes_per_second     of the whole machine, per direction; None if not known
     """
 
@@ -410,7 +415,7 @@ class Instance:
     network_bytes_per_second: float | None
     vcpus: int | None
     host_memory_vendor: str
-    intra_node: str
+    intra_link: str | None
     status: str
     source: str
     note: str = ""
@@ -442,7 +447,9 @@ class Instance:
                 date=self.date,
                 source=self.source,
             )
-        return Cluster(self.accelerator, machines * self.count, devices_per_node=self.count, inter_link=network)
+        own = self.intra_link == self.accelerator.link
+        inside = self.accelerator.scale_up_link if own else _own(self.intra_link, None)
+        return Cluster(self.accelerator, machines * self.count, self.count, inside, network)
 
     def __str__(self) -> str:
         price = "no on-demand price known"
@@ -506,7 +513,7 @@ class _Names:
     """How the things of one table may be called.
 
     names        in the order of the table
-    spellings    names and aliases, as they are written
+    spellings    each name and alias, as it is written -> that name
     exact        the words of a name or alias -> that name
     described    name -> every word that describes it, in any order
     """
@@ -514,7 +521,7 @@ class _Names:
     argument: str
     see: str
     names: tuple[str, ...]
-    spellings: tuple[str, ...]
+    spellings: Mapping[str, str]
     exact: Mapping[frozenset[str], str]
     described: Mapping[str, frozenset[str]]
     vocabulary: frozenset[str]
@@ -534,30 +541,36 @@ class _Names:
         fitting = [name for name in self.names if key <= self.described[name]]
         if len(fitting) == 1:
             return fitting[0]
-        if not fitting:
-            raise self._unknown(query)
-        shown = ", ".join(fitting[:12]) + (f", ... ({len(fitting)} in all)" if len(fitting) > 12 else "")
-        raise LLMHWError(f"{self.argument}={query!r} is ambiguous; use one of {shown}")
+        if fitting:
+            shown = ", ".join(fitting[:12]) + (f", ... ({len(fitting)} in all)" if len(fitting) > 12 else "")
+            raise LLMHWError(f"{self.argument}={query!r} is ambiguous; use one of {shown}")
+        # Every word is known, but no one thing has them all: name those that have the most.
+        most = max(len(key & words) for words in self.described.values())
+        raise self._unknown(query, [name for name in self.names if len(key & self.described[name]) == most])
 
-    def _unknown(self, query: str) -> LLMHWError:
-        # The beginnings of long names ("V100" of "V100 PCIe 16GB") are near to a short misspelt name.
-        begin: dict[str, list[str]] = {}
-        for name in self.names:
-            words = name.split()
-            for n in range(1, len(words)):
-                if re.search(r"\d", words[n - 1]):
-                    begin.setdefault(" ".join(words[:n]), []).append(name)
-        spoken = " ".join(word for word in _words(query) if word not in _FILLER)
-        close = nearest(spoken or query, [*self.spellings, *begin])
-        found = list(dict.fromkeys(name for choice in close for name in begin.get(choice, [choice])))
+    def _unknown(self, query: str, close: Iterable[str] = ()) -> LLMHWError:
+        found = list(close)
+        if not found:
+            # The beginnings of long names ("V100" of "V100 PCIe 16GB") are near to a short misspelt name.
+            begin: dict[str, list[str]] = {}
+            for name in self.names:
+                words = name.split()
+                for n in range(1, len(words)):
+                    if re.search(r"\d", words[n - 1]):
+                        begin.setdefault(" ".join(words[:n]), []).append(name)
+            spoken = " ".join(word for word in _words(query) if word not in _FILLER)
+            for choice in nearest(spoken or query, [*self.spellings, *begin], most=3):
+                found += begin.get(choice) or [self.spellings[choice]]
         if not found:
             return unknown_name(self.argument, query, self.names, self.see)
-        return LLMHWError(f"{self.argument}={query!r} is not known; did you mean {', '.join(found[:6])}?")
+        return LLMHWError(
+            f"{self.argument}={query!r} is not known; did you mean {', '.join(list(dict.fromkeys(found))[:6])}?"
+        )
 
 
 def _index(argument: str, see: str, rows: Iterable[Mapping[str, str]], described_by: tuple[str, ...]) -> _Names:
     names: list[str] = []
-    spellings: list[str] = []
+    spellings: dict[str, str] = {}
     exact: dict[frozenset[str], str] = {}
     described: dict[str, frozenset[str]] = {}
     vocabulary = set(_FILLER)
@@ -565,15 +578,15 @@ def _index(argument: str, see: str, rows: Iterable[Mapping[str, str]], described
         name = row["name"]
         calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
         names.append(name)
-        spellings += calls
         for call in calls:
+            spellings[call] = name
             exact.setdefault(frozenset(_words(call)) - _FILLER, name)
         words = set(_words(" ".join([*calls, *(row[column] for column in described_by)])))
         # "sxm" finds an SXM5 part.
         words |= {form.group() for word in _words(row.get("form", "")) if (form := re.match(r"[a-z]{3,}", word))}
         described[name] = frozenset(words)
         vocabulary |= words
-    return _Names(argument, see, tuple(names), tuple(spellings), exact, described, frozenset(vocabulary))
+    return _Names(argument, see, tuple(names), spellings, exact, described, frozenset(vocabulary))
 
 
 # -- reading the catalog ----------------------------------------------------------------------
@@ -716,7 +729,7 @@ def _instance(row: Mapping[str, str], region: str | None) -> Instance:
         network_bytes_per_second=_rate(network, GB / 8) if network else None,
         vcpus=int(row["vcpus"]) if row["vcpus"] else None,
         host_memory_vendor=f"{row['host_memory_gb']} GB" if row["host_memory_gb"] else "",
-        intra_node=row["intra_node"],
+        intra_link=row["intra_link"] or None,
         status=row["status"],
         source=row["source"],
         note=row["note"],
@@ -757,7 +770,7 @@ def accelerator(name: str) -> Accelerator:
 
 
 def accelerators() -> list[Accelerator]:
-    """All accelerators of the catalog, in its order: NVIDIA from small to large, then the other vendors."""
+    """All accelerators of the catalog, in its order."""
     return [_accelerator(name) for name in _accelerator_rows()]
 
 

@@ -489,7 +489,7 @@ def lora_states(
 
     >>> from llmhw import model
     >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
-    6.0
+    5.9
     """
     chosen, recipe = _optimizer(optimizer), _precision(precision)
     added = lora_tensors(spec, rank=rank, targets=targets)

@@ -6,16 +6,17 @@ Parameters, FLOPs, cache bytes, optimizer bytes and LoRA sizes are all sums over
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import formula
 from llmhw.units import LLMHWError, format_quantity
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head")
 
@@ -208,9 +209,13 @@ class ModelSpec:
         `.left_out`. Raises `LLMHWError` for a file that cannot be read, JSON that is not a model's config,
         an unknown `model_type`, a missing key, or sizes that do not fit each other.
         """
+        from os import PathLike
+
         from llmhw._families import read
 
-        if isinstance(config, (str, Path)):
+        if isinstance(config, (str, PathLike)):
+            from pathlib import Path
+
             path = Path(config)
             data = _load_json(path)
             name = name or str(data.get("_name_or_path") or "") or _name_from(path)
@@ -344,6 +349,8 @@ def model(name: str | Path) -> ModelSpec:
     >>> model("llama-3-70b").parameters.total
     70553706496
     """
+    from pathlib import Path
+
     from llmhw.catalog import model_names, read_model
     from llmhw.units import unknown_name
 
@@ -375,6 +382,8 @@ def _name_from(path: Path) -> str:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
+    import json
+
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -5,7 +5,6 @@ Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -141,6 +140,8 @@ def format_quantity(value: float | None, unit: str) -> str:
 
 def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
     """The known names that look most like `word`, best first."""
+    import difflib
+
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), by_lower, n=most, cutoff=0.5)
     return [by_lower[name] for name in close]
