@@ -313,7 +313,7 @@ class Cluster:
             per_node = check_count("devices_per_node", devices_per_node)
         if devices_per_node is None and count > per_node and count % per_node:
             raise LLMHWError(
-                f"devices={count} is not a multiple of {per_node}, the usual node of {device.name}; give devices_per_node"
+                f"devices={count} is not a multiple of {per_node}, a usual node of {device.name}; give devices_per_node"
             )
         if count > per_node:
             check_divides("devices_per_node", per_node, "devices", count)
@@ -609,7 +609,7 @@ def _accelerator_rows() -> dict[str, dict[str, str]]:
 @cache
 def _accelerator_names() -> _Names:
     columns = ("form", "memory_vendor", "memory_type", "architecture")
-    return _index("accelerator", "see llmhw.accelerators()", _accelerator_rows().values(), columns)
+    return _index("accelerator", "run `llmhw gpus` for the list", _accelerator_rows().values(), columns)
 
 
 @cache

@@ -7,16 +7,18 @@ this file says what each table holds and how to add a row. Nothing is read when 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from llmhw.units import unknown_name
 
+_FOLDER = Path(__file__).parent
+
 
 @cache
 def _text(*path: str) -> str:
-    from importlib.resources import files
-
-    return files(__name__).joinpath(*path).read_text(encoding="utf-8")
+    # Not importlib.resources: importing that takes longer than reading every table, and wheels are unpacked.
+    return _FOLDER.joinpath(*path).read_text(encoding="utf-8")
 
 
 @cache
@@ -30,10 +32,7 @@ def _rows(*path: str) -> tuple[dict[str, str], ...]:
 @cache
 def table_names() -> tuple[str, ...]:
     """The tables of the catalog, in alphabetical order."""
-    from importlib.resources import files
-
-    found = (entry.name for entry in files(__name__).iterdir())
-    return tuple(sorted(name.removesuffix(".csv") for name in found if name.endswith(".csv")))
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.csv")))
 
 
 def read_table(name: str) -> list[dict[str, str]]:

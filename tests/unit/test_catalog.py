@@ -1,0 +1,132 @@
+"""The data files: every row loads, says where it comes from, and agrees with its neighbours."""
+
+import re
+
+import pytest
+
+from llmhw import catalog
+from llmhw.units import LLMHWError
+
+TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency")
+STATUS = {"datasheet", "measured", "derived", "published"}
+DATE = re.compile(r"20\d\d(-\d\d(-\d\d)?)?")
+ROWS = [(table, row) for table in TABLES for row in catalog.read_table(table)]
+NAMES = {row["name"] for row in catalog.read_table("accelerators")}
+
+
+def _id(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def test_the_tables_have_the_rows_they_are_known_to_have() -> None:
+    counts = {table: len(catalog.read_table(table)) for table in TABLES}
+    assert counts["accelerators"] >= 61
+    assert counts["links"] >= 42
+    assert counts["instances"] >= 80
+    assert counts["prices"] >= 156
+    assert counts["matmul_efficiency"] >= 33
+
+
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=_id)
+def test_every_row_has_a_source_a_status_and_a_date(table: str, row: dict[str, str]) -> None:
+    assert row["source"].strip()
+    assert row["status"] in STATUS
+    assert DATE.fullmatch(row["date"])
+    assert None not in row, "more cells than the header has"
+    assert all(value == value.strip() for value in row.values())
+
+
+@pytest.mark.parametrize("table", ["accelerators", "links"])
+def test_names_are_unique(table: str) -> None:
+    names = [row["name"] for row in catalog.read_table(table)]
+    assert len(names) == len(set(names))
+
+
+def test_instances_are_unique_within_a_provider() -> None:
+    keys = [(row["provider"], row["name"]) for row in catalog.read_table("instances")]
+    assert len(keys) == len(set(keys))
+
+
+def test_no_row_is_there_twice() -> None:
+    for table in TABLES:
+        rows = [tuple(row.values()) for row in catalog.read_table(table)]
+        assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize("table", ["instances", "prices", "purchase_prices"])
+def test_every_accelerator_that_a_row_names_exists(table: str) -> None:
+    assert {row["accelerator"] for row in catalog.read_table(table)} <= NAMES
+
+
+def test_every_link_that_a_row_names_exists() -> None:
+    links = {row["name"] for row in catalog.read_table("links")}
+    for row in catalog.read_table("accelerators"):
+        assert {row["link"], row["host_link"]} <= links | {""}
+        assert bool(row["link"]) == bool(row["link_gb_per_second"])
+        assert (int(row["scale_up_devices"]) > 1) == bool(row["link"])
+    assert {row["intra_link"] for row in catalog.read_table("instances")} <= links | {""}
+
+
+def test_every_price_has_a_region_and_a_device_hour_that_follows() -> None:
+    for row in catalog.read_table("prices"):
+        assert row["region"]
+        assert row["kind"] in {"on_demand", "spot"}
+        per_device = float(row["dollars_per_hour"]) / int(row["devices"])
+        assert float(row["dollars_per_device_hour"]) == pytest.approx(per_device, rel=1e-4)
+    assert all(row["region"] and float(row["dollars"]) > 0 for row in catalog.read_table("purchase_prices"))
+
+
+def test_every_priced_instance_exists_with_the_same_devices() -> None:
+    machines = {(row["provider"], row["name"]): row for row in catalog.read_table("instances")}
+    for row in catalog.read_table("prices"):
+        if row["instance"]:
+            machine = machines[row["provider"], row["instance"]]
+            assert (machine["accelerator"], machine["devices"]) == (row["accelerator"], row["devices"])
+
+
+def test_matmul_efficiencies_are_shares_of_the_catalog_peak() -> None:
+    peaks = {row["name"]: row for row in catalog.read_table("accelerators")}
+    for row in catalog.read_table("matmul_efficiency"):
+        assert 0 < float(row["efficiency"]) <= 1
+        if row["measured"]:
+            column = "memory_bandwidth_gb_per_second" if row["unit"] == "GB/s" else f"{row['format']}_tflops"
+            assert row["peak"] == peaks[row["accelerator"]][column]
+            assert float(row["efficiency"]) == pytest.approx(float(row["measured"]) / float(row["peak"]), abs=1e-3)
+
+
+def test_a_table_is_read_with_or_without_its_ending() -> None:
+    assert catalog.read_table("links.csv") == catalog.read_table("links")
+
+
+def test_changing_a_row_changes_no_later_answer() -> None:
+    catalog.read_table("links")[0]["name"] = "changed"
+    assert catalog.read_table("links")[0]["name"] == "NVLink 2"
+
+
+def test_a_misspelt_table_names_the_nearest() -> None:
+    with pytest.raises(LLMHWError) as error:
+        catalog.read_table("acelerators")
+    assert str(error.value) == "table='acelerators' is not known; did you mean accelerators?"
+
+
+def test_models_are_found_by_short_name_alias_and_hub_id() -> None:
+    for row in catalog.read_model_index():
+        for spelling in (row["name"], row["name"].upper(), row["name"].replace("-", " "), row["hf_id"]):
+            if spelling:
+                short, config = catalog.read_model(spelling)
+                assert short == row["name"]
+                assert config["model_type"] == row["model_type"]
+
+
+def test_an_alias_of_a_model_means_one_model() -> None:
+    owners: dict[str, str] = {}
+    for row in catalog.read_model_index():
+        for alias in filter(None, row["aliases"].split("|")):
+            assert owners.setdefault(alias.casefold(), row["name"]) == row["name"]
+            assert catalog.read_model(alias)[0] == row["name"]
+
+
+def test_model_names_are_those_of_the_index_and_an_unknown_one_is_a_key_error() -> None:
+    assert catalog.model_names() == [row["name"] for row in catalog.read_model_index()]
+    with pytest.raises(KeyError):
+        catalog.read_model("no-such-model")
