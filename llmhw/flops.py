@@ -144,14 +144,16 @@ def training_flops_megatron(*, batch: Any, seq_len: Any, layers: Any, hidden: An
     """FLOPs of one iteration of a GPT with a 4h MLP, as Megatron-LM reports them.
 
     batch     sequences in the global batch
-    passes    4 counts the recomputed forward (the paper's 96), 3 does not (72)
+    passes    passes through the blocks: 4 counts the recomputed forward (the paper's 96), 3 does not (72);
+              the logits are never recomputed
 
     Valid for GPT only: no gated MLP, no grouped-query attention.
 
     >>> round(training_flops_megatron(batch=1536, seq_len=2048, layers=96, hidden=12288, vocab=51200) / 1e18, 2)
     4.51
     """
-    return 24 * passes * batch * seq_len * layers * hidden**2 * (1 + seq_len / (6 * hidden) + vocab / (16 * layers * hidden))
+    blocks = 24 * passes * batch * seq_len * layers * hidden**2 * (1 + seq_len / (6 * hidden))
+    return blocks + 6 * batch * seq_len * hidden * vocab
 
 
 @formula(source="PaLM (Chowdhery et al. 2022), section 4.1", unit="fraction")
