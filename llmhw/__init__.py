@@ -22,6 +22,7 @@ from llmhw.hardware import (
     instances,
     link,
     links,
+    prices,
 )
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_states, training_states, weights
 from llmhw.model import ModelSpec, model, models
@@ -58,6 +59,7 @@ __all__ = [
     "models",
     "number_format",
     "number_formats",
+    "prices",
     "training_flops",
     "training_states",
     "weights",

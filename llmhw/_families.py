@@ -179,7 +179,7 @@ def _attention(c: Config, *, window: int | None = None, chunk: int | None = None
     heads, kv_heads = c.heads, c.kv_heads
     if heads % kv_heads:
         raise LLMHWError(
-            f"kv_heads={kv_heads} does not divide heads={heads}; config keys num_key_value_heads and num_attention_heads"
+            f"kv_heads={kv_heads} does not divide heads={heads}; see num_key_value_heads and num_attention_heads"
         )
     return Attention(heads, kv_heads, c.head_dim, c.head_dim, window=window, chunk=chunk, evicts=evicts)
 
@@ -293,7 +293,13 @@ def _mistral(c: Config) -> Body:
 
 def _mixtral(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, count=c.count("num_local_experts", "num_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate)
+        b.moe(
+            "mlp",
+            c,
+            count=c.count("num_local_experts", "num_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.intermediate,
+        )
 
     return _decoder(c, _all_sliding(c), feed_forward=experts)
 
@@ -312,7 +318,13 @@ def _qwen2_moe(c: Config) -> Body:
     def feed_forward(b: Builder, sparse: int) -> None:
         if not sparse:
             return b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.moe("mlp", c, count=c.count("num_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.count("moe_intermediate_size"))
+        b.moe(
+            "mlp",
+            c,
+            count=c.count("num_experts", "num_local_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.count("moe_intermediate_size"),
+        )
         b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
         b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
 
@@ -330,11 +342,19 @@ def _qwen3_moe(c: Config) -> Body:
     def feed_forward(b: Builder, sparse: int) -> None:
         if not sparse:
             return b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.moe("mlp", c, count=c.count("num_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.count("moe_intermediate_size"))
+        b.moe(
+            "mlp",
+            c,
+            count=c.count("num_experts", "num_local_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.count("moe_intermediate_size"),
+        )
 
     bias = c.flag("attention_bias")
     types = _all_sliding(c) if c.flag("use_sliding_window") else _full(c)
-    return _decoder(c, types, bias=bias, out_bias=bias, qk_norm="head", feed_forward=feed_forward, sparse=_qwen_sparse(c))
+    return _decoder(
+        c, types, bias=bias, out_bias=bias, qk_norm="head", feed_forward=feed_forward, sparse=_qwen_sparse(c)
+    )
 
 
 def _gemma(c: Config) -> Body:
@@ -394,7 +414,7 @@ def _llama4(c: Config) -> Body:
 
 
 def _glm(c: Config) -> Body:
-    norms = ("input_layernorm", "post_attention_layernorm")
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     if c.model_type == "glm4":
         norms += ("post_self_attn_layernorm", "post_mlp_layernorm")
 
@@ -410,7 +430,13 @@ def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
     if not sparse:
         return b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
     inner = c.count("moe_intermediate_size")
-    b.moe("mlp", c, count=c.count("n_routed_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=inner)
+    b.moe(
+        "mlp",
+        c,
+        count=c.count("n_routed_experts", "num_local_experts"),
+        used=c.count("num_experts_per_tok"),
+        inner=inner,
+    )
     shared = c.get("n_shared_experts", default=0)
     if shared:
         b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, bias=False)
@@ -418,7 +444,7 @@ def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
 
 def _mtp(c: Config, last: Layer) -> tuple[Tensor, ...]:
     """Multi-token-prediction modules: a block, two norms, a 2h-to-h projection and a last norm each."""
-    count = c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+    count: int = c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
     b = Builder()
     b.norm("enorm", c.hidden)
     b.norm("hnorm", c.hidden)
@@ -443,7 +469,13 @@ def _glm4_moe(c: Config) -> Body:
 
 def _minimax_m2(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, count=c.count("num_local_experts", "num_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate)
+        b.moe(
+            "mlp",
+            c,
+            count=c.count("num_local_experts", "num_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.intermediate,
+        )
 
     return _decoder(c, _full(c), qk_norm="hidden", feed_forward=experts)
 
@@ -464,7 +496,13 @@ def _olmo2(c: Config) -> Body:
 
 def _olmoe(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, count=c.count("num_experts", "num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate)
+        b.moe(
+            "mlp",
+            c,
+            count=c.count("num_experts", "num_local_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.intermediate,
+        )
 
     bias = c.flag("attention_bias")
     return _decoder(c, _full(c), bias=bias, out_bias=bias, qk_norm="hidden", feed_forward=experts)
@@ -472,7 +510,14 @@ def _olmoe(c: Config) -> Body:
 
 def _granitemoe(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe("block_sparse_moe", c, count=c.count("num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate, router="router")
+        b.moe(
+            "block_sparse_moe",
+            c,
+            count=c.count("num_local_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.intermediate,
+            router="router",
+        )
 
     bias = c.flag("attention_bias")
     return _decoder(c, _full(c), bias=bias, out_bias=bias, feed_forward=experts)
@@ -490,7 +535,9 @@ def _cohere(c: Config) -> Body:
 
 
 def _exaone4(c: Config) -> Body:
-    types = _every(c, "sliding_window_pattern", 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
+    types = (
+        _every(c, "sliding_window_pattern", 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
+    )
     return _decoder(c, types, qk_norm="head", norms=_POST_NORMS)
 
 
@@ -518,7 +565,14 @@ def _smollm3(c: Config) -> Body:
 
 def _phimoe(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, count=c.count("num_local_experts"), used=c.count("num_experts_per_tok"), inner=c.intermediate, router="router")
+        b.moe(
+            "mlp",
+            c,
+            count=c.count("num_local_experts"),
+            used=c.count("num_experts_per_tok"),
+            inner=c.intermediate,
+            router="router",
+        )
 
     bias = c.flag("attention_bias")
     body = _decoder(c, _all_sliding(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=experts)
@@ -641,7 +695,13 @@ def _qwen3_next(c: Config) -> Body:
             b.norm("self_attn.q_norm", a.head_dim)
             b.norm("self_attn.k_norm", a.head_dim)
         if sparse:
-            b.moe("mlp", c, count=c.count("num_experts"), used=c.count("num_experts_per_tok"), inner=c.count("moe_intermediate_size"))
+            b.moe(
+                "mlp",
+                c,
+                count=c.count("num_experts"),
+                used=c.count("num_experts_per_tok"),
+                inner=c.count("moe_intermediate_size"),
+            )
             b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
             b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
         else:
@@ -767,7 +827,9 @@ def _falcon(c: Config) -> Body:
     inner = c.count("ffn_hidden_size", default=4 * c.hidden)
     kv = c.count("num_kv_heads", default=c.heads) if new else 1 if multi_query else c.heads
     if c.heads % kv:
-        raise LLMHWError(f"kv_heads={kv} does not divide heads={c.heads}; config keys num_kv_heads and num_attention_heads")
+        raise LLMHWError(
+            f"kv_heads={kv} does not divide heads={c.heads}; config keys num_kv_heads and num_attention_heads"
+        )
     a = Attention(c.heads, kv, c.hidden // c.heads, c.hidden // c.heads)
     b = Builder()
     b.linear("self_attention.query_key_value", (c.heads + 2 * kv) * a.head_dim, c.hidden, "attention", bias=bias)
@@ -786,7 +848,9 @@ def _falcon(c: Config) -> Body:
 
 def _mpt(c: Config) -> Body:
     if c.count("expansion_ratio") != 4:
-        raise LLMHWError(f"config key expansion_ratio={c.get('expansion_ratio')} of MPT must be 4, as transformers builds it")
+        raise LLMHWError(
+            f"config key expansion_ratio={c.get('expansion_ratio')} of MPT must be 4, as transformers builds it"
+        )
     inner = 4 * c.hidden
     a = _attention(c)
     b = Builder()
@@ -839,10 +903,25 @@ def _family(read: Callable[[Config], Body], name: str, **defaults: Any) -> Famil
     return Family(read, name, defaults)
 
 
-_MLA_V2 = dict(first_k_dense_replace=0, n_shared_experts=2, q_lora_rank=1536)
-_MLA_V3 = dict(first_k_dense_replace=3, n_shared_experts=1, q_lora_rank=1536, n_routed_experts=256)
-_LINEAR = dict(linear_conv_kernel_dim=4, linear_key_head_dim=128, linear_value_head_dim=128, linear_num_key_heads=16, linear_num_value_heads=32, head_dim=256)
-_LLAMA4 = dict(intermediate_size_mlp=16384, interleave_moe_layer_step=1, no_rope_layer_interval=4, attention_chunk_size=8192, num_experts_per_tok=1, num_local_experts=16, head_dim=128)
+_MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536}
+_MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256}
+_LINEAR = {
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "head_dim": 256,
+}
+_LLAMA4 = {
+    "intermediate_size_mlp": 16384,
+    "interleave_moe_layer_step": 1,
+    "no_rope_layer_interval": 4,
+    "attention_chunk_size": 8192,
+    "num_experts_per_tok": 1,
+    "num_local_experts": 16,
+    "head_dim": 128,
+}
 
 FAMILIES: dict[str, Family] = {
     "llama": _family(_llama, "Llama 1 to 3"),
@@ -903,7 +982,9 @@ FAMILIES: dict[str, Family] = {
     "glm": _family(_glm, "GLM-4", head_dim=128, attention_bias=True),
     "glm4": _family(_glm, "GLM-4-0414", head_dim=128, attention_bias=True),
     "glm4_moe": _family(_glm4_moe, "GLM-4.5", first_k_dense_replace=1, n_shared_experts=1),
-    "glm_moe_dsa": _family(_mla, "GLM-5", index_topk=2048, index_head_dim=128, index_n_heads=32, **{**_MLA_V3, "q_lora_rank": 2048}),
+    "glm_moe_dsa": _family(
+        _mla, "GLM-5", index_topk=2048, index_head_dim=128, index_n_heads=32, **{**_MLA_V3, "q_lora_rank": 2048}
+    ),
     "minimax_m2": _family(_minimax_m2, "MiniMax M2", num_key_value_heads=8, head_dim=128),
     "olmo": _family(_olmo, "OLMo"),
     "olmo2": _family(_olmo2, "OLMo 2"),
@@ -942,9 +1023,12 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     model_type = data.get("model_type")
     if isinstance(text, Mapping):
         model_type = text.get("model_type", model_type)
-        data = {**{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype") if k in data}, **text, **{
-            k: True for k in _ELSEWHERE if k in data
-        }, **{k: data[k] for k in ("tie_word_embeddings",) if k in data and k not in text}}
+        data = {
+            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype") if k in data},
+            **text,
+            **{k: True for k in _ELSEWHERE if k in data},
+            **{k: data[k] for k in ("tie_word_embeddings",) if k in data and k not in text},
+        }
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={name!r} has no model_type, so it is not a model's config.json; give one as published on the Hub"

@@ -51,7 +51,7 @@ def _estimate(estimate: llmhw.Estimate) -> None:
 # -- arguments --------------------------------------------------------------------------------
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType[str]):
     """A text whose shell completion offers the names of a catalog."""
 
     def __init__(self, name: str, names: Callable[[], Iterable[str]]) -> None:
@@ -196,7 +196,9 @@ def model(
         click.echo(f"Not counted: {', '.join(spec.left_out)} part of this multimodal model.\n")
     _estimate(held)
     per_token = format_quantity(llmhw.kv_cache_bytes_per_token(spec, kv_format), "bytes")
-    click.echo(f"KV cache in {kv_format}: {per_token} per token, {format_quantity(cache.total, 'bytes')} for ", nl=False)
+    click.echo(
+        f"KV cache in {kv_format}: {per_token} per token, {format_quantity(cache.total, 'bytes')} for ", nl=False
+    )
     click.echo(f"{batch} x {tokens:,} tokens.\n")
     _estimate(forward)
     click.echo(f"Per token: {format_quantity(forward.total / count, 'FLOP')} forward, ", nl=False)
@@ -239,7 +241,9 @@ def fit(
     if as_json:
         return _json(table.to_dict())
     title = f"{table.model} on {table.device}, batch {table.batch}, {table.seq_len:,} tokens"
-    _table(title, ("use", "needs", "offered", "fits", "longest"), table.text_rows(), right=("needs", "offered", "longest"))
+    _table(
+        title, ("use", "needs", "offered", "fits", "longest"), table.text_rows(), right=("needs", "offered", "longest")
+    )
     click.echo("Inference: weights and bf16 cache. Training: states, and activations under full recompute.")
     click.echo("`longest` is the longest sequence that fits at this batch, at most the model's limit.")
 
@@ -370,6 +374,6 @@ def main() -> None:
         click.echo("llmhw: interrupted", err=True)
         code = 130
     except BrokenPipeError:  # `llmhw models | head` is fine
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

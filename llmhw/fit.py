@@ -10,7 +10,7 @@ from llmhw.formula import Estimate
 from llmhw.hardware import Accelerator, accelerator, accelerators
 from llmhw.memory import checkpointed_activations, kv_cache, lora_states, training_states, weights
 from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_count, format_quantity
+from llmhw.units import LLMHWError, check_count, format_quantity, html_table
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
@@ -137,14 +137,9 @@ class FitTable:
         return "\n".join([f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens", *lines])
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        head = "".join(f"<th>{name}</th>" for name in ("use", "needs", "offers", "fits", "longest sequence"))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.text_rows()
-        )
-        title = escape(f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens")
-        return f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        title = f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens"
+        columns = ("use", "needs", "offers", "fits", "longest sequence")
+        return html_table(title, columns, self.text_rows(), right=5)
 
 
 def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:

@@ -343,7 +343,9 @@ def training_flops(
     ]
     if recompute != "none":
         parts.append(Part("recompute", repeated))
-    return Estimate(f"training FLOPs of {spec.name}, batch {batch}, {seq_len} tokens", "FLOP", tuple(parts), forward.note)
+    return Estimate(
+        f"training FLOPs of {spec.name}, batch {batch}, {seq_len} tokens", "FLOP", tuple(parts), forward.note
+    )
 
 
 def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_len: int) -> Estimate:

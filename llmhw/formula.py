@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from llmhw.units import LLMHWError, format_quantity, unknown_name
+from llmhw.units import LLMHWError, format_quantity, html_table, unknown_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -181,7 +181,9 @@ class Estimate:
         blocks = []
         for part in chosen:
             head = f"{part.name} = {format_quantity(float(part.value), self.unit)}"
-            blocks.append("\n".join([head, *(f"({part.note})" for _ in [0] if part.note), *(t.explain() for t in part.terms)]))
+            blocks.append(
+                "\n".join([head, *(f"({part.note})" for _ in [0] if part.note), *(t.explain() for t in part.terms)])
+            )
         return "\n\n".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,7 +214,11 @@ class Estimate:
         total = self.total
         rows = [(part.name, part.value) for part in self.parts] + [("total", total)]
         return [
-            (name, format_quantity(float(value), self.unit), format_quantity(value / total if total else 0.0, "fraction"))
+            (
+                name,
+                format_quantity(float(value), self.unit),
+                format_quantity(value / total if total else 0.0, "fraction"),
+            )
             for name, value in rows
         ]
 
@@ -224,14 +230,7 @@ class Estimate:
         return "\n".join([self.title, *lines[:-1], "-" * len(lines[-1]), lines[-1]])
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        body = "".join(
-            f"<tr><td>{escape(name)}</td><td style='text-align:right'>{escape(value)}</td>"
-            f"<td style='text-align:right'>{escape(share)}</td></tr>"
-            for name, value, share in self.rows()
-        )
-        return f"<table><caption>{escape(self.title)}</caption><thead><tr><th>part</th><th>{escape(self.unit)}</th><th>share</th></tr></thead><tbody>{body}</tbody></table>"
+        return html_table(self.title, ("part", "size", "share"), self.rows())
 
 
 def explain(name: str, **numbers: Any) -> str:

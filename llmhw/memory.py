@@ -87,7 +87,8 @@ def kv_cache_bytes(
     head_dim, v_head_dim   length of a key and of a value
     bits_per_element    16 for bf16, 8 for fp8
 
-    >>> 32 * kv_cache_bytes(batch=1, tokens=4096, kv_heads=32, head_dim=128, v_head_dim=128, bits_per_element=16) / 2**30
+    >>> one = kv_cache_bytes(batch=1, tokens=4096, kv_heads=32, head_dim=128, v_head_dim=128, bits_per_element=16)
+    >>> 32 * one / 2**30
     2.0
     """
     return batch * tokens * kv_heads * (head_dim + v_head_dim) * bits_per_element / 8
@@ -392,7 +393,9 @@ def _optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer
         parts["variance"] = [term(state_bytes, "AdamW variance of the rest", elements=others, bytes_per_element=width)]
     if stepped:
         # torch.optim keeps a step counter, one fp32 number, for every parameter tensor
-        parts["step counters"] = [term(state_bytes, "a step counter for each tensor", elements=stepped, bytes_per_element=4)]
+        parts["step counters"] = [
+            term(state_bytes, "a step counter for each tensor", elements=stepped, bytes_per_element=4)
+        ]
     return parts
 
 
@@ -433,7 +436,9 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def lora_tensors(spec: ModelSpec, *, rank: int, targets: str | Iterable[str] = "all-linear") -> list[tuple[Tensor, int]]:
+def lora_tensors(
+    spec: ModelSpec, *, rank: int, targets: str | Iterable[str] = "all-linear"
+) -> list[tuple[Tensor, int]]:
     """The adapter matrices that LoRA adds, each with the number of layers that hold it.
 
     rank      inner size r of the two factors
@@ -446,9 +451,7 @@ def lora_tensors(spec: ModelSpec, *, rank: int, targets: str | Iterable[str] = "
     4194304
     """
     rank = check_count("rank", rank)
-    linear = [
-        (t, count) for layer, count in spec.layer_kinds for t in layer.tensors if t.matmul and len(t.shape) == 2
-    ]
+    linear = [(t, count) for layer, count in spec.layer_kinds for t in layer.tensors if t.matmul and len(t.shape) == 2]
     if isinstance(targets, str) and targets in LORA_TARGETS:
         chosen = [(t, n) for t, n in linear if t.component in LORA_TARGETS[targets]]
     else:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import formula
-from llmhw.units import LLMHWError, format_quantity
+from llmhw.units import LLMHWError, format_quantity, html_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -326,18 +326,13 @@ class ModelSpec:
         return f"<ModelSpec {self}>"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(
-            f"<tr><td>{name}</td><td style='text-align:right'>{value:,}</td>"
-            f"<td style='text-align:right'>{format_quantity(value / self.parameters.total, 'fraction')}</td></tr>"
-            for name, value in [*self.parameters.by_component.items(), ("total", self.parameters.total)]
+        total = self.parameters.total
+        rows = [
+            (name, f"{value:,}", format_quantity(value / total, "fraction"))
+            for name, value in [*self.parameters.by_component.items(), ("total", total)]
             if value
-        )
-        return (
-            f"<table><caption>{escape(str(self))}</caption><thead><tr><th>component</th><th>parameters</th>"
-            f"<th>share</th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+        ]
+        return html_table(str(self), ("component", "parameters", "share"), rows)
 
 
 def model(name: str | Path) -> ModelSpec:

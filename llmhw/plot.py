@@ -24,6 +24,7 @@ def style() -> None:
     """Set the style of all figures: transparent background, mid-grey ink, colour-blind-safe palette."""
     try:
         import matplotlib
+        from cycler import cycler
     except ImportError:
         raise LLMHWError("figures need matplotlib; install it with: pip install 'llmhw[plot]'") from None
     matplotlib.rcParams.update(
@@ -40,7 +41,7 @@ def style() -> None:
             "axes.spines.right": False,
             "axes.grid": True,
             "axes.axisbelow": True,
-            "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+            "axes.prop_cycle": cycler(color=PALETTE),
             "grid.color": INK,
             "grid.alpha": 0.25,
             "text.color": INK,
@@ -85,7 +86,9 @@ def memory_bars(
     axes.grid(axis="y", visible=False)
     axes.set_xlim(right=max(left) * 1.15)
     axes.set_xlabel("GiB")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.4 + 0.5 * len(estimates))), ncols=min(4, len(names)))
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.4 + 0.5 * len(estimates))), ncols=min(4, len(names))
+    )
     if title:
         axes.set_title(title, loc="left", pad=18 if capacities else 6)
     return figure

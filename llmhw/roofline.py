@@ -29,7 +29,9 @@ def ridge_point(*, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any) 
 
 
 @formula(source="Williams, Waterman and Patterson 2009", unit="seconds")
-def roofline_seconds(*, flops: Any, memory_bytes: Any, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any) -> Any:
+def roofline_seconds(
+    *, flops: Any, memory_bytes: Any, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any
+) -> Any:
     """Least time of an operation: the slower of its arithmetic and its memory traffic.
 
     A lower bound: nothing reaches both peaks, and the sum of the two is an upper bound when nothing overlaps.
@@ -41,7 +43,9 @@ def roofline_seconds(*, flops: Any, memory_bytes: Any, peak_flops_per_second: An
 
 
 @formula(source="every weight and cached element is read once per step; lower bound of the step's time", unit="token/s")
-def decode_tokens_per_second_bound(*, batch: Any, weight_bytes: Any, cache_bytes: Any, bandwidth_bytes_per_second: Any) -> Any:
+def decode_tokens_per_second_bound(
+    *, batch: Any, weight_bytes: Any, cache_bytes: Any, bandwidth_bytes_per_second: Any
+) -> Any:
     """Most tokens per second that generation can reach, over all sequences of a batch.
 
     batch                       sequences decoded together

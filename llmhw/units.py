@@ -135,6 +135,27 @@ def format_quantity(value: float | None, unit: str) -> str:
     return f"{_significant(value)} {unit}"
 
 
+def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: int = 1) -> str:
+    """A table for notebooks; columns from number `right` on are aligned to the right.
+
+    >>> html_table("sizes", ["part", "GiB"], [["weights", "2.0"]])[:38]
+    '<table><caption>sizes</caption><thead>'
+    """
+    from html import escape
+    from itertools import count
+
+    def line(cells: Iterable[str], tag: str) -> str:
+        styles = (" style='text-align:right'" if i >= right else "" for i in count())
+        return (
+            f"<tr>{''.join(f'<{tag}{s}>{escape(cell)}</{tag}>' for cell, s in zip(cells, styles, strict=False))}</tr>"
+        )
+
+    body = "".join(line(row, "td") for row in rows)
+    return (
+        f"<table><caption>{escape(caption)}</caption><thead>{line(columns, 'th')}</thead><tbody>{body}</tbody></table>"
+    )
+
+
 # -- argument checks --------------------------------------------------------------------------
 
 

@@ -98,12 +98,22 @@ def _mla(draw: st.DrawFn, model_type: str) -> dict[str, Any]:
         "n_shared_experts": draw(st.integers(1, 3)),
         "attention_bias": draw(BOOLS),
     }
-    config["q_lora_rank"] = draw(st.sampled_from([8, 16] if model_type in ("deepseek_v32", "glm_moe_dsa") else [None, 8, 16]))
+    config["q_lora_rank"] = draw(
+        st.sampled_from([8, 16] if model_type in ("deepseek_v32", "glm_moe_dsa") else [None, 8, 16])
+    )
     if model_type == "deepseek_v2":
         config["tie_word_embeddings"] = False
     if model_type in ("deepseek_v32", "glm_moe_dsa"):
-        config |= {"index_head_dim": 16, "index_n_heads": draw(st.integers(1, 4)), "index_topk": draw(st.integers(2, 32))}
-        kinds = st.lists(st.sampled_from(["dense", "sparse"]), min_size=sizes["num_hidden_layers"], max_size=sizes["num_hidden_layers"])
+        config |= {
+            "index_head_dim": 16,
+            "index_n_heads": draw(st.integers(1, 4)),
+            "index_topk": draw(st.integers(2, 32)),
+        }
+        kinds = st.lists(
+            st.sampled_from(["dense", "sparse"]),
+            min_size=sizes["num_hidden_layers"],
+            max_size=sizes["num_hidden_layers"],
+        )
         config["mlp_layer_types"] = draw(kinds)
     return config
 
@@ -132,7 +142,12 @@ def kwargs(draw: st.DrawFn, model_type: str) -> dict[str, Any]:
         }
     if model_type == "bloom":
         old = _old(draw)
-        return {"hidden_size": old["n_embd"], "n_head": old["n_head"], "n_layer": old["n_layer"], "vocab_size": old["vocab_size"]}
+        return {
+            "hidden_size": old["n_embd"],
+            "n_head": old["n_head"],
+            "n_layer": old["n_layer"],
+            "vocab_size": old["vocab_size"],
+        }
     if model_type == "mpt":
         old = _old(draw)
         # transformers wants a power of two here for its ALiBi slopes
@@ -209,7 +224,9 @@ def kwargs(draw: st.DrawFn, model_type: str) -> dict[str, Any]:
         config |= _head_dim(draw) | bias
     elif model_type == "glm4_moe":
         config |= _head_dim(draw) | bias | _experts(draw, "n_routed_experts")
-        config |= _maybe(draw, use_qk_norm=BOOLS, first_k_dense_replace=st.integers(0, 3), n_shared_experts=st.integers(1, 3))
+        config |= _maybe(
+            draw, use_qk_norm=BOOLS, first_k_dense_replace=st.integers(0, 3), n_shared_experts=st.integers(1, 3)
+        )
     elif model_type == "llama4_text":
         config |= _head_dim(draw) | bias | _experts(draw, "num_local_experts", "intermediate_size")
         config |= {"intermediate_size_mlp": 8 * draw(st.integers(1, 6))}

@@ -48,7 +48,9 @@ def assert_same(spec: ModelSpec, reference: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_random_configs(model_type: str) -> None:
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     @given(st.data())
     def check(data: st.DataObject) -> None:
         config = config_of(model_type, data.draw(kwargs(model_type)))
@@ -68,5 +70,7 @@ def test_catalog(name: str) -> None:
         del text["tie_word_embeddings"]
     model_type = SYNONYMS.get(text["model_type"], text["model_type"])
     # quantization only changes how weights are stored, and needs packages that are not here
-    options = {k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"}
+    options = {
+        k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"
+    }
     assert_same(model(name), on_meta(CONFIG_MAPPING[model_type](**options)))

@@ -31,7 +31,9 @@ def test_six_n_lies_below_the_exact_count_at_long_context() -> None:
         six = llmhw.convention_flops(spec, "6n", seq_len=seq_len).total
         palm = llmhw.convention_flops(spec, "palm", seq_len=seq_len).total
         assert six < exact * 1.1
-        assert palm / exact == pytest.approx(1 + spec.parameters.by_component["embedding"] * 6 * seq_len / exact, rel=0.001)
+        assert palm / exact == pytest.approx(
+            1 + spec.parameters.by_component["embedding"] * 6 * seq_len / exact, rel=0.001
+        )
 
 
 @pytest.mark.parametrize("name", llmhw.models())
@@ -96,7 +98,10 @@ def test_roofline() -> None:
     [
         (lambda s: llmhw.forward_flops(s, seq_len=-4), "seq_len=-4 must be a whole number"),
         (lambda s: llmhw.forward_flops(s, seq_len=4, past=-1), "past=-1 must be a whole number of at least 0"),
-        (lambda s: llmhw.forward_flops(s, seq_len=4, logits="first"), "logits='first' is not known; did you mean last|use one of"),
+        (
+            lambda s: llmhw.forward_flops(s, seq_len=4, logits="first"),
+            "logits='first' is not known; did you mean last|use one of",
+        ),
         (lambda s: llmhw.training_flops(s, seq_len=4, recompute="all"), "recompute='all' is not known"),
         (lambda s: llmhw.convention_flops(s, "8n", seq_len=4), "convention='8n' is not known"),
         (lambda s: llmhw.convention_flops(s, "megatron", seq_len=4), "is defined for GPT with a 4h MLP"),

@@ -135,7 +135,7 @@ def test_fit_verdicts() -> None:
     qlora = table["QLoRA, rank 16"]
     assert qlora.max_seq_len > 0
     assert len(table.to_frame()) == len(table.rows)
-    assert "<table>" in table._repr_html_()
+    assert "<table><caption>" in table._repr_html_()
     assert "inference, bf16" in str(table)
 
 
@@ -149,7 +149,7 @@ def test_longest_sequence_is_the_longest() -> None:
 
 
 def test_fit_errors() -> None:
-    with pytest.raises(LLMHWError, match="utilization=1.2 must be above 0 and at most 1"):
+    with pytest.raises(LLMHWError, match=r"utilization=1\.2 must be above 0 and at most 1"):
         llmhw.fit(SPEC, "h100", utilization=1.2)
     with pytest.raises(LLMHWError, match="use='inference, fp5' is not in this table"):
         llmhw.fit(SPEC, "h100")["inference, fp5"]

@@ -119,7 +119,10 @@ def test_from_path_folder_and_dict(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[1, 2]", "holds a JSON list, not an object"),
         ("{}", "has no model_type"),
-        ('{"model_type": "lama"}', "model_type='lama' is not supported, and is not approximated; the nearest are llama"),
+        (
+            '{"model_type": "lama"}',
+            "model_type='lama' is not supported, and is not approximated; the nearest are llama",
+        ),
         ('{"model_type": "llama"}', "config of model_type='llama' has no num_hidden_layers"),
         ('{"model_type": 3}', "has no model_type"),
     ],
@@ -154,7 +157,10 @@ LLAMA: dict[str, Any] = {
     ("change", "message"),
     [
         ({"num_key_value_heads": 3}, "kv_heads=3 does not divide heads=8"),
-        ({"num_attention_heads": 7, "num_key_value_heads": 7}, "heads=7 does not divide hidden_size=64, and the config gives no head_dim"),
+        (
+            {"num_attention_heads": 7, "num_key_value_heads": 7},
+            "heads=7 does not divide hidden_size=64, and the config gives no head_dim",
+        ),
         ({"hidden_size": 0}, "config key hidden_size=0 must be a whole number of at least 1"),
         ({"hidden_size": "64"}, "config key hidden_size='64' must be a whole number"),
         ({"num_hidden_layers": -2}, "config key num_hidden_layers=-2"),
@@ -198,7 +204,7 @@ def test_attention_kinds() -> None:
 def test_faces() -> None:
     spec = llmhw.model("mixtral-8x7b")
     assert "46.7 B parameters, 12.9 B active" in str(spec)
-    assert "<table>" in spec._repr_html_()
+    assert "<table><caption>" in spec._repr_html_()
     assert spec.to_dict()["parameters"]["total"] == spec.parameters.total
     assert spec.to_frame()["parameters"].sum() == spec.parameters.total
     assert repr(spec).startswith("<ModelSpec mixtral-8x7b")

@@ -49,7 +49,7 @@ def test_numbers_and_arrays_take_the_same_path() -> None:
 
 @pytest.mark.parametrize("value", [-1, 0, 1.5, "3", True, None, float("nan")])
 def test_counts_refuse_what_is_not_a_count(value: object) -> None:
-    with pytest.raises(LLMHWError, match="batch=.* must be a whole number of at least 1"):
+    with pytest.raises(LLMHWError, match=r"batch=.* must be a whole number of at least 1"):
         units.check_count("batch", value)
 
 
