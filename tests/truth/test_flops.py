@@ -7,20 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from llmhw._families import FAMILIES
 from llmhw.flops import backward_flops, forward_flops, training_flops
 from llmhw.model import ModelSpec
+from tests.truth.cases import DECODE_FAMILIES, FLOPS_FAMILIES, FLOPS_VARIANTS, RECOMPUTE_FAMILIES
 from tests.truth.families import config_of, published, sized
-
-LEFT_OUT = {
-    "llama4_text": "transformers multiplies every expert with every token, not only the routed ones",
-    "deepseek_v32": "transformers' indexer masks a full attention; the count of selected pairs has no reference there",
-    "glm_moe_dsa": "the same",
-    "qwen3_next": "Gated DeltaNet runs as elementwise sums or chunks in transformers; only its projections are matmuls",
-    "qwen3_5_text": "the same",
-    "qwen3_5_moe_text": "the same",
-}
-FAMILIES_HERE = sorted(set(FAMILIES) - set(LEFT_OUT))
 
 
 def count(model: torch.nn.Module, batch: int, seq_len: int, vocab: int, *, backward: bool) -> tuple[int, int]:
@@ -44,8 +34,8 @@ def build(model_type: str, variant: int) -> tuple[torch.nn.Module, ModelSpec]:
     return model, ModelSpec.from_config(published(config))
 
 
-@pytest.mark.parametrize("variant", [0, 1])
-@pytest.mark.parametrize("model_type", FAMILIES_HERE)
+@pytest.mark.parametrize("variant", FLOPS_VARIANTS)
+@pytest.mark.parametrize("model_type", FLOPS_FAMILIES)
 def test_forward_and_backward(model_type: str, variant: int) -> None:
     batch, seq_len = (2, 12) if variant else (1, 7)
     model, spec = build(model_type, variant)
@@ -55,7 +45,7 @@ def test_forward_and_backward(model_type: str, variant: int) -> None:
     assert training_flops(spec, batch=batch, seq_len=seq_len).total == forward + backward
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "mixtral", "qwen2", "falcon", "gemma3_text", "gpt_oss"])
+@pytest.mark.parametrize("model_type", DECODE_FAMILIES)
 def test_decode_step(model_type: str) -> None:
     """One new token after a cached prompt; sliding layers meet only what their window kept."""
     model, spec = build(model_type, 0)
@@ -67,7 +57,7 @@ def test_decode_step(model_type: str) -> None:
     assert forward_flops(spec, seq_len=1, past=prompt, causal=True).total == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3"])
+@pytest.mark.parametrize("model_type", RECOMPUTE_FAMILIES)
 def test_full_recompute(model_type: str) -> None:
     """Gradient checkpointing runs every block's forward once more, and not the output head's."""
     model, spec = build(model_type, 0)

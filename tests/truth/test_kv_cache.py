@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, StaticCache
 from llmhw._families import FAMILIES
 from llmhw.memory import kv_cache
 from llmhw.model import ModelSpec
+from tests.truth.cases import CACHE_DTYPES
 from tests.truth.families import config_of, published, sized
 
 BATCH, SEQ_LEN = 2, 14
@@ -26,9 +27,10 @@ def cache_tensors(cache: Any) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_format", CACHE_DTYPES)
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_cache_bytes(model_type: str, dtype: torch.dtype) -> None:
+def test_cache_bytes(model_type: str, kv_format: str) -> None:
+    dtype = torch.float32 if kv_format == "fp32" else torch.bfloat16
     config = config_of(model_type, sized(model_type, 1))
     config._experts_implementation = "eager"
     # windows shorter than the sequence, so that they matter
@@ -46,6 +48,5 @@ def test_cache_bytes(model_type: str, dtype: torch.dtype) -> None:
     with torch.no_grad():
         cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
     held = sum(t.numel() * t.element_size() for t in cache_tensors(cache))
-    kv_format = "fp32" if dtype == torch.float32 else "bf16"
     predicted = kv_cache(spec, batch=BATCH, seq_len=SEQ_LEN, kv_format=kv_format)
     assert predicted.total == held

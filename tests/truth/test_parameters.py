@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -15,10 +14,8 @@ from llmhw import model
 from llmhw._families import FAMILIES, SYNONYMS
 from llmhw.catalog import model_names, read_model
 from llmhw.model import ModelSpec
+from tests.truth.cases import EXAMPLES
 from tests.truth.families import config_of, kwargs, on_meta, our_shapes, published, their_shapes
-
-# 40 random configs a family in the suite; LLMHW_TRUTH_EXAMPLES=200 for the long run
-EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
 
 # How the tensor names of transformers sort into our components
 COMPONENT = (

@@ -1,0 +1,63 @@
+"""How many cases the truth tests compare; README and book state these numbers, and a test holds them to it."""
+
+from __future__ import annotations
+
+import os
+
+from llmhw._families import FAMILIES
+from llmhw.catalog import model_names
+
+# Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
+EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
+
+# Families whose FLOPs torch cannot confirm, and why.
+FLOPS_LEFT_OUT = {
+    "llama4_text": "transformers multiplies every expert with every token, not only the routed ones",
+    "deepseek_v32": "transformers masks a full attention; the pairs its indexer selects have no reference there",
+    "glm_moe_dsa": "the same",
+    "qwen3_next": "Gated DeltaNet runs as sums and chunks in transformers; only its projections are matmuls",
+    "qwen3_5_text": "the same",
+    "qwen3_5_moe_text": "the same",
+}
+FLOPS_FAMILIES = sorted(set(FAMILIES) - set(FLOPS_LEFT_OUT))
+FLOPS_VARIANTS = (0, 1)
+DECODE_FAMILIES = ("llama", "gpt2", "mixtral", "qwen2", "falcon", "gemma3_text", "gpt_oss")
+RECOMPUTE_FAMILIES = ("llama", "gpt2", "qwen3")
+
+CACHE_DTYPES = ("fp32", "bf16")
+
+OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor", "muon")
+OPTIMIZER_PRECISIONS = ("fp32", "bf16")
+# torch.optim.Muon takes matrices only, not the stacked experts of transformers 5.
+STACKED_EXPERTS = frozenset(
+    [
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "glm4_moe",
+        "glm_moe_dsa",
+        "gpt_oss",
+        "granitemoe",
+        "llama4_text",
+        "minimax_m2",
+        "mixtral",
+        "olmoe",
+        "phimoe",
+        "qwen2_moe",
+        "qwen3_5_moe_text",
+        "qwen3_moe",
+        "qwen3_next",
+    ]
+)
+MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
+
+
+def counts(examples: int = 40) -> dict[str, int]:
+    """Cases by quantity. A FLOPs case is one pass of one model; an optimizer case is one model's step."""
+    states = len(FAMILIES) * len(OPTIMIZERS) - len(STACKED_EXPERTS)
+    return {
+        "parameters": examples * len(FAMILIES) + len(model_names()),
+        "FLOPs": 2 * len(FLOPS_FAMILIES) * len(FLOPS_VARIANTS) + len(DECODE_FAMILIES) + len(RECOMPUTE_FAMILIES),
+        "KV cache": len(FAMILIES) * len(CACHE_DTYPES),
+        "optimizer": states * len(OPTIMIZER_PRECISIONS) + len(MASTER_FAMILIES),
+    }

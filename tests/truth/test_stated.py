@@ -1,0 +1,36 @@
+"""README and book say how many cases are compared; these tests keep them honest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmhw._families import FAMILIES
+from tests.truth.cases import STACKED_EXPERTS, counts
+from tests.truth.families import config_of, sized
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/how-to-read.md"])
+def test_stated_counts(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for quantity, cases in counts().items():
+        assert f"{cases:,}" in text, f"{page} must say that {cases:,} cases of {quantity} are compared"
+    assert f"{len(FAMILIES)} families" in text
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_which_families_stack_experts(model_type: str) -> None:
+    """Muon is left out only where experts are stacked, so the count above is the count that runs."""
+    from llmhw.model import ModelSpec
+    from tests.truth.families import published
+
+    stacked = any(
+        t.experts > 1
+        for variant in (0, 1)
+        for layer in ModelSpec.from_config(published(config_of(model_type, sized(model_type, variant)))).layers
+        for t in layer.tensors
+    )
+    assert stacked == (model_type in STACKED_EXPERTS)
