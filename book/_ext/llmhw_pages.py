@@ -1,4 +1,4 @@
-"""What the book takes from the library: the formula index, the API pages, and MathJax copied into the site."""
+"""What the book needs beyond Jupyter Book: the formula index, the API page, and a site that asks no other host."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import llmhw
 from docutils import nodes
 from docutils.statemachine import StringList
-from llmhw.formula import FORMULAS, Formula
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+import llmhw
+from llmhw.formula import FORMULAS, Formula
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +80,14 @@ def to_rst(docstring: str) -> list[str]:
         if is_example(block):
             lines += [".. code-block:: pycon", "", *(f"   {line}" for line in block)]
         elif pairs := fields(block):
-            lines += [f":param {name}: {escape(meaning)}" for name, meaning in pairs]
+            for name, meaning in pairs:
+                lines += [f"``{name}``", f"   {escape(meaning)}"]
         elif block[0].startswith(" "):
-            lines += [".. code-block:: text", "", *(f"   {line}" for line in inspect.cleandoc("\n".join(block)).splitlines())]
+            literal = inspect.cleandoc("\n".join(block)).splitlines()
+            lines += [".. code-block:: text", "", *(f"   {line}" for line in literal)]
         elif block[0].startswith("- "):
-            lines += ["- " + escape(line[2:]) if line.startswith("- ") else "  " + escape(line.strip()) for line in block]
+            for line in block:
+                lines.append(("- " if line.startswith("- ") else "  ") + escape(line.removeprefix("- ").strip()))
         else:
             lines += [escape(line.strip()) for line in block]
         lines.append("")
@@ -100,7 +104,7 @@ def plain_docstring(_app: Sphinx, _what: str, _name: str, _obj: Any, _options: A
 def all_formulas() -> dict[str, list[Formula]]:
     """Every registered formula by module, in the order of the source."""
     for module in pkgutil.iter_modules(llmhw.__path__):
-        if module.name not in NO_FORMULAS:
+        if module.name not in NO_FORMULAS and not module.name.startswith("__"):
             importlib.import_module(f"llmhw.{module.name}")
     by_module: dict[str, list[Formula]] = {}
     for entry in FORMULAS.values():
@@ -109,7 +113,7 @@ def all_formulas() -> dict[str, list[Formula]]:
 
 
 def formula_id(name: str) -> str:
-    return nodes.make_id(f"formula-{name}")
+    return str(nodes.make_id(f"formula-{name}"))
 
 
 class FormulaIndex(SphinxDirective):
@@ -173,7 +177,9 @@ def public_objects() -> dict[str, list[tuple[str, Any]]]:
 def autodoc(path: str, thing: Any) -> list[str]:
     if inspect.isclass(thing):
         return [f".. autoclass:: {path}", "   :members:"]
-    return [f".. {'autofunction' if callable(thing) else 'autodata'}:: {path}"]
+    if callable(thing):
+        return [f".. autofunction:: {path}"]
+    return [f".. autodata:: {path}", "   :no-value:"]
 
 
 class Api(SphinxDirective):
@@ -192,7 +198,20 @@ class Api(SphinxDirective):
         return found
 
 
-# -- MathJax ----------------------------------------------------------------------------------
+# -- scripts ----------------------------------------------------------------------------------
+
+
+def fewer_scripts(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Each script once, and none of thebe, which Jupyter Book adds to every page and this book does not use.
+
+    Sphinx 7 writes an inline script twice if an extension adds it late; the second `const` is then an error.
+    """
+    kept: dict[tuple[str, str], Any] = {}
+    for script in context["script_files"]:
+        name, body = script.filename or "", script.attributes.get("body") or ""
+        if "thebe" not in name + body:
+            kept.setdefault((str(name), body), script)
+    context["script_files"] = list(kept.values())
 
 
 def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
@@ -210,9 +229,31 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     shutil.copy(source / "LICENSE", target)
 
 
+START = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<meta http-equiv="refresh" content="0; url={page}.html">
+</head>
+<body><a href="{page}.html">{title}</a></body>
+</html>
+"""
+
+
+def start_page(app: Sphinx, error: Exception | None) -> None:
+    """The site's address leads to the welcome page; unlike the tool's own, it sends no browser looking for an icon."""
+    if not error and app.builder.format == "html":
+        text = START.format(title=app.config.html_title, page=app.config.root_doc)
+        (Path(app.outdir) / "index.html").write_text(text, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("llmhw-formulas", FormulaIndex)
     app.add_directive("llmhw-api", Api)
     app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("html-page-context", fewer_scripts, priority=900)  # after all that add scripts
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", start_page, priority=900)  # after the tool's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -22,14 +22,14 @@ def pages() -> list[str]:
 
 def tree() -> list[Path]:
     """The files of the project, built and ignored ones left out."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
-    )
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if listed.returncode == 0:
         names = [Path(name) for name in listed.stdout.decode().split("\0") if name]
     else:
-        built = {".venv", "node_modules", "_build", "__pycache__", ".ipynb_checkpoints"}
-        names = [path.relative_to(ROOT) for path in ROOT.rglob("*") if not built & set(path.relative_to(ROOT).parts)]
+        parts = {path: path.relative_to(ROOT).parts for path in ROOT.rglob("*")}
+        built = {"node_modules", "_build", "__pycache__"}
+        names = [Path(*part) for part in parts.values() if not part[0].startswith(".") and not built & set(part)]
     return [name for name in names if (ROOT / name).is_file()]
 
 

@@ -30,11 +30,11 @@ ALL_PAGES = [*pages(), "index", "genindex", "search"]
 
 # Parts of the page beyond its right edge that no scrolling box of their own holds, so nobody can read them.
 OUT_OF_REACH = """
-() => [...document.querySelectorAll("article.bd-article *")].filter(element => {
+() => [...document.querySelectorAll(".bd-article-container *")].filter(element => {
   const box = element.getBoundingClientRect();
   if (box.width === 0 || box.height === 0 || box.right <= innerWidth + 1) return false;
   if (element.closest("mjx-assistive-mml, .visually-hidden, svg")) return false;
-  for (let up = element; up.tagName !== "ARTICLE"; up = up.parentElement) {
+  for (let up = element; !up.matches(".bd-article-container"); up = up.parentElement) {
     if (["auto", "scroll"].includes(getComputedStyle(up).overflowX)) {
       return up.getBoundingClientRect().right > innerWidth + 1;
     }
@@ -46,19 +46,19 @@ OUT_OF_REACH = """
 # Formulas that MathJax did not turn into anything, or only into a complaint.
 BAD_MATH = """
 async () => {
-  const formulas = [...document.querySelectorAll("article .math")];
+  const formulas = [...document.querySelectorAll(".bd-article-container .math")];
   if (formulas.length === 0) return [];
   if (!window.MathJax?.startup) return ["MathJax is not there"];
   await MathJax.startup.promise;
-  return formulas.filter(one => !one.querySelector("mjx-container") || one.querySelector("mjx-merror, [data-mjx-error]"))
-    .map(one => one.textContent.slice(0, 80));
+  const failed = one => !one.querySelector("mjx-container") || one.querySelector("mjx-merror, [data-mjx-error]");
+  return formulas.filter(failed).map(one => one.textContent.slice(0, 80));
 }
 """
 
 # Words of the page, without code and without what MathJax made.
 PROSE = """
 () => {
-  const copy = document.querySelector("article.bd-article")?.cloneNode(true);
+  const copy = document.querySelector(".bd-article-container")?.cloneNode(true);
   copy?.querySelectorAll("pre, code, mjx-container, script, style").forEach(one => one.remove());
   return copy?.textContent ?? "";
 }
@@ -93,7 +93,7 @@ def browser() -> Iterator[Any]:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     # Chromium's sandbox does not start as root, which is what a container's user is.
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"]
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=quiet)
         yield browser
@@ -105,14 +105,9 @@ def test_page(browser: Any, address: str, name: str) -> None:
     problems: list[str] = []
     for scheme in SCHEMES:
         with browser.new_context(color_scheme=scheme, viewport={"width": WIDTHS[0], "height": 800}) as context:
-            page = context.new_page()
-            page.on("console", lambda said: problems.append(f"console: {said.text}") if said.type == "error" else None)
-            page.on("pageerror", lambda error: problems.append(f"script: {error}"))
-            page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
-            page.on("response", lambda got: problems.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
-            page.on("request", lambda request: outside(request.url, address, problems))
+            page = watched(context.new_page(), address, problems)
             page.goto(f"{address}/{name}.html", wait_until="load")
-            page.wait_for_selector("article.bd-article", state="attached")
+            page.wait_for_selector(".bd-article-container", state="attached")
             problems += [f"formula not rendered: {text}" for text in page.evaluate(BAD_MATH)]
             # Pictures load when they are scrolled to; ask for all of them now.
             page.evaluate("() => document.querySelectorAll('img').forEach(one => one.loading = 'eager')")
@@ -131,13 +126,24 @@ def test_page(browser: Any, address: str, name: str) -> None:
                     problems.append(f"no alt text: {source}")
                 if not picture.evaluate("one => one.complete && one.naturalWidth > 0"):
                     problems.append(f"picture not shown: {source}")
-            problems += [f"raw TeX in the prose: {text}" for text in re.findall(r"\\[a-z]{3,}\S*", page.evaluate(PROSE))]
+            raw = re.findall(r"\\[a-z]{3,}\S*", page.evaluate(PROSE))
+            problems += [f"raw TeX in the prose: {text}" for text in raw]
     assert not problems, "\n".join(dict.fromkeys(problems))
 
 
-def outside(url: str, address: str, problems: list[str]) -> None:
-    if not url.startswith((f"{address}/", "data:", "blob:")):
-        problems.append(f"request to another host: {url}")
+def watched(page: Any, address: str, problems: list[str]) -> Any:
+    """The page, writing down whatever goes wrong in it."""
+
+    def asked(request: Any) -> None:
+        if not request.url.startswith((f"{address}/", "data:", "blob:")):
+            problems.append(f"request to another host: {request.url}")
+
+    page.on("console", lambda said: problems.append(f"console: {said.text}") if said.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+    page.on("request", asked)
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    page.on("response", lambda got: problems.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+    return page
 
 
 def test_every_built_page_is_opened(html: Path) -> None:

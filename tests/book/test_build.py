@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import llmhw
 import pytest
 from bs4 import BeautifulSoup
-from llmhw.formula import FORMULAS
 
+import llmhw
+from llmhw.formula import FORMULAS
 from tests.book.conftest import Build, pages
 
 pytestmark = pytest.mark.xdist_group("site")
@@ -20,7 +20,8 @@ def read(html: Path, page: str) -> BeautifulSoup:
 
 
 def test_no_warning(build: Build) -> None:
-    assert build.returncode == 0, build.log[-6000:]
+    said = [line for line in build.log.splitlines() if re.search("WARNING|ERROR|Error", line)]
+    assert build.returncode == 0, "\n".join(said) or build.log[-6000:]
 
 
 def test_every_page_of_the_contents_is_built_and_no_other(html: Path) -> None:
@@ -35,8 +36,8 @@ def test_nothing_is_executed_by_the_build(build: Build) -> None:
 def test_the_formula_index_has_every_formula(html: Path) -> None:
     page = read(html, "book/formulas")
     shown = {section.find(re.compile("^h")).code.text for section in page.select("section.formula")}
-    assert shown
-    assert shown == {name for name, entry in FORMULAS.items() if entry.module.startswith("llmhw.")} | shown
+    assert shown >= {name for name, entry in FORMULAS.items() if entry.module.startswith("llmhw.")}
+    assert len(shown) >= 20
 
 
 def test_the_api_page_has_every_public_name(html: Path) -> None:
@@ -59,5 +60,4 @@ def test_each_glossary_term_has_its_chinese_one(html: Path) -> None:
 
 def test_search_finds_the_words_of_the_book(html: Path) -> None:
     index = (html / "searchindex.js").read_text(encoding="utf-8")
-    assert '"gradient"' in index
-    assert "\u663e\u5b58" in index or "\u7f13\u5b58" in index
+    assert all(word in index for word in ("gradient", "optim", "bandwidth"))

@@ -20,19 +20,21 @@ def extension() -> ModuleType:
     return module
 
 
-def test_a_block_of_names_becomes_parameters(extension: ModuleType) -> None:
+def test_a_block_of_names_becomes_a_list(extension: ModuleType) -> None:
     text = "Bytes.\n\nparams      how many, count\nshards, n   ranks they are\n            split over"
     assert extension.to_rst(text) == [
         "Bytes.",
         "",
-        ":param params: how many, count",
-        ":param shards, n: ranks they are split over",
+        "``params``",
+        "   how many, count",
+        "``shards, n``",
+        "   ranks they are split over",
         "",
     ]
 
 
 def test_symbols_of_the_prose_mean_nothing_to_sphinx(extension: ModuleType) -> None:
-    assert extension.to_rst("34*s*b*h in `bytes`s, a_b_ |x|")[0] == "34\\*s\\*b\\*h in \\ ``bytes``\\ s, a\\_b\\_ \\|x\\|"
+    assert extension.to_rst("34*s*b in `bytes`s, a_b_ |x|")[0] == r"34\*s\*b in \ ``bytes``\ s, a\_b\_ \|x\|"
 
 
 def test_examples_are_code(extension: ModuleType) -> None:

@@ -15,7 +15,7 @@ from tests.book.conftest import ROOT
 pytestmark = pytest.mark.xdist_group("site")
 
 REPOSITORY = "https://github.com/llmhw/llmhw"
-LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src"}
+LOADED = dict.fromkeys(("img", "script", "iframe", "source", "video", "audio", "embed"), "src")
 # Links of the head that name another page and load nothing.
 NAMING = {"canonical", "next", "prev", "search", "index", "author", "license"}
 
@@ -46,7 +46,6 @@ def broken(page: Path, html: Path, target: str) -> str | None:
         path /= "index.html"
     if not path.is_file():
         return "no such file"
-    # A script of the theme fills in the targets of these.
     if parts.fragment and path.suffix == ".html" and unquote(parts.fragment) not in anchors(path):
         return "no such anchor"
     return None
@@ -74,8 +73,8 @@ def test_nothing_is_loaded_from_elsewhere(html: Path) -> None:
             if target and (target.startswith("//") or urlsplit(target).scheme in {"http", "https"}):
                 problems.append(f"{page.relative_to(html)}: {target}")
     for sheet in html.rglob("*.css"):
-        text = sheet.read_text(encoding="utf-8")
-        problems += [f"{sheet.relative_to(html)}: {found}" for found in re.findall(r"url\(['\"]?(?:https?:)?//[^)]*\)", text)]
+        loaded = re.findall(r"url\(['\"]?(?:https?:)?//[^)]*\)", sheet.read_text(encoding="utf-8"))
+        problems += [f"{sheet.relative_to(html)}: {found}" for found in loaded]
     assert not problems, "\n".join(problems)
 
 

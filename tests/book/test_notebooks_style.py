@@ -38,7 +38,7 @@ def digits(number: float) -> str:
 
 
 def hardware_figures() -> set[str]:
-    """Significant digits of every peak, bandwidth and price of the catalog, three at least: 80 or 900 proves nothing."""
+    """Significant digits of every peak, bandwidth and price of the catalog, if three or more: 80 proves nothing."""
     found = set()
     for name in ("accelerators.csv", "purchase_prices.csv"):
         with (ROOT / "llmhw" / "catalog" / name).open(encoding="utf-8", newline="") as file:

@@ -6,9 +6,9 @@ import json
 import re
 import tomllib
 
-import llmhw
 import yaml
 
+import llmhw
 from tests.book.conftest import ROOT, tree
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -26,7 +26,8 @@ def test_one_address() -> None:
     for name in tree():
         if name.suffix in {".md", ".toml", ".yml", ".cff", ".ipynb", ".py", ".bib"}:
             text = (ROOT / name).read_text(encoding="utf-8")
-            wrong += [f"{name}: {found}" for found in re.findall(r"github\.com/[\w-]+/llmhw\b", text) if "/llmhw/" not in found]
+            owners = set(re.findall(r"github\.com/([\w-]+)/llmhw\b", text))
+            wrong += [f"{name}: {owner}" for owner in owners - {"llmhw"}]
     assert not wrong
 
 
