@@ -467,6 +467,45 @@ def _glm4_moe(c: Config) -> Body:
     return replace(body, mtp=_mtp(c, body.layers[-1]))
 
 
+def _mimo_v2_flash(c: Config) -> Body:
+    """MiMo-V2-Flash: keys longer than values, and more KV heads in the sliding layers than in the others."""
+    listed = c.get("mlp_layer_types", default=["dense"] + ["sparse"] * (c.layers - 1))
+    types = c.layer_types(lambda i: "full_attention" if i == 0 or not (i + 1) % 6 else "sliding_attention")
+    bias, v_dim = c.flag("attention_bias"), c.count("v_head_dim")
+
+    def make(kind: str, sparse: bool) -> Layer:
+        b = Builder()
+        sliding = kind == "sliding_attention"
+        # published as the tokens before the query; the query itself is one more
+        before = c.data.get("sliding_window_size")
+        window = (before + 1 if before else c.count("sliding_window")) if sliding else None
+        # transformers doubles the KV heads of sliding layers: there is no key for it in the config
+        kv = c.kv_heads * 2 if sliding else c.kv_heads
+        if c.heads % kv:
+            raise LLMHWError(f"kv_heads={kv} of the sliding layers does not divide heads={c.heads}")
+        a = Attention(c.heads, kv, c.head_dim, v_dim, window=window)
+        if sliding:
+            b.plain("self_attn.sinks", (a.heads,), "attention")
+        b.qkvo("self_attn", c.hidden, a, bias=bias)
+        if sparse:
+            b.moe(
+                "mlp",
+                c,
+                count=c.count("n_routed_experts"),
+                used=c.count("num_experts_per_tok"),
+                inner=c.count("moe_intermediate_size"),
+            )
+        else:
+            b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.norm("input_layernorm", c.hidden)
+        b.norm("post_attention_layernorm", c.hidden)
+        return b.layer(a)
+
+    build = _memo(make)
+    layers = [build(types[i], listed[i] == "sparse") for i in range(c.layers)]
+    return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate)
+
+
 def _minimax_m2(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
         b.moe(
@@ -714,6 +753,68 @@ def _qwen3_next(c: Config) -> Body:
     build = _memo(make)
     layers = [build(types[i], bool(is_sparse(i))) for i in range(c.layers)]
     return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.get("intermediate_size", default=0))
+
+
+_NEMOTRON_LETTERS = {"M": "linear_attention", "*": "full_attention", "E": "moe", "-": "mlp"}
+_NEMOTRON_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
+
+
+def _nemotron_h(c: Config) -> Body:
+    """Nemotron-H and Nemotron 3: blocks of one mixer each - Mamba-2, softmax attention, MLP or experts."""
+    types = c.get("layers_block_type", "layer_types", default=[])
+    if not types:
+        pattern = c.get("hybrid_override_pattern", default="")
+        if not pattern or set(pattern) - set(_NEMOTRON_LETTERS):
+            raise LLMHWError(
+                f"config key hybrid_override_pattern={pattern!r} must be made of {', '.join(_NEMOTRON_LETTERS)}"
+            )
+        types = [_NEMOTRON_LETTERS[letter] for letter in pattern]
+    types = [_NEMOTRON_NAMES.get(kind, kind) for kind in types]
+    heads, head_dim = c.count("mamba_num_heads"), c.count("mamba_head_dim")
+    state, groups = c.count("ssm_state_size"), c.count("n_groups", "mamba_n_groups")
+    kernel = c.count("conv_kernel", "mamba_d_conv")
+    inner = heads * head_dim
+    channels = inner + 2 * groups * state
+    mamba = LinearAttention("mamba-2", heads, state, head_dim, channels, kernel)
+
+    def plain_mlp(b: Builder, prefix: str, hidden: int, size: int) -> None:
+        b.plain_mlp(f"{prefix}.up_proj", f"{prefix}.down_proj", hidden, size, bias=c.flag("mlp_bias"))
+
+    def make(kind: str) -> Layer:
+        b = Builder()
+        b.norm("norm", c.hidden)
+        if kind == "linear_attention":
+            for name in ("dt_bias", "A_log", "D"):
+                b.plain(f"mixer.{name}", (heads,), "attention")
+            b.plain("mixer.conv1d.weight", (channels, 1, kernel), "attention")
+            if c.flag("use_conv_bias"):
+                b.plain("mixer.conv1d.bias", (channels,), "attention")
+            b.linear("mixer.in_proj", inner + channels + heads, c.hidden, "attention", bias=c.flag("use_bias"))
+            b.norm("mixer.norm", inner)
+            b.linear("mixer.out_proj", c.hidden, inner, "attention", bias=c.flag("use_bias"))
+            return b.layer(linear=mamba)
+        if kind == "full_attention":
+            a = _attention(c)
+            b.qkvo("mixer", c.hidden, a)
+            return b.layer(a)
+        if kind == "mlp":
+            plain_mlp(b, "mixer", c.hidden, c.intermediate)
+        elif kind == "moe":
+            count, used = c.count("n_routed_experts"), c.count("num_experts_per_tok")
+            width, size = c.count("moe_latent_size", default=c.hidden), c.count("moe_intermediate_size")
+            b.experts("mixer.experts", count, used, {"up_proj": (size, width), "down_proj": (width, size)})
+            b.linear("mixer.gate", count, c.hidden, "router")
+            plain_mlp(b, "mixer.shared_experts", c.hidden, c.count("moe_shared_expert_intermediate_size"))
+            if width != c.hidden:
+                b.linear("mixer.fc1_latent_proj", width, c.hidden, "mlp", bias=c.flag("mlp_bias"))
+                b.linear("mixer.fc2_latent_proj", c.hidden, width, "mlp", bias=c.flag("mlp_bias"))
+        else:
+            raise LLMHWError(f"config key layers_block_type has {kind!r}; known are {', '.join(set(types) - {kind})}")
+        return b.layer()
+
+    build = _memo(make)
+    layers = [build(kind) for kind in types]
+    return Body(layers, _outer(c, "model.embeddings", "model.norm_f"), c.intermediate)
 
 
 # -- older decoders ---------------------------------------------------------------------------
@@ -1000,6 +1101,27 @@ FAMILIES: dict[str, Family] = {
     "smollm3": _family(_smollm3, "SmolLM3", num_key_value_heads=4, no_rope_layer_interval=4, tie_word_embeddings=True),
     "stablelm": _family(_stablelm, "StableLM"),
     "starcoder2": _family(_starcoder2, "StarCoder 2", num_key_value_heads=2, use_bias=True, tie_word_embeddings=True),
+    "mimo_v2_flash": _family(
+        _mimo_v2_flash, "MiMo V2 Flash", num_key_value_heads=4, head_dim=192, v_head_dim=128, sliding_window=129
+    ),
+    "nemotron_h": _family(
+        _nemotron_h,
+        "Nemotron-H and Nemotron 3",
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        mamba_num_heads=128,
+        mamba_head_dim=64,
+        ssm_state_size=128,
+        n_groups=8,
+        conv_kernel=4,
+        use_conv_bias=True,
+        intermediate_size=21504,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=7688,
+        moe_shared_expert_intermediate_size=7688,
+    ),
     "nemotron": _family(_nemotron, "Nemotron 4 and Minitron"),
 }
 

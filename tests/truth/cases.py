@@ -18,6 +18,7 @@ FLOPS_LEFT_OUT = {
     "qwen3_next": "Gated DeltaNet runs as sums and chunks in transformers; only its projections are matmuls",
     "qwen3_5_text": "the same",
     "qwen3_5_moe_text": "the same",
+    "nemotron_h": "the same for Mamba-2",
 }
 FLOPS_FAMILIES = sorted(set(FAMILIES) - set(FLOPS_LEFT_OUT))
 FLOPS_VARIANTS = (0, 1)
@@ -30,7 +31,7 @@ OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor", "muon")
 OPTIMIZER_PRECISIONS = ("fp32", "bf16")
 # torch.optim.Muon takes matrices only, not the stacked experts of transformers 5.
 STACKED_EXPERTS = frozenset(
-    [
+    {
         "deepseek_v2",
         "deepseek_v3",
         "deepseek_v32",
@@ -40,14 +41,16 @@ STACKED_EXPERTS = frozenset(
         "granitemoe",
         "llama4_text",
         "minimax_m2",
+        "mimo_v2_flash",
         "mixtral",
+        "nemotron_h",
         "olmoe",
         "phimoe",
         "qwen2_moe",
         "qwen3_5_moe_text",
         "qwen3_moe",
         "qwen3_next",
-    ]
+    }
 )
 MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
 

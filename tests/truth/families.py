@@ -158,6 +158,26 @@ def kwargs(draw: st.DrawFn, model_type: str) -> dict[str, Any]:
             "n_layers": old["n_layer"],
             "vocab_size": old["vocab_size"],
         }
+    if model_type == "nemotron_h":
+        sizes = _sizes(draw)
+        del sizes["num_hidden_layers"]
+        sizes["tie_word_embeddings"] = False  # transformers does not tie this family's head, whatever the config says
+        kinds = st.sampled_from(["linear_attention", "full_attention", "moe", "mlp"])
+        groups = draw(st.sampled_from([1, 2]))
+        return {
+            **sizes,
+            **_head_dim(draw),
+            **_experts(draw, "n_routed_experts"),
+            # at least one attention layer: transformers cannot tell a cache's length without
+            "layers_block_type": [*draw(st.lists(kinds, max_size=4)), "full_attention"],
+            "moe_shared_expert_intermediate_size": 8 * draw(st.integers(1, 6)),
+            "mamba_num_heads": groups * draw(st.integers(1, 3)),
+            "mamba_head_dim": draw(st.sampled_from([4, 8])),
+            "ssm_state_size": draw(st.sampled_from([4, 8])),
+            "n_groups": groups,
+            "conv_kernel": draw(st.integers(2, 4)),
+            **_maybe(draw, use_conv_bias=BOOLS, use_bias=BOOLS, mlp_bias=BOOLS, moe_latent_size=st.just(24)),
+        }
     if model_type in ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa"):
         return _mla(draw, model_type)
 
@@ -233,6 +253,14 @@ def kwargs(draw: st.DrawFn, model_type: str) -> dict[str, Any]:
         config |= _maybe(draw, interleave_moe_layer_step=st.integers(1, 3), attention_chunk_size=st.integers(2, 40))
     elif model_type == "minimax_m2":
         config |= _head_dim(draw) | _experts(draw, "num_local_experts", "intermediate_size")
+    elif model_type == "mimo_v2_flash":
+        config |= _head_dim(draw) | bias | _experts(draw, "n_routed_experts") | _window(draw)
+        config["num_attention_heads"] = 8
+        config["num_key_value_heads"] = draw(st.sampled_from([1, 2, 4]))
+        config["v_head_dim"] = draw(st.sampled_from([4, 8]))
+        kinds = st.sampled_from(["full_attention", "sliding_attention"])
+        size = config["num_hidden_layers"]
+        config |= _maybe(draw, layer_types=st.lists(kinds, min_size=size, max_size=size))
     elif model_type in ("olmo", "olmo2", "granite"):
         config |= bias
         if model_type == "granite":

@@ -23,9 +23,9 @@ COMPONENT = (
     ("head", r"lm_head|project_out"),
     ("embedding", r"embed|wte|wpe|project_in"),
     ("experts", r"\.experts\."),
-    ("router", r"router|mlp\.gate\.weight|shared_expert_gate"),
-    ("attention", r"attn|attention"),
-    ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse"),
+    ("router", r"router|(mlp|mixer)\.gate\.weight|shared_expert_gate"),
+    ("attention", r"attn|attention|mixer\.(([qkvo]|in|out)_proj|dt_bias|A_log|D|conv1d)"),
+    ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse|mixer"),
 )
 
 
