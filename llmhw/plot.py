@@ -113,8 +113,16 @@ def roofline(
         axes.annotate(label, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")
     axes.set_xlabel("arithmetic intensity, FLOP per byte")
     axes.set_ylabel(f"attainable TFLOP/s, dense {number_format}")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     return figure
+
+
+def _tick(value: float, _: object = None) -> str:
+    """A short label: whole below 100,000, else with K, M, B or T."""
+    if abs(value) < 1e5:
+        return f"{value:,.0f}"
+    number, unit = format_quantity(value, "count").split()
+    return f"{float(number.replace(',', '')):g} {unit}"
 
 
 def lines(
@@ -135,7 +143,7 @@ def lines(
         axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
     if log_x:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: format_quantity(value, "count"))
+        axes.xaxis.set_major_formatter(_tick)
     if log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
