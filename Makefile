@@ -69,7 +69,7 @@ $(BIN)/python:
 $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@echo "Installing $(TORCH)"
 	@set -e; \
-	if [ "$$($(BIN)/python -m pip list --format freeze | grep '^torch==' | sed 's/+.*//')" = "$(TORCH)" ]; then :; \
+	if [ "$$($(BIN)/python -m pip list --disable-pip-version-check --format freeze | grep '^torch==' | sed 's/+.*//')" = "$(TORCH)" ]; then :; \
 	elif [ -z "$(TORCH_INDEX)" ]; then $(PIP) $(TORCH); \
 	elif $(BIN)/python -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1] + "/torch/", timeout=10)' $(TORCH_INDEX) 2>/dev/null; then \
 	  $(PIP) --no-deps --index-url $(TORCH_INDEX) $(TORCH); \
