@@ -128,7 +128,8 @@ def term(function: Callable[..., Any], label: str = "", times: float = 1, **inpu
     name = function.__name__
     if name not in FORMULAS:
         raise LLMHWError(f"function={name!r} is not a registered formula; decorate it with @formula")
-    return Term(label or name, name, tuple(inputs.items()), times, times * function(**inputs))
+    shown = inputs | {k: v for k, v in (function.__kwdefaults__ or {}).items() if k not in inputs}
+    return Term(label or name, name, tuple(shown.items()), times, times * function(**inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ def explain(name: str, **numbers: Any) -> str:
     numbers   its arguments
 
     >>> print(explain("linear_params", in_features=4096, out_features=11008).splitlines()[0])
-    linear_params: linear_params(in_features=4096, out_features=11008)
+    linear_params: linear_params(in_features=4096, out_features=11008, bias=0)
     """
     if name not in FORMULAS:
         raise unknown_name("formula", name, FORMULAS)

@@ -77,8 +77,9 @@ def memory_bars(
         widths = [sum(p.value for p in e if p.name == name) / GIB for e in estimates.values()]
         axes.barh(list(estimates), widths, left=left, label=name, color=PALETTE[i % len(PALETTE)])
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    for y, total in enumerate(left):
-        axes.annotate(f" {total:,.1f}" if total < 100 else f" {total:,.0f}", (total, y), va="center")
+    for y, estimate in enumerate(estimates.values()):
+        total = estimate.total / GIB
+        axes.annotate(f" {total:,.1f}" if total < 100 else f" {total:,.0f}", (left[y], y), va="center")
     for label, value in (capacities or {}).items():
         axes.axvline(value / GIB, color=INK, linestyle="--", linewidth=1)
         axes.annotate(f"{label} ", (value / GIB, 1.0), xycoords=("data", "axes fraction"), ha="right", va="bottom")

@@ -67,7 +67,7 @@ def test_parts_add_up() -> None:
 def test_explain_puts_the_numbers_in() -> None:
     text = estimate().explain("momentum")
     assert "elements * bytes_per_element / shards" in text
-    assert "1000 * 4 / shards = 4000" in text
+    assert "1000 * 4 / 1 = 4000" in text
     assert "times 2 = 8000" in text
     assert "(two of them)" in text
     assert "weights" in estimate().explain()
