@@ -118,7 +118,7 @@ def holds(words: str, need: float, card: str, count: int = 1) -> Case:
     """Whether the cards hold the need."""
     offer = room(card, count)
     name = llmhw.accelerator(card).name
-    return Case(words, need <= offer, f"{gib(need)} of {gib(offer)} on {count} × {name}")
+    return Case(words, need <= offer, f"{gib(need)} needed, {gib(offer)} on {count} × {name}")
 
 
 def states(params: float) -> float:

@@ -90,9 +90,9 @@ class ClaimsAudit(SphinxDirective):
         facts += entry("What holds", text(claim.truth))
         if claim.number in self.audit.CHECKS:
             finding = self.audit.CHECKS[claim.number]()
-            lines = [("Holds: " if c.holds else "Does not hold: ", f"{c.words}. {c.shown}") for c in finding.cases]
+            lines = [("Holds: " if c.holds else "Does not hold: ", f"{c.words}: {c.shown}.") for c in finding.cases]
             if finding.earlier is not None:
-                lines.append(("Held once: ", f"{finding.earlier.words}. {finding.earlier.shown}"))
+                lines.append(("Held once: ", f"{finding.earlier.words}: {finding.earlier.shown}."))
             facts += entry("Computed", bullets(lines))
         facts += entry("Why", text(claim.reason))
         facts += entry("Source", text(claim.source))
