@@ -80,7 +80,7 @@ class Fit:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FitTable:
     """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`."""
 
@@ -135,6 +135,8 @@ class FitTable:
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens", *lines])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         title = f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens"

@@ -145,7 +145,7 @@ class Part:
         return sum(t.value for t in self.terms)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Estimate:
     """Named parts that add up to a total, in one base unit.
 
@@ -229,6 +229,8 @@ class Estimate:
         second = max(len(value) for _, value, _ in rows)
         lines = [f"{name:<{first}}  {value:>{second}}  {share:>7}" for name, value, share in rows]
         return "\n".join([self.title, *lines[:-1], "-" * len(lines[-1]), lines[-1]])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return html_table(self.title, ("part", "size", "share"), self.rows())
