@@ -1,0 +1,429 @@
+"""Which part of every tensor one rank holds.
+
+Tensor parallelism cuts matrices by the role of their module, pipeline parallelism deals out layers, expert
+parallelism deals out experts, and ZeRO or FSDP cut what is left over the data-parallel ranks. Every size is
+that of the real tensor on that rank, so the ranks add up to the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmhw.formula import Estimate, Part, formula, term
+from llmhw.job import Parallelism
+from llmhw.memory import _optimizer, _optimizer_parts, _precision, state_bytes
+from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.units import LLMHWError, ceil_div, check_divides, maximum, minimum
+
+SPLITS = ("column", "row", "vocab", "experts", "whole")
+
+# Megatron-LM (Shoeybi et al. 2019), section 3: the first matrix of a pair by columns (its outputs), the second
+# by rows (its inputs), so that one all-reduce closes the pair. Attention is cut by heads.
+_COLUMN = frozenset(
+    """q_proj k_proj v_proj qkv_proj query_key_value c_attn Wqkv q_b_proj kv_b_proj sinks
+    gate_proj up_proj gate_up_proj fc1 c_fc fc_in dense_h_to_4h
+    in_proj in_proj_qkvz in_proj_ba in_proj_qkv in_proj_z in_proj_b in_proj_a conv1d dt_bias A_log D""".split()
+)
+_ROW = frozenset("o_proj out_proj c_proj dense down_proj fc2 fc_out dense_4h_to_h".split())
+# Small, or read by every head: multi-head latent attention's compressions, its indexer, latent experts' projections
+_WHOLE = frozenset(
+    "q_a_proj kv_a_proj_with_mqa wq_b wk weights_proj fc1_latent_proj fc2_latent_proj project_in project_out".split()
+)
+_FUSED_QKV = frozenset("qkv_proj query_key_value c_attn Wqkv".split())
+_TOKEN_TABLES = frozenset("embed_tokens embed_in embeddings word_embeddings wte".split())
+_TRANSPOSED = ("gpt2",)  # matrices stored as (in, out)
+_TRANSPOSED_EXPERTS = ("gpt_oss", "llama4_text")
+
+
+@formula(source="torch.chunk: equal parts, rounded up; the last ones get what is left", unit="count")
+def chunk_size(*, size: Any, parts: Any, index: Any) -> Any:
+    """Length of part number `index` (from 0) when a dimension is cut into `parts`.
+
+    >>> [chunk_size(size=10, parts=4, index=i) for i in range(4)]
+    [3, 3, 3, 1]
+    """
+    return maximum(0, minimum(ceil_div(size, parts), size - index * ceil_div(size, parts)))
+
+
+# -- ranks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one rank stands in the layout.
+
+    rank              its number in the job: tp varies fastest, then cp, dp, pp, as in Megatron-LM
+    tp, cp, dp, pp    its number in each group
+    ep, expert_tp     which experts it holds, and which part of each
+    shard, replica    its part of the dense states under ZeRO, and which copy of the model (HSDP)
+    expert_shard      its part of its experts' states
+    """
+
+    rank: int
+    tp: int
+    cp: int
+    dp: int
+    pp: int
+    ep: int
+    expert_tp: int
+    shard: int
+    replica: int
+    expert_shard: int
+
+
+def place_of(parallelism: Parallelism, rank: int) -> Place:
+    """Where a rank stands.
+
+    >>> place = place_of(Parallelism(dp=2, tp=2, pp=2), 5)
+    >>> place.pp, place.dp, place.tp
+    (1, 0, 1)
+    """
+    p = parallelism
+    if not 0 <= rank < p.devices:
+        raise LLMHWError(f"rank={rank} is not one of the {p.devices} ranks 0 to {p.devices - 1}")
+    inside = rank % (p.devices // p.pp)  # number in its pipeline stage
+    data = inside // p.tp  # dp x cp, cp fastest
+    experts = inside // (p.ep * p.expert_tp)
+    return Place(
+        rank=rank,
+        tp=inside % p.tp,
+        cp=data % p.cp,
+        dp=data // p.cp,
+        pp=rank // (p.devices // p.pp),
+        ep=inside // p.expert_tp % p.ep,
+        expert_tp=inside % p.expert_tp,
+        shard=data % p.shards,
+        replica=data // p.shards,
+        expert_shard=experts % p.expert_shards,
+    )
+
+
+def places(parallelism: Parallelism) -> Iterator[Place]:
+    """Every rank of the layout, in order."""
+    return (place_of(parallelism, rank) for rank in range(parallelism.devices))
+
+
+# -- tensors ----------------------------------------------------------------------------------
+
+
+def split_of(tensor: Tensor) -> str:
+    """How tensor (or expert) parallelism cuts a tensor: column, row, vocab, experts or whole.
+
+    column    by the outputs of a linear layer, by heads in attention; its bias too
+    row       by the inputs; its bias stays whole on every rank
+    vocab     embedding table and output head, by vocabulary
+    experts   stacks of experts: by expert over ep, and inside an expert over expert_tp
+    whole     a full copy on every rank: norms, routers, position tables, low-rank compressions of MLA
+
+    >>> split_of(Tensor("self_attn.o_proj.weight", (64, 64), "attention", matmul=True))
+    'row'
+    """
+    module = tensor.module
+    if tensor.component == "experts":
+        return "experts"
+    if tensor.component in ("norms", "router") or module in _WHOLE:
+        return "whole"
+    if tensor.component in ("embedding", "head"):
+        return "vocab" if module in _TOKEN_TABLES or module == "lm_head" else "whole"
+    if module in _COLUMN:
+        return "column"
+    if module in _ROW:
+        return "whole" if tensor.name.endswith(".bias") else "row"
+    raise LLMHWError(f"tensor={tensor.name!r} has no known role, so it is not known how tp would split it")
+
+
+def _cut(shape: tuple[int, ...], dim: int, parts: int, index: int) -> tuple[int, ...]:
+    return (*shape[:dim], chunk_size(size=shape[dim], parts=parts, index=index), *shape[dim + 1 :])
+
+
+def _columns(spec: ModelSpec, layer: Layer | None, tensor: Tensor, tp: int, rank: int) -> tuple[int, ...]:
+    """Shape of a column-parallel tensor on one rank."""
+    dim = 1 if spec.model_type in _TRANSPOSED and len(tensor.shape) == 2 else 0
+    size = tensor.shape[dim]
+    a = layer.attention if layer else None
+    pieces = [(size, tp, rank)]
+    if a and tensor.module in ("k_proj", "v_proj"):
+        pieces = [(size, *_kv_cut(a.kv_heads, tp, rank))]
+    elif a and tensor.module in _FUSED_QKV:
+        kv = a.kv_heads * (a.head_dim + a.v_head_dim)
+        pieces = [(size - kv, tp, rank), *[(kv // 2, *_kv_cut(a.kv_heads, tp, rank))] * 2]
+    elif tensor.module == "gate_up_proj":
+        pieces = [(size // 2, tp, rank)] * 2
+    local = sum(chunk_size(size=n, parts=parts, index=index) for n, parts, index in pieces)
+    return (*tensor.shape[:dim], local, *tensor.shape[dim + 1 :])
+
+
+def _kv_cut(kv_heads: int, tp: int, rank: int) -> tuple[int, int]:
+    """Parts and index of keys and values: with fewer KV heads than ranks, neighbouring ranks hold the same one."""
+    if kv_heads % tp == 0:
+        return tp, rank
+    return min(tp, kv_heads), rank * min(tp, kv_heads) // tp
+
+
+def _experts(spec: ModelSpec, tensor: Tensor, p: Parallelism, ep_rank: int, expert_tp_rank: int) -> Tensor:
+    shape = _cut(tensor.shape, 0, p.ep, ep_rank)
+    count = shape[0]
+    name = tensor.name.rsplit(".", 1)[-1]
+    swapped = spec.model_type in _TRANSPOSED_EXPERTS
+    if name.endswith("_bias"):
+        dim = 1 if name.startswith(("gate", "up")) else 0
+    elif name.startswith("down"):
+        dim = 1 if swapped else 2
+    else:
+        dim = 2 if swapped else 1
+    if dim and name.startswith("gate_up"):
+        half = chunk_size(size=shape[dim] // 2, parts=p.expert_tp, index=expert_tp_rank)
+        shape = (*shape[:dim], 2 * half, *shape[dim + 1 :])
+    elif dim:
+        shape = _cut(shape, dim, p.expert_tp, expert_tp_rank)
+    return replace(tensor, shape=shape, experts=max(1, count), used=min(tensor.used, max(1, count)))
+
+
+def local_tensor(
+    spec: ModelSpec,
+    parallelism: Parallelism,
+    tensor: Tensor,
+    layer: Layer | None = None,
+    *,
+    tp_rank: int = 0,
+    ep_rank: int = 0,
+    expert_tp_rank: int = 0,
+) -> Tensor:
+    """The part of one tensor that a rank holds under tensor and expert parallelism, before ZeRO.
+
+    layer   the layer it belongs to, for its KV heads; None outside the layers
+
+    Sizes that do not divide are cut as torch.chunk cuts them.
+    """
+    tp = parallelism.tp
+    split = split_of(tensor)
+    if split == "experts":
+        return _experts(spec, tensor, parallelism, ep_rank, expert_tp_rank)
+    if split == "whole" or tp == 1:
+        return tensor
+    if split == "column":
+        return replace(tensor, shape=_columns(spec, layer, tensor, tp, tp_rank))
+    if split == "vocab":
+        return replace(tensor, shape=_cut(tensor.shape, 0, tp, tp_rank))
+    dim = 0 if spec.model_type in _TRANSPOSED else len(tensor.shape) - 1
+    return replace(tensor, shape=_cut(tensor.shape, dim, tp, tp_rank))
+
+
+def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
+
+    Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp.
+
+    >>> from llmhw import model
+    >>> stage_layers(model("llama-2-7b"), Parallelism(pp=4, vpp=4), 1)
+    ((2, 3), (10, 11), (18, 19), (26, 27))
+    """
+    p = parallelism
+    if not 0 <= pp_rank < p.pp:
+        raise LLMHWError(f"pp_rank={pp_rank} is not one of the {p.pp} stages 0 to {p.pp - 1}")
+    check_divides("pp x vpp", p.pp * p.vpp, "layers", spec.num_layers)
+    size = spec.num_layers // (p.pp * p.vpp)
+    starts = ((v * p.pp + pp_rank) * size for v in range(p.vpp))
+    return tuple(tuple(range(start, start + size)) for start in starts)
+
+
+def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Tensors outside the layers on a stage, not yet cut: those before its layers and those behind them.
+
+    The first stage holds the embeddings, the last the final norm and the head. Tied embeddings lie on both ends.
+    """
+    first, last = pp_rank == 0, pp_rank == parallelism.pp - 1
+    before = [t for t in spec.tensors if t.component == "embedding" or "embeddings_layernorm" in t.name]
+    behind = [t for t in spec.tensors if t not in before]
+    if spec.tied and parallelism.pp > 1:
+        behind += [t for t in before if split_of(t) == "vocab"]
+    return before if first else [], behind if last else []
+
+
+def rank_tensors(
+    spec: ModelSpec,
+    parallelism: Parallelism,
+    *,
+    pp_rank: int = 0,
+    tp_rank: int = 0,
+    ep_rank: int = 0,
+    expert_tp_rank: int = 0,
+) -> tuple[tuple[Tensor, int], ...]:
+    """Every tensor of a rank with the shape it has there, and how many of the stage's layers hold one.
+
+    Tensor, pipeline and expert parallelism are applied, ZeRO is not: see `shard_tensors`. Names are those of
+    `ModelSpec`, relative to the layer.
+
+    >>> from llmhw import model
+    >>> tensors = rank_tensors(model("llama-2-7b"), Parallelism(tp=8, pp=2), pp_rank=1, tp_rank=3)
+    >>> next((t.shape, count) for t, count in tensors if t.module == "down_proj")
+    ((4096, 1376), 16)
+    >>> next((t.shape, count) for t, count in tensors if t.module == "lm_head")
+    ((4000, 4096), 1)
+    """
+    where: dict[str, Any] = {"tp_rank": tp_rank, "ep_rank": ep_rank, "expert_tp_rank": expert_tp_rank}
+    before, behind = outer_tensors(spec, parallelism, pp_rank)
+    held = [(local_tensor(spec, parallelism, t, **where), 1) for t in before]
+    kinds: dict[int, tuple[Layer, int]] = {}
+    for chunk in stage_layers(spec, parallelism, pp_rank):
+        for number in chunk:
+            layer = spec.layers[number]
+            kinds[id(layer)] = layer, kinds.get(id(layer), (layer, 0))[1] + 1
+    for layer, count in kinds.values():
+        held += [(local_tensor(spec, parallelism, t, layer, **where), count) for t in layer.tensors]
+    return (*held, *((local_tensor(spec, parallelism, t, **where), 1) for t in behind))
+
+
+# -- states under ZeRO and FSDP ---------------------------------------------------------------
+
+
+def shard_tensor(tensor: Tensor, shards: int, index: int) -> Tensor:
+    """One rank's part of a parameter under FSDP2: cut along the first dimension, as `fully_shard` does.
+
+    >>> shard_tensor(Tensor("norm.weight", (10,), "norms"), 4, 3).shape
+    (1,)
+    """
+    if shards == 1:
+        return tensor
+    cut = replace(tensor, shape=_cut(tensor.shape, 0, shards, index))
+    return replace(cut, experts=max(1, cut.shape[0]), used=1) if tensor.experts > 1 else cut
+
+
+def _place(parallelism: Parallelism, place: Place | int) -> Place:
+    return place if isinstance(place, Place) else place_of(parallelism, place)
+
+
+def _held(spec: ModelSpec, p: Parallelism, place: Place) -> tuple[tuple[Tensor, int], ...]:
+    return rank_tensors(spec, p, pp_rank=place.pp, tp_rank=place.tp, ep_rank=place.ep, expert_tp_rank=place.expert_tp)
+
+
+def _flat_parts(held: tuple[tuple[Tensor, int], ...], shards: int, index: int) -> Iterator[tuple[Tensor, int]]:
+    """One rank's part of all these tensors laid end to end (ZeRO-1 and 2)."""
+    total = sum(count * t.numel for t, count in held)
+    size = chunk_size(size=total, parts=shards, index=index)
+    low = min(total, index * ceil_div(total, shards))
+    high, at = low + size, 0
+    for tensor, count in held:
+        whole = 0
+        for _ in range(count):
+            part = max(0, min(high, at + tensor.numel) - max(low, at))
+            at += tensor.numel
+            if part == tensor.numel:
+                whole += 1
+            elif part:
+                yield replace(tensor, shape=(part,), experts=1, used=1), 1
+        if whole:
+            yield tensor, whole
+
+
+def shard_tensors(
+    spec: ModelSpec, parallelism: Parallelism, place: Place | int, what: str = "optimizer"
+) -> tuple[tuple[Tensor, int], ...]:
+    """What a rank holds of every tensor once ZeRO is applied, with the number of layers.
+
+    place   a `Place`, or the rank's number
+    what    weights, gradients or optimizer
+
+    ZeRO-1 and 2 lay the tensors end to end and cut the line evenly (rounded up), without the padding that a
+    framework adds for alignment. ZeRO-3 is FSDP2: every parameter is cut along its first dimension.
+    """
+    p, place = parallelism, _place(parallelism, place)
+    held = _held(spec, p, place)
+    least = {"weights": 3, "gradients": 2, "optimizer": 1}[what]
+    if p.zero < least:
+        return held
+    if p.zero == 3:
+        return tuple(
+            (
+                shard_tensor(t, p.expert_shards, place.expert_shard)
+                if t.component == "experts"
+                else shard_tensor(t, p.shards, place.shard),
+                count,
+            )
+            for t, count in held
+        )
+    dense = tuple(pair for pair in held if pair[0].component != "experts")
+    experts = tuple(pair for pair in held if pair[0].component == "experts")
+    return (
+        *_flat_parts(dense, p.shards, place.shard),
+        *_flat_parts(experts, p.expert_shards, place.expert_shard),
+    )
+
+
+def rank_states(
+    spec: ModelSpec,
+    parallelism: Parallelism,
+    place: Place | int = 0,
+    *,
+    optimizer: str = "adamw",
+    precision: str = "bf16-mixed",
+) -> Estimate:
+    """Bytes of weights, gradients, master copy and optimizer states that one rank holds.
+
+    place       a `Place`, or the rank's number
+    optimizer, precision   as in `llmhw.training_states`, which this equals for a layout of one device
+
+    Counts tensors, wherever they lie (`offload` moves them to host memory). Gathered weights, buckets and other
+    temporary buffers come on top.
+
+    >>> from llmhw import model
+    >>> round(rank_states(model("llama-2-7b"), Parallelism(dp=8, zero=3)).total / 2**30, 2)
+    12.55
+    """
+    place = _place(parallelism, place)
+    chosen, recipe = _optimizer(optimizer), _precision(precision)
+    owned = shard_tensors(spec, parallelism, place, "optimizer")
+    parts = []
+    for name, what, width in (
+        ("weights", "weights", recipe.weights),
+        ("gradients", "gradients", recipe.gradients),
+        ("master copy", "optimizer", recipe.master),
+    ):
+        tensors = owned if what == "optimizer" else shard_tensors(spec, parallelism, place, what)
+        elements = sum(count * t.numel for t, count in tensors)
+        if width:
+            parts.append(Part(name, (term(state_bytes, name, elements=elements, bytes_per_element=width),)))
+    parts += [Part(name, tuple(terms)) for name, terms in _optimizer_parts(owned, chosen, recipe.state).items()]
+    return Estimate(
+        f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}", "bytes", tuple(parts)
+    )
+
+
+def rank_parameter_bytes(
+    spec: ModelSpec, parallelism: Parallelism, place: Place | int = 0, *, precision: str = "bf16-mixed"
+) -> int:
+    """Bytes of the weights that a rank holds between steps.
+
+    >>> from llmhw import model
+    >>> rank_parameter_bytes(model("llama-2-7b"), Parallelism(tp=2, dp=2))
+    6738681856
+    """
+    return int(rank_states(spec, parallelism, place, optimizer="sgd", precision=precision)["weights"])
+
+
+def rank_gradient_bytes(
+    spec: ModelSpec, parallelism: Parallelism, place: Place | int = 0, *, precision: str = "bf16-mixed"
+) -> int:
+    """Bytes of the gradients that a rank holds when a step's backward pass has ended."""
+    return int(rank_states(spec, parallelism, place, optimizer="sgd", precision=precision)["gradients"])
+
+
+def rank_optimizer_bytes(
+    spec: ModelSpec,
+    parallelism: Parallelism,
+    place: Place | int = 0,
+    *,
+    optimizer: str = "adamw",
+    precision: str = "bf16-mixed",
+) -> int:
+    """Bytes of the optimizer's states that a rank holds, its fp32 master copy included.
+
+    >>> from llmhw import model
+    >>> spec = model("llama-2-7b")
+    >>> round(rank_optimizer_bytes(spec, Parallelism(dp=8, zero=1)) / spec.parameters.total, 3)
+    1.5
+    """
+    states = rank_states(spec, parallelism, place, optimizer=optimizer, precision=precision)
+    return int(sum(part.value for part in states if part.name not in ("weights", "gradients")))
