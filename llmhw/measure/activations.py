@@ -1,0 +1,438 @@
+"""Activations measured: what autograd really keeps between the forward and the backward pass.
+
+PyTorch calls a hook for every tensor that an operation saves for its backward pass
+(`torch.autograd.graph.saved_tensors_hooks`). We count each distinct storage once, leave weights and buffers out,
+and add what activation checkpointing keeps alive to run a layer again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmhw.formula import Estimate
+from llmhw.memory import PRECISIONS
+from llmhw.model import ModelSpec
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, unknown_name
+
+try:
+    import torch
+    from torch.overrides import TorchFunctionMode
+except ImportError:  # pragma: no cover - the tests have torch
+    raise LLMHWError("llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'") from None
+
+RECOMPUTE = ("none", "selective", "full", "block")
+# "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.
+ATTENTION = {"flash": "sdpa", "sdpa": "sdpa", "eager": "eager"}
+_DROPOUTS = (
+    "attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout layerdrop "
+    "embed_dropout attn_dropout ffn_dropout residual_dropout classifier_dropout embedding_dropout resid_dropout"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One storage that stays alive for the backward pass.
+
+    module   name of the module whose forward first saved it ("model.layers.0.mlp"); "" for the model itself
+    op       the PyTorch function that saved it, or "checkpoint" for what a recomputed part needs
+    shape    shape of the tensor as saved; a view of a larger storage keeps all of it
+    dtype    "bfloat16", "float32", ...
+    bytes    bytes of the storage
+    """
+
+    module: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedActivations:
+    """What `measure_activations` found.
+
+    kept      every distinct storage that the backward pass needs
+    outputs   bytes of the module's outputs that nothing saved (the logits): they live as long as the caller holds them
+    """
+
+    title: str
+    kept: tuple[Kept, ...]
+    outputs: int
+
+    @property
+    def total(self) -> int:
+        """Bytes kept for the backward pass."""
+        return sum(item.bytes for item in self.kept)
+
+    def by_module(self, depth: int | None = None) -> dict[str, int]:
+        """Bytes by module name, cut after `depth` parts of the name."""
+        found: dict[str, int] = {}
+        for item in self.kept:
+            name = ".".join(item.module.split(".")[:depth])
+            found[name] = found.get(name, 0) + item.bytes
+        return found
+
+    def by_op(self) -> dict[str, int]:
+        """Bytes by the PyTorch function that saved them."""
+        found: dict[str, int] = {}
+        for item in self.kept:
+            found[item.op] = found.get(item.op, 0) + item.bytes
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers in bytes."""
+        return {
+            "title": self.title,
+            "unit": "bytes",
+            "by_module": self.by_module(),
+            "by_op": self.by_op(),
+            "total": self.total,
+            "outputs": self.outputs,
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row a kept storage; needs pandas."""
+        import pandas
+
+        rows = [(k.module, k.op, k.shape, k.dtype, k.bytes) for k in self.kept]
+        return pandas.DataFrame(rows, columns=["module", "op", "shape", "dtype", "bytes"])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [(name or "(model)", format_quantity(size, "bytes")) for name, size in self.by_module().items()]
+
+    def __str__(self) -> str:
+        rows = [*self._rows(), ("total", format_quantity(self.total, "bytes"))]
+        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
+        return "\n".join([self.title, *(f"{name:<{first}}  {size:>{second}}" for name, size in rows)])
+
+    def _repr_html_(self) -> str:
+        rows = [*self._rows(), ("total", format_quantity(self.total, "bytes"))]
+        return html_table(self.title, ("module", "size"), rows)
+
+
+class _Held:
+    """A tensor as autograd holds it, and who saved it. It dies when autograd drops it."""
+
+    __slots__ = ("__weakref__", "module", "op", "tensor")
+
+    def __init__(self, tensor: torch.Tensor, module: str, op: str) -> None:
+        self.tensor, self.module, self.op = tensor, module, op
+
+
+class _CurrentOp(TorchFunctionMode):
+    """Knows which torch function is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = ""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before, self.name = self.name, getattr(func, "__name__", "")
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.name = before
+
+
+class Watch:
+    """Context manager: notes what autograd saves while a module runs.
+
+    Enter it, run the forward pass, leave it, then ask `kept()` while the output is still alive: tensors whose
+    graph is gone by then are not counted.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._refs: list[weakref.ref[_Held]] = []
+        self._names = [""]
+        self._op = _CurrentOp()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Watch:
+        for name, module in self._module.named_modules():
+            if name:
+                before = module.register_forward_pre_hook(functools.partial(self._push, name))
+                after = module.register_forward_hook(self._pop, always_call=True)
+                self._stack.callback(before.remove)
+                self._stack.callback(after.remove)
+        self._stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack))
+        self._stack.enter_context(self._op)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _push(self, name: str, *_: Any) -> None:
+        self._names.append(name)
+
+    def _pop(self, *_: Any) -> None:
+        self._names.pop()
+
+    def _pack(self, tensor: torch.Tensor) -> _Held:
+        return self.hold(tensor, self._op.name)
+
+    @staticmethod
+    def _unpack(held: _Held) -> torch.Tensor:
+        return held.tensor
+
+    def hold(self, tensor: torch.Tensor, op: str) -> _Held:
+        """Note a tensor for as long as the returned object lives."""
+        held = _Held(tensor, self._names[-1], op)
+        self._refs.append(weakref.ref(held))
+        return held
+
+    def checkpoint(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`torch.utils.checkpoint.checkpoint` without reentry; notes the tensors its closure keeps alive."""
+        from torch.utils.checkpoint import checkpoint
+
+        kwargs.pop("use_reentrant", None)
+        held = [self.hold(t, "checkpoint") for t in _tensors((args, kwargs, getattr(function, "keywords", {})))]
+
+        def run(*inputs: Any, **named: Any) -> Any:
+            # named here so that autograd's reference to this function keeps them, and drops them with it
+            _ = held
+            return function(*inputs, **named)
+
+        # the state of the random generator lies on the host and there is nothing random to repeat
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Every distinct storage still held, without the module's weights and buffers."""
+        own = {_storage(t) for t in (*self._module.parameters(), *self._module.buffers())}
+        found: dict[int, Kept] = {}
+        for ref in self._refs:
+            held = ref()
+            if held is None or _storage(held.tensor) in own:
+                continue
+            t = held.tensor
+            found.setdefault(
+                _storage(t),
+                Kept(held.module, held.op, tuple(t.shape), str(t.dtype)[6:], t.untyped_storage().nbytes()),
+            )
+        return tuple(found.values())
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Identity of a tensor's storage; works for real, meta and fake tensors."""
+    identity: int = tensor.untyped_storage()._cdata
+    return identity
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor inside nested tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, (tuple, list)):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+# -- transformers' models ---------------------------------------------------------------------
+
+
+def _config(model: Any) -> Any:
+    """transformers' config object of a name, path, dict, spec or config."""
+    try:
+        from transformers import CONFIG_MAPPING, PreTrainedConfig
+    except ImportError:
+        raise LLMHWError(
+            "measuring a model by its config needs transformers; install it with: pip install 'llmhw[torch]'"
+        ) from None
+    if isinstance(model, PreTrainedConfig):
+        return type(model).from_dict(model.to_dict())
+    if isinstance(model, ModelSpec):
+        model = getattr(model, "config", None) or model.name
+    if not isinstance(model, Mapping):
+        from pathlib import Path
+
+        from llmhw.catalog import model_names, read_model
+        from llmhw.model import _load_json
+
+        path = Path(model)
+        if path.suffix == ".json" or path.is_dir():
+            model = _load_json(path / "config.json" if path.is_dir() else path)
+        else:
+            try:
+                model = read_model(str(model))[1]
+            except KeyError:
+                raise unknown_name("model", str(model), model_names()) from None
+    options = dict(model)
+    kind = options.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise LLMHWError(f"model_type={kind!r} is not one that the installed transformers knows; pass a torch module")
+    return CONFIG_MAPPING[kind](**options)
+
+
+def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> Any:
+    """transformers' causal language model of a config, in training mode, without dropout.
+
+    model       catalog name, path of a `config.json`, its content as a dict, or transformers' config object
+    precision   see `llmhw.memory.PRECISIONS`: its weights' number format is the model's
+    attention   flash (PyTorch's SDPA) or eager
+
+    Inside a `torch._subclasses.FakeTensorMode` the weights take no memory.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = _config(model)
+    text = config.get_text_config()
+    for part in {id(c): c for c in (config, text)}.values():
+        for name in _DROPOUTS:
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    dtype = torch.float32 if PRECISIONS[precision].weights == 4 else torch.bfloat16
+    with no_init_weights():
+        made = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION[attention], dtype=dtype)
+    return made.train()
+
+
+def _checkpoint_layers(model: Any, watch: Watch, layers: int | None) -> None:
+    """transformers' gradient checkpointing on the first `layers` layers (None: all), through our watch."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise LLMHWError(
+            f"{type(model).__name__} does not support gradient checkpointing; measure it with recompute='none'"
+        )
+    model._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=watch.checkpoint)
+    blocks = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for block in blocks[layers:] if layers is not None else ():
+        block.gradient_checkpointing = False
+
+
+@contextlib.contextmanager
+def _checkpoint_attention(model: Any, watch: Watch) -> Iterator[None]:
+    """Recompute the attention core only: scores, softmax and the product with the values.
+
+    The core is the function that transformers looks up in its attention registry between the rotary embedding and
+    the output projection; it is wrapped in `torch.utils.checkpoint.checkpoint`, which keeps its inputs (queries, keys
+    and values; Megatron-LM's selective recompute does the same).
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    chosen = model.config._attn_implementation
+    name = f"llmhw_selective_{chosen}"
+
+    def core(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if chosen == "eager":
+            function = sys.modules[type(module).__module__].eager_attention_forward
+        else:
+            function = ALL_ATTENTION_FUNCTIONS[chosen]
+        return watch.checkpoint(functools.partial(function, module, **kwargs), *args)
+
+    ALL_ATTENTION_FUNCTIONS.register(name, core)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[chosen])
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    for config in configs.values():
+        config._attn_implementation_internal = name
+    try:
+        yield
+    finally:
+        for config in configs.values():
+            config._attn_implementation_internal = chosen
+
+
+# -- the measurement --------------------------------------------------------------------------
+
+
+def measure_activations(
+    model: Any,
+    *,
+    batch: int = 1,
+    seq_len: int = 128,
+    precision: str = "bf16",
+    attention: str = "flash",
+    recompute: str = "none",
+    recompute_layers: int = 0,
+    loss: bool = True,
+    fake: bool = False,
+    inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
+) -> SavedActivations:
+    """Bytes of activations that autograd keeps for the backward pass, storage by storage.
+
+    model             any `torch.nn.Module` (it keeps its own number format and attention), or what `build` takes:
+                      a catalog name, the path of a `config.json`, a dict, a config object of transformers
+    batch, seq_len    sequences and tokens of each, for a language model
+    precision         number format of a model built here: fp32, bf16, ... (autocast is not used)
+    attention         flash (PyTorch's SDPA, which is a flash kernel on CPU as well) or eager, of a model built here
+    recompute         none; selective (the attention core runs again in the backward pass); full (transformers'
+                      gradient checkpointing, without reentry, on every layer); block (on the first
+                      `recompute_layers` layers)
+    loss              also run the loss, as a training step does
+    fake              no numbers, only shapes: measures a model that would not fit in memory
+    inputs            what to call a module with, if it is no language model
+
+    Counted: each distinct storage that an operation saved and that lives on after the forward pass, whole, even
+    where a view of it was saved; and what a recomputed part needs to run again. Not counted: weights and buffers,
+    the outputs themselves (their size is in `.outputs`), temporaries of the forward pass, the generator's state,
+    the key-value cache (`use_cache=False`). Dropout is off in a model built here.
+    Raises `LLMHWError` for a recompute mode that the module does not support.
+    """
+    check_choice("recompute", recompute, RECOMPUTE)
+    check_choice("attention", attention, ATTENTION)
+    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
+    with contextlib.ExitStack() as stack:
+        if fake:
+            from torch._subclasses.fake_tensor import FakeTensorMode
+
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        given = isinstance(model, torch.nn.Module)
+        module = model if given else build(model, precision=precision, attention=attention)
+        language = hasattr(module, "_set_gradient_checkpointing")
+        if inputs is None and not language:
+            raise LLMHWError(f"inputs=None: say what to call {type(module).__name__} with, as a tuple or a dict")
+        if recompute != "none" and not language:
+            raise LLMHWError(
+                f"recompute={recompute!r} switches transformers' models only; {type(module).__name__} is none: put "
+                "torch.utils.checkpoint in it and measure with recompute='none'"
+            )
+        if inputs is None:
+            device = next(module.parameters()).device
+            ids = torch.zeros((batch, seq_len), dtype=torch.long, device=device)
+            inputs = {"input_ids": ids, "use_cache": False, **({"labels": ids.clone()} if loss else {})}
+        was = [(m, m.gradient_checkpointing) for m in module.modules() if hasattr(m, "gradient_checkpointing")]
+        watch = Watch(module)
+        try:
+            if recompute in ("full", "block"):
+                _checkpoint_layers(module, watch, recompute_layers if recompute == "block" else None)
+            elif recompute == "selective":
+                stack.enter_context(_checkpoint_attention(module, watch))
+            with watch:
+                output = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+            kept = watch.kept()
+            counted = {_storage(h.tensor) for h in (ref() for ref in watch._refs) if h is not None}
+            rest = {_storage(t): t.untyped_storage().nbytes() for t in _tensors(output)}
+            outputs = sum(size for key, size in rest.items() if key not in counted)
+        finally:
+            for m, on in was:
+                m.gradient_checkpointing = on
+    name = getattr(model, "name", None) or (model if isinstance(model, str) else type(module).__name__)
+    return SavedActivations(f"activations kept by {name}, recompute {recompute}", kept, outputs)
+
+
+def beside(measured: SavedActivations, predicted: Estimate) -> list[tuple[str, str, str, str]]:
+    """Rows of measured, predicted and ratio, for a table."""
+    ratio = predicted.total / measured.total if measured.total else float("nan")
+    return [
+        (
+            "activations",
+            format_quantity(measured.total, "bytes"),
+            format_quantity(predicted.total, "bytes"),
+            f"{ratio:.4f}",
+        )
+    ]
