@@ -265,13 +265,6 @@ class ModelSpec:
         """Vocabulary and width of the output projection (the embedding table when they are tied)."""
         return self.vocab_size, next(t.shape[-1] for t in self.tensors if t.component in ("head", "embedding"))
 
-    def kv_cache_bytes(self, *, batch: int = 1, seq_len: int = 1, kv_format: str = "bf16") -> int | float:
-        """Bytes of the key-value cache: see `llmhw.kv_cache`."""
-        from llmhw.memory import kv_cache
-
-        total: int | float = kv_cache(self, batch=batch, seq_len=seq_len, kv_format=kv_format).total
-        return total
-
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
         return {
