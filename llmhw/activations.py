@@ -8,13 +8,13 @@ Megatron-LM's fused kernels (Korthikanti et al. 2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.memory import PRECISIONS, checkpointed_activation_bytes, transformer_layer_activation_bytes
+from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count, unknown_name
 
@@ -58,7 +58,12 @@ def score_matrix_bytes(*, batch: Any, heads: Any, queries: Any, keys: Any, bytes
 
 @dataclass(eq=False, slots=True)
 class _Tensor:
-    """One storage: rows of `width` elements, or score matrices if `keys` is set. A view is the same object."""
+    """One storage: rows of `width` elements, or score matrices if `keys` is set. A view is the same object.
+
+    grad     a gradient flows through it
+    shared   made once for all layers
+    halved   what uses it takes one half of each row (gate and up in one matrix)
+    """
 
     label: str
     width: int
@@ -68,6 +73,7 @@ class _Tensor:
     keys: int = 0
     grad: bool = True
     shared: bool = False
+    halved: bool = False
 
     def term(self) -> Term:
         if self.keys:
@@ -143,16 +149,16 @@ class _Tape:
 
     def cast(self, x: _Tensor, size: int) -> _Tensor:
         """`.to(dtype)`: the same tensor if it has that type already. Saves nothing."""
-        return x if x.bytes == size else replace(x, bytes=size, shared=False, label="")
+        return x if x.bytes == size else replace(x, bytes=size, shared=False, halved=False, label="")
 
     def like(self, x: _Tensor, size: int | None = None) -> _Tensor:
         """The fresh result of an operation that saves nothing (a sum, a product with a number)."""
-        return replace(x, bytes=size or x.bytes, shared=False, label="")
+        return replace(x, bytes=size or x.bytes, shared=False, halved=False, label="")
 
     def linear(self, part: str, label: str, x: _Tensor, width: int) -> _Tensor:
         """x W: saves its input (and the weight, which is no activation)."""
         self.keep(part, label, x)
-        return replace(x, width=width, bytes=self.e, label="")
+        return replace(x, width=width, bytes=self.e, halved=False, label="")
 
     def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor) -> _Tensor:
         """a b: each side needs the other for its gradient."""
@@ -173,15 +179,18 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
               rms-late     OLMo 2's: times the weight in fp32, then back
               rms-plus-1   Gemma's: times (1 + weight) in fp32, then back
               layer        PyTorch's LayerNorm
+              layer-plus-1 Nemotron's: with 1 + weight
               layer-fp32   OLMo's LayerNorm in fp32, without weights
               cohere       Cohere's LayerNorm, written out in fp32
     vectors   vectors that are normalized in one row: 1, or the heads when each head is
     """
-    if kind in ("layer", "layer-fp32"):
+    if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
         t.keep(part, "input of LayerNorm", x)
         t.keep(part, "mean", replace(x, width=vectors, label=""))
         t.keep(part, "1 / standard deviation", replace(x, width=vectors, label=""))
+        if kind == "layer-plus-1":
+            t.keep(part, "1 + weight", _Tensor("", x.width // vectors, t.e, 1, 1))
         return t.like(x, t.e)
     x = t.cast(x, 4)
     scale = replace(x, width=vectors, label="")
@@ -206,109 +215,127 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
 
 # -- activation functions ---------------------------------------------------------------------
 
+# transformers' names, by how the function is computed
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_fast",
+    "relu": "relu",
+    "relu2": "relu2",
+}
 
-def _activate(t: _Tape, kind: str, x: _Tensor, part: str = "activation function") -> _Tensor:
-    """An activation function.
+
+def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function") -> _Tensor:
+    """An activation function, by its name in transformers.
 
     silu, gelu   one kernel that saves its input (gelu: exact, or gelu_pytorch_tanh)
     gelu_new     written out in Python: x, tanh, and the two factors
+    gelu_fast    written out in Python in another order, with three more factors
     relu         saves its result
     relu2        ReLU, then its square
     """
+    if name not in _ACTIVATIONS:
+        raise LLMHWError(
+            f"hidden_act={name!r} has no op-by-op profile; use kernels='megatron', or one of {', '.join(_ACTIVATIONS)}"
+        )
+    kind = _ACTIVATIONS[name]
+    if kind in ("relu", "relu2"):
+        y = t.like(x)
+        t.keep(part, "result of relu", y)
+        return t.like(y) if kind == "relu2" else y
+    t.keep(part, f"input of {kind.partition('_')[0]}", x)
+    y = replace(x, width=x.width // 2, label="") if x.halved else t.like(x)
     if kind in ("silu", "gelu"):
-        t.keep(part, f"input of {kind}", x)
-        return t.like(x)
-    if kind == "gelu_new":
-        t.keep(part, "input of gelu", x)
-        t.keep(part, "tanh", t.like(x))
-        return t.mul(part, ("half the input", "1 + tanh"), t.like(x), t.like(x))
-    if kind == "relu":
-        y = t.like(x)
-        t.keep(part, "result of relu", y)
         return y
-    if kind == "relu2":
-        y = t.like(x)
-        t.keep(part, "result of relu", y)
-        return t.like(y)
-    raise LLMHWError(f"hidden_act={kind!r} is not known to the torch profile; use kernels='megatron'")
+    if kind == "gelu_fast":
+        t.keep(part, "0.045 times the input", t.like(y))
+        t.keep(part, "0.798 times the input", t.like(y))
+        t.keep(part, "1 + 0.045 times its square", t.like(y))
+    t.keep(part, "tanh", t.like(y))
+    return t.mul(part, ("half the input", "1 + tanh"), t.like(y), t.like(y))
 
 
 # -- attention --------------------------------------------------------------------------------
 
 
-def _rotate(t: _Tape, s: _Style, q: _Tensor, k: _Tensor) -> tuple[_Tensor, _Tensor]:
+def _rotate(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_Tensor, _Tensor]:
     """Rotary embedding: x cos + rotate_half(x) sin. The tables are saved once for all layers."""
     if not s.rotary:
         return q, k
-    size = 4 if s.rotary_fp32 else t.e
-    for name in ("cos", "sin"):
-        table = t.table(f"{name} table", s.rotary, size)
-        if s.rotary_own:
-            # the family repeats the tables' entries anew in every layer
-            table = replace(table, shared=False, label="")
-        t.keep("rotary", f"{name} table", table)
-    return t.like(q, t.e), t.like(k, t.e)
+    for table in _rotary_tables(t, s, a):
+        # some families repeat the tables' entries anew in every layer
+        t.keep("rotary", table.label, replace(table, shared=False) if s.rotary_own else table)
+    return t.new(a.heads * a.head_dim), t.new(a.kv_heads * a.head_dim)
+
+
+def _rotary_tables(t: _Tape, s: _Style, a: Attention) -> list[_Tensor]:
+    width = int(a.head_dim * s.rotary)
+    which = f" of {a.kind} layers" if s.rotary_by_kind else ""
+    return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
 
 
 def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) -> _Tensor:
     """Scores, softmax and the product with the values."""
     part = "attention"
-    windowed = a.window is not None and t.seq_len >= a.window
-    mask = _mask(t, a, windowed)
     out = t.new(a.heads * a.v_head_dim)
+    # a window only needs a mask, beside what causality needs, where the sequence is longer than it
+    masked = a.window is not None and t.seq_len >= a.window
 
     def run() -> None:
-        groups = a.heads // a.kv_heads
         if t.flash:
             keys, values = k, v
-            if windowed:
-                # a mask rules the kernel's own grouping out: keys and values are copied for every query head
+            if masked:
+                # with a mask transformers does not let the kernel group the heads: it copies keys and values
                 keys, values = _repeat(t, a, k), _repeat(t, a, v)
-                t.keep(part, "mask, in the model's format", t.new(1, keys=t.seq_len))
+                t.keep(part, "mask in the model's format", t.new(1, keys=t.seq_len))
             t.keep(part, "queries", q)
             t.keep(part, "keys", keys)
             t.keep(part, "values", values)
-            t.keep(part, "log of the softmax sums", t.new(a.heads, 4))
+            t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
             t.keep(part, "output of the attention core", out)
             return
-        keys, values = (_repeat(t, a, k), _repeat(t, a, v)) if groups > 1 else (k, v)
         t.keep(part, "queries", _batched(t, a, q))
-        t.keep(part, "keys", _batched(t, a, keys))
+        t.keep(part, "keys", _batched(t, a, _repeat(t, a, k)))
         scores = t.new(a.heads, keys=t.seq_len)
         if s.softcap:
             t.keep(part, "tanh of the capped scores", t.like(scores))
-        softmax = t.like(scores, 4)
-        t.keep(part, "probabilities in fp32", softmax)
-        t.keep(part, "probabilities", t.cast(softmax, t.e))
-        t.keep(part, "values", _batched(t, a, values))
+        softmax = t.like(scores, 4 if s.softmax_fp32 else t.e)
+        probabilities = t.cast(softmax, t.e)
+        if softmax is not probabilities:
+            t.keep(part, "probabilities in fp32", softmax)
+        t.keep(part, "probabilities", probabilities)
+        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)))
 
     if not t.selective:
         run()
         return out
-    inputs = [q, k, v, *([mask] if mask else []), *([_positions(t)] if s.positions_in_attention else [])]
+    inputs = [q, k, v, *_masks(t, a), *([_positions(t)] if s.positions == "attention" else [])]
     with t.recomputed(part, "inputs of the recomputed core", *inputs):
         run()
     return out
 
 
 def _batched(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
-    """What a batched matrix product saves: a view where the strides allow one, else a copy."""
-    wide = x.width // (a.heads * a.head_dim) > 1
-    return t.new(a.heads * a.head_dim) if wide and t.batch > 1 and a.heads > 1 else x
+    """What a batched matrix product saves: a copy, or a view where the strides allow one."""
+    return x if t.batch == 1 or a.heads == 1 else t.new(a.heads * a.head_dim)
 
 
 def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
-    """transformers' repeat_kv: a copy of keys or values for every query head; one KV head is only viewed."""
-    if a.heads == a.kv_heads or (a.kv_heads == 1 and (t.flash or t.batch == 1)):
-        return x
-    return t.new(a.heads * a.head_dim)
+    """transformers' repeat_kv: a copy of keys or values for every query head; a single KV head is only viewed."""
+    return x if a.heads == a.kv_heads or a.kv_heads == 1 else t.new(a.heads * a.head_dim)
 
 
-def _mask(t: _Tape, a: Attention, windowed: bool) -> _Tensor | None:
-    """The mask that the model makes once and hands to its layers; SDPA needs none without a window."""
-    if t.flash:
-        return t.table("window mask", 1, 1, keys=t.seq_len) if windowed else None
-    return t.table("window mask" if windowed else "causal mask", 1, t.e, batch=t.batch, keys=t.seq_len)
+def _masks(t: _Tape, a: Attention) -> list[_Tensor]:
+    """The mask that the model makes once and hands to its layers; SDPA needs one for a window only."""
+    if not t.flash:
+        name = "causal mask" if a.window is None else "window mask"
+        return [t.table(name, 1, t.e, batch=t.batch, keys=t.seq_len)]
+    if a.window is not None and t.seq_len >= a.window:
+        return [t.table("window mask", 1, 1, keys=t.seq_len)]
+    return []
 
 
 def _positions(t: _Tape) -> _Tensor:
@@ -320,48 +347,87 @@ def _positions(t: _Tape) -> _Tensor:
 
 @dataclass(frozen=True)
 class _Style:
-    """How transformers computes a family's blocks; a table of these is all that tells the families apart.
+    """How transformers computes a family's blocks; what is not here is read from the tensors.
 
     block        pre: norm, attention, sum, norm, feed-forward, sum (Llama)
                  sandwich: a norm before and after each (Gemma 2)
                  post: norms behind (OLMo 2)
-                 parallel: attention and feed-forward of the same input (GPT-NeoX); parallel-one: of one norm (Phi)
+                 parallel: attention and feed-forward of the same input (GPT-NeoX)
     norm         see `_norm`
-    qkv          separate, or fused: one matrix, whose result lives on while a view of it is saved
-    gate_up      the gate and up projections are one matrix
-    activation   see `_activate`
-    rotary       width of the rotary tables; 0 for learned positions
+    activation   default of hidden_act
+    rotary       share of the head size that the rotary embedding turns; 0 for learned positions
     rotary_fp32  the tables stay in fp32
     rotary_own   every layer repeats the tables' entries anew
+    rotary_by_kind   sliding layers have tables of their own
     softcap      tanh on the attention scores
+    logit_softcap   tanh on the logits
+    softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
-    positions_in_attention   position ids reach the attention function, which a recomputed core then keeps
+    positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
+    learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
     """
 
     block: str = "pre"
     norm: str = "rms"
-    qkv: str = "separate"
     activation: str = "silu"
-    rotary: int = 0
+    rotary: float = 1
     rotary_fp32: bool = False
     rotary_own: bool = False
-    rotary_share: float = 1.0
+    rotary_by_kind: bool = False
     softcap: bool = False
-    head_softcap: bool = False
+    logit_softcap: bool = False
+    softmax_fp32: bool = True
     sdpa: bool = True
-    positions_in_attention: bool = True
-    positions_in_layer: bool = True
-    learned_positions: bool = False
+    positions: str = "attention"
+    learned: str = ""
+    router: str = ""
 
 
 STYLES: Mapping[str, _Style] = {
+    "cohere": _Style(block="parallel", norm="cohere"),
+    "cohere2": _Style(block="parallel", norm="cohere"),
+    "exaone4": _Style(block="post"),
+    "ernie4_5": _Style(),
+    "gemma": _Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"),
+    "gemma2": _Style(
+        block="sandwich",
+        norm="rms-plus-1",
+        activation="gelu_pytorch_tanh",
+        softcap=True,
+        logit_softcap=True,
+        sdpa=False,
+    ),
+    "gemma3_text": _Style(block="sandwich", norm="rms-plus-1", activation="gelu_pytorch_tanh", rotary_by_kind=True),
+    "glm": _Style(rotary=0.5, rotary_own=True),
+    "glm4": _Style(block="sandwich", rotary=0.5, rotary_own=True),
+    "gpt2": _Style(norm="layer", activation="gelu_new", rotary=0, softmax_fp32=False, learned="batch"),
+    "gpt_neox": _Style(block="parallel", norm="layer", activation="gelu", rotary=0.25),
+    "granite": _Style(),
     "llama": _Style(),
+    "ministral3": _Style(),
+    "mistral": _Style(),
+    "mixtral": _Style(router="mixtral"),
+    "nemotron": _Style(norm="layer-plus-1", activation="relu2", rotary=0.5),
+    "olmo": _Style(norm="layer-fp32", rotary_fp32=True),
+    "olmo2": _Style(block="post", norm="rms-late", rotary_fp32=True),
+    "olmo3": _Style(block="post", norm="rms-late", rotary_fp32=True),
+    "opt": _Style(norm="layer", activation="relu", rotary=0, learned="sequence"),
+    "phi": _Style(block="parallel", norm="layer", activation="gelu_new", rotary=0.5),
+    "phi3": _Style(),
+    "qwen2": _Style(),
+    "qwen3": _Style(),
+    "qwen3_moe": _Style(router="qwen3_moe"),
+    "seed_oss": _Style(),
+    "smollm3": _Style(),
+    "stablelm": _Style(norm="layer", rotary=0.25),
+    "starcoder2": _Style(norm="layer", activation="gelu_pytorch_tanh"),
 }
 
 
-def _shape(layer: Layer, *names: str) -> tuple[int, ...] | None:
+def _shape(layer: Layer, *ends: str) -> tuple[int, ...] | None:
+    """Shape of the layer's first tensor whose name has one of these endings."""
     for tensor in layer.tensors:
-        if tensor.name in names:
+        if tensor.name.endswith(ends):
             return tensor.shape
     return None
 
@@ -369,45 +435,104 @@ def _shape(layer: Layer, *names: str) -> tuple[int, ...] | None:
 def _attention(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     a = layer.attention
     assert a is not None
-    q_width, k_width, v_width = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim
-    if s.qkv == "fused":
-        q = k = v = t.linear("qkv", "input of the qkv projection", x, q_width + k_width + v_width)
+    widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
+    if _shape(layer, "qkv_proj.weight", "c_attn.weight", "query_key_value.weight"):
+        # queries, keys and values are views of one result, which lives as long as one of them
+        q = k = v = t.linear("qkv", "input of the qkv projection", x, sum(widths))
     else:
-        label = "input of the q, k and v projections"
-        q, k, v = (t.linear("qkv", label, x, width) for width in (q_width, k_width, v_width))
-    q, k = _rotate(t, s, q, k)
+        q, k, v = (t.linear("qkv", "input of the q, k and v projections", x, width) for width in widths)
+    for name, width in (("q", a.heads), ("k", a.kv_heads)):
+        weight = _shape(layer, f"self_attn.{name}_norm.weight", f"self_attn.{name}_layernorm.weight")
+        if weight:
+            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", width if weight[-1] == a.head_dim else 1)
+            q, k = (normed, k) if name == "q" else (q, normed)
+    q, k = _rotate(t, s, a, q, k)
     out = _core(t, s, a, q, k, v)
     return t.linear("output projection", "input of the output projection", out, x.width)
 
 
 def _mlp(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
-    gate = _shape(layer, "mlp.gate_proj.weight")
-    assert gate is not None
-    g = t.linear("mlp", "input of the gate and up projections", x, gate[0])
-    activated = _activate(t, s.activation, g)
-    up = t.linear("mlp", "input of the gate and up projections", x, gate[0])
+    """The feed-forward part: gated, plain, or experts; which one, the tensors say."""
+    if _shape(layer, "experts.gate_up_proj"):
+        return _experts(t, s, layer, x)
+    gate, both = _shape(layer, "mlp.gate_proj.weight"), _shape(layer, "mlp.gate_up_proj.weight")
+    if gate:
+        g = t.linear("mlp", "input of the gate and up projections", x, gate[0])
+        activated = _activate(t, s.activation, g)
+        up = t.linear("mlp", "input of the gate and up projections", x, gate[0])
+    elif both:
+        g = up = t.linear("mlp", "input of the gate and up projection", x, both[0])
+        g.halved = True
+        activated = _activate(t, s.activation, g)
+    else:
+        inner = next(n.numel // x.width for n in layer.tensors if n.component == "mlp" and n.matmul)
+        h = t.linear("mlp", "input of the first projection", x, inner)
+        return t.linear("mlp", "input of the second projection", _activate(t, s.activation, h), x.width)
     product = t.mul("mlp", ("activated gate", "up"), activated, up)
+    product.width = activated.width
     return t.linear("mlp", "input of the down projection", product, x.width)
 
 
-def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
-    h = _attention(t, s, layer, _norm(t, s.norm, x))
-    x = t.like(x)
-    h = _mlp(t, s, layer, _norm(t, s.norm, x))
+def _experts(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Routed experts, as transformers runs them with grouped matrix products: no token is dropped."""
+    experts = next(n for n in layer.tensors if n.name.endswith("experts.gate_up_proj"))
+    count, used, inner = experts.experts, experts.used, experts.shape[1] // 2
+    part = "routing"
+    logits = t.linear(part, "input of the router", x, count)
+    t.keep(part, "routing probabilities in fp32", t.cast(logits, 4) if logits.bytes != 4 else t.like(logits))
+    t.keep(part, "chosen experts", t.new(used, 8))
+    weights = t.new(used, 4)
+    if s.router == "mixtral":
+        t.keep(part, "sum of the chosen probabilities", t.new(1, 4))
+        t.keep(part, "weights of the chosen experts", weights)
+    else:
+        weights = t.cast(weights, t.e)
+    for label in ("token of each row", "order of the rows", "order back"):
+        t.keep(part, label, t.new(used, 8))
+    t.keep(part, "end of each expert's rows", _Tensor("", count, 4, 1, 1))
+    rows = t.new(x.width * used)
+    both = t.linear("experts", "rows of the experts", rows, 2 * inner * used)
+    both.halved = True
+    activated = _activate(t, s.activation, both, "experts")
+    product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
+    product.width = activated.width
+    out = t.linear("experts", "input of the down projection", product, x.width * used)
+    t.keep("experts", "weight of each row", t.like(weights))
+    t.keep("experts", "output of the experts", out)
     return t.like(x)
+
+
+def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
+    """One block; sums save nothing, so only what feeds them is followed."""
+    if s.block == "parallel":
+        h = _norm(t, s.norm, x)
+        _attention(t, s, layer, h)
+        two = _shape(layer, "post_attention_layernorm.weight")
+        _mlp(t, s, layer, _norm(t, s.norm, x) if two else h)
+    elif s.block == "post":
+        _norm(t, s.norm, _attention(t, s, layer, x))
+        x = t.like(x)
+        _norm(t, s.norm, _mlp(t, s, layer, x))
+    else:
+        h = _attention(t, s, layer, _norm(t, s.norm, x))
+        if s.block == "sandwich":
+            _norm(t, s.norm, h)
+        h = _mlp(t, s, layer, _norm(t, s.norm, t.like(x)))
+        if s.block == "sandwich":
+            _norm(t, s.norm, h)
 
 
 # -- estimates --------------------------------------------------------------------------------
 
 
 def _style(spec: ModelSpec) -> _Style:
+    """The family's style, with what this model's config changes."""
     if spec.model_type not in STYLES:
         raise LLMHWError(
             f"model_type={spec.model_type!r} has no op-by-op profile; use kernels='megatron' for the published "
-            f"formulas, or one of {', '.join(sorted(STYLES))}"
+            f"formulas, or a model of one of {', '.join(sorted(STYLES))}"
         )
-    style = STYLES[spec.model_type]
-    return replace(style, rotary=spec.head_dim)
+    return STYLES[spec.model_type]
 
 
 def _parts(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> dict[str, list[Term]]:
@@ -427,17 +552,10 @@ def _run_layer(spec: ModelSpec, style: _Style, layer: Layer, t: _Tape, recompute
         return
     a = layer.attention
     assert a is not None
-    inputs = [x]
-    if style.rotary:
-        size = 4 if style.rotary_fp32 else t.e
-        inputs += [t.table(f"{name} table", style.rotary, size) for name in ("cos", "sin")]
-    mask = _mask(t, a, a.window is not None and t.seq_len >= a.window)
-    if mask:
-        inputs.append(mask)
-    if style.positions_in_layer:
-        inputs.append(_positions(t))
-    with t.recomputed("layer inputs", "input of a recomputed layer", *inputs):
-        pass
+    tables = [*_masks(t, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
+    if style.positions != "none":
+        tables.append(_positions(t))
+    t.keep("layer inputs", "input of a recomputed layer", x, *tables)
 
 
 def layer_activations(
@@ -509,6 +627,8 @@ def activations(
     outer = _tape(style, spec, batch, seq_len, e, attention, "none")
     ids = outer.new(1, 8)
     outer.keep("embedding", "token ids", ids)
+    if style.learned:
+        outer.keep("embedding", "position ids", outer.new(1, 8, batch=1 if style.learned == "batch" else batch))
     add(_parts(outer.kept))
     for layer, count in spec.layer_kinds:
         t = _tape(style, spec, batch, seq_len, e, attention, recompute)
@@ -520,6 +640,9 @@ def activations(
     end = _tape(style, spec, batch, seq_len, e, attention, "none")
     x = _norm(end, style.norm, end.new(spec.hidden), "final norm")
     logits = end.linear("head", "input of the head", x, spec.vocab_size)
+    if style.logit_softcap:
+        end.keep("head", "tanh of the capped logits", end.like(logits))
+        logits = end.like(logits)
     if loss:
         logits = end.cast(logits, 4)
         end.keep("loss", "log-probabilities in fp32", end.like(logits))
