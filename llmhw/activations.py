@@ -195,11 +195,11 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
     x = t.cast(x, 4)
     scale = replace(x, width=vectors, label="")
     if kind == "cohere":
-        centred = t.like(x)
-        t.keep(part, "centred input in fp32", centred)
-        x = centred
+        x = t.like(x)
     t.keep(part, "input in fp32", x)
     t.keep(part, "1 / root mean square", scale)
+    if kind == "cohere":
+        t.keep(part, "centred input, computed again", t.like(x))
     normed = t.like(x)
     if kind == "rms":
         normed = t.cast(normed, t.e)
@@ -268,6 +268,8 @@ def _rotate(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[
     for table in _rotary_tables(t, s, a):
         # some families repeat the tables' entries anew in every layer
         t.keep("rotary", table.label, replace(table, shared=False) if s.rotary_own else table)
+    if s.query_scale:
+        t.keep("rotary", "scale of each position", _Tensor("", 1, t.e, 1, t.seq_len))
     return t.new(a.heads * a.head_dim), t.new(a.kv_heads * a.head_dim)
 
 
@@ -281,6 +283,7 @@ def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor)
     """Scores, softmax and the product with the values."""
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
+    copies = [out]
     # a window only needs a mask, beside what causality needs, where the sequence is longer than it
     masked = a.window is not None and t.seq_len >= a.window
 
@@ -296,6 +299,10 @@ def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor)
             t.keep(part, "values", values)
             t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
             t.keep(part, "output of the attention core", out)
+            if s.rotary_cat:
+                # queries joined from a turned and a plain part lie head by head, and so does the kernel's output:
+                # the output projection needs it token by token, which is one more copy
+                copies.append(t.like(out))
             return
         t.keep(part, "queries", _batched(t, a, q))
         t.keep(part, "keys", _batched(t, a, _repeat(t, a, k)))
@@ -311,8 +318,8 @@ def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor)
 
     if not t.selective:
         run()
-        return out
-    inputs = [q, k, v, *_masks(t, a), *([_positions(t)] if s.positions == "attention" else [])]
+        return copies[-1]
+    inputs = [q, k, v, *_masks(t, a), *([_positions(t, s)] if s.positions == "attention" else [])]
     with t.recomputed(part, "inputs of the recomputed core", *inputs):
         run()
     return out
@@ -338,8 +345,8 @@ def _masks(t: _Tape, a: Attention) -> list[_Tensor]:
     return []
 
 
-def _positions(t: _Tape) -> _Tensor:
-    return t.table("position ids", 1, 8)
+def _positions(t: _Tape, s: _Style) -> _Tensor:
+    return t.table("position ids", 1, 8, batch=t.batch if s.learned == "sequence" else 1)
 
 
 # -- blocks -----------------------------------------------------------------------------------
@@ -359,6 +366,8 @@ class _Style:
     rotary_fp32  the tables stay in fp32
     rotary_own   every layer repeats the tables' entries anew
     rotary_by_kind   sliding layers have tables of their own
+    rotary_cat   turned and plain parts of the queries are joined, also where the plain part is empty
+    query_scale  queries are multiplied by a number for each position (Llama 4, Ministral 3)
     softcap      tanh on the attention scores
     logit_softcap   tanh on the logits
     softmax_fp32 eager attention takes the softmax in fp32
@@ -374,6 +383,8 @@ class _Style:
     rotary_fp32: bool = False
     rotary_own: bool = False
     rotary_by_kind: bool = False
+    rotary_cat: bool = False
+    query_scale: bool = False
     softcap: bool = False
     logit_softcap: bool = False
     softmax_fp32: bool = True
@@ -387,7 +398,7 @@ STYLES: Mapping[str, _Style] = {
     "cohere": _Style(block="parallel", norm="cohere"),
     "cohere2": _Style(block="parallel", norm="cohere"),
     "exaone4": _Style(block="post"),
-    "ernie4_5": _Style(),
+    "ernie4_5": _Style(rotary_fp32=True, rotary_own=True),
     "gemma": _Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"),
     "gemma2": _Style(
         block="sandwich",
@@ -398,28 +409,28 @@ STYLES: Mapping[str, _Style] = {
         sdpa=False,
     ),
     "gemma3_text": _Style(block="sandwich", norm="rms-plus-1", activation="gelu_pytorch_tanh", rotary_by_kind=True),
-    "glm": _Style(rotary=0.5, rotary_own=True),
-    "glm4": _Style(block="sandwich", rotary=0.5, rotary_own=True),
+    "glm": _Style(rotary=0.5, rotary_own=True, rotary_cat=True),
+    "glm4": _Style(block="sandwich", rotary=0.5, rotary_own=True, rotary_cat=True),
     "gpt2": _Style(norm="layer", activation="gelu_new", rotary=0, softmax_fp32=False, learned="batch"),
-    "gpt_neox": _Style(block="parallel", norm="layer", activation="gelu", rotary=0.25),
+    "gpt_neox": _Style(block="parallel", norm="layer", activation="gelu", rotary=0.25, rotary_cat=True),
     "granite": _Style(),
     "llama": _Style(),
-    "ministral3": _Style(),
+    "ministral3": _Style(query_scale=True),
     "mistral": _Style(),
     "mixtral": _Style(router="mixtral"),
-    "nemotron": _Style(norm="layer-plus-1", activation="relu2", rotary=0.5),
+    "nemotron": _Style(norm="layer-plus-1", activation="relu2", rotary=0.5, rotary_cat=True),
     "olmo": _Style(norm="layer-fp32", rotary_fp32=True),
     "olmo2": _Style(block="post", norm="rms-late", rotary_fp32=True),
     "olmo3": _Style(block="post", norm="rms-late", rotary_fp32=True),
     "opt": _Style(norm="layer", activation="relu", rotary=0, learned="sequence"),
-    "phi": _Style(block="parallel", norm="layer", activation="gelu_new", rotary=0.5),
-    "phi3": _Style(),
+    "phi": _Style(block="parallel", norm="layer", activation="gelu_new", rotary=0.5, rotary_cat=True),
+    "phi3": _Style(rotary_cat=True),
     "qwen2": _Style(),
     "qwen3": _Style(),
     "qwen3_moe": _Style(router="qwen3_moe"),
     "seed_oss": _Style(),
     "smollm3": _Style(),
-    "stablelm": _Style(norm="layer", rotary=0.25),
+    "stablelm": _Style(norm="layer", rotary=0.25, rotary_cat=True),
     "starcoder2": _Style(norm="layer", activation="gelu_pytorch_tanh"),
 }
 
@@ -554,7 +565,7 @@ def _run_layer(spec: ModelSpec, style: _Style, layer: Layer, t: _Tape, recompute
     assert a is not None
     tables = [*_masks(t, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
     if style.positions != "none":
-        tables.append(_positions(t))
+        tables.append(_positions(t, style))
     t.keep("layer inputs", "input of a recomputed layer", x, *tables)
 
 
@@ -625,16 +636,19 @@ def activations(
             parts.setdefault(name, []).extend(terms)
 
     outer = _tape(style, spec, batch, seq_len, e, attention, "none")
+    outer.tables = tables
     ids = outer.new(1, 8)
     outer.keep("embedding", "token ids", ids)
-    if style.learned:
-        outer.keep("embedding", "position ids", outer.new(1, 8, batch=1 if style.learned == "batch" else batch))
+    if style.learned == "batch":
+        shared[_positions(outer, style)] = ("embedding", "position ids")
+    elif style.learned:
+        outer.keep("embedding", "position ids, with their offset", outer.new(1, 8))
     add(_parts(outer.kept))
     for layer, count in spec.layer_kinds:
         t = _tape(style, spec, batch, seq_len, e, attention, recompute)
         t.tables = tables
         _run_layer(spec, style, layer, t, recompute)
-        shared |= {tensor: where for tensor, where in t.kept.items() if tensor.shared}
+        shared = {tensor: where for tensor, where in t.kept.items() if tensor.shared} | shared
         add(_parts({tensor: where for tensor, where in t.kept.items() if not tensor.shared}, count))
     add(_parts(shared))
     end = _tape(style, spec, batch, seq_len, e, attention, "none")
