@@ -8,6 +8,7 @@ Megatron-LM's fused kernels (Korthikanti et al. 2022).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -172,7 +173,7 @@ class _Tape:
 # -- norms ------------------------------------------------------------------------------------
 
 
-def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1) -> _Tensor:
+def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1, weights: int = 0) -> _Tensor:
     """A normalization layer, as transformers computes it.
 
     kind      rms          Llama's: in fp32, back to the model's format, times the weight
@@ -183,6 +184,7 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
               layer-fp32   OLMo's LayerNorm in fp32, without weights
               cohere       Cohere's LayerNorm, written out in fp32
     vectors   vectors that are normalized in one row: 1, or the heads when each head is
+    weights   elements of the weight, if they are not as many as in a vector
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
@@ -209,7 +211,7 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
     if kind != "rms-late":
         weight = "1 + weight in fp32" if kind == "rms-plus-1" else "weight in fp32"
         if kind == "rms-plus-1" or t.e != 4:
-            t.keep(part, weight, _Tensor("", x.width // vectors, 4, 1, 1))
+            t.keep(part, weight, _Tensor("", weights or x.width // vectors, 4, 1, 1))
     return t.like(normed, t.e)
 
 
@@ -359,6 +361,7 @@ class _Style:
     block        pre: norm, attention, sum, norm, feed-forward, sum (Llama)
                  sandwich: a norm before and after each (Gemma 2)
                  post: norms behind (OLMo 2)
+                 behind: norms behind the sums (the first OPT models)
                  parallel: attention and feed-forward of the same input (GPT-NeoX)
     norm         see `_norm`
     activation   default of hidden_act
@@ -373,6 +376,8 @@ class _Style:
     softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
     positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
+    router       weights in fp32 (Mixtral) or cast to the model's format
+    norm_topk    the chosen experts' weights are divided by their sum
     learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
     """
 
@@ -392,6 +397,7 @@ class _Style:
     positions: str = "attention"
     learned: str = ""
     router: str = ""
+    norm_topk: bool = False
 
 
 STYLES: Mapping[str, _Style] = {
@@ -417,17 +423,17 @@ STYLES: Mapping[str, _Style] = {
     "llama": _Style(),
     "ministral3": _Style(query_scale=True),
     "mistral": _Style(),
-    "mixtral": _Style(router="mixtral"),
+    "mixtral": _Style(router="fp32", norm_topk=True),
     "nemotron": _Style(norm="layer-plus-1", activation="relu2", rotary=0.5, rotary_cat=True),
     "olmo": _Style(norm="layer-fp32", rotary_fp32=True),
     "olmo2": _Style(block="post", norm="rms-late", rotary_fp32=True),
-    "olmo3": _Style(block="post", norm="rms-late", rotary_fp32=True),
+    "olmo3": _Style(block="post", norm="rms-late", rotary_fp32=True, rotary_by_kind=True),
     "opt": _Style(norm="layer", activation="relu", rotary=0, learned="sequence"),
     "phi": _Style(block="parallel", norm="layer", activation="gelu_new", rotary=0.5, rotary_cat=True),
     "phi3": _Style(rotary_cat=True),
     "qwen2": _Style(),
     "qwen3": _Style(),
-    "qwen3_moe": _Style(router="qwen3_moe"),
+    "qwen3_moe": _Style(),
     "seed_oss": _Style(),
     "smollm3": _Style(),
     "stablelm": _Style(norm="layer", rotary=0.25, rotary_cat=True),
@@ -455,7 +461,8 @@ def _attention(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     for name, width in (("q", a.heads), ("k", a.kv_heads)):
         weight = _shape(layer, f"self_attn.{name}_norm.weight", f"self_attn.{name}_layernorm.weight")
         if weight:
-            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", width if weight[-1] == a.head_dim else 1)
+            vectors, elements = (width if weight[-1] == a.head_dim else 1), math.prod(weight)
+            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements)
             q, k = (normed, k) if name == "q" else (q, normed)
     q, k = _rotate(t, s, a, q, k)
     out = _core(t, s, a, q, k, v)
@@ -493,10 +500,10 @@ def _experts(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     t.keep(part, "routing probabilities in fp32", t.cast(logits, 4) if logits.bytes != 4 else t.like(logits))
     t.keep(part, "chosen experts", t.new(used, 8))
     weights = t.new(used, 4)
-    if s.router == "mixtral":
+    if s.norm_topk:
         t.keep(part, "sum of the chosen probabilities", t.new(1, 4))
         t.keep(part, "weights of the chosen experts", weights)
-    else:
+    if s.router != "fp32":
         weights = t.cast(weights, t.e)
     for label in ("token of each row", "order of the rows", "order back"):
         t.keep(part, label, t.new(used, 8))
@@ -520,6 +527,11 @@ def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
         _attention(t, s, layer, h)
         two = _shape(layer, "post_attention_layernorm.weight")
         _mlp(t, s, layer, _norm(t, s.norm, x) if two else h)
+    elif s.block == "behind":
+        _attention(t, s, layer, x)
+        h = _norm(t, s.norm, t.like(x))
+        _mlp(t, s, layer, h)
+        _norm(t, s.norm, t.like(x))
     elif s.block == "post":
         _norm(t, s.norm, _attention(t, s, layer, x))
         x = t.like(x)
@@ -537,13 +549,35 @@ def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
 
 
 def _style(spec: ModelSpec) -> _Style:
-    """The family's style, with what this model's config changes."""
+    """The family's style, with what this model's own config changes about it."""
     if spec.model_type not in STYLES:
         raise LLMHWError(
             f"model_type={spec.model_type!r} has no op-by-op profile; use kernels='megatron' for the published "
             f"formulas, or a model of one of {', '.join(sorted(STYLES))}"
         )
-    return STYLES[spec.model_type]
+    style = STYLES[spec.model_type]
+    config: Mapping[str, Any] = getattr(spec, "config", None) or {}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    changes: dict[str, Any] = {}
+    for key in ("hidden_activation", "hidden_act", "activation_function"):
+        if config.get(key):
+            changes["activation"] = config[key]
+            break
+    for share in (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), config.get("rotary_pct")):
+        if share and style.rotary:
+            changes["rotary"] = share
+            break
+    if isinstance(config.get("use_parallel_residual"), bool):
+        changes["block"] = "parallel" if config["use_parallel_residual"] else "pre"
+    if config.get("do_layer_norm_before") is False:
+        changes["block"] = "behind"
+    if "attn_logit_softcapping" in config:
+        changes["softcap"] = bool(config["attn_logit_softcapping"])
+    if "final_logit_softcapping" in config:
+        changes["logit_softcap"] = bool(config["final_logit_softcapping"])
+    if isinstance(config.get("norm_topk_prob"), bool):
+        changes["norm_topk"] = config["norm_topk_prob"]
+    return replace(style, **changes)
 
 
 def _parts(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> dict[str, list[Term]]:
@@ -638,11 +672,14 @@ def activations(
     outer = _tape(style, spec, batch, seq_len, e, attention, "none")
     outer.tables = tables
     ids = outer.new(1, 8)
+    width = spec.head_shape[1]
     outer.keep("embedding", "token ids", ids)
     if style.learned == "batch":
         shared[_positions(outer, style)] = ("embedding", "position ids")
     elif style.learned:
         outer.keep("embedding", "position ids, with their offset", outer.new(1, 8))
+    if width != spec.hidden:
+        outer.linear("embedding", "input of the projection in", outer.new(width), spec.hidden)
     add(_parts(outer.kept))
     for layer, count in spec.layer_kinds:
         t = _tape(style, spec, batch, seq_len, e, attention, recompute)
@@ -652,7 +689,11 @@ def activations(
         add(_parts({tensor: where for tensor, where in t.kept.items() if not tensor.shared}, count))
     add(_parts(shared))
     end = _tape(style, spec, batch, seq_len, e, attention, "none")
-    x = _norm(end, style.norm, end.new(spec.hidden), "final norm")
+    x = end.new(spec.hidden)
+    if style.block != "behind":
+        x = _norm(end, style.norm, x, "final norm")
+    if width != spec.hidden:
+        x = end.linear("head", "input of the projection out", x, width)
     logits = end.linear("head", "input of the head", x, spec.vocab_size)
     if style.logit_softcap:
         end.keep("head", "tanh of the capped logits", end.like(logits))
