@@ -1,0 +1,191 @@
+"""The order in which pipeline stages run their micro-batches, and when they wait.
+
+An action is written "F2.0": forward of model chunk 2 with micro-batch 0. B is a whole backward pass; I and W are its
+two halves, the gradient of the input and that of the weights, which zero-bubble schedules run apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmhw.formula import formula
+from llmhw.job import SCHEDULES
+from llmhw.units import LLMHWError, check_choice, check_count
+
+Actions = tuple[tuple[str, ...], ...]
+
+
+@formula(source="Megatron-LM (Narayanan et al. 2021), section 2.2: GPipe, 1F1B and interleaved 1F1B", unit="count")
+def pipeline_idle_slots(*, stages: Any, chunks: Any = 1, forward: Any = 1, backward: Any = 2) -> Any:
+    """Slots in which a stage waits in one step, where a micro-batch takes `forward` + `backward` slots on a stage.
+
+    stages     pipeline ranks
+    chunks     model chunks on each (vpp); the slots are those of a whole stage, so the answer may be a fraction
+
+    Holds for at least as many micro-batches as stages, in whole rounds of `stages` if chunks > 1.
+
+    >>> pipeline_idle_slots(stages=4)
+    9.0
+    """
+    return (stages - 1) * (forward + backward) / chunks
+
+
+@formula(source="Zero Bubble (Qi et al. 2023), table 1: ZB-H1", unit="count")
+def zero_bubble_idle_slots(*, stages: Any, forward: Any = 1, backward_input: Any = 1, backward_weight: Any = 1) -> Any:
+    """Slots in which a stage waits under the schedule ZB-H1: weight gradients fill part of the bubble.
+
+    >>> zero_bubble_idle_slots(stages=4)
+    3
+    """
+    return (stages - 1) * (forward + backward_input - backward_weight)
+
+
+@formula(source="Megatron-LM (Narayanan et al. 2021), section 2.2", unit="fraction")
+def bubble_fraction(*, stages: Any, micro_batches: Any, chunks: Any = 1) -> Any:
+    """Idle time over working time of GPipe, 1F1B and interleaved 1F1B.
+
+    >>> bubble_fraction(stages=8, micro_batches=64)
+    0.109375
+    """
+    return (stages - 1) / (chunks * micro_batches)
+
+
+def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int = 0) -> Actions:
+    """What each stage runs, in order.
+
+    schedule        gpipe, 1f1b, interleaved or zero-bubble (ZB-H1, and interleaved with vpp > 1)
+    pp, vpp         stages, and model chunks on each; chunk c lies on stage c mod pp
+    micro_batches   default: as many as stages
+
+    >>> pipeline_actions("1f1b", 2, micro_batches=3)[0]
+    ('F0.0', 'F0.1', 'B0.0', 'F0.2', 'B0.1', 'B0.2')
+    """
+    check_choice("schedule", schedule, SCHEDULES)
+    pp, vpp = check_count("pp", pp), check_count("vpp", vpp)
+    count = check_count("micro_batches", micro_batches or pp)
+    if schedule == "gpipe":
+        return tuple(
+            (*(f"F{stage}.{m}" for m in range(count)), *(f"B{stage}.{m}" for m in range(count))) for stage in range(pp)
+        )
+    rounds = max(1, count // pp)
+    if vpp > 1 and count % rounds:
+        raise LLMHWError(f"micro_batches={count} does not make whole rounds of pp={pp}; use a multiple of {pp}")
+    together = count // rounds if vpp > 1 else 1  # micro-batches of a chunk that run one after another
+    return tuple(_one_forward_one_backward(schedule, pp, vpp, count, together, stage) for stage in range(pp))
+
+
+def _one_forward_one_backward(
+    schedule: str, pp: int, vpp: int, count: int, together: int, stage: int
+) -> tuple[str, ...]:
+    total, zero = vpp * count, schedule == "zero-bubble"
+    per_hop = 2 if schedule == "interleaved" else 1
+    warmup = min(total, (vpp - 1) * together + per_hop * (pp - 1 - stage))
+    done: dict[str, int] = {}
+    order: list[str] = []
+
+    def run(kind: str, step: int) -> None:
+        local = step // together % vpp
+        chunk = (local if kind == "F" else vpp - 1 - local) * pp + stage
+        name = f"{kind}{chunk}"
+        order.append(f"{name}.{done.setdefault(name, 0)}")
+        done[name] += 1
+
+    backward = "I" if zero else "B"
+    weights = 0
+    for step in range(warmup):
+        run("F", step)
+    for step in range(total):
+        if warmup + step < total:
+            run("F", warmup + step)
+        run(backward, step)
+        # ZB-H1: the first weight gradients wait for as many micro-batches as there are stages before this one
+        if zero and step >= stage:
+            run("W", weights)
+            weights += 1
+    while zero and weights < total:
+        run("W", weights)
+        weights += 1
+    return tuple(order)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One action on the clock of its stage, from `start` to `end`."""
+
+    action: str
+    start: int
+    end: int
+
+
+def time_slots(actions: Actions, *, forward: int = 1, backward: int = 2) -> tuple[tuple[Slot, ...], ...]:
+    """Put the actions on a clock: each starts when its stage is free and what it needs is there; sends take no time.
+
+    forward, backward   slots that a chunk takes; I and W take half of a backward each
+
+    Raises `LLMHWError` if the order can never run.
+    """
+    length = {"F": forward, "B": backward, "I": backward // 2, "W": backward - backward // 2}
+    ends: dict[str, int] = {}
+    last = max((int(a[1:].split(".")[0]) for order in actions for a in order), default=0)
+    made: list[list[Slot]] = [[] for _ in actions]
+    left = sum(len(order) for order in actions)
+    while left:
+        before = left
+        for order, slots in zip(actions, made, strict=True):
+            while len(slots) < len(order):
+                action = order[len(slots)]
+                ready = _ready(action, last, ends)
+                if ready is None:
+                    break
+                start = max(ready, slots[-1].end if slots else 0)
+                slots.append(Slot(action, start, start + length[action[0]]))
+                ends[action] = slots[-1].end
+                left -= 1
+        if left == before:
+            stuck = next(
+                order[len(slots)] for order, slots in zip(actions, made, strict=True) if len(slots) < len(order)
+            )
+            raise LLMHWError(f"actions: {stuck} waits for something that never comes")
+    return tuple(tuple(slots) for slots in made)
+
+
+def _ready(action: str, last: int, ends: dict[str, int]) -> int | None:
+    """When what an action needs is there; None if that is not known yet."""
+    kind, (chunk, number) = action[0], action[1:].split(".")
+    here = int(chunk)
+    if kind == "F":
+        return 0 if here == 0 else ends.get(f"F{here - 1}.{number}")
+    if kind == "W":
+        return ends.get(f"I{chunk}.{number}")
+    if here == last:
+        return ends.get(f"F{chunk}.{number}")
+    return ends.get(f"{kind}{here + 1}.{number}")
+
+
+def idle_slots(slots: tuple[tuple[Slot, ...], ...]) -> tuple[int, ...]:
+    """Slots in which each stage waits, from the start of the step until the last stage is done.
+
+    >>> idle_slots(time_slots(pipeline_actions("1f1b", 4, micro_batches=8)))
+    (9, 9, 9, 9)
+    """
+    end = max((slot.end for stage in slots for slot in stage), default=0)
+    return tuple(end - sum(slot.end - slot.start for slot in stage) for stage in slots)
+
+
+def micro_batches_in_flight(actions: Actions) -> tuple[int, ...]:
+    """Most forward passes of a chunk whose backward pass is still to come, on each stage.
+
+    Halved backward passes free the activations with the second half, the weights' gradient.
+
+    >>> micro_batches_in_flight(pipeline_actions("1f1b", 4, micro_batches=8))
+    (4, 3, 2, 1)
+    """
+    peaks = []
+    for order in actions:
+        held = peak = 0
+        for action in order:
+            held += {"F": 1, "B": -1, "I": 0, "W": -1}[action[0]]
+            peak = max(peak, held)
+        peaks.append(peak)
+    return tuple(peaks)
