@@ -9,13 +9,13 @@ Megatron-LM's fused kernels (Korthikanti et al. 2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.memory import PRECISIONS
+from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
 from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count, unknown_name
 
@@ -52,6 +52,11 @@ def score_matrix_bytes(*, batch: Any, heads: Any, queries: Any, keys: Any, bytes
     1.0
     """
     return batch * heads * queries * keys * bytes_per_element
+
+
+def share(total: Any, ranks: int) -> Any:
+    """One rank's part: a whole number where it divides, else a fraction."""
+    return total // ranks if total % ranks == 0 else total / ranks
 
 
 # -- the tape ---------------------------------------------------------------------------------
@@ -105,6 +110,8 @@ class _Tape:
     e                bytes of an element of the model's number format
     flash            PyTorch's SDPA if true, else eager attention
     selective        the attention core is recomputed
+    tp               tensor-parallel ranks: heads, feed-forward and vocabulary are split
+    spread           the same with sequence parallel, else 1: norms and residuals are split over the tokens
     """
 
     batch: int
@@ -112,6 +119,8 @@ class _Tape:
     e: int
     flash: bool
     selective: bool = False
+    tp: int = 1
+    spread: int = 1
     kept: dict[_Tensor, tuple[str, str]] = field(default_factory=dict)
     tables: dict[str, _Tensor] = field(default_factory=dict)
     quiet: bool = False
@@ -145,6 +154,16 @@ class _Tape:
         before, self.quiet = self.quiet, True
         yield
         self.quiet = before
+
+    # moving between the split and the whole sequence
+
+    def gathered(self, x: _Tensor) -> _Tensor:
+        """All tokens, from the ranks that split them (sequence parallel)."""
+        return x if self.spread == 1 else replace(x, seq_len=self.seq_len, label="")
+
+    def scattered(self, x: _Tensor) -> _Tensor:
+        """This rank's tokens of a sum over the ranks."""
+        return x if self.spread == 1 else replace(x, seq_len=share(self.seq_len, self.spread), label="")
 
     # PyTorch's operations
 
@@ -450,8 +469,8 @@ def _shape(layer: Layer, *ends: str) -> tuple[int, ...] | None:
 
 
 def _attention(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
-    a = layer.attention
-    assert a is not None
+    a = _own_heads(t, layer)
+    hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
     if _shape(layer, "qkv_proj.weight", "c_attn.weight", "query_key_value.weight"):
         # queries, keys and values are views of one result, which lives as long as one of them
@@ -462,39 +481,50 @@ def _attention(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
         weight = _shape(layer, f"self_attn.{name}_norm.weight", f"self_attn.{name}_layernorm.weight")
         if weight:
             vectors, elements = (width if weight[-1] == a.head_dim else 1), math.prod(weight)
+            elements = elements if weight == (a.head_dim,) else share(elements, t.tp)
             normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements)
             q, k = (normed, k) if name == "q" else (q, normed)
     q, k = _rotate(t, s, a, q, k)
     out = _core(t, s, a, q, k, v)
-    return t.linear("output projection", "input of the output projection", out, x.width)
+    return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
+def _own_heads(t: _Tape, layer: Layer) -> Attention:
+    """The attention of one tensor-parallel rank; KV heads fewer than the ranks are copied."""
+    a = layer.attention
+    if a is None or a.latent:
+        raise LLMHWError("a layer without plain attention has no op-by-op profile; use kernels='megatron'")
+    return replace(a, heads=share(a.heads, t.tp), kv_heads=max(1, a.kv_heads // t.tp))
 
 
 def _mlp(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     """The feed-forward part: gated, plain, or experts; which one, the tensors say."""
+    hidden, x = x.width, t.gathered(x)
     if _shape(layer, "experts.gate_up_proj"):
-        return _experts(t, s, layer, x)
+        return t.scattered(_experts(t, s, layer, x))
     gate, both = _shape(layer, "mlp.gate_proj.weight"), _shape(layer, "mlp.gate_up_proj.weight")
     if gate:
-        g = t.linear("mlp", "input of the gate and up projections", x, gate[0])
+        g = t.linear("mlp", "input of the gate and up projections", x, share(gate[0], t.tp))
         activated = _activate(t, s.activation, g)
-        up = t.linear("mlp", "input of the gate and up projections", x, gate[0])
+        up = t.linear("mlp", "input of the gate and up projections", x, g.width)
     elif both:
-        g = up = t.linear("mlp", "input of the gate and up projection", x, both[0])
+        g = up = t.linear("mlp", "input of the gate and up projection", x, share(both[0], t.tp))
         g.halved = True
         activated = _activate(t, s.activation, g)
     else:
-        inner = next(n.numel // x.width for n in layer.tensors if n.component == "mlp" and n.matmul)
-        h = t.linear("mlp", "input of the first projection", x, inner)
-        return t.linear("mlp", "input of the second projection", _activate(t, s.activation, h), x.width)
+        inner = next(n.numel // hidden for n in layer.tensors if n.component == "mlp" and n.matmul)
+        h = t.linear("mlp", "input of the first projection", x, share(inner, t.tp))
+        activated = _activate(t, s.activation, h)
+        return t.scattered(t.linear("mlp", "input of the second projection", activated, hidden))
     product = t.mul("mlp", ("activated gate", "up"), activated, up)
     product.width = activated.width
-    return t.linear("mlp", "input of the down projection", product, x.width)
+    return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
 
 
 def _experts(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     """Routed experts, as transformers runs them with grouped matrix products: no token is dropped."""
     experts = next(n for n in layer.tensors if n.name.endswith("experts.gate_up_proj"))
-    count, used, inner = experts.experts, experts.used, experts.shape[1] // 2
+    count, used, inner = experts.experts, experts.used, share(experts.shape[1] // 2, t.tp)
     part = "routing"
     logits = t.linear(part, "input of the router", x, count)
     t.keep(part, "routing probabilities in fp32", t.cast(logits, 4) if logits.bytes != 4 else t.like(logits))
@@ -545,7 +575,7 @@ def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
             _norm(t, s.norm, h)
 
 
-# -- estimates --------------------------------------------------------------------------------
+# -- plain PyTorch and transformers -----------------------------------------------------------
 
 
 def _style(spec: ModelSpec) -> _Style:
@@ -589,18 +619,251 @@ def _parts(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> dict[str,
     return parts
 
 
+def _tape(spec: ModelSpec, style: _Style, case: _Case, recompute: str) -> _Tape:
+    if case.attention == "flash" and not style.sdpa:
+        raise LLMHWError(
+            f"attention='flash': transformers does not run model_type={spec.model_type!r} with SDPA; use 'eager'"
+        )
+    return _Tape(
+        case.batch,
+        share(case.seq_len, case.cp),
+        case.e,
+        case.attention == "flash",
+        selective=recompute == "selective",
+        tp=case.tp,
+        spread=case.tp if case.sequence_parallel else 1,
+    )
+
+
 def _run_layer(spec: ModelSpec, style: _Style, layer: Layer, t: _Tape, recompute: str) -> None:
     """One layer on a tape that has seen none of its tensors; what all layers share stays on the tape."""
-    x = t.new(spec.hidden)
+    x = t.scattered(t.new(spec.hidden))
     if recompute != "full":
         _block(t, style, layer, x)
         return
-    a = layer.attention
-    assert a is not None
+    a = _own_heads(t, layer)
     tables = [*_masks(t, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
     if style.positions != "none":
         tables.append(_positions(t, style))
     t.keep("layer inputs", "input of a recomputed layer", x, *tables)
+
+
+def _torch(
+    spec: ModelSpec, case: _Case, layers: list[tuple[Layer, str, int]], *, embedding: bool, head: bool, loss: bool
+) -> dict[str, list[Term]]:
+    """The op-by-op profile of these layers, each with its recompute mode and its count."""
+    style = _style(spec)
+    parts: dict[str, list[Term]] = {}
+    tables: dict[str, _Tensor] = {}
+    shared: dict[_Tensor, tuple[str, str]] = {}
+    width = spec.head_shape[1]
+
+    def add(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> None:
+        for name, terms in _parts(kept, times).items():
+            parts.setdefault(name, []).extend(terms)
+
+    def tape(recompute: str) -> _Tape:
+        made = _tape(spec, style, case, recompute)
+        made.tables = tables
+        return made
+
+    if embedding:
+        t = tape("none")
+        t.keep("embedding", "token ids", t.new(1, 8))
+        if style.learned == "batch":
+            shared[_positions(t, style)] = ("embedding", "position ids")
+        elif style.learned:
+            t.keep("embedding", "position ids, with their offset", t.new(1, 8))
+        if width != spec.hidden:
+            t.linear("embedding", "input of the projection in", t.new(width), spec.hidden)
+        add(t.kept)
+    for layer, recompute, count in layers:
+        t = tape(recompute)
+        _run_layer(spec, style, layer, t, recompute)
+        shared = {tensor: where for tensor, where in t.kept.items() if tensor.shared} | shared
+        add({tensor: where for tensor, where in t.kept.items() if not tensor.shared}, count)
+    add(shared)
+    if head:
+        t = tape("none")
+        x = t.scattered(t.new(spec.hidden))
+        if style.block != "behind":
+            x = _norm(t, style.norm, x, "final norm")
+        x = t.gathered(x)
+        if width != spec.hidden:
+            x = t.linear("head", "input of the projection out", x, width)
+        logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp))
+        if style.logit_softcap:
+            t.keep("head", "tanh of the capped logits", t.like(logits))
+            logits = t.like(logits)
+        if loss:
+            t.keep("loss", "log-probabilities in fp32", t.like(t.cast(logits, 4)))
+            # shifted by one; the slice of a single padded sequence is contiguous and stays a view of it
+            t.keep("loss", "labels", t.new(1, 8, rows=t.seq_len + (t.batch == 1)))
+            t.keep("loss", "weight of all labels", _Tensor("", 1, 4, 1, 1))
+        add(t.kept)
+    return parts
+
+
+# -- Megatron's fused kernels -----------------------------------------------------------------
+
+# The GPT family of the paper and its contemporaries were trained with dropout; later models are not.
+_DROPOUT = ("gpt2", "gpt_neo", "gptj", "gpt_bigcode", "bloom", "opt")
+
+
+@formula(source="Korthikanti et al. 2022, equations 1, 2 and 4, table 2", unit="bytes")
+def parallel_layer_activation_bytes(
+    *, batch: Any, seq_len: Any, hidden: Any, heads: Any, tp: Any = 1, replicated: Any = 1, attention_scores: Any = 1
+) -> Any:
+    """Activations of one GPT layer on one tensor-parallel rank, in 16-bit training.
+
+    s b h (10 + 24/t + 5 a s / (h t)) with tensor parallel alone; s b h / t (34 + 5 a s / h) with sequence parallel.
+
+    batch              sequences in a micro-batch
+    tp                 tensor-parallel ranks
+    replicated         1 where every rank holds norms, inputs and dropout masks; 0 with sequence parallel
+    attention_scores   1 for unfused attention, 0 for flash attention or selective recompute
+
+    >>> args = dict(batch=1, seq_len=2048, hidden=12288, heads=96, tp=8)
+    >>> [parallel_layer_activation_bytes(**args, replicated=r, attention_scores=a) / 2**20 for r, a in ((1, 1), (0, 0))]
+    [552.0, 102.0]
+    """
+    whole = transformer_layer_activation_bytes(
+        batch=batch, seq_len=seq_len, hidden=hidden, heads=heads, attention_scores=attention_scores
+    )
+    return whole / tp + replicated * 10 * seq_len * batch * hidden * (tp - 1) / tp
+
+
+def _megatron_layer(spec: ModelSpec, case: _Case, layer: Layer, recompute: str) -> dict[str, list[Term]]:
+    """Korthikanti's terms one by one, with GQA, gated feed-forward, experts and context parallel."""
+    parts: dict[str, list[Term]] = {}
+    tokens = share(case.seq_len, case.cp)
+    spread = case.tp if case.sequence_parallel else 1
+    here = share(tokens, spread)
+    dropout = case.dropout if case.dropout is not None else spec.model_type in _DROPOUT
+
+    def put(part: str, label: str, width: Any, size: int = 2, rows: Any = tokens) -> None:
+        made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)
+        parts.setdefault(part, []).append(made)
+
+    def scores(label: str, size: int, heads: Any) -> None:
+        made = term(
+            score_matrix_bytes,
+            label,
+            batch=case.batch,
+            heads=heads,
+            queries=tokens,
+            keys=case.seq_len,
+            bytes_per_element=size,
+        )
+        parts.setdefault("attention", []).append(made)
+
+    if recompute == "full":
+        put("layer inputs", "input of a recomputed layer", spec.hidden, rows=here)
+        return parts
+    for tensor in layer.tensors:
+        # norms of queries and keys lie inside the attention
+        if tensor.component == "norms" and tensor.name.endswith(".weight") and tensor.shape == (spec.hidden,):
+            put("norms", f"input of {tensor.module}", spec.hidden, rows=here)
+    a = layer.attention
+    if a:
+        heads, kv_heads = share(a.heads, case.tp), max(1, share(a.kv_heads, case.tp))
+        put("qkv", "input of the qkv projection", spec.hidden, rows=here)
+        put("attention", "queries", heads * a.head_dim)
+        put("attention", "keys", (heads if a.latent else kv_heads) * a.head_dim)
+        put("attention", "values", (heads if a.latent else kv_heads) * a.v_head_dim)
+        if recompute != "selective" and case.attention == "flash":
+            put("attention", "logarithms of the softmax sums", heads, 4)
+        elif recompute != "selective":
+            scores("softmax", 2, heads)
+            if dropout:
+                scores("dropout mask of the softmax", 1, heads)
+                scores("softmax after dropout", 2, heads)
+        put("output projection", "input of the output projection", heads * a.v_head_dim)
+    elif layer.linear_attention:
+        raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")
+    if dropout:
+        put("dropout", "mask after attention", spec.hidden, 1, here)
+    _megatron_mlp(spec, case, layer, put, here)
+    if dropout:
+        put("dropout", "mask after the feed-forward part", spec.hidden, 1, here)
+    return parts
+
+
+def _megatron_mlp(spec: ModelSpec, case: _Case, layer: Layer, put: Callable[..., None], here: Any) -> None:
+    """The feed-forward part: what the activation function takes in and what the last projection takes in."""
+    dense = [n for n in layer.tensors if n.component == "mlp" and n.matmul and len(n.shape) == 2]
+    experts = [n for n in layer.tensors if n.component == "experts" and n.matmul]
+    if dense:
+        # all but the last matrix make what the activation function takes in
+        inner = [share(n.numel // spec.hidden, case.tp) for n in dense]
+        gated = len(dense) > 2 or dense[0].numel != dense[-1].numel
+        put("mlp", "input of the feed-forward part", spec.hidden, rows=here)
+        put("activation function", "input of the activation function", inner[-1] * (2 if gated else 1))
+        put("mlp", "input of the last projection", inner[-1])
+    if experts:
+        first, last = experts[0], experts[-1]
+        count, used = first.experts, first.used
+        inside = share(last.numel // count // spec.hidden, case.expert_tp)
+        gated = len(experts) > 2 or first.numel != last.numel
+        # every rank's experts see `used` rows for each of its tokens when the load is even
+        rows = here * used * case.expert_tp * case.imbalance
+        put("routing", "input of the router", spec.hidden, rows=here)
+        put("routing", "routing probabilities in fp32", count, 4, here)
+        put("experts", "rows of the experts", spec.hidden, rows=rows)
+        put("experts", "input of the activation function", inside * (2 if gated else 1), rows=rows)
+        put("experts", "input of the last projection", inside, rows=rows)
+        put("experts", "output of the experts", spec.hidden, rows=rows)
+
+
+def _megatron(
+    spec: ModelSpec, case: _Case, layers: list[tuple[Layer, str, int]], *, embedding: bool, head: bool, loss: bool
+) -> dict[str, list[Term]]:
+    parts: dict[str, list[Term]] = {}
+    tokens = share(case.seq_len, case.cp)
+    here = share(tokens, case.tp if case.sequence_parallel else 1)
+    dropout = case.dropout if case.dropout is not None else spec.model_type in _DROPOUT
+
+    def put(part: str, label: str, width: Any, size: int, rows: Any) -> None:
+        made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)
+        parts.setdefault(part, []).append(made)
+
+    if embedding and dropout:
+        put("embedding", "dropout mask", spec.hidden, 1, here)
+    for layer, recompute, count in layers:
+        for name, terms in _megatron_layer(spec, case, layer, recompute).items():
+            parts.setdefault(name, []).extend(replace(t, times=count, value=count * t.value) for t in terms)
+    if head:
+        put("final norm", "input of the last norm", spec.hidden, 2, here)
+        put("head", "input of the head", spec.hidden, 2, here)
+        if loss:
+            put("loss", "logits in fp32", share(spec.vocab_size, case.tp), 4, tokens)
+    return parts
+
+
+# -- estimates --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """The arguments that both profiles take, checked."""
+
+    batch: int
+    seq_len: int
+    e: int
+    attention: str
+    tp: int
+    sequence_parallel: bool
+    cp: int
+    expert_tp: int
+    imbalance: float
+    dropout: bool | None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "seq_len", "tp", "cp", "expert_tp"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        check_choice("attention", self.attention, ATTENTION)
+        if self.imbalance < 1:
+            raise LLMHWError(f"imbalance={self.imbalance} is the busiest rank's load over the mean; use 1 or more")
 
 
 def layer_activations(
@@ -612,37 +875,57 @@ def layer_activations(
     dtype_bytes: int = 2,
     attention: str = "flash",
     recompute: str = "none",
+    kernels: str = "torch",
+    tp: int = 1,
+    sequence_parallel: bool = False,
+    cp: int = 1,
+    expert_tp: int = 1,
+    imbalance: float = 1.0,
+    dropout: bool | None = None,
 ) -> Estimate:
-    """Activations that one block keeps in plain PyTorch and transformers, op by op.
+    """Activations that one block keeps for the backward pass on one rank, op by op.
 
     layer          a layer of the spec, or its number
-    dtype_bytes    bytes of an element of the model's number format: 2, or 4 for fp32
-    attention      flash (PyTorch's SDPA) or eager
+    dtype_bytes    bytes of an element of the model's number format: 2, or 4 for fp32 (kernels="torch")
     recompute      none, selective (the attention core) or full (the whole block)
+    others         see `activations`
 
     Tables that all layers share (rotary embedding, masks) are not in here; `activations` counts them once.
+
+    >>> from llmhw import model
+    >>> one = layer_activations(model("llama-2-7b"), 0, seq_len=4096)
+    >>> one["mlp"] / 2**20
+    290.0
     """
-    style = _style(spec)
-    block = spec.layers[layer] if isinstance(layer, int) else layer
-    t = _tape(style, spec, batch, seq_len, dtype_bytes, attention, recompute)
-    _run_layer(spec, style, block, t, recompute)
-    own = {tensor: where for tensor, where in t.kept.items() if not tensor.shared}
-    return Estimate(
-        f"activations of one layer of {spec.name}, batch {batch}, {seq_len} tokens",
-        "bytes",
-        tuple(Part(name, tuple(terms)) for name, terms in _parts(own).items()),
+    check_choice("recompute", recompute, RECOMPUTE[:3])
+    check_choice("kernels", kernels, KERNELS)
+    case = _Case(
+        batch=batch,
+        seq_len=seq_len,
+        e=dtype_bytes,
+        attention=attention,
+        tp=tp,
+        sequence_parallel=sequence_parallel,
+        cp=cp,
+        expert_tp=expert_tp,
+        imbalance=imbalance,
+        dropout=dropout,
     )
-
-
-def _tape(style: _Style, spec: ModelSpec, batch: int, seq_len: int, e: int, attention: str, recompute: str) -> _Tape:
-    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    check_choice("attention", attention, ATTENTION)
-    check_choice("recompute", recompute, RECOMPUTE)
-    if attention == "flash" and not style.sdpa:
-        raise LLMHWError(
-            f"attention='flash': transformers does not run model_type={spec.model_type!r} with SDPA; use 'eager'"
-        )
-    return _Tape(batch, seq_len, e, attention == "flash", selective=recompute == "selective")
+    if isinstance(layer, int) and not -spec.num_layers <= layer < spec.num_layers:
+        raise LLMHWError(f"layer={layer} is not one of the {spec.num_layers} layers of {spec.name}")
+    block = spec.layers[layer] if isinstance(layer, int) else layer
+    if kernels == "megatron":
+        parts = _megatron_layer(spec, case, block, recompute)
+    else:
+        style = _style(spec)
+        t = _tape(spec, style, case, recompute)
+        _run_layer(spec, style, block, t, recompute)
+        parts = _parts({tensor: where for tensor, where in t.kept.items() if not tensor.shared})
+    return Estimate(
+        f"activations of one layer of {spec.name}, {kernels} kernels, batch {batch}, {seq_len} tokens",
+        "bytes",
+        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
+    )
 
 
 def activations(
@@ -655,58 +938,89 @@ def activations(
     recompute: str = "none",
     recompute_layers: int = 0,
     loss: bool = True,
+    kernels: str = "torch",
+    tp: int = 1,
+    sequence_parallel: bool = False,
+    cp: int = 1,
+    expert_tp: int = 1,
+    imbalance: float = 1.0,
+    dropout: bool | None = None,
+    layers: Iterable[int] | None = None,
+    embedding: bool = True,
+    head: bool = True,
 ) -> Estimate:
-    """Activations of a whole model on one device, part by part."""
-    style = _style(spec)
+    """Activations that one micro-batch keeps between forward and backward pass on one rank, part by part.
+
+    batch, seq_len      sequences of the micro-batch and tokens of each
+    precision           see `llmhw.memory.PRECISIONS`: activations have the weights' number format. Autocast, which
+                        keeps fp32 weights and casts on the way, keeps other tensors and is not covered
+    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
+    recompute           none; selective (the attention core runs again: its inputs are kept); full (every layer runs
+                        again: its input is kept); block (the first `recompute_layers` layers run again)
+    loss                count the loss, too
+    kernels             torch: what PyTorch and transformers keep, op by op. megatron: the published formulas for
+                        Megatron-LM's fused kernels, with grouped heads, gated feed-forward parts, experts and cp
+    tp, cp              tensor- and context-parallel ranks; the logits are split over tp, as in a parallel loss
+    sequence_parallel   norms and residuals are split over the tp ranks
+    expert_tp           tensor-parallel ranks inside an expert (kernels="megatron")
+    imbalance           the busiest expert rank's load over the mean (kernels="megatron")
+    dropout             count dropout masks (kernels="megatron"); None: where the family was trained with dropout.
+                        The torch profile is without dropout
+    layers              numbers of the layers that the rank holds (a pipeline stage); None: all
+    embedding, head     whether it holds the embedding; the last norm, the head and the loss
+
+    The torch profile equals what PyTorch's saved-tensor hooks count, byte for byte, on the CPU. On CUDA, LayerNorm
+    keeps its two statistics in fp32 and fused attention a few bytes of generator state; where a sliding window needs
+    a mask, another kernel runs, which pads it. Not counted: the logits in the model's format, which live as long as
+    the caller holds them; temporaries; gradients.
+    Raises `LLMHWError` for a family without an op-by-op profile.
+
+    >>> from llmhw import model
+    >>> spec = model("llama-3-8b")
+    >>> [round(activations(spec, seq_len=4096, recompute=r).total / 2**30, 2) for r in ("none", "selective", "full")]
+    [26.6, 26.59, 3.08]
+    """
+    check_choice("recompute", recompute, RECOMPUTE)
+    check_choice("kernels", kernels, KERNELS)
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    e = PRECISIONS[precision].weights
-    parts: dict[str, list[Term]] = {}
-    tables: dict[str, _Tensor] = {}
-    shared: dict[_Tensor, tuple[str, str]] = {}
-
-    def add(more: Mapping[str, list[Term]]) -> None:
-        for name, terms in more.items():
-            parts.setdefault(name, []).extend(terms)
-
-    outer = _tape(style, spec, batch, seq_len, e, attention, "none")
-    outer.tables = tables
-    ids = outer.new(1, 8)
-    width = spec.head_shape[1]
-    outer.keep("embedding", "token ids", ids)
-    if style.learned == "batch":
-        shared[_positions(outer, style)] = ("embedding", "position ids")
-    elif style.learned:
-        outer.keep("embedding", "position ids, with their offset", outer.new(1, 8))
-    if width != spec.hidden:
-        outer.linear("embedding", "input of the projection in", outer.new(width), spec.hidden)
-    add(_parts(outer.kept))
-    for layer, count in spec.layer_kinds:
-        t = _tape(style, spec, batch, seq_len, e, attention, recompute)
-        t.tables = tables
-        _run_layer(spec, style, layer, t, recompute)
-        shared = {tensor: where for tensor, where in t.kept.items() if tensor.shared} | shared
-        add(_parts({tensor: where for tensor, where in t.kept.items() if not tensor.shared}, count))
-    add(_parts(shared))
-    end = _tape(style, spec, batch, seq_len, e, attention, "none")
-    x = end.new(spec.hidden)
-    if style.block != "behind":
-        x = _norm(end, style.norm, x, "final norm")
-    if width != spec.hidden:
-        x = end.linear("head", "input of the projection out", x, width)
-    logits = end.linear("head", "input of the head", x, spec.vocab_size)
-    if style.logit_softcap:
-        end.keep("head", "tanh of the capped logits", end.like(logits))
-        logits = end.like(logits)
-    if loss:
-        logits = end.cast(logits, 4)
-        end.keep("loss", "log-probabilities in fp32", end.like(logits))
-        # shifted by one; the slice of a single padded sequence is contiguous and stays a view of it
-        end.keep("loss", "labels", end.new(1, 8, rows=end.seq_len + (end.batch == 1)))
-        end.keep("loss", "weight of all labels", _Tensor("", 1, 4, 1, 1))
-    add(_parts(end.kept))
+    case = _Case(
+        batch=batch,
+        seq_len=seq_len,
+        e=PRECISIONS[precision].weights,
+        attention=attention,
+        tp=tp,
+        sequence_parallel=sequence_parallel,
+        cp=cp,
+        expert_tp=expert_tp,
+        imbalance=imbalance,
+        dropout=dropout,
+    )
+    held = list(range(spec.num_layers) if layers is None else layers)
+    if any(not 0 <= i < spec.num_layers for i in held):
+        raise LLMHWError(f"layers={held} must lie between 0 and {spec.num_layers - 1}")
+    if recompute == "block" and not 0 < recompute_layers <= len(held):
+        raise LLMHWError(
+            f"recompute_layers={recompute_layers} must be between 1 and the {len(held)} layers when recompute='block'"
+        )
+    counted: dict[int, int] = {}
+    modes: dict[int, tuple[Layer, str]] = {}
+    for place, number in enumerate(held):
+        mode = recompute if recompute != "block" else "full" if place < recompute_layers else "none"
+        key = id(spec.layers[number]) * 2 + (mode == "full")
+        modes[key] = spec.layers[number], mode
+        counted[key] = counted.get(key, 0) + 1
+    profile = _megatron if kernels == "megatron" else _torch
+    parts = profile(
+        spec,
+        case,
+        [(layer, mode, counted[key]) for key, (layer, mode) in modes.items()],
+        embedding=embedding,
+        head=head,
+        loss=loss,
+    )
     return Estimate(
-        f"activations of {spec.name}, recompute {recompute}, batch {batch}, {seq_len} tokens",
+        f"activations of {spec.name}, recompute {recompute}, {kernels} kernels, batch {batch}, {seq_len} tokens",
         "bytes",
         tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
     )
