@@ -26,6 +26,7 @@ from llmhw.measure.activations import build
 from llmhw.memory import OPTIMIZERS, PRECISIONS, training_states
 from llmhw.model import ModelSpec
 from llmhw.model import model as named_model
+from llmhw.peak import StepPeak, step_peak
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, unknown_name
 
 # Real tensors for models of at most so many parameters; fake ones, of the same sizes, above.
@@ -192,6 +193,24 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
+@contextlib.contextmanager
+def _fake() -> Iterator[None]:
+    """Fake tensors, and what transformers would read from real ones.
+
+    With real position ids 0, 1, 2, ... transformers sees that no sequences are packed into one, and leaves the mask to
+    the attention kernel. It cannot see that in fake ones, and would build a mask that a real run does not have.
+    """
+    from transformers import masking_utils
+
+    packed = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        masking_utils.find_packed_sequence_indices = packed
+
+
 def _copy(module: torch.nn.Module) -> torch.nn.Module:
     """The same module on fresh tensors of the active mode, on the CPU; the caller's own is not touched."""
     memo: dict[int, Any] = {}
@@ -264,7 +283,7 @@ def measure_params(model: Any) -> Measurement:
     Row(name='parameters', measured=124439808, predicted=124439808)
     """
     spec = spec_of(model)
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+    with _quiet(), _fake():
         module = model if isinstance(model, torch.nn.Module) else _made(model, "bf16", "eager")
         found: dict[str, int] = {}
         for name, p in module.named_parameters():
@@ -310,7 +329,7 @@ def measure_flops(
 
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     spec = spec_of(model)
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+    with _quiet(), _fake():
         module = _made(model, "fp32", "eager")
         _set_experts(module, "batched_mm")
         given = _inputs(module, batch, seq_len, inputs)
@@ -450,7 +469,7 @@ def measure_optimizer(model: Any, *, optimizer: str = "adamw", precision: str = 
     check_choice("precision", precision, PRECISIONS_RUN)
     spec, recipe = spec_of(model), PRECISIONS[precision]
     given = isinstance(model, torch.nn.Module)
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+    with _quiet(), _fake():
         module = model if given else _made(model, precision, "eager")
         shapes = [(n, tuple(p.shape), p.dtype) for n, p in module.named_parameters() if p.requires_grad]
     size = sum(_count(shape) for _, shape, _ in shapes)
@@ -503,8 +522,8 @@ class MemoryTracker(TorchDispatchMode):
     Works for fake and for real tensors. Counts what PyTorch's operations return; what a kernel allocates inside
     itself and gives back before it returns is not seen, nor is the allocator's rounding.
 
-    The sum of two gradients that meet is written into the first of them in a real backward pass, but not while
-    a mode like this one listens. Such a sum is therefore looked at only once its inputs are gone.
+    Where two gradients meet, autograd adds the second into the first unless that is a view, but makes a new tensor
+    while a mode like this one listens. Such a sum is therefore looked at only once its inputs are gone.
     """
 
     def __init__(self) -> None:
@@ -556,7 +575,7 @@ class MemoryTracker(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in self._live:
                 self.add(leaf)
         if self.current > before:
-            if func is torch.ops.aten.add.Tensor and not torch.is_grad_enabled():
+            if func is torch.ops.aten.add.Tensor and not torch.is_grad_enabled() and not args[0]._is_view():
                 self._unseen = True
             else:
                 self.look()
@@ -719,19 +738,37 @@ def measure_memory(
             _checkpoint(module)
         return module, _inputs(module, batch, seq_len, inputs)
 
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True):
+    with _quiet(), _fake():
         module, given = prepare()
         with _possible(module):
             step = run_step(module, given, optimizer, loss)
         del module, given
+    notes = [f"measured on fake tensors; the peak is in the {step.phase} phase"]
+    predicted: StepPeak | None = None
+    if spec is not None and inputs is None and not isinstance(model, torch.nn.Module):
+        try:
+            predicted = step_peak(
+                spec,
+                batch=batch,
+                seq_len=seq_len,
+                optimizer=optimizer,
+                precision=precision,
+                recompute=recompute,
+                attention=attention,
+            )
+        except LLMHWError as error:  # a family without an op-by-op profile
+            notes.append(f"no prediction: {error}")
+
+    def row(name: str, measured: int, phase: str) -> Row:
+        return Row(name, measured, predicted.phases[phase].total if predicted else None)
+
     parts = [
-        Row("at rest", step.at_rest),
-        Row("forward", step.forward),
-        Row("backward", step.backward),
-        Row("optimizer step", step.optimizer),
+        Row("at rest", step.at_rest, predicted["weights"] + predicted["optimizer states"] if predicted else None),
+        row("forward", step.forward, "forward"),
+        row("backward", step.backward, "backward"),
+        row("optimizer step", step.optimizer, "optimizer"),
         *(Row(f"at the peak: {kind}", size) for kind, size in step.at_peak.items()),
     ]
-    notes = [f"measured on fake tensors; the peak is in the {step.phase} phase"]
     if limit is not None and step.peak > limit:
         more = format_quantity(step.peak - limit, "bytes")
         notes.append(f"does not fit in {format_quantity(limit, 'bytes')} of {device_memory}: {more} too much")
@@ -749,7 +786,8 @@ def measure_memory(
             with _quiet():
                 parts.append(Row(f"peak of the allocator, run on {where}", _really(prepare, where, optimizer, loss)))
     title = f"memory of a training step of {name_of(model)}: batch {batch}, {seq_len} tokens, {optimizer}, {precision}"
-    return Measurement(f"{title}, recompute {recompute}", "bytes", Row("peak", step.peak), tuple(parts), tuple(notes))
+    peak = Row("peak", step.peak, predicted.total if predicted else None)
+    return Measurement(f"{title}, recompute {recompute}", "bytes", peak, tuple(parts), tuple(notes))
 
 
 def _checkpoint(module: Any) -> None:
