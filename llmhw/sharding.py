@@ -359,11 +359,14 @@ def rank_states(
     *,
     optimizer: str = "adamw",
     precision: str = "bf16-mixed",
+    kernels: str = "megatron",
 ) -> Estimate:
     """Bytes of weights, gradients, master copy and optimizer states that one rank holds.
 
     place       a `Place`, or the rank's number
     optimizer, precision   as in `llmhw.training_states`, which this equals for a layout of one device
+    kernels     megatron, or torch: PyTorch's DTensor computes the gradient of a vocabulary-parallel embedding whole on
+                every rank, and keeps it so unless FSDP cuts it
 
     Counts tensors, wherever they lie (`offload` moves them to host memory). Gathered weights, buckets and other
     temporary buffers come on top.
@@ -383,12 +386,25 @@ def rank_states(
     ):
         tensors = owned if what == "optimizer" else shard_tensors(spec, parallelism, place, what)
         elements = sum(count * t.numel for t, count in tensors)
-        if width:
-            parts.append(Part(name, (term(state_bytes, name, elements=elements, bytes_per_element=width),)))
+        if not width:
+            continue
+        terms = [term(state_bytes, name, elements=elements, bytes_per_element=width)]
+        uncut = _uncut_gradient(spec, parallelism, place) if kernels == "torch" and what == "gradients" else 0
+        if uncut:
+            terms.append(term(state_bytes, "embedding rows of other ranks", elements=uncut, bytes_per_element=width))
+        parts.append(Part(name, tuple(terms)))
     parts += [Part(name, tuple(terms)) for name, terms in _optimizer_parts(owned, chosen, recipe.state).items()]
     return Estimate(
         f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}", "bytes", tuple(parts)
     )
+
+
+def _uncut_gradient(spec: ModelSpec, p: Parallelism, place: Place) -> int:
+    """Elements that DTensor's gradient of the token embedding has beyond this rank's rows of it."""
+    if p.tp == 1 or p.zero == 3 or place.pp > 0:
+        return 0
+    table = next(t for t in spec.tensors if t.component == "embedding" and split_of(t) == "vocab")
+    return table.numel - local_tensor(spec, p, table, tp_rank=place.tp).numel
 
 
 def rank_parameter_bytes(
@@ -404,10 +420,16 @@ def rank_parameter_bytes(
 
 
 def rank_gradient_bytes(
-    spec: ModelSpec, parallelism: Parallelism, place: Place | int = 0, *, precision: str = "bf16-mixed"
+    spec: ModelSpec,
+    parallelism: Parallelism,
+    place: Place | int = 0,
+    *,
+    precision: str = "bf16-mixed",
+    kernels: str = "megatron",
 ) -> int:
-    """Bytes of the gradients that a rank holds when a step's backward pass has ended."""
-    return int(rank_states(spec, parallelism, place, optimizer="sgd", precision=precision)["gradients"])
+    """Bytes of the gradients that a rank holds when a step's backward pass has ended; `kernels` as in `rank_states`."""
+    states = rank_states(spec, parallelism, place, optimizer="sgd", precision=precision, kernels=kernels)
+    return int(states["gradients"])
 
 
 def rank_optimizer_bytes(

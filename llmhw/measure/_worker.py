@@ -13,8 +13,30 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
+# Imported here, and so once before the ranks are forked, though some are first used deep inside PyTorch
+import torch._dynamo
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+)
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    loss_parallel,
+    parallelize_module,
+)
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmhw.job import Parallelism
@@ -64,8 +86,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.calls: Counter[tuple[str, tuple[int, ...], int]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from torch.distributed.tensor import DTensor
-
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # let it come apart into local tensors and collectives first
         namespace, _, name = str(getattr(func, "_overloadpacket", func)).partition(".")
@@ -92,14 +112,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
 def _plan(model: Decoder, sequence_parallel: bool) -> dict[str, Any]:
     """The tensor-parallel style of every module, as PyTorch's tutorials and torchtitan have it."""
-    from torch.distributed.tensor import Replicate, Shard
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        PrepareModuleInput,
-        RowwiseParallel,
-        SequenceParallel,
-    )
-
     spread = Shard(1) if sequence_parallel else Replicate()
     plan: dict[str, Any] = {}
     if model.first:
@@ -162,8 +174,6 @@ class _Groups:
     """The process groups of this rank, made from the layout: every rank makes all of them, in the same order."""
 
     def __init__(self, p: Parallelism, place: Place, device: str) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
-
         self.p, self.place, self.device = p, place, device
         replicas = p.replicas if p.zero == 3 else 1
         # fully_shard takes one dimension to shard over: where cp shares the data ranks' work, it is one with them
@@ -188,10 +198,6 @@ class _Groups:
 
 def _wrap(model: Decoder, groups: _Groups, case: dict[str, Any]) -> Any:
     """The chunk under tensor, context, expert and data parallelism."""
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor.parallel import parallelize_module
-    from torch.nn.parallel import DistributedDataParallel
-
     p = groups.p
     experts = [block.mlp.experts for block in model.model.layers.values() if hasattr(block.mlp, "experts")]
     if p.tp > 1:
@@ -235,8 +241,6 @@ def _wrap(model: Decoder, groups: _Groups, case: dict[str, Any]) -> Any:
 
 def _expert_mesh(groups: _Groups) -> Any:
     """Ranks that hold the same experts."""
-    from torch.distributed.device_mesh import DeviceMesh
-
     p = groups.p
     inside = p.dp * p.cp * p.tp
     start = groups.place.pp * inside
@@ -277,14 +281,6 @@ def _loss(logits: Any, labels: torch.Tensor) -> torch.Tensor:
 
 def _pipeline(chunks: list[Any], groups: _Groups, case: dict[str, Any], events: list[Any]) -> Any:
     """PyTorch's schedule over this rank's chunks, its actions written down as they happen."""
-    from torch.distributed.pipelining import (
-        PipelineStage,
-        Schedule1F1B,
-        ScheduleGPipe,
-        ScheduleInterleaved1F1B,
-        ScheduleInterleavedZeroBubble,
-    )
-
     p, place = groups.p, groups.place
     stages = [
         PipelineStage(
@@ -359,8 +355,8 @@ def run_case(case: dict[str, Any], device: str) -> dict[str, Any]:
 
     with _parallel_loss(p):
         # The first step also sets up optimizer states and the shapes that stages pass on, the second DDP's buckets
-        for _ in range(2):
-            loss = step()
+        for _ in range(2 if p.zero == 0 and p.dp * p.cp > 1 else 1):
+            step()
             optimizer.step()
             optimizer.zero_grad()
             events.clear()
@@ -399,6 +395,4 @@ def _plain_step(model: Any, tokens: torch.Tensor, labels: torch.Tensor, micro_ba
 
 
 def _parallel_loss(p: Parallelism) -> Any:
-    from torch.distributed.tensor.parallel import loss_parallel
-
     return loss_parallel() if p.tp > 1 else contextlib.nullcontext()

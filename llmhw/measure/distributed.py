@@ -254,7 +254,7 @@ def _check_runs(p: Parallelism) -> None:
 
 def _predicted(job: TrainingJob, rank: int, bucket_cap_mb: float | None) -> tuple[dict[str, int], Counter[Any]]:
     p = job.parallelism
-    states = rank_states(job.model, p, rank, optimizer=job.optimizer, precision=job.precision)
+    states = rank_states(job.model, p, rank, optimizer=job.optimizer, precision=job.precision, kernels=job.kernels)
     held = {
         "parameters": int(states["weights"]),
         "gradients": int(states["gradients"]),
@@ -320,12 +320,11 @@ def measure_layouts(
 
 
 def _title(scheme: str, job: TrainingJob) -> str:
-    p = job.parallelism
-    split = ", ".join(
-        f"{name}={getattr(p, name)}" for name in AXES if getattr(p, name) != Parallelism().__getattribute__(name)
-    )
-    how = f", {p.schedule}" if p.pp > 1 else ""
-    return f"{scheme} on {p.devices} ranks ({split or 'one rank'}{how}): {job.micro_batches} micro-batches of {job.micro_batch} x {job.seq_len}"
+    p, none = job.parallelism, Parallelism()
+    split = [f"{name}={getattr(p, name)}" for name in AXES if getattr(p, name) != getattr(none, name)]
+    how = [p.schedule] if p.pp > 1 else []
+    batch = f"{job.micro_batches} micro-batches of {job.micro_batch} x {job.seq_len}"
+    return f"{scheme} on {p.devices} ranks ({', '.join([*split, *how])}): {batch}"
 
 
 def measure_distributed(
