@@ -110,6 +110,8 @@ class TrainingJob:
     recompute      none, selective (attention's core), full (every layer), or block (`recompute_layers` of each stage)
     attention      flash (fused, no score matrix) or eager
     kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
+    dropout        residual dropout, whose masks Megatron-LM keeps
+    expert_imbalance   tokens of the fullest rank's experts over the average
 
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
     """
@@ -126,6 +128,8 @@ class TrainingJob:
     recompute_layers: int = 0
     attention: str = "flash"
     kernels: str = "torch"
+    dropout: bool = False
+    expert_imbalance: float = 1.0
 
     def __post_init__(self) -> None:
         p, spec = self.parallelism, self.model

@@ -138,6 +138,101 @@ def transformer_layer_activation_bytes(
     return seq_len * batch * hidden * 34 + attention_scores * 5 * heads * seq_len**2 * batch
 
 
+@formula(
+    source="Korthikanti et al. 2022, equations 2 to 4, by tensor; GQA, gated MLP and context parallel added",
+    unit="bytes",
+)
+def megatron_layer_bytes(
+    *,
+    batch: Any,
+    seq_len: Any,
+    hidden: Any,
+    query_width: Any,
+    kv_width: Any,
+    intermediate: Any,
+    gated: Any = 0,
+    dropout: Any = 0,
+    score_bytes: Any = 0,
+    tp: Any = 1,
+    sequence_shards: Any = 1,
+    cp: Any = 1,
+) -> Any:
+    """Activations that one dense layer keeps under Megatron-LM's fused kernels, 16-bit, on one rank.
+
+    batch             sequences in a micro-batch
+    query_width       query heads x head size; also the width of attention's output
+    kv_width          KV heads x head size (a rank holds at least one head: never cut below that)
+    intermediate      feed-forward size
+    gated             1 for SwiGLU and its kin (gate and up), 0 for a plain MLP
+    dropout           1 if residual dropout is on, which keeps masks of one byte
+    score_bytes       bytes of the attention matrices of all heads and sequences, 5 a s^2 b unfused; 0 for flash
+    tp                tensor-parallel ranks
+    sequence_shards   tp with sequence parallelism, else 1: over how many ranks norms and residuals are cut
+    cp                context-parallel ranks
+
+    For a GPT (query and KV width h, 4h MLP, dropout) this is s b h (10 + 24 / t + 5 a s / (h t)).
+
+    >>> h, s = 12288, 2048
+    >>> megatron_layer_bytes(batch=1, seq_len=s, hidden=h, query_width=h, kv_width=h, intermediate=4 * h,
+    ...                      dropout=1) == 34 * s * h
+    True
+    """
+    cut_by_sequence = hidden * (8 + 2 * dropout)
+    cut_by_tensor = 4 * query_width + 4 * kv_width + intermediate * (4 + 2 * gated)
+    return batch * seq_len / cp * (cut_by_sequence / sequence_shards + cut_by_tensor / tp) + score_bytes / tp / cp
+
+
+@formula(source="token permutation and grouped experts: each routed copy of a token is kept on its way", unit="bytes")
+def megatron_expert_bytes(
+    *,
+    tokens: Any,
+    used: Any,
+    hidden: Any,
+    expert_intermediate: Any,
+    gated: Any = 1,
+    expert_tp: Any = 1,
+    imbalance: Any = 1,
+) -> Any:
+    """Activations that the routed experts of one layer keep, 16-bit, on one rank.
+
+    tokens                this rank's tokens of a micro-batch
+    used                  experts each token is routed to
+    expert_intermediate   feed-forward size of one expert
+    imbalance             tokens of this rank's experts over the average; 1 for even routing or a capacity factor of 1
+
+    Counts the permuted inputs, what the activation function keeps and the second matrix's input, and the experts'
+    outputs kept for the weighted sum.
+
+    >>> megatron_expert_bytes(tokens=4096, used=8, hidden=2048, expert_intermediate=768) / 2**20
+    400.0
+    """
+    return tokens * used * imbalance * (4 * hidden + expert_intermediate * (4 + 2 * gated) / expert_tp)
+
+
+@formula(
+    source="PipeDream-flush (Narayanan et al. 2021), section 2.2: a stage waits for the stages behind it", unit="count"
+)
+def micro_batches_in_flight(*, micro_batches: Any, pp: Any, stage: Any) -> Any:
+    """Micro-batches whose activations a stage keeps at most under 1F1B.
+
+    >>> [micro_batches_in_flight(micro_batches=8, pp=4, stage=stage) for stage in range(4)]
+    [4, 3, 2, 1]
+    """
+    return minimum(micro_batches, pp - stage)
+
+
+@formula(
+    source="interleaved 1F1B (Narayanan et al. 2021), section 2.2: warm-up of Megatron-LM's schedule", unit="count"
+)
+def chunks_in_flight(*, micro_batches: Any, pp: Any, vpp: Any, stage: Any) -> Any:
+    """Model chunks (a stage holds vpp of them) whose activations a stage keeps at most under interleaved 1F1B.
+
+    >>> chunks_in_flight(micro_batches=16, pp=4, vpp=2, stage=0)
+    11
+    """
+    return minimum(micro_batches * vpp, 2 * (pp - stage - 1) + (vpp - 1) * pp + 1)
+
+
 @formula(source="Korthikanti et al. 2022, section 5: full recompute keeps each layer's input", unit="bytes")
 def checkpointed_activation_bytes(*, batch: Any, seq_len: Any, hidden: Any, layers: Any) -> Any:
     """Activations kept under full recompute: a 16-bit vector of size hidden per token and layer.
@@ -276,13 +371,14 @@ def kv_cache_bytes_per_token(spec: ModelSpec, kv_format: str = "bf16") -> float:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Bytes per parameter of a training recipe, without the optimizer's states."""
+    """Bytes per parameter of a training recipe, without the optimizer's states; `compute`: of an activation."""
 
     name: str
     weights: int
     gradients: int
     master: int
     summary: str
+    compute: int = 2
 
     @property
     def state(self) -> int:
@@ -293,7 +389,8 @@ class Precision:
 PRECISIONS: dict[str, Precision] = {
     p.name: p
     for p in (
-        Precision("fp32", 4, 4, 0, "everything in fp32; also what autocast keeps"),
+        Precision("fp32", 4, 4, 0, "everything in fp32", 4),
+        Precision("fp32-bf16", 4, 4, 0, "fp32 weights, computed with in bf16 (FSDP's mixed precision, autocast)"),
         Precision("bf16-mixed", 2, 2, 4, "bf16 weights and gradients, fp32 master copy (DeepSpeed, ZeRO)"),
         Precision("bf16-mixed-fp32-grads", 2, 4, 4, "the same with fp32 gradients (Megatron-LM)"),
         Precision("bf16", 2, 2, 0, "everything in bf16, no master copy; states in bf16"),
