@@ -110,8 +110,8 @@ class TrainingJob:
     recompute      none, selective (attention's core), full (every layer), or block (`recompute_layers` of each stage)
     attention      flash (fused, no score matrix) or eager
     kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
-    dropout        residual dropout, whose masks Megatron-LM keeps
-    expert_imbalance   tokens of the fullest rank's experts over the average
+    dropout        count dropout masks (Megatron profile); None: where the family was trained with dropout
+    expert_imbalance   tokens of the busiest expert rank over the mean
 
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
     """
@@ -128,7 +128,7 @@ class TrainingJob:
     recompute_layers: int = 0
     attention: str = "flash"
     kernels: str = "torch"
-    dropout: bool = False
+    dropout: bool | None = None
     expert_imbalance: float = 1.0
 
     def __post_init__(self) -> None:

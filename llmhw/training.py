@@ -10,13 +10,9 @@ from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
 from llmhw.memory import (
     PRECISIONS,
-    checkpointed_activation_bytes,
     chunks_in_flight,
-    megatron_expert_bytes,
-    megatron_layer_bytes,
     micro_batches_in_flight,
 )
-from llmhw.model import Layer
 from llmhw.sharding import Place, outer_tensors, places, rank_states, stage_layers
 from llmhw.units import ceil_div, format_quantity, html_table
 
@@ -28,20 +24,28 @@ CONTEXT_BYTES = 2 * 2**30
 
 
 @formula(
-    source="16-bit logits cut by vocabulary, their fp32 copy, and its gradient unless the loss is fused", unit="bytes"
+    source="PyTorch's cross entropy beside its saved log-softmax: 16-bit logits, and a gradient in fp32", unit="bytes"
 )
-def sharded_logits_bytes(
-    *, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1, bytes_per_logit: Any
-) -> Any:
-    """Logits of one micro-batch while the loss is computed, on one rank.
+def loss_temporary_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
+    """What the plain loss needs while its backward pass runs, beside what it saved; fused losses need none of it.
 
-    bytes_per_logit   4 for Megatron-LM's fused loss (the fp32 softmax, overwritten by its gradient),
-                      10 for the plain loss: 16-bit logits, fp32 copy, fp32 gradient
+    >>> loss_temporary_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
+    5.87109375
+    """
+    return batch * seq_len * vocab * (2 + 4) / tp / cp
 
-    >>> sharded_logits_bytes(batch=1, seq_len=4096, vocab=128256, tp=8, bytes_per_logit=4) / 2**20
+
+@formula(
+    source="Megatron-LM without gradient-accumulation fusion: a weight's gradient, made in 16 bit, then added",
+    unit="bytes",
+)
+def unfused_gradient_bytes(*, vocab: Any, hidden: Any, tp: Any = 1) -> Any:
+    """The output head's gradient before it is added to the fp32 buffer: the backward pass begins with it.
+
+    >>> unfused_gradient_bytes(vocab=128256, hidden=8192, tp=8) / 2**20
     250.5
     """
-    return batch * seq_len * vocab * bytes_per_logit / tp / cp
+    return 2 * vocab * hidden / tp
 
 
 @formula(
@@ -167,7 +171,7 @@ _REMEDY = {
     "master copy": "split the optimizer's states: zero=1, or more tp or pp",
     "momentum": "split the optimizer's states: zero=1, or more tp or pp",
     "variance": "split the optimizer's states: zero=1, or more tp or pp",
-    "logits": "split the vocabulary with more tp, or use a smaller micro_batch",
+    "logits and loss": "split the vocabulary with more tp, or use a smaller micro_batch",
 }
 
 
@@ -212,25 +216,6 @@ def _stage(job: TrainingJob, place: Place) -> Estimate:
     )
     parts = [part for part in states if part.name not in away]
     parts += _activations(job, place)
-    if place.pp == p.pp - 1:
-        logit_bytes = 4 if job.kernels == "megatron" else 10
-        parts.append(
-            Part(
-                "logits",
-                (
-                    term(
-                        sharded_logits_bytes,
-                        "logits and loss",
-                        batch=job.micro_batch,
-                        seq_len=job.seq_len,
-                        vocab=spec.vocab_size,
-                        tp=p.tp,
-                        cp=p.cp,
-                        bytes_per_logit=logit_bytes,
-                    ),
-                ),
-            )
-        )
     if p.zero == 3 and p.shards > 1:
         parts.append(_whole_blocks(job, place))
     title = f"stage {place.pp} of {spec.name}"
@@ -252,140 +237,75 @@ def _whole_blocks(job: TrainingJob, place: Place) -> Part:
 
 
 def _activations(job: TrainingJob, place: Place) -> list[Part]:
+    """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one."""
     p, spec = job.parallelism, job.model
-    layers = [spec.layers[i] for chunk in stage_layers(spec, p, place.pp) for i in chunk]
-    if p.vpp > 1:
-        flying = term(chunks_in_flight, "", micro_batches=job.micro_batches, pp=p.pp, vpp=p.vpp, stage=place.pp)
-        copies = flying.value / p.vpp
-    elif p.schedule == "gpipe":
-        copies = job.micro_batches
-    elif p.schedule == "zero-bubble":
-        copies = min(job.micro_batches, p.pp)
-    else:
-        copies = micro_batches_in_flight(micro_batches=job.micro_batches, pp=p.pp, stage=place.pp)
-    recomputed = {"full": len(layers), "block": job.recompute_layers}.get(job.recompute, 0)
-    kept: list[Term] = []
-    working: list[Term] = []
-    for number, layer in enumerate(layers):
-        if number < recomputed:
-            kept.append(_input(job, copies))
-            if not working:
-                working = _layer(job, layer, 1)
-        else:
-            kept += _layer(job, layer, copies)
-    parts = [Part("activations", tuple(_merged(kept)), f"{copies:g} micro-batches in flight")]
-    if working:
-        parts.append(Part("layer being recomputed", tuple(working)))
-    if job.kernels == "torch" and place.pp in (0, p.pp - 1):
-        ends = activations(
-            spec,
-            batch=job.micro_batch,
-            seq_len=job.seq_len,
-            precision="bf16" if PRECISIONS[job.precision].compute == 2 else "fp32",
-            attention=job.attention,
-            recompute="full",
-            loss=False,
-        )
-        named = tuple(part for part in ends if part.name not in ("layer inputs",))
-        terms = tuple(_scaled(t, 1 / (p.tp * p.cp)) for part in named for t in part.terms)
-        parts.append(Part("embedding, final norm and tables", terms))
+    numbers = [i for chunk in stage_layers(spec, p, place.pp) for i in chunk]
+    precision = "bf16" if PRECISIONS[job.precision].compute == 2 else "fp32"
+    options: dict[str, Any] = {
+        "batch": job.micro_batch,
+        "seq_len": job.seq_len,
+        "attention": job.attention,
+        "kernels": job.kernels,
+        "tp": p.tp,
+        "sequence_parallel": p.sequence_parallel,
+        "cp": p.cp,
+        "expert_tp": p.expert_tp,
+        "imbalance": job.expert_imbalance,
+        "dropout": job.dropout,
+    }
+    whole: dict[str, Any] = options | {"precision": precision}
+    copies = _copies(job, place.pp)
+    layers = activations(
+        spec,
+        layers=numbers,
+        recompute=job.recompute,
+        recompute_layers=job.recompute_layers,
+        embedding=False,
+        head=False,
+        loss=False,
+        **whole,
+    )
+    kept = tuple(_scaled(t, copies) for part in layers for t in part.terms)
+    parts = [Part("activations", kept, f"{copies:g} micro-batches in flight")]
+    if job.recompute in ("full", "block"):
+        largest = max((spec.layers[i] for i in numbers), key=lambda layer: layer.params)
+        one = layer_activations(spec, largest, dtype_bytes=PRECISIONS[job.precision].compute, **options)
+        parts.append(Part("layer being recomputed", tuple(t for part in one for t in part.terms)))
+    first, last = place.pp == 0, place.pp == p.pp - 1
+    if first or last:
+        ends = activations(spec, layers=(), embedding=first, head=last, loss=last, **whole)
+        by_name = {part.name: part.terms for part in ends}
+        loss = by_name.pop("loss", ())
+        if by_name:
+            parts.append(Part("embedding and final norm", tuple(t for terms in by_name.values() for t in terms)))
+        if loss:
+            sizes = {"vocab": spec.vocab_size, "tp": p.tp}
+            if job.kernels == "torch":
+                more = term(
+                    loss_temporary_bytes,
+                    "logits and their gradient",
+                    batch=job.micro_batch,
+                    seq_len=job.seq_len,
+                    cp=p.cp,
+                    **sizes,
+                )
+            else:
+                more = term(unfused_gradient_bytes, "gradient of the head", hidden=spec.hidden, **sizes)
+            parts.append(Part("logits and loss", (*loss, more)))
     return parts
 
 
-def _merged(terms: list[Term]) -> list[Term]:
-    """Equal terms of several layers as one."""
-    merged: dict[tuple[str, str, tuple[tuple[str, Any], ...]], Term] = {}
-    for t in terms:
-        key = (t.label, t.formula, t.inputs)
-        old = merged.get(key)
-        merged[key] = Term(t.label, t.formula, t.inputs, t.times + old.times, t.value + old.value) if old else t
-    return list(merged.values())
+def _copies(job: TrainingJob, stage: int) -> float:
+    """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
+    p, count = job.parallelism, job.micro_batches
+    if p.vpp > 1:
+        return float(chunks_in_flight(micro_batches=count, pp=p.pp, vpp=p.vpp, stage=stage) / p.vpp)
+    if p.schedule == "gpipe":
+        return count
+    if p.schedule == "zero-bubble":
+        return min(count, p.pp)
+    return int(micro_batches_in_flight(micro_batches=count, pp=p.pp, stage=stage))
 
 
 def _scaled(t: Term, by: float) -> Term:
     return Term(t.label, t.formula, t.inputs, t.times * by, t.value * by)
-
-
-def _input(job: TrainingJob, copies: float) -> Term:
-    """A recomputed layer keeps its input alone."""
-    p = job.parallelism
-    shards = p.cp * (p.tp if p.sequence_parallel else 1)
-    made = term(
-        checkpointed_activation_bytes,
-        "input of a recomputed layer",
-        copies,
-        batch=job.micro_batch,
-        seq_len=job.seq_len,
-        hidden=job.model.hidden,
-        layers=1,
-    )
-    return _scaled(made, 1 / shards)
-
-
-def _layer(job: TrainingJob, layer: Layer, copies: float) -> list[Term]:
-    """Activations of one layer on one rank, for so many micro-batches."""
-    p, spec = job.parallelism, job.model
-    if job.kernels == "torch":
-        whole = layer_activations(
-            spec,
-            layer,
-            batch=job.micro_batch,
-            seq_len=job.seq_len,
-            dtype_bytes=PRECISIONS[job.precision].compute,
-            attention=job.attention,
-            recompute="selective" if job.recompute == "selective" else "none",
-        )
-        # norms and residuals are whole on every tp rank unless the sequence is split too
-        return [
-            _scaled(t, copies / p.cp / (1 if part.name in _BY_SEQUENCE and not p.sequence_parallel else p.tp))
-            for part in whole
-            for t in part.terms
-        ]
-    a = layer.attention
-    score = 0
-    if a and job.attention == "eager" and job.recompute != "selective":
-        score = 5 * a.heads * job.seq_len**2 * job.micro_batch
-    dense = {t.module: t for t in layer.tensors if t.component == "mlp" and t.matmul}
-    inner = sum(t.numel // spec.hidden for t in dense.values())
-    gated = 1 if any(name in dense for name in ("gate_proj", "gate_up_proj")) else 0
-    made = [
-        term(
-            megatron_layer_bytes,
-            "dense part of a layer",
-            copies,
-            batch=job.micro_batch,
-            seq_len=job.seq_len,
-            hidden=spec.hidden,
-            query_width=a.heads * a.head_dim if a else 0,
-            kv_width=max(a.kv_heads, p.tp) * a.head_dim if a else 0,
-            intermediate=inner // (3 if gated else 2) if dense else 0,
-            gated=gated,
-            dropout=int(job.dropout),
-            score_bytes=score,
-            tp=p.tp,
-            sequence_shards=p.tp if p.sequence_parallel else 1,
-            cp=p.cp,
-        )
-    ]
-    experts = [t for t in layer.tensors if t.component == "experts" and t.matmul]
-    if experts:
-        down = next(t for t in experts if "down" in t.name)
-        inner = down.numel // down.experts // spec.hidden
-        made.append(
-            term(
-                megatron_expert_bytes,
-                "routed experts of a layer",
-                copies,
-                tokens=job.micro_batch * job.seq_len // (p.cp * p.tp if p.sequence_parallel else p.cp),
-                used=down.used,
-                hidden=spec.hidden,
-                expert_intermediate=inner,
-                gated=int(any("gate" in t.name for t in experts)),
-                expert_tp=p.expert_tp,
-                imbalance=job.expert_imbalance,
-            )
-        )
-    return made
-
-
-_BY_SEQUENCE = ("norms", "residual", "embedding")
