@@ -599,7 +599,13 @@ def _style(spec: ModelSpec) -> _Style:
             break
     if isinstance(config.get("use_parallel_residual"), bool):
         changes["block"] = "parallel" if config["use_parallel_residual"] else "pre"
-    if config.get("do_layer_norm_before") is False:
+    names = {tensor.name for layer in spec.layers[:1] for tensor in layer.tensors}
+    if spec.model_type == "stablelm" and "post_attention_layernorm.weight" not in names:
+        changes["block"] = "parallel"
+    # OPT's first models have no last norm, which only shows where norms have weights
+    outer = {tensor.name for tensor in spec.tensors}
+    bare = "final_layer_norm.weight" in names and "model.decoder.final_layer_norm.weight" not in outer
+    if spec.model_type == "opt" and (bare or config.get("do_layer_norm_before") is False):
         changes["block"] = "behind"
     if "attn_logit_softcapping" in config:
         changes["softcap"] = bool(config["attn_logit_softcapping"])
@@ -760,14 +766,16 @@ def _megatron_layer(spec: ModelSpec, case: _Case, layer: Layer, recompute: str) 
     if recompute == "full":
         put("layer inputs", "input of a recomputed layer", spec.hidden, rows=here)
         return parts
-    for tensor in layer.tensors:
-        # norms of queries and keys lie inside the attention
-        if tensor.component == "norms" and tensor.name.endswith(".weight") and tensor.shape == (spec.hidden,):
-            put("norms", f"input of {tensor.module}", spec.hidden, rows=here)
+    # norms of queries and keys lie inside the attention; OLMo's two norms have no weights
+    norms = [n.module for n in layer.tensors if n.component == "norms" and n.name.endswith(".weight")]
+    for name in [n for n in norms if not n.startswith(("q_", "k_", "kv_"))] or ["first norm", "second norm"]:
+        put("norms", f"input of {name}", spec.hidden, rows=here)
     a = layer.attention
     if a:
         heads, kv_heads = share(a.heads, case.tp), max(1, share(a.kv_heads, case.tp))
         put("qkv", "input of the qkv projection", spec.hidden, rows=here)
+        for low in (n for n in layer.tensors if a.latent and "_a_proj" in n.name and n.matmul):
+            put("qkv", f"result of {low.module}, before and after its norm", 2 * low.shape[0])
         put("attention", "queries", heads * a.head_dim)
         put("attention", "keys", (heads if a.latent else kv_heads) * a.head_dim)
         put("attention", "values", (heads if a.latent else kv_heads) * a.v_head_dim)
@@ -807,7 +815,8 @@ def _megatron_mlp(spec: ModelSpec, case: _Case, layer: Layer, put: Callable[...,
         gated = len(experts) > 2 or first.numel != last.numel
         # every rank's experts see `used` rows for each of its tokens when the load is even
         rows = here * used * case.expert_tp * case.imbalance
-        put("routing", "input of the router", spec.hidden, rows=here)
+        if not dense:
+            put("routing", "input of the router", spec.hidden, rows=here)
         put("routing", "routing probabilities in fp32", count, 4, here)
         put("experts", "rows of the experts", spec.hidden, rows=rows)
         put("experts", "input of the activation function", inside * (2 if gated else 1), rows=rows)

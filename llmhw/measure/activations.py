@@ -295,8 +295,15 @@ def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> A
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     dtype = torch.float32 if PRECISIONS[precision].weights == 4 else torch.bfloat16
-    with no_init_weights():
-        made = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION[attention], dtype=dtype)
+    try:
+        with no_init_weights():
+            made = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION[attention], dtype=dtype)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        raise LLMHWError(
+            f"attention={attention!r}: transformers does not run model_type={text.model_type!r} with it; use 'eager'"
+        ) from None
     return made.train()
 
 
@@ -347,6 +354,38 @@ def _checkpoint_attention(model: Any, watch: Watch) -> Iterator[None]:
             config._attn_implementation_internal = chosen
 
 
+@contextlib.contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Shapes without storage, and what transformers would read from real tensors.
+
+    From real position ids 0, 1, 2, ... transformers sees that no sequences are packed into one, and leaves the mask
+    to the attention kernel. It cannot see that in fake ones, and would build a mask that a real run does not have.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import masking_utils
+
+    packed = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        masking_utils.find_packed_sequence_indices = packed
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice that transformers logs about a model that is only measured."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 # -- the measurement --------------------------------------------------------------------------
 
 
@@ -362,6 +401,7 @@ def measure_activations(
     loss: bool = True,
     fake: bool = False,
     inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
+    backward: bool = False,
 ) -> SavedActivations:
     """Bytes of activations that autograd keeps for the backward pass, storage by storage.
 
@@ -376,6 +416,7 @@ def measure_activations(
     loss              also run the loss, as a training step does
     fake              no numbers, only shapes: measures a model that would not fit in memory
     inputs            what to call a module with, if it is no language model
+    backward          then run the backward pass from the loss, too: gradients are left in the module
 
     Counted: each distinct storage that an operation saved and that lives on after the forward pass, whole, even
     where a view of it was saved; and what a recomputed part needs to run again. Not counted: weights and buffers,
@@ -388,10 +429,10 @@ def measure_activations(
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     with contextlib.ExitStack() as stack:
         if fake:
-            from torch._subclasses.fake_tensor import FakeTensorMode
-
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(fake_tensors())
         given = isinstance(model, torch.nn.Module)
+        if not given:
+            stack.enter_context(_quiet())
         module = model if given else build(model, precision=precision, attention=attention)
         language = hasattr(module, "_set_gradient_checkpointing")
         if inputs is None and not language:
@@ -418,6 +459,8 @@ def measure_activations(
             counted = {_storage(h.tensor) for h in (ref() for ref in watch._refs) if h is not None}
             rest = {_storage(t): t.untyped_storage().nbytes() for t in _tensors(output)}
             outputs = sum(size for key, size in rest.items() if key not in counted)
+            if backward:
+                output.loss.backward()
         finally:
             for m, on in was:
                 m.gradient_checkpointing = on
