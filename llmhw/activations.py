@@ -961,8 +961,8 @@ def activations(
     """Activations that one micro-batch keeps between forward and backward pass on one rank, part by part.
 
     batch, seq_len      sequences of the micro-batch and tokens of each
-    precision           see `llmhw.memory.PRECISIONS`: activations have the weights' number format. Autocast, which
-                        keeps fp32 weights and casts on the way, keeps other tensors and is not covered
+    precision           see `llmhw.memory.PRECISIONS`: the whole model runs in the format it computes with. Autocast,
+                        which casts operation by operation, keeps other tensors and is not covered
     attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
     recompute           none; selective (the attention core runs again: its inputs are kept); full (every layer runs
                         again: its input is kept); block (the first `recompute_layers` layers run again)
@@ -996,7 +996,7 @@ def activations(
     case = _Case(
         batch=batch,
         seq_len=seq_len,
-        e=PRECISIONS[precision].weights,
+        e=PRECISIONS[precision].compute,
         attention=attention,
         tp=tp,
         sequence_parallel=sequence_parallel,

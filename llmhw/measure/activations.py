@@ -278,7 +278,7 @@ def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> A
     """transformers' causal language model of a config, in training mode, without dropout.
 
     model       catalog name, path of a `config.json`, its content as a dict, or transformers' config object
-    precision   see `llmhw.memory.PRECISIONS`: its weights' number format is the model's
+    precision   see `llmhw.memory.PRECISIONS`: the model is built in the number format it computes with
     attention   flash (PyTorch's SDPA) or eager
 
     Inside a `torch._subclasses.FakeTensorMode` the weights take no memory.
@@ -294,7 +294,7 @@ def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> A
                 setattr(part, name, 0.0)
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    dtype = torch.float32 if PRECISIONS[precision].weights == 4 else torch.bfloat16
+    dtype = torch.float32 if PRECISIONS[precision].compute == 4 else torch.bfloat16
     try:
         with no_init_weights():
             made = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION[attention], dtype=dtype)
