@@ -15,6 +15,7 @@ from llmhw.formula import FORMULAS, formula
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import _precision
 from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.schedule import pipeline_actions
 from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, split_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, html_table
 
@@ -390,7 +391,7 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
             (experts, "expert_", "expert ", p.expert_shards),
         ):
             if p.zero == 3:
-                _fully_sharded(step, job, kinds, prefix, shards)
+                _fully_sharded(step, job, kinds, prefix, shards, place, chunk)
                 continue
             tensors = [t for block in reversed(kinds) for t in reversed(block)]
             if p.zero == 0:
@@ -403,19 +404,45 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
                 step.add("all-gather", f"{prefix}dp", 1, flat * recipe.weights, f"updated {name}weights", "step")
 
 
-def _fully_sharded(step: _Step, job: TrainingJob, blocks: list[list[Tensor]], prefix: str, shards: int) -> None:
+def _fully_sharded(
+    step: _Step, job: TrainingJob, blocks: list[list[Tensor]], prefix: str, shards: int, place: Place, chunk: int
+) -> None:
     """FSDP2: each block is a group of its own, what lies outside the blocks is the root group."""
-    recipe, times = _precision(job.precision), job.micro_batches
+    recipe = _precision(job.precision)
     root = [t for block in (blocks[0], blocks[-1]) for t in block]
-    names = "expert weights" if prefix else "weights"
-    for tensors, what, again in (*((b, "a block", True) for b in blocks[1:-1]), (root, "outside the blocks", False)):
+    names = f"{prefix.replace('_', ' ')}weights"
+    forward, backward, reduced = _gathers(job, place, chunk)
+    once = reduced if job.parallelism.pp > 1 else job.micro_batches
+    for tensors, what, ahead, again in (
+        *((block, "a block", forward, backward) for block in blocks[1:-1]),
+        (root, "outside the blocks", once, 0),
+    ):
         size = _shard_bytes(tensors, shards, recipe.weights)
         full = shards * _shard_bytes(tensors, shards, recipe.gradients)
-        step.add("all-gather", f"{prefix}fsdp", times, size, f"{names} of {what}", "forward")
-        if again:
-            step.add("all-gather", f"{prefix}fsdp", times, size, f"{names} of {what}, again", "backward")
-        step.add("reduce-scatter", f"{prefix}fsdp", times, full, f"gradients of {names} of {what}", "backward")
-        step.add("all-reduce", f"{prefix}replica", times, full // shards, "their shards, over the copies", "backward")
+        step.add("all-gather", f"{prefix}fsdp", ahead, size, f"{names} of {what}", "forward")
+        step.add("all-gather", f"{prefix}fsdp", again, size, f"{names} of {what}, again", "backward")
+        step.add("reduce-scatter", f"{prefix}fsdp", reduced, full, f"gradients of {names} of {what}", "backward")
+        step.add("all-reduce", f"{prefix}replica", reduced, full // shards, "their shards, over the copies", "backward")
+
+
+def _gathers(job: TrainingJob, place: Place, chunk: int) -> tuple[int, int, int]:
+    """How often a block is gathered for forward and for backward passes, and its gradients are reduced, in a step.
+
+    A forward pass lets go of what it gathered. So does a backward pass, but not in a pipeline: PyTorch keeps the
+    weights after a backward pass for the next pass to use, and reduces the gradients once, at the end.
+    """
+    p = job.parallelism
+    if p.pp == 1:
+        return job.micro_batches, job.micro_batches, job.micro_batches
+    mine = str(chunk * p.pp + place.pp)
+    whole, forward, backward = False, 0, 0
+    for action in pipeline_actions(p.schedule, p.pp, p.vpp, job.micro_batches)[place.pp]:
+        if action[1:].split(".")[0] != mine:
+            continue
+        ahead = action[0] == "F"
+        forward, backward = forward + (ahead and not whole), backward + (not ahead and not whole)
+        whole = not ahead
+    return forward, backward, 1
 
 
 # -- activations ------------------------------------------------------------------------------
@@ -445,6 +472,11 @@ def _tensor_parallel(step: _Step, job: TrainingJob, place: Place, layers: list[L
             step.add("all-gather", "tp", calls, part, what, phase)
 
     pairs = times * sum(_pairs(layer) for layer in layers)
+    again = _recomputed(job, layers)
+    # PyTorch's checkpoint stops once it has what the backward pass needs, which is before a layer's last sum
+    skipped = 0 if job.kernels == "megatron" else 1
+    close("outputs once more, recomputed", "backward", times * sum(max(0, _pairs(x) - skipped) for x in again))
+    spread("inputs once more, recomputed", "backward", times * sum(_pairs(x) for x in again))
     close("outputs of attention and MLP", "forward", pairs)
     close("gradients of their inputs", "backward", pairs)
     spread("inputs of attention and MLP", "forward", pairs)
@@ -459,8 +491,15 @@ def _tensor_parallel(step: _Step, job: TrainingJob, place: Place, layers: list[L
         close("gradient of the head's input", "backward", times)
         # per token: the largest logit, the sum of the exponentials, the label's term; in fp32
         step.add("all-reduce", "tp", 3 * times, job.micro_batch * tokens * 4, "loss over the vocabulary", "forward")
-    if p.sequence_parallel and p.zero < 3:
+    if p.sequence_parallel:
         _norm_gradients(step, job, place, layers)
+
+
+def _recomputed(job: TrainingJob, layers: list[Layer]) -> list[Layer]:
+    """The layers of a stage whose forward pass is run a second time."""
+    if job.recompute == "full":
+        return layers
+    return layers[: job.recompute_layers] if job.recompute == "block" else []
 
 
 def _pairs(layer: Layer) -> int:
@@ -478,8 +517,10 @@ def _norm_gradients(step: _Step, job: TrainingJob, place: Place, layers: list[La
     if job.kernels == "megatron":
         step.add("all-reduce", "tp", 1, width * sum(t.numel for t in whole), "gradients of norms", "step")
         return
-    # DTensor leaves them unsummed, and AdamW reads a gradient three times
+    # DTensor leaves them unsummed, and AdamW reads a gradient three times; FSDP sums them before it reduces them
     reads = 3 if job.optimizer.startswith("adamw") else 1
+    if job.parallelism.zero == 3:
+        reads = job.micro_batches if job.parallelism.pp == 1 else 1
     for tensor in whole:
         step.add("all-reduce", "tp", reads, width * tensor.numel, "gradients of norms", "step")
 
@@ -510,7 +551,8 @@ def _context_parallel(step: _Step, job: TrainingJob, layers: list[Layer]) -> Non
     p, times, width = job.parallelism, job.micro_batches, _width(job)
     if p.cp == 1:
         return
-    for layer in layers:
+    again = layers if job.recompute == "selective" else _recomputed(job, layers)
+    for number, layer in enumerate(layers):
         a = layer.attention
         if a is None:
             continue
@@ -527,28 +569,35 @@ def _context_parallel(step: _Step, job: TrainingJob, layers: list[Layer]) -> Non
         kind, calls = ("all-to-all", p.cp - 1) if p.cp_kind == "ring" else ("all-gather", 1)
         step.add(kind, "cp", calls * times, size, "keys and values", "forward")
         step.add(kind, "cp", calls * times, size, "keys and values, again", "backward")
+        if number < len(again):
+            step.add(kind, "cp", calls * times, size, "keys and values, recomputed", "backward")
         step.add("all-to-all", "cp", p.cp * times, summed, "gradients of keys and values", "backward")
 
 
 def _expert_parallel(step: _Step, job: TrainingJob, layers: list[Layer]) -> None:
     p, times, width = job.parallelism, job.micro_batches, _width(job)
     tokens = job.micro_batch * job.seq_len // p.cp // (p.tp if p.sequence_parallel else 1)
-    for layer in layers:
+    again = _recomputed(job, layers)
+    for number, layer in enumerate(layers):
         stack = next((t for t in layer.tensors if t.component == "experts" and t.matmul), None)
         if stack is None:
             continue
         size = int(
             expert_message_bytes(tokens=tokens, used=stack.used, width=job.model.hidden, bytes_per_element=width)
         )
-        if p.ep > 1:
-            step.add("all-to-all", "ep", times, 8 * stack.experts, "rows for each expert, counted", "forward")
-        for what, phase in (("to", "forward"), ("to", "backward")):
-            step.add("all-to-all", "ep", times, size, f"rows {what} the experts", phase)
-            step.add("all-to-all", "ep", times, size, "rows back", phase)
-        if p.expert_tp > 1:
-            for phase in ("forward", "backward"):
-                step.add("all-gather", "expert_tp", times, size, "rows for all parts of an expert", phase)
-                step.add("reduce-scatter", "expert_tp", times, p.expert_tp * size, "sum of the parts", phase)
+        for note, phase, counted in (
+            ("", "forward", True),
+            ("", "backward", False),
+            (", recomputed", "backward", True),
+        ):
+            if note and number >= len(again):
+                continue
+            if counted:
+                step.add("all-to-all", "ep", times, 8 * stack.experts, f"rows for each expert, counted{note}", phase)
+            step.add("all-to-all", "ep", times, size, f"rows to the experts{note}", phase)
+            step.add("all-to-all", "ep", times, size, f"rows back{note}", phase)
+            step.add("all-gather", "expert_tp", times, size, f"rows for all parts of an expert{note}", phase)
+            step.add("reduce-scatter", "expert_tp", times, p.expert_tp * size, f"sum of the parts{note}", phase)
 
 
 # -- the whole step ---------------------------------------------------------------------------
@@ -567,7 +616,8 @@ def collectives(
     tensor parallelism closed after attention and MLP, a vocabulary-parallel loss, sends between stages, ring or
     all-gather attention, all-to-all to the experts and back with equal load. ZeRO-1 and 2 send one flat buffer.
     With `kernels="megatron"` sequence parallelism gathers once more in the backward pass, and the gradients of the
-    norms are summed in one call. Full recompute repeats the forward collectives of the layers.
+    norms are summed in one call. Recompute repeats the forward collectives of its layers (selective: those of
+    attention's core), though PyTorch's checkpoint stops before a layer's last one.
 
     Bytes are of the tensor that this rank hands in; `.wire_bytes` is what it sends with ring algorithms.
     """

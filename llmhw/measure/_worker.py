@@ -355,7 +355,7 @@ def run_case(case: dict[str, Any], device: str) -> dict[str, Any]:
 
     with _parallel_loss(p):
         # The first step also sets up optimizer states and the shapes that stages pass on, the second DDP's buckets
-        for _ in range(2 if p.zero == 0 and p.dp * p.cp > 1 else 1):
+        for _ in range(2):
             step()
             optimizer.step()
             optimizer.zero_grad()

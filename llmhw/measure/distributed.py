@@ -209,7 +209,8 @@ def make_case(
     """
     p = layout_of(scheme, ranks, schedule)
     if layout:
-        p = Parallelism(**{**{name: getattr(p, name) for name in Parallelism.__slots__}, **layout})
+        given = {name: getattr(p, name) for name in Parallelism.__slots__} | {"schedule": schedule} | layout
+        p = Parallelism(**given)
     if p.devices != ranks:
         raise LLMHWError(f"the layout dp x tp x pp x cp has {p.devices} ranks, and ranks={ranks}")
     _check_runs(p)
@@ -240,7 +241,10 @@ def make_case(
 
 def _check_runs(p: Parallelism) -> None:
     """What PyTorch's wrappers do not combine is refused by name."""
+    copies = p.dp * p.cp > 1 and p.pp > 1
     for wrong, text in (
+        (copies and p.schedule == "zero-bubble", "PyTorch does not combine zero-bubble with DDP or FSDP; use 1f1b"),
+        (copies and p.zero == 0 and p.schedule != "1f1b", f"DDP fails under {p.schedule}; use 1f1b, or zero=3"),
         (p.zero in (1, 2), f"zero={p.zero} is DeepSpeed's; PyTorch has 0 (DDP) and 3 (fully_shard)"),
         (p.zero == 0 and p.dp * p.cp > 1 and p.tp > 1, "DDP does not take tensor-parallel modules; use zero=3"),
         (p.expert_tp > 1, "expert_tp is not measured; use expert_tp=1"),

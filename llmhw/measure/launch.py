@@ -132,10 +132,17 @@ def _rank(rank: int, case: dict[str, Any], device: str, store: str, pipe: Any) -
         dist.barrier()
         dist.destroy_process_group()
     except BaseException as error:
-        text = str(error).strip().splitlines() or ["no message"]
         with contextlib.suppress(OSError):
-            pipe.send(("error", time.monotonic(), f"{type(error).__name__}: {text[0]}"))
+            pipe.send(("error", time.monotonic(), _reason(error)))
         os._exit(1)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong, and of what caused it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _watch_parent() -> None:
@@ -249,7 +256,7 @@ def run_here(case: Case, device: str) -> list[dict[str, Any]] | None:
         gathered: list[Any] = [None] * case.ranks
         dist.all_gather_object(gathered, mine)
     except Exception as error:
-        raise LLMHWError(f"rank {rank} of {case.ranks} failed: {type(error).__name__}: {error}") from None
+        raise LLMHWError(f"rank {rank} of {case.ranks} failed: {_reason(error)}") from None
     finally:
         dist.destroy_process_group()
     return gathered if rank == 0 else None
