@@ -249,6 +249,131 @@ def fit(
 
 
 @cli.command()
+@_model_argument
+@click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`.")
+@click.option("--gpus", type=int, default=1, show_default=True, help="Devices in all.")
+@click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks.")
+@click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages.")
+@click.option("--vpp", type=int, default=1, show_default=True, help="Model chunks on each stage.")
+@click.option("--cp", type=int, default=1, show_default=True, help="Context-parallel ranks.")
+@click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks.")
+@click.option("--zero", type=int, default=0, show_default=True, help="ZeRO stage; 3 is FSDP.")
+@click.option("--sequence-parallel", is_flag=True, help="Split norms and residuals over the tp ranks too.")
+@click.option("--schedule", default="1f1b", show_default=True, help="gpipe, 1f1b, interleaved or zero-bubble.")
+@click.option("--offload", default="none", show_default=True, help="In host memory: none, optimizer or all.")
+@click.option("--micro-batch", type=int, default=1, show_default=True, help="Sequences at a time on one rank.")
+@click.option("--global-batch", type=int, default=0, help="Sequences of a step.  [default: micro-batch x dp]")
+@_seq_len
+@click.option("--recompute", default="none", show_default=True, help="none, selective, full or block.")
+@click.option("--recompute-layers", type=int, default=0, help="Layers of each stage, with --recompute block.")
+@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="bf16-mixed", show_default=True)
+@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adamw", show_default=True)
+@click.option("--attention", default="flash", show_default=True, help="flash or eager.")
+@click.option("--kernels", default="torch", show_default=True, help="torch or megatron.")
+@_json_option
+def memory(
+    model: str,
+    gpu: str,
+    gpus: int,
+    tp: int,
+    pp: int,
+    vpp: int,
+    cp: int,
+    ep: int,
+    zero: int,
+    sequence_parallel: bool,
+    schedule: str,
+    offload: str,
+    micro_batch: int,
+    global_batch: int,
+    seq_len: int | None,
+    recompute: str,
+    recompute_layers: int,
+    precision: str,
+    optimizer: str,
+    attention: str,
+    kernels: str,
+    as_json: bool,
+) -> None:
+    """Memory of every pipeline stage of a training job, part by part.
+
+    The data-parallel size is what tp, pp and cp leave of --gpus.
+    """
+    from llmhw.job import Parallelism, TrainingJob, data_parallel
+    from llmhw.training import memory as job_memory
+
+    spec = llmhw.model(model)
+    layout = Parallelism(
+        dp=data_parallel(devices=gpus, tp=tp, pp=pp, cp=cp),
+        tp=tp,
+        pp=pp,
+        vpp=vpp,
+        cp=cp,
+        ep=ep,
+        zero=zero,
+        sequence_parallel=sequence_parallel,
+        schedule=schedule,
+        offload=offload,
+    )
+    found = job_memory(
+        TrainingJob(
+            model=spec,
+            cluster=llmhw.Cluster(gpu, gpus),
+            parallelism=layout,
+            micro_batch=micro_batch,
+            global_batch=global_batch,
+            seq_len=_default_seq_len(spec, seq_len),
+            precision=precision,
+            optimizer=optimizer,
+            recompute=recompute,
+            recompute_layers=recompute_layers,
+            attention=attention,
+            kernels=kernels,
+        )
+    )
+    if as_json:
+        return _json(found.to_dict())
+    columns = ("part", *(f"stage {i}" for i in range(len(found.stages))))
+    _table(found.title, columns, found.rows(), right=columns[1:])
+    for name, value in (
+        ("allocated", found.allocated_bytes),
+        ("reserved", found.reserved_bytes),
+        ("nvidia-smi", found.device_bytes),
+        ("device", found.capacity_bytes),
+    ):
+        click.echo(f"{name:<11}{format_quantity(value, 'bytes'):>10}")
+    click.echo(
+        f"Stage {found.worst} is the fullest. " + ("It fits." if found.fits else f"It does not fit: {found.way_out}.")
+    )
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["params", "flops", "activations", "memory", "optimizer"]))
+@_model_argument
+@click.option("--batch", type=int, help="Sequences at a time.  [default: 1]")
+@click.option("--seq-len", type=int, help="Tokens of each sequence.  [default: 128]")
+@click.option("--optimizer", help="adamw, sgd, sgd-momentum, adafactor or muon.  [default: adamw]")
+@click.option("--precision", help="fp32, bf16, ...  [default: as the measurement has it]")
+@click.option("--recompute", help="none, selective or full.  [default: none]")
+@click.option("--attention", help="flash or eager.  [default: flash]")
+@click.option("--gpu", "device_memory", type=_GPU, help="With memory: does the step fit this accelerator?")
+@_json_option
+def measure(what: str, model: str, as_json: bool, **options: Any) -> None:
+    """Take a quantity from PyTorch, beside the prediction. Needs the extra `torch`.
+
+    Large models are measured without allocating them, on fake tensors.
+    """
+    from llmhw.measure import measure as take
+
+    found = take(what, model, **{name: value for name, value in options.items() if value is not None})
+    if as_json:
+        return _json(found.to_dict())
+    _table(found.title, ("", "measured", "predicted", "ratio"), found.rows(), right=("measured", "predicted", "ratio"))
+    for note in found.notes:
+        click.echo(note)
+
+
+@cli.command()
 @click.argument("pattern", default="")
 @_json_option
 def formats(pattern: str, as_json: bool) -> None:

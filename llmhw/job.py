@@ -97,6 +97,18 @@ class Parallelism:
         return max(1, self.dp * self.cp * self.tp // (self.ep * self.expert_tp) // self.replicas)
 
 
+def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int:
+    """Data-parallel ranks that tensor, pipeline and context parallelism leave of so many devices.
+
+    >>> data_parallel(devices=64, tp=8, pp=2)
+    4
+    """
+    taken = check_count("tp", tp) * check_count("pp", pp) * check_count("cp", cp)
+    if check_count("devices", devices) % taken:
+        raise LLMHWError(f"tp x pp x cp = {tp} x {pp} x {cp} = {taken} does not divide devices={devices}")
+    return devices // taken
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """A training job: what is trained, on what, and how it is laid out.

@@ -79,6 +79,17 @@ class JobMemory:
     stages: tuple[Estimate, ...]
 
     @property
+    def title(self) -> str:
+        """The job in one line."""
+        job, p = self.job, self.job.parallelism
+        sizes = ("dp", "tp", "pp", "vpp", "cp", "ep")
+        layout = "".join(f"{name}={getattr(p, name)}, " for name in sizes if getattr(p, name) > 1)
+        return (
+            f"memory of {job.model.name} on {job.cluster.devices} x {job.cluster.accelerator.name}: {layout}"
+            f"zero={p.zero}, micro-batch {job.micro_batch} x {job.seq_len} tokens, recompute {job.recompute}"
+        )
+
+    @property
     def worst(self) -> int:
         """Number of the stage that holds most."""
         return max(range(len(self.stages)), key=lambda i: float(self.stages[i].total))
@@ -99,16 +110,21 @@ class JobMemory:
         return self.reserved_bytes + CONTEXT_BYTES
 
     @property
+    def capacity_bytes(self) -> float:
+        """Memory of one device."""
+        return self.job.cluster.accelerator.memory_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether the worst stage fits the device, by the nvidia-smi meter."""
-        return self.device_bytes <= self.job.cluster.accelerator.memory_bytes
+        return self.device_bytes <= self.capacity_bytes
 
     @property
     def way_out(self) -> str:
         """By how much it falls short and what would help most; "" if it fits."""
         if self.fits:
             return ""
-        short = self.device_bytes - self.job.cluster.accelerator.memory_bytes
+        short = self.device_bytes - self.capacity_bytes
         parts = sorted(self.stages[self.worst].parts, key=lambda part: -float(part.value))
         return f"short by {format_quantity(short, 'bytes')}; {_REMEDY.get(parts[0].name, 'use more devices')}"
 
@@ -126,7 +142,7 @@ class JobMemory:
             "allocated_bytes": self.allocated_bytes,
             "reserved_bytes": self.reserved_bytes,
             "device_bytes": self.device_bytes,
-            "capacity_bytes": self.job.cluster.accelerator.memory_bytes,
+            "capacity_bytes": self.capacity_bytes,
             "fits": self.fits,
             "way_out": self.way_out,
             "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
@@ -156,12 +172,12 @@ class JobMemory:
             )
             for row in rows
         ]
-        return "\n".join([_title(self.job), *lines])
+        return "\n".join([self.title, *lines])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return html_table(_title(self.job), ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows())
+        return html_table(self.title, ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows())
 
 
 _REMEDY = {
@@ -173,18 +189,6 @@ _REMEDY = {
     "variance": "split the optimizer's states: zero=1, or more tp or pp",
     "logits and loss": "split the vocabulary with more tp, or use a smaller micro_batch",
 }
-
-
-def _title(job: TrainingJob) -> str:
-    p = job.parallelism
-    layout = ", ".join(
-        f"{name}={getattr(p, name)}" for name in ("dp", "tp", "pp", "vpp", "cp", "ep") if getattr(p, name) > 1
-    )
-    extra = f"{layout}, " if layout else ""
-    return (
-        f"memory of {job.model.name} on {job.cluster.devices} x {job.cluster.accelerator.name}: {extra}zero={p.zero}, "
-        f"micro-batch {job.micro_batch} x {job.seq_len} tokens, recompute {job.recompute}"
-    )
 
 
 def memory(job: TrainingJob) -> JobMemory:
