@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmhw.activations import activations, layer_activations
@@ -23,16 +23,14 @@ RESERVED_OVER_ALLOCATED = 1.06
 CONTEXT_BYTES = 2 * 2**30
 
 
-@formula(
-    source="PyTorch's cross entropy beside its saved log-softmax: 16-bit logits, and a gradient in fp32", unit="bytes"
-)
+@formula(source="PyTorch's cross entropy: two fp32 gradients beside the log-probabilities it saved", unit="bytes")
 def loss_temporary_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
-    """What the plain loss needs while its backward pass runs, beside what it saved; fused losses need none of it.
+    """What the plain loss needs when its backward pass begins, beside what it saved; fused losses need none of it.
 
     >>> loss_temporary_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
-    5.87109375
+    7.828125
     """
-    return batch * seq_len * vocab * (2 + 4) / tp / cp
+    return batch * seq_len * vocab * (4 + 4) / tp / cp
 
 
 @formula(
@@ -213,17 +211,28 @@ def memory(job: TrainingJob) -> JobMemory:
 
 
 def _stage(job: TrainingJob, place: Place) -> Estimate:
+    """The fullest moment of a rank's step."""
     p, spec = job.parallelism, job.model
     states = rank_states(spec, p, place, optimizer=job.optimizer, precision=job.precision)
     away = {"none": (), "optimizer": ("master copy", "momentum", "variance", "step counters")}.get(
         p.offload, tuple(part.name for part in states)
     )
-    parts = [part for part in states if part.name not in away]
-    parts += _activations(job, place)
-    if p.zero == 3 and p.shards > 1:
-        parts.append(_whole_blocks(job, place))
+    held = tuple(part for part in states if part.name not in away)
+    gathered = (_whole_blocks(job, place),) if p.zero == 3 and p.shards > 1 else ()
+    moments = {"all activations are alive": (*held, *_activations(job, place), *gathered)}
+    if job.kernels == "torch":
+        # zero_grad() drops the gradients, so that the first micro-batch's forward pass meets none; Megatron-LM keeps
+        # its buffers
+        without = tuple(part for part in held if part.name != "gradients")
+        if job.micro_batches == 1:
+            moments["all activations are alive"] = (*without, *_activations(job, place), *gathered)
+            moments["all gradients are there"] = (*held, *gathered)
+        if "variance" not in away and job.optimizer in ("adamw", "adamw-fp32", "adamw-bf16"):
+            # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
+            terms = tuple(replace(t, label="square roots of the variance") for t in states.part("variance").terms)
+            moments["the optimizer's step"] = (*held, Part("optimizer's temporaries", terms))
     title = f"stage {place.pp} of {spec.name}"
-    return Estimate(title, "bytes", tuple(parts))
+    return max((Estimate(title, "bytes", m, name) for name, m in moments.items()), key=lambda e: float(e.total))
 
 
 def _whole_blocks(job: TrainingJob, place: Place) -> Part:
@@ -287,7 +296,7 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
             if job.kernels == "torch":
                 more = term(
                     loss_temporary_bytes,
-                    "logits and their gradient",
+                    "gradients of the loss, in fp32",
                     batch=job.micro_batch,
                     seq_len=job.seq_len,
                     cp=p.cp,
