@@ -9,7 +9,7 @@ from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count, check_divides
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
-RECOMPUTE = ("none", "selective", "full", "block")
+RECOMPUTE = ("none", "selective", "per-op", "full", "block")
 ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
 CP_KINDS = ("ring", "all-gather")
@@ -119,7 +119,9 @@ class TrainingJob:
     seq_len        tokens of a sequence
     precision      see `llmhw.memory.PRECISIONS`
     optimizer      see `llmhw.memory.OPTIMIZERS`
-    recompute      none, selective (attention's core), full (every layer), or block (`recompute_layers` of each stage)
+    recompute      none; selective (attention's core); per-op (torchtitan's selective checkpointing: the outputs of
+                   attention and of every second matrix product are kept); full (every layer); or block
+                   (`recompute_layers` of each stage)
     attention      flash (fused, no score matrix) or eager
     kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
     dropout        count dropout masks (Megatron profile); None: where the family was trained with dropout

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmhw.activations import activations, layer_activations
+from llmhw.activations import activations, layer_activations, saved_bytes
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
 from llmhw.memory import (
@@ -13,8 +14,9 @@ from llmhw.memory import (
     chunks_in_flight,
     micro_batches_in_flight,
 )
-from llmhw.sharding import Place, outer_tensors, places, rank_states, stage_layers
-from llmhw.units import ceil_div, format_quantity, html_table
+from llmhw.model import Layer, ModelSpec
+from llmhw.sharding import Place, outer_tensors, places, rank_states, split_of, stage_layers
+from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
 
 # Shares and sizes that no formula gives. `benchmarks/published_memory.py` prints what they leave unexplained.
 # PyTorch's caching allocator hands out blocks of whole sizes and keeps what it once reserved.
@@ -70,11 +72,14 @@ def fsdp_buffer_bytes(
 class JobMemory:
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
 
-    stages   an `Estimate` of the tensors of one rank of each stage, by part
+    stages        an `Estimate` of the tensors of one rank of each stage at its fullest moment, by part
+    unreused      bytes of each stage that PyTorch's allocator keeps apart beside them: gradients come when
+                  activations go, but do not fit the blocks that those leave behind
     """
 
     job: TrainingJob
     stages: tuple[Estimate, ...]
+    unreused: tuple[float, ...]
 
     @property
     def title(self) -> str:
@@ -100,7 +105,8 @@ class JobMemory:
     @property
     def reserved_bytes(self) -> float:
         """What `torch.cuda.max_memory_reserved` shows: blocks of the caching allocator."""
-        return self.allocated_bytes * RESERVED_OVER_ALLOCATED
+        most = max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))
+        return most * RESERVED_OVER_ALLOCATED
 
     @property
     def device_bytes(self) -> float:
@@ -207,7 +213,15 @@ def memory(job: TrainingJob) -> JobMemory:
     first: dict[int, Place] = {}
     for place in places(job.parallelism):
         first.setdefault(place.pp, place)
-    return JobMemory(job, tuple(_stage(job, first[stage]) for stage in sorted(first)))
+    stages = tuple(_stage(job, first[stage]) for stage in sorted(first))
+    gradients = [
+        rank_states(job.model, job.parallelism, first[stage], optimizer="sgd", precision=job.precision)["gradients"]
+        for stage in sorted(first)
+    ]
+    names = [{part.name for part in stage} for stage in stages]
+    return JobMemory(
+        job, stages, tuple(0.0 if "gradients" in n else float(g) for n, g in zip(names, gradients, strict=True))
+    )
 
 
 def _stage(job: TrainingJob, place: Place) -> Estimate:
@@ -268,19 +282,22 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
     }
     whole: dict[str, Any] = options | {"precision": precision}
     copies = _copies(job, place.pp)
-    layers = activations(
-        spec,
-        layers=numbers,
-        recompute=job.recompute,
-        recompute_layers=job.recompute_layers,
-        embedding=False,
-        head=False,
-        loss=False,
-        **whole,
-    )
-    kept = tuple(_scaled(t, copies) for part in layers for t in part.terms)
+    if job.recompute == "per-op":
+        kept = tuple(t for layer, count in _kinds(spec, numbers) for t in _per_op(job, layer, copies * count))
+    else:
+        layers = activations(
+            spec,
+            layers=numbers,
+            recompute=job.recompute,
+            recompute_layers=job.recompute_layers,
+            embedding=False,
+            head=False,
+            loss=False,
+            **whole,
+        )
+        kept = tuple(_scaled(t, copies) for part in layers for t in part.terms)
     parts = [Part("activations", kept, f"{copies:g} micro-batches in flight")]
-    if job.recompute in ("full", "block"):
+    if job.recompute in ("per-op", "full", "block"):
         largest = max((spec.layers[i] for i in numbers), key=lambda layer: layer.params)
         one = layer_activations(spec, largest, dtype_bytes=PRECISIONS[job.precision].compute, **options)
         parts.append(Part("layer being recomputed", tuple(t for part in one for t in part.terms)))
@@ -306,6 +323,37 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
                 more = term(unfused_gradient_bytes, "gradient of the head", hidden=spec.hidden, **sizes)
             parts.append(Part("logits and loss", (*loss, more)))
     return parts
+
+
+def _kinds(spec: ModelSpec, numbers: Iterable[int]) -> list[tuple[Layer, int]]:
+    counts: dict[int, tuple[Layer, int]] = {}
+    for i in numbers:
+        layer = spec.layers[i]
+        counts[id(layer)] = layer, counts.get(id(layer), (layer, 0))[1] + 1
+    return list(counts.values())
+
+
+def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
+    """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
+
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product.
+    """
+    p, spec, a = job.parallelism, job.model, layer.attention
+    if a is None or any(t.component == "experts" for t in layer.tensors):
+        raise LLMHWError(f"recompute='per-op' covers dense layers with attention; {spec.name} has others: use 'full'")
+    spread = p.tp if p.sequence_parallel else 1
+    products = [t for t in layer.tensors if t.matmul and t.component in ("attention", "mlp")]
+    widths = [("input of the layer", spec.hidden / spread), ("result of attention", a.heads * a.v_head_dim / p.tp)]
+    for t in products[::2]:
+        out = t.shape[1] if spec.model_type == "gpt2" else t.shape[0]  # GPT-2 stores its matrices transposed
+        cut = spread if split_of(t) == "row" else p.tp
+        widths.append((f"result of {t.module}", out / cut))
+    size = PRECISIONS[job.precision].compute
+    tokens = job.seq_len // p.cp
+    return [
+        term(saved_bytes, name, times, batch=job.micro_batch, seq_len=tokens, width=width, bytes_per_element=size)
+        for name, width in widths
+    ]
 
 
 def _copies(job: TrainingJob, stage: int) -> float:
