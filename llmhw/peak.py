@@ -22,7 +22,7 @@ from typing import Any
 from llmhw.activations import STYLES, activations, layer_activations, saved_bytes, score_matrix_bytes
 from llmhw.formula import Estimate, Part, Term, term
 from llmhw.memory import state_bytes, training_states
-from llmhw.model import ModelSpec
+from llmhw.model import Layer, ModelSpec
 from llmhw.units import check_choice, check_count, unknown_name
 
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor")
@@ -125,6 +125,96 @@ class _Step:
         )
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A stretch of a layer's backward pass.
+
+    name          what it is the backward pass of
+    terms         activations that it alone needs: gone when it is through
+    temporaries   gradients that are alive at its highest moment
+    freed         which of its terms are gone by then
+    params        elements whose gradients exist once it is through
+    so_far        elements of them whose gradients exist at its highest moment
+    """
+
+    name: str
+    terms: list[Term]
+    temporaries: list[Term]
+    freed: list[Term]
+    params: int = 0
+    so_far: int = 0
+
+
+def _norm_groups(terms: list[Term]) -> list[list[Term]]:
+    """The terms of several norms, one list a norm: each begins with its input and has one scale."""
+    groups: list[list[Term]] = []
+    for t in terms:
+        scale = t.label.startswith(("1 / ", "mean"))
+        first = t.label.startswith(("input", "centred"))
+        has_scale = groups and any(o.label.startswith("1 / ") for o in groups[-1])
+        if not groups or (has_scale and (first or scale)):
+            groups.append([])
+        groups[-1].append(t)
+    return groups
+
+
+def _norm_stage(step: _Step, name: str, group: list[Term], width: int) -> _Stage:
+    """A norm that is written out in fp32: near its end five matrices of its input's size are alive."""
+    if any(t.label == "input of LayerNorm" for t in group):
+        return _Stage(name, group, [step.rows("gradient of the norm's input", width, step.e)], [])
+    freed = [t for t in group if t.label.startswith(("normalized", "weight", "1 + weight"))]
+    return _Stage(name, group, [step.rows("gradients inside the norm, in fp32", width, 4, _matrices(step))], freed)
+
+
+def _matrices(step: _Step) -> int:
+    """fp32 matrices that the backward pass of a norm holds at its highest moment."""
+    return 4 if STYLES[step.spec.model_type].norm == "cohere" else 5
+
+
+def _feed_forward_stage(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]) -> _Stage:
+    """At the product of gate and up: the product's own gradient, and those of its two sides."""
+    h, e = step.spec.hidden, step.e
+    terms = [t for name in ("mlp", "activation function", "experts", "routing") for t in parts.get(name, [])]
+    params = sum(t.numel for t in layer.tensors if t.component in ("mlp", "experts", "router"))
+    experts = [t for t in layer.tensors if t.component == "experts" and t.matmul]
+    if experts:
+        weight = next((dict(t.inputs)["bytes_per_element"] for t in terms if t.label == "weight of each row"), e)
+        rows = step.rows("gradients of the weighted expert outputs", experts[0].used * h, weight, 3)
+        return _Stage("experts", terms, [rows], [], params)
+    matrices = [t for t in layer.tensors if t.component == "mlp" and t.matmul]
+    if not matrices:
+        return _Stage("feed-forward part", terms, [], [], params)
+    down = matrices[-1]
+    # a plain feed-forward part with a one-kernel activation: its result is freed when that one's gradient comes
+    one_kernel = [t.label for t in parts.get("activation function", [])] in (["input of gelu"], ["input of silu"])
+    gated = any(t.label == "activated gate" for t in terms)
+    rows = step.rows("gradients inside the feed-forward part", down.numel // h, e, 1 if one_kernel and not gated else 2)
+    return _Stage("feed-forward part", terms, [rows], [], params, down.numel)
+
+
+def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]) -> list[_Stage]:
+    """The attention core, then the norms of queries and keys."""
+    a, e = layer.attention, step.e
+    assert a is not None
+    terms = [t for name in ("output projection", "attention", "rotary") for t in parts.get(name, [])]
+    rest = [t for name in ("qk norms", "qkv") for t in parts.get(name, [])]
+    params = sum(t.numel for t in layer.tensors if t.component == "attention")
+    query, key, value = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim
+    probabilities = [t for t in terms if t.label.startswith("probabilities")]
+    if probabilities:
+        softmax = max(probabilities, key=lambda t: float(t.value))
+        made = term(score_matrix_bytes, "gradients around the softmax", 2, **dict(softmax.inputs))
+        core = _Stage("softmax", terms, [made], [t for t in probabilities if t is not softmax])
+    else:
+        width = query + a.heads * a.v_head_dim + key + value
+        core = _Stage("attention", terms, [step.rows("gradients of queries, keys, values and output", width, e)], [])
+    if not parts.get("qk norms"):
+        return [replace(core, terms=[*terms, *rest], params=params)]
+    fp32 = step.rows("gradients inside the norm of the queries, in fp32", query, 4, 5)
+    others = step.rows("gradients of keys and values", key + value, e)
+    return [core, _Stage("norms of queries and keys", rest, [fp32, others], [], params)]
+
+
 def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Term]]]]:
     """The high moments of the backward pass of layer `i`."""
     spec, e = step.spec, step.e
@@ -136,67 +226,41 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     if step.recompute == "full":
         # everything else of this layer has just been computed again
         saves_input = style.norm.startswith("layer") or style.block == "post" or e == 4
-        below = _without_one(below, "input of a recomputed layer") if saves_input else below
-        whole = {p.name: list(p.terms) for p in own}
+        below = _without(below, "input of a recomputed layer") if saves_input else below
     else:
         below = _subtract(below, [t for p in own for t in p.terms])
-        whole = {p.name: list(p.terms) for p in own}
+    parts = {p.name: list(p.terms) for p in own}
+    norms = [_norm_stage(step, "norm", group, h) for group in _norm_groups(parts.get("norms", []))]
+    core, mlp = _attention_stages(step, layer, parts), _feed_forward_stage(step, layer, parts)
+    if style.block == "sandwich":
+        stages = [norms[3], mlp, norms[2], norms[1], *core, norms[0]]
+    elif style.block == "post":
+        stages = [norms[1], mlp, norms[0], *core]
+    elif style.block == "parallel":
+        stages = [mlp, *core, *norms[::-1]]
+    else:
+        stages = [mlp, norms[1], *core, norms[0]]
 
     incoming = step.rows("gradient of the residual stream", h, e)
-    gradients = step.gradients_after(i)
-    norms = whole.get("norms", [])
-    count = {"sandwich": 4, "post": 2}.get(style.block, 0)
-    last_norm = norms[len(norms) - len(norms) // count :] if count else []
-
-    def moment(dropped: list[Term], temporaries: list[Term], more: int = 0) -> dict[str, list[Term]]:
-        gone = {id(t) for t in dropped}
-        kept = [*below, *(t for terms in whole.values() for t in terms if id(t) not in gone)]
-        grown = [*gradients, step.elements("this layer so far", more)] if more else gradients
-        return {"gradients": grown, "activations": kept, "temporaries": temporaries}
-
-    if last_norm:
-        fp32 = step.rows("gradients inside the norm, in fp32", h, 4, 4)
-        yield f"norm behind layer {i}", moment([], [incoming, fp32])
-
-    down = [t for t in layer.tensors if t.component == "mlp" and t.matmul]
-    experts = [t for t in layer.tensors if t.component == "experts" and t.matmul]
-    if experts:
-        weight = next((dict(t.inputs)["bytes_per_element"] for t in whole["experts"] if "weight of" in t.label), e)
-        rows = step.rows("gradients of the weighted expert outputs", experts[0].used * h, weight, 3)
-        yield f"experts of layer {i}", moment(last_norm, [incoming, rows])
-    elif down:
-        inner = down[-1].numel // h
-        inside = [t.label for t in whole.get("activation function", [])]
-        gated = len(down) > 2 or "activated gate" in [t.label for t in whole.get("mlp", [])]
-        # a plain feed-forward part with a one-kernel activation frees its result as that one's gradient comes
-        twice = gated or inside not in (["input of gelu"], ["input of silu"])
-        rows = step.rows("gradients inside the feed-forward part", inner, e, 2 if twice else 1)
-        yield f"feed-forward part of layer {i}", moment(last_norm, [incoming, rows], down[-1].numel)
-
-    a = layer.attention
-    if a is not None:
-        passed = [t for name in ("mlp", "activation function", "experts", "routing") for t in whole.get(name, [])]
-        if style.block == "parallel":
-            passed_norms: list[Term] = []
-        else:
-            passed_norms = norms[len(norms) // 2 :]
-        done = sum(t.numel for t in layer.tensors if t.component in ("mlp", "experts", "router"))
-        probabilities = [t for t in whole.get("attention", []) if t.label.startswith("probabilities")]
-        if probabilities:
-            softmax = max(probabilities, key=lambda t: float(t.value))
-            halves = [t for t in probabilities if t is not softmax]
-            made = term(score_matrix_bytes, "gradients around the softmax", 2, **dict(softmax.inputs))
-            yield (
-                f"softmax of layer {i}",
-                moment([*passed, *passed_norms, *halves], [incoming, made], done),
-            )
-        else:
-            width = 2 * a.heads * (a.head_dim + a.v_head_dim) // 2 + a.kv_heads * (a.head_dim + a.v_head_dim)
-            made = step.rows("gradients of queries, keys, values and output", width, e)
-            yield f"attention of layer {i}", moment([*passed, *passed_norms], [incoming, made], done)
+    # in fp32 the gradient of a norm's input is added to the residual stream's at once: there is no cast in between
+    merged = {"sandwich": norms[::2], "post": []}.get(style.block, norms) if e == 4 else []
+    gradients, through = step.gradients_after(i), 0
+    for k, stage in enumerate(stages):
+        gone = {id(t) for t in stage.freed}
+        kept = [t for later in stages[k:] for t in later.terms if id(t) not in gone]
+        done = through + stage.so_far
+        yield (
+            f"{stage.name} of layer {i}",
+            {
+                "gradients": [*gradients, step.elements("this layer so far", done)] if done else gradients,
+                "activations": [*below, *kept],
+                "temporaries": [*([] if any(stage is norm for norm in merged) else [incoming]), *stage.temporaries],
+            },
+        )
+        through += stage.params
 
 
-def _without_one(terms: list[Term], label: str) -> list[Term]:
+def _without(terms: list[Term], label: str) -> list[Term]:
     """The terms less one of what carries this label."""
     for k in range(len(terms) - 1, -1, -1):
         t = terms[k]
@@ -218,6 +282,10 @@ def _subtract(terms: list[Term], taken: list[Term]) -> list[Term]:
                 terms = [*terms[:k], *rest, *terms[k + 1 :]]
                 break
     return terms
+
+
+# What the final norm keeps when it is written out in fp32, which a LayerNorm is not.
+_FINAL_NORM = ("normalized, before the weight",)
 
 
 def _ends(spec: ModelSpec) -> list[int]:
@@ -307,6 +375,12 @@ def step_peak(
             },
         ),
     ]
+    norm = [t for t in kept if t.label in _FINAL_NORM]
+    if norm:
+        behind = {id(t) for t in kept if t.label == "input of the head"} | {id(norm[-1])}
+        fp32 = [step.rows("gradients inside the norm, in fp32", spec.hidden, 4, _matrices(step))]
+        alive = {"activations": [t for t in kept if id(t) not in behind], "temporaries": fp32}
+        moments.append(made("backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}))
     for i in _ends(spec):
         moments += [made("backward", moment, parts) for moment, parts in _layer_moments(step, i)]
     incoming = [step.rows("gradient of the embeddings", spec.hidden, e)]
