@@ -6,11 +6,16 @@
 70553706496
 >>> llmhw.kv_cache(spec, seq_len=8192).total / 2**30
 2.5
+
+`llmhw.communication.collectives(job)` lists what every rank sends, and `llmhw.measure` (extra `torch`) takes the same
+quantities from PyTorch.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from llmhw.fit import fit
 from llmhw.flops import backward_flops, convention_flops, forward_flops, training_flops
-from llmhw.formula import FORMULAS, Estimate, explain
+from llmhw.formula import Estimate, explain, formulas
 from llmhw.hardware import (
     Accelerator,
     Cluster,
@@ -29,10 +34,30 @@ from llmhw.model import ModelSpec, model, models
 from llmhw.precision import NumberFormat, number_format, number_formats
 from llmhw.units import LLMHWError
 
+if TYPE_CHECKING:
+    from llmhw.job import Parallelism, TrainingJob
+    from llmhw.training import memory as training_memory
+
 __version__ = "0.1.0"
 
+# Layouts are loaded when they are first asked for, so that `import llmhw` stays quick.
+_LATER = {
+    "Parallelism": ("llmhw.job", "Parallelism"),
+    "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "training_memory": ("llmhw.training", "memory"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'llmhw' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _LATER[name]
+    return getattr(import_module(module), attribute)
+
+
 __all__ = [
-    "FORMULAS",
     "Accelerator",
     "Cluster",
     "Estimate",
@@ -41,12 +66,15 @@ __all__ = [
     "Link",
     "ModelSpec",
     "NumberFormat",
+    "Parallelism",
+    "TrainingJob",
     "accelerator",
     "accelerators",
     "backward_flops",
     "convention_flops",
     "explain",
     "fit",
+    "formulas",
     "forward_flops",
     "instance",
     "instances",
@@ -61,6 +89,7 @@ __all__ = [
     "number_formats",
     "prices",
     "training_flops",
+    "training_memory",
     "training_states",
     "weights",
 ]

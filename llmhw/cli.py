@@ -65,10 +65,13 @@ class _Names(click.ParamType[str]):
         return [CompletionItem(name) for name in self.names() if name.lower().startswith(start)]
 
 
+# What `llmhw explain` explains of a model, beside single formulas.
+TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
+
 _MODEL = _Names("model", llmhw.models)
 _GPU = _Names("gpu", lambda: [a.name for a in llmhw.accelerators()])
 _FORMAT = _Names("format", llmhw.number_formats)
-_FORMULA = _Names("formula", lambda: llmhw.FORMULAS)
+_FORMULA = _Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
 
 _model_argument = click.argument("model", type=_MODEL, metavar="NAME|config.json")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Plain numbers in base units, under stable keys.")
@@ -387,9 +390,6 @@ def formats(pattern: str, as_json: bool) -> None:
     _table(f"{len(rows)} number formats", ("name", "bits per weight", "note"), rows, right=("bits per weight",))
 
 
-TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
-
-
 @cli.command()
 @click.argument("topic", type=_FORMULA, default="")
 @click.argument("arguments", nargs=-1, metavar="[NAME|config.json | key=value ...]")
@@ -419,7 +419,7 @@ def explain(
     llmhw explain weights|kv-cache|forward-flops|training-states|lora MODEL
     """
     if not topic:
-        entries = sorted(llmhw.FORMULAS.values(), key=lambda f: (f.module, f.name))
+        entries = sorted(llmhw.formulas().values(), key=lambda f: (f.module, f.name))
         if as_json:
             return _json([{"name": f.name, "unit": f.unit, "source": f.source, "code": f.expression} for f in entries])
         rows = [(f.name, f.unit, f.summary) for f in entries]

@@ -236,16 +236,34 @@ class Estimate:
         return html_table(self.title, ("part", "size", "share"), self.rows())
 
 
+def formulas() -> dict[str, Formula]:
+    """Every formula of the library by name; modules that were not needed so far are loaded for it.
+
+    >>> formulas()["linear_params"].unit
+    'count'
+    """
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    import llmhw
+
+    faces = ("cli", "__main__", "plot", "launch", "live", "exercises", "measure")
+    for module in iter_modules(llmhw.__path__):
+        if module.name not in faces:
+            import_module(f"llmhw.{module.name}")
+    return dict(FORMULAS)
+
+
 def explain(name: str, **numbers: Any) -> str:
     """What a formula computes: its code, unit, source and description; with numbers, its value too.
 
-    name      a key of `llmhw.FORMULAS`
+    name      a formula: see `formulas()`
     numbers   its arguments
 
     >>> print(explain("linear_params", in_features=4096, out_features=11008).splitlines()[0])
     linear_params: linear_params(in_features=4096, out_features=11008, bias=0)
     """
-    if name not in FORMULAS:
+    if name not in FORMULAS and name not in formulas():
         raise unknown_name("formula", name, FORMULAS)
     entry = FORMULAS[name]
     if numbers:

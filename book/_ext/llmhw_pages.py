@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 import re
 import shutil
 from collections.abc import Iterator
@@ -20,12 +19,11 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import llmhw
-from llmhw.formula import FORMULAS, Formula
+from llmhw.formula import Formula, formulas
 
 logger = logging.getLogger(__name__)
 
 # Faces and torch: they define no formula, and some cannot be imported on every machine.
-NO_FORMULAS = {"cli", "live", "exercises", "measure", "plot", "launch"}
 
 # -- docstrings -------------------------------------------------------------------------------
 # The library's docstrings are plain text: a sentence, a block of "name  meaning" lines, prose, an example.
@@ -103,11 +101,8 @@ def plain_docstring(_app: Sphinx, _what: str, _name: str, _obj: Any, _options: A
 
 def all_formulas() -> dict[str, list[Formula]]:
     """Every registered formula by module, in the order of the source."""
-    for module in pkgutil.iter_modules(llmhw.__path__):
-        if module.name not in NO_FORMULAS and not module.name.startswith("__"):
-            importlib.import_module(f"llmhw.{module.name}")
     by_module: dict[str, list[Formula]] = {}
-    for entry in FORMULAS.values():
+    for entry in formulas().values():
         by_module.setdefault(entry.module, []).append(entry)
     return dict(sorted(by_module.items()))
 

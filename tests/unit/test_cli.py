@@ -163,3 +163,52 @@ def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == "[\n"
     assert done.stderr == ""
+
+
+def test_memory_json_adds_up() -> None:
+    layout = ["--gpu", "h100", "--gpus", "64", "--tp", "8", "--pp", "4", "--zero", "1", "--global-batch", "32"]
+    found = answer("memory", "llama-3-70b", *layout, "--kernels", "megatron")
+    assert len(found["stages"]) == 4
+    worst = found["stages"][found["worst_stage"]]
+    assert sum(worst["parts"].values()) == pytest.approx(worst["total"])
+    assert worst["total"] == found["allocated_bytes"] < found["reserved_bytes"] < found["device_bytes"]
+
+
+def test_memory_text() -> None:
+    done = run("memory", "llama-3-8b", "--gpu", "rtx 4090")
+    assert done.returncode == 0
+    assert "It does not fit: short by" in done.stdout
+
+
+def test_measure_beside_the_prediction() -> None:
+    found = answer("measure", "params", "gpt2")
+    assert found["ratio"] == 1
+    assert found["measured"] == llmhw.model("gpt2").parameters.total
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["memory", "llama-3-8b", "--gpu", "h100", "--gpus", "8", "--tp", "3"],
+            "tp x pp x cp = 3 x 1 x 1 = 3 does not",
+        ),
+        (["memory", "llama-3-8b", "--gpu", "h100", "--gpus", "3", "--tp", "3"], "tp=3 does not divide heads=32"),
+        (["memory", "llama-3-8b", "--gpu", "h100", "--zero", "5"], "zero=5 is not a stage"),
+        (["memory", "llama-3-8b", "--gpu", "h100", "--recompute", "some"], "recompute='some' is not known"),
+        (["measure", "params", "gpt2", "--batch", "2"], "option='batch' is not one of measure_params"),
+        (["measure", "speed", "gpt2"], "'speed' is not one of"),
+    ],
+)
+def test_layout_errors(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr
+
+
+def test_without_torch_measure_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('hidden')", encoding="utf-8")
+    done = run("measure", "params", "gpt2", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == "llmhw: llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'\n"

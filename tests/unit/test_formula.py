@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import llmhw
-from llmhw.formula import FORMULAS, Estimate, Part, term
+from llmhw.formula import Estimate, Part, formulas, term
 from llmhw.memory import state_bytes
 from llmhw.units import LLMHWError
+
+FORMULAS = formulas()
 
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))
