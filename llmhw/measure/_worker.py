@@ -78,7 +78,7 @@ def _leaves(value: Any) -> Iterator[torch.Tensor]:
             yield from _leaves(item)
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[misc]
+class Recorder(TorchDispatchMode):
     """Counts every collective that passes PyTorch's dispatcher: kind, ranks of the group, bytes handed in."""
 
     def __init__(self) -> None:
@@ -284,7 +284,7 @@ def _pipeline(chunks: list[Any], groups: _Groups, case: dict[str, Any], events: 
     p, place = groups.p, groups.place
     stages = [
         PipelineStage(
-            chunk, v * p.pp + place.pp, p.pp * p.vpp, torch.device(groups.device), group=groups.mesh["pp"].get_group()
+            chunk, v * p.pp + place.pp, p.pp * p.vpp, _torch_device(groups.device), group=groups.mesh["pp"].get_group()
         )
         for v, chunk in enumerate(chunks)
     ]
@@ -396,3 +396,8 @@ def _plain_step(model: Any, tokens: torch.Tensor, labels: torch.Tensor, micro_ba
 
 def _parallel_loss(p: Parallelism) -> Any:
     return loss_parallel() if p.tp > 1 else contextlib.nullcontext()
+
+
+def _torch_device(kind: str) -> Any:
+    """This rank's device, with its number."""
+    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)

@@ -187,9 +187,9 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(config["hidden_size"], config["vocab_size"], bias=False)
             if self.tied and first:
                 self.lm_head.weight = self.model.embed_tokens.weight
-        self._draw(ep, ep_rank)
+        with torch.no_grad():
+            self._draw(ep, ep_rank)
 
-    @torch.no_grad()
     def _draw(self, ep: int, ep_rank: int) -> None:
         for name, parameter in self.named_parameters():
             if "norm" in name:

@@ -37,7 +37,7 @@ _LLAMA: dict[str, Any] = {
     "intermediate_size": 48,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "vocab_size": 67,  # odd, so that shards of it are unequal
     "tie_word_embeddings": False,
 }
@@ -214,7 +214,9 @@ def make_case(
     if p.devices != ranks:
         raise LLMHWError(f"the layout dp x tp x pp x cp has {p.devices} ranks, and ranks={ranks}")
     _check_runs(p)
-    chosen = {**_LLAMA, **(_EXPERTS if p.ep > 1 else {}), "num_hidden_layers": max(4, p.pp * p.vpp), **(config or {})}
+    chosen = {**_LLAMA, **(_EXPERTS if p.ep > 1 else {}), "num_hidden_layers": max(2, p.pp * p.vpp), **(config or {})}
+    if chosen.get("tie_word_embeddings") and p.tp * p.pp > 1:
+        raise LLMHWError("tied embeddings are measured with tp=1 and pp=1: PyTorch's wrappers untie them")
     micro_batches = micro_batches or (2 * p.pp if p.pp > 1 else 2)
     job = TrainingJob(
         model=ModelSpec.from_config(chosen, name=f"small {chosen['model_type']}"),
@@ -316,6 +318,10 @@ def measure_layouts(
     cases   keyword arguments of `measure_distributed`, one mapping each
     """
     made = [(dict(case), *make_case(**case)) for case in cases]
+    if device != "cpu" and any(job.parallelism.cp > 1 for _, job, _ in made):
+        if device == "cuda":
+            raise LLMHWError("cp is measured with PyTorch's ring attention over its CPU kernel; use device='cpu'")
+        device = "cpu"
     results = run_cases([case for _, _, case in made], device=device, timeout=timeout)
     return [
         compare(_title(options["scheme"], job), job, case, result)

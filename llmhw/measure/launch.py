@@ -43,34 +43,38 @@ def run_cases(cases: list[Case], *, device: str = "auto", timeout: float = 120) 
     timeout   seconds for each case
     """
     import subprocess
+    import tempfile
 
     check_choice("device", device, DEVICES)
+    if not hasattr(os, "fork"):
+        raise LLMHWError("ranks are started by fork, which this system has not; use Linux, macOS or WSL")
     order = {"cases": [asdict(case) for case in cases], "device": device, "timeout": timeout}
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     # The helper must find this very package, wherever it was imported from
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [home, environment.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llmhw.measure.launch"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-        text=True,
-    )
-    try:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()  # and stays open: its end tells the helper that we are gone
-        assert process.stdout is not None
-        answer = process.stdout.readline()
-        complaint = "" if answer else (process.stderr.read() if process.stderr else "")
-    finally:
-        _end_group(process)
-    if not answer:
-        last = complaint.strip().splitlines()[-1:] or ["it ended without a word"]
-        raise LLMHWError(f"the process that starts the ranks failed: {last[0]}")
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llmhw.measure.launch"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=environment,
+            start_new_session=True,
+            text=True,
+        )
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()  # and stays open: its end tells the helper that we are gone
+            answer = process.stdout.readline()
+        finally:
+            _end_group(process)
+        if not answer:
+            complaints.seek(0)
+            last = complaints.read().strip().splitlines()[-1:] or ["it ended without a word"]
+            raise LLMHWError(f"the process that starts the ranks failed: {last[0]}")
     told: dict[str, Any] = json.loads(answer)
     if "error" in told:
         raise LLMHWError(told["error"])
@@ -80,10 +84,9 @@ def run_cases(cases: list[Case], *, device: str = "auto", timeout: float = 120) 
 
 def _end_group(process: Any) -> None:
     """End the helper and all its ranks, and collect what the system keeps of the helper."""
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream:
-            with contextlib.suppress(OSError):
-                stream.close()
+    for stream in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            stream.close()
     for what in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, what)
@@ -165,9 +168,9 @@ def _run(case: dict[str, Any], device: str, timeout: float) -> list[dict[str, An
     import tempfile
     from multiprocessing.connection import wait
 
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
-    ranks, end = case["ranks"], time.monotonic() + timeout
+    context: Any = multiprocessing.get_context("fork")
+    caller: Any = sys.stdin
+    ranks, end, done = case["ranks"], time.monotonic() + timeout, False
     folder = tempfile.TemporaryDirectory(prefix="llmhw-")
     processes, pipes = [], []
     try:
@@ -182,11 +185,11 @@ def _run(case: dict[str, Any], device: str, timeout: float) -> list[dict[str, An
         errors: dict[int, tuple[float, str]] = {}
         open_pipes = dict(enumerate(pipes))
         while open_pipes and not errors:
-            ready = wait([sys.stdin, *open_pipes.values()], max(0.0, end - time.monotonic()))
+            ready = wait([caller, *open_pipes.values()], max(0.0, end - time.monotonic()))
             if not ready:
                 silent = ", ".join(str(rank) for rank in range(ranks) if rank not in results)
                 raise LLMHWError(f"rank {silent} of {ranks} did not finish within {timeout:g} seconds; all were ended")
-            if sys.stdin in ready:
+            if caller in ready:
                 raise KeyboardInterrupt  # the caller has gone
             _collect(open_pipes, results, errors)
         if errors:
@@ -198,23 +201,19 @@ def _run(case: dict[str, Any], device: str, timeout: float) -> list[dict[str, An
                 name = signal.Signals(-processes[killed[0]].exitcode).name
                 raise LLMHWError(f"rank {killed[0]} of {ranks} failed: it was ended from outside by {name}")
             raise LLMHWError(f"rank {blamed} of {ranks} failed: {errors[blamed][1]}")
+        done = True
         return [results[rank] for rank in range(ranks)]
     finally:
         for process in processes:
-            if process.exitcode is None and errors_or_late(process, end):
-                process.terminate()
+            if done:
+                process.join(2)  # they take leave of each other
+            process.terminate()
         for process in processes:
             process.join(1)
             if process.exitcode is None:
                 process.kill()
                 process.join()
         folder.cleanup()
-
-
-def errors_or_late(process: Any, end: float) -> bool:
-    """True if a rank is still there after it had a moment to leave by itself."""
-    process.join(min(2.0, max(0.0, end - time.monotonic())))
-    return process.exitcode is None
 
 
 def _collect(pipes: dict[int, Any], results: dict[int, Any], errors: dict[int, tuple[float, str]]) -> None:
@@ -265,6 +264,7 @@ def run_here(case: Case, device: str) -> list[dict[str, Any]] | None:
 def main() -> None:
     """The helper: one line of JSON in, one line of JSON out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the ranks and clears up on the way out
     order = json.loads(sys.stdin.readline())
     answer: dict[str, Any]
     try:
