@@ -23,8 +23,6 @@ from llmhw.formula import Formula, formulas
 
 logger = logging.getLogger(__name__)
 
-# Faces and torch: they define no formula, and some cannot be imported on every machine.
-
 # -- docstrings -------------------------------------------------------------------------------
 # The library's docstrings are plain text: a sentence, a block of "name  meaning" lines, prose, an example.
 
