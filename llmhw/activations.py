@@ -327,11 +327,15 @@ def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor)
                 # the output projection needs it token by token, which is one more copy
                 copies.append(t.like(out))
             return
-        t.keep(part, "queries", _batched(t, a, q))
-        t.keep(part, "keys", _batched(t, a, _repeat(t, a, k)))
+        size = 4 if s.upcast else t.e
+        t.keep(part, "queries", t.cast(_batched(t, a, q), size))
+        t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
         scores = t.new(a.heads, keys=t.seq_len)
         if s.softcap:
             t.keep(part, "tanh of the capped scores", t.like(scores))
+        if s.sinks:
+            t.keep(part, "place of the largest score", t.new(a.heads, 8))
+            scores.keys = t.seq_len + 1
         softmax = t.like(scores, 4 if s.softmax_fp32 else t.e)
         probabilities = t.cast(softmax, t.e)
         if softmax is not probabilities:
@@ -342,7 +346,7 @@ def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor)
     if not t.selective:
         run()
         return copies[-1]
-    inputs = [q, k, v, *_masks(t, a), *([_positions(t, s)] if s.positions == "attention" else [])]
+    inputs = [q, k, v, *_masks(t, s, a), *([_positions(t, s)] if s.positions == "attention" else [])]
     with t.recomputed(part, "inputs of the recomputed core", *inputs):
         run()
     return out
@@ -358,10 +362,11 @@ def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
     return x if a.heads == a.kv_heads or a.kv_heads == 1 else t.new(a.heads * a.head_dim)
 
 
-def _masks(t: _Tape, a: Attention) -> list[_Tensor]:
+def _masks(t: _Tape, s: _Style, a: Attention) -> list[_Tensor]:
     """The mask that the model makes once and hands to its layers; SDPA needs one for a window only."""
     if not t.flash:
-        name = "causal mask" if a.window is None else "window mask"
+        # GPT-Neo's windows are buffers of its attention
+        name = "causal mask" if a.window is None or not s.registry else "window mask"
         return [t.table(name, 1, t.e, batch=t.batch, keys=t.seq_len)]
     if a.window is not None and t.seq_len >= a.window:
         return [t.table("window mask", 1, 1, keys=t.seq_len)]
@@ -397,7 +402,13 @@ class _Style:
     softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
     positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
-    router       weights in fp32 (Mixtral) or cast to the model's format
+    router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
+                 sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
+    clamped      experts clamp gate and up (gpt-oss)
+    sinks        a learned score beside the others takes part in the softmax (gpt-oss)
+    registry     attention goes through transformers' registry of functions, where its core can be recomputed
+    alibi        positions are biases of the scores, one row for each head (BLOOM)
+    upcast       queries and keys are multiplied in fp32 (GPT-Neo)
     norm_topk    the chosen experts' weights are divided by their sum
     learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
     """
@@ -417,11 +428,19 @@ class _Style:
     sdpa: bool = True
     positions: str = "attention"
     learned: str = ""
-    router: str = ""
+    router: str = "softmax-cast"
     norm_topk: bool = False
+    clamped: bool = False
+    sinks: bool = False
+    upcast: bool = False
+    registry: bool = True
+    alibi: bool = False
 
 
 STYLES: Mapping[str, _Style] = {
+    "bloom": _Style(
+        norm="layer", activation="gelu", rotary=0, sdpa=False, registry=False, alibi=True, positions="none"
+    ),
     "cohere": _Style(block="parallel", norm="cohere"),
     "cohere2": _Style(block="parallel", norm="cohere"),
     "exaone4": _Style(block="post"),
@@ -440,19 +459,30 @@ STYLES: Mapping[str, _Style] = {
     "glm4": _Style(block="sandwich", rotary=0.5, rotary_own=True, rotary_cat=True),
     "gpt2": _Style(norm="layer", activation="gelu_new", rotary=0, softmax_fp32=False, learned="batch"),
     "gpt_neox": _Style(block="parallel", norm="layer", activation="gelu", rotary=0.25, rotary_cat=True),
+    "glm4_moe": _Style(rotary=0.5, rotary_cat=True, router="sigmoid", norm_topk=True),
+    "gpt_bigcode": _Style(norm="layer", activation="gelu_pytorch_tanh", rotary=0, learned="batch"),
+    "gpt_neo": _Style(
+        norm="layer", activation="gelu_new", rotary=0, sdpa=False, upcast=True, learned="batch", registry=False
+    ),
+    "gpt_oss": _Style(
+        norm="rms-late", rotary=0.5, sdpa=False, softmax_fp32=False, sinks=True, router="chosen", clamped=True
+    ),
     "granite": _Style(),
+    "granitemoe": _Style(router="chosen-fp32"),
     "llama": _Style(),
     "ministral3": _Style(query_scale=True),
     "mistral": _Style(),
-    "mixtral": _Style(router="fp32", norm_topk=True),
+    "mixtral": _Style(router="softmax", norm_topk=True),
     "nemotron": _Style(norm="layer-plus-1", activation="relu2", rotary=0.5, rotary_cat=True),
     "olmo": _Style(norm="layer-fp32", rotary_fp32=True),
     "olmo2": _Style(block="post", norm="rms-late", rotary_fp32=True),
     "olmo3": _Style(block="post", norm="rms-late", rotary_fp32=True, rotary_by_kind=True),
+    "olmoe": _Style(),
     "opt": _Style(norm="layer", activation="relu", rotary=0, learned="sequence"),
     "phi": _Style(block="parallel", norm="layer", activation="gelu_new", rotary=0.5, rotary_cat=True),
     "phi3": _Style(rotary_cat=True),
     "qwen2": _Style(),
+    "qwen2_moe": _Style(),
     "qwen3": _Style(),
     "qwen3_moe": _Style(),
     "seed_oss": _Style(),
@@ -506,49 +536,89 @@ def _mlp(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
         return t.scattered(_experts(t, s, layer, x))
     gate, both = _shape(layer, "mlp.gate_proj.weight"), _shape(layer, "mlp.gate_up_proj.weight")
     if gate:
-        g = t.linear("mlp", "input of the gate and up projections", x, share(gate[0], t.tp))
-        activated = _activate(t, s.activation, g)
-        up = t.linear("mlp", "input of the gate and up projections", x, g.width)
-    elif both:
-        g = up = t.linear("mlp", "input of the gate and up projection", x, share(both[0], t.tp))
+        return t.scattered(_gated(t, s, x, gate[0], hidden))
+    if both:
+        g = t.linear("mlp", "input of the gate and up projection", x, share(both[0], t.tp))
         g.halved = True
         activated = _activate(t, s.activation, g)
-    else:
-        inner = next(n.numel // hidden for n in layer.tensors if n.component == "mlp" and n.matmul)
-        h = t.linear("mlp", "input of the first projection", x, share(inner, t.tp))
-        activated = _activate(t, s.activation, h)
-        return t.scattered(t.linear("mlp", "input of the second projection", activated, hidden))
+        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g)
+        product.width = activated.width
+        return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
+    inner = next(n.numel // hidden for n in layer.tensors if n.component == "mlp" and n.matmul)
+    h = t.linear("mlp", "input of the first projection", x, share(inner, t.tp))
+    activated = _activate(t, s.activation, h)
+    return t.scattered(t.linear("mlp", "input of the second projection", activated, hidden))
+
+
+def _gated(t: _Tape, s: _Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
+    """SwiGLU and its kin with separate gate and up projections."""
+    g = t.linear("mlp", "input of the gate and up projections", x, share(inner, t.tp))
+    activated = _activate(t, s.activation, g)
+    up = t.linear("mlp", "input of the gate and up projections", x, g.width)
     product = t.mul("mlp", ("activated gate", "up"), activated, up)
-    product.width = activated.width
-    return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
+    return t.linear("mlp", "input of the down projection", product, hidden)
+
+
+def _route(t: _Tape, s: _Style, x: _Tensor, count: int, used: int) -> _Tensor:
+    """The router: probabilities, the choice, and the weight of each chosen expert."""
+    part, scores = "routing", "routing probabilities"
+    chosen = t.new(used, 8)
+    if s.router == "sigmoid":
+        x32 = t.cast(x, 4)
+        if x32 is not x:
+            t.keep(part, "router's weight in fp32", _Tensor("", count * x.width, 4, 1, 1))
+        t.keep(part, "input of the router", x32)
+        t.keep(part, scores, t.new(count, 4))
+        t.keep(part, "chosen experts", chosen)
+        weights = t.new(used, 4)
+    elif s.router.startswith("chosen"):
+        t.linear(part, "input of the router", x, count)
+        t.keep(part, "chosen experts", chosen)
+        weights = t.new(used, 4 if s.router == "chosen-fp32" else t.e)
+        t.keep(part, scores, weights)
+        return t.cast(weights, t.e)
+    else:
+        t.linear(part, "input of the router", x, count)
+        t.keep(part, scores, t.new(count, 4))
+        t.keep(part, "chosen experts", chosen)
+        weights = t.new(used, 4)
+    if s.norm_topk:
+        t.keep(part, "sum of the chosen probabilities", t.new(1, 4))
+        t.keep(part, "weights of the chosen experts", weights)
+    return t.cast(weights, t.e) if s.router == "softmax-cast" else t.like(weights)
 
 
 def _experts(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     """Routed experts, as transformers runs them with grouped matrix products: no token is dropped."""
     experts = next(n for n in layer.tensors if n.name.endswith("experts.gate_up_proj"))
-    count, used, inner = experts.experts, experts.used, share(experts.shape[1] // 2, t.tp)
-    part = "routing"
-    logits = t.linear(part, "input of the router", x, count)
-    t.keep(part, "routing probabilities in fp32", t.cast(logits, 4) if logits.bytes != 4 else t.like(logits))
-    t.keep(part, "chosen experts", t.new(used, 8))
-    weights = t.new(used, 4)
-    if s.norm_topk:
-        t.keep(part, "sum of the chosen probabilities", t.new(1, 4))
-        t.keep(part, "weights of the chosen experts", weights)
-    if s.router != "fp32":
-        weights = t.cast(weights, t.e)
-    for label in ("token of each row", "order of the rows", "order back"):
-        t.keep(part, label, t.new(used, 8))
-    t.keep(part, "end of each expert's rows", _Tensor("", count, 4, 1, 1))
+    count, used = experts.experts, experts.used
+    inner = share(experts.numel // count // x.width // 2, t.tp)
+    weights = _route(t, s, x, count, used)
+    biased = _shape(layer, "experts.gate_up_proj_bias") is not None
+    for label in (*(["expert of each row"] if biased else []), "token of each row", "order of the rows", "order back"):
+        t.keep("routing", label, t.new(used, 8))
+    t.keep("routing", "end of each expert's rows", _Tensor("", count, 4, 1, 1))
     rows = t.new(x.width * used)
     both = t.linear("experts", "rows of the experts", rows, 2 * inner * used)
     both.halved = True
-    activated = _activate(t, s.activation, both, "experts")
-    product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
-    product.width = activated.width
+    if s.clamped:
+        t.keep("experts", "gate and up", both)
+        half = t.new(inner * used)
+        for label in ("clamped gate", "sigmoid of the gate", "up + 1", "activated gate"):
+            t.keep("experts", label, t.like(half))
+        product = t.like(half)
+    else:
+        activated = _activate(t, s.activation, both, "experts")
+        product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
+        product.width = activated.width
     out = t.linear("experts", "input of the down projection", product, x.width * used)
     t.keep("experts", "weight of each row", t.like(weights))
     t.keep("experts", "output of the experts", out)
+    inside = _shape(layer, "shared_expert.gate_proj.weight", "shared_experts.gate_proj.weight")
+    if inside:
+        shared = _gated(t, s, x, inside[0], x.width)
+        if _shape(layer, "shared_expert_gate.weight"):
+            t.mul("mlp", ("sigmoid of the shared expert's gate", "output of the shared expert"), t.new(1), shared)
     return t.like(x)
 
 
@@ -642,6 +712,11 @@ def _tape(spec: ModelSpec, style: _Style, case: _Case, recompute: str) -> _Tape:
         raise LLMHWError(
             f"attention='flash': transformers does not run model_type={spec.model_type!r} with SDPA; use 'eager'"
         )
+    if recompute == "selective" and not style.registry:
+        raise LLMHWError(
+            f"recompute='selective': transformers' attention of model_type={spec.model_type!r} cannot be run again by "
+            "itself; use 'full' or 'none', or kernels='megatron'"
+        )
     return _Tape(
         case.batch,
         share(case.seq_len, case.cp),
@@ -660,9 +735,11 @@ def _run_layer(spec: ModelSpec, style: _Style, layer: Layer, t: _Tape, recompute
         _block(t, style, layer, x)
         return
     a = _own_heads(t, layer)
-    tables = [*_masks(t, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
+    tables = [*_masks(t, style, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
     if style.positions != "none":
         tables.append(_positions(t, style))
+    if style.alibi:
+        tables.append(t.table("bias of each position and head", a.heads, t.e, batch=t.batch))
     t.keep("layer inputs", "input of a recomputed layer", x, *tables)
 
 
@@ -692,6 +769,8 @@ def _torch(
             shared[_positions(t, style)] = ("embedding", "position ids")
         elif style.learned:
             t.keep("embedding", "position ids, with their offset", t.new(1, 8))
+        if style.alibi:
+            _norm(t, style.norm, t.new(spec.hidden), "embedding")
         if width != spec.hidden:
             t.linear("embedding", "input of the projection in", t.new(width), spec.hidden)
         add(t.kept)

@@ -333,9 +333,12 @@ def _checkpoint_attention(model: Any, watch: Watch) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     chosen = model.config._attn_implementation
+    calls = 0
     name = f"llmhw_selective_{chosen}"
 
     def core(module: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
         if chosen == "eager":
             function = sys.modules[type(module).__module__].eager_attention_forward
         else:
@@ -352,6 +355,10 @@ def _checkpoint_attention(model: Any, watch: Watch) -> Iterator[None]:
     finally:
         for config in configs.values():
             config._attn_implementation_internal = chosen
+    if not calls:
+        raise LLMHWError(
+            f"recompute='selective': the attention of {type(model).__name__} cannot be run again by itself; use 'full'"
+        )
 
 
 @contextlib.contextmanager

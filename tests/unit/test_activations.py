@@ -197,6 +197,8 @@ def test_refusals_name_the_way_out() -> None:
         activations(model("mpt-7b"), seq_len=64)
     with pytest.raises(LLMHWError, match=r"attention='flash': transformers does not run model_type='gemma2' with SDPA"):
         activations(model("gemma-2-9b"), seq_len=64)
+    with pytest.raises(LLMHWError, match=r"attention of model_type='bloom' cannot be run again by itself"):
+        activations(model("bloom-560m"), seq_len=64, attention="eager", recompute="selective")
     with pytest.raises(LLMHWError, match=r"recompute='selectiv' is not known; did you mean selective"):
         activations(llama, seq_len=64, recompute="selectiv")
     with pytest.raises(LLMHWError, match=r"recompute_layers=33 must be between 1 and the 32 layers"):
