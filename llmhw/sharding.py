@@ -368,8 +368,8 @@ def rank_states(
     kernels     megatron, or torch: PyTorch's DTensor computes the gradient of a vocabulary-parallel embedding whole on
                 every rank, and keeps it so unless FSDP cuts it
 
-    Counts tensors, wherever they lie (`offload` moves them to host memory). Gathered weights, buckets and other
-    temporary buffers come on top.
+    Counts tensors, wherever they lie (`offload` moves them to host memory). Gathered weights, buckets, the padding
+    of FSDP's uneven shards and other temporary buffers come on top.
 
     >>> from llmhw import model
     >>> round(rank_states(model("llama-2-7b"), Parallelism(dp=8, zero=3)).total / 2**30, 2)

@@ -229,6 +229,8 @@ def make_case(
         precision="fp32",
         recompute=recompute,
     )
+    if chosen["num_key_value_heads"] % p.tp:
+        raise LLMHWError(f"tp={p.tp} must divide kv_heads={chosen['num_key_value_heads']}: DTensor copies no KV heads")
     return job, Case(
         ranks=ranks,
         parallelism={name: getattr(p, name) for name in Parallelism.__slots__},

@@ -212,6 +212,7 @@ def wait_until(true: Any, seconds: float) -> bool:
         ({"scheme": "ddp", "ranks": 2, "zero": 1}, "zero=1 is DeepSpeed's"),
         ({"scheme": "ddp", "ranks": 4, "dp": 2, "tp": 2}, "use zero=3"),
         ({"scheme": "ddp", "ranks": 4, "dp": 2, "pp": 2, "schedule": "gpipe"}, "DDP fails under gpipe"),
+        ({"scheme": "tp", "ranks": 4, "config": {"num_key_value_heads": 2}}, "tp=4 must divide kv_heads=2"),
         ({"scheme": "tp", "ranks": 2, "config": TIED}, "tied embeddings are measured with tp=1 and pp=1"),
     ],
 )
