@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmhw.activations import activations
 from llmhw.formula import Estimate
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec
@@ -57,24 +59,41 @@ class Kept:
 class SavedActivations:
     """What `measure_activations` found.
 
-    kept      every distinct storage that the backward pass needs
-    outputs   bytes of the module's outputs that nothing saved (the logits): they live as long as the caller holds them
+    kept        every distinct storage that the backward pass needs
+    outputs     bytes of the module's outputs that nothing saved (the logits): they live as long as the caller
+                holds them
+    estimate    the library's prediction; None for a module it does not know
+    notes       how it was measured; why there is no prediction
     """
 
     title: str
     kept: tuple[Kept, ...]
     outputs: int
+    estimate: Estimate | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
         """Bytes kept for the backward pass."""
         return sum(item.bytes for item in self.kept)
 
-    def by_module(self, depth: int | None = None) -> dict[str, int]:
-        """Bytes by module name, cut after `depth` parts of the name."""
+    measured = total
+
+    @property
+    def predicted(self) -> int | None:
+        """The same by the library's formulas."""
+        return None if self.estimate is None else int(self.estimate.total)
+
+    @property
+    def ratio(self) -> float | None:
+        """Predicted / measured."""
+        return None if self.predicted is None or not self.total else self.predicted / self.total
+
+    def by_module(self, *, join_layers: bool = False) -> dict[str, int]:
+        """Bytes by module name; `join_layers` adds the layers up, with * for their number."""
         found: dict[str, int] = {}
         for item in self.kept:
-            name = ".".join(item.module.split(".")[:depth])
+            name = re.sub(r"\.\d+(?=\.|$)", ".*", item.module) if join_layers else item.module
             found[name] = found.get(name, 0) + item.bytes
         return found
 
@@ -90,10 +109,13 @@ class SavedActivations:
         return {
             "title": self.title,
             "unit": "bytes",
+            "measured": self.total,
+            "predicted": self.predicted,
+            "ratio": self.ratio,
             "by_module": self.by_module(),
             "by_op": self.by_op(),
-            "total": self.total,
             "outputs": self.outputs,
+            "notes": list(self.notes),
         }
 
     def to_frame(self) -> Any:
@@ -103,17 +125,25 @@ class SavedActivations:
         rows = [(k.module, k.op, k.shape, k.dtype, k.bytes) for k in self.kept]
         return pandas.DataFrame(rows, columns=["module", "op", "shape", "dtype", "bytes"])
 
-    def _rows(self) -> list[tuple[str, str]]:
-        return [(name or "(model)", format_quantity(size, "bytes")) for name, size in self.by_module().items()]
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Name, measured, predicted and ratio as text; modules of all layers together, the whole last."""
+        modules = self.by_module(join_layers=True).items()
+        rows = [(name or "loss and outermost", format_quantity(size, "bytes"), "", "") for name, size in modules]
+        predicted = "" if self.predicted is None else format_quantity(self.predicted, "bytes")
+        ratio = "" if self.ratio is None else f"{self.ratio:.4f}"
+        return [*rows, ("activations", format_quantity(self.total, "bytes"), predicted, ratio)]
 
     def __str__(self) -> str:
-        rows = [*self._rows(), ("total", format_quantity(self.total, "bytes"))]
-        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join([self.title, *(f"{name:<{first}}  {size:>{second}}" for name, size in rows)])
+        rows = [("", "measured", "predicted", "ratio"), *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
 
     def _repr_html_(self) -> str:
-        rows = [*self._rows(), ("total", format_quantity(self.total, "bytes"))]
-        return html_table(self.title, ("module", "size"), rows)
+        return html_table(self.title, ("", "measured", "predicted", "ratio"), self.rows())
 
 
 class _Held:
@@ -212,7 +242,7 @@ class Watch:
             held = ref()
             if held is None or _storage(held.tensor) in own:
                 continue
-            t = held.tensor
+            t = _local(held.tensor)
             found.setdefault(
                 _storage(t),
                 Kept(held.module, held.op, tuple(t.shape), str(t.dtype)[6:], t.untyped_storage().nbytes()),
@@ -220,9 +250,14 @@ class Watch:
         return tuple(found.values())
 
 
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor that is spread over ranks (DTensor)."""
+    return getattr(tensor, "_local_tensor", tensor)
+
+
 def _storage(tensor: torch.Tensor) -> int:
-    """Identity of a tensor's storage; works for real, meta and fake tensors."""
-    identity: int = tensor.untyped_storage()._cdata
+    """Identity of a tensor's storage; works for real, meta and fake tensors, and for this rank's part of a DTensor."""
+    identity: int = _local(tensor).untyped_storage()._cdata
     return identity
 
 
@@ -406,7 +441,7 @@ def measure_activations(
     recompute: str = "none",
     recompute_layers: int = 0,
     loss: bool = True,
-    fake: bool = False,
+    fake: bool | None = None,
     inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
     backward: bool = False,
 ) -> SavedActivations:
@@ -421,8 +456,9 @@ def measure_activations(
                       gradient checkpointing, without reentry, on every layer); block (on the first
                       `recompute_layers` layers)
     loss              also run the loss, as a training step does
-    fake              no numbers, only shapes: measures a model that would not fit in memory
-    inputs            what to call a module with, if it is no language model
+    fake              no numbers, only shapes: measures a model that would not fit in memory. None: for a model
+                      built here, which keeps the same either way
+    inputs            what to call a module with: needed if it is no language model. There is no prediction then
     backward          then run the backward pass from the loss, too: gradients are left in the module
 
     Counted: each distinct storage that an operation saved and that lives on after the forward pass, whole, even
@@ -434,10 +470,11 @@ def measure_activations(
     check_choice("recompute", recompute, RECOMPUTE)
     check_choice("attention", attention, ATTENTION)
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
+    own_inputs = inputs is not None
     with contextlib.ExitStack() as stack:
-        if fake:
-            stack.enter_context(fake_tensors())
         given = isinstance(model, torch.nn.Module)
+        if fake or (fake is None and not given):
+            stack.enter_context(fake_tensors())
         if not given:
             stack.enter_context(_quiet())
         module = model if given else build(model, precision=precision, attention=attention)
@@ -464,25 +501,46 @@ def measure_activations(
                 output = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
             kept = watch.kept()
             counted = {_storage(h.tensor) for h in (ref() for ref in watch._refs) if h is not None}
-            rest = {_storage(t): t.untyped_storage().nbytes() for t in _tensors(output)}
+            rest = {_storage(t): _local(t).untyped_storage().nbytes() for t in _tensors(output)}
             outputs = sum(size for key, size in rest.items() if key not in counted)
             if backward:
                 output.loss.backward()
         finally:
             for m, on in was:
                 m.gradient_checkpointing = on
-    name = getattr(model, "name", None) or (model if isinstance(model, str) else type(module).__name__)
-    return SavedActivations(f"activations kept by {name}, recompute {recompute}", kept, outputs)
+    case = f"{recompute} recompute" if recompute != "none" else "no recompute"
+    title = f"activations kept by {_name(model)}: {case}"
+    if own_inputs:
+        return SavedActivations(title, kept, outputs)
+    parameter = next(module.parameters())
+    options: dict[str, Any] = {
+        "batch": batch,
+        "seq_len": seq_len,
+        "precision": "fp32" if parameter.dtype == torch.float32 else "bf16",
+        "attention": "eager" if module.config._attn_implementation == "eager" else "flash",
+        "recompute": recompute,
+        "recompute_layers": recompute_layers,
+        "loss": loss,
+    }
+    title += f", batch {batch}, {seq_len} tokens, {options['precision']}, {options['attention']} attention"
+    estimate, notes = _predict(model, options)
+    return SavedActivations(title, kept, outputs, estimate, notes)
 
 
-def beside(measured: SavedActivations, predicted: Estimate) -> list[tuple[str, str, str, str]]:
-    """Rows of measured, predicted and ratio, for a table."""
-    ratio = predicted.total / measured.total if measured.total else float("nan")
-    return [
-        (
-            "activations",
-            format_quantity(measured.total, "bytes"),
-            format_quantity(predicted.total, "bytes"),
-            f"{ratio:.4f}",
-        )
-    ]
+def _predict(model: Any, options: Mapping[str, Any]) -> tuple[Estimate | None, tuple[str, ...]]:
+    """The library's answer to the same question, or why it has none."""
+    from llmhw.measure.steps import spec_of
+
+    try:
+        spec = spec_of(model)
+        if spec is None:
+            return None, ("no prediction: the library does not know this module",)
+        return activations(spec, **options), ()
+    except LLMHWError as error:
+        return None, (f"no prediction: {error}",)
+
+
+def _name(model: Any) -> str:
+    from llmhw.measure.steps import name_of
+
+    return type(model).__name__ if isinstance(model, torch.nn.Module) else name_of(model)

@@ -6,6 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llmhw.activations import STYLES, activations, layer_activations
 from llmhw.measure.activations import build, measure_activations
@@ -66,6 +77,52 @@ def test_every_layer_keeps_its_share(model_type: str) -> None:
     assert layer_activations(spec, -1, batch=2, seq_len=8).total == last
 
 
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_tensor_parallel(ranks: int, sequence_parallel: bool) -> None:
+    """One rank of PyTorch's own tensor parallel; its collectives are stubs, its tensors are not."""
+    options = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 48}
+    spec, module = pair("llama", options | {"intermediate_size": 112}, "bf16", "flash")
+    ids = torch.zeros((2, 8), dtype=torch.long)
+    inputs = {"input_ids": ids, "position_ids": torch.arange(8)[None], "use_cache": False}
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        spread(module, ranks, sequence_parallel)
+        for recompute in RECOMPUTE:
+            measured = measure_activations(module, recompute=recompute, inputs=inputs)
+            layout: dict[str, Any] = {"tp": ranks, "sequence_parallel": sequence_parallel}
+            predicted = activations(spec, batch=2, seq_len=8, recompute=recompute, loss=False, **layout)
+            assert predicted.total == measured.total, recompute
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(module: Any, ranks: int, sequence_parallel: bool) -> None:
+    """Tensor parallel as PyTorch's tutorial applies it to a Llama, the head split over the vocabulary."""
+    mesh = init_device_mesh("cpu", (ranks,))
+    rows = Shard(1) if sequence_parallel else Replicate()
+    norm = SequenceParallel(use_local_output=True)
+    plan: dict[str, Any] = {f"self_attn.{name}_proj": ColwiseParallel() for name in "qkv"}
+    plan |= {f"mlp.{name}_proj": ColwiseParallel() for name in ("gate", "up")}
+    plan |= {name: RowwiseParallel(output_layouts=rows) for name in ("self_attn.o_proj", "mlp.down_proj")}
+    head = ColwiseParallel(input_layouts=rows, output_layouts=Shard(-1), use_local_output=False)
+    outer: dict[str, Any] = {"lm_head": head}
+    if sequence_parallel:
+        keyword = {"hidden_states": Shard(1)}, {"hidden_states": Replicate()}
+        plan |= {"input_layernorm": norm, "post_attention_layernorm": norm}
+        plan["self_attn"] = PrepareModuleInput(
+            input_kwarg_layouts=keyword[0], desired_input_kwarg_layouts=keyword[1], use_local_output=True
+        )
+        plan["mlp"] = PrepareModuleInput(
+            input_layouts=Shard(1), desired_input_layouts=Replicate(), use_local_output=True
+        )
+        outer["model.norm"] = norm
+        outer["model.embed_tokens"] = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
+    for layer in module.model.layers:
+        parallelize_module(layer, mesh, plan)
+    parallelize_module(module, mesh, outer)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_block_recompute(layers: int) -> None:
     options = sized("llama", 0) | {"num_hidden_layers": 3}
@@ -83,8 +140,16 @@ def test_without_the_loss() -> None:
 def test_an_8b_model_without_its_memory() -> None:
     """Fake tensors have shapes and no storage: the published size is measured on any machine."""
     spec = model("llama-3-8b")
-    measured = measure_activations("llama-3-8b", seq_len=2048, fake=True)
-    assert activations(spec, seq_len=2048).total == measured.total
+    measured = measure_activations("llama-3-8b", seq_len=2048)
+    assert activations(spec, seq_len=2048).total == measured.total == measured.predicted
+    assert measured.ratio == 1
+    assert measured.rows()[-1] == ("activations", "13.3 GiB", "13.3 GiB", "1.0000")
+
+
+@pytest.mark.parametrize("name", ["gpt-neox-20b", "phi-4-mini", "qwen3-30b-a3b", "olmo-2-7b"])
+def test_published_configs(name: str) -> None:
+    """Configs that depart from their family's defaults: another GELU, a part of the rotary embedding, a sum to one."""
+    assert measure_activations(name, seq_len=16).ratio == 1
 
 
 def test_measuring_changes_nothing() -> None:
@@ -116,7 +181,7 @@ def test_what_cannot_be_measured_says_so() -> None:
     with pytest.raises(LLMHWError, match="the attention of BloomForCausalLM cannot be run again by itself; use 'full'"):
         measure_activations(module, batch=2, seq_len=8, recompute="selective")
     with pytest.raises(LLMHWError, match="transformers does not run model_type='gemma2' with it; use 'eager'"):
-        measure_activations("gemma-2-2b", seq_len=8, fake=True)
+        measure_activations("gemma-2-2b", seq_len=8)
     net = torch.nn.Linear(2, 2)
     with pytest.raises(LLMHWError, match="inputs=None: say what to call Linear with"):
         measure_activations(net)
@@ -133,3 +198,6 @@ def test_any_module() -> None:
     assert measured.by_module() == {"0": 3 * 4 * 4, "1": 3 * 8 * 4}
     assert measured.by_op() == {"linear": 48, "relu": 96}
     assert measured.outputs == 3 * 2 * 4
+    assert measured.predicted is None
+    assert measured.ratio is None
+    assert measured.rows()[-1] == ("activations", "144 B", "", "")
