@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.formula import FORMULAS, formula
 from llmhw.job import Parallelism, TrainingJob
-from llmhw.memory import _precision
+from llmhw.memory import precision_named
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.schedule import pipeline_actions
 from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, split_of, stage_layers
@@ -379,7 +379,7 @@ class _Step:
 
 def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | None) -> None:
     """Gradients reduced and weights gathered over the data-parallel ranks."""
-    p, recipe = job.parallelism, _precision(job.precision)
+    p, recipe = job.parallelism, precision_named(job.precision)
     # experts that other ranks than the dense tensors' share are reduced apart from them
     apart = p.ep * p.expert_tp * p.tp > 1
     for chunk in range(p.vpp):
@@ -408,7 +408,7 @@ def _fully_sharded(
     step: _Step, job: TrainingJob, blocks: list[list[Tensor]], prefix: str, shards: int, place: Place, chunk: int
 ) -> None:
     """FSDP2: each block is a group of its own, what lies outside the blocks is the root group."""
-    recipe = _precision(job.precision)
+    recipe = precision_named(job.precision)
     root = [t for block in (blocks[0], blocks[-1]) for t in block]
     names = f"{prefix.replace('_', ' ')}weights"
     forward, backward, reduced = _gathers(job, place, chunk)
@@ -450,7 +450,7 @@ def _gathers(job: TrainingJob, place: Place, chunk: int) -> tuple[int, int, int]
 
 def _width(job: TrainingJob) -> int:
     """Bytes of an element of an activation."""
-    return _precision(job.precision).weights
+    return precision_named(job.precision).weights
 
 
 def _tensor_parallel(step: _Step, job: TrainingJob, place: Place, layers: list[Layer]) -> None:
@@ -510,7 +510,7 @@ def _pairs(layer: Layer) -> int:
 
 def _norm_gradients(step: _Step, job: TrainingJob, place: Place, layers: list[Layer]) -> None:
     """Under sequence parallelism a rank sees part of the tokens, so the gradients of whole tensors are summed."""
-    width = _precision(job.precision).gradients
+    width = precision_named(job.precision).gradients
     held = [t for layer in layers for t in layer.tensors]
     held += [t for part in outer_tensors(job.model, job.parallelism, place.pp) for t in part]
     whole = [t for t in held if t.component == "norms"]
@@ -541,7 +541,7 @@ def _pipeline(step: _Step, job: TrainingJob, place: Place) -> None:
         step.add(kind, "pp", forward * job.micro_batches, size, "hidden vectors", "forward")
         step.add(kind, "pp", backward * job.micro_batches, size, "their gradients", "backward")
     if job.model.tied and (first or last):
-        recipe = _precision(job.precision)
+        recipe = precision_named(job.precision)
         table = next(t for t in job.model.tensors if t.component == "embedding" and split_of(t) == "vocab")
         local = local_tensor(job.model, p, table, tp_rank=place.tp)
         step.add("all-reduce", "embedding", 1, recipe.gradients * local.numel, "gradients of tied embeddings", "step")

@@ -245,12 +245,11 @@ def formulas() -> dict[str, Formula]:
     from importlib import import_module
     from pkgutil import iter_modules
 
-    import llmhw
-
+    package = import_module(__name__.rpartition(".")[0])
     faces = ("cli", "__main__", "plot", "launch", "live", "exercises", "measure")
-    for module in iter_modules(llmhw.__path__):
+    for module in iter_modules(package.__path__):
         if module.name not in faces:
-            import_module(f"llmhw.{module.name}")
+            import_module(f"{package.__name__}.{module.name}")
     return dict(FORMULAS)
 
 

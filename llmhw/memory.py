@@ -138,30 +138,6 @@ def transformer_layer_activation_bytes(
     return seq_len * batch * hidden * 34 + attention_scores * 5 * heads * seq_len**2 * batch
 
 
-@formula(
-    source="PipeDream-flush (Narayanan et al. 2021), section 2.2: a stage waits for the stages behind it", unit="count"
-)
-def micro_batches_in_flight(*, micro_batches: Any, pp: Any, stage: Any) -> Any:
-    """Micro-batches whose activations a stage keeps at most under 1F1B.
-
-    >>> [micro_batches_in_flight(micro_batches=8, pp=4, stage=stage) for stage in range(4)]
-    [4, 3, 2, 1]
-    """
-    return minimum(micro_batches, pp - stage)
-
-
-@formula(
-    source="interleaved 1F1B (Narayanan et al. 2021), section 2.2: warm-up of Megatron-LM's schedule", unit="count"
-)
-def chunks_in_flight(*, micro_batches: Any, pp: Any, vpp: Any, stage: Any) -> Any:
-    """Model chunks (a stage holds vpp of them) whose activations a stage keeps at most under interleaved 1F1B.
-
-    >>> chunks_in_flight(micro_batches=16, pp=4, vpp=2, stage=0)
-    11
-    """
-    return minimum(micro_batches * vpp, 2 * (pp - stage - 1) + (vpp - 1) * pp + 1)
-
-
 @formula(source="Korthikanti et al. 2022, section 5: full recompute keeps each layer's input", unit="bytes")
 def checkpointed_activation_bytes(*, batch: Any, seq_len: Any, hidden: Any, layers: Any) -> Any:
     """Activations kept under full recompute: a 16-bit vector of size hidden per token and layer.
@@ -360,13 +336,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-def _optimizer(name: str) -> Optimizer:
+def optimizer_named(name: str) -> Optimizer:
+    """The optimizer of that name; a misspelt one raises `LLMHWError` with the nearest."""
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]
 
 
-def _precision(name: str) -> Precision:
+def precision_named(name: str) -> Precision:
+    """The training recipe of that name; a misspelt one raises `LLMHWError` with the nearest."""
     if name not in PRECISIONS:
         raise unknown_name("precision", name, PRECISIONS)
     return PRECISIONS[name]
@@ -377,7 +355,7 @@ def _is_block_matrix(tensor: Tensor) -> bool:
     return tensor.matmul and tensor.component in ("attention", "mlp", "experts", "router")
 
 
-def _optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer, state: int) -> dict[str, list[Term]]:
+def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer, state: int) -> dict[str, list[Term]]:
     """The optimizer's states over these tensors, as terms by state."""
     width = optimizer.element or state
     parts: dict[str, list[Term]] = {}
@@ -441,7 +419,7 @@ def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str
     >>> round(estimate.total / model("llama-2-7b").parameters.total, 3)
     16.0
     """
-    chosen, recipe = _optimizer(optimizer), _precision(precision)
+    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
     total = spec.parameters.total
     parts = [
         Part("weights", (term(state_bytes, "weights", elements=total, bytes_per_element=recipe.weights),)),
@@ -450,7 +428,7 @@ def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str
     if recipe.master:
         made = term(state_bytes, "fp32 master copy", elements=total, bytes_per_element=recipe.master)
         parts.append(Part("master copy", (made,)))
-    states = _optimizer_parts(spec.all_tensors(), chosen, recipe.state)
+    states = optimizer_parts(spec.all_tensors(), chosen, recipe.state)
     parts += [Part(name, tuple(terms)) for name, terms in states.items()]
     return Estimate(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", tuple(parts))
 
@@ -520,7 +498,7 @@ def lora_states(
     >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
     5.9
     """
-    chosen, recipe = _optimizer(optimizer), _precision(precision)
+    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
     added = lora_tensors(spec, rank=rank, targets=targets)
     adapters = tuple(
         term(
@@ -543,7 +521,7 @@ def lora_states(
     if recipe.master:
         made = term(state_bytes, "fp32 master copy", elements=count, bytes_per_element=recipe.master)
         parts.append(Part("master copy", (made,)))
-    parts += [Part(name, tuple(terms)) for name, terms in _optimizer_parts(added, chosen, recipe.state).items()]
+    parts += [Part(name, tuple(terms)) for name, terms in optimizer_parts(added, chosen, recipe.state).items()]
     kind = "LoRA" if base_format in ("bf16", "fp16", "fp32") else "QLoRA"
     return Estimate(f"{kind} states of {spec.name}: rank {rank}, {optimizer}", "bytes", tuple(parts))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.formula import Estimate, Part, formula, term
 from llmhw.job import Parallelism
-from llmhw.memory import _optimizer, _optimizer_parts, _precision, state_bytes
+from llmhw.memory import optimizer_named, optimizer_parts, precision_named, state_bytes
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, ceil_div, check_divides, maximum, minimum
 
@@ -376,7 +376,7 @@ def rank_states(
     12.55
     """
     place = _place(parallelism, place)
-    chosen, recipe = _optimizer(optimizer), _precision(precision)
+    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
     owned = shard_tensors(spec, parallelism, place, "optimizer")
     parts = []
     for name, what, width in (
@@ -393,7 +393,7 @@ def rank_states(
         if uncut:
             terms.append(term(state_bytes, "embedding rows of other ranks", elements=uncut, bytes_per_element=width))
         parts.append(Part(name, tuple(terms)))
-    parts += [Part(name, tuple(terms)) for name, terms in _optimizer_parts(owned, chosen, recipe.state).items()]
+    parts += [Part(name, tuple(terms)) for name, terms in optimizer_parts(owned, chosen, recipe.state).items()]
     return Estimate(
         f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}", "bytes", tuple(parts)
     )

@@ -11,10 +11,9 @@ from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
 from llmhw.memory import (
     PRECISIONS,
-    chunks_in_flight,
-    micro_batches_in_flight,
 )
 from llmhw.model import Layer, ModelSpec
+from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.sharding import Place, outer_tensors, places, rank_states, split_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
 
@@ -227,7 +226,7 @@ def memory(job: TrainingJob) -> JobMemory:
 def _stage(job: TrainingJob, place: Place) -> Estimate:
     """The fullest moment of a rank's step."""
     p, spec = job.parallelism, job.model
-    states = rank_states(spec, p, place, optimizer=job.optimizer, precision=job.precision)
+    states = rank_states(spec, p, place, optimizer=job.optimizer, precision=job.precision, kernels=job.kernels)
     away = {"none": (), "optimizer": ("master copy", "momentum", "variance", "step counters")}.get(
         p.offload, tuple(part.name for part in states)
     )
@@ -358,14 +357,10 @@ def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
 
 def _copies(job: TrainingJob, stage: int) -> float:
     """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
-    p, count = job.parallelism, job.micro_batches
-    if p.vpp > 1:
-        return float(chunks_in_flight(micro_batches=count, pp=p.pp, vpp=p.vpp, stage=stage) / p.vpp)
-    if p.schedule == "gpipe":
-        return count
-    if p.schedule == "zero-bubble":
-        return min(count, p.pp)
-    return int(micro_batches_in_flight(micro_batches=count, pp=p.pp, stage=stage))
+    p = job.parallelism
+    # longer runs repeat the steady state
+    count = min(job.micro_batches, 4 * p.pp * p.vpp)
+    return micro_batches_in_flight(pipeline_actions(p.schedule, p.pp, p.vpp, count))[stage] / p.vpp
 
 
 def _scaled(t: Term, by: float) -> Term:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import llmhw
 from llmhw.job import Parallelism, TrainingJob, data_parallel
-from llmhw.memory import chunks_in_flight
 from llmhw.peak import step_peak
+from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.training import JobMemory, memory
 from llmhw.units import GIB, LLMHWError
 
@@ -86,7 +86,7 @@ def test_first_stage_holds_most_micro_batches() -> None:
 def test_interleaving_costs_what_korthikanti_says() -> None:
     """Section 4.2.3: the first stage keeps 1 + (p - 1) / (p m) times as many layers under interleaving."""
     p, m = 8, 4
-    chunks = chunks_in_flight(micro_batches=64, pp=p, vpp=m, stage=0)
+    chunks = micro_batches_in_flight(pipeline_actions("interleaved", p, m, 64))[0]
     assert chunks / (p * m) == pytest.approx(1 + (p - 1) / (p * m))
 
 
