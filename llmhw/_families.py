@@ -1188,4 +1188,5 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
         left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        config=data,
     )

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from llmhw.catalog import model_names, read_model
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
 from llmhw.model import Attention, Layer, ModelSpec
@@ -651,15 +650,6 @@ def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
 
 
 @cache
-def _published(name: str, model_type: str) -> Mapping[str, Any]:
-    """The published config of a model of the catalog; nothing, so the family's defaults, for another."""
-    if name not in model_names():
-        return {}
-    config = read_model(name)[1]
-    text: Mapping[str, Any] = config.get("text_config", config)
-    return text if text.get("model_type") == model_type else {}
-
-
 def _style(spec: ModelSpec) -> _Style:
     """The family's style, with what this model's own config changes about it."""
     if spec.model_type not in STYLES:
@@ -668,7 +658,7 @@ def _style(spec: ModelSpec) -> _Style:
             f"formulas, or a model of one of {', '.join(sorted(STYLES))}"
         )
     style = STYLES[spec.model_type]
-    config: Mapping[str, Any] = getattr(spec, "config", None) or _published(spec.name, spec.model_type)
+    config = spec.config
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     changes: dict[str, Any] = {}
     for key in ("hidden_activation", "hidden_act", "activation_function"):

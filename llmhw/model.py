@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +197,7 @@ class ModelSpec:
     tensors: tuple[Tensor, ...]
     mtp_tensors: tuple[Tensor, ...] = ()
     left_out: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_config(cls, config: str | Path | Mapping[str, Any], name: str | None = None) -> ModelSpec:
