@@ -210,9 +210,13 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
         core = _Stage("attention", terms, [step.rows("gradients of queries, keys, values and output", width, e)], [])
     if not parts.get("qk norms"):
         return [replace(core, terms=[*terms, *rest], params=params)]
-    fp32 = step.rows("gradients inside the norm of the queries, in fp32", query, 4, 5)
-    others = step.rows("gradients of keys and values", key + value, e)
-    return [core, _Stage("norms of queries and keys", rest, [fp32, others], [], params)]
+    # the norm of the keys is through when that of the queries is at its highest
+    first, *others = _norm_groups(parts["qk norms"])
+    freed = [t for t in first if t.label.startswith(("normalized", "weight", "1 + weight"))]
+    freed += [t for group in others for t in group]
+    fp32 = step.rows("gradients inside the norm of the queries, in fp32", query, 4, _matrices(step))
+    waiting = step.rows("gradients of keys and values", 2 * key + value, e)
+    return [core, _Stage("norms of queries and keys", rest, [fp32, waiting], freed, params)]
 
 
 def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Term]]]]:

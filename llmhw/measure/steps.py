@@ -226,7 +226,14 @@ def _made(model: Any, precision: str, attention: str) -> Any:
     """The module of a caller's model, on tensors of the active mode."""
     if isinstance(model, torch.nn.Module):
         return _copy(model)
-    made = build(model, precision=precision, attention=attention)
+    try:
+        made = build(model, precision=precision, attention=attention)
+    except ValueError as error:
+        if attention != "flash" or "scaled_dot_product_attention" not in str(error):
+            raise
+        raise LLMHWError(
+            f"attention='flash': transformers does not run {name_of(model)} with PyTorch's SDPA; use attention='eager'"
+        ) from None
     made.tie_weights()
     spec = spec_of(model)
     count = sum(p.numel() for p in made.parameters())
@@ -236,6 +243,19 @@ def _made(model: Any, precision: str, attention: str) -> Any:
             f"{spec.parameters.total:,}); pass its config.json or the dict it was read from"
         )
     return made
+
+
+def _precision_of(module: torch.nn.Module) -> str | None:
+    """fp32 or bf16 if all weights are of that type."""
+    kinds = {p.dtype for p in module.parameters()}
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+def _has_dropout(module: torch.nn.Module) -> bool:
+    config = getattr(module, "config", None)
+    rates = [getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop", "attn_dropout")]
+    rates += [m.p for m in module.modules() if isinstance(m, torch.nn.Dropout)]
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _set_experts(module: Any, implementation: str) -> None:
@@ -320,7 +340,6 @@ def measure_flops(
 
     Runs on fake tensors, with unfused attention: torch's counter misses the fused kernel there. Experts are
     multiplied as batches, which is the arithmetic of the tokens that are routed to them.
-    A module keeps its own attention; make it with `attn_implementation="eager"`.
 
     >>> measure_flops("gpt2", seq_len=64).ratio
     1.0
@@ -331,6 +350,8 @@ def measure_flops(
     spec = spec_of(model)
     with _quiet(), _fake():
         module = _made(model, "fp32", "eager")
+        if hasattr(module, "set_attn_implementation"):
+            module.set_attn_implementation("eager")
         _set_experts(module, "batched_mm")
         given = _inputs(module, batch, seq_len, inputs)
         given.pop("labels", None) if isinstance(given, dict) else None
@@ -449,7 +470,7 @@ _STATE_NAMES = {
 def measure_optimizer(model: Any, *, optimizer: str = "adamw", precision: str = "fp32") -> Measurement:
     """Weights, gradients and optimizer states that stay after a real step of `torch.optim`.
 
-    model       as in `measure_params`; a module keeps its own number format
+    model       as in `measure_params`; a module keeps its own number format, and `precision` is not looked at
     optimizer   adamw, sgd, sgd-momentum, adafactor or muon
     precision   fp32, bf16, bf16-mixed, bf16-mixed-fp32-grads: see `llmhw.memory.PRECISIONS`
 
@@ -467,8 +488,9 @@ def measure_optimizer(model: Any, *, optimizer: str = "adamw", precision: str = 
             )
         raise unknown_name("optimizer", optimizer, OPTIMIZERS_RUN)
     check_choice("precision", precision, PRECISIONS_RUN)
-    spec, recipe = spec_of(model), PRECISIONS[precision]
+    spec, own = spec_of(model), _precision_of(model) if isinstance(model, torch.nn.Module) else precision
     given = isinstance(model, torch.nn.Module)
+    recipe = PRECISIONS[own or "fp32"]
     with _quiet(), _fake():
         module = model if given else _made(model, precision, "eager")
         shapes = [(n, tuple(p.shape), p.dtype) for n, p in module.named_parameters() if p.requires_grad]
@@ -496,13 +518,13 @@ def measure_optimizer(model: Any, *, optimizer: str = "adamw", precision: str = 
         if master:
             found["master copy"] = master
         found |= states
-    predicted = training_states(spec, optimizer=optimizer, precision=precision) if spec and not given else None
+    predicted = training_states(spec, optimizer=optimizer, precision=own) if spec and own else None
     expected = {part.name: part.value for part in predicted} if predicted else {}
     order = [*expected, *(name for name in found if name not in expected)]
     parts = tuple(Row(name, found.get(name, 0), expected.get(name, 0) if predicted else None) for name in order)
     total = Row("training states", sum(found.values()), predicted.total if predicted else None)
     how = "a step on real tensors" if size <= SMALL else "a step on fake tensors"
-    title = f"training states of {name_of(model)}: {optimizer}" + ("" if given else f", {precision}")
+    title = f"training states of {name_of(model)}: {optimizer}, {own or 'mixed number formats'}"
     return Measurement(title, "bytes", total, parts, (how,))
 
 
@@ -570,8 +592,10 @@ class MemoryTracker(TorchDispatchMode):
         if self._unseen:
             self.look()
         out = func(*args, **(kwargs or {}))
+        if func.namespace == "prim":  # questions about a tensor, such as its device; most calls are these
+            return out
         before = self.current
-        for leaf in tree_leaves(out):
+        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in self._live:
                 self.add(leaf)
         if self.current > before:
@@ -736,6 +760,7 @@ def measure_memory(
         module = _made(model, precision, attention)
         if recompute == "full":
             _checkpoint(module)
+        _check_experts(module)
         return module, _inputs(module, batch, seq_len, inputs)
 
     with _quiet(), _fake():
@@ -744,20 +769,8 @@ def measure_memory(
             step = run_step(module, given, optimizer, loss)
         del module, given
     notes = [f"measured on fake tensors; the peak is in the {step.phase} phase"]
-    predicted: StepPeak | None = None
-    if spec is not None and inputs is None and not isinstance(model, torch.nn.Module):
-        try:
-            predicted = step_peak(
-                spec,
-                batch=batch,
-                seq_len=seq_len,
-                optimizer=optimizer,
-                precision=precision,
-                recompute=recompute,
-                attention=attention,
-            )
-        except LLMHWError as error:  # a family without an op-by-op profile
-            notes.append(f"no prediction: {error}")
+    predicted, why = _predict(model, spec, batch, seq_len, optimizer, precision, recompute, attention, inputs)
+    notes += [f"no prediction: {why}"] if why else []
 
     def row(name: str, measured: int, phase: str) -> Row:
         return Row(name, measured, predicted.phases[phase].total if predicted else None)
@@ -788,6 +801,55 @@ def measure_memory(
     title = f"memory of a training step of {name_of(model)}: batch {batch}, {seq_len} tokens, {optimizer}, {precision}"
     peak = Row("peak", step.peak, predicted.total if predicted else None)
     return Measurement(f"{title}, recompute {recompute}", "bytes", peak, tuple(parts), tuple(notes))
+
+
+def _check_experts(module: Any) -> None:
+    """The loop over experts needs real numbers; the grouped product that replaces it takes bf16 only."""
+    stacked = [n for n, p in module.named_parameters() if ".experts." in n and p.ndim == 3]
+    if stacked and _precision_of(module) != "bf16":
+        raise LLMHWError(
+            f"precision: {type(module).__name__} has experts, and torch's grouped matrix product takes bf16 only; "
+            "use precision='bf16'"
+        )
+
+
+def _predict(
+    model: Any,
+    spec: ModelSpec | None,
+    batch: int,
+    seq_len: int,
+    optimizer: str,
+    precision: str,
+    recompute: str,
+    attention: str,
+    inputs: Any,
+) -> tuple[StepPeak | None, str]:
+    """The closed form, or why there is none."""
+    if spec is None or inputs is not None:
+        return None, "the module is not a language model that the library knows"
+    if isinstance(model, torch.nn.Module):
+        own = _precision_of(model)
+        if own is None:
+            return None, "the module's weights are of several number formats, or neither fp32 nor bf16"
+        if _has_dropout(model):
+            return None, "the module has dropout, whose masks the closed form leaves out"
+        precision = own
+        chosen = str(getattr(getattr(model, "config", None), "_attn_implementation", "sdpa"))
+        attention = {"sdpa": "flash"}.get(chosen, chosen)
+        recompute = "full" if getattr(model, "is_gradient_checkpointing", False) else recompute
+    try:
+        made = step_peak(
+            spec,
+            batch=batch,
+            seq_len=seq_len,
+            optimizer=optimizer,
+            precision=precision,
+            recompute=recompute,
+            attention=attention,
+        )
+    except LLMHWError as error:  # a family without an op-by-op profile
+        return None, str(error)
+    return made, ""
 
 
 def _checkpoint(module: Any) -> None:
@@ -841,6 +903,9 @@ def _really(
         one_step()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated())
+    import os
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages are not for the reader
     from torch.profiler import ProfilerActivity, profile
 
     held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in _alive(module, inputs, optimizers)}
