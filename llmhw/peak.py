@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.activations import STYLES, activations, layer_activations, saved_bytes, score_matrix_bytes
+from llmhw.activations import _style as style_of
+from llmhw.activations import activations, layer_activations, saved_bytes, score_matrix_bytes
 from llmhw.formula import Estimate, Part, Term, term
 from llmhw.memory import state_bytes, training_states
 from llmhw.model import Layer, ModelSpec
@@ -168,7 +169,7 @@ def _norm_stage(step: _Step, name: str, group: list[Term], width: int) -> _Stage
 
 def _matrices(step: _Step) -> int:
     """fp32 matrices that the backward pass of a norm holds at its highest moment."""
-    return 4 if STYLES[step.spec.model_type].norm == "cohere" else 5
+    return 4 if style_of(step.spec).norm == "cohere" else 5
 
 
 def _feed_forward_stage(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]) -> _Stage:
@@ -222,14 +223,14 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
 def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Term]]]]:
     """The high moments of the backward pass of layer `i`."""
     spec, e = step.spec, step.e
-    layer, style, h = spec.layers[i], STYLES[spec.model_type], spec.hidden
+    layer, style, h = spec.layers[i], style_of(spec), spec.hidden
     own = layer_activations(
         spec, layer, batch=step.batch, seq_len=step.seq_len, dtype_bytes=e, attention=step.attention
     )
     below, _ = step.kept(False, i + 1)
     if step.recompute == "full":
         # everything else of this layer has just been computed again
-        saves_input = style.norm.startswith("layer") or style.block == "post" or e == 4
+        saves_input = style.norm.startswith("layer") or style.block in ("post", "behind") or e == 4
         below = _without(below, "input of a recomputed layer") if saves_input else below
     else:
         below = _subtract(below, [t for p in own for t in p.terms])
@@ -238,7 +239,7 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     core, mlp = _attention_stages(step, layer, parts), _feed_forward_stage(step, layer, parts)
     if style.block == "sandwich":
         stages = [norms[3], mlp, norms[2], norms[1], *core, norms[0]]
-    elif style.block == "post":
+    elif style.block in ("post", "behind"):
         stages = [norms[1], mlp, norms[0], *core]
     elif style.block == "parallel":
         stages = [mlp, *core, *norms[::-1]]
@@ -247,7 +248,7 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
 
     incoming = step.rows("gradient of the residual stream", h, e)
     # in fp32 the gradient of a norm's input is added to the residual stream's at once: there is no cast in between
-    merged = {"sandwich": norms[::2], "post": []}.get(style.block, norms) if e == 4 else []
+    merged = {"sandwich": norms[::2], "post": [], "behind": []}.get(style.block, norms) if e == 4 else []
     gradients, through = step.gradients_after(i), 0
     for k, stage in enumerate(stages):
         gone = {id(t) for t in stage.freed}

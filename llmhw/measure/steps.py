@@ -226,22 +226,8 @@ def _made(model: Any, precision: str, attention: str) -> Any:
     """The module of a caller's model, on tensors of the active mode."""
     if isinstance(model, torch.nn.Module):
         return _copy(model)
-    try:
-        made = build(model, precision=precision, attention=attention)
-    except ValueError as error:
-        if attention != "flash" or "scaled_dot_product_attention" not in str(error):
-            raise
-        raise LLMHWError(
-            f"attention='flash': transformers does not run {name_of(model)} with PyTorch's SDPA; use attention='eager'"
-        ) from None
+    made = build(model, precision=precision, attention=attention)
     made.tie_weights()
-    spec = spec_of(model)
-    count = sum(p.numel() for p in made.parameters())
-    if isinstance(model, ModelSpec) and spec is not None and spec.parameters.total != count:
-        raise LLMHWError(
-            f"model={model.name!r} is not the catalog's model of that name ({count:,} parameters, not "
-            f"{spec.parameters.total:,}); pass its config.json or the dict it was read from"
-        )
     return made
 
 
@@ -798,7 +784,9 @@ def measure_memory(
         else:
             with _quiet():
                 parts.append(Row(f"peak of the allocator, run on {where}", _really(prepare, where, optimizer, loss)))
-    title = f"memory of a training step of {name_of(model)}: batch {batch}, {seq_len} tokens, {optimizer}, {precision}"
+    own = _precision_of(model) or "its own number formats" if isinstance(model, torch.nn.Module) else precision
+    sizes = f"batch {batch}, {seq_len} tokens, " if inputs is None else ""
+    title = f"memory of a training step of {name_of(model)}: {sizes}{optimizer}, {own}"
     peak = Row("peak", step.peak, predicted.total if predicted else None)
     return Measurement(f"{title}, recompute {recompute}", "bytes", peak, tuple(parts), tuple(notes))
 
@@ -836,7 +824,7 @@ def _predict(
         precision = own
         chosen = str(getattr(getattr(model, "config", None), "_attn_implementation", "sdpa"))
         attention = {"sdpa": "flash"}.get(chosen, chosen)
-        recompute = "full" if getattr(model, "is_gradient_checkpointing", False) else recompute
+        recompute = "full" if any(getattr(m, "gradient_checkpointing", False) for m in model.modules()) else recompute
     try:
         made = step_peak(
             spec,

@@ -20,13 +20,10 @@ PUBLISHED = (
     ("gemma-3-1b", "flash"),
     ("phi-3-mini", "flash"),
 )
-# Large ones, with and without recompute in turn
+# Large ones
 LARGE = (
     ("llama-3-8b", "flash", "none"),
-    ("mistral-7b", "flash", "full"),
-    ("olmo-2-7b", "flash", "none"),
-    ("granite-3.1-2b", "flash", "full"),
-    ("gemma-2-2b", "eager", "none"),  # transformers runs Gemma 2 with eager attention only
+    ("gemma-2-2b", "eager", "full"),  # transformers runs Gemma 2 with eager attention only
 )
 RECOMPUTE = ("none", "full")
 
@@ -90,7 +87,7 @@ def test_small_sizes(model_type: str, recompute: str) -> None:
     assert_close(measured, *PHASES)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "sgd-momentum", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adafactor"])
 def test_other_optimizers(optimizer: str) -> None:
     """With little to compute, the sum of a tied embedding's gradients is the peak."""
     measured = measure_memory("llama-3.2-1b", seq_len=512, optimizer=optimizer, recompute="full")
