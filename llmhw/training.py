@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmhw.activations import activations, layer_activations, saved_bytes
+from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
 from llmhw.memory import (
@@ -17,11 +18,14 @@ from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.sharding import Place, outer_tensors, places, rank_states, split_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
 
-# Shares and sizes that no formula gives. `benchmarks/published_memory.py` prints what they leave unexplained.
-# PyTorch's caching allocator hands out blocks of whole sizes and keeps what it once reserved.
-RESERVED_OVER_ALLOCATED = 1.06
-# CUDA context with its kernels, and NCCL's channels and buffers, beside PyTorch's allocator.
-CONTEXT_BYTES = 2 * 2**30
+
+def _constant(name: str) -> float:
+    """A share or size that no formula gives; `calibration.json` says what it was fitted to, and what it leaves over.
+
+    reserved_over_allocated   PyTorch's caching allocator hands out blocks of whole sizes and keeps what it reserved
+    context_bytes             CUDA context with its kernels, and NCCL's channels and buffers, beside the allocator
+    """
+    return float(read_calibration("training_memory")[name])
 
 
 @formula(source="PyTorch's cross entropy: two fp32 gradients beside the log-probabilities it saved", unit="bytes")
@@ -105,12 +109,12 @@ class JobMemory:
     def reserved_bytes(self) -> float:
         """What `torch.cuda.max_memory_reserved` shows: blocks of the caching allocator."""
         most = max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))
-        return most * RESERVED_OVER_ALLOCATED
+        return most * _constant("reserved_over_allocated")
 
     @property
     def device_bytes(self) -> float:
         """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers."""
-        return self.reserved_bytes + CONTEXT_BYTES
+        return self.reserved_bytes + _constant("context_bytes")
 
     @property
     def capacity_bytes(self) -> float:
@@ -280,7 +284,7 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
         "dropout": job.dropout,
     }
     whole: dict[str, Any] = options | {"precision": precision}
-    copies = _copies(job, place.pp)
+    copies = copies_in_flight(job, place.pp)
     if job.recompute == "per-op":
         kept = tuple(t for layer, count in _kinds(spec, numbers) for t in _per_op(job, layer, copies * count))
     else:
@@ -355,7 +359,7 @@ def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
     ]
 
 
-def _copies(job: TrainingJob, stage: int) -> float:
+def copies_in_flight(job: TrainingJob, stage: int) -> float:
     """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
     p = job.parallelism
     # longer runs repeat the steady state

@@ -51,6 +51,36 @@ def read_table(name: str) -> list[dict[str, str]]:
     return [dict(row) for row in _rows(f"{stem}.csv")]
 
 
+def read_measurements(name: str) -> list[dict[str, str]]:
+    """Published measurements that predictions are compared with, as text: the rows of `measurements/<name>.csv`.
+
+    An empty cell was not stated by the source. A misspelt name raises `LLMHWError`.
+
+    >>> len({row["source"] for row in read_measurements("training_memory")})
+    6
+    """
+    stem = name.removesuffix(".csv")
+    known = sorted(path.stem for path in _FOLDER.joinpath("measurements").glob("*.csv"))
+    if stem not in known:
+        raise unknown_name("measurements", name, known)
+    return [dict(row) for row in _rows("measurements", f"{stem}.csv")]
+
+
+@cache
+def read_calibration(subject: str) -> dict[str, Any]:
+    """Constants fitted to measurements: one subject of `calibration.json`, with date, data and residuals.
+
+    >>> sorted(read_calibration("training_memory"))[:2]
+    ['context_bytes', 'data']
+    """
+    from json import loads
+
+    found: dict[str, dict[str, Any]] = loads(_text("calibration.json"))
+    if subject not in found:
+        raise unknown_name("subject", subject, found)
+    return found[subject]
+
+
 # -- models -----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,467 @@
+"""Predictions beside published measurements: peak memory of training, with the meter that was read.
+
+Every row of `catalog/measurements/training_memory.csv` is either predicted or skipped with a reason. Rows that measure
+one configuration again are one group, and a group has one vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from math import ceil
+from statistics import median
+from typing import Any
+
+from llmhw.activations import activations, layer_activations, saved_bytes
+from llmhw.catalog import read_calibration, read_measurements, read_model
+from llmhw.formula import Part, Term, formula, term
+from llmhw.hardware import Cluster
+from llmhw.job import Parallelism, TrainingJob
+from llmhw.memory import lora_states, state_bytes, weights
+from llmhw.model import ModelSpec
+from llmhw.training import copies_in_flight, memory
+from llmhw.units import GIB, LLMHWError, ceil_div, unknown_name
+
+Row = Mapping[str, str]
+
+
+@formula(
+    source="DeepSpeed stage_1_and_2.py: a 16-bit flat copy of the rank's gradients, then an fp32 one", unit="bytes"
+)
+def zero1_step_gradient_bytes(*, elements: Any, shards: Any) -> Any:
+    """What DeepSpeed's ZeRO-1 makes of its part of the gradients before it calls the optimizer.
+
+    elements   parameters of the rank, before ZeRO
+    shards     data-parallel ranks
+
+    Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
+    those leave in PyTorch's cache: they count for the reserved meter.
+
+    >>> zero1_step_gradient_bytes(elements=3e9, shards=4)
+    4500000000.0
+    """
+    return elements * (2 + 4) / shards
+
+
+@formula(source="DeepSpeed's default reduce_bucket_size, 5e8 elements of 16 bit", unit="bytes")
+def reduce_bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> Any:
+    """The buffer that DeepSpeed collects gradients in before it reduces them.
+
+    >>> reduce_bucket_bytes() / 1e9
+    1.0
+    """
+    return elements * bytes_per_element
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One measured row with what is predicted for its meter.
+
+    configuration   what was run; rows of one source with the same configuration are one group
+    meter           allocated, reserved or device (nvidia-smi)
+    tensors         bytes of tensors at the fullest moment, before allocator and context
+    """
+
+    id: str
+    source: str
+    configuration: tuple[str, ...]
+    meter: str
+    tensors: float
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One configuration of one source: the medians of its rows."""
+
+    source: str
+    configuration: tuple[str, ...]
+    ids: tuple[str, ...]
+    meter: str
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Validation:
+    """Predictions beside measurements; one vote for each group.
+
+    rows      every row that was predicted
+    skipped   (id, source, reason) of every other row
+    groups    the configurations
+    """
+
+    rows: tuple[Prediction, ...]
+    skipped: tuple[tuple[str, str, str], ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def median_abs_error(self) -> float:
+        """Median of |predicted / measured - 1| over the groups."""
+        return percentile([abs(g.error) for g in self.groups], 50)
+
+    @property
+    def p90_abs_error(self) -> float:
+        """90th percentile of |predicted / measured - 1| over the groups."""
+        return percentile([abs(g.error) for g in self.groups], 90)
+
+    @property
+    def bias(self) -> float:
+        """Median of predicted / measured - 1: below 0 where predictions are low."""
+        return percentile([g.error for g in self.groups], 50)
+
+    def by_source(self) -> dict[str, Validation]:
+        """The same for each source alone, in the order of the table."""
+        names = dict.fromkeys([*(r.source for r in self.rows), *(source for _, source, _ in self.skipped)])
+        return {
+            name: Validation(
+                tuple(r for r in self.rows if r.source == name),
+                tuple(s for s in self.skipped if s[1] == name),
+                tuple(g for g in self.groups if g.source == name),
+            )
+            for name in names
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers: errors as shares, groups with bytes, skipped rows with reasons."""
+        return {
+            "groups": len(self.groups),
+            "rows": len(self.rows),
+            "skipped": [{"id": i, "source": s, "reason": why} for i, s, why in self.skipped],
+            "median_abs_error": self.median_abs_error,
+            "p90_abs_error": self.p90_abs_error,
+            "bias": self.bias,
+        }
+
+    def table(self) -> list[tuple[str, ...]]:
+        """One row a source and one for all: groups, rows, skipped, median, 90th percentile, bias, largest."""
+        lines = []
+        for name, part in [*self.by_source().items(), ("all", self)]:
+            counts = (str(len(part.groups)), str(len(part.rows)), str(len(part.skipped)))
+            if not part.groups:
+                lines.append((name, *counts, "-", "-", "-", "-"))
+                continue
+            largest = max((g.error for g in part.groups), key=abs)
+            shown = (part.median_abs_error, part.p90_abs_error, part.bias, largest)
+            signs = ("", "", "+", "+")
+            lines.append((name, *counts, *(f"{100 * v:{s}.1f} %" for v, s in zip(shown, signs, strict=True))))
+        return lines
+
+    def __str__(self) -> str:
+        head = ("source", "groups", "rows", "skipped", "median", "p90", "bias", "largest")
+        lines = [head, *self.table()]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        text = [
+            "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            for line in lines
+        ]
+        return "\n".join(["peak memory of training, |predicted / measured - 1|", *text])
+
+    __repr__ = __str__
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """A percentile, linear between neighbours.
+
+    >>> percentile([1, 2, 3, 4], 50)
+    2.5
+    """
+    ordered = sorted(values)
+    if not ordered:
+        raise LLMHWError("values=[] has no percentile; no row of this table could be predicted")
+    at = (len(ordered) - 1) * percent / 100
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def validate_training_memory(
+    rows: Iterable[Row] | None = None,
+    *,
+    reserved_over_allocated: float | None = None,
+    context_bytes: float | None = None,
+) -> Validation:
+    """Predict every published peak-memory row with the meter that was read.
+
+    rows   rows of `llmhw.catalog.read_measurements("training_memory")`; default: all
+    reserved_over_allocated, context_bytes   other constants than those of `catalog/calibration.json`
+
+    >>> found = validate_training_memory()
+    >>> len(found.rows) + len(found.skipped)
+    190
+    """
+    constants = read_calibration("training_memory")
+    share = constants["reserved_over_allocated"] if reserved_over_allocated is None else reserved_over_allocated
+    context = constants["context_bytes"] if context_bytes is None else context_bytes
+    done, skipped = [], []
+    for row in read_measurements("training_memory") if rows is None else rows:
+        try:
+            tensors = _predictor(row["source"])(_corrected(row))
+        except LLMHWError as reason:
+            skipped.append((row["id"], row["source"], str(reason)))
+            continue
+        meter = _meter(row)
+        predicted = tensors
+        if meter != "allocated":
+            predicted *= share
+        if meter == "device":
+            predicted += context
+        measured = float(row["peak_mem_gib"]) * _unit(row)
+        done.append(Prediction(row["id"], row["source"], _configuration(row), meter, tensors, predicted, measured))
+    return Validation(tuple(done), tuple(skipped), tuple(_groups(done)))
+
+
+def _groups(rows: Iterable[Prediction]) -> Iterator[Group]:
+    found: dict[tuple[str, ...], list[Prediction]] = {}
+    for row in rows:
+        found.setdefault((row.source, *row.configuration), []).append(row)
+    for (source, *configuration), same in found.items():
+        yield Group(
+            source,
+            tuple(configuration),
+            tuple(r.id for r in same),
+            same[0].meter,
+            median(r.predicted for r in same),
+            median(r.measured for r in same),
+        )
+
+
+# -- reading rows -----------------------------------------------------------------------------
+
+# What makes a configuration. The number of micro-batches is left out: beyond the pipeline's depth it changes nothing.
+_KEY = (
+    "model_name n_layers d_model n_heads vocab seq_len n_gpus tp pp vpp cp ep dp zero_stage micro_batch precision "
+    "recompute flash_attention sequence_parallel method optimizer"
+).split()
+
+
+def _configuration(row: Row) -> tuple[str, ...]:
+    corrected = _corrected(row)
+    # compiled and eager programs are two configurations
+    return (*(corrected[name] for name in _KEY), "compiled" if "compile" in row["notes"] else "")
+
+
+def _meter(row: Row) -> str:
+    kind = row["mem_kind"]
+    return "device" if "nvidia-smi" in kind else "reserved" if "reserved" in kind else "allocated"
+
+
+def _unit(row: Row) -> float:
+    """Bytes of one unit of the column `peak_mem_gib`."""
+    # BLOOM's readings go up to 80 on a device of 81,251 MiB: they are thousands of nvidia-smi's MiB
+    return 1000 * 2**20 if "nvidia-smi" in row["mem_kind"] else GIB
+
+
+def _number(row: Row, name: str, default: int = 1) -> int:
+    return int(float(row[name])) if row[name] else default
+
+
+# Cells of the table that the source itself states otherwise, and what it says.
+_CORRECTIONS: dict[str, dict[str, str]] = {
+    # "20B model: TP=8, PP=1, NLAYERS=8, NHIDDEN=14400, NHEADS=32"
+    "TM0194": {"n_layers": "8", "n_heads": "32"},
+    "TM0197": {"n_layers": "8", "n_heads": "32"},
+    # "HIDDEN=12288; NLAYERS=106; regex partition_method='type:transformer|embed'"
+    "TM0270": {"n_layers": "106", "d_model": "12288", "d_ff": "49152", "notes": "embedding is a layer"},
+}
+_OUTLIERS = {
+    "TM0233": "the source has 65 GB at micro-batch 2 and 56 GB at micro-batch 4: a slip of the pen in the source",
+}
+
+
+def _corrected(row: Row) -> dict[str, str]:
+    fixed = dict(row) | _CORRECTIONS.get(row["id"], {})
+    if "BLOOM" in row["source"] and int(fixed["d_model"]) % int(fixed["n_heads"]):
+        fixed["n_heads"] = "64"  # "all NHEADS=64 (above too)": 96 does not divide 14336
+    return fixed
+
+
+def _predictor(source: str) -> Callable[[Row], float]:
+    for name, function in _PREDICTORS.items():
+        if name in source:
+            return function
+    raise unknown_name("source", source, _PREDICTORS)
+
+
+def _layout(row: Row, **more: Any) -> Parallelism:
+    sizes = {name: _number(row, name) for name in ("tp", "pp", "vpp", "cp", "ep")}
+    inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
+    sizes["dp"] = _number(row, "dp", max(1, _number(row, "n_gpus") // inside))
+    sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
+    return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
+
+
+def _resized(base: str, row: Row, **more: Any) -> ModelSpec:
+    config = dict(read_model(base)[1]) | {"num_hidden_layers": _number(row, "n_layers")} | more
+    return ModelSpec.from_config(config, name=row["model_name"])
+
+
+# -- Megatron-LM ------------------------------------------------------------------------------
+
+_SIMUMAX: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3-70b": ("llama-3-70b", {}),
+    "llama3-8b": ("llama-3-8b", {}),
+    "llama3-405b": ("llama-3.1-405b", {"num_key_value_heads": 16}),
+    "deepseek-v2": ("deepseek-v2", {}),
+    "deepseek": ("deepseek-v3", {"first_k_dense_replace": 1, "num_nextn_predict_layers": 0}),
+    "mixtral": ("mixtral-8x7b", {}),
+    "qwen3-32b": ("qwen3-32b", {}),
+}
+
+
+def _megatron(row: Row) -> float:
+    name = row["model_name"].lower()
+    base, changes = next(found for key, found in _SIMUMAX.items() if key in name)
+    return _megatron_job(row, _resized(base, row, **changes), row["recompute"])
+
+
+def _megatron_job(row: Row, spec: ModelSpec, recompute: str) -> float:
+    layout = _layout(row, zero=_number(row, "zero_stage"))
+    job = TrainingJob(
+        model=spec,
+        cluster=Cluster("b200" if "B200" in row["gpu"] else "h100", layout.devices),
+        parallelism=layout,
+        micro_batch=_number(row, "micro_batch"),
+        global_batch=_number(row, "global_batch"),
+        seq_len=_number(row, "seq_len"),
+        precision="bf16-mixed-fp32-grads",
+        kernels="megatron",
+        recompute=recompute,
+    )
+    return memory(job).allocated_bytes
+
+
+def _bridge(row: Row) -> float:
+    if "mlp" in row["notes"]:
+        raise LLMHWError("recomputes the feed-forward part, which `recompute` does not offer")
+    # the released container fuses attention: selective recompute of its core changes nothing
+    return _megatron_job(row, _resized("llama-3-70b", row), "selective")
+
+
+# -- torchtitan -------------------------------------------------------------------------------
+
+
+def _torchtitan(row: Row) -> float:
+    base = {"llama3-8b": "llama-3-8b", "llama3-70b": "llama-3-70b", "llama3-405b": "llama-3.1-405b"}[row["model_name"]]
+    if _number(row, "pp") > 1:
+        raise LLMHWError("FSDP under pipeline parallelism keeps whole weights and gradients; not covered")
+    layout = _layout(row, zero=3, sequence_parallel=_number(row, "tp") > 1)
+    job = TrainingJob(
+        model=_resized(base, row),
+        cluster=Cluster("h100", layout.devices),
+        parallelism=layout,
+        micro_batch=_number(row, "micro_batch"),
+        global_batch=_number(row, "global_batch"),
+        seq_len=_number(row, "seq_len"),
+        precision="fp32-bf16",
+        recompute={"selective": "per-op"}.get(row["recompute"], row["recompute"]),
+    )
+    found = memory(job)
+    return max(float(s.total) + apart for s, apart in zip(found.stages, found.unreused, strict=True))
+
+
+# -- Megatron-DeepSpeed -----------------------------------------------------------------------
+
+
+@cache
+def _gpt(layers: int, hidden: int, heads: int, vocab: int) -> ModelSpec:
+    return ModelSpec.from_config(
+        {
+            "model_type": "gpt2",
+            "n_embd": hidden,
+            "n_layer": layers,
+            "n_head": heads,
+            "n_inner": 4 * hidden,
+            "vocab_size": vocab,
+            "n_positions": 2048,
+            "tie_word_embeddings": True,
+        }
+    )
+
+
+def _deepspeed(row: Row) -> float:
+    """Stages of two evenly dealt models stand for an uneven one: its ends may hold a layer less than the others."""
+    if row["id"] in _OUTLIERS:
+        raise LLMHWError(_OUTLIERS[row["id"]])
+    pp, layers = _number(row, "pp"), _number(row, "n_layers")
+    rebalanced = "Rebalancing" in row["notes"] or "embedding is a layer" in row["notes"]
+    middle = ceil((layers + 2 if rebalanced else layers) / pp)
+    ends = middle - 1 if rebalanced else middle
+    # from "Rebalancing layers" on, the source runs DeepSpeed's BF16_Optimizer, which adds up gradients in fp32
+    fp32_gradients = "Rebalancing" in row["notes"]
+    highest = 0.0
+    for count, stages in ((ends, {0, pp - 1}), (middle, set(range(1, pp - 1)))):
+        if stages:
+            highest = max(highest, _deepspeed_stages(row, count * pp, stages, fp32_gradients))
+    return highest
+
+
+def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: bool) -> float:
+    spec = _gpt(layers, _number(row, "d_model"), _number(row, "n_heads"), _number(row, "vocab"))
+    layout = _layout(row, zero=_number(row, "zero_stage"))
+    micro = _number(row, "micro_batch")
+    job = TrainingJob(
+        model=spec,
+        cluster=Cluster("A100 80GB SXM4", layout.devices),
+        parallelism=layout,
+        micro_batch=micro,
+        global_batch=micro * layout.dp * 4 * layout.pp,
+        seq_len=_number(row, "seq_len"),
+        precision="bf16-mixed-fp32-grads" if fp32_gradients else "bf16-mixed",
+        kernels="megatron",
+        recompute="full",
+        attention="eager",
+    )
+    found = memory(job)
+    totals = []
+    for stage in stages:
+        held = found.stages[stage]
+        elements = held["weights"] / 2
+        hidden = {"batch": micro, "seq_len": job.seq_len, "width": spec.hidden, "bytes_per_element": 2}
+        terms = [
+            # DeepSpeed's pipeline keeps what a stage hands on until its backward pass comes
+            term(saved_bytes, "results of the stage", copies_in_flight(job, stage), **hidden),
+        ]
+        embedding = spec.vocab_size * spec.hidden / layout.tp if stage in (0, layout.pp - 1) else 0
+        if fp32_gradients:
+            terms.append(term(state_bytes, "gradients of a micro-batch", elements=elements, bytes_per_element=2))
+            if stage == 0:
+                terms.append(term(state_bytes, "a gradient in fp32", elements=embedding, bytes_per_element=4))
+        else:
+            terms.append(term(reduce_bucket_bytes, "bucket"))
+            shards = layout.dp if layout.zero else 1
+            terms.append(term(zero1_step_gradient_bytes, "gradients of the step", elements=elements, shards=shards))
+            if stage == 0:
+                terms.append(term(state_bytes, "the embedding's gradient", elements=embedding, bytes_per_element=2))
+        totals.append(float(held.total) + float(sum(t.value for t in terms)))
+    return max(totals)
+
+
+def _later(row: Row) -> float:
+    raise LLMHWError("not covered yet")
+
+
+_PREDICTORS: dict[str, Callable[[Row], float]] = {
+    "SimuMax": _megatron,
+    "torchtitan": _torchtitan,
+    "Megatron-Bridge": _bridge,
+    "BLOOM": _deepspeed,
+    "LitGPT": _later,
+    "torchtune": _later,
+}
+
+
+if __name__ == "__main__":
+    print(validate_training_memory())
