@@ -7,7 +7,7 @@ one configuration again are one group, and a group has one vote.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
 from statistics import median
@@ -223,6 +223,26 @@ def validate_training_memory(
     return Validation(tuple(done), tuple(skipped), tuple(_groups(done)))
 
 
+def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> tuple[float, float | None]:
+    """The two constants that leave the smallest mean of |predicted / measured - 1|: share and context in bytes.
+
+    without   a source to leave out, by a part of its name
+
+    Each configuration has one vote. The share is tried in steps of 0.01, the context in steps of 0.1 GiB. The context
+    is None where no reading of nvidia-smi is left to fit it to.
+    """
+    used = [r for r in rows if r.meter != "allocated" and not (without and without in r.source)]
+    steps = range(61) if any(r.meter == "device" for r in used) else range(1)
+    best = (float("inf"), 1.0, 0.0)
+    for percent in range(100, 121):
+        for tenth in steps:
+            share, context = percent / 100, tenth * GIB / 10
+            tried = [replace(r, predicted=r.tensors * share + context * (r.meter == "device")) for r in used]
+            errors = [abs(g.error) for g in _groups(tried)]
+            best = min(best, (sum(errors) / len(errors), share, context))
+    return best[1], best[2] if len(steps) > 1 else None
+
+
 def _groups(rows: Iterable[Prediction]) -> Iterator[Group]:
     found: dict[tuple[str, ...], list[Prediction]] = {}
     for row in rows:
@@ -260,7 +280,8 @@ def _meter(row: Row) -> str:
 
 def _unit(row: Row) -> float:
     """Bytes of one unit of the column `peak_mem_gib`."""
-    # BLOOM's readings go up to 80 on a device of 81,251 MiB: they are thousands of nvidia-smi's MiB
+    # BLOOM's readings go up to 80: in GiB that would be every byte of its devices (81,920 MiB), which no process gets;
+    # we read them as thousands of nvidia-smi's MiB. As GiB they would be 2.4 % larger
     return 1000 * 2**20 if "nvidia-smi" in row["mem_kind"] else GIB
 
 
@@ -446,13 +467,14 @@ def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: b
         embedding = spec.vocab_size * spec.hidden / layout.tp if stage in (0, layout.pp - 1) else 0
         if fp32_gradients:
             terms.append(term(state_bytes, "gradients of a micro-batch", elements=elements, bytes_per_element=2))
-            if stage == 0:
-                terms.append(term(state_bytes, "a gradient in fp32", elements=embedding, bytes_per_element=4))
+            largest = max(embedding, 4 * spec.hidden**2 / layout.tp)
+            terms.append(term(state_bytes, "largest gradient, in fp32", elements=largest, bytes_per_element=4))
         else:
             terms.append(term(bucket_bytes, "bucket of gradients"))
             shards = layout.dp if layout.zero else 1
             terms.append(term(zero1_step_gradient_bytes, "gradients of the step", elements=elements, shards=shards))
             if stage == 0:
+                # autograd makes it before it is added; on the last stage `memory` counts the head's alike
                 terms.append(term(state_bytes, "the embedding's gradient", elements=embedding, bytes_per_element=2))
         if layout.dp > 1 and layout.zero:
             # PyTorch gathers into one flat block, then copies it into the list of shards that DeepSpeed hands over
@@ -464,8 +486,15 @@ def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: b
 # -- LitGPT: adapters on one device -----------------------------------------------------------
 
 # Inputs that a linear layer saves only to compute the gradient of its weight; a frozen norm's scale is alike.
-_FOR_WEIGHT_GRADIENTS = ("input of the q", "input of the output", "input of the gate", "input of the first")
-_FOR_WEIGHT_GRADIENTS += ("input of the second", "input of the down", "normalized, before the weight")
+_FOR_WEIGHT_GRADIENTS = (
+    "input of the q",
+    "input of the output",
+    "input of the gate",
+    "input of the first",
+    "input of the second",
+    "input of the down",
+    "normalized, before the weight",
+)
 
 
 def frozen_layer_activations(
@@ -510,10 +539,10 @@ def _litgpt(row: Row) -> float:
     """Everything in bf16, attention with PyTorch's SDPA, head and loss in chunks of 128 tokens."""
     spec = _litgpt_spec(row["model_name"])
     batch, seq_len = _number(row, "micro_batch"), _number(row, "seq_len")
-    method, _, form = row["method"].partition("+bnb.")
+    method, _, number_format = row["method"].partition("+bnb.")
     if method == "qlora":
-        method, form = "lora", "nf4-dq" if "nf4-dq" in row["notes"] else "nf4"
-    number_format = form or "bf16"
+        method, number_format = "lora", "nf4-dq" if "nf4-dq" in row["notes"] else "nf4"
+    quantized = bool(number_format)
 
     def rows(width: float, size: int = 2) -> float:
         return float(saved_bytes(batch=batch, seq_len=seq_len, width=width, bytes_per_element=size))
@@ -525,7 +554,7 @@ def _litgpt(row: Row) -> float:
     query, value = attention.heads * attention.head_dim, attention.kv_heads * attention.v_head_dim
     if row["zero_stage"] == "fsdp":
         return _litgpt_fsdp(row, spec, rows)
-    terms = frozen_layer_activations(spec, 0, batch=batch, seq_len=seq_len, saves_inputs=bool(form))
+    terms = frozen_layer_activations(spec, 0, batch=batch, seq_len=seq_len, saves_inputs=quantized)
     layer = float(sum(t.value for t in terms))
     # values are a view of the fused result, which stays whole
     layer += rows(qkv) - float(sum(t.value for t in terms if t.label == "values"))
@@ -538,17 +567,17 @@ def _litgpt(row: Row) -> float:
     if method == "adapter_v2":
         # a scale behind every linear layer needs its result; trained norms need what they scale
         layer += sum(rows(t.in_out[0]) for t in linear) + 2 * rows(spec.hidden)
-    total = float(weights(spec, number_format).total) + trained * (2 + 2 + 4)
+    total = float(weights(spec, number_format or "bf16").total) + trained * (2 + 2 + 4)
     total += layer * spec.num_layers
     total += 2 * rows(spec.hidden, 4)  # embeddings' result and the last norm's input
     total += rows(spec.vocab_size) + rows(spec.vocab_size)  # logits and log-probabilities of all chunks
-    if form:
+    if quantized:
         total += 2 * spec.vocab_size * spec.hidden  # the head, put back into bf16 for its product
     return total
 
 
 def _litgpt_fsdp(row: Row, spec: ModelSpec, rows: Callable[..., float]) -> float:
-    """Layers are recomputed; FSDP 1 leaves gathered blocks whole in the backward pass if their weights are frozen."""
+    """Layers are recomputed; FSDP 1 leaves frozen blocks whole in the backward pass (pytorch/pytorch issue 95805)."""
     whole = float(weights(spec, "bf16").total)
     inside = layer_activations(spec, 0, batch=_number(row, "micro_batch"), seq_len=_number(row, "seq_len"))
     kept = spec.num_layers * rows(spec.hidden) + 2 * rows(spec.vocab_size)
