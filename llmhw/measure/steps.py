@@ -222,10 +222,27 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
     return made.train()
 
 
+# Families whose language model transformers only has under another name.
+_BUILT_AS = {
+    "kimi_k2": "deepseek_v3",
+    "mimo": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
+
+
 def _made(model: Any, precision: str, attention: str) -> Any:
     """The module of a caller's model, on tensors of the active mode."""
     if isinstance(model, torch.nn.Module):
         return _copy(model)
+    spec = spec_of(model)
+    if spec is not None and spec.model_type in _BUILT_AS:
+        text = spec.config.get("text_config", spec.config)
+        model = {
+            "tie_word_embeddings": spec.tied,
+            **{key: value for key, value in text.items() if key not in ("auto_map", "quantization_config")},
+            "model_type": _BUILT_AS[spec.model_type],
+        }
     made = build(model, precision=precision, attention=attention)
     made.tie_weights()
     return made
@@ -311,6 +328,18 @@ def measure_params(model: Any) -> Measurement:
 # -- FLOPs ------------------------------------------------------------------------------------
 
 
+# Families whose arithmetic in transformers is another than that of the model as it is meant to run.
+_OTHER_ARITHMETIC = {
+    "llama4_text": "transformers multiplies every expert with every token, not only the routed ones",
+    "deepseek_v32": "transformers masks a full attention; the pairs that the indexer selects have no reference there",
+    "glm_moe_dsa": "transformers masks a full attention; the pairs that the indexer selects have no reference there",
+    "qwen3_next": "linear attention runs in chunks in transformers; the prediction is its recurrent form",
+    "qwen3_5_text": "linear attention runs in chunks in transformers; the prediction is its recurrent form",
+    "qwen3_5_moe_text": "linear attention runs in chunks in transformers; the prediction is its recurrent form",
+    "nemotron_h": "Mamba-2 runs in chunks in transformers; the prediction is its recurrent form",
+}
+
+
 def measure_flops(
     model: Any,
     *,
@@ -353,7 +382,9 @@ def measure_flops(
     both = None if ours is None or theirs is None else ours + theirs
     parts = (Row("forward", forward, ours), Row("backward", backward, theirs))
     title = f"FLOPs of {name_of(model)}" + (f", batch {batch}, {seq_len} tokens" if inputs is None else "")
-    return Measurement(title, "FLOP", Row("forward and backward", forward + backward, both), parts)
+    other = _OTHER_ARITHMETIC.get(spec.model_type) if spec and known else None
+    total = Row("forward and backward", forward + backward, both)
+    return Measurement(title, "FLOP", total, parts, (other,) if other else ())
 
 
 @contextlib.contextmanager

@@ -89,6 +89,17 @@ def test_a_catalog_spec_is_measured_too() -> None:
     assert measure_params(model("gpt2")).total == Row("parameters", 124439808, 124439808)
 
 
+@pytest.mark.parametrize("name", ["kimi-k2", "qwen3-vl-8b", "gemma-3-4b"])
+def test_models_that_transformers_has_under_another_name(name: str) -> None:
+    assert measure_params(name).ratio == 1
+    assert measure_flops(name, seq_len=8).ratio == 1
+
+
+def test_other_arithmetic_is_said() -> None:
+    found = measure_flops("llama-4-scout", seq_len=8)
+    assert found.notes == ("transformers multiplies every expert with every token, not only the routed ones",)
+
+
 def test_any_module() -> None:
     """Without a config there is nothing to predict, but all can be measured."""
     net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
