@@ -650,7 +650,7 @@ def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
 
 
 @cache
-def _style(spec: ModelSpec) -> _Style:
+def style_of(spec: ModelSpec) -> _Style:
     """The family's style, with what this model's own config changes about it."""
     if spec.model_type not in STYLES:
         raise LLMHWError(
@@ -737,7 +737,7 @@ def _torch(
     spec: ModelSpec, case: _Case, layers: list[tuple[Layer, str, int]], *, embedding: bool, head: bool, loss: bool
 ) -> dict[str, list[Term]]:
     """The op-by-op profile of these layers, each with its recompute mode and its count."""
-    style = _style(spec)
+    style = style_of(spec)
     parts: dict[str, list[Term]] = {}
     tables: dict[str, _Tensor] = {}
     shared: dict[_Tensor, tuple[str, str]] = {}
@@ -1007,7 +1007,7 @@ def layer_activations(
     if kernels == "megatron":
         parts = _megatron_layer(spec, case, block, recompute)
     else:
-        style = _style(spec)
+        style = style_of(spec)
         t = _tape(spec, style, case, recompute)
         _run_layer(spec, style, block, t, recompute)
         parts = _parts({tensor: where for tensor, where in t.kept.items() if not tensor.shared})

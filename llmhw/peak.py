@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.activations import _style as style_of
 from llmhw.activations import activations, layer_activations, saved_bytes, score_matrix_bytes
+from llmhw.activations import style_of as style_of
 from llmhw.formula import Estimate, Part, Term, term
 from llmhw.memory import state_bytes, training_states
 from llmhw.model import Layer, ModelSpec
