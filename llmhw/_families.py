@@ -133,8 +133,10 @@ class Builder:
         self.linear(up, inner, hidden, "mlp", bias=bias, transposed=transposed)
         self.linear(down, hidden, inner, "mlp", bias=bias, transposed=transposed)
 
-    def moe(self, prefix: str, c: Config, *, count: int, used: int, inner: int, router: str = "gate") -> None:
+    def moe(self, prefix: str, c: Config, *, inner: int, router: str = "gate") -> None:
         """Router and gated experts, fused as (experts, 2 x inner, hidden) and (experts, hidden, inner)."""
+        count = c.count("num_experts", "num_local_experts", "n_routed_experts")
+        used = c.count("num_experts_per_tok")
         if used > count:
             raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         self.linear(f"{prefix}.{router}", count, c.hidden, "router")
@@ -293,13 +295,7 @@ def _mistral(c: Config) -> Body:
 
 def _mixtral(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe(
-            "mlp",
-            c,
-            count=c.count("num_local_experts", "num_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.intermediate,
-        )
+        b.moe("mlp", c, inner=c.intermediate)
 
     return _decoder(c, _all_sliding(c), feed_forward=experts)
 
@@ -318,13 +314,7 @@ def _qwen2_moe(c: Config) -> Body:
     def feed_forward(b: Builder, sparse: int) -> None:
         if not sparse:
             return b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.moe(
-            "mlp",
-            c,
-            count=c.count("num_experts", "num_local_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.count("moe_intermediate_size"),
-        )
+        b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
         b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
         b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
 
@@ -342,13 +332,7 @@ def _qwen3_moe(c: Config) -> Body:
     def feed_forward(b: Builder, sparse: int) -> None:
         if not sparse:
             return b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.moe(
-            "mlp",
-            c,
-            count=c.count("num_experts", "num_local_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.count("moe_intermediate_size"),
-        )
+        b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
 
     bias = c.flag("attention_bias")
     types = _all_sliding(c) if c.flag("use_sliding_window") else _full(c)
@@ -430,13 +414,7 @@ def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
     if not sparse:
         return b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
     inner = c.count("moe_intermediate_size")
-    b.moe(
-        "mlp",
-        c,
-        count=c.count("n_routed_experts", "num_local_experts"),
-        used=c.count("num_experts_per_tok"),
-        inner=inner,
-    )
+    b.moe("mlp", c, inner=inner)
     shared = c.get("n_shared_experts", default=0)
     if shared:
         b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, bias=False)
@@ -488,13 +466,7 @@ def _mimo_v2_flash(c: Config) -> Body:
             b.plain("self_attn.sinks", (a.heads,), "attention")
         b.qkvo("self_attn", c.hidden, a, bias=bias)
         if sparse:
-            b.moe(
-                "mlp",
-                c,
-                count=c.count("n_routed_experts"),
-                used=c.count("num_experts_per_tok"),
-                inner=c.count("moe_intermediate_size"),
-            )
+            b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
         else:
             b.gated_mlp("mlp", c.hidden, c.intermediate)
         b.norm("input_layernorm", c.hidden)
@@ -508,13 +480,7 @@ def _mimo_v2_flash(c: Config) -> Body:
 
 def _minimax_m2(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe(
-            "mlp",
-            c,
-            count=c.count("num_local_experts", "num_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.intermediate,
-        )
+        b.moe("mlp", c, inner=c.intermediate)
 
     return _decoder(c, _full(c), qk_norm="hidden", feed_forward=experts)
 
@@ -535,13 +501,7 @@ def _olmo2(c: Config) -> Body:
 
 def _olmoe(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe(
-            "mlp",
-            c,
-            count=c.count("num_experts", "num_local_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.intermediate,
-        )
+        b.moe("mlp", c, inner=c.intermediate)
 
     bias = c.flag("attention_bias")
     return _decoder(c, _full(c), bias=bias, out_bias=bias, qk_norm="hidden", feed_forward=experts)
@@ -549,14 +509,7 @@ def _olmoe(c: Config) -> Body:
 
 def _granitemoe(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe(
-            "block_sparse_moe",
-            c,
-            count=c.count("num_local_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.intermediate,
-            router="router",
-        )
+        b.moe("block_sparse_moe", c, inner=c.intermediate, router="router")
 
     bias = c.flag("attention_bias")
     return _decoder(c, _full(c), bias=bias, out_bias=bias, feed_forward=experts)
@@ -604,14 +557,7 @@ def _smollm3(c: Config) -> Body:
 
 def _phimoe(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        b.moe(
-            "mlp",
-            c,
-            count=c.count("num_local_experts"),
-            used=c.count("num_experts_per_tok"),
-            inner=c.intermediate,
-            router="router",
-        )
+        b.moe("mlp", c, inner=c.intermediate, router="router")
 
     bias = c.flag("attention_bias")
     body = _decoder(c, _all_sliding(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=experts)
@@ -734,13 +680,7 @@ def _qwen3_next(c: Config) -> Body:
             b.norm("self_attn.q_norm", a.head_dim)
             b.norm("self_attn.k_norm", a.head_dim)
         if sparse:
-            b.moe(
-                "mlp",
-                c,
-                count=c.count("num_experts"),
-                used=c.count("num_experts_per_tok"),
-                inner=c.count("moe_intermediate_size"),
-            )
+            b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
             b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
             b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
         else:
