@@ -83,6 +83,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "Installing llmhw and its tools into $(VENV)"
 	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation -e '.[test]'
+	@$(BIN)/python -m compileall -q llmhw # as an installed wheel has it: the first command answers as fast as the next
 	@touch $@
 
 $(VENV)/.lab: $(VENV)/.installed
