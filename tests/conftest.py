@@ -11,3 +11,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cases the truth tests compared, when they ran."""
+    from tests.truth.cases import EXAMPLES, counts
+
+    passed, failed = (
+        {report.nodeid.split("::")[0] for report in terminalreporter.stats.get(outcome, [])}
+        for outcome in ("passed", "failed")
+    )
+    done = passed - failed
+    files = {"parameters": "parameters", "FLOPs": "flops", "KV cache": "kv_cache", "optimizer": "optimizer"}
+    compared = [
+        f"{cases:,} {quantity}"
+        for quantity, cases in counts(EXAMPLES).items()
+        if f"tests/truth/test_{files[quantity]}.py" in done
+    ]
+    if compared:
+        terminalreporter.write_line(f"truth: compared {', '.join(compared)} cases")
