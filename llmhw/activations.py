@@ -16,13 +16,12 @@ from functools import cache
 from typing import Any
 
 from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.job import ATTENTION, KERNELS
 from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
 from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count, unknown_name
 
 RECOMPUTE = ("none", "selective", "full", "block")
-ATTENTION = ("flash", "eager")
-KERNELS = ("torch", "megatron")
 
 
 # -- formulas ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import Any
 from llmhw.activations import activations, layer_activations, saved_bytes, score_matrix_bytes
 from llmhw.activations import style_of as style_of
 from llmhw.formula import Estimate, Part, Term, term
+from llmhw.job import ATTENTION
 from llmhw.memory import state_bytes, training_states
 from llmhw.model import Layer, ModelSpec
 from llmhw.units import check_choice, check_count, unknown_name
@@ -29,7 +30,6 @@ from llmhw.units import check_choice, check_count, unknown_name
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor")
 PRECISIONS = ("fp32", "bf16")
 RECOMPUTE = ("none", "full")
-ATTENTION = ("flash", "eager")
 PARTS = ("weights", "gradients", "optimizer states", "activations", "logits and loss", "temporaries")
 
 

@@ -34,3 +34,26 @@ def test_which_families_stack_experts(model_type: str) -> None:
         for t in layer.tensors
     )
     assert stacked == (model_type in STACKED_EXPERTS)
+
+
+def test_readme_counts_the_catalog_and_the_layouts() -> None:
+    import llmhw
+    from tests.truth.test_distributed import FEW, MORE
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    catalog = f"{len(llmhw.models())} models, {len(llmhw.accelerators())} accelerators, "
+    assert f"{catalog}{len(llmhw.number_formats())} number formats" in text
+    layouts = len(FEW) + len(MORE)
+    assert f"{layouts} layouts" in text
+    page = " ".join((ROOT / "book/how-to-read.md").read_text(encoding="utf-8").split())
+    assert f"the ranks of {layouts} parallel layouts" in page
+
+
+def test_readme_states_the_error_of_published_memory() -> None:
+    from llmhw.validation import validate_training_memory
+
+    found = validate_training_memory()
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"over {len(found.groups)} configurations ({len(found.rows)} rows of" in text
+    assert f"median error is {100 * found.median_abs_error:.1f} %" in text
+    assert f"90th percentile {100 * found.p90_abs_error:.1f} %" in text
