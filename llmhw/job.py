@@ -14,6 +14,7 @@ ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
+COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Parallelism:
     replicas            HSDP: copies of the sharded model; dp / replicas ranks share one copy
     cp_kind             ring or all-gather
     offload             what lies in host memory: none, optimizer, or all (weights, gradients and optimizer)
+    uneven              deal layers that pp x vpp does not divide as evenly as possible, the embedding and the head each
+                        counting as a layer (Megatron-LM's account-for-embedding and account-for-loss options)
 
     The number of devices is dp x tp x pp x cp.
 
@@ -52,6 +55,7 @@ class Parallelism:
     replicas: int = 1
     cp_kind: str = "ring"
     offload: str = "none"
+    uneven: bool = False
 
     def __post_init__(self) -> None:
         for name in ("dp", "tp", "pp", "cp", "ep", "expert_tp", "vpp", "replicas"):
@@ -109,6 +113,19 @@ def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int
     return devices // taken
 
 
+def _check_stages(p: Parallelism, layers: int) -> None:
+    """Every chunk of the pipeline gets a layer."""
+    chunks = p.pp * p.vpp
+    if p.uneven and chunks <= layers:
+        return
+    if chunks <= layers and (layers + 2) % chunks == 0 and layers % chunks:
+        raise LLMHWError(
+            f"pp x vpp={chunks} does not divide layers={layers}, but it does when embedding and head count as layers; "
+            "use uneven=True"
+        )
+    check_divides("pp x vpp", chunks, "layers", layers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """A training job: what is trained, on what, and how it is laid out.
@@ -122,6 +139,8 @@ class TrainingJob:
     recompute      none; selective (attention's core); per-op (torchtitan's selective checkpointing: the outputs of
                    attention and of every second matrix product are kept); full (every layer); or block
                    (`recompute_layers` of each stage)
+    compute        number format that matrix products are done in: fp8 (one scale a tensor), fp8-block, mxfp8, nvfp4;
+                   or fp16, bf16, tf32, fp32; default: bf16, or fp32 where `precision` is fp32
     attention      flash (fused, no score matrix) or eager
     kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
     dropout        count dropout masks (Megatron profile); None: where the family was trained with dropout
@@ -138,6 +157,7 @@ class TrainingJob:
     seq_len: int = 4096
     precision: str = "bf16-mixed"
     optimizer: str = "adamw"
+    compute: str = ""
     recompute: str = "none"
     recompute_layers: int = 0
     attention: str = "flash"
@@ -152,6 +172,9 @@ class TrainingJob:
         check_choice("recompute", self.recompute, RECOMPUTE)
         check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
+        if not self.compute:
+            object.__setattr__(self, "compute", "fp32" if self.precision == "fp32" else "bf16")
+        check_choice("compute", self.compute, COMPUTE)
         if not self.global_batch:
             object.__setattr__(self, "global_batch", self.micro_batch * p.dp)
         check_count("global_batch", self.global_batch)
@@ -171,7 +194,7 @@ class TrainingJob:
                 f"tp={p.tp} neither divides kv_heads={spec.kv_heads} nor is a multiple of it, so KV heads can be "
                 "neither split nor copied evenly"
             )
-        check_divides("pp x vpp", p.pp * p.vpp, "layers", spec.num_layers)
+        _check_stages(p, spec.num_layers)
         if p.cp > 1 and self.seq_len % (2 * p.cp):
             raise LLMHWError(
                 f"cp={p.cp} cuts a sequence into {2 * p.cp} parts, and seq_len={self.seq_len} is no multiple"

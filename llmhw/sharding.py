@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from llmhw.formula import Estimate, Part, formula, term
@@ -214,7 +215,8 @@ def local_tensor(
 def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
 
-    Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp.
+    Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp. Under `uneven`, embedding and head
+    count as a layer each, and earlier chunks are the longer ones.
 
     >>> from llmhw import model
     >>> stage_layers(model("llama-2-7b"), Parallelism(pp=4, vpp=4), 1)
@@ -223,10 +225,24 @@ def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tup
     p = parallelism
     if not 0 <= pp_rank < p.pp:
         raise LLMHWError(f"pp_rank={pp_rank} is not one of the {p.pp} stages 0 to {p.pp - 1}")
-    check_divides("pp x vpp", p.pp * p.vpp, "layers", spec.num_layers)
-    size = spec.num_layers // (p.pp * p.vpp)
-    starts = ((v * p.pp + pp_rank) * size for v in range(p.vpp))
-    return tuple(tuple(range(start, start + size)) for start in starts)
+    return _chunks(spec.num_layers, p.pp, p.vpp, p.uneven)[pp_rank]
+
+
+@cache
+def _chunks(layers: int, pp: int, vpp: int, uneven: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Numbers of the layers of every chunk, by stage."""
+    count = pp * vpp
+    if uneven and layers % count:
+        base, longer = divmod(layers + 2, count)
+        sizes = [base + (i < longer) for i in range(count)]
+        sizes[0] -= 1
+        sizes[-1] -= 1
+    else:
+        check_divides("pp x vpp", count, "layers", layers)
+        sizes = [layers // count] * count
+    starts = [sum(sizes[:i]) for i in range(count)]
+    dealt = [tuple(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
+    return tuple(tuple(dealt[v * pp + stage] for v in range(vpp)) for stage in range(pp))
 
 
 def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[list[Tensor], list[Tensor]]:
