@@ -150,6 +150,7 @@ class Accelerator:
     memory_vendor                       the capacity as sold, in the vendor's words
     memory_bandwidth_bytes_per_second   to and from its own memory
     peaks                               dense matrix rates in FLOP/s, by number format; with fp32 accumulation
+    multiprocessors                     SMs or compute units, which matrix tiles are dealt to; None if not known
     fp16_accumulate_peak                the fp16 rate with fp16 accumulation, where the device has a second one
     link, link_bytes_per_second         its scale-up network, and what it has of it per direction
     scale_up_devices                    most devices that this network joins; 1 if there is none
@@ -175,6 +176,7 @@ class Accelerator:
     memory_type: str
     memory_bandwidth_bytes_per_second: float
     peaks: Mapping[str, float] = field(hash=False)
+    multiprocessors: int | None = None
     fp16_accumulate_peak: float | None = None
     link: str | None = None
     link_bytes_per_second: float | None = None
@@ -627,6 +629,7 @@ def _accelerator(name: str) -> Accelerator:
         memory_type=row["memory_type"],
         memory_bandwidth_bytes_per_second=_rate(row["memory_bandwidth_gb_per_second"], GB),
         peaks={fmt: _rate(row[f"{fmt}_tflops"], 1e12) for fmt in FORMATS if row[f"{fmt}_tflops"]},
+        multiprocessors=int(row["multiprocessors"]) if row["multiprocessors"] else None,
         fp16_accumulate_peak=_rate(accumulate, 1e12) if accumulate else None,
         link=row["link"] or None,
         link_bytes_per_second=_rate(row["link_gb_per_second"], GB) if row["link"] else None,

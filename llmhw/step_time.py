@@ -1,0 +1,488 @@
+"""Time of one training step: operations on the roofline, messages on the network, and the schedule that joins them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
+from math import log, sqrt
+from typing import Any
+
+from llmhw.communication import (
+    activation_message_bytes,
+    all_gather_wire_bytes,
+    all_reduce_wire_bytes,
+    context_message_bytes,
+    expert_message_bytes,
+    reduce_scatter_wire_bytes,
+)
+from llmhw.formula import formula
+from llmhw.hardware import Accelerator
+from llmhw.job import TrainingJob
+from llmhw.memory import precision_named
+from llmhw.model import Layer
+from llmhw.network import Network
+from llmhw.operations import Core, Work, head_work, layer_work
+from llmhw.roofline import Rates, matmul_seconds
+from llmhw.sharding import rank_tensors, stage_layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """What the model of time cannot derive. `calibration.json` has the values, their data and what they leave over.
+
+    matmul, matmul8, matmul4   share of the dense peak that large products sustain in 16, 8 and 4 bit
+    forward, backward          share of the 16-bit peak that fused attention reaches
+    per_joule, per_joule8      FLOP that a joule of board power pays for in 16 and 8 bit, where power is the limit
+    state                      share of the 16-bit peak that linear attention's kernels reach
+    bandwidth                  share of the memory bandwidth that streaming kernels reach
+    fill, ramp, gap            see `llmhw.roofline.Rates`; gap in seconds
+    passes                     elementwise traffic over that of fused kernels
+    cast                       passes over every operand of an 8- or 4-bit product, to scale and round it
+    inside, between            share of the links' bandwidth that collectives reach, in a node and between nodes
+    inside_latency, between_latency   seconds of a hop
+    contention                 time that hidden communication takes from what hides it, as a share of the shorter one
+    tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
+    jitter                     standard deviation of a node's step time, over the step time
+    step                       seconds of a step outside forward and backward passes and the optimizer
+    """
+
+    matmul: float
+    matmul8: float
+    matmul4: float
+    forward: float
+    backward: float
+    per_joule: float = 1e15
+    per_joule8: float = 1e15
+    state: float = 0.1
+    bandwidth: float = 0.85
+    fill: float = 128.0
+    ramp: float = 512.0
+    gap: float = 3e-6
+    passes: float = 1.0
+    cast: float = 3.0
+    inside: float = 0.8
+    between: float = 0.85
+    inside_latency: float = 3e-6
+    between_latency: float = 10e-6
+    contention: float = 0.1
+    tp_exposed: float = 1.0
+    ep_exposed: float = 1.0
+    pp_exposed: float = 1.0
+    dp_exposed: float = 1.0
+    jitter: float = 0.005
+    step: float = 0.0
+
+    def better(self, **changes: float) -> Constants:
+        """The same with other values."""
+        return replace(self, **changes)
+
+
+IDEAL = Constants(
+    matmul=1.0,
+    matmul8=1.0,
+    matmul4=1.0,
+    forward=1.0,
+    backward=1.0,
+    state=1.0,
+    bandwidth=1.0,
+    fill=0.0,
+    ramp=0.0,
+    gap=0.0,
+    passes=1.0,
+    cast=0.0,
+    inside=1.0,
+    between=1.0,
+    inside_latency=0.0,
+    between_latency=0.0,
+    contention=0.0,
+    tp_exposed=0.0,
+    ep_exposed=0.0,
+    pp_exposed=0.0,
+    dp_exposed=0.0,
+    jitter=0.0,
+)
+
+BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
+
+
+def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
+    """What operations reach on a device. A format that it does not multiply raises `LLMHWError`."""
+    c = constants
+    half = "bf16" if "bf16" in device.peaks else "fp16"
+    share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
+    formats = dict.fromkeys((half, compute))
+    peak = device.peak(half)
+    watts = device.tdp_watts or float("inf")
+    joule = {32: float("inf"), 16: c.per_joule, 8: c.per_joule8, 4: float("inf")}
+    return Rates(
+        matmul_flops_per_second={
+            f: min(device.peak(f.removesuffix("-block")) * share[BITS[f]], watts * joule[BITS[f]]) for f in formats
+        },
+        forward_flops_per_second=peak * c.forward,
+        backward_flops_per_second=peak * c.backward,
+        state_flops_per_second=peak * c.state,
+        bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
+        units=device.multiprocessors,
+        fill=c.fill,
+        ramp=c.ramp,
+        gap_seconds=c.gap,
+    )
+
+
+def network(job: TrainingJob, constants: Constants) -> Network:
+    """The cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
+    cluster, c = job.cluster, constants
+    per_node = min(cluster.devices_per_node, cluster.devices)
+    inside = cluster.link_for(per_node).bytes_per_second if per_node > 1 else 0.0
+    between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else 0.0
+    return Network(
+        per_node=per_node,
+        inside=inside * c.inside or 1.0,
+        between=between * c.between or 1.0,
+        inside_latency=c.inside_latency,
+        between_latency=c.between_latency,
+    )
+
+
+@formula(source="the largest of n normal deviates is about sqrt(2 ln n) standard deviations above the mean", unit="fraction")
+def straggler_share(*, nodes: Any, jitter: Any) -> Any:
+    """Time that the slowest of many nodes adds to a step that all wait for, as a share of it.
+
+    >>> round(straggler_share(nodes=1000, jitter=0.005), 4)
+    0.0186
+    """
+    return jitter * sqrt(2 * log(nodes)) if nodes > 1 else 0.0
+
+
+PARTS = (
+    "matrix products",
+    "attention",
+    "elementwise",
+    "recompute",
+    "tensor-parallel",
+    "context-parallel",
+    "expert-parallel",
+    "weight gathering",
+    "pipeline sends",
+    "pipeline bubble",
+    "gradient reduction",
+    "optimizer",
+    "stragglers",
+    "fixed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one optimizer step of the slowest stage, by part; the parts add up to the total."""
+
+    parts: dict[str, float]
+    micro_batch_seconds: tuple[float, ...] = field(default=())
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return sum(self.parts.values())
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds of one micro-batch on one rank, by part, forward and backward apart."""
+
+    forward: Counter[str]
+    backward: Counter[str]
+
+    @property
+    def total(self) -> float:
+        return float(sum(self.forward.values()) + sum(self.backward.values()))
+
+
+class _Timer:
+    """Times one job under one set of constants."""
+
+    def __init__(self, job: TrainingJob, constants: Constants) -> None:
+        self.job, self.c = job, constants
+        self.p, self.spec = job.parallelism, job.model
+        self.rates = rates(job.cluster.accelerator, constants, job.compute)
+        self.network = network(job, constants)
+        self.half = next(f for f in self.rates.matmul_flops_per_second if f != job.compute or BITS[f] > 8)
+        self.cast = constants.cast if BITS[job.compute] < 16 else 0.0
+        self.recipe = precision_named(job.precision)
+        self.width = 2
+        p = self.p
+        self.tokens = job.micro_batch * job.seq_len // p.cp
+        self.own = self.tokens / p.tp if p.sequence_parallel else float(self.tokens)
+
+    # -- operations ---------------------------------------------------------------------------
+
+    def core(self, core: Core, backward: bool) -> float:
+        """Attention's core: fused, or two batched products with the score matrix in memory."""
+        r = self.rates
+        if self.job.attention == "eager":
+            times = 2 if backward else 1
+            groups = max(1, round(core.batch * core.heads))
+            scores = matmul_seconds(r, self.half, m=core.queries, n=core.keys, k=core.head_dim, groups=groups)
+            values = matmul_seconds(r, self.half, m=core.queries, n=core.v_head_dim, k=core.keys, groups=groups)
+            return times * (scores + values)
+        flops = core.flops * (2.5 if backward else 1.0)
+        rate = r.backward_flops_per_second if backward else r.forward_flops_per_second
+        reach = core.pairs / max(core.queries, 1.0) * 2
+        return flops / rate * (1 + r.ramp / reach) + r.gap_seconds
+
+    def matmuls(self, work: Work, fmt: str) -> tuple[float, float]:
+        """Forward, and backward: the gradients of inputs and of weights."""
+        r, forward, backward = self.rates, 0.0, 0.0
+        out = float(self.recipe.gradients)
+        for x in work.matmuls:
+            f = fmt if x.groups > 1 or x.n > 512 else self.half
+            forward += matmul_seconds(r, f, m=x.m, n=x.n, k=x.k, groups=x.groups)
+            backward += matmul_seconds(r, f, m=x.m, n=x.k, k=x.n, groups=x.groups)
+            backward += matmul_seconds(r, f, m=x.n, n=x.k, k=x.m, groups=x.groups, out_bytes=out, accumulate=1)
+            if self.cast and f == fmt:
+                rate = r.bandwidth_bytes_per_second
+                forward += 2 * x.groups * x.m * x.k * self.cast / 2 / rate
+                backward += 2 * x.groups * x.m * x.n * self.cast / 2 / rate
+        return forward, backward
+
+    def layer(self, layer: Layer) -> _Clock:
+        """One layer for one micro-batch."""
+        job, c, r = self.job, self.c, self.rates
+        work = layer_work(
+            self.spec,
+            layer,
+            self.p,
+            micro_batch=job.micro_batch,
+            seq_len=job.seq_len,
+            attention=job.attention,
+            fused=job.kernels == "megatron",
+            dropout=bool(job.dropout),
+            imbalance=job.expert_imbalance,
+        )
+        ahead, behind = self.matmuls(work, job.compute)
+        core = (self.core(work.core, False), self.core(work.core, True)) if work.core else (0.0, 0.0)
+        if work.state_flops:
+            state = work.state_flops / r.state_flops_per_second
+            core = core[0] + state, core[1] + 2 * state
+        gaps = (work.kernels - len(work.matmuls)) * r.gap_seconds
+        light = (
+            work.forward_bytes * c.passes / r.bandwidth_bytes_per_second + gaps,
+            work.backward_bytes * c.passes / r.bandwidth_bytes_per_second + gaps,
+        )
+        forward = Counter({"matrix products": ahead, "attention": core[0], "elementwise": light[0]})
+        backward = Counter({"matrix products": behind, "attention": core[1], "elementwise": light[1]})
+        backward["recompute"] = self.again(ahead, core[0], light[0], work)
+        self.tensor_parallel(layer, forward, backward)
+        self.context_parallel(layer, core, forward, backward)
+        self.expert_parallel(layer, forward, backward)
+        return _Clock(forward, backward)
+
+    def again(self, products: float, core: float, light: float, work: Work) -> float:
+        """What the backward pass computes a second time."""
+        job = self.job
+        if job.recompute == "full":
+            return products + core + light
+        if job.recompute == "selective":
+            if job.attention == "flash":
+                return 0.0  # flash attention's backward pass recomputes the scores in any case, and is counted so
+            scores = self.c.passes * work.forward_bytes / self.rates.bandwidth_bytes_per_second
+            return core + min(light, scores)
+        if job.recompute == "per-op":
+            return products / 2 + light
+        return 0.0
+
+    def ends(self) -> tuple[_Clock, _Clock]:
+        """What the first and the last stage do outside the layers."""
+        job, r = self.job, self.rates
+        work = head_work(self.spec, self.p, micro_batch=job.micro_batch, seq_len=job.seq_len)
+        ahead, behind = self.matmuls(work, self.half)
+        light = [b * self.c.passes / r.bandwidth_bytes_per_second for b in (work.forward_bytes, work.backward_bytes)]
+        last = _Clock(
+            Counter({"matrix products": ahead, "elementwise": light[0]}),
+            Counter({"matrix products": behind, "elementwise": light[1]}),
+        )
+        read = 2 * self.own * self.spec.hidden * 2 / r.bandwidth_bytes_per_second
+        first = _Clock(Counter({"elementwise": read}), Counter({"elementwise": 2 * read}))
+        return first, last
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def tensor_parallel(self, layer: Layer, forward: Counter[str], backward: Counter[str]) -> None:
+        p = self.p
+        if p.tp == 1:
+            return
+        pairs = 2 if any(t.component == "mlp" for t in layer.tensors) else 1
+        whole = activation_message_bytes(
+            batch=1, tokens=self.tokens, width=self.spec.hidden, bytes_per_element=self.width
+        )
+        if p.sequence_parallel:
+            wire = reduce_scatter_wire_bytes(size=whole, ranks=p.tp)
+            one = self.network.ring_seconds(wire, p.tp)
+            ahead, behind = 2 * pairs * one, 2 * pairs * one
+        else:
+            wire = all_reduce_wire_bytes(size=whole, ranks=p.tp)
+            one = self.network.ring_seconds(wire, p.tp, rounds=2)
+            ahead, behind = pairs * one, pairs * one
+        forward["tensor-parallel"] += ahead * self.c.tp_exposed
+        backward["tensor-parallel"] += behind * self.c.tp_exposed
+        if self.job.recompute == "full":
+            backward["tensor-parallel"] += ahead * self.c.tp_exposed
+
+    def context_parallel(
+        self, layer: Layer, core: tuple[float, float], forward: Counter[str], backward: Counter[str]
+    ) -> None:
+        p, a = self.p, layer.attention
+        if p.cp == 1 or a is None:
+            return
+        size = context_message_bytes(
+            batch=self.job.micro_batch,
+            tokens=self.job.seq_len // p.cp,
+            kv_heads=max(1, a.kv_heads // p.tp),
+            head_dim=a.head_dim,
+            v_head_dim=a.v_head_dim,
+            bytes_per_element=self.width,
+        )
+        sends = (p.cp - 1) * self.network.send_seconds(size, p.tp * (1 if p.tp * p.cp <= self.network.per_node else p.cp))
+        for side, hidden, times in ((forward, core[0], 1), (backward, core[1], 2)):
+            side["context-parallel"] += max(0.0, times * sends - hidden) + self.c.contention * min(
+                times * sends, hidden
+            )
+
+    def expert_parallel(self, layer: Layer, forward: Counter[str], backward: Counter[str]) -> None:
+        p = self.p
+        stack = next((t for t in layer.tensors if t.component == "experts" and t.matmul), None)
+        if stack is None or p.ep * p.expert_tp == 1:
+            return
+        size = expert_message_bytes(
+            tokens=self.own, used=stack.used, width=self.spec.hidden, bytes_per_element=self.width
+        )
+        one = self.network.all_to_all_seconds(size * self.job.expert_imbalance, p.ep)
+        if p.expert_tp > 1:
+            one += self.network.ring_seconds(all_gather_wire_bytes(size=size, ranks=p.expert_tp), p.expert_tp)
+        forward["expert-parallel"] += 2 * one * self.c.ep_exposed
+        backward["expert-parallel"] += 2 * one * self.c.ep_exposed * (2 if self.job.recompute == "full" else 1)
+
+    def gathered(self, clock: _Clock, dense: float, experts: float) -> None:
+        """ZeRO-3: a layer's weights are gathered ahead of it and its gradients reduced behind it, meanwhile."""
+        p, c, recipe = self.p, self.c, self.recipe
+        stride = p.tp * p.cp
+        gather = reduce_ = 0.0
+        for elements, ranks, step in ((dense, p.shards, stride), (experts, p.expert_shards, p.ep * p.expert_tp)):
+            if ranks == 1 or not elements:
+                continue
+            compute = 2
+            wire = all_gather_wire_bytes(size=elements * compute / ranks, ranks=ranks)
+            gather += self.network.ring_seconds(wire, ranks, step)
+            wire = reduce_scatter_wire_bytes(size=elements * min(4, recipe.gradients), ranks=ranks)
+            reduce_ += self.network.ring_seconds(wire, ranks, step)
+        for side, talk in ((clock.forward, gather), (clock.backward, gather + reduce_)):
+            busy = sum(side.values())
+            side["weight gathering"] += max(0.0, talk - busy) + c.contention * min(talk, busy)
+
+    # -- the step -----------------------------------------------------------------------------
+
+    def step(self) -> StepTime:
+        job, p, c = self.job, self.p, self.c
+        kinds: dict[int, tuple[Layer, _Clock]] = {}
+        first, last = self.ends()
+        fsdp = p.zero == 3 and p.shards > 1
+        stages: dict[tuple[Any, ...], _Clock] = {}
+        order = []
+        for stage in range(p.pp):
+            numbers = [i for chunk in stage_layers(self.spec, p, stage) for i in chunk]
+            held = Counter(id(self.spec.layers[i]) for i in numbers)
+            key = (tuple(sorted(held.items())), stage == 0, stage == p.pp - 1)
+            order.append(key)
+            if key in stages:
+                continue
+            for i in numbers:
+                layer = self.spec.layers[i]
+                if id(layer) not in kinds:
+                    kinds[id(layer)] = layer, self.layer(layer)
+                    if fsdp:
+                        dense = sum(t.numel for t in layer.tensors if t.component != "experts") / p.tp
+                        experts = (layer.params - dense * p.tp) / (p.ep * p.expert_tp)
+                        self.gathered(kinds[id(layer)][1], dense, experts)
+            clock = _Clock(Counter(), Counter())
+            for name, count in held.items():
+                one = kinds[name][1]
+                for mine, other in ((clock.forward, one.forward), (clock.backward, one.backward)):
+                    for part, seconds in other.items():
+                        mine[part] += count * seconds
+            for there, end in ((stage == 0, first), (stage == p.pp - 1, last)):
+                if there:
+                    clock.forward.update(end.forward)
+                    clock.backward.update(end.backward)
+            stages[key] = clock
+        times = [stages[key].total for key in order]
+        slowest = max(range(p.pp), key=times.__getitem__)
+        clock, many = stages[order[slowest]], job.micro_batches
+        parts = dict.fromkeys(PARTS, 0.0)
+        for side in (clock.forward, clock.backward):
+            for part, seconds in side.items():
+                parts[part] += many * seconds
+        self.pipeline(parts, times, slowest, many)
+        self.tail(parts, slowest, clock)
+        nodes = -(-job.cluster.devices // self.network.per_node)
+        parts["stragglers"] = straggler_share(nodes=nodes, jitter=c.jitter) * sum(parts.values())
+        parts["fixed"] = c.step
+        return StepTime(parts, tuple(times))
+
+    def pipeline(self, parts: dict[str, float], times: list[float], slowest: int, many: int) -> None:
+        """The bubble: every other stage once, a chunk's worth; and the sends between stages."""
+        job, p = self.job, self.p
+        if p.pp == 1:
+            return
+        stride = p.dp * p.cp * p.tp
+        tokens = self.tokens / (p.tp if p.sequence_parallel or job.kernels == "megatron" else 1)
+        size = activation_message_bytes(
+            batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=self.width
+        )
+        send = self.network.send_seconds(size, stride)
+        others = sum(times) - times[slowest]
+        bubble = others / p.vpp
+        if p.schedule == "zero-bubble":
+            bubble /= 3
+        parts["pipeline bubble"] = bubble + 2 * (p.pp - 1) * send
+        parts["pipeline sends"] = 2 * many * p.vpp * send * self.c.pp_exposed
+
+    def tail(self, parts: dict[str, float], stage: int, clock: _Clock) -> None:
+        """Gradients over the data-parallel ranks, and the optimizer."""
+        p, c, recipe, job = self.p, self.c, self.recipe, self.job
+        dense = experts = 0
+        for t, count in rank_tensors(self.spec, p, pp_rank=stage):
+            if t.component == "experts":
+                experts += count * t.numel
+            else:
+                dense += count * t.numel
+        ranks, expert_ranks = p.dp * p.cp, max(1, p.dp * p.cp * p.tp // (p.ep * p.expert_tp))
+        talk = 0.0
+        groups = ((dense, ranks, p.tp), (experts, expert_ranks, p.ep * p.expert_tp))
+        if p.zero < 3:
+            for elements, n, stride in groups:
+                if n == 1 or not elements:
+                    continue
+                if p.zero == 0:
+                    wire = all_reduce_wire_bytes(size=elements * recipe.gradients, ranks=n)
+                    talk += self.network.ring_seconds(wire, n, stride, rounds=2)
+                else:
+                    wire = reduce_scatter_wire_bytes(size=elements * recipe.gradients, ranks=n)
+                    talk += self.network.ring_seconds(wire, n, stride)
+                    wire = all_gather_wire_bytes(size=elements * 2 / n, ranks=n)
+                    talk += self.network.ring_seconds(wire, n, stride)
+        exposed = talk * c.dp_exposed
+        # what hides it is the backward pass of the last micro-batch
+        busy = sum(clock.backward.values())
+        parts["gradient reduction"] = max(exposed, talk - busy) + c.contention * min(talk - exposed, busy)
+        split = (p.zero > 0) + 0
+        owned = dense / (ranks if split else 1) + experts / (expert_ranks if split else 1)
+        # gradient, copy, two states read; copy, two states and the weights written; the gradients' norm before that
+        moved = owned * (2 * recipe.gradients + 3 * 8 + 2)
+        parts["optimizer"] = moved / self.rates.bandwidth_bytes_per_second
+
+
+def time_step(job: TrainingJob, constants: Constants) -> StepTime:
+    """Seconds of one optimizer step under these constants."""
+    return _Timer(job, constants).step()
+
+
+__all__ = ["IDEAL", "PARTS", "Constants", "StepTime", "fields", "network", "rates", "straggler_share", "time_step"]
