@@ -7,7 +7,7 @@ import pytest
 from llmhw import catalog
 from llmhw.units import LLMHWError
 
-TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency")
+TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures")
 STATUS = {"datasheet", "measured", "derived", "published"}
 DATE = re.compile(r"20\d\d(-\d\d(-\d\d)?)?")
 ROWS = [(table, row) for table in TABLES for row in catalog.read_table(table)]
@@ -25,6 +25,7 @@ def test_the_tables_have_the_rows_they_are_known_to_have() -> None:
     assert counts["instances"] >= 80
     assert counts["prices"] >= 156
     assert counts["matmul_efficiency"] >= 33
+    assert counts["failures"] >= 5
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=_id)
@@ -92,6 +93,32 @@ def test_matmul_efficiencies_are_shares_of_the_catalog_peak() -> None:
             column = "memory_bandwidth_gb_per_second" if row["unit"] == "GB/s" else f"{row['format']}_tflops"
             assert row["peak"] == peaks[row["accelerator"]][column]
             assert float(row["efficiency"]) == pytest.approx(float(row["measured"]) / float(row["peak"]), abs=1e-3)
+
+
+def test_failure_rates_follow_from_what_was_published() -> None:
+    architectures = {row["architecture"] for row in catalog.read_table("accelerators")}
+    for row in catalog.read_table("failures"):
+        assert row["architecture"] in architectures | {""}
+        assert row["note"]
+        rate = row["device_hours_per_interruption"]
+        if row["days"] and row["interruptions"]:
+            hours = int(row["devices"]) * float(row["days"]) * 24
+            assert float(rate) == pytest.approx(hours / float(row["interruptions"]), rel=1e-4)
+        assert rate or not row["days"], "a run whose length is known has a rate"
+
+
+def test_whole_runs_are_published_once_with_their_hours() -> None:
+    rows = catalog.read_measurements("training_runs")
+    assert len(rows) >= 131
+    assert len({row["id"] for row in rows}) == len(rows)
+    for row in rows:
+        assert row["source"]
+        assert row["source_locator"]
+        assert row["source_opened"] == "true"
+        assert float(row["gpu_hours"]) > 0
+        if row["days"] and row["n_gpus"]:
+            hours = 24 * float(row["days"]) * int(row["n_gpus"])
+            assert float(row["gpu_hours"]) == pytest.approx(hours, rel=0.012), row["id"]
 
 
 def test_a_table_is_read_with_or_without_its_ending() -> None:

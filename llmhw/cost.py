@@ -1,0 +1,691 @@
+"""The economics of a whole training run: time with failures, device-hours, dollars and energy.
+
+The step time comes from elsewhere, measured or predicted; nothing here knows how a step is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from math import inf
+from numbers import Real
+from statistics import median
+from typing import Any
+
+from llmhw.catalog import read_table
+from llmhw.formula import Term, formula, term
+from llmhw.hardware import Accelerator, Cluster, Price, accelerator, prices
+from llmhw.units import (
+    LLMHWError,
+    ceil_div,
+    check_choice,
+    check_count,
+    format_quantity,
+    html_table,
+    maximum,
+    unknown_name,
+    where,
+)
+
+# -- formulas ---------------------------------------------------------------------------------
+
+
+def exp(x: Any) -> Any:
+    """e to the power x, for a number or an array."""
+    if hasattr(x, "__array_namespace__"):
+        import numpy
+
+        return numpy.exp(x)
+    import math
+
+    return math.exp(x)
+
+
+def expm1(x: Any) -> Any:
+    """e to the power x, less 1, exact near 0; for a number or an array."""
+    if hasattr(x, "__array_namespace__"):
+        import numpy
+
+        return numpy.expm1(x)
+    import math
+
+    return math.expm1(x)
+
+
+@formula(source="definition: the last step may be a part of a batch", unit="count")
+def training_steps(*, tokens: Any, tokens_per_step: Any) -> Any:
+    """Optimizer steps of a run.
+
+    tokens_per_step   global batch x sequence length
+
+    >>> training_steps(tokens=366_000_000_000, tokens_per_step=2048 * 2048)
+    87262
+    """
+    return ceil_div(tokens, tokens_per_step)
+
+
+@formula(source="definition", unit="FLOP")
+def run_flops(*, tokens: Any, flops_per_token: Any) -> Any:
+    """Model FLOPs of a run.
+
+    flops_per_token   forward and backward, without recompute
+
+    >>> run_flops(tokens=15.6e12, flops_per_token=6 * 405e9)
+    3.7908e+25
+    """
+    return tokens * flops_per_token
+
+
+@formula(source="definition", unit="seconds")
+def productive_seconds(*, steps: Any, step_seconds: Any) -> Any:
+    """Time of a run's steps, each taken once: no failure, no checkpoint.
+
+    >>> productive_seconds(steps=87262, step_seconds=105)
+    9162510
+    """
+    return steps * step_seconds
+
+
+@formula(source="what a run needs to go on: weights and optimizer states; gradients are not kept", unit="file_bytes")
+def checkpoint_size_bytes(*, weight_bytes: Any, optimizer_bytes: Any) -> Any:
+    """Size of a checkpoint.
+
+    optimizer_bytes   with the fp32 master copy, where the recipe has one
+
+    BLOOM-176B saved bf16 weights, and fp32 weights, momentum and variance; it published 2.3 TB, in binary units.
+
+    >>> round(checkpoint_size_bytes(weight_bytes=2 * 176.247e9, optimizer_bytes=12 * 176.247e9) / 2**40, 2)
+    2.24
+    """
+    return weight_bytes + optimizer_bytes
+
+
+@formula(source="definition", unit="seconds")
+def checkpoint_write_seconds(*, checkpoint_bytes: Any, bytes_per_second: Any, blocking: Any = 1) -> Any:
+    """How long a checkpoint holds training up.
+
+    bytes_per_second   into storage, from all devices together
+    blocking           share of the write during which training stands still: 1, or less when it is asynchronous
+
+    >>> checkpoint_write_seconds(checkpoint_bytes=2.3e12, bytes_per_second=57.5e9)
+    40.0
+    """
+    return blocking * checkpoint_bytes / bytes_per_second
+
+
+@formula(source="failures of devices are independent, and one stops the job", unit="seconds")
+def job_mtbf_seconds(*, mtbf_device_hours: Any, devices: Any) -> Any:
+    """Mean time between the failures of a job.
+
+    mtbf_device_hours   device-hours for each interruption, of whatever cause
+
+    >>> job_mtbf_seconds(mtbf_device_hours=50677, devices=16384) / 3600
+    3.09307861328125
+    """
+    return mtbf_device_hours * 3600 / devices
+
+
+@formula(source="Daly 2006 (FGCS 22), the higher-order estimate; its first term is that of Young 1974", unit="seconds")
+def daly_interval_seconds(*, write_seconds: Any, mtbf_seconds: Any) -> Any:
+    """Training time between two checkpoints that makes the run shortest.
+
+    write_seconds   time that a checkpoint holds training up
+
+    Daly's own example, checkpoints of 5 minutes and a failure every 24 hours, gives 117 minutes (Young: 120):
+
+    >>> round(daly_interval_seconds(write_seconds=300, mtbf_seconds=24 * 3600) / 60)
+    117
+    """
+    ratio = (write_seconds / (2 * mtbf_seconds)) ** 0.5
+    series = (2 * write_seconds * mtbf_seconds) ** 0.5 * (1 + ratio / 3 + ratio**2 / 9) - write_seconds
+    return where(write_seconds < 2 * mtbf_seconds, series, mtbf_seconds)
+
+
+@formula(source="Daly 2006 (FGCS 22), complete model: M e^(R/M) (e^((t+d)/M) - 1) / t, inverted", unit="fraction")
+def goodput_fraction(*, interval_seconds: Any, write_seconds: Any, mtbf_seconds: Any, restart_seconds: Any = 0) -> Any:
+    """Share of a run's wall-clock time that makes progress, for failures at random times.
+
+    interval_seconds   training between two checkpoints, t
+    write_seconds      what a checkpoint costs, d
+    mtbf_seconds       mean time between failures of the job, M; they may hit a checkpoint or a restart too
+    restart_seconds    from a failure until training goes on: detection, repair, loading; R
+
+    Exact however frequent the failures are; a job that hardly ever finishes has a goodput near 0. While they are rare
+    it is 1 - d/t - (t/2 + R)/M: the checkpoints, half an interval of lost work, and the restart.
+
+    >>> round(goodput_fraction(interval_seconds=3600, write_seconds=40, mtbf_seconds=360_000, restart_seconds=600), 3)
+    0.982
+    >>> round(1 - 40 / 3600 - (3600 / 2 + 600) / 360_000, 3)
+    0.982
+    >>> goodput_fraction(interval_seconds=3600, write_seconds=40, mtbf_seconds=60, restart_seconds=600) < 1e-20
+    True
+    """
+    attempt = maximum((interval_seconds + write_seconds) / mtbf_seconds, 1e-12)
+    checkpoints = interval_seconds / (interval_seconds + write_seconds)
+    repeats = attempt * exp(-attempt) / -expm1(-attempt)
+    restarts = exp(-restart_seconds / mtbf_seconds)
+    return maximum(checkpoints * repeats * restarts, 1e-200)
+
+
+@formula(source="definition of goodput", unit="seconds")
+def wall_seconds(*, productive_seconds: Any, goodput: Any) -> Any:
+    """Expected wall-clock time of a run, with its checkpoints, failures and lost work.
+
+    >>> wall_seconds(productive_seconds=9_000_000, goodput=0.9)
+    10000000.0
+    """
+    return productive_seconds / goodput
+
+
+@formula(source="failures come at a constant rate, in restarts too", unit="count")
+def expected_failures(*, wall_seconds: Any, mtbf_seconds: Any) -> Any:
+    """Failures that a run meets, on average.
+
+    >>> round(expected_failures(wall_seconds=54 * 86400, mtbf_seconds=3.093 * 3600))
+    419
+    """
+    return wall_seconds / mtbf_seconds
+
+
+@formula(source="definition; devices are paid for while they wait, spare ones are not counted", unit="device-hours")
+def run_device_hours(*, wall_seconds: Any, devices: Any) -> Any:
+    """Device-hours that a run occupies.
+
+    >>> run_device_hours(wall_seconds=54 * 86400, devices=16384)
+    21233664.0
+    """
+    return wall_seconds * devices / 3600
+
+
+@formula(source="definition", unit="dollars")
+def run_dollars(*, device_hours: Any, dollars_per_device_hour: Any) -> Any:
+    """Rent of the devices; storage, network and people are not in it.
+
+    DeepSeek-V3 published 2.788 million H800 hours at $2:
+
+    >>> run_dollars(device_hours=2_788_000, dollars_per_device_hour=2)
+    5576000
+    """
+    return device_hours * dollars_per_device_hour
+
+
+@formula(source="board power while training, and what the host draws for one device", unit="W")
+def device_power_watts(*, tdp_watts: Any, power_fraction: Any, host_watts: Any = 0) -> Any:
+    """Electrical power of one device with its share of the host.
+
+    >>> device_power_watts(tdp_watts=700, power_fraction=0.85, host_watts=374)
+    969.0
+    """
+    return tdp_watts * power_fraction + host_watts
+
+
+@formula(source="power x time x PUE", unit="kWh")
+def run_energy_kwh(*, device_hours: Any, watts: Any, pue: Any = 1) -> Any:
+    """Electrical energy of a run.
+
+    watts   of one device with its share of the host
+    pue     power usage effectiveness: energy of the building over energy of the machines
+
+    BLOOM's published 433,196 kWh are its device-hours at 400 W:
+
+    >>> run_energy_kwh(device_hours=1_082_990, watts=400)
+    433196.0
+    """
+    return device_hours * watts * pue / 1000
+
+
+# -- what is assumed unless it is given -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A value that was assumed because it was not given, and where it comes from."""
+
+    argument: str
+    value: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.argument}={self.value:,g}: {self.source}"
+
+
+# Detection and diagnosis take less than 10 minutes there; loading and lost work another 15 at most.
+_RESTART = Default(
+    "restart_seconds", 600.0, "MegaScale (arXiv 2402.15627), section 6: detection and tests within 10 min"
+)
+# OLMo's H100s average just over 600 of their 700 W while training, about 85 % at most. Most model cards count 100 %.
+_POWER = Default("power_fraction", 0.85, "measured on H100 by Morrison et al. 2025 (arXiv 2503.05804), section 4.3")
+# 0.76 x 10,200 W / 8 devices is 969 W; less 0.85 x 700 W for the GPU.
+_HOST = Default("host_watts", 374.0, "8 x H100 nodes draw 76 % of 10.2 kW (Newkirk et al. 2025, arXiv 2506.14551)")
+_PUE = Default("pue", 1.2, "Jupiter cluster in Morrison et al. 2025 (arXiv 2503.05804); 1.12 in their other one")
+# 2.3 TB in 40 s from 384 GPUs. Llama 3's storage, 2 TB/s for 16,384 GPUs, is 0.12 GB/s for each.
+_STORAGE_PER_DEVICE = 0.15e9
+_STORAGE = "0.15 GB/s a device: BLOOM wrote 2.3 TB from 384 GPUs in 40 s (stas00/ml-engineering, fault-tolerance)"
+
+
+def _mtbf(device: Accelerator) -> Default:
+    """Device-hours per interruption: median of the published runs on this architecture, or of all."""
+    rows = [row for row in read_table("failures") if row["device_hours_per_interruption"]]
+    same = [row for row in rows if row["architecture"] == device.architecture]
+    used = same or rows
+    value = median(float(row["device_hours_per_interruption"]) for row in used)
+    where_from = f"published for {device.architecture}" if same else "published for any device"
+    names = ", ".join(row["run"] for row in used)
+    return Default("mtbf_device_hours", value, f"median of what is {where_from} ({names})")
+
+
+# -- prices -----------------------------------------------------------------------------------
+
+
+def _same(a: str, b: str) -> bool:
+    return a.strip().casefold() == b.strip().casefold()
+
+
+def _newest_price(device: Accelerator, provider: str | None, region: str | None, kind: str) -> tuple[Price | None, str]:
+    """The newest price of a device, the cheapest of that day; or None and the reason."""
+    offers = prices(device)
+    for argument, value in (("provider", provider), ("region", region)):
+        if value is None:
+            continue
+        known = sorted({getattr(offer, argument) for offer in offers})
+        offers = [offer for offer in offers if _same(getattr(offer, argument), value)]
+        if not offers:
+            at = f" at {provider}" if argument == "region" and provider is not None else ""
+            has = f"the catalog has {', '.join(known)}" if known else "the catalog has none; give price="
+            raise LLMHWError(f"{argument}={value!r} has no price of {device.name}{at}; {has}")
+    fitting = [offer for offer in offers if offer.kind == kind]
+    if fitting:
+        return fitting[0], ""
+    others = sorted({offer.kind for offer in offers})
+    has = f"only {', '.join(others)}" if others else "none; give price="
+    if others and (provider is not None or region is not None):
+        raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; the catalog has {has}")
+    return None, f"no {kind} price of {device.name} is known: the catalog has {has}"
+
+
+def _given_price(device: Accelerator, dollars: float) -> Price:
+    return Price(
+        provider="",
+        instance="",
+        accelerator=device.name,
+        devices=1,
+        kind="given",
+        dollars_per_hour=dollars,
+        dollars_per_device_hour=dollars,
+        region="",
+        date="",
+        status="given",
+        source="the argument price",
+    )
+
+
+# -- the run ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TrainingRun:
+    """What a whole training run takes.
+
+    days                          expected wall-clock time, with checkpoints, failures and lost work
+    days_without_failures         the steps alone
+    device_hours                  of the devices that train, over `days`
+    dollars, price                rent, and the price it was computed with; None: see `reasons`
+    energy_kwh, watts             of the building, and of one device with its host; None: see `reasons`
+    goodput                       share of `days` that makes progress
+    checkpoint_seconds            how long a checkpoint holds training up
+    checkpoint_interval_seconds   training between two checkpoints
+    mtbf_seconds                  mean time between failures of the job; infinite if there are none
+    failures_expected             over `days`
+    *_low, *_high                 from the interval of the step time; None if none was given
+    defaults                      what was assumed, with its source
+    reasons                       why a field is None, by its name
+
+    `explain("goodput")` shows a formula with this run's numbers; without a name, all of them.
+    """
+
+    accelerator: str
+    devices: int
+    tokens: int
+    tokens_per_step: int
+    steps: int
+    flops: float
+    step_seconds: float
+    days: float
+    days_without_failures: float
+    device_hours: float
+    dollars: float | None
+    price: Price | None
+    energy_kwh: float | None
+    watts: float | None
+    goodput: float
+    checkpoint_seconds: float
+    checkpoint_interval_seconds: float
+    mtbf_seconds: float
+    failures_expected: float
+    days_low: float | None
+    days_high: float | None
+    device_hours_low: float | None
+    device_hours_high: float | None
+    dollars_low: float | None
+    dollars_high: float | None
+    terms: tuple[Term, ...]
+    defaults: tuple[Default, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def title(self) -> str:
+        """One line that says what is trained where."""
+        return f"{format_quantity(self.tokens, 'count')} tokens on {self.devices:,} x {self.accelerator}"
+
+    @property
+    def finishes(self) -> bool:
+        """Whether the job makes noticeable progress: more than a millionth of its time."""
+        return self.goodput > 1e-6
+
+    def explain(self, name: str | None = None) -> str:
+        """The formulas behind one quantity (or all), with this run's numbers, unit and source."""
+        names = [t.label for t in self.terms]
+        if name is not None and name not in names:
+            raise unknown_name("name", name, names)
+        return "\n\n".join(t.explain() for t in self.terms if name in (None, t.label))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values; an infinite time between failures is None."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "terms"}
+        return found | {
+            "mtbf_seconds": None if self.mtbf_seconds == inf else self.mtbf_seconds,
+            "price": None if self.price is None else self.price.to_dict(),
+            "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults},
+            "reasons": dict(self.reasons),
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Quantity, value, and its range or how it came about, as text."""
+
+        def span(low: float | None, high: float | None, unit: str) -> str:
+            if low is None or high is None or not self.finishes:
+                return ""
+            return f"{format_quantity(low, unit)} to {format_quantity(high, unit)}"
+
+        def day(value: float | None) -> float | None:
+            return None if value is None else 86400 * value
+
+        def shown(value: float | None, unit: str) -> str:
+            return "never finishes" if value is not None and not self.finishes else format_quantity(value, unit)
+
+        write, interval = (
+            format_quantity(s, "seconds") for s in (self.checkpoint_seconds, self.checkpoint_interval_seconds)
+        )
+        failures = (
+            "no failures" if self.mtbf_seconds == inf else f"one in {format_quantity(self.mtbf_seconds, 'seconds')}"
+        )
+        return [
+            ("steps", f"{self.steps:,}", f"{format_quantity(self.step_seconds, 'seconds')} each"),
+            ("compute", f"{self.flops:.3g} FLOP", "model FLOPs"),
+            ("time", shown(day(self.days), "seconds"), span(day(self.days_low), day(self.days_high), "seconds")),
+            ("without failures", format_quantity(day(self.days_without_failures), "seconds"), "the steps alone"),
+            ("goodput", format_quantity(self.goodput, "fraction"), f"a checkpoint of {write} every {interval}"),
+            ("failures", shown(self.failures_expected, "count"), failures),
+            (
+                "device-hours",
+                shown(self.device_hours, "count"),
+                span(self.device_hours_low, self.device_hours_high, "count"),
+            ),
+            ("cost", shown(self.dollars, "dollars"), span(self.dollars_low, self.dollars_high, "dollars")),
+            ("price", *self._price()),
+            (
+                "energy",
+                shown(self.energy_kwh, "kWh"),
+                self.reasons.get("energy_kwh") or f"{format_quantity(self.watts, 'W')} a device",
+            ),
+        ]
+
+    def _price(self) -> tuple[str, str]:
+        if self.price is None:
+            return "unknown", self.reasons["dollars"]
+        rate, _, origin = str(self.price).partition(" a device-hour (")
+        return rate, "a device-hour, as given" if self.price.kind == "given" else f"a device-hour, {origin[:-1]}"
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
+        lines = [f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows]
+        return "\n".join([self.title, *lines, *(f"assumed {d}" for d in self.defaults)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self.title, ("quantity", "value", "range or origin"), self.rows())
+
+
+def _checked(argument: str, value: Any, *, least: float = 0.0, most: float = inf, above: bool = False) -> float:
+    """`value` as a float within its bounds, else a clear error; `above`: the lower bound itself is not allowed."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not least <= value <= most or value == inf or (above and value == least):
+        rule = f"above {least:g}" if above else f"of at least {least:g}"
+        upper = f" and at most {most:g}" if most < inf else ""
+        raise LLMHWError(f"{argument}={value!r} must be a number {rule}{upper}")
+    return float(value)
+
+
+def _device_and_count(
+    cluster: Cluster | None, device: Accelerator | str | None, devices: int | None
+) -> tuple[Accelerator, int]:
+    if cluster is not None:
+        if device is not None or devices is not None:
+            raise LLMHWError("cluster= already says which accelerator and how many devices; leave those two out")
+        return cluster.accelerator, cluster.devices
+    if device is None or devices is None:
+        raise LLMHWError("cluster=None needs accelerator= and devices= in its place")
+    return device if isinstance(device, Accelerator) else accelerator(device), check_count("devices", devices)
+
+
+def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tuple[float, float] | None:
+    if interval is None:
+        return None
+    try:
+        low, high = interval
+    except (TypeError, ValueError):
+        raise LLMHWError(f"step_seconds_interval={interval!r} must be two numbers, (low, high)") from None
+    low = _checked("step_seconds_interval[0]", low, above=True)
+    high = _checked("step_seconds_interval[1]", high, above=True)
+    if not low <= estimate <= high:
+        raise LLMHWError(f"step_seconds_interval=({low:g}, {high:g}) must hold step_seconds={estimate:g}")
+    return low, high
+
+
+def training_run(
+    *,
+    step_seconds: float,
+    tokens_per_step: int,
+    tokens: float,
+    flops_per_token: float,
+    checkpoint_bytes: float,
+    cluster: Cluster | None = None,
+    accelerator: Accelerator | str | None = None,
+    devices: int | None = None,
+    step_seconds_interval: tuple[float, float] | None = None,
+    price: float | Price | None = None,
+    provider: str | None = None,
+    region: str | None = None,
+    kind: str = "on_demand",
+    mtbf_device_hours: float | None = None,
+    restart_seconds: float | None = None,
+    checkpoint_interval_seconds: float | None = None,
+    storage_bytes_per_second: float | None = None,
+    checkpoint_blocking: float = 1.0,
+    power_fraction: float | None = None,
+    host_watts: float | None = None,
+    pue: float | None = None,
+) -> TrainingRun:
+    """Time, device-hours, dollars and energy of a whole training run, failures counted in.
+
+    step_seconds            one optimizer step; `step_seconds_interval`: its (low, high), carried into the results
+    tokens_per_step         global batch x sequence length
+    flops_per_token         model FLOPs, forward and backward
+    checkpoint_bytes        weights and optimizer states together: see `checkpoint_size_bytes`
+    cluster                 or `accelerator` and `devices`
+    price                   dollars per device-hour, or a `Price`; default: the newest one that the catalog has for the
+                            device, the cheapest of that day, perhaps at one `provider`, in one `region`;
+                            `kind` is on_demand or spot
+    mtbf_device_hours       device-hours for each interruption; default: what is published for the architecture,
+                            else for any; float("inf") for none
+    restart_seconds         from a failure until training goes on, lost work not counted; default 10 minutes
+    checkpoint_interval_seconds   training between two checkpoints; default: Daly's optimum, at least one step
+    storage_bytes_per_second      of all devices together; default 0.15 GB/s for each device
+    checkpoint_blocking     share of a checkpoint's write that holds training up
+    power_fraction          share of the board power (TDP) that is drawn; default 0.85
+    host_watts              CPUs, memory, network cards and fans, for one device; default 374
+    pue                     energy of the building over that of the machines; default 1.2
+
+    Every default is listed in the result with its source. A price or board power that is not known leaves its
+    fields None with a reason; a provider or region without a price raises `LLMHWError` with those that have one.
+    Evaluations, batch ramp-up, failed runs and repairs longer than `restart_seconds` are not counted.
+
+    >>> bloom = training_run(step_seconds=105, tokens_per_step=2048 * 2048, tokens=366e9, flops_per_token=6 * 176e9,
+    ...                      accelerator="A100 80GB SXM", devices=384, checkpoint_bytes=2.3e12, price=2.0)
+    >>> print(f"{bloom.days:.0f} days, goodput {bloom.goodput:.3f}")
+    109 days, goodput 0.971
+    """
+    device, count = _device_and_count(cluster, accelerator, devices)
+    step = _checked("step_seconds", step_seconds, above=True)
+    interval = _steps_interval(step_seconds_interval, step)
+    total, per_step = check_count("tokens", tokens), check_count("tokens_per_step", tokens_per_step)
+    size = _checked("checkpoint_bytes", checkpoint_bytes)
+    blocking = _checked("checkpoint_blocking", checkpoint_blocking, most=1)
+    assumed: list[Default] = []
+
+    def given(value: float | None, default: Default, **bounds: Any) -> float:
+        if value is None:
+            assumed.append(default)
+            return default.value
+        return _checked(default.argument, value, **bounds)
+
+    storage = given(
+        storage_bytes_per_second,
+        Default("storage_bytes_per_second", _STORAGE_PER_DEVICE * count, _STORAGE),
+        above=True,
+    )
+    never = isinstance(mtbf_device_hours, float) and mtbf_device_hours == inf
+    per_device = inf if never else max(given(mtbf_device_hours, _mtbf(device), above=True), 1e-6)
+    restart = given(restart_seconds, _RESTART)
+
+    steps = term(training_steps, "steps", tokens=total, tokens_per_step=per_step)
+    flops = term(
+        run_flops,
+        "flops",
+        tokens=total,
+        flops_per_token=_checked("flops_per_token", flops_per_token, above=True),
+    )
+    alone = term(productive_seconds, "time without failures", steps=steps.value, step_seconds=step)
+    write = term(
+        checkpoint_write_seconds,
+        "checkpoint",
+        checkpoint_bytes=size,
+        bytes_per_second=storage,
+        blocking=blocking,
+    )
+    mtbf = term(job_mtbf_seconds, "time between failures", mtbf_device_hours=per_device, devices=count)
+    shown = [steps, flops, alone, write, mtbf]
+    if checkpoint_interval_seconds is not None:
+        every = _checked("checkpoint_interval_seconds", checkpoint_interval_seconds, least=step)
+    elif never:
+        every = alone.value
+    else:
+        optimum = term(daly_interval_seconds, "checkpoint interval", write_seconds=write.value, mtbf_seconds=mtbf.value)
+        shown.append(optimum)
+        every = max(optimum.value, step)
+    every = min(every, alone.value)
+    goodput = term(
+        goodput_fraction,
+        "goodput",
+        interval_seconds=every,
+        write_seconds=write.value,
+        mtbf_seconds=mtbf.value,
+        restart_seconds=restart,
+    )
+    wall = term(wall_seconds, "time", productive_seconds=alone.value, goodput=goodput.value)
+    failures = term(expected_failures, "failures", wall_seconds=wall.value, mtbf_seconds=mtbf.value)
+    hours = term(run_device_hours, "device-hours", wall_seconds=wall.value, devices=count)
+    shown += [goodput, wall, failures, hours]
+
+    reasons: dict[str, str] = {}
+    paid = _price_of(device, price, provider, region, kind, reasons)
+    cost = None
+    if paid is not None:
+        rate = paid.dollars_per_device_hour
+        cost = term(run_dollars, "dollars", device_hours=hours.value, dollars_per_device_hour=rate)
+        shown.append(cost)
+
+    before = len(assumed)
+    share = given(power_fraction, _POWER, most=1, above=True)
+    host = given(host_watts, _HOST)
+    effectiveness = given(pue, _PUE, least=1)
+    power = energy = None
+    if device.tdp_watts is not None:
+        power = term(device_power_watts, "power", tdp_watts=device.tdp_watts, power_fraction=share, host_watts=host)
+        energy = term(run_energy_kwh, "energy", device_hours=hours.value, watts=power.value, pue=effectiveness)
+        shown += [power, energy]
+    else:
+        del assumed[before:]
+        reasons["energy_kwh"] = reasons["watts"] = f"the power of {device.name} is not published"
+
+    def scaled(value: float | None, end: int) -> float | None:
+        return None if interval is None or value is None else value * (interval[end] / step)
+
+    days = wall.value / 86400
+    dollars = None if cost is None else float(cost.value)
+    return TrainingRun(
+        accelerator=device.name,
+        devices=count,
+        tokens=total,
+        tokens_per_step=per_step,
+        steps=steps.value,
+        flops=float(flops.value),
+        step_seconds=step,
+        days=days,
+        days_without_failures=alone.value / 86400,
+        device_hours=hours.value,
+        dollars=dollars,
+        price=paid,
+        energy_kwh=None if energy is None else float(energy.value),
+        watts=None if power is None else float(power.value),
+        goodput=goodput.value,
+        checkpoint_seconds=write.value,
+        checkpoint_interval_seconds=every,
+        mtbf_seconds=mtbf.value,
+        failures_expected=failures.value,
+        days_low=scaled(days, 0),
+        days_high=scaled(days, 1),
+        device_hours_low=scaled(hours.value, 0),
+        device_hours_high=scaled(hours.value, 1),
+        dollars_low=scaled(dollars, 0),
+        dollars_high=scaled(dollars, 1),
+        terms=tuple(shown),
+        defaults=tuple(assumed),
+        reasons=reasons,
+    )
+
+
+def _price_of(
+    device: Accelerator,
+    price: float | Price | None,
+    provider: str | None,
+    region: str | None,
+    kind: str,
+    reasons: dict[str, str],
+) -> Price | None:
+    """The price to compute with; None leaves its reason in `reasons`."""
+    check_choice("kind", kind, ("on_demand", "spot"))
+    if price is None:
+        found, why = _newest_price(device, provider, region, kind)
+        if found is None:
+            reasons["dollars"] = reasons["price"] = why
+        return found
+    if provider is not None or region is not None:
+        raise LLMHWError(f"price={price!s} is given: leave provider and region out")
+    if not isinstance(price, Price):
+        return _given_price(device, _checked("price", price, above=True))
+    if price.accelerator != device.name:
+        raise LLMHWError(f"price={price!s} is one of {price.accelerator}, not of {device.name}")
+    return price
