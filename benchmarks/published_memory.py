@@ -5,8 +5,6 @@ The constants of the allocator and of the context are fitted again without each 
 
 from __future__ import annotations
 
-from collections import Counter
-
 from llmhw.units import GIB
 from llmhw.validation import fit_constants, validate_training_memory
 
@@ -33,12 +31,10 @@ def main() -> None:
         alone = validate_training_memory(reserved_over_allocated=share, context_bytes=context).by_source()[source]
         print(f"  {source}: {share:.2f}, {context / GIB:.1f} GiB{note}")
         print(f"    median {alone.median_abs_error:.1%}, p90 {alone.p90_abs_error:.1%}, bias {alone.bias:+.1%}")
-    print("\nskipped:")
-    for (source, reason), count in Counter((source, reason) for _, source, reason in found.skipped).items():
-        print(f"  {count:>2} of {source}: {reason}")
-    print("\nlargest errors:")
-    for group in sorted(found.groups, key=lambda g: -abs(g.error))[:12]:
-        print(f"  {group.error:+7.1%}  {group.measured / GIB:6.1f} GiB  {', '.join(group.ids)}  {group.source[:40]}")
+    for title, _, rows in found.sections(worst=12)[1:]:
+        print(f"\n{title}:")
+        for row in rows:
+            print("  " + "  ".join(row))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""Predictions beside published measurements: peak memory of training, with the meter that was read.
+"""Peak memory of training beside published measurements, with the meter that was read.
 
-Every row of `catalog/measurements/training_memory.csv` is either predicted or skipped with a reason. Rows that measure
-one configuration again are one group, and a group has one vote.
+Each source of `catalog/measurements/training_memory.csv` has a function that reads its rows as the source means them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from math import ceil
-from statistics import median
+from re import search
 from typing import Any
 
 from llmhw.activations import layer_activations, saved_bytes
-from llmhw.catalog import read_calibration, read_measurements, read_model
+from llmhw.catalog import read_calibration, read_model
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
@@ -22,8 +21,8 @@ from llmhw.memory import state_bytes, weights
 from llmhw.model import ModelSpec, model
 from llmhw.training import copies_in_flight, memory
 from llmhw.units import GIB, LLMHWError, unknown_name
-
-Row = Mapping[str, str]
+from llmhw.validation.statistics import Prediction, groups
+from llmhw.validation.table import Row
 
 
 @formula(
@@ -54,173 +53,35 @@ def bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> 
     return elements * bytes_per_element
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One measured row with what is predicted for its meter.
+def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
+    """Peak bytes of one device for one row, with the meter that was read.
 
-    configuration   what was run; rows of one source with the same configuration are one group
-    meter           allocated, reserved or device (nvidia-smi)
-    tensors         bytes of tensors at the fullest moment, before allocator and context
+    calibration   `reserved_over_allocated` and `context_bytes`; default: those of `catalog/calibration.json`
     """
-
-    id: str
-    source: str
-    configuration: tuple[str, ...]
-    meter: str
-    tensors: float
-    predicted: float
-    measured: float
-
-    @property
-    def error(self) -> float:
-        """predicted / measured - 1."""
-        return self.predicted / self.measured - 1
+    constants = read_calibration("training_memory") if calibration is None else calibration
+    _check_device(row)
+    tensors = _predictor(row["source"])(_corrected(row))
+    meter = _meter(row)
+    predicted = tensors
+    if meter != "allocated":
+        predicted *= constants["reserved_over_allocated"]
+    if meter == "device":
+        predicted += constants["context_bytes"]
+    measured = row.positive("peak_mem_gib") * _unit(row)
+    return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts={"tensors": tensors})
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One configuration of one source: the medians of its rows."""
-
-    source: str
-    configuration: tuple[str, ...]
-    ids: tuple[str, ...]
-    meter: str
-    predicted: float
-    measured: float
-
-    @property
-    def error(self) -> float:
-        """predicted / measured - 1."""
-        return self.predicted / self.measured - 1
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Validation:
-    """Predictions beside measurements; one vote for each group.
-
-    rows      every row that was predicted
-    skipped   (id, source, reason) of every other row
-    groups    the configurations
-    """
-
-    rows: tuple[Prediction, ...]
-    skipped: tuple[tuple[str, str, str], ...]
-    groups: tuple[Group, ...]
-
-    @property
-    def median_abs_error(self) -> float:
-        """Median of |predicted / measured - 1| over the groups."""
-        return percentile([abs(g.error) for g in self.groups], 50)
-
-    @property
-    def p90_abs_error(self) -> float:
-        """90th percentile of |predicted / measured - 1| over the groups."""
-        return percentile([abs(g.error) for g in self.groups], 90)
-
-    @property
-    def bias(self) -> float:
-        """Median of predicted / measured - 1: below 0 where predictions are low."""
-        return percentile([g.error for g in self.groups], 50)
-
-    def by_source(self) -> dict[str, Validation]:
-        """The same for each source alone, in the order of the table."""
-        names = dict.fromkeys([*(r.source for r in self.rows), *(source for _, source, _ in self.skipped)])
-        return {
-            name: Validation(
-                tuple(r for r in self.rows if r.source == name),
-                tuple(s for s in self.skipped if s[1] == name),
-                tuple(g for g in self.groups if g.source == name),
-            )
-            for name in names
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: errors as shares, groups with bytes, skipped rows with reasons."""
-        return {
-            "groups": len(self.groups),
-            "rows": len(self.rows),
-            "skipped": [{"id": i, "source": s, "reason": why} for i, s, why in self.skipped],
-            "median_abs_error": self.median_abs_error,
-            "p90_abs_error": self.p90_abs_error,
-            "bias": self.bias,
-        }
-
-    def table(self) -> list[tuple[str, ...]]:
-        """One row a source and one for all: groups, rows, skipped, median, 90th percentile, bias, largest."""
-        lines: list[tuple[str, ...]] = []
-        for name, part in [*self.by_source().items(), ("all", self)]:
-            counts = (str(len(part.groups)), str(len(part.rows)), str(len(part.skipped)))
-            if not part.groups:
-                lines.append((name, *counts, "-", "-", "-", "-"))
-                continue
-            largest = max((g.error for g in part.groups), key=abs)
-            shown = (part.median_abs_error, part.p90_abs_error, part.bias, largest)
-            signs = ("", "", "+", "+")
-            lines.append((name, *counts, *(f"{100 * v:{s}.1f} %" for v, s in zip(shown, signs, strict=True))))
-        return lines
-
-    def __str__(self) -> str:
-        head = ("source", "groups", "rows", "skipped", "median", "p90", "bias", "largest")
-        lines = [head, *self.table()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text = [
-            "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
-        return "\n".join(["peak memory of training, |predicted / measured - 1|", *text])
-
-    __repr__ = __str__
-
-
-def percentile(values: Iterable[float], percent: float) -> float:
-    """A percentile, linear between neighbours.
-
-    >>> percentile([1, 2, 3, 4], 50)
-    2.5
-    """
-    ordered = sorted(values)
-    if not ordered:
-        raise LLMHWError("values=[] has no percentile; no row of this table could be predicted")
-    at = (len(ordered) - 1) * percent / 100
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
-
-
-def validate_training_memory(
-    rows: Iterable[Row] | None = None,
-    *,
-    reserved_over_allocated: float | None = None,
-    context_bytes: float | None = None,
-) -> Validation:
-    """Predict every published peak-memory row with the meter that was read.
-
-    rows   rows of `llmhw.catalog.read_measurements("training_memory")`; default: all
-    reserved_over_allocated, context_bytes   other constants than those of `catalog/calibration.json`
-
-    >>> found = validate_training_memory()
-    >>> len(found.rows) + len(found.skipped)
-    190
-    """
-    constants = read_calibration("training_memory")
-    share = constants["reserved_over_allocated"] if reserved_over_allocated is None else reserved_over_allocated
-    context = constants["context_bytes"] if context_bytes is None else context_bytes
-    done, skipped = [], []
-    for row in read_measurements("training_memory") if rows is None else rows:
+def fit(rows: Iterable[Row]) -> dict[str, Any]:
+    """The constants of `fit_constants` for these rows; the context stays as it is where no row tells it."""
+    done = []
+    for row in rows:
         try:
-            tensors = _predictor(row["source"])(_corrected(row))
-        except LLMHWError as reason:
-            skipped.append((row["id"], row["source"], str(reason)))
+            done.append(replace(predict(row), id=row.name, source=row.source, configuration=configuration(row)))
+        except LLMHWError:
             continue
-        meter = _meter(row)
-        predicted = tensors
-        if meter != "allocated":
-            predicted *= share
-        if meter == "device":
-            predicted += context
-        measured = float(row["peak_mem_gib"]) * _unit(row)
-        done.append(Prediction(row["id"], row["source"], _configuration(row), meter, tensors, predicted, measured))
-    return Validation(tuple(done), tuple(skipped), tuple(_groups(done)))
+    share, context = fit_constants(done)
+    kept = read_calibration("training_memory")["context_bytes"]
+    return {"reserved_over_allocated": share, "context_bytes": kept if context is None else context}
 
 
 def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> tuple[float, float | None]:
@@ -232,30 +93,17 @@ def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> tuple[flo
     is None where no reading of nvidia-smi is left to fit it to.
     """
     used = [r for r in rows if r.meter != "allocated" and not (without and without in r.source)]
+    if not used:
+        raise LLMHWError("no row read as reserved memory or by nvidia-smi was predicted; the constants need one")
     steps = range(61) if any(r.meter == "device" for r in used) else range(1)
     best = (float("inf"), 1.0, 0.0)
     for percent in range(100, 121):
         for tenth in steps:
             share, context = percent / 100, tenth * GIB / 10
-            tried = [replace(r, predicted=r.tensors * share + context * (r.meter == "device")) for r in used]
-            errors = [abs(g.error) for g in _groups(tried)]
+            tried = [replace(r, predicted=r.parts["tensors"] * share + context * (r.meter == "device")) for r in used]
+            errors = [abs(g.error) for g in groups(tried)]
             best = min(best, (sum(errors) / len(errors), share, context))
     return best[1], best[2] if len(steps) > 1 else None
-
-
-def _groups(rows: Iterable[Prediction]) -> Iterator[Group]:
-    found: dict[tuple[str, ...], list[Prediction]] = {}
-    for row in rows:
-        found.setdefault((row.source, *row.configuration), []).append(row)
-    for (source, *configuration), same in found.items():
-        yield Group(
-            source,
-            tuple(configuration),
-            tuple(r.id for r in same),
-            same[0].meter,
-            median(r.predicted for r in same),
-            median(r.measured for r in same),
-        )
 
 
 # -- reading rows -----------------------------------------------------------------------------
@@ -267,10 +115,20 @@ _KEY = (
 ).split()
 
 
-def _configuration(row: Row) -> tuple[str, ...]:
+def configuration(row: Row) -> tuple[str, ...]:
+    """What was run: rows in which it is the same are one group."""
     corrected = _corrected(row)
     # compiled and eager programs are two configurations
     return (*(corrected[name] for name in _KEY), "compiled" if "compile" in row["notes"] else "")
+
+
+# The catalog knows no device of its own for these; what they hold is predicted all the same.
+_DEVICES = ("H100-96GB-HBM2e-500W", "A100-80GB", "")
+
+
+def _check_device(row: Row) -> None:
+    if row["gpu"] not in _DEVICES:
+        row.device()
 
 
 def _meter(row: Row) -> str:
@@ -283,10 +141,6 @@ def _unit(row: Row) -> float:
     # BLOOM's readings go up to 80: in GiB that would be every byte of its devices (81,920 MiB), which no process gets;
     # we read them as thousands of nvidia-smi's MiB. As GiB they would be 2.4 % larger
     return 1000 * 2**20 if "nvidia-smi" in row["mem_kind"] else GIB
-
-
-def _number(row: Row, name: str, default: int = 1) -> int:
-    return int(float(row[name])) if row[name] else default
 
 
 # Cells of the table that the source itself states otherwise, and what it says.
@@ -302,10 +156,12 @@ _OUTLIERS = {
 }
 
 
-def _corrected(row: Row) -> dict[str, str]:
-    fixed = dict(row) | _CORRECTIONS.get(row["id"], {})
-    if "BLOOM" in row["source"] and int(fixed["d_model"]) % int(fixed["n_heads"]):
-        fixed["n_heads"] = "64"  # "all NHEADS=64 (above too)": 96 does not divide 14336
+def _corrected(row: Row) -> Row:
+    if "BLOOM" not in row["source"]:
+        return row
+    fixed = row.with_cells(**_CORRECTIONS.get(row["id"], {}))
+    if fixed.count("d_model", None) % fixed.count("n_heads", None):
+        return fixed.with_cells(n_heads="64")  # "all NHEADS=64 (above too)": 96 does not divide 14336
     return fixed
 
 
@@ -317,15 +173,15 @@ def _predictor(source: str) -> Callable[[Row], float]:
 
 
 def _layout(row: Row, **more: Any) -> Parallelism:
-    sizes = {name: _number(row, name) for name in ("tp", "pp", "vpp", "cp", "ep")}
+    sizes = {name: row.count(name) for name in ("tp", "pp", "vpp", "cp", "ep")}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
-    sizes["dp"] = _number(row, "dp", max(1, _number(row, "n_gpus") // inside))
+    sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside))
     sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
 
 def _resized(base: str, row: Row, **more: Any) -> ModelSpec:
-    config = dict(read_model(base)[1]) | {"num_hidden_layers": _number(row, "n_layers")} | more
+    config = dict(read_model(base)[1]) | {"num_hidden_layers": row.count("n_layers", None, most=10_000)} | more
     return ModelSpec.from_config(config, name=row["model_name"])
 
 
@@ -344,19 +200,21 @@ _SIMUMAX: dict[str, tuple[str, dict[str, Any]]] = {
 
 def _megatron(row: Row) -> float:
     name = row["model_name"].lower()
-    base, changes = next(found for key, found in _SIMUMAX.items() if key in name)
+    base, changes = next((found for key, found in _SIMUMAX.items() if key in name), ("", {}))
+    if not base:
+        raise unknown_name("model_name", row["model_name"], _SIMUMAX)
     return _megatron_job(row, _resized(base, row, **changes), row["recompute"])
 
 
 def _megatron_job(row: Row, spec: ModelSpec, recompute: str) -> float:
-    layout = _layout(row, zero=_number(row, "zero_stage"))
+    layout = _layout(row, zero=row.count("zero_stage", least=0))
     job = TrainingJob(
         model=spec,
         cluster=Cluster("b200" if "B200" in row["gpu"] else "h100", layout.devices),
         parallelism=layout,
-        micro_batch=_number(row, "micro_batch"),
-        global_batch=_number(row, "global_batch"),
-        seq_len=_number(row, "seq_len"),
+        micro_batch=row.count("micro_batch"),
+        global_batch=row.count("global_batch"),
+        seq_len=row.count("seq_len", None),
         precision="bf16-mixed-fp32-grads",
         kernels="megatron",
         recompute=recompute,
@@ -384,17 +242,19 @@ def _bridge(row: Row) -> float:
 
 
 def _torchtitan(row: Row) -> float:
-    base = {"llama3-8b": "llama-3-8b", "llama3-70b": "llama-3-70b", "llama3-405b": "llama-3.1-405b"}[row["model_name"]]
-    if _number(row, "pp") > 1:
+    bases = {"llama3-8b": "llama-3-8b", "llama3-70b": "llama-3-70b", "llama3-405b": "llama-3.1-405b"}
+    if row["model_name"] not in bases:
+        raise unknown_name("model_name", row["model_name"], bases)
+    if row.count("pp") > 1:
         raise LLMHWError("FSDP under pipeline parallelism keeps whole weights and gradients; not covered")
-    layout = _layout(row, zero=3, sequence_parallel=_number(row, "tp") > 1)
+    layout = _layout(row, zero=3, sequence_parallel=row.count("tp") > 1)
     job = TrainingJob(
-        model=_resized(base, row),
+        model=_resized(bases[row["model_name"]], row),
         cluster=Cluster("h100", layout.devices),
         parallelism=layout,
-        micro_batch=_number(row, "micro_batch"),
-        global_batch=_number(row, "global_batch"),
-        seq_len=_number(row, "seq_len"),
+        micro_batch=row.count("micro_batch"),
+        global_batch=row.count("global_batch"),
+        seq_len=row.count("seq_len", None),
         precision="fp32-bf16",
         recompute={"selective": "per-op"}.get(row["recompute"], row["recompute"]),
     )
@@ -425,7 +285,7 @@ def _deepspeed(row: Row) -> float:
     """Stages of two evenly dealt models stand for an uneven one: its ends may hold a layer less than the others."""
     if row["id"] in _OUTLIERS:
         raise LLMHWError(_OUTLIERS[row["id"]])
-    pp, layers = _number(row, "pp"), _number(row, "n_layers")
+    pp, layers = row.count("pp"), row.count("n_layers", None, most=10_000)
     rebalanced = "Rebalancing" in row["notes"] or "embedding is a layer" in row["notes"]
     middle = ceil((layers + 2 if rebalanced else layers) / pp)
     ends = middle - 1 if rebalanced else middle
@@ -439,16 +299,16 @@ def _deepspeed(row: Row) -> float:
 
 
 def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: bool) -> float:
-    spec = _gpt(layers, _number(row, "d_model"), _number(row, "n_heads"), _number(row, "vocab"))
-    layout = _layout(row, zero=_number(row, "zero_stage"))
-    micro = _number(row, "micro_batch")
+    spec = _gpt(layers, row.count("d_model", None), row.count("n_heads", None), row.count("vocab", None))
+    layout = _layout(row, zero=row.count("zero_stage", least=0))
+    micro = row.count("micro_batch")
     job = TrainingJob(
         model=spec,
         cluster=Cluster("A100 80GB SXM4", layout.devices),
         parallelism=layout,
         micro_batch=micro,
         global_batch=micro * layout.dp * 4 * layout.pp,
-        seq_len=_number(row, "seq_len"),
+        seq_len=row.count("seq_len", None),
         precision="bf16-mixed-fp32-grads" if fp32_gradients else "bf16-mixed",
         kernels="megatron",
         recompute="full",
@@ -532,13 +392,16 @@ def _litgpt_spec(name: str) -> ModelSpec:
             },
             name="stablelm-alpha-3b",
         )
-    return model({"Llama 2 7 B": "llama-2-7b", "Llama 2 13 B": "llama-2-13b"}[name])
+    known = {"Llama 2 7 B": "llama-2-7b", "Llama 2 13 B": "llama-2-13b"}
+    if name not in known:
+        raise unknown_name("model_name", name, [*known, "StableLM Alpha 3B"])
+    return model(known[name])
 
 
 def _litgpt(row: Row) -> float:
     """Everything in bf16, attention with PyTorch's SDPA, head and loss in chunks of 128 tokens."""
     spec = _litgpt_spec(row["model_name"])
-    batch, seq_len = _number(row, "micro_batch"), _number(row, "seq_len")
+    batch, seq_len = row.count("micro_batch"), row.count("seq_len", None)
     method, _, number_format = row["method"].partition("+bnb.")
     if method == "qlora":
         method, number_format = "lora", "nf4-dq" if "nf4-dq" in row["notes"] else "nf4"
@@ -558,7 +421,10 @@ def _litgpt(row: Row) -> float:
     layer = float(sum(t.value for t in terms))
     # values are a view of the fused result, which stays whole
     layer += rows(qkv) - float(sum(t.value for t in terms if t.label == "values"))
-    trained = float(row["notes"].split("trainable params ")[1].split(";")[0].replace(",", ""))
+    stated = search(r"trainable params ([\d,]+)", row["notes"])
+    if not stated:
+        raise row.error("notes", "what states 'trainable params' and their number")
+    trained = float(stated[1].replace(",", ""))
     if method == "lora":
         # dropout's mask and its result; the adapters' results, which index_copy saves to spread them over q, k and v
         layer += rows(spec.hidden, 1) + rows(spec.hidden) + rows(query + value)
@@ -579,9 +445,9 @@ def _litgpt(row: Row) -> float:
 def _litgpt_fsdp(row: Row, spec: ModelSpec, rows: Callable[..., float]) -> float:
     """Layers are recomputed; FSDP 1 leaves frozen blocks whole in the backward pass (pytorch/pytorch issue 95805)."""
     whole = float(weights(spec, "bf16").total)
-    inside = layer_activations(spec, 0, batch=_number(row, "micro_batch"), seq_len=_number(row, "seq_len"))
+    inside = layer_activations(spec, 0, batch=row.count("micro_batch"), seq_len=row.count("seq_len", None))
     kept = spec.num_layers * rows(spec.hidden) + 2 * rows(spec.vocab_size)
-    return whole * (1 + 1 / _number(row, "dp")) + kept + float(inside.total)
+    return whole * (1 + 1 / row.count("dp")) + kept + float(inside.total)
 
 
 def _torchtune(row: Row) -> float:
@@ -601,7 +467,3 @@ _PREDICTORS: dict[str, Callable[[Row], float]] = {
     "LitGPT": _litgpt,
     "torchtune": _torchtune,
 }
-
-
-if __name__ == "__main__":
-    print(validate_training_memory())

@@ -1,0 +1,295 @@
+"""Predictions beside measurements: groups with one vote each, errors, and how they are printed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from statistics import median
+from typing import Any
+
+from llmhw.units import LLMHWError, format_quantity
+
+# Title, columns and rows of a table that is printed.
+Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+COLUMNS = ("source", "rows", "skipped", "groups", "median", "p90", "bias", "in interval", "largest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One measured row with what is predicted for it.
+
+    predicted, measured   of one thing in one unit, measured above 0
+    unit            of both: bytes, tokens/s, ...; printed by `llmhw.units.format_quantity`
+    meter           how it was measured, where that matters: allocated, reserved or device for memory
+    low, high       the interval that holds the measured value in 80 % of cases, None if the predictor gives none
+    parts           what the prediction was made of, for a fit of constants
+    id, source, configuration   of the row; `validate` fills them in. Rows with the same configuration are one group
+    """
+
+    predicted: float
+    measured: float
+    unit: str
+    meter: str = ""
+    low: float | None = None
+    high: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    id: str = ""
+    source: str = ""
+    configuration: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One configuration: the medians of its rows. Successive releases of one source may be in one group.
+
+    source   that of the first row
+    """
+
+    source: str
+    configuration: tuple[str, ...]
+    ids: tuple[str, ...]
+    unit: str
+    meter: str
+    predicted: float
+    measured: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the measured value lies in the interval; None if there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= self.measured <= self.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in base units."""
+        return {
+            "ids": list(self.ids),
+            "source": self.source,
+            "configuration": list(self.configuration),
+            "unit": self.unit,
+            "meter": self.meter,
+            "predicted": self.predicted,
+            "measured": self.measured,
+            "error": self.error,
+            "low": self.low,
+            "high": self.high,
+        }
+
+
+@cache
+def source_family(source: str) -> str:
+    """The source without a release or version at its end: successive releases measure the same things again.
+
+    A release is "v4" or "4.1" or "26.04.01", alone or behind "version" or "release"; a plain number is none, nor is
+    the number of a table, figure or section.
+
+    >>> source_family("MLPerf Training v4.1")
+    'MLPerf Training'
+    >>> source_family("LLaMA (Touvron 2023) Sec 2.4")
+    'LLaMA (Touvron 2023) Sec 2.4'
+    """
+    import re
+
+    found = re.fullmatch(
+        r"(?P<family>.*\w.*?)[\s,]+(?:(?:version|release)\s+)?\(?(?:v\d+(?:\.\d+)*|\d+(?:\.\d+)+)(?:[.-]?(?:rc|post|dev)\d*)?\)?",
+        source.strip(),
+        re.IGNORECASE,
+    )
+    if not found:
+        return source.strip()
+    numbered = r"(?:\b(?:tables?|tab|figures?|fig|sections?|sec|chapters?|appendix|eq)\.?|§)$"
+    return source.strip() if re.search(numbered, found["family"], re.IGNORECASE) else found["family"]
+
+
+def groups(rows: Iterable[Prediction], family: Callable[[str], str] = source_family) -> Iterator[Group]:
+    """One group for each configuration, unit and meter of each source family.
+
+    family   what of a source's name tells families apart; default: its name without the release
+    """
+    found: dict[tuple[Any, ...], list[Prediction]] = {}
+    for row in rows:
+        found.setdefault((family(row.source), row.configuration, row.unit, row.meter), []).append(row)
+    for same in found.values():
+        lows = [r.low for r in same if r.low is not None]
+        highs = [r.high for r in same if r.high is not None]
+        yield Group(
+            same[0].source,
+            same[0].configuration,
+            tuple(r.id for r in same),
+            same[0].unit,
+            same[0].meter,
+            median(r.predicted for r in same),
+            median(r.measured for r in same),
+            median(lows) if lows and highs else None,
+            median(highs) if lows and highs else None,
+        )
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """A percentile, linear between neighbours.
+
+    >>> percentile([1, 2, 3, 4], 50)
+    2.5
+    """
+    ordered = sorted(values)
+    if not ordered:
+        raise LLMHWError("values=[] has no percentile; no row of this table could be predicted")
+    at = (len(ordered) - 1) * percent / 100
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Validation:
+    """Predictions beside measurements; one vote for each group.
+
+    rows      every row that was predicted
+    skipped   (id, source, reason) of every other row
+    groups    the configurations. Rows of successive releases of one source share them (see `source_family`), except
+              in `by_source`, where each source forms groups of its own: those may add up to more
+    kind      what was validated, and
+    title     its name for people
+    """
+
+    rows: tuple[Prediction, ...]
+    skipped: tuple[tuple[str, str, str], ...]
+    groups: tuple[Group, ...]
+    kind: str = ""
+    title: str = ""
+
+    @property
+    def median_abs_error(self) -> float | None:
+        """Median of |predicted / measured - 1| over the groups; None if there are none."""
+        return percentile([abs(g.error) for g in self.groups], 50) if self.groups else None
+
+    @property
+    def p90_abs_error(self) -> float | None:
+        """90th percentile of |predicted / measured - 1| over the groups; None if there are none."""
+        return percentile([abs(g.error) for g in self.groups], 90) if self.groups else None
+
+    @property
+    def bias(self) -> float | None:
+        """Median of predicted / measured - 1, below 0 where predictions are low; None if there are no groups."""
+        return percentile([g.error for g in self.groups], 50) if self.groups else None
+
+    @property
+    def coverage80(self) -> float | None:
+        """Share of the groups with an interval whose measured value lies in it; None if no group has one."""
+        covered = [g.covered for g in self.groups if g.covered is not None]
+        return sum(covered) / len(covered) if covered else None
+
+    @property
+    def largest(self) -> float | None:
+        """The error that is furthest from 0, with its sign; None if there are no groups."""
+        return max((g.error for g in self.groups), key=abs, default=None)
+
+    def worst(self, count: int = 10) -> list[Group]:
+        """The groups with the largest errors, largest first."""
+        return sorted(self.groups, key=lambda g: -abs(g.error))[:count]
+
+    def by_source(self) -> dict[str, Validation]:
+        """The same for each source of the table alone, in its order; groups are formed inside each source."""
+        names = dict.fromkeys([*(r.source for r in self.rows), *(source for _, source, _ in self.skipped)])
+        found = {}
+        for name in names:
+            rows = tuple(r for r in self.rows if r.source == name)
+            skipped = tuple(s for s in self.skipped if s[1] == name)
+            found[name] = Validation(rows, skipped, tuple(groups(rows, str)), self.kind, self.title)
+        return found
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Why rows were skipped, and how many of them, most first."""
+        return Counter(reason for _, _, reason in self.skipped).most_common()
+
+    def _numbers(self) -> dict[str, Any]:
+        return {
+            "rows": len(self.rows),
+            "skipped": len(self.skipped),
+            "groups": len(self.groups),
+            "median_abs_error": self.median_abs_error,
+            "p90_abs_error": self.p90_abs_error,
+            "bias": self.bias,
+            "coverage80": self.coverage80,
+        }
+
+    def to_dict(self, *, worst: int = 10) -> dict[str, Any]:
+        """Plain values: counts, errors and coverage as shares (None if nothing was predicted), in all and by source.
+
+        worst   how many of the groups with the largest errors to list
+        """
+        return {
+            "kind": self.kind,
+            **self._numbers(),
+            "by_source": {name: part._numbers() for name, part in self.by_source().items()},
+            "worst": [group.to_dict() for group in self.worst(worst)],
+            "skipped_rows": [{"id": i, "source": s, "reason": why} for i, s, why in self.skipped],
+        }
+
+    def table(self) -> list[tuple[str, ...]]:
+        """One row a source and one for all, as text: see `COLUMNS`."""
+        lines: list[tuple[str, ...]] = []
+        for name, part in [*self.by_source().items(), ("all", self)]:
+            counts = (len(part.rows), len(part.skipped), len(part.groups))
+            shares = (
+                (part.median_abs_error, ""),
+                (part.p90_abs_error, ""),
+                (part.bias, "+"),
+                (part.coverage80, ""),
+                (part.largest, "+"),
+            )
+            lines.append((name, *map(str, counts), *(_percent(value, sign) for value, sign in shares)))
+        return lines
+
+    def sections(self, *, worst: int = 10) -> list[Section]:
+        """What is printed: title, columns and rows of the errors, the worst groups and the reasons for skipped rows."""
+        title = f"{self.title or self.kind}: |predicted / measured - 1|, one vote a configuration"
+        found: list[Section] = [(title, COLUMNS, self.table())]
+        listed = self.worst(worst)
+        if listed:
+            rows: list[tuple[str, ...]] = [
+                (
+                    f"{100 * g.error:+.1f} %",
+                    format_quantity(g.predicted, g.unit),
+                    format_quantity(g.measured, g.unit),
+                    ", ".join(g.ids[:4]) + (f" and {len(g.ids) - 4} more" if len(g.ids) > 4 else ""),
+                    g.source,
+                )
+                for g in listed
+            ]
+            columns = ("error", "predicted", "measured", "rows", "source")
+            found.append((f"the {len(rows)} largest errors", columns, rows))
+        if self.skipped:
+            reasons: list[tuple[str, ...]] = [(str(count), reason) for reason, count in self.reasons()]
+            found.append(("skipped rows", ("rows", "reason"), reasons))
+        return found
+
+    def __str__(self) -> str:
+        title, columns, rows = self.sections(worst=0)[0]
+        lines = [columns, *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        text = [
+            "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            for line in lines
+        ]
+        return "\n".join([title, *text])
+
+    __repr__ = __str__
+
+
+def _percent(value: float | None, sign: str) -> str:
+    return "-" if value is None else f"{100 * value:{sign}.1f} %"
