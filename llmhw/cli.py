@@ -68,6 +68,20 @@ class _Names(click.ParamType[str]):
 # What `llmhw explain` explains of a model, beside single formulas.
 TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
 
+
+class _Kind(_Names):
+    """A kind of measurements, shown in the help with all its choices."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self.names())}]"
+
+
+def _kinds() -> list[str]:
+    from llmhw.validation import KINDS
+
+    return list(KINDS)
+
+
 _MODEL = _Names("model", llmhw.models)
 _GPU = _Names("gpu", lambda: [a.name for a in llmhw.accelerators()])
 _FORMAT = _Names("format", llmhw.number_formats)
@@ -374,6 +388,40 @@ def measure(what: str, model: str, as_json: bool, **options: Any) -> None:
     _table(found.title, ("", "measured", "predicted", "ratio"), found.rows(), right=("measured", "predicted", "ratio"))
     for note in found.notes:
         click.echo(note)
+
+
+@cli.command()
+@click.argument("file", required=False, metavar="[FILE.csv]")
+@click.option("--kind", type=_Kind("kind", _kinds), required=True, help="What the table holds.")
+@click.option("--worst", type=click.IntRange(min=0), default=10, show_default=True, help="Largest errors to list.")
+@click.option("--fit", "fitted", metavar="FILE.json", help="Fit the constants to these rows, use and write them.")
+@click.option("--calibration", metavar="FILE.json", help="Use the constants that --fit wrote.")
+@_json_option
+def validate(
+    file: str | None, kind: str, worst: int, fitted: str | None, calibration: str | None, as_json: bool
+) -> None:
+    """Compare predictions with a table of published measurements.
+
+    Without FILE.csv, the catalog's own table. Rows that measure one configuration again have one vote; every row is
+    predicted or skipped with a reason.
+    """
+    from llmhw import validation
+
+    if fitted and calibration:
+        raise llmhw.LLMHWError("--fit and --calibration both give the constants; leave one out")
+    constants = None
+    if fitted:
+        constants = validation.write_constants(fitted, lambda: validation.fit(file, kind))
+    elif calibration:
+        constants = validation.read_constants(calibration)
+    found = validation.validate(file, kind, calibration=constants)
+    if as_json:
+        return _json(found.to_dict(worst=worst))
+    words = ("source", "reason", "ids")
+    for title, columns, rows in found.sections(worst=worst):
+        _table(title, columns, rows, right=[column for column in columns if column not in words])
+    if fitted:
+        click.echo(f"The constants were fitted to these rows and written to {fitted}: other rows will fit worse.")
 
 
 @cli.command()

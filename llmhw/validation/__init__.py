@@ -211,5 +211,5 @@ def _check_finite(found: Prediction) -> None:
         raise LLMHWError(
             f"predicted={found.predicted!r} is not a number: the row is outside of what the formulas cover"
         )
-    if not (isfinite(found.measured) and found.measured > 0):
-        raise LLMHWError(f"measured={found.measured!r} is not a number above 0")
+    if not (isfinite(found.measured) and found.measured > 0 and isfinite(found.error)):
+        raise LLMHWError(f"measured={found.measured!r} is out of the range of numbers above 0 that can be compared")

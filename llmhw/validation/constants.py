@@ -35,13 +35,14 @@ def write_constants(path: str | PathLike[str], make: Callable[[], Mapping[str, A
     A file that was there stays until the new one is whole. The folder is tried before `make` is called, since a fit
     may take minutes.
     """
-    from json import dumps
+    from contextlib import suppress
     from os import fsync, getpid, replace
+    from os.path import exists as path_exists  # False for a name that is too long; Path.exists raises
     from pathlib import Path
 
     # the target of a link, not the link, is what is replaced
     file = Path(path).resolve()
-    if file.exists() and not file.is_file():
+    if path_exists(file) and not file.is_file():
         raise LLMHWError(f"{path} is not a file; give the path of a JSON file to write")
     if not file.parent.is_dir():
         raise LLMHWError(f"{path} cannot be written: the folder {file.parent} does not exist; create it first")
@@ -49,14 +50,23 @@ def write_constants(path: str | PathLike[str], make: Callable[[], Mapping[str, A
     try:
         with beside.open("w", encoding="utf-8") as out:
             constants = make()
-            out.write(dumps(constants, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            out.write(_json(constants))
             out.flush()
             fsync(out.fileno())
         replace(beside, file)
     except OSError as error:
-        raise LLMHWError(
-            f"{path} cannot be written ({error.strerror}); give a path in a folder you may write"
-        ) from None
+        reason = f"{path} cannot be written ({error.strerror}); give a path in a folder you may write"
+        raise LLMHWError(reason) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
     return constants
+
+
+def _json(constants: Mapping[str, Any]) -> str:
+    from json import dumps
+
+    try:
+        return dumps(constants, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise LLMHWError(f"the fitted constants are not JSON ({error}); fit to other rows") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llmhw.memory import kv_cache_bytes_per_token
-from llmhw.model import ModelSpec, model
+from llmhw.model import ModelSpec, model, models
 from llmhw.precision import NumberFormat, model_bits_per_weight, number_format, weight_bytes
 from llmhw.units import GB, GIB, KB, KIB, MB, MIB, TB, TIB, LLMHWError, unknown_name
 from llmhw.validation.statistics import Prediction
@@ -151,20 +151,20 @@ def quantity(row: Row) -> float:
     >>> quantity(Row({"model_name": "llama-3-8b", "fact": "gguf_file_size", "quant": "Q4_K_M"})) / 1e9
     4.91...
     """
-    return float(_fact(row).value(row, model(_model_name(row))))
+    return float(_fact(row).value(row, _model(row)))
 
 
 def unit(row: Row) -> int:
     """One of the unit that the row's value is in, in base units."""
     fact = _fact(row)
     if row["unit"] not in fact.units:
-        raise unknown_name("unit", row["unit"], fact.units)
+        raise row.error("unit", f"one of {', '.join(fact.units)}")
     return fact.units[fact.meant or row["unit"]]
 
 
 def configuration(row: Row) -> tuple[str, ...]:
     """What was published: the model, the fact and the number format."""
-    return (model(_model_name(row)).name, row["fact"].removesuffix("_published"), row["quant"])
+    return (_model(row).name, row["fact"].removesuffix("_published"), row["quant"])
 
 
 def _fact(row: Row) -> Fact:
@@ -176,9 +176,15 @@ def _fact(row: Row) -> Fact:
     return FACTS[name]
 
 
-def _model_name(row: Row) -> str:
-    """The column `model`, or `model_name` without a remark in brackets."""
+def _model(row: Row) -> ModelSpec:
+    """The model of the column `model`, else of `model_name` without a remark in brackets and, at need, its owner."""
     name = row["model"] or row["model_name"].partition(" (")[0]
     if not name:
         raise row.error("model_name", "the name of a model; run `llmhw models` for the list")
-    return name
+    try:
+        return model(name)
+    except LLMHWError:
+        bare = name.rpartition("/")[2].casefold()
+        if bare not in models():
+            raise
+    return model(bare)

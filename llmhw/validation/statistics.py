@@ -104,15 +104,13 @@ def source_family(source: str) -> str:
     """
     import re
 
-    found = re.fullmatch(
-        r"(?P<family>.*\w.*?)[\s,]+(?:(?:version|release)\s+)?\(?(?:v\d+(?:\.\d+)*|\d+(?:\.\d+)+)(?:[.-]?(?:rc|post|dev)\d*)?\)?",
-        source.strip(),
-        re.IGNORECASE,
-    )
-    if not found:
-        return source.strip()
-    numbered = r"(?:\b(?:tables?|tab|figures?|fig|sections?|sec|chapters?|appendix|eq)\.?|§)$"
-    return source.strip() if re.search(numbered, found["family"], re.IGNORECASE) else found["family"]
+    name = source.strip()
+    release = r"(?:v\d+(?:\.\d+)*|\d+(?:\.\d+)+)(?:[.-]?(?:rc|post|dev)\d*)?"
+    found = re.fullmatch(rf"(.*\S)\s+(?:{release}|\({release}\))", name, re.IGNORECASE)
+    part = r"\b(?:tab|tables?|fig|figures?|sec|sections?|chapters?|appendix|eq)\.?$"
+    if not found or re.search(part, found[1], re.IGNORECASE):
+        return name
+    return re.sub(r",?(?:\s+(?:version|release))?$", "", found[1], flags=re.IGNORECASE)
 
 
 def groups(rows: Iterable[Prediction], family: Callable[[str], str] = source_family) -> Iterator[Group]:
@@ -271,7 +269,7 @@ class Validation:
                 )
                 for g in listed
             ]
-            columns = ("error", "predicted", "measured", "rows", "source")
+            columns = ("error", "predicted", "measured", "ids", "source")
             found.append((f"the {len(rows)} largest errors", columns, rows))
         if self.skipped:
             reasons: list[tuple[str, ...]] = [(str(count), reason) for reason, count in self.reasons()]

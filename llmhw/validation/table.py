@@ -217,14 +217,17 @@ def _read_csv(source: str | PathLike[str]) -> Table:
 
 
 def _read_text(path: Any) -> str:
-    if path.is_dir():
+    from os.path import isdir
+
+    if isdir(path):
         raise LLMHWError(f"{path} is a folder; give the path of a CSV file")
     try:
         data: bytes = path.read_bytes()
     except FileNotFoundError:
         raise LLMHWError(f"{path} does not exist; give the path of a CSV file") from None
-    except OSError as error:
-        raise LLMHWError(f"{path} cannot be read ({error.strerror}); give the path of a CSV file") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise LLMHWError(f"{path} cannot be read ({reason}); give the path of a CSV file") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise LLMHWError(f"{path} is UTF-16 text; save it as CSV in UTF-8")
     if b"\0" in data:

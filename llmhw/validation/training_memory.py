@@ -172,10 +172,14 @@ def _predictor(source: str) -> Callable[[Row], float]:
     raise unknown_name("source", source, _PREDICTORS)
 
 
+# A slip of the pen must not start work on a billion stages.
+_RANKS = 100_000
+
+
 def _layout(row: Row, **more: Any) -> Parallelism:
-    sizes = {name: row.count(name) for name in ("tp", "pp", "vpp", "cp", "ep")}
+    sizes = {name: row.count(name, most=_RANKS) for name in ("tp", "pp", "vpp", "cp", "ep")}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
-    sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside))
+    sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside), most=_RANKS)
     sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
@@ -285,7 +289,8 @@ def _deepspeed(row: Row) -> float:
     """Stages of two evenly dealt models stand for an uneven one: its ends may hold a layer less than the others."""
     if row["id"] in _OUTLIERS:
         raise LLMHWError(_OUTLIERS[row["id"]])
-    pp, layers = row.count("pp"), row.count("n_layers", None, most=10_000)
+    layers = row.count("n_layers", None, most=10_000)
+    pp = row.count("pp", most=layers)
     rebalanced = "Rebalancing" in row["notes"] or "embedding is a layer" in row["notes"]
     middle = ceil((layers + 2 if rebalanced else layers) / pp)
     ends = middle - 1 if rebalanced else middle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -18,9 +17,9 @@ from llmhw._families import FAMILIES
 from llmhw.catalog import read_table
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, weight_bytes, weight_groups
+from llmhw.validation import Row, facts
 from tests.truth.families import config_of, on_meta, sized
 
-UNITS = {"bytes": 1, "MB": 1e6, "GB": 1e9, "GiB": 2**30}
 GGUF_FACTS = ("gguf_file_size", "gguf_bits_per_weight")
 
 # -- torch ------------------------------------------------------------------------------------
@@ -97,11 +96,9 @@ def test_quantized_matrices_are_the_ones_transformers_quantizes(model_type: str)
 # -- published sizes --------------------------------------------------------------------------
 
 
-def predicted(row: dict[str, str], name: str | None = None) -> float:
-    spec, quant = model(row["model"]), name or row["quant"]
-    if row["unit"] == "bits":
-        return model_bits_per_weight(spec, quant)
-    return weight_bytes(spec, quant) / UNITS[row["unit"]]
+def predicted(row: dict[str, str]) -> float:
+    """The library's prediction in the unit of the row."""
+    return facts.quantity(Row(row)) / facts.unit(Row(row))
 
 
 def rounding(value: str) -> float:
@@ -110,24 +107,8 @@ def rounding(value: str) -> float:
     return 0.5 * 10**-digits / float(value)
 
 
-def rows_of(*facts: str) -> list[dict[str, str]]:
-    return [row for row in read_table("model_facts") if row["fact"] in facts]
-
-
-# dranger003 made these two with an importance matrix, which changes the rule for ffn_down; the llama.cpp README did not
-WITH_IMATRIX = {("llama-3-70b", "IQ4_XS"), ("llama-3-70b", "IQ4_NL")}
-
-# GGML v3 files of June 2023, older than today's rules. As their card describes each: no wider output matrix for the
-# formats of before the K-quants, no wider tensors for q4_K_S. The card's words for q2_K (Q4_K for attention.wv and
-# feed_forward.w2) give 5.26 GB; its 5.51 GB needs Q4_K for attention.wo as well.
-RULES_OF_2023 = {
-    "q2_K": {"output": "Q6_K", "attn_v": "Q4_K", "attn_output": "Q4_K", "ffn_down": "Q4_K"},
-    "q3_K_M": {"output": "Q6_K", "attn_v": "Q4_K", "attn_output": "Q4_K", "ffn_down": "Q4_K"},
-    "q4_0": {"output": "Q4_0"},
-    "q4_1": {"output": "Q4_1"},
-    "q4_K_S": {"output": "Q6_K"},
-    "q5_0": {"output": "Q5_0"},
-}
+def rows_of(*names: str) -> list[dict[str, str]]:
+    return [row for row in read_table("model_facts") if row["fact"] in names]
 
 
 def test_gguf_files() -> None:
@@ -135,11 +116,11 @@ def test_gguf_files() -> None:
     errors = {}
     print(f"\n{'model':<14} {'file':<15} {'published':>10} {'predicted':>10} unit     error")
     for row in rows_of(*GGUF_FACTS):
-        name = row["quant"] + ("-imatrix" if (row["model"], row["quant"]) in WITH_IMATRIX else "")
-        guess = predicted(row, name)
+        guess = predicted(row)
         error = guess / float(row["value"]) - 1
         note = "" if row["use"] == "truth" else row["use"]
-        print(f"{row['model']:<14} {name:<15} {row['value']:>10} {guess:>10.4f} {row['unit']:<5} {error:>8.3%}  {note}")
+        name = f"{row['model']:<14} {row['quant']:<15}"
+        print(f"{name} {row['value']:>10} {guess:>10.4f} {row['unit']:<5} {error:>8.3%}  {note}")
         if row["use"] == "truth":
             errors[row["id"]] = abs(error)
             # a file is larger than its tensors by the tokenizer and the header: below 11 MiB here
@@ -165,11 +146,8 @@ def test_ggml_files_of_2023_by_the_rules_of_2023() -> None:
     assert len(rows) == 9
     print()
     for row in rows:
-        entry = number_format(row["quant"])
-        if row["quant"] in RULES_OF_2023:
-            entry = replace(entry, overrides=tuple(RULES_OF_2023[row["quant"]].items()))
-        error = weight_bytes(model(row["model"]), entry) / 1e9 / float(row["value"]) - 1
-        today = predicted(row) / float(row["value"]) - 1
+        error = predicted(row) / float(row["value"]) - 1
+        today = weight_bytes(model(row["model"]), row["quant"]) / 1e9 / float(row["value"]) - 1
         print(f"{row['quant']:<8} {row['value']:>6} GB  {error:>8.3%}  by today's rules: {today:>8.2%}")
         assert abs(error) <= rounding(row["value"]) + 1e-4
 
@@ -187,10 +165,7 @@ def test_safetensors_totals_to_the_byte() -> None:
     rows = [row for row in rows_of("safetensors_total_size") if row["use"] == "truth"]
     assert len(rows) >= 5
     for row in rows:
-        spec = model(row["model"])
-        # early Llama 2 checkpoints also stored the rotary frequencies of each layer, in fp32
-        frequencies = spec.num_layers * spec.head_dim // 2 * 4 if "fine-tune copy" in row["model_name"] else 0
-        assert weight_bytes(spec, row["quant"]) + frequencies == float(row["value"]), row["model_name"]
+        assert predicted(row) == float(row["value"]), row["model_name"]
 
 
 GPTQ_CARD = "table of files in the card tridungduong16/Llama-2-13B-GPTQ-Orca@fd5b5b96"
@@ -211,7 +186,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("name", "quant", "value", "unit", "source"), PUBLISHED)
 def test_other_published_sizes(name: str, quant: str, value: str, unit: str, source: str) -> None:
-    guess = weight_bytes(model(name), quant) / UNITS[unit]
+    guess = weight_bytes(model(name), quant) / facts.SIZES[unit]
     print(
         f"\n{name} {quant}: published {value} {unit}, predicted {guess:.3f} ({guess / float(value) - 1:+.3%}; {source})"
     )

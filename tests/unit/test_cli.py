@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 import llmhw
-from llmhw.catalog import read_model
+from llmhw.catalog import read_measurements, read_model
+from llmhw.validation import KINDS
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +81,7 @@ def test_lists() -> None:
         (["explain", "forward-flops", "gpt2"], ["attention_core"]),
         (["explain", "lora", "gpt2"], ["adapters"]),
         (["--version"], [llmhw.__version__]),
-        (["--help"], ["models", "gpus", "fit", "explain", "completion"]),
+        (["--help"], ["models", "gpus", "fit", "explain", "validate", "completion"]),
         ([], ["Usage"]),
         (["completion", "bash"], ["_LLMHW_COMPLETE"]),
         (["completion", "zsh"], ["_LLMHW_COMPLETE"]),
@@ -212,3 +214,106 @@ def test_without_torch_measure_says_what_to_install(tmp_path: Path) -> None:
     done = run("measure", "params", "gpt2", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == "llmhw: llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'\n"
+
+
+# -- validate ---------------------------------------------------------------------------------
+
+FACTS = "id,source,model_name,fact,value,unit,quant\n"
+
+
+def test_validate_json(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text(
+        FACTS
+        + "A,card v1.0,llama-3-8b,params_total,8.03,B,\n"
+        + "B,card v1.1,llama-3-8b,params_total,8.1,B,\n"
+        + "C,card v1.1,llama-3-70b,params_total,many,B,\n",
+        encoding="utf-8",
+    )
+    found = answer("validate", str(path), "--kind", "facts")
+    assert (found["kind"], found["rows"], found["skipped"], found["groups"]) == ("facts", 2, 1, 1)
+    assert found["median_abs_error"] == pytest.approx(8.1 / 8.065 - 1, abs=0.001)
+    assert found["skipped_rows"][0]["id"] == "C"
+    assert "C: value='many' must be a number above 0" in found["skipped_rows"][0]["reason"]
+    assert set(found["by_source"]) == {"card v1.0", "card v1.1"}
+    assert answer("validate", str(path), "--kind", "facts", "--worst", "0")["worst"] == []
+
+
+def test_validate_text() -> None:
+    done = run("validate", "--kind", "facts", "--worst", "3")
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "published facts of models",
+        "quoted model.safetensors",
+        "the 3 largest errors",
+        "skipped rows",
+        "MF0403",
+    ):
+        assert text in done.stdout
+    assert "|".join(KINDS) in run("validate", "--help").stdout
+
+
+def test_validate_nothing_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text(FACTS + "A,card,no-such-model,params_total,1,B,\n", encoding="utf-8")
+    found = answer("validate", str(path), "--kind", "facts")
+    assert (found["rows"], found["skipped"], found["bias"], found["coverage80"]) == (0, 1, None, None)
+    assert "model='no-such-model' is not known" in run("validate", str(path), "--kind", "facts").stdout
+
+
+def test_validate_fits_and_takes_constants(tmp_path: Path) -> None:
+    rows = [row for row in read_measurements("training_memory") if "torchtitan" in row["source"]]
+    table, constants = tmp_path / "rows.csv", tmp_path / "fit.json"
+    with table.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    fitted = answer("validate", str(table), "--kind", "training-memory", "--fit", str(constants))
+    written = json.loads(constants.read_text(encoding="utf-8"))
+    assert 1 < written["reserved_over_allocated"] < 1.1
+    assert answer("validate", str(table), "--kind", "training-memory", "--calibration", str(constants)) == fitted
+    constants.write_text(json.dumps(written | {"reserved_over_allocated": 2}), encoding="utf-8")
+    worse = answer("validate", str(table), "--kind", "training-memory", "--calibration", str(constants))
+    assert worse["median_abs_error"] > 0.5
+    done = run("validate", str(table), "--kind", "training-memory", "--fit", str(constants))
+    assert f"The constants were fitted to these rows and written to {constants}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["facts.csv"], "Missing option '--kind'"),
+        (["facts.csv", "--kind", "fact"], "kind='fact' is not known; did you mean facts?"),
+        (["missing.csv", "--kind", "facts"], "missing.csv does not exist; give the path of a CSV file"),
+        ([".", "--kind", "facts"], "is a folder; give the path of a CSV file"),
+        (["", "--kind", "facts"], "is a folder"),
+        (["binary.csv", "--kind", "facts"], "binary.csv is not a text file; save it as CSV in UTF-8"),
+        (["empty.csv", "--kind", "facts"], "empty.csv is empty; its first line must name the columns"),
+        (["other.csv", "--kind", "facts"], "column 'model_name' (did you mean model?) is missing in other.csv"),
+        (["facts.csv", "--kind", "facts", "--worst", "-1"], "-1 is not in the range x>=0"),
+        (["facts.csv", "--kind", "facts", "--fit", "fit.json"], "kind='facts' has no constants to fit"),
+        (["facts.csv", "--kind", "facts", "--calibration", "good.json"], "kind='facts' has no constants; leave calib"),
+        (["--kind", "training-memory", "--calibration", "no.json"], "no.json does not exist; give a file that"),
+        (["--kind", "training-memory", "--calibration", "empty.csv"], "empty.csv is not JSON"),
+        (["--kind", "training-memory", "--calibration", "good.json"], "reserved_over_allocated=None must be a number"),
+        (["--kind", "training-memory", "--fit", "no/fit.json"], "no does not exist; create it first"),
+        (["--kind", "training-memory", "--fit", "."], "is not a file; give the path of a JSON file to write"),
+        (["--kind", "training-memory", "--fit", "a", "--calibration", "b"], "--fit and --calibration both give"),
+    ],
+)
+def test_validate_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+    files = {"facts.csv": FACTS, "binary.csv": "a\0b", "empty.csv": "", "other.csv": "model,fact,value,unit\n"}
+    for name, content in (files | {"good.json": "{}"}).items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    done = run("validate", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert message in done.stderr
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_validate_completes_kinds() -> None:
+    done = run(_LLMHW_COMPLETE="bash_complete", COMP_WORDS="llmhw validate --kind training-", COMP_CWORD="3")
+    assert "plain,training-memory" in done.stdout

@@ -12,6 +12,8 @@ import llmhw
 from llmhw.catalog import read_model, read_model_index, read_table
 from llmhw.model import COMPONENTS
 from llmhw.units import LLMHWError
+from llmhw.validation.facts import quantity
+from llmhw.validation.table import Row
 
 INDEX = read_model_index()
 
@@ -71,20 +73,11 @@ def test_deepseek_v3_prediction_layer() -> None:
 
 def test_published_facts() -> None:
     """Sizes of safetensors files, to the byte, and published cache sizes."""
-    checked = 0
-    for row in read_table("model_facts"):
-        if row["use"] != "truth" or not row["model"]:
-            continue
-        spec = llmhw.model(row["model"])
-        if row["fact"] == "safetensors_total_size" and row["quant"] in ("bf16", "fp16"):
-            # this old checkpoint also stores the rotary frequencies, 64 fp32 numbers a layer
-            extra = spec.num_layers * 64 * 4 if row["id"] == "MF0398" else 0
-            assert 2 * spec.parameters.total + extra == int(float(row["value"]))
-            checked += 1
-        elif row["fact"].startswith("kv_cache_bytes_per_token"):
-            assert llmhw.kv_cache_bytes_per_token(spec) == float(row["value"])
-            checked += 1
-    assert checked >= 8
+    exact = ("safetensors_total_size", "kv_cache_bytes_per_token", "embedding_params", "layer_params")
+    rows = [row for row in read_table("model_facts") if row["use"] == "truth" and row["fact"].startswith(exact)]
+    assert len(rows) >= 8
+    for row in rows:
+        assert quantity(Row(row)) == float(row["value"])
 
 
 # -- names and files --------------------------------------------------------------------------
