@@ -114,9 +114,9 @@ def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int
 
 
 def _check_stages(p: Parallelism, layers: int) -> None:
-    """Every chunk of the pipeline gets a layer."""
+    """Every chunk of the pipeline gets something to do."""
     chunks = p.pp * p.vpp
-    if p.uneven and chunks <= layers:
+    if p.uneven and chunks <= layers + 2:  # a chunk may hold the embedding alone, or the head
         return
     if chunks <= layers and (layers + 2) % chunks == 0 and layers % chunks:
         raise LLMHWError(
@@ -143,6 +143,7 @@ class TrainingJob:
                    or fp16, bf16, tf32, fp32; default: bf16, or fp32 where `precision` is fp32
     attention      flash (fused, no score matrix) or eager
     kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
+    frozen         only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights
     dropout        count dropout masks (Megatron profile); None: where the family was trained with dropout
     expert_imbalance   tokens of the busiest expert rank over the mean
 
@@ -162,6 +163,7 @@ class TrainingJob:
     recompute_layers: int = 0
     attention: str = "flash"
     kernels: str = "torch"
+    frozen: bool = False
     dropout: bool | None = None
     expert_imbalance: float = 1.0
 

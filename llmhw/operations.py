@@ -213,7 +213,7 @@ def layer_work(
         # rows are sorted by expert, sent, and weighted and added up again
         forward += pass_bytes(tokens=own * routed.used * imbalance, width=spec.hidden, passes=6)
         backward += pass_bytes(tokens=own * routed.used * imbalance, width=spec.hidden, passes=6)
-        kernels += 20
+        kernels += 60
     core, state = None, 0.0
     a, linear = layer.attention, layer.linear_attention
     if a is not None:
@@ -239,7 +239,7 @@ def layer_work(
             # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
             forward += scores * (4 + (5 if dropout else 0))
             backward += scores * (6 + (5 if dropout else 0))
-            kernels += 3
+            kernels += 15  # masks, transposes and biases apart
     if linear is not None:
         state = 6.0 * tokens * linear.heads / p.tp * linear.key_dim * linear.value_dim
         kernels += 6

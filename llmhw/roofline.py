@@ -114,6 +114,8 @@ class Rates:
     units                        multiprocessors that tiles are dealt to; None: not known, no waves
     fill                         see `tiled_flops`
     ramp                         tokens of a sequence at which attention's core reaches half of its rate
+    unaligned                    share of the rate that products reach whose inner or outer length is no multiple of 8:
+                                 tensor cores read 16 bytes at a time
     gap_seconds                  from the end of one kernel to the full speed of the next
     """
 
@@ -125,6 +127,7 @@ class Rates:
     units: int | None
     fill: float
     ramp: float
+    unaligned: float
     gap_seconds: float
 
 
@@ -156,6 +159,8 @@ def matmul_seconds(
             tiled_flops(m=m, n=n, k=k, groups=groups, tile_m=tm, tile_n=tn, fill=rates.fill, units=rates.units) / share
             for tm, tn, share in TILES
         ) / rate
+    if k % 8 or n % 8:
+        least /= rates.unaligned
     size = OPERAND_BYTES[fmt]
     moved = matmul_bytes(
         m=m, n=n, k=k, groups=groups, a_bytes=size, b_bytes=size, out_bytes=out_bytes * (1 + accumulate)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import log, sqrt
 from typing import Any
 
+from llmhw.catalog import read_calibration
 from llmhw.communication import (
     activation_message_bytes,
     all_gather_wire_bytes,
@@ -24,6 +26,7 @@ from llmhw.network import Network
 from llmhw.operations import Core, Work, head_work, layer_work
 from llmhw.roofline import Rates, matmul_seconds
 from llmhw.sharding import rank_tensors, stage_layers
+from llmhw.units import check_choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,14 @@ class Constants:
     """What the model of time cannot derive. `calibration.json` has the values, their data and what they leave over.
 
     matmul, matmul8, matmul4   share of the dense peak that large products sustain in 16, 8 and 4 bit
-    forward, backward          share of the 16-bit peak that fused attention reaches
-    per_joule, per_joule8      FLOP that a joule of board power pays for in 16 and 8 bit, where power is the limit
+    attention                  share of the 16-bit peak that fused attention reaches in the forward pass
+    per_joule                  FLOP in 16 bit that a joule of board power pays for, where power is the limit
+    attention_pace             rate of attention's kernels of that software, over that share
+    pace                       time of all kernels over what the shares above give: software of that time
+    host                       seconds that the host takes to launch a kernel
+    blocking                   1 where the host waits for each kernel before it launches the next
+    accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
+    sync                       seconds that a layer of experts waits for the host in each pass
     state                      share of the 16-bit peak that linear attention's kernels reach
     bandwidth                  share of the memory bandwidth that streaming kernels reach
     fill, ramp, gap            see `llmhw.roofline.Rates`; gap in seconds
@@ -49,14 +58,19 @@ class Constants:
     matmul: float
     matmul8: float
     matmul4: float
-    forward: float
-    backward: float
+    attention: float
+    attention_pace: float = 1.0
     per_joule: float = 1e15
-    per_joule8: float = 1e15
+    pace: float = 1.0
+    host: float = 0.0
+    blocking: float = 0.0
+    accumulate: float = 0.0
+    sync: float = 0.0
     state: float = 0.1
     bandwidth: float = 0.85
     fill: float = 128.0
     ramp: float = 512.0
+    unaligned: float = 0.08
     gap: float = 3e-6
     passes: float = 1.0
     cast: float = 3.0
@@ -72,21 +86,17 @@ class Constants:
     jitter: float = 0.005
     step: float = 0.0
 
-    def better(self, **changes: float) -> Constants:
-        """The same with other values."""
-        return replace(self, **changes)
-
 
 IDEAL = Constants(
     matmul=1.0,
     matmul8=1.0,
     matmul4=1.0,
-    forward=1.0,
-    backward=1.0,
+    attention=1.0,
     state=1.0,
     bandwidth=1.0,
     fill=0.0,
     ramp=0.0,
+    unaligned=1.0,
     gap=0.0,
     passes=1.0,
     cast=0.0,
@@ -102,7 +112,39 @@ IDEAL = Constants(
     jitter=0.0,
 )
 
+# Rate of fused attention's backward pass over that of its forward pass, on A100 and H100 alike: FlashAttention-2 (Dao
+# 2023), figures 4 to 6, and FlashAttention-3 (Shah et al. 2024), figures 5 and 6.
+BACKWARD_ATTENTION = 0.8
+
 BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
+
+
+def family_of(device: Accelerator, calibration: Mapping[str, Any] | None = None) -> str:
+    """The family of devices whose constants hold for this one; `other` where none was fitted."""
+    families = (calibration or read_calibration("training_time"))["families"]
+    found = (name for name, family in families.items() if device.architecture in family.get("architectures", ()))
+    return next(found, "other")
+
+
+def constants_of(
+    device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None
+) -> Constants:
+    """The constants of a device and a software: what is common to all, then the family's, then the software's.
+
+    software      a name under `software` in `calibration.json`
+    calibration   other constants, as `llmhw validate --fit` writes them
+    """
+    known = calibration or read_calibration("training_time")
+    check_choice("software", software, known["software"])
+    chosen = dict(known["common"])
+    for group in (known["families"][family_of(device, known)], known["software"][software]):
+        chosen |= {name: value for name, value in group.items() if isinstance(value, (int, float))}
+    return Constants(**chosen)
+
+
+def default_software(job: TrainingJob) -> str:
+    """The newest software with the job's kernels."""
+    return "torch-compile" if job.kernels == "torch" else "megatron-2026"
 
 
 def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
@@ -110,22 +152,23 @@ def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
     c = constants
     half = "bf16" if "bf16" in device.peaks else "fp16"
     share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
+    # a card whose power does not feed its peak runs all its tensor cores slower
+    power = min(1.0, (device.tdp_watts or float("inf")) * c.per_joule / (device.peak(half) * c.matmul))
     formats = dict.fromkeys((half, compute))
     peak = device.peak(half)
-    watts = device.tdp_watts or float("inf")
-    joule = {32: float("inf"), 16: c.per_joule, 8: c.per_joule8, 4: float("inf")}
     return Rates(
         matmul_flops_per_second={
-            f: min(device.peak(f.removesuffix("-block")) * share[BITS[f]], watts * joule[BITS[f]]) for f in formats
+            f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats
         },
-        forward_flops_per_second=peak * c.forward,
-        backward_flops_per_second=peak * c.backward,
+        forward_flops_per_second=peak * c.attention * c.attention_pace * power,
+        backward_flops_per_second=peak * c.attention * c.attention_pace * power * BACKWARD_ATTENTION,
         state_flops_per_second=peak * c.state,
         bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
         units=device.multiprocessors,
         fill=c.fill,
         ramp=c.ramp,
-        gap_seconds=c.gap,
+        unaligned=c.unaligned,
+        gap_seconds=c.gap + c.blocking * c.host,
     )
 
 
@@ -159,6 +202,7 @@ PARTS = (
     "attention",
     "elementwise",
     "recompute",
+    "waiting for the host",
     "tensor-parallel",
     "context-parallel",
     "expert-parallel",
@@ -174,15 +218,26 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of one optimizer step of the slowest stage, by part; the parts add up to the total."""
+    """Seconds of one optimizer step of the slowest stage, by part; the parts add up to the total.
+
+    parts    seconds by name, see `PARTS`
+    stages   seconds that each pipeline stage computes for one micro-batch
+    spread   factors of the total that bound the interval
+    """
 
     parts: dict[str, float]
-    micro_batch_seconds: tuple[float, ...] = field(default=())
+    stages: tuple[float, ...]
+    spread: tuple[float, float] = (1.0, 1.0)
 
     @property
     def total(self) -> float:
         """Seconds of the step."""
         return sum(self.parts.values())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie."""
+        return self.total * self.spread[0], self.total * self.spread[1]
 
 
 @dataclass(slots=True)
@@ -237,7 +292,8 @@ class _Timer:
             f = fmt if x.groups > 1 or x.n > 512 else self.half
             forward += matmul_seconds(r, f, m=x.m, n=x.n, k=x.k, groups=x.groups)
             backward += matmul_seconds(r, f, m=x.m, n=x.k, k=x.n, groups=x.groups)
-            backward += matmul_seconds(r, f, m=x.n, n=x.k, k=x.m, groups=x.groups, out_bytes=out, accumulate=1)
+            if not self.job.frozen:
+                backward += matmul_seconds(r, f, m=x.n, n=x.k, k=x.m, groups=x.groups, out_bytes=out, accumulate=1)
             if self.cast and f == fmt:
                 rate = r.bandwidth_bytes_per_second
                 forward += 2 * x.groups * x.m * x.k * self.cast / 2 / rate
@@ -263,17 +319,22 @@ class _Timer:
         if work.state_flops:
             state = work.state_flops / r.state_flops_per_second
             core = core[0] + state, core[1] + 2 * state
+        ahead, behind, core = ahead * c.pace, behind * c.pace, (core[0] * c.pace, core[1] * c.pace)
         gaps = (work.kernels - len(work.matmuls)) * r.gap_seconds
         light = (
-            work.forward_bytes * c.passes / r.bandwidth_bytes_per_second + gaps,
-            work.backward_bytes * c.passes / r.bandwidth_bytes_per_second + gaps,
+            work.forward_bytes * c.passes * c.pace / r.bandwidth_bytes_per_second + gaps,
+            work.backward_bytes * c.passes * c.pace / r.bandwidth_bytes_per_second + gaps,
         )
+        adding = c.accumulate * sum(m.weights for m in work.matmuls) / r.bandwidth_bytes_per_second
         forward = Counter({"matrix products": ahead, "attention": core[0], "elementwise": light[0]})
-        backward = Counter({"matrix products": behind, "attention": core[1], "elementwise": light[1]})
+        backward = Counter({"matrix products": behind, "attention": core[1], "elementwise": light[1] + adding})
         backward["recompute"] = self.again(ahead, core[0], light[0], work)
         self.tensor_parallel(layer, forward, backward)
         self.context_parallel(layer, core, forward, backward)
         self.expert_parallel(layer, forward, backward)
+        sync = c.sync if any(m.groups > 1 for m in work.matmuls) else 0.0
+        for side, times in ((forward, 1), (backward, 3 if job.recompute == "full" else 2)):
+            side["waiting for the host"] = max(0.0, times * work.kernels * c.host + sync - sum(side.values()))
         return _Clock(forward, backward)
 
     def again(self, products: float, core: float, light: float, work: Work) -> float:
@@ -341,7 +402,9 @@ class _Timer:
             v_head_dim=a.v_head_dim,
             bytes_per_element=self.width,
         )
-        sends = (p.cp - 1) * self.network.send_seconds(size, p.tp * (1 if p.tp * p.cp <= self.network.per_node else p.cp))
+        # the ring is as slow as its slowest link, which leaves the node if the group does
+        far = p.tp if p.tp * p.cp <= self.network.per_node else self.network.per_node
+        sends = (p.cp - 1) * self.network.send_seconds(size, far)
         for side, hidden, times in ((forward, core[0], 1), (backward, core[1], 2)):
             side["context-parallel"] += max(0.0, times * sends - hidden) + self.c.contention * min(
                 times * sends, hidden
@@ -364,9 +427,8 @@ class _Timer:
     def gathered(self, clock: _Clock, dense: float, experts: float) -> None:
         """ZeRO-3: a layer's weights are gathered ahead of it and its gradients reduced behind it, meanwhile."""
         p, c, recipe = self.p, self.c, self.recipe
-        stride = p.tp * p.cp
         gather = reduce_ = 0.0
-        for elements, ranks, step in ((dense, p.shards, stride), (experts, p.expert_shards, p.ep * p.expert_tp)):
+        for elements, ranks, step in ((dense, p.shards, p.tp), (experts, p.expert_shards, p.ep * p.expert_tp)):
             if ranks == 1 or not elements:
                 continue
             compute = 2
@@ -384,7 +446,8 @@ class _Timer:
         job, p, c = self.job, self.p, self.c
         kinds: dict[int, tuple[Layer, _Clock]] = {}
         first, last = self.ends()
-        fsdp = p.zero == 3 and p.shards > 1
+        # under a pipeline weights stay whole for the step (torchtitan's default, Llama 3 section 3.3.2)
+        fsdp = p.zero == 3 and p.shards > 1 and p.pp == 1
         stages: dict[tuple[Any, ...], _Clock] = {}
         order = []
         for stage in range(p.pp):
@@ -448,6 +511,8 @@ class _Timer:
     def tail(self, parts: dict[str, float], stage: int, clock: _Clock) -> None:
         """Gradients over the data-parallel ranks, and the optimizer."""
         p, c, recipe, job = self.p, self.c, self.recipe, self.job
+        if job.frozen:
+            return
         dense = experts = 0
         for t, count in rank_tensors(self.spec, p, pp_rank=stage):
             if t.component == "experts":
@@ -457,7 +522,7 @@ class _Timer:
         ranks, expert_ranks = p.dp * p.cp, max(1, p.dp * p.cp * p.tp // (p.ep * p.expert_tp))
         talk = 0.0
         groups = ((dense, ranks, p.tp), (experts, expert_ranks, p.ep * p.expert_tp))
-        if p.zero < 3:
+        if p.zero < 3 or p.pp > 1:
             for elements, n, stride in groups:
                 if n == 1 or not elements:
                     continue
@@ -480,9 +545,36 @@ class _Timer:
         parts["optimizer"] = moved / self.rates.bandwidth_bytes_per_second
 
 
-def time_step(job: TrainingJob, constants: Constants) -> StepTime:
-    """Seconds of one optimizer step under these constants."""
+def time_step(
+    job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
+) -> StepTime:
+    """Seconds of one optimizer step.
+
+    software      what runs it, see `constants_of`; default: the newest with the job's kernels
+    calibration   other constants than those of `calibration.json`
+
+    >>> from llmhw import Cluster, model
+    >>> from llmhw.job import Parallelism
+    >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), parallelism=Parallelism(dp=8, zero=3),
+    ...                   seq_len=8192)
+    >>> found = time_step(job)
+    >>> found.interval[0] < found.total < found.interval[1]
+    True
+    """
+    device = job.cluster.accelerator
+    known = calibration or read_calibration("training_time")
+    found = _Timer(job, constants_of(device, software or default_software(job), known)).step()
+    return replace(found, spread=_spread(job, known))
+
+
+def _spread(job: TrainingJob, calibration: Mapping[str, Any]) -> tuple[float, float]:
+    kind = "other" if family_of(job.cluster.accelerator, calibration) == "other" else "dense"
+    if kind == "dense" and any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors):
+        kind = "experts"
+    low, high = calibration["interval"][kind]
+    return float(low), float(high)
+
+
+def time_under(job: TrainingJob, constants: Constants) -> StepTime:
+    """Seconds of one optimizer step under constants of one's own."""
     return _Timer(job, constants).step()
-
-
-__all__ = ["IDEAL", "PARTS", "Constants", "StepTime", "fields", "network", "rates", "straggler_share", "time_step"]

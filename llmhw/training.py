@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from llmhw.activations import activations, layer_activations, saved_bytes
@@ -15,7 +16,7 @@ from llmhw.memory import (
 )
 from llmhw.model import Layer, ModelSpec
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
-from llmhw.sharding import Place, outer_tensors, places, rank_states, split_of, stage_layers
+from llmhw.sharding import Place, outer_tensors, place_of, rank_states, split_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
 
 
@@ -213,13 +214,11 @@ def memory(job: TrainingJob) -> JobMemory:
     >>> memory(job).fits
     True
     """
-    first: dict[int, Place] = {}
-    for place in places(job.parallelism):
-        first.setdefault(place.pp, place)
-    stages = tuple(_stage(job, first[stage]) for stage in sorted(first))
+    p = job.parallelism
+    first = [place_of(p, stage * (p.devices // p.pp)) for stage in range(p.pp)]
+    stages = tuple(_stage(job, place) for place in first)
     gradients = [
-        rank_states(job.model, job.parallelism, first[stage], optimizer="sgd", precision=job.precision)["gradients"]
-        for stage in sorted(first)
+        rank_states(job.model, p, place, optimizer="sgd", precision=job.precision)["gradients"] for place in first
     ]
     names = [{part.name for part in stage} for stage in stages]
     return JobMemory(
@@ -362,9 +361,14 @@ def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
 def copies_in_flight(job: TrainingJob, stage: int) -> float:
     """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
     p = job.parallelism
-    # longer runs repeat the steady state
-    count = min(job.micro_batches, 4 * p.pp * p.vpp)
-    return micro_batches_in_flight(pipeline_actions(p.schedule, p.pp, p.vpp, count))[stage] / p.vpp
+    # longer runs repeat the steady state, unless all forward passes come first
+    count = job.micro_batches if p.schedule == "gpipe" else min(job.micro_batches, 4 * p.pp)
+    return _in_flight(p.schedule, p.pp, p.vpp, count)[stage] / p.vpp
+
+
+@cache
+def _in_flight(schedule: str, pp: int, vpp: int, micro_batches: int) -> tuple[int, ...]:
+    return micro_batches_in_flight(pipeline_actions(schedule, pp, vpp, micro_batches))
 
 
 def _scaled(t: Term, by: float) -> Term:
