@@ -34,12 +34,13 @@ class Constants:
     """What the model of time cannot derive. `calibration.json` has the values, their data and what they leave over.
 
     matmul, matmul8, matmul4   share of the dense peak that large products sustain in 16, 8 and 4 bit
-    attention                  share of the 16-bit peak that fused attention reaches in the forward pass
+    attention                  share of the 16-bit peak that fused attention reaches in the forward pass: the family's for
+                               the kernel that the software has (flash1, flash2, or the newest)
     per_joule                  FLOP in 16 bit that a joule of board power pays for, where power is the limit
-    attention_pace             rate of attention's kernels of that software, over that share
     pace                       time of all kernels over what the shares above give: software of that time
     host                       seconds that the host takes to launch a kernel
-    blocking                   1 where the host waits for each kernel before it launches the next
+    blocking                   seconds a kernel, where the host waits for each before it launches the next
+    gather_exposed             share of the weight gathering of ZeRO-3 that nothing hides
     accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
     sync                       seconds that a layer of experts waits for the host in each pass
     state                      share of the 16-bit peak that linear attention's kernels reach
@@ -59,17 +60,17 @@ class Constants:
     matmul8: float
     matmul4: float
     attention: float
-    attention_pace: float = 1.0
     per_joule: float = 1e15
     pace: float = 1.0
     host: float = 0.0
     blocking: float = 0.0
+    gather_exposed: float = 0.0
     accumulate: float = 0.0
     sync: float = 0.0
     state: float = 0.1
     bandwidth: float = 0.85
     fill: float = 128.0
-    ramp: float = 512.0
+    ramp: float = 350.0
     unaligned: float = 0.08
     gap: float = 3e-6
     passes: float = 1.0
@@ -137,8 +138,11 @@ def constants_of(
     known = calibration or read_calibration("training_time")
     check_choice("software", software, known["software"])
     chosen = dict(known["common"])
-    for group in (known["families"][family_of(device, known)], known["software"][software]):
-        chosen |= {name: value for name, value in group.items() if isinstance(value, (int, float))}
+    family, running = known["families"][family_of(device, known)], known["software"][software]
+    names = Constants.__dataclass_fields__
+    for group in (family, running):
+        chosen |= {name: value for name, value in group.items() if name in names}
+    chosen["attention"] = family.get(running.get("attention_kernel", "attention"), family["attention"])
     return Constants(**chosen)
 
 
@@ -160,15 +164,15 @@ def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
         matmul_flops_per_second={
             f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats
         },
-        forward_flops_per_second=peak * c.attention * c.attention_pace * power,
-        backward_flops_per_second=peak * c.attention * c.attention_pace * power * BACKWARD_ATTENTION,
+        forward_flops_per_second=peak * c.attention * power,
+        backward_flops_per_second=peak * c.attention * power * BACKWARD_ATTENTION,
         state_flops_per_second=peak * c.state,
         bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
         units=device.multiprocessors,
         fill=c.fill,
         ramp=c.ramp,
         unaligned=c.unaligned,
-        gap_seconds=c.gap + c.blocking * c.host,
+        gap_seconds=c.gap + c.blocking,
     )
 
 
@@ -402,6 +406,13 @@ class _Timer:
             v_head_dim=a.v_head_dim,
             bytes_per_element=self.width,
         )
+        if p.cp_kind == "all-gather":
+            # keys and values of all ranks come before attention begins, their gradients are summed after it
+            wire = all_gather_wire_bytes(size=size, ranks=p.cp)
+            forward["context-parallel"] += self.network.ring_seconds(wire, p.cp, p.tp)
+            # gathered again, and reduced in fp32
+            backward["context-parallel"] += (1 + 4 / self.width) * self.network.ring_seconds(wire, p.cp, p.tp)
+            return
         # the ring is as slow as its slowest link, which leaves the node if the group does
         far = p.tp if p.tp * p.cp <= self.network.per_node else self.network.per_node
         sends = (p.cp - 1) * self.network.send_seconds(size, far)
@@ -438,7 +449,8 @@ class _Timer:
             reduce_ += self.network.ring_seconds(wire, ranks, step)
         for side, talk in ((clock.forward, gather), (clock.backward, gather + reduce_)):
             busy = sum(side.values())
-            side["weight gathering"] += max(0.0, talk - busy) + c.contention * min(talk, busy)
+            hidden = min(talk * (1 - c.gather_exposed), busy)
+            side["weight gathering"] += talk - hidden + c.contention * hidden
 
     # -- the step -----------------------------------------------------------------------------
 

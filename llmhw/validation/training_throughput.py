@@ -178,7 +178,8 @@ def software(row: Row) -> str:
     sharded = row["zero_stage"].lower() in ("3", "fsdp")
     if "foundry" in text or "mosaic" in text:
         return "fsdp-2023"
-    if any(word in text for word in ("torchtitan", "torchtune", "fsdp2")):
+    nvidia = any(word in text for word in ("nvidia", "nemo", "megatron", "mlperf"))
+    if any(word in text for word in ("torchtitan", "torchtune", "fsdp2")) or (sharded and year > 2022 and not nvidia):
         if "async" in row["notes"].lower():
             return "torch-async-tp"
         return "torch-compile" if "compile" in text else "torch"
@@ -241,7 +242,7 @@ def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Trainin
     What the source leaves open is taken as the fastest that fits: micro-batch, and chunks of a pipeline stage.
     """
     text = row["notes"].lower()
-    if ("offload" in text and "cpu_offload false" not in text) or "paged" in text:
+    if row["notes"].startswith("*") or ("offload" in text and "cpu_offload false" not in text) or "paged" in text:
         raise LLMHWError("states in host memory, whose transfers are not timed")
     if row["provenance"] == "memory":
         raise LLMHWError("written down from memory, not read")
@@ -265,7 +266,8 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
         raise LLMHWError(f"tp x pp x cp = {inside} does not divide n_gpus={cluster.devices}")
     dp = cluster.devices // inside
     running = software(row)
-    torch = running.startswith(("torch", "fsdp"))
+    # a trainer with its own pipeline has its own kernels too
+    torch = running.startswith(("torch", "fsdp")) and (sizes["pp"] == 1 or "torchtitan" in row["source"])
     stage = row["zero_stage"].lower()
     zero = 3 if stage == "fsdp" else int(stage) if stage in ("0", "1", "2", "3") else 1
     year = row.number("year", 2025)
@@ -273,8 +275,8 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
     batch = row.count("global_batch", None)
     micro_batches = [row.count("micro_batch")] if row["micro_batch"] else [1, 2, 4, 8, 16]
     pp = sizes["pp"]
-    stated = row["vpp"] or pp == 1 or "no interleaving" in row["notes"] or "Megatron-Bridge" in row["source"]
-    chunks = [row.count("vpp") if pp > 1 else 1] if stated or torch else range(1, -(-(spec.num_layers + 2) // pp) + 1)
+    stated = row["vpp"] or pp == 1 or "no interleaving" in row["notes"]
+    chunks = [row.count("vpp") if pp > 1 else 1] if stated or "torchtitan" in row["source"] else range(1, -(-(spec.num_layers + 2) // pp) + 1)
     recompute = _recompute(row, torch)
     problem = None
     made = 0
@@ -287,7 +289,14 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     model=spec,
                     cluster=cluster,
                     parallelism=Parallelism(
-                        dp=dp, **sizes, vpp=vpp, zero=zero, sequence_parallel=sequence, uneven=True
+                        dp=dp,
+                        **sizes,
+                        vpp=vpp,
+                        zero=zero,
+                        sequence_parallel=sequence,
+                        uneven=True,
+                        # Llama 3 (2024), section 3.3.2
+                        cp_kind="all-gather" if "Llama 3" in row["source"] else "ring",
                     ),
                     micro_batch=micro,
                     global_batch=steps * micro * dp,
