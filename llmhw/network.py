@@ -14,7 +14,9 @@ from llmhw.units import minimum
 
 
 @formula(source="alpha-beta model (Hockney 1994)", unit="seconds")
-def message_seconds(*, wire_bytes: Any, bandwidth_bytes_per_second: Any, hops: Any = 1, latency_seconds: Any = 0) -> Any:
+def message_seconds(
+    *, wire_bytes: Any, bandwidth_bytes_per_second: Any, hops: Any = 1, latency_seconds: Any = 0
+) -> Any:
     """Time of a message or of a collective: its bytes at the link's bandwidth, and a latency for each hop in turn.
 
     wire_bytes   bytes that one rank sends: see `all_reduce_wire_bytes` and its kin
@@ -37,6 +39,18 @@ def group_bandwidth(*, local_ranks: Any, inside_bytes_per_second: Any, between_b
     360.0
     """
     return minimum(inside_bytes_per_second, local_ranks * between_bytes_per_second)
+
+
+@formula(source="expectation over independent picks: each misses a node with probability 1 - 1 / nodes", unit="count")
+def nodes_reached(*, nodes: Any, picks: Any) -> Any:
+    """Nodes that a token's experts lie in, on average, when they are spread evenly.
+
+    picks   experts of a token
+
+    >>> round(nodes_reached(nodes=4, picks=8), 2)
+    3.6
+    """
+    return nodes * (1 - (1 - 1 / nodes) ** picks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +104,20 @@ class Network:
         wait = rounds * ((nodes - 1) * self.between_latency + (here - 1) * self.inside_latency)
         return float(wire_bytes / rate + wait)
 
-    def all_to_all_seconds(self, size: float, ranks: int, stride: int = 1) -> float:
-        """Every rank hands in `size` bytes, an equal part for each rank; both networks work at once."""
+    def all_to_all_seconds(self, size: float, ranks: int, stride: int = 1, *, picks: int = 1) -> float:
+        """Every rank hands in `size` bytes, an equal part for each rank; both networks work at once.
+
+        picks   copies of one row among them: a row crosses to a node once, however many experts it has there (DeepEP)
+        """
         if ranks == 1 or not size:
             return 0.0
         here = self.local(ranks, stride)
-        inside = size * (here - 1) / ranks / self.inside + self.inside_latency
+        inside = size * (here - 1) / here / self.inside + (here > 1) * self.inside_latency
         if here == ranks:
             return float(inside)
-        return float(max(inside, size * (ranks - here) / ranks / self.between + self.between_latency))
+        nodes = ranks / here
+        crossing = size / picks * nodes_reached(nodes=nodes, picks=picks) * (nodes - 1) / nodes
+        return float(max(inside, crossing / self.between + self.between_latency))
 
     def send_seconds(self, size: float, stride: int) -> float:
         """Point to point, to a device `stride` away."""

@@ -69,9 +69,7 @@ def decode_tokens_per_second_bound(
 TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.94), (128, 64, 0.78), (64, 64, 0.5))
 
 
-@formula(
-    source="tile and wave quantization: NVIDIA, Matrix Multiplication Background User's Guide (2023)", unit="FLOP"
-)
+@formula(source="tile and wave quantization: NVIDIA, Matrix Multiplication Background User's Guide (2023)", unit="FLOP")
 def tiled_flops(
     *, m: Any, n: Any, k: Any, groups: Any = 1, tile_m: Any, tile_n: Any, fill: Any = 0, units: Any = 1
 ) -> Any:
@@ -155,10 +153,14 @@ def matmul_seconds(
     if rates.units is None:
         least = 2.0 * groups * m * n * (k + rates.fill) / rate
     else:
-        least = min(
-            tiled_flops(m=m, n=n, k=k, groups=groups, tile_m=tm, tile_n=tn, fill=rates.fill, units=rates.units) / share
-            for tm, tn, share in TILES
-        ) / rate
+        least = (
+            min(
+                tiled_flops(m=m, n=n, k=k, groups=groups, tile_m=tm, tile_n=tn, fill=rates.fill, units=rates.units)
+                / share
+                for tm, tn, share in TILES
+            )
+            / rate
+        )
     if k % 8 or n % 8:
         least /= rates.unaligned
     size = OPERAND_BYTES[fmt]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import log, sqrt
 from typing import Any
 
 from llmhw.catalog import read_calibration
@@ -26,7 +25,7 @@ from llmhw.network import Network
 from llmhw.operations import Core, Work, head_work, layer_work
 from llmhw.roofline import Rates, matmul_seconds
 from llmhw.sharding import rank_tensors, stage_layers
-from llmhw.units import check_choice
+from llmhw.units import check_choice, maximum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +126,7 @@ def family_of(device: Accelerator, calibration: Mapping[str, Any] | None = None)
     return next(found, "other")
 
 
-def constants_of(
-    device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None
-) -> Constants:
+def constants_of(device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None) -> Constants:
     """The constants of a device and a software: what is common to all, then the family's, then the software's.
 
     software      a name under `software` in `calibration.json`
@@ -161,9 +158,7 @@ def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
     formats = dict.fromkeys((half, compute))
     peak = device.peak(half)
     return Rates(
-        matmul_flops_per_second={
-            f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats
-        },
+        matmul_flops_per_second={f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats},
         forward_flops_per_second=peak * c.attention * power,
         backward_flops_per_second=peak * c.attention * power * BACKWARD_ATTENTION,
         state_flops_per_second=peak * c.state,
@@ -191,14 +186,27 @@ def network(job: TrainingJob, constants: Constants) -> Network:
     )
 
 
-@formula(source="the largest of n normal deviates is about sqrt(2 ln n) standard deviations above the mean", unit="fraction")
+def log(x: Any) -> Any:
+    """Natural logarithm of a number or an array."""
+    if hasattr(x, "__array_namespace__"):
+        import numpy
+
+        return numpy.log(x)
+    import math
+
+    return math.log(x)
+
+
+@formula(
+    source="the largest of n normal deviates is about sqrt(2 ln n) standard deviations above the mean", unit="fraction"
+)
 def straggler_share(*, nodes: Any, jitter: Any) -> Any:
     """Time that the slowest of many nodes adds to a step that all wait for, as a share of it.
 
     >>> round(straggler_share(nodes=1000, jitter=0.005), 4)
     0.0186
     """
-    return jitter * sqrt(2 * log(nodes)) if nodes > 1 else 0.0
+    return jitter * (2 * log(maximum(nodes, 1))) ** 0.5
 
 
 PARTS = (
@@ -429,7 +437,7 @@ class _Timer:
         size = expert_message_bytes(
             tokens=self.own, used=stack.used, width=self.spec.hidden, bytes_per_element=self.width
         )
-        one = self.network.all_to_all_seconds(size * self.job.expert_imbalance, p.ep)
+        one = self.network.all_to_all_seconds(size * self.job.expert_imbalance, p.ep, picks=stack.used)
         if p.expert_tp > 1:
             one += self.network.ring_seconds(all_gather_wire_bytes(size=size, ranks=p.expert_tp), p.expert_tp)
         forward["expert-parallel"] += 2 * one * self.c.ep_exposed
@@ -509,9 +517,7 @@ class _Timer:
             return
         stride = p.dp * p.cp * p.tp
         tokens = self.tokens / (p.tp if p.sequence_parallel or job.kernels == "megatron" else 1)
-        size = activation_message_bytes(
-            batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=self.width
-        )
+        size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=self.width)
         send = self.network.send_seconds(size, stride)
         others = sum(times) - times[slowest]
         bubble = others / p.vpp
@@ -576,17 +582,44 @@ def time_step(
     device = job.cluster.accelerator
     known = calibration or read_calibration("training_time")
     found = _Timer(job, constants_of(device, software or default_software(job), known)).step()
-    return replace(found, spread=_spread(job, known))
+    low, high = known["interval"][class_of(job, known)]
+    return replace(found, spread=(float(low), float(high)))
 
 
-def _spread(job: TrainingJob, calibration: Mapping[str, Any]) -> tuple[float, float]:
-    kind = "other" if family_of(job.cluster.accelerator, calibration) == "other" else "dense"
-    if kind == "dense" and any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors):
-        kind = "experts"
-    low, high = calibration["interval"][kind]
-    return float(low), float(high)
+def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
+    """Which measured errors speak for a job: dense or experts; other on devices whose family was hardly measured."""
+    if family_of(job.cluster.accelerator, calibration) == "other":
+        return "other"
+    return "experts" if any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors) else "dense"
 
 
-def time_under(job: TrainingJob, constants: Constants) -> StepTime:
-    """Seconds of one optimizer step under constants of one's own."""
-    return _Timer(job, constants).step()
+def time_bounds(
+    job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """For each part of a step: the least it can take, the estimate, and the most it should take, in seconds.
+
+    The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
+    be hidden hidden; the most is under `cautious` constants.
+    """
+    device = job.cluster.accelerator
+    constants = constants_of(device, software or default_software(job), calibration)
+    found = _Timer(job, constants).step().parts
+    least = _Timer(job, IDEAL).step().parts
+    most = _Timer(job, cautious(constants)).step().parts
+    # waiting for the host shrinks where kernels take longer
+    return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}
+
+
+def cautious(constants: Constants) -> Constants:
+    """The same constants at the poor end of what was measured, with nothing hidden.
+
+    Rates: the worst of the shapes that `matmul_efficiency.csv` has, and of NCCL's own tuning model, are about that much
+    below the best.
+    """
+    c = constants
+    shares = ("matmul", "matmul8", "matmul4", "attention", "bandwidth", "inside", "between", "per_joule")
+    changed = {name: 0.8 * getattr(c, name) for name in shares}
+    changed |= {name: 2 * getattr(c, name) for name in ("gap", "host", "jitter", "inside_latency", "between_latency")}
+    exposed = ("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed", "gather_exposed")
+    changed |= {name: max(1.0, getattr(c, name)) for name in exposed}
+    return replace(c, **changed)

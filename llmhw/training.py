@@ -1,22 +1,24 @@
-"""Training jobs: what every rank holds, part by part."""
+"""Training jobs: what every rank holds, how long a step takes, and what the whole run comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from llmhw.activations import activations, layer_activations, saved_bytes
 from llmhw.catalog import read_calibration
+from llmhw.cost import TrainingRun, training_run
+from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
-from llmhw.memory import (
-    PRECISIONS,
-)
+from llmhw.memory import PRECISIONS, training_states
 from llmhw.model import Layer, ModelSpec
+from llmhw.roofline import OPERAND_BYTES
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.sharding import Place, outer_tensors, place_of, rank_states, split_of, stage_layers
+from llmhw.step_time import StepTime, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
 
 
@@ -221,9 +223,8 @@ def memory(job: TrainingJob) -> JobMemory:
         rank_states(job.model, p, place, optimizer="sgd", precision=job.precision)["gradients"] for place in first
     ]
     names = [{part.name for part in stage} for stage in stages]
-    return JobMemory(
-        job, stages, tuple(0.0 if "gradients" in n else float(g) for n, g in zip(names, gradients, strict=True))
-    )
+    unreused = (0.0 if "gradients" in n or job.frozen else float(g) for n, g in zip(names, gradients, strict=True))
+    return JobMemory(job, stages, tuple(unreused))
 
 
 def _stage(job: TrainingJob, place: Place) -> Estimate:
@@ -233,6 +234,9 @@ def _stage(job: TrainingJob, place: Place) -> Estimate:
     away = {"none": (), "optimizer": ("master copy", "momentum", "variance", "step counters")}.get(
         p.offload, tuple(part.name for part in states)
     )
+    if job.frozen:
+        # adapters are some hundredths of a percent of the weights, and their states as little
+        away = tuple(part.name for part in states if part.name != "weights" or part.name in away)
     held = tuple(part for part in states if part.name not in away)
     gathered = (_whole_blocks(job, place),) if p.zero == 3 and p.shards > 1 else ()
     moments = {"all activations are alive": (*held, *_activations(job, place), *gathered)}
@@ -297,7 +301,7 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
             loss=False,
             **whole,
         )
-        kept = tuple(_scaled(t, copies) for part in layers for t in part.terms)
+        kept = tuple(_scaled(t, copies * _stored_share(job, t)) for part in layers for t in part.terms)
     parts = [Part("activations", kept, f"{copies:g} micro-batches in flight")]
     if job.recompute in ("per-op", "full", "block"):
         largest = max((spec.layers[i] for i in numbers), key=lambda layer: layer.params)
@@ -371,5 +375,239 @@ def _in_flight(schedule: str, pp: int, vpp: int, micro_batches: int) -> tuple[in
     return micro_batches_in_flight(pipeline_actions(schedule, pp, vpp, micro_batches))
 
 
+# Inputs of linear layers, by how their terms begin.
+_LINEAR_INPUTS = ("input of the qkv", "input of the output", "input of the feed", "input of the last p")
+
+
+def _stored_share(job: TrainingJob, t: Term) -> float:
+    """Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit."""
+    if job.kernels == "megatron" and t.label.startswith(_LINEAR_INPUTS):
+        return min(1.0, OPERAND_BYTES[job.compute] / 2)
+    return 1.0
+
+
 def _scaled(t: Term, by: float) -> Term:
     return Term(t.label, t.formula, t.inputs, t.times * by, t.value * by)
+
+
+# -- the whole estimate -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingEstimate:
+    """A training job: its step, its memory, and the run it belongs to.
+
+    job, software   what was asked, and what runs it
+    time            seconds of the step by part, with the interval
+    run             tokens, days, device-hours, dollars, energy and goodput: see `llmhw.cost.TrainingRun`
+    """
+
+    job: TrainingJob
+    software: str
+    time: StepTime
+    run: TrainingRun
+    calibration: Mapping[str, Any] | None = None
+
+    @cached_property
+    def memory(self) -> JobMemory:
+        """Memory of every pipeline stage; computed when it is first asked for."""
+        return memory(self.job)
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of one optimizer step."""
+        return self.time.total
+
+    @property
+    def step_seconds_interval(self) -> tuple[float, float]:
+        """Seconds between which 80 % of measured steps lie, by the sources that were left out of the fit."""
+        return self.time.interval
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the global batch."""
+        return self.job.global_batch * self.job.seq_len
+
+    @property
+    def tokens_per_second_per_device(self) -> float:
+        """Tokens of the global batch, over seconds and devices."""
+        return self.tokens_per_step / self.step_seconds / self.job.cluster.devices
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs (all query-key pairs, nothing recomputed) over the dense peak of the format that is used."""
+        return self._utilization(_step_flops(self.job)[0])
+
+    @property
+    def hfu(self) -> float:
+        """The same with recomputed FLOPs."""
+        return self._utilization(sum(_step_flops(self.job)))
+
+    def _utilization(self, flops: float) -> float:
+        device = self.job.cluster.accelerator
+        return float(
+            utilization(
+                flops=flops,
+                seconds=self.step_seconds,
+                devices=self.job.cluster.devices,
+                peak_flops_per_second=device.peak(self.job.compute.removesuffix("-block")),
+            )
+        )
+
+    @cached_property
+    def bounds(self) -> dict[str, tuple[float, float, float]]:
+        """For each part of the step: least, estimate and most seconds. See `llmhw.step_time.time_bounds`."""
+        return time_bounds(self.job, self.software, calibration=self.calibration)
+
+    @property
+    def title(self) -> str:
+        """The job in one line."""
+        return self.memory.title.replace("memory of ", "training of ", 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers: seconds, bytes, shares."""
+        held = self.memory
+        return {
+            "model": self.job.model.name,
+            "device": self.job.cluster.accelerator.name,
+            "devices": self.job.cluster.devices,
+            "software": self.software,
+            "step_seconds": self.step_seconds,
+            "step_seconds_interval": list(self.step_seconds_interval),
+            "step_parts": {
+                name: {"least": low, "estimate": middle, "most": high}
+                for name, (low, middle, high) in self.bounds.items()
+            },
+            "tokens_per_step": self.tokens_per_step,
+            "tokens_per_second": self.tokens_per_second_per_device * self.job.cluster.devices,
+            "tokens_per_second_per_device": self.tokens_per_second_per_device,
+            "mfu": self.mfu,
+            "hfu": self.hfu,
+            "memory": {
+                "parts": {part.name: float(part.value) for part in held.stages[held.worst]},
+                "total": held.allocated_bytes,
+                **held.to_dict(),
+            },
+            "run": self.run.to_dict(),
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame of the step: a row for each part, least, estimate and most seconds; needs pandas."""
+        import pandas
+
+        rows = {name: bounds for name, bounds in self.bounds.items() if bounds[2]}
+        frame = pandas.DataFrame.from_dict(rows, orient="index", columns=["least", "estimate", "most"])
+        return frame.rename_axis("part")
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Part of the step, least, estimate and most time, and share, as text; the last row is the total."""
+        shown = {name: bounds for name, bounds in self.bounds.items() if bounds[1] or bounds[2]}
+        sums = tuple(sum(bounds[i] for bounds in shown.values()) for i in range(3))
+        return [
+            (
+                name,
+                *(format_quantity(seconds, "seconds") for seconds in bounds),  # type: ignore[misc]
+                format_quantity(bounds[1] / self.step_seconds, "fraction"),
+            )
+            for name, bounds in [*shown.items(), ("total", sums)]
+        ]
+
+    def summary(self) -> list[tuple[str, str]]:
+        """What the step comes to, as text."""
+        low, high = (format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval)
+        held = self.memory
+        return [
+            ("step", f"{format_quantity(self.step_seconds, 'seconds')} (80 % interval {low} to {high})"),
+            ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}"),
+            ("MFU, HFU", f"{format_quantity(self.mfu, 'fraction')}, {format_quantity(self.hfu, 'fraction')}"),
+            (
+                "memory",
+                f"{format_quantity(held.device_bytes, 'bytes')} of {format_quantity(held.capacity_bytes, 'bytes')}"
+                + ("" if held.fits else f": does not fit, {held.way_out}"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        head = ("part", "least", "estimate", "most", "share")
+        rows = [head, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([self.title, *lines, *(f"{name}: {value}" for name, value in self.summary()), str(self.run)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        table = html_table(self.title, ("part of the step", "least", "estimate", "most", "share"), self.rows())
+        return table + html_table("", ("", ""), self.summary()) + self.run._repr_html_()
+
+
+def _step_flops(job: TrainingJob) -> tuple[float, float]:
+    """Model FLOPs of a step, and those that are computed again."""
+    sizes: dict[str, Any] = {"batch": job.global_batch, "seq_len": job.seq_len}
+    made = training_flops(job.model, recompute="full", **sizes)
+    again = float(made["recompute"])
+    if job.recompute == "block":
+        again *= job.recompute_layers * job.parallelism.pp / job.model.num_layers
+    elif job.recompute == "per-op":
+        core = float(forward_flops(job.model, **sizes)["attention_core"])
+        again = (again - core) / 2
+    elif job.recompute == "selective":
+        # fused attention recomputes its scores in any case, and its backward pass is counted so
+        again = float(forward_flops(job.model, **sizes)["attention_core"]) if job.attention == "eager" else 0.0
+    elif job.recompute == "none":
+        again = 0.0
+    backward = float(made["backward"]) / (2 if job.frozen else 1)
+    return float(made["forward"]) + backward, again
+
+
+def train(
+    job: TrainingJob,
+    *,
+    tokens: float | None = None,
+    software: str | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    **run: Any,
+) -> TrainingEstimate:
+    """How long a step of a job takes, what it needs, and what the whole run costs.
+
+    tokens        of the run; default: 20 for each parameter (Hoffmann et al. 2022)
+    software      what runs it, one of `llmhw.step_time.softwares()`; default: the newest with the job's kernels
+    calibration   constants of one's own cluster, as `llmhw validate --fit` writes them
+    run           prices, failures and power: the arguments of `llmhw.cost.training_run`
+
+    Time is a roofline for each operation, alpha and beta for each message, and the schedule that joins them; constants
+    and interval come from published runs. A network between nodes is needed where the job spans them.
+
+    >>> from llmhw import Cluster, model
+    >>> from llmhw.job import Parallelism
+    >>> layout = Parallelism(dp=2, tp=4, pp=8, vpp=5, zero=1, sequence_parallel=True)
+    >>> job = TrainingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 64, inter_link="infiniband ndr"),
+    ...                   parallelism=layout, global_batch=256, seq_len=8192, kernels="megatron", compute="fp8",
+    ...                   precision="bf16-mixed-fp32-grads")
+    >>> found = train(job)
+    >>> 1500 < found.tokens_per_second_per_device < 1800  # NVIDIA measured 1,664 (Megatron-Bridge 26.04.01)
+    True
+    """
+    running = software or default_software(job)
+    time = time_step(job, running, calibration=calibration)
+    parameters = job.model.parameters
+    per_step = job.global_batch * job.seq_len
+    # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each
+    held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
+    checkpoint = sum(float(part.value) for part in held if part.name != "gradients")
+    whole = training_run(
+        step_seconds=time.total,
+        step_seconds_interval=time.interval,
+        tokens_per_step=per_step,
+        tokens=20 * parameters.total if tokens is None else tokens,
+        flops_per_token=_step_flops(job)[0] / per_step,
+        checkpoint_bytes=checkpoint,
+        cluster=job.cluster,
+        **run,
+    )
+    return TrainingEstimate(job, running, time, whole, calibration)

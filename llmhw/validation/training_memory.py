@@ -221,18 +221,10 @@ def _megatron_job(row: Row, spec: ModelSpec, recompute: str) -> float:
         seq_len=row.count("seq_len", None),
         precision="bf16-mixed-fp32-grads",
         kernels="megatron",
+        compute="fp8" if row["precision"] == "fp8" else "",
         recompute=recompute,
     )
-    found = memory(job)
-    if row["precision"] != "fp8":
-        return found.allocated_bytes
-    # Transformer Engine's FP8 layers keep their inputs in 8 bit
-    return max(float(stage.total) - _linear_inputs(stage) / 2 for stage in found.stages)
-
-
-def _linear_inputs(stage: Estimate) -> float:
-    names = ("input of the qkv", "input of the output", "input of the feed", "input of the last p")
-    return sum(float(t.value) for t in stage.part("activations").terms if t.label.startswith(names))
+    return memory(job).allocated_bytes
 
 
 def _bridge(row: Row) -> float:

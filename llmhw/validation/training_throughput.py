@@ -252,10 +252,27 @@ def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Trainin
             raise LLMHWError(f"{name} not stated, so the layout is not known")
     candidates = list(_candidates(row, cluster))
     if len(candidates) == 1:
-        return candidates[0]
+        return _with_recompute(row, candidates[0])
     candidates.sort(key=lambda job: time_step(job, software(row), calibration=calibration).total)
     fitting = (job for job in candidates if memory(job).fits)
-    return next(fitting, candidates[-1])
+    return _with_recompute(row, next(fitting, candidates[0]))
+
+
+# The 90th percentile of the error of predicted peak memory: less than that over the capacity may still fit.
+_MEMORY_MARGIN = 1.08
+
+
+def _with_recompute(row: Row, job: TrainingJob) -> TrainingJob:
+    """Where the source does not say what is recomputed: nothing if that fits, else every layer.
+
+    Beside a Grace processor activations go to its memory meanwhile, and nothing is recomputed.
+    """
+    if row["recompute"] not in ("", "unknown") or job.recompute != "none" or job.frozen:
+        return job
+    if "Grace" in job.cluster.accelerator.architecture or job.cluster.accelerator.name.startswith("GB"):
+        return job
+    found = memory(job)
+    return job if found.device_bytes <= _MEMORY_MARGIN * found.capacity_bytes else replace(job, recompute="full")
 
 
 def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
@@ -275,8 +292,12 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
     batch = row.count("global_batch", None)
     micro_batches = [row.count("micro_batch")] if row["micro_batch"] else [1, 2, 4, 8, 16]
     pp = sizes["pp"]
-    stated = row["vpp"] or pp == 1 or "no interleaving" in row["notes"]
-    chunks = [row.count("vpp") if pp > 1 else 1] if stated or "torchtitan" in row["source"] else range(1, -(-(spec.num_layers + 2) // pp) + 1)
+    stated = row["vpp"] or pp == 1 or "no interleaving" in row["notes"] or "SimuMax" in row["source"]
+    chunks = (
+        [row.count("vpp") if pp > 1 else 1]
+        if stated or "torchtitan" in row["source"]
+        else range(1, -(-(spec.num_layers + 2) // pp) + 1)
+    )
     recompute = _recompute(row, torch)
     problem = None
     made = 0
@@ -301,7 +322,11 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     micro_batch=micro,
                     global_batch=steps * micro * dp,
                     seq_len=row.count("seq_len", None),
-                    precision="bf16-mixed" if running == "fsdp-2023" else "fp32-bf16" if torch else "bf16-mixed-fp32-grads",
+                    precision="bf16-mixed"
+                    if running == "fsdp-2023"
+                    else "fp32-bf16"
+                    if torch
+                    else "bf16-mixed-fp32-grads",
                     compute=_compute(row, cluster.accelerator),
                     recompute=recompute,
                     recompute_layers=spec.num_layers // 2 // pp if recompute == "block" else 0,
@@ -334,9 +359,7 @@ def _flops(row: Row, job: TrainingJob, hardware: bool) -> float:
     return float(training_flops(job.model, batch=job.global_batch, seq_len=job.seq_len, recompute=recompute).total)
 
 
-def predict(
-    row: Row, *, calibration: Mapping[str, Any] | None = None, job: TrainingJob | None = None
-) -> Prediction:
+def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: TrainingJob | None = None) -> Prediction:
     """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot be.
 
     Rates of Narayanan et al. 2021 and of BLOOM count recomputed FLOPs, all others model FLOPs.
@@ -398,8 +421,10 @@ def fit(
         except LLMHWError:
             continue
         seconds = time_step(job, software(row), calibration=known).total
-        slow = prediction.measured / prediction.predicted if row["measured_kind"] == "step_time_s" else (
-            prediction.predicted / prediction.measured
+        slow = (
+            prediction.measured / prediction.predicted
+            if row["measured_kind"] == "step_time_s"
+            else (prediction.predicted / prediction.measured)
         )
         key = (source_family(row.source), software(row), *configuration(row))
         found.setdefault(key, []).append((row, job, seconds * slow))

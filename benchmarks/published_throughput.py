@@ -1,0 +1,117 @@
+"""Published training throughput beside predictions, source by source, and with whole sources left out.
+
+`python benchmarks/published_throughput.py` fits the constants again from their priors, then once without each family of
+sources, judges each on the sources it has not seen, and prints what is in `calibration.json`. With `--write` it puts the
+constants, the errors and the intervals there. About eight minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import llmhw.catalog
+from llmhw.catalog import read_measurements
+from llmhw.step_time import class_of
+from llmhw.units import LLMHWError
+from llmhw.validation import Validation, validate
+from llmhw.validation.statistics import Group, percentile, source_family
+from llmhw.validation.table import Row, read_table_of
+from llmhw.validation.training_throughput import fit, job_of
+
+KIND = "training-throughput"
+
+
+def usable() -> list[Row]:
+    """Rows that count: read by somebody, no repeats."""
+    rows = []
+    for row in read_table_of(read_measurements("training_throughput"), "the catalog's table").rows:
+        try:
+            row.check(("measured_value",))
+        except LLMHWError:
+            continue
+        rows.append(row)
+    return rows
+
+
+def left_out(family: str) -> tuple[str, dict[str, Any], Validation]:
+    """Constants fitted without a family of sources, and how they do on it."""
+    rows = usable()
+    constants = fit(rows, fresh=True, without=family)
+    held = [row for row in rows if source_family(row.source) == family]
+    return family, constants, validate(held, KIND, calibration=constants)
+
+
+def errors(groups: list[Group]) -> dict[str, Any]:
+    """What the errors of so many groups come to."""
+    sizes = [abs(g.error) for g in groups]
+    if not sizes:
+        return {"groups": 0}
+    return {
+        "groups": len(groups),
+        "median_abs_error": round(percentile(sizes, 50), 4),
+        "p90_abs_error": round(percentile(sizes, 90), 4),
+        "mean_abs_error": round(sum(sizes) / len(sizes), 4),
+        "bias": round(percentile([g.error for g in groups], 50), 4),
+    }
+
+
+def slowness(group: Group) -> float:
+    """Measured over predicted time."""
+    ratio = group.measured / group.predicted
+    return ratio if group.unit == "seconds" else 1 / ratio
+
+
+def main() -> None:
+    rows = usable()
+    families = sorted({source_family(row.source) for row in rows})
+    constants = fit(rows, fresh=True)
+    everything = validate(rows, KIND, calibration=constants)
+    by_id = {row.name: row for row in rows}
+
+    def kind(group: Group) -> str:
+        return class_of(job_of(by_id[group.ids[0]], calibration=constants), constants)
+
+    unseen: list[Group] = []
+    sources = {}
+    with ProcessPoolExecutor(2) as pool:
+        for family, _, found in pool.map(left_out, families):
+            unseen += found.groups
+            sources[family] = errors(list(found.groups))
+            print(family, sources[family], flush=True)
+    kinds = {group.ids: kind(group) for group in [*unseen, *everything.groups]}
+    residuals, held = {}, {}
+    for name in ("dense", "experts", "other"):
+        residuals[name] = errors([g for g in everything.groups if kinds[g.ids] == name])
+        held[name] = errors([g for g in unseen if kinds[g.ids] == name])
+        ratios = [slowness(g) for g in unseen if kinds[g.ids] == name]
+        low, high = percentile(ratios, 10), percentile(ratios, 90)
+        constants["interval"][name] = [round(low, 3), round(high, 3)]
+        print(name, "all:", residuals[name], "left out:", held[name], "80 % interval:", constants["interval"][name])
+    for place, prior in constants["prior"].items():
+        value: Any = constants
+        for key in place.split("."):
+            value = value[key]
+        print(f"{place:<44} prior {prior['value']:<10.4g} +- {prior['spread']:<5.2g} fitted {value:.4g}")
+    if "--write" in sys.argv:
+        constants |= {
+            "date": date.today().isoformat(),
+            "data": f"catalog/measurements/training_throughput.csv: {len(everything.groups)} configurations",
+            "method": "benchmarks/published_throughput.py: Huber's loss on log(predicted / measured), one vote a "
+            "configuration, normal priors on the logarithms of the constants; intervals are the 10th and 90th percentile "
+            "of measured / predicted time over sources left out of the fit",
+            "residuals": residuals,
+            "left_out": {**held, "sources": sources},
+        }
+        path = Path(llmhw.catalog.__file__).parent / "calibration.json"
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole["training_time"] = constants
+        path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
