@@ -143,6 +143,15 @@ def constants_of(device: Accelerator, software: str, calibration: Mapping[str, A
     return Constants(**chosen)
 
 
+def softwares() -> dict[str, str]:
+    """What software there are constants for, with what is meant by each.
+
+    >>> "torch-compile" in softwares()
+    True
+    """
+    return {name: str(values.get("meaning", "")) for name, values in read_calibration("training_time")["software"].items()}
+
+
 def default_software(job: TrainingJob) -> str:
     """The newest software with the job's kernels."""
     return "torch-compile" if job.kernels == "torch" else "megatron-2026"
