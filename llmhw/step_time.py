@@ -23,7 +23,7 @@ from llmhw.memory import precision_named
 from llmhw.model import Layer
 from llmhw.network import Network
 from llmhw.operations import Core, Work, head_work, layer_work
-from llmhw.roofline import Rates, matmul_seconds
+from llmhw.roofline import OPERAND_BYTES, Rates, matmul_seconds
 from llmhw.sharding import rank_tensors, stage_layers
 from llmhw.units import check_choice, maximum
 
@@ -363,6 +363,8 @@ class _Timer:
         job = self.job
         if job.recompute == "full":
             return products + core + light
+        if job.recompute == "block":
+            return (products + core + light) * job.recompute_layers * self.p.pp / self.spec.num_layers
         if job.recompute == "selective":
             if job.attention == "flash":
                 return 0.0  # flash attention's backward pass recomputes the scores in any case, and is counted so
@@ -459,8 +461,8 @@ class _Timer:
         for elements, ranks, step in ((dense, p.shards, p.tp), (experts, p.expert_shards, p.ep * p.expert_tp)):
             if ranks == 1 or not elements:
                 continue
-            compute = 2
-            wire = all_gather_wire_bytes(size=elements * compute / ranks, ranks=ranks)
+            # weights travel in the format that they are multiplied in
+            wire = all_gather_wire_bytes(size=elements * min(2, OPERAND_BYTES[self.job.compute]) / ranks, ranks=ranks)
             gather += self.network.ring_seconds(wire, ranks, step)
             wire = reduce_scatter_wire_bytes(size=elements * min(4, recipe.gradients), ranks=ranks)
             reduce_ += self.network.ring_seconds(wire, ranks, step)

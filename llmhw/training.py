@@ -376,7 +376,13 @@ def _in_flight(schedule: str, pp: int, vpp: int, micro_batches: int) -> tuple[in
 
 
 # Inputs of linear layers, by how their terms begin.
-_LINEAR_INPUTS = ("input of the qkv", "input of the output", "input of the feed", "input of the last p")
+_LINEAR_INPUTS = (
+    "input of the qkv",
+    "input of the output p",
+    "input of the feed",
+    "input of the last p",
+    "rows of the experts",
+)
 
 
 def _stored_share(job: TrainingJob, t: Term) -> float:

@@ -263,13 +263,14 @@ _MEMORY_MARGIN = 1.08
 
 
 def _with_recompute(row: Row, job: TrainingJob) -> TrainingJob:
-    """Where the source does not say what is recomputed: nothing if that fits, else every layer.
+    """Where the source does not say what is recomputed: nothing, but for mixtures of experts that would not fit.
 
-    Beside a Grace processor activations go to its memory meanwhile, and nothing is recomputed.
+    NVIDIA chooses the layouts of dense models so that nothing is. Beside a Grace processor activations go to its memory
+    meanwhile.
     """
-    if row["recompute"] not in ("", "unknown") or job.recompute != "none" or job.frozen:
-        return job
-    if "Grace" in job.cluster.accelerator.architecture or job.cluster.accelerator.name.startswith("GB"):
+    stated = row["recompute"] not in ("", "unknown") or job.recompute != "none" or job.frozen
+    experts = job.model.parameters.active != job.model.parameters.total
+    if stated or not experts or job.cluster.accelerator.name.startswith("GB"):
         return job
     found = memory(job)
     return job if found.device_bytes <= _MEMORY_MARGIN * found.capacity_bytes else replace(job, recompute="full")
