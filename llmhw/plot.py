@@ -161,3 +161,48 @@ def lines(
     if len(series) > 1:
         axes.legend()
     return figure
+
+
+def ratios(
+    points: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    bands: Mapping[str, tuple[float, float]],
+    x: str,
+    limits: tuple[float, float] = (0.5, 2.0),
+) -> Figure:
+    """Dots of ratios, one row a source, one colour a kind, on a logarithmic axis; 1 is a perfect prediction.
+
+    points   label of the row -> kind -> ratios
+    bands    kind -> the interval that is shaded behind all rows, in the kind's colour
+    limits   ends of the axis; what lies beyond is drawn as a triangle at the edge
+    """
+    figure, axes = _figure(1.2 + 0.3 * len(points))
+    colours = dict(zip(bands, PALETTE, strict=False))
+    for kind, (low, high) in bands.items():
+        axes.axvspan(low, high, color=colours[kind], alpha=0.13, linewidth=0)
+    low, high = limits
+    for row, kinds in enumerate(points.values()):
+        for kind, values in kinds.items():
+            # spread evenly inside the row, the same on every run
+            places = [row + 0.64 * ((i * 0.618034) % 1 - 0.5) for i in range(len(values))]
+            for marker, chosen in {
+                "<": [(low, y) for v, y in zip(values, places, strict=True) if v <= low],
+                "o": [(v, y) for v, y in zip(values, places, strict=True) if low < v < high],
+                ">": [(high, y) for v, y in zip(values, places, strict=True) if v >= high],
+            }.items():
+                xs, ys = [v for v, _ in chosen], [y for _, y in chosen]
+                axes.plot(xs, ys, marker, color=colours[kind], markersize=3.5, alpha=0.75, clip_on=False)
+    for kind, colour in colours.items():
+        axes.plot([], [], "o", color=colour, markersize=5, label=kind)
+    axes.axvline(1.0, color=INK, linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    ticks = [t for t in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4) if low <= t <= high]
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(range(len(points)), list(points))
+    axes.set_ylim(len(points) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(x)
+    figure.legend(loc="outside lower center", ncols=len(bands))
+    return figure

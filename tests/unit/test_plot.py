@@ -50,6 +50,23 @@ def test_lines_and_levels() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
 
+def test_ratios_beyond_the_limits_stay_at_the_edge() -> None:
+    axes = plot.ratios(
+        {"a": {"dense": [0.9, 1.1, 7.0, 0.1]}, "b": {"experts": [1.0]}},
+        bands={"dense": (0.9, 1.2), "experts": (0.8, 1.3)},
+        x="measured / predicted",
+    ).axes[0]
+    drawn = {
+        line.get_marker(): list(line.get_xdata())
+        for line in axes.lines
+        if list(line.get_ydata()) and max(line.get_ydata()) < 0.5
+    }
+    assert drawn["o"] == [0.9, 1.1]
+    assert (drawn["<"], drawn[">"]) == ([0.5], [2.0])
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    assert len(axes.patches) == 2
+
+
 @pytest.mark.parametrize(("value", "text"), [(1, "1"), (4096, "4,096"), (131072, "131 K"), (7e9, "7 B"), (1e12, "1 T")])
 def test_ticks(value: float, text: str) -> None:
     assert plot._tick(value) == text
