@@ -36,6 +36,7 @@ from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
     from llmhw.job import Parallelism, TrainingJob
+    from llmhw.training import TrainingEstimate, train
     from llmhw.training import memory as training_memory
 
 __version__ = "0.1.0"
@@ -43,7 +44,9 @@ __version__ = "0.1.0"
 # Layouts are loaded when they are first asked for, so that `import llmhw` stays quick.
 _LATER = {
     "Parallelism": ("llmhw.job", "Parallelism"),
+    "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "train": ("llmhw.training", "train"),
     "training_memory": ("llmhw.training", "memory"),
 }
 
@@ -67,6 +70,7 @@ __all__ = [
     "ModelSpec",
     "NumberFormat",
     "Parallelism",
+    "TrainingEstimate",
     "TrainingJob",
     "accelerator",
     "accelerators",
@@ -88,6 +92,7 @@ __all__ = [
     "number_format",
     "number_formats",
     "prices",
+    "train",
     "training_flops",
     "training_memory",
     "training_states",

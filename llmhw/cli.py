@@ -10,12 +10,12 @@ try:
 except ImportError:  # one line, not a traceback: the package itself works without them
     sys.exit("llmhw: the command needs click and rich; install them with: pip install 'llmhw[cli]'")
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import llmhw
 from llmhw.memory import OPTIMIZERS, PRECISIONS
-from llmhw.units import format_quantity
+from llmhw.units import format_quantity, parse_count
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,10 +23,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 # -- printing ---------------------------------------------------------------------------------
 
 
-def _json(value: Any) -> None:
+def _json_text(value: Any) -> str:
     import json
 
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _json(value: Any) -> None:
+    click.echo(_json_text(value), nl=False)
+
+
+def _csv_text(row: Mapping[str, Any]) -> str:
+    import csv
+    import io
+
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([row.keys(), row.values()])
+    return out.getvalue()
+
+
+def _text(text: str, output: str | None) -> None:
+    """To a file, or to the terminal."""
+    if output is None:
+        return click.echo(text, nl=False)
+    from llmhw.files import write_whole
+
+    write_whole(output, lambda: text)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
@@ -35,7 +57,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *,
     from rich.table import Table
 
     numbers = set(right)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
@@ -69,8 +91,8 @@ class _Names(click.ParamType[str]):
 TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
 
 
-class _Kind(_Names):
-    """A kind of measurements, shown in the help with all its choices."""
+class _Choices(_Names):
+    """A name of few, shown in the help with all the others."""
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(self.names())}]"
@@ -80,6 +102,33 @@ def _kinds() -> list[str]:
     from llmhw.validation import KINDS
 
     return list(KINDS)
+
+
+def _softwares() -> list[str]:
+    from llmhw.step_time import softwares
+
+    return list(softwares())
+
+
+def _of_job(name: str) -> Callable[[], Iterable[str]]:
+    """One of the lists of choices in `llmhw.job`, read when it is needed."""
+
+    def choices() -> Iterable[str]:
+        from llmhw import job
+
+        found: tuple[str, ...] = getattr(job, name)
+        return found
+
+    return choices
+
+
+class _Count(click.ParamType[float]):
+    """A number above 0 such as 15e12 or 15T."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return parse_count(param.name or "" if param else "", str(value))
 
 
 _MODEL = _Names("model", llmhw.models)
@@ -265,89 +314,80 @@ def fit(
     click.echo("`longest` is the longest sequence that fits at this batch, at most the model's limit.")
 
 
+# A training job: what it runs on, how it is laid out, how it computes. Each is an argument of `llmhw.Cluster`,
+# `llmhw.Parallelism` or `llmhw.TrainingJob`.
+_JOB_OPTIONS = (
+    click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`."),
+    click.option("--gpus", type=int, default=1, show_default=True, help="Devices in all."),
+    click.option("--devices-per-node", type=int, help="Devices of the fast network.  [default: as the device has it]"),
+    click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks."),
+    click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages."),
+    click.option("--vpp", type=int, default=1, show_default=True, help="Model chunks on each stage."),
+    click.option("--cp", type=int, default=1, show_default=True, help="Context-parallel ranks."),
+    click.option("--cp-kind", type=_Choices("cp_kind", _of_job("CP_KINDS")), default="ring", show_default=True),
+    click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks."),
+    click.option("--expert-tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks of an expert."),
+    click.option("--expert-imbalance", type=float, default=1.0, show_default=True, help="Busiest expert rank / mean."),
+    click.option("--zero", type=int, default=0, show_default=True, help="ZeRO stage; 3 is FSDP."),
+    click.option("--replicas", type=int, default=1, show_default=True, help="Copies of a sharded model (HSDP)."),
+    click.option("--sequence-parallel", is_flag=True, help="Split norms and residuals over the tp ranks too."),
+    click.option("--schedule", default="1f1b", show_default=True, help="gpipe, 1f1b, interleaved or zero-bubble."),
+    click.option("--uneven", is_flag=True, help="Embedding and head count as layers where stages share them out."),
+    click.option("--offload", default="none", show_default=True, help="In host memory: none, optimizer or all."),
+    click.option("--micro-batch", type=int, default=1, show_default=True, help="Sequences at a time on one rank."),
+    click.option("--global-batch", type=int, default=0, help="Sequences of a step.  [default: micro-batch x dp]"),
+    _seq_len,
+    click.option("--recompute", default="none", show_default=True, help="none, selective, per-op, full or block."),
+    click.option("--recompute-layers", type=int, default=0, help="Layers of each stage, with --recompute block."),
+    click.option("--precision", type=click.Choice(list(PRECISIONS)), default="bf16-mixed", show_default=True),
+    click.option(
+        "--compute", type=_Choices("compute", _of_job("COMPUTE")), help="Format of matrix products.  [default: bf16]"
+    ),
+    click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adamw", show_default=True),
+    click.option("--frozen", is_flag=True, help="Only adapters are trained (LoRA)."),
+    click.option("--attention", default="flash", show_default=True, help="flash or eager."),
+    click.option("--kernels", default="torch", show_default=True, help="torch or megatron."),
+)
+
+
+def _job_options(command: F) -> F:
+    """Add the options of a training job."""
+    for option in reversed(_JOB_OPTIONS):
+        command = option(command)
+    return command
+
+
+_ON_CLUSTER = ("gpu", "gpus", "devices_per_node")
+_IN_LAYOUT = (
+    *("tp", "pp", "vpp", "cp", "cp_kind", "ep", "expert_tp"),
+    *("zero", "replicas", "sequence_parallel", "schedule", "uneven", "offload"),
+)
+
+
+def _job(model: str, options: dict[str, Any], network: llmhw.Link | None = None) -> llmhw.TrainingJob:
+    """The job that `_JOB_OPTIONS` describe. The data-parallel size is what tp, pp and cp leave of the devices."""
+    from llmhw.job import Parallelism, TrainingJob, data_parallel
+
+    spec = llmhw.model(model)
+    gpu, gpus, per_node = (options.pop(name) for name in _ON_CLUSTER)
+    layout = {name: options.pop(name) for name in _IN_LAYOUT}
+    ranks = data_parallel(devices=gpus, tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
+    cluster = llmhw.Cluster(gpu, gpus, per_node, inter_link=network)
+    options["seq_len"] = _default_seq_len(spec, options["seq_len"])
+    options["compute"] = options["compute"] or ""
+    return TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(dp=ranks, **layout), **options)
+
+
 @cli.command()
 @_model_argument
-@click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`.")
-@click.option("--gpus", type=int, default=1, show_default=True, help="Devices in all.")
-@click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks.")
-@click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages.")
-@click.option("--vpp", type=int, default=1, show_default=True, help="Model chunks on each stage.")
-@click.option("--cp", type=int, default=1, show_default=True, help="Context-parallel ranks.")
-@click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks.")
-@click.option("--zero", type=int, default=0, show_default=True, help="ZeRO stage; 3 is FSDP.")
-@click.option("--sequence-parallel", is_flag=True, help="Split norms and residuals over the tp ranks too.")
-@click.option("--schedule", default="1f1b", show_default=True, help="gpipe, 1f1b, interleaved or zero-bubble.")
-@click.option("--offload", default="none", show_default=True, help="In host memory: none, optimizer or all.")
-@click.option("--micro-batch", type=int, default=1, show_default=True, help="Sequences at a time on one rank.")
-@click.option("--global-batch", type=int, default=0, help="Sequences of a step.  [default: micro-batch x dp]")
-@_seq_len
-@click.option("--recompute", default="none", show_default=True, help="none, selective, full or block.")
-@click.option("--recompute-layers", type=int, default=0, help="Layers of each stage, with --recompute block.")
-@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="bf16-mixed", show_default=True)
-@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adamw", show_default=True)
-@click.option("--attention", default="flash", show_default=True, help="flash or eager.")
-@click.option("--kernels", default="torch", show_default=True, help="torch or megatron.")
+@_job_options
 @_json_option
-def memory(
-    model: str,
-    gpu: str,
-    gpus: int,
-    tp: int,
-    pp: int,
-    vpp: int,
-    cp: int,
-    ep: int,
-    zero: int,
-    sequence_parallel: bool,
-    schedule: str,
-    offload: str,
-    micro_batch: int,
-    global_batch: int,
-    seq_len: int | None,
-    recompute: str,
-    recompute_layers: int,
-    precision: str,
-    optimizer: str,
-    attention: str,
-    kernels: str,
-    as_json: bool,
-) -> None:
+def memory(model: str, as_json: bool, **options: Any) -> None:
     """Memory of every pipeline stage of a training job, part by part.
 
     The data-parallel size is what tp, pp and cp leave of --gpus.
     """
-    from llmhw.job import Parallelism, TrainingJob, data_parallel
-    from llmhw.training import memory as job_memory
-
-    spec = llmhw.model(model)
-    layout = Parallelism(
-        dp=data_parallel(devices=gpus, tp=tp, pp=pp, cp=cp),
-        tp=tp,
-        pp=pp,
-        vpp=vpp,
-        cp=cp,
-        ep=ep,
-        zero=zero,
-        sequence_parallel=sequence_parallel,
-        schedule=schedule,
-        offload=offload,
-    )
-    found = job_memory(
-        TrainingJob(
-            model=spec,
-            cluster=llmhw.Cluster(gpu, gpus),
-            parallelism=layout,
-            micro_batch=micro_batch,
-            global_batch=global_batch,
-            seq_len=_default_seq_len(spec, seq_len),
-            precision=precision,
-            optimizer=optimizer,
-            recompute=recompute,
-            recompute_layers=recompute_layers,
-            attention=attention,
-            kernels=kernels,
-        )
-    )
+    found = llmhw.training_memory(_job(model, options))
     if as_json:
         return _json(found.to_dict())
     columns = ("part", *(f"stage {i}" for i in range(len(found.stages))))
@@ -362,6 +402,113 @@ def memory(
     click.echo(
         f"Stage {found.worst} is the fullest. " + ("It fits." if found.fits else f"It does not fit: {found.way_out}.")
     )
+
+
+def _network(text: str | None, gpu: str) -> llmhw.Link | None:
+    """The link between nodes: by name, by GB/s, or the usual one of the device."""
+    from llmhw.hardware import usual_network
+
+    if text is None:
+        return usual_network(gpu)
+    try:
+        rate = float(text)
+    except ValueError:
+        return llmhw.link(text)
+    if not 0 < rate < float("inf"):
+        raise llmhw.LLMHWError(f"network={text!r} must be a link's name, or a number of GB/s above 0")
+    return llmhw.Link(f"{rate:g} GB/s", "scale-out", rate * 1e9, status="given")
+
+
+_RUN_OPTIONS = (
+    click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]"),
+    click.option("--price", type=float, help="Dollars per device-hour.  [default: the newest of the catalog]"),
+    click.option("--provider", help="The newest price of this provider."),
+    click.option("--region", help="The newest price in this region."),
+    click.option("--spot", is_flag=True, help="Spot prices, not those on demand."),
+    click.option("--mtbf", "mtbf_device_hours", type=float, help="Device-hours between failures; inf for none."),
+    click.option("--restart", "restart_seconds", type=float, help="Seconds from a failure until training goes on."),
+    click.option("--checkpoint-interval", "checkpoint_interval_seconds", type=float, help="Seconds between two."),
+    click.option("--checkpoint-blocking", type=float, default=1.0, help="Share of a write that holds training up."),
+    click.option("--storage", type=float, help="GB/s into storage, of all devices together."),
+    click.option("--power-fraction", type=float, help="Share of the board power that is drawn."),
+    click.option("--host-watts", type=float, help="Power of the host, for one device."),
+    click.option("--pue", type=float, help="Energy of the building over that of the machines."),
+)
+
+
+_OF_RUN = (
+    *("tokens", "price", "provider", "region", "mtbf_device_hours", "restart_seconds", "checkpoint_interval_seconds"),
+    *("checkpoint_blocking", "power_fraction", "host_watts", "pue"),
+)
+
+
+def _run_options(command: F) -> F:
+    """Add the options of a whole run: see `llmhw.cost.training_run`."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_model_argument
+@_job_options
+@click.option("--network", metavar="NAME|GB/s", help="Between nodes, of each device.  [default: the best for rent]")
+@click.option("--software", type=_Choices("software", _softwares), help="What runs it.  [default: by --kernels]")
+@click.option("--calibration", metavar="FILE.json", help="Constants that `llmhw validate --fit` wrote.")
+@_run_options
+@_json_option
+@click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
+@click.option("--output", metavar="FILE", help="Write --json or --csv to a file, whole or not at all.")
+def train(
+    model: str,
+    network: str | None,
+    software: str | None,
+    calibration: str | None,
+    spot: bool,
+    storage: float | None,
+    as_json: bool,
+    as_csv: bool,
+    output: str | None,
+    **options: Any,
+) -> None:
+    """Time of a training step and of the whole run: speed, memory, days, dollars, energy.
+
+    The data-parallel size is what tp, pp and cp leave of --gpus.
+    """
+    if as_json and as_csv:
+        raise llmhw.LLMHWError("--json and --csv are two forms of one answer; leave one out")
+    if output is not None and not (as_json or as_csv):
+        raise llmhw.LLMHWError(f"output={output!r} needs a form; add --csv or --json")
+    run = {name: options.pop(name) for name in _OF_RUN}
+    job = _job(model, options, _network(network, options["gpu"]))
+    if job.cluster.nodes > 1 and job.cluster.inter_link is None:
+        raise llmhw.LLMHWError(
+            f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
+            "has; give --network, as in --network 'InfiniBand NDR 4x'"
+        )
+    constants = None
+    if calibration is not None:
+        from llmhw.validation import read_constants
+
+        constants = read_constants(calibration)
+    found = llmhw.train(
+        job,
+        software=software,
+        calibration=constants,
+        kind="spot" if spot else "on_demand",
+        storage_bytes_per_second=None if storage is None else storage * 1e9,
+        **run,
+    )
+    if as_json:
+        return _text(_json_text(found.to_dict()), output)
+    if as_csv:
+        return _text(_csv_text(found.to_row()), output)
+    click.echo(f"{found.title}\n{job.cluster}; software {found.software}\n")
+    _table("", ("quantity", "value", "80 % interval or origin"), found.summary(), right=("value",))
+    columns = ("part of the step", "least", "estimate", "most", "share")
+    _table("", columns, found.rows(), right=columns[1:])
+    for assumed in found.run.defaults:
+        click.echo(f"Assumed {assumed}.")
 
 
 @cli.command()
@@ -392,7 +539,7 @@ def measure(what: str, model: str, as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("file", required=False, metavar="[FILE.csv]")
-@click.option("--kind", type=_Kind("kind", _kinds), required=True, help="What the table holds.")
+@click.option("--kind", type=_Choices("kind", _kinds), required=True, help="What the table holds.")
 @click.option("--worst", type=click.IntRange(min=0), default=10, show_default=True, help="Largest errors to list.")
 @click.option("--fit", "fitted", metavar="FILE.json", help="Fit the constants to these rows, use and write them.")
 @click.option("--calibration", metavar="FILE.json", help="Use the constants that --fit wrote.")

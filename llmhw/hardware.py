@@ -823,6 +823,19 @@ def instances(accelerator: Accelerator | str | None = None) -> list[Instance]:
     return [_instance(row, None) for row in _instance_rows() if wanted in (None, row["accelerator"])]
 
 
+def usual_network(accelerator: Accelerator | str) -> Link | None:
+    """The fastest network between nodes that a rentable machine with this device has, as each device sees it.
+
+    None if no machine of the catalog has this device, or none says what network it has.
+
+    >>> found = usual_network("h100")
+    >>> found.name, found.bytes_per_second / 1e9
+    ('AWS p5.48xlarge network', 50.0)
+    """
+    found = [machine.cluster().inter_link for machine in instances(accelerator)]
+    return max((network for network in found if network), key=lambda network: network.bytes_per_second, default=None)
+
+
 def prices(accelerator: Accelerator | str) -> list[Price]:
     """What an hour of a device cost, everywhere the catalog knows: newest first, then cheapest.
 

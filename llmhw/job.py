@@ -180,6 +180,8 @@ class TrainingJob:
         if not self.global_batch:
             object.__setattr__(self, "global_batch", self.micro_batch * p.dp)
         check_count("global_batch", self.global_batch)
+        if not 1 <= self.expert_imbalance < float("inf"):
+            raise LLMHWError(f"expert_imbalance={self.expert_imbalance!r} must be a number of at least 1")
         if p.devices != self.cluster.devices:
             raise LLMHWError(
                 f"dp x tp x pp x cp = {p.dp} x {p.tp} x {p.pp} x {p.cp} = {p.devices} is not the cluster's "

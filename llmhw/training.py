@@ -18,7 +18,7 @@ from llmhw.model import Layer, ModelSpec
 from llmhw.roofline import OPERAND_BYTES
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.sharding import Place, outer_tensors, place_of, rank_states, split_of, stage_layers
-from llmhw.step_time import StepTime, default_software, time_bounds, time_step
+from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
 
 
@@ -437,7 +437,12 @@ class TrainingEstimate:
     @property
     def tokens_per_second_per_device(self) -> float:
         """Tokens of the global batch, over seconds and devices."""
-        return self.tokens_per_step / self.step_seconds / self.job.cluster.devices
+        return self.tokens_per_second / self.job.cluster.devices
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of the global batch, over seconds."""
+        return self.tokens_per_step / self.step_seconds
 
     @property
     def mfu(self) -> float:
@@ -485,7 +490,7 @@ class TrainingEstimate:
                 for name, (low, middle, high) in self.bounds.items()
             },
             "tokens_per_step": self.tokens_per_step,
-            "tokens_per_second": self.tokens_per_second_per_device * self.job.cluster.devices,
+            "tokens_per_second": self.tokens_per_second,
             "tokens_per_second_per_device": self.tokens_per_second_per_device,
             "mfu": self.mfu,
             "hfu": self.hfu,
@@ -518,19 +523,64 @@ class TrainingEstimate:
             for name, bounds in [*shown.items(), ("total", sums)]
         ]
 
-    def summary(self) -> list[tuple[str, str]]:
-        """What the step comes to, as text."""
+    def to_row(self) -> dict[str, Any]:
+        """One flat row for a table of many jobs: what was asked, then what comes out, in base units."""
+        job, p, run, held = self.job, self.job.parallelism, self.run, self.memory
+        low, high = self.step_seconds_interval
+        price = run.price
+        layout = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel")
+        asked = ("micro_batch", "global_batch", "seq_len", "precision", "optimizer", "compute", "recompute", "kernels")
+        return {
+            "model": job.model.name,
+            "device": job.cluster.accelerator.name,
+            "devices": job.cluster.devices,
+            **{name: getattr(p, name) for name in layout},
+            **{name: getattr(job, name) for name in asked},
+            "software": self.software,
+            "step_seconds": self.step_seconds,
+            "step_seconds_low": low,
+            "step_seconds_high": high,
+            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second_per_device": self.tokens_per_second_per_device,
+            "mfu": self.mfu,
+            "hfu": self.hfu,
+            "memory_allocated_bytes": held.allocated_bytes,
+            "memory_device_bytes": held.device_bytes,
+            "memory_capacity_bytes": held.capacity_bytes,
+            "fits": held.fits,
+            "tokens": run.tokens,
+            "days": run.days,
+            "days_low": run.days_low,
+            "days_high": run.days_high,
+            "device_hours": run.device_hours,
+            "goodput": run.goodput,
+            "dollars": run.dollars,
+            "dollars_low": run.dollars_low,
+            "dollars_high": run.dollars_high,
+            "dollars_per_device_hour": price and price.dollars_per_device_hour,
+            "price_provider": price and price.provider,
+            "price_region": price and price.region,
+            "price_date": price and price.date,
+            "energy_kwh": run.energy_kwh,
+            **{f"seconds_{name.replace(' ', '_').replace('-', '_')}": self.time.parts[name] for name in PARTS},
+        }
+
+    def summary(self) -> list[tuple[str, str, str]]:
+        """What a purchase order asks: quantity, value, and its 80 % interval or how it came about, as text."""
         low, high = (format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval)
-        held = self.memory
+        held, run = self.memory, {name: (value, note) for name, value, note in self.run.rows()}
+        room = f"of {format_quantity(held.capacity_bytes, 'bytes')}"
         return [
-            ("step", f"{format_quantity(self.step_seconds, 'seconds')} (80 % interval {low} to {high})"),
-            ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}"),
-            ("MFU, HFU", f"{format_quantity(self.mfu, 'fraction')}, {format_quantity(self.hfu, 'fraction')}"),
+            ("step", format_quantity(self.step_seconds, "seconds"), f"{low} to {high}"),
+            ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}", ""),
+            ("tokens/s in all", f"{self.tokens_per_second:,.0f}", ""),
+            ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
             (
                 "memory",
-                f"{format_quantity(held.device_bytes, 'bytes')} of {format_quantity(held.capacity_bytes, 'bytes')}"
-                + ("" if held.fits else f": does not fit, {held.way_out}"),
+                format_quantity(held.device_bytes, "bytes"),
+                f"{room}: it fits" if held.fits else f"{room}: it does not fit: {held.way_out}",
             ),
+            *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
         ]
 
     def __str__(self) -> str:
@@ -543,13 +593,16 @@ class TrainingEstimate:
             )
             for row in rows
         ]
-        return "\n".join([self.title, *lines, *(f"{name}: {value}" for name, value in self.summary()), str(self.run)])
+        block = self.summary()
+        first, second = (max(len(row[i]) for row in block) for i in (0, 1))
+        short = [f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in block]
+        return "\n".join([self.title, *short, "", *lines])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        table = html_table(self.title, ("part of the step", "least", "estimate", "most", "share"), self.rows())
-        return table + html_table("", ("", ""), self.summary()) + self.run._repr_html_()
+        parts = html_table("", ("part of the step", "least", "estimate", "most", "share"), self.rows())
+        return html_table(self.title, ("quantity", "value", "range or origin"), self.summary()) + parts
 
 
 def _step_flops(job: TrainingJob) -> tuple[float, float]:
@@ -569,6 +622,17 @@ def _step_flops(job: TrainingJob) -> tuple[float, float]:
         again = 0.0
     backward = float(made["backward"]) / (2 if job.frozen else 1)
     return float(made["forward"]) + backward, again
+
+
+def _check_calibration(calibration: Mapping[str, Any]) -> None:
+    """Constants of another kind would be a KeyError deep inside."""
+    parts = ("common", "families", "software", "interval")
+    missing = [name for name in parts if not isinstance(calibration.get(name), Mapping)]
+    if missing:
+        raise LLMHWError(
+            f"calibration has no {', '.join(missing)}, so it is not one of training time; "
+            "give what `llmhw validate --kind training-throughput --fit` wrote"
+        )
 
 
 def train(
@@ -599,6 +663,8 @@ def train(
     >>> 1500 < found.tokens_per_second_per_device < 1800  # NVIDIA measured 1,664 (Megatron-Bridge 26.04.01)
     True
     """
+    if calibration is not None:
+        _check_calibration(calibration)
     running = software or default_software(job)
     time = time_step(job, running, calibration=calibration)
     parameters = job.model.parameters

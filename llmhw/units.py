@@ -159,6 +159,26 @@ def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str
 # -- argument checks --------------------------------------------------------------------------
 
 
+def parse_count(argument: str, text: str) -> float:
+    """A number above 0 as a person writes it: with an exponent, or with K, M, B or T behind it.
+
+    >>> parse_count("tokens", "15T"), parse_count("tokens", "1.5e12"), parse_count("tokens", "300 b")
+    (15000000000000.0, 1500000000000.0, 300000000000.0)
+    """
+    from decimal import Decimal, InvalidOperation
+
+    plain = text.strip().upper()
+    factor = next((int(size) for size, suffix in _COUNT if plain.endswith(suffix)), 1)
+    try:
+        # exact: 2.3 T is 2300000000000, not a token less
+        value = float(Decimal(plain[:-1] if factor > 1 else plain) * factor)
+    except (InvalidOperation, OverflowError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise LLMHWError(f"{argument}={text!r} must be a number above 0, such as 15e12 or 15T")
+    return value
+
+
 def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
     """The known names that look most like `word`, best first."""
     import difflib
