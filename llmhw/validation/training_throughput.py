@@ -258,10 +258,6 @@ def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Trainin
     return _with_recompute(row, next(fitting, candidates[0]))
 
 
-# The 90th percentile of the error of predicted peak memory: less than that over the capacity may still fit.
-_MEMORY_MARGIN = 1.08
-
-
 def _with_recompute(row: Row, job: TrainingJob) -> TrainingJob:
     """Where the source does not say what is recomputed: nothing, but for mixtures of experts that would not fit.
 
@@ -272,8 +268,7 @@ def _with_recompute(row: Row, job: TrainingJob) -> TrainingJob:
     experts = job.model.parameters.active != job.model.parameters.total
     if stated or not experts or job.cluster.accelerator.name.startswith("GB"):
         return job
-    found = memory(job)
-    return job if found.device_bytes <= _MEMORY_MARGIN * found.capacity_bytes else replace(job, recompute="full")
+    return job if memory(job).fits else replace(job, recompute="full")
 
 
 def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:

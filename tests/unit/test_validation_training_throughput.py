@@ -1,0 +1,220 @@
+"""Speed of published training runs: every row predicted or skipped with a reason, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from llmhw.catalog import read_calibration, read_measurements
+from llmhw.step_time import class_of, constants_of, softwares
+from llmhw.units import LLMHWError
+from llmhw.validation import Validation, fit, validate
+from llmhw.validation.regression import robust_fit
+from llmhw.validation.table import Row, read_table_of
+from llmhw.validation.training_throughput import job_of, software
+
+ROWS = read_measurements("training_throughput")
+ONE = next(row for row in ROWS if row["id"] == "TT0420")  # Llama 3 70B on 64 H100
+
+
+@pytest.fixture(scope="module")
+def found() -> Validation:
+    return validate(None, "training-throughput")
+
+
+def table(*changes: dict[str, str]) -> list[dict[str, str]]:
+    return [dict(ONE) | change for change in changes]
+
+
+def reason(**change: str) -> str:
+    result = validate(table(change), "training-throughput")
+    assert not result.rows
+    return result.skipped[0][2]
+
+
+# -- how well ---------------------------------------------------------------------------------
+
+
+def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> None:
+    assert len(found.rows) + len(found.skipped) == len(ROWS)
+    assert len(found.rows) >= 640
+    reasons = {why for _, _, why in found.skipped}
+    assert all(reasons)
+    layouts = [why for _, _, why in found.skipped if "not stated, so the layout is not known" in why]
+    assert len(layouts) > 60  # most of MLPerf's LoRA rows
+
+
+def test_errors_are_those_that_the_calibration_states(found: Validation) -> None:
+    stated = read_calibration("training_time")["residuals"]
+    rows = {row.name: row for row in read_table_of(ROWS, "rows").rows}
+    sizes: dict[str, list[float]] = {}
+    for group in found.groups:
+        sizes.setdefault(class_of(job_of(rows[group.ids[0]])), []).append(abs(group.error))
+    for kind, values in sizes.items():
+        assert len(values) == stated[kind]["groups"]
+        assert mean(values) == pytest.approx(stated[kind]["mean_abs_error"], abs=2e-3), kind
+
+
+@pytest.mark.parametrize(
+    ("source", "most"),
+    [("Korthikanti et al. 2022 Table 5", 0.035), ("Narayanan et al. 2021 (Megatron-LM SC21) Table 1", 0.05)],
+)
+def test_mean_error_of_well_described_tables(found: Validation, source: str, most: float) -> None:
+    part = found.by_source()[source]
+    assert not part.skipped
+    assert mean(abs(group.error) for group in part.groups) <= most
+
+
+def test_llama_3_on_thousands_of_devices(found: Validation) -> None:
+    part = found.by_source()["Llama 3 Herd of Models Table 4"]
+    assert len(part.groups) == 3
+    assert all(abs(group.error) < 0.07 for group in part.groups)
+
+
+def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
+    interval = read_calibration("training_time")["interval"]
+    for low, high in interval.values():
+        assert low < 1 < high
+    # they hold for more of the rows that the constants were fitted to
+    assert found.coverage80 is not None
+    assert found.coverage80 > 0.8
+
+
+# -- what a row says --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"n_gpus": "eight"}, "TT0420: n_gpus='eight' must be a whole number of at least 1"),
+        ({"gpu": "H1000"}, "accelerator='H1000' is not known"),
+        ({"gpu": ""}, "gpu='' must be the name of an accelerator"),
+        ({"tp": ""}, "tp not stated, so the layout is not known"),
+        ({"tp": "3"}, "does not divide n_gpus=64"),
+        ({"measured_value": "-1"}, "measured_value='-1' must be a number above 0"),
+        ({"measured_kind": "speed"}, "measured_kind='speed' must be one of step_time_s"),
+        ({"precision": "fp7"}, "precision='fp7' must be one of bf16"),
+        ({"recompute": "some"}, "recompute='some' must be none, selective, full or unknown"),
+        ({"d_model": "", "model_name": "Nobody-7B"}, "d_model not stated, and model_name='Nobody-7B' is not in the"),
+        ({"notes": "mlp recompute"}, "recomputes the feed-forward part"),
+        ({"notes": "CPU offload"}, "states in host memory, whose transfers are not timed"),
+        ({"gpu": "A100-SXM4-80GB"}, "format='fp8' has no dense rate on A100 80GB SXM4"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_says_why(change: dict[str, str], text: str) -> None:
+    assert text in reason(**change)
+
+
+def test_the_rest_is_answered_beside_a_bad_row() -> None:
+    result = validate(table({}, {"n_gpus": "eight", "id": "bad"}), "training-throughput")
+    assert [row.id for row in result.rows] == ["TT0420"]
+    assert [name for name, _, _ in result.skipped] == ["bad"]
+
+
+def test_a_missing_column_is_named() -> None:
+    rows = [{k: v for k, v in ONE.items() if k != "seq_len"}]
+    with pytest.raises(LLMHWError, match="seq_len"):
+        validate(rows, "training-throughput")
+
+
+def test_the_measures_of_one_run_agree() -> None:
+    rows = table({}, {"measured_kind": "step_time_s", "measured_value": str(256 * 8192 / 64 / 1664)})
+    speed, time = validate(rows, "training-throughput").rows
+    assert speed.predicted / speed.measured == pytest.approx(time.measured / time.predicted)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"source": "MosaicML llm-foundry MPT training benchmarks"}, "fsdp-2023"),
+        ({"source": "torchtitan docs", "notes": "FSDP2"}, "torch"),
+        ({"source": "torchtitan docs", "notes": "FSDP2+compile"}, "torch-compile"),
+        ({"source": "torchtitan docs", "notes": "compile+AsyncTP"}, "torch-async-tp"),
+        ({"source": "BigScience BLOOM", "year": "2022"}, "megatron-deepspeed"),
+        ({"source": "Narayanan et al. 2021", "year": "2021"}, "megatron-2021"),
+        ({"source": "Narayanan et al. 2021", "year": "2021", "zero_stage": "3"}, "deepspeed-zero3"),
+        ({"source": "Korthikanti et al. 2022", "year": "2022"}, "megatron-2022"),
+        ({"source": "NVIDIA NeMo 24.07", "year": "2024"}, "megatron-2024"),
+        ({"source": "NVIDIA Megatron-Bridge 26.02.01", "year": "2026"}, "megatron-2025"),
+        ({"source": "NVIDIA Megatron-Bridge 26.06", "year": "2026"}, "megatron-2026"),
+        ({"source": "NVIDIA Megatron-Bridge 25.09", "notes": "token-drop"}, "megatron-token-drop"),
+        ({"source": "somebody", "notes": "overlap OFF"}, "megatron-no-overlap"),
+        ({"source": "Llama 3 Herd of Models", "year": "2024", "zero_stage": "fsdp"}, "torch"),
+    ],
+)
+def test_software_is_read_from_what_the_source_says(change: dict[str, str], name: str) -> None:
+    assert software(Row({"year": "2025", "notes": "", "zero_stage": "1"} | change)) == name
+    assert name in softwares()
+
+
+def test_what_a_source_leaves_open_is_the_fastest_that_fits() -> None:
+    row = Row(dict(ONE) | {"micro_batch": "", "vpp": "", "notes": ""})
+    job = job_of(row)
+    assert job.parallelism.vpp > 1
+
+
+# -- constants --------------------------------------------------------------------------------
+
+
+def test_constants_stay_within_what_they_mean() -> None:
+    known = read_calibration("training_time")
+    for name, prior in known["prior"].items():
+        value: Any = known
+        for key in name.split("."):
+            value = value[key]
+        assert prior["source"], name
+        # nothing was dragged more than four standard deviations from what was known before
+        assert abs(_log(value / prior["value"])) <= 4 * prior["spread"], name
+    for family in known["families"].values():
+        assert all(0 < family[k] < 1.2 for k in ("matmul", "matmul8", "attention", "inside"))
+
+
+def _log(x: float) -> float:
+    from math import log
+
+    return log(x)
+
+
+def test_a_fit_to_a_slower_cluster_slows_it_down() -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        for row in ROWS:
+            if row["source"].endswith("26.04") and "llama3-70b" in row["model_name"]:
+                yield row | {"measured_value": str(0.8 * float(row["measured_value"])), "duplicate_of": ""}
+
+    slower = fit(list(rows()), "training-throughput")
+    before = validate(list(rows()), "training-throughput")
+    after = validate(list(rows()), "training-throughput", calibration=slower)
+    assert before.median_abs_error and after.median_abs_error
+    assert after.median_abs_error < before.median_abs_error / 2
+    # what these rows say nothing about stays
+    before_ampere, after_ampere = (c["families"]["ampere"] for c in (read_calibration("training_time"), slower))
+    assert after_ampere["matmul"] == pytest.approx(before_ampere["matmul"], rel=1e-3)
+
+
+def test_nothing_to_fit_is_an_error() -> None:
+    with pytest.raises(LLMHWError, match="no row that can be predicted"):
+        fit(table({"tp": ""}), "training-throughput")
+
+
+def test_an_unknown_software_is_refused() -> None:
+    from llmhw import accelerator
+
+    with pytest.raises(LLMHWError, match="software='megatron-2019' is not known; did you mean megatron-2021"):
+        constants_of(accelerator("h100"), "megatron-2019")
+
+
+def test_outliers_do_not_pull_a_robust_fit_far() -> None:
+    data = [1.0] * 9 + [3.0]
+
+    def residuals(constants: Any, rows: Any) -> list[float]:
+        return [_log(constants[0] / data[i]) for i in rows]
+
+    assert robust_fit(residuals, [1.5], [5.0], [range(10)], 10)[0] == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_prior_holds_where_nothing_is_measured() -> None:
+    found = robust_fit(lambda c, rows: [0.0 for _ in rows], [0.7], [0.1], [[]], 3)
+    assert found == pytest.approx([0.7])
