@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import Estimate
 from llmhw.hardware import Accelerator
-from llmhw.training import JobMemory
+from llmhw.training import JobMemory, TrainingEstimate
 from llmhw.units import GIB, LLMHWError, format_quantity
 
 if TYPE_CHECKING:
@@ -103,6 +103,50 @@ def job_memory(memory: JobMemory, *, title: str = "") -> Figure:
     return memory_bars(stages, capacities={device.name: device.memory_bytes}, title=title)
 
 
+# Parts of a step that are drawn as one; each has the same colour in every figure.
+STEP_GROUPS = {
+    "computation": ("matrix products", "attention", "elementwise"),
+    "tensor-parallel": ("tensor-parallel",),
+    "pipeline": ("pipeline bubble", "pipeline sends"),
+    "gradient reduction": ("gradient reduction",),
+    "recompute": ("recompute",),
+    "weight gathering": ("weight gathering",),
+    "the rest": ("waiting for the host", "optimizer", "stragglers", "fixed"),
+    "context- and expert-parallel": ("context-parallel", "expert-parallel"),
+}
+
+
+def step_bars(estimates: Mapping[str, TrainingEstimate], *, share: bool = False) -> Figure:
+    """Stacked bars of the seconds of a training step by part, one bar an estimate, with a line from least to most.
+
+    estimates   label of the bar -> estimate
+    share       parts as shares of their step in place of seconds, and no line
+    """
+    figure, axes = _figure(1.4 + 0.42 * len(estimates))
+    bounds = [e.bounds for e in estimates.values()]
+    totals = [e.step_seconds for e in estimates.values()]
+    scale = [100 / total if share else 1.0 for total in totals]
+    longest = max(total * by for total, by in zip(totals, scale, strict=True))
+    left = [0.0] * len(estimates)
+    for i, (name, parts) in enumerate(STEP_GROUPS.items()):
+        widths = [sum(b[part][1] for part in parts) * by for b, by in zip(bounds, scale, strict=True)]
+        if max(widths) > 0.003 * longest:
+            axes.barh(list(estimates), widths, left=left, label=name, color=PALETTE[i])
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    ends = left if share else [sum(most for _, _, most in b.values()) for b in bounds]
+    for y, (found, b, total) in enumerate(zip(estimates.values(), bounds, totals, strict=True)):
+        if not share:
+            low = sum(least for least, _, _ in b.values())
+            axes.errorbar(total, y, xerr=[[total - low], [ends[y] - total]], color=INK, capsize=3, linewidth=1.2)
+        axes.annotate(f"  {format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", (ends[y], y), va="center")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 1.3 * max(ends))
+    axes.set_xlabel("share of the step, %" if share else "seconds of a step")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
 def roofline(
     accelerators: Sequence[Accelerator], *, number_format: str = "bf16", points: Mapping[str, float] | None = None
 ) -> Figure:
@@ -142,14 +186,18 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     levels: Mapping[str, float] | None = None,
+    points: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines."""
+    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones."""
     figure, axes = _figure(3.8)
     for label, pairs in series.items():
         axes.plot([a for a, _ in pairs], [b for _, b in pairs], label=label)
     for label, value in (levels or {}).items():
         axes.axhline(value, color=INK, linestyle="--", linewidth=1)
         axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
+    for label, value in (points or {}).items():
+        axes.axvline(value, color=INK, linestyle=":", linewidth=1)
+        axes.annotate(label, (value, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")
     if log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(_tick)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.container import BarContainer, ErrorbarContainer
 
 import llmhw
 from llmhw import plot
+from llmhw.step_time import PARTS
+from llmhw.training import TrainingEstimate, train
 from llmhw.units import GIB
 
 
@@ -65,6 +70,53 @@ def test_ratios_beyond_the_limits_stay_at_the_edge() -> None:
     assert (drawn["<"], drawn[">"]) == ([0.5], [2.0])
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
     assert len(axes.patches) == 2
+
+
+def test_points_are_vertical_lines() -> None:
+    axes = plot.lines({"a": [(1, 2), (1024, 4)]}, x="x", y="y", log_x=True, points={"a message": 32}).axes[0]
+    assert list(axes.lines[1].get_xdata()) == [32, 32]
+    assert [text.get_text() for text in axes.texts] == ["a message"]
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, TrainingEstimate]:
+    cluster = llmhw.Cluster("h100", 64, inter_link="InfiniBand NDR 4x")
+    layouts = {
+        "3D": llmhw.Parallelism(dp=2, tp=8, pp=4, zero=1, sequence_parallel=True),
+        "FSDP": llmhw.Parallelism(dp=64, zero=3),
+    }
+    job: dict[str, Any] = {
+        "model": llmhw.model("llama-3-8b"),
+        "cluster": cluster,
+        "global_batch": 64,
+        "kernels": "megatron",
+    }
+    return {name: train(llmhw.TrainingJob(**job, parallelism=p)) for name, p in layouts.items()}
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_bars_of_a_step_add_up_to_its_time(steps: dict[str, TrainingEstimate], share: bool) -> None:
+    axes = plot.step_bars(steps, share=share).axes[0]
+    bars = [c for c in axes.containers if isinstance(c, BarContainer)]
+    drawn = [sum(bar.patches[i].get_width() for bar in bars) for i in range(len(steps))]
+    wanted = [100.0 if share else found.step_seconds for found in steps.values()]
+    # parts thinner than a pixel of the longest bar are not drawn
+    assert drawn == pytest.approx(wanted, abs=0.03 * max(wanted))
+
+
+def test_line_of_a_step_runs_from_least_to_most(steps: dict[str, TrainingEstimate]) -> None:
+    axes = plot.step_bars(steps).axes[0]
+    lines = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    for line, found in zip(lines, steps.values(), strict=True):
+        (least, _), (most, _) = line.lines[2][0].get_segments()[0]
+        assert least == pytest.approx(sum(low for low, _, _ in found.bounds.values()))
+        assert most == pytest.approx(sum(high for _, _, high in found.bounds.values()))
+
+
+def test_every_part_of_a_step_has_a_colour() -> None:
+    drawn = [part for parts in plot.STEP_GROUPS.values() for part in parts]
+    assert sorted(drawn) == sorted(PARTS)
+    assert len(plot.STEP_GROUPS) <= len(plot.PALETTE)
 
 
 @pytest.mark.parametrize(("value", "text"), [(1, "1"), (4096, "4,096"), (131072, "131 K"), (7e9, "7 B"), (1e12, "1 T")])
