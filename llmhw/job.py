@@ -1,4 +1,4 @@
-"""What is asked: how a training job is laid out over devices."""
+"""What is asked: a training or a serving job, and how it is laid out over devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llmhw.hardware import Cluster
 from llmhw.model import ModelSpec
+from llmhw.precision import number_format
 from llmhw.units import LLMHWError, check_choice, check_count, check_divides
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
@@ -14,6 +15,10 @@ ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
+# Tokens of a page of the KV cache, as each engine has it by default; the others keep one block a sequence.
+PAGE_SIZES = {"vllm": 16, "tensorrt-llm": 32, "sglang": 1}
+ENGINES = (*PAGE_SIZES, "transformers", "llama.cpp", "litgpt")
+SPLITS = ("tensor", "layers")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
 
 
@@ -230,3 +235,154 @@ class TrainingJob:
     def micro_batches(self) -> int:
         """Micro-batches that each data-parallel rank runs in a step."""
         return self.global_batch // (self.micro_batch * self.parallelism.dp)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingJob:
+    """A serving job: what is served, on what, in which formats, and what one instance of the engine may take.
+
+    model, cluster
+    tp, pp              tensor- and pipeline-parallel ranks
+    attention_dp        data-parallel attention: groups of tp ranks that share the experts, each with its own sequences
+    ep                  expert-parallel ranks, out of the tp x attention_dp of a stage; the rest of these cut experts
+    weights, kv         number formats of the weights and of the KV cache: see `llmhw.number_formats()`
+    page_size           tokens of a page (PagedAttention's block); default: the engine's
+    engine              vllm, tensorrt-llm, sglang, transformers, llama.cpp or litgpt
+    utilization         share of a device's memory that the engine may take (vLLM's gpu_memory_utilization)
+    max_sequences       sequences that run at a time, on each group of tp x pp ranks
+    max_batched_tokens  most tokens of one forward pass, on each group of tp x pp ranks
+    max_model_len       longest sequence, prompt and answer; default: the model's own limit
+    prefix_tokens       tokens at the start that all sequences share, cached once
+    lora_adapters       adapters that lie on the device beside the model, each with lora_rank
+    weight_offload, kv_offload   share of the weights, and of the KV cache, that lies in host memory
+    split               tensor; or layers: the pp ranks take turns and never work at once (llama.cpp's layer split,
+                        device_map="auto" of transformers)
+
+    One instance takes tp x pp x attention_dp devices; the cluster holds one or more (`replicas`). Raises `LLMHWError`
+    for a layout that cannot run; one that does not fit in memory is an answer, not an error.
+
+    >>> from llmhw import model
+    >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 8), tp=4, weights="fp8")
+    >>> job.replicas, job.page_size, job.max_model_len
+    (2, 16, 8192)
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    attention_dp: int = 1
+    weights: str = "bf16"
+    kv: str = "bf16"
+    page_size: int = 0
+    engine: str = "vllm"
+    utilization: float = 0.9
+    max_sequences: int = 256
+    max_batched_tokens: int = 8192
+    max_model_len: int = 0
+    prefix_tokens: int = 0
+    lora_adapters: int = 0
+    lora_rank: int = 16
+    weight_offload: float = 0.0
+    kv_offload: float = 0.0
+    split: str = "tensor"
+
+    def __post_init__(self) -> None:
+        spec = self.model
+        for name in ("tp", "pp", "ep", "attention_dp", "max_sequences", "max_batched_tokens", "lora_rank"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        for name in ("prefix_tokens", "lora_adapters"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name), least=0))
+        check_choice("engine", self.engine, ENGINES)
+        check_choice("split", self.split, SPLITS)
+        for name in ("weights", "kv"):
+            object.__setattr__(self, name, number_format(getattr(self, name)).name)
+        if not 0 < self.utilization <= 1:
+            raise LLMHWError(f"utilization={self.utilization!r} must be above 0 and at most 1; vLLM's default is 0.9")
+        if not 0 <= self.weight_offload <= 1:
+            raise LLMHWError(f"weight_offload={self.weight_offload!r} must be a share from 0 to 1")
+        if not 0 <= self.kv_offload < 1:
+            raise LLMHWError(f"kv_offload={self.kv_offload!r} must be a share of at least 0 and below 1")
+        self._check_lengths()
+        self._check_layout()
+        check_divides("tp", self.tp, "heads", spec.heads)
+        if spec.kv_heads % self.tp and self.tp % spec.kv_heads:
+            raise LLMHWError(
+                f"tp={self.tp} neither divides kv_heads={spec.kv_heads} nor is a multiple of it, so KV heads can be "
+                "neither split nor copied evenly"
+            )
+        if self.pp > spec.num_layers:
+            raise LLMHWError(f"pp={self.pp} is more than layers={spec.num_layers}; every stage needs a layer")
+
+    def _check_lengths(self) -> None:
+        """Lengths of sequences and of pages."""
+        if not self.max_model_len:
+            if not self.model.max_seq_len:
+                raise LLMHWError(f"{self.model.name} states no longest sequence; give max_model_len")
+            object.__setattr__(self, "max_model_len", self.model.max_seq_len)
+        check_count("max_model_len", self.max_model_len)
+        if self.prefix_tokens >= self.max_model_len:
+            raise LLMHWError(
+                f"prefix_tokens={self.prefix_tokens} must be less than max_model_len={self.max_model_len}, "
+                "which it is a part of"
+            )
+        if not self.page_size:
+            object.__setattr__(self, "page_size", PAGE_SIZES.get(self.engine, 1))
+        check_count("page_size", self.page_size)
+        if self.page_size > 1 and self.engine not in PAGE_SIZES:
+            raise LLMHWError(
+                f"page_size={self.page_size}: {self.engine} keeps the cache of a sequence in one block; use 1, or an "
+                f"engine with pages: {', '.join(PAGE_SIZES)}"
+            )
+
+    def _check_layout(self) -> None:
+        """Ranks, experts and node boundaries."""
+        spec, devices = self.model, self.devices
+        if self.cluster.devices % devices:
+            raise LLMHWError(
+                f"tp x pp x attention_dp = {self.tp} x {self.pp} x {self.attention_dp} = {devices} does not divide the "
+                f"cluster's {self.cluster.devices} devices"
+            )
+        if self.split == "layers" and self.tp > 1:
+            raise LLMHWError(f"split='layers' deals whole layers to pp ranks, and tp={self.tp} cuts them; use tp=1")
+        experts = max((t.experts for layer, _ in spec.layer_kinds for t in layer.tensors), default=1)
+        if experts == 1:
+            for name in ("ep", "attention_dp"):
+                if getattr(self, name) > 1:
+                    raise LLMHWError(
+                        f"{name}={getattr(self, name)} spreads experts, and {spec.name} has none; use {name}=1 and, "
+                        "for more instances, a cluster with more devices"
+                    )
+        check_divides("ep", self.ep, "experts", experts)
+        if self.tp * self.attention_dp % self.ep:
+            raise LLMHWError(
+                f"ep={self.ep} does not divide tp x attention_dp = {self.tp} x {self.attention_dp} = "
+                f"{self.tp * self.attention_dp}, the ranks of a stage that experts are spread over"
+            )
+        node = self.cluster.devices_per_node
+        if (self.tp > node and self.tp % node) or (self.tp < node and node % self.tp and devices > node):
+            raise LLMHWError(
+                f"tp={self.tp} does not fit node boundaries: neither it nor devices_per_node={node} divides the other"
+            )
+
+    @property
+    def devices(self) -> int:
+        """Devices of one instance of the engine."""
+        return self.tp * self.pp * self.attention_dp
+
+    @property
+    def replicas(self) -> int:
+        """Instances of the engine on the cluster."""
+        return self.cluster.devices // self.devices
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """The same layout as training writes it: attention_dp is dp, and experts are cut by what ep leaves."""
+        return Parallelism(
+            dp=self.attention_dp,
+            tp=self.tp,
+            pp=self.pp,
+            ep=self.ep,
+            expert_tp=self.tp * self.attention_dp // self.ep,
+        )
