@@ -155,7 +155,7 @@ def layer_work(
     """
     p = parallelism
     tokens = micro_batch * seq_len // p.cp  # of the tensor-parallel group: what its matrix products see
-    own: float = tokens // p.tp if p.sequence_parallel else tokens  # of this rank between them
+    own: float = tokens / p.tp if p.sequence_parallel else tokens  # of this rank between them
     sizes: dict[str, list[float]] = {}
     downs: list[str] = []  # the second matrix of each feed-forward part; its input is what the activation makes
     gated: set[str] = set()

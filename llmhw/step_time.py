@@ -347,6 +347,9 @@ class _Timer:
             work.backward_bytes * c.passes * c.pace / r.bandwidth_bytes_per_second + gaps,
         )
         adding = c.accumulate * sum(m.weights for m in work.matmuls) / r.bandwidth_bytes_per_second
+        if c.accumulate:
+            # for every tensor: widened, added, cleared
+            adding += 3 * len(layer.tensors) * r.gap_seconds
         forward = Counter({"matrix products": ahead, "attention": core[0], "elementwise": light[0]})
         backward = Counter({"matrix products": behind, "attention": core[1], "elementwise": light[1] + adding})
         backward["recompute"] = self.again(ahead, core[0], light[0], work)
