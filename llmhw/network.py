@@ -60,7 +60,8 @@ class Network:
     per_node          devices of a scale-up domain
     inside, between   bytes per second and direction, per device
     inside_latency, between_latency   seconds of a hop
-    switch_reduces    bandwidth of an all-reduce inside a node whose switch adds up (NVLS); 0 if it does not
+    switch_reduces    bus bandwidth (as nccl-tests counts it) of an all-reduce in a node whose switch adds up (NVLS);
+                      0 if it does not
     """
 
     per_node: int
@@ -80,20 +81,15 @@ class Network:
             return 0.0
         here = self.local(ranks, stride)
         if here == ranks:
+            hops, rate = rounds * (ranks - 1), self.inside
             if rounds == 2 and self.switch_reduces:
-                # the switch adds up: one message up and one down
-                sent = wire_bytes / 2 * ranks / (ranks - 1)
-                switched = message_seconds(
-                    wire_bytes=2 * sent * (ranks - 1) / ranks,
-                    bandwidth_bytes_per_second=self.switch_reduces,
-                    hops=2,
-                    latency_seconds=self.inside_latency,
-                )
-                return float(switched)
-            hops, latency, rate = rounds * (ranks - 1), self.inside_latency, self.inside
+                hops, rate = 2, self.switch_reduces  # one message up and one down
             return float(
                 message_seconds(
-                    wire_bytes=wire_bytes, bandwidth_bytes_per_second=rate, hops=hops, latency_seconds=latency
+                    wire_bytes=wire_bytes,
+                    bandwidth_bytes_per_second=rate,
+                    hops=hops,
+                    latency_seconds=self.inside_latency,
                 )
             )
         nodes = -(-ranks // here)

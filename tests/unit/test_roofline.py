@@ -1,0 +1,99 @@
+"""Operations on one device: tiles, waves, and which limit binds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmhw.roofline import OPERAND_BYTES, TILES, Rates, matmul_bytes, matmul_seconds, roofline_seconds, tiled_flops
+
+# An H100 that reaches its datasheet.
+PEAK, BANDWIDTH = 989.4e12, 3.35e12
+IDEAL = Rates(
+    matmul_flops_per_second={"bf16": PEAK, "fp8": 2 * PEAK},
+    forward_flops_per_second=PEAK,
+    backward_flops_per_second=PEAK,
+    state_flops_per_second=PEAK,
+    bandwidth_bytes_per_second=BANDWIDTH,
+    units=None,
+    fill=0.0,
+    ramp=0.0,
+    unaligned=1.0,
+    gap_seconds=0.0,
+)
+sizes = st.integers(1, 4096).map(lambda n: 8 * n)
+
+
+def test_a_large_product_takes_its_flops_at_the_peak() -> None:
+    assert matmul_seconds(IDEAL, "bf16", m=8192, n=8192, k=8192) == pytest.approx(2 * 8192**3 / PEAK)
+
+
+def test_a_thin_product_takes_its_traffic() -> None:
+    """One row times a matrix: the matrix is read, 2 bytes an element."""
+    seconds = matmul_seconds(IDEAL, "bf16", m=1, n=8192, k=8192)
+    assert seconds == pytest.approx((8192 * 8192 + 2 * 8192) * 2 / BANDWIDTH)
+    assert matmul_seconds(IDEAL, "fp8", m=1, n=8192, k=8192) == pytest.approx(seconds / 2, rel=1e-3)
+
+
+def test_accumulating_reads_what_is_there() -> None:
+    sizes = {"m": 4096, "n": 4096, "k": 8}
+    once = matmul_seconds(IDEAL, "bf16", out_bytes=4, **sizes)
+    more = matmul_seconds(IDEAL, "bf16", out_bytes=4, accumulate=1, **sizes)
+    assert more - once == pytest.approx(4096 * 4096 * 4 / BANDWIDTH)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(m=sizes, n=sizes, k=sizes, groups=st.integers(1, 8))
+def test_no_product_beats_the_roofline(m: int, n: int, k: int, groups: int) -> None:
+    least = roofline_seconds(
+        flops=2 * groups * m * n * k,
+        memory_bytes=matmul_bytes(m=m, n=n, k=k, groups=groups),
+        peak_flops_per_second=PEAK,
+        bandwidth_bytes_per_second=BANDWIDTH,
+    )
+    dealt = replace(IDEAL, units=132)
+    times = [
+        matmul_seconds(r, "bf16", m=m, n=n, k=k, groups=groups) for r in (IDEAL, dealt, replace(dealt, fill=128.0))
+    ]
+    assert times[0] == pytest.approx(least)
+    assert times == sorted(times)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(m=sizes, n=sizes, k=sizes)
+def test_half_the_product_never_takes_longer(m: int, n: int, k: int) -> None:
+    rates = replace(IDEAL, units=132, fill=128.0, gap_seconds=3e-6)
+    whole = matmul_seconds(rates, "bf16", m=2 * m, n=2 * n, k=2 * k)
+    for size in ({"m": m, "n": 2 * n, "k": 2 * k}, {"m": 2 * m, "n": n, "k": 2 * k}, {"m": 2 * m, "n": 2 * n, "k": k}):
+        assert matmul_seconds(rates, "bf16", **size) <= whole
+
+
+def test_waves_by_hand() -> None:
+    """4096 x 4096 in tiles of 256 x 128 is 512 tiles: 4 waves of 132 units, which have room for 528."""
+    cost = tiled_flops(m=4096, n=4096, k=4096, tile_m=256, tile_n=128, units=132)
+    assert cost / (2 * 4096**3) == 528 / 512
+    # one tile more in a row begins a fifth wave of rows: 17 x 32 = 544 tiles
+    more = tiled_flops(m=4096 + 1, n=4096, k=4096, tile_m=256, tile_n=128, units=132)
+    assert more / cost == 5 / 4
+
+
+def test_the_best_tile_is_chosen() -> None:
+    """A product of 64 rows wastes three quarters of a tile of 256; the small tile reaches half of the rate."""
+    rates = replace(IDEAL, units=1, bandwidth_bytes_per_second=float("inf"))
+    assert matmul_seconds(rates, "bf16", m=64, n=64, k=65536) == pytest.approx(2 * 64 * 64 * 65536 / 0.5 / PEAK)
+    assert [share for *_, share in TILES] == sorted((share for *_, share in TILES), reverse=True)
+
+
+def test_odd_lengths_leave_the_tensor_cores() -> None:
+    rates = replace(IDEAL, unaligned=0.1)
+    even, odd = (matmul_seconds(rates, "bf16", m=4096, n=n, k=4096) for n in (4096, 4097))
+    assert odd / even == pytest.approx(10, rel=1e-3)
+
+
+def test_bytes_of_operands() -> None:
+    """mxfp8 has a scale of a byte for 32 elements, nvfp4 one for 16."""
+    assert OPERAND_BYTES["mxfp8"] == (32 + 1) / 32
+    assert OPERAND_BYTES["nvfp4"] == (16 * 0.5 + 1) / 16
