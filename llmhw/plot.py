@@ -142,6 +142,8 @@ def step_bars(estimates: Mapping[str, TrainingEstimate], *, share: bool = False)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.3 * max(ends))
+    if share:
+        axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("share of the step, %" if share else "seconds of a step")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
@@ -197,7 +199,7 @@ def lines(
         axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
     for label, value in (points or {}).items():
         axes.axvline(value, color=INK, linestyle=":", linewidth=1)
-        axes.annotate(label, (value, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")
+        axes.annotate(label, (value, 0.98), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top")
     if log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(_tick)
@@ -216,18 +218,21 @@ def ratios(
     *,
     bands: Mapping[str, tuple[float, float]],
     x: str,
-    limits: tuple[float, float] = (0.5, 2.0),
+    limits: tuple[float, float] = (0.4, 2.5),
 ) -> Figure:
     """Dots of ratios, one row a source, one colour a kind, on a logarithmic axis; 1 is a perfect prediction.
 
     points   label of the row -> kind -> ratios
-    bands    kind -> the interval that is shaded behind all rows, in the kind's colour
+    bands    kind -> an interval, drawn behind all rows: the first shaded, the others as two lines in the kind's colour
     limits   ends of the axis; what lies beyond is drawn as a triangle at the edge
     """
     figure, axes = _figure(1.2 + 0.3 * len(points))
     colours = dict(zip(bands, PALETTE, strict=False))
-    for kind, (low, high) in bands.items():
-        axes.axvspan(low, high, color=colours[kind], alpha=0.13, linewidth=0)
+    for i, (kind, ends) in enumerate(bands.items()):
+        if i == 0:
+            axes.axvspan(*ends, color=colours[kind], alpha=0.15, linewidth=0)
+        for end in ends:
+            axes.axvline(end, color=colours[kind], linestyle="-" if i == 0 else "--", linewidth=1, alpha=0.8)
     low, high = limits
     for row, kinds in enumerate(points.values()):
         for kind, values in kinds.items():
@@ -245,12 +250,12 @@ def ratios(
     axes.axvline(1.0, color=INK, linewidth=1)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    ticks = [t for t in (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 4) if low <= t <= high]
+    ticks = [t for t in (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 2.5, 4) if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(points)), list(points))
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(x)
-    figure.legend(loc="outside lower center", ncols=len(bands))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(bands), handletextpad=0.2)
     return figure
