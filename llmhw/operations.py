@@ -230,9 +230,9 @@ def layer_work(
         )
         kernels += 1
         if spec.model_type not in _NO_ROTARY:
-            width = (heads + kv_heads) * a.head_dim
-            forward += pass_bytes(tokens=tokens, width=width, passes=2)
-            backward += pass_bytes(tokens=tokens, width=width, passes=2)
+            rotated = (heads + kv_heads) * a.head_dim
+            forward += pass_bytes(tokens=tokens, width=rotated, passes=2)
+            backward += pass_bytes(tokens=tokens, width=rotated, passes=2)
             kernels += 1
         if attention == "eager":
             scores = micro_batch * heads * core.queries * seq_len

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,8 +33,8 @@ class Constants:
     """What the model of time cannot derive. `calibration.json` has the values, their data and what they leave over.
 
     matmul, matmul8, matmul4   share of the dense peak that large products sustain in 16, 8 and 4 bit
-    attention                  share of the 16-bit peak that fused attention reaches in the forward pass: the family's for
-                               the kernel that the software has (flash1, flash2, or the newest)
+    attention                  share of the 16-bit peak that fused attention reaches in the forward pass: the family's
+                               for the kernel that the software has (flash1, flash2, or the newest)
     per_joule                  FLOP in 16 bit that a joule of board power pays for, where power is the limit
     pace                       time of all kernels over what the shares above give: software of that time
     host                       seconds that the host takes to launch a kernel
@@ -149,7 +149,8 @@ def softwares() -> dict[str, str]:
     >>> "torch-compile" in softwares()
     True
     """
-    return {name: str(values.get("meaning", "")) for name, values in read_calibration("training_time")["software"].items()}
+    known = read_calibration("training_time")["software"]
+    return {name: str(values.get("meaning", "")) for name, values in known.items()}
 
 
 def default_software(job: TrainingJob) -> str:
@@ -261,16 +262,21 @@ class StepTime:
         return self.total * self.spread[0], self.total * self.spread[1]
 
 
+def _seconds(known: Mapping[str, float] | None = None) -> defaultdict[str, float]:
+    """Seconds by part, from which a missing part is 0."""
+    return defaultdict(float, known or {})
+
+
 @dataclass(slots=True)
 class _Clock:
     """Seconds of one micro-batch on one rank, by part, forward and backward apart."""
 
-    forward: Counter[str]
-    backward: Counter[str]
+    forward: defaultdict[str, float]
+    backward: defaultdict[str, float]
 
     @property
     def total(self) -> float:
-        return float(sum(self.forward.values()) + sum(self.backward.values()))
+        return sum(self.forward.values()) + sum(self.backward.values())
 
 
 class _Timer:
@@ -284,7 +290,7 @@ class _Timer:
         self.half = next(f for f in self.rates.matmul_flops_per_second if f != job.compute or BITS[f] > 8)
         self.cast = constants.cast if BITS[job.compute] < 16 else 0.0
         self.recipe = precision_named(job.precision)
-        self.width = 2
+        self.width = self.recipe.compute
         p = self.p
         self.tokens = job.micro_batch * job.seq_len // p.cp
         self.own = self.tokens / p.tp if p.sequence_parallel else float(self.tokens)
@@ -350,8 +356,8 @@ class _Timer:
         if c.accumulate:
             # for every tensor: widened, added, cleared
             adding += 3 * len(layer.tensors) * r.gap_seconds
-        forward = Counter({"matrix products": ahead, "attention": core[0], "elementwise": light[0]})
-        backward = Counter({"matrix products": behind, "attention": core[1], "elementwise": light[1] + adding})
+        forward = _seconds({"matrix products": ahead, "attention": core[0], "elementwise": light[0]})
+        backward = _seconds({"matrix products": behind, "attention": core[1], "elementwise": light[1] + adding})
         backward["recompute"] = self.again(ahead, core[0], light[0], work)
         self.tensor_parallel(layer, forward, backward)
         self.context_parallel(layer, core, forward, backward)
@@ -384,16 +390,18 @@ class _Timer:
         ahead, behind = self.matmuls(work, self.half)
         light = [b * self.c.passes / r.bandwidth_bytes_per_second for b in (work.forward_bytes, work.backward_bytes)]
         last = _Clock(
-            Counter({"matrix products": ahead, "elementwise": light[0]}),
-            Counter({"matrix products": behind, "elementwise": light[1]}),
+            _seconds({"matrix products": ahead, "elementwise": light[0]}),
+            _seconds({"matrix products": behind, "elementwise": light[1]}),
         )
         read = 2 * self.own * self.spec.hidden * 2 / r.bandwidth_bytes_per_second
-        first = _Clock(Counter({"elementwise": read}), Counter({"elementwise": 2 * read}))
+        first = _Clock(_seconds({"elementwise": read}), _seconds({"elementwise": 2 * read}))
         return first, last
 
     # -- messages -----------------------------------------------------------------------------
 
-    def tensor_parallel(self, layer: Layer, forward: Counter[str], backward: Counter[str]) -> None:
+    def tensor_parallel(
+        self, layer: Layer, forward: defaultdict[str, float], backward: defaultdict[str, float]
+    ) -> None:
         p = self.p
         if p.tp == 1:
             return
@@ -415,7 +423,11 @@ class _Timer:
             backward["tensor-parallel"] += ahead * self.c.tp_exposed
 
     def context_parallel(
-        self, layer: Layer, core: tuple[float, float], forward: Counter[str], backward: Counter[str]
+        self,
+        layer: Layer,
+        core: tuple[float, float],
+        forward: defaultdict[str, float],
+        backward: defaultdict[str, float],
     ) -> None:
         p, a = self.p, layer.attention
         if p.cp == 1 or a is None:
@@ -443,7 +455,9 @@ class _Timer:
                 times * sends, hidden
             )
 
-    def expert_parallel(self, layer: Layer, forward: Counter[str], backward: Counter[str]) -> None:
+    def expert_parallel(
+        self, layer: Layer, forward: defaultdict[str, float], backward: defaultdict[str, float]
+    ) -> None:
         p = self.p
         stack = next((t for t in layer.tensors if t.component == "experts" and t.matmul), None)
         if stack is None or p.ep * p.expert_tp == 1:
@@ -465,7 +479,8 @@ class _Timer:
             if ranks == 1 or not elements:
                 continue
             # weights travel in the format that they are multiplied in
-            wire = all_gather_wire_bytes(size=elements * min(2, OPERAND_BYTES[self.job.compute]) / ranks, ranks=ranks)
+            one = min(self.width, OPERAND_BYTES[self.job.compute])
+            wire = all_gather_wire_bytes(size=elements * one / ranks, ranks=ranks)
             gather += self.network.ring_seconds(wire, ranks, step)
             wire = reduce_scatter_wire_bytes(size=elements * min(4, recipe.gradients), ranks=ranks)
             reduce_ += self.network.ring_seconds(wire, ranks, step)
@@ -499,16 +514,15 @@ class _Timer:
                         dense = sum(t.numel for t in layer.tensors if t.component != "experts") / p.tp
                         experts = (layer.params - dense * p.tp) / (p.ep * p.expert_tp)
                         self.gathered(kinds[id(layer)][1], dense, experts)
-            clock = _Clock(Counter(), Counter())
-            for name, count in held.items():
-                one = kinds[name][1]
+            clock = _Clock(_seconds(), _seconds())
+            ends = ((stage == 0, first), (stage == p.pp - 1, last))
+            done = [(kinds[name][1], count) for name, count in held.items()] + [
+                (end, 1) for there, end in ends if there
+            ]
+            for one, count in done:
                 for mine, other in ((clock.forward, one.forward), (clock.backward, one.backward)):
                     for part, seconds in other.items():
                         mine[part] += count * seconds
-            for there, end in ((stage == 0, first), (stage == p.pp - 1, last)):
-                if there:
-                    clock.forward.update(end.forward)
-                    clock.backward.update(end.backward)
             stages[key] = clock
         times = [stages[key].total for key in order]
         slowest = max(range(p.pp), key=times.__getitem__)
@@ -564,7 +578,9 @@ class _Timer:
                 else:
                     wire = reduce_scatter_wire_bytes(size=elements * recipe.gradients, ranks=n)
                     talk += self.network.ring_seconds(wire, n, stride)
-                    wire = all_gather_wire_bytes(size=elements * 2 / n, ranks=n)
+                    # FSDP gathers what is computed with, ZeRO-1 and 2 what is kept
+                    one = recipe.compute if p.zero == 3 else recipe.weights
+                    wire = all_gather_wire_bytes(size=elements * one / n, ranks=n)
                     talk += self.network.ring_seconds(wire, n, stride)
         exposed = talk * c.dp_exposed
         # what hides it is the backward pass of the last micro-batch
@@ -618,7 +634,8 @@ def time_bounds(
     device = job.cluster.accelerator
     constants = constants_of(device, software or default_software(job), calibration)
     found = _Timer(job, constants).step().parts
-    least = _Timer(job, IDEAL).step().parts
+    # a compiler may fuse more passes than are counted
+    least = _Timer(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).step().parts
     most = _Timer(job, cautious(constants)).step().parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}
