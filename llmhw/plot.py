@@ -250,7 +250,7 @@ def ratios(
     axes.axvline(1.0, color=INK, linewidth=1)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    ticks = [t for t in (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 2.5, 4) if low <= t <= high]
+    ticks = [t for t in (0.25, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 2.5, 4) if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(points)), list(points))

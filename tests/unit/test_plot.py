@@ -67,9 +67,9 @@ def test_ratios_beyond_the_limits_stay_at_the_edge() -> None:
         if list(line.get_ydata()) and max(line.get_ydata()) < 0.5
     }
     assert drawn["o"] == [0.9, 1.1]
-    assert (drawn["<"], drawn[">"]) == ([0.5], [2.0])
+    assert (drawn["<"], drawn[">"]) == ([0.4], [2.5])
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
-    assert len(axes.patches) == 2
+    assert len(axes.patches) == 1
 
 
 def test_points_are_vertical_lines() -> None:
