@@ -5,7 +5,8 @@ Constants are fitted in logarithms, since all are above 0 and matter by their ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 Residuals = Callable[[Sequence[float], Sequence[int]], Sequence[float]]
 
@@ -82,3 +83,52 @@ def robust_fit(
         if gain < 1e-3 * best:
             break
     return [float(v) for v in numpy.exp(x)]
+
+
+def fit_calibration(
+    known: Mapping[str, Any],
+    residual: Callable[[Mapping[str, Any], int], float],
+    belongs: Sequence[Callable[[str], bool]],
+    *,
+    fresh: bool = False,
+    noise: float = 0.05,
+) -> dict[str, Any]:
+    """A calibration whose constants suit all rows best: `known` with other values.
+
+    known      groups of numbers, and `prior`: for each constant by its place ("families.hopper.matmul8") its value
+               before any row was seen, how far its logarithm may be off (`spread`), and where that comes from
+    residual   `residual(calibration, row)`: log(predicted / measured) of a row
+    belongs    for each row: whether a place's group ("common", "families.hopper") is its own
+    fresh      start from the priors; otherwise the known values are the prior's centre, and few rows move few constants
+
+    Values are rounded to four digits.
+    """
+    names = list(known["prior"])
+    touched = [[i for i, mine in enumerate(belongs) if mine(name.rpartition(".")[0])] for name in names]
+
+    def put(values: Sequence[float]) -> dict[str, Any]:
+        changed: dict[str, Any] = dict(known)
+        for name, value in zip(names, values, strict=True):
+            *path, last = name.split(".")
+            target = changed
+            for key in path:
+                target[key] = dict(target[key])
+                target = target[key]
+            target[last] = value
+        return changed
+
+    def value(name: str) -> float:
+        found: Any = known
+        for key in name.split("."):
+            found = found[key]
+        return float(found)
+
+    def residuals(values: Sequence[float], which: Sequence[int]) -> list[float]:
+        tried = put(values)
+        return [residual(tried, i) for i in which]
+
+    start = [float(known["prior"][name]["value"]) if fresh else value(name) for name in names]
+    spread = [float(known["prior"][name]["spread"]) for name in names]
+    return put(
+        [float(f"{v:.4g}") for v in robust_fit(residuals, start, spread, touched, len(belongs), noise=noise)]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from math import log
@@ -18,6 +18,7 @@ from llmhw.model import ModelSpec
 from llmhw.step_time import family_of, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
+from llmhw.validation.regression import fit_calibration
 from llmhw.validation.statistics import Prediction, source_family
 from llmhw.validation.table import Row
 
@@ -404,8 +405,6 @@ def fit(
     Every constant has a prior: its value before any row was seen, and how far it may be off. A few rows of a cluster
     therefore move what they say something about, and leave the rest. One vote for each configuration.
     """
-    from llmhw.validation.regression import robust_fit
-
     known = dict(calibration or read_calibration("training_time"))
     found: dict[tuple[str, ...], list[tuple[Row, TrainingJob, float]]] = {}
     for row in rows:
@@ -427,44 +426,15 @@ def fit(
     data = [(same[0][0], same[0][1], median(seconds for _, _, seconds in same)) for same in found.values()]
     if not data:
         raise LLMHWError("rows=[] has no row that can be predicted, so nothing can be fitted")
-    names = list(known["prior"])
-    places = [tuple(name.split(".")) for name in names]
-    touched = []
-    for group, *path in places:
-        which = [
-            i
-            for i, (row, job, _) in enumerate(data)
-            if group == "common"
-            or (group == "families" and path[0] == family_of(job.cluster.accelerator, known))
-            or (group == "software" and path[0] == software(row))
-        ]
-        touched.append(which)
+    def residual(tried: Mapping[str, Any], i: int) -> float:
+        row, job, seconds = data[i]
+        return log(time_step(job, software(row), calibration=tried).total / seconds)
 
-    def put(values: Sequence[float]) -> dict[str, Any]:
-        changed = {part: {k: dict(v) if isinstance(v, dict) else v for k, v in known[part].items()} for part in _PARTS}
-        for (group, *path), value in zip(places, values, strict=True):
-            target = changed[group] if group == "common" else changed[group][path[0]]
-            target[path[-1]] = value
-        return {**known, **changed}
+    def belongs(row: Row, job: TrainingJob) -> Callable[[str], bool]:
+        own = ("common", f"families.{family_of(job.cluster.accelerator, known)}", f"software.{software(row)}")
+        return own.__contains__
 
-    def residuals(values: Sequence[float], which: Sequence[int]) -> list[float]:
-        tried = put(values)
-        return [log(time_step(data[i][1], software(data[i][0]), calibration=tried).total / data[i][2]) for i in which]
-
-    now = [_value(known, place) for place in places]
-    start = [known["prior"][name]["value"] for name in names] if fresh else now
-    values = robust_fit(residuals, start, [known["prior"][n]["spread"] for n in names], touched, len(data))
-    return put([float(f"{value:.4g}") for value in values])
-
-
-_PARTS = ("common", "families", "software")
-
-
-def _value(calibration: Mapping[str, Any], place: Sequence[str]) -> float:
-    found: Any = calibration
-    for key in place:
-        found = found[key]
-    return float(found)
+    return fit_calibration(known, residual, [belongs(row, job) for row, job, _ in data], fresh=fresh)
 
 
 _KEY = (
