@@ -36,7 +36,9 @@ def experts_touched(*, experts: Any, used: Any, tokens: Any) -> Any:
 
 
 @formula(source="keys and values of every token before it, once a step and layer", unit="bytes")
-def cache_read_bytes(*, batch: Any, context: Any, kv_heads: Any, head_dim: Any, v_head_dim: Any, bytes_per_element: Any) -> Any:
+def cache_read_bytes(
+    *, batch: Any, context: Any, kv_heads: Any, head_dim: Any, v_head_dim: Any, bytes_per_element: Any
+) -> Any:
     """What attention reads of one layer's cache to decode one token of each sequence.
 
     >>> cache_read_bytes(batch=1, context=8192, kv_heads=8, head_dim=128, v_head_dim=128, bytes_per_element=2)
@@ -58,6 +60,8 @@ class ServingConstants:
     fill              inner length that a tile loses while its pipeline fills
     passes            elementwise traffic over that of fused kernels
     gap               seconds from the end of one kernel to the full speed of the next
+    launch            seconds that the host takes to launch a kernel; a pass takes at least all of them
+    expand            kernels more for each product whose weights are expanded by kernels of their own
     host              seconds a step in which the device waits for the host: scheduling, sampling
     inside            share of the link's bandwidth that an all-reduce reaches
     meet              seconds of an all-reduce of nothing
@@ -75,6 +79,8 @@ class ServingConstants:
     fill: float = 128.0
     passes: float = 1.0
     gap: float = 2e-6
+    launch: float = 0.0
+    expand: float = 0.0
     host: float = 5e-4
     inside: float = 0.7
     meet: float = 1e-5
@@ -116,6 +122,7 @@ BOUND = ServingConstants(
     fill=0.0,
     passes=0.0,
     gap=0.0,
+    launch=0.0,
     host=0.0,
     inside=1.0,
     meet=0.0,
@@ -123,7 +130,12 @@ BOUND = ServingConstants(
 )
 
 # Formats that the tensor cores multiply as they are stored; all others are expanded to 16 bit first.
-_NATIVE = {"fp8": ("fp8", "matmul8"), "mxfp8": ("fp8", "matmul8"), "nvfp4": ("fp4", "matmul4"), "mxfp4": ("fp4", "matmul4")}
+_NATIVE = {
+    "fp8": ("fp8", "matmul8"),
+    "mxfp8": ("fp8", "matmul8"),
+    "nvfp4": ("fp4", "matmul4"),
+    "mxfp4": ("fp4", "matmul4"),
+}
 _WIDE = ("fp16", "bf16", "fp32")
 
 
@@ -196,6 +208,8 @@ class Engine:
         bandwidth = self.device.memory_bandwidth_bytes_per_second
         element = _number_format(self.kv).bits_per_weight / 8
         total = 0.0
+        launches = 4.0
+        narrow = self.weights not in _WIDE
         own = self.tp if self.attention_dp else 1  # ranks that share the sequences out
         for layer, count in self.spec.layer_kinds:
             work = _work(self.spec, layer, self.tp, self.attention_dp, tokens)
@@ -210,17 +224,30 @@ class Engine:
                 layer_seconds += work.state_flops / (0.1 * wide)
             layer_seconds += self._meetings(tokens)
             total += count * layer_seconds
+            launches += count * (work.kernels + narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
         rows = prompts + decoding if logits is None else logits
         head = Matmul("head", rows, -(-vocab // self.tp), width)
         total += self._matmul(head, wide, wide, rows, None)
         sends = (self.pp - 1) * c.meet
-        return total + sends + c.host
+        return max(total, launches * c.launch) + sends + c.host
+
+    def prompt_seconds(self, tokens: float, *, chunk: int, prompts: int = 1) -> float:
+        """A prompt read in chunks; stages that run one after another work on several chunks at once."""
+        done, total, count, longest = 0.0, 0.0, 0, 0.0
+        while done < tokens:
+            new = min(float(chunk), tokens - done)
+            one = self.seconds(prompts=prompts, prompt_tokens=new, past=done)
+            total, longest, count, done = total + one, max(longest, one), count + 1, done + new
+        if self.pp == 1:
+            return total
+        # each stage does its share of every chunk; the last chunk leaves after passing all stages
+        return total / self.pp + (self.pp - 1) / self.pp * longest
 
     def _matmul(self, m: Matmul, products: float, wide: float, tokens: float, layer: Layer | None) -> float:
         """The best tile, or reading the weights if that takes longer."""
         c, device = self.constants, self.device
-        quantized = layer is not None and m.n > 64 and "gate" != m.name
+        quantized = layer is not None and m.name != "gate"
         rate = products if quantized else wide
         bits = self._format.bits_per_weight if quantized else 16.0
         groups = float(m.groups)
@@ -286,7 +313,7 @@ class Engine:
 
 
 # Small tiles too: a decoded batch has few rows.
-_TILES = (*TILES, (64, 128, 0.78), (32, 128, 0.5), (16, 128, 0.25))
+_TILES = (*TILES, (64, 128, 0.9), (32, 128, 0.85), (16, 128, 0.8))
 
 
 @lru_cache(maxsize=256)
@@ -331,3 +358,32 @@ def engine_of(
 def bound(engine: Engine) -> Engine:
     """The same engine at every datasheet's peak, with nothing lost: no measurement is faster."""
     return replace(engine, constants=BOUND)
+
+
+def request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> float:
+    """A batch of equal requests that start together: all prompts, then one token of each at a time.
+
+    Time is affine in what is cached, so that the middle of the answer stands for all of it.
+    """
+    first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
+    return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
+
+
+def offline_tokens_per_second(engine: Engine, *, room: float, prompt: float, answer: float) -> float:
+    """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
+
+    room   sequences that the cache and the engine's limit have room for
+
+    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
+    """
+    running = max(1.0, room * engine.constants.running)
+    together = max(1, int(8192 // prompt))
+    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
+    return 1 / (engine.seconds(decoding=running, context=prompt + answer / 2) / running + reading / answer)
+
+
+def class_of(metric: str) -> str:
+    """Which measured errors speak for a prediction: throughput of batches, single-stream decode, or prompts."""
+    if metric.startswith("decode"):
+        return "decode"
+    return "prefill" if metric.startswith(("prefill", "ttft")) else "throughput"

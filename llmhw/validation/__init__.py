@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.catalog import read_calibration, read_measurements, read_table
 from llmhw.units import LLMHWError, unknown_name
-from llmhw.validation import facts, training_memory, training_throughput
+from llmhw.validation import facts, serving, training_memory, training_throughput
 from llmhw.validation.constants import read_constants, write_constants
 from llmhw.validation.statistics import Group, Prediction, Validation, groups, percentile, source_family
 from llmhw.validation.table import Row, Source, Table, read_table_of
@@ -89,6 +89,15 @@ KINDS: dict[str, Kind] = {
         catalog=partial(read_measurements, "training_memory"),
         fit=training_memory.fit,
         constants=("reserved_over_allocated", "context_bytes"),
+    ),
+    "serving": Kind(
+        title="speed of inference",
+        required=serving.REQUIRED,
+        measured=("value",),
+        predict=serving.predict,
+        configuration=serving.configuration,
+        catalog=partial(read_measurements, "inference_throughput"),
+        fit=serving.fit,
     ),
     "facts": Kind(
         title="published facts of models",
