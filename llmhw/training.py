@@ -660,7 +660,7 @@ def train(
     ...                   parallelism=layout, global_batch=256, seq_len=8192, kernels="megatron", compute="fp8",
     ...                   precision="bf16-mixed-fp32-grads")
     >>> found = train(job)
-    >>> 1500 < found.tokens_per_second_per_device < 1800  # NVIDIA measured 1,664 (Megatron-Bridge 26.04.01)
+    >>> 0.85 < found.tokens_per_second_per_device / 1664 < 1.15  # what NVIDIA measured (Megatron-Bridge 26.04.01)
     True
     """
     if calibration is not None:

@@ -81,7 +81,7 @@ def test_lists() -> None:
         (["explain", "forward-flops", "gpt2"], ["attention_core"]),
         (["explain", "lora", "gpt2"], ["adapters"]),
         (["--version"], [llmhw.__version__]),
-        (["--help"], ["models", "gpus", "fit", "explain", "validate", "completion"]),
+        (["--help"], ["models", "gpus", "fit", "train", "explain", "validate", "completion"]),
         ([], ["Usage"]),
         (["completion", "bash"], ["_LLMHW_COMPLETE"]),
         (["completion", "zsh"], ["_LLMHW_COMPLETE"]),
@@ -317,3 +317,130 @@ def test_validate_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
 def test_validate_completes_kinds() -> None:
     done = run(_LLMHW_COMPLETE="bash_complete", COMP_WORDS="llmhw validate --kind training-", COMP_CWORD="3")
     assert "plain,training-memory" in done.stdout
+
+
+# -- train ------------------------------------------------------------------------------------
+
+ON_64 = ["--gpu", "h100", "--gpus", "64", "--tp", "4", "--pp", "8", "--vpp", "5", "--zero", "1", "--sequence-parallel"]
+ON_64 += ["--global-batch", "64", "--kernels", "megatron"]
+
+
+def test_train_json_is_the_library_s_answer() -> None:
+    found = answer("train", "llama-3-70b", *ON_64, "--tokens", "15T", "--network", "InfiniBand NDR", "--price", "2.5")
+    layout = llmhw.Parallelism(dp=2, tp=4, pp=8, vpp=5, zero=1, sequence_parallel=True)
+    cluster = llmhw.Cluster("h100", 64, inter_link="infiniband ndr")
+    spec = llmhw.model("llama-3-70b")
+    job = llmhw.TrainingJob(model=spec, cluster=cluster, parallelism=layout, global_batch=64, kernels="megatron")
+    assert found == json.loads(json.dumps(llmhw.train(job, tokens=15e12, price=2.5).to_dict()))
+    keys = {"step_seconds", "step_seconds_interval", "tokens_per_second_per_device", "mfu", "hfu", "memory", "run"}
+    assert keys <= set(found)
+    assert found["run"]["tokens"] == 15 * 10**12
+    assert found["run"]["dollars"] == pytest.approx(2.5 * found["run"]["device_hours"])
+
+
+def test_train_and_memory_ask_for_the_same_job() -> None:
+    options = ["--gpu", "h100", "--gpus", "8", "--zero", "3", "--recompute", "full", "--compute", "fp8"]
+    held = answer("memory", "mixtral-8x7b", *options)
+    assert answer("train", "mixtral-8x7b", *options)["memory"].items() >= held.items()
+
+
+def test_train_text() -> None:
+    done = run("train", "llama-3-70b", *ON_64, "--tokens", "15T")
+    assert done.returncode == 0, done.stderr
+    assert "between nodes: AWS p5.48xlarge network" in done.stdout
+    first, _, parts = done.stdout.partition("part of the step")
+    for text in ("tokens/s in all", "MFU", "it fits", "device-hours", "$", "on_demand", "kWh"):
+        assert text in first
+    for text in ("least", "matrix products", "tensor-parallel", "total", "100.0 %", "Assumed mtbf_device_hours"):
+        assert text in parts
+    done = run("train", "llama-3-70b", "--gpu", "h100", "--gpus", "8")
+    assert "it does not fit: short by" in done.stdout
+
+
+def test_train_csv(tmp_path: Path) -> None:
+    options = ["train", "llama-3-8b", "--gpu", "h100", "--gpus", "8", "--zero", "3", "--csv"]
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    row, *more = csv.DictReader(done.stdout.splitlines())
+    assert more == []
+    assert (row["model"], row["zero"], row["fits"]) == ("llama-3-8b", "3", "True")
+    seconds = sum(float(value) for name, value in row.items() if name.startswith("seconds_"))
+    assert seconds == pytest.approx(float(row["step_seconds"]))
+    assert row["price_date"]
+    path = tmp_path / "row.csv"
+    written = run(*options, "--output", str(path))
+    assert (written.returncode, written.stdout) == (0, "")
+    assert path.read_text(encoding="utf-8") == done.stdout
+
+
+def test_train_takes_constants_and_a_network(tmp_path: Path) -> None:
+    from llmhw.catalog import read_calibration
+
+    options = ["train", "llama-3-8b", "--gpu", "h100", "--gpus", "16", "--zero", "1", "--software", "torch"]
+    known = read_calibration("training_time")
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({**known, "common": {**known["common"], "bandwidth": 0.4}}), encoding="utf-8")
+    before, own, slow = (answer(*options, *more) for more in ([], ["--calibration", str(path)], ["--network", "1"]))
+    assert before["step_seconds"] < own["step_seconds"]
+    assert before["step_seconds"] < slow["step_seconds"]
+    assert before["software"] == "torch"
+
+
+ONE = ["llama-3-8b", "--gpu", "h100"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known; did you mean H100 PCIe 80GB, H100 SXM5"),
+        ([*ONE, "--gpus", "3", "--tp", "3"], "tp=3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32"),
+        ([*ONE, "--gpus", "12"], "devices=12 is not a multiple of 8, a usual node of H100 SXM5 80GB; give devices_per"),
+        ([*ONE, "--gpus", "12", "--devices-per-node", "8"], "devices_per_node=8 does not divide devices=12"),
+        ([*ONE, "--region", "mars"], "region='mars' has no price of H100 SXM5 80GB; the catalog has eastus, "),
+        ([*ONE, "--price", "2", "--region", "eastus"], "leave provider and region out"),
+        ([*ONE, "--price", "-2"], "price=-2.0 must be a number above 0"),
+        (["llama-3-8b", "--gpu", "A100 80GB SXM", "--compute", "fp8"], "format='fp8' has no dense rate on A100 80GB"),
+        ([*ONE, "--compute", "fp9"], "compute='fp9' is not known; did you mean fp8"),
+        ([*ONE, "--software", "deepseed"], "software='deepseed' is not known; did you mean deepspeed-zero3"),
+        ([*ONE, "--tokens", "-5"], "tokens='-5' must be a number above 0, such as 15e12 or 15T"),
+        ([*ONE, "--tokens", "1.5"], "tokens=1.5 must be a whole number of at least 1"),
+        ([*ONE, "--calibration", "no.json"], "no.json does not exist; give a file that `llmhw validate --fit` wrote"),
+        ([*ONE, "--calibration", "memory.json"], "calibration has no common, families, software, interval, so it is"),
+        ([*ONE, "--network", "NVLnk"], "link='NVLnk' is not known; did you mean NVLink"),
+        ([*ONE, "--network", "-3"], "network='-3' must be a link's name, or a number of GB/s above 0"),
+        (["llama-3-8b", "--gpu", "rtx 4090", "--gpus", "16"], "network between nodes of RTX 4090 is not known: no ma"),
+        ([*ONE, "--mtbf", "-1"], "mtbf_device_hours=-1.0 must be a number above 0"),
+        ([*ONE, "--pue", "0.5"], "pue=0.5 must be a number of at least 1"),
+        ([*ONE, "--expert-imbalance", "0.5"], "expert_imbalance=0.5 must be a number of at least 1"),
+        ([*ONE, "--json", "--csv"], "--json and --csv are two forms of one answer; leave one out"),
+        ([*ONE, "--output", "row.csv"], "output='row.csv' needs a form; add --csv or --json"),
+        ([*ONE, "--csv", "--output", "no/row.csv"], "no/row.csv cannot be written: its folder does not exist"),
+    ],
+)
+def test_train_errors(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """In this process: two dozen more would take seconds to start."""
+    from llmhw.cli import main
+
+    (tmp_path / "memory.json").write_text('{"reserved_over_allocated": 1.05}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llmhw", "train", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.strip().splitlines()) == 1, shown.err
+    assert shown.err.startswith("llmhw: ")
+    assert message in shown.err
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.json"]
+
+
+def test_train_completes_software() -> None:
+    done = run(_LLMHW_COMPLETE="bash_complete", COMP_WORDS="llmhw train gpt2 --software torch", COMP_CWORD="4")
+    assert "plain,torch-compile" in done.stdout

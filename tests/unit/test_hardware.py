@@ -388,6 +388,20 @@ def test_instances_can_be_listed_by_accelerator() -> None:
     assert len(instances()) == len(hardware.read_table("instances"))
 
 
+def test_the_usual_network_is_the_fastest_for_rent() -> None:
+    for name in ("h100", "A100 80GB SXM", "b300", "l4"):
+        found = hardware.usual_network(name)
+        rates = [m.network_bytes_per_second / m.count for m in instances(name) if m.network_bytes_per_second]
+        assert found is not None
+        assert found.bytes_per_second == max(rates)
+        assert found.name.removesuffix(" network") in {f"{m.provider} {m.name}" for m in instances(name)}
+        assert found.kind == "scale-out"
+    # nobody rents it, and nobody says what network it has
+    assert hardware.usual_network("rtx 4090") is hardware.usual_network("H100 PCIe") is None
+    with pytest.raises(LLMHWError, match="did you mean"):
+        hardware.usual_network("h10")
+
+
 def test_errors_of_instances() -> None:
     assert error_of(instance, "p5.48xlarg") == (
         "instance='p5.48xlarg' is not known; did you mean p5.48xlarge, p5e.48xlarge, p5.4xlarge, p5en.48xlarge?"

@@ -1,4 +1,5 @@
-"""Memory of training jobs: invariants, published memory, errors. Equality with PyTorch is in tests/truth."""
+"""Training jobs. Memory: invariants, published memory, errors; equality with PyTorch is in tests/truth. Then estimates:
+a step, its memory and the run in one answer; how the step is timed is in test_step_time.py."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import llmhw
 from llmhw.job import Parallelism, TrainingJob, data_parallel
 from llmhw.peak import step_peak
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
-from llmhw.training import JobMemory, memory
+from llmhw.step_time import PARTS, time_step
+from llmhw.training import JobMemory, TrainingEstimate, memory, train
 from llmhw.units import GIB, LLMHWError
 
 LLAMA = llmhw.model("llama-3-8b")
@@ -206,3 +208,127 @@ def test_tensor_parallel_over_all_devices_leaves_zero_nothing() -> None:
     without = memory(job(layout={"tp": 8}))
     assert with_zero.stages[0]["weights"] == without.stages[0]["weights"]
     assert with_zero.allocated_bytes == without.allocated_bytes
+
+
+# -- the whole estimate -----------------------------------------------------------------------
+
+ON_64 = {"dp": 2, "tp": 4, "pp": 8, "zero": 1, "sequence_parallel": True}
+
+
+def estimate(model: str = "llama-3-70b", run: dict[str, Any] | None = None, **options: Any) -> TrainingEstimate:
+    asked = Parallelism(**(options.pop("layout", ON_64)))
+    network = llmhw.Link("given", "scale-out", 50e9)
+    cluster = llmhw.Cluster(options.pop("gpu", "h100"), asked.devices, inter_link=network)
+    sizes = {"seq_len": 4096, "global_batch": 64} | options
+    return train(TrainingJob(model=llmhw.model(model), cluster=cluster, parallelism=asked, **sizes), **(run or {}))
+
+
+def test_rates_are_the_step_s() -> None:
+    found = estimate()
+    assert found.step_seconds == time_step(found.job).total == sum(found.time.parts.values())
+    assert found.tokens_per_second * found.step_seconds == pytest.approx(64 * 4096)
+    assert found.tokens_per_second == pytest.approx(64 * found.tokens_per_second_per_device)
+    low, high = found.step_seconds_interval
+    assert low < found.step_seconds < high
+    flops = llmhw.training_flops(found.job.model, batch=64, seq_len=4096).total
+    assert found.mfu == pytest.approx(flops / found.step_seconds / 64 / found.job.cluster.accelerator.peak("bf16"))
+    assert found.memory.allocated_bytes == memory(found.job).allocated_bytes
+
+
+@pytest.mark.parametrize(("recompute", "shares"), [("none", 1), ("selective", 1), ("full", 4 / 3)])
+def test_hfu_counts_what_is_recomputed(recompute: str, shares: float) -> None:
+    """Fused attention recomputes its scores in any case; full recompute is a third more, the head left out."""
+    found = estimate(recompute=recompute)
+    assert found.hfu / found.mfu == pytest.approx(shares, rel=0.02)
+
+
+def test_hfu_of_a_block_is_its_share_of_full() -> None:
+    full, half = estimate(recompute="full"), estimate(recompute="block", recompute_layers=5)
+    assert (half.hfu / half.mfu - 1) / (full.hfu / full.mfu - 1) == pytest.approx(1 / 2)
+
+
+def test_frozen_weights_cost_a_backward_pass_of_half() -> None:
+    flops = [found.mfu * found.step_seconds for found in (estimate(), estimate(frozen=True))]
+    assert flops[1] / flops[0] == pytest.approx(2 / 3)
+
+
+def test_the_run_is_made_of_steps() -> None:
+    given = {"tokens": 1e12, "price": 2.0, "mtbf_device_hours": float("inf")}
+    found = estimate(run=given)
+    assert found.run.steps == -(-(10**12) // (64 * 4096))
+    assert found.run.days_without_failures == pytest.approx(found.run.steps * found.step_seconds / 86400)
+    assert found.run.dollars == pytest.approx(2 * found.run.device_hours)
+    assert found.run.days_high is not None
+    assert found.run.days_high / found.run.days == pytest.approx(found.step_seconds_interval[1] / found.step_seconds)
+    # without --tokens, 20 a parameter
+    assert estimate().run.tokens == 20 * found.job.model.parameters.total
+
+
+def test_constants_of_ones_own() -> None:
+    from llmhw.catalog import read_calibration
+
+    known = read_calibration("training_time")
+    slower = {**known, "common": {**known["common"], "bandwidth": known["common"]["bandwidth"] / 2}}
+    found, worse = estimate(), estimate(run={"calibration": slower})
+    assert worse.time.parts["elementwise"] > 1.5 * found.time.parts["elementwise"]
+    assert worse.bounds["elementwise"][1] == worse.time.parts["elementwise"]
+    for wrong in ({}, read_calibration("training_memory")):
+        with pytest.raises(LLMHWError, match="calibration has no common, families, software, interval, so it is not"):
+            estimate(run={"calibration": wrong})
+
+
+def test_software_is_that_of_the_kernels_unless_it_is_named() -> None:
+    assert estimate().software == "torch-compile"
+    assert estimate(kernels="megatron").software == "megatron-2026"
+    eager, compiled = estimate(run={"software": "torch"}), estimate(run={"software": "torch-compile"})
+    assert eager.step_seconds > compiled.step_seconds
+
+
+def test_faces_of_an_estimate() -> None:
+    found = estimate(run={"tokens": 1e12})
+    plain = found.to_dict()
+    assert set(plain) == {
+        *("model", "device", "devices", "software", "step_seconds", "step_seconds_interval", "step_parts"),
+        *("tokens_per_step", "tokens_per_second", "tokens_per_second_per_device", "mfu", "hfu", "memory", "run"),
+    }
+    assert sum(plain["memory"]["parts"].values()) == pytest.approx(plain["memory"]["total"])
+    assert sum(part["estimate"] for part in plain["step_parts"].values()) == pytest.approx(found.step_seconds)
+    row = found.to_row()
+    assert sum(row[f"seconds_{name.replace(' ', '_').replace('-', '_')}"] for name in PARTS) == found.step_seconds
+    assert not any(isinstance(value, (dict, list, tuple)) for value in row.values())
+    assert row["dollars"] == found.run.dollars
+    assert (row["price_region"], row["price_date"]) == (found.run.price.region, found.run.price.date)
+    text = str(found)
+    for expected in (
+        "step",
+        "tokens/s a device",
+        "MFU",
+        "it fits",
+        "device-hours",
+        "cost",
+        "energy",
+        "matrix products",
+    ):
+        assert expected in text
+    assert found._repr_html_().count("<table>") == 2
+    assert found.to_frame()["estimate"].sum() == pytest.approx(found.step_seconds)
+
+
+def test_what_has_no_price_or_power_says_so() -> None:
+    found = estimate("llama-3-8b", gpu="tpu v5e", layout={"dp": 8, "zero": 3}, run={"kind": "spot"})
+    row = found.to_row()
+    assert row["energy_kwh"] is None
+    assert "is not published" in str(found)
+
+
+def test_a_job_that_does_not_fit_is_an_answer() -> None:
+    found = estimate(layout={"dp": 8})
+    assert not found.memory.fits
+    assert "it does not fit: short by" in str(found)
+    assert found.step_seconds > 0
+
+
+def test_an_imbalance_below_one_is_no_imbalance() -> None:
+    for wrong in (0.9, 0, -1, float("nan"), float("inf")):
+        with pytest.raises(LLMHWError, match=r"expert_imbalance=.* must be a number of at least 1"):
+            job(expert_imbalance=wrong)

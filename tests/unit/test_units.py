@@ -57,6 +57,23 @@ def test_counts_take_whole_floats() -> None:
     assert units.check_count("batch", 4.0) == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("15e12", 15e12), ("15T", 15e12), (" 2.3 t ", 2.3e12), ("300B", 300e9), ("7m", 7e6), ("4K", 4e3), ("1_000", 1e3)],
+)
+def test_counts_as_people_write_them(text: str, value: float) -> None:
+    assert units.parse_count("tokens", text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "T", "-1", "-5B", "0", "many", "1e", "1 5", "15TB", "nan", "inf", "1e999999", "1,5"]
+)
+def test_what_is_no_count(text: str) -> None:
+    with pytest.raises(LLMHWError) as raised:
+        units.parse_count("tokens", text)
+    assert str(raised.value) == f"tokens={text!r} must be a number above 0, such as 15e12 or 15T"
+
+
 def test_choices_suggest_the_nearest() -> None:
     with pytest.raises(LLMHWError, match=r"recompute='ful' is not known; did you mean full\?"):
         units.check_choice("recompute", "ful", ("none", "selective", "full"))
