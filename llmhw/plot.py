@@ -243,8 +243,9 @@ def ratios(
                 "o": [(v, y) for v, y in zip(values, places, strict=True) if low < v < high],
                 ">": [(high, y) for v, y in zip(values, places, strict=True) if v >= high],
             }.items():
-                xs, ys = [v for v, _ in chosen], [y for _, y in chosen]
-                axes.plot(xs, ys, marker, color=colours[kind], markersize=3.5, alpha=0.75, clip_on=False)
+                if chosen:  # a line without points, not clipped, would stretch the figure to its corner
+                    xs, ys = [v for v, _ in chosen], [y for _, y in chosen]
+                    axes.plot(xs, ys, marker, color=colours[kind], markersize=3.5, alpha=0.75, clip_on=False)
     for kind, colour in colours.items():
         axes.plot([], [], "o", color=colour, markersize=5, label=kind)
     axes.axvline(1.0, color=INK, linewidth=1)
