@@ -1,0 +1,53 @@
+"""How long a million requests take to simulate, and how much memory; one process, one core.
+
+`--requests N` runs fewer; the rest of the line, if any, names modes to leave the others out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+
+from llmhw.queueing import StepModel
+from llmhw.simulation import SLO, Engine, LogNormal, Poisson, simulate
+
+# An 8 B model in bf16 on one large GPU, in round numbers: 5 ms of weights, a prompt at 50,000 tokens a second
+STEP = StepModel(0.005, prefill_token_seconds=2e-5, sequence_seconds=1e-5, cached_token_seconds=4e-8)
+CASES = {
+    "continuous": {},
+    "chunked": {"chunked_prefill": True, "max_batched_tokens": 2048},
+    "few blocks": {"kv_blocks": 1800},
+    "disaggregated": {"mode": "disaggregated", "transfer_seconds": 0.005},
+    "dynamic": {"mode": "dynamic", "max_delay_seconds": 0.1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}")
+    arguments = parser.parse_args()
+    lengths = {
+        "input_tokens": LogNormal(median=300, sigma=0.7, most=4000),
+        "output_tokens": LogNormal(median=170, sigma=0.6, most=1500),
+    }
+    print(f"{'case':<14} {'seconds':>8} {'us each':>8} {'peak MiB':>9} {'steps':>11} {'batch':>6} {'preempted':>10}")
+    for name in arguments.cases or CASES:
+        load = Poisson(rate=20, requests=arguments.requests, seed=1, **lengths)  # type: ignore[arg-type]
+        engine = Engine(STEP, **({"max_sequences": 128, "kv_blocks": 8000} | CASES[name]))  # type: ignore[arg-type]
+        start = time.perf_counter()
+        found = simulate(engine, load, slo=SLO(ttft_seconds=0.5, tpot_seconds=0.05))
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        each = 1e6 * seconds / max(found.requests, 1)
+        print(
+            f"{name:<14} {seconds:>8.1f} {each:>8.1f} {peak:>9.0f} {found.steps:>11,} {found.mean_batch:>6.1f} "
+            f"{found.preemptions:>10,}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
