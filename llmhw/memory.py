@@ -5,6 +5,7 @@ Bytes of tensors, exactly; what an allocator adds and what a framework's context
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -161,18 +162,21 @@ def logits_bytes(*, batch: Any, seq_len: Any, vocab: Any) -> Any:
 # -- weights ----------------------------------------------------------------------------------
 
 
-def weights(spec: ModelSpec, number_format: str = "bf16") -> Estimate:
+def weights(
+    spec: ModelSpec, number_format: str = "bf16", *, tensors: Iterable[tuple[Tensor, int]] | None = None
+) -> Estimate:
     """Bytes of the weights in a number format, by component.
 
     number_format   bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see `llmhw.number_formats()`. Quantized formats keep
                     embeddings, head and norms as their format really does, and count scales and zero points.
+    tensors         a rank's part of the tensors, each with how many there are; default: the whole model
 
     >>> from llmhw import model
     >>> round(weights(model("llama-3-70b")).total / 2**30, 1)
     131.4
     """
     parts: dict[str, list[Term]] = {}
-    for group in weight_groups(spec, number_format):
+    for group in weight_groups(spec, number_format, tensors):
         parts.setdefault(group.component, []).append(
             term(
                 stored_weight_bytes,
@@ -191,12 +195,23 @@ def weights(spec: ModelSpec, number_format: str = "bf16") -> Estimate:
 # -- key-value cache --------------------------------------------------------------------------
 
 
-def kv_cache(spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = "bf16") -> Estimate:
+def kv_cache(
+    spec: ModelSpec,
+    *,
+    batch: int = 1,
+    seq_len: int,
+    kv_format: str = "bf16",
+    tp: int = 1,
+    layers: Iterable[int] | None = None,
+) -> Estimate:
     """Bytes of the key-value cache, one part for each kind of attention.
 
     batch      sequences
     seq_len    tokens of each
     kv_format  bf16, fp16, fp8, int8, ...
+    tp         tensor-parallel ranks that heads are split over: one rank's part. Heads that are fewer than ranks are
+               copied, and so is the latent of multi-head latent attention
+    layers     numbers of the layers that are counted; default: all
 
     Sliding-window and chunked layers keep at most their window; multi-head latent attention keeps its latent;
     linear attention keeps a state of fixed size. Page rounding of a serving engine is not counted.
@@ -208,7 +223,8 @@ def kv_cache(spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = 
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     bits = number_format(kv_format).bits_per_weight
     parts: dict[str, list[Term]] = {}
-    for layer, count in spec.layer_kinds:
+    kinds = dict(spec.layer_kinds) if layers is None else Counter(spec.layers[i] for i in layers)
+    for layer, count in kinds.items():
         a, linear = layer.attention, layer.linear_attention
         if a:
             tokens = seq_len if a.span is None else minimum(seq_len, a.span)
@@ -230,7 +246,7 @@ def kv_cache(spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = 
                     count,
                     batch=batch,
                     tokens=tokens,
-                    kv_heads=a.kv_heads,
+                    kv_heads=ceil_div(a.kv_heads, tp),
                     head_dim=a.head_dim,
                     v_head_dim=a.v_head_dim,
                     bits_per_element=bits,
@@ -243,10 +259,10 @@ def kv_cache(spec: ModelSpec, *, batch: int = 1, seq_len: int, kv_format: str = 
                     linear.kind,
                     count,
                     batch=batch,
-                    heads=linear.heads,
+                    heads=ceil_div(linear.heads, tp),
                     key_dim=linear.key_dim,
                     value_dim=linear.value_dim,
-                    channels=linear.conv_channels,
+                    channels=ceil_div(linear.conv_channels, tp),
                     kernel=linear.conv_kernel,
                     bits_per_element=bits,
                 )

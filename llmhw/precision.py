@@ -6,8 +6,8 @@ The facts are one row a format in `catalog/number_formats.csv`; this module read
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -273,13 +273,13 @@ class WeightGroup:
 
     component        one of `llmhw.model.COMPONENTS`
     stored_as        name of the number format
-    elements         how many weights
+    elements         how many weights; a rank's share of a GGUF mix need not be whole
     bits_per_weight  what one costs on average, every scale, zero point and index counted
     """
 
     component: str
     stored_as: str
-    elements: int
+    elements: float
     bits_per_weight: float
 
     @property
@@ -300,11 +300,15 @@ class _Matrices:
     matrices: int = 1
 
 
-def weight_groups(spec: ModelSpec, number_format: str | NumberFormat) -> list[WeightGroup]:
+def weight_groups(
+    spec: ModelSpec, number_format: str | NumberFormat, tensors: Iterable[tuple[Tensor, int]] | None = None
+) -> list[WeightGroup]:
     """All weights of a model, grouped by component and by the format they are stored in.
 
     spec           a `ModelSpec`
     number_format  name of a format or a `NumberFormat`
+    tensors        a rank's part of the tensors, each with how many there are; default: the whole model. Of a GGUF mix,
+                   whose types depend on the layer, the rank gets its share of every component
 
     Quantized formats leave embeddings, output head, norms, biases and the router of experts in 16 bit, as GPTQ,
     AWQ, bitsandbytes and the fp8 and fp4 checkpoints do. MXFP4 packs only the experts of a model that has some.
@@ -323,7 +327,17 @@ def weight_groups(spec: ModelSpec, number_format: str | NumberFormat) -> list[We
     norms bf16 1
     head bf16 1051
     """
-    return list(_weight_groups(spec, _lookup(number_format)))
+    chosen = _lookup(number_format)
+    if tensors is None:
+        return list(_weight_groups(spec, chosen))
+    held = list(tensors)
+    if chosen.rule != "gguf":
+        return _grouped(_simple_types(spec, chosen, held))
+    part = {name: sum(n * t.numel for t, n in held if t.component == name) for name in COMPONENTS}
+    return [
+        replace(group, elements=group.elements * part[group.component] / spec.parameters.by_component[group.component])
+        for group in _weight_groups(spec, chosen)
+    ]
 
 
 def weight_bytes(spec: ModelSpec, number_format: str | NumberFormat) -> float:
@@ -348,15 +362,19 @@ def model_bits_per_weight(spec: ModelSpec, number_format: str | NumberFormat) ->
 
 @lru_cache(maxsize=64)
 def _weight_groups(spec: ModelSpec, chosen: NumberFormat) -> tuple[WeightGroup, ...]:
+    gguf = chosen.rule == "gguf"
+    return tuple(_grouped(_gguf_types(spec, chosen) if gguf else _simple_types(spec, chosen, spec.all_tensors())))
+
+
+def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, int]]) -> list[WeightGroup]:
     elements: dict[tuple[str, str], int] = {}
     bits: dict[tuple[str, str], int] = {}
-    assigned = _gguf_types(spec, chosen) if chosen.rule == "gguf" else _simple_types(spec, chosen)
     for stored, part, times in assigned:
         key = (part.component, stored.name)
         elements[key] = elements.get(key, 0) + times * part.matrices * part.rows * part.columns
         bits[key] = bits.get(key, 0) + times * stored.stored_bits(part.rows, part.columns, part.matrices)
     order = sorted(elements, key=lambda key: (COMPONENTS.index(key[0]), -elements[key]))
-    return tuple(WeightGroup(*key, elements[key], bits[key] / elements[key]) for key in order)
+    return [WeightGroup(*key, elements[key], bits[key] / elements[key]) for key in order]
 
 
 # Tensors with the inputs first: GPT-2's Conv1D, and the experts of these families.
@@ -378,10 +396,12 @@ def _matrices(spec: ModelSpec, tensor: Tensor, kind: str = "") -> _Matrices:
 _QUANTIZED_COMPONENTS = ("attention", "mlp", "experts")
 
 
-def _simple_types(spec: ModelSpec, chosen: NumberFormat) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
+def _simple_types(
+    spec: ModelSpec, chosen: NumberFormat, tensors: Iterable[tuple[Tensor, int]]
+) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
     sixteen_bit = number_format("fp16" if spec.dtype == "float16" else "bf16")
     has_experts = any(tensor.component == "experts" for tensor, _ in spec.all_tensors())
-    for tensor, times in spec.all_tensors():
+    for tensor, times in tensors:
         packed = chosen.rule == "all" or (tensor.matmul and tensor.component in _QUANTIZED_COMPONENTS)
         if chosen.rule == "experts" and has_experts:
             packed = tensor.matmul and tensor.component == "experts"

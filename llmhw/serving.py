@@ -1,0 +1,632 @@
+"""Serving jobs: what every device holds, what is left for the KV cache, and how many sequences that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from llmhw.activations import score_matrix_bytes
+from llmhw.catalog import read_calibration
+from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.hardware import Accelerator
+from llmhw.job import PAGE_SIZES, ServingJob
+from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
+from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.sharding import local_tensor, outer_tensors, split_of
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, format_quantity, html_table, where
+
+# -- memory: formulas -------------------------------------------------------------------------
+
+
+@formula(source="PagedAttention (Kwon et al. 2023), section 4.1: blocks of a fixed number of tokens", unit="count")
+def paged_tokens(*, tokens: Any, page_size: Any) -> Any:
+    """Tokens that a sequence's pages have room for: only its last page may be partly empty.
+
+    >>> paged_tokens(tokens=1000, page_size=16)
+    1008
+    """
+    return ceil_div(tokens, page_size) * page_size
+
+
+@formula(source="PagedAttention (Kwon et al. 2023), section 3.1: at most one page a sequence is partly empty", unit="")
+def paged_waste(*, tokens: Any, page_size: Any) -> Any:
+    """Share of a sequence's pages that lies empty, on average over lengths near `tokens`.
+
+    >>> round(paged_waste(tokens=1000, page_size=16), 4)
+    0.0074
+    """
+    return (page_size - 1) / 2 / (tokens + (page_size - 1) / 2)
+
+
+@formula(source="PagedAttention (Kwon et al. 2023), section 3.1: reserved for the longest possible answer", unit="")
+def contiguous_waste(*, tokens: Any, reserved: Any) -> Any:
+    """Share of the cache that lies empty when each sequence has one block for its greatest length.
+
+    tokens     of a sequence, on average
+    reserved   tokens that its block has room for
+
+    >>> contiguous_waste(tokens=512, reserved=2048)
+    0.75
+    """
+    return 1 - tokens / reserved
+
+
+@formula(
+    source="vLLM's start-up profiles: gate, up and their product beside the residual stream, its norm and the result",
+    unit="bytes",
+)
+def forward_workspace_bytes(
+    *, tokens: Any, feed_forward: Any, hidden: Any, residuals: Any = 3, bytes_per_element: Any = 2
+) -> Any:
+    """Activations that are alive at once while a batch of tokens passes through a block without autograd.
+
+    tokens         of the batch
+    feed_forward   elements a token inside the feed-forward part: 3 x its width where it is gated, else 2 x
+    residuals      vectors of size hidden beside them: 3 in vLLM, 4 in transformers
+
+    Llama 3.1 8B at 20,000 tokens: a log of vLLM 0.6.4 has 17.06 - 14.99 = 2.07 GiB.
+
+    >>> round(forward_workspace_bytes(tokens=20000, feed_forward=3 * 14336, hidden=4096) / 2**30, 2)
+    2.06
+    """
+    return tokens * (feed_forward + residuals * hidden) * bytes_per_element
+
+
+@formula(source="16-bit hidden states, then logits, probabilities and their sorted copies in the sampler", unit="bytes")
+def sampling_workspace_bytes(*, tokens: Any, hidden: Any, sequences: Any, vocab: Any, bytes_per_logit: Any) -> Any:
+    """What is alive at once while the next token of every sequence is drawn.
+
+    tokens            of the batch, whose last hidden states are still there
+    bytes_per_logit   what the sampler keeps for each entry of the vocabulary, of each sequence
+
+    >>> held = sampling_workspace_bytes(tokens=4096, hidden=1536, sequences=256, vocab=151936, bytes_per_logit=38)
+    >>> round(held / 2**30, 2)
+    1.39
+    """
+    return tokens * hidden * 2 + sequences * vocab * bytes_per_logit
+
+
+@formula(source="device memory less what its driver keeps", unit="bytes")
+def engine_budget_bytes(*, memory: Any, driver: Any, utilization: Any) -> Any:
+    """What an engine may take of a device: a share of what CUDA shows.
+
+    >>> round(engine_budget_bytes(memory=24 * 2**30, driver=0.45 * 2**30, utilization=0.9) / 2**30, 1)
+    21.2
+    """
+    return (memory - driver) * utilization
+
+
+@formula(source="whole pages in what is left of the budget", unit="count")
+def cache_tokens(*, left_bytes: Any, token_bytes: Any, page_size: Any) -> Any:
+    """Tokens of KV cache that fit.
+
+    left_bytes    budget less weights and workspaces
+    token_bytes   cache of one token, all layers of the device
+
+    >>> cache_tokens(left_bytes=10 * 2**30, token_bytes=131072, page_size=16)
+    81920
+    """
+    return where(left_bytes > 0, left_bytes // (token_bytes * page_size) * page_size, 0)
+
+
+@formula(source="a cache that grows by concatenation: the old one is there while the new one is made", unit="bytes")
+def growing_cache_bytes(*, cache: Any, temporaries: Any, share: Any, beside: Any) -> Any:
+    """Blocks that PyTorch reserves beside the weights while transformers generates.
+
+    cache         keys and values of all tokens at the end
+    temporaries   what the prompt needed for a moment (logits, activations), and leaves to the copies
+    share         reserved over allocated
+    beside        context and library workspaces
+
+    >>> growing_cache_bytes(cache=2**30, temporaries=0, share=1, beside=0) / 2**30
+    2.0
+    """
+    return share * (cache + where(temporaries > cache, temporaries, cache)) + beside
+
+
+def memory_constant(name: str, calibration: Mapping[str, Any] | None = None) -> float:
+    """A constant of serving memory from `calibration.json`, which says what each is and what it was fitted to."""
+    return float((read_calibration("serving_memory") if calibration is None else calibration)[name])
+
+
+# -- memory: one device -----------------------------------------------------------------------
+
+
+def dealt_layers(layers: int, stages: int) -> tuple[range, ...]:
+    """Numbers of the layers of every pipeline stage; what does not divide goes to the stages before the last.
+
+    >>> [len(stage) for stage in dealt_layers(61, 4)]
+    [15, 15, 16, 15]
+    """
+    base, more = divmod(check_count("layers", layers), check_count("stages", stages))
+    sizes = [base + (stages - 1 - more <= i < stages - 1) for i in range(stages)]
+    starts = [sum(sizes[:i]) for i in range(stages)]
+    return tuple(range(start, start + size) for start, size in zip(starts, sizes, strict=True))
+
+
+def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
+    """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
+    spec, layout = job.model, job.parallelism
+    before, behind = outer_tensors(spec, layout, stage)
+    held = [(local_tensor(spec, layout, t), 1) for t in (*before, *behind)]
+    for layer, count in _kinds(spec, dealt_layers(spec.num_layers, job.pp)[stage]):
+        held += [(local_tensor(spec, layout, t, layer), count) for t in layer.tensors]
+    return held
+
+
+def _kinds(spec: ModelSpec, numbers: Iterable[int]) -> list[tuple[Layer, int]]:
+    counts: dict[int, tuple[Layer, int]] = {}
+    for i in numbers:
+        layer = spec.layers[i]
+        counts[id(layer)] = layer, counts.get(id(layer), (layer, 0))[1] + 1
+    return list(counts.values())
+
+
+def feed_forward_width(layer: Layer, hidden: int, tp: int = 1) -> float:
+    """Elements a token inside the feed-forward part of a block: its active parameters over the hidden size.
+
+    >>> from llmhw import model
+    >>> feed_forward_width(model("llama-3-8b").layers[0], 4096) / 14336
+    3.0
+    """
+    active = sum(t.active for t in layer.tensors if t.matmul and t.component in ("mlp", "experts"))
+    return active / hidden / tp
+
+
+def _adapters(job: ServingJob, stage: int) -> tuple[Term, ...]:
+    """LoRA adapters of a rank: the factor on the uncut side of a matrix is whole, the other is cut with it."""
+    if not job.lora_adapters:
+        return ()
+    spec, share = job.model, len(dealt_layers(job.model.num_layers, job.pp)[stage]) / job.model.num_layers
+    added = lora_tensors(spec, rank=job.lora_rank)
+    terms = []
+    for (a, count), (b, _) in zip(added[::2], added[1::2], strict=True):
+        base = replace(a, name=a.name.replace(".lora_A", ""))
+        split = split_of(base)
+        terms.append(
+            term(
+                lora_params_bytes,
+                base.name.removesuffix(".weight"),
+                count * share * job.lora_adapters,
+                rank=job.lora_rank,
+                in_features=a.shape[1] / (job.tp if split == "row" else 1),
+                out_features=b.shape[0] / (job.tp if split == "column" else 1),
+                bytes_per_element=2,
+            )
+        )
+    return tuple(terms)
+
+
+@formula(source="measured: see calibration.json", unit="bytes")
+def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
+    """What an engine holds outside its framework's allocator.
+
+    beside          libraries' workspaces
+    communication   channels and buffers of NCCL, where there are several ranks
+
+    >>> engine_overhead_bytes(beside=100, communication=20)
+    120
+    """
+    return beside + communication
+
+
+def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> list[Part]:
+    """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
+    spec, last = job.model, stage == job.pp - 1
+    numbers = dealt_layers(spec.num_layers, job.pp)[stage]
+    forward = term(
+        forward_workspace_bytes,
+        "the widest block",
+        tokens=job.max_batched_tokens,
+        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in _kinds(spec, numbers)),
+        hidden=spec.hidden,
+    )
+    sampling = term(
+        sampling_workspace_bytes,
+        "the sampler",
+        tokens=job.max_batched_tokens,
+        hidden=spec.hidden,
+        sequences=job.max_sequences,
+        vocab=spec.vocab_size,
+        bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration),
+    )
+    if last and sampling.value > forward.value:
+        return [Part("logits", (sampling,), "they come when the activations have gone, and are larger")]
+    return [Part("activations", (forward,), "logits come when they have gone, and are smaller" if last else "")]
+
+
+def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
+    spec = job.model
+    held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
+    kept = tuple(_scaled(t, 1 - job.weight_offload) for part in held for t in part.terms)
+    parts = [Part("weights", kept)]
+    adapters = _adapters(job, stage)
+    if adapters:
+        parts.append(Part("LoRA adapters", adapters))
+    parts += _workspace(job, stage, calibration)
+    ranks = job.devices > 1
+    overhead = term(
+        engine_overhead_bytes,
+        "outside the allocator",
+        beside=memory_constant("beside_bytes", calibration),
+        communication=memory_constant("communication_bytes", calibration) if ranks else 0.0,
+    )
+    parts.append(Part("engine", (overhead,)))
+    return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
+
+
+def _scaled(t: Term, by: float) -> Term:
+    return Term(t.label, t.formula, t.inputs, t.times * by, t.value * by)
+
+
+# -- memory: the whole estimate ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class ServingMemory:
+    """Memory of a serving job: what a device of every pipeline stage holds, and what that leaves for the cache.
+
+    stages          an `Estimate` of what a device of each stage holds beside the cache, by part
+    visible_bytes   what CUDA shows of a device; None: the catalog's memory, less what the driver keeps
+    """
+
+    job: ServingJob
+    stages: tuple[Estimate, ...]
+    calibration: Mapping[str, Any] | None = None
+    visible_bytes: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The job in one line."""
+        job = self.job
+        sizes = ("tp", "pp", "ep", "attention_dp")
+        layout = "".join(f", {name}={getattr(job, name)}" for name in sizes if getattr(job, name) > 1)
+        return (
+            f"serving {job.model.name} in {job.weights}, KV cache in {job.kv}, on {job.devices} x "
+            f"{job.cluster.accelerator.name}{layout}, {job.engine}"
+        )
+
+    @property
+    def capacity_bytes(self) -> float:
+        """Memory of one device, as its driver reports it."""
+        return self.job.cluster.accelerator.memory_bytes
+
+    @cached_property
+    def budget_bytes(self) -> float:
+        """What the engine may take of a device."""
+        if self.visible_bytes is not None:
+            return self.visible_bytes * self.job.utilization
+        return device_budget(self.job.cluster.accelerator, self.job.utilization, self.calibration)
+
+    @cached_property
+    def left_bytes(self) -> tuple[float, ...]:
+        """What each stage has left for its part of the cache; below 0 where even the rest does not fit."""
+        return tuple(self.budget_bytes - float(stage.total) for stage in self.stages)
+
+    @cached_property
+    def worst(self) -> int:
+        """Number of the stage whose room for tokens runs out first."""
+        per_token = [self._token_bytes(i) for i in range(self.job.pp)]
+        return min(range(self.job.pp), key=lambda i: self.left_bytes[i] / (per_token[i] or 1))
+
+    def _token_bytes(self, stage: int) -> float:
+        """Cache of one token on a device of a stage, while it is within every window."""
+        numbers = dealt_layers(self.job.model.num_layers, self.job.pp)[stage]
+        cache = kv_cache(self.job.model, seq_len=1, kv_format=self.job.kv, tp=self.job.tp, layers=numbers)
+        return float(sum(part.value for part in cache if part.name != "state"))
+
+    @property
+    def kv_bytes(self) -> float:
+        """Room for the cache on a device of the worst stage; 0 where there is none."""
+        return max(0.0, self.left_bytes[self.worst])
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
+
+        Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        """
+        held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
+        if not held:
+            raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
+        return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_size))
+
+    def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
+        """Cache of sequences of this length on a device of a stage (default: the worst), as the engine lays it out.
+
+        Pages are whole. An engine without pages reserves max_model_len for each. A shared prefix counts once, in
+        whole pages; kv_offload is subtracted.
+        """
+        job, i = self.job, self.worst if stage is None else stage
+        if check_count("seq_len", seq_len) > job.max_model_len:
+            raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.max_model_len}; raise that")
+        numbers = dealt_layers(job.model.num_layers, job.pp)[i]
+
+        def held(tokens: int) -> float:
+            if not tokens:
+                return 0.0
+            return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
+
+        paged = job.engine in PAGE_SIZES
+        room = paged_tokens(tokens=seq_len, page_size=job.page_size) if paged else job.max_model_len
+        shared = held(min(job.prefix_tokens, seq_len) // job.page_size * job.page_size) if paged else 0.0
+        return (sequences * (held(room) - shared) + shared) * (1 - job.kv_offload)
+
+    def sequences(self, seq_len: int) -> int:
+        """How many sequences of this length fit at once in one instance; max_sequences is not a limit here."""
+        fitting = []
+        for i, left in enumerate(self.left_bytes):
+            one = self.cache_bytes(seq_len, i)
+            each = self.cache_bytes(seq_len, i, sequences=2) - one
+            fitting.append(int((left - one) // each) + 1 if left >= one and each else 0 if each else 2**31)
+        return max(0, min(fitting)) * self.job.attention_dp
+
+    @cached_property
+    def longest(self) -> int:
+        """The longest single sequence that fits, at most max_model_len; 0 if not one token does."""
+
+        def fits(tokens: int) -> bool:
+            return all(self.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
+
+        low, high = 0, self.job.max_model_len
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        return low
+
+    @property
+    def graphs_bytes(self) -> float:
+        """CUDA graphs: captured after the cache is made, from what the engine's share leaves (vLLM, SGLang)."""
+        return memory_constant("graph_bytes", self.calibration) if self.job.engine in PAGE_SIZES else 0.0
+
+    @property
+    def device_bytes(self) -> float:
+        """What nvidia-smi shows: the engine's whole share once its cache is made, its graphs and the context."""
+        full = max(self.budget_bytes, float(self.stages[self.worst].total))
+        return full + self.graphs_bytes + memory_constant("context_bytes", self.calibration)
+
+    @property
+    def fits(self) -> bool:
+        """Whether one sequence of max_model_len fits, which engines check when they start."""
+        return self.longest >= self.job.max_model_len
+
+    @property
+    def way_out(self) -> str:
+        """By how much it falls short and what would help; "" if it fits."""
+        if self.fits:
+            return ""
+        if self.longest:
+            return f"fits up to {self.longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv"
+        short = max(-left for left in self.left_bytes)
+        way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
+        return f"short by {format_quantity(max(short, 0.0), 'bytes')} without any cache; {way}"
+
+    def explain(self, part: str | None = None, stage: int | None = None) -> str:
+        """The formulas behind one part (or all) of a stage; default: the worst one. "KV cache" is a part too."""
+        i = self.worst if stage is None else stage
+        whole = self._with_cache(i)
+        return whole.explain(part)
+
+    def _with_cache(self, i: int) -> Estimate:
+        """A stage with the budget that the cache takes: what a device holds once the engine has started."""
+        stage, left = self.stages[i], max(0.0, self.left_bytes[i])
+        filled = term(
+            cache_budget_bytes, "what is left of the budget", budget=self.budget_bytes, held=float(stage.total)
+        )
+        return replace(stage, parts=(*stage.parts, *([Part("KV cache", (filled,))] if left else [])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers: bytes, tokens, sequences."""
+        return {
+            "model": self.job.model.name,
+            "device": self.job.cluster.accelerator.name,
+            "devices": self.job.devices,
+            "replicas": self.job.replicas,
+            "worst_stage": self.worst,
+            "budget_bytes": self.budget_bytes,
+            "kv_bytes": self.kv_bytes,
+            "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
+            "sequences": self.sequences(self.job.max_model_len),
+            "longest": self.longest,
+            "graphs_bytes": self.graphs_bytes,
+            "device_bytes": self.device_bytes,
+            "capacity_bytes": self.capacity_bytes,
+            "fits": self.fits,
+            "way_out": self.way_out,
+            "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame in bytes: a row for each part, a column for each stage; needs pandas."""
+        import pandas
+
+        columns = {i: {p.name: float(p.value) for p in self._with_cache(i)} for i in range(self.job.pp)}
+        return pandas.DataFrame(columns).fillna(0.0).rename_axis("part").rename_axis("stage", axis="columns")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Part names and sizes as text, one column a stage; the last row is the engine's budget."""
+        stages = [self._with_cache(i) for i in range(self.job.pp)]
+        names = list(dict.fromkeys(part.name for stage in stages for part in stage))
+        table = [{part.name: float(part.value) for part in stage} for stage in stages]
+        rows = [(name, *(format_quantity(t.get(name, 0), "bytes") for t in table)) for name in names]
+        return [*rows, ("budget", *(format_quantity(self.budget_bytes, "bytes") for _ in stages))]
+
+    def summary(self) -> str:
+        """What the cache has room for, in one line."""
+        if not self.fits:
+            return f"does not fit: {self.way_out}"
+        length = self.job.max_model_len
+        count = self.sequences(length)
+        return f"cache of {self.kv_tokens:,} tokens: {count:,} sequences of {length:,} tokens at once"
+
+    def __str__(self) -> str:
+        head = ("part", *(f"stage {i}" for i in range(self.job.pp)))
+        rows = [head, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([self.title, *lines, self.summary()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        columns = ("part", *(f"stage {i}" for i in range(self.job.pp)))
+        return html_table(f"{self.title}: {self.summary()}", columns, self.rows())
+
+
+@formula(source="what the budget leaves", unit="bytes")
+def cache_budget_bytes(*, budget: Any, held: Any) -> Any:
+    """Room for the KV cache on a device.
+
+    >>> cache_budget_bytes(budget=20, held=12)
+    8
+    """
+    return budget - held
+
+
+def device_budget(device: Accelerator, utilization: float, calibration: Mapping[str, Any] | None = None) -> float:
+    """Bytes that an engine may take of a device.
+
+    >>> from llmhw import accelerator
+    >>> round(device_budget(accelerator("A10"), 0.9) / 2**30, 1)  # a log of vLLM: 22.07 GiB x 0.90
+    19.8
+    """
+    driver = memory_constant("driver_bytes", calibration) if device.vendor == "NVIDIA" else 0.0
+    return float(engine_budget_bytes(memory=device.memory_bytes, driver=driver, utilization=utilization))
+
+
+def serving_memory(
+    job: ServingJob, *, visible_bytes: float | None = None, calibration: Mapping[str, Any] | None = None
+) -> ServingMemory:
+    """What the devices of a serving job hold, what is left for the KV cache, and how many sequences that is.
+
+    visible_bytes   memory that CUDA shows of a device, where it is known: the total in an engine's log
+    calibration     other constants than those of `catalog/calibration.json` under `serving_memory`
+
+    Counts weights in their format (with what stays in 16 bit), adapters, the workspace of the largest batch, and the
+    engine's overhead; the rest of the engine's share is cache, in whole pages. Heads that are fewer than tp ranks, and
+    the latent of multi-head latent attention, are copied to every rank.
+
+    >>> from llmhw import Cluster, model
+    >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 4), tp=4)
+    >>> found = serving_memory(job)
+    >>> found.fits, 450_000 < found.kv_tokens < 500_000, found.sequences(8192)
+    (True, True, 58)
+    """
+    stages = tuple(_stage(job, i, calibration) for i in range(job.pp))
+    return ServingMemory(job, stages, calibration, visible_bytes)
+
+
+# -- memory: one generation without an engine -------------------------------------------------
+
+ATTENTION = ("flash", "eager")
+
+
+@formula(source="16-bit logits of a whole prompt and their fp32 copy (transformers before 4.45)", unit="bytes")
+def prompt_logits_bytes(*, batch: Any, tokens: Any, vocab: Any, bytes_per_logit: Any = 6) -> Any:
+    """Logits of every token of a prompt; only the last one's are used.
+
+    >>> round(prompt_logits_bytes(batch=1, tokens=30720, vocab=151936) / 2**30, 1)
+    26.1
+    """
+    return batch * tokens * vocab * bytes_per_logit
+
+
+def generation_memory(
+    spec: ModelSpec,
+    *,
+    number_format: str = "bf16",
+    kv_format: str = "bf16",
+    batch: int = 1,
+    prompt_tokens: int,
+    new_tokens: int,
+    reserved_tokens: int = 0,
+    devices: int = 1,
+    attention: str = "flash",
+    prompt_logits: bool = False,
+) -> Estimate:
+    """Tensors at the fullest moment of one call of `generate` (transformers, LitGPT, AutoAWQ), over all devices.
+
+    batch                       sequences, all of the same length
+    prompt_tokens, new_tokens   of each
+    reserved_tokens             tokens of a cache that is made before the prompt comes; 0: it grows with the sequence
+    devices                     devices that the layers are dealt over, one after another: each has its own workspace
+    attention                   flash, or eager: with the matrix of scores
+    prompt_logits               the head is applied to the whole prompt, as transformers did before 4.45
+
+    The moment is either the prompt's pass or the last token's.
+
+    >>> from llmhw import model
+    >>> round(generation_memory(model("qwen2.5-7b"), prompt_tokens=30720, new_tokens=2048).total / 2**30, 1)
+    19.9
+    """
+    check_choice("attention", attention, ATTENTION)
+    batch = check_count("batch", batch)
+    prompt, new = check_count("prompt_tokens", prompt_tokens, 0), check_count("new_tokens", new_tokens, 0)
+    held = Part("weights", tuple(t for part in weights(spec, number_format) for t in part.terms))
+
+    def cache(tokens: int) -> list[Part]:
+        room = max(tokens, reserved_tokens)
+        if not room:
+            return []
+        found = kv_cache(spec, batch=batch, seq_len=room, kv_format=kv_format)
+        return [Part("KV cache", tuple(t for part in found for t in part.terms))]
+
+    moments = {"the last token": [held, *cache(prompt + new)]}
+    workspace = prompt_workspace(
+        spec, tokens=prompt, batch=batch, devices=devices, attention=attention, prompt_logits=prompt_logits
+    )
+    if workspace.terms:
+        moments[workspace.note] = [held, *cache(prompt), workspace]
+    title = f"generation by {spec.name}: batch {batch}, {prompt} + {new} tokens"
+    found = (Estimate(title, "bytes", tuple(parts), name) for name, parts in moments.items())
+    return max(found, key=lambda e: float(e.total))
+
+
+def prompt_workspace(
+    spec: ModelSpec,
+    *,
+    tokens: int,
+    batch: int = 1,
+    devices: int = 1,
+    attention: str = "flash",
+    prompt_logits: bool = False,
+) -> Part:
+    """What a prompt's pass holds for a moment: its feed-forward part, attention or head, whichever needs most.
+
+    tokens   of each prompt; the other arguments are those of `generation_memory`
+    """
+    check_choice("attention", attention, ATTENTION)
+    if not tokens:
+        return Part("activations", ())
+    hidden = spec.hidden
+    widest = max(feed_forward_width(layer, hidden) for layer, _ in spec.layer_kinds)
+    sizes: dict[str, Any] = {"tokens": batch * tokens, "hidden": hidden}
+    forward = term(forward_workspace_bytes, "the widest block", devices, feed_forward=widest, residuals=4, **sizes)
+    moments: dict[str, tuple[Term, ...]] = {"the prompt's widest block": (forward,)}
+    if attention == "eager":
+        # scores and their masked copy in 16 bit, probabilities in fp32 and in 16 bit
+        scores = term(
+            score_matrix_bytes,
+            "scores and probabilities",
+            devices,
+            batch=batch,
+            heads=spec.heads,
+            queries=tokens,
+            keys=tokens,
+            bytes_per_element=2 + 2 + 4 + 2,
+        )
+        vectors = term(forward_workspace_bytes, "vectors beside them", devices, feed_forward=0, residuals=8, **sizes)
+        moments["the prompt's attention"] = (scores, vectors)
+    if prompt_logits:
+        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.vocab_size)
+        last = term(forward_workspace_bytes, "hidden states", feed_forward=0, residuals=2, **sizes)
+        moments["the prompt's logits"] = (logits, last)
+    note, terms = max(moments.items(), key=lambda item: sum(float(t.value) for t in item[1]))
+    return Part("activations", terms, note)
