@@ -185,12 +185,13 @@ def network(job: TrainingJob, constants: Constants) -> Network:
     """The cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
     cluster, c = job.cluster, constants
     per_node = min(cluster.devices_per_node, cluster.devices)
-    inside = cluster.link_for(per_node).bytes_per_second if per_node > 1 else 0.0
-    between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else 0.0
+    # a level that no message uses limits none
+    inside = cluster.link_for(per_node).bytes_per_second if per_node > 1 else float("inf")
+    between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else float("inf")
     return Network(
         per_node=per_node,
-        inside=inside * c.inside or 1.0,
-        between=between * c.between or 1.0,
+        inside=inside * c.inside,
+        between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
     )
@@ -476,7 +477,7 @@ class _Timer:
         p, c, recipe = self.p, self.c, self.recipe
         gather = reduce_ = 0.0
         for elements, ranks, step in ((dense, p.shards, p.tp), (experts, p.expert_shards, p.ep * p.expert_tp)):
-            if ranks == 1 or not elements:
+            if not elements:
                 continue
             # weights travel in the format that they are multiplied in
             one = min(self.width, OPERAND_BYTES[self.job.compute])
@@ -484,6 +485,9 @@ class _Timer:
             gather += self.network.ring_seconds(wire, ranks, step)
             wire = reduce_scatter_wire_bytes(size=elements * min(4, recipe.gradients), ranks=ranks)
             reduce_ += self.network.ring_seconds(wire, ranks, step)
+            # HSDP: the shards of all copies are added up
+            wire = all_reduce_wire_bytes(size=elements * min(4, recipe.gradients) / ranks, ranks=p.replicas)
+            reduce_ += self.network.ring_seconds(wire, p.replicas, step * ranks, rounds=2)
         for side, talk in ((clock.forward, gather), (clock.backward, gather + reduce_)):
             busy = sum(side.values())
             hidden = min(talk * (1 - c.gather_exposed), busy)
@@ -496,7 +500,7 @@ class _Timer:
         kinds: dict[int, tuple[Layer, _Clock]] = {}
         first, last = self.ends()
         # under a pipeline weights stay whole for the step (torchtitan's default, Llama 3 section 3.3.2)
-        fsdp = p.zero == 3 and p.shards > 1 and p.pp == 1
+        fsdp = p.zero == 3 and p.dp * p.cp > 1 and p.pp == 1
         stages: dict[tuple[Any, ...], _Clock] = {}
         order = []
         for stage in range(p.pp):
@@ -577,7 +581,9 @@ class _Timer:
                     talk += self.network.ring_seconds(wire, n, stride, rounds=2)
                 else:
                     wire = reduce_scatter_wire_bytes(size=elements * recipe.gradients, ranks=n)
-                    talk += self.network.ring_seconds(wire, n, stride)
+                    # ZeRO-2 keeps no whole gradients from one micro-batch to the next
+                    times = job.micro_batches if p.zero == 2 else 1
+                    talk += times * self.network.ring_seconds(wire, n, stride)
                     # FSDP gathers what is computed with, ZeRO-1 and 2 what is kept
                     one = recipe.compute if p.zero == 3 else recipe.weights
                     wire = all_gather_wire_bytes(size=elements * one / n, ranks=n)
@@ -586,8 +592,7 @@ class _Timer:
         # what hides it is the backward pass of the last micro-batch
         busy = sum(clock.backward.values())
         parts["gradient reduction"] = max(exposed, talk - busy) + c.contention * min(talk - exposed, busy)
-        split = (p.zero > 0) + 0
-        owned = dense / (ranks if split else 1) + experts / (expert_ranks if split else 1)
+        owned = dense / p.shards + experts / p.expert_shards if p.zero else float(dense + experts)
         # gradient, copy, two states read; copy, two states and the weights written; the gradients' norm before that
         moved = owned * (2 * recipe.gradients + 3 * 8 + 2)
         parts["optimizer"] = moved / self.rates.bandwidth_bytes_per_second

@@ -275,6 +275,27 @@ def test_fully_sharded_bytes(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [{"dp": 8, "replicas": 2}, {"dp": 8, "replicas": 8}, {"dp": 4, "tp": 2, "replicas": 2}]
+)
+def test_copies_of_a_sharded_model_add_up_their_gradients(options: dict[str, Any]) -> None:
+    asked = job(**options, zero=3)
+    bytes_ = timed(asked, TALK).parts["weight gathering"] * INSIDE
+    what = ("weights of a block", "weights of a block, again", "gradients of weights of a block")
+    gathered = sent(asked, lambda c: c.axis == "fsdp" and c.what in what)
+    # the copies also add up what lies outside the blocks, which a step is not charged for
+    shards = sent(asked, lambda c: c.axis == "replica" and c.calls == 32)
+    assert bytes_ == pytest.approx(gathered + shards, rel=1e-3)
+
+
+def test_copies_in_nodes_of_their_own_by_hand() -> None:
+    """Two nodes: inside, 7/8 of the weights twice and of the gradients once; between, a shard there and back."""
+    asked = job(dp=16, zero=3, replicas=2)
+    blocks = sum(layer.params for layer in asked.model.layers)
+    inside, between = 3 * 7 / 8 * 2 * blocks / INSIDE, 2 * blocks / 8 / BETWEEN
+    assert timed(asked, TALK).parts["weight gathering"] == pytest.approx(inside + between)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"pp": 4},
