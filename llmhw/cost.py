@@ -14,7 +14,7 @@ from typing import Any
 
 from llmhw.catalog import read_table
 from llmhw.formula import Term, formula, term
-from llmhw.hardware import Accelerator, Cluster, Price, accelerator, prices
+from llmhw.hardware import Accelerator, Cluster, Price, accelerator, instances, prices
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -281,8 +281,13 @@ def _same(a: str, b: str) -> bool:
     return a.strip().casefold() == b.strip().casefold()
 
 
-def _newest_price(device: Accelerator, provider: str | None, region: str | None, kind: str) -> tuple[Price | None, str]:
-    """The newest price of a device, the cheapest of that day; or None and the reason."""
+def _newest_price(
+    device: Accelerator, count: int, provider: str | None, region: str | None, kind: str
+) -> tuple[Price | None, str]:
+    """The newest price of a device, the cheapest of that day; or None and the reason.
+
+    A job that no single machine holds asks for machines with a network that the catalog knows, if there are any.
+    """
     offers = prices(device)
     for argument, value in (("provider", provider), ("region", region)):
         if value is None:
@@ -294,6 +299,9 @@ def _newest_price(device: Accelerator, provider: str | None, region: str | None,
             has = f"the catalog has {', '.join(known)}" if known else "the catalog has none; give price="
             raise LLMHWError(f"{argument}={value!r} has no price of {device.name}{at}; {has}")
     fitting = [offer for offer in offers if offer.kind == kind]
+    machines = {(m.provider, m.name): m for m in instances(device) if m.network_bytes_per_second}
+    if fitting and count > max((m.count for m in machines.values()), default=count):
+        fitting = [offer for offer in fitting if (offer.provider, offer.instance) in machines] or fitting
     if fitting:
         return fitting[0], ""
     others = sorted({offer.kind for offer in offers})
@@ -526,7 +534,8 @@ def training_run(
     checkpoint_bytes        weights and optimizer states together: see `checkpoint_size_bytes`
     cluster                 or `accelerator` and `devices`
     price                   dollars per device-hour, or a `Price`; default: the newest one that the catalog has for the
-                            device, the cheapest of that day, perhaps at one `provider`, in one `region`;
+                            device, the cheapest of that day, perhaps at one `provider`, in one `region`; for more
+                            devices than a machine has, one of a machine whose network is known, if there is any;
                             `kind` is on_demand or spot
     mtbf_device_hours       device-hours for each interruption; default: what is published for the architecture,
                             else for any; float("inf") for none
@@ -610,7 +619,7 @@ def training_run(
     shown += [goodput, wall, failures, hours]
 
     reasons: dict[str, str] = {}
-    paid = _price_of(device, price, provider, region, kind, reasons)
+    paid = _price_of(device, count, price, provider, region, kind, reasons)
     cost = None
     if paid is not None:
         rate = paid.dollars_per_device_hour
@@ -669,6 +678,7 @@ def training_run(
 
 def _price_of(
     device: Accelerator,
+    count: int,
     price: float | Price | None,
     provider: str | None,
     region: str | None,
@@ -678,7 +688,7 @@ def _price_of(
     """The price to compute with; None leaves its reason in `reasons`."""
     check_choice("kind", kind, ("on_demand", "spot"))
     if price is None:
-        found, why = _newest_price(device, provider, region, kind)
+        found, why = _newest_price(device, count, provider, region, kind)
         if found is None:
             reasons["dollars"] = reasons["price"] = why
         return found

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.catalog import read_calibration, read_measurements, read_table
 from llmhw.units import LLMHWError, unknown_name
-from llmhw.validation import facts, serving, training_memory, training_throughput
+from llmhw.validation import facts, serving, serving_memory, training_memory, training_throughput
 from llmhw.validation.constants import read_constants, write_constants
 from llmhw.validation.statistics import Group, Prediction, Validation, groups, percentile, source_family
 from llmhw.validation.table import Row, Source, Table, read_table_of
@@ -58,6 +58,7 @@ class Kind:
     catalog         the rows of the catalog's own table
     fit             constants fitted to rows, as `calibration` takes them; None where there is nothing to fit
     constants       names of numbers that `calibration` must hold
+    each            each measured value of a row is predicted by itself: see `serving_memory.each_value`
     """
 
     title: str
@@ -68,6 +69,7 @@ class Kind:
     catalog: Callable[[], Iterable[Mapping[str, Any]]]
     fit: Callable[[list[Row]], dict[str, Any]] | None = None
     constants: tuple[str, ...] = ()
+    each: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -98,6 +100,36 @@ KINDS: dict[str, Kind] = {
         configuration=serving.configuration,
         catalog=partial(read_measurements, "inference_throughput"),
         fit=serving.fit,
+    ),
+    "inference-memory": Kind(
+        title="peak memory of inference",
+        required=("model_name", "quant", "engine", "batch", "isl", "osl", "peak_mem_gb", "mem_kind"),
+        measured=("peak_mem_gb",),
+        predict=serving_memory.predict_inference,
+        configuration=serving_memory.inference_configuration,
+        catalog=partial(read_measurements, "inference_memory"),
+        fit=serving_memory.fit_inference,
+        constants=serving_memory.INFERENCE_CONSTANTS,
+    ),
+    "kv-capacity": Kind(
+        title="room for the KV cache in vLLM",
+        required=("model_name", "quant", "gpu", "tp"),
+        measured=serving_memory.CAPACITY_MEASURED,
+        predict=serving_memory.predict_capacity,
+        configuration=serving_memory.capacity_configuration,
+        catalog=partial(read_measurements, "vllm_capacity"),
+        fit=serving_memory.fit_capacity,
+        constants=serving_memory.CAPACITY_CONSTANTS,
+        each=True,
+    ),
+    "llama-cpp-memory": Kind(
+        title="buffers of llama.cpp",
+        required=("model_name", "arch", "quant", "bpw", "n_ctx", "n_ubatch"),
+        measured=serving_memory.LLAMA_CPP_MEASURED,
+        predict=serving_memory.predict_llama_cpp,
+        configuration=serving_memory.llama_cpp_configuration,
+        catalog=partial(read_measurements, "llamacpp_memory"),
+        each=True,
     ),
     "facts": Kind(
         title="published facts of models",
@@ -196,7 +228,11 @@ def _open(source: Source | None, kind: str) -> tuple[Kind, Table]:
         table = read_table_of(source)
     # no rows in memory have no columns, and nothing is missing
     if table.columns:
-        table.require([*chosen.required, *(column for column in chosen.measured if column not in chosen.required)])
+        wanted = () if chosen.each else chosen.measured
+        table.require([*chosen.required, *(column for column in wanted if column not in chosen.required)])
+    if chosen.each:
+        rows = [one for row in table.rows for one in serving_memory.each_value(row, chosen.measured)]
+        table = replace(table, rows=tuple(rows))
     return chosen, table
 
 

@@ -292,7 +292,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
     stated = row["vpp"] or pp == 1 or "no interleaving" in row["notes"] or "SimuMax" in row["source"]
     chunks = (
         [row.count("vpp") if pp > 1 else 1]
-        if stated or "torchtitan" in row["source"]
+        if stated or ("torchtitan" in row["source"] and "interleaved" not in row["notes"].lower())
         else range(1, -(-(spec.num_layers + 2) // pp) + 1)
     )
     recompute = _recompute(row, torch)

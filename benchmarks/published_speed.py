@@ -1,49 +1,53 @@
-"""Published training throughput beside predictions, source by source, and with whole sources left out.
+"""Published speed of training and of inference beside predictions, and with whole sources left out.
 
-`python benchmarks/published_throughput.py` fits the constants again from their priors, then once without each family of
-sources, judges each on the sources it has not seen, and prints what is in `calibration.json`. With `--write` it puts the
-constants, the errors and the intervals there. About eight minutes.
+`python benchmarks/published_speed.py training-throughput` (or `serving`) fits the constants again from their priors, then
+once without each family of sources, judges each on the sources it has not seen, and prints what is in
+`calibration.json`. With `--write` it puts the constants, the errors and the intervals there. About eight minutes each.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import llmhw.catalog
-from llmhw.catalog import read_measurements
-from llmhw.step_time import class_of
+from llmhw import step_time
 from llmhw.units import LLMHWError
-from llmhw.validation import Validation, validate
+from llmhw.validation import KINDS, Validation, serving, training_throughput, validate
 from llmhw.validation.statistics import Group, percentile, source_family
 from llmhw.validation.table import Row, read_table_of
-from llmhw.validation.training_throughput import fit, job_of
 
-KIND = "training-throughput"
+SUBJECTS = {"training-throughput": "training_time", "serving": "serving_time"}
+FITS: dict[str, Callable[..., dict[str, Any]]] = {
+    "training-throughput": training_throughput.fit,
+    "serving": serving.fit,
+}
 
 
-def usable() -> list[Row]:
+def usable(kind: str) -> list[Row]:
     """Rows that count: read by somebody, no repeats."""
     rows = []
-    for row in read_table_of(read_measurements("training_throughput"), "the catalog's table").rows:
+    for row in read_table_of(KINDS[kind].catalog(), "the catalog's table").rows:
         try:
-            row.check(("measured_value",))
+            row.check(KINDS[kind].measured)
         except LLMHWError:
             continue
         rows.append(row)
     return rows
 
 
-def left_out(family: str) -> tuple[str, dict[str, Any], Validation]:
+def left_out(kind: str, family: str) -> tuple[str, Validation]:
     """Constants fitted without a family of sources, and how they do on it."""
-    rows = usable()
-    constants = fit(rows, fresh=True, without=family)
+    rows = usable(kind)
+    constants = FITS[kind](rows, fresh=True, without=family)
     held = [row for row in rows if source_family(row.source) == family]
-    return family, constants, validate(held, KIND, calibration=constants)
+    return family, validate(held, kind, calibration=constants)
 
 
 def errors(groups: list[Group]) -> dict[str, Any]:
@@ -67,25 +71,29 @@ def slowness(group: Group) -> float:
 
 
 def main() -> None:
-    rows = usable()
+    kind = next((word for word in sys.argv[1:] if word in SUBJECTS), "training-throughput")
+    rows = usable(kind)
     families = sorted({source_family(row.source) for row in rows})
-    constants = fit(rows, fresh=True)
-    everything = validate(rows, KIND, calibration=constants)
+    constants = FITS[kind](rows, fresh=True)
+    everything = validate(rows, kind, calibration=constants)
     by_id = {row.name: row for row in rows}
 
-    def kind(group: Group) -> str:
-        return class_of(job_of(by_id[group.ids[0]], calibration=constants), constants)
+    def class_of(group: Group) -> str:
+        if kind == "serving":
+            return group.meter
+        job = training_throughput.job_of(by_id[group.ids[0]], calibration=constants)
+        return step_time.class_of(job, constants)
 
     unseen: list[Group] = []
     sources = {}
     with ProcessPoolExecutor(2) as pool:
-        for family, _, found in pool.map(left_out, families):
+        for family, found in pool.map(partial(left_out, kind), families):
             unseen += found.groups
             sources[family] = errors(list(found.groups))
             print(family, sources[family], flush=True)
-    kinds = {group.ids: kind(group) for group in [*unseen, *everything.groups]}
+    kinds = {group.ids: class_of(group) for group in [*unseen, *everything.groups]}
     residuals, held = {}, {}
-    for name in ("dense", "experts", "other"):
+    for name in constants["interval"]:
         residuals[name] = errors([g for g in everything.groups if kinds[g.ids] == name])
         held[name] = errors([g for g in unseen if kinds[g.ids] == name])
         ratios = [slowness(g) for g in unseen if kinds[g.ids] == name]
@@ -100,16 +108,16 @@ def main() -> None:
     if "--write" in sys.argv:
         constants |= {
             "date": date.today().isoformat(),
-            "data": f"catalog/measurements/training_throughput.csv: {len(everything.groups)} configurations",
-            "method": "benchmarks/published_throughput.py: Huber's loss on log(predicted / measured), one vote a "
-            "configuration, normal priors on the logarithms of the constants; intervals are the 10th and 90th percentile "
-            "of measured / predicted time over sources left out of the fit",
+            "data": f"catalog/measurements: {len(everything.groups)} configurations, llmhw validate --kind {kind}",
+            "method": "benchmarks/published_speed.py: Huber's loss on log(predicted / measured), one vote a "
+            "configuration, normal priors on the logarithms of the constants; intervals are the 10th and 90th "
+            "percentile of measured / predicted time over sources left out of the fit",
             "residuals": residuals,
             "left_out": {**held, "sources": sources},
         }
         path = Path(llmhw.catalog.__file__).parent / "calibration.json"
         whole = json.loads(path.read_text(encoding="utf-8"))
-        whole["training_time"] = constants
+        whole[SUBJECTS[kind]] = constants
         path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
