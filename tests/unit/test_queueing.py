@@ -33,7 +33,7 @@ def test_an_overloaded_queue_waits_for_ever(load: float) -> None:
     assert queueing.md1_wait_seconds(**given) == math.inf
     assert queueing.mg1_wait_seconds(**given, service_variance=0) == math.inf
     assert queueing.processor_sharing_seconds(**given) == math.inf
-    assert queueing.batch_service_wait_seconds(**given) < 0.5, "batches of any size bear any load"
+    assert queueing.batch_service_wait_seconds(**given) <= 0.5, "batches of any size bear any load"
 
 
 def test_arrays_cross_the_limit() -> None:
