@@ -496,27 +496,26 @@ def test_quantiles_of_few_numbers_are_some_of_them() -> None:
         found.quantile(1.5)
 
 
-def test_memory_holds_the_requests_in_flight_only() -> None:
-    """An iterable is read as it is needed, not ahead."""
-    ahead = 0
+def test_requests_are_read_as_they_are_needed() -> None:
+    """However long the queue is, only requests in flight are held, and the head of the queue."""
+    steps = itertools.count()
+    pulled = 0
 
     def load() -> Iterator[Request]:
-        nonlocal ahead
-        for i in range(5000):
-            ahead = i
+        nonlocal pulled
+        while True:
+            pulled += 1
             yield Request(0.0, 10, 10)
 
-    most = 0
-
     def step(*work: int) -> float:
-        nonlocal most
-        most = max(most, ahead - done[0])
-        done[0] = max(done[0], ahead - work[2])
+        if next(steps) == 1000:
+            raise KeyboardInterrupt
         return 0.01
 
-    done = [0]
-    simulate(Engine(step, max_sequences=16), load())
-    assert most <= 40
+    found = simulate(Engine(step, max_sequences=16), load())
+    assert found.requests > 1000
+    assert pulled - found.requests <= 17
+    assert found.unanswered <= 16
 
 
 # -- result -----------------------------------------------------------------------------------

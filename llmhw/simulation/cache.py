@@ -1,0 +1,184 @@
+"""The KV cache in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from llmhw.units import LLMHWError, check_count
+
+
+class OutOfBlocksError(LLMHWError):
+    """The KV cache has fewer free blocks than are asked for; nothing was changed."""
+
+
+class PageTable:
+    """Which blocks of the KV cache each sequence holds.
+
+    blocks         of the cache
+    block_tokens   tokens that a block holds
+
+    A block belongs to one sequence, or to several that share a prefix; it is free again when the last one lets it go.
+    A sequence that writes into a block which others hold gets a copy of its own.
+
+    >>> table = PageTable(blocks=4, block_tokens=16)
+    >>> table.add("a", 20)
+    >>> table.fork("a", "b")
+    >>> table.append("b")  # a copy of the second block: "a" holds it too
+    >>> table.blocks_of("a"), table.blocks_of("b"), table.free
+    ((0, 1), (0, 2), 1)
+    """
+
+    __slots__ = ("_free", "_held", "_new", "_shared", "_tokens", "block_tokens", "blocks")
+
+    def __init__(self, blocks: int, block_tokens: int = 16) -> None:
+        self.blocks = check_count("blocks", blocks)
+        self.block_tokens = check_count("block_tokens", block_tokens)
+        self._held: dict[Hashable, list[int]] = {}
+        self._tokens: dict[Hashable, int] = {}
+        self._free: list[int] = []  # given back; those from _new on were never used
+        self._new = 0
+        self._shared: dict[int, int] = {}  # holders of a block, where they are more than one
+
+    @property
+    def free(self) -> int:
+        """Blocks that nobody holds."""
+        return self.blocks - self._new + len(self._free)
+
+    @property
+    def used(self) -> int:
+        """Blocks that somebody holds, each counted once."""
+        return self._new - len(self._free)
+
+    def __contains__(self, sequence: Hashable) -> bool:
+        return sequence in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def blocks_of(self, sequence: Hashable) -> tuple[int, ...]:
+        """The blocks of a sequence, in the order of its tokens."""
+        return tuple(self._blocks(sequence))
+
+    def tokens_of(self, sequence: Hashable) -> int:
+        """The tokens that `add`, `append` and `fork` put there."""
+        self._blocks(sequence)
+        return self._tokens[sequence]
+
+    def add(self, sequence: Hashable, tokens: int, parent: Hashable = None, shared_tokens: int = 0) -> None:
+        """A new sequence; of `shared_tokens`, the whole blocks are those of `parent`."""
+        if sequence in self._held:
+            raise LLMHWError(f"sequence={sequence!r} holds blocks already; release it first")
+        held: list[int] = []
+        whole = shared_tokens // self.block_tokens
+        if whole:
+            held = self._blocks(parent)[:whole]
+            if shared_tokens > min(tokens, self._tokens[parent]):
+                raise LLMHWError(
+                    f"shared_tokens={shared_tokens} must be at most tokens={tokens} and those of parent={parent!r}, "
+                    f"{self._tokens[parent]}"
+                )
+        new = self._take(-(-tokens // self.block_tokens) - len(held))
+        for block in held:
+            self._shared[block] = self._shared.get(block, 1) + 1
+        self._held[sequence] = held + new if held else new
+        self._tokens[sequence] = tokens
+
+    def fork(self, parent: Hashable, child: Hashable) -> None:
+        """A new sequence that holds all the blocks of `parent`, as for a second answer to the same prompt."""
+        if child in self._held:
+            raise LLMHWError(f"child={child!r} holds blocks already; release it first")
+        blocks = self._blocks(parent)
+        for block in blocks:
+            self._shared[block] = self._shared.get(block, 1) + 1
+        self._held[child] = list(blocks)
+        self._tokens[child] = self._tokens[parent]
+
+    def append(self, sequence: Hashable, tokens: int = 1) -> None:
+        """More tokens at the end of a sequence; a last block that is not full and shared is copied first."""
+        blocks = self._blocks(sequence)
+        check_count("tokens", tokens, 0)
+        if not tokens:
+            return
+        before = self._tokens[sequence]
+        partial = before % self.block_tokens != 0
+        copy = partial and blocks[before // self.block_tokens] in self._shared
+        missing = max(0, -(-(before + tokens) // self.block_tokens) - len(blocks))
+        new = self._take(missing + copy)
+        if copy:
+            at = before // self.block_tokens
+            self._drop(blocks[at])
+            blocks[at] = new.pop()
+        blocks += new
+        self._tokens[sequence] = before + tokens
+
+    def grow(self, sequences: Iterable[Hashable]) -> int:
+        """One block more for each of these sequences, which the caller will fill; returns how many they were."""
+        free, held = self._free, self._held
+        grown = 0
+        for sequence in sequences:
+            if free:
+                held[sequence].append(free.pop())
+            else:
+                held[sequence] += self._take(1)
+            grown += 1
+        return grown
+
+    def release(self, sequence: Hashable) -> None:
+        """Forget a sequence; blocks that no other one holds are free."""
+        blocks = self._blocks(sequence)
+        del self._held[sequence], self._tokens[sequence]
+        if self._shared:
+            for block in blocks:
+                if block in self._shared:
+                    self._drop(block)
+                else:
+                    self._free.append(block)
+        else:
+            self._free += blocks
+
+    def check(self) -> None:
+        """Raise AssertionError if a block is lost, free while it is held, or shared without being counted."""
+        holders: dict[int, int] = {}
+        for sequence, blocks in self._held.items():
+            assert len(set(blocks)) == len(blocks), f"{sequence!r} holds a block twice"
+            assert len(blocks) * self.block_tokens >= self._tokens[sequence], f"{sequence!r} has tokens without a block"
+            for block in blocks:
+                holders[block] = holders.get(block, 0) + 1
+        assert {block: n for block, n in holders.items() if n > 1} == self._shared, "holders are miscounted"
+        free = set(self._free)
+        assert len(free) == len(self._free), "a block is free twice"
+        assert not free & holders.keys(), "a block is free and held"
+        assert free | holders.keys() == set(range(self._new)), "a block is lost"
+        assert self._new <= self.blocks, "more blocks than there are"
+
+    def _blocks(self, sequence: Hashable) -> list[int]:
+        try:
+            return self._held[sequence]
+        except KeyError:
+            raise LLMHWError(f"sequence={sequence!r} holds no blocks; add it first") from None
+
+    def _take(self, count: int) -> list[int]:
+        free = self._free
+        if count <= 0:
+            return []
+        if count <= len(free):
+            taken = free[-count:]
+            del free[-count:]
+            return taken
+        if count > self.free:
+            raise OutOfBlocksError(
+                f"{count} blocks are needed and {self.free} of {self.blocks} are free; release a sequence"
+            )
+        more = count - len(free)
+        taken = [*free, *range(self._new, self._new + more)]
+        free.clear()
+        self._new += more
+        return taken
+
+    def _drop(self, block: int) -> None:
+        """One holder less of a shared block."""
+        holders = self._shared[block] - 1
+        if holders == 1:
+            del self._shared[block]
+        else:
+            self._shared[block] = holders

@@ -1,0 +1,329 @@
+"""What comes to an engine: requests at random, from users who wait, or as they were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, exp, inf, isfinite
+from os import PathLike
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from llmhw.queueing import number_from
+from llmhw.units import LLMHWError, check_count, nearest
+
+
+class Request(NamedTuple):
+    """One request: when it comes, tokens of its prompt, tokens that it makes the engine generate.
+
+    name   what messages call it; default: its number
+    """
+
+    arrival_seconds: float
+    input_tokens: int
+    output_tokens: int
+    name: str = ""
+
+
+class Distribution(Protocol):
+    """Lengths in tokens, drawn one at a time from a seeded generator."""
+
+    def draw(self, random: Random, /) -> int:
+        """The next length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Whole numbers from `low` to `high`, all equally likely."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        check_count("high", self.high, check_count("low", self.low))
+
+    def draw(self, random: Random, /) -> int:
+        return random.randint(self.low, self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Exponential:
+    """Exponential with that mean, rounded up to whole tokens."""
+
+    mean: float
+
+    def __post_init__(self) -> None:
+        number_from("mean", self.mean, above=True)
+
+    def draw(self, random: Random, /) -> int:
+        return max(1, ceil(random.expovariate(1) * self.mean))
+
+
+@dataclass(frozen=True, slots=True)
+class LogNormal:
+    """Half of the lengths below `median`; their logarithm has the standard deviation `sigma`.
+
+    least, most   lengths beyond are cut to these
+    """
+
+    median: float
+    sigma: float
+    least: int = 1
+    most: int | None = None
+
+    def __post_init__(self) -> None:
+        number_from("median", self.median, above=True)
+        number_from("sigma", self.sigma)
+        least = check_count("least", self.least)
+        if self.most is not None:
+            check_count("most", self.most, least)
+
+    def draw(self, random: Random, /) -> int:
+        # beyond the exponent of 60 no length is printable, let alone served
+        length = round(self.median * exp(min(random.gauss(0, 1) * self.sigma, 60.0)))
+        return max(self.least, length if self.most is None else min(length, self.most))
+
+
+@dataclass(frozen=True, slots=True)
+class Empirical:
+    """Lengths drawn from those given, each as likely as it is frequent."""
+
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise LLMHWError("values=() must hold at least one length")
+        object.__setattr__(self, "values", tuple(check_count("values", value) for value in self.values))
+
+    @classmethod
+    def from_csv(cls, path: str | PathLike[str], column: str) -> Empirical:
+        """The lengths of one column of a CSV file, such as output_tokens of a recorded trace."""
+        values = tuple(_whole(row, column, place) for place, row in _read_rows(path, (column,)))
+        if not values:
+            raise LLMHWError(f"{path} has no rows; a distribution needs at least one length")
+        return cls(values)
+
+    def draw(self, random: Random, /) -> int:
+        return random.choice(self.values)
+
+
+Lengths = int | Distribution
+
+
+def drawer(argument: str, lengths: Lengths, seed: int) -> Callable[[], int]:
+    """A function that gives the next length; every argument has its own stream of random numbers."""
+    if isinstance(lengths, (int, float)):
+        constant = check_count(argument, lengths)
+        return lambda: constant
+    if not callable(getattr(lengths, "draw", None)):
+        raise LLMHWError(
+            f"{argument}={lengths!r} must be a whole number or a distribution such as LogNormal(median=200, sigma=1)"
+        )
+    random = _stream(seed, argument)
+    draw = lengths.draw
+    return lambda: draw(random)
+
+
+def _stream(seed: int, what: str) -> Random:
+    # a text is hashed by SHA-512, alike everywhere
+    return Random(f"{seed} {what}")
+
+
+def _check_seed(seed: Any) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise LLMHWError(f"seed={seed!r} must be a whole number")
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Requests that come at random, independently of each other, `rate` a second on average.
+
+    requests        how many; or None
+    seconds         how long they come; or None. One of the two is needed; with both, what ends first
+    input_tokens    length of the prompts: a whole number, or a distribution
+    output_tokens   tokens to generate, likewise
+    seed            fixes all draws: the same on every platform, to the last digit of its log and exp; arrivals and
+                    both lengths have streams of their own, so that a change of one leaves the others as they are
+    """
+
+    rate: float
+    input_tokens: Lengths
+    output_tokens: Lengths
+    requests: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rate, (int, float)) and self.rate == 0:
+            raise LLMHWError(f"rate={self.rate!r} must be a number above 0; no request would ever come")
+        number_from("rate", self.rate, above=True)
+        if self.requests is None and self.seconds is None:
+            raise LLMHWError("requests=None needs seconds= in its place: without both, the requests never end")
+        if self.requests is not None:
+            check_count("requests", self.requests, 0)
+        if self.seconds is not None:
+            number_from("seconds", self.seconds)
+        _check_seed(self.seed)
+        drawer("input_tokens", self.input_tokens, 0)
+        drawer("output_tokens", self.output_tokens, 0)
+
+    def __iter__(self) -> Iterator[Request]:
+        wait = _stream(self.seed, "arrivals").expovariate
+        inputs = drawer("input_tokens", self.input_tokens, self.seed)
+        outputs = drawer("output_tokens", self.output_tokens, self.seed)
+        end = inf if self.seconds is None else self.seconds
+        left = -1 if self.requests is None else self.requests
+        clock = 0.0
+        while left:
+            clock += wait(self.rate)
+            if clock > end:
+                return
+            yield Request(clock, inputs(), outputs())
+            left -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A fixed number of users: each sends its next request when its last one is answered.
+
+    concurrency     users
+    requests        of all users together
+    think_seconds   from an answer to the same user's next request
+
+    The other arguments are those of `Poisson`.
+    """
+
+    concurrency: int
+    input_tokens: Lengths
+    output_tokens: Lengths
+    requests: int
+    think_seconds: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("concurrency", self.concurrency)
+        check_count("requests", self.requests, 0)
+        number_from("think_seconds", self.think_seconds)
+        _check_seed(self.seed)
+        drawer("input_tokens", self.input_tokens, 0)
+        drawer("output_tokens", self.output_tokens, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Requests of a CSV file, read line by line while they are needed.
+
+    path    columns arrival_seconds, or gap_seconds since the request before; input_tokens; output_tokens; any others
+            are ignored
+    speed   2 replays the trace twice as fast
+    most    requests to read; default: all
+
+    A wrong cell, or an arrival before the one in the row above, raises `LLMHWError` with file, line and rule.
+    """
+
+    path: str | PathLike[str]
+    speed: float = 1.0
+    most: int | None = None
+
+    def __post_init__(self) -> None:
+        number_from("speed", self.speed, above=True)
+        if self.most is not None:
+            check_count("most", self.most, 0)
+
+    def __iter__(self) -> Iterator[Request]:
+        clock = 0.0
+        rows = _read_rows(self.path, ("input_tokens", "output_tokens"), ("arrival_seconds", "gap_seconds"))
+        for number, (place, row) in enumerate(rows):
+            if number == self.most:
+                return
+            if "arrival_seconds" not in row:
+                gap = _number(row, "gap_seconds", place)
+                if gap < 0:
+                    raise LLMHWError(
+                        f"{place}: gap_seconds={row['gap_seconds']!r} must be a number of at least 0; "
+                        "sort the requests by arrival"
+                    )
+                clock += gap
+            else:
+                arrival = _number(row, "arrival_seconds", place)
+                if number and arrival < clock:
+                    raise LLMHWError(
+                        f"{place}: arrival_seconds={row['arrival_seconds']!r} must not be before that of the request "
+                        f"above, {clock!r}; sort the requests by arrival"
+                    )
+                clock = arrival
+            yield Request(
+                clock / self.speed, _whole(row, "input_tokens", place), _whole(row, "output_tokens", place), place
+            )
+
+
+def _number(row: Mapping[str, str], column: str, place: str) -> float:
+    text = row[column]
+    try:
+        value = float(text)
+    except ValueError:
+        value = inf
+    # float() also reads "1_000", "nan" and "inf"
+    if not isfinite(value) or "_" in text:
+        raise LLMHWError(f"{place}: {column}={text!r} must be a number, without unit and thousands separators")
+    return value
+
+
+def _whole(row: Mapping[str, str], column: str, place: str) -> int:
+    value = _number(row, column, place)
+    if not value.is_integer() or value < 1:
+        raise LLMHWError(f"{place}: {column}={row[column]!r} must be a whole number of at least 1")
+    return int(value)
+
+
+def _read_rows(
+    path: str | PathLike[str], needed: tuple[str, ...], one_of: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file, each with its place for messages; empty lines are left out."""
+    from csv import Error, reader
+    from os.path import isdir
+
+    if isdir(path):
+        raise LLMHWError(f"{path} is a folder; give the path of a CSV file")
+    columns: list[str] = []
+    line = 1
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = reader(file, strict=True)
+            for values in lines:
+                cells = [value.strip() for value in values]
+                place, line = f"{path}, line {line}", lines.line_num + 1
+                if not any(cells):
+                    continue
+                if not columns:
+                    columns = cells
+                    _check_columns(str(path), columns, needed, one_of)
+                    continue
+                if any(cells[len(columns) :]):
+                    raise LLMHWError(f"{place}: {len(cells)} cells for {len(columns)} columns; put one in each")
+                cells += [""] * (len(columns) - len(cells))
+                yield place, dict(zip(columns, cells, strict=False))
+    except FileNotFoundError:
+        raise LLMHWError(f"{path} does not exist; give the path of a CSV file") from None
+    except UnicodeDecodeError:
+        raise LLMHWError(f"{path} is not text in UTF-8, after line {line - 1}; save it as CSV in UTF-8") from None
+    except Error as error:
+        raise LLMHWError(f"{path}, line {line} is not CSV ({error}); close its quotes") from None
+    except OSError as error:
+        raise LLMHWError(f"{path} cannot be read ({error.strerror}); give the path of a CSV file") from None
+    if not columns:
+        raise LLMHWError(f"{path} is empty; its first line must name the columns")
+
+
+def _check_columns(path: str, columns: list[str], needed: tuple[str, ...], one_of: tuple[str, ...]) -> None:
+    twice = next((column for column in columns if column and columns.count(column) > 1), None)
+    if twice:
+        raise LLMHWError(f"{path} has the column {twice!r} twice; rename or remove one")
+    there = f"its columns are {', '.join(columns)}"
+    for column in needed:
+        if column not in columns:
+            close = nearest(column, [c for c in columns if c], 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise LLMHWError(f"column {column!r}{hint} is missing in {path}; {there}")
+    if one_of and not any(column in columns for column in one_of):
+        raise LLMHWError(f"column {' or '.join(map(repr, one_of))} is missing in {path}; {there}")

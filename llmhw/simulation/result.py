@@ -1,0 +1,161 @@
+"""What a simulation found, as fields, text and tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any
+
+from llmhw.simulation.engine import SLO
+from llmhw.simulation.record import RequestTrace, StepTrace
+from llmhw.simulation.statistics import Spread
+from llmhw.units import format_quantity, html_table
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SimulationResult:
+    """What a simulation found.
+
+    mode                       of the engine
+    requests                   that were answered; `unanswered`: in flight when it was interrupted
+    seconds                    from the first arrival to the last answer
+    requests_per_second, output_tokens_per_second   over `seconds`
+    input_tokens, output_tokens   of the requests answered
+    ttft, tpot, latency, wait  seconds to the first token, between the tokens after it, to the last one, and from
+                               arrival to admission, each as a `Spread`
+    relative_error             of the percentiles: 0 up to 10,000 requests; means and the largest are exact
+    slo, good, goodput, goodput_per_second   the objective, the requests that keep it, their share, and how many a
+                               second; None without one
+    mean_in_system, mean_waiting   requests, by Little's law: exact, as all of a complete run come and go in `seconds`
+    mean_batch, largest_batch  sequences in the batch, over the time in which there is one
+    utilization                share of `seconds` in which the engine is busy; with prefill machines, of the decode
+                               machine, and `prefill_utilization` of the others
+    kv_occupancy, kv_peak      share of the KV blocks that are held, mean over `seconds` and largest; None without limit
+    steps                      of the engine
+    preemptions, recomputed_tokens   sequences that had to give their blocks back, and tokens computed again for it
+    complete, note             False if it was interrupted, and where
+    requests_trace, steps_trace   what was asked to be traced
+    """
+
+    mode: str
+    requests: int
+    unanswered: int
+    seconds: float
+    requests_per_second: float
+    output_tokens_per_second: float
+    input_tokens: int
+    output_tokens: int
+    ttft: Spread
+    tpot: Spread
+    latency: Spread
+    wait: Spread
+    relative_error: float
+    slo: SLO | None
+    good: int | None
+    goodput: float | None
+    goodput_per_second: float | None
+    mean_in_system: float
+    mean_waiting: float
+    mean_batch: float
+    largest_batch: int
+    utilization: float
+    prefill_utilization: float | None
+    kv_occupancy: float | None
+    kv_peak: float | None
+    steps: int
+    preemptions: int
+    recomputed_tokens: int
+    complete: bool = True
+    note: str = ""
+    requests_trace: tuple[RequestTrace, ...] = ()
+    steps_trace: tuple[StepTrace, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """One line that says what was simulated."""
+        if not self.requests:
+            return f"{self.mode} batching: no request was answered" + (f" ({self.note})" if self.note else "")
+        partial = f" ({self.note})" if self.note else ""
+        seconds = format_quantity(self.seconds, "seconds")
+        return f"{self.mode} batching: {self.requests:,} requests in {seconds}{partial}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the traces as plain values; an objective that is not set is None."""
+
+        def plain(value: float) -> float | None:
+            return None if value == inf else value
+
+        traces = ("requests_trace", "steps_trace")
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in traces}
+        slo = self.slo
+        return found | {
+            "ttft": self.ttft.to_dict(),
+            "tpot": self.tpot.to_dict(),
+            "latency": self.latency.to_dict(),
+            "wait": self.wait.to_dict(),
+            "slo": None
+            if slo is None
+            else {"ttft_seconds": plain(slo.ttft_seconds), "tpot_seconds": plain(slo.tpot_seconds)},
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Quantity, value and what belongs to it, as text."""
+        if not self.requests:
+            return [("requests", "0", self.note or "no request came")]
+
+        def times(name: str, spread: Spread) -> tuple[str, str, str]:
+            rest = ", ".join(
+                f"{q} {format_quantity(getattr(spread, q), 'seconds')}" for q in ("p50", "p90", "p95", "p99")
+            )
+            if not spread.count:
+                return name, "none", "all answers have one token"
+            return name, format_quantity(spread.mean, "seconds"), rest
+
+        rows = [
+            ("requests", f"{self.requests:,}", format_quantity(self.requests_per_second, "a second")),
+            (
+                "output tokens",
+                f"{self.output_tokens:,}",
+                f"{format_quantity(self.output_tokens_per_second, 'a second')}",
+            ),
+            times("time to first token", self.ttft),
+            times("time per token", self.tpot),
+            times("latency", self.latency),
+            times("wait in the queue", self.wait),
+            (
+                "batch",
+                f"{self.mean_batch:.1f}",
+                f"largest {self.largest_batch:,}; {self.mean_in_system:.1f} requests in the system",
+            ),
+            ("utilization", format_quantity(self.utilization, "fraction"), f"{self.steps:,} steps"),
+        ]
+        if self.prefill_utilization is not None:
+            rows.append(("prefill utilization", format_quantity(self.prefill_utilization, "fraction"), ""))
+        if self.kv_occupancy is not None and self.kv_peak is not None:
+            peak = format_quantity(self.kv_peak, "fraction")
+            rows.append(("KV blocks held", format_quantity(self.kv_occupancy, "fraction"), f"at most {peak}"))
+        if self.preemptions:
+            again = f"{self.recomputed_tokens:,} tokens computed again"
+            rows.append(("preemptions", f"{self.preemptions:,}", again))
+        if self.slo is not None and self.goodput is not None:
+            limits = [
+                f"{name} at most {format_quantity(limit, 'seconds')}"
+                for name, limit in (("first token", self.slo.ttft_seconds), ("token", self.slo.tpot_seconds))
+                if limit < inf
+            ]
+            met = "" if self.good else "; no request keeps it"
+            rate = format_quantity(self.goodput_per_second, "a second")
+            rows.append(
+                ("goodput", format_quantity(self.goodput, "fraction"), ", ".join([rate, *limits]) + met),
+            )
+        return rows
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
+        return "\n".join([self.title, *(f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())
