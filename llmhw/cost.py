@@ -619,7 +619,7 @@ def training_run(
     shown += [goodput, wall, failures, hours]
 
     reasons: dict[str, str] = {}
-    paid = _price_of(device, count, price, provider, region, kind, reasons)
+    paid = price_of(device, count, price, provider, region, kind, reasons)
     cost = None
     if paid is not None:
         rate = paid.dollars_per_device_hour
@@ -676,7 +676,7 @@ def training_run(
     )
 
 
-def _price_of(
+def price_of(
     device: Accelerator,
     count: int,
     price: float | Price | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from math import log
 from statistics import median
@@ -253,13 +253,13 @@ def configuration(row: Row) -> tuple[str, ...]:
 
 
 def fit(
-    rows: list[Row], *, without: str = "", calibration: Mapping[str, Any] | None = None, fresh: bool = False
+    rows: list[Row], *, without: Collection[str] = (), calibration: Mapping[str, Any] | None = None, fresh: bool = False
 ) -> dict[str, Any]:
     """The constants of an engine's time that suit these rows best; see `training_throughput.fit`."""
     known = dict(calibration or read_calibration("serving_time"))
     found: dict[tuple[str, ...], list[tuple[Row, float]]] = {}
     for row in rows:
-        if without and source_family(row.source) == without:
+        if source_family(row.source) in without:
             continue
         try:
             made = predict(row, calibration=known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from math import log
@@ -394,11 +394,11 @@ def _prediction(found: Any, predicted: float, measured: float, unit: str, slower
 
 
 def fit(
-    rows: list[Row], *, without: str = "", calibration: Mapping[str, Any] | None = None, fresh: bool = False
+    rows: list[Row], *, without: Collection[str] = (), calibration: Mapping[str, Any] | None = None, fresh: bool = False
 ) -> dict[str, Any]:
     """The constants of time that suit these rows best, as `predict` and `llmhw train --calibration` take them.
 
-    without       leave out the sources of this family
+    without       leave out the sources of these families
     calibration   where to start from; default: those of `calibration.json`
     fresh         start from the priors, as the constants of `calibration.json` were made, not from its values
 
@@ -408,7 +408,7 @@ def fit(
     known = dict(calibration or read_calibration("training_time"))
     found: dict[tuple[str, ...], list[tuple[Row, TrainingJob, float]]] = {}
     for row in rows:
-        if without and source_family(row.source) == without:
+        if source_family(row.source) in without:
             continue
         try:
             job = job_of(row, calibration=known)
