@@ -127,8 +127,8 @@ def growing_cache_bytes(*, cache: Any, temporaries: Any, share: Any, beside: Any
 
 
 def memory_constant(name: str, calibration: Mapping[str, Any] | None = None) -> float:
-    """A constant of serving memory from `calibration.json`, which says what each is and what it was fitted to."""
-    return float((read_calibration("serving_memory") if calibration is None else calibration)[name])
+    """A constant of serving memory: from `calibration`, else from `calibration.json`, which says what each is."""
+    return float((calibration or {}).get(name, read_calibration("serving_memory")[name]))
 
 
 # -- memory: one device -----------------------------------------------------------------------
