@@ -65,7 +65,8 @@ class Engine:
     Continuous batching admits in the order of arrival. When blocks run out, the youngest sequence gives all of its own
     back and goes to the head of the queue; its prompt and what it generated are computed again. A prompt gets all
     its blocks on admission, also if it is computed in chunks. In static and dynamic batches each member reserves the
-    cache of the longest prompt and the longest answer.
+    cache of the longest prompt and the longest answer. Prefill machines keep what waits for the decode machine,
+    without limit; a sequence that this one preempts, it computes again itself.
     """
 
     step: StepSeconds

@@ -73,7 +73,7 @@ def mean(found: SimulationResult, name: str) -> float:
 def one_server(lengths: Any, rate: float) -> SimulationResult:
     """A server for one request at a time, whose prompt takes 10 us a token."""
     model = StepModel(0, prefill_token_seconds=1e-5)
-    load = Poisson(rate, input_tokens=lengths, output_tokens=1, requests=60_000, seed=5)
+    load = Poisson(rate, input_tokens=lengths, output_tokens=1, requests=40_000, seed=5)
     return simulate(Engine(model, mode="static", max_sequences=1, block_tokens=2**17), load)
 
 
@@ -100,14 +100,14 @@ def test_constant_service_is_m_d_1(rho: float) -> None:
 @pytest.mark.parametrize("mode", ["dynamic", "continuous"])
 def test_a_batch_of_all_that_wait_is_batch_service(rate: float, mode: str) -> None:
     """One step serves whoever is there, for a constant time."""
-    load = Poisson(rate, input_tokens=1, output_tokens=1, requests=30_000, seed=1)
+    load = Poisson(rate, input_tokens=1, output_tokens=1, requests=20_000, seed=1)
     found = simulate(Engine(StepModel(1.0), mode=mode, max_sequences=1000), load)
     wait = queueing.batch_service_wait_seconds(arrivals_per_second=rate, service_seconds=1)
     assert mean(found, "wait") == pytest.approx(wait, rel=0.02)
 
 
 def test_a_static_batch_waits_until_it_is_full() -> None:
-    load = Poisson(4, input_tokens=1, output_tokens=1, requests=45_000, seed=1)
+    load = Poisson(4, input_tokens=1, output_tokens=1, requests=27_000, seed=1)
     found = simulate(Engine(StepModel(1e-6), mode="static", max_sequences=9), load)
     assert mean(found, "wait") == pytest.approx(queueing.batch_fill_seconds(arrivals_per_second=4, batch=9), rel=0.02)
 
@@ -165,6 +165,91 @@ def test_many_steps_at_once_are_the_same_as_one_by_one(mode: str, load: Any) -> 
     assert at_once.to_dict() == one_by_one.to_dict()
     assert at_once.requests == 400
     assert at_once.output_tokens > 0
+
+
+def plain_continuous(machine: Engine, load: list[Request]) -> dict[int, tuple[float, float, float, int]]:
+    """Continuous batching written a second time, for reading: every step looks at every sequence."""
+
+    def held(sequence: dict[str, Any]) -> int:
+        return -(-sequence["cached"] // machine.block_tokens)
+
+    assert machine.kv_blocks is not None
+    queue = [
+        {"number": i, "request": r, "made": 0, "cached": 0, "preempted": 0, "first": None, "admitted": None}
+        for i, r in enumerate(load)
+    ]
+    running: list[dict[str, Any]] = []
+    again: list[dict[str, Any]] = []
+    done: dict[int, tuple[float, float, float, int]] = {}
+    now = 0.0
+    while queue or running or again:
+        prompts: list[dict[str, Any]] = []
+        left = machine.max_batched_tokens
+        while len(running) < machine.max_sequences and (again or (queue and queue[0]["request"][0] <= now)):
+            head = (again or queue)[0]
+            tokens = head["request"].input_tokens + head["made"]
+            free = machine.kv_blocks - sum(map(held, running))
+            spare = int(machine.watermark * machine.kv_blocks) if running else 0
+            if (prompts and tokens > left) or -(-tokens // machine.block_tokens) > free - spare:
+                break
+            running.append((again or queue).pop(0))
+            head["cached"] = tokens
+            head["admitted"] = now if head["admitted"] is None else head["admitted"]
+            prompts.append(head)
+            left -= tokens
+        if prompts:
+            now += machine.step(sum(s["cached"] for s in prompts), 0, 0, 0)
+        elif running:
+            while sum(-(-(s["cached"] + 1) // machine.block_tokens) for s in running) > machine.kv_blocks:
+                youngest = running.pop()
+                youngest["cached"], youngest["preempted"] = 0, youngest["preempted"] + 1
+                again.insert(0, youngest)
+            now += machine.step(0, 0, len(running), sum(s["cached"] for s in running))
+            for sequence in running:
+                sequence["cached"] += 1
+        else:
+            now = queue[0]["request"].arrival_seconds
+        for sequence in prompts or list(running):
+            sequence["made"] += 1
+            sequence["first"] = now if sequence["first"] is None else sequence["first"]
+            if sequence["made"] == sequence["request"].output_tokens:
+                running.remove(sequence)
+                done[sequence["number"]] = (sequence["admitted"], sequence["first"], now, sequence["preempted"])
+    return done
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=25),
+    blocks=st.integers(0, 30),
+    block_tokens=st.sampled_from([1, 3, 8]),
+    sequences=st.integers(1, 10),
+    batched=st.sampled_from([1, 30, 1000]),
+    watermark=st.sampled_from([0.0, 0.01, 0.2]),
+)
+def test_continuous_batching_is_what_the_plain_version_does(
+    requests: list[tuple[int, int, int]],
+    blocks: int,
+    block_tokens: int,
+    sequences: int,
+    batched: int,
+    watermark: float,
+) -> None:
+    load = [Request(at / 128, inputs, outputs) for at, inputs, outputs in sorted(requests)]
+    longest = max(-(-(r.input_tokens + r.output_tokens - 1) // block_tokens) for r in load)
+    machine = Engine(
+        EXACT,
+        max_sequences=sequences,
+        max_batched_tokens=batched,
+        kv_blocks=longest + blocks,
+        block_tokens=block_tokens,
+        watermark=watermark,
+    )
+    found = simulate(machine, load, trace_requests=len(load))
+    assert {
+        r.number: (r.admitted_seconds, r.first_token_seconds, r.finish_seconds, r.preemptions)
+        for r in found.requests_trace
+    } == plain_continuous(machine, load)
 
 
 @pytest.mark.parametrize("mode", MODES)
