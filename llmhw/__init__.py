@@ -35,7 +35,8 @@ from llmhw.precision import NumberFormat, number_format, number_formats
 from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
-    from llmhw.job import Parallelism, TrainingJob
+    from llmhw.job import Parallelism, ServingJob, TrainingJob
+    from llmhw.serving import ServingMemory, serving_memory
     from llmhw.training import TrainingEstimate, train
     from llmhw.training import memory as training_memory
 
@@ -44,8 +45,11 @@ __version__ = "0.1.0"
 # Layouts are loaded when they are first asked for, so that `import llmhw` stays quick.
 _LATER = {
     "Parallelism": ("llmhw.job", "Parallelism"),
+    "ServingJob": ("llmhw.job", "ServingJob"),
+    "ServingMemory": ("llmhw.serving", "ServingMemory"),
     "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "serving_memory": ("llmhw.serving", "serving_memory"),
     "train": ("llmhw.training", "train"),
     "training_memory": ("llmhw.training", "memory"),
 }
@@ -70,6 +74,8 @@ __all__ = [
     "ModelSpec",
     "NumberFormat",
     "Parallelism",
+    "ServingJob",
+    "ServingMemory",
     "TrainingEstimate",
     "TrainingJob",
     "accelerator",
@@ -92,6 +98,7 @@ __all__ = [
     "number_format",
     "number_formats",
     "prices",
+    "serving_memory",
     "train",
     "training_flops",
     "training_memory",

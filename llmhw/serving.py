@@ -15,7 +15,7 @@ from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.sharding import local_tensor, outer_tensors, split_of
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, format_quantity, html_table, where
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, format_quantity, html_table, maximum
 
 # -- memory: formulas -------------------------------------------------------------------------
 
@@ -30,7 +30,10 @@ def paged_tokens(*, tokens: Any, page_size: Any) -> Any:
     return ceil_div(tokens, page_size) * page_size
 
 
-@formula(source="PagedAttention (Kwon et al. 2023), section 3.1: at most one page a sequence is partly empty", unit="")
+@formula(
+    source="PagedAttention (Kwon et al. 2023), section 3.1: at most one page a sequence is partly empty",
+    unit="fraction",
+)
 def paged_waste(*, tokens: Any, page_size: Any) -> Any:
     """Share of a sequence's pages that lies empty, on average over lengths near `tokens`.
 
@@ -40,7 +43,9 @@ def paged_waste(*, tokens: Any, page_size: Any) -> Any:
     return (page_size - 1) / 2 / (tokens + (page_size - 1) / 2)
 
 
-@formula(source="PagedAttention (Kwon et al. 2023), section 3.1: reserved for the longest possible answer", unit="")
+@formula(
+    source="PagedAttention (Kwon et al. 2023), section 3.1: reserved for the longest possible answer", unit="fraction"
+)
 def contiguous_waste(*, tokens: Any, reserved: Any) -> Any:
     """Share of the cache that lies empty when each sequence has one block for its greatest length.
 
@@ -108,7 +113,7 @@ def cache_tokens(*, left_bytes: Any, token_bytes: Any, page_size: Any) -> Any:
     >>> cache_tokens(left_bytes=10 * 2**30, token_bytes=131072, page_size=16)
     81920
     """
-    return where(left_bytes > 0, left_bytes // (token_bytes * page_size) * page_size, 0)
+    return maximum(0, left_bytes) // (token_bytes * page_size) * page_size
 
 
 @formula(source="a cache that grows by concatenation: the old one is there while the new one is made", unit="bytes")
@@ -123,7 +128,7 @@ def growing_cache_bytes(*, cache: Any, temporaries: Any, share: Any, beside: Any
     >>> growing_cache_bytes(cache=2**30, temporaries=0, share=1, beside=0) / 2**30
     2.0
     """
-    return share * (cache + where(temporaries > cache, temporaries, cache)) + beside
+    return share * (cache + maximum(cache, temporaries)) + beside
 
 
 def memory_constant(name: str, calibration: Mapping[str, Any] | None = None) -> float:

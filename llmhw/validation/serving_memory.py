@@ -20,7 +20,7 @@ from llmhw.model import ModelSpec, model
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
 from llmhw.serving import generation_memory, growing_cache_bytes, prompt_workspace, serving_memory
 from llmhw.sharding import split_of
-from llmhw.units import GIB, MIB, LLMHWError
+from llmhw.units import GIB, MIB, LLMHWError, maximum
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
 
@@ -474,7 +474,7 @@ def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) ->
     >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
     266.5
     """
-    return batch * ((vocab if vocab > scores else scores) + 2 * hidden) * 4
+    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
 
 
 def _compute(row: Row, spec: ModelSpec, quantity: str) -> float:
