@@ -329,7 +329,6 @@ def _work(spec: ModelSpec, layer: Layer, tp: int, attention_dp: bool, tokens: fl
         dp=tp if attention_dp else 1,
         tp=ranks,
         ep=tp if experts > 1 and experts % tp == 0 else 1,
-        expert_tp=1 if experts > 1 and experts % tp == 0 else 1,
         sequence_parallel=ranks > 1,
     )
     mine = max(1, round(tokens / tp)) if attention_dp else max(1, round(tokens))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
+from llmhw.files import write_whole
 from llmhw.units import LLMHWError
 
 
@@ -30,37 +31,15 @@ def read_constants(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def write_constants(path: str | PathLike[str], make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Write what `make()` gives as JSON to `path`, and return it.
+    """Write what `make()` gives as JSON to `path`, whole or not at all, and return it."""
+    made: list[Mapping[str, Any]] = []
 
-    A file that was there stays until the new one is whole. The folder is tried before `make` is called, since a fit
-    may take minutes.
-    """
-    from contextlib import suppress
-    from os import fsync, getpid, replace
-    from os.path import exists as path_exists  # False for a name that is too long; Path.exists raises
-    from pathlib import Path
+    def text() -> str:
+        made.append(make())
+        return _json(made[0])
 
-    # the target of a link, not the link, is what is replaced
-    file = Path(path).resolve()
-    if path_exists(file) and not file.is_file():
-        raise LLMHWError(f"{path} is not a file; give the path of a JSON file to write")
-    if not file.parent.is_dir():
-        raise LLMHWError(f"{path} cannot be written: the folder {file.parent} does not exist; create it first")
-    beside = file.with_name(f".{file.name}.{getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as out:
-            constants = make()
-            out.write(_json(constants))
-            out.flush()
-            fsync(out.fileno())
-        replace(beside, file)
-    except OSError as error:
-        reason = f"{path} cannot be written ({error.strerror}); give a path in a folder you may write"
-        raise LLMHWError(reason) from None
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-    return constants
+    write_whole(path, text)
+    return made[0]
 
 
 def _json(constants: Mapping[str, Any]) -> str:

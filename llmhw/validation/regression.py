@@ -129,6 +129,4 @@ def fit_calibration(
 
     start = [float(known["prior"][name]["value"]) if fresh else value(name) for name in names]
     spread = [float(known["prior"][name]["spread"]) for name in names]
-    return put(
-        [float(f"{v:.4g}") for v in robust_fit(residuals, start, spread, touched, len(belongs), noise=noise)]
-    )
+    return put([float(f"{v:.4g}") for v in robust_fit(residuals, start, spread, touched, len(belongs), noise=noise)])

@@ -152,13 +152,15 @@ def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, cou
         raise row.error("quant", f"one of {', '.join(_FORMATS)}")
     stored, cached = _FORMATS[word]
     experts = spec.parameters.active != spec.parameters.total
+    ranks = tp or row.count("tp")
+    shared = experts and ranks > 1 and ("attention-DP" in row["notes"] or "MLPerf" in row["source"])
     return engine_of(
         spec,
         Cluster(device, count, 8),
         engine=engine_name(row),
-        tp=tp or row.count("tp"),
+        tp=ranks,
         pp=row.count("pp"),
-        attention_dp=experts and ("attention-DP" in row["notes"] or "MLPerf" in row["source"]) and (tp or row.count("tp")) > 1,
+        attention_dp=shared,
         weights=stored,
         kv=cached,
         calibration=calibration,
@@ -189,11 +191,11 @@ def _room(engine: Engine, tokens: float) -> float:
 
 
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
-    """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot be."""
+    """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot."""
     known = calibration or read_calibration("serving_time")
     metric, value = row["metric"], row.positive("value", None)
     if row["gpu"] == "A100 SXM 80GB" and metric == "prefill_tok_per_s":
-        raise LLMHWError("681 tokens/s on A100 SXM beside 7,504 on A100 PCIe in the same table: the card was not itself")
+        raise LLMHWError("681 tokens/s on A100 SXM beside 7,504 on A100 PCIe in one table: the card was not itself")
     if metric == "tokens_per_s_total" and "MLPerf" in row["source"]:
         return _prediction(_offline(row, known), value, metric, False, known)
     engine = _engine(row, known)
@@ -224,7 +226,8 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
             predicted = offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer)
         predicted /= row.count("n_gpus") if metric.endswith("per_gpu") else 1
     else:
-        raise row.error("metric", "decode_tok_per_s, prefill_tok_per_s, ttft_ms, request_latency_ms or output_tokens_...")
+        known_metrics = "decode_tok_per_s, prefill_tok_per_s, ttft_ms, request_latency_ms or output_tokens_..."
+        raise row.error("metric", known_metrics)
     return _prediction(predicted, value, metric, seconds, known)
 
 

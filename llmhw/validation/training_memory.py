@@ -14,7 +14,7 @@ from typing import Any
 
 from llmhw.activations import layer_activations, saved_bytes
 from llmhw.catalog import read_calibration, read_model
-from llmhw.formula import Estimate, Term, formula, term
+from llmhw.formula import Term, formula, term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import state_bytes, weights

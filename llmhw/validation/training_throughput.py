@@ -212,7 +212,7 @@ _COMPUTE = {
 
 
 def _compute(row: Row, device: Accelerator) -> str:
-    """The number format of matrix products; scales of blocks are software's on Hopper, the multipliers' on Blackwell."""
+    """The number format of matrix products; Hopper scales blocks in software, Blackwell in its multipliers."""
     word = row["precision"].lower().split(" ")[0].split("/")[0] or "bf16"
     if word not in _COMPUTE:
         raise row.error("precision", f"one of {', '.join(_COMPUTE)}")
@@ -308,7 +308,10 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     cluster=cluster,
                     parallelism=Parallelism(
                         dp=dp,
-                        **sizes,
+                        tp=sizes["tp"],
+                        pp=pp,
+                        cp=sizes["cp"],
+                        ep=sizes["ep"],
                         vpp=vpp,
                         zero=zero,
                         sequence_parallel=sequence,
@@ -426,6 +429,7 @@ def fit(
     data = [(same[0][0], same[0][1], median(seconds for _, _, seconds in same)) for same in found.values()]
     if not data:
         raise LLMHWError("rows=[] has no row that can be predicted, so nothing can be fitted")
+
     def residual(tried: Mapping[str, Any], i: int) -> float:
         row, job, seconds = data[i]
         return log(time_step(job, software(row), calibration=tried).total / seconds)

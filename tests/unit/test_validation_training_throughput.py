@@ -187,7 +187,8 @@ def test_a_fit_to_a_slower_cluster_slows_it_down() -> None:
     slower = fit(list(rows()), "training-throughput")
     before = validate(list(rows()), "training-throughput")
     after = validate(list(rows()), "training-throughput", calibration=slower)
-    assert before.median_abs_error and after.median_abs_error
+    assert before.median_abs_error
+    assert after.median_abs_error
     assert after.median_abs_error < before.median_abs_error / 2
     # what these rows say nothing about stays
     before_ampere, after_ampere = (c["families"]["ampere"] for c in (read_calibration("training_time"), slower))
