@@ -36,7 +36,9 @@ from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
     from llmhw.job import Parallelism, ServingJob, TrainingJob
+    from llmhw.serve import ServingEstimate, serve
     from llmhw.serving import ServingMemory, serving_memory
+    from llmhw.simulation import simulate
     from llmhw.training import TrainingEstimate, train
     from llmhw.training import memory as training_memory
 
@@ -45,11 +47,14 @@ __version__ = "0.1.0"
 # Layouts are loaded when they are first asked for, so that `import llmhw` stays quick.
 _LATER = {
     "Parallelism": ("llmhw.job", "Parallelism"),
+    "ServingEstimate": ("llmhw.serve", "ServingEstimate"),
     "ServingJob": ("llmhw.job", "ServingJob"),
     "ServingMemory": ("llmhw.serving", "ServingMemory"),
     "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "serve": ("llmhw.serve", "serve"),
     "serving_memory": ("llmhw.serving", "serving_memory"),
+    "simulate": ("llmhw.simulation", "simulate"),
     "train": ("llmhw.training", "train"),
     "training_memory": ("llmhw.training", "memory"),
 }
@@ -74,6 +79,7 @@ __all__ = [
     "ModelSpec",
     "NumberFormat",
     "Parallelism",
+    "ServingEstimate",
     "ServingJob",
     "ServingMemory",
     "TrainingEstimate",
@@ -98,7 +104,9 @@ __all__ = [
     "number_format",
     "number_formats",
     "prices",
+    "serve",
     "serving_memory",
+    "simulate",
     "train",
     "training_flops",
     "training_memory",

@@ -1,25 +1,45 @@
 """What a service comes to: first token, tokens per user and in all, requests under limits, dollars a million tokens.
 
-Closed forms of an engine that always has enough requests; `llmhw.simulation` plays arrivals and queues.
+Closed forms of an engine that always has enough requests; `llmhw.simulation` plays arrivals and queues, on the engine
+that `simulation_engine` makes of a job.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from math import gcd
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import read_calibration
 from llmhw.cost import price_of
 from llmhw.formula import formula
 from llmhw.hardware import Cluster, Price
-from llmhw.job import ServingJob
+from llmhw.job import PAGE_SIZES, ServingJob
+from llmhw.memory import kv_cache, weights
 from llmhw.model import ModelSpec
-from llmhw.queueing import StepModel
-from llmhw.serving import ServingMemory, serving_memory
-from llmhw.serving_time import BOUND, Engine, engine_of
+from llmhw.queueing import StepModel, number_from
+from llmhw.serving import ServingMemory, paged_tokens, serving_memory
+from llmhw.serving_time import Engine, bound, engine_of
 from llmhw.units import LLMHWError, check_count, format_quantity, html_table
+
+if TYPE_CHECKING:
+    from llmhw import simulation
+
+__all__ = [
+    "Point",
+    "ServingEstimate",
+    "bandwidth_bound_tokens_per_second",
+    "engine_for",
+    "independent_groups",
+    "serve",
+    "shared_tokens",
+    "simulation_engine",
+    "step_model",
+]
 
 # Engines without constants of their own borrow those of the nearest one that was measured.
 ENGINE_CONSTANTS = {
@@ -60,7 +80,7 @@ class Point:
     """One point of the throughput-latency curve: so many requests at work, on the whole cluster.
 
     concurrency               requests in the engine
-    ttft_seconds              from a request's admission to its first token
+    ttft_seconds              from a request's arrival to its first token, if there is a place for it
     tpot_seconds              between two tokens of one user, prompts of others counted in
     tokens_per_second         output tokens of all users
     """
@@ -75,6 +95,16 @@ class Point:
         """What one user sees."""
         return 1 / self.tpot_seconds
 
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers: seconds, tokens."""
+        return {
+            "concurrency": self.concurrency,
+            "ttft_seconds": self.ttft_seconds,
+            "tpot_seconds": self.tpot_seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second_per_user": self.tokens_per_second_per_user,
+        }
+
 
 @dataclass(frozen=True, repr=False)
 class ServingEstimate:
@@ -84,7 +114,11 @@ class ServingEstimate:
     input_tokens, output_tokens   of each request
     point           the load that was asked for
     curve           from one request to all that fit
-    saturated       whether the rate that was asked for is more than the service can take
+    price           of a device-hour, or None
+    saturated       whether the rate or concurrency that was asked for is more than the service can take
+    slo             limits on first token and next token that were asked for, in seconds
+    interval        least and most of measured over predicted throughput, of 80 % of measurements
+    rate            requests that arrive in a second, if that is how the load was said
     """
 
     job: ServingJob
@@ -97,6 +131,7 @@ class ServingEstimate:
     saturated: bool = False
     slo: tuple[float | None, float | None] = (None, None)
     interval: tuple[float, float] = (1.0, 1.0)
+    rate: float | None = None
 
     @property
     def capacity(self) -> int:
@@ -119,10 +154,11 @@ class ServingEstimate:
         """For output tokens at the point's load; None without a price."""
         if self.price is None:
             return None
-        hourly = self.price.dollars_per_device_hour * self.job.cluster.devices
-        return float(
-            dollars_per_million_tokens(dollars_per_hour=hourly, tokens_per_second=self.point.tokens_per_second)
-        )
+        return self._dollars(self.price, self.point)
+
+    def _dollars(self, price: Price, point: Point) -> float:
+        hourly = price.dollars_per_device_hour * self.job.cluster.devices
+        return float(dollars_per_million_tokens(dollars_per_hour=hourly, tokens_per_second=point.tokens_per_second))
 
     @cached_property
     def within_slo(self) -> Point | None:
@@ -153,6 +189,7 @@ class ServingEstimate:
             "output_tokens": self.output_tokens,
             "concurrency": self.point.concurrency,
             "capacity": self.capacity,
+            "rate": self.rate,
             "saturated": self.saturated,
             "ttft_seconds": self.point.ttft_seconds,
             "tpot_seconds": self.point.tpot_seconds,
@@ -163,16 +200,7 @@ class ServingEstimate:
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
             "price": self.price.to_dict() if self.price else None,
-            "curve": [
-                {
-                    "concurrency": p.concurrency,
-                    "ttft_seconds": p.ttft_seconds,
-                    "tpot_seconds": p.tpot_seconds,
-                    "tokens_per_second": p.tokens_per_second,
-                    "tokens_per_second_per_user": p.tokens_per_second_per_user,
-                }
-                for p in self.curve
-            ],
+            "curve": [point.to_dict() for point in self.curve],
             "memory": self.memory.to_dict(),
         }
 
@@ -184,7 +212,6 @@ class ServingEstimate:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The curve as text: requests at work, first token, tokens/s of a user and of all, dollars a million."""
-        hourly = self.price.dollars_per_device_hour * self.job.cluster.devices if self.price else None
         return [
             (
                 f"{p.concurrency:,}",
@@ -192,22 +219,29 @@ class ServingEstimate:
                 format_quantity(p.tpot_seconds, "seconds"),
                 f"{p.tokens_per_second_per_user:,.1f}",
                 f"{p.tokens_per_second:,.0f}",
-                "-"
-                if hourly is None
-                else format_quantity(
-                    float(dollars_per_million_tokens(dollars_per_hour=hourly, tokens_per_second=p.tokens_per_second)),
-                    "dollars",
-                ),
+                format_quantity(self._dollars(self.price, p), "dollars") if self.price else "-",
             )
             for p in self.curve
         ]
+
+    def _held(self) -> str:
+        """Weights and cache of a device of the fullest stage, and what the cache has room for."""
+        held = self.memory
+        per_device = sum(float(part.value) for part in held.stages[held.worst] if part.name == "weights")
+        text = (
+            f"{format_quantity(per_device, 'bytes')} of weights and {format_quantity(held.kv_bytes, 'bytes')} of KV "
+            "cache on each device"
+        )
+        tokens = held.to_dict()["kv_tokens"]
+        text += f": {tokens:,} tokens" if tokens is not None else ""
+        return text if held.fits else f"{text}; max_model_len={self.job.max_model_len} does not fit, {held.way_out}"
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
         low, high = self.tokens_per_second_interval
         cost = self.dollars_per_million_tokens
         found = [
-            ("memory", self.memory.summary()),
+            ("memory", self._held()),
             (
                 "load",
                 f"{self.point.concurrency:,} requests at work of {self.capacity:,} that fit"
@@ -252,8 +286,10 @@ COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s"
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
     """The `Engine` of one instance of a job, with the constants of its device and software."""
     cluster = job.cluster
-    devices = job.tp * job.pp * job.attention_dp
-    one = Cluster(cluster.accelerator, devices, max(devices, cluster.devices_per_node), cluster.intra_link)
+    node = cluster.devices_per_node
+    # an instance that does not fill its nodes has the same part of each
+    per_node = node if job.devices <= node else gcd(job.devices, node)
+    one = Cluster(cluster.accelerator, job.devices, per_node, cluster.intra_link, cluster.inter_link)
     return engine_of(
         job.model,
         one,
@@ -296,18 +332,52 @@ class _Service:
         made = tokens_per_verification(acceptance=self.acceptance, drafted=self.drafted)
         return float((verify + guess) / made)
 
+    def prompt_seconds(self) -> tuple[float, float]:
+        """Of one prompt, less the prefix that is shared: until its first token, and of all stages' work."""
+        job, engine = self.job, self.engine
+        shared = shared_tokens(job)
+        if shared:
+            whole = engine.seconds(prompts=1, prompt_tokens=self.input_tokens - shared, past=shared)
+            return whole, whole
+        latency = engine.prompt_seconds(self.input_tokens, chunk=job.max_batched_tokens)
+        if engine.pp == 1:
+            return latency, latency
+        return latency, replace(engine, pp=1).prompt_seconds(self.input_tokens, chunk=job.max_batched_tokens)
+
     def at(self, concurrency: int) -> Point:
-        """In steady state every request's prompt passes while the others decode."""
-        replicas = self.job.replicas
-        each = max(1.0, concurrency / replicas)
-        # stages of a tensor pipeline work on different sequences at once; a layer split works on one
-        ways = self.job.pp if self.job.split == "tensor" else 1
-        ways = max(1, min(ways, int(each)))
-        prompt = self.engine.prompt_seconds(self.input_tokens, chunk=self.job.max_batched_tokens)
-        decode = self.decode_seconds(each / ways)
-        cycle = self.output_tokens * decode + each * prompt / ways
-        tpot = cycle / self.output_tokens
-        return Point(concurrency, prompt + decode / 2, tpot, concurrency / cycle * self.output_tokens)
+        """In steady state every request's prompt passes while the others decode.
+
+        The prompt gives the first token; all others take a decoding pass each.
+        """
+        each = max(1.0, concurrency / self.job.replicas)
+        ways = max(1, min(_ways(self.job), int(each)))
+        together = each / ways
+        latency, work = self.prompt_seconds()
+        # how long a prompt holds up the sequences that it shares a stage with
+        held = min(latency * ways, work)
+        decode = self.decode_seconds(together)
+        passes = self.output_tokens - 1
+        cycle = together * held + passes * decode
+        tpot = ((together - 1) * held + passes * decode) / passes if passes else decode
+        # whoever comes while others are at work waits for half a pass, of a prompt or of a token
+        prompts = together * held / cycle
+        wait = (prompts * held + (1 - prompts) * decode) / 2 * (1 - 1 / together)
+        return Point(concurrency, latency + wait, tpot, concurrency / cycle * self.output_tokens)
+
+
+def _ways(job: ServingJob) -> int:
+    """Groups of sequences that stages work on at once; a split by layers works on one."""
+    return job.pp if job.split == "tensor" else 1
+
+
+def shared_tokens(job: ServingJob) -> int:
+    """Tokens of the shared prefix that are never computed again: its whole pages.
+
+    >>> from llmhw import model
+    >>> shared_tokens(ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), prefix_tokens=100))
+    96
+    """
+    return job.prefix_tokens // job.page_size * job.page_size if job.engine in PAGE_SIZES else 0
 
 
 def serve(
@@ -350,71 +420,175 @@ def serve(
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     if concurrency is not None and rate is not None:
         raise LLMHWError(f"concurrency={concurrency} and rate={rate} are two ways to say the load; give one")
+    asked = None if concurrency is None else check_count("concurrency", concurrency)
+    wanted = None if rate is None else number_from("rate", rate, above=True)
+    drafted = check_count("draft_tokens", draft_tokens) if draft is not None else 0
+    for name, limit in (("slo_ttft", slo_ttft), ("slo_tpot", slo_tpot)):
+        if limit is not None:
+            number_from(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    held = serving_memory(job)
-    room = held.sequences(prompt + answer) * job.replicas if prompt + answer <= job.max_model_len else 0
     if prompt + answer > job.max_model_len:
         raise LLMHWError(
             f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.max_model_len}"
         )
-    if not room:
-        raise LLMHWError(f"{held.title} does not hold one request of {prompt + answer} tokens: {held.way_out}")
-    room = min(room, job.max_sequences * job.attention_dp * job.replicas)
+    if prompt <= job.prefix_tokens:
+        raise LLMHWError(
+            f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
+        )
+    held, room = _room(job, prompt + answer, draft)
     known = calibration or read_calibration("serving_time")
     engine = engine_for(job, calibration=known)
-    guessing = None
-    if draft is not None:
-        guessing = Engine(
-            draft, engine.cluster, engine.constants, engine.tp, engine.pp, engine.attention_dp, job.weights, job.kv
-        )
-    service = _Service(job, engine, prompt, answer, guessing, draft_tokens if draft else 0, acceptance)
+    service = _Service(
+        job, engine, prompt, answer, None if draft is None else replace(engine, spec=draft), drafted, acceptance
+    )
     steps = sorted({1, room, *(2**i for i in range(room.bit_length()) if 2**i < room)})
     curve = tuple(service.at(n) for n in steps)
-    saturated = False
-    if rate is not None:
-        point, saturated = _at_rate(service, rate, room)
+    if wanted is not None:
+        point, saturated = _at_rate(service, wanted, room)
     else:
-        asked = room if concurrency is None else check_count("concurrency", concurrency)
-        saturated = asked > room
-        point = service.at(min(asked, room))
+        load = room if asked is None else asked
+        point, saturated = service.at(min(load, room)), load > room
     paid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind, {})
     low, high = known["interval"]["decode" if point.concurrency == 1 else "throughput"]
     limits = (slo_ttft, slo_tpot)
-    return ServingEstimate(job, prompt, answer, held, point, curve, paid, saturated, limits, (low, high))
+    return ServingEstimate(job, prompt, answer, held, point, curve, paid, saturated, limits, (low, high), rate=wanted)
+
+
+def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
+    """The memory of a job, and how many sequences of so many tokens all its instances run at once."""
+    held = serving_memory(job)
+    fitting = held.sequences(tokens)
+    if draft is not None:
+        # the draft's weights come off the cache, and every token is cached by both models
+        taken = float(weights(draft, job.weights).total) / (job.tp * job.pp)
+        held = serving_memory(job, visible_bytes=(held.budget_bytes - taken) / job.utilization)
+        own, other = (float(kv_cache(spec, seq_len=tokens, kv_format=job.kv).total) for spec in (job.model, draft))
+        fitting = int(held.sequences(tokens) * own / (own + other)) if own else held.sequences(tokens)
+    if not fitting:
+        raise LLMHWError(f"{held.title} does not hold one request of {tokens} tokens: {held.way_out}")
+    return held, min(fitting, job.max_sequences * job.attention_dp) * job.replicas
 
 
 def _at_rate(service: _Service, rate: float, room: int) -> tuple[Point, bool]:
-    """The load at which as many requests end as arrive: Little's law, by bisection."""
-    if not rate > 0:
-        raise LLMHWError(f"rate={rate!r} must be a number of requests per second above 0")
+    """The fewest requests at work with which as many end as arrive (Little's law), by bisection."""
+    answer = service.output_tokens
     full = service.at(room)
-    if full.tokens_per_second / service.output_tokens < rate:
+    if full.tokens_per_second / answer < rate:
         return full, True
     low, high = 1, room
     while low < high:
         middle = (low + high) // 2
-        if service.at(middle).tokens_per_second / service.output_tokens < rate:
+        if service.at(middle).tokens_per_second / answer < rate:
             low = middle + 1
         else:
             high = middle
-    return service.at(low), False
+    # no more is generated than is asked for
+    return replace(service.at(low), tokens_per_second=rate * answer), False
 
 
-def step_model(engine: Engine, *, context: float) -> StepModel:
+def step_model(
+    engine: Engine,
+    *,
+    context: float,
+    running: int = 64,
+    prompt_tokens: int = 1024,
+    prompt_seconds: float | None = None,
+    shared: int = 0,
+) -> StepModel:
     """An engine's passes as an affine function, for the simulator: what a pass, a token and a cached token cost.
 
-    Taken from passes around sequences with `context` cached tokens.
+    context          tokens that a sequence has cached, typically
+    running          sequences: decoding is met exactly with one and with so many, and nearly between
+    prompt_tokens    new tokens of a typical prompt, whose pass alone is met exactly
+    prompt_seconds   of that pass, where it is known; default: the engine's
+    shared           tokens before the prompt that are cached already
     """
+    many = max(1, running)
     alone = engine.seconds(decoding=1, context=context)
-    many = engine.seconds(decoding=65, context=context)
-    longer = engine.seconds(decoding=64, context=2 * context)
-    same = engine.seconds(decoding=64, context=context)
-    cached = max(0.0, (longer - same) / (64 * context))
-    sequence = max(0.0, (many - alone) / 64 - cached * context)
-    prompt = (engine.seconds(prompts=1, prompt_tokens=2048) - engine.seconds(prompts=1, prompt_tokens=1024)) / 1024
+    busy = engine.seconds(decoding=many, context=context)
+    longer = engine.seconds(decoding=many, context=2 * context)
+    cached = max(0.0, (longer - busy) / (many * context)) if context else 0.0
+    sequence = max(0.0, (busy - alone) / (many - 1) - cached * context) if many > 1 else 0.0
     base = max(0.0, alone - sequence - cached * context)
-    return StepModel(base, max(prompt, 1e-12), sequence, cached)
+    if prompt_seconds is None:
+        prompt_seconds = engine.seconds(prompts=1, prompt_tokens=prompt_tokens, past=shared)
+    prompt = (prompt_seconds - base - cached * shared) / prompt_tokens
+    return StepModel(base, max(prompt, 0.0), sequence, cached)
+
+
+def independent_groups(job: ServingJob) -> int:
+    """Groups of sequences that form their batches on their own: pipeline stages of every replica.
+
+    >>> from llmhw import model
+    >>> independent_groups(ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 8), tp=2, pp=2))
+    4
+    """
+    return job.replicas * _ways(job)
+
+
+def simulation_engine(
+    job: ServingJob,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    calibration: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> simulation.Engine:
+    """The engine that `llmhw.simulation.simulate` runs: one of the `independent_groups` of a job.
+
+    input_tokens, output_tokens   typical lengths, around which a step's time is affine in what it does
+    options                       of `llmhw.simulation.Engine`: mode, chunked_prefill, prefill_workers, ...
+
+    Give it its share of the requests: the rate of all over `independent_groups(job)`. Blocks, sequences and the longest
+    request are those of the job.
+
+    >>> from llmhw import model
+    >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 2))
+    >>> found = simulation_engine(job, input_tokens=500, output_tokens=200)
+    >>> found.mode, found.max_sequences, found.block_tokens, independent_groups(job)
+    ('continuous', 256, 16, 2)
+    """
+    from llmhw.simulation import Engine as Simulated
+
+    prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
+    length = min(prompt + answer, job.max_model_len)
+    held, room = _room(job, length)
+    groups = independent_groups(job)
+    shared = shared_tokens(job) if options.get("mode", "continuous") == "continuous" else 0
+    if shared >= prompt:
+        raise LLMHWError(
+            f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
+        )
+    running = max(1, room // groups)
+    engine = engine_for(job, calibration=calibration)
+    latency, _ = _Service(replace(job, prefix_tokens=shared), engine, prompt, answer).prompt_seconds()
+    step = step_model(
+        engine,
+        context=prompt + answer / 2,
+        running=running,
+        prompt_tokens=prompt - shared,
+        prompt_seconds=latency,
+        shared=shared,
+    )
+    tokens = held.to_dict()["kv_tokens"]
+    given: dict[str, Any] = {
+        "max_sequences": max(1, job.max_sequences * job.attention_dp // _ways(job)),
+        "max_batched_tokens": job.max_batched_tokens * job.attention_dp,
+        "max_context": job.max_model_len,
+        "block_tokens": job.page_size,
+    }
+    if job.engine not in PAGE_SIZES or tokens is None:
+        # each sequence has its own block for the longest one, or a state of one size
+        given["max_sequences"] = running
+    else:
+        # layers with a window hold less than kv_tokens counts
+        fitting = held.sequences(length) // job.attention_dp * paged_tokens(tokens=length, page_size=job.page_size)
+        most = tokens if shared else max(tokens, fitting)
+        given["kv_blocks"] = max(1, most * job.attention_dp // job.page_size // _ways(job))
+    if shared:
+        given["shared_prefix_tokens"] = shared
+    return Simulated(step, **(given | options))
 
 
 def bandwidth_bound_tokens_per_second(
@@ -428,6 +602,15 @@ def bandwidth_bound_tokens_per_second(
     >>> limit > serve(job, input_tokens=100, output_tokens=100, concurrency=1).point.tokens_per_second
     True
     """
-    found = engine_for(job)
-    limit = Engine(found.spec, found.cluster, BOUND, found.tp, found.pp, found.attention_dp, found.weights, found.kv)
-    return _Service(job, limit, input_tokens, output_tokens).at(concurrency).tokens_per_second
+    service = _Service(job, bound(engine_for(job)), input_tokens, output_tokens)
+    return service.at(check_count("concurrency", concurrency)).tokens_per_second
+
+
+class _Called(ModuleType):
+    """This module, which the package's attribute `serve` is once it is loaded: calling it calls `serve`."""
+
+    def __call__(self, job: ServingJob, **arguments: Any) -> ServingEstimate:
+        return serve(job, **arguments)
+
+
+sys.modules[__name__].__class__ = _Called
