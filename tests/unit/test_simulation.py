@@ -96,6 +96,22 @@ def test_constant_service_is_m_d_1(rho: float) -> None:
     assert mean(found, "latency") == pytest.approx(wait + 1, rel=0.04)
 
 
+def test_one_server_is_lindleys_recursion() -> None:
+    """The wait of a request is that of the one before, plus its service, less the time between the two."""
+    load = Poisson(0.9, Exponential(100_000), 1, requests=3000, seed=4)
+    model = StepModel(0, prefill_token_seconds=1e-5)
+    one = Engine(model, mode="static", max_sequences=1, block_tokens=2**20)
+    wait, waits, before = 0.0, [], None
+    for request in load:
+        if before is not None:
+            wait = max(0.0, wait + before.input_tokens * 1e-5 - (request.arrival_seconds - before.arrival_seconds))
+        waits.append(wait)
+        before = request
+    found = simulate(one, load, trace_requests=3000).requests_trace
+    assert [r.admitted_seconds - r.arrival_seconds for r in found] == pytest.approx(waits, abs=1e-8)
+    assert max(waits) > 10
+
+
 @pytest.mark.parametrize("rate", [0.5, 2.0, 20.0])
 @pytest.mark.parametrize("mode", ["dynamic", "continuous"])
 def test_a_batch_of_all_that_wait_is_batch_service(rate: float, mode: str) -> None:
