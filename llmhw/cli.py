@@ -33,13 +33,20 @@ def _json(value: Any) -> None:
     click.echo(_json_text(value), nl=False)
 
 
-def _csv_text(row: Mapping[str, Any]) -> str:
+def _csv_text(*rows: Mapping[str, Any]) -> str:
     import csv
     import io
 
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([row.keys(), row.values()])
+    csv.writer(out, lineterminator="\n").writerows([rows[0].keys(), *(row.values() for row in rows)])
     return out.getvalue()
+
+
+def _check_form(as_json: bool, as_csv: bool, output: str | None) -> None:
+    if as_json and as_csv:
+        raise llmhw.LLMHWError("--json and --csv are two forms of one answer; leave one out")
+    if output is not None and not (as_json or as_csv):
+        raise llmhw.LLMHWError(f"output={output!r} needs a form; add --csv or --json")
 
 
 def _text(text: str, output: str | None) -> None:
@@ -108,6 +115,12 @@ def _softwares() -> list[str]:
     from llmhw.step_time import softwares
 
     return list(softwares())
+
+
+def _modes() -> Iterable[str]:
+    from llmhw.simulation import MODES
+
+    return MODES
 
 
 def _of_job(name: str) -> Callable[[], Iterable[str]]:
@@ -419,12 +432,16 @@ def _network(text: str | None, gpu: str) -> llmhw.Link | None:
     return llmhw.Link(f"{rate:g} GB/s", "scale-out", rate * 1e9, status="given")
 
 
-_RUN_OPTIONS = (
-    click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]"),
+_PRICE_OPTIONS = (
     click.option("--price", type=float, help="Dollars per device-hour.  [default: the newest of the catalog]"),
     click.option("--provider", help="The newest price of this provider."),
     click.option("--region", help="The newest price in this region."),
     click.option("--spot", is_flag=True, help="Spot prices, not those on demand."),
+)
+
+_RUN_OPTIONS = (
+    click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]"),
+    *_PRICE_OPTIONS,
     click.option("--mtbf", "mtbf_device_hours", type=float, help="Device-hours between failures; inf for none."),
     click.option("--restart", "restart_seconds", type=float, help="Seconds from a failure until training goes on."),
     click.option("--checkpoint-interval", "checkpoint_interval_seconds", type=float, help="Seconds between two."),
@@ -449,16 +466,22 @@ def _run_options(command: F) -> F:
     return command
 
 
+_network_option = click.option(
+    "--network", metavar="NAME|GB/s", help="Between nodes, of each device.  [default: the best for rent]"
+)
+_output_option = click.option("--output", metavar="FILE", help="Write --json or --csv to a file, whole or not at all.")
+
+
 @cli.command()
 @_model_argument
 @_job_options
-@click.option("--network", metavar="NAME|GB/s", help="Between nodes, of each device.  [default: the best for rent]")
+@_network_option
 @click.option("--software", type=_Choices("software", _softwares), help="What runs it.  [default: by --kernels]")
 @click.option("--calibration", metavar="FILE.json", help="Constants that `llmhw validate --fit` wrote.")
 @_run_options
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
-@click.option("--output", metavar="FILE", help="Write --json or --csv to a file, whole or not at all.")
+@_output_option
 def train(
     model: str,
     network: str | None,
@@ -475,10 +498,7 @@ def train(
 
     The data-parallel size is what tp, pp and cp leave of --gpus.
     """
-    if as_json and as_csv:
-        raise llmhw.LLMHWError("--json and --csv are two forms of one answer; leave one out")
-    if output is not None and not (as_json or as_csv):
-        raise llmhw.LLMHWError(f"output={output!r} needs a form; add --csv or --json")
+    _check_form(as_json, as_csv, output)
     run = {name: options.pop(name) for name in _OF_RUN}
     job = _job(model, options, _network(network, options["gpu"]))
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
@@ -509,6 +529,193 @@ def train(
     _table("", columns, found.rows(), right=columns[1:])
     for assumed in found.run.defaults:
         click.echo(f"Assumed {assumed}.")
+
+
+# A serving job: what serves, in which formats, on what. Each is an argument of `llmhw.Cluster` or `llmhw.ServingJob`.
+_SERVING_OPTIONS = (
+    click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`."),
+    click.option("--gpus", type=int, default=1, show_default=True, help="Devices in all: one or more replicas."),
+    click.option("--devices-per-node", type=int, help="Devices of the fast network.  [default: as the device has it]"),
+    _network_option,
+    click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks."),
+    click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages."),
+    click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks."),
+    click.option("--attention-dp", type=int, default=1, show_default=True, help="Groups of tp ranks, sharing experts."),
+    click.option("--split", type=_Choices("split", _of_job("SPLITS")), default="tensor", show_default=True),
+    click.option("--engine", type=_Choices("engine", _of_job("ENGINES")), default="vllm", show_default=True),
+    click.option("--weights", type=_FORMAT, default="bf16", show_default=True, help="Weight format."),
+    click.option("--kv", type=_FORMAT, default="bf16", show_default=True, help="Cache format."),
+    click.option("--page-size", type=int, default=0, help="Tokens of a page of the cache.  [default: the engine's]"),
+    click.option("--utilization", type=float, default=0.9, show_default=True, help="Share of the memory to take."),
+    click.option("--max-sequences", type=int, default=256, show_default=True, help="That run at a time."),
+    click.option("--max-batched-tokens", type=int, default=8192, show_default=True, help="Of one forward pass."),
+    click.option("--max-model-len", type=int, default=0, help="Longest prompt and answer.  [default: the model's]"),
+    click.option("--prefix-tokens", type=int, default=0, help="That all prompts begin with, cached once."),
+    click.option("--lora-adapters", type=int, default=0, help="On the device beside the model."),
+    click.option("--lora-rank", type=int, default=16, show_default=True, help="Of each adapter."),
+)
+
+
+def _serving_options(command: F) -> F:
+    """Add the options of a serving job."""
+    for option in reversed(_SERVING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _price_options(command: F) -> F:
+    """Add the options of a price."""
+    for option in reversed(_PRICE_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OF_SERVING_JOB = (
+    *("tp", "pp", "ep", "attention_dp", "split", "engine", "weights", "kv", "page_size", "utilization"),
+    *("max_sequences", "max_batched_tokens", "max_model_len", "prefix_tokens", "lora_adapters", "lora_rank"),
+)
+
+
+def _serving_job(model: str, options: dict[str, Any]) -> llmhw.ServingJob:
+    """The job that `_SERVING_OPTIONS` describe, which are taken out of `options`."""
+    gpu, gpus, per_node, network = (options.pop(name) for name in (*_ON_CLUSTER, "network"))
+    given = {name: options.pop(name) for name in _OF_SERVING_JOB}
+    cluster = llmhw.Cluster(gpu, gpus, per_node, inter_link=_network(network, gpu))
+    return llmhw.ServingJob(model=llmhw.model(model), cluster=cluster, **given)
+
+
+@cli.command()
+@_model_argument
+@_serving_options
+@click.option("--input-tokens", type=int, default=1000, show_default=True, help="Of each prompt.")
+@click.option("--output-tokens", type=int, default=500, show_default=True, help="Of each answer.")
+@click.option("--concurrency", type=int, help="Requests at work at a time.  [default: all that fit]")
+@click.option("--rate", type=float, help="Requests that arrive in a second, instead of --concurrency.")
+@click.option("--slo-ttft", type=float, help="Most seconds until the first token.")
+@click.option("--slo-tpot", type=float, help="Most seconds between two tokens.")
+@click.option("--draft", type=_MODEL, metavar="NAME|config.json", help="A smaller model that proposes tokens.")
+@click.option("--draft-tokens", type=int, default=4, show_default=True, help="Proposed before each pass.")
+@click.option("--acceptance", type=float, default=0.7, show_default=True, help="Chance that a proposal is accepted.")
+@_price_options
+@_json_option
+@click.option("--csv", "as_csv", is_flag=True, help="The curve: a header line and a row for each load, in base units.")
+@_output_option
+def serve(
+    model: str, spot: bool, draft: str | None, as_json: bool, as_csv: bool, output: str | None, **options: Any
+) -> None:
+    """What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.
+
+    The replicas are what tp, pp and attention-dp leave of --gpus. Requests are equal and in steady state; `llmhw
+    simulate` plays random arrivals and queues.
+    """
+    from llmhw.serve import COLUMNS
+    from llmhw.serve import serve as estimate
+
+    _check_form(as_json, as_csv, output)
+    job = _serving_job(model, options)
+    guesser = None if draft is None else llmhw.model(draft)
+    found = estimate(job, draft=guesser, kind="spot" if spot else "on_demand", **options)
+    if as_json:
+        return _text(_json_text(found.to_dict()), output)
+    if as_csv:
+        return _text(_csv_text(*found.to_dict()["curve"]), output)
+    click.echo(f"{found.title}\n{job.cluster}; replicas: {job.replicas}\n")
+    _table("", ("quantity", "value"), found.summary())
+    _table("", COLUMNS, found.rows(), right=COLUMNS)
+
+
+class _Lengths(click.ParamType[Any]):
+    """A length in tokens, or how lengths are distributed: an argument of `llmhw.simulation.Poisson`."""
+
+    name = "lengths"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "LENGTHS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from llmhw import simulation
+
+        kinds = {
+            "uniform": simulation.Uniform,
+            "exponential": simulation.Exponential,
+            "lognormal": simulation.LogNormal,
+        }
+        kind, _, rest = str(value).partition(":")
+        name = param.name if param and param.name else "lengths"
+        try:
+            if not rest:
+                return int(kind)
+            if kind == "csv":
+                return simulation.Empirical.from_csv(rest, name)
+            numbers = [int(x) if x.isdigit() else float(x) for x in rest.split(":")]
+            return kinds[kind](*numbers)
+        except (KeyError, TypeError, ValueError):
+            raise llmhw.LLMHWError(
+                f"{name}={value!r} must be a whole number, uniform:LOW:HIGH, exponential:MEAN, "
+                "lognormal:MEDIAN:SIGMA[:LEAST:MOST] or csv:FILE"
+            ) from None
+
+
+_LENGTHS = _Lengths()
+
+
+@cli.command()
+@_model_argument
+@_serving_options
+@click.option(
+    "--mode",
+    type=_Choices("mode", _modes),
+    default="continuous",
+    show_default=True,
+    help="How batches are formed.",
+)
+@click.option("--chunked-prefill", is_flag=True, help="Prompts in pieces, beside sequences that decode.")
+@click.option("--max-delay", "max_delay_seconds", type=float, default=0.0, help="Seconds, with --mode dynamic.")
+@click.option("--prefill-workers", type=int, help="Replicas for prompts, for each that decodes: --mode disaggregated.")
+@click.option("--rate", type=float, help="Requests that arrive in a second, at random.")
+@click.option("--requests", type=int, help="To simulate.  [default: 1000, or all of --trace]")
+@click.option("--trace", metavar="FILE.csv", help="Requests as recorded: arrival or gap, input and output tokens.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="2 plays --trace twice as fast.")
+@click.option("--input-tokens", type=_LENGTHS, default="1000", show_default=True, help="Of prompts; see below.")
+@click.option("--output-tokens", type=_LENGTHS, default="500", show_default=True, help="Of answers; see below.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
+@click.option("--slo-ttft", type=float, help="Most seconds until the first token.")
+@click.option("--slo-tpot", type=float, help="Most seconds between two tokens.")
+@_json_option
+@click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
+@_output_option
+def simulate(model: str, as_json: bool, as_csv: bool, output: str | None, **options: Any) -> None:
+    """Play requests through an engine: queues, batches, the KV cache, percentiles of latency, goodput.
+
+    Replicas share the requests out evenly and are alike: one is simulated. LENGTHS are a whole number,
+    uniform:LOW:HIGH, exponential:MEAN, lognormal:MEDIAN:SIGMA[:LEAST:MOST], or csv:FILE with a column named like the
+    option, as in input_tokens. Ctrl-C ends it early and prints what there is; nothing is then written to --output.
+    """
+    from llmhw.serve import simulate_service
+
+    _check_form(as_json, as_csv, output)
+    job = _serving_job(model, options)
+    if output is not None:
+        from llmhw.files import write_whole
+
+        def answer() -> str:
+            found = simulate_service(job, **options)
+            if not found.result.complete:
+                raise click.Abort
+            return _csv_text(found.to_row()) if as_csv else _json_text(found.to_dict())
+
+        return write_whole(output, answer)
+    found = simulate_service(job, **options)
+    if as_json:
+        _json(found.to_dict())
+    elif as_csv:
+        _text(_csv_text(found.to_row()), None)
+    else:
+        click.echo(f"{found.title}\n")
+        _table("", ("quantity", "value", "percentiles or detail"), found.rows(), right=("value",))
+    if not found.result.complete:
+        click.echo(f"llmhw: {found.result.note}", err=True)
+        click.get_current_context().exit(130)
 
 
 @cli.command()

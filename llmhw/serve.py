@@ -7,10 +7,11 @@ that `simulation_engine` makes of a job.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
+from statistics import fmean
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from llmhw.cost import price_of
 from llmhw.formula import formula
 from llmhw.hardware import Cluster, Price
 from llmhw.job import PAGE_SIZES, ServingJob
-from llmhw.memory import kv_cache, weights
+from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel, number_from
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Point",
     "ServingEstimate",
+    "SimulatedService",
     "bandwidth_bound_tokens_per_second",
     "engine_for",
     "independent_groups",
     "serve",
     "shared_tokens",
+    "simulate_service",
     "simulation_engine",
     "step_model",
 ]
@@ -117,7 +120,7 @@ class ServingEstimate:
     price           of a device-hour, or None
     saturated       whether the rate or concurrency that was asked for is more than the service can take
     slo             limits on first token and next token that were asked for, in seconds
-    interval        least and most of measured over predicted throughput, of 80 % of measurements
+    interval        least and most of measured over predicted time, of 80 % of measurements
     rate            requests that arrive in a second, if that is how the load was said
     """
 
@@ -147,7 +150,11 @@ class ServingEstimate:
     def tokens_per_second_interval(self) -> tuple[float, float]:
         """Between which 80 % of measured throughputs lie, by sources left out of the fit."""
         low, high = self.interval
-        return self.point.tokens_per_second / high, self.point.tokens_per_second / low
+        if self.rate is None or self.saturated:
+            return self.point.tokens_per_second / high, self.point.tokens_per_second / low
+        # all that is asked for is served, unless the service is so much slower that it cannot
+        asked = self.point.tokens_per_second
+        return min(asked, self.curve[-1].tokens_per_second / high), asked
 
     @property
     def dollars_per_million_tokens(self) -> float | None:
@@ -200,7 +207,10 @@ class ServingEstimate:
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
             "price": self.price.to_dict() if self.price else None,
-            "curve": [point.to_dict() for point in self.curve],
+            "curve": [
+                p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
+                for p in self.curve
+            ],
             "memory": self.memory.to_dict(),
         }
 
@@ -286,6 +296,12 @@ COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s"
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
     """The `Engine` of one instance of a job, with the constants of its device and software."""
     cluster = job.cluster
+    for name in ("weight_offload", "kv_offload"):
+        if getattr(job, name):
+            raise LLMHWError(
+                f"{name}={getattr(job, name)}: how long it takes to read from host memory is not modelled; use 0, or "
+                "serving_memory(job) for what fits"
+            )
     node = cluster.devices_per_node
     # an instance that does not fill its nodes has the same part of each
     per_node = node if job.devices <= node else gcd(job.devices, node)
@@ -517,14 +533,22 @@ def step_model(
     return StepModel(base, max(prompt, 0.0), sequence, cached)
 
 
-def independent_groups(job: ServingJob) -> int:
-    """Groups of sequences that form their batches on their own: pipeline stages of every replica.
+def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
+    """Groups of sequences that form their batches on their own: as many as pipeline stages, in every replica.
+
+    prefill_workers   replicas that only compute prompts, for each replica that decodes (mode disaggregated)
 
     >>> from llmhw import model
     >>> independent_groups(ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 8), tp=2, pp=2))
     4
     """
-    return job.replicas * _ways(job)
+    together = 1 + check_count("prefill_workers", prefill_workers, 0)
+    if job.replicas % together:
+        raise LLMHWError(
+            f"prefill_workers={prefill_workers}, and one replica that decodes, need a multiple of {together} replicas; "
+            f"{job.cluster.devices} devices hold {job.replicas} of {job.devices}"
+        )
+    return job.replicas // together * _ways(job)
 
 
 def simulation_engine(
@@ -541,7 +565,8 @@ def simulation_engine(
     options                       of `llmhw.simulation.Engine`: mode, chunked_prefill, prefill_workers, ...
 
     Give it its share of the requests: the rate of all over `independent_groups(job)`. Blocks, sequences and the longest
-    request are those of the job.
+    request are those of the job. With mode disaggregated, prefill machines are replicas too, and a prompt's cache moves
+    over the cluster's link unless `transfer_token_seconds` is given.
 
     >>> from llmhw import model
     >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 2))
@@ -554,13 +579,13 @@ def simulation_engine(
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     length = min(prompt + answer, job.max_model_len)
     held, room = _room(job, length)
-    groups = independent_groups(job)
+    instances = job.replicas * _ways(job)
     shared = shared_tokens(job) if options.get("mode", "continuous") == "continuous" else 0
     if shared >= prompt:
         raise LLMHWError(
             f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
         )
-    running = max(1, room // groups)
+    running = max(1, room // instances)
     engine = engine_for(job, calibration=calibration)
     latency, _ = _Service(replace(job, prefix_tokens=shared), engine, prompt, answer).prompt_seconds()
     step = step_model(
@@ -588,7 +613,205 @@ def simulation_engine(
         given["kv_blocks"] = max(1, most * job.attention_dp // job.page_size // _ways(job))
     if shared:
         given["shared_prefix_tokens"] = shared
+    if options.get("mode") == "disaggregated" and job.replicas > 1:
+        # each rank sends its part to the one in its place
+        link = job.cluster.link_for(job.devices + 1).bytes_per_second * job.devices
+        given["transfer_token_seconds"] = float(kv_cache_bytes_per_token(job.model, job.kv)) / link
     return Simulated(step, **(given | options))
+
+
+@dataclass(frozen=True, repr=False)
+class SimulatedService:
+    """What the simulation of a job found.
+
+    groups   that batch on their own and share the requests out; one of them was simulated
+    rate     requests that arrive in a second, for all groups together
+    result   of the group that was simulated
+    """
+
+    job: ServingJob
+    engine: simulation.Engine
+    groups: int
+    rate: float
+    result: simulation.SimulationResult
+
+    @property
+    def title(self) -> str:
+        """What was simulated, in a few lines."""
+        job, step = self.job, self.engine.step
+        lines = [f"{serving_memory(job).title}\n{job.cluster}"]
+        if self.groups > 1:
+            lines.append(
+                f"One of {self.groups} equal groups was simulated, with {self.rate / self.groups:,.4g} of the "
+                f"{self.rate:,.4g} requests a second"
+            )
+        if isinstance(step, StepModel):
+            lines.append(
+                f"A step takes {format_quantity(step.base_seconds, 'seconds')}, and "
+                f"{format_quantity(step.prefill_token_seconds, 'seconds')} a token of a prompt, "
+                f"{format_quantity(step.sequence_seconds, 'seconds')} a sequence that decodes, "
+                f"{format_quantity(1000 * step.cached_token_seconds, 'seconds')} a 1,000 tokens in the cache"
+            )
+        return "\n".join([*lines, self.result.title])
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        """Of all groups."""
+        return self.result.output_tokens_per_second * self.groups
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Quantity, value and what belongs to it, as text."""
+        rows = self.result.rows()
+        if self.groups > 1:
+            text = format_quantity(self.output_tokens_per_second, "a second")
+            rows.append(("output tokens, all groups", text, f"{self.groups} groups"))
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers: the job, the load of all groups, and the result of one."""
+        return {
+            "model": self.job.model.name,
+            "device": self.job.cluster.accelerator.name,
+            "devices": self.job.cluster.devices,
+            "groups": self.groups,
+            "rate": self.rate,
+            "rate_simulated": self.rate / self.groups,
+            "output_tokens_per_second_of_all": self.output_tokens_per_second,
+            "max_sequences": self.engine.max_sequences,
+            "kv_blocks": self.engine.kv_blocks,
+            "block_tokens": self.engine.block_tokens,
+            "simulated": self.result.to_dict(),
+        }
+
+    def to_row(self) -> dict[str, Any]:
+        """`to_dict` without levels, as a row of a table: simulated_ttft_p99 and so on."""
+        return _flat(self.to_dict())
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
+
+    __repr__ = __str__
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
+def simulate_service(
+    job: ServingJob,
+    *,
+    rate: float | None = None,
+    requests: int | None = None,
+    trace: str | None = None,
+    speed: float = 1.0,
+    input_tokens: simulation.load.Lengths = 1000,
+    output_tokens: simulation.load.Lengths = 500,
+    seed: int = 0,
+    slo_ttft: float | None = None,
+    slo_tpot: float | None = None,
+    prefill_workers: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> SimulatedService:
+    """Play requests through a job's engine; replicas are alike and share them out, so that one is simulated.
+
+    rate            requests that arrive in a second, at random (Poisson)
+    requests        to simulate; default: 1000, or all of `trace`
+    trace, speed    a CSV file to replay instead of `rate`, and how many times as fast: see `llmhw.simulation.Recorded`
+    input_tokens, output_tokens   lengths for `rate`: whole numbers, or distributions of `llmhw.simulation`
+    slo_ttft, slo_tpot   limits in seconds on the first token and between tokens
+    prefill_workers   with mode disaggregated: replicas for prompts, for each that decodes; default: 1
+    options         of `llmhw.simulation.Engine`: mode, chunked_prefill, max_delay_seconds, ...
+
+    >>> from llmhw import model
+    >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 2))
+    >>> found = simulate_service(job, rate=4, requests=100, input_tokens=500, output_tokens=100)
+    >>> found.groups, found.result.requests, found.result.complete
+    (2, 100, True)
+    """
+    from llmhw.simulation import SLO, simulate
+
+    if (rate is None) == (trace is None):
+        raise LLMHWError(f"rate={rate} and trace={trace!r}: give one of the two, which says when requests come")
+    if trace is None and speed != 1:
+        raise LLMHWError(f"speed={speed} belongs to trace; leave it out")
+    if prefill_workers is not None and options.get("mode") != "disaggregated":
+        raise LLMHWError(f"prefill_workers={prefill_workers} belongs to mode disaggregated; leave it out")
+    workers = 0
+    if options.get("mode") == "disaggregated":
+        workers = options["prefill_workers"] = check_count(
+            "prefill_workers", 1 if prefill_workers is None else prefill_workers
+        )
+    groups = independent_groups(job, prefill_workers=workers)
+    load = _load(rate, trace, requests, speed, input_tokens, output_tokens, seed, groups)
+    engine = simulation_engine(
+        job, input_tokens=load.input_tokens, output_tokens=load.output_tokens, calibration=calibration, **options
+    )
+    given = {"ttft_seconds": slo_ttft, "tpot_seconds": slo_tpot}
+    limits = {name: value for name, value in given.items() if value is not None}
+    found = simulate(engine, load.share(engine), slo=SLO(**limits) if limits else None)
+    return SimulatedService(job, engine, groups, load.rate, found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What comes to all groups: typical lengths, the rate, and the requests of one."""
+
+    input_tokens: int
+    output_tokens: int
+    rate: float
+    requests: Iterable[simulation.Request]
+    every: int = 1
+
+    def share(self, engine: simulation.Engine) -> Iterator[simulation.Request]:
+        """Every n-th request; all are checked."""
+        for number, request in enumerate(self.requests):
+            if number % self.every == 0:
+                yield request
+            else:
+                engine.check_request(request, number)
+
+
+def _load(
+    rate: float | None,
+    trace: str | None,
+    requests: int | None,
+    speed: float,
+    input_tokens: simulation.load.Lengths,
+    output_tokens: simulation.load.Lengths,
+    seed: int,
+    groups: int,
+) -> _Load:
+    from llmhw.simulation import Poisson, Recorded
+    from llmhw.simulation.load import drawer
+
+    if trace is None:
+        wanted = number_from("rate", rate, above=True)
+        count = check_count("requests", 1000 if requests is None else requests)
+        coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
+
+        def typical(name: str, lengths: simulation.load.Lengths) -> int:
+            draw = drawer(name, lengths, seed)
+            return round(fmean(draw() for _ in range(1000)))
+
+        inputs, outputs = typical("input_tokens", input_tokens), typical("output_tokens", output_tokens)
+        return _Load(inputs, outputs, wanted, coming)
+    recorded = Recorded(trace, speed, None if requests is None else check_count("requests", requests))
+    # read once before: for its lengths, and so that a wrong line is found before anything is simulated
+    inputs = outputs = number = 0
+    first = last = 0.0
+    for number, request in enumerate(recorded, 1):
+        inputs, outputs, last = inputs + request.input_tokens, outputs + request.output_tokens, request.arrival_seconds
+        first = last if number == 1 else first
+    if not number:
+        raise LLMHWError(f"trace={trace!r} has no requests; give at least one row")
+    spread = last - first
+    return _Load(
+        round(inputs / number), round(outputs / number), (number - 1) / spread if spread else 0.0, recorded, groups
+    )
 
 
 def bandwidth_bound_tokens_per_second(

@@ -41,6 +41,6 @@ def test_serve_can_be_called_whichever_way_it_was_imported() -> None:
     for _ in range(2):
         assert isinstance(llmhw.serve(job, input_tokens=100, output_tokens=10), ServingEstimate)
     assert engine_for(job).tp == 1
-    code = "import llmhw; f = llmhw.serve; import llmhw.serve; from llmhw import serve; print(callable(f), callable(serve))"
+    code = "import llmhw; f = llmhw.serve; import llmhw.serve as g; print(callable(f), callable(g))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
