@@ -54,8 +54,10 @@ class ServingConstants:
     matmul, matmul8, matmul4   share of the dense peak that large products reach in 16, 8 and 4 bit
     weight_only       share of the 16-bit rate that kernels reach which expand 4- or 8-bit weights first
     attention         share of the 16-bit peak that attention over a prompt reaches
+    attention8        how much faster attention over a prompt is where the cache is in 8 bit
     per_joule         FLOP in 16 bit that a joule of board power pays for
     bandwidth         share of the memory bandwidth at which weights are read
+    per_unit          bytes per second that one multiprocessor's loads in flight can fetch (Little's law)
     cache             share of the memory bandwidth at which attention reads the cache
     fill              inner length that a tile loses while its pipeline fills
     passes            elementwise traffic over that of fused kernels
@@ -63,6 +65,7 @@ class ServingConstants:
     launch            seconds that the host takes to launch a kernel; a pass takes at least all of them
     expand            kernels more for each product whose weights are expanded by kernels of their own
     host              seconds a step in which the device waits for the host: scheduling, sampling
+    each              seconds of that for each sequence
     inside            share of the link's bandwidth that an all-reduce reaches
     meet              seconds of an all-reduce of nothing
     running           sequences that run on average, over those that the cache has room for
@@ -73,8 +76,10 @@ class ServingConstants:
     matmul4: float
     weight_only: float
     attention: float
+    attention8: float = 1.0
     per_joule: float = 1e15
     bandwidth: float = 0.85
+    per_unit: float = 1e12
     cache: float = 0.7
     fill: float = 128.0
     passes: float = 1.0
@@ -82,6 +87,7 @@ class ServingConstants:
     launch: float = 0.0
     expand: float = 0.0
     host: float = 5e-4
+    each: float = 0.0
     inside: float = 0.7
     meet: float = 1e-5
     running: float = 0.85
@@ -167,6 +173,13 @@ class Engine:
     def _format(self) -> NumberFormat:
         return _number_format(self.weights)
 
+    @property
+    def _bandwidth(self) -> float:
+        """Bytes per second at which weights are read."""
+        reached = self.device.memory_bandwidth_bytes_per_second * self.constants.bandwidth
+        units = self.device.multiprocessors
+        return min(reached, units * self.constants.per_unit) if units else reached
+
     def _rates(self) -> tuple[float, float, float]:
         """FLOP/s of products in the weights' format and in 16 bit, and of attention."""
         c, device = self.constants, self.device
@@ -181,7 +194,8 @@ class Engine:
             products = device.peak(fmt) * getattr(c, share) * power
         else:
             products = wide * c.weight_only
-        return products, wide, peak * c.attention * power
+        faster = c.attention8 if self.kv == "fp8" and "fp8" in device.peaks else 1.0
+        return products, wide, peak * c.attention * power * faster
 
     def seconds(
         self,
@@ -205,7 +219,6 @@ class Engine:
             return 0.0
         c = self.constants
         products, wide, attending = self._rates()
-        bandwidth = self.device.memory_bandwidth_bytes_per_second
         element = _number_format(self.kv).bits_per_weight / 8
         total = 0.0
         launches = 4.0
@@ -214,7 +227,7 @@ class Engine:
         for layer, count in self.spec.layer_kinds:
             work = _work(self.spec, layer, self.tp, self.attention_dp, tokens)
             layer_seconds = sum(self._matmul(m, products, wide, tokens, layer) for m in work.matmuls)
-            layer_seconds += work.forward_bytes * c.passes / (bandwidth * c.bandwidth)
+            layer_seconds += work.forward_bytes * c.passes / self._bandwidth
             layer_seconds += (work.kernels - len(work.matmuls)) * c.gap
             a = layer.attention
             if a is not None:
@@ -230,7 +243,7 @@ class Engine:
         head = Matmul("head", rows, -(-vocab // self.tp), width)
         total += self._matmul(head, wide, wide, rows, None)
         sends = (self.pp - 1) * c.meet
-        return max(total, launches * c.launch) + sends + c.host
+        return max(total, launches * c.launch) + sends + c.host + (prompts + decoding) * c.each
 
     def prompt_seconds(self, tokens: float, *, chunk: int, prompts: int = 1) -> float:
         """A prompt read in chunks; stages that run one after another work on several chunks at once."""
@@ -245,7 +258,7 @@ class Engine:
         return total / self.pp + (self.pp - 1) / self.pp * longest
 
     def _matmul(self, m: Matmul, products: float, wide: float, tokens: float, layer: Layer | None) -> float:
-        """The best tile, or reading the weights if that takes longer."""
+        """The best tile or none, or reading the weights if that takes longer."""
         c, device = self.constants, self.device
         quantized = layer is not None and m.name != "gate"
         rate = products if quantized else wide
@@ -267,10 +280,11 @@ class Engine:
             )
         else:
             least = 2.0 * groups * max(rows, 16) * m.n * (m.k + c.fill)
-        size = bits / 8
-        moved = matmul_bytes(m=rows, n=m.n, k=m.k, groups=groups, b_bytes=size)
-        read = moved / (device.memory_bandwidth_bytes_per_second * c.bandwidth)
-        return float(maximum(least / rate, read)) + c.gap
+        # few rows: no tiles, the ordinary cores multiply while weights stream past
+        ordinary = device.peaks.get("fp32", 0.0) * (c.weight_only if bits < 16 else 1.0)
+        vector = 2.0 * groups * rows * m.n * m.k / ordinary if ordinary else float("inf")
+        moved = matmul_bytes(m=rows, n=m.n, k=m.k, groups=groups, b_bytes=bits / 8)
+        return float(maximum(min(least / rate, vector), moved / self._bandwidth)) + c.gap
 
     def _prompts(self, a: Attention, prompts: float, tokens: float, past: float, rate: float) -> float:
         if not prompts or not tokens:
