@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmhw import simulation
 
 __all__ = [
+    "EngineSteps",
     "Point",
     "ServingEstimate",
     "SimulatedService",
@@ -533,6 +534,79 @@ def step_model(
     return StepModel(base, max(prompt, 0.0), sequence, cached)
 
 
+class EngineSteps:
+    """The time of an engine's steps for the simulator, from tables that fill as they are needed.
+
+    engine          what is timed
+    prompt_tokens   of a typical prompt: how many prompts a step's tokens are
+    chunk           most tokens of a pass; more are several passes
+
+    Decoding is exact in the number of sequences, which `step_model` is not (the experts that a batch reads are no
+    affine function of it), and linear between contexts that are powers of two. What a prompt attends to before it is
+    linear in both lengths.
+
+    >>> from llmhw import model
+    >>> engine = engine_for(ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1)))
+    >>> steps = EngineSteps(engine, prompt_tokens=1000)
+    >>> steps(0, 0, 8, 8 * 1024) == engine.seconds(decoding=8, context=1024)
+    True
+    """
+
+    def __init__(self, engine: Engine, *, prompt_tokens: int, chunk: int = 8192) -> None:
+        self.engine = engine
+        self.prompt_tokens = check_count("prompt_tokens", prompt_tokens)
+        self.chunk = check_count("chunk", chunk)
+        self._prompts: dict[int, float] = {}
+        self._decodes: dict[tuple[int, int], float] = {}
+
+    @cached_property
+    def _past_pair_seconds(self) -> float:
+        """One token of a prompt attending to one before it."""
+        first, past = (self.engine.seconds(prompts=1, prompt_tokens=1024, past=n) for n in (0, 4096))
+        return max(0.0, past - first) / (1024 * 4096)
+
+    def __call__(
+        self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int, /
+    ) -> float:
+        """Seconds of one step; the contexts count the tokens that are in the cache before it."""
+        if not prefill_tokens:
+            return self._decode(decode_sequences, decode_context) if decode_sequences else 0.0
+        seconds = self._prompt(prefill_tokens + decode_sequences)
+        if decode_sequences:
+            seconds += self._decode(decode_sequences, decode_context) - self._entry(decode_sequences, 0)
+        if prefill_context:
+            together = max(1, round(prefill_tokens / self.prompt_tokens))
+            seconds += self._past_pair_seconds * prefill_tokens * prefill_context / together
+        return seconds
+
+    def _decode(self, sequences: int, context: int) -> float:
+        each = context / sequences
+        power = 1 << max(0, int(each).bit_length() - 1)
+        low = self._entry(sequences, power)
+        return low + (self._entry(sequences, 2 * power) - low) * (each / power - 1)
+
+    def _entry(self, sequences: int, context: int) -> float:
+        found = self._decodes.get((sequences, context))
+        if found is None:
+            found = self._decodes[sequences, context] = self.engine.seconds(decoding=sequences, context=context)
+        return found
+
+    def _prompt(self, tokens: int) -> float:
+        found = self._prompts.get(tokens)
+        if found is None:
+            found = self._prompts[tokens] = self._passes(tokens)
+        return found
+
+    def _passes(self, tokens: int) -> float:
+        prompts = max(1, round(tokens / self.prompt_tokens))
+        if tokens <= self.chunk:
+            return self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts)
+        if prompts == 1:
+            return self.engine.prompt_seconds(tokens, chunk=self.chunk)
+        whole, rest = divmod(tokens, self.chunk)
+        return whole * self._prompt(self.chunk) + (self._prompt(rest) if rest else 0.0)
+
+
 def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
     """Groups of sequences that form their batches on their own: as many as pipeline stages, in every replica.
 
@@ -561,7 +635,7 @@ def simulation_engine(
 ) -> simulation.Engine:
     """The engine that `llmhw.simulation.simulate` runs: one of the `independent_groups` of a job.
 
-    input_tokens, output_tokens   typical lengths, around which a step's time is affine in what it does
+    input_tokens, output_tokens   typical lengths: for how many a step's tokens are, and how many the cache holds
     options                       of `llmhw.simulation.Engine`: mode, chunked_prefill, prefill_workers, ...
 
     Give it its share of the requests: the rate of all over `independent_groups(job)`. Blocks, sequences and the longest
@@ -586,15 +660,8 @@ def simulation_engine(
             f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
         )
     running = max(1, room // instances)
-    engine = engine_for(job, calibration=calibration)
-    latency, _ = _Service(replace(job, prefix_tokens=shared), engine, prompt, answer).prompt_seconds()
-    step = step_model(
-        engine,
-        context=prompt + answer / 2,
-        running=running,
-        prompt_tokens=prompt - shared,
-        prompt_seconds=latency,
-        shared=shared,
+    step = EngineSteps(
+        engine_for(job, calibration=calibration), prompt_tokens=prompt - shared, chunk=job.max_batched_tokens
     )
     tokens = held.to_dict()["kv_tokens"]
     given: dict[str, Any] = {
@@ -638,19 +705,12 @@ class SimulatedService:
     @property
     def title(self) -> str:
         """What was simulated, in a few lines."""
-        job, step = self.job, self.engine.step
+        job = self.job
         lines = [f"{serving_memory(job).title}\n{job.cluster}"]
         if self.groups > 1:
             lines.append(
                 f"One of {self.groups} equal groups was simulated, with {self.rate / self.groups:,.4g} of the "
                 f"{self.rate:,.4g} requests a second"
-            )
-        if isinstance(step, StepModel):
-            lines.append(
-                f"A step takes {format_quantity(step.base_seconds, 'seconds')}, and "
-                f"{format_quantity(step.prefill_token_seconds, 'seconds')} a token of a prompt, "
-                f"{format_quantity(step.sequence_seconds, 'seconds')} a sequence that decodes, "
-                f"{format_quantity(1000 * step.cached_token_seconds, 'seconds')} a 1,000 tokens in the cache"
             )
         return "\n".join([*lines, self.result.title])
 
