@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict
 from functools import cache
 from math import log
 from statistics import median
@@ -13,7 +14,15 @@ from llmhw.catalog import read_calibration
 from llmhw.hardware import Accelerator, Cluster, accelerator
 from llmhw.memory import kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec, model
-from llmhw.serving_time import Engine, class_of, engine_of, offline_tokens_per_second, request_seconds, serving_family
+from llmhw.serving_time import (
+    BOUND,
+    Engine,
+    class_of,
+    engine_of,
+    offline_tokens_per_second,
+    request_seconds,
+    serving_family,
+)
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.regression import fit_calibration
 from llmhw.validation.statistics import Prediction, source_family
@@ -245,6 +254,28 @@ def _prediction(
         low=predicted * low,
         high=predicted * high,
     )
+
+
+def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
+    """Rows that are faster than every datasheet's peak allows with nothing lost, and by which factor.
+
+    Either the row or what is assumed of it must be wrong.
+    """
+    known = read_calibration("serving_time")
+    families = {name: {"architectures": f.get("architectures", ())} for name, f in known["families"].items()}
+    limit = {**known, "common": asdict(BOUND), "families": families, "engines": {name: {} for name in known["engines"]}}
+    found = []
+    for row in rows:
+        try:
+            best = predict(row, calibration=limit)
+        except LLMHWError:
+            continue
+        faster = best.measured / best.predicted
+        if best.unit == "seconds":
+            faster = 1 / faster
+        if faster > 1:
+            found.append((row, faster))
+    return found
 
 
 _KEY = "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric".split()

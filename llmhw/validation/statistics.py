@@ -212,7 +212,10 @@ class Validation:
 
     def reasons(self) -> list[tuple[str, int]]:
         """Why rows were skipped, and how many of them, most first."""
-        return Counter(reason for _, _, reason in self.skipped).most_common()
+        import re
+
+        repeat = re.compile(r"^a repeat of row .*(?=, which)")
+        return Counter(repeat.sub("a repeat of another row", reason) for _, _, reason in self.skipped).most_common()
 
     def _numbers(self) -> dict[str, Any]:
         return {

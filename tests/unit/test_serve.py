@@ -1,0 +1,528 @@
+"""What a service comes to: against bounds, against itself, and against the simulator."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import llmhw
+from llmhw.cost import prices
+from llmhw.serve import (
+    EngineSteps,
+    ServingEstimate,
+    bandwidth_bound_tokens_per_second,
+    dollars_per_million_tokens,
+    engine_for,
+    independent_groups,
+    serve,
+    shared_tokens,
+    simulate_service,
+    simulation_engine,
+    step_model,
+    tokens_per_verification,
+)
+from llmhw.simulation import Closed, LogNormal, Poisson, SimulationResult, Uniform, simulate
+
+IN, OUT = 1000, 400
+
+
+def job(name: str = "llama-3-8b", gpu: str = "h100", gpus: int = 1, **changes: Any) -> llmhw.ServingJob:
+    return llmhw.ServingJob(model=llmhw.model(name), cluster=llmhw.Cluster(gpu, gpus), **changes)
+
+
+SHORT = {"max_model_len": 8192}
+JOBS = {
+    "dense": job(),
+    "dense, 8 devices": job("llama-3.1-70b", gpus=8, tp=8, weights="fp8", kv="fp8", **SHORT),
+    "replicas": job("llama-3.1-70b", gpus=8, tp=4, weights="fp8", **SHORT),
+    "pipeline": job("llama-3.1-70b", gpus=8, tp=4, pp=2, weights="fp8", **SHORT),
+    "experts": job("mixtral-8x7b", gpus=2, tp=2, **SHORT),
+    "many experts": job("qwen3-30b-a3b", **SHORT),
+    "latent attention": job("deepseek-v3", "h200", 8, tp=8, weights="fp8", **SHORT),
+    "windows": job("gemma-2-9b", "a100 80gb sxm", **SHORT),
+    "weights in 4 bit": job(gpu="rtx 4090", weights="int4-gptq"),
+    "layer split": job(gpu="rtx 4090", gpus=2, pp=2, split="layers", engine="llama.cpp", max_sequences=16),
+}
+
+
+def load(name: str, **more: Any) -> ServingEstimate:
+    return serve(JOBS[name], input_tokens=IN, output_tokens=OUT, **more)
+
+
+def mean(found: SimulationResult, name: str) -> float:
+    value = getattr(found, name).mean
+    assert isinstance(value, float)
+    return value
+
+
+# -- the curve --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_more_at_work_is_more_in_all_and_less_for_each(name: str) -> None:
+    curve = load(name).curve
+    assert curve[0].concurrency == 1
+    assert len(curve) > 3
+    # the last point is no power of two, and may not fill the tiles of the matrix products
+    for few, many in itertools.pairwise(curve[:-1]):
+        assert many.tokens_per_second > few.tokens_per_second
+    assert curve[-1].tokens_per_second > 0.93 * curve[-2].tokens_per_second
+    for few, many in itertools.pairwise(curve):
+        assert many.tpot_seconds >= few.tpot_seconds * (1 - 1e-9)
+        assert many.ttft_seconds >= few.ttft_seconds * (1 - 1e-9)
+        # never more than in proportion
+        ratio = many.concurrency / few.concurrency
+        assert many.tokens_per_second <= ratio * few.tokens_per_second * (1 + 1e-9)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(
+        ["llama-3-8b", "mistral-7b", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite", "gemma-2-9b"]
+    ),
+    gpu=st.sampled_from(["h100", "a100 80gb sxm", "rtx 4090", "l40s", "h200", "b200", "mi300x"]),
+    gpus=st.sampled_from([1, 2, 4]),
+    weights=st.sampled_from(["bf16", "fp8", "int8", "int4-gptq", "q4_k_m", "mxfp4"]),
+    kv=st.sampled_from(["bf16", "fp8"]),
+    engine=st.sampled_from(["vllm", "tensorrt-llm", "sglang", "transformers", "llama.cpp"]),
+    concurrency=st.integers(1, 512),
+    tokens=st.tuples(st.integers(1, 4000), st.integers(1, 2000)),
+)
+def test_no_prediction_is_above_the_peaks(
+    name: str, gpu: str, gpus: int, weights: str, kv: str, engine: str, concurrency: int, tokens: tuple[int, int]
+) -> None:
+    spec = llmhw.model(name)
+    cluster = llmhw.Cluster(gpu, gpus)
+    options: dict[str, Any] = {"tp": gpus, "weights": weights, "kv": kv, "engine": engine, "max_sequences": 512}
+    asked = llmhw.ServingJob(model=spec, cluster=cluster, max_model_len=6000, **options)
+    lengths = dict(zip(("input_tokens", "output_tokens"), tokens, strict=True))
+    try:
+        found = serve(asked, concurrency=concurrency, **lengths)
+    except llmhw.LLMHWError as error:
+        assert "does not hold one request" in str(error)  # noqa: PT017
+        assume(False)
+        return
+    point = found.point
+    bound = bandwidth_bound_tokens_per_second(asked, concurrency=point.concurrency, **lengths)
+    assert 0 < point.tokens_per_second <= bound * (1 + 1e-9)
+
+    # the same without the engine: products of active weights, and at batch 1 their bytes
+    device = llmhw.accelerator(gpu)
+    active = spec.parameters.active - spec.parameters.by_component["embedding"]
+    passed = point.tokens_per_second * (tokens[0] + tokens[1] - 1) / tokens[1]
+    assert passed * 2 * active * 0.98 <= gpus * max(device.peaks.values())
+    bits = llmhw.number_format(weights).bits_per_weight
+    one = serve(asked, concurrency=1, **lengths).point
+    least = active * bits / 8 / (gpus * device.memory_bandwidth_bytes_per_second)
+    assert one.tpot_seconds > 0.98 * least
+    assert one.tokens_per_second_per_user == pytest.approx(1 / one.tpot_seconds)
+
+
+# -- load -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dense", "replicas", "pipeline", "many experts"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_rate_and_concurrency_are_two_ways_to_say_one_load(name: str, share: float) -> None:
+    """Little's law: requests at work = rate x the time of one."""
+    capacity = load(name).capacity
+    at_work = load(name, concurrency=max(JOBS[name].replicas * JOBS[name].pp, round(share * capacity)))
+    again = load(name, rate=at_work.requests_per_second * (1 - 1e-9))
+    assert again.point.concurrency == pytest.approx(at_work.point.concurrency, abs=1)
+    assert again.requests_per_second == pytest.approx(at_work.requests_per_second)
+    point = at_work.point
+    ways = independent_groups(JOBS[name])
+    # its own prompt, and all tokens after the first
+    alone = load(name, concurrency=1).point.ttft_seconds
+    spent = alone + point.tpot_seconds * (OUT - 1)
+    assert at_work.requests_per_second * spent == pytest.approx(point.concurrency, rel=0.01), ways
+
+
+def test_one_request_takes_its_prompt_and_a_pass_for_each_token() -> None:
+    found = load("dense", concurrency=1)
+    engine = engine_for(JOBS["dense"])
+    prompt = engine.seconds(prompts=1, prompt_tokens=IN)
+    decode = engine.seconds(decoding=1, context=IN + OUT / 2)
+    assert found.point.ttft_seconds == pytest.approx(prompt)
+    assert found.point.tpot_seconds == pytest.approx(decode)
+    assert found.point.tokens_per_second == pytest.approx(OUT / (prompt + (OUT - 1) * decode))
+
+
+def test_answers_of_one_token_are_all_prompt() -> None:
+    found = serve(JOBS["dense"], input_tokens=IN, output_tokens=1, concurrency=8)
+    prompt = engine_for(JOBS["dense"]).seconds(prompts=1, prompt_tokens=IN)
+    assert found.requests_per_second == pytest.approx(1 / prompt)
+
+
+def test_a_service_that_is_offered_too_much_is_saturated() -> None:
+    full = load("dense")
+    most = full.requests_per_second
+    assert not load("dense", rate=0.99 * most).saturated
+    above = load("dense", rate=1.01 * most)
+    assert above.saturated
+    assert above.point == full.point
+    assert "more arrive than it can take" in str(above)
+    assert load("dense", concurrency=full.capacity + 1).saturated
+    assert not load("dense", concurrency=full.capacity).saturated
+
+
+def test_no_more_is_generated_than_is_asked_for() -> None:
+    found = load("dense", rate=0.01, price=3.6)
+    assert found.point.tokens_per_second == pytest.approx(0.01 * OUT)
+    assert found.requests_per_second == pytest.approx(0.01)
+    # the machine is paid for while it waits
+    assert found.dollars_per_million_tokens == pytest.approx(3.6 / (0.01 * OUT * 3600) * 1e6)
+    assert found.tokens_per_second_interval == (pytest.approx(4.0), pytest.approx(4.0))
+
+
+def test_the_interval_holds_the_estimate() -> None:
+    for more in ({}, {"concurrency": 1}, {"rate": 1.0}, {"rate": 1e6}):
+        found = load("dense", **more)
+        low, high = found.tokens_per_second_interval
+        assert 0 < low <= found.point.tokens_per_second <= high
+
+
+def test_limits() -> None:
+    free = load("dense")
+    middle = free.curve[4]
+    found = load("dense", slo_tpot=middle.tpot_seconds * 1.0001)
+    assert found.within_slo is not None
+    assert found.within_slo.concurrency == middle.concurrency
+    assert found.to_dict()["requests_per_second_within_slo"] == pytest.approx(middle.tokens_per_second / OUT)
+    first = load("dense", slo_ttft=free.curve[2].ttft_seconds * 1.0001, slo_tpot=1.0)
+    assert first.within_slo is not None
+    assert first.within_slo.concurrency == free.curve[2].concurrency
+    never = load("dense", slo_ttft=1e-6)
+    assert never.within_slo is None
+    assert never.to_dict()["requests_per_second_within_slo"] is None
+    assert "not kept, even by a single request" in str(never)
+    assert free.within_slo is None
+
+
+def test_price() -> None:
+    found = load("replicas", price=2.5)
+    cost = found.dollars_per_million_tokens
+    assert cost == pytest.approx(8 * 2.5 / 3600 / found.point.tokens_per_second * 1e6)
+    assert load("replicas", price=5).dollars_per_million_tokens == pytest.approx(2 * cost)
+    listed = load("dense").price
+    assert listed is not None
+    assert listed.dollars_per_device_hour in {
+        p.dollars_per_device_hour for p in prices() if p.accelerator == "H100 SXM5 80GB"
+    }
+    assert dollars_per_million_tokens(dollars_per_hour=3.6, tokens_per_second=1000) == pytest.approx(1.0)
+    # a device without a price has everything but that
+    unpriced = serve(job(gpu="gtx 1080 ti", weights="int4-gptq", kv="fp16"), input_tokens=100, output_tokens=100)
+    assert unpriced.price is None
+    assert unpriced.dollars_per_million_tokens is None
+    assert {row[-1] for row in unpriced.rows()} == {"-"}
+
+
+def test_replicas_share_the_load_out() -> None:
+    one, two = (
+        serve(job("llama-3.1-70b", gpus=n, tp=4, weights="fp8", **SHORT), input_tokens=IN, output_tokens=OUT)
+        for n in (4, 8)
+    )
+    assert two.capacity == 2 * one.capacity
+    assert two.point.tokens_per_second == pytest.approx(2 * one.point.tokens_per_second)
+    assert two.point.tpot_seconds == pytest.approx(one.point.tpot_seconds)
+
+
+def test_a_shared_prefix_saves_its_prompt() -> None:
+    plain, shared = (
+        serve(job(prefix_tokens=n), input_tokens=IN, output_tokens=OUT, concurrency=1).point for n in (0, 800)
+    )
+    assert shared_tokens(job(prefix_tokens=800)) == 800
+    assert shared_tokens(job(prefix_tokens=801)) == 800
+    assert shared.ttft_seconds < plain.ttft_seconds
+    assert shared.tpot_seconds == pytest.approx(plain.tpot_seconds)
+
+
+def test_answer_as_numbers_and_as_text() -> None:
+    found = load("replicas", rate=2.0, slo_tpot=0.05, price=2.0)
+    values = json.loads(json.dumps(found.to_dict()))
+    assert values["rate"] == 2.0
+    assert [p["concurrency"] for p in values["curve"]] == [p.concurrency for p in found.curve]
+    assert values["curve"][-1]["dollars_per_million_tokens"] == pytest.approx(
+        16 / 3600 / found.curve[-1].tokens_per_second * 1e6
+    )
+    frame = found.to_frame()
+    assert list(frame.index) == [p.concurrency for p in found.curve]
+    text = str(found)
+    for part in ("of weights", "of KV cache", "tokens/s", "80 % interval", "within the limits", "a million"):
+        assert part in text
+    assert "<table" in found._repr_html_()
+
+
+# -- formats, drafts --------------------------------------------------------------------------
+
+
+def test_weights_in_4_bit_decode_faster_by_less_than_their_bytes() -> None:
+    spec = llmhw.model("llama-3-8b")
+    for gpu in ("h100", "rtx 4090", "a100 80gb sxm"):
+        wide, narrow = (
+            serve(job(gpu=gpu, weights=w), input_tokens=100, output_tokens=100, concurrency=1).point
+            for w in ("bf16", "int4-gptq")
+        )
+        ratio = wide.tpot_seconds / narrow.tpot_seconds
+        assert 1 < ratio < llmhw.weights(spec, "bf16").total / llmhw.weights(spec, "int4-gptq").total
+        # products gain nothing: the weights are expanded first
+        assert (
+            narrow.ttft_seconds
+            >= 0.99 * serve(job(gpu=gpu), input_tokens=4000, output_tokens=100, concurrency=1).point.ttft_seconds * 0
+            + narrow.ttft_seconds
+        )
+
+
+def test_fp8_multiplies_faster_only_where_the_device_can() -> None:
+    def prompt(gpu: str, weights: str) -> float:
+        return serve(
+            job(gpu=gpu, weights=weights), input_tokens=6000, output_tokens=10, concurrency=1
+        ).point.ttft_seconds
+
+    assert prompt("h100", "fp8") < 0.9 * prompt("h100", "bf16")
+    assert prompt("a100 80gb sxm", "fp8") > 0.99 * prompt("a100 80gb sxm", "bf16")
+    assert prompt("h100", "int4-gptq") > 0.99 * prompt("h100", "bf16")
+
+
+def test_a_draft() -> None:
+    big = job("llama-3.1-70b", gpus=8, tp=8, **SHORT)
+    small = llmhw.model("llama-3.2-1b")
+
+    def decoded(concurrency: int, **more: Any) -> float:
+        found = serve(big, input_tokens=500, output_tokens=500, concurrency=concurrency, **more)
+        return found.point.tokens_per_second_per_user
+
+    for concurrency in (1, 16, 128):
+        assert decoded(concurrency, draft=small, acceptance=0.0) < decoded(concurrency)
+    assert decoded(1, draft=small, acceptance=0.8) > 1.1 * decoded(1)
+    assert decoded(1, draft=small, acceptance=0.9) > decoded(1, draft=small, acceptance=0.6)
+    # the gain shrinks as verification becomes work
+    gain = [decoded(n, draft=small, acceptance=0.8) / decoded(n) for n in (1, 256)]
+    assert gain[1] < gain[0]
+    assert tokens_per_verification(acceptance=0.0, drafted=4) == 1
+    assert tokens_per_verification(acceptance=0.999999, drafted=4) == pytest.approx(5, rel=1e-4)
+
+
+def test_a_draft_takes_memory() -> None:
+    plain = load("dense")
+    with_draft = load("dense", draft=llmhw.model("llama-3.2-1b"))
+    assert with_draft.memory.kv_bytes == pytest.approx(
+        plain.memory.kv_bytes - llmhw.weights(llmhw.model("llama-3.2-1b")).total, rel=1e-6
+    )
+    tight = job("llama-3-8b", "rtx 4090")
+    two = (serve(tight, input_tokens=2000, output_tokens=500, draft=d) for d in (None, llmhw.model("llama-3.2-1b")))
+    alone, both = (found.capacity for found in two)
+    assert both < alone / 1.25
+
+
+# -- wrong arguments --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_tokens": 0}, "input_tokens=0 must be a whole number of at least 1"),
+        ({"output_tokens": 1.5}, "output_tokens=1.5 must be a whole number"),
+        ({"concurrency": 0}, "concurrency=0 must be a whole number of at least 1"),
+        ({"concurrency": 3, "rate": 2}, "concurrency=3 and rate=2 are two ways to say the load; give one"),
+        ({"rate": -1}, "rate=-1 must be a number above 0"),
+        ({"rate": float("nan")}, "rate=nan must be a number above 0"),
+        ({"slo_ttft": 0}, "slo_ttft=0 must be a number above 0"),
+        ({"slo_tpot": -1}, "slo_tpot=-1 must be a number above 0"),
+        ({"acceptance": 1}, "acceptance=1 must be at least 0 and below 1"),
+        ({"draft": llmhw.model("gpt2"), "draft_tokens": 0}, "draft_tokens=0 must be a whole number of at least 1"),
+        ({"input_tokens": 8000}, "input_tokens + output_tokens = 8400 is longer than max_model_len=8192"),
+        ({"price": -2}, "price=-2 must be a number above 0"),
+        ({"region": "mars"}, "region='mars' has no price of H100 SXM5 80GB"),
+        ({"kind": "gift"}, "kind='gift' is not known"),
+    ],
+)
+def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(llmhw.LLMHWError) as found:
+        serve(JOBS["dense"], **({"input_tokens": IN, "output_tokens": OUT} | arguments))
+    assert message in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (job("llama-3.1-70b"), "does not hold one request of 1400 tokens: short by"),
+        (job(prefix_tokens=1000), "input_tokens=1000 must be more than prefix_tokens=1000"),
+        (job(weight_offload=0.5), "weight_offload=0.5: how long it takes to read from host memory is not modelled"),
+        (job(kv_offload=0.5), "kv_offload=0.5: how long"),
+        (job("llama-3.1-405b", gpus=16, tp=16, **SHORT), "inter_link of 16 x H100 SXM5 80GB is not known"),
+    ],
+)
+def test_jobs_that_cannot_be_timed(asked: llmhw.ServingJob, message: str) -> None:
+    with pytest.raises(llmhw.LLMHWError) as found:
+        serve(asked, input_tokens=IN, output_tokens=OUT)
+    assert message in str(found.value)
+
+
+def test_an_instance_over_two_nodes_uses_the_network_between_them() -> None:
+    spec = llmhw.model("llama-3.1-405b")
+
+    def speed(network: str) -> float:
+        cluster = llmhw.Cluster("h100", 16, inter_link=network)
+        spread = llmhw.ServingJob(model=spec, cluster=cluster, tp=16, **SHORT)
+        return serve(spread, input_tokens=IN, output_tokens=OUT, concurrency=32).point.tpot_seconds
+
+    assert speed("infiniband hdr") > speed("infiniband ndr")
+
+
+# -- steps ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_steps_are_those_of_the_engine(name: str) -> None:
+    """Decoding within 0.1 %, prompts alone exactly, prompts beside tokens within 10 %."""
+    engine = engine_for(JOBS[name])
+    steps = EngineSteps(engine, prompt_tokens=IN)
+    for count, context in itertools.product((1, 3, 16, 50, 256), (100, 700, 1500, 5000)):
+        told = engine.seconds(decoding=count, context=context)
+        assert steps(0, 0, count, count * context) == pytest.approx(told, rel=1e-3)
+    for tokens in (64, 700, IN):
+        assert steps(tokens, 0, 0, 0) == engine.seconds(prompts=1, prompt_tokens=tokens)
+    assert steps(3 * IN, 0, 0, 0) == engine.seconds(prompts=3, prompt_tokens=IN)
+    for tokens, count, context in itertools.product((256, IN), (1, 16, 200), (300, 1500)):
+        told = engine.seconds(prompts=1, prompt_tokens=tokens, decoding=count, context=context)
+        assert steps(tokens, 0, count, count * context) == pytest.approx(told, rel=0.1)
+    for past in (500, 2000):
+        told = engine.seconds(prompts=1, prompt_tokens=512, past=past)
+        assert steps(512, past, 0, 0) == pytest.approx(told, rel=0.03)
+    assert steps(0, 0, 0, 0) == 0
+
+
+@pytest.mark.parametrize(("name", "most"), [("dense", 0.1), ("dense, 8 devices", 0.1), ("experts", 0.45)])
+def test_an_affine_step_is_exact_at_its_ends_and_near_between(name: str, most: float) -> None:
+    """What a batch reads of experts is not affine in its tokens: that is why `EngineSteps` is what is simulated."""
+    engine = engine_for(JOBS[name])
+    step = step_model(engine, context=1200, running=64, prompt_tokens=IN)
+    for count in (1, 64):
+        assert step(0, 0, count, count * 1200) == pytest.approx(engine.seconds(decoding=count, context=1200), rel=1e-3)
+    assert step(IN, 0, 0, 0) == pytest.approx(engine.seconds(prompts=1, prompt_tokens=IN))
+    for count, context in itertools.product((4, 16, 32), (600, 1200, 2400)):
+        told = engine.seconds(decoding=count, context=context)
+        assert step(0, 0, count, count * context) == pytest.approx(told, rel=most)
+
+
+# -- the simulator ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_request_alone_takes_as_long_in_the_simulator(name: str) -> None:
+    one = load(name, concurrency=1).point
+    engine = simulation_engine(JOBS[name], input_tokens=IN, output_tokens=OUT)
+    found = simulate(engine, Poisson(1e-4, IN, OUT, requests=20))
+    assert mean(found, "ttft") == pytest.approx(one.ttft_seconds, rel=0.02)
+    assert mean(found, "tpot") == pytest.approx(one.tpot_seconds, rel=0.02)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_simulator_saturates_where_the_closed_form_does(name: str) -> None:
+    groups = independent_groups(JOBS[name])
+    whole = load(name)
+    engine = simulation_engine(JOBS[name], input_tokens=IN, output_tokens=OUT)
+    users = whole.capacity // groups
+    found = simulate(engine, Closed(users, IN, Uniform(OUT // 2, 3 * OUT // 2), requests=max(300, 6 * users)))
+    assert found.output_tokens_per_second * groups == pytest.approx(whole.point.tokens_per_second, rel=0.12)
+    assert found.largest_batch <= users
+
+
+def test_the_simulator_beside_the_closed_form_at_half_load() -> None:
+    rate = load("dense").requests_per_second / 2
+    closed = load("dense", rate=rate).point
+    found = simulate_service(JOBS["dense"], rate=rate, requests=3000, input_tokens=IN, output_tokens=OUT).result
+    assert mean(found, "tpot") == pytest.approx(closed.tpot_seconds, rel=0.15)
+    assert found.mean_in_system == pytest.approx(closed.concurrency, rel=0.25)
+    # prompts queue behind each other, which the closed form leaves out
+    assert closed.ttft_seconds < 1.2 * mean(found, "ttft")
+
+
+def test_one_of_several_groups_is_simulated_with_its_share() -> None:
+    found = simulate_service(JOBS["replicas"], rate=4, requests=600, input_tokens=IN, output_tokens=OUT)
+    assert found.groups == 2
+    alone = simulate_service(
+        job("llama-3.1-70b", gpus=4, tp=4, weights="fp8", **SHORT),
+        rate=2,
+        requests=600,
+        input_tokens=IN,
+        output_tokens=OUT,
+    )
+    assert alone.groups == 1
+    assert found.result.to_dict() == alone.result.to_dict()
+    assert found.output_tokens_per_second == pytest.approx(2 * alone.output_tokens_per_second)
+    assert "One of 2 equal groups was simulated, with 2 of the 4 requests a second" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["rate_simulated"] == 2
+    row = found.to_row()
+    assert row["simulated_ttft_p99"] == found.result.ttft.p99
+
+
+def test_blocks_and_sequences_are_those_of_the_job() -> None:
+    asked = job(gpu="rtx 4090", weights="int4-gptq", max_sequences=100)
+    held = llmhw.serving_memory(asked)
+    engine = simulation_engine(asked, input_tokens=IN, output_tokens=OUT)
+    assert engine.kv_blocks is not None
+    assert engine.kv_blocks * 16 >= held.kv_tokens
+    assert engine.kv_blocks * 16 == pytest.approx(held.kv_tokens, rel=0.01)
+    assert (engine.max_sequences, engine.max_context, engine.block_tokens) == (100, 8192, 16)
+    # two stages work on two groups, each with half of the cache
+    one, two = (
+        simulation_engine(job("llama-3-8b", gpus=2, max_sequences=64, **layout), input_tokens=IN, output_tokens=OUT)
+        for layout in ({"tp": 2}, {"pp": 2})
+    )
+    assert (one.max_sequences, two.max_sequences) == (64, 32)
+    assert two.kv_blocks == pytest.approx(one.kv_blocks / 2, rel=0.1)
+    # an engine without pages runs as many as it has room for at their longest
+    whole = simulation_engine(JOBS["layer split"], input_tokens=IN, output_tokens=OUT)
+    assert whole.kv_blocks is None
+    assert whole.max_sequences <= llmhw.serving_memory(JOBS["layer split"]).sequences(8192)
+
+
+def test_a_small_cache_preempts_in_the_simulator() -> None:
+    tight = job("llama-3-8b", "rtx 4090", max_sequences=64)
+    found = simulate_service(tight, rate=50, requests=200, input_tokens=500, output_tokens=1000).result
+    assert found.preemptions > 0
+    assert found.kv_peak is not None
+    assert found.kv_peak > 0.95
+
+
+def test_prompts_on_machines_of_their_own() -> None:
+    four = job(gpus=4)
+    found = simulate_service(four, rate=8, requests=500, mode="disaggregated", input_tokens=IN, output_tokens=OUT)
+    assert found.groups == 2
+    assert found.engine.transfer_token_seconds == pytest.approx(131072 / 450e9)
+    mixed = simulate_service(four, rate=8, requests=500, input_tokens=IN, output_tokens=OUT)
+    assert mixed.groups == 4
+    # no prompt holds up a token any more
+    assert found.result.tpot.p99 < mixed.result.tpot.p99 * 1.2
+    three = simulate_service(
+        four, rate=8, requests=100, mode="disaggregated", prefill_workers=3, input_tokens=IN, output_tokens=OUT
+    )
+    assert (three.groups, three.engine.prefill_workers) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "rate=None and trace=None: give one of the two"),
+        ({"rate": 1, "trace": "a.csv"}, "give one of the two"),
+        ({"rate": 0}, "rate=0 must be a number above 0"),
+        ({"rate": 1, "speed": 2}, "speed=2 belongs to trace"),
+        ({"rate": 1, "requests": 0}, "requests=0 must be a whole number of at least 1"),
+        ({"rate": 1, "prefill_workers": 1}, "prefill_workers=1 belongs to mode disaggregated"),
+        ({"rate": 1, "mode": "disaggregated"}, "need a multiple of 2 replicas; 1 devices hold 1 of 1"),
+        ({"rate": 1, "mode": "batch"}, "mode='batch' is not known"),
+        ({"rate": 1, "input_tokens": 9000}, "input_tokens=9000 and output_tokens=500 must be at most max_context=8192"),
+        ({"rate": 1, "input_tokens": LogNormal(7000, 1)}, "must be at most max_context=8192 together"),
+    ],
+)
+def test_simulation_errors_name_the_argument(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(llmhw.LLMHWError) as found:
+        simulate_service(JOBS["dense"], **arguments)
+    assert message in str(found.value)
