@@ -210,6 +210,14 @@ class Validation:
             found[name] = Validation(rows, skipped, tuple(groups(rows, str)), self.kind, self.title)
         return found
 
+    def by_meter(self) -> dict[str, Validation]:
+        """The same for each way of measuring alone, such as prompts and decoded tokens; nothing is skipped in these."""
+        found = {}
+        for name in dict.fromkeys(g.meter for g in self.groups):
+            rows = tuple(r for r in self.rows if r.meter == name)
+            found[name] = Validation(rows, (), tuple(g for g in self.groups if g.meter == name), self.kind, self.title)
+        return found
+
     def reasons(self) -> list[tuple[str, int]]:
         """Why rows were skipped, and how many of them, most first."""
         import re
@@ -229,7 +237,7 @@ class Validation:
         }
 
     def to_dict(self, *, worst: int = 10) -> dict[str, Any]:
-        """Plain values: counts, errors and coverage as shares (None if nothing was predicted), in all and by source.
+        """Plain values: counts, errors and coverage as shares (None if nothing was predicted), also by source and meter.
 
         worst   how many of the groups with the largest errors to list
         """
@@ -237,14 +245,17 @@ class Validation:
             "kind": self.kind,
             **self._numbers(),
             "by_source": {name: part._numbers() for name, part in self.by_source().items()},
+            "by_meter": {name: part._numbers() for name, part in self.by_meter().items()},
             "worst": [group.to_dict() for group in self.worst(worst)],
             "skipped_rows": [{"id": i, "source": s, "reason": why} for i, s, why in self.skipped],
         }
 
     def table(self) -> list[tuple[str, ...]]:
-        """One row a source and one for all, as text: see `COLUMNS`."""
+        """One row a source, one a meter where there are several, and one for all, as text: see `COLUMNS`."""
         lines: list[tuple[str, ...]] = []
-        for name, part in [*self.by_source().items(), ("all", self)]:
+        meters = self.by_meter()
+        several = [(f"all: {name}", part) for name, part in meters.items()] if len(meters) > 1 else []
+        for name, part in [*self.by_source().items(), *several, ("all", self)]:
             counts = (len(part.rows), len(part.skipped), len(part.groups))
             shares = (
                 (part.median_abs_error, ""),

@@ -296,7 +296,7 @@ def test_validate_fits_and_takes_constants(tmp_path: Path) -> None:
         (["--kind", "training-memory", "--calibration", "no.json"], "no.json does not exist; give a file that"),
         (["--kind", "training-memory", "--calibration", "empty.csv"], "empty.csv is not JSON"),
         (["--kind", "training-memory", "--calibration", "good.json"], "reserved_over_allocated=None must be a number"),
-        (["--kind", "training-memory", "--fit", "no/fit.json"], "no does not exist; create it first"),
+        (["--kind", "training-memory", "--fit", "no/fit.json"], "its folder does not exist; create it first"),
         (["--kind", "training-memory", "--fit", "."], "is not a file; give the path of a file to write"),
         (["--kind", "training-memory", "--fit", "a", "--calibration", "b"], "--fit and --calibration both give"),
     ],

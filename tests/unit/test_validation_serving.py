@@ -11,7 +11,6 @@ from llmhw.hardware import accelerator
 from llmhw.serving_time import serving_constants
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound
-from llmhw.validation.statistics import percentile
 from llmhw.validation.table import read_table_of
 
 ROWS = read_measurements("inference_throughput")
@@ -48,9 +47,11 @@ def test_errors_are_those_that_the_calibration_states(found: Validation) -> None
     ("kind", "median", "p90"), [("throughput", 0.12, 0.35), ("decode", 0.08, 0.25), ("prefill", 0.15, 0.40)]
 )
 def test_errors_of_each_class(found: Validation, kind: str, median: float, p90: float) -> None:
-    sizes = [abs(group.error) for group in found.groups if group.meter == kind]
-    assert percentile(sizes, 50) <= median
-    assert percentile(sizes, 90) <= p90
+    part = found.by_meter()[kind]
+    assert part.median_abs_error is not None
+    assert part.p90_abs_error is not None
+    assert part.median_abs_error <= median
+    assert part.p90_abs_error <= p90
 
 
 def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
