@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import llmhw.catalog
-from llmhw import step_time
 from llmhw.units import LLMHWError
 from llmhw.validation import KINDS, Validation, serving, training_throughput, validate
 from llmhw.validation.statistics import Group, percentile, source_family
@@ -89,13 +88,6 @@ def main() -> None:
     clusters = sorted({cluster_of(row.source) for row in rows})
     constants = FITS[kind](rows, fresh=True)
     everything = validate(rows, kind, calibration=constants)
-    by_id = {row.name: row for row in rows}
-
-    def class_of(group: Group) -> str:
-        if kind == "serving":
-            return group.meter
-        job = training_throughput.job_of(by_id[group.ids[0]], calibration=constants)
-        return step_time.class_of(job, constants)
 
     unseen: list[Group] = []
     sources = {}
@@ -104,12 +96,11 @@ def main() -> None:
             unseen += found.groups
             sources[cluster] = errors(list(found.groups))
             print(cluster, sources[cluster], flush=True)
-    kinds = {group.ids: class_of(group) for group in [*unseen, *everything.groups]}
     residuals, held = {}, {}
     for name in constants["interval"]:
-        residuals[name] = errors([g for g in everything.groups if kinds[g.ids] == name])
-        held[name] = errors([g for g in unseen if kinds[g.ids] == name])
-        ratios = [slowness(g) for g in unseen if kinds[g.ids] == name]
+        residuals[name] = errors([g for g in everything.groups if g.meter == name])
+        held[name] = errors([g for g in unseen if g.meter == name])
+        ratios = [slowness(g) for g in unseen if g.meter == name]
         low, high = percentile(ratios, 10), percentile(ratios, 90)
         constants["interval"][name] = [round(low, 3), round(high, 3)]
         print(name, "all:", residuals[name], "left out:", held[name], "80 % interval:", constants["interval"][name])

@@ -237,7 +237,7 @@ class Validation:
         }
 
     def to_dict(self, *, worst: int = 10) -> dict[str, Any]:
-        """Plain values: counts, errors and coverage as shares (None if nothing was predicted), also by source and meter.
+        """Plain values: counts, errors and coverage as shares (None if nothing was predicted), by source and meter.
 
         worst   how many of the groups with the largest errors to list
         """

@@ -15,7 +15,7 @@ from llmhw.flops import convention_flops, training_flops
 from llmhw.hardware import Accelerator, Cluster, Link, accelerator
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.model import ModelSpec
-from llmhw.step_time import family_of, time_step
+from llmhw.step_time import class_of, family_of, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
 from llmhw.validation.regression import fit_calibration
@@ -371,26 +371,33 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: Trai
     job = job or job_of(row, calibration=calibration)
     found = time_step(job, software(row), calibration=calibration)
     seconds, tokens = found.total, job.global_batch * job.seq_len
-    stated = row.count("global_batch", None) * job.seq_len
-    if kind == "step_time_s":
-        # the batch of the source, where micro-batches do not divide it
-        return _prediction(found, seconds * stated / tokens, measured, "seconds", slower=True)
-    if kind == "tokens_per_s_per_gpu":
-        return _prediction(found, tokens / seconds / job.cluster.devices, measured, "tokens/s")
     hardware = kind == "hfu" or (
         kind == "tflops_per_gpu" and job.recompute == "full" and any(n in row["source"] for n in ("Narayanan", "BLOOM"))
     )
-    rate = _flops(row, job, hardware) / seconds / job.cluster.devices
-    if kind == "tflops_per_gpu":
-        return _prediction(found, rate, measured * 1e12, "FLOP/s")
-    return _prediction(found, rate / job.cluster.accelerator.peak(job.compute.removesuffix("-block")), measured, "MFU")
-
-
-def _prediction(found: Any, predicted: float, measured: float, unit: str, slower: bool = False) -> Prediction:
-    low, high = (predicted * bound / found.total for bound in found.interval)
-    if not slower:
-        low, high = (predicted * found.total / bound for bound in reversed(found.interval))
-    return Prediction(predicted=predicted, measured=measured, unit=unit, low=low, high=high, parts=found.parts)
+    unit = {"step_time_s": "seconds", "tokens_per_s_per_gpu": "tokens/s", "tflops_per_gpu": "FLOP/s"}.get(kind, "MFU")
+    if kind == "step_time_s":
+        # the batch of the source, where micro-batches do not divide it
+        predicted = seconds * row.count("global_batch", None) * job.seq_len / tokens
+    elif kind == "tokens_per_s_per_gpu":
+        predicted = tokens / seconds / job.cluster.devices
+    else:
+        predicted = _flops(row, job, hardware) / seconds / job.cluster.devices
+        if kind == "tflops_per_gpu":
+            measured *= 1e12
+        else:
+            predicted /= job.cluster.accelerator.peak(job.compute.removesuffix("-block"))
+    low, high = (bound / seconds for bound in found.interval)
+    if kind != "step_time_s":
+        low, high = 1 / high, 1 / low
+    return Prediction(
+        predicted=predicted,
+        measured=measured,
+        unit=unit,
+        meter=class_of(job, calibration),
+        low=predicted * low,
+        high=predicted * high,
+        parts=found.parts,
+    )
 
 
 # -- constants --------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from llmhw.catalog import read_calibration, read_measurements
-from llmhw.step_time import class_of, constants_of, softwares
+from llmhw.step_time import constants_of, softwares
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.regression import robust_fit
-from llmhw.validation.table import Row, read_table_of
+from llmhw.validation.table import Row
 from llmhw.validation.training_throughput import job_of, software
 
 ROWS = read_measurements("training_throughput")
@@ -49,13 +49,12 @@ def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> N
 
 def test_errors_are_those_that_the_calibration_states(found: Validation) -> None:
     stated = read_calibration("training_time")["residuals"]
-    rows = {row.name: row for row in read_table_of(ROWS, "rows").rows}
-    sizes: dict[str, list[float]] = {}
-    for group in found.groups:
-        sizes.setdefault(class_of(job_of(rows[group.ids[0]])), []).append(abs(group.error))
-    for kind, values in sizes.items():
-        assert len(values) == stated[kind]["groups"]
-        assert mean(values) == pytest.approx(stated[kind]["mean_abs_error"], abs=2e-3), kind
+    parts = found.by_meter()
+    assert set(parts) == set(stated)
+    for kind, part in parts.items():
+        assert len(part.groups) == stated[kind]["groups"]
+        errors = [abs(group.error) for group in part.groups]
+        assert mean(errors) == pytest.approx(stated[kind]["mean_abs_error"], abs=2e-3), kind
 
 
 @pytest.mark.parametrize(
