@@ -382,17 +382,26 @@ def request_seconds(engine: Engine, *, batch: float, prompt: float, answer: floa
     return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
 
 
-def offline_tokens_per_second(engine: Engine, *, room: float, prompt: float, answer: float) -> float:
+def offline_tokens_per_second(
+    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
+) -> float:
     """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
 
-    room   sequences that the cache and the engine's limit have room for
+    room       sequences that the cache and the engine's limit have room for
+    requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
 
     Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
     """
     running = max(1.0, room * engine.constants.running)
     together = max(1, int(8192 // prompt))
     reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
-    return 1 / (engine.seconds(decoding=running, context=prompt + answer / 2) / running + reading / answer)
+    context = prompt + answer / 2
+    if requests is None:
+        return 1 / (engine.seconds(decoding=running, context=context) / running + reading / answer)
+    waves, rest = divmod(requests, min(running, requests))
+    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
+    decoding += engine.seconds(decoding=rest, context=context)
+    return requests * answer / (requests * reading + answer * decoding)
 
 
 def class_of(metric: str) -> str:
