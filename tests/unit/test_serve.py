@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import llmhw
-from llmhw.cost import prices
 from llmhw.serve import (
     EngineSteps,
     ServingEstimate,
@@ -133,14 +132,14 @@ def test_rate_and_concurrency_are_two_ways_to_say_one_load(name: str, share: flo
     capacity = load(name).capacity
     at_work = load(name, concurrency=max(JOBS[name].replicas * JOBS[name].pp, round(share * capacity)))
     again = load(name, rate=at_work.requests_per_second * (1 - 1e-9))
-    assert again.point.concurrency == pytest.approx(at_work.point.concurrency, abs=1)
+    # as few as will do, where a batch that fills its tiles does as much as one a little larger
+    assert 0.94 * at_work.point.concurrency - 1 <= again.point.concurrency <= at_work.point.concurrency + 1
     assert again.requests_per_second == pytest.approx(at_work.requests_per_second)
     point = at_work.point
-    ways = independent_groups(JOBS[name])
     # its own prompt, and all tokens after the first
     alone = load(name, concurrency=1).point.ttft_seconds
     spent = alone + point.tpot_seconds * (OUT - 1)
-    assert at_work.requests_per_second * spent == pytest.approx(point.concurrency, rel=0.01), ways
+    assert at_work.requests_per_second * spent == pytest.approx(point.concurrency, rel=0.01)
 
 
 def test_one_request_takes_its_prompt_and_a_pass_for_each_token() -> None:
@@ -211,12 +210,10 @@ def test_price() -> None:
     assert load("replicas", price=5).dollars_per_million_tokens == pytest.approx(2 * cost)
     listed = load("dense").price
     assert listed is not None
-    assert listed.dollars_per_device_hour in {
-        p.dollars_per_device_hour for p in prices() if p.accelerator == "H100 SXM5 80GB"
-    }
+    assert listed in llmhw.prices("h100")
     assert dollars_per_million_tokens(dollars_per_hour=3.6, tokens_per_second=1000) == pytest.approx(1.0)
     # a device without a price has everything but that
-    unpriced = serve(job(gpu="gtx 1080 ti", weights="int4-gptq", kv="fp16"), input_tokens=100, output_tokens=100)
+    unpriced = serve(job(gpu="rtx 3080 ti", weights="int4-gptq"), input_tokens=100, output_tokens=100)
     assert unpriced.price is None
     assert unpriced.dollars_per_million_tokens is None
     assert {row[-1] for row in unpriced.rows()} == {"-"}
@@ -270,12 +267,6 @@ def test_weights_in_4_bit_decode_faster_by_less_than_their_bytes() -> None:
         )
         ratio = wide.tpot_seconds / narrow.tpot_seconds
         assert 1 < ratio < llmhw.weights(spec, "bf16").total / llmhw.weights(spec, "int4-gptq").total
-        # products gain nothing: the weights are expanded first
-        assert (
-            narrow.ttft_seconds
-            >= 0.99 * serve(job(gpu=gpu), input_tokens=4000, output_tokens=100, concurrency=1).point.ttft_seconds * 0
-            + narrow.ttft_seconds
-        )
 
 
 def test_fp8_multiplies_faster_only_where_the_device_can() -> None:
