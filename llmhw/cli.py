@@ -649,6 +649,8 @@ class _Lengths(click.ParamType[Any]):
                 return simulation.Empirical.from_csv(rest, name)
             numbers = [int(x) if x.isdigit() else float(x) for x in rest.split(":")]
             return kinds[kind](*numbers)
+        except llmhw.LLMHWError:
+            raise
         except (KeyError, TypeError, ValueError):
             raise llmhw.LLMHWError(
                 f"{name}={value!r} must be a whole number, uniform:LOW:HIGH, exponential:MEAN, "

@@ -34,7 +34,7 @@ def job(name: str = "llama-3-8b", gpu: str = "h100", gpus: int = 1, **changes: A
     return llmhw.ServingJob(model=llmhw.model(name), cluster=llmhw.Cluster(gpu, gpus), **changes)
 
 
-SHORT = {"max_model_len": 8192}
+SHORT: dict[str, Any] = {"max_model_len": 8192}
 JOBS = {
     "dense": job(),
     "dense, 8 devices": job("llama-3.1-70b", gpus=8, tp=8, weights="fp8", kv="fp8", **SHORT),
@@ -468,6 +468,7 @@ def test_blocks_and_sequences_are_those_of_the_job() -> None:
         for layout in ({"tp": 2}, {"pp": 2})
     )
     assert (one.max_sequences, two.max_sequences) == (64, 32)
+    assert one.kv_blocks is not None
     assert two.kv_blocks == pytest.approx(one.kv_blocks / 2, rel=0.1)
     # an engine without pages runs as many as it has room for at their longest
     whole = simulation_engine(JOBS["layer split"], input_tokens=IN, output_tokens=OUT)
@@ -491,7 +492,7 @@ def test_prompts_on_machines_of_their_own() -> None:
     mixed = simulate_service(four, rate=8, requests=500, input_tokens=IN, output_tokens=OUT)
     assert mixed.groups == 4
     # no prompt holds up a token any more
-    assert found.result.tpot.p99 < mixed.result.tpot.p99 * 1.2
+    assert mean(found.result, "tpot") < 1.2 * mean(mixed.result, "tpot")
     three = simulate_service(
         four, rate=8, requests=100, mode="disaggregated", prefill_workers=3, input_tokens=IN, output_tokens=OUT
     )
