@@ -235,6 +235,12 @@ class ServingEstimate:
             for p in self.curve
         ]
 
+    @property
+    def _limit(self) -> str:
+        job = self.job
+        limited = self.capacity == job.max_sequences * job.attention_dp * job.replicas
+        return "max_sequences allows" if limited else "fit"
+
     def _held(self) -> str:
         """Weights and cache of a device of the fullest stage, and what the cache has room for."""
         held = self.memory
@@ -255,7 +261,7 @@ class ServingEstimate:
             ("memory", self._held()),
             (
                 "load",
-                f"{self.point.concurrency:,} requests at work of {self.capacity:,} that fit"
+                f"{self.point.concurrency:,} requests at work of {self.capacity:,} that {self._limit}"
                 + ("; more arrive than it can take" if self.saturated else ""),
             ),
             ("first token", format_quantity(self.point.ttft_seconds, "seconds")),
