@@ -17,7 +17,7 @@ from llmhw.memory import precision_named
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.schedule import pipeline_actions
 from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, split_of, stage_layers
-from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, html_table
+from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, html_table, text_table
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
 AXES = (
@@ -230,15 +230,8 @@ class Communication:
         ]
 
     def __str__(self) -> str:
-        rows = [("what", "kind", "ranks", "phase", "calls", "each", "in a step"), *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(7)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        return "\n".join([self.title, *lines])
+        head = ("what", "kind", "ranks", "phase", "calls", "each", "in a step")
+        return "\n".join([self.title, *text_table([head, *self.rows()], right=4)])
 
     def _repr_html_(self) -> str:
         return html_table(

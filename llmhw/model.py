@@ -7,7 +7,7 @@ Parameters, FLOPs, cache bytes, optimizer bytes and LoRA sizes are all sums over
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -230,12 +230,15 @@ class ModelSpec:
     @cached_property
     def layer_kinds(self) -> tuple[tuple[Layer, int], ...]:
         """The distinct layers, each with how often it occurs."""
-        counts: dict[int, int] = {}
-        kinds: dict[int, Layer] = {}
-        for layer in self.layers:
-            kinds[id(layer)] = layer
-            counts[id(layer)] = counts.get(id(layer), 0) + 1
-        return tuple((kinds[key], count) for key, count in counts.items())
+        return self.kinds_of(range(len(self.layers)))
+
+    def kinds_of(self, numbers: Iterable[int]) -> tuple[tuple[Layer, int], ...]:
+        """The distinct ones of these layers, such as those of a pipeline stage, each with how often it occurs."""
+        counts: dict[int, tuple[Layer, int]] = {}
+        for i in numbers:
+            layer = self.layers[i]
+            counts[id(layer)] = layer, counts.get(id(layer), (layer, 0))[1] + 1
+        return tuple(counts.values())
 
     def all_tensors(self) -> Iterator[tuple[Tensor, int]]:
         """Every distinct tensor and how many layers hold it, layers first."""

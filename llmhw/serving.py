@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,16 @@ from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.sharding import local_tensor, outer_tensors, split_of
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, format_quantity, html_table, maximum
+from llmhw.units import (
+    LLMHWError,
+    ceil_div,
+    check_choice,
+    check_count,
+    format_quantity,
+    html_table,
+    maximum,
+    text_table,
+)
 
 # -- memory: formulas -------------------------------------------------------------------------
 
@@ -156,17 +165,9 @@ def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     spec, layout = job.model, job.parallelism
     before, behind = outer_tensors(spec, layout, stage)
     held = [(local_tensor(spec, layout, t), 1) for t in (*before, *behind)]
-    for layer, count in _kinds(spec, dealt_layers(spec.num_layers, job.pp)[stage]):
+    for layer, count in spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage]):
         held += [(local_tensor(spec, layout, t, layer), count) for t in layer.tensors]
     return held
-
-
-def _kinds(spec: ModelSpec, numbers: Iterable[int]) -> list[tuple[Layer, int]]:
-    counts: dict[int, tuple[Layer, int]] = {}
-    for i in numbers:
-        layer = spec.layers[i]
-        counts[id(layer)] = layer, counts.get(id(layer), (layer, 0))[1] + 1
-    return list(counts.values())
 
 
 def feed_forward_width(layer: Layer, hidden: int, tp: int = 1) -> float:
@@ -225,7 +226,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         forward_workspace_bytes,
         "the widest block",
         tokens=job.max_batched_tokens,
-        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in _kinds(spec, numbers)),
+        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in spec.kinds_of(numbers)),
         hidden=spec.hidden,
     )
     sampling = term(
@@ -468,14 +469,7 @@ class ServingMemory:
 
     def __str__(self) -> str:
         head = ("part", *(f"stage {i}" for i in range(self.job.pp)))
-        rows = [head, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        lines = text_table([head, *self.rows()])
         return "\n".join([self.title, *lines, self.summary()])
 
     __repr__ = __str__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -14,12 +14,12 @@ from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
 from llmhw.memory import PRECISIONS, training_states
-from llmhw.model import Layer, ModelSpec
+from llmhw.model import Layer
 from llmhw.roofline import OPERAND_BYTES
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.sharding import Place, outer_tensors, place_of, rank_states, split_of, stage_layers
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
-from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table
+from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table, text_table
 
 
 def _constant(name: str) -> float:
@@ -174,14 +174,7 @@ class JobMemory:
 
     def __str__(self) -> str:
         head = ("part", *(f"stage {i}" for i in range(len(self.stages))))
-        rows = [head, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        lines = text_table([head, *self.rows()])
         return "\n".join([self.title, *lines])
 
     __repr__ = __str__
@@ -289,7 +282,7 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
     whole: dict[str, Any] = options | {"precision": precision}
     copies = copies_in_flight(job, place.pp)
     if job.recompute == "per-op":
-        kept = tuple(t for layer, count in _kinds(spec, numbers) for t in _per_op(job, layer, copies * count))
+        kept = tuple(t for layer, count in spec.kinds_of(numbers) for t in _per_op(job, layer, copies * count))
     else:
         layers = activations(
             spec,
@@ -329,14 +322,6 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
                 more = term(unfused_gradient_bytes, "gradient of the head", hidden=spec.hidden, **sizes)
             parts.append(Part("logits and loss", (*loss, more)))
     return parts
-
-
-def _kinds(spec: ModelSpec, numbers: Iterable[int]) -> list[tuple[Layer, int]]:
-    counts: dict[int, tuple[Layer, int]] = {}
-    for i in numbers:
-        layer = spec.layers[i]
-        counts[id(layer)] = layer, counts.get(id(layer), (layer, 0))[1] + 1
-    return list(counts.values())
 
 
 def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
@@ -585,14 +570,7 @@ class TrainingEstimate:
 
     def __str__(self) -> str:
         head = ("part", "least", "estimate", "most", "share")
-        rows = [head, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        lines = text_table([head, *self.rows()])
         block = self.summary()
         first, second = (max(len(row[i]) for row in block) for i in (0, 1))
         short = [f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in block]

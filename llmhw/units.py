@@ -5,7 +5,7 @@ Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
@@ -154,6 +154,20 @@ def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str
     return (
         f"<table><caption>{escape(caption)}</caption><thead>{line(columns, 'th')}</thead><tbody>{body}</tbody></table>"
     )
+
+
+def text_table(rows: Iterable[Sequence[str]], *, right: int = 1) -> list[str]:
+    """Lines of a table for the terminal; columns from number `right` on are aligned to the right.
+
+    >>> text_table([("part", "GiB"), ("weights", "2.0")])
+    ['part     GiB', 'weights  2.0']
+    """
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(c.rjust(w) if i >= right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
 
 
 # -- argument checks --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from llmhw.activations import activations
 from llmhw.formula import Estimate
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, text_table, unknown_name
 
 try:
     import torch
@@ -134,12 +134,7 @@ class SavedActivations:
         return [*rows, ("activations", format_quantity(self.total, "bytes"), predicted, ratio)]
 
     def __str__(self) -> str:
-        rows = [("", "measured", "predicted", "ratio"), *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
+        lines = text_table([("", "measured", "predicted", "ratio"), *self.rows()])
         return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
 
     def _repr_html_(self) -> str:

@@ -27,7 +27,7 @@ from llmhw.memory import OPTIMIZERS, PRECISIONS, training_states
 from llmhw.model import ModelSpec
 from llmhw.model import model as named_model
 from llmhw.peak import StepPeak, step_peak
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, text_table, unknown_name
 
 # Real tensors for models of at most so many parameters; fake ones, of the same sizes, above.
 SMALL = 20_000_000
@@ -134,12 +134,7 @@ class Measurement:
         return [text(row) for row in (*self.parts, self.total)]
 
     def __str__(self) -> str:
-        rows = [("", "measured", "predicted", "ratio"), *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
+        lines = text_table([("", "measured", "predicted", "ratio"), *self.rows()])
         return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
 
     def _repr_html_(self) -> str:

@@ -9,7 +9,7 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from llmhw.units import LLMHWError, format_quantity
+from llmhw.units import LLMHWError, format_quantity, text_table
 
 # Title, columns and rows of a table that is printed.
 Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -292,13 +292,7 @@ class Validation:
 
     def __str__(self) -> str:
         title, columns, rows = self.sections(worst=0)[0]
-        lines = [columns, *rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-        text = [
-            "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
-        return "\n".join([title, *text])
+        return "\n".join([title, *text_table([columns, *rows])])
 
     __repr__ = __str__
 
