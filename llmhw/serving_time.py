@@ -68,6 +68,7 @@ class ServingConstants:
     each              seconds of that for each sequence
     inside            share of the link's bandwidth that an all-reduce reaches
     meet              seconds of an all-reduce of nothing
+    skew              time that the slowest of several ranks takes more than all on average, as a share
     running           sequences that run on average, over those that the cache has room for
     """
 
@@ -90,6 +91,7 @@ class ServingConstants:
     each: float = 0.0
     inside: float = 0.7
     meet: float = 1e-5
+    skew: float = 0.0
     running: float = 0.85
 
 
@@ -235,7 +237,9 @@ class Engine:
                 layer_seconds += self._cached(a, decoding / own, context, element, attending)
             if layer.linear_attention is not None:
                 layer_seconds += work.state_flops / (0.1 * wide)
-            layer_seconds += self._meetings(tokens)
+            if self.tp > 1:
+                layer_seconds *= 1 + c.skew
+                layer_seconds += self._meetings(tokens)
             total += count * layer_seconds
             launches += count * (work.kernels + narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
@@ -316,8 +320,6 @@ class Engine:
 
     def _meetings(self, tokens: float) -> float:
         """Two all-reduces; with attention shared out by sequence, an all-to-all to the experts and back."""
-        if self.tp == 1:
-            return 0.0
         c = self.constants
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
         wire = all_reduce_wire_bytes(size=size, ranks=self.tp)
