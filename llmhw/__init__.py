@@ -36,7 +36,7 @@ from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
     from llmhw.job import Parallelism, ServingJob, TrainingJob
-    from llmhw.serve import ServingEstimate, serve
+    from llmhw.service import ServingEstimate, serve
     from llmhw.serving import ServingMemory, serving_memory
     from llmhw.simulation import simulate
     from llmhw.training import TrainingEstimate, train
@@ -47,12 +47,12 @@ __version__ = "0.1.0"
 # Layouts are loaded when they are first asked for, so that `import llmhw` stays quick.
 _LATER = {
     "Parallelism": ("llmhw.job", "Parallelism"),
-    "ServingEstimate": ("llmhw.serve", "ServingEstimate"),
+    "ServingEstimate": ("llmhw.service", "ServingEstimate"),
     "ServingJob": ("llmhw.job", "ServingJob"),
     "ServingMemory": ("llmhw.serving", "ServingMemory"),
     "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
-    "serve": ("llmhw.serve", "serve"),
+    "serve": ("llmhw.service", "serve"),
     "serving_memory": ("llmhw.serving", "serving_memory"),
     "simulate": ("llmhw.simulation", "simulate"),
     "train": ("llmhw.training", "train"),

@@ -608,8 +608,8 @@ def serve(
     The replicas are what tp, pp and attention-dp leave of --gpus. Requests are equal and in steady state; `llmhw
     simulate` plays random arrivals and queues.
     """
-    from llmhw.serve import COLUMNS
-    from llmhw.serve import serve as estimate
+    from llmhw.service import COLUMNS
+    from llmhw.service import serve as estimate
 
     _check_form(as_json, as_csv, output)
     job = _serving_job(model, options)
@@ -693,7 +693,7 @@ def simulate(model: str, as_json: bool, as_csv: bool, output: str | None, **opti
     uniform:LOW:HIGH, exponential:MEAN, lognormal:MEDIAN:SIGMA[:LEAST:MOST], or csv:FILE with a column named like the
     option, as in input_tokens. Ctrl-C ends it early and prints what there is; nothing is then written to --output.
     """
-    from llmhw.serve import simulate_service
+    from llmhw.service import simulate_service
 
     _check_form(as_json, as_csv, output)
     job = _serving_job(model, options)

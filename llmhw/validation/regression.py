@@ -96,14 +96,15 @@ def fit_calibration(
     """A calibration whose constants suit all rows best: `known` with other values.
 
     known      groups of numbers, and `prior`: for each constant by its place ("families.hopper.matmul8") its value
-               before any row was seen, how far its logarithm may be off (`spread`), and where that comes from
+               before any row was seen, how far its logarithm may be off (`spread`), and where that comes from; one
+               that is `held` moves only where known values are the start
     residual   `residual(calibration, row)`: log(predicted / measured) of a row
     belongs    for each row: whether a place's group ("common", "families.hopper") is its own
     fresh      start from the priors; otherwise the known values are the prior's centre, and few rows move few constants
 
     Values are rounded to four digits.
     """
-    names = list(known["prior"])
+    names = [name for name, prior in known["prior"].items() if not (fresh and prior.get("held"))]
     touched = [[i for i, mine in enumerate(belongs) if mine(name.rpartition(".")[0])] for name in names]
 
     def put(values: Sequence[float]) -> dict[str, Any]:

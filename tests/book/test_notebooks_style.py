@@ -13,14 +13,14 @@ import pytest
 
 from tests.book.conftest import NOTEBOOKS, ROOT, pages
 
-FIRST_CELL = '''try:
+FIRST_CELL = """try:
     import llmhw
 except ImportError:  # Colab
     %pip install -q "llmhw[plot] @ git+https://github.com/llmhw/llmhw"
     import llmhw
 import llmhw.plot
 
-llmhw.plot.style()'''
+llmhw.plot.style()"""
 
 MOST_LINES = 15
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import llmhw
-from llmhw.serve import simulate_service
+from llmhw.service import simulate_service
 from llmhw.simulation import LogNormal, Uniform
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from llmhw.cli import main; main()"]

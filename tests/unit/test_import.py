@@ -33,14 +33,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         llmhw.modle  # noqa: B018
 
 
-def test_serve_can_be_called_whichever_way_it_was_imported() -> None:
-    """`serve` is a function, and the module that it is in."""
-    from llmhw.serve import ServingEstimate, engine_for
+def test_no_name_that_is_loaded_late_is_a_module_too() -> None:
+    """Importing a module sets the package's attribute of that name, and would hide the function."""
+    from importlib.util import find_spec
 
-    job = llmhw.ServingJob(model=llmhw.model("llama-3-8b"), cluster=llmhw.Cluster("h100", 1))
-    for _ in range(2):
-        assert isinstance(llmhw.serve(job, input_tokens=100, output_tokens=10), ServingEstimate)
-    assert engine_for(job).tp == 1
-    code = "import llmhw; f = llmhw.serve; import llmhw.serve as g; print(callable(f), callable(g))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "True"]
+    assert not [name for name in llmhw._LATER if find_spec(f"llmhw.{name}")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import mean
 from typing import Any
 
@@ -12,7 +12,7 @@ from llmhw.catalog import read_calibration, read_measurements
 from llmhw.step_time import constants_of, softwares
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
-from llmhw.validation.regression import robust_fit
+from llmhw.validation.regression import fit_calibration, robust_fit
 from llmhw.validation.table import Row
 from llmhw.validation.training_throughput import job_of, software
 
@@ -218,3 +218,16 @@ def test_outliers_do_not_pull_a_robust_fit_far() -> None:
 def test_a_prior_holds_where_nothing_is_measured() -> None:
     found = robust_fit(lambda c, rows: [0.0 for _ in rows], [0.7], [0.1], [[]], 3)
     assert found == pytest.approx([0.7])
+
+
+def test_a_held_constant_moves_only_where_known_values_are_the_start() -> None:
+    """A network that is half as fast: an own fit follows; the catalog's fit leaves it where its measurement has it."""
+    prior = {"value": 0.8, "spread": 1.0, "source": "measured"}
+    known = {"link": {"share": 0.8}, "prior": {"link.share": prior | {"held": True}}}
+
+    def residual(tried: Mapping[str, Any], row: int) -> float:
+        return _log(0.4 / tried["link"]["share"])
+
+    mine = [lambda group: group == "link"] * 9
+    assert fit_calibration(known, residual, mine)["link"]["share"] == pytest.approx(0.4, rel=0.02)
+    assert fit_calibration(known, residual, mine, fresh=True)["link"]["share"] == 0.8

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import llmhw
-from llmhw.serve import (
+from llmhw.service import (
     EngineSteps,
     ServingEstimate,
     bandwidth_bound_tokens_per_second,

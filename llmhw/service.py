@@ -6,13 +6,11 @@ that `simulation_engine` makes of a job.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
 from statistics import fmean
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import read_calibration
@@ -893,13 +891,3 @@ def bandwidth_bound_tokens_per_second(
     """
     service = _Service(job, bound(engine_for(job)), input_tokens, output_tokens)
     return service.at(check_count("concurrency", concurrency)).tokens_per_second
-
-
-class _Called(ModuleType):
-    """This module, which the package's attribute `serve` is once it is loaded: calling it calls `serve`."""
-
-    def __call__(self, job: ServingJob, **arguments: Any) -> ServingEstimate:
-        return serve(job, **arguments)
-
-
-sys.modules[__name__].__class__ = _Called
