@@ -92,10 +92,11 @@ def main() -> None:
     unseen: list[Group] = []
     sources = {}
     with ProcessPoolExecutor(2) as pool:
-        for cluster, found in pool.map(partial(left_out, kind), clusters):
+        for _, found in pool.map(partial(left_out, kind), clusters):
             unseen += found.groups
-            sources[cluster] = errors(list(found.groups))
-            print(cluster, sources[cluster], flush=True)
+            for name in sorted({source_family(group.source) for group in found.groups}):
+                sources[name] = errors([g for g in found.groups if source_family(g.source) == name])
+                print(name, sources[name], flush=True)
     residuals, held = {}, {}
     for name in constants["interval"]:
         residuals[name] = errors([g for g in everything.groups if g.meter == name])
