@@ -472,12 +472,26 @@ _network_option = click.option(
 _output_option = click.option("--output", metavar="FILE", help="Write --json or --csv to a file, whole or not at all.")
 
 
+_calibration_option = click.option(
+    "--calibration", metavar="FILE.json", help="Constants that `llmhw validate --fit` wrote."
+)
+
+
+def _constants(path: str | None) -> dict[str, Any] | None:
+    """What --calibration names; None where it is not given."""
+    if path is None:
+        return None
+    from llmhw.validation import read_constants
+
+    return read_constants(path)
+
+
 @cli.command()
 @_model_argument
 @_job_options
 @_network_option
 @click.option("--software", type=_Choices("software", _softwares), help="What runs it.  [default: by --kernels]")
-@click.option("--calibration", metavar="FILE.json", help="Constants that `llmhw validate --fit` wrote.")
+@_calibration_option
 @_run_options
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
@@ -506,15 +520,10 @@ def train(
             f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
             "has; give --network, as in --network 'InfiniBand NDR 4x'"
         )
-    constants = None
-    if calibration is not None:
-        from llmhw.validation import read_constants
-
-        constants = read_constants(calibration)
     found = llmhw.train(
         job,
         software=software,
-        calibration=constants,
+        calibration=_constants(calibration),
         kind="spot" if spot else "on_demand",
         storage_bytes_per_second=None if storage is None else storage * 1e9,
         **run,
@@ -597,11 +606,19 @@ def _serving_job(model: str, options: dict[str, Any]) -> llmhw.ServingJob:
 @click.option("--draft-tokens", type=int, default=4, show_default=True, help="Proposed before each pass.")
 @click.option("--acceptance", type=float, default=0.7, show_default=True, help="Chance that a proposal is accepted.")
 @_price_options
+@_calibration_option
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="The curve: a header line and a row for each load, in base units.")
 @_output_option
 def serve(
-    model: str, spot: bool, draft: str | None, as_json: bool, as_csv: bool, output: str | None, **options: Any
+    model: str,
+    spot: bool,
+    draft: str | None,
+    calibration: str | None,
+    as_json: bool,
+    as_csv: bool,
+    output: str | None,
+    **options: Any,
 ) -> None:
     """What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.
 
@@ -614,7 +631,8 @@ def serve(
     _check_form(as_json, as_csv, output)
     job = _serving_job(model, options)
     guesser = None if draft is None else llmhw.model(draft)
-    found = estimate(job, draft=guesser, kind="spot" if spot else "on_demand", **options)
+    kind = "spot" if spot else "on_demand"
+    found = estimate(job, draft=guesser, kind=kind, calibration=_constants(calibration), **options)
     if as_json:
         return _text(_json_text(found.to_dict()), output)
     if as_csv:
@@ -683,10 +701,13 @@ _LENGTHS = _Lengths()
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
 @click.option("--slo-ttft", type=float, help="Most seconds until the first token.")
 @click.option("--slo-tpot", type=float, help="Most seconds between two tokens.")
+@_calibration_option
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
 @_output_option
-def simulate(model: str, as_json: bool, as_csv: bool, output: str | None, **options: Any) -> None:
+def simulate(
+    model: str, calibration: str | None, as_json: bool, as_csv: bool, output: str | None, **options: Any
+) -> None:
     """Play requests through an engine: queues, batches, the KV cache, percentiles of latency, goodput.
 
     Replicas share the requests out evenly and are alike: one is simulated. LENGTHS are a whole number,
@@ -697,6 +718,7 @@ def simulate(model: str, as_json: bool, as_csv: bool, output: str | None, **opti
 
     _check_form(as_json, as_csv, output)
     job = _serving_job(model, options)
+    options["calibration"] = _constants(calibration)
     if output is not None:
         from llmhw.files import write_whole
 

@@ -268,7 +268,11 @@ class ServingEstimate:
                 f"{self.point.tokens_per_second_per_user:,.1f} tokens/s "
                 f"({format_quantity(self.point.tpot_seconds, 'seconds')} a token)",
             ),
-            ("all users", f"{self.point.tokens_per_second:,.0f} tokens/s (80 % interval {low:,.0f} to {high:,.0f})"),
+            (
+                "all users",
+                f"{self.point.tokens_per_second:,.0f} tokens/s ("
+                + (f"80 % interval {low:,.0f} to {high:,.0f})" if low < high else "as many as are asked for)"),
+            ),
             ("requests", f"{self.requests_per_second:,.2f} a second"),
         ]
         if self.slo != (None, None):

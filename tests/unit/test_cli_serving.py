@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import llmhw
+from llmhw.catalog import read_calibration
 from llmhw.service import simulate_service
 from llmhw.simulation import LogNormal, Uniform
 
@@ -41,6 +42,19 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
 def on_8() -> llmhw.ServingJob:
     spec, cluster = llmhw.model("llama-3.1-70b"), llmhw.Cluster("h100", 8)
     return llmhw.ServingJob(model=spec, cluster=cluster, tp=4, weights="fp8", kv="fp8", max_model_len=16384)
+
+
+def test_constants_of_one_s_own(tmp_path: Path) -> None:
+    """A file as `validate --fit` writes it, of an H100 that reads its memory half as fast."""
+    constants = read_calibration("serving_time")
+    hopper = constants["families"]["hopper"]
+    families = constants["families"] | {"hopper": hopper | {"bandwidth": hopper["bandwidth"] / 2}}
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(constants | {"families": families}), encoding="utf-8")
+    before, after = (answer("serve", *ONE, "--concurrency", "1", *more) for more in ([], ["--calibration", str(file)]))
+    assert 1.5 < after["tpot_seconds"] / before["tpot_seconds"] < 2
+    played = ["simulate", *ONE, "--rate", "0.1", "--requests", "20", "--calibration", str(file)]
+    assert answer(*played)["simulated"]["tpot"]["mean"] == pytest.approx(after["tpot_seconds"], rel=0.05)
 
 
 # -- serve ------------------------------------------------------------------------------------
