@@ -250,9 +250,10 @@ def test_answer_as_numbers_and_as_text() -> None:
     frame = found.to_frame()
     assert list(frame.index) == [p.concurrency for p in found.curve]
     text = str(found)
-    for part in ("of weights", "of KV cache", "tokens/s", "80 % interval", "within the limits", "a million"):
+    for part in ("of weights", "of KV cache", "tokens/s", "as many as are asked for", "within the limits", "a million"):
         assert part in text
     assert "<table" in found._repr_html_()
+    assert "80 % interval" in str(load("replicas", concurrency=8))
 
 
 # -- formats, drafts --------------------------------------------------------------------------
