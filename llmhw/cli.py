@@ -551,6 +551,7 @@ _SERVING_OPTIONS = (
     click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks."),
     click.option("--attention-dp", type=int, default=1, show_default=True, help="Groups of tp ranks, sharing experts."),
     click.option("--split", type=_Choices("split", _of_job("SPLITS")), default="tensor", show_default=True),
+    click.option("--all-reduce", type=_Choices("all_reduce", _of_job("ALL_REDUCES")), default="two-shot"),
     click.option("--engine", type=_Choices("engine", _of_job("ENGINES")), default="vllm", show_default=True),
     click.option("--weights", type=_FORMAT, default="bf16", show_default=True, help="Weight format."),
     click.option("--kv", type=_FORMAT, default="bf16", show_default=True, help="Cache format."),
@@ -582,6 +583,7 @@ def _price_options(command: F) -> F:
 _OF_SERVING_JOB = (
     *("tp", "pp", "ep", "attention_dp", "split", "engine", "weights", "kv", "page_size", "utilization"),
     *("max_sequences", "max_batched_tokens", "max_model_len", "prefix_tokens", "lora_adapters", "lora_rank"),
+    "all_reduce",
 )
 
 

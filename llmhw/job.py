@@ -19,6 +19,7 @@ OFFLOAD = ("none", "optimizer", "all")
 PAGE_SIZES = {"vllm": 16, "tensorrt-llm": 32, "sglang": 1}
 ENGINES = (*PAGE_SIZES, "transformers", "llama.cpp", "litgpt")
 SPLITS = ("tensor", "layers")
+ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
 
 
@@ -257,6 +258,8 @@ class ServingJob:
     weight_offload, kv_offload   share of the weights, and of the KV cache, that lies in host memory
     split               tensor; or layers: the pp ranks take turns and never work at once (llama.cpp's layer split,
                         device_map="auto" of transformers)
+    all_reduce          how tp ranks add up: two-shot (each adds up its part, then all gather), one-shot (each reads
+                        everything: one exchange, more bytes), nvls (the switch adds up), or auto, the fastest
 
     One instance takes tp x pp x attention_dp devices; the cluster holds one or more (`replicas`). Raises `LLMHWError`
     for a layout that cannot run; one that does not fit in memory is an answer, not an error.
@@ -287,6 +290,7 @@ class ServingJob:
     weight_offload: float = 0.0
     kv_offload: float = 0.0
     split: str = "tensor"
+    all_reduce: str = "two-shot"
 
     def __post_init__(self) -> None:
         spec = self.model
@@ -296,6 +300,7 @@ class ServingJob:
             object.__setattr__(self, name, check_count(name, getattr(self, name), least=0))
         check_choice("engine", self.engine, ENGINES)
         check_choice("split", self.split, SPLITS)
+        check_choice("all_reduce", self.all_reduce, ALL_REDUCES)
         for name in ("weights", "kv"):
             object.__setattr__(self, name, number_format(getattr(self, name)).name)
         if not 0 < self.utilization <= 1:

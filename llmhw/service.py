@@ -324,6 +324,7 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
         attention_dp=job.attention_dp > 1,
         weights=job.weights,
         kv=job.kv,
+        all_reduce=job.all_reduce,
         calibration=calibration,
     )
 

@@ -15,7 +15,7 @@ from llmhw.catalog import read_calibration
 from llmhw.communication import activation_message_bytes, all_reduce_wire_bytes
 from llmhw.flops import causal_pairs
 from llmhw.formula import formula
-from llmhw.hardware import Accelerator, Cluster
+from llmhw.hardware import Accelerator, Cluster, links
 from llmhw.job import Parallelism
 from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.network import message_seconds
@@ -156,6 +156,7 @@ class Engine:
     attention_dp     each rank attends to its own sequences, experts are spread (`tp` is then the ranks in all)
     weights, kv      number formats of weights and cache
     constants        what kernels and links reach
+    all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
     """
 
     spec: ModelSpec
@@ -166,6 +167,7 @@ class Engine:
     attention_dp: bool = False
     weights: str = "bf16"
     kv: str = "bf16"
+    all_reduce: str = "two-shot"
 
     @property
     def device(self) -> Accelerator:
@@ -322,10 +324,28 @@ class Engine:
         """Two all-reduces; with attention shared out by sequence, an all-to-all to the experts and back."""
         c = self.constants
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
-        wire = all_reduce_wire_bytes(size=size, ranks=self.tp)
-        link = self.cluster.link_for(self.tp).bytes_per_second * c.inside
-        one = message_seconds(wire_bytes=wire, bandwidth_bytes_per_second=link, latency_seconds=c.meet)
-        return float(2 * one)
+        link = self.cluster.link_for(self.tp)
+        # `meet` is the latency of two exchanges, or of the way to the switch and back
+        ways = {
+            "two-shot": (all_reduce_wire_bytes(size=size, ranks=self.tp), c.meet),
+            "one-shot": ((self.tp - 1) * size, c.meet / 2),
+        }
+        if _switch_adds_up(link.name):
+            ways["nvls"] = (size, c.meet)
+        wanted = ways.values() if self.all_reduce == "auto" else (ways[self.all_reduce],)
+        rate = link.bytes_per_second * c.inside
+        return float(
+            2
+            * min(
+                message_seconds(wire_bytes=wire, bandwidth_bytes_per_second=rate, latency_seconds=latency)
+                for wire, latency in wanted
+            )
+        )
+
+
+@lru_cache(maxsize=64)
+def _switch_adds_up(name: str) -> bool:
+    return any(found.name == f"{name} + NVLS SHARP" for found in links())
 
 
 # Small tiles too: a decoded batch has few rows.
@@ -361,13 +381,18 @@ def engine_of(
     attention_dp: bool = False,
     weights: str = "bf16",
     kv: str = "bf16",
+    all_reduce: str = "two-shot",
     calibration: Mapping[str, Any] | None = None,
 ) -> Engine:
     """An `Engine` with the constants of its device and software."""
+    if all_reduce == "nvls" and not _switch_adds_up(cluster.link_for(tp).name):
+        raise LLMHWError(
+            f"all_reduce='nvls': no switch of {cluster.accelerator.name} adds up; use two-shot, one-shot or auto"
+        )
     if tp * pp != cluster.devices:
         raise LLMHWError(f"tp x pp = {tp} x {pp} is not the {cluster.devices} devices of the cluster")
     constants = serving_constants(cluster.accelerator, engine, calibration)
-    return Engine(spec, cluster, constants, tp, pp, attention_dp, weights, kv)
+    return Engine(spec, cluster, constants, tp, pp, attention_dp, weights, kv, all_reduce)
 
 
 def bound(engine: Engine) -> Engine:

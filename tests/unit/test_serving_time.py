@@ -189,3 +189,36 @@ def test_constants_make_it_slower_never_faster() -> None:
 def test_layouts_that_do_not_fill_the_cluster_are_refused() -> None:
     with pytest.raises(LLMHWError, match="tp x pp = 2 x 1 is not the 4 devices"):
         engine_of(llmhw.model("llama-3-8b"), llmhw.Cluster("h100", 4), engine="litgpt", tp=2)
+
+
+def decoding(all_reduce: str, sequences: int, gpu: str = "h100") -> float:
+    engine = Engine(
+        llmhw.model("llama-3-70b"),
+        llmhw.Cluster(gpu, 8),
+        replace(BOUND, meet=2e-5),
+        tp=8,
+        all_reduce=all_reduce,
+    )
+    return engine.seconds(decoding=sequences, context=1000)
+
+
+def test_ways_to_add_up_trade_exchanges_for_bytes() -> None:
+    """80 layers with two each: one exchange of 10 us is saved, for 7 messages in place of 2 x 7 / 8."""
+    size, rate = 8192 * 2, 450e9
+    saved = decoding("two-shot", 1) - decoding("one-shot", 1)
+    assert saved == pytest.approx(160 * (1e-5 - (7 - 1.75) * size / rate), rel=1e-6)
+    switch = decoding("two-shot", 512) - decoding("nvls", 512)
+    assert switch == pytest.approx(160 * 0.75 * 512 * size / rate, rel=1e-6)
+    assert decoding("one-shot", 512) > decoding("two-shot", 512)
+    for sequences in (1, 16, 512):
+        each = [decoding(way, sequences) for way in ("two-shot", "one-shot", "nvls")]
+        assert decoding("auto", sequences) == min(each)
+
+
+def test_a_switch_that_does_not_add_up_is_an_error() -> None:
+    spec, cluster = llmhw.model("llama-3-70b"), llmhw.Cluster("a100 80gb sxm4", 8)
+    with pytest.raises(LLMHWError, match="all_reduce='nvls': no switch of A100 80GB SXM4 adds up; use two-shot"):
+        engine_of(spec, cluster, engine="tensorrt-llm-2025", tp=8, all_reduce="nvls")
+    with pytest.raises(LLMHWError, match="all_reduce='ring'"):
+        llmhw.ServingJob(model=spec, cluster=cluster, tp=8, all_reduce="ring")
+    assert engine_of(spec, cluster, engine="tensorrt-llm-2025", tp=8, all_reduce="auto").seconds(decoding=1) > 0
