@@ -250,7 +250,10 @@ def test_simulate_interrupted(tmp_path: Path, written: bool) -> None:
         assert process.stderr.readline() == "begins\n"
         time.sleep(0.7)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert "interrupted" in err
     assert "Traceback" not in err
