@@ -20,6 +20,8 @@ from llmhw.units import (
     ceil_div,
     check_choice,
     check_count,
+    exp,
+    expm1,
     format_quantity,
     html_table,
     maximum,
@@ -28,28 +30,6 @@ from llmhw.units import (
 )
 
 # -- formulas ---------------------------------------------------------------------------------
-
-
-def exp(x: Any) -> Any:
-    """e to the power x, for a number or an array."""
-    if hasattr(x, "__array_namespace__"):
-        import numpy
-
-        return numpy.exp(x)
-    import math
-
-    return math.exp(x)
-
-
-def expm1(x: Any) -> Any:
-    """e to the power x, less 1, exact near 0; for a number or an array."""
-    if hasattr(x, "__array_namespace__"):
-        import numpy
-
-        return numpy.expm1(x)
-    import math
-
-    return math.expm1(x)
 
 
 @formula(source="definition: the last step may be a part of a batch", unit="count")
@@ -618,8 +598,8 @@ def training_run(
     hours = term(run_device_hours, "device-hours", wall_seconds=wall.value, devices=count)
     shown += [goodput, wall, failures, hours]
 
-    reasons: dict[str, str] = {}
-    paid = price_of(device, count, price, provider, region, kind, reasons)
+    paid, unpaid = price_of(device, count, price, provider, region, kind)
+    reasons = {} if paid else {"dollars": unpaid, "price": unpaid}
     cost = None
     if paid is not None:
         rate = paid.dollars_per_device_hour
@@ -683,19 +663,15 @@ def price_of(
     provider: str | None,
     region: str | None,
     kind: str,
-    reasons: dict[str, str],
-) -> Price | None:
-    """The price to compute with; None leaves its reason in `reasons`."""
+) -> tuple[Price | None, str]:
+    """The price to compute with; or None, and the reason."""
     check_choice("kind", kind, ("on_demand", "spot"))
     if price is None:
-        found, why = _newest_price(device, count, provider, region, kind)
-        if found is None:
-            reasons["dollars"] = reasons["price"] = why
-        return found
+        return _newest_price(device, count, provider, region, kind)
     if provider is not None or region is not None:
         raise LLMHWError(f"price={price!s} is given: leave provider and region out")
     if not isinstance(price, Price):
-        return _given_price(device, _checked("price", price, above=True))
+        return _given_price(device, _checked("price", price, above=True)), ""
     if price.accelerator != device.name:
         raise LLMHWError(f"price={price!s} is one of {price.accelerator}, not of {device.name}")
-    return price
+    return price, ""

@@ -190,6 +190,11 @@ class Accelerator:
     memory_source: str = ""
     note: str = ""
 
+    def family(self, families: Mapping[str, Mapping[str, Any]]) -> str:
+        """Which of these families of constants, each with its `architectures`, is the device's; else `other`."""
+        found = (name for name, family in families.items() if self.architecture in family.get("architectures", ()))
+        return next(found, "other")
+
     def peak(self, fmt: str) -> float:
         """Dense peak of a number format, FLOP/s (operations per second for int8).
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmhw.formula import formula
-from llmhw.units import ceil_div, maximum
+from llmhw.units import ceil_div, maximum, minimum
 
 
 @formula(source="Williams, Waterman and Patterson 2009", unit="FLOP/byte")
@@ -42,6 +42,16 @@ def roofline_seconds(
     0.04
     """
     return maximum(flops / peak_flops_per_second, memory_bytes / bandwidth_bytes_per_second)
+
+
+@formula(source="the energy of an operation does not depend on the clock, to a first approximation", unit="fraction")
+def power_share(*, watts: Any, flops_per_joule: Any, flops_per_second: Any) -> Any:
+    """Share of a rate that the board's power can feed; at most 1.
+
+    >>> power_share(watts=350, flops_per_joule=1e12, flops_per_second=500e12)
+    0.7
+    """
+    return minimum(1.0, watts * flops_per_joule / flops_per_second)
 
 
 @formula(source="every weight and cached element is read once per step; lower bound of the step's time", unit="token/s")

@@ -13,7 +13,7 @@ from math import gcd
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from llmhw.catalog import read_calibration
+from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import price_of
 from llmhw.formula import formula
 from llmhw.hardware import Cluster, Price
@@ -23,7 +23,7 @@ from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel, number_from
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
 from llmhw.serving_time import Engine, bound, engine_of
-from llmhw.units import LLMHWError, check_count, format_quantity, html_table
+from llmhw.units import LLMHWError, check_count, format_quantity, html_table, text_table
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -116,7 +116,7 @@ class ServingEstimate:
     input_tokens, output_tokens   of each request
     point           the load that was asked for
     curve           from one request to all that fit
-    price           of a device-hour, or None
+    price           of a device-hour, or None: `no_price` says why
     saturated       whether the rate or concurrency that was asked for is more than the service can take
     slo             limits on first token and next token that were asked for, in seconds
     interval        least and most of measured over predicted time, of 80 % of measurements
@@ -134,6 +134,7 @@ class ServingEstimate:
     slo: tuple[float | None, float | None] = (None, None)
     interval: tuple[float, float] = (1.0, 1.0)
     rate: float | None = None
+    no_price: str = ""
 
     @property
     def capacity(self) -> int:
@@ -206,6 +207,7 @@ class ServingEstimate:
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
             "price": self.price.to_dict() if self.price else None,
+            "no_price": self.no_price or None,
             "curve": [
                 p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
                 for p in self.curve
@@ -283,14 +285,12 @@ class ServingEstimate:
                 else "not kept, even by a single request"
             )
             found.append(("within the limits", text))
-        if cost is not None:
-            found.append(("a million tokens", f"{format_quantity(cost, 'dollars')} at {self.price}"))
+        text = self.no_price if cost is None else f"{format_quantity(cost, 'dollars')} at {self.price}"
+        found.append(("a million tokens", text))
         return found
 
     def __str__(self) -> str:
-        rows = [COLUMNS, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines = text_table([COLUMNS, *self.rows()], right=0)
         return "\n".join([self.title, *(f"{k}: {v}" for k, v in self.summary()), "", *lines])
 
     __repr__ = __str__
@@ -305,6 +305,8 @@ COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s"
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
     """The `Engine` of one instance of a job, with the constants of its device and software."""
     cluster = job.cluster
+    if calibration is not None:
+        check_calibration("serving_time", "serving", calibration)
     for name in ("weight_offload", "kv_offload"):
         if getattr(job, name):
             raise LLMHWError(
@@ -475,10 +477,12 @@ def serve(
     else:
         load = room if asked is None else asked
         point, saturated = service.at(min(load, room)), load > room
-    paid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind, {})
+    paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
     low, high = known["interval"]["decode" if point.concurrency == 1 else "throughput"]
     limits = (slo_ttft, slo_tpot)
-    return ServingEstimate(job, prompt, answer, held, point, curve, paid, saturated, limits, (low, high), rate=wanted)
+    return ServingEstimate(
+        job, prompt, answer, held, point, curve, paid, saturated, limits, (low, high), rate=wanted, no_price=unpaid
+    )
 
 
 def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:

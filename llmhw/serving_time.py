@@ -21,7 +21,7 @@ from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.network import message_seconds
 from llmhw.operations import Matmul, Work, layer_work
 from llmhw.precision import NumberFormat, number_format
-from llmhw.roofline import TILES, matmul_bytes, tiled_flops
+from llmhw.roofline import TILES, matmul_bytes, power_share, tiled_flops
 from llmhw.units import LLMHWError, check_choice, maximum
 
 
@@ -97,9 +97,7 @@ class ServingConstants:
 
 def serving_family(device: Accelerator, calibration: Mapping[str, Any] | None = None) -> str:
     """The family of devices whose constants hold for this one; `other` where none was fitted."""
-    families = (calibration or read_calibration("serving_time"))["families"]
-    found = (name for name, family in families.items() if device.architecture in family.get("architectures", ()))
-    return next(found, "other")
+    return device.family((calibration or read_calibration("serving_time"))["families"])
 
 
 def serving_constants(
@@ -125,6 +123,7 @@ BOUND = ServingConstants(
     matmul4=1.0,
     weight_only=1.0,
     attention=1.0,
+    attention8=2.0,
     bandwidth=1.0,
     cache=1.0,
     fill=0.0,
@@ -189,7 +188,9 @@ class Engine:
         c, device = self.constants, self.device
         half = "bf16" if "bf16" in device.peaks else "fp16"
         peak = device.fp16_accumulate_peak or device.peak(half)
-        power = min(1.0, (device.tdp_watts or float("inf")) * c.per_joule / (peak * c.matmul))
+        power = power_share(
+            watts=device.tdp_watts or float("inf"), flops_per_joule=c.per_joule, flops_per_second=peak * c.matmul
+        )
         wide = peak * c.matmul * power
         if self.weights in _WIDE:
             products = wide

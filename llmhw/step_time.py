@@ -23,9 +23,9 @@ from llmhw.memory import precision_named
 from llmhw.model import Layer
 from llmhw.network import Network
 from llmhw.operations import Core, Work, head_work, layer_work
-from llmhw.roofline import OPERAND_BYTES, Rates, matmul_seconds
+from llmhw.roofline import OPERAND_BYTES, Rates, matmul_seconds, power_share
 from llmhw.sharding import rank_tensors, stage_layers
-from llmhw.units import check_choice, maximum
+from llmhw.units import check_choice, log, maximum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +121,7 @@ BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8
 
 def family_of(device: Accelerator, calibration: Mapping[str, Any] | None = None) -> str:
     """The family of devices whose constants hold for this one; `other` where none was fitted."""
-    families = (calibration or read_calibration("training_time"))["families"]
-    found = (name for name, family in families.items() if device.architecture in family.get("architectures", ()))
-    return next(found, "other")
+    return device.family((calibration or read_calibration("training_time"))["families"])
 
 
 def constants_of(device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None) -> Constants:
@@ -164,9 +162,11 @@ def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
     half = "bf16" if "bf16" in device.peaks else "fp16"
     share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
     # a card whose power does not feed its peak runs all its tensor cores slower
-    power = min(1.0, (device.tdp_watts or float("inf")) * c.per_joule / (device.peak(half) * c.matmul))
-    formats = dict.fromkeys((half, compute))
     peak = device.peak(half)
+    power = power_share(
+        watts=device.tdp_watts or float("inf"), flops_per_joule=c.per_joule, flops_per_second=peak * c.matmul
+    )
+    formats = dict.fromkeys((half, compute))
     return Rates(
         matmul_flops_per_second={f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats},
         forward_flops_per_second=peak * c.attention * power,
@@ -195,17 +195,6 @@ def network(job: TrainingJob, constants: Constants) -> Network:
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
     )
-
-
-def log(x: Any) -> Any:
-    """Natural logarithm of a number or an array."""
-    if hasattr(x, "__array_namespace__"):
-        import numpy
-
-        return numpy.log(x)
-    import math
-
-    return math.log(x)
 
 
 @formula(

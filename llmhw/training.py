@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from llmhw.activations import activations, layer_activations, saved_bytes
-from llmhw.catalog import read_calibration
+from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Part, Term, formula, term
@@ -602,17 +602,6 @@ def _step_flops(job: TrainingJob) -> tuple[float, float]:
     return float(made["forward"]) + backward, again
 
 
-def _check_calibration(calibration: Mapping[str, Any]) -> None:
-    """Constants of another kind would be a KeyError deep inside."""
-    parts = ("common", "families", "software", "interval")
-    missing = [name for name in parts if not isinstance(calibration.get(name), Mapping)]
-    if missing:
-        raise LLMHWError(
-            f"calibration has no {', '.join(missing)}, so it is not one of training time; "
-            "give what `llmhw validate --kind training-throughput --fit` wrote"
-        )
-
-
 def train(
     job: TrainingJob,
     *,
@@ -642,7 +631,7 @@ def train(
     True
     """
     if calibration is not None:
-        _check_calibration(calibration)
+        check_calibration("training_time", "training-throughput", calibration)
     running = software or default_software(job)
     time = time_step(job, running, calibration=calibration)
     parameters = job.model.parameters

@@ -49,6 +49,31 @@ def minimum(a: Any, b: Any) -> Any:
     return a if a <= b else b
 
 
+def _elementwise(name: str, x: Any) -> Any:
+    if hasattr(x, "__array_namespace__"):
+        import numpy
+
+        return getattr(numpy, name)(x)
+    import math
+
+    return getattr(math, name)(x)
+
+
+def exp(x: Any) -> Any:
+    """e to the power x."""
+    return _elementwise("exp", x)
+
+
+def expm1(x: Any) -> Any:
+    """e to the power x, less 1, exact near 0."""
+    return _elementwise("expm1", x)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm."""
+    return _elementwise("log", x)
+
+
 def ceil_div(a: Any, b: Any) -> Any:
     """a / b rounded up; exact on integers of any size.
 

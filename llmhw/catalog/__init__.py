@@ -6,11 +6,12 @@ this file says what each table holds and how to add a row. Nothing is read when 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmhw.units import unknown_name
+from llmhw.units import LLMHWError, unknown_name
 
 _FOLDER = Path(__file__).parent
 
@@ -79,6 +80,22 @@ def read_calibration(subject: str) -> dict[str, Any]:
     if subject not in found:
         raise unknown_name("subject", subject, found)
     return found[subject]
+
+
+def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -> None:
+    """Raise `LLMHWError` for constants of another kind, which would be a KeyError deep inside.
+
+    subject   of `calibration.json`: training_time or serving_time
+    kind      of `llmhw validate`, whose --fit writes such constants
+    """
+    groups = ("common", "families", "software", "engines", "interval")
+    needed = [name for name in groups if name in read_calibration(subject)]
+    missing = [name for name in needed if not isinstance(calibration.get(name), Mapping)]
+    if missing:
+        raise LLMHWError(
+            f"calibration has no {', '.join(missing)}, so it is not one of {subject.replace('_', ' ')}; "
+            f"give what `llmhw validate --kind {kind} --fit` wrote"
+        )
 
 
 # -- models -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-from llmhw.catalog import read_calibration, read_measurements, read_table
+from llmhw.catalog import check_calibration, read_calibration, read_measurements, read_table
 from llmhw.units import LLMHWError, unknown_name
 from llmhw.validation import facts, serving, serving_memory, training_memory, training_throughput
 from llmhw.validation.constants import read_constants, write_constants
@@ -58,6 +58,7 @@ class Kind:
     catalog         the rows of the catalog's own table
     fit             constants fitted to rows, as `calibration` takes them; None where there is nothing to fit
     constants       names of numbers that `calibration` must hold
+    subject         its constants of time in `calibration.json`
     each            each measured value of a row is predicted by itself: see `serving_memory.each_value`
     """
 
@@ -69,6 +70,7 @@ class Kind:
     catalog: Callable[[], Iterable[Mapping[str, Any]]]
     fit: Callable[[list[Row]], dict[str, Any]] | None = None
     constants: tuple[str, ...] = ()
+    subject: str = ""
     each: bool = False
 
 
@@ -81,6 +83,7 @@ KINDS: dict[str, Kind] = {
         configuration=training_throughput.configuration,
         catalog=partial(read_measurements, "training_throughput"),
         fit=training_throughput.fit,
+        subject="training_time",
     ),
     "training-memory": Kind(
         title="peak memory of training",
@@ -100,6 +103,7 @@ KINDS: dict[str, Kind] = {
         configuration=serving.configuration,
         catalog=partial(read_measurements, "inference_throughput"),
         fit=serving.fit,
+        subject="serving_time",
     ),
     "inference-memory": Kind(
         title="peak memory of inference",
@@ -240,6 +244,8 @@ def _checked(kind: str, calibration: Mapping[str, Any]) -> Mapping[str, Any]:
     chosen = KINDS[kind]
     if chosen.fit is None:
         raise LLMHWError(f"kind={kind!r} has no constants; leave calibration out")
+    if chosen.subject:
+        check_calibration(chosen.subject, kind, calibration)
     for name in chosen.constants:
         value = calibration.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value < 0:

@@ -27,6 +27,7 @@ from llmhw.units import GIB, LLMHWError
 from llmhw.validation.regression import fit_calibration
 from llmhw.validation.statistics import Prediction, source_family
 from llmhw.validation.table import Row
+from llmhw.validation.training_memory import stablelm_alpha_3b
 
 # Columns without which no row can be predicted
 REQUIRED = ("model_name", "quant", "gpu", "n_gpus", "engine", "metric", "value")
@@ -72,20 +73,7 @@ def _spec(name: str) -> ModelSpec:
         sizes = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": 2048, "vocab_size": 51200}
         return ModelSpec.from_config({"model_type": "gpt2", **sizes}, name=plain)
     if plain == "stablelm-alpha-3b":
-        return ModelSpec.from_config(
-            {
-                "model_type": "gpt_neox",
-                "hidden_size": 4096,
-                "num_hidden_layers": 16,
-                "num_attention_heads": 32,
-                "intermediate_size": 16384,
-                "vocab_size": 50688,
-                "rotary_pct": 0.25,
-                "max_position_embeddings": 4096,
-                "tie_word_embeddings": False,
-            },
-            name=plain,
-        )
+        return stablelm_alpha_3b()
     return model(_NAMES.get(plain, plain))
 
 
@@ -189,7 +177,7 @@ _REQUESTS = {
     (5000, 500): 1500,
     (20_000, 2000): 1000,
 }
-# What an engine keeps beside weights and cache on each device: context, workspace, graphs.
+# What an engine keeps beside weights and cache on each device: context, workspace, graphs. Assumed, not fitted.
 _BESIDE = 2.5 * GIB
 _CACHE_SHARE = 0.95  # of what is left; TensorRT-LLM's benchmarks give the cache that much
 _MOST_SEQUENCES = 2048  # TensorRT-LLM's default max_batch_size

@@ -373,22 +373,28 @@ def frozen_layer_activations(
 
 
 @cache
+def stablelm_alpha_3b() -> ModelSpec:
+    """StableLM-Base-Alpha-3B, which only LitGPT's tables name."""
+    return ModelSpec.from_config(
+        {
+            "model_type": "gpt_neox",
+            "hidden_size": 4096,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "intermediate_size": 16384,
+            "vocab_size": 50688,
+            "rotary_pct": 0.25,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": False,
+        },
+        name="stablelm-alpha-3b",
+    )
+
+
+@cache
 def _litgpt_spec(name: str) -> ModelSpec:
     if name.startswith("StableLM"):
-        return ModelSpec.from_config(
-            {
-                "model_type": "gpt_neox",
-                "hidden_size": 4096,
-                "num_hidden_layers": 16,
-                "num_attention_heads": 32,
-                "intermediate_size": 16384,
-                "vocab_size": 50688,
-                "rotary_pct": 0.25,
-                "max_position_embeddings": 4096,
-                "tie_word_embeddings": False,
-            },
-            name="stablelm-alpha-3b",
-        )
+        return stablelm_alpha_3b()
     known = {"Llama 2 7 B": "llama-2-7b", "Llama 2 13 B": "llama-2-13b"}
     if name not in known:
         raise unknown_name("model_name", name, [*known, "StableLM Alpha 3B"])

@@ -49,6 +49,41 @@ def test_readme_counts_the_catalog_and_the_layouts() -> None:
     assert f"the ranks of {layouts} parallel layouts" in page
 
 
+def test_readme_states_the_errors_of_published_speed() -> None:
+    from llmhw.catalog import read_calibration
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {
+        "training, dense models on A100 to GB300": ("training_time", "dense"),
+        "training, mixtures of experts": ("training_time", "experts"),
+        "inference, throughput of batches": ("serving_time", "throughput"),
+        "inference, decoding of one stream": ("serving_time", "decode"),
+        "inference, prompts": ("serving_time", "prefill"),
+    }
+    for name, (subject, part) in rows.items():
+        known = read_calibration(subject)
+        seen, unseen = known["residuals"][part], known["left_out"][part]
+        errors = [e[key] for e in (seen, unseen) for key in ("median_abs_error", "p90_abs_error")]
+        assert f"| {name} | {seen['groups']} | " + " | ".join(f"{100 * e:.1f} %" for e in errors) + " |" in text
+
+
+def test_readme_shows_what_serve_and_simulate_say() -> None:
+    from llmhw import Cluster, ServingJob, model, serve
+    from llmhw.service import simulate_service
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), weights="fp8")
+    shown = {row[0]: row for row in serve(job, input_tokens=1000, output_tokens=500).rows()}
+    lines = text[text.index("$ llmhw serve") : text.index("$ llmhw simulate")].splitlines()
+    found = [tuple(line.strip().split("  ")) for line in lines if line[:8].strip().isdigit()]
+    assert len(found) == 4
+    for line in found:
+        assert tuple(cell.strip() for cell in line if cell.strip()) == shown[line[0]]
+    played = {row[0]: row for row in simulate_service(job, rate=8).rows()}
+    for name in ("time to first token", "time per token"):
+        assert " ".join(played[name]) in " ".join(text.split())
+
+
 def test_readme_states_the_error_of_published_memory() -> None:
     from llmhw.validation import validate_training_memory
 

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import llmhw
+from llmhw.catalog import read_calibration
 from llmhw.service import (
     EngineSteps,
     ServingEstimate,
@@ -216,6 +217,10 @@ def test_price() -> None:
     unpriced = serve(job(gpu="rtx 3080 ti", weights="int4-gptq"), input_tokens=100, output_tokens=100)
     assert unpriced.price is None
     assert unpriced.dollars_per_million_tokens is None
+    assert unpriced.no_price == "no on_demand price of RTX 3080 Ti is known: the catalog has none; give price="
+    assert dict(unpriced.summary())["a million tokens"] == unpriced.no_price
+    with pytest.raises(llmhw.LLMHWError, match="calibration has no engines, so it is not one of serving time"):
+        load("dense", calibration=read_calibration("training_time"))
     assert {row[-1] for row in unpriced.rows()} == {"-"}
 
 

@@ -23,7 +23,7 @@ def peak(name: str, gpu: str = "h100", devices: int = 1, **options: Any) -> Engi
 
 
 @pytest.mark.parametrize(
-    ("experts", "used", "tokens"), [(8, 2, 1), (8, 2, 4), (64, 6, 10), (256, 8, 32), (128, 8, 200)]
+    ("experts", "used", "tokens"), [(8, 2, 1), (8, 2, 4), (64, 6, 10), (256, 8, 32), (128, 8, 40)]
 )
 def test_experts_touched_is_what_a_router_draws(experts: int, used: int, tokens: int) -> None:
     random = Random(7)
@@ -213,6 +213,13 @@ def test_ways_to_add_up_trade_exchanges_for_bytes() -> None:
     for sequences in (1, 16, 512):
         each = [decoding(way, sequences) for way in ("two-shot", "one-shot", "nvls")]
         assert decoding("auto", sequences) == min(each)
+
+
+def test_the_bound_multiplies_8_bit_attention_at_its_own_peak() -> None:
+    wide, narrow = (
+        peak("llama-3-70b", devices=8, tp=8, kv=kv).seconds(prompts=1, prompt_tokens=64_000) for kv in ("bf16", "fp8")
+    )
+    assert narrow < wide
 
 
 def test_a_switch_that_does_not_add_up_is_an_error() -> None:

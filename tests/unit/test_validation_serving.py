@@ -9,6 +9,7 @@ import pytest
 from llmhw.catalog import read_calibration, read_measurements
 from llmhw.hardware import accelerator
 from llmhw.serving_time import serving_constants
+from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound
 from llmhw.validation.table import read_table_of
@@ -66,6 +67,12 @@ def test_measurements_above_the_bound_are_known() -> None:
     # 32 sequences on Mixtral read nearly all experts: 93 GB over two A100 take 23 ms, and 32 tokens each 23 ms are 700
     # a second and device without reading the cache. The source has 801: its tokens must have left experts unread.
     assert faster == {"IN0647": pytest.approx(1.38, abs=0.01)}
+
+
+def test_constants_of_another_kind_are_an_error() -> None:
+    for kind, other in (("serving", "training_time"), ("training-throughput", "serving_time")):
+        with pytest.raises(LLMHWError, match=rf"not one of .* time; give what `llmhw validate --kind {kind} --fit`"):
+            validate(None, kind, calibration=read_calibration(other))
 
 
 @pytest.mark.parametrize(
