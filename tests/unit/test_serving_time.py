@@ -22,9 +22,7 @@ def peak(name: str, gpu: str = "h100", devices: int = 1, **options: Any) -> Engi
     return Engine(llmhw.model(name), llmhw.Cluster(gpu, devices), BOUND, **options)
 
 
-@pytest.mark.parametrize(
-    ("experts", "used", "tokens"), [(8, 2, 1), (8, 2, 4), (64, 6, 10), (256, 8, 32), (128, 8, 40)]
-)
+@pytest.mark.parametrize(("experts", "used", "tokens"), [(8, 2, 1), (8, 2, 4), (64, 6, 10), (256, 8, 32), (128, 8, 40)])
 def test_experts_touched_is_what_a_router_draws(experts: int, used: int, tokens: int) -> None:
     random = Random(7)
 
