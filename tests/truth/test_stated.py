@@ -49,35 +49,6 @@ def test_readme_counts_the_catalog_and_the_layouts() -> None:
     assert f"the ranks of {layouts} parallel layouts" in page
 
 
-def test_readme_states_the_errors_of_published_speed() -> None:
-    from llmhw.catalog import read_calibration
-    from llmhw.validation import validate
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for kind, subject, names in (
-        (
-            "training-throughput",
-            "training_time",
-            {"dense": "training, dense models on A100 to GB300", "experts": "training, mixtures of experts"},
-        ),
-        (
-            "serving",
-            "serving_time",
-            {
-                "throughput": "inference, throughput of batches",
-                "decode": "inference, decoding of one stream",
-                "prefill": "inference, prompts",
-            },
-        ),
-    ):
-        found = validate(None, kind).by_meter()
-        for meter, name in names.items():
-            seen, unseen = found[meter], read_calibration(subject)["left_out"][meter]
-            errors = (seen.median_abs_error, seen.p90_abs_error, unseen["median_abs_error"], unseen["p90_abs_error"])
-            cells = (name, len(seen.groups), *(f"{100 * error:.1f} %" for error in errors))
-            assert f"| {' | '.join(map(str, cells))} |" in text
-
-
 def test_readme_shows_what_serve_and_simulate_say() -> None:
     from llmhw import Cluster, ServingJob, model, serve
     from llmhw.service import simulate_service

@@ -13,6 +13,7 @@ from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound
 from llmhw.validation.table import read_table_of
+from tests.unit.stated import check_readme
 
 ROWS = read_measurements("inference_throughput")
 ONE = next(row for row in ROWS if row["source"].startswith("TensorRT-LLM 0.17") and row["tp"] == "8")
@@ -60,6 +61,15 @@ def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
     assert found.coverage80 > 0.8
     for low, high in read_calibration("serving_time")["interval"].values():
         assert low < 1 < high
+
+
+def test_readme_states_the_errors(found: Validation) -> None:
+    lines = {
+        "throughput": "inference, throughput of batches",
+        "decode": "inference, decoding of one stream",
+        "prefill": "inference, prompts",
+    }
+    check_readme(found, "serving_time", lines)
 
 
 def test_measurements_above_the_bound_are_known() -> None:

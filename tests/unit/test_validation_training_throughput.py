@@ -15,6 +15,7 @@ from llmhw.validation import Validation, fit, validate
 from llmhw.validation.regression import fit_calibration, robust_fit
 from llmhw.validation.table import Row
 from llmhw.validation.training_throughput import job_of, software
+from tests.unit.stated import check_readme
 
 ROWS = read_measurements("training_throughput")
 ONE = next(row for row in ROWS if row["id"] == "TT0420")  # Llama 3 70B on 64 H100
@@ -55,6 +56,11 @@ def test_errors_are_those_that_the_calibration_states(found: Validation) -> None
         assert len(part.groups) == stated[kind]["groups"]
         errors = [abs(group.error) for group in part.groups]
         assert mean(errors) == pytest.approx(stated[kind]["mean_abs_error"], abs=2e-3), kind
+
+
+def test_readme_states_the_errors(found: Validation) -> None:
+    lines = {"dense": "training, dense models on A100 to GB300", "experts": "training, mixtures of experts"}
+    check_readme(found, "training_time", lines)
 
 
 @pytest.mark.parametrize(
