@@ -578,8 +578,8 @@ class _Timer:
                     wire = all_gather_wire_bytes(size=elements * one / n, ranks=n)
                     talk += self.network.ring_seconds(wire, n, stride)
         exposed = talk * c.dp_exposed
-        # what hides it is the backward pass of the last micro-batch
-        busy = sum(clock.backward.values())
+        # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
+        busy = sum(clock.backward.values()) * (job.micro_batches if p.zero == 2 else 1)
         parts["gradient reduction"] = max(exposed, talk - busy) + c.contention * min(talk - exposed, busy)
         owned = dense / p.shards + experts / p.expert_shards if p.zero else float(dense + experts)
         # gradient, copy, two states read; copy, two states and the weights written; the gradients' norm before that
