@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from llmhw.hardware import Cluster
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, check_choice, check_count, check_divides
+from llmhw.units import LLMHWError, check_choice, check_count, check_divides, maximum, where
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
@@ -21,6 +22,52 @@ ENGINES = (*PAGE_SIZES, "transformers", "llama.cpp", "litgpt")
 SPLITS = ("tensor", "layers")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The numbers of a layout, unchecked: each is plain, or an array of many layouts that broadcasts against the others.
+
+    Names are those of `Parallelism`; micro_batch is in sequences, micro_batches are those of a rank in one step.
+    """
+
+    dp: Any = 1
+    tp: Any = 1
+    pp: Any = 1
+    cp: Any = 1
+    ep: Any = 1
+    expert_tp: Any = 1
+    vpp: Any = 1
+    zero: Any = 0
+    replicas: Any = 1
+    sequence_parallel: Any = False
+    micro_batch: Any = 1
+    micro_batches: Any = 1
+
+    @property
+    def spread(self) -> Any:
+        """Ranks that norms and residuals are split over: tp with sequence parallelism, else 1."""
+        return where(self.sequence_parallel, self.tp, 1)
+
+    @property
+    def inside(self) -> Any:
+        """Ranks of a pipeline stage."""
+        return self.dp * self.cp * self.tp
+
+    @property
+    def devices(self) -> Any:
+        """Ranks in all."""
+        return self.inside * self.pp
+
+    @property
+    def shards(self) -> Any:
+        """Ranks that share the dense states under ZeRO: dp x cp, less the replicas."""
+        return self.dp * self.cp // self.replicas
+
+    @property
+    def expert_shards(self) -> Any:
+        """Ranks that hold the same experts, and share their states under ZeRO."""
+        return maximum(1, self.inside // (self.ep * self.expert_tp) // self.replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +146,18 @@ class Parallelism:
     @property
     def shards(self) -> int:
         """Ranks that share the dense states under ZeRO: dp x cp, less the replicas."""
-        return self.dp * self.cp // self.replicas
+        return int(self.layout().shards)
 
     @property
     def expert_shards(self) -> int:
         """Ranks that hold the same experts, and share their states under ZeRO."""
-        return max(1, self.dp * self.cp * self.tp // (self.ep * self.expert_tp) // self.replicas)
+        return int(self.layout().expert_shards)
+
+    def layout(self, micro_batch: int = 1, micro_batches: int = 1) -> Layout:
+        """The numbers alone, with those of the batch."""
+        shared = (f.name for f in fields(Layout) if not f.name.startswith("micro"))
+        numbers = {name: getattr(self, name) for name in shared}
+        return Layout(**numbers, micro_batch=micro_batch, micro_batches=micro_batches)
 
 
 def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int:
@@ -236,6 +289,11 @@ class TrainingJob:
     def micro_batches(self) -> int:
         """Micro-batches that each data-parallel rank runs in a step."""
         return self.global_batch // (self.micro_batch * self.parallelism.dp)
+
+    @property
+    def layout(self) -> Layout:
+        """The numbers of the layout, those of the batch among them."""
+        return self.parallelism.layout(self.micro_batch, self.micro_batches)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
