@@ -1,0 +1,564 @@
+"""The one walk of a block: what one rank computes, moves and keeps in a layer, as a list of operations.
+
+FLOPs, memory traffic, kernels, Megatron's activations and seconds are sums over that list. Sizes are those of one
+micro-batch on one rank, after tensor, context and expert parallelism have cut them; they are plain numbers, or arrays of
+many layouts at once. Nothing here knows a device: `llmhw.rates` turns operations into seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmhw.flops import attended_pairs, attention_core_flops, depthwise_conv_flops, linear_attention_flops
+from llmhw.formula import Term, formula, term
+from llmhw.job import Layout
+from llmhw.model import Attention, Layer, ModelSpec, Tensor
+from llmhw.sharding import local_tensor
+from llmhw.units import LLMHWError, ceil_div, maximum, share
+
+# What fused kernels multiply at once.
+_TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+
+# Kernels that a part launches beside its matrix products, counted in profiles of Megatron-LM and transformers; [inferred]
+# where nobody published one.
+_ROUTING_KERNELS = 60  # [inferred] top-k, histogram, sort, permutation, weights, and back, forward pass of Megatron-Core
+_EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that is not fused
+_STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
+
+
+@formula(source="every element read and written once by each fused pass; 16-bit activations", unit="bytes")
+def pass_bytes(*, tokens: Any, width: Any, passes: Any, bytes_per_element: Any = 2) -> Any:
+    """Memory traffic of elementwise passes over vectors.
+
+    passes   reads plus writes of one element: a norm reads one and writes one, a sum of two reads two and writes one
+
+    >>> pass_bytes(tokens=4096, width=8192, passes=2)
+    134217728
+    """
+    return tokens * width * passes * bytes_per_element
+
+
+@formula(source="definition: one tensor with a row for each token", unit="bytes")
+def saved_bytes(*, batch: Any, seq_len: Any, width: Any, bytes_per_element: Any) -> Any:
+    """Bytes of one tensor that an operation saves for its backward pass.
+
+    batch, seq_len      sequences and tokens of each; 1 for a table that all sequences share
+    width               elements a token: the hidden size, the feed-forward size, heads x head size, ...
+    bytes_per_element   2 for bf16, 4 for fp32, 8 for token ids
+
+    >>> saved_bytes(batch=1, seq_len=4096, width=4096, bytes_per_element=2) / 2**20
+    32.0
+    """
+    return batch * seq_len * width * bytes_per_element
+
+
+@formula(source="definition: a number for each query and key", unit="bytes")
+def score_matrix_bytes(*, batch: Any, heads: Any, queries: Any, keys: Any, bytes_per_element: Any) -> Any:
+    """Bytes of one matrix of attention scores, probabilities or masks.
+
+    heads            query heads; 1 for a mask that all heads share
+    queries, keys    tokens on the two sides: the sequence length
+
+    >>> score_matrix_bytes(batch=1, heads=32, queries=4096, keys=4096, bytes_per_element=2) / 2**30
+    1.0
+    """
+    return batch * heads * queries * keys * bytes_per_element
+
+
+# -- operations -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A tensor that Megatron-LM's fused kernels keep for the backward pass (Korthikanti et al. 2022).
+
+    part      of the estimate: norms, qkv, attention, ...
+    width     elements of a row; of a score matrix: heads
+    rows      of a sequence
+    element   bytes of an element
+    keys      keys of a score matrix; 0: no matrix
+    core      made by attention's core, which selective recompute makes again
+    operand   what a linear layer takes in: 8-bit layers keep it as they multiply it
+    """
+
+    part: str
+    label: str
+    width: Any
+    rows: Any
+    element: int = 2
+    keys: int = 0
+    core: bool = False
+    operand: bool = False
+
+    def term(self, batch: Any, times: Any = 1) -> Term:
+        """Its bytes for so many sequences."""
+        sizes = {"batch": batch, "bytes_per_element": self.element}
+        if self.keys:
+            return term(
+                score_matrix_bytes, self.label, times, heads=self.width, queries=self.rows, keys=self.keys, **sizes
+            )
+        return term(saved_bytes, self.label, times, seq_len=self.rows, width=self.width, **sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation of the forward pass.
+
+    name      of the module, or of what it does
+    part      of the block: norms, attention, mlp, experts, router, residual
+    kernels   that it launches
+    kept      what it keeps for the backward pass
+    """
+
+    name: str
+    part: str
+    kernels: int = 1
+    kept: tuple[Kept, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matmul(Op):
+    """A matrix product: (m x k) times (k x n), `groups` of them at once.
+
+    m        rows: tokens of the micro-batch; of a mixture of experts, those of one expert
+    n, k     outputs and inputs on this rank
+    groups   experts on this rank, or 1
+    split    how tensor parallelism cuts the matrix, see `llmhw.model.Tensor`
+    experts, used   all experts of the layer, and those of one token
+    """
+
+    m: Any
+    n: Any
+    k: Any
+    groups: Any = 1
+    split: str = "whole"
+    experts: int = 1
+    used: int = 1
+
+    @property
+    def flops(self) -> Any:
+        """FLOPs of one pass; a backward pass of a trained matrix has two."""
+        return 2.0 * self.groups * self.m * self.n * self.k
+
+    @property
+    def weights(self) -> Any:
+        """Elements of the matrices."""
+        return self.groups * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core(Op):
+    """Attention's core on one rank, or the scores of a sparse-attention indexer.
+
+    batch, heads, kv_heads   sequences and heads on this rank
+    queries, keys            tokens on this rank, and tokens that they may see
+    pairs                    query-key pairs of a head that the masks leave
+    head_dim, v_head_dim     lengths of keys and of values
+    """
+
+    batch: Any
+    heads: Any
+    kv_heads: Any
+    queries: Any
+    keys: Any
+    pairs: Any
+    head_dim: int
+    v_head_dim: int
+
+    @property
+    def flops(self) -> Any:
+        """FLOPs of one forward pass over the pairs that the masks leave."""
+        return 1.0 * attention_core_flops(
+            batch=self.batch, heads=self.heads, pairs=self.pairs, head_dim=self.head_dim, v_head_dim=self.v_head_dim
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State(Op):
+    """Linear attention's state and the short convolution before it."""
+
+    flops: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass(Op):
+    """Elementwise passes over vectors: norms, activation functions, sums, rotary embedding, softmax, routing, dropout.
+
+    rows, width      vectors and their elements
+    ahead, behind    reads plus writes of an element in the forward and in the backward pass
+    element          bytes of an element
+    """
+
+    rows: Any
+    width: Any
+    ahead: float
+    behind: float
+    element: int = 2
+
+    @property
+    def forward_bytes(self) -> Any:
+        """Memory traffic of the forward pass."""
+        return pass_bytes(tokens=self.rows, width=self.width, passes=self.ahead, bytes_per_element=self.element)
+
+    @property
+    def backward_bytes(self) -> Any:
+        """Memory traffic of the backward pass."""
+        return pass_bytes(tokens=self.rows, width=self.width, passes=self.behind, bytes_per_element=self.element)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one rank does for one micro-batch in one layer, or outside the layers."""
+
+    ops: tuple[Op, ...] = ()
+
+    @property
+    def matmuls(self) -> tuple[Matmul, ...]:
+        """The matrix products."""
+        return tuple(op for op in self.ops if isinstance(op, Matmul))
+
+    @property
+    def cores(self) -> tuple[Core, ...]:
+        """Attention's core, and its indexer's."""
+        return tuple(op for op in self.ops if isinstance(op, Core))
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """Everything elementwise."""
+        return tuple(op for op in self.ops if isinstance(op, Pass))
+
+    @property
+    def state_flops(self) -> Any:
+        """FLOPs of linear attention's state."""
+        return sum(op.flops for op in self.ops if isinstance(op, State))
+
+    @property
+    def kernels(self) -> int:
+        """Kernels launched in a forward pass."""
+        return sum(op.kernels for op in self.ops)
+
+    @property
+    def forward_bytes(self) -> Any:
+        """Memory traffic of all elementwise passes; products and attention's core move their own."""
+        return sum(op.forward_bytes for op in self.passes)
+
+    @property
+    def backward_bytes(self) -> Any:
+        """The same of the backward pass."""
+        return sum(op.backward_bytes for op in self.passes)
+
+    @property
+    def flops(self) -> Any:
+        """FLOPs of one forward pass."""
+        return sum(op.flops for op in self.ops if isinstance(op, (Matmul, Core, State)))
+
+    def kept(self, batch: Any, *, selective: bool = False, stored: float = 1.0) -> dict[str, list[Term]]:
+        """Terms of what the block keeps for its backward pass, by part.
+
+        selective   attention's core is computed again
+        stored      bytes that a linear layer keeps of an element of its input, over those of 16 bit
+        """
+        parts: dict[str, list[Term]] = {}
+        for op in self.ops:
+            for one in op.kept:
+                if not (selective and one.core):
+                    parts.setdefault(one.part, []).append(one.term(batch, stored if one.operand else 1))
+        return parts
+
+
+# -- the walk ---------------------------------------------------------------------------------
+
+
+def block(
+    spec: ModelSpec,
+    layer: Layer,
+    layout: Layout,
+    *,
+    seq_len: int,
+    attention: str = "flash",
+    fused: bool = True,
+    dropout: bool = False,
+    imbalance: float = 1.0,
+) -> Block:
+    """The operations of one layer for one micro-batch on one rank.
+
+    attention   flash, or eager: the score matrix is written and read
+    fused       queries, keys and values come from one product, gate and up too (Megatron-LM)
+    dropout     masks are drawn, written and read
+    imbalance   tokens of the busiest expert rank over the mean
+
+    >>> from llmhw import model
+    >>> spec = model("llama-3-8b")
+    >>> found = block(spec, spec.layers[0], Layout(tp=8), seq_len=8192)
+    >>> [(m.name, m.m, m.n, m.k) for m in found.matmuls][:2]
+    [('qkv', 8192, 768, 4096), ('o_proj', 8192, 4096, 512)]
+    """
+    walk = _Walk(spec, layer, layout, seq_len, attention, fused, dropout, imbalance)
+    return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    spec: ModelSpec
+    layer: Layer
+    x: Layout
+    seq_len: int
+    attention: str
+    fused: bool
+    dropout: bool
+    imbalance: float
+
+    @property
+    def tokens(self) -> Any:
+        """Of the tensor-parallel group, for one micro-batch: what its matrix products see."""
+        return self.x.micro_batch * self.seq_len // self.x.cp
+
+    @property
+    def own(self) -> Any:
+        """Of this rank between them."""
+        return share(self.tokens, self.x.spread)
+
+    @property
+    def rows(self) -> Any:
+        """Of this rank between them, of one sequence: what is kept there."""
+        return share(share(self.seq_len, self.x.cp), self.x.spread)
+
+    def norms(self) -> Iterator[Op]:
+        """OLMo's two norms have no weights, and are kernels that keep their input all the same."""
+        a, found = self.layer.attention, False
+        for t in self.layer.tensors:
+            if t.component != "norms" or not t.name.endswith("weight"):
+                continue
+            rows, width = self.own, t.shape[0]
+            if a and t.part in ("q_norm", "k_norm") and width == a.head_dim:  # each head by itself
+                rows = self.tokens
+                width = width * maximum(1, (a.heads if t.part == "q_norm" else a.kv_heads) // self.x.tp)
+            inside = t.part != "norm"  # of attention: what it keeps is counted there
+            found = found or not inside
+            yield self._norm(t.module, rows, width, not inside)
+        if not found:
+            yield self._norm("first norm", self.own, self.spec.hidden, True)
+            yield self._norm("second norm", self.own, self.spec.hidden, True)
+
+    def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
+        kept = self._keep("norms", f"input of {name}", self.spec.hidden, self.rows) if keeps else ()
+        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept)
+
+    def products(self) -> Iterator[Op]:
+        """Matrix products in the order of the tensors, each feed-forward part with its activation function behind it."""
+        gated = {_group(t) for t in self.layer.tensors if t.matmul and t.part in ("gate", "gate_up")}
+        made: dict[str, Matmul] = {}
+        for t in self.layer.tensors:
+            if not t.matmul:
+                continue
+            local, group = local_tensor(self.x, t, self.layer), _group(t)
+            name = group + (_TOGETHER.get(t.part, t.module) if self.fused else t.module)
+            if name in made:
+                made[name] = replace(made[name], n=made[name].n + local.out)
+                continue
+            first = all(m.part != t.component for m in made.values())
+            sizes: dict[str, Any] = {"m": self.own if t.split == "whole" else self.tokens}
+            if t.split == "experts":
+                spread = self.x.ep * self.x.expert_tp
+                sizes = {
+                    "m": self.own * t.used * spread * self.imbalance / t.experts,
+                    "groups": maximum(1, local.shape[0]),
+                    "experts": t.experts,
+                    "used": t.used,
+                }
+            kept = self._inputs(t, local, first)
+            made[name] = Matmul(
+                name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept, **sizes
+            )
+        for m in made.values():
+            yield m
+            if m.name.endswith("down_proj") or m.split == "row" and m.part == "mlp":
+                yield self._activation(m, any(m.name.startswith(g) for g in gated))
+
+    def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
+        """What a matrix product keeps."""
+        hidden, whole = self.spec.hidden, share(self.seq_len, self.x.cp)
+        if t.component == "attention" and self.layer.attention:
+            kept = self._keep("qkv", "input of the qkv projection", hidden, self.rows, operand=True) if first else ()
+            if t.part in ("q_a", "kv_a"):
+                kept += self._keep("qkv", f"result of {t.module}, before and after its norm", 2 * local.out, whole)
+            if t.part == "o":
+                label = "input of the output projection"
+                kept += self._keep("output projection", label, local.into, whole, operand=True)
+            return kept
+        if t.component == "mlp":
+            part, label, rows = "mlp", "input of the feed-forward part", self.rows
+            inner = whole
+        elif t.component == "experts":
+            part, label = "experts", "rows of the experts"
+            # every rank's experts see `used` rows for each of its tokens when the load is even
+            rows = inner = self.rows * t.used * self.x.expert_tp * self.imbalance
+        else:
+            return ()
+        kept = self._keep(part, label, hidden, rows, operand=True) if first else ()
+        if t.part == "down":
+            kept += self._keep(part, "input of the last projection", local.into, inner, operand=True)
+            if part == "experts":
+                kept += self._keep(part, "output of the experts", hidden, rows)
+        return kept
+
+    def _activation(self, down: Matmul, gated: bool) -> Op:
+        """The activation function before the last product of a feed-forward part."""
+        routed = down.split == "experts"
+        rows = self.rows * down.used * self.x.expert_tp * self.imbalance if routed else share(self.seq_len, self.x.cp)
+        part = "experts" if routed else "activation function"
+        kept = self._keep(part, "input of the activation function", down.k * (2 if gated else 1), rows)
+        ahead, behind = (3, 5) if gated else (2, 3)
+        return Pass(
+            name=f"activation of {down.name}", part=down.part, rows=down.m * down.groups, width=down.k, ahead=ahead,
+            behind=behind, kept=kept,
+        )  # fmt: skip
+
+    def mixing(self) -> Iterator[Op]:
+        """Attention's core with rotary embedding and unfused softmax, or linear attention's state."""
+        a, linear, x = self.layer.attention, self.layer.linear_attention, self.x
+        if a is not None:
+            heads, kv_heads = share(a.heads, x.tp), maximum(1, share(a.kv_heads, x.tp))
+            yield self._core(a, heads, kv_heads)
+            if a.index_heads:  # whole on every rank: its choice holds for all heads
+                pairs = attended_pairs(replace(a, index_topk=0), seq_len=self.seq_len)
+                yield Core(
+                    name="indexer", part="attention", batch=x.micro_batch, heads=a.index_heads, kv_heads=1,
+                    queries=share(self.seq_len, x.cp), keys=self.seq_len, pairs=pairs / x.cp,
+                    head_dim=a.index_dim, v_head_dim=0,
+                )  # fmt: skip
+            if self.spec.rotary:
+                width = (heads + kv_heads) * a.head_dim
+                yield Pass(name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2)
+            if self.attention == "eager":
+                # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
+                more = 2.5 if self.dropout else 0
+                rows = x.micro_batch * heads * share(self.seq_len, x.cp)
+                yield Pass(
+                    name="softmax", part="attention", rows=rows, width=self.seq_len, ahead=2 + more, behind=3 + more,
+                    kernels=_EAGER_KERNELS,
+                )  # fmt: skip
+        if linear is not None:
+            state = linear_attention_flops(
+                tokens=self.tokens, heads=linear.heads / x.tp, key_dim=linear.key_dim, value_dim=linear.value_dim
+            )
+            short = depthwise_conv_flops(
+                tokens=self.tokens, channels=linear.conv_channels / x.tp, kernel=linear.conv_kernel
+            )
+            yield State(name=linear.kind, part="attention", flops=state + short, kernels=_STATE_KERNELS)
+
+    def _core(self, a: Attention, heads: Any, kv_heads: Any) -> Op:
+        own = share(self.seq_len, self.x.cp)
+        stored = heads if a.latent else kv_heads
+        kept = (
+            *self._keep("attention", "queries", heads * a.head_dim, own),
+            *self._keep("attention", "keys", stored * a.head_dim, own),
+            *self._keep("attention", "values", stored * a.v_head_dim, own),
+        )
+        if self.attention == "flash":
+            kept += self._keep("attention", "logarithms of the softmax sums", heads, own, element=4, core=True)
+        else:
+            scores: dict[str, Any] = {"keys": self.seq_len, "core": True}
+            kept += self._keep("attention", "softmax", heads, own, **scores)
+            if self.dropout:
+                kept += self._keep("attention", "dropout mask of the softmax", heads, own, element=1, **scores)
+                kept += self._keep("attention", "softmax after dropout", heads, own, **scores)
+        return Core(
+            name=f"{a.kind} attention", part="attention", batch=self.x.micro_batch, heads=heads, kv_heads=kv_heads,
+            queries=own, keys=min(a.window or a.chunk or self.seq_len, self.seq_len),
+            pairs=attended_pairs(a, seq_len=self.seq_len) / self.x.cp, head_dim=a.head_dim, v_head_dim=a.v_head_dim,
+            kept=kept,
+        )  # fmt: skip
+
+    def sums(self) -> Iterator[Op]:
+        """Two sums onto the residual, dropout before each, and the rows of the experts sorted and put back."""
+        hidden, kept = self.spec.hidden, ()
+        if self.dropout:
+            for what in ("mask after attention", "mask after the feed-forward part"):
+                kept += self._keep("dropout", what, hidden, self.rows, element=1)
+            yield Pass(
+                name="dropout", part="residual", rows=self.own, width=hidden, ahead=1, behind=6, kernels=0, kept=kept
+            )
+        yield Pass(name="residual", part="residual", rows=self.own, width=hidden, ahead=6, behind=6, kernels=2)
+        routed = next((t for t in self.layer.tensors if t.split == "experts" and t.matmul), None)
+        if routed is not None:
+            kept = self._keep("routing", "routing probabilities in fp32", routed.experts, self.rows, element=4)
+            if all(t.component != "mlp" for t in self.layer.tensors):
+                kept = (*self._keep("routing", "input of the router", hidden, self.rows), *kept)
+            rows = self.own * routed.used * self.imbalance
+            yield Pass(
+                name="routing", part="experts", rows=rows, width=hidden, ahead=6, behind=6, kernels=_ROUTING_KERNELS,
+                kept=kept,
+            )  # fmt: skip
+
+    def _keep(self, part: str, label: str, width: Any, rows: Any, **more: Any) -> tuple[Kept, ...]:
+        return (Kept(part=part, label=label, width=width, rows=rows, **more),)
+
+
+def _group(t: Tensor) -> str:
+    """Which feed-forward part a matrix belongs to, as its operation's name begins."""
+    if t.component == "mlp":
+        return "shared " if t.shared else "mlp "
+    return "expert " if t.component == "experts" else ""
+
+
+# -- outside the layers -----------------------------------------------------------------------
+
+
+def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool = False) -> Block:
+    """What the first stage does before its layers: the embedding is looked up, and its gradient added up."""
+    rows = share(share(seq_len, layout.cp), layout.spread)
+    kept = (Kept(part="embedding", label="dropout mask", width=spec.hidden, rows=rows, element=1),) if dropout else ()
+    tokens = layout.micro_batch * seq_len // layout.cp
+    found = Pass(
+        name="embedding", part="embedding", rows=share(tokens, layout.spread), width=spec.hidden, ahead=2, behind=4,
+        kept=kept,
+    )  # fmt: skip
+    return Block((found, *_projections(spec, layout, tokens, "embedding")))
+
+
+def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: float = 6) -> Block:
+    """What the last stage does behind its layers: final norm, output head and loss.
+
+    loss_passes   reads plus writes of a logit in fp32, in forward and backward pass together
+
+    >>> from llmhw import model
+    >>> last_block(model("llama-3-8b"), Layout(), seq_len=8192).flops / 1e12
+    8.607...
+    """
+    vocab, width = spec.head_shape
+    tokens, rows = layout.micro_batch * seq_len // layout.cp, share(share(seq_len, layout.cp), layout.spread)
+    columns = ceil_div(vocab, layout.tp)
+    last = (Kept(part="final norm", label="input of the last norm", width=spec.hidden, rows=rows),)
+    taken = (Kept(part="head", label="input of the head", width=spec.hidden, rows=rows),)
+    logits = (
+        Kept(part="loss", label="logits in fp32", width=share(vocab, layout.tp), rows=share(seq_len, layout.cp),
+             element=4),
+    )  # fmt: skip
+    own = share(tokens, layout.spread)
+    return Block(
+        (
+            Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last),
+            *_projections(spec, layout, tokens, "head"),
+            Matmul(name="head", part="head", m=tokens, n=columns, k=width, split="vocab", kept=taken),
+            Pass(
+                name="loss", part="loss", rows=tokens, width=columns, ahead=loss_passes / 2, behind=loss_passes / 2,
+                element=4, kept=logits,
+            ),
+        )
+    )  # fmt: skip
+
+
+def _projections(spec: ModelSpec, layout: Layout, tokens: Any, component: str) -> tuple[Matmul, ...]:
+    """Matrices between a narrow embedding and the layers, whole on every rank (OPT-350M)."""
+    held = (t for t in spec.tensors if t.matmul and t.split == "whole" and t.component == component)
+    rows = share(tokens, layout.spread)
+    return tuple(Matmul(name=t.module, part=component, m=rows, n=t.out, k=t.into) for t in held)
+
+
+def check_profile(spec: ModelSpec) -> None:
+    """Megatron's formulas are for attention; a model with linear attention has none."""
+    if any(layer.linear_attention and not layer.attention for layer, _ in spec.layer_kinds):
+        raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")
