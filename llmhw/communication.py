@@ -16,7 +16,7 @@ from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.schedule import pipeline_actions
-from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, split_of, stage_layers
+from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, html_table, text_table
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
@@ -284,8 +284,6 @@ def group_ranks(parallelism: Parallelism, place: Place | int, axis: str) -> tupl
 # -- gradients and weights --------------------------------------------------------------------
 
 _FIRST_BUCKET, _BUCKET = 2**20, 25 * 2**20
-_BEFORE = ("input_layernorm", "ln_1", "norm_1", "self_attn_layer_norm", "ln_attn", "norm")
-_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 def ddp_buckets(sizes: Iterable[int], bucket_cap_mb: float | None = None) -> list[int]:
@@ -314,13 +312,8 @@ def ddp_buckets(sizes: Iterable[int], bucket_cap_mb: float | None = None) -> lis
 def _used_order(layer: Layer) -> list[Tensor]:
     """A layer's tensors in the order in which its forward pass uses them."""
 
-    def moment(tensor: Tensor) -> int:
-        name = tensor.name.rsplit(".", 1)[0]
-        if tensor.component == "norms" and "." not in name:
-            return 0 if name in _BEFORE else 4 if name in _AFTER else 2
-        return 1 if tensor.component in ("attention", "norms") else 3
-
-    return sorted(layer.tensors, key=moment)
+    moments = {"norm_in": 0, "norm": 2, "norm_out": 4}
+    return sorted(layer.tensors, key=lambda t: moments.get(t.part, 1 if t.component in ("attention", "norms") else 3))
 
 
 def _chunk_tensors(spec: ModelSpec, p: Parallelism, place: Place, chunk: int) -> list[list[Tensor]]:
@@ -497,7 +490,7 @@ def _recomputed(job: TrainingJob, layers: list[Layer]) -> list[Layer]:
 
 def _pairs(layer: Layer) -> int:
     """Column-row pairs of a layer that tensor parallelism closes: attention (or what stands for it), and the MLP."""
-    kinds = {t.component for t in layer.tensors if t.matmul and split_of(t) == "row"}
+    kinds = {t.component for t in layer.tensors if t.matmul and t.split == "row"}
     return len(kinds & {"attention", "mlp"})
 
 
@@ -535,7 +528,7 @@ def _pipeline(step: _Step, job: TrainingJob, place: Place) -> None:
         step.add(kind, "pp", backward * job.micro_batches, size, "their gradients", "backward")
     if job.model.tied and (first or last):
         recipe = precision_named(job.precision)
-        table = next(t for t in job.model.tensors if t.component == "embedding" and split_of(t) == "vocab")
+        table = next(t for t in job.model.tensors if t.part == "tokens")
         local = local_tensor(job.model, p, table, tp_rank=place.tp)
         step.add("all-reduce", "embedding", 1, recipe.gradients * local.numel, "gradients of tied embeddings", "step")
 

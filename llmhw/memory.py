@@ -389,7 +389,7 @@ def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer,
                 parts.setdefault(name, []).append(term(blockwise_8bit_bytes, tensor.name, count, elements=tensor.numel))
         elif optimizer.scheme == "factored":
             if len(tensor.shape) > 1:
-                rows, columns = tensor.in_out
+                rows, columns = tensor.shape[-2:]
                 made = term(
                     factored_state_bytes,
                     tensor.name,
@@ -483,10 +483,11 @@ def lora_tensors(
         chosen = [(t, n) for t, n in linear if t.module in names]
     added = []
     for t, n in chosen:
-        a, b = t.in_out
         stem = t.name.removesuffix(".weight")
-        added.append((Tensor(f"{stem}.lora_A.weight", (rank, b), t.component, matmul=True), n))
-        added.append((Tensor(f"{stem}.lora_B.weight", (a, rank), t.component, matmul=True), n))
+        # the factor on the uncut side of a matrix is whole, the other is cut with it
+        for name, shape, split in (("lora_A", (rank, t.into), "row"), ("lora_B", (t.out, rank), "column")):
+            cut = split if t.split == split else "whole"
+            added.append((Tensor(f"{stem}.{name}.weight", shape, t.component, True, part=t.part, split=cut), n))
     if not added:
         raise LLMHWError(f"targets={targets!r} selects no linear layer of {spec.name}; name modules such as q_proj")
     return added

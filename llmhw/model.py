@@ -19,6 +19,33 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head")
+SPLITS = ("column", "row", "vocab", "experts", "whole")
+
+# What a tensor is in its block, with its component and how tensor parallelism cuts it. After Megatron-LM (Shoeybi et
+# al. 2019), section 3: the first matrix of a pair by columns (its outputs), the second by rows (its inputs), so that
+# one all-reduce closes the pair; attention by heads. Whole is what is small or read by every head. Stacks of experts
+# have the parts of a feed-forward network, but the component experts and the split experts.
+PARTS: Mapping[str, tuple[str, str]] = {
+    part: (component, split)
+    for parts, component, split in (
+        ("q k v qkv", "attention", "column"),
+        ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
+        ("q_b kv_b", "attention", "column"),  # ... and out of the compression
+        ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)
+        ("o", "attention", "row"),  # closes attention, and what stands in its place
+        ("gate up gate_up", "mlp", "column"),  # a plain feed-forward part has up, but no gate
+        ("down", "mlp", "row"),
+        ("latent mtp", "mlp", "whole"),  # into and out of the width of latent experts; multi-token prediction
+        ("router", "router", "whole"),
+        ("norm_in norm norm_out", "norms", "whole"),  # before attention, between, and behind the feed-forward part
+        ("q_norm k_norm inner_norm embedding_norm", "norms", "whole"),
+        ("tokens", "embedding", "vocab"),
+        ("positions project_in", "embedding", "whole"),
+        ("project_out", "head", "whole"),
+        ("head", "head", "vocab"),
+    )
+    for part in parts.split()
+}
 
 
 @formula(source="definition of a linear layer", unit="count")
@@ -44,6 +71,15 @@ class Tensor:
     matmul     True if activations are multiplied by it (False: norms, biases, looked-up embeddings)
     experts    experts stacked in it, 1 for an ordinary tensor
     used       how many of those experts one token passes through
+    part       what it is in its block: one of `PARTS`
+    split      how tensor (or expert) parallelism cuts it:
+               column    by the outputs of a linear layer, by heads in attention; its bias too
+               row       by the inputs; its bias stays whole on every rank
+               vocab     embedding table and output head, by vocabulary
+               experts   stacks of experts: by expert over ep, and inside an expert over expert_tp
+               whole     a full copy on every rank
+    swapped    True for a matrix stored as (inputs, outputs): GPT-2's, and the experts of some families
+    shared     True if it belongs to a shared expert, which every token passes through
     """
 
     name: str
@@ -52,6 +88,10 @@ class Tensor:
     matmul: bool = False
     experts: int = 1
     used: int = 1
+    part: str = ""
+    split: str = "whole"
+    swapped: bool = False
+    shared: bool = False
 
     @property
     def numel(self) -> int:
@@ -70,9 +110,14 @@ class Tensor:
         return stem.rsplit(".", 1)[-1]
 
     @property
-    def in_out(self) -> tuple[int, int]:
-        """The two matrix sizes (smaller meaning is left to the caller: GPT-2 stores them transposed)."""
-        return self.shape[-2], self.shape[-1]
+    def out(self) -> int:
+        """Outputs of a matrix, whichever way round it is stored; of a stack, those of one expert."""
+        return self.shape[-1 if self.swapped else -2]
+
+    @property
+    def into(self) -> int:
+        """Its inputs."""
+        return self.shape[-2 if self.swapped else -1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +257,7 @@ class ModelSpec:
         """
         from os import PathLike
 
-        from llmhw._families import read
+        from llmhw.families import read
 
         if isinstance(config, (str, PathLike)):
             from pathlib import Path

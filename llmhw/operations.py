@@ -12,17 +12,11 @@ from typing import Any
 from llmhw.flops import causal_pairs, chunked_pairs
 from llmhw.formula import formula
 from llmhw.job import Parallelism
-from llmhw.model import Attention, Layer, ModelSpec, Tensor
-from llmhw.sharding import local_tensor, split_of
+from llmhw.model import Attention, Layer, ModelSpec
+from llmhw.sharding import local_tensor
 
-# Matrices that fused kernels multiply at once.
-_FUSED = {
-    "q_proj": "qkv",
-    "k_proj": "qkv",
-    "v_proj": "qkv",
-    "gate_proj": "gate_up",
-    "up_proj": "gate_up",
-}
+# Parts that fused kernels multiply at once.
+_FUSED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 _NO_ROTARY = ("gpt2", "bloom", "opt", "mpt", "gpt_bigcode")
 
 
@@ -113,15 +107,6 @@ class Work:
         return sum(m.flops for m in self.matmuls) + (self.core.flops if self.core else 0.0) + self.state_flops
 
 
-def _out_in(spec: ModelSpec, tensor: Tensor) -> tuple[int, int]:
-    """Outputs and inputs of a matrix, whichever way round it is stored."""
-    a, b = tensor.in_out
-    swapped = (spec.model_type == "gpt2" and tensor.experts == 1) or (
-        tensor.experts > 1 and spec.model_type in ("gpt_oss", "llama4_text")
-    )
-    return (b, a) if swapped else (a, b)
-
-
 def _pairs(a: Attention, seq_len: int) -> float:
     if a.chunk:
         return float(chunked_pairs(seq_len=seq_len, chunk=a.chunk))
@@ -167,33 +152,32 @@ def layer_work(
                 kernels += 1
                 width, rows = tensor.shape[0], own
                 a = layer.attention
-                if a and tensor.module in ("q_norm", "k_norm") and width == a.head_dim:
+                if a and tensor.part in ("q_norm", "k_norm") and width == a.head_dim:
                     rows = float(tokens)
-                    width *= max(1, (a.heads if tensor.module == "q_norm" else a.kv_heads) // p.tp)
+                    width *= max(1, (a.heads if tensor.part == "q_norm" else a.kv_heads) // p.tp)
                 forward += pass_bytes(tokens=rows, width=width, passes=2)
                 backward += pass_bytes(tokens=rows, width=width, passes=3)
             continue
-        split = split_of(tensor)
         local = local_tensor(spec, p, tensor, layer)
-        n, k = _out_in(spec, local)
-        prefix = {"experts": "expert ", "mlp": "shared " if "shared_expert" in tensor.name else "mlp "}.get(
-            tensor.component, ""
-        )
-        name = prefix + (_FUSED.get(tensor.module, tensor.module) if fused else tensor.module)
-        if "gate" in tensor.module and tensor.component in ("mlp", "experts"):
+        n, k = local.out, local.into
+        prefix = {"experts": "expert ", "mlp": "shared " if tensor.shared else "mlp "}.get(tensor.component, "")
+        if tensor.part in ("gate", "gate_up"):
             gated.add(prefix)
-        if split == "experts":
+        # the first matrix of a plain feed-forward part has no gate beside it
+        joined = fused and (tensor.part != "up" or prefix in gated)
+        name = prefix + (_FUSED.get(tensor.part, tensor.module) if joined else tensor.module)
+        if tensor.split == "experts":
             each = own * tensor.used * p.ep * p.expert_tp * imbalance / tensor.experts
             sizes[name] = [each, n, k, max(1, local.shape[0])]
-            if tensor.module.startswith("down"):
+            if tensor.part == "down":
                 downs.append(name)
             continue
-        if split == "row" and tensor.component == "mlp":
+        if tensor.part == "down":
             downs.append(name)
         if name in sizes:
             sizes[name][1] += n
         else:
-            sizes[name] = [own if split == "whole" else tokens, n, k, 1]
+            sizes[name] = [own if tensor.split == "whole" else tokens, n, k, 1]
     matmuls = tuple(Matmul(name, m, int(n), int(k), int(g)) for name, (m, n, k, g) in sizes.items())
     kernels += len(matmuls)
     for m in matmuls:

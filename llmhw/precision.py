@@ -377,20 +377,12 @@ def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, int]]) -> list[We
     return [WeightGroup(*key, elements[key], bits[key] / elements[key]) for key in order]
 
 
-# Tensors with the inputs first: GPT-2's Conv1D, and the experts of these families.
-_INPUTS_FIRST = {"gpt2": "", "gpt_oss": "experts", "llama4_text": "experts", "llama4": "experts"}
-
-
-def _matrices(spec: ModelSpec, tensor: Tensor, kind: str = "") -> _Matrices:
+def _matrices(tensor: Tensor, kind: str = "") -> _Matrices:
     """The tensor as matrices with the inputs of the layer along the columns; a vector is one row."""
     shape = tensor.shape
     if len(shape) == 1:
         return _Matrices(tensor.component, kind, 1, shape[0])
-    rows, columns = shape[-2], shape[-1]
-    matrices = tensor.numel // (rows * columns)
-    if tensor.matmul and _INPUTS_FIRST.get(spec.model_type) in ("", tensor.component):
-        rows, columns = columns, rows
-    return _Matrices(tensor.component, kind, rows, columns, matrices)
+    return _Matrices(tensor.component, kind, tensor.out, tensor.into, tensor.numel // (tensor.out * tensor.into))
 
 
 _QUANTIZED_COMPONENTS = ("attention", "mlp", "experts")
@@ -405,7 +397,7 @@ def _simple_types(
         packed = chosen.rule == "all" or (tensor.matmul and tensor.component in _QUANTIZED_COMPONENTS)
         if chosen.rule == "experts" and has_experts:
             packed = tensor.matmul and tensor.component == "experts"
-        yield (chosen if packed else sixteen_bit), _matrices(spec, tensor), times
+        yield (chosen if packed else sixteen_bit), _matrices(tensor), times
 
 
 # -- GGUF: llama.cpp chooses a type for every tensor ------------------------------------------
@@ -413,22 +405,18 @@ def _simple_types(
 # The rules by which nearly all files on the Hub were made. Since 2026 `llama-quantize` treats a fused attn_qkv and
 # MLA's attn_kv_b by the rule for attn_v: for Q4_K_M and Q5_K_M of such models a difference of up to 2 %.
 
-# What a tensor is to llama.cpp, by component and by the last part of its module's name. The rules treat the
-# gate of an MLP and its up projection alike.
-_GGUF_KINDS: dict[str, dict[str, str]] = {
-    "attention": {
-        "q_proj": "attn_q",
-        "k_proj": "attn_k",
-        "v_proj": "attn_v",
-        **dict.fromkeys(("o_proj", "out_proj", "dense", "c_proj"), "attn_output"),
-        **dict.fromkeys(("c_attn", "query_key_value", "qkv_proj", "Wqkv"), "attn_qkv"),
-        "kv_b_proj": "attn_kv_b",
-    },
-    "mlp": {
-        **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "fc_in", "dense_h_to_4h"), "ffn_up"),
-        **dict.fromkeys(("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h"), "ffn_down"),
-    },
-    "experts": {"gate_up_proj": "ffn_up", "down_proj": "ffn_down"},
+# What a tensor is to llama.cpp, by its part. The rules treat the gate of an MLP and its up projection alike.
+_GGUF_KINDS = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "qkv": "attn_qkv",
+    "kv_b": "attn_kv_b",
+    "o": "attn_output",
+    **dict.fromkeys(("gate", "up", "gate_up"), "ffn_up"),
+    "down": "ffn_down",
+    "head": "output",
+    "tokens": "token_embd",
 }
 
 # A row that is not a whole number of blocks falls back to a type with blocks of 32, and from there to F16.
@@ -493,19 +481,12 @@ def _traits(spec: ModelSpec) -> _Traits:
     )
 
 
-def _gguf_parts(spec: ModelSpec, tensor: Tensor) -> list[_Matrices]:
+def _gguf_parts(tensor: Tensor) -> list[_Matrices]:
     """The tensor as a GGUF file holds it, with its kind; fused gates of experts are split in two."""
-    if not tensor.matmul and tensor.component not in ("embedding", "head"):
-        return [_matrices(spec, tensor, "f32")]  # norms, biases, short convolutions
-    if tensor.component == "router" or len(tensor.shape) == 1:
-        return [_matrices(spec, tensor, "f32")]
-    if tensor.component == "head":
-        return [_matrices(spec, tensor, "output")]
-    if tensor.component == "embedding":
-        learned_positions = tensor.module in ("wpe", "embed_positions")
-        return [_matrices(spec, tensor, "f32" if learned_positions else "token_embd")]
-    part = _matrices(spec, tensor, _GGUF_KINDS[tensor.component].get(tensor.module, "other"))
-    if tensor.component == "experts" and tensor.module == "gate_up_proj":
+    if tensor.part == "router" or not (tensor.matmul or tensor.part == "tokens"):
+        return [_matrices(tensor, "f32")]  # also norms, biases, learned positions, short convolutions
+    part = _matrices(tensor, _GGUF_KINDS.get(tensor.part, "other"))
+    if tensor.component == "experts" and tensor.part == "gate_up":
         half = _Matrices(part.component, part.kind, part.rows // 2, part.columns, part.matrices)
         return [half, half]
     return [part]
@@ -514,8 +495,8 @@ def _gguf_parts(spec: ModelSpec, tensor: Tensor) -> list[_Matrices]:
 def _gguf_types(spec: ModelSpec, mix: NumberFormat) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
     """Every tensor with the type that `llama-quantize` gives it in this mix."""
     traits = _traits(spec)
-    layers = [[part for tensor in layer.tensors for part in _gguf_parts(spec, tensor)] for layer in spec.layers]
-    outer = [part for tensor in spec.tensors for part in _gguf_parts(spec, tensor)]
+    layers = [[part for tensor in layer.tensors for part in _gguf_parts(tensor)] for layer in spec.layers]
+    outer = [part for tensor in spec.tensors for part in _gguf_parts(tensor)]
     values = sum(part.kind in ("attn_v", "attn_qkv", "attn_kv_b") for layer in layers for part in layer)
     seen = dict.fromkeys(("attn_v", "ffn_down"), 0)
     for i, layer in enumerate(layers):

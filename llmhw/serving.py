@@ -14,7 +14,7 @@ from llmhw.hardware import Accelerator
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
 from llmhw.model import Layer, ModelSpec, Tensor
-from llmhw.sharding import local_tensor, outer_tensors, split_of
+from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -189,16 +189,14 @@ def _adapters(job: ServingJob, stage: int) -> tuple[Term, ...]:
     added = lora_tensors(spec, rank=job.lora_rank)
     terms = []
     for (a, count), (b, _) in zip(added[::2], added[1::2], strict=True):
-        base = replace(a, name=a.name.replace(".lora_A", ""))
-        split = split_of(base)
         terms.append(
             term(
                 lora_params_bytes,
-                base.name.removesuffix(".weight"),
+                a.name.removesuffix(".lora_A.weight"),
                 count * share * job.lora_adapters,
                 rank=job.lora_rank,
-                in_features=a.shape[1] / (job.tp if split == "row" else 1),
-                out_features=b.shape[0] / (job.tp if split == "column" else 1),
+                in_features=a.shape[1] / (job.tp if a.split == "row" else 1),
+                out_features=b.shape[0] / (job.tp if b.split == "column" else 1),
                 bytes_per_element=2,
             )
         )

@@ -18,25 +18,6 @@ from llmhw.memory import optimizer_named, optimizer_parts, precision_named, stat
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, ceil_div, check_divides, maximum, minimum
 
-SPLITS = ("column", "row", "vocab", "experts", "whole")
-
-# Megatron-LM (Shoeybi et al. 2019), section 3: the first matrix of a pair by columns (its outputs), the second
-# by rows (its inputs), so that one all-reduce closes the pair. Attention is cut by heads.
-_COLUMN = frozenset(
-    """q_proj k_proj v_proj qkv_proj query_key_value c_attn Wqkv q_b_proj kv_b_proj sinks
-    gate_proj up_proj gate_up_proj fc1 c_fc fc_in dense_h_to_4h
-    in_proj in_proj_qkvz in_proj_ba in_proj_qkv in_proj_z in_proj_b in_proj_a conv1d dt_bias A_log D""".split()
-)
-_ROW = frozenset("o_proj out_proj c_proj dense down_proj fc2 fc_out dense_4h_to_h".split())
-# Small, or read by every head: multi-head latent attention's compressions, its indexer, latent experts' projections
-_WHOLE = frozenset(
-    "q_a_proj kv_a_proj_with_mqa wq_b wk weights_proj fc1_latent_proj fc2_latent_proj project_in project_out".split()
-)
-_FUSED_QKV = frozenset("qkv_proj query_key_value c_attn Wqkv".split())
-_TOKEN_TABLES = frozenset("embed_tokens embed_in embeddings word_embeddings wte".split())
-_TRANSPOSED = ("gpt2",)  # matrices stored as (in, out)
-_TRANSPOSED_EXPERTS = ("gpt_oss", "llama4_text")
-
 
 @formula(source="torch.chunk: equal parts, rounded up; the last ones get what is left", unit="count")
 def chunk_size(*, size: Any, parts: Any, index: Any) -> Any:
@@ -109,48 +90,22 @@ def places(parallelism: Parallelism) -> Iterator[Place]:
 # -- tensors ----------------------------------------------------------------------------------
 
 
-def split_of(tensor: Tensor) -> str:
-    """How tensor (or expert) parallelism cuts a tensor: column, row, vocab, experts or whole.
-
-    column    by the outputs of a linear layer, by heads in attention; its bias too
-    row       by the inputs; its bias stays whole on every rank
-    vocab     embedding table and output head, by vocabulary
-    experts   stacks of experts: by expert over ep, and inside an expert over expert_tp
-    whole     a full copy on every rank: norms, routers, position tables, low-rank compressions of MLA
-
-    >>> split_of(Tensor("self_attn.o_proj.weight", (64, 64), "attention", matmul=True))
-    'row'
-    """
-    module = tensor.module
-    if tensor.component == "experts":
-        return "experts"
-    if tensor.component in ("norms", "router") or module in _WHOLE:
-        return "whole"
-    if tensor.component in ("embedding", "head"):
-        return "vocab" if module in _TOKEN_TABLES or module == "lm_head" else "whole"
-    if module in _COLUMN:
-        return "column"
-    if module in _ROW:
-        return "whole" if tensor.name.endswith(".bias") else "row"
-    raise LLMHWError(f"tensor={tensor.name!r} has no known role, so it is not known how tp would split it")
-
-
 def _cut(shape: tuple[int, ...], dim: int, parts: int, index: int) -> tuple[int, ...]:
     return (*shape[:dim], chunk_size(size=shape[dim], parts=parts, index=index), *shape[dim + 1 :])
 
 
-def _columns(spec: ModelSpec, layer: Layer | None, tensor: Tensor, tp: int, rank: int) -> tuple[int, ...]:
+def _columns(layer: Layer | None, tensor: Tensor, tp: int, rank: int) -> tuple[int, ...]:
     """Shape of a column-parallel tensor on one rank."""
-    dim = 1 if spec.model_type in _TRANSPOSED and len(tensor.shape) == 2 else 0
+    dim = 1 if tensor.swapped else 0
     size = tensor.shape[dim]
     a = layer.attention if layer else None
     pieces = [(size, tp, rank)]
-    if a and tensor.module in ("k_proj", "v_proj"):
+    if a and tensor.part in ("k", "v"):
         pieces = [(size, *_kv_cut(a.kv_heads, tp, rank))]
-    elif a and tensor.module in _FUSED_QKV:
+    elif a and tensor.part == "qkv":
         kv = a.kv_heads * (a.head_dim + a.v_head_dim)
         pieces = [(size - kv, tp, rank), *[(kv // 2, *_kv_cut(a.kv_heads, tp, rank))] * 2]
-    elif tensor.module == "gate_up_proj":
+    elif tensor.part == "gate_up":
         pieces = [(size // 2, tp, rank)] * 2
     local = sum(chunk_size(size=n, parts=parts, index=index) for n, parts, index in pieces)
     return (*tensor.shape[:dim], local, *tensor.shape[dim + 1 :])
@@ -163,18 +118,15 @@ def _kv_cut(kv_heads: int, tp: int, rank: int) -> tuple[int, int]:
     return min(tp, kv_heads), rank * min(tp, kv_heads) // tp
 
 
-def _experts(spec: ModelSpec, tensor: Tensor, p: Parallelism, ep_rank: int, expert_tp_rank: int) -> Tensor:
+def _experts(tensor: Tensor, p: Parallelism, ep_rank: int, expert_tp_rank: int) -> Tensor:
     shape = _cut(tensor.shape, 0, p.ep, ep_rank)
     count = shape[0]
-    name = tensor.name.rsplit(".", 1)[-1]
-    swapped = spec.model_type in _TRANSPOSED_EXPERTS
-    if name.endswith("_bias"):
-        dim = 1 if name.startswith(("gate", "up")) else 0
-    elif name.startswith("down"):
-        dim = 1 if swapped else 2
+    # inside an expert by what lies between its matrices: outputs of the first, inputs of the last, whose bias is whole
+    if tensor.part == "down":
+        dim = (1 if tensor.swapped else 2) if tensor.matmul else 0
     else:
-        dim = 2 if swapped else 1
-    if dim and name.startswith("gate_up"):
+        dim = 2 if tensor.swapped else 1
+    if tensor.part == "gate_up":
         half = chunk_size(size=shape[dim] // 2, parts=p.expert_tp, index=expert_tp_rank)
         shape = (*shape[:dim], 2 * half, *shape[dim + 1 :])
     elif dim:
@@ -199,16 +151,13 @@ def local_tensor(
     Sizes that do not divide are cut as torch.chunk cuts them.
     """
     tp = parallelism.tp
-    split = split_of(tensor)
-    if split == "experts":
-        return _experts(spec, tensor, parallelism, ep_rank, expert_tp_rank)
-    if split == "whole" or tp == 1:
+    if tensor.split == "experts":
+        return _experts(tensor, parallelism, ep_rank, expert_tp_rank)
+    if tensor.split == "whole" or tp == 1:
         return tensor
-    if split == "column":
-        return replace(tensor, shape=_columns(spec, layer, tensor, tp, tp_rank))
-    if split == "vocab":
-        return replace(tensor, shape=_cut(tensor.shape, 0, tp, tp_rank))
-    dim = 0 if spec.model_type in _TRANSPOSED else len(tensor.shape) - 1
+    if tensor.split == "column":
+        return replace(tensor, shape=_columns(layer, tensor, tp, tp_rank))
+    dim = 1 if tensor.split == "row" and not tensor.swapped else 0
     return replace(tensor, shape=_cut(tensor.shape, dim, tp, tp_rank))
 
 
@@ -251,10 +200,10 @@ def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tu
     The first stage holds the embeddings, the last the final norm and the head. Tied embeddings lie on both ends.
     """
     first, last = pp_rank == 0, pp_rank == parallelism.pp - 1
-    before = [t for t in spec.tensors if t.component == "embedding" or "embeddings_layernorm" in t.name]
+    before = [t for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
     behind = [t for t in spec.tensors if t not in before]
     if spec.tied and parallelism.pp > 1:
-        behind += [t for t in before if split_of(t) == "vocab"]
+        behind += [t for t in before if t.part == "tokens"]
     return before if first else [], behind if last else []
 
 
@@ -419,7 +368,7 @@ def _uncut_gradient(spec: ModelSpec, p: Parallelism, place: Place) -> int:
     """Elements that DTensor's gradient of the token embedding has beyond this rank's rows of it."""
     if p.tp == 1 or p.zero == 3 or place.pp > 0:
         return 0
-    table = next(t for t in spec.tensors if t.component == "embedding" and split_of(t) == "vocab")
+    table = next(t for t in spec.tensors if t.part == "tokens")
     return table.numel - local_tensor(spec, p, table, tp_rank=place.tp).numel
 
 

@@ -17,7 +17,7 @@ from llmhw.memory import PRECISIONS, training_states
 from llmhw.model import Layer
 from llmhw.roofline import OPERAND_BYTES
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
-from llmhw.sharding import Place, outer_tensors, place_of, rank_states, split_of, stage_layers
+from llmhw.sharding import Place, outer_tensors, place_of, rank_states, stage_layers
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table, text_table
 
@@ -336,9 +336,7 @@ def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
     products = [t for t in layer.tensors if t.matmul and t.component in ("attention", "mlp")]
     widths = [("input of the layer", spec.hidden / spread), ("result of attention", a.heads * a.v_head_dim / p.tp)]
     for t in products[::2]:
-        out = t.shape[1] if spec.model_type == "gpt2" else t.shape[0]  # GPT-2 stores its matrices transposed
-        cut = spread if split_of(t) == "row" else p.tp
-        widths.append((f"result of {t.module}", out / cut))
+        widths.append((f"result of {t.module}", t.out / (spread if t.split == "row" else p.tp)))
     size = PRECISIONS[job.precision].compute
     tokens = job.seq_len // p.cp
     return [

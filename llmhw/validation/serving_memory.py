@@ -19,7 +19,6 @@ from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_byt
 from llmhw.model import ModelSpec, model
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
 from llmhw.serving import generation_memory, growing_cache_bytes, prompt_workspace, serving_memory
-from llmhw.sharding import split_of
 from llmhw.units import GIB, MIB, LLMHWError, maximum
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
@@ -110,7 +109,7 @@ def _autoawq(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, flo
     )
     # The head of a tied model is a copy in the file; q, k and v are whole beside their fusion, and that comes first
     head = _embedding_bytes(spec) if spec.model_type == "falcon" else 0.0
-    separate = [(t, n) for t, n in spec.all_tensors() if t.module in ("q_proj", "k_proj", "v_proj")]
+    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v")]
     fusing = float(weights(spec, chosen, tensors=separate).total) if separate else 0.0
     cached = float(found["KV cache"])
     parts = {"weights": float(found["weights"]) + head, "cache": cached}
@@ -120,7 +119,7 @@ def _autoawq(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, flo
 
 def _embedding_bytes(spec: ModelSpec) -> float:
     """The token embedding once more, in 16 bit."""
-    elements = sum(t.numel for t in spec.tensors if t.component == "embedding" and split_of(t) == "vocab")
+    elements = sum(t.numel for t in spec.tensors if t.part == "tokens")
     return float(state_bytes(elements=elements, bytes_per_element=2))
 
 

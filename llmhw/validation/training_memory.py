@@ -435,7 +435,7 @@ def _litgpt(row: Row) -> float:
         layer += rows(query)  # attention over the prompt's ten tokens
     if method == "adapter_v2":
         # a scale behind every linear layer needs its result; trained norms need what they scale
-        layer += sum(rows(t.in_out[0]) for t in linear) + 2 * rows(spec.hidden)
+        layer += sum(rows(t.out) for t in linear) + 2 * rows(spec.hidden)
     total = float(weights(spec, number_format or "bf16").total) + trained * (2 + 2 + 4)
     total += layer * spec.num_layers
     total += 2 * rows(spec.hidden, 4)  # embeddings' result and the last norm's input

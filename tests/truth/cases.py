@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from llmhw._families import FAMILIES
 from llmhw.catalog import model_names
+from llmhw.families import FAMILIES
 
 # Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
 EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))

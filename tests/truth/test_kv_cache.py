@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, StaticCache
 
-from llmhw._families import FAMILIES
+from llmhw.families import FAMILIES
 from llmhw.memory import kv_cache
 from llmhw.model import ModelSpec
 from tests.truth.cases import CACHE_DTYPES

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llmhw._families import FAMILIES
+from llmhw.families import FAMILIES
 from llmhw.memory import lora_tensors, training_states
 from llmhw.model import ModelSpec
 from tests.truth.cases import MASTER_FAMILIES, OPTIMIZER_PRECISIONS, OPTIMIZERS, STACKED_EXPERTS

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
 from llmhw import model
-from llmhw._families import FAMILIES, SYNONYMS
 from llmhw.catalog import model_names, read_model
+from llmhw.families import FAMILIES, SYNONYMS
 from llmhw.model import ModelSpec
 from tests.truth.cases import EXAMPLES
 from tests.truth.families import config_of, kwargs, on_meta, our_shapes, published, their_shapes

@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from llmhw import model
-from llmhw._families import FAMILIES
 from llmhw.catalog import read_table
+from llmhw.families import FAMILIES
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, weight_bytes, weight_groups
 from llmhw.validation import Row, facts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmhw._families import FAMILIES
+from llmhw.families import FAMILIES
 from tests.truth.cases import STACKED_EXPERTS, counts
 from tests.truth.families import config_of, sized
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from llmhw import model, training_states
 from llmhw.catalog import model_names
+from llmhw.families import Builder
 from llmhw.job import Parallelism
 from llmhw.memory import OPTIMIZERS, PRECISIONS
-from llmhw.model import ModelSpec, Tensor
+from llmhw.model import PARTS, SPLITS, ModelSpec, Tensor
 from llmhw.sharding import (
-    SPLITS,
     place_of,
     places,
     rank_gradient_bytes,
@@ -25,7 +25,6 @@ from llmhw.sharding import (
     rank_states,
     rank_tensors,
     shard_tensors,
-    split_of,
     stage_layers,
 )
 from llmhw.units import LLMHWError
@@ -86,13 +85,13 @@ def elements(tensors: tuple[tuple[Tensor, int], ...]) -> int:
 
 def copies(spec: ModelSpec, p: Parallelism, tensor: Tensor, kv_heads: int) -> float:
     """On how many ranks of a stage the same element lies, by the layout alone."""
-    split = split_of(tensor)
+    split = tensor.split
     if split == "experts":
         inside = p.dp * p.cp * p.tp // p.ep
-        return inside if tensor.name.endswith("down_proj_bias") else inside / p.expert_tp
+        return inside if (tensor.part == "down" and not tensor.matmul) else inside / p.expert_tp
     if split in ("whole",):
         return p.dp * p.cp * p.tp
-    if split == "column" and tensor.module in ("k_proj", "v_proj"):
+    if split == "column" and tensor.part in ("k", "v"):
         return p.dp * p.cp * max(1, p.tp // kv_heads)
     return p.dp * p.cp
 
@@ -112,7 +111,7 @@ def test_ranks_add_up_to_the_model(name: str, data: st.DataObject) -> None:
             held[tensor.name] += count * tensor.numel
     expected: Counter[str] = Counter()
     for tensor, count in spec.all_tensors():
-        ends = 2 if spec.tied and p.pp > 1 and split_of(tensor) == "vocab" else 1
+        ends = 2 if spec.tied and p.pp > 1 and tensor.split == "vocab" else 1
         expected[tensor.name] += int(ends * count * tensor.numel * copies(spec, p, tensor, spec.kv_heads))
     assert held == expected
 
@@ -183,7 +182,8 @@ def test_every_catalog_tensor_has_a_role(name: str) -> None:
     spec = model(name)
     roles = Counter[str]()
     for tensor, count in spec.all_tensors():
-        roles[split_of(tensor)] += count * tensor.numel
+        assert tensor.part in PARTS
+        roles[tensor.split] += count * tensor.numel
     assert set(roles) <= set(SPLITS)
     # what every rank copies is small beside what is cut
     assert roles["whole"] < 0.06 * spec.parameters.total
@@ -267,5 +267,5 @@ def test_bytes() -> None:
 
 
 def test_an_unknown_role_is_an_error() -> None:
-    with pytest.raises(LLMHWError, match=r"tensor='mystery\.weight' has no known role"):
-        split_of(Tensor("mystery.weight", (2, 2), "mlp", matmul=True))
+    with pytest.raises(LLMHWError, match=r"part='up_gate' is not known.*gate_up"):
+        Builder().linear("mystery", "up_gate", 2, 2)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmhw.model import Attention, Layer, LinearAttention, ModelSpec, Tensor
-from llmhw.units import LLMHWError, nearest
+from llmhw.model import PARTS, Attention, Layer, LinearAttention, ModelSpec, Tensor
+from llmhw.units import LLMHWError, check_choice, nearest
 
 
 class Config:
@@ -94,54 +94,82 @@ class Config:
 
 
 class Builder:
-    """Collects the tensors of one layer."""
+    """Collects the tensors of one layer, each with its part; see `llmhw.model.PARTS`."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
 
-    def linear(
-        self, name: str, out: int, into: int, component: str, *, bias: bool = False, transposed: bool = False
-    ) -> None:
-        """nn.Linear, weight (out, in); `transposed` for GPT-2's Conv1D, weight (in, out)."""
-        shape = (into, out) if transposed else (out, into)
-        self.tensors.append(Tensor(f"{name}.weight", shape, component, matmul=True))
-        if bias:
-            self.tensors.append(Tensor(f"{name}.bias", (out,), component))
-
-    def norm(self, name: str, size: int, *, bias: bool = False) -> None:
-        self.tensors.append(Tensor(f"{name}.weight", (size,), "norms"))
-        if bias:
-            self.tensors.append(Tensor(f"{name}.bias", (size,), "norms"))
-
-    def plain(self, name: str, shape: tuple[int, ...], component: str) -> None:
+    def plain(self, name: str, part: str, shape: tuple[int, ...]) -> None:
         """A parameter that no matrix multiplication uses."""
-        self.tensors.append(Tensor(name, shape, component))
+        component, split = PARTS[check_choice("part", part, PARTS)]
+        self.tensors.append(Tensor(name, shape, component, part=part, split=split))
 
-    def experts(self, prefix: str, count: int, used: int, shapes: Mapping[str, tuple[int, int]]) -> None:
-        """Stacked expert matrices, as transformers 5 holds them."""
-        for name, shape in shapes.items():
-            tensor = Tensor(f"{prefix}.{name}", (count, *shape), "experts", matmul=True, experts=count, used=used)
-            self.tensors.append(tensor)
+    def linear(
+        self,
+        name: str,
+        part: str,
+        out: int,
+        into: int,
+        *,
+        bias: bool = False,
+        swapped: bool = False,
+        shared: bool = False,
+    ) -> None:
+        """nn.Linear, weight (out, into); `swapped` for GPT-2's Conv1D, weight (into, out)."""
+        component, split = PARTS[check_choice("part", part, PARTS)]
+        shape = (into, out) if swapped else (out, into)
+        made = Tensor(f"{name}.weight", shape, component, True, part=part, split=split, swapped=swapped, shared=shared)
+        self.tensors.append(made)
+        if bias:  # of a product that is cut by its inputs, every rank holds the whole bias
+            split = "whole" if split == "row" else split
+            self.tensors.append(Tensor(f"{name}.bias", (out,), component, part=part, split=split, shared=shared))
 
-    def gated_mlp(self, prefix: str, hidden: int, inner: int, *, bias: bool = False) -> None:
+    def norm(self, name: str, size: int, part: str = "norm", *, bias: bool = False) -> None:
+        self.plain(f"{name}.weight", part, (size,))
+        if bias:
+            self.plain(f"{name}.bias", part, (size,))
+
+    def experts(
+        self,
+        prefix: str,
+        count: int,
+        used: int,
+        sizes: Mapping[str, tuple[int, int]],
+        *,
+        bias: bool = False,
+        swapped: bool = False,
+    ) -> None:
+        """Stacked expert matrices, as transformers 5 holds them; `sizes` are outputs and inputs of one expert."""
+        stack = Tensor("", (), "experts", True, count, used, split="experts")
+        for part, size in sizes.items():
+            shape = (count, *(size[::-1] if swapped else size))
+            self.tensors.append(replace(stack, name=f"{prefix}.{part}_proj", shape=shape, part=part, swapped=swapped))
+        for part, (out, _) in sizes.items() if bias else ():
+            name = f"{prefix}.{part}_proj_bias"
+            self.tensors.append(replace(stack, name=name, shape=(count, out), matmul=False, part=part))
+
+    def gated_mlp(self, prefix: str, hidden: int, inner: int, *, bias: bool = False, shared: bool = False) -> None:
         """SwiGLU and its kin: gate, up, down."""
-        self.linear(f"{prefix}.gate_proj", inner, hidden, "mlp", bias=bias)
-        self.linear(f"{prefix}.up_proj", inner, hidden, "mlp", bias=bias)
-        self.linear(f"{prefix}.down_proj", hidden, inner, "mlp", bias=bias)
+        self.linear(f"{prefix}.gate_proj", "gate", inner, hidden, bias=bias, shared=shared)
+        self.linear(f"{prefix}.up_proj", "up", inner, hidden, bias=bias, shared=shared)
+        self.linear(f"{prefix}.down_proj", "down", hidden, inner, bias=bias, shared=shared)
 
-    def plain_mlp(self, up: str, down: str, hidden: int, inner: int, *, bias: bool, transposed: bool = False) -> None:
-        self.linear(up, inner, hidden, "mlp", bias=bias, transposed=transposed)
-        self.linear(down, hidden, inner, "mlp", bias=bias, transposed=transposed)
+    def plain_mlp(self, up: str, down: str, hidden: int, inner: int, **options: bool) -> None:
+        """Two matrices; `options` as in `linear`."""
+        self.linear(up, "up", inner, hidden, **options)
+        self.linear(down, "down", hidden, inner, **options)
 
-    def moe(self, prefix: str, c: Config, *, inner: int, router: str = "gate") -> None:
+    def moe(
+        self, prefix: str, c: Config, *, inner: int, router: str = "gate", bias: bool = False, swapped: bool = False
+    ) -> None:
         """Router and gated experts, fused as (experts, 2 x inner, hidden) and (experts, hidden, inner)."""
         count = c.count("num_experts", "num_local_experts", "n_routed_experts")
-        used = c.count("num_experts_per_tok")
+        used = c.count("num_experts_per_tok", "experts_per_token")
         if used > count:
             raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
-        self.linear(f"{prefix}.{router}", count, c.hidden, "router")
-        shapes = {"gate_up_proj": (2 * inner, c.hidden), "down_proj": (c.hidden, inner)}
-        self.experts(f"{prefix}.experts", count, used, shapes)
+        self.linear(f"{prefix}.{router}", "router", count, c.hidden, bias=bias)
+        sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+        self.experts(f"{prefix}.experts", count, used, sizes, bias=bias, swapped=swapped)
 
     def qkvo(
         self,
@@ -156,10 +184,10 @@ class Builder:
     ) -> None:
         """Separate query, key, value and output projections."""
         q = a.heads * a.head_dim
-        self.linear(f"{prefix}.q_proj", 2 * q if gated else q, hidden, "attention", bias=bias)
-        self.linear(f"{prefix}.k_proj", a.kv_heads * a.head_dim, hidden, "attention", bias=bias)
-        self.linear(f"{prefix}.v_proj", a.kv_heads * a.v_head_dim, hidden, "attention", bias=bias)
-        self.linear(f"{prefix}.{out_name}", hidden, a.heads * a.v_head_dim, "attention", bias=out_bias)
+        self.linear(f"{prefix}.q_proj", "q", 2 * q if gated else q, hidden, bias=bias)
+        self.linear(f"{prefix}.k_proj", "k", a.kv_heads * a.head_dim, hidden, bias=bias)
+        self.linear(f"{prefix}.v_proj", "v", a.kv_heads * a.v_head_dim, hidden, bias=bias)
+        self.linear(f"{prefix}.{out_name}", "o", hidden, a.heads * a.v_head_dim, bias=out_bias)
 
     def layer(self, attention: Attention | None = None, linear: LinearAttention | None = None) -> Layer:
         return Layer(tuple(self.tensors), attention, linear)
@@ -200,7 +228,7 @@ def _memo(make: Callable[..., Layer]) -> Callable[..., Layer]:
 
 def _outer(c: Config, embed: str, norm: str | None, *, norm_bias: bool = False, width: int | None = None) -> Builder:
     b = Builder()
-    b.plain(f"{embed}.weight", (c.vocab, width or c.hidden), "embedding")
+    b.plain(f"{embed}.weight", "tokens", (c.vocab, width or c.hidden))
     if norm:
         b.norm(norm, c.hidden, bias=norm_bias)
     return b
@@ -220,6 +248,17 @@ def _window_of(c: Config, kind: str) -> tuple[int | None, int | None]:
     raise LLMHWError(f"config key layer_types has {kind!r}; this family knows full, sliding and chunked attention")
 
 
+_ONE_NORM = {"input_layernorm": "norm_in"}
+_TWO_NORMS = {**_ONE_NORM, "post_attention_layernorm": "norm"}
+_POST_NORMS = {"post_attention_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
+_FOUR_NORMS = {
+    **_ONE_NORM,
+    "post_attention_layernorm": "norm",
+    "pre_feedforward_layernorm": "norm",
+    "post_feedforward_layernorm": "norm_out",
+}
+
+
 def _decoder(
     c: Config,
     types: list[str],
@@ -227,7 +266,7 @@ def _decoder(
     bias: bool = False,
     out_bias: bool = False,
     qk_norm: str = "",
-    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm"),
+    norms: Mapping[str, str] = _TWO_NORMS,
     norm_bias: bool = False,
     norm: str | None = "model.norm",
     feed_forward: Callable[[Builder, int], None] | None = None,
@@ -242,19 +281,19 @@ def _decoder(
         a = _attention(c, window=window, chunk=chunk)
         b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=out_bias)
         if qk_norm == "head":
-            b.norm("self_attn.q_norm", a.head_dim)
-            b.norm("self_attn.k_norm", a.head_dim)
+            b.norm("self_attn.q_norm", a.head_dim, "q_norm")
+            b.norm("self_attn.k_norm", a.head_dim, "k_norm")
         elif qk_norm == "hidden":
-            b.norm("self_attn.q_norm", a.heads * a.head_dim)
-            b.norm("self_attn.k_norm", a.kv_heads * a.head_dim)
+            b.norm("self_attn.q_norm", a.heads * a.head_dim, "q_norm")
+            b.norm("self_attn.k_norm", a.kv_heads * a.head_dim, "k_norm")
         if extra:
             extra(b, a)
         if feed_forward:
             feed_forward(b, is_sparse)
         else:
             b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
-        for name in norms:
-            b.norm(name, c.hidden, bias=norm_bias)
+        for name, part in norms.items():
+            b.norm(name, c.hidden, part, bias=norm_bias)
         return b.layer(a)
 
     build = _memo(make)
@@ -315,8 +354,8 @@ def _qwen2_moe(c: Config) -> Body:
         if not sparse:
             return b.gated_mlp("mlp", c.hidden, c.intermediate)
         b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
-        b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
-        b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
+        b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"), shared=True)
+        b.linear("mlp.shared_expert_gate", "router", 1, c.hidden, shared=True)
 
     on, first = c.flag("use_sliding_window"), c.count("max_window_layers")
     types = c.layer_types(lambda i: "sliding_attention" if on and (i + 1) % 2 and i < first else "full_attention")
@@ -345,9 +384,6 @@ def _gemma(c: Config) -> Body:
     return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_bias"))
 
 
-_FOUR_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-
-
 def _gemma2(c: Config) -> Body:
     bias = c.flag("attention_bias")
     return _decoder(c, _every(c, "sliding_window_pattern", 2), bias=bias, out_bias=bias, norms=_FOUR_NORMS)
@@ -361,15 +397,10 @@ def _gemma3(c: Config) -> Body:
 
 def _gpt_oss(c: Config) -> Body:
     def experts(b: Builder, _: int) -> None:
-        count, used = c.count("num_local_experts", "num_experts"), c.count("num_experts_per_tok", "experts_per_token")
-        b.linear("mlp.router", count, c.hidden, "router", bias=True)
-        shapes = {"gate_up_proj": (c.hidden, 2 * c.intermediate), "down_proj": (c.intermediate, c.hidden)}
-        b.experts("mlp.experts", count, used, shapes)
-        for name, size in (("gate_up_proj_bias", 2 * c.intermediate), ("down_proj_bias", c.hidden)):
-            b.tensors.append(Tensor(f"mlp.experts.{name}", (count, size), "experts", experts=count, used=used))
+        b.moe("mlp", c, inner=c.intermediate, router="router", bias=True, swapped=True)
 
     def sinks(b: Builder, a: Attention) -> None:
-        b.plain("self_attn.sinks", (a.heads,), "attention")
+        b.plain("self_attn.sinks", "heads", (a.heads,))
 
     bias = c.flag("attention_bias")
     types = _every(c, "sliding_window_pattern", 2)
@@ -386,11 +417,8 @@ def _llama4(c: Config) -> Body:
     def feed_forward(b: Builder, sparse: int) -> None:
         if not sparse:
             return b.gated_mlp("feed_forward", c.hidden, c.count("intermediate_size_mlp"))
-        count, used = c.count("num_local_experts"), c.count("num_experts_per_tok")
-        b.linear("feed_forward.router", count, c.hidden, "router")
-        shapes = {"gate_up_proj": (c.hidden, 2 * c.intermediate), "down_proj": (c.intermediate, c.hidden)}
-        b.experts("feed_forward.experts", count, used, shapes)
-        b.gated_mlp("feed_forward.shared_expert", c.hidden, c.intermediate)
+        b.moe("feed_forward", c, inner=c.intermediate, router="router", swapped=True)
+        b.gated_mlp("feed_forward.shared_expert", c.hidden, c.intermediate, shared=True)
 
     types = c.layer_types(lambda i: "chunked_attention" if rope[i] else "full_attention")
     bias = c.flag("attention_bias")
@@ -398,13 +426,13 @@ def _llama4(c: Config) -> Body:
 
 
 def _glm(c: Config) -> Body:
-    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    norms = _TWO_NORMS
     if c.model_type == "glm4":
-        norms += ("post_self_attn_layernorm", "post_mlp_layernorm")
+        norms = {**norms, "post_self_attn_layernorm": "norm", "post_mlp_layernorm": "norm_out"}
 
     def feed_forward(b: Builder, _: int) -> None:
-        b.linear("mlp.gate_up_proj", 2 * c.intermediate, c.hidden, "mlp")
-        b.linear("mlp.down_proj", c.hidden, c.intermediate, "mlp")
+        b.linear("mlp.gate_up_proj", "gate_up", 2 * c.intermediate, c.hidden)
+        b.linear("mlp.down_proj", "down", c.hidden, c.intermediate)
 
     return _decoder(c, _full(c), bias=c.flag("attention_bias"), norms=norms, feed_forward=feed_forward)
 
@@ -417,7 +445,7 @@ def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
     b.moe("mlp", c, inner=inner)
     shared = c.get("n_shared_experts", default=0)
     if shared:
-        b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, bias=False)
+        b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, shared=True)
 
 
 def _mtp(c: Config, last: Layer) -> tuple[Tensor, ...]:
@@ -426,7 +454,7 @@ def _mtp(c: Config, last: Layer) -> tuple[Tensor, ...]:
     b = Builder()
     b.norm("enorm", c.hidden)
     b.norm("hnorm", c.hidden)
-    b.linear("eh_proj", c.hidden, 2 * c.hidden, "mlp")
+    b.linear("eh_proj", "mtp", c.hidden, 2 * c.hidden)
     b.norm("shared_head.norm", c.hidden)
     return (*last.tensors, *b.tensors) * count
 
@@ -463,13 +491,13 @@ def _mimo_v2_flash(c: Config) -> Body:
             raise LLMHWError(f"kv_heads={kv} of the sliding layers does not divide heads={c.heads}")
         a = Attention(c.heads, kv, c.head_dim, v_dim, window=window)
         if sliding:
-            b.plain("self_attn.sinks", (a.heads,), "attention")
+            b.plain("self_attn.sinks", "heads", (a.heads,))
         b.qkvo("self_attn", c.hidden, a, bias=bias)
         if sparse:
             b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
         else:
             b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.norm("input_layernorm", c.hidden)
+        b.norm("input_layernorm", c.hidden, "norm_in")
         b.norm("post_attention_layernorm", c.hidden)
         return b.layer(a)
 
@@ -487,10 +515,7 @@ def _minimax_m2(c: Config) -> Body:
 
 def _olmo(c: Config) -> Body:
     bias = c.flag("attention_bias")
-    return _decoder(c, _full(c), bias=bias, out_bias=bias, norms=(), norm=None)
-
-
-_POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+    return _decoder(c, _full(c), bias=bias, out_bias=bias, norms={}, norm=None)
 
 
 def _olmo2(c: Config) -> Body:
@@ -518,12 +543,12 @@ def _granitemoe(c: Config) -> Body:
 def _cohere(c: Config) -> Body:
     def head_norms(b: Builder, a: Attention) -> None:
         if c.flag("use_qk_norm"):
-            b.plain("self_attn.q_norm.weight", (a.heads, a.head_dim), "norms")
-            b.plain("self_attn.k_norm.weight", (a.kv_heads, a.head_dim), "norms")
+            b.plain("self_attn.q_norm.weight", "q_norm", (a.heads, a.head_dim))
+            b.plain("self_attn.k_norm.weight", "k_norm", (a.kv_heads, a.head_dim))
 
     bias = c.flag("attention_bias")
     types = _every(c, "sliding_window_pattern", 4) if c.model_type == "cohere2" else _full(c)
-    return _decoder(c, types, bias=bias, out_bias=bias, norms=("input_layernorm",), extra=head_norms)
+    return _decoder(c, types, bias=bias, out_bias=bias, norms=_ONE_NORM, extra=head_norms)
 
 
 def _exaone4(c: Config) -> Body:
@@ -568,7 +593,7 @@ def _stablelm(c: Config) -> Body:
     if c.flag("qk_layernorm"):
         raise LLMHWError("config key qk_layernorm=true of model_type='stablelm' is not covered; set it to false")
     parallel = c.flag("use_parallel_residual")
-    norms = ("input_layernorm",) if parallel else ("input_layernorm", "post_attention_layernorm")
+    norms = _ONE_NORM if parallel else _TWO_NORMS
     return _decoder(c, _full(c), bias=c.flag("use_qkv_bias"), norms=norms, norm_bias=True)
 
 
@@ -617,22 +642,22 @@ def _mla(c: Config) -> Body:
     def make(is_sparse: bool) -> Layer:
         b = Builder()
         if q_rank:
-            b.linear("self_attn.q_a_proj", q_rank, c.hidden, "attention", bias=bias)
-            b.norm("self_attn.q_a_layernorm", q_rank)
-            b.linear("self_attn.q_b_proj", a.heads * a.head_dim, q_rank, "attention")
+            b.linear("self_attn.q_a_proj", "q_a", q_rank, c.hidden, bias=bias)
+            b.norm("self_attn.q_a_layernorm", q_rank, "inner_norm")
+            b.linear("self_attn.q_b_proj", "q_b", a.heads * a.head_dim, q_rank)
         else:
-            b.linear("self_attn.q_proj", a.heads * a.head_dim, c.hidden, "attention")
-        b.linear("self_attn.kv_a_proj_with_mqa", rank + rope, c.hidden, "attention", bias=bias)
-        b.norm("self_attn.kv_a_layernorm", rank)
-        b.linear("self_attn.kv_b_proj", a.heads * (nope + v_dim), rank, "attention")
-        b.linear("self_attn.o_proj", c.hidden, a.heads * v_dim, "attention", bias=bias)
+            b.linear("self_attn.q_proj", "q", a.heads * a.head_dim, c.hidden)
+        b.linear("self_attn.kv_a_proj_with_mqa", "kv_a", rank + rope, c.hidden, bias=bias)
+        b.norm("self_attn.kv_a_layernorm", rank, "inner_norm")
+        b.linear("self_attn.kv_b_proj", "kv_b", a.heads * (nope + v_dim), rank)
+        b.linear("self_attn.o_proj", "o", c.hidden, a.heads * v_dim, bias=bias)
         if indexed:
-            b.linear("self_attn.indexer.wq_b", a.index_heads * a.index_dim, q_rank, "attention")
-            b.linear("self_attn.indexer.wk", a.index_dim, c.hidden, "attention")
-            b.norm("self_attn.indexer.k_norm", a.index_dim, bias=True)
-            b.linear("self_attn.indexer.weights_proj", a.index_heads, c.hidden, "attention")
+            b.linear("self_attn.indexer.wq_b", "indexer", a.index_heads * a.index_dim, q_rank)
+            b.linear("self_attn.indexer.wk", "indexer", a.index_dim, c.hidden)
+            b.norm("self_attn.indexer.k_norm", a.index_dim, "inner_norm", bias=True)
+            b.linear("self_attn.indexer.weights_proj", "indexer", a.index_heads, c.hidden)
         _shared_experts(b, c, is_sparse)
-        b.norm("input_layernorm", c.hidden)
+        b.norm("input_layernorm", c.hidden, "norm_in")
         b.norm("post_attention_layernorm", c.hidden)
         return b.layer(a)
 
@@ -660,32 +685,32 @@ def _qwen3_next(c: Config) -> Body:
         b = Builder()
         a: Attention | None = None
         if kind == "linear_attention":
-            b.plain("linear_attn.dt_bias", (value_heads,), "attention")
-            b.plain("linear_attn.A_log", (value_heads,), "attention")
-            b.plain("linear_attn.conv1d.weight", (channels, 1, kernel), "attention")
+            b.plain("linear_attn.dt_bias", "heads", (value_heads,))
+            b.plain("linear_attn.A_log", "heads", (value_heads,))
+            b.plain("linear_attn.conv1d.weight", "conv", (channels, 1, kernel))
             if c.model_type == "qwen3_next":
-                b.linear("linear_attn.in_proj_qkvz", channels + inner, c.hidden, "attention")
-                b.linear("linear_attn.in_proj_ba", 2 * value_heads, c.hidden, "attention")
+                b.linear("linear_attn.in_proj_qkvz", "in_proj", channels + inner, c.hidden)
+                b.linear("linear_attn.in_proj_ba", "in_proj", 2 * value_heads, c.hidden)
             else:
-                b.linear("linear_attn.in_proj_qkv", channels, c.hidden, "attention")
-                b.linear("linear_attn.in_proj_z", inner, c.hidden, "attention")
-                b.linear("linear_attn.in_proj_b", value_heads, c.hidden, "attention")
-                b.linear("linear_attn.in_proj_a", value_heads, c.hidden, "attention")
-            b.norm("linear_attn.norm", value_dim)
-            b.linear("linear_attn.out_proj", c.hidden, inner, "attention")
+                b.linear("linear_attn.in_proj_qkv", "in_proj", channels, c.hidden)
+                b.linear("linear_attn.in_proj_z", "in_proj", inner, c.hidden)
+                b.linear("linear_attn.in_proj_b", "in_proj", value_heads, c.hidden)
+                b.linear("linear_attn.in_proj_a", "in_proj", value_heads, c.hidden)
+            b.norm("linear_attn.norm", value_dim, "inner_norm")
+            b.linear("linear_attn.out_proj", "o", c.hidden, inner)
         else:
             a = _attention(c)
             bias = c.flag("attention_bias")
             b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, gated=True)
-            b.norm("self_attn.q_norm", a.head_dim)
-            b.norm("self_attn.k_norm", a.head_dim)
+            b.norm("self_attn.q_norm", a.head_dim, "q_norm")
+            b.norm("self_attn.k_norm", a.head_dim, "k_norm")
         if sparse:
             b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
-            b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"))
-            b.linear("mlp.shared_expert_gate", 1, c.hidden, "router")
+            b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"), shared=True)
+            b.linear("mlp.shared_expert_gate", "router", 1, c.hidden, shared=True)
         else:
             b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.norm("input_layernorm", c.hidden)
+        b.norm("input_layernorm", c.hidden, "norm_in")
         b.norm("post_attention_layernorm", c.hidden)
         return b.layer(a, None if a else state)
 
@@ -717,37 +742,38 @@ def _nemotron_h(c: Config) -> Body:
     channels = inner + 2 * groups * state
     mamba = LinearAttention("mamba-2", heads, state, head_dim, channels, kernel)
 
-    def plain_mlp(b: Builder, prefix: str, hidden: int, size: int) -> None:
-        b.plain_mlp(f"{prefix}.up_proj", f"{prefix}.down_proj", hidden, size, bias=c.flag("mlp_bias"))
+    def plain_mlp(b: Builder, prefix: str, size: int, *, shared: bool = False) -> None:
+        names = f"{prefix}.up_proj", f"{prefix}.down_proj"
+        b.plain_mlp(*names, c.hidden, size, bias=c.flag("mlp_bias"), shared=shared)
 
     def make(kind: str) -> Layer:
         b = Builder()
-        b.norm("norm", c.hidden)
+        b.norm("norm", c.hidden, "norm_in")
         if kind == "linear_attention":
             for name in ("dt_bias", "A_log", "D"):
-                b.plain(f"mixer.{name}", (heads,), "attention")
-            b.plain("mixer.conv1d.weight", (channels, 1, kernel), "attention")
+                b.plain(f"mixer.{name}", "heads", (heads,))
+            b.plain("mixer.conv1d.weight", "conv", (channels, 1, kernel))
             if c.flag("use_conv_bias"):
-                b.plain("mixer.conv1d.bias", (channels,), "attention")
-            b.linear("mixer.in_proj", inner + channels + heads, c.hidden, "attention", bias=c.flag("use_bias"))
-            b.norm("mixer.norm", inner)
-            b.linear("mixer.out_proj", c.hidden, inner, "attention", bias=c.flag("use_bias"))
+                b.plain("mixer.conv1d.bias", "conv", (channels,))
+            b.linear("mixer.in_proj", "in_proj", inner + channels + heads, c.hidden, bias=c.flag("use_bias"))
+            b.norm("mixer.norm", inner, "inner_norm")
+            b.linear("mixer.out_proj", "o", c.hidden, inner, bias=c.flag("use_bias"))
             return b.layer(linear=mamba)
         if kind == "full_attention":
             a = _attention(c)
             b.qkvo("mixer", c.hidden, a)
             return b.layer(a)
         if kind == "mlp":
-            plain_mlp(b, "mixer", c.hidden, c.intermediate)
+            plain_mlp(b, "mixer", c.intermediate)
         elif kind == "moe":
             count, used = c.count("n_routed_experts"), c.count("num_experts_per_tok")
             width, size = c.count("moe_latent_size", default=c.hidden), c.count("moe_intermediate_size")
-            b.experts("mixer.experts", count, used, {"up_proj": (size, width), "down_proj": (width, size)})
-            b.linear("mixer.gate", count, c.hidden, "router")
-            plain_mlp(b, "mixer.shared_experts", c.hidden, c.count("moe_shared_expert_intermediate_size"))
+            b.experts("mixer.experts", count, used, {"up": (size, width), "down": (width, size)})
+            b.linear("mixer.gate", "router", count, c.hidden)
+            plain_mlp(b, "mixer.shared_experts", c.count("moe_shared_expert_intermediate_size"), shared=True)
             if width != c.hidden:
-                b.linear("mixer.fc1_latent_proj", width, c.hidden, "mlp", bias=c.flag("mlp_bias"))
-                b.linear("mixer.fc2_latent_proj", c.hidden, width, "mlp", bias=c.flag("mlp_bias"))
+                b.linear("mixer.fc1_latent_proj", "latent", width, c.hidden, bias=c.flag("mlp_bias"))
+                b.linear("mixer.fc2_latent_proj", "latent", c.hidden, width, bias=c.flag("mlp_bias"))
         else:
             raise LLMHWError(f"config key layers_block_type has {kind!r}; known are {', '.join(set(types) - {kind})}")
         return b.layer()
@@ -767,13 +793,13 @@ def _gpt2(c: Config) -> Body:
     kv = 1 if c.model_type == "gpt_bigcode" and c.flag("multi_query") else c.heads
     a = Attention(c.heads, kv, c.head_dim, c.head_dim)
     b = Builder()
-    b.norm("ln_1", c.hidden, bias=True)
-    b.linear("attn.c_attn", c.hidden + 2 * kv * a.head_dim, c.hidden, "attention", bias=True, transposed=conv1d)
-    b.linear("attn.c_proj", c.hidden, c.hidden, "attention", bias=True, transposed=conv1d)
+    b.norm("ln_1", c.hidden, "norm_in", bias=True)
+    b.linear("attn.c_attn", "qkv", c.hidden + 2 * kv * a.head_dim, c.hidden, bias=True, swapped=conv1d)
+    b.linear("attn.c_proj", "o", c.hidden, c.hidden, bias=True, swapped=conv1d)
     b.norm("ln_2", c.hidden, bias=True)
-    b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True, transposed=conv1d)
+    b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True, swapped=conv1d)
     outer = _outer(c, "transformer.wte", None)
-    outer.plain("transformer.wpe.weight", (c.count("n_positions", "max_position_embeddings"), c.hidden), "embedding")
+    outer.plain("transformer.wpe.weight", "positions", (c.count("n_positions", "max_position_embeddings"), c.hidden))
     outer.norm("transformer.ln_f", c.hidden, bias=True)
     return Body([b.layer(a)] * c.layers, outer, inner)
 
@@ -789,14 +815,14 @@ def _gpt_neo(c: Config) -> Body:
         # the local layers mask far tokens, but implementations keep them in the cache
         a = Attention(c.heads, c.heads, c.head_dim, c.head_dim, window=window, evicts=False)
         b = Builder()
-        b.norm("ln_1", c.hidden, bias=True)
+        b.norm("ln_1", c.hidden, "norm_in", bias=True)
         b.qkvo("attn.attention", c.hidden, a, out_bias=True, out_name="out_proj")
         b.norm("ln_2", c.hidden, bias=True)
         b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True)
         return b.layer(a)
 
     outer = _outer(c, "transformer.wte", None)
-    outer.plain("transformer.wpe.weight", (c.count("max_position_embeddings"), c.hidden), "embedding")
+    outer.plain("transformer.wpe.weight", "positions", (c.count("max_position_embeddings"), c.hidden))
     outer.norm("transformer.ln_f", c.hidden, bias=True)
     build = _memo(make)
     return Body([build(kind) for kind in kinds], outer, inner)
@@ -806,7 +832,7 @@ def _gptj(c: Config) -> Body:
     inner = c.count("n_inner", default=4 * c.hidden)
     a = _attention(c)
     b = Builder()
-    b.norm("ln_1", c.hidden, bias=True)
+    b.norm("ln_1", c.hidden, "norm_in", bias=True)
     b.qkvo("attn", c.hidden, a, out_name="out_proj")
     b.plain_mlp("mlp.fc_in", "mlp.fc_out", c.hidden, inner, bias=True)
     outer = _outer(c, "transformer.wte", "transformer.ln_f", norm_bias=True)
@@ -817,10 +843,10 @@ def _gpt_neox(c: Config) -> Body:
     bias = c.flag("attention_bias")
     a = _attention(c)
     b = Builder()
-    b.norm("input_layernorm", c.hidden, bias=True)
+    b.norm("input_layernorm", c.hidden, "norm_in", bias=True)
     b.norm("post_attention_layernorm", c.hidden, bias=True)
-    b.linear("attention.query_key_value", 3 * c.hidden, c.hidden, "attention", bias=bias)
-    b.linear("attention.dense", c.hidden, c.hidden, "attention", bias=bias)
+    b.linear("attention.query_key_value", "qkv", 3 * c.hidden, c.hidden, bias=bias)
+    b.linear("attention.dense", "o", c.hidden, c.hidden, bias=bias)
     b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, c.intermediate, bias=True)
     outer = _outer(c, "gpt_neox.embed_in", "gpt_neox.final_layer_norm", norm_bias=True)
     return Body([b.layer(a)] * c.layers, outer, c.intermediate)
@@ -834,14 +860,14 @@ def _opt(c: Config) -> Body:
     b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, out_name="out_proj")
     b.plain_mlp("fc1", "fc2", c.hidden, inner, bias=bias)
     outer = Builder()
-    outer.plain("model.decoder.embed_tokens.weight", (c.vocab, width), "embedding")
+    outer.plain("model.decoder.embed_tokens.weight", "tokens", (c.vocab, width))
     positions = c.count("max_position_embeddings") + 2  # the first two rows are padding
-    outer.plain("model.decoder.embed_positions.weight", (positions, c.hidden), "embedding")
+    outer.plain("model.decoder.embed_positions.weight", "positions", (positions, c.hidden))
     if width != c.hidden:
-        outer.linear("model.decoder.project_in", c.hidden, width, "embedding")
-        outer.linear("model.decoder.project_out", width, c.hidden, "head")
+        outer.linear("model.decoder.project_in", "project_in", c.hidden, width)
+        outer.linear("model.decoder.project_out", "project_out", width, c.hidden)
     if affine:
-        b.norm("self_attn_layer_norm", c.hidden, bias=True)
+        b.norm("self_attn_layer_norm", c.hidden, "norm_in", bias=True)
         b.norm("final_layer_norm", c.hidden, bias=True)
         if c.flag("do_layer_norm_before") and not c.flag("_remove_final_layer_norm"):
             outer.norm("model.decoder.final_layer_norm", c.hidden, bias=True)
@@ -851,13 +877,13 @@ def _opt(c: Config) -> Body:
 def _bloom(c: Config) -> Body:
     a = _attention(c)
     b = Builder()
-    b.norm("input_layernorm", c.hidden, bias=True)
-    b.linear("self_attention.query_key_value", 3 * c.hidden, c.hidden, "attention", bias=True)
-    b.linear("self_attention.dense", c.hidden, c.hidden, "attention", bias=True)
+    b.norm("input_layernorm", c.hidden, "norm_in", bias=True)
+    b.linear("self_attention.query_key_value", "qkv", 3 * c.hidden, c.hidden, bias=True)
+    b.linear("self_attention.dense", "o", c.hidden, c.hidden, bias=True)
     b.norm("post_attention_layernorm", c.hidden, bias=True)
     b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, 4 * c.hidden, bias=True)
     outer = _outer(c, "transformer.word_embeddings", None)
-    outer.norm("transformer.word_embeddings_layernorm", c.hidden, bias=True)
+    outer.norm("transformer.word_embeddings_layernorm", c.hidden, "embedding_norm", bias=True)
     outer.norm("transformer.ln_f", c.hidden, bias=True)
     return Body([b.layer(a)] * c.layers, outer, 4 * c.hidden)
 
@@ -873,16 +899,16 @@ def _falcon(c: Config) -> Body:
         )
     a = Attention(c.heads, kv, c.hidden // c.heads, c.hidden // c.heads)
     b = Builder()
-    b.linear("self_attention.query_key_value", (c.heads + 2 * kv) * a.head_dim, c.hidden, "attention", bias=bias)
-    b.linear("self_attention.dense", c.hidden, c.hidden, "attention", bias=bias)
+    b.linear("self_attention.query_key_value", "qkv", (c.heads + 2 * kv) * a.head_dim, c.hidden, bias=bias)
+    b.linear("self_attention.dense", "o", c.hidden, c.hidden, bias=bias)
     b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, inner, bias=bias)
     pair = c.get("num_ln_in_parallel_attn", default=2 if new else 1) == 2
     if not parallel:
-        norms = ["post_attention_layernorm", "input_layernorm"]
+        norms = {"post_attention_layernorm": "norm", "input_layernorm": "norm_in"}
     else:
-        norms = ["ln_attn", "ln_mlp"] if pair else ["input_layernorm"]
-    for name in norms:
-        b.norm(name, c.hidden, bias=True)
+        norms = {"ln_attn": "norm_in", "ln_mlp": "norm"} if pair else {"input_layernorm": "norm_in"}
+    for name, part in norms.items():
+        b.norm(name, c.hidden, part, bias=True)
     outer = _outer(c, "transformer.word_embeddings", "transformer.ln_f", norm_bias=True)
     return Body([b.layer(a)] * c.layers, outer, inner)
 
@@ -895,9 +921,9 @@ def _mpt(c: Config) -> Body:
     inner = 4 * c.hidden
     a = _attention(c)
     b = Builder()
-    b.norm("norm_1", c.hidden)
-    b.linear("attn.Wqkv", 3 * c.hidden, c.hidden, "attention")
-    b.linear("attn.out_proj", c.hidden, c.hidden, "attention")
+    b.norm("norm_1", c.hidden, "norm_in")
+    b.linear("attn.Wqkv", "qkv", 3 * c.hidden, c.hidden)
+    b.linear("attn.out_proj", "o", c.hidden, c.hidden)
     b.norm("norm_2", c.hidden)
     b.plain_mlp("ffn.up_proj", "ffn.down_proj", c.hidden, inner, bias=False)
     return Body([b.layer(a)] * c.layers, _outer(c, "transformer.wte", "transformer.norm_f"), inner)
@@ -908,10 +934,10 @@ def _phi(c: Config) -> Body:
     b = Builder()
     b.qkvo("self_attn", c.hidden, a, bias=True, out_bias=True, out_name="dense")
     if c.flag("qk_layernorm"):
-        b.norm("self_attn.q_layernorm", c.hidden // c.heads, bias=True)
-        b.norm("self_attn.k_layernorm", c.hidden // c.heads, bias=True)
+        b.norm("self_attn.q_layernorm", c.hidden // c.heads, "q_norm", bias=True)
+        b.norm("self_attn.k_layernorm", c.hidden // c.heads, "k_norm", bias=True)
     b.plain_mlp("mlp.fc1", "mlp.fc2", c.hidden, c.intermediate, bias=True)
-    b.norm("input_layernorm", c.hidden, bias=True)
+    b.norm("input_layernorm", c.hidden, "norm_in", bias=True)
     outer = _outer(c, "model.embed_tokens", "model.final_layernorm", norm_bias=True)
     return Body([b.layer(a)] * c.layers, outer, c.intermediate, head_bias=True)
 
@@ -919,11 +945,11 @@ def _phi(c: Config) -> Body:
 def _phi3(c: Config) -> Body:
     a = _attention(c, window=c.get("sliding_window"))
     b = Builder()
-    b.linear("self_attn.o_proj", c.hidden, a.heads * a.head_dim, "attention")
-    b.linear("self_attn.qkv_proj", (a.heads + 2 * a.kv_heads) * a.head_dim, c.hidden, "attention")
-    b.linear("mlp.gate_up_proj", 2 * c.intermediate, c.hidden, "mlp")
-    b.linear("mlp.down_proj", c.hidden, c.intermediate, "mlp")
-    b.norm("input_layernorm", c.hidden)
+    b.linear("self_attn.o_proj", "o", c.hidden, a.heads * a.head_dim)
+    b.linear("self_attn.qkv_proj", "qkv", (a.heads + 2 * a.kv_heads) * a.head_dim, c.hidden)
+    b.linear("mlp.gate_up_proj", "gate_up", 2 * c.intermediate, c.hidden)
+    b.linear("mlp.down_proj", "down", c.hidden, c.intermediate)
+    b.norm("input_layernorm", c.hidden, "norm_in")
     b.norm("post_attention_layernorm", c.hidden)
     return Body([b.layer(a)] * c.layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate)
 
@@ -1106,9 +1132,9 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if not tied or body.head_bias:
         width = body.head_in or c.hidden
         if not tied:
-            body.outer.linear("lm_head", c.vocab, width, "head")
+            body.outer.linear("lm_head", "head", c.vocab, width)
         if body.head_bias:
-            body.outer.plain("lm_head.bias", (c.vocab,), "head")
+            body.outer.plain("lm_head.bias", "head", (c.vocab,))
     quantization = data.get("quantization_config") or {}
     first = next((layer.attention for layer in body.layers if layer.attention), None)
     return ModelSpec(
