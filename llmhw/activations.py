@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.job import ATTENTION, KERNELS
+from llmhw.job import ATTENTION, KERNELS, trained_with_dropout
 from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
 from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count, unknown_name
@@ -792,9 +792,6 @@ def _torch(
 
 # -- Megatron's fused kernels -----------------------------------------------------------------
 
-# The GPT family of the paper and its contemporaries were trained with dropout; later models are not.
-_DROPOUT = ("gpt2", "gpt_neo", "gptj", "gpt_bigcode", "bloom", "opt")
-
 
 @formula(source="Korthikanti et al. 2022, equations 1, 2 and 4, table 2", unit="bytes")
 def parallel_layer_activation_bytes(
@@ -825,7 +822,7 @@ def _megatron_layer(spec: ModelSpec, case: _Case, layer: Layer, recompute: str) 
     tokens = share(case.seq_len, case.cp)
     spread = case.tp if case.sequence_parallel else 1
     here = share(tokens, spread)
-    dropout = case.dropout if case.dropout is not None else spec.model_type in _DROPOUT
+    dropout = trained_with_dropout(spec) if case.dropout is None else case.dropout
 
     def put(part: str, label: str, width: Any, size: int = 2, rows: Any = tokens) -> None:
         made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)
@@ -910,7 +907,7 @@ def _megatron(
     parts: dict[str, list[Term]] = {}
     tokens = share(case.seq_len, case.cp)
     here = share(tokens, case.tp if case.sequence_parallel else 1)
-    dropout = case.dropout if case.dropout is not None else spec.model_type in _DROPOUT
+    dropout = trained_with_dropout(spec) if case.dropout is None else case.dropout
 
     def put(part: str, label: str, width: Any, size: int, rows: Any) -> None:
         made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)

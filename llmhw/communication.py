@@ -422,7 +422,7 @@ def _gathers(job: TrainingJob, place: Place, chunk: int) -> tuple[int, int, int]
         return job.micro_batches, job.micro_batches, job.micro_batches
     mine = str(chunk * p.pp + place.pp)
     whole, forward, backward = False, 0, 0
-    for action in pipeline_actions(p.schedule, p.pp, p.vpp, job.micro_batches)[place.pp]:
+    for action in pipeline_actions(p.pipeline_schedule, p.pp, p.vpp, job.micro_batches)[place.pp]:
         if action[1:].split(".")[0] != mine:
             continue
         ahead = action[0] == "F"

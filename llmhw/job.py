@@ -1,4 +1,9 @@
-"""What is asked: a training or a serving job, and how it is laid out over devices."""
+"""What is asked: a training or a serving job, and how it is laid out over devices.
+
+A field keeps what was asked, so that `dataclasses.replace` changes one thing and asks for the rest again. Where the
+answer follows from other fields, a property has it: `pipeline_schedule`, `batch`, `compute_format`, `dropout_masks`,
+`page_tokens`, `context_limit`.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +84,7 @@ class Parallelism:
     ep                  expert-parallel ranks, taken out of the dp x cp x tp ranks of a stage
     expert_tp           tensor-parallel ranks inside one expert
     vpp                 virtual stages: model chunks that each pipeline rank holds
-    schedule            gpipe, 1f1b, interleaved (when vpp > 1) or zero-bubble
+    schedule            gpipe, 1f1b (interleaved where vpp > 1), interleaved or zero-bubble
     sequence_parallel   split norms and residuals over the tp ranks too (Korthikanti et al. 2022)
     zero                0 all replicated; 1 optimizer states split over dp (also Megatron's distributed optimizer);
                         2 gradients too; 3 weights too (FSDP and FSDP2)
@@ -123,8 +128,6 @@ class Parallelism:
             raise LLMHWError(f"replicas={self.replicas} is HSDP, which shards the weights: use it with zero=3")
         if self.vpp > 1 and self.pp == 1:
             raise LLMHWError(f"vpp={self.vpp} splits pipeline stages, and pp=1 has none; use vpp=1 or pp of at least 2")
-        if self.vpp > 1 and self.schedule == "1f1b":
-            object.__setattr__(self, "schedule", "interleaved")
         if self.schedule == "interleaved" and self.vpp == 1:
             raise LLMHWError("schedule='interleaved' needs vpp of at least 2; use 1f1b for one chunk a stage")
         if self.vpp > 1 and self.schedule == "gpipe":
@@ -137,6 +140,11 @@ class Parallelism:
                 f"ep x expert_tp = {self.ep} x {self.expert_tp} does not divide dp x cp x tp = {inside}, "
                 "the ranks of a stage that experts are spread over"
             )
+
+    @property
+    def pipeline_schedule(self) -> str:
+        """The schedule that runs: 1f1b is interleaved where a rank holds several chunks."""
+        return "interleaved" if self.schedule == "1f1b" and self.vpp > 1 else self.schedule
 
     @property
     def devices(self) -> int:
@@ -185,6 +193,11 @@ def _check_stages(p: Parallelism, layers: int) -> None:
     check_divides("pp x vpp", chunks, "layers", layers)
 
 
+def trained_with_dropout(spec: ModelSpec) -> bool:
+    """Whether a model's family was: the first GPTs and their contemporaries were, later ones are not."""
+    return spec.model_type in ("gpt2", "gpt_neo", "gptj", "gpt_bigcode", "bloom", "opt")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """A training job: what is trained, on what, and how it is laid out.
@@ -203,7 +216,7 @@ class TrainingJob:
     attention      flash (fused, no score matrix) or eager
     kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
     frozen         only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights
-    dropout        count dropout masks (Megatron profile); None: where the family was trained with dropout
+    dropout        apply dropout; default: with Megatron's kernels, where the family was trained with it
     expert_imbalance   tokens of the busiest expert rank over the mean
 
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
@@ -213,11 +226,11 @@ class TrainingJob:
     cluster: Cluster
     parallelism: Parallelism = Parallelism()
     micro_batch: int = 1
-    global_batch: int = 0
+    global_batch: int | None = None
     seq_len: int = 4096
     precision: str = "bf16-mixed"
     optimizer: str = "adamw"
-    compute: str = ""
+    compute: str | None = None
     recompute: str = "none"
     recompute_layers: int = 0
     attention: str = "flash"
@@ -233,12 +246,8 @@ class TrainingJob:
         check_choice("recompute", self.recompute, RECOMPUTE)
         check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
-        if not self.compute:
-            object.__setattr__(self, "compute", "fp32" if self.precision == "fp32" else "bf16")
-        check_choice("compute", self.compute, COMPUTE)
-        if not self.global_batch:
-            object.__setattr__(self, "global_batch", self.micro_batch * p.dp)
-        check_count("global_batch", self.global_batch)
+        check_choice("compute", self.compute_format, COMPUTE)
+        check_count("global_batch", self.batch)
         if not 1 <= self.expert_imbalance < float("inf"):
             raise LLMHWError(f"expert_imbalance={self.expert_imbalance!r} must be a number of at least 1")
         if p.devices != self.cluster.devices:
@@ -246,9 +255,9 @@ class TrainingJob:
                 f"dp x tp x pp x cp = {p.dp} x {p.tp} x {p.pp} x {p.cp} = {p.devices} is not the cluster's "
                 f"{self.cluster.devices} devices"
             )
-        if self.global_batch % (self.micro_batch * p.dp):
+        if self.batch % (self.micro_batch * p.dp):
             raise LLMHWError(
-                f"micro_batch x dp = {self.micro_batch} x {p.dp} does not divide global_batch={self.global_batch}; "
+                f"micro_batch x dp = {self.micro_batch} x {p.dp} does not divide global_batch={self.batch}; "
                 f"use a multiple of {self.micro_batch * p.dp}"
             )
         check_divides("tp", p.tp, "heads", spec.heads)
@@ -286,9 +295,26 @@ class TrainingJob:
             )
 
     @property
+    def batch(self) -> int:
+        """Sequences of one optimizer step, over all ranks."""
+        return self.global_batch or self.micro_batch * self.parallelism.dp
+
+    @property
     def micro_batches(self) -> int:
         """Micro-batches that each data-parallel rank runs in a step."""
-        return self.global_batch // (self.micro_batch * self.parallelism.dp)
+        return self.batch // (self.micro_batch * self.parallelism.dp)
+
+    @property
+    def compute_format(self) -> str:
+        """Number format that matrix products are done in."""
+        return self.compute or ("fp32" if self.precision == "fp32" else "bf16")
+
+    @property
+    def dropout_masks(self) -> bool:
+        """Whether dropout is applied: as asked, or with Megatron's kernels as the family was trained."""
+        if self.dropout is None:
+            return self.kernels == "megatron" and trained_with_dropout(self.model)
+        return self.dropout
 
     @property
     def layout(self) -> Layout:
@@ -324,7 +350,7 @@ class ServingJob:
 
     >>> from llmhw import model
     >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 8), tp=4, weights="fp8")
-    >>> job.replicas, job.page_size, job.max_model_len
+    >>> job.replicas, job.page_tokens, job.context_limit
     (2, 16, 8192)
     """
 
@@ -336,12 +362,12 @@ class ServingJob:
     attention_dp: int = 1
     weights: str = "bf16"
     kv: str = "bf16"
-    page_size: int = 0
+    page_size: int | None = None
     engine: str = "vllm"
     utilization: float = 0.9
     max_sequences: int = 256
     max_batched_tokens: int = 8192
-    max_model_len: int = 0
+    max_model_len: int | None = None
     prefix_tokens: int = 0
     lora_adapters: int = 0
     lora_rank: int = 16
@@ -380,20 +406,16 @@ class ServingJob:
 
     def _check_lengths(self) -> None:
         """Lengths of sequences and of pages."""
-        if not self.max_model_len:
-            if not self.model.max_seq_len:
-                raise LLMHWError(f"{self.model.name} states no longest sequence; give max_model_len")
-            object.__setattr__(self, "max_model_len", self.model.max_seq_len)
-        check_count("max_model_len", self.max_model_len)
-        if self.prefix_tokens >= self.max_model_len:
+        if not (self.max_model_len or self.model.max_seq_len):
+            raise LLMHWError(f"{self.model.name} states no longest sequence; give max_model_len")
+        check_count("max_model_len", self.context_limit)
+        if self.prefix_tokens >= self.context_limit:
             raise LLMHWError(
-                f"prefix_tokens={self.prefix_tokens} must be less than max_model_len={self.max_model_len}, "
+                f"prefix_tokens={self.prefix_tokens} must be less than max_model_len={self.context_limit}, "
                 "which it is a part of"
             )
-        if not self.page_size:
-            object.__setattr__(self, "page_size", PAGE_SIZES.get(self.engine, 1))
-        check_count("page_size", self.page_size)
-        if self.page_size > 1 and self.engine not in PAGE_SIZES:
+        check_count("page_size", self.page_tokens)
+        if self.page_tokens > 1 and self.engine not in PAGE_SIZES:
             raise LLMHWError(
                 f"page_size={self.page_size}: {self.engine} keeps the cache of a sequence in one block; use 1, or an "
                 f"engine with pages: {', '.join(PAGE_SIZES)}"
@@ -428,6 +450,16 @@ class ServingJob:
             raise LLMHWError(
                 f"tp={self.tp} does not fit node boundaries: neither it nor devices_per_node={node} divides the other"
             )
+
+    @property
+    def context_limit(self) -> int:
+        """Longest sequence, prompt and answer: as asked, or the model's own limit."""
+        return self.max_model_len or self.model.max_seq_len or 0
+
+    @property
+    def page_tokens(self) -> int:
+        """Tokens of a page of the KV cache: as asked, or the engine's."""
+        return self.page_size or PAGE_SIZES.get(self.engine, 1)
 
     @property
     def devices(self) -> int:

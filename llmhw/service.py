@@ -251,7 +251,7 @@ class ServingEstimate:
         )
         tokens = held.to_dict()["kv_tokens"]
         text += f": {tokens:,} tokens" if tokens is not None else ""
-        return text if held.fits else f"{text}; max_model_len={self.job.max_model_len} does not fit, {held.way_out}"
+        return text if held.fits else f"{text}; max_model_len={self.job.context_limit} does not fit, {held.way_out}"
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
@@ -405,7 +405,7 @@ def shared_tokens(job: ServingJob) -> int:
     >>> shared_tokens(ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), prefix_tokens=100))
     96
     """
-    return job.prefix_tokens // job.page_size * job.page_size if job.engine in PAGE_SIZES else 0
+    return job.prefix_tokens // job.page_tokens * job.page_tokens if job.engine in PAGE_SIZES else 0
 
 
 def serve(
@@ -456,9 +456,9 @@ def serve(
             number_from(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    if prompt + answer > job.max_model_len:
+    if prompt + answer > job.context_limit:
         raise LLMHWError(
-            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.max_model_len}"
+            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.context_limit}"
         )
     if prompt <= job.prefix_tokens:
         raise LLMHWError(
@@ -664,7 +664,7 @@ def simulation_engine(
     from llmhw.simulation import Engine as Simulated
 
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
-    length = min(prompt + answer, job.max_model_len)
+    length = min(prompt + answer, job.context_limit)
     held, room = _room(job, length)
     instances = job.replicas * _ways(job)
     shared = shared_tokens(job) if options.get("mode", "continuous") == "continuous" else 0
@@ -680,17 +680,17 @@ def simulation_engine(
     given: dict[str, Any] = {
         "max_sequences": max(1, job.max_sequences * job.attention_dp // _ways(job)),
         "max_batched_tokens": job.max_batched_tokens * job.attention_dp,
-        "max_context": job.max_model_len,
-        "block_tokens": job.page_size,
+        "max_context": job.context_limit,
+        "block_tokens": job.page_tokens,
     }
     if job.engine not in PAGE_SIZES or tokens is None:
         # each sequence has its own block for the longest one, or a state of one size
         given["max_sequences"] = running
     else:
         # layers with a window hold less than kv_tokens counts
-        fitting = held.sequences(length) // job.attention_dp * paged_tokens(tokens=length, page_size=job.page_size)
+        fitting = held.sequences(length) // job.attention_dp * paged_tokens(tokens=length, page_size=job.page_tokens)
         most = tokens if shared else max(tokens, fitting)
-        given["kv_blocks"] = max(1, most * job.attention_dp // job.page_size // _ways(job))
+        given["kv_blocks"] = max(1, most * job.attention_dp // job.page_tokens // _ways(job))
     if shared:
         given["shared_prefix_tokens"] = shared
     if options.get("mode") == "disaggregated" and job.replicas > 1:

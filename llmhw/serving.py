@@ -335,7 +335,7 @@ class ServingMemory:
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
-        return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_size))
+        return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
 
     def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
         """Cache of sequences of this length on a device of a stage (default: the worst), as the engine lays it out.
@@ -344,8 +344,8 @@ class ServingMemory:
         whole pages; kv_offload is subtracted.
         """
         job, i = self.job, self.worst if stage is None else stage
-        if check_count("seq_len", seq_len) > job.max_model_len:
-            raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.max_model_len}; raise that")
+        if check_count("seq_len", seq_len) > job.context_limit:
+            raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.context_limit}; raise that")
         numbers = dealt_layers(job.model.num_layers, job.pp)[i]
 
         def held(tokens: int) -> float:
@@ -354,8 +354,8 @@ class ServingMemory:
             return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
         paged = job.engine in PAGE_SIZES
-        room = paged_tokens(tokens=seq_len, page_size=job.page_size) if paged else job.max_model_len
-        shared = held(min(job.prefix_tokens, seq_len) // job.page_size * job.page_size) if paged else 0.0
+        room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
+        shared = held(min(job.prefix_tokens, seq_len) // job.page_tokens * job.page_tokens) if paged else 0.0
         return (sequences * (held(room) - shared) + shared) * (1 - job.kv_offload)
 
     def sequences(self, seq_len: int) -> int:
@@ -374,7 +374,7 @@ class ServingMemory:
         def fits(tokens: int) -> bool:
             return all(self.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
 
-        low, high = 0, self.job.max_model_len
+        low, high = 0, self.job.context_limit
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
@@ -394,7 +394,7 @@ class ServingMemory:
     @property
     def fits(self) -> bool:
         """Whether one sequence of max_model_len fits, which engines check when they start."""
-        return self.longest >= self.job.max_model_len
+        return self.longest >= self.job.context_limit
 
     @property
     def way_out(self) -> str:
@@ -432,7 +432,7 @@ class ServingMemory:
             "budget_bytes": self.budget_bytes,
             "kv_bytes": self.kv_bytes,
             "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
-            "sequences": self.sequences(self.job.max_model_len),
+            "sequences": self.sequences(self.job.context_limit),
             "longest": self.longest,
             "graphs_bytes": self.graphs_bytes,
             "device_bytes": self.device_bytes,
@@ -461,7 +461,7 @@ class ServingMemory:
         """What the cache has room for, in one line."""
         if not self.fits:
             return f"does not fit: {self.way_out}"
-        length = self.job.max_model_len
+        length = self.job.context_limit
         count = self.sequences(length)
         return f"cache of {self.kv_tokens:,} tokens: {count:,} sequences of {length:,} tokens at once"
 

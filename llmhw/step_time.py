@@ -275,10 +275,10 @@ class _Timer:
     def __init__(self, job: TrainingJob, constants: Constants) -> None:
         self.job, self.c = job, constants
         self.p, self.spec = job.parallelism, job.model
-        self.rates = rates(job.cluster.accelerator, constants, job.compute)
+        self.rates = rates(job.cluster.accelerator, constants, job.compute_format)
         self.network = network(job, constants)
-        self.half = next(f for f in self.rates.matmul_flops_per_second if f != job.compute or BITS[f] > 8)
-        self.cast = constants.cast if BITS[job.compute] < 16 else 0.0
+        self.half = next(f for f in self.rates.matmul_flops_per_second if f != job.compute_format or BITS[f] > 8)
+        self.cast = constants.cast if BITS[job.compute_format] < 16 else 0.0
         self.recipe = precision_named(job.precision)
         self.width = self.recipe.compute
         p = self.p
@@ -328,10 +328,10 @@ class _Timer:
             seq_len=job.seq_len,
             attention=job.attention,
             fused=job.kernels == "megatron",
-            dropout=bool(job.dropout),
+            dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
         )
-        ahead, behind = self.matmuls(work, job.compute)
+        ahead, behind = self.matmuls(work, job.compute_format)
         core = (self.core(work.core, False), self.core(work.core, True)) if work.core else (0.0, 0.0)
         if work.state_flops:
             state = work.state_flops / r.state_flops_per_second
@@ -469,7 +469,7 @@ class _Timer:
             if not elements:
                 continue
             # weights travel in the format that they are multiplied in
-            one = min(self.width, OPERAND_BYTES[self.job.compute])
+            one = min(self.width, OPERAND_BYTES[self.job.compute_format])
             wire = all_gather_wire_bytes(size=elements * one / ranks, ranks=ranks)
             gather += self.network.ring_seconds(wire, ranks, step)
             wire = reduce_scatter_wire_bytes(size=elements * min(4, recipe.gradients), ranks=ranks)
@@ -542,7 +542,7 @@ class _Timer:
         send = self.network.send_seconds(size, stride)
         others = sum(times) - times[slowest]
         bubble = others / p.vpp
-        if p.schedule == "zero-bubble":
+        if p.pipeline_schedule == "zero-bubble":
             bubble /= 3
         parts["pipeline bubble"] = bubble + 2 * (p.pp - 1) * send
         parts["pipeline sends"] = 2 * many * p.vpp * send * self.c.pp_exposed

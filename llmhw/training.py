@@ -277,7 +277,7 @@ def _activations(job: TrainingJob, place: Place) -> list[Part]:
         "cp": p.cp,
         "expert_tp": p.expert_tp,
         "imbalance": job.expert_imbalance,
-        "dropout": job.dropout,
+        "dropout": job.dropout_masks,
     }
     whole: dict[str, Any] = options | {"precision": precision}
     copies = copies_in_flight(job, place.pp)
@@ -349,8 +349,8 @@ def copies_in_flight(job: TrainingJob, stage: int) -> float:
     """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
     p = job.parallelism
     # longer runs repeat the steady state, unless all forward passes come first
-    count = job.micro_batches if p.schedule == "gpipe" else min(job.micro_batches, 4 * p.pp)
-    return _in_flight(p.schedule, p.pp, p.vpp, count)[stage] / p.vpp
+    count = job.micro_batches if p.pipeline_schedule == "gpipe" else min(job.micro_batches, 4 * p.pp)
+    return _in_flight(p.pipeline_schedule, p.pp, p.vpp, count)[stage] / p.vpp
 
 
 @cache
@@ -371,7 +371,7 @@ _LINEAR_INPUTS = (
 def _stored_share(job: TrainingJob, t: Term) -> float:
     """Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit."""
     if job.kernels == "megatron" and t.label.startswith(_LINEAR_INPUTS):
-        return min(1.0, OPERAND_BYTES[job.compute] / 2)
+        return min(1.0, OPERAND_BYTES[job.compute_format] / 2)
     return 1.0
 
 
@@ -415,7 +415,7 @@ class TrainingEstimate:
     @property
     def tokens_per_step(self) -> int:
         """Tokens of the global batch."""
-        return self.job.global_batch * self.job.seq_len
+        return self.job.batch * self.job.seq_len
 
     @property
     def tokens_per_second_per_device(self) -> float:
@@ -444,7 +444,7 @@ class TrainingEstimate:
                 flops=flops,
                 seconds=self.step_seconds,
                 devices=self.job.cluster.devices,
-                peak_flops_per_second=device.peak(self.job.compute.removesuffix("-block")),
+                peak_flops_per_second=device.peak(self.job.compute_format.removesuffix("-block")),
             )
         )
 
@@ -519,6 +519,9 @@ class TrainingEstimate:
             "devices": job.cluster.devices,
             **{name: getattr(p, name) for name in layout},
             **{name: getattr(job, name) for name in asked},
+            "schedule": p.pipeline_schedule,
+            "global_batch": job.batch,
+            "compute": job.compute_format,
             "software": self.software,
             "step_seconds": self.step_seconds,
             "step_seconds_low": low,
@@ -583,7 +586,7 @@ class TrainingEstimate:
 
 def _step_flops(job: TrainingJob) -> tuple[float, float]:
     """Model FLOPs of a step, and those that are computed again."""
-    sizes: dict[str, Any] = {"batch": job.global_batch, "seq_len": job.seq_len}
+    sizes: dict[str, Any] = {"batch": job.batch, "seq_len": job.seq_len}
     made = training_flops(job.model, recompute="full", **sizes)
     again = float(made["recompute"])
     if job.recompute == "block":
@@ -633,7 +636,7 @@ def train(
     running = software or default_software(job)
     time = time_step(job, running, calibration=calibration)
     parameters = job.model.parameters
-    per_step = job.global_batch * job.seq_len
+    per_step = job.batch * job.seq_len
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients")

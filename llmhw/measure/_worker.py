@@ -296,8 +296,8 @@ def _pipeline(chunks: list[Any], groups: _Groups, case: dict[str, Any], events: 
         "interleaved": ScheduleInterleaved1F1B,
         "zero-bubble": ScheduleInterleavedZeroBubble,
     }
-    single = p.schedule in ("gpipe", "1f1b")
-    return kinds[p.schedule](stages[0] if single else stages, case["micro_batches"], loss_fn=_loss)
+    single = p.pipeline_schedule in ("gpipe", "1f1b")
+    return kinds[p.pipeline_schedule](stages[0] if single else stages, case["micro_batches"], loss_fn=_loss)
 
 
 def _listen(stage: Any, events: list[Any]) -> None:

@@ -236,7 +236,7 @@ def make_case(
         parallelism={name: getattr(p, name) for name in Parallelism.__slots__},
         config=chosen,
         seq_len=seq_len,
-        global_batch=job.global_batch,
+        global_batch=job.batch,
         micro_batches=job.micro_batches,
         bucket_cap_mb=bucket_cap_mb,
         recompute=recompute,
@@ -245,10 +245,10 @@ def make_case(
 
 def _check_runs(p: Parallelism) -> None:
     """What PyTorch's wrappers do not combine is refused by name."""
-    copies = p.dp * p.cp > 1 and p.pp > 1
+    copies, order = p.dp * p.cp > 1 and p.pp > 1, p.pipeline_schedule
     for wrong, text in (
-        (copies and p.schedule == "zero-bubble", "PyTorch does not combine zero-bubble with DDP or FSDP; use 1f1b"),
-        (copies and p.zero == 0 and p.schedule != "1f1b", f"DDP fails under {p.schedule}; use 1f1b, or zero=3"),
+        (copies and order == "zero-bubble", "PyTorch does not combine zero-bubble with DDP or FSDP; use 1f1b"),
+        (copies and p.zero == 0 and order != "1f1b", f"DDP fails under {order}; use 1f1b, or zero=3"),
         (p.zero in (1, 2), f"zero={p.zero} is DeepSpeed's; PyTorch has 0 (DDP) and 3 (fully_shard)"),
         (p.zero == 0 and p.dp * p.cp > 1 and p.tp > 1, "DDP does not take tensor-parallel modules; use zero=3"),
         (p.expert_tp > 1, "expert_tp is not measured; use expert_tp=1"),
@@ -296,7 +296,7 @@ def compare(title: str, job: TrainingJob, case: Case, results: Iterable[dict[str
         for kind, chunk, number, start, end in r["events"]
     )
     losses = [r["loss"] for r in results if r["loss"] is not None]
-    expected = pipeline_actions(p.schedule, p.pp, p.vpp, job.micro_batches) if p.pp > 1 else ()
+    expected = pipeline_actions(p.pipeline_schedule, p.pp, p.vpp, job.micro_batches) if p.pp > 1 else ()
     return DistributedMeasurement(
         title,
         job,
@@ -334,7 +334,7 @@ def measure_layouts(
 def _title(scheme: str, job: TrainingJob) -> str:
     p, none = job.parallelism, Parallelism()
     split = [f"{name}={getattr(p, name)}" for name in AXES if getattr(p, name) != getattr(none, name)]
-    how = [p.schedule] if p.pp > 1 else []
+    how = [p.pipeline_schedule] if p.pp > 1 else []
     batch = f"{job.micro_batches} micro-batches of {job.micro_batch} x {job.seq_len}"
     return f"{scheme} on {p.devices} ranks ({', '.join([*split, *how])}): {batch}"
 

@@ -354,9 +354,9 @@ def _flops(row: Row, job: TrainingJob, hardware: bool) -> float:
     """FLOPs of a step as the source counts them."""
     if job.model.model_type == "gpt2":
         kind = "megatron" if hardware else "megatron-model"
-        return float(convention_flops(job.model, kind, batch=job.global_batch, seq_len=job.seq_len).total)
+        return float(convention_flops(job.model, kind, batch=job.batch, seq_len=job.seq_len).total)
     recompute = "full" if hardware and job.recompute == "full" else "none"
-    return float(training_flops(job.model, batch=job.global_batch, seq_len=job.seq_len, recompute=recompute).total)
+    return float(training_flops(job.model, batch=job.batch, seq_len=job.seq_len, recompute=recompute).total)
 
 
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: TrainingJob | None = None) -> Prediction:
@@ -370,7 +370,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: Trai
     measured = row.positive("measured_value", None)
     job = job or job_of(row, calibration=calibration)
     found = time_step(job, software(row), calibration=calibration)
-    seconds, tokens = found.total, job.global_batch * job.seq_len
+    seconds, tokens = found.total, job.batch * job.seq_len
     hardware = kind == "hfu" or (
         kind == "tflops_per_gpu" and job.recompute == "full" and any(n in row["source"] for n in ("Narayanan", "BLOOM"))
     )
@@ -385,7 +385,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: Trai
         if kind == "tflops_per_gpu":
             measured *= 1e12
         else:
-            predicted /= job.cluster.accelerator.peak(job.compute.removesuffix("-block"))
+            predicted /= job.cluster.accelerator.peak(job.compute_format.removesuffix("-block"))
     low, high = (bound / seconds for bound in found.interval)
     if kind != "step_time_s":
         low, high = 1 / high, 1 / low

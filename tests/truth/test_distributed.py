@@ -73,7 +73,7 @@ def check(found: DistributedMeasurement) -> None:
     assert {row.rank for row in found.rows} == set(range(p.devices))
     if p.pp > 1:
         expected = zero_bubble_idle_slots(stages=p.pp)
-        if p.schedule != "zero-bubble":
+        if p.pipeline_schedule != "zero-bubble":
             expected = p.vpp * pipeline_idle_slots(stages=p.pp, chunks=p.vpp)  # slots of a chunk
         assert found.idle == (expected,) * p.pp
 
@@ -94,7 +94,7 @@ def test_four_ranks(case: dict[str, Any], more: dict[str, DistributedMeasurement
 def test_every_scheme_takes_the_same_step(more: dict[str, DistributedMeasurement]) -> None:
     """The loss after two steps is that of one process with the same batch: what was split was put together again."""
     alike = [m for case, m in zip(MORE, more.values(), strict=True) if m.job.model.model_type == "llama"]
-    batches = sorted({(m.job.global_batch, m.job.model.num_layers) for m in alike})
+    batches = sorted({(m.job.batch, m.job.model.num_layers) for m in alike})
     alone = measure_layouts(
         [
             {"scheme": "ddp", "ranks": 1, "micro_batches": batch, "config": {"num_hidden_layers": layers}}
@@ -104,7 +104,7 @@ def test_every_scheme_takes_the_same_step(more: dict[str, DistributedMeasurement
     )
     losses = {key: m.loss for key, m in zip(batches, alone, strict=True)}
     for m in alike:
-        assert m.loss == pytest.approx(losses[m.job.global_batch, m.job.model.num_layers], rel=1e-5), m.title
+        assert m.loss == pytest.approx(losses[m.job.batch, m.job.model.num_layers], rel=1e-5), m.title
 
 
 @pytest.mark.xdist_group("distributed-few")

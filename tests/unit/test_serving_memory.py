@@ -35,9 +35,9 @@ def job(name: str = "llama-3-8b", devices: int = 1, device: str = "h100", **more
 
 def test_defaults_follow_the_engine_and_the_model() -> None:
     asked = job()
-    assert (asked.page_size, asked.max_model_len, asked.devices, asked.replicas) == (16, 8192, 1, 1)
-    assert job(engine="tensorrt-llm").page_size == 32
-    assert job(engine="sglang").page_size == 1
+    assert (asked.page_tokens, asked.context_limit, asked.devices, asked.replicas) == (16, 8192, 1, 1)
+    assert job(engine="tensorrt-llm").page_tokens == 32
+    assert job(engine="sglang").page_tokens == 1
     assert job(engine="llama.cpp", weights="q4_k_m").weights == "Q4_K_M"
     assert job(devices=8, tp=4).replicas == 2
 

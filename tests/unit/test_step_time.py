@@ -154,7 +154,7 @@ def test_nothing_beats_the_peak(options: dict[str, Any]) -> None:
     """Forward once, backward twice, under the causal mask, shared by all devices at their dense peak."""
     asked = job(**options, global_batch=32)
     flops = 3 * llmhw.forward_flops(asked.model, batch=32, seq_len=asked.seq_len, causal=True).total
-    at_peak = flops / (asked.cluster.devices * asked.cluster.accelerator.peak(asked.compute))
+    at_peak = flops / (asked.cluster.devices * asked.cluster.accelerator.peak(asked.compute_format))
     assert at_peak < timed(asked, IDEAL).total
     assert at_peak < time_step(asked).total
     # and the parts that compute are enough for it, whatever is sent

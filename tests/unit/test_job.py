@@ -1,0 +1,72 @@
+"""A job keeps what was asked, and answers for the rest again after every change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llmhw.hardware import Cluster
+from llmhw.job import Parallelism, ServingJob, TrainingJob
+from llmhw.model import model
+from llmhw.step_time import time_step
+from llmhw.training import memory, train
+
+
+def training(name: str = "gpt2", **options: object) -> TrainingJob:
+    return TrainingJob(model=model(name), cluster=Cluster("h100", 1), **options)  # type: ignore[arg-type]
+
+
+def serving(**options: object) -> ServingJob:
+    return ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), **options)  # type: ignore[arg-type]
+
+
+def test_a_format_follows_the_precision() -> None:
+    changed = replace(training(), precision="fp32")
+    assert (training().compute_format, changed.compute_format) == ("bf16", "fp32")
+    assert train(changed).to_row()["compute"] == "fp32"
+    # what was asked is kept, even where it is what had followed
+    assert replace(training(), compute="bf16", precision="fp32").compute_format == "bf16"
+    assert replace(training(compute="bf16"), precision="fp32").compute_format == "bf16"
+
+
+def test_a_schedule_follows_the_chunks() -> None:
+    layout = Parallelism(pp=2, vpp=2)
+    assert (layout.schedule, layout.pipeline_schedule) == ("1f1b", "interleaved")
+    assert replace(layout, vpp=1) == Parallelism(pp=2)
+    assert replace(layout, vpp=1).pipeline_schedule == "1f1b"
+    assert replace(layout, schedule="zero-bubble").pipeline_schedule == "zero-bubble"
+
+
+def test_a_batch_follows_the_micro_batch_and_the_ranks() -> None:
+    eight = TrainingJob(model=model("gpt2"), cluster=Cluster("h100", 8), parallelism=Parallelism(dp=8), micro_batch=2)
+    assert (eight.batch, eight.micro_batches) == (16, 1)
+    assert replace(eight, micro_batch=3).batch == 24
+    assert replace(eight, parallelism=Parallelism(dp=4, tp=2), model=model("llama-3-8b")).batch == 8
+    assert train(replace(eight, seq_len=1024), tokens=1e9).to_row()["global_batch"] == 16
+    assert replace(eight, global_batch=48).micro_batches == 3
+
+
+def test_pages_follow_the_engine_and_lengths_the_model() -> None:
+    changed = replace(serving(), engine="llama.cpp")
+    assert (serving().page_tokens, changed.page_tokens) == (16, 1)
+    assert replace(serving(page_size=32), engine="sglang").page_tokens == 32
+    assert replace(serving(), model=model("llama-3.1-8b")).context_limit == 131072
+    assert replace(serving(max_model_len=4096), model=model("llama-3.1-8b")).context_limit == 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels", "trained"),
+    [("gpt2", "megatron", True), ("llama-3.2-1b", "megatron", False), ("gpt2", "torch", False)],
+)
+def test_dropout_is_the_same_in_memory_and_time(name: str, kernels: str, trained: bool) -> None:
+    asked = training(name, kernels=kernels, seq_len=1024)
+    assert asked.dropout_masks is trained
+    given = replace(asked, dropout=trained)
+    assert time_step(asked).total == time_step(given).total
+    assert memory(asked).allocated_bytes == memory(given).allocated_bytes
+    assert replace(asked, kernels="megatron").dropout_masks is (name == "gpt2")
+    if trained:
+        without = replace(asked, dropout=False)
+        assert time_step(without).total < time_step(asked).total
+        assert memory(without).allocated_bytes < memory(asked).allocated_bytes
