@@ -316,6 +316,10 @@ class TrainingJob:
             return self.kernels == "megatron" and trained_with_dropout(self.model)
         return self.dropout
 
+    def recomputes(self, number: int) -> bool:
+        """Whether the forward pass of layer `number` of a stage is run a second time, as a whole."""
+        return self.recompute == "full" or (self.recompute == "block" and number < self.recompute_layers)
+
     @property
     def layout(self) -> Layout:
         """The numbers of the layout, those of the batch among them."""

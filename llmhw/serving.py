@@ -164,9 +164,9 @@ def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
     spec, layout = job.model, job.parallelism
     before, behind = outer_tensors(spec, layout, stage)
-    held = [(local_tensor(spec, layout, t), 1) for t in (*before, *behind)]
+    held = [(local_tensor(layout, t), 1) for t in (*before, *behind)]
     for layer, count in spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage]):
-        held += [(local_tensor(spec, layout, t, layer), count) for t in layer.tensors]
+        held += [(local_tensor(layout, t, layer), count) for t in layer.tensors]
     return held
 
 

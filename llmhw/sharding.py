@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from typing import Any
 
 from llmhw.formula import Estimate, Part, formula, term
-from llmhw.job import Parallelism
+from llmhw.job import Layout, Parallelism
 from llmhw.memory import optimizer_named, optimizer_parts, precision_named, state_bytes
 from llmhw.model import Layer, ModelSpec, Tensor
-from llmhw.units import LLMHWError, ceil_div, check_divides, maximum, minimum
+from llmhw.units import LLMHWError, ceil_div, check_divides, maximum, minimum, where
 
 
 @formula(source="torch.chunk: equal parts, rounded up; the last ones get what is left", unit="count")
@@ -90,11 +91,11 @@ def places(parallelism: Parallelism) -> Iterator[Place]:
 # -- tensors ----------------------------------------------------------------------------------
 
 
-def _cut(shape: tuple[int, ...], dim: int, parts: int, index: int) -> tuple[int, ...]:
+def _cut(shape: tuple[Any, ...], dim: int, parts: Any, index: Any) -> tuple[Any, ...]:
     return (*shape[:dim], chunk_size(size=shape[dim], parts=parts, index=index), *shape[dim + 1 :])
 
 
-def _columns(layer: Layer | None, tensor: Tensor, tp: int, rank: int) -> tuple[int, ...]:
+def _columns(layer: Layer | None, tensor: Tensor, tp: Any, rank: Any) -> tuple[Any, ...]:
     """Shape of a column-parallel tensor on one rank."""
     dim = 1 if tensor.swapped else 0
     size = tensor.shape[dim]
@@ -111,32 +112,30 @@ def _columns(layer: Layer | None, tensor: Tensor, tp: int, rank: int) -> tuple[i
     return (*tensor.shape[:dim], local, *tensor.shape[dim + 1 :])
 
 
-def _kv_cut(kv_heads: int, tp: int, rank: int) -> tuple[int, int]:
+def _kv_cut(kv_heads: int, tp: Any, rank: Any) -> tuple[Any, Any]:
     """Parts and index of keys and values: with fewer KV heads than ranks, neighbouring ranks hold the same one."""
-    if kv_heads % tp == 0:
-        return tp, rank
-    return min(tp, kv_heads), rank * min(tp, kv_heads) // tp
+    parts = where(kv_heads % tp == 0, tp, minimum(tp, kv_heads))
+    return parts, rank * parts // tp
 
 
-def _experts(tensor: Tensor, p: Parallelism, ep_rank: int, expert_tp_rank: int) -> Tensor:
-    shape = _cut(tensor.shape, 0, p.ep, ep_rank)
-    count = shape[0]
+def _experts(tensor: Tensor, x: Layout | Parallelism, ep_rank: Any, expert_tp_rank: Any) -> Tensor:
+    shape = _cut(tensor.shape, 0, x.ep, ep_rank)
+    count = maximum(1, shape[0])
     # inside an expert by what lies between its matrices: outputs of the first, inputs of the last, whose bias is whole
     if tensor.part == "down":
         dim = (1 if tensor.swapped else 2) if tensor.matmul else 0
     else:
         dim = 2 if tensor.swapped else 1
     if tensor.part == "gate_up":
-        half = chunk_size(size=shape[dim] // 2, parts=p.expert_tp, index=expert_tp_rank)
+        half = chunk_size(size=shape[dim] // 2, parts=x.expert_tp, index=expert_tp_rank)
         shape = (*shape[:dim], 2 * half, *shape[dim + 1 :])
     elif dim:
-        shape = _cut(shape, dim, p.expert_tp, expert_tp_rank)
-    return replace(tensor, shape=shape, experts=max(1, count), used=min(tensor.used, max(1, count)))
+        shape = _cut(shape, dim, x.expert_tp, expert_tp_rank)
+    return replace(tensor, shape=shape, experts=count, used=minimum(tensor.used, count))
 
 
 def local_tensor(
-    spec: ModelSpec,
-    parallelism: Parallelism,
+    layout: Layout | Parallelism,
     tensor: Tensor,
     layer: Layer | None = None,
     *,
@@ -146,19 +145,24 @@ def local_tensor(
 ) -> Tensor:
     """The part of one tensor that a rank holds under tensor and expert parallelism, before ZeRO.
 
-    layer   the layer it belongs to, for its KV heads; None outside the layers
+    layout   plain numbers, or arrays: then the sizes of the tensor are arrays too
+    layer    the layer it belongs to, for its KV heads; None outside the layers
 
     Sizes that do not divide are cut as torch.chunk cuts them.
     """
-    tp = parallelism.tp
     if tensor.split == "experts":
-        return _experts(tensor, parallelism, ep_rank, expert_tp_rank)
-    if tensor.split == "whole" or tp == 1:
+        return _experts(tensor, layout, ep_rank, expert_tp_rank)
+    if tensor.split == "whole":
         return tensor
     if tensor.split == "column":
-        return replace(tensor, shape=_columns(layer, tensor, tp, tp_rank))
+        return replace(tensor, shape=_columns(layer, tensor, layout.tp, tp_rank))
     dim = 1 if tensor.split == "row" and not tensor.swapped else 0
-    return replace(tensor, shape=_cut(tensor.shape, dim, tp, tp_rank))
+    return replace(tensor, shape=_cut(tensor.shape, dim, layout.tp, tp_rank))
+
+
+def row_elements(tensor: Tensor) -> Any:
+    """Elements of a tensor behind its first dimension, along which FSDP cuts it."""
+    return prod(tensor.shape[1:])
 
 
 def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
@@ -230,15 +234,15 @@ def rank_tensors(
     """
     where: dict[str, Any] = {"tp_rank": tp_rank, "ep_rank": ep_rank, "expert_tp_rank": expert_tp_rank}
     before, behind = outer_tensors(spec, parallelism, pp_rank)
-    held = [(local_tensor(spec, parallelism, t, **where), 1) for t in before]
+    held = [(local_tensor(parallelism, t, **where), 1) for t in before]
     kinds: dict[int, tuple[Layer, int]] = {}
     for chunk in stage_layers(spec, parallelism, pp_rank):
         for number in chunk:
             layer = spec.layers[number]
             kinds[id(layer)] = layer, kinds.get(id(layer), (layer, 0))[1] + 1
     for layer, count in kinds.values():
-        held += [(local_tensor(spec, parallelism, t, layer, **where), count) for t in layer.tensors]
-    return (*held, *((local_tensor(spec, parallelism, t, **where), 1) for t in behind))
+        held += [(local_tensor(parallelism, t, layer, **where), count) for t in layer.tensors]
+    return (*held, *((local_tensor(parallelism, t, **where), 1) for t in behind))
 
 
 # -- states under ZeRO and FSDP ---------------------------------------------------------------
@@ -369,7 +373,7 @@ def _uncut_gradient(spec: ModelSpec, p: Parallelism, place: Place) -> int:
     if p.tp == 1 or p.zero == 3 or place.pp > 0:
         return 0
     table = next(t for t in spec.tensors if t.part == "tokens")
-    return table.numel - local_tensor(spec, p, table, tp_rank=place.tp).numel
+    return table.numel - local_tensor(p, table, tp_rank=place.tp).numel
 
 
 def rank_parameter_bytes(

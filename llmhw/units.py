@@ -19,8 +19,11 @@ class LLMHWError(ValueError):
 # -- arithmetic that works on an int, a float or a NumPy array alike -------------------------
 
 
+_PLAIN = (int, float, bool)
+
+
 def _is_array(*values: Any) -> bool:
-    return any(hasattr(value, "__array_namespace__") and getattr(value, "ndim", 0) for value in values)
+    return any(type(value) not in _PLAIN and getattr(value, "ndim", 0) for value in values)
 
 
 def maximum(a: Any, b: Any) -> Any:
@@ -94,6 +97,17 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 
         return numpy.where(condition, yes, no)
     return yes if condition else no
+
+
+def share(total: Any, ranks: Any) -> Any:
+    """One rank's part: a whole number where it divides, else a fraction.
+
+    >>> share(32, 8), share(5, 2)
+    (4, 2.5)
+    """
+    if _is_array(total, ranks):
+        return total / ranks
+    return total // ranks if total % ranks == 0 else total / ranks
 
 
 # -- printing ---------------------------------------------------------------------------------
