@@ -1,0 +1,508 @@
+"""What a device and a software reach: rates, and the constants that no datasheet gives.
+
+The roofline says which limit binds, arithmetic or memory bandwidth; tiles, power and gaps between kernels say how near
+to it real kernels come. Training and serving share formulas, tiles and the meaning of their constants; the values, with
+data, date and what they leave over, are in `catalog/calibration.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
+
+from llmhw.block import Core, Matmul
+from llmhw.catalog import read_calibration
+from llmhw.formula import formula
+from llmhw.hardware import Accelerator
+from llmhw.units import ceil_div, check_choice, maximum, minimum, where
+
+
+@formula(source="Williams, Waterman and Patterson 2009", unit="FLOP/byte")
+def arithmetic_intensity(*, flops: Any, memory_bytes: Any) -> Any:
+    """FLOPs done for each byte moved between memory and chip.
+
+    >>> arithmetic_intensity(flops=2 * 70e9, memory_bytes=2 * 70e9)
+    1.0
+    """
+    return flops / memory_bytes
+
+
+@formula(source="Williams, Waterman and Patterson 2009", unit="FLOP/byte")
+def ridge_point(*, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any) -> Any:
+    """Arithmetic intensity above which a device is limited by arithmetic, below by bandwidth.
+
+    >>> round(ridge_point(peak_flops_per_second=989.4e12, bandwidth_bytes_per_second=3.35e12))
+    295
+    """
+    return peak_flops_per_second / bandwidth_bytes_per_second
+
+
+@formula(source="Williams, Waterman and Patterson 2009", unit="seconds")
+def roofline_seconds(
+    *, flops: Any, memory_bytes: Any, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any
+) -> Any:
+    """Least time of an operation: the slower of its arithmetic and its memory traffic.
+
+    A lower bound: nothing reaches both peaks, and the sum of the two is an upper bound when nothing overlaps.
+
+    >>> roofline_seconds(flops=140e9, memory_bytes=140e9, peak_flops_per_second=1e15, bandwidth_bytes_per_second=3.5e12)
+    0.04
+    """
+    return maximum(flops / peak_flops_per_second, memory_bytes / bandwidth_bytes_per_second)
+
+
+@formula(source="the energy of an operation does not depend on the clock, to a first approximation", unit="fraction")
+def power_share(*, watts: Any, flops_per_joule: Any, flops_per_second: Any) -> Any:
+    """Share of a rate that the board's power can feed; at most 1.
+
+    >>> power_share(watts=350, flops_per_joule=1e12, flops_per_second=500e12)
+    0.7
+    """
+    return minimum(1.0, watts * flops_per_joule / flops_per_second)
+
+
+@formula(source="every weight and cached element is read once per step; lower bound of the step's time", unit="token/s")
+def decode_tokens_per_second_bound(
+    *, batch: Any, weight_bytes: Any, cache_bytes: Any, bandwidth_bytes_per_second: Any
+) -> Any:
+    """Most tokens per second that generation can reach, over all sequences of a batch.
+
+    batch                       sequences decoded together
+    weight_bytes                weights read in a step (of a mixture of experts: those the batch touches)
+    cache_bytes                 key-value cache of the whole batch
+    bandwidth_bytes_per_second  memory bandwidth of all devices together
+
+    >>> round(decode_tokens_per_second_bound(batch=1, weight_bytes=140e9, cache_bytes=0,
+    ...                                      bandwidth_bytes_per_second=8 * 3.35e12))
+    191
+    """
+    return batch * bandwidth_bytes_per_second / (weight_bytes + cache_bytes)
+
+
+# -- constants --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """What neither training nor serving can derive.
+
+    matmul, matmul8, matmul4   share of the dense peak that large products reach in 16, 8 and 4 bit
+    attention                  share of the 16-bit peak that fused attention reaches in the forward pass
+    per_joule                  FLOP in 16 bit that a joule of board power pays for, where power is the limit
+    state                      share of the 16-bit peak that linear attention's kernels reach
+    bandwidth                  share of the memory bandwidth that streaming kernels reach, and reading weights
+    fill                       inner length that a tile loses while its pipeline fills
+    passes                     elementwise traffic over that of fused kernels
+    gap                        seconds from the end of one kernel to the full speed of the next
+    inside                     share of the links' bandwidth that collectives reach in a node
+    """
+
+    matmul: float
+    matmul8: float
+    matmul4: float
+    attention: float
+    per_joule: float = 1e15
+    state: float = 0.1
+    bandwidth: float = 0.85
+    fill: float = 128.0
+    passes: float = 1.0
+    gap: float = 3e-6
+    inside: float = 0.8
+
+    calibration: ClassVar[str] = ""  # where `calibration.json` has them, and what it calls the software there
+    software: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConstants(Constants):
+    """Those of a training step.
+
+    pace                       time of all kernels over what the shares give: software of that time
+    host                       seconds that the host takes to launch a kernel
+    blocking                   seconds a kernel, where the host waits for each before it launches the next
+    gather_exposed             share of the weight gathering of ZeRO-3 that nothing hides
+    accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
+    sync                       seconds that a layer of experts waits for the host in each pass
+    ramp, unaligned            see `Rates`
+    cast                       passes over every operand of an 8- or 4-bit product, to scale and round it
+    between                    share of the adapters' bandwidth that collectives reach between nodes
+    inside_latency, between_latency   seconds of a hop
+    contention                 time that hidden communication takes from what hides it, as a share of the shorter one
+    tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
+    jitter                     standard deviation of a node's step time, over the step time
+    step                       seconds of a step outside forward and backward passes and the optimizer
+    """
+
+    pace: float = 1.0
+    host: float = 0.0
+    blocking: float = 0.0
+    gather_exposed: float = 0.0
+    accumulate: float = 0.0
+    sync: float = 0.0
+    ramp: float = 350.0
+    unaligned: float = 0.08
+    cast: float = 3.0
+    between: float = 0.85
+    inside_latency: float = 3e-6
+    between_latency: float = 10e-6
+    contention: float = 0.1
+    tp_exposed: float = 1.0
+    ep_exposed: float = 1.0
+    pp_exposed: float = 1.0
+    dp_exposed: float = 1.0
+    jitter: float = 0.005
+    step: float = 0.0
+
+    calibration: ClassVar[str] = "training_time"
+    software: ClassVar[str] = "software"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingConstants(Constants):
+    """Those of an engine's pass.
+
+    weight_only       share of the 16-bit rate that kernels reach which expand 4- or 8-bit weights first
+    attention8        how much faster attention over a prompt is where the cache is in 8 bit
+    per_unit          bytes per second that one multiprocessor's loads in flight can fetch (Little's law)
+    cache             share of the memory bandwidth at which attention reads the cache
+    launch            seconds that the host takes to launch a kernel; a pass takes at least all of them
+    expand            kernels more for each product whose weights are expanded by kernels of their own
+    host              seconds a step in which the device waits for the host: scheduling, sampling
+    each              seconds of that for each sequence
+    meet              seconds of an all-reduce of nothing
+    skew              time that the slowest of several ranks takes more than all on average, as a share
+    running           sequences that run on average, over those that the cache has room for
+    """
+
+    weight_only: float
+    attention8: float = 1.0
+    per_unit: float = 1e12
+    cache: float = 0.7
+    launch: float = 0.0
+    expand: float = 0.0
+    host: float = 5e-4
+    each: float = 0.0
+    meet: float = 1e-5
+    skew: float = 0.0
+    running: float = 0.85
+
+    calibration: ClassVar[str] = "serving_time"
+    software: ClassVar[str] = "engines"
+
+
+C = TypeVar("C", bound=Constants)
+_PERFECT: dict[str, Any] = {
+    **dict.fromkeys(("matmul", "matmul8", "matmul4", "attention", "state", "bandwidth", "inside"), 1.0),
+    **dict.fromkeys(("fill", "gap"), 0.0),
+}
+# Every datasheet's peak, nothing lost and all that can be hidden hidden: no measurement is faster.
+IDEAL = TrainingConstants(
+    **_PERFECT,
+    **dict.fromkeys(("unaligned", "between"), 1.0),
+    **dict.fromkeys(("ramp", "cast", "inside_latency", "between_latency", "contention", "jitter"), 0.0),
+    **dict.fromkeys(("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed"), 0.0),
+)
+BOUND = ServingConstants(
+    **_PERFECT,
+    **dict.fromkeys(("weight_only", "cache", "running"), 1.0),
+    **dict.fromkeys(("passes", "launch", "host", "meet"), 0.0),
+    attention8=2.0,
+)
+
+
+def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[str, Any] | None = None) -> str:
+    """The family of devices whose constants hold for this one; `other` where none was fitted."""
+    return device.family((calibration or read_calibration(kind.calibration))["families"])
+
+
+def constants_of(
+    kind: type[C], device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None
+) -> C:
+    """The constants of a device and a software: what is common to all, then the family's, then the software's.
+
+    kind          `TrainingConstants` or `ServingConstants`
+    software      a name under `software` (serving: `engines`) in `calibration.json`
+    calibration   other constants, as `llmhw validate --fit` writes them
+    """
+    known = calibration or read_calibration(kind.calibration)
+    check_choice("software" if kind.software == "software" else "engine", software, known[kind.software])
+    family, running = known["families"][family_of(kind, device, known)], known[kind.software][software]
+    names = {f.name for f in fields(kind)}
+    chosen: dict[str, float] = {}
+    for group in (known["common"], family, running):
+        chosen |= {name: value for name, value in group.items() if name in names}
+    # the kernel for attention that this software has, or a kernel's own share of what its family reaches
+    chosen["attention"] = family.get(running.get("attention_kernel"), chosen["attention"])
+    for name, value in running.items():
+        if name.endswith("_share"):
+            chosen[name.removesuffix("_share")] *= value
+    return kind(**chosen)
+
+
+def cautious(constants: TrainingConstants) -> TrainingConstants:
+    """The same constants at the poor end of what was measured, with nothing hidden.
+
+    Rates: the worst of the shapes that `matmul_efficiency.csv` has, and of NCCL's own tuning model, are about that much
+    below the best. Latencies and the host: NCCL's and PyTorch's published ones differ by a factor of two.
+    """
+    c = constants
+    shares = ("matmul", "matmul8", "matmul4", "attention", "bandwidth", "inside", "between", "per_joule")
+    changed = {name: 0.8 * getattr(c, name) for name in shares}
+    changed |= {name: 2 * getattr(c, name) for name in ("gap", "host", "jitter", "inside_latency", "between_latency")}
+    exposed = ("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed", "gather_exposed")
+    changed |= {name: max(1.0, getattr(c, name)) for name in exposed}
+    return replace(c, **changed)
+
+
+# -- formulas of time -------------------------------------------------------------------------
+
+# Output tiles that matrix kernels offer (rows, columns), and the share of the best rate that each reaches: a larger
+# tile reuses what it loads more often. Shapes are CUTLASS's and those of cuBLAS for few rows; shares [inferred] from
+# the rows of `matmul_efficiency.csv` and refitted by no one since: a smaller tile is never worth more than a larger one.
+TILES = (
+    (256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.94), (64, 128, 0.9), (32, 128, 0.85), (16, 128, 0.8),
+    (128, 64, 0.78), (64, 64, 0.5),
+)  # fmt: skip
+_FEWEST_ROWS = 16  # rows of the smallest matrix instruction
+# Rate of fused attention's backward pass over that of its forward pass, on A100 and H100 alike: FlashAttention-2 (Dao
+# 2023), figures 4 to 6, and FlashAttention-3 (Shah et al. 2024), figures 5 and 6.
+BACKWARD_ATTENTION = 0.8
+BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
+# Bytes of an element that a product reads in each format; scales of blocks are counted in.
+OPERAND_BYTES = {
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "fp8-block": 1.0 + 4 / 128,
+    "mxfp8": 1.0 + 1 / 32,
+    "nvfp4": 0.5 + 1 / 16,
+}
+
+
+@formula(source="tile and wave quantization: NVIDIA, Matrix Multiplication Background User's Guide (2023)", unit="FLOP")
+def tiled_flops(
+    *, m: Any, n: Any, k: Any, groups: Any = 1, tile_m: Any, tile_n: Any, fill: Any = 0, units: Any = 1
+) -> Any:
+    """FLOPs that a matrix product costs once it is cut into tiles and the tiles are dealt to the multiprocessors.
+
+    m, n, k   rows, columns and inner length
+    groups    products of that size done together
+    tile_m, tile_n   output tile of one multiprocessor
+    fill      inner length that a tile loses while its pipeline fills and its result is written
+    units     multiprocessors; the last wave of tiles may leave some of them idle
+
+    >>> tiled_flops(m=4096, n=4096, k=4096, tile_m=256, tile_n=128, units=108) / (2 * 4096**3)
+    1.0546875
+    """
+    tiles = groups * ceil_div(m, tile_m) * ceil_div(n, tile_n)
+    waves = ceil_div(tiles, units)
+    return waves * units * 2 * tile_m * tile_n * (k + fill)
+
+
+@formula(source="every operand once from memory, the result once to it", unit="bytes")
+def matmul_bytes(
+    *, m: Any, n: Any, k: Any, groups: Any = 1, a_bytes: Any = 2, b_bytes: Any = 2, out_bytes: Any = 2
+) -> Any:
+    """Least memory traffic of a matrix product, with the bytes of an element of each operand and of the result.
+
+    >>> matmul_bytes(m=1, n=4096, k=4096)
+    33570816
+    """
+    return groups * (m * k * a_bytes + k * n * b_bytes + m * n * out_bytes)
+
+
+@formula(source="roofline over the best tile; few rows stream past the ordinary cores", unit="seconds")
+def matmul_seconds(
+    *,
+    m: Any,
+    n: Any,
+    k: Any,
+    groups: Any = 1,
+    flops_per_second: Any,
+    vector_flops_per_second: Any = 0,
+    bandwidth_bytes_per_second: Any,
+    units: Any = None,
+    fill: Any = 0,
+    unaligned: Any = 1,
+    gap_seconds: Any = 0,
+    a_bytes: Any = 2,
+    b_bytes: Any = 2,
+    out_bytes: Any = 2,
+) -> Any:
+    """Time of a matrix product on a device: the best tile shape, or the memory traffic if that takes longer.
+
+    flops_per_second          of large products in the format
+    vector_flops_per_second   of the ordinary cores, which need no tile; 0: they are not used
+    units                     multiprocessors that tiles are dealt to; None: not known, no waves
+    unaligned                 share of the rate where n or k is no multiple of 8: tensor cores read 16 bytes at a time
+    a_, b_, out_bytes         of an element of the rows, of the matrix and of the result
+
+    >>> round(1e6 * matmul_seconds(m=8192, n=8192, k=8192, flops_per_second=8e14, bandwidth_bytes_per_second=3e12))
+    1374
+    """
+    if units is None:
+        least = 2.0 * groups * maximum(m, _FEWEST_ROWS) * n * (k + fill)
+    else:
+        shape: dict[str, Any] = {"m": m, "n": n, "k": k, "groups": groups, "fill": fill, "units": units}
+        costs = (tiled_flops(**shape, tile_m=tm, tile_n=tn) / share for tm, tn, share in TILES)
+        least = next(costs)
+        for cost in costs:
+            least = minimum(least, cost)
+    seconds = least / flops_per_second / where((k % 8 != 0) | (n % 8 != 0), unaligned, 1)
+    if vector_flops_per_second:
+        seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
+    moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
+    return maximum(seconds, moved / bandwidth_bytes_per_second) + gap_seconds
+
+
+@formula(source="FLOPs over a rate that long sequences reach: half of it at `ramp` pairs for each query", unit="seconds")
+def attention_seconds(*, flops: Any, flops_per_second: Any, pairs: Any = 1, ramp: Any = 0, gap_seconds: Any = 0) -> Any:
+    """Time of attention's core in one fused kernel.
+
+    pairs   that each query has on average, twice: the length of a causal sequence
+
+    >>> attention_seconds(flops=1e12, flops_per_second=5e14, pairs=350, ramp=350)
+    0.004
+    """
+    return flops / flops_per_second * (1 + ramp / pairs) + gap_seconds
+
+
+@formula(source="memory traffic over the bandwidth", unit="seconds")
+def stream_seconds(*, memory_bytes: Any, bandwidth_bytes_per_second: Any) -> Any:
+    """Time of kernels that only stream.
+
+    >>> stream_seconds(memory_bytes=3e9, bandwidth_bytes_per_second=3e12)
+    0.001
+    """
+    return memory_bytes / bandwidth_bytes_per_second
+
+
+@formula(source="FLOPs over a rate", unit="seconds")
+def compute_seconds(*, flops: Any, flops_per_second: Any) -> Any:
+    """Time of arithmetic that nothing else limits.
+
+    >>> compute_seconds(flops=1e12, flops_per_second=5e14)
+    0.002
+    """
+    return flops / flops_per_second
+
+
+@formula(source="what takes time beside computing, and takes some from it", unit="seconds")
+def exposed_seconds(*, message_seconds: Any, busy_seconds: Any, exposed: Any = 0, contention: Any = 0) -> Any:
+    """Time that messages add to what could hide them.
+
+    message_seconds   of the messages alone
+    busy_seconds      of the computing meanwhile
+    exposed           share of the messages that nothing hides
+    contention        time that hidden ones take from computing, as a share of the shorter of the two
+
+    >>> exposed_seconds(message_seconds=3.0, busy_seconds=10.0, exposed=0.5, contention=0.2)
+    1.8
+    """
+    bare = message_seconds * exposed
+    hidden = minimum(message_seconds - bare, busy_seconds)
+    return maximum(bare, message_seconds - busy_seconds) + contention * maximum(hidden, 0)
+
+
+@formula(source="a device that is done waits for the next launch", unit="seconds")
+def waiting_seconds(*, kernels: Any, host_seconds: Any, sync_seconds: Any = 0, busy_seconds: Any) -> Any:
+    """Time in which a device waits for the host to launch kernels.
+
+    >>> waiting_seconds(kernels=100, host_seconds=1e-5, busy_seconds=0.0004)
+    0.0006
+    """
+    return maximum(0.0, kernels * host_seconds + sync_seconds - busy_seconds)
+
+
+# -- what a device reaches --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What operations reach on one device.
+
+    flops_per_second       large matrix products, by number format
+    vector_flops_per_second   the ordinary cores; 0: products of few rows use tensor cores too
+    forward_, backward_flops_per_second   attention's core, over the pairs that the masks leave
+    state_flops_per_second       linear attention's state
+    bandwidth_bytes_per_second   streaming kernels
+    units                        multiprocessors that tiles are dealt to; None: not known, no waves
+    fill                         see `tiled_flops`
+    ramp                         tokens of a sequence at which attention's core reaches half of its rate
+    unaligned                    see `matmul_seconds`
+    gap_seconds                  from the end of one kernel to the full speed of the next
+    """
+
+    flops_per_second: Mapping[str, float]
+    vector_flops_per_second: float = 0.0
+    forward_flops_per_second: float
+    backward_flops_per_second: float
+    state_flops_per_second: float
+    bandwidth_bytes_per_second: float
+    units: int | None
+    fill: float
+    ramp: float = 0.0
+    unaligned: float = 1.0
+    gap_seconds: float
+
+    def product(self, fmt: str, m: Matmul, **sizes: Any) -> dict[str, Any]:
+        """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
+        given: dict[str, Any] = {"m": m.m, "n": m.n, "k": m.k, "groups": m.groups} | sizes
+        return given | {
+            "flops_per_second": self.flops_per_second[fmt],
+            "vector_flops_per_second": self.vector_flops_per_second,
+            "bandwidth_bytes_per_second": self.bandwidth_bytes_per_second,
+            "units": self.units,
+            "fill": self.fill,
+            "unaligned": self.unaligned,
+            "gap_seconds": self.gap_seconds,
+        }
+
+    def core(self, core: Core, *, backward: bool = False) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """The formula that times fused attention, and what goes into it; five products backward for two forward."""
+        return attention_seconds, {
+            "flops": core.flops * (2.5 if backward else 1.0),
+            "flops_per_second": self.backward_flops_per_second if backward else self.forward_flops_per_second,
+            "pairs": 2 * core.pairs / maximum(core.queries, 1.0),
+            "ramp": self.ramp,
+            "gap_seconds": self.gap_seconds,
+        }
+
+
+def powered_peak(device: Accelerator, constants: Constants, peak: float) -> float:
+    """What the board's power can feed of a 16-bit peak: a card whose power does not, runs all tensor cores slower."""
+    share = power_share(
+        watts=device.tdp_watts or float("inf"),
+        flops_per_joule=constants.per_joule,
+        flops_per_second=peak * constants.matmul,
+    )
+    return float(peak * share)
+
+
+def half_format(device: Accelerator) -> str:
+    """The 16-bit format that a device multiplies."""
+    return "bf16" if "bf16" in device.peaks else "fp16"
+
+
+def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> Rates:
+    """What a training step's operations reach. A format that the device does not multiply raises `LLMHWError`."""
+    half = half_format(device)
+    share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
+    peak = device.peak(half)
+    power = powered_peak(device, c, peak) / peak
+    formats = dict.fromkeys((half, compute))
+    return Rates(
+        flops_per_second={f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats},
+        forward_flops_per_second=peak * c.attention * power,
+        backward_flops_per_second=peak * c.attention * power * BACKWARD_ATTENTION,
+        state_flops_per_second=peak * c.state,
+        bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
+        units=device.multiprocessors,
+        fill=c.fill,
+        ramp=c.ramp,
+        unaligned=c.unaligned,
+        gap_seconds=c.gap + c.blocking,
+    )
