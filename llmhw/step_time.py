@@ -1,213 +1,52 @@
-"""Time of one training step: operations on the roofline, messages on the network, and the schedule that joins them."""
+"""Time of one training step: operations on the roofline, messages on the network, and the schedule that joins them.
+
+One job is timed from plain numbers, many layouts of a job at once from arrays: the same code, see `llmhw.job.Layout`.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
-from llmhw.communication import (
-    activation_message_bytes,
-    all_gather_wire_bytes,
-    all_reduce_wire_bytes,
-    context_message_bytes,
-    expert_message_bytes,
-    reduce_scatter_wire_bytes,
+from llmhw.formula import Estimate, Ledger, formula
+from llmhw.job import Layout, TrainingJob
+from llmhw.memory import optimizer_named, precision_named
+from llmhw.messages import (
+    Collective,
+    Network,
+    end_messages,
+    flat_messages,
+    layer_messages,
+    norm_messages,
+    pipeline_messages,
+    shard_elements,
+    sharded_messages,
+    tied_messages,
 )
-from llmhw.formula import formula
-from llmhw.hardware import Accelerator
-from llmhw.job import TrainingJob
-from llmhw.memory import precision_named
-from llmhw.model import Layer
-from llmhw.network import Network
-from llmhw.operations import Core, Work, head_work, layer_work
-from llmhw.roofline import OPERAND_BYTES, Rates, matmul_seconds, power_share
-from llmhw.sharding import rank_tensors, stage_layers
-from llmhw.units import check_choice, log, maximum
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constants:
-    """What the model of time cannot derive. `calibration.json` has the values, their data and what they leave over.
-
-    matmul, matmul8, matmul4   share of the dense peak that large products sustain in 16, 8 and 4 bit
-    attention                  share of the 16-bit peak that fused attention reaches in the forward pass: the family's
-                               for the kernel that the software has (flash1, flash2, or the newest)
-    per_joule                  FLOP in 16 bit that a joule of board power pays for, where power is the limit
-    pace                       time of all kernels over what the shares above give: software of that time
-    host                       seconds that the host takes to launch a kernel
-    blocking                   seconds a kernel, where the host waits for each before it launches the next
-    gather_exposed             share of the weight gathering of ZeRO-3 that nothing hides
-    accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
-    sync                       seconds that a layer of experts waits for the host in each pass
-    state                      share of the 16-bit peak that linear attention's kernels reach
-    bandwidth                  share of the memory bandwidth that streaming kernels reach
-    fill, ramp, gap            see `llmhw.roofline.Rates`; gap in seconds
-    passes                     elementwise traffic over that of fused kernels
-    cast                       passes over every operand of an 8- or 4-bit product, to scale and round it
-    inside, between            share of the links' bandwidth that collectives reach, in a node and between nodes
-    inside_latency, between_latency   seconds of a hop
-    contention                 time that hidden communication takes from what hides it, as a share of the shorter one
-    tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
-    jitter                     standard deviation of a node's step time, over the step time
-    step                       seconds of a step outside forward and backward passes and the optimizer
-    """
-
-    matmul: float
-    matmul8: float
-    matmul4: float
-    attention: float
-    per_joule: float = 1e15
-    pace: float = 1.0
-    host: float = 0.0
-    blocking: float = 0.0
-    gather_exposed: float = 0.0
-    accumulate: float = 0.0
-    sync: float = 0.0
-    state: float = 0.1
-    bandwidth: float = 0.85
-    fill: float = 128.0
-    ramp: float = 350.0
-    unaligned: float = 0.08
-    gap: float = 3e-6
-    passes: float = 1.0
-    cast: float = 3.0
-    inside: float = 0.8
-    between: float = 0.85
-    inside_latency: float = 3e-6
-    between_latency: float = 10e-6
-    contention: float = 0.1
-    tp_exposed: float = 1.0
-    ep_exposed: float = 1.0
-    pp_exposed: float = 1.0
-    dp_exposed: float = 1.0
-    jitter: float = 0.005
-    step: float = 0.0
-
-
-IDEAL = Constants(
-    matmul=1.0,
-    matmul8=1.0,
-    matmul4=1.0,
-    attention=1.0,
-    state=1.0,
-    bandwidth=1.0,
-    fill=0.0,
-    ramp=0.0,
-    unaligned=1.0,
-    gap=0.0,
-    passes=1.0,
-    cast=0.0,
-    inside=1.0,
-    between=1.0,
-    inside_latency=0.0,
-    between_latency=0.0,
-    contention=0.0,
-    tp_exposed=0.0,
-    ep_exposed=0.0,
-    pp_exposed=0.0,
-    dp_exposed=0.0,
-    jitter=0.0,
+from llmhw.model import Layer, Tensor
+from llmhw.rates import (
+    BITS,
+    IDEAL,
+    OPERAND_BYTES,
+    TrainingConstants,
+    cautious,
+    compute_seconds,
+    constants_of,
+    exposed_seconds,
+    family_of,
+    half_format,
+    matmul_seconds,
+    stream_seconds,
+    training_rates,
+    waiting_seconds,
 )
-
-# Rate of fused attention's backward pass over that of its forward pass, on A100 and H100 alike: FlashAttention-2 (Dao
-# 2023), figures 4 to 6, and FlashAttention-3 (Shah et al. 2024), figures 5 and 6.
-BACKWARD_ATTENTION = 0.8
-
-BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
-
-
-def family_of(device: Accelerator, calibration: Mapping[str, Any] | None = None) -> str:
-    """The family of devices whose constants hold for this one; `other` where none was fitted."""
-    return device.family((calibration or read_calibration("training_time"))["families"])
-
-
-def constants_of(device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None) -> Constants:
-    """The constants of a device and a software: what is common to all, then the family's, then the software's.
-
-    software      a name under `software` in `calibration.json`
-    calibration   other constants, as `llmhw validate --fit` writes them
-    """
-    known = calibration or read_calibration("training_time")
-    check_choice("software", software, known["software"])
-    chosen = dict(known["common"])
-    family, running = known["families"][family_of(device, known)], known["software"][software]
-    names = Constants.__dataclass_fields__
-    for group in (family, running):
-        chosen |= {name: value for name, value in group.items() if name in names}
-    chosen["attention"] = family.get(running.get("attention_kernel", "attention"), family["attention"])
-    return Constants(**chosen)
-
-
-def softwares() -> dict[str, str]:
-    """What software there are constants for, with what is meant by each.
-
-    >>> "torch-compile" in softwares()
-    True
-    """
-    known = read_calibration("training_time")["software"]
-    return {name: str(values.get("meaning", "")) for name, values in known.items()}
-
-
-def default_software(job: TrainingJob) -> str:
-    """The newest software with the job's kernels."""
-    return "torch-compile" if job.kernels == "torch" else "megatron-2026"
-
-
-def rates(device: Accelerator, constants: Constants, compute: str) -> Rates:
-    """What operations reach on a device. A format that it does not multiply raises `LLMHWError`."""
-    c = constants
-    half = "bf16" if "bf16" in device.peaks else "fp16"
-    share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
-    # a card whose power does not feed its peak runs all its tensor cores slower
-    peak = device.peak(half)
-    power = power_share(
-        watts=device.tdp_watts or float("inf"), flops_per_joule=c.per_joule, flops_per_second=peak * c.matmul
-    )
-    formats = dict.fromkeys((half, compute))
-    return Rates(
-        matmul_flops_per_second={f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats},
-        forward_flops_per_second=peak * c.attention * power,
-        backward_flops_per_second=peak * c.attention * power * BACKWARD_ATTENTION,
-        state_flops_per_second=peak * c.state,
-        bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
-        units=device.multiprocessors,
-        fill=c.fill,
-        ramp=c.ramp,
-        unaligned=c.unaligned,
-        gap_seconds=c.gap + c.blocking,
-    )
-
-
-def network(job: TrainingJob, constants: Constants) -> Network:
-    """The cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
-    cluster, c = job.cluster, constants
-    per_node = min(cluster.devices_per_node, cluster.devices)
-    # a level that no message uses limits none
-    inside = cluster.link_for(per_node).bytes_per_second if per_node > 1 else float("inf")
-    between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else float("inf")
-    return Network(
-        per_node=per_node,
-        inside=inside * c.inside,
-        between=between * c.between,
-        inside_latency=c.inside_latency,
-        between_latency=c.between_latency,
-    )
-
-
-@formula(
-    source="the largest of n normal deviates is about sqrt(2 ln n) standard deviations above the mean", unit="fraction"
-)
-def straggler_share(*, nodes: Any, jitter: Any) -> Any:
-    """Time that the slowest of many nodes adds to a step that all wait for, as a share of it.
-
-    >>> round(straggler_share(nodes=1000, jitter=0.005), 4)
-    0.0186
-    """
-    return jitter * (2 * log(maximum(nodes, 1))) ** 0.5
-
+from llmhw.schedule import bubble_seconds
+from llmhw.sharding import Chunk, Stage, local_tensor, outer_tensors, stages_of
+from llmhw.units import ceil_div, log, maximum, where
 
 PARTS = (
     "matrix products",
@@ -228,18 +67,118 @@ PARTS = (
 )
 
 
+def softwares() -> dict[str, str]:
+    """What software there are constants for, with what is meant by each.
+
+    >>> "torch-compile" in softwares()
+    True
+    """
+    known = read_calibration("training_time")["software"]
+    return {name: str(values.get("meaning", "")) for name, values in known.items()}
+
+
+def default_software(job: TrainingJob) -> str:
+    """The newest software with the job's kernels."""
+    return "torch-compile" if job.kernels == "torch" else "megatron-2026"
+
+
+def network(job: TrainingJob, constants: TrainingConstants) -> Network:
+    """The cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
+    cluster, c = job.cluster, constants
+    per_node = min(cluster.devices_per_node, cluster.devices)
+    # a level that no message uses limits none
+    inside = cluster.link_for(per_node).bytes_per_second if per_node > 1 else float("inf")
+    between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else float("inf")
+    return Network(
+        per_node=per_node,
+        inside=inside * c.inside,
+        between=between * c.between,
+        inside_latency=c.inside_latency,
+        between_latency=c.between_latency,
+    )
+
+
+# -- formulas ---------------------------------------------------------------------------------
+
+
+@formula(
+    source="the largest of n normal deviates is about sqrt(2 ln n) standard deviations above the mean", unit="fraction"
+)
+def straggler_share(*, nodes: Any, jitter: Any) -> Any:
+    """Time that the slowest of many nodes adds to a step that all wait for, as a share of it.
+
+    >>> round(straggler_share(nodes=1000, jitter=0.005), 4)
+    0.0186
+    """
+    return jitter * (2 * log(maximum(nodes, 1))) ** 0.5
+
+
+@formula(source="share of the slowest node's wait in the time of all others", unit="seconds")
+def straggler_seconds(*, seconds: Any, nodes: Any, jitter: Any) -> Any:
+    """Time that the slowest node adds to a step of so many seconds.
+
+    >>> round(straggler_seconds(seconds=10, nodes=1000, jitter=0.005), 3)
+    0.186
+    """
+    return seconds * straggler_share(nodes=nodes, jitter=jitter)
+
+
+@formula(source="a gap behind every kernel", unit="seconds")
+def gap_seconds(*, kernels: Any, gap: Any) -> Any:
+    """Time between kernels.
+
+    >>> gap_seconds(kernels=10, gap=3e-6)
+    3e-05
+    """
+    return kernels * gap
+
+
+@formula(source="what the update reads and writes once each; the gradients' norm before it", unit="bytes")
+def update_bytes(*, elements: Any, gradients: Any, weights: Any, master: Any, states: Any) -> Any:
+    """Memory traffic of an optimizer's step over the elements that a rank owns.
+
+    gradients   bytes of a gradient: read for their norm, and for the update
+    weights     bytes of a weight: written, and read too where there is no master copy
+    master      bytes of the master copy, read and written; 0: there is none
+    states      bytes of all states of an element, read and written
+
+    >>> update_bytes(elements=1, gradients=2, weights=2, master=4, states=8)
+    30
+    """
+    return elements * (2 * gradients + weights + (2 * master if master else weights) + 2 * states)
+
+
+@formula(source="Muon (Jordan et al. 2024): five Newton-Schulz steps on each matrix, three products each", unit="FLOP")
+def orthogonalization_flops(*, long: Any, short: Any, matrices: Any = 1, steps: Any = 5) -> Any:
+    """FLOPs of making Muon's update of a matrix orthogonal.
+
+    long, short   the larger and the smaller size of the matrix: X X^T, its square, and the product with X
+
+    >>> orthogonalization_flops(long=4096, short=4096) / 4096**3
+    30.0
+    """
+    return matrices * steps * 2 * (2 * short**2 * long + short**3)
+
+
+# -- what comes out ---------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class StepTime:
     """Seconds of one optimizer step of the slowest stage, by part; the parts add up to the total.
 
     parts    seconds by name, see `PARTS`
     stages   seconds that each pipeline stage computes for one micro-batch
-    spread   factors of the total that bound the interval
+    spread   factors of the total that bound the interval; None where nothing was measured to know them from
+    slowest  number of the stage
+    reason   how the numbers came about, made when it is asked for
     """
 
     parts: dict[str, float]
     stages: tuple[float, ...]
     spread: tuple[float, float] = (1.0, 1.0)
+    slowest: int = 0
+    reason: Callable[[], Estimate] | None = field(default=None, repr=False, compare=False)
 
     @property
     def total(self) -> float:
@@ -251,340 +190,428 @@ class StepTime:
         """Seconds between which 80 % of measured steps of sources that were left out of the fit lie."""
         return self.total * self.spread[0], self.total * self.spread[1]
 
+    def explain(self, part: str | None = None) -> str:
+        """The formulas behind one part (or all) with this job's numbers put in.
 
-def _seconds(known: Mapping[str, float] | None = None) -> defaultdict[str, float]:
-    """Seconds by part, from which a missing part is 0."""
-    return defaultdict(float, known or {})
+        >>> from llmhw import Cluster, model
+        >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), seq_len=4096)
+        >>> print(time_step(job).explain("stragglers").splitlines()[0])
+        stragglers = 0 ns
+        """
+        assert self.reason is not None
+        return self.reason().explain(part)
 
 
 @dataclass(slots=True)
 class _Clock:
-    """Seconds of one micro-batch on one rank, by part, forward and backward apart."""
+    """Seconds of one micro-batch on one rank, forward and backward apart."""
 
-    forward: defaultdict[str, float]
-    backward: defaultdict[str, float]
+    forward: Ledger
+    backward: Ledger
 
     @property
-    def total(self) -> float:
-        return sum(self.forward.values()) + sum(self.backward.values())
+    def total(self) -> Any:
+        return self.forward.total + self.backward.total
 
 
-class _Timer:
-    """Times one job under one set of constants."""
+# -- the timer --------------------------------------------------------------------------------
 
-    def __init__(self, job: TrainingJob, constants: Constants) -> None:
-        self.job, self.c = job, constants
-        self.p, self.spec = job.parallelism, job.model
-        self.rates = rates(job.cluster.accelerator, constants, job.compute_format)
+
+class StepTimer:
+    """Times layouts of one job under one set of constants.
+
+    job      what does not change between layouts
+    layout   one layout, or arrays of many
+    detail   of the ledgers: totals, parts, or terms
+
+    What knows neither stages nor ZeRO (`layer`) is evaluated once for all of them.
+    """
+
+    def __init__(
+        self, job: TrainingJob, layout: Layout, constants: TrainingConstants, *, detail: str = "parts"
+    ) -> None:
+        self.job, self.x, self.c, self.detail = job, layout, constants, detail
+        self.spec, self.device = job.model, job.cluster.accelerator
+        self.compute, self.half = job.compute_format, half_format(self.device)
+        self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(job, constants)
-        self.half = next(f for f in self.rates.matmul_flops_per_second if f != job.compute_format or BITS[f] > 8)
-        self.cast = constants.cast if BITS[job.compute_format] < 16 else 0.0
         self.recipe = precision_named(job.precision)
-        self.width = self.recipe.compute
-        p = self.p
-        self.tokens = job.micro_batch * job.seq_len // p.cp
-        self.own = self.tokens / p.tp if p.sequence_parallel else float(self.tokens)
+        self.layers: dict[tuple[int, bool], _Clock] = {}
+        self.held: dict[int, list[Tensor]] = {}
 
-    # -- operations ---------------------------------------------------------------------------
+    def ledger(self) -> Ledger:
+        return Ledger(self.detail)
 
-    def core(self, core: Core, backward: bool) -> float:
-        """Attention's core: fused, or two batched products with the score matrix in memory."""
-        r = self.rates
-        if self.job.attention == "eager":
-            times = 2 if backward else 1
-            groups = max(1, round(core.batch * core.heads))
-            scores = matmul_seconds(r, self.half, m=core.queries, n=core.keys, k=core.head_dim, groups=groups)
-            values = matmul_seconds(r, self.half, m=core.queries, n=core.v_head_dim, k=core.keys, groups=groups)
-            return times * (scores + values)
-        flops = core.flops * (2.5 if backward else 1.0)
-        rate = r.backward_flops_per_second if backward else r.forward_flops_per_second
-        reach = core.pairs / max(core.queries, 1.0) * 2
-        return flops / rate * (1 + r.ramp / reach) + r.gap_seconds
+    # operations
 
-    def matmuls(self, work: Work, fmt: str) -> tuple[float, float]:
-        """Forward, and backward: the gradients of inputs and of weights."""
-        r, forward, backward = self.rates, 0.0, 0.0
-        out = float(self.recipe.gradients)
-        for x in work.matmuls:
-            f = fmt if x.groups > 1 or x.n > 512 else self.half
-            forward += matmul_seconds(r, f, m=x.m, n=x.n, k=x.k, groups=x.groups)
-            backward += matmul_seconds(r, f, m=x.m, n=x.k, k=x.n, groups=x.groups)
-            if not self.job.frozen:
-                backward += matmul_seconds(r, f, m=x.n, n=x.k, k=x.m, groups=x.groups, out_bytes=out, accumulate=1)
-            if self.cast and f == fmt:
-                rate = r.bandwidth_bytes_per_second
-                forward += 2 * x.groups * x.m * x.k * self.cast / 2 / rate
-                backward += 2 * x.groups * x.m * x.n * self.cast / 2 / rate
-        return forward, backward
+    def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
+        """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
+        fmt = self.half if m.part == "router" else fmt
+        r, c, name = self.rates, self.c, "matrix products"
+        size = OPERAND_BYTES[fmt]
+        sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes))
+        turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
+        behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
+        if not self.job.frozen:
+            # added to what is there, which is read first
+            turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
+        if BITS[fmt] < 16 and c.cast:
+            for ledger, width in ((ahead, m.k), (behind, m.n)):
+                moved = m.groups * m.m * width * c.cast
+                given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+                more = ledger.add(name, f"scaling and rounding for {m.name}", stream_seconds, c.pace, **given)
+                seconds = seconds + more if ledger is ahead else seconds
+        return seconds
 
-    def layer(self, layer: Layer) -> _Clock:
-        """One layer for one micro-batch."""
-        job, c, r = self.job, self.c, self.rates
-        work = layer_work(
+    def mixing(self, op: Core | State, ahead: Ledger, behind: Ledger) -> Any:
+        """Attention's core, fused or as two batched products, or linear attention's state; returns both times."""
+        r, pace, name = self.rates, self.c.pace, "attention"
+        if isinstance(op, State):
+            given = {"flops": op.flops, "flops_per_second": r.state_flops_per_second}
+            return (
+                ahead.add(name, op.name, compute_seconds, pace, **given),
+                behind.add(name, op.name, compute_seconds, 2 * pace, **given),
+            )
+        if self.job.attention == "eager" and op.v_head_dim:
+            forward = backward = 0.0
+            shape: dict[str, Any] = {"m": op.queries, "groups": maximum(1, op.batch * op.heads)}
+            for what, sizes in (
+                ("scores", {"n": op.keys, "k": op.head_dim}),
+                ("weighted values", {"n": op.v_head_dim, "k": op.keys}),
+            ):
+                given = r.product(self.half, _EMPTY, **shape, **sizes)
+                forward += ahead.add(name, what, matmul_seconds, pace, **given)
+                backward += behind.add(name, what, matmul_seconds, 2 * pace, **given)
+            return forward, backward
+        sides = ((ahead, False), (behind, True))
+        made = []
+        for ledger, back in sides:
+            function, given = r.core(op, backward=back)
+            made.append(ledger.add(name, op.name, function, pace, **given))
+        return tuple(made)
+
+    def passes(self, op: Pass, ahead: Ledger, behind: Ledger) -> Any:
+        """Elementwise traffic; returns the time forward."""
+        c, made = self.c, []
+        for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
+            given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
+            made.append(ledger.add("elementwise", op.name, stream_seconds, c.passes * c.pace, **given))
+        return made[0]
+
+    # one layer
+
+    def layer(self, kind: int, again: bool) -> _Clock:
+        """One layer for one micro-batch; `again`: its forward pass is run a second time."""
+        if (kind, again) not in self.layers:
+            self.layers[kind, again] = self._layer(self.spec.layer_kinds[kind][0], again)
+        return self.layers[kind, again]
+
+    def _layer(self, layer: Layer, again: bool) -> _Clock:
+        job, c = self.job, self.c
+        work = block(
             self.spec,
             layer,
-            self.p,
-            micro_batch=job.micro_batch,
+            self.x,
             seq_len=job.seq_len,
             attention=job.attention,
             fused=job.kernels == "megatron",
             dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
         )
-        ahead, behind = self.matmuls(work, job.compute_format)
-        core = (self.core(work.core, False), self.core(work.core, True)) if work.core else (0.0, 0.0)
-        if work.state_flops:
-            state = work.state_flops / r.state_flops_per_second
-            core = core[0] + state, core[1] + 2 * state
-        ahead, behind, core = ahead * c.pace, behind * c.pace, (core[0] * c.pace, core[1] * c.pace)
-        gaps = (work.kernels - len(work.matmuls)) * r.gap_seconds
-        light = (
-            work.forward_bytes * c.passes * c.pace / r.bandwidth_bytes_per_second + gaps,
-            work.backward_bytes * c.passes * c.pace / r.bandwidth_bytes_per_second + gaps,
-        )
-        adding = c.accumulate * sum(m.weights for m in work.matmuls) / r.bandwidth_bytes_per_second
-        if c.accumulate:
-            # for every tensor: widened, added, cleared
-            adding += 3 * len(layer.tensors) * r.gap_seconds
-        forward = _seconds({"matrix products": ahead, "attention": core[0], "elementwise": light[0]})
-        backward = _seconds({"matrix products": behind, "attention": core[1], "elementwise": light[1] + adding})
-        backward["recompute"] = self.again(ahead, core[0], light[0], work)
-        self.tensor_parallel(layer, forward, backward)
-        self.context_parallel(layer, core, forward, backward)
-        self.expert_parallel(layer, forward, backward)
-        sync = c.sync if any(m.groups > 1 for m in work.matmuls) else 0.0
-        for side, times in ((forward, 1), (backward, 3 if job.recompute == "full" else 2)):
-            side["waiting for the host"] = max(0.0, times * work.kernels * c.host + sync - sum(side.values()))
-        return _Clock(forward, backward)
+        products, core, scores, light, behind = (self.ledger() for _ in range(5))
+        cores = [0.0, 0.0]
+        for op in work.ops:
+            if isinstance(op, Matmul):
+                self.products(op, self.compute, products, behind)
+            elif isinstance(op, Pass):
+                self.passes(op, scores if op.name == "softmax" else light, behind)
+            elif isinstance(op, (Core, State)):
+                cores = [a + b for a, b in zip(cores, self.mixing(op, core, behind), strict=True)]
+        gaps = {"kernels": work.kernels - len(work.matmuls), "gap": self.rates.gap_seconds}
+        for ledger in (light, behind):
+            ledger.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
+        self._accumulate(layer, work, behind)
+        self._recompute(again, products, core, scores, light, behind)
+        ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
+        self._messages(layer, again, cores, ahead, behind)
+        sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
+        for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
+            given = {"kernels": launched * work.kernels, "host_seconds": c.host, "sync_seconds": sync}
+            ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
+        return _Clock(ahead, behind)
 
-    def again(self, products: float, core: float, light: float, work: Work) -> float:
-        """What the backward pass computes a second time."""
-        job = self.job
-        if job.recompute == "full":
-            return products + core + light
-        if job.recompute == "block":
-            return (products + core + light) * job.recompute_layers * self.p.pp / self.spec.num_layers
-        if job.recompute == "selective":
-            if job.attention == "flash":
-                return 0.0  # flash attention's backward pass recomputes the scores in any case, and is counted so
-            scores = self.c.passes * work.forward_bytes / self.rates.bandwidth_bytes_per_second
-            return core + min(light, scores)
-        if job.recompute == "per-op":
-            return products / 2 + light
-        return 0.0
+    def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
+        """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
+        if self.c.accumulate:
+            moved = self.c.accumulate * sum(m.weights for m in work.matmuls)
+            given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
+            behind.add("elementwise", "gradients added up", stream_seconds, **given)
+            kernels = {"kernels": 3 * len(layer.tensors), "gap": self.rates.gap_seconds}
+            behind.add("elementwise", "gaps between their kernels", gap_seconds, **kernels)
 
-    def ends(self) -> tuple[_Clock, _Clock]:
-        """What the first and the last stage do outside the layers."""
-        job, r = self.job, self.rates
-        work = head_work(self.spec, self.p, micro_batch=job.micro_batch, seq_len=job.seq_len)
-        ahead, behind = self.matmuls(work, self.half)
-        light = [b * self.c.passes / r.bandwidth_bytes_per_second for b in (work.forward_bytes, work.backward_bytes)]
-        last = _Clock(
-            _seconds({"matrix products": ahead, "elementwise": light[0]}),
-            _seconds({"matrix products": behind, "elementwise": light[1]}),
-        )
-        read = 2 * self.own * self.spec.hidden * 2 / r.bandwidth_bytes_per_second
-        first = _Clock(_seconds({"elementwise": read}), _seconds({"elementwise": 2 * read}))
-        return first, last
-
-    # -- messages -----------------------------------------------------------------------------
-
-    def tensor_parallel(
-        self, layer: Layer, forward: defaultdict[str, float], backward: defaultdict[str, float]
+    def _recompute(
+        self, again: bool, products: Ledger, core: Ledger, scores: Ledger, light: Ledger, behind: Ledger
     ) -> None:
-        p = self.p
-        if p.tp == 1:
-            return
-        pairs = 2 if any(t.component == "mlp" for t in layer.tensors) else 1
-        whole = activation_message_bytes(
-            batch=1, tokens=self.tokens, width=self.spec.hidden, bytes_per_element=self.width
-        )
-        if p.sequence_parallel:
-            wire = reduce_scatter_wire_bytes(size=whole, ranks=p.tp)
-            one = self.network.ring_seconds(wire, p.tp)
-            ahead, behind = 2 * pairs * one, 2 * pairs * one
+        """What the backward pass computes a second time.
+
+        Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results of
+        attention and of every second product.
+        """
+        mode = "full" if again else self.job.recompute
+        if mode == "full":
+            shares = ((products, 1.0), (core, 1.0), (scores, 1.0), (light, 1.0))
+        elif mode == "selective" and self.job.attention == "eager":
+            shares = ((core, 1.0), (scores, 1.0))
+        elif mode == "per-op":
+            shares = ((products, 0.5), (scores, 1.0), (light, 1.0))
         else:
-            wire = all_reduce_wire_bytes(size=whole, ranks=p.tp)
-            one = self.network.ring_seconds(wire, p.tp, rounds=2)
-            ahead, behind = pairs * one, pairs * one
-        forward["tensor-parallel"] += ahead * self.c.tp_exposed
-        backward["tensor-parallel"] += behind * self.c.tp_exposed
-        if self.job.recompute == "full":
-            backward["tensor-parallel"] += ahead * self.c.tp_exposed
+            return
+        for ledger, share_ in shares:
+            behind.merge(ledger, share_, part="recompute")
 
-    def context_parallel(
-        self,
-        layer: Layer,
-        core: tuple[float, float],
-        forward: defaultdict[str, float],
-        backward: defaultdict[str, float],
+    # messages
+
+    def send(self, ledger: Ledger, part: str, c: Collective, exposed: Any = 1.0) -> Any:
+        """Add the time of all calls of a message, or of the share of it that nothing hides; returns all of it."""
+        if c.kind == "recv":
+            return 0.0
+        function, given = self.network.timing(c, self.x)
+        calls = where(c.ranks > 1, c.calls, 0)
+        return ledger.add(part, f"{c.what}: {c.kind} over {c.axis}", function, calls * exposed, **given)
+
+    def overlapped(
+        self, ledger: Ledger, part: str, what: str, messages: Iterable[Collective], busy: Any, exposed: Any, on: Any = 1
     ) -> None:
-        p, a = self.p, layer.attention
-        if p.cp == 1 or a is None:
-            return
-        size = context_message_bytes(
-            batch=self.job.micro_batch,
-            tokens=self.job.seq_len // p.cp,
-            kv_heads=max(1, a.kv_heads // p.tp),
-            head_dim=a.head_dim,
-            v_head_dim=a.v_head_dim,
-            bytes_per_element=self.width,
-        )
-        if p.cp_kind == "all-gather":
-            # keys and values of all ranks come before attention begins, their gradients are summed after it
-            wire = all_gather_wire_bytes(size=size, ranks=p.cp)
-            forward["context-parallel"] += self.network.ring_seconds(wire, p.cp, p.tp)
-            # gathered again, and reduced in fp32
-            backward["context-parallel"] += (1 + 4 / self.width) * self.network.ring_seconds(wire, p.cp, p.tp)
-            return
-        # the ring is as slow as its slowest link, which leaves the node if the group does
-        far = p.tp if p.tp * p.cp <= self.network.per_node else self.network.per_node
-        sends = (p.cp - 1) * self.network.send_seconds(size, far)
-        for side, hidden, times in ((forward, core[0], 1), (backward, core[1], 2)):
-            side["context-parallel"] += max(0.0, times * sends - hidden) + self.c.contention * min(
-                times * sends, hidden
-            )
+        """Add what messages cost that run beside computing of `busy` seconds."""
+        talk = self.ledger()
+        for c in messages:
+            self.send(talk, part, c, on)
+        given = {"message_seconds": talk.total, "busy_seconds": busy}
+        ledger.add(part, what, exposed_seconds, **given, exposed=exposed, contention=self.c.contention, because=talk)
 
-    def expert_parallel(
-        self, layer: Layer, forward: defaultdict[str, float], backward: defaultdict[str, float]
-    ) -> None:
-        p = self.p
-        stack = next((t for t in layer.tensors if t.component == "experts" and t.matmul), None)
-        if stack is None or p.ep * p.expert_tp == 1:
-            return
-        size = expert_message_bytes(
-            tokens=self.own, used=stack.used, width=self.spec.hidden, bytes_per_element=self.width
-        )
-        one = self.network.all_to_all_seconds(size * self.job.expert_imbalance, p.ep, picks=stack.used)
-        if p.expert_tp > 1:
-            one += self.network.ring_seconds(all_gather_wire_bytes(size=size, ranks=p.expert_tp), p.expert_tp)
-        forward["expert-parallel"] += 2 * one * self.c.ep_exposed
-        backward["expert-parallel"] += 2 * one * self.c.ep_exposed * (2 if self.job.recompute == "full" else 1)
-
-    def gathered(self, clock: _Clock, dense: float, experts: float) -> None:
-        """ZeRO-3: a layer's weights are gathered ahead of it and its gradients reduced behind it, meanwhile."""
-        p, c, recipe = self.p, self.c, self.recipe
-        gather = reduce_ = 0.0
-        for elements, ranks, step in ((dense, p.shards, p.tp), (experts, p.expert_shards, p.ep * p.expert_tp)):
-            if not elements:
-                continue
-            # weights travel in the format that they are multiplied in
-            one = min(self.width, OPERAND_BYTES[self.job.compute_format])
-            wire = all_gather_wire_bytes(size=elements * one / ranks, ranks=ranks)
-            gather += self.network.ring_seconds(wire, ranks, step)
-            wire = reduce_scatter_wire_bytes(size=elements * min(4, recipe.gradients), ranks=ranks)
-            reduce_ += self.network.ring_seconds(wire, ranks, step)
-            # HSDP: the shards of all copies are added up
-            wire = all_reduce_wire_bytes(size=elements * min(4, recipe.gradients) / ranks, ranks=p.replicas)
-            reduce_ += self.network.ring_seconds(wire, p.replicas, step * ranks, rounds=2)
-        for side, talk in ((clock.forward, gather), (clock.backward, gather + reduce_)):
-            busy = sum(side.values())
-            hidden = min(talk * (1 - c.gather_exposed), busy)
-            side["weight gathering"] += talk - hidden + c.contention * hidden
-
-    # -- the step -----------------------------------------------------------------------------
-
-    def step(self) -> StepTime:
-        job, p, c = self.job, self.p, self.c
-        kinds: dict[int, tuple[Layer, _Clock]] = {}
-        first, last = self.ends()
-        # under a pipeline weights stay whole for the step (torchtitan's default, Llama 3 section 3.3.2)
-        fsdp = p.zero == 3 and p.dp * p.cp > 1 and p.pp == 1
-        stages: dict[tuple[Any, ...], _Clock] = {}
-        order = []
-        for stage in range(p.pp):
-            numbers = [i for chunk in stage_layers(self.spec, p, stage) for i in chunk]
-            held = Counter(id(self.spec.layers[i]) for i in numbers)
-            key = (tuple(sorted(held.items())), stage == 0, stage == p.pp - 1)
-            order.append(key)
-            if key in stages:
-                continue
-            for i in numbers:
-                layer = self.spec.layers[i]
-                if id(layer) not in kinds:
-                    kinds[id(layer)] = layer, self.layer(layer)
-                    if fsdp:
-                        dense = sum(t.numel for t in layer.tensors if t.component != "experts") / p.tp
-                        experts = (layer.params - dense * p.tp) / (p.ep * p.expert_tp)
-                        self.gathered(kinds[id(layer)][1], dense, experts)
-            clock = _Clock(_seconds(), _seconds())
-            ends = ((stage == 0, first), (stage == p.pp - 1, last))
-            done = [(kinds[name][1], count) for name, count in held.items()] + [
-                (end, 1) for there, end in ends if there
-            ]
-            for one, count in done:
-                for mine, other in ((clock.forward, one.forward), (clock.backward, one.backward)):
-                    for part, seconds in other.items():
-                        mine[part] += count * seconds
-            stages[key] = clock
-        times = [stages[key].total for key in order]
-        slowest = max(range(p.pp), key=times.__getitem__)
-        clock, many = stages[order[slowest]], job.micro_batches
-        parts = dict.fromkeys(PARTS, 0.0)
-        for side in (clock.forward, clock.backward):
-            for part, seconds in side.items():
-                parts[part] += many * seconds
-        self.pipeline(parts, times, slowest, many)
-        self.tail(parts, slowest, clock)
-        nodes = -(-job.cluster.devices // self.network.per_node)
-        parts["stragglers"] = straggler_share(nodes=nodes, jitter=c.jitter) * sum(parts.values())
-        parts["fixed"] = c.step
-        return StepTime(parts, tuple(times))
-
-    def pipeline(self, parts: dict[str, float], times: list[float], slowest: int, many: int) -> None:
-        """The bubble: every other stage once, a chunk's worth; and the sends between stages."""
-        job, p = self.job, self.p
-        if p.pp == 1:
-            return
-        stride = p.dp * p.cp * p.tp
-        tokens = self.tokens / (p.tp if p.sequence_parallel or job.kernels == "megatron" else 1)
-        size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=self.width)
-        send = self.network.send_seconds(size, stride)
-        others = sum(times) - times[slowest]
-        bubble = others / p.vpp
-        if p.pipeline_schedule == "zero-bubble":
-            bubble /= 3
-        parts["pipeline bubble"] = bubble + 2 * (p.pp - 1) * send
-        parts["pipeline sends"] = 2 * many * p.vpp * send * self.c.pp_exposed
-
-    def tail(self, parts: dict[str, float], stage: int, clock: _Clock) -> None:
-        """Gradients over the data-parallel ranks, and the optimizer."""
-        p, c, recipe, job = self.p, self.c, self.recipe, self.job
-        if job.frozen:
-            return
-        dense = experts = 0
-        for t, count in rank_tensors(self.spec, p, pp_rank=stage):
-            if t.component == "experts":
-                experts += count * t.numel
+    def _messages(self, layer: Layer, again: bool, core: list[Any], ahead: Ledger, behind: Ledger) -> None:
+        c, ring = self.c, self.job.parallelism.cp_kind == "ring"
+        passed: dict[str, list[Collective]] = {"forward": [], "backward": []}
+        for message in layer_messages(self.job, self.x, layer, again=again):
+            ledger = ahead if message.phase == "forward" else behind
+            if message.axis == "tp":
+                self.send(ledger, "tensor-parallel", message, c.tp_exposed)
+            elif message.axis == "cp":
+                passed[message.phase].append(message)
             else:
-                dense += count * t.numel
-        ranks, expert_ranks = p.dp * p.cp, max(1, p.dp * p.cp * p.tp // (p.ep * p.expert_tp))
-        talk = 0.0
-        groups = ((dense, ranks, p.tp), (experts, expert_ranks, p.ep * p.expert_tp))
-        if p.zero < 3 or p.pp > 1:
-            for elements, n, stride in groups:
-                if n == 1 or not elements:
-                    continue
-                if p.zero == 0:
-                    wire = all_reduce_wire_bytes(size=elements * recipe.gradients, ranks=n)
-                    talk += self.network.ring_seconds(wire, n, stride, rounds=2)
-                else:
-                    wire = reduce_scatter_wire_bytes(size=elements * recipe.gradients, ranks=n)
-                    # ZeRO-2 keeps no whole gradients from one micro-batch to the next
-                    times = job.micro_batches if p.zero == 2 else 1
-                    talk += times * self.network.ring_seconds(wire, n, stride)
-                    # FSDP gathers what is computed with, ZeRO-1 and 2 what is kept
-                    one = recipe.compute if p.zero == 3 else recipe.weights
-                    wire = all_gather_wire_bytes(size=elements * one / n, ranks=n)
-                    talk += self.network.ring_seconds(wire, n, stride)
-        exposed = talk * c.dp_exposed
+                busiest = self.job.expert_imbalance if "counted" not in message.what else 1.0
+                self.send(ledger, "expert-parallel", message, c.ep_exposed * busiest)
+        if passed["forward"]:
+            # a ring is hidden by attention; gathered keys come before it begins, their gradients are summed behind it
+            for ledger, phase, busy in ((ahead, "forward", core[0]), (behind, "backward", core[1])):
+                busy, exposed = (busy, 0.0) if ring else (0.0, 1.0)
+                self.overlapped(ledger, "context-parallel", "keys and values", passed[phase], busy, exposed)
+
+    # outside the layers
+
+    @cached_property
+    def ends(self) -> tuple[_Clock, _Clock]:
+        """What the first and the last stage do outside the layers, for one micro-batch."""
+        job, made = self.job, []
+        first = first_block(self.spec, self.x, seq_len=job.seq_len)
+        last = last_block(self.spec, self.x, seq_len=job.seq_len)
+        for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
+            clock = _Clock(self.ledger(), self.ledger())
+            for op in work.ops:
+                if isinstance(op, Matmul):
+                    self.products(op, self.half, clock.forward, clock.backward)
+                elif isinstance(op, Pass):
+                    self.passes(op, clock.forward, clock.backward)
+            for c in end_messages(job, self.x, **place):
+                ledger = clock.forward if c.phase == "forward" else clock.backward
+                self.send(ledger, "tensor-parallel", c, self.c.tp_exposed)
+            made.append(clock)
+        return made[0], made[1]
+
+    def local(self, kind: int) -> list[Tensor]:
+        """This rank's tensors of a kind of layer."""
+        if kind not in self.held:
+            layer = self.spec.layer_kinds[kind][0]
+            self.held[kind] = [local_tensor(self.x, t, layer) for t in layer.tensors]
+        return self.held[kind]
+
+    @cached_property
+    def outer(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Its tensors before the layers, and behind them."""
+        before, _ = outer_tensors(self.spec, self.job.parallelism, 0)
+        _, behind = outer_tensors(self.spec, self.job.parallelism, self.job.parallelism.pp - 1)
+        return [local_tensor(self.x, t) for t in before], [local_tensor(self.x, t) for t in behind]
+
+    def tensors(self, held: Chunk) -> list[tuple[Tensor, int]]:
+        """This rank's tensors of a chunk or stage, each with how many there are."""
+        found = [(t, count) for kind, count in held.kinds.items() for t in self.local(kind)]
+        before, behind = self.outer
+        return found + [(t, 1) for t in (*(before if held.first else ()), *(behind if held.last else ()))]
+
+    # the step
+
+    def stage(self, stage: Stage) -> _Clock:
+        """One micro-batch on a stage: its layers and its ends."""
+        clock = _Clock(self.ledger(), self.ledger())
+        for (kind, again), count in stage.layers.items():
+            one = self.layer(kind, again)
+            if self._gathers:
+                one = self._gathered(kind, one)
+            clock.forward.merge(one.forward, count)
+            clock.backward.merge(one.backward, count)
+        for there, end in zip((stage.first, stage.last), self.ends, strict=True):
+            if there:
+                clock.forward.merge(end.forward)
+                clock.backward.merge(end.backward)
+        if self._gathers:
+            # the root group comes before everything, and its gradients are reduced behind everything
+            root = [(t, 1) for t in (*self.outer[0], *self.outer[1])]
+            for c in self._shard_messages(root, "outside the blocks"):
+                self.send(clock.forward if c.phase == "forward" else clock.backward, "weight gathering", c)
+        return clock
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether ZeRO-3 gathers weights for every micro-batch: under a pipeline they stay whole for the step."""
+        zero, shards = self.x.zero == 3, self.x.dp * self.x.cp > 1
+        return self.job.parallelism.pp == 1 and bool(_any(zero & shards))
+
+    def _shard_messages(self, tensors: list[tuple[Tensor, Any]], what: str = "a block") -> list[Collective]:
+        """FSDP's messages for a group of tensors: experts lie on other ranks than the rest."""
+        x, made = self.x, []
+        for kind, shards in (("", x.shards), ("expert ", x.expert_shards)):
+            mine = [(t, n) for t, n in tensors if (t.component == "experts") == bool(kind)]
+            if mine:
+                found = sharded_messages(self.job, x, shard_elements(mine, shards), kind, what)
+                made += [replace(c, calls=where(x.zero == 3, c.calls, 0)) for c in found]
+        return made
+
+    def _gathered(self, kind: int, clock: _Clock) -> _Clock:
+        """A layer's weights are gathered ahead of it and its gradients reduced behind it, meanwhile."""
+        messages = self._shard_messages([(t, 1) for t in self.local(kind)])
+        made = _Clock(self.ledger().merge(clock.forward), self.ledger().merge(clock.backward))
+        for ledger, phase in ((made.forward, "forward"), (made.backward, "backward")):
+            mine = [c for c in messages if c.phase == phase]
+            what = "gathered beside a block" if phase == "forward" else "gathered and reduced beside a block"
+            self.overlapped(ledger, "weight gathering", what, mine, ledger.total, self.c.gather_exposed)
+        return made
+
+    def step(self, stage: Stage, clock: _Clock, others: tuple[Any, Any]) -> Ledger:
+        """The whole step if this stage is the slowest.
+
+        clock    of one micro-batch on it
+        others   seconds forward and backward of one micro-batch on all other stages together
+        """
+        job, p, x, c = self.job, self.job.parallelism, self.x, self.c
+        found = self.ledger()
+        found.merge(clock.forward, x.micro_batches).merge(clock.backward, x.micro_batches)
+        if p.pp > 1:
+            zero_bubble = p.pipeline_schedule == "zero-bubble"
+            given = {"forward": others[0], "backward": others[1], "chunks": x.vpp, "zero_bubble": int(zero_bubble)}
+            found.add("pipeline bubble", "other stages", bubble_seconds, **given)
+            sends = list(pipeline_messages(job, x, first=stage.first, last=stage.last))
+            for message in sends:
+                self.send(found, "pipeline sends", message, c.pp_exposed)
+            # a micro-batch passes all stages on its way there and back
+            way = replace(sends[0], calls=2 * (p.pp - 1), what="the way through all stages")
+            self.send(found, "pipeline bubble", way)
+        if not job.frozen:
+            self._reduce(stage, clock, found)
+            self._update(stage, found)
+        nodes = ceil_div(x.devices, self.network.per_node)
+        given = {"seconds": found.total, "nodes": nodes, "jitter": c.jitter}
+        found.add("stragglers", "the slowest node", straggler_seconds, **given)
+        if c.step:
+            found.add("fixed", "outside the passes", compute_seconds, flops=c.step, flops_per_second=1)
+        return found
+
+    def _reduce(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
+        """Gradients over the data-parallel ranks, while the last backward pass runs; and what is summed behind it."""
+        job, x, messages = self.job, self.x, list[Collective]()
+        for chunk, count in stage.chunks:
+            tensors = self.tensors(chunk)
+            for kind in ("", "expert "):
+                mine = [(t, n) for t, n in tensors if (t.component == "experts") == bool(kind)]
+                if mine:
+                    made = flat_messages(job, x, sum(n * t.numel for t, n in mine), kind)
+                    messages += [replace(c, calls=c.calls * count) for c in made]
+        if job.parallelism.pp > 1:
+            for kind_, n in stage.kinds.items():
+                made_ = self._shard_messages([(t, 1) for t in self.local(kind_)])
+                messages += [replace(c, calls=c.calls * n) for c in made_]
+            for chunk, count in stage.chunks:
+                ends = replace(chunk, kinds={})
+                made_ = self._shard_messages(self.tensors(ends), "outside the blocks")
+                messages += [replace(c, calls=c.calls * count) for c in made_]
         # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
-        busy = sum(clock.backward.values()) * (job.micro_batches if p.zero == 2 else 1)
-        parts["gradient reduction"] = max(exposed, talk - busy) + c.contention * min(talk - exposed, busy)
-        owned = dense / p.shards + experts / p.expert_shards if p.zero else float(dense + experts)
-        # gradient, copy, two states read; copy, two states and the weights written; the gradients' norm before that
-        moved = owned * (2 * recipe.gradients + 3 * 8 + 2)
-        parts["optimizer"] = moved / self.rates.bandwidth_bytes_per_second
+        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
+        self.overlapped(found, "gradient reduction", "gradients and weights", messages, busy, self.c.dp_exposed)
+        for c in norm_messages(job, x, self.tensors(stage)):
+            self.send(found, "gradient reduction", c, self.c.tp_exposed)
+        if stage.first or stage.last:
+            for c in tied_messages(job, x):
+                self.send(found, "gradient reduction", c)
+
+    def _update(self, stage: Stage, found: Ledger) -> None:
+        """The optimizer's step over what the rank owns."""
+        x, recipe, chosen = self.x, self.recipe, optimizer_named(self.job.optimizer)
+        bandwidth = {"bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
+        for name, experts, shards in (("dense", False, x.shards), ("experts", True, x.expert_shards)):
+            mine = [(t, n) for t, n in self.tensors(stage) if (t.component == "experts") == experts]
+            if not mine:
+                continue
+            spread = where(x.zero > 0, shards, 1)
+            for states, tensors in chosen.widths(mine, recipe.state).items():
+                elements = sum(n * t.numel for t, n in tensors) / spread
+                moved = update_bytes(
+                    elements=elements, gradients=recipe.gradients, weights=recipe.weights, master=recipe.master,
+                    states=states,
+                )  # fmt: skip
+                found.add("optimizer", f"update, {name}", stream_seconds, memory_bytes=moved, **bandwidth)
+            if chosen.scheme == "muon":
+                flops = sum(_orthogonalization(t, n) for t, n in mine if t.is_block_matrix) / spread
+                rate = self.rates.flops_per_second[self.half]
+                found.add("optimizer", f"Newton-Schulz, {name}", compute_seconds, flops=flops, flops_per_second=rate)
+
+
+def _orthogonalization(t: Tensor, count: Any) -> Any:
+    rows, columns = t.shape[-2], t.shape[-1]
+    long, short = maximum(rows, columns), -maximum(-rows, -columns)
+    return orthogonalization_flops(long=long, short=short, matrices=count * (t.numel // (rows * columns)))
+
+
+def _any(flags: Any) -> bool:
+    return bool(flags.any()) if hasattr(flags, "any") else bool(flags)
+
+
+_EMPTY = Matmul(name="", part="", m=0, n=0, k=0)
+
+
+def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
+    """The slowest stage's number, the whole step, and what each stage computes for one micro-batch.
+
+    Of arrays every distinct stage is followed to the end, and each layout takes its own slowest one.
+    """
+    stages = stages_of(timer.job)
+    clocks = [timer.stage(s) for s in stages]
+    times = [(clock.forward.total, clock.backward.total) for clock in clocks]
+    sums = [sum(s.count * t[side] for s, t in zip(stages, times, strict=True)) for side in (0, 1)]
+    totals = [ahead + behind for ahead, behind in times]
+    slowest = 0
+    if timer.detail != "totals":
+        slowest = max(range(len(stages)), key=totals.__getitem__)
+    rest = [tuple(whole - one for whole, one in zip(sums, t, strict=True)) for t in times]
+    found = timer.step(stages[slowest], clocks[slowest], (rest[slowest][0], rest[slowest][1]))
+    if timer.detail == "totals":
+        longest = totals[0]
+        for i in range(1, len(stages)):
+            other = timer.step(stages[i], clocks[i], (rest[i][0], rest[i][1]))
+            later = totals[i] > longest
+            found.parts[""] = where(later, other.total, found.total)
+            longest = where(later, totals[i], longest)
+    return stages[slowest].index, found, tuple(totals)
 
 
 def time_step(
@@ -592,7 +619,7 @@ def time_step(
 ) -> StepTime:
     """Seconds of one optimizer step.
 
-    software      what runs it, see `constants_of`; default: the newest with the job's kernels
+    software      what runs it, see `llmhw.rates.constants_of`; default: the newest with the job's kernels
     calibration   other constants than those of `calibration.json`
 
     >>> from llmhw import Cluster, model
@@ -603,16 +630,27 @@ def time_step(
     >>> found.interval[0] < found.total < found.interval[1]
     True
     """
-    device = job.cluster.accelerator
     known = calibration or read_calibration("training_time")
-    found = _Timer(job, constants_of(device, software or default_software(job), known)).step()
+    constants = constants_of(TrainingConstants, job.cluster.accelerator, software or default_software(job), known)
     low, high = known["interval"][class_of(job, known)]
-    return replace(found, spread=(float(low), float(high)))
+    return _timed(job, constants, (float(low), float(high)))
+
+
+def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] = (1.0, 1.0)) -> StepTime:
+    def reason() -> Estimate:
+        found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
+        return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
+
+    slowest, found, totals = time_layouts(StepTimer(job, job.layout, constants))
+    parts = {name: float(found.parts.get(name, 0.0)) for name in PARTS}
+    kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
+    each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
+    return StepTime(parts, each, spread, slowest, reason)
 
 
 def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
     """Which measured errors speak for a job: dense or experts; other on devices whose family was hardly measured."""
-    if family_of(job.cluster.accelerator, calibration) == "other":
+    if family_of(TrainingConstants, job.cluster.accelerator, calibration) == "other":
         return "other"
     return "experts" if any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors) else "dense"
 
@@ -625,26 +663,12 @@ def time_bounds(
     The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
     be hidden hidden; the most is under `cautious` constants.
     """
-    device = job.cluster.accelerator
-    constants = constants_of(device, software or default_software(job), calibration)
-    found = _Timer(job, constants).step().parts
+    constants = constants_of(
+        TrainingConstants, job.cluster.accelerator, software or default_software(job), calibration
+    )
+    found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
-    least = _Timer(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).step().parts
-    most = _Timer(job, cautious(constants)).step().parts
+    least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts
+    most = _timed(job, cautious(constants)).parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}
-
-
-def cautious(constants: Constants) -> Constants:
-    """The same constants at the poor end of what was measured, with nothing hidden.
-
-    Rates: the worst of the shapes that `matmul_efficiency.csv` has, and of NCCL's own tuning model, are about that much
-    below the best.
-    """
-    c = constants
-    shares = ("matmul", "matmul8", "matmul4", "attention", "bandwidth", "inside", "between", "per_joule")
-    changed = {name: 0.8 * getattr(c, name) for name in shares}
-    changed |= {name: 2 * getattr(c, name) for name in ("gap", "host", "jitter", "inside_latency", "between_latency")}
-    exposed = ("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed", "gather_exposed")
-    changed |= {name: max(1.0, getattr(c, name)) for name in exposed}
-    return replace(c, **changed)
