@@ -378,10 +378,12 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
             seq_len=seq_len,
         )
     else:
-        if spec.model_type not in ("gpt2", "gpt_neox", "bloom", "opt"):
+        parts = {t.part for layer, _ in spec.layer_kinds for t in layer.tensors}
+        gpt = {"o", "up", "down"} <= parts and not parts & {"gate", "gate_up", "router", "in_proj"}
+        if not gpt or spec.heads != spec.kv_heads or spec.intermediate != 4 * spec.hidden:
             raise LLMHWError(
-                f"convention={convention!r} is defined for GPT with a 4h MLP, not for model_type={spec.model_type!r}; "
-                "use palm or training_flops()"
+                f"convention={convention!r} is defined for GPT with a 4h MLP, without gates and grouped heads, and "
+                f"{spec.name} is not one; use palm or training_flops()"
             )
         made = term(
             training_flops_megatron,
