@@ -295,7 +295,7 @@ def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_
 
 
 def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
-    width = int(a.head_dim * s.rotary)
+    width = int(a.head_dim * s.rotary) // (1 + s.rotary_once)
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
     return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
 

@@ -1,7 +1,7 @@
-"""How each architecture turns its `config.json` into tensors.
+"""Architectures: how each turns its `config.json` into tensors, and what else is a fact of the family.
 
-One reader a family. Names, shapes and defaults are those of the transformers implementation, which the
-truth tests build on the meta device and compare tensor by tensor.
+A new one is one reader and one entry of `FAMILIES`. Names, shapes and defaults are those of the transformers
+implementation, which the truth tests build on the meta device and compare tensor by tensor.
 """
 
 from __future__ import annotations
@@ -966,9 +966,10 @@ class Style:
                  post: norms behind (OLMo 2)
                  behind: norms behind the sums (the first OPT models)
                  parallel: attention and feed-forward of the same input (GPT-NeoX)
-    norm         see `_norm`
+    norm         see `llmhw.activations`
     activation   default of hidden_act
-    rotary       share of the head size that the rotary embedding turns; 0 for learned positions
+    rotary       share of the head size that the rotary embedding turns, as `ModelSpec.rotary` has it for a model
+    rotary_once  the tables hold every angle once, not for both halves of what is turned (gpt-oss)
     rotary_fp32  the tables stay in fp32
     rotary_own   every layer repeats the tables' entries anew
     rotary_by_kind   sliding layers have tables of their own
@@ -994,6 +995,7 @@ class Style:
     norm: str = "rms"
     activation: str = "silu"
     rotary: float = 1
+    rotary_once: bool = False
     rotary_fp32: bool = False
     rotary_own: bool = False
     rotary_by_kind: bool = False
@@ -1244,8 +1246,9 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": _family(
         _gpt_oss,
         "gpt-oss",
-        style=Style(norm="rms-late", sdpa=False, softmax_fp32=False, sinks=True, router="chosen", clamped=True),
-        rotary=0.5,
+        style=Style(
+            rotary_once=True, norm="rms-late", sdpa=False, softmax_fp32=False, sinks=True, router="chosen", clamped=True
+        ),
         head_dim=64,
         attention_bias=True,
         sliding_window=128,
@@ -1301,7 +1304,7 @@ FAMILIES: dict[str, Family] = {
         tie_word_embeddings=True,
     ),
     "exaone4": _family(_exaone4, "EXAONE 4", style=Style(block="post"), sliding_window=4096),
-    "seed_oss": _family(_seed_oss, "Seed-OSS", style=Style(), head_dim=128, attention_bias=True),
+    "seed_oss": _family(_seed_oss, "Seed-OSS", style=Style(), dropout=True, head_dim=128, attention_bias=True),
     "ernie4_5": _family(
         _ernie, "ERNIE 4.5", style=Style(rotary_fp32=True, rotary_own=True), head_dim=128, tie_word_embeddings=True
     ),

@@ -51,7 +51,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
 
 
 # Keys of the dropout behind a block's two parts, as the families' configs spell it.
-_DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "resid_dropout", "residual_dropout", "dropout")
+DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "resid_dropout", "residual_dropout", "dropout")
 
 
 @formula(source="definition of a linear layer", unit="count")
@@ -297,7 +297,7 @@ class ModelSpec:
     @property
     def dropout(self) -> bool:
         """True if it was trained with dropout behind attention and feed-forward part, by its config or its family."""
-        rates = (self.config.get(key) for key in _DROPOUT_RATES)
+        rates = (self.config.get(key) for key in DROPOUT_RATES)
         return next((rate > 0 for rate in rates if isinstance(rate, (int, float))), self.family.dropout)
 
     # -- sums over the tensors ----------------------------------------------------------------
