@@ -8,17 +8,17 @@ Megatron-LM's fused kernels (Korthikanti et al. 2022).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.job import ATTENTION, KERNELS, trained_with_dropout
+from llmhw.job import ATTENTION, KERNELS
 from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
-from llmhw.model import Attention, Layer, ModelSpec
+from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, check_count, unknown_name
 
 RECOMPUTE = ("none", "selective", "full", "block")
@@ -282,7 +282,7 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
 # -- attention --------------------------------------------------------------------------------
 
 
-def _rotate(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_Tensor, _Tensor]:
+def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_Tensor, _Tensor]:
     """Rotary embedding: x cos + rotate_half(x) sin. The tables are saved once for all layers."""
     if not s.rotary:
         return q, k
@@ -294,13 +294,13 @@ def _rotate(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[
     return t.new(a.heads * a.head_dim), t.new(a.kv_heads * a.head_dim)
 
 
-def _rotary_tables(t: _Tape, s: _Style, a: Attention) -> list[_Tensor]:
-    width = int(a.head_dim * s.rotary)
+def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
+    width = int(a.head_dim * s.rotary) // (1 + s.rotary_once)
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
     return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
 
 
-def _core(t: _Tape, s: _Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) -> _Tensor:
+def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) -> _Tensor:
     """Scores, softmax and the product with the values."""
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
@@ -360,7 +360,7 @@ def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
     return x if a.heads == a.kv_heads or a.kv_heads == 1 else t.new(a.heads * a.head_dim)
 
 
-def _masks(t: _Tape, s: _Style, a: Attention) -> list[_Tensor]:
+def _masks(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
     """The mask that the model makes once and hands to its layers; SDPA needs one for a window only."""
     if not t.flash:
         # GPT-Neo's windows are buffers of its attention
@@ -371,147 +371,33 @@ def _masks(t: _Tape, s: _Style, a: Attention) -> list[_Tensor]:
     return []
 
 
-def _positions(t: _Tape, s: _Style) -> _Tensor:
+def _positions(t: _Tape, s: Style) -> _Tensor:
     return t.table("position ids", 1, 8, batch=t.batch if s.learned == "sequence" else 1)
 
 
 # -- blocks -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Style:
-    """How transformers computes a family's blocks; what is not here is read from the tensors.
-
-    block        pre: norm, attention, sum, norm, feed-forward, sum (Llama)
-                 sandwich: a norm before and after each (Gemma 2)
-                 post: norms behind (OLMo 2)
-                 behind: norms behind the sums (the first OPT models)
-                 parallel: attention and feed-forward of the same input (GPT-NeoX)
-    norm         see `_norm`
-    activation   default of hidden_act
-    rotary       share of the head size that the rotary embedding turns; 0 for learned positions
-    rotary_fp32  the tables stay in fp32
-    rotary_own   every layer repeats the tables' entries anew
-    rotary_by_kind   sliding layers have tables of their own
-    rotary_cat   turned and plain parts of the queries are joined, also where the plain part is empty
-    query_scale  queries are multiplied by a number for each position (Llama 4, Ministral 3)
-    softcap      tanh on the attention scores
-    logit_softcap   tanh on the logits
-    softmax_fp32 eager attention takes the softmax in fp32
-    sdpa         transformers runs the family with PyTorch's SDPA
-    positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
-    router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
-                 sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
-    clamped      experts clamp gate and up (gpt-oss)
-    sinks        a learned score beside the others takes part in the softmax (gpt-oss)
-    registry     attention goes through transformers' registry of functions, where its core can be recomputed
-    alibi        positions are biases of the scores, one row for each head (BLOOM)
-    upcast       queries and keys are multiplied in fp32 (GPT-Neo)
-    norm_topk    the chosen experts' weights are divided by their sum
-    learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
-    """
-
-    block: str = "pre"
-    norm: str = "rms"
-    activation: str = "silu"
-    rotary: float = 1
-    rotary_fp32: bool = False
-    rotary_own: bool = False
-    rotary_by_kind: bool = False
-    rotary_cat: bool = False
-    query_scale: bool = False
-    softcap: bool = False
-    logit_softcap: bool = False
-    softmax_fp32: bool = True
-    sdpa: bool = True
-    positions: str = "attention"
-    learned: str = ""
-    router: str = "softmax-cast"
-    norm_topk: bool = False
-    clamped: bool = False
-    sinks: bool = False
-    upcast: bool = False
-    registry: bool = True
-    alibi: bool = False
+def _part(layer: Layer, part: str, *, stack: bool = False, shared: bool = False) -> Tensor | None:
+    """The layer's weight of this part; `stack` for that of its experts, `shared` for that of the shared one."""
+    wanted = (t for t in layer.tensors if t.part == part and t.shared == shared)
+    return next((t for t in wanted if (t.component == "experts") == stack), None)
 
 
-STYLES: Mapping[str, _Style] = {
-    "bloom": _Style(
-        norm="layer", activation="gelu", rotary=0, sdpa=False, registry=False, alibi=True, positions="none"
-    ),
-    "cohere": _Style(block="parallel", norm="cohere"),
-    "cohere2": _Style(block="parallel", norm="cohere"),
-    "exaone4": _Style(block="post"),
-    "ernie4_5": _Style(rotary_fp32=True, rotary_own=True),
-    "gemma": _Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"),
-    "gemma2": _Style(
-        block="sandwich",
-        norm="rms-plus-1",
-        activation="gelu_pytorch_tanh",
-        softcap=True,
-        logit_softcap=True,
-        sdpa=False,
-    ),
-    "gemma3_text": _Style(block="sandwich", norm="rms-plus-1", activation="gelu_pytorch_tanh", rotary_by_kind=True),
-    "glm": _Style(rotary=0.5, rotary_own=True, rotary_cat=True),
-    "glm4": _Style(block="sandwich", rotary=0.5, rotary_own=True, rotary_cat=True),
-    "gpt2": _Style(norm="layer", activation="gelu_new", rotary=0, softmax_fp32=False, learned="batch"),
-    "gpt_neox": _Style(block="parallel", norm="layer", activation="gelu", rotary=0.25, rotary_cat=True),
-    "glm4_moe": _Style(rotary=0.5, rotary_cat=True, router="sigmoid", norm_topk=True),
-    "gpt_bigcode": _Style(norm="layer", activation="gelu_pytorch_tanh", rotary=0, learned="batch"),
-    "gpt_neo": _Style(
-        norm="layer", activation="gelu_new", rotary=0, sdpa=False, upcast=True, learned="batch", registry=False
-    ),
-    "gpt_oss": _Style(
-        norm="rms-late", rotary=0.5, sdpa=False, softmax_fp32=False, sinks=True, router="chosen", clamped=True
-    ),
-    "granite": _Style(),
-    "granitemoe": _Style(router="chosen-fp32"),
-    "llama": _Style(),
-    "ministral3": _Style(query_scale=True),
-    "mistral": _Style(),
-    "mixtral": _Style(router="softmax", norm_topk=True),
-    "nemotron": _Style(norm="layer-plus-1", activation="relu2", rotary=0.5, rotary_cat=True),
-    "olmo": _Style(norm="layer-fp32", rotary_fp32=True),
-    "olmo2": _Style(block="post", norm="rms-late", rotary_fp32=True),
-    "olmo3": _Style(block="post", norm="rms-late", rotary_fp32=True, rotary_by_kind=True),
-    "olmoe": _Style(),
-    "opt": _Style(norm="layer", activation="relu", rotary=0, learned="sequence"),
-    "phi": _Style(block="parallel", norm="layer", activation="gelu_new", rotary=0.5, rotary_cat=True),
-    "phi3": _Style(rotary_cat=True),
-    "qwen2": _Style(),
-    "qwen2_moe": _Style(),
-    "qwen3": _Style(),
-    "qwen3_moe": _Style(),
-    "seed_oss": _Style(),
-    "smollm3": _Style(),
-    "stablelm": _Style(norm="layer", rotary=0.25, rotary_cat=True),
-    "starcoder2": _Style(norm="layer", activation="gelu_pytorch_tanh"),
-}
-
-
-def _shape(layer: Layer, *ends: str) -> tuple[int, ...] | None:
-    """Shape of the layer's first tensor whose name has one of these endings."""
-    for tensor in layer.tensors:
-        if tensor.name.endswith(ends):
-            return tensor.shape
-    return None
-
-
-def _attention(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
+def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
     a = _own_heads(t, layer)
     hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
-    if _shape(layer, "qkv_proj.weight", "c_attn.weight", "query_key_value.weight"):
+    if _part(layer, "qkv"):
         # queries, keys and values are views of one result, which lives as long as one of them
         q = k = v = t.linear("qkv", "input of the qkv projection", x, sum(widths))
     else:
         q, k, v = (t.linear("qkv", "input of the q, k and v projections", x, width) for width in widths)
     for name, width in (("q", a.heads), ("k", a.kv_heads)):
-        weight = _shape(layer, f"self_attn.{name}_norm.weight", f"self_attn.{name}_layernorm.weight")
+        weight = _part(layer, f"{name}_norm")
         if weight:
-            vectors, elements = (width if weight[-1] == a.head_dim else 1), math.prod(weight)
-            elements = elements if weight == (a.head_dim,) else share(elements, t.tp)
+            vectors = width if weight.shape[-1] == a.head_dim else 1
+            elements = weight.numel if weight.shape == (a.head_dim,) else share(weight.numel, t.tp)
             normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements)
             q, k = (normed, k) if name == "q" else (q, normed)
     q, k = _rotate(t, s, a, q, k)
@@ -527,28 +413,29 @@ def _own_heads(t: _Tape, layer: Layer) -> Attention:
     return replace(a, heads=share(a.heads, t.tp), kv_heads=max(1, a.kv_heads // t.tp))
 
 
-def _mlp(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
+def _mlp(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
     """The feed-forward part: gated, plain, or experts; which one, the tensors say."""
     hidden, x = x.width, t.gathered(x)
-    if _shape(layer, "experts.gate_up_proj"):
+    if any(n.component == "experts" for n in layer.tensors):
         return t.scattered(_experts(t, s, layer, x))
-    gate, both = _shape(layer, "mlp.gate_proj.weight"), _shape(layer, "mlp.gate_up_proj.weight")
+    gate, both, up = _part(layer, "gate"), _part(layer, "gate_up"), _part(layer, "up")
     if gate:
-        return t.scattered(_gated(t, s, x, gate[0], hidden))
+        return t.scattered(_gated(t, s, x, gate.out, hidden))
     if both:
-        g = t.linear("mlp", "input of the gate and up projection", x, share(both[0], t.tp))
+        g = t.linear("mlp", "input of the gate and up projection", x, share(both.out, t.tp))
         g.halved = True
         activated = _activate(t, s.activation, g)
         product = t.mul("mlp", ("activated gate", "gate and up"), activated, g)
         product.width = activated.width
         return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
-    inner = next(n.numel // hidden for n in layer.tensors if n.component == "mlp" and n.matmul)
-    h = t.linear("mlp", "input of the first projection", x, share(inner, t.tp))
+    if not up:
+        raise LLMHWError("a layer without a feed-forward part has no op-by-op profile; use kernels='megatron'")
+    h = t.linear("mlp", "input of the first projection", x, share(up.out, t.tp))
     activated = _activate(t, s.activation, h)
     return t.scattered(t.linear("mlp", "input of the second projection", activated, hidden))
 
 
-def _gated(t: _Tape, s: _Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
+def _gated(t: _Tape, s: Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
     """SwiGLU and its kin with separate gate and up projections."""
     g = t.linear("mlp", "input of the gate and up projections", x, share(inner, t.tp))
     activated = _activate(t, s.activation, g)
@@ -557,7 +444,7 @@ def _gated(t: _Tape, s: _Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
     return t.linear("mlp", "input of the down projection", product, hidden)
 
 
-def _route(t: _Tape, s: _Style, x: _Tensor, count: int, used: int) -> _Tensor:
+def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     """The router: probabilities, the choice, and the weight of each chosen expert."""
     part, scores = "routing", "routing probabilities"
     chosen = t.new(used, 8)
@@ -586,13 +473,15 @@ def _route(t: _Tape, s: _Style, x: _Tensor, count: int, used: int) -> _Tensor:
     return t.cast(weights, t.e) if s.router == "softmax-cast" else t.like(weights)
 
 
-def _experts(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
+def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
     """Routed experts, as transformers runs them with grouped matrix products: no token is dropped."""
-    experts = next(n for n in layer.tensors if n.name.endswith("experts.gate_up_proj"))
+    experts = _part(layer, "gate_up", stack=True)
+    if experts is None:
+        raise LLMHWError("experts without a gate have no op-by-op profile; use kernels='megatron'")
     count, used = experts.experts, experts.used
-    inner = share(experts.numel // count // x.width // 2, t.tp)
+    inner = share(experts.out // 2, t.tp)
     weights = _route(t, s, x, count, used)
-    biased = _shape(layer, "experts.gate_up_proj_bias") is not None
+    biased = any(n.component == "experts" and not n.matmul for n in layer.tensors)
     for label in (*(["expert of each row"] if biased else []), "token of each row", "order of the rows", "order back"):
         t.keep("routing", label, t.new(used, 8))
     t.keep("routing", "end of each expert's rows", _Tensor("", count, 4, 1, 1))
@@ -612,20 +501,20 @@ def _experts(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> _Tensor:
     out = t.linear("experts", "input of the down projection", product, x.width * used)
     t.keep("experts", "weight of each row", t.like(weights))
     t.keep("experts", "output of the experts", out)
-    inside = _shape(layer, "shared_expert.gate_proj.weight", "shared_experts.gate_proj.weight")
+    inside = _part(layer, "gate", shared=True)
     if inside:
-        shared = _gated(t, s, x, inside[0], x.width)
-        if _shape(layer, "shared_expert_gate.weight"):
+        shared = _gated(t, s, x, inside.out, x.width)
+        if _part(layer, "router", shared=True):
             t.mul("mlp", ("sigmoid of the shared expert's gate", "output of the shared expert"), t.new(1), shared)
     return t.like(x)
 
 
-def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
+def _block(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> None:
     """One block; sums save nothing, so only what feeds them is followed."""
     if s.block == "parallel":
         h = _norm(t, s.norm, x)
         _attention(t, s, layer, h)
-        two = _shape(layer, "post_attention_layernorm.weight")
+        two = _part(layer, "norm")
         _mlp(t, s, layer, _norm(t, s.norm, x) if two else h)
     elif s.block == "behind":
         _attention(t, s, layer, x)
@@ -649,34 +538,24 @@ def _block(t: _Tape, s: _Style, layer: Layer, x: _Tensor) -> None:
 
 
 @cache
-def style_of(spec: ModelSpec) -> _Style:
+def style_of(spec: ModelSpec) -> Style:
     """The family's style, with what this model's own config changes about it."""
-    if spec.model_type not in STYLES:
+    style = spec.family.style
+    if style is None:
+        covered = sorted(key for key, family in FAMILIES.items() if family.style)
         raise LLMHWError(
             f"model_type={spec.model_type!r} has no op-by-op profile; use kernels='megatron' for the published "
-            f"formulas, or a model of one of {', '.join(sorted(STYLES))}"
+            f"formulas, or a model of one of {', '.join(covered)}"
         )
-    style = STYLES[spec.model_type]
     config = spec.config
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"rotary": spec.rotary}
     for key in ("hidden_activation", "hidden_act", "activation_function"):
         if config.get(key):
             changes["activation"] = config[key]
             break
-    for share in (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), config.get("rotary_pct")):
-        if share and style.rotary:
-            changes["rotary"] = share
-            break
     if isinstance(config.get("use_parallel_residual"), bool):
         changes["block"] = "parallel" if config["use_parallel_residual"] else "pre"
-    names = {tensor.name for layer in spec.layers[:1] for tensor in layer.tensors}
-    if spec.model_type == "stablelm" and "post_attention_layernorm.weight" not in names:
-        changes["block"] = "parallel"
-    # OPT's first models have no last norm, which only shows where norms have weights
-    outer = {tensor.name for tensor in spec.tensors}
-    bare = "final_layer_norm.weight" in names and "model.decoder.final_layer_norm.weight" not in outer
-    if spec.model_type == "opt" and (bare or config.get("do_layer_norm_before") is False):
+    if config.get("do_layer_norm_before") is False:
         changes["block"] = "behind"
     if "attn_logit_softcapping" in config:
         changes["softcap"] = bool(config["attn_logit_softcapping"])
@@ -696,7 +575,7 @@ def _parts(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> dict[str,
     return parts
 
 
-def _tape(spec: ModelSpec, style: _Style, case: _Case, recompute: str) -> _Tape:
+def _tape(spec: ModelSpec, style: Style, case: _Case, recompute: str) -> _Tape:
     if case.attention == "flash" and not style.sdpa:
         raise LLMHWError(
             f"attention='flash': transformers does not run model_type={spec.model_type!r} with SDPA; use 'eager'"
@@ -717,7 +596,7 @@ def _tape(spec: ModelSpec, style: _Style, case: _Case, recompute: str) -> _Tape:
     )
 
 
-def _run_layer(spec: ModelSpec, style: _Style, layer: Layer, t: _Tape, recompute: str) -> None:
+def _run_layer(spec: ModelSpec, style: Style, layer: Layer, t: _Tape, recompute: str) -> None:
     """One layer on a tape that has seen none of its tensors; what all layers share stays on the tape."""
     x = t.scattered(t.new(spec.hidden))
     if recompute != "full":
@@ -822,7 +701,7 @@ def _megatron_layer(spec: ModelSpec, case: _Case, layer: Layer, recompute: str) 
     tokens = share(case.seq_len, case.cp)
     spread = case.tp if case.sequence_parallel else 1
     here = share(tokens, spread)
-    dropout = trained_with_dropout(spec) if case.dropout is None else case.dropout
+    dropout = spec.dropout if case.dropout is None else case.dropout
 
     def put(part: str, label: str, width: Any, size: int = 2, rows: Any = tokens) -> None:
         made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)
@@ -907,7 +786,7 @@ def _megatron(
     parts: dict[str, list[Term]] = {}
     tokens = share(case.seq_len, case.cp)
     here = share(tokens, case.tp if case.sequence_parallel else 1)
-    dropout = trained_with_dropout(spec) if case.dropout is None else case.dropout
+    dropout = spec.dropout if case.dropout is None else case.dropout
 
     def put(part: str, label: str, width: Any, size: int, rows: Any) -> None:
         made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)

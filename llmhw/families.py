@@ -1,13 +1,13 @@
-"""How each architecture turns its `config.json` into tensors.
+"""Architectures: how each turns its `config.json` into tensors, and what else is a fact of the family.
 
-One reader a family. Names, shapes and defaults are those of the transformers implementation, which the
-truth tests build on the meta device and compare tensor by tensor.
+A new one is one reader and one entry of `FAMILIES`. Names, shapes and defaults are those of the transformers
+implementation, which the truth tests build on the meta device and compare tensor by tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llmhw.model import PARTS, Attention, Layer, LinearAttention, ModelSpec, Tensor
@@ -954,21 +954,106 @@ def _phi3(c: Config) -> Body:
     return Body([b.layer(a)] * c.layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate)
 
 
+# -- how transformers computes a block ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Style:
+    """How transformers computes a family's blocks; what is not here is read from the tensors.
+
+    block        pre: norm, attention, sum, norm, feed-forward, sum (Llama)
+                 sandwich: a norm before and after each (Gemma 2)
+                 post: norms behind (OLMo 2)
+                 behind: norms behind the sums (the first OPT models)
+                 parallel: attention and feed-forward of the same input (GPT-NeoX)
+    norm         see `llmhw.activations`
+    activation   default of hidden_act
+    rotary       share of the head size that the rotary embedding turns, as `ModelSpec.rotary` has it for a model
+    rotary_once  the tables hold every angle once, not for both halves of what is turned (gpt-oss)
+    rotary_fp32  the tables stay in fp32
+    rotary_own   every layer repeats the tables' entries anew
+    rotary_by_kind   sliding layers have tables of their own
+    rotary_cat   turned and plain parts of the queries are joined, also where the plain part is empty
+    query_scale  queries are multiplied by a number for each position (Llama 4, Ministral 3)
+    softcap      tanh on the attention scores
+    logit_softcap   tanh on the logits
+    softmax_fp32 eager attention takes the softmax in fp32
+    sdpa         transformers runs the family with PyTorch's SDPA
+    positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
+    router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
+                 sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
+    clamped      experts clamp gate and up (gpt-oss)
+    sinks        a learned score beside the others takes part in the softmax (gpt-oss)
+    registry     attention goes through transformers' registry of functions, where its core can be recomputed
+    alibi        positions are biases of the scores, one row for each head (BLOOM)
+    upcast       queries and keys are multiplied in fp32 (GPT-Neo)
+    norm_topk    the chosen experts' weights are divided by their sum
+    learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
+    """
+
+    block: str = "pre"
+    norm: str = "rms"
+    activation: str = "silu"
+    rotary: float = 1
+    rotary_once: bool = False
+    rotary_fp32: bool = False
+    rotary_own: bool = False
+    rotary_by_kind: bool = False
+    rotary_cat: bool = False
+    query_scale: bool = False
+    softcap: bool = False
+    logit_softcap: bool = False
+    softmax_fp32: bool = True
+    sdpa: bool = True
+    positions: str = "attention"
+    learned: str = ""
+    router: str = "softmax-cast"
+    norm_topk: bool = False
+    clamped: bool = False
+    sinks: bool = False
+    upcast: bool = False
+    registry: bool = True
+    alibi: bool = False
+
+
 # -- the table --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Family:
-    """A reader and the defaults that transformers applies to keys a config leaves out."""
+    """All that the library knows about an architecture.
+
+    read         makes the tensors from a config
+    name         what people call it
+    defaults     what transformers applies for keys that a config leaves out
+    synonyms     other spellings of the same text architecture; multimodal wrappers hold theirs in `text_config`
+    style        how transformers computes its blocks, op by op; None: only kernels="megatron" covers it
+    rotary       share of the head size that the rotary embedding turns, where a config does not say; 0 without one
+    dropout      trained with dropout behind attention and feed-forward part, where a config does not say
+    gguf         what llama.cpp's rules know it by: falcon; 70b with 80 layers; 70b-gqa with 80 layers and grouped heads
+    arithmetic   what transformers multiplies otherwise than the model is meant to run; empty if nothing
+    """
 
     read: Callable[[Config], Body]
     name: str
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    synonyms: tuple[str, ...] = ()
+    style: Style | None = None
+    rotary: float = 1
+    dropout: bool = False
+    gguf: str = ""
+    arithmetic: str = ""
 
 
-def _family(read: Callable[[Config], Body], name: str, **defaults: Any) -> Family:
-    return Family(read, name, defaults)
+def _family(read: Callable[[Config], Body], name: str, **facts: Any) -> Family:
+    """A `Family`; facts that are no fields of it are defaults of config keys."""
+    own = {f.name: facts.pop(f.name) for f in fields(Family) if f.name in facts}
+    return Family(read, name, facts, **own)
 
+
+_EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"
+_MASKED = "transformers masks a full attention; the pairs that the indexer selects have no reference there"
+_CHUNKS = "linear attention runs in chunks in transformers; the prediction is its recurrent form"
 
 _MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536}
 _MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256}
@@ -991,23 +1076,95 @@ _LLAMA4 = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "llama": _family(_llama, "Llama 1 to 3"),
-    "llama4_text": _family(_llama4, "Llama 4", **_LLAMA4),
-    "mistral": _family(_mistral, "Mistral", num_key_value_heads=8, sliding_window=4096),
-    "ministral3": _family(_mistral, "Mistral 3", num_key_value_heads=8, head_dim=128),
-    "mixtral": _family(_mixtral, "Mixtral", num_key_value_heads=8, num_experts_per_tok=2, num_local_experts=8),
-    "qwen2": _family(_qwen2, "Qwen 2 and 2.5", max_window_layers=28, sliding_window=4096),
-    "qwen2_moe": _family(_qwen2_moe, "Qwen 2 MoE", max_window_layers=28, sliding_window=4096, qkv_bias=True),
-    "qwen3": _family(_qwen3, "Qwen 3", head_dim=128, max_window_layers=28, sliding_window=4096),
-    "qwen3_moe": _family(_qwen3_moe, "Qwen 3 MoE", num_key_value_heads=4, sliding_window=4096),
-    "qwen3_next": _family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
-    "qwen3_5_text": _family(_qwen3_next, "Qwen 3.5", num_key_value_heads=4, **_LINEAR),
-    "qwen3_5_moe_text": _family(_qwen3_next, "Qwen 3.5 MoE", num_key_value_heads=2, **_LINEAR),
-    "gemma": _family(_gemma, "Gemma", head_dim=256, tie_word_embeddings=True),
-    "gemma2": _family(_gemma2, "Gemma 2", head_dim=256, sliding_window=4096, tie_word_embeddings=True),
+    "llama": _family(_llama, "Llama 1 to 3", style=Style(), gguf="70b-gqa"),
+    "llama4_text": _family(_llama4, "Llama 4", synonyms=("llama4",), arithmetic=_EVERY_EXPERT, **_LLAMA4),
+    "mistral": _family(_mistral, "Mistral", style=Style(), num_key_value_heads=8, sliding_window=4096),
+    "ministral3": _family(_mistral, "Mistral 3", style=Style(query_scale=True), num_key_value_heads=8, head_dim=128),
+    "mixtral": _family(
+        _mixtral,
+        "Mixtral",
+        style=Style(router="softmax", norm_topk=True),
+        num_key_value_heads=8,
+        num_experts_per_tok=2,
+        num_local_experts=8,
+    ),
+    "qwen2": _family(
+        _qwen2,
+        "Qwen 2 and 2.5",
+        synonyms=("mimo",),
+        style=Style(),
+        gguf="70b",
+        max_window_layers=28,
+        sliding_window=4096,
+    ),
+    "qwen2_moe": _family(
+        _qwen2_moe, "Qwen 2 MoE", style=Style(), max_window_layers=28, sliding_window=4096, qkv_bias=True
+    ),
+    "qwen3": _family(
+        _qwen3,
+        "Qwen 3",
+        synonyms=("qwen3_vl_text",),
+        style=Style(),
+        head_dim=128,
+        max_window_layers=28,
+        sliding_window=4096,
+    ),
+    "qwen3_moe": _family(
+        _qwen3_moe,
+        "Qwen 3 MoE",
+        synonyms=("qwen3_vl_moe_text",),
+        style=Style(),
+        num_key_value_heads=4,
+        sliding_window=4096,
+    ),
+    "qwen3_next": _family(
+        _qwen3_next, "Qwen 3 Next", rotary=0.25, arithmetic=_CHUNKS, num_key_value_heads=2, **_LINEAR
+    ),
+    "qwen3_5_text": _family(
+        _qwen3_next,
+        "Qwen 3.5",
+        synonyms=("qwen3_5",),
+        rotary=0.25,
+        arithmetic=_CHUNKS,
+        num_key_value_heads=4,
+        **_LINEAR,
+    ),
+    "qwen3_5_moe_text": _family(
+        _qwen3_next,
+        "Qwen 3.5 MoE",
+        synonyms=("qwen3_5_moe",),
+        rotary=0.25,
+        arithmetic=_CHUNKS,
+        num_key_value_heads=2,
+        **_LINEAR,
+    ),
+    "gemma": _family(
+        _gemma,
+        "Gemma",
+        style=Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"),
+        head_dim=256,
+        tie_word_embeddings=True,
+    ),
+    "gemma2": _family(
+        _gemma2,
+        "Gemma 2",
+        style=Style(
+            block="sandwich",
+            norm="rms-plus-1",
+            activation="gelu_pytorch_tanh",
+            softcap=True,
+            logit_softcap=True,
+            sdpa=False,
+        ),
+        head_dim=256,
+        sliding_window=4096,
+        tie_word_embeddings=True,
+    ),
     "gemma3_text": _family(
         _gemma3,
         "Gemma 3",
+        synonyms=("gemma3",),
+        style=Style(block="sandwich", norm="rms-plus-1", activation="gelu_pytorch_tanh", rotary_by_kind=True),
         vocab_size=262208,
         num_attention_heads=8,
         num_key_value_heads=4,
@@ -1015,64 +1172,162 @@ FAMILIES: dict[str, Family] = {
         sliding_window=4096,
         tie_word_embeddings=True,
     ),
-    "phi": _family(_phi, "Phi 1 and 2"),
-    "phi3": _family(_phi3, "Phi 3 and 4"),
+    "phi": _family(
+        _phi,
+        "Phi 1 and 2",
+        style=Style(block="parallel", norm="layer", activation="gelu_new", rotary_cat=True),
+        rotary=0.5,
+    ),
+    "phi3": _family(_phi3, "Phi 3 and 4", style=Style(rotary_cat=True)),
     "phimoe": _family(_phimoe, "Phi 3.5 MoE", num_key_value_heads=8),
-    "gpt2": _family(_gpt2, "GPT-2", n_positions=1024, tie_word_embeddings=True),
-    "gpt_bigcode": _family(_gpt2, "GPT-BigCode", n_positions=1024, multi_query=True, tie_word_embeddings=True),
+    "gpt2": _family(
+        _gpt2,
+        "GPT-2",
+        style=Style(norm="layer", activation="gelu_new", softmax_fp32=False, learned="batch"),
+        rotary=0,
+        dropout=True,
+        n_positions=1024,
+        tie_word_embeddings=True,
+    ),
+    "gpt_bigcode": _family(
+        _gpt2,
+        "GPT-BigCode",
+        style=Style(norm="layer", activation="gelu_pytorch_tanh", learned="batch"),
+        rotary=0,
+        dropout=True,
+        n_positions=1024,
+        multi_query=True,
+        tie_word_embeddings=True,
+    ),
     "gpt_neo": _family(
         _gpt_neo,
         "GPT-Neo",
+        style=Style(norm="layer", activation="gelu_new", sdpa=False, upcast=True, learned="batch", registry=False),
+        rotary=0,
         attention_types=[[["global", "local"], 12]],
         window_size=256,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
     ),
-    "gptj": _family(_gptj, "GPT-J"),
-    "gpt_neox": _family(_gpt_neox, "GPT-NeoX and Pythia", attention_bias=True),
+    "gptj": _family(_gptj, "GPT-J", rotary=0.25),
+    "gpt_neox": _family(
+        _gpt_neox,
+        "GPT-NeoX and Pythia",
+        style=Style(block="parallel", norm="layer", activation="gelu", rotary_cat=True),
+        rotary=0.25,
+        attention_bias=True,
+    ),
     "opt": _family(
         _opt,
         "OPT",
+        style=Style(norm="layer", activation="relu", learned="sequence"),
+        rotary=0,
+        dropout=True,
         max_position_embeddings=2048,
         enable_bias=True,
         layer_norm_elementwise_affine=True,
         do_layer_norm_before=True,
         tie_word_embeddings=True,
     ),
-    "bloom": _family(_bloom, "BLOOM", tie_word_embeddings=True),
-    "falcon": _family(_falcon, "Falcon", multi_query=True, parallel_attn=True, tie_word_embeddings=True),
-    "mpt": _family(_mpt, "MPT", expansion_ratio=4, tie_word_embeddings=True),
+    "bloom": _family(
+        _bloom,
+        "BLOOM",
+        style=Style(norm="layer", activation="gelu", sdpa=False, registry=False, alibi=True, positions="none"),
+        rotary=0,
+        tie_word_embeddings=True,
+    ),
+    "falcon": _family(_falcon, "Falcon", gguf="falcon", multi_query=True, parallel_attn=True, tie_word_embeddings=True),
+    "mpt": _family(_mpt, "MPT", rotary=0, expansion_ratio=4, tie_word_embeddings=True),
     "deepseek_v2": _family(_mla, "DeepSeek V2", **_MLA_V2),
-    "deepseek_v3": _family(_mla, "DeepSeek V3 and R1, Kimi K2", **_MLA_V3),
-    "deepseek_v32": _family(_mla, "DeepSeek V3.2", index_topk=2048, index_head_dim=128, index_n_heads=64, **_MLA_V3),
-    "gpt_oss": _family(_gpt_oss, "gpt-oss", head_dim=64, attention_bias=True, sliding_window=128),
-    "glm": _family(_glm, "GLM-4", head_dim=128, attention_bias=True),
-    "glm4": _family(_glm, "GLM-4-0414", head_dim=128, attention_bias=True),
-    "glm4_moe": _family(_glm4_moe, "GLM-4.5", first_k_dense_replace=1, n_shared_experts=1),
+    "deepseek_v3": _family(_mla, "DeepSeek V3 and R1, Kimi K2", synonyms=("kimi_k2",), **_MLA_V3),
+    "deepseek_v32": _family(
+        _mla, "DeepSeek V3.2", arithmetic=_MASKED, index_topk=2048, index_head_dim=128, index_n_heads=64, **_MLA_V3
+    ),
+    "gpt_oss": _family(
+        _gpt_oss,
+        "gpt-oss",
+        style=Style(
+            rotary_once=True, norm="rms-late", sdpa=False, softmax_fp32=False, sinks=True, router="chosen", clamped=True
+        ),
+        head_dim=64,
+        attention_bias=True,
+        sliding_window=128,
+    ),
+    "glm": _family(
+        _glm, "GLM-4", style=Style(rotary_own=True, rotary_cat=True), rotary=0.5, head_dim=128, attention_bias=True
+    ),
+    "glm4": _family(
+        _glm,
+        "GLM-4-0414",
+        style=Style(block="sandwich", rotary_own=True, rotary_cat=True),
+        rotary=0.5,
+        head_dim=128,
+        attention_bias=True,
+    ),
+    "glm4_moe": _family(
+        _glm4_moe,
+        "GLM-4.5",
+        style=Style(rotary_cat=True, router="sigmoid", norm_topk=True),
+        rotary=0.5,
+        first_k_dense_replace=1,
+        n_shared_experts=1,
+    ),
     "glm_moe_dsa": _family(
-        _mla, "GLM-5", index_topk=2048, index_head_dim=128, index_n_heads=32, **{**_MLA_V3, "q_lora_rank": 2048}
+        _mla,
+        "GLM-5",
+        arithmetic=_MASKED,
+        index_topk=2048,
+        index_head_dim=128,
+        index_n_heads=32,
+        **{**_MLA_V3, "q_lora_rank": 2048},
     ),
     "minimax_m2": _family(_minimax_m2, "MiniMax M2", num_key_value_heads=8, head_dim=128),
-    "olmo": _family(_olmo, "OLMo"),
-    "olmo2": _family(_olmo2, "OLMo 2"),
-    "olmo3": _family(_olmo2, "OLMo 3", sliding_window=4096),
-    "olmoe": _family(_olmoe, "OLMoE"),
-    "granite": _family(_llama, "Granite"),
-    "granitemoe": _family(_granitemoe, "Granite MoE"),
-    "cohere": _family(_cohere, "Cohere Command R", tie_word_embeddings=True),
-    "cohere2": _family(_cohere, "Cohere Command R7B and A", sliding_window=4096, tie_word_embeddings=True),
-    "exaone4": _family(_exaone4, "EXAONE 4", sliding_window=4096),
-    "seed_oss": _family(_seed_oss, "Seed-OSS", head_dim=128, attention_bias=True),
-    "ernie4_5": _family(_ernie, "ERNIE 4.5", head_dim=128, tie_word_embeddings=True),
-    "smollm3": _family(_smollm3, "SmolLM3", num_key_value_heads=4, no_rope_layer_interval=4, tie_word_embeddings=True),
-    "stablelm": _family(_stablelm, "StableLM"),
-    "starcoder2": _family(_starcoder2, "StarCoder 2", num_key_value_heads=2, use_bias=True, tie_word_embeddings=True),
+    "olmo": _family(_olmo, "OLMo", style=Style(norm="layer-fp32", rotary_fp32=True)),
+    "olmo2": _family(_olmo2, "OLMo 2", style=Style(block="post", norm="rms-late", rotary_fp32=True)),
+    "olmo3": _family(
+        _olmo2,
+        "OLMo 3",
+        style=Style(block="post", norm="rms-late", rotary_fp32=True, rotary_by_kind=True),
+        sliding_window=4096,
+    ),
+    "olmoe": _family(_olmoe, "OLMoE", style=Style()),
+    "granite": _family(_llama, "Granite", style=Style()),
+    "granitemoe": _family(_granitemoe, "Granite MoE", style=Style(router="chosen-fp32")),
+    "cohere": _family(
+        _cohere, "Cohere Command R", style=Style(block="parallel", norm="cohere"), tie_word_embeddings=True
+    ),
+    "cohere2": _family(
+        _cohere,
+        "Cohere Command R7B and A",
+        style=Style(block="parallel", norm="cohere"),
+        sliding_window=4096,
+        tie_word_embeddings=True,
+    ),
+    "exaone4": _family(_exaone4, "EXAONE 4", style=Style(block="post"), sliding_window=4096),
+    "seed_oss": _family(_seed_oss, "Seed-OSS", style=Style(), dropout=True, head_dim=128, attention_bias=True),
+    "ernie4_5": _family(
+        _ernie, "ERNIE 4.5", style=Style(rotary_fp32=True, rotary_own=True), head_dim=128, tie_word_embeddings=True
+    ),
+    "smollm3": _family(
+        _smollm3, "SmolLM3", style=Style(), num_key_value_heads=4, no_rope_layer_interval=4, tie_word_embeddings=True
+    ),
+    "stablelm": _family(_stablelm, "StableLM", style=Style(norm="layer", rotary_cat=True), rotary=0.25),
+    "starcoder2": _family(
+        _starcoder2,
+        "StarCoder 2",
+        style=Style(norm="layer", activation="gelu_pytorch_tanh"),
+        num_key_value_heads=2,
+        use_bias=True,
+        tie_word_embeddings=True,
+    ),
     "mimo_v2_flash": _family(
         _mimo_v2_flash, "MiMo V2 Flash", num_key_value_heads=4, head_dim=192, v_head_dim=128, sliding_window=129
     ),
     "nemotron_h": _family(
         _nemotron_h,
         "Nemotron-H and Nemotron 3",
+        rotary=0,
+        arithmetic=_CHUNKS,
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=128,
@@ -1088,21 +1343,29 @@ FAMILIES: dict[str, Family] = {
         moe_intermediate_size=7688,
         moe_shared_expert_intermediate_size=7688,
     ),
-    "nemotron": _family(_nemotron, "Nemotron 4 and Minitron"),
+    "nemotron": _family(
+        _nemotron,
+        "Nemotron 4 and Minitron",
+        style=Style(norm="layer-plus-1", activation="relu2", rotary_cat=True),
+        rotary=0.5,
+    ),
 }
 
-# Other spellings of the same text architecture. Multimodal wrappers hold theirs in `text_config`.
-SYNONYMS = {
-    "llama4": "llama4_text",
-    "gemma3": "gemma3_text",
-    "kimi_k2": "deepseek_v3",
-    "mimo": "qwen2",
-    "qwen3_vl_text": "qwen3",
-    "qwen3_vl_moe_text": "qwen3_moe",
-    "qwen3_5": "qwen3_5_text",
-    "qwen3_5_moe": "qwen3_5_moe_text",
-}
 _ELSEWHERE = ("vision_config", "audio_config")
+
+
+def key_of(model_type: str) -> str:
+    """The key of a family in `FAMILIES`, by any of its spellings.
+
+    >>> key_of("kimi_k2")
+    'deepseek_v3'
+    """
+    for key, family in FAMILIES.items():
+        if model_type in (key, *family.synonyms):
+            return key
+    close = nearest(model_type, [name for key, family in FAMILIES.items() for name in (key, *family.synonyms)])
+    hint = f"; the nearest are {', '.join(close)}" if close else ""
+    raise LLMHWError(f"model_type={model_type!r} is not supported, and is not approximated{hint}")
 
 
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
@@ -1121,12 +1384,9 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         raise LLMHWError(
             f"config={name!r} has no model_type, so it is not a model's config.json; give one as published on the Hub"
         )
-    family = FAMILIES.get(SYNONYMS.get(model_type, model_type))
-    if family is None:
-        close = nearest(model_type, [*FAMILIES, *SYNONYMS])
-        hint = f"; the nearest are {', '.join(close)}" if close else ""
-        raise LLMHWError(f"model_type={model_type!r} is not supported, and is not approximated{hint}")
-    c = Config(data, family.defaults, SYNONYMS.get(model_type, model_type))
+    key = key_of(model_type)
+    family = FAMILIES[key]
+    c = Config(data, family.defaults, key)
     body = family.read(c)
     tied = c.flag("tie_word_embeddings")
     if not tied or body.head_bias:

@@ -18,6 +18,8 @@ from llmhw.units import LLMHWError, format_quantity, html_table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmhw.families import Family
+
 COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head")
 SPLITS = ("column", "row", "vocab", "experts", "whole")
 
@@ -46,6 +48,10 @@ PARTS: Mapping[str, tuple[str, str]] = {
     )
     for part in parts.split()
 }
+
+
+# Keys of the dropout behind a block's two parts, as the families' configs spell it.
+DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "resid_dropout", "residual_dropout", "dropout")
 
 
 @formula(source="definition of a linear layer", unit="count")
@@ -269,6 +275,30 @@ class ModelSpec:
             data = dict(config)
             name = name or str(data.get("_name_or_path") or data.get("model_type") or "model")
         return read(data, name)
+
+    @property
+    def family(self) -> Family:
+        """What the library knows about its architecture."""
+        from llmhw.families import FAMILIES, key_of
+
+        return FAMILIES[key_of(self.model_type)]
+
+    @cached_property
+    def rotary(self) -> float:
+        """Share of a query's and key's elements that the rotary embedding turns; 0 without one."""
+        config, known = self.config, self.family.rotary
+        if not known or config.get("alibi") is True:  # Falcon's first models have biases of the scores in its place
+            return 0
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        shares = (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), config.get("rotary_pct"))
+        turned = config.get("qk_rope_head_dim") or config.get("rotary_dim") or 0
+        return next((share for share in (*shares, turned / self.head_dim) if share), known)
+
+    @property
+    def dropout(self) -> bool:
+        """True if it was trained with dropout behind attention and feed-forward part, by its config or its family."""
+        rates = (self.config.get(key) for key in DROPOUT_RATES)
+        return next((rate > 0 for rate in rates if isinstance(rate, (int, float))), self.family.dropout)
 
     # -- sums over the tensors ----------------------------------------------------------------
 

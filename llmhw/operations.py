@@ -17,7 +17,6 @@ from llmhw.sharding import local_tensor
 
 # Parts that fused kernels multiply at once.
 _FUSED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
-_NO_ROTARY = ("gpt2", "bloom", "opt", "mpt", "gpt_bigcode")
 
 
 @formula(source="every element read and written once by each fused pass; 16-bit activations", unit="bytes")
@@ -213,7 +212,7 @@ def layer_work(
             v_head_dim=a.v_head_dim,
         )
         kernels += 1
-        if spec.model_type not in _NO_ROTARY:
+        if spec.rotary:
             rotated = (heads + kv_heads) * a.head_dim
             forward += pass_bytes(tokens=tokens, width=rotated, passes=2)
             backward += pass_bytes(tokens=tokens, width=rotated, passes=2)

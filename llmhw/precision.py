@@ -475,9 +475,9 @@ def _traits(spec: ModelSpec) -> _Traits:
     return _Traits(
         gqa4=spec.heads // spec.kv_heads >= 4,
         experts=experts,
-        falcon=spec.model_type == "falcon",
+        falcon=spec.family.gguf == "falcon",
         seventy=spec.num_layers == 80
-        and (spec.model_type == "qwen2" or (spec.model_type == "llama" and spec.heads != spec.kv_heads)),
+        and spec.family.gguf in (("70b",) if spec.heads == spec.kv_heads else ("70b", "70b-gqa")),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from llmhw.families import key_of
 from llmhw.flops import backward_flops, forward_flops
 from llmhw.hardware import accelerator
 from llmhw.measure.activations import build
@@ -217,26 +217,18 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
     return made.train()
 
 
-# Families whose language model transformers only has under another name.
-_BUILT_AS = {
-    "kimi_k2": "deepseek_v3",
-    "mimo": "qwen2",
-    "qwen3_vl_text": "qwen3",
-    "qwen3_vl_moe_text": "qwen3_moe",
-}
-
-
 def _made(model: Any, precision: str, attention: str) -> Any:
     """The module of a caller's model, on tensors of the active mode."""
     if isinstance(model, torch.nn.Module):
         return _copy(model)
     spec = spec_of(model)
-    if spec is not None and spec.model_type in _BUILT_AS:
+    # transformers has a family's language model under the family's own name only
+    if spec is not None and spec.model_type != key_of(spec.model_type):
         text = spec.config.get("text_config", spec.config)
         model = {
             "tie_word_embeddings": spec.tied,
             **{key: value for key, value in text.items() if key not in ("auto_map", "quantization_config")},
-            "model_type": _BUILT_AS[spec.model_type],
+            "model_type": key_of(spec.model_type),
         }
     made = build(model, precision=precision, attention=attention)
     made.tie_weights()
@@ -266,11 +258,7 @@ def _set_experts(module: Any, implementation: str) -> None:
 def _check_length(spec: ModelSpec | None, seq_len: int) -> None:
     """Learned positions end somewhere; fake tensors would not notice."""
     for t in spec.tensors if spec else ():
-        if (
-            t.name.endswith(("wpe.weight", "embed_positions.weight"))
-            and spec
-            and seq_len > (spec.max_seq_len or seq_len)
-        ):
+        if t.part == "positions" and spec and seq_len > (spec.max_seq_len or seq_len):
             raise LLMHWError(
                 f"seq_len={seq_len} is more than the {spec.max_seq_len} positions that {spec.name} has learned"
             )
@@ -278,16 +266,12 @@ def _check_length(spec: ModelSpec | None, seq_len: int) -> None:
 
 # -- parameters -------------------------------------------------------------------------------
 
-# How the tensor names of transformers sort into the library's components; the first that fits counts.
-_COMPONENT = (
-    ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
-    ("head", r"lm_head|project_out"),
-    ("embedding", r"embed|wte|wpe|project_in"),
-    ("experts", r"\.experts\."),
-    ("router", r"router|(mlp|mixer)\.gate\.weight|shared_expert_gate"),
-    ("attention", r"attn|attention|mixer\.(([qkvo]|in|out)_proj|dt_bias|A_log|D|conv1d)"),
-    ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse|mixer"),
-)
+
+def _component(known: Mapping[str, str], name: str) -> str:
+    """The component of a tensor of transformers: `known` names those of a layer relative to it."""
+    while name and name not in known:
+        name = name.partition(".")[2]
+    return known.get(name, "other")
 
 
 def measure_params(model: Any) -> Measurement:
@@ -301,11 +285,12 @@ def measure_params(model: Any) -> Measurement:
     Row(name='parameters', measured=124439808, predicted=124439808)
     """
     spec = spec_of(model)
+    known = {t.name: t.component for t, _ in spec.all_tensors()} if spec else {}
     with _quiet(), _fake():
         module = model if isinstance(model, torch.nn.Module) else _made(model, "bf16", "eager")
         found: dict[str, int] = {}
         for name, p in module.named_parameters():
-            component = next((c for c, pattern in _COMPONENT if re.search(pattern, name)), "other")
+            component = _component(known, name)
             found[component] = found.get(component, 0) + p.numel()
     predicted = spec.parameters.by_component if spec else {}
     order = [*predicted, *(c for c in found if c not in predicted)]
@@ -321,18 +306,6 @@ def measure_params(model: Any) -> Measurement:
 
 
 # -- FLOPs ------------------------------------------------------------------------------------
-
-
-# Families whose arithmetic in transformers is another than that of the model as it is meant to run.
-_OTHER_ARITHMETIC = {
-    "llama4_text": "transformers multiplies every expert with every token, not only the routed ones",
-    "deepseek_v32": "transformers masks a full attention; the pairs that the indexer selects have no reference there",
-    "glm_moe_dsa": "transformers masks a full attention; the pairs that the indexer selects have no reference there",
-    "qwen3_next": "linear attention runs in chunks in transformers; the prediction is its recurrent form",
-    "qwen3_5_text": "linear attention runs in chunks in transformers; the prediction is its recurrent form",
-    "qwen3_5_moe_text": "linear attention runs in chunks in transformers; the prediction is its recurrent form",
-    "nemotron_h": "Mamba-2 runs in chunks in transformers; the prediction is its recurrent form",
-}
 
 
 def measure_flops(
@@ -377,7 +350,7 @@ def measure_flops(
     both = None if ours is None or theirs is None else ours + theirs
     parts = (Row("forward", forward, ours), Row("backward", backward, theirs))
     title = f"FLOPs of {name_of(model)}" + (f", batch {batch}, {seq_len} tokens" if inputs is None else "")
-    other = _OTHER_ARITHMETIC.get(spec.model_type) if spec and known else None
+    other = spec.family.arithmetic if spec and known else ""
     total = Row("forward and backward", forward + backward, both)
     return Measurement(title, "FLOP", total, parts, (other,) if other else ())
 

@@ -18,12 +18,14 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from llmhw.activations import STYLES, activations, layer_activations
+from llmhw import families
+from llmhw.activations import activations, layer_activations
 from llmhw.measure.activations import build, measure_activations
 from llmhw.model import ModelSpec, model
 from llmhw.units import LLMHWError
 from tests.truth.families import config_of, published, sized
 
+STYLES = {key: family.style for key, family in families.FAMILIES.items() if family.style}
 FAMILIES = sorted(STYLES)
 RECOMPUTE = ("none", "selective", "full")
 # Two sizes: the second has one sequence, where some copies are views, and fp32, where casts are no copies.

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING
 
 from llmhw import model
 from llmhw.catalog import model_names, read_model
-from llmhw.families import FAMILIES, SYNONYMS
+from llmhw.families import FAMILIES, key_of
 from llmhw.model import ModelSpec
 from tests.truth.cases import EXAMPLES
 from tests.truth.families import config_of, kwargs, on_meta, our_shapes, published, their_shapes
@@ -65,7 +65,7 @@ def test_catalog(name: str) -> None:
     text = {**text, "tie_word_embeddings": text.get("tie_word_embeddings", written.get("tie_word_embeddings"))}
     if text["tie_word_embeddings"] is None:
         del text["tie_word_embeddings"]
-    model_type = SYNONYMS.get(text["model_type"], text["model_type"])
+    model_type = key_of(text["model_type"])
     # quantization only changes how weights are stored, and needs packages that are not here
     options = {
         k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"

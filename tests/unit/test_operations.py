@@ -118,3 +118,34 @@ def test_traffic_of_a_llama_layer_by_hand() -> None:
     per_token = 2 * 2 * 4096 + 2 * 3 * 4096 + 3 * 14336 + 2 * (32 + 8) * 128
     assert work.forward_bytes == 1024 * per_token * 2
     assert work.forward_bytes == pass_bytes(tokens=1024, width=per_token, passes=1)
+
+
+def test_learned_positions_turn_nothing() -> None:
+    """GPT-Neo is GPT-2 with windows in every second layer: a layer without one does the same."""
+    sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 96, "max_position_embeddings": 64}
+    neo = ModelSpec.from_config(
+        {**sizes, "model_type": "gpt_neo", "attention_types": [[["global"], 2]], "intermediate_size": 256}
+    )
+    gpt = ModelSpec.from_config(
+        {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64}
+    )
+    ours, theirs = (layer_work(s, s.layers[0], Parallelism(), micro_batch=1, seq_len=64) for s in (neo, gpt))
+    assert (ours.forward_bytes, ours.backward_bytes) == (theirs.forward_bytes, theirs.backward_bytes)
+    assert ours.kernels == theirs.kernels
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "llama-4-scout", "mixtral-8x7b"])
+def test_a_single_expert_on_a_rank_is_no_other_matrix(name: str) -> None:
+    """Whichever way round the stack is stored."""
+    spec = llmhw.model(name)
+    layer = next(x for x in spec.layers if any(t.component == "experts" for t in x.tensors))
+    count = next(t.experts for t in layer.tensors if t.component == "experts")
+    shapes = [
+        {
+            (m.name, m.n, m.k)
+            for m in layer_work(spec, layer, layout, micro_batch=1, seq_len=512).matmuls
+            if "expert" in m.name
+        }
+        for layout in (Parallelism(), Parallelism(dp=count, ep=count))
+    ]
+    assert shapes[0] == shapes[1]
