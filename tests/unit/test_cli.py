@@ -1,4 +1,4 @@
-"""The command as a person runs it: a process, its output and its exit code."""
+"""The command as a person runs it: its output and its exit code."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import llmhw
 from llmhw.catalog import read_measurements, read_model
 from llmhw.validation import KINDS
+from tests.unit.command import answer, refused, run
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", "from llmhw.cli import main; main()", *arguments]
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "llmhw", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-def answer(*arguments: str) -> Any:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def test_a_process_of_its_own() -> None:
+    """All others run in this process."""
+    done = process("models", "gpt2-xl", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [found["name"] for found in json.loads(done.stdout)] == ["gpt2-xl"]
+    done = process("model", "lama-3-70b")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llmhw: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_model_json_has_the_stable_keys() -> None:
@@ -120,13 +125,7 @@ def test_texts(arguments: list[str], expected: list[str]) -> None:
     ],
 )
 def test_one_clear_line_and_exit_code_2(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("llmhw: ")
-    assert message in lines[0]
+    assert message in refused(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +145,7 @@ def test_one_clear_line_and_exit_code_2(arguments: list[str], message: str) -> N
 def test_bad_config_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text, encoding="utf-8")
-    done = run("model", str(path))
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in refused("model", str(path))
 
 
 def test_completion_offers_names() -> None:
@@ -203,15 +198,12 @@ def test_measure_beside_the_prediction() -> None:
     ],
 )
 def test_layout_errors(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert message in done.stderr
+    assert message in refused(*arguments)
 
 
 def test_without_torch_measure_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')", encoding="utf-8")
-    done = run("measure", "params", "gpt2", PYTHONPATH=str(tmp_path))
+    done = process("measure", "params", "gpt2", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == "llmhw: llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'\n"
 
@@ -306,11 +298,7 @@ def test_validate_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     for name, content in (files | {"good.json": "{}"}).items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    done = run("validate", *arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert message in done.stderr
+    assert message in refused("validate", *arguments)
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -417,27 +405,10 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
         ([*ONE, "--csv", "--output", "no/row.csv"], "no/row.csv cannot be written: its folder does not exist"),
     ],
 )
-def test_train_errors(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    """In this process: two dozen more would take seconds to start."""
-    from llmhw.cli import main
-
+def test_train_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
     (tmp_path / "memory.json").write_text('{"reserved_over_allocated": 1.05}', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["llmhw", "train", *arguments])
-    with pytest.raises(SystemExit) as done:
-        main()
-    assert done.value.code == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert len(shown.err.strip().splitlines()) == 1, shown.err
-    assert shown.err.startswith("llmhw: ")
-    assert message in shown.err
+    assert message in refused("train", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["memory.json"]
 
 
