@@ -7,12 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 
 import llmhw
 from llmhw.catalog import read_measurements, read_model
+from llmhw.cli import cli
+from llmhw.cost import RunOptions
 from llmhw.validation import KINDS
 from tests.unit.command import answer, refused, run
 
@@ -324,6 +328,52 @@ def test_train_json_is_the_library_s_answer() -> None:
     assert keys <= set(found)
     assert found["run"]["tokens"] == 15 * 10**12
     assert found["run"]["dollars"] == pytest.approx(2.5 * found["run"]["device_hours"])
+
+
+def test_train_takes_the_options_of_a_run_in_its_own_units() -> None:
+    options = ["--mtbf", "4e4", "--restart", "300", "--checkpoint-interval", "1800", "--checkpoint-blocking", "0.5"]
+    options += ["--storage", "2", "--power-fraction", "0.8", "--host-watts", "100", "--pue", "1.1", "--spot"]
+    given = RunOptions(
+        mtbf_device_hours=4e4,
+        restart_seconds=300,
+        checkpoint_interval_seconds=1800,
+        checkpoint_blocking=0.5,
+        storage_bytes_per_second=2e9,
+        power_fraction=0.8,
+        host_watts=100,
+        pue=1.1,
+        kind="spot",
+    )
+    run = {f.name: getattr(given, f.name) for f in fields(given)}
+    job = llmhw.TrainingJob(model=llmhw.model("gpt2"), cluster=llmhw.Cluster("h100", 1), seq_len=1024)
+    found = answer("train", "gpt2", "--gpu", "h100", "--tokens", "1T", *options)["run"]
+    assert found == json.loads(json.dumps(llmhw.train(job, tokens=1e12, **run).run.to_dict()))
+    assert (found["defaults"], found["price"]["kind"]) == ({}, "spot")
+
+
+@pytest.mark.parametrize("command", ["train", "memory", "serve", "simulate"])
+def test_every_field_of_a_job_is_an_option_with_a_help(command: str) -> None:
+    job = [llmhw.Parallelism, llmhw.TrainingJob] if command in ("train", "memory") else [llmhw.ServingJob]
+    options = {param.name: param for param in cli.commands[command].params}
+    without = {"dp", "weight_offload", "kv_offload"}
+    asked = [f for made in job for f in fields(made) if f.metadata and f.name not in without]
+    assert {f.name for made in job for f in fields(made) if not f.metadata} <= {"model", "cluster", "parallelism"}
+    for f in asked:
+        option = options[f.name]
+        assert isinstance(option, click.Option)
+        assert option.help
+        assert f.name == "seq_len" or option.default == f.default
+    shown = " ".join(run(command, "--help").stdout.split())
+    for f in asked:
+        if isinstance(f.metadata["kind"], tuple):
+            assert f"[{'|'.join(f.metadata['kind'])}]" in shown
+
+
+def test_memory_with_and_without_dropout() -> None:
+    options = ["gpt2", "--gpu", "h100", "--kernels", "megatron"]
+    usual, on, off = (answer("memory", *options, *more) for more in ([], ["--dropout"], ["--no-dropout"]))
+    assert usual == on
+    assert off["allocated_bytes"] < on["allocated_bytes"]
 
 
 def test_train_and_memory_ask_for_the_same_job() -> None:
