@@ -270,7 +270,7 @@ def check_count(argument: str, value: Any, least: int = 1) -> int:
 
 
 def check_number(
-    argument: str, value: Any, *, least: float = 0.0, most: float = float("inf"), above: bool = False
+    argument: str, value: Any, least: float = 0.0, *, most: float = float("inf"), above: bool = False
 ) -> float:
     """`value` as a finite float within its bounds, else a clear error; `above`: `least` itself is not allowed.
 
