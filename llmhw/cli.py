@@ -11,9 +11,12 @@ except ImportError:  # one line, not a traceback: the package itself works witho
     sys.exit("llmhw: the command needs click and rich; install them with: pip install 'llmhw[cli]'")
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import llmhw
+from llmhw.cost import RunOptions
+from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 from llmhw.memory import OPTIMIZERS, PRECISIONS
 from llmhw.units import format_quantity, parse_count
 
@@ -121,18 +124,6 @@ def _modes() -> Iterable[str]:
     from llmhw.simulation import MODES
 
     return MODES
-
-
-def _of_job(name: str) -> Callable[[], Iterable[str]]:
-    """One of the lists of choices in `llmhw.job`, read when it is needed."""
-
-    def choices() -> Iterable[str]:
-        from llmhw import job
-
-        found: tuple[str, ...] = getattr(job, name)
-        return found
-
-    return choices
 
 
 class _Count(click.ParamType[float]):
@@ -327,73 +318,99 @@ def fit(
     click.echo("`longest` is the longest sequence that fits at this batch, at most the model's limit.")
 
 
-# A training job: what it runs on, how it is laid out, how it computes. Each is an argument of `llmhw.Cluster`,
-# `llmhw.Parallelism` or `llmhw.TrainingJob`.
-_JOB_OPTIONS = (
+# -- the options of a job ---------------------------------------------------------------------
+# They are made from the fields of `llmhw.Parallelism`, `TrainingJob`, `ServingJob` and `llmhw.cost.RunOptions`.
+
+Option = Callable[[F], F]
+# What the command takes otherwise than the field: it depends on the model, or has another unit.
+_OWN: dict[str, Any] = {
+    "seq_len": _seq_len,
+    "kind": click.option("--spot", "kind", flag_value="spot", default="on_demand", help="Spot prices, not on demand."),
+    "storage_bytes_per_second": click.option(
+        "--storage",
+        "storage_bytes_per_second",
+        type=float,
+        callback=lambda _, __, gb: None if gb is None else gb * 1e9,
+        help="GB/s into storage, from all devices together.",
+    ),
+}
+# Fields without an option: dp follows from --gpus, and how long reading from the host's memory takes is not known.
+_NONE = ("dp", "weight_offload", "kv_offload")
+_TYPES: dict[str, click.ParamType[Any]] = {
+    "precision": click.Choice(list(PRECISIONS)),
+    "optimizer": click.Choice(list(OPTIMIZERS)),
+    "weights": _FORMAT,
+    "kv": _FORMAT,
+}
+
+
+def _option(f: Field[Any]) -> Any:
+    """The option of a field; a unit at the end of its name is left to the help."""
+    if f.name in _OWN:
+        return _OWN[f.name]
+    kind, default = f.metadata["kind"], f.default
+    name = "--" + f.name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
+    shown: dict[str, Any] = {"default": default, "show_default": True, "help": f.metadata["meaning"]}
+    if kind is bool:
+        name += name.replace("--", "/--no-") if default is None else ""
+        return click.option(name, f.name, is_flag=True, **shown)
+    if isinstance(kind, tuple):
+        kind = _Choices(f.name, kind.__iter__)
+    return click.option(name, f.name, type=_TYPES.get(f.name, kind), **shown)
+
+
+def _options(*parts: Any) -> Callable[[F], F]:
+    """Add options: single ones, and those of all fields of a dataclass."""
+    made: list[Any] = []
+    for part in parts:
+        if isinstance(part, type):
+            made += [_option(f) for f in fields(part) if f.metadata and f.name not in _NONE]
+        else:
+            made.append(part)
+
+    def add(command: F) -> F:
+        for option in reversed(made):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _taken(made: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass, taken out of the options."""
+    return {f.name: options.pop(f.name) for f in fields(made) if f.name in options}
+
+
+_network_option = click.option(
+    "--network", metavar="NAME|GB/s", help="Between nodes, of each device.  [default: the best for rent]"
+)
+_CLUSTER = (
     click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`."),
     click.option("--gpus", type=int, default=1, show_default=True, help="Devices in all."),
     click.option("--devices-per-node", type=int, help="Devices of the fast network.  [default: as the device has it]"),
-    click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks."),
-    click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages."),
-    click.option("--vpp", type=int, default=1, show_default=True, help="Model chunks on each stage."),
-    click.option("--cp", type=int, default=1, show_default=True, help="Context-parallel ranks."),
-    click.option("--cp-kind", type=_Choices("cp_kind", _of_job("CP_KINDS")), default="ring", show_default=True),
-    click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks."),
-    click.option("--expert-tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks of an expert."),
-    click.option("--expert-imbalance", type=float, default=1.0, show_default=True, help="Busiest expert rank / mean."),
-    click.option("--zero", type=int, default=0, show_default=True, help="ZeRO stage; 3 is FSDP."),
-    click.option("--replicas", type=int, default=1, show_default=True, help="Copies of a sharded model (HSDP)."),
-    click.option("--sequence-parallel", is_flag=True, help="Split norms and residuals over the tp ranks too."),
-    click.option("--schedule", default="1f1b", show_default=True, help="gpipe, 1f1b, interleaved or zero-bubble."),
-    click.option("--uneven", is_flag=True, help="Embedding and head count as layers where stages share them out."),
-    click.option("--offload", default="none", show_default=True, help="In host memory: none, optimizer or all."),
-    click.option("--micro-batch", type=int, default=1, show_default=True, help="Sequences at a time on one rank."),
-    click.option("--global-batch", type=int, default=0, help="Sequences of a step.  [default: micro-batch x dp]"),
-    _seq_len,
-    click.option("--recompute", default="none", show_default=True, help="none, selective, per-op, full or block."),
-    click.option("--recompute-layers", type=int, default=0, help="Layers of each stage, with --recompute block."),
-    click.option("--precision", type=click.Choice(list(PRECISIONS)), default="bf16-mixed", show_default=True),
-    click.option(
-        "--compute", type=_Choices("compute", _of_job("COMPUTE")), help="Format of matrix products.  [default: bf16]"
-    ),
-    click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adamw", show_default=True),
-    click.option("--frozen", is_flag=True, help="Only adapters are trained (LoRA)."),
-    click.option("--attention", default="flash", show_default=True, help="flash or eager."),
-    click.option("--kernels", default="torch", show_default=True, help="torch or megatron."),
 )
 
 
-def _job_options(command: F) -> F:
-    """Add the options of a training job."""
-    for option in reversed(_JOB_OPTIONS):
-        command = option(command)
-    return command
-
-
-_ON_CLUSTER = ("gpu", "gpus", "devices_per_node")
-_IN_LAYOUT = (
-    *("tp", "pp", "vpp", "cp", "cp_kind", "ep", "expert_tp"),
-    *("zero", "replicas", "sequence_parallel", "schedule", "uneven", "offload"),
-)
+def _cluster(options: dict[str, Any], network: llmhw.Link | None) -> llmhw.Cluster:
+    """What `_CLUSTER` describes, taken out of the options."""
+    gpu, gpus, per_node = (options.pop(name) for name in ("gpu", "gpus", "devices_per_node"))
+    return llmhw.Cluster(gpu, gpus, per_node, inter_link=network)
 
 
 def _job(model: str, options: dict[str, Any], network: llmhw.Link | None = None) -> llmhw.TrainingJob:
-    """The job that `_JOB_OPTIONS` describe. The data-parallel size is what tp, pp and cp leave of the devices."""
-    from llmhw.job import Parallelism, TrainingJob, data_parallel
-
+    """The job that options describe. The data-parallel size is what tp, pp and cp leave of the devices."""
     spec = llmhw.model(model)
-    gpu, gpus, per_node = (options.pop(name) for name in _ON_CLUSTER)
-    layout = {name: options.pop(name) for name in _IN_LAYOUT}
-    ranks = data_parallel(devices=gpus, tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
-    cluster = llmhw.Cluster(gpu, gpus, per_node, inter_link=network)
     options["seq_len"] = _default_seq_len(spec, options["seq_len"])
-    options["compute"] = options["compute"] or ""
-    return TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(dp=ranks, **layout), **options)
+    layout = _taken(Parallelism, options)
+    ranks = data_parallel(devices=options["gpus"], tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
+    cluster = _cluster(options, network)
+    parallelism = Parallelism(dp=ranks, **layout)
+    return TrainingJob(model=spec, cluster=cluster, parallelism=parallelism, **_taken(TrainingJob, options))
 
 
 @cli.command()
 @_model_argument
-@_job_options
+@_options(*_CLUSTER, Parallelism, TrainingJob)
 @_json_option
 def memory(model: str, as_json: bool, **options: Any) -> None:
     """Memory of every pipeline stage of a training job, part by part.
@@ -432,43 +449,6 @@ def _network(text: str | None, gpu: str) -> llmhw.Link | None:
     return llmhw.Link(f"{rate:g} GB/s", "scale-out", rate * 1e9, status="given")
 
 
-_PRICE_OPTIONS = (
-    click.option("--price", type=float, help="Dollars per device-hour.  [default: the newest of the catalog]"),
-    click.option("--provider", help="The newest price of this provider."),
-    click.option("--region", help="The newest price in this region."),
-    click.option("--spot", is_flag=True, help="Spot prices, not those on demand."),
-)
-
-_RUN_OPTIONS = (
-    click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]"),
-    *_PRICE_OPTIONS,
-    click.option("--mtbf", "mtbf_device_hours", type=float, help="Device-hours between failures; inf for none."),
-    click.option("--restart", "restart_seconds", type=float, help="Seconds from a failure until training goes on."),
-    click.option("--checkpoint-interval", "checkpoint_interval_seconds", type=float, help="Seconds between two."),
-    click.option("--checkpoint-blocking", type=float, default=1.0, help="Share of a write that holds training up."),
-    click.option("--storage", type=float, help="GB/s into storage, of all devices together."),
-    click.option("--power-fraction", type=float, help="Share of the board power that is drawn."),
-    click.option("--host-watts", type=float, help="Power of the host, for one device."),
-    click.option("--pue", type=float, help="Energy of the building over that of the machines."),
-)
-
-
-_OF_RUN = (
-    *("tokens", "price", "provider", "region", "mtbf_device_hours", "restart_seconds", "checkpoint_interval_seconds"),
-    *("checkpoint_blocking", "power_fraction", "host_watts", "pue"),
-)
-
-
-def _run_options(command: F) -> F:
-    """Add the options of a whole run: see `llmhw.cost.training_run`."""
-    for option in reversed(_RUN_OPTIONS):
-        command = option(command)
-    return command
-
-
-_network_option = click.option(
-    "--network", metavar="NAME|GB/s", help="Between nodes, of each device.  [default: the best for rent]"
-)
 _output_option = click.option("--output", metavar="FILE", help="Write --json or --csv to a file, whole or not at all.")
 
 
@@ -488,11 +468,11 @@ def _constants(path: str | None) -> dict[str, Any] | None:
 
 @cli.command()
 @_model_argument
-@_job_options
-@_network_option
+@_options(*_CLUSTER, Parallelism, TrainingJob, _network_option)
 @click.option("--software", type=_Choices("software", _softwares), help="What runs it.  [default: by --kernels]")
 @_calibration_option
-@_run_options
+@click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]")
+@_options(RunOptions)
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
 @_output_option
@@ -501,8 +481,7 @@ def train(
     network: str | None,
     software: str | None,
     calibration: str | None,
-    spot: bool,
-    storage: float | None,
+    tokens: float | None,
     as_json: bool,
     as_csv: bool,
     output: str | None,
@@ -513,21 +492,14 @@ def train(
     The data-parallel size is what tp, pp and cp leave of --gpus.
     """
     _check_form(as_json, as_csv, output)
-    run = {name: options.pop(name) for name in _OF_RUN}
+    run = _taken(RunOptions, options)
     job = _job(model, options, _network(network, options["gpu"]))
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
         raise llmhw.LLMHWError(
             f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
             "has; give --network, as in --network 'InfiniBand NDR 4x'"
         )
-    found = llmhw.train(
-        job,
-        software=software,
-        calibration=_constants(calibration),
-        kind="spot" if spot else "on_demand",
-        storage_bytes_per_second=None if storage is None else storage * 1e9,
-        **run,
-    )
+    found = llmhw.train(job, tokens=tokens, software=software, calibration=_constants(calibration), **run)
     if as_json:
         return _text(_json_text(found.to_dict()), output)
     if as_csv:
@@ -540,70 +512,18 @@ def train(
         click.echo(f"Assumed {assumed}.")
 
 
-# A serving job: what serves, in which formats, on what. Each is an argument of `llmhw.Cluster` or `llmhw.ServingJob`.
-_SERVING_OPTIONS = (
-    click.option("--gpu", type=_GPU, required=True, help="Accelerator: see `llmhw gpus`."),
-    click.option("--gpus", type=int, default=1, show_default=True, help="Devices in all: one or more replicas."),
-    click.option("--devices-per-node", type=int, help="Devices of the fast network.  [default: as the device has it]"),
-    _network_option,
-    click.option("--tp", type=int, default=1, show_default=True, help="Tensor-parallel ranks."),
-    click.option("--pp", type=int, default=1, show_default=True, help="Pipeline stages."),
-    click.option("--ep", type=int, default=1, show_default=True, help="Expert-parallel ranks."),
-    click.option("--attention-dp", type=int, default=1, show_default=True, help="Groups of tp ranks, sharing experts."),
-    click.option("--split", type=_Choices("split", _of_job("SPLITS")), default="tensor", show_default=True),
-    click.option(
-        "--all-reduce",
-        type=_Choices("all_reduce", _of_job("ALL_REDUCES")),
-        default="two-shot",
-        show_default=True,
-        help="How tp ranks add up.",
-    ),
-    click.option("--engine", type=_Choices("engine", _of_job("ENGINES")), default="vllm", show_default=True),
-    click.option("--weights", type=_FORMAT, default="bf16", show_default=True, help="Weight format."),
-    click.option("--kv", type=_FORMAT, default="bf16", show_default=True, help="Cache format."),
-    click.option("--page-size", type=int, default=0, help="Tokens of a page of the cache.  [default: the engine's]"),
-    click.option("--utilization", type=float, default=0.9, show_default=True, help="Share of the memory to take."),
-    click.option("--max-sequences", type=int, default=256, show_default=True, help="That run at a time."),
-    click.option("--max-batched-tokens", type=int, default=8192, show_default=True, help="Of one forward pass."),
-    click.option("--max-model-len", type=int, default=0, help="Longest prompt and answer.  [default: the model's]"),
-    click.option("--prefix-tokens", type=int, default=0, help="That all prompts begin with, cached once."),
-    click.option("--lora-adapters", type=int, default=0, help="On the device beside the model."),
-    click.option("--lora-rank", type=int, default=16, show_default=True, help="Of each adapter."),
-)
-
-
-def _serving_options(command: F) -> F:
-    """Add the options of a serving job."""
-    for option in reversed(_SERVING_OPTIONS):
-        command = option(command)
-    return command
-
-
-def _price_options(command: F) -> F:
-    """Add the options of a price."""
-    for option in reversed(_PRICE_OPTIONS):
-        command = option(command)
-    return command
-
-
-_OF_SERVING_JOB = (
-    *("tp", "pp", "ep", "attention_dp", "split", "engine", "weights", "kv", "page_size", "utilization"),
-    *("max_sequences", "max_batched_tokens", "max_model_len", "prefix_tokens", "lora_adapters", "lora_rank"),
-    "all_reduce",
-)
+_PRICE = [_option(f) for f in fields(RunOptions) if f.name in ("price", "provider", "region", "kind")]
 
 
 def _serving_job(model: str, options: dict[str, Any]) -> llmhw.ServingJob:
-    """The job that `_SERVING_OPTIONS` describe, which are taken out of `options`."""
-    gpu, gpus, per_node, network = (options.pop(name) for name in (*_ON_CLUSTER, "network"))
-    given = {name: options.pop(name) for name in _OF_SERVING_JOB}
-    cluster = llmhw.Cluster(gpu, gpus, per_node, inter_link=_network(network, gpu))
-    return llmhw.ServingJob(model=llmhw.model(model), cluster=cluster, **given)
+    """The job that options describe, which are taken out of `options`."""
+    cluster = _cluster(options, _network(options.pop("network"), options["gpu"]))
+    return ServingJob(model=llmhw.model(model), cluster=cluster, **_taken(ServingJob, options))
 
 
 @cli.command()
 @_model_argument
-@_serving_options
+@_options(*_CLUSTER, _network_option, ServingJob)
 @click.option("--input-tokens", type=int, default=1000, show_default=True, help="Of each prompt.")
 @click.option("--output-tokens", type=int, default=500, show_default=True, help="Of each answer.")
 @click.option("--concurrency", type=int, help="Requests at work at a time.  [default: all that fit]")
@@ -613,14 +533,13 @@ def _serving_job(model: str, options: dict[str, Any]) -> llmhw.ServingJob:
 @click.option("--draft", type=_MODEL, metavar="NAME|config.json", help="A smaller model that proposes tokens.")
 @click.option("--draft-tokens", type=int, default=4, show_default=True, help="Proposed before each pass.")
 @click.option("--acceptance", type=float, default=0.7, show_default=True, help="Chance that a proposal is accepted.")
-@_price_options
+@_options(*_PRICE)
 @_calibration_option
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="The curve: a header line and a row for each load, in base units.")
 @_output_option
 def serve(
     model: str,
-    spot: bool,
     draft: str | None,
     calibration: str | None,
     as_json: bool,
@@ -639,8 +558,7 @@ def serve(
     _check_form(as_json, as_csv, output)
     job = _serving_job(model, options)
     guesser = None if draft is None else llmhw.model(draft)
-    kind = "spot" if spot else "on_demand"
-    found = estimate(job, draft=guesser, kind=kind, calibration=_constants(calibration), **options)
+    found = estimate(job, draft=guesser, calibration=_constants(calibration), **options)
     if as_json:
         return _text(_json_text(found.to_dict()), output)
     if as_csv:
@@ -689,7 +607,7 @@ _LENGTHS = _Lengths()
 
 @cli.command()
 @_model_argument
-@_serving_options
+@_options(*_CLUSTER, _network_option, ServingJob)
 @click.option(
     "--mode",
     type=_Choices("mode", _modes),

@@ -6,20 +6,22 @@ The step time comes from elsewhere, measured or predicted; nothing here knows ho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import inf
-from numbers import Real
 from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_table
 from llmhw.formula import Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, Price, accelerator, instances, prices
+from llmhw.job import asked, check_fields, choice, documented, number
 from llmhw.units import (
+    GB,
     LLMHWError,
     ceil_div,
     check_choice,
     check_count,
+    check_number,
     exp,
     expm1,
     format_quantity,
@@ -239,8 +241,11 @@ _POWER = Default("power_fraction", 0.85, "measured on H100 by Morrison et al. 20
 _HOST = Default("host_watts", 374.0, "8 x H100 nodes draw 76 % of 10.2 kW (Newkirk et al. 2025, arXiv 2506.14551)")
 _PUE = Default("pue", 1.2, "Jupiter cluster in Morrison et al. 2025 (arXiv 2503.05804); 1.12 in their other one")
 # 2.3 TB in 40 s from 384 GPUs. Llama 3's storage, 2 TB/s for 16,384 GPUs, is 0.12 GB/s for each.
-_STORAGE_PER_DEVICE = 0.15e9
-_STORAGE = "0.15 GB/s a device: BLOOM wrote 2.3 TB from 384 GPUs in 40 s (stas00/ml-engineering, fault-tolerance)"
+_STORAGE_PER_DEVICE = 0.15 * GB
+_STORAGE = (
+    f"{_STORAGE_PER_DEVICE / GB:g} GB/s a device: "
+    "BLOOM wrote 2.3 TB from 384 GPUs in 40 s (stas00/ml-engineering, fault-tolerance)"
+)
 
 
 def _mtbf(device: Accelerator) -> Default:
@@ -253,6 +258,8 @@ def _mtbf(device: Accelerator) -> Default:
     names = ", ".join(row["run"] for row in used)
     return Default("mtbf_device_hours", value, f"median of what is {where_from} ({names})")
 
+
+PRICE_KINDS = ("on_demand", "spot")
 
 # -- prices -----------------------------------------------------------------------------------
 
@@ -308,6 +315,51 @@ def _given_price(device: Accelerator, dollars: float) -> Price:
 
 
 # -- the run ----------------------------------------------------------------------------------
+
+
+def _between_failures(name: str, value: float) -> float:
+    return value if value == inf else check_number(name, value, above=True)
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Prices, failures and power of a run; what is not given is assumed, and listed in the result with its source.
+
+    A price may be a `Price` too. For more devices than a machine has, the catalog's is that of a machine whose network
+    is known, if there is any.
+    """
+
+    price: float | Price | None = asked(  # noqa: RUF009
+        "Dollars per device-hour; default: the newest of the catalog, the cheapest of that day.", None, float
+    )
+    provider: str | None = asked("The newest price of this provider.", None, str)
+    region: str | None = asked("The newest price in this region.", None, str)
+    kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
+    mtbf_device_hours: float | None = asked(
+        "Device-hours between failures; inf for none; default: as published for the architecture, or any.",
+        None,
+        float,
+        _between_failures,
+    )
+    restart_seconds: float | None = number(
+        f"Seconds from a failure until training goes on, lost work apart; default: {_RESTART.value:g}."
+    )
+    checkpoint_interval_seconds: float | None = asked(
+        "Seconds of training between two checkpoints; default: Daly's optimum, at least one step.", None, float
+    )
+    checkpoint_blocking: float = number("Share of a checkpoint's write that holds training up.", 1.0, most=1)
+    storage_bytes_per_second: float | None = number(
+        f"Into storage, from all devices together; default: {_STORAGE_PER_DEVICE / GB:g} GB/s for each.", above=True
+    )
+    power_fraction: float | None = number(
+        f"Share of the board power (TDP) that is drawn; default: {_POWER.value:g}.", above=True, most=1
+    )
+    host_watts: float | None = number(f"Power of the host, for one device; default: {_HOST.value:g}.")
+    pue: float | None = number(f"Energy of the building over that of the machines; default: {_PUE.value:g}.", least=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -446,16 +498,6 @@ class TrainingRun:
         return html_table(self.title, ("quantity", "value", "range or origin"), self.rows())
 
 
-def _checked(argument: str, value: Any, *, least: float = 0.0, most: float = inf, above: bool = False) -> float:
-    """`value` as a float within its bounds, else a clear error; `above`: the lower bound itself is not allowed."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not least <= value <= most or value == inf or (above and value == least):
-        rule = f"above {least:g}" if above else f"of at least {least:g}"
-        upper = f" and at most {most:g}" if most < inf else ""
-        raise LLMHWError(f"{argument}={value!r} must be a number {rule}{upper}")
-    return float(value)
-
-
 def _device_and_count(
     cluster: Cluster | None, device: Accelerator | str | None, devices: int | None
 ) -> tuple[Accelerator, int]:
@@ -475,14 +517,72 @@ def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tu
         low, high = interval
     except (TypeError, ValueError):
         raise LLMHWError(f"step_seconds_interval={interval!r} must be two numbers, (low, high)") from None
-    low = _checked("step_seconds_interval[0]", low, above=True)
-    high = _checked("step_seconds_interval[1]", high, above=True)
+    low = check_number("step_seconds_interval[0]", low, above=True)
+    high = check_number("step_seconds_interval[1]", high, above=True)
     if not low <= estimate <= high:
         raise LLMHWError(f"step_seconds_interval=({low:g}, {high:g}) must hold step_seconds={estimate:g}")
     return low, high
 
 
+class _Ledger:
+    """The terms of a run as they are made, and what was assumed for them."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.terms: list[Term] = []
+        self.assumed: list[Default] = []
+
+    def add(self, function: Any, label: str, **inputs: Any) -> Any:
+        """The value of a formula."""
+        self.terms.append(term(function, label, **inputs))
+        return self.terms[-1].value
+
+    def given(self, default: Default) -> float:
+        """An option, or what is assumed for it."""
+        value = getattr(self.options, default.argument)
+        if value is not None:
+            return float(value)
+        self.assumed.append(default)
+        return default.value
+
+    def goodput(self, device: Accelerator, devices: int, size: float, step: float, alone: float) -> dict[str, Any]:
+        """Checkpoints of so many bytes, failures, and the share of time that they leave."""
+        o = self.options
+        rate = self.given(Default("storage_bytes_per_second", _STORAGE_PER_DEVICE * devices, _STORAGE))
+        hours = max(self.given(_mtbf(device)), 1e-6)
+        restart = self.given(_RESTART)
+        inputs = {"checkpoint_bytes": size, "bytes_per_second": rate, "blocking": o.checkpoint_blocking}
+        write = self.add(checkpoint_write_seconds, "checkpoint", **inputs)
+        mtbf = self.add(job_mtbf_seconds, "time between failures", mtbf_device_hours=hours, devices=devices)
+        if o.checkpoint_interval_seconds is not None:
+            every = check_number("checkpoint_interval_seconds", o.checkpoint_interval_seconds, least=step)
+        elif mtbf == inf:
+            every = alone
+        else:
+            best = self.add(daly_interval_seconds, "checkpoint interval", write_seconds=write, mtbf_seconds=mtbf)
+            every = max(best, step)
+        every = min(every, alone)
+        times = {"interval_seconds": every, "write_seconds": write, "mtbf_seconds": mtbf, "restart_seconds": restart}
+        return {
+            "goodput": self.add(goodput_fraction, "goodput", **times),
+            "checkpoint_seconds": write,
+            "checkpoint_interval_seconds": every,
+            "mtbf_seconds": mtbf,
+        }
+
+    def energy(self, device: Accelerator, hours: float) -> dict[str, Any]:
+        """Power of a device and energy of the run; None where the power is not published."""
+        if device.tdp_watts is None:
+            return {"watts": None, "energy_kwh": None}
+        drawn, host, pue = self.given(_POWER), self.given(_HOST), self.given(_PUE)
+        inputs = {"tdp_watts": device.tdp_watts, "power_fraction": drawn, "host_watts": host}
+        watts = float(self.add(device_power_watts, "power", **inputs))
+        energy = float(self.add(run_energy_kwh, "energy", device_hours=hours, watts=watts, pue=pue))
+        return {"watts": watts, "energy_kwh": energy}
+
+
 def training_run(
+    options: RunOptions = RunOptions(),
     *,
     step_seconds: float,
     tokens_per_step: int,
@@ -493,39 +593,16 @@ def training_run(
     accelerator: Accelerator | str | None = None,
     devices: int | None = None,
     step_seconds_interval: tuple[float, float] | None = None,
-    price: float | Price | None = None,
-    provider: str | None = None,
-    region: str | None = None,
-    kind: str = "on_demand",
-    mtbf_device_hours: float | None = None,
-    restart_seconds: float | None = None,
-    checkpoint_interval_seconds: float | None = None,
-    storage_bytes_per_second: float | None = None,
-    checkpoint_blocking: float = 1.0,
-    power_fraction: float | None = None,
-    host_watts: float | None = None,
-    pue: float | None = None,
+    **changes: Any,
 ) -> TrainingRun:
     """Time, device-hours, dollars and energy of a whole training run, failures counted in.
 
+    options                 prices, failures and power; `changes`: fields of `RunOptions`, in place of these
     step_seconds            one optimizer step; `step_seconds_interval`: its (low, high), carried into the results
     tokens_per_step         global batch x sequence length
     flops_per_token         model FLOPs, forward and backward
     checkpoint_bytes        weights and optimizer states together: see `checkpoint_size_bytes`
     cluster                 or `accelerator` and `devices`
-    price                   dollars per device-hour, or a `Price`; default: the newest one that the catalog has for the
-                            device, the cheapest of that day, perhaps at one `provider`, in one `region`; for more
-                            devices than a machine has, one of a machine whose network is known, if there is any;
-                            `kind` is on_demand or spot
-    mtbf_device_hours       device-hours for each interruption; default: what is published for the architecture,
-                            else for any; float("inf") for none
-    restart_seconds         from a failure until training goes on, lost work not counted; default 10 minutes
-    checkpoint_interval_seconds   training between two checkpoints; default: Daly's optimum, at least one step
-    storage_bytes_per_second      of all devices together; default 0.15 GB/s for each device
-    checkpoint_blocking     share of a checkpoint's write that holds training up
-    power_fraction          share of the board power (TDP) that is drawn; default 0.85
-    host_watts              CPUs, memory, network cards and fans, for one device; default 374
-    pue                     energy of the building over that of the machines; default 1.2
 
     Every default is listed in the result with its source. A price or board power that is not known leaves its
     fields None with a reason; a provider or region without a price raises `LLMHWError` with those that have one.
@@ -536,123 +613,54 @@ def training_run(
     >>> print(f"{bloom.days:.0f} days, goodput {bloom.goodput:.3f}")
     109 days, goodput 0.971
     """
+    o = replace(options, **changes)
     device, count = _device_and_count(cluster, accelerator, devices)
-    step = _checked("step_seconds", step_seconds, above=True)
+    step = check_number("step_seconds", step_seconds, above=True)
     interval = _steps_interval(step_seconds_interval, step)
     total, per_step = check_count("tokens", tokens), check_count("tokens_per_step", tokens_per_step)
-    size = _checked("checkpoint_bytes", checkpoint_bytes)
-    blocking = _checked("checkpoint_blocking", checkpoint_blocking, most=1)
-    assumed: list[Default] = []
-
-    def given(value: float | None, default: Default, **bounds: Any) -> float:
-        if value is None:
-            assumed.append(default)
-            return default.value
-        return _checked(default.argument, value, **bounds)
-
-    storage = given(
-        storage_bytes_per_second,
-        Default("storage_bytes_per_second", _STORAGE_PER_DEVICE * count, _STORAGE),
-        above=True,
-    )
-    never = isinstance(mtbf_device_hours, float) and mtbf_device_hours == inf
-    per_device = inf if never else max(given(mtbf_device_hours, _mtbf(device), above=True), 1e-6)
-    restart = given(restart_seconds, _RESTART)
-
-    steps = term(training_steps, "steps", tokens=total, tokens_per_step=per_step)
-    flops = term(
-        run_flops,
-        "flops",
-        tokens=total,
-        flops_per_token=_checked("flops_per_token", flops_per_token, above=True),
-    )
-    alone = term(productive_seconds, "time without failures", steps=steps.value, step_seconds=step)
-    write = term(
-        checkpoint_write_seconds,
-        "checkpoint",
-        checkpoint_bytes=size,
-        bytes_per_second=storage,
-        blocking=blocking,
-    )
-    mtbf = term(job_mtbf_seconds, "time between failures", mtbf_device_hours=per_device, devices=count)
-    shown = [steps, flops, alone, write, mtbf]
-    if checkpoint_interval_seconds is not None:
-        every = _checked("checkpoint_interval_seconds", checkpoint_interval_seconds, least=step)
-    elif never:
-        every = alone.value
-    else:
-        optimum = term(daly_interval_seconds, "checkpoint interval", write_seconds=write.value, mtbf_seconds=mtbf.value)
-        shown.append(optimum)
-        every = max(optimum.value, step)
-    every = min(every, alone.value)
-    goodput = term(
-        goodput_fraction,
-        "goodput",
-        interval_seconds=every,
-        write_seconds=write.value,
-        mtbf_seconds=mtbf.value,
-        restart_seconds=restart,
-    )
-    wall = term(wall_seconds, "time", productive_seconds=alone.value, goodput=goodput.value)
-    failures = term(expected_failures, "failures", wall_seconds=wall.value, mtbf_seconds=mtbf.value)
-    hours = term(run_device_hours, "device-hours", wall_seconds=wall.value, devices=count)
-    shown += [goodput, wall, failures, hours]
-
-    paid, unpaid = price_of(device, count, price, provider, region, kind)
-    reasons = {} if paid else {"dollars": unpaid, "price": unpaid}
-    cost = None
+    per_token = check_number("flops_per_token", flops_per_token, above=True)
+    size = check_number("checkpoint_bytes", checkpoint_bytes)
+    made = _Ledger(o)
+    steps = made.add(training_steps, "steps", tokens=total, tokens_per_step=per_step)
+    flops = made.add(run_flops, "flops", tokens=total, flops_per_token=per_token)
+    alone = made.add(productive_seconds, "time without failures", steps=steps, step_seconds=step)
+    kept = made.goodput(device, count, size, step, alone)
+    wall = made.add(wall_seconds, "time", productive_seconds=alone, goodput=kept["goodput"])
+    failures = made.add(expected_failures, "failures", wall_seconds=wall, mtbf_seconds=kept["mtbf_seconds"])
+    hours = made.add(run_device_hours, "device-hours", wall_seconds=wall, devices=count)
+    dollars = None
+    paid, unpaid = price_of(device, count, o.price, o.provider, o.region, o.kind)
     if paid is not None:
         rate = paid.dollars_per_device_hour
-        cost = term(run_dollars, "dollars", device_hours=hours.value, dollars_per_device_hour=rate)
-        shown.append(cost)
-
-    before = len(assumed)
-    share = given(power_fraction, _POWER, most=1, above=True)
-    host = given(host_watts, _HOST)
-    effectiveness = given(pue, _PUE, least=1)
-    power = energy = None
-    if device.tdp_watts is not None:
-        power = term(device_power_watts, "power", tdp_watts=device.tdp_watts, power_fraction=share, host_watts=host)
-        energy = term(run_energy_kwh, "energy", device_hours=hours.value, watts=power.value, pue=effectiveness)
-        shown += [power, energy]
-    else:
-        del assumed[before:]
-        reasons["energy_kwh"] = reasons["watts"] = f"the power of {device.name} is not published"
-
-    def scaled(value: float | None, end: int) -> float | None:
-        return None if interval is None or value is None else value * (interval[end] / step)
-
-    days = wall.value / 86400
-    dollars = None if cost is None else float(cost.value)
+        dollars = float(made.add(run_dollars, "dollars", device_hours=hours, dollars_per_device_hour=rate))
+    power = made.energy(device, hours)
+    reasons = {} if paid else {"dollars": unpaid, "price": unpaid}
+    if power["watts"] is None:
+        reasons |= dict.fromkeys(("energy_kwh", "watts"), f"the power of {device.name} is not published")
+    central: dict[str, Any] = {"days": wall / 86400, "device_hours": hours, "dollars": dollars}
+    scaled: dict[str, Any] = {
+        f"{name}_{end}": None if interval is None or value is None else value * (interval[i] / step)
+        for name, value in central.items()
+        for i, end in enumerate(("low", "high"))
+    }
     return TrainingRun(
         accelerator=device.name,
         devices=count,
         tokens=total,
         tokens_per_step=per_step,
-        steps=steps.value,
-        flops=float(flops.value),
+        steps=steps,
+        flops=float(flops),
         step_seconds=step,
-        days=days,
-        days_without_failures=alone.value / 86400,
-        device_hours=hours.value,
-        dollars=dollars,
+        days_without_failures=alone / 86400,
         price=paid,
-        energy_kwh=None if energy is None else float(energy.value),
-        watts=None if power is None else float(power.value),
-        goodput=goodput.value,
-        checkpoint_seconds=write.value,
-        checkpoint_interval_seconds=every,
-        mtbf_seconds=mtbf.value,
-        failures_expected=failures.value,
-        days_low=scaled(days, 0),
-        days_high=scaled(days, 1),
-        device_hours_low=scaled(hours.value, 0),
-        device_hours_high=scaled(hours.value, 1),
-        dollars_low=scaled(dollars, 0),
-        dollars_high=scaled(dollars, 1),
-        terms=tuple(shown),
-        defaults=tuple(assumed),
+        failures_expected=failures,
+        terms=tuple(made.terms),
+        defaults=tuple(made.assumed),
         reasons=reasons,
+        **kept,
+        **power,
+        **central,
+        **scaled,
     )
 
 
@@ -665,13 +673,13 @@ def price_of(
     kind: str,
 ) -> tuple[Price | None, str]:
     """The price to compute with; or None, and the reason."""
-    check_choice("kind", kind, ("on_demand", "spot"))
+    check_choice("kind", kind, PRICE_KINDS)
     if price is None:
         return _newest_price(device, count, provider, region, kind)
     if provider is not None or region is not None:
         raise LLMHWError(f"price={price!s} is given: leave provider and region out")
     if not isinstance(price, Price):
-        return _given_price(device, _checked("price", price, above=True)), ""
+        return _given_price(device, check_number("price", price, above=True)), ""
     if price.accelerator != device.name:
         raise LLMHWError(f"price={price!s} is one of {price.accelerator}, not of {device.name}")
     return price, ""

@@ -7,13 +7,18 @@ answer follows from other fields, a property has it: `pipeline_schedule`, `batch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from textwrap import fill
+from typing import Any, TypeVar
 
 from llmhw.hardware import Cluster
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, check_choice, check_count, check_divides, maximum, where
+from llmhw.units import LLMHWError, check_choice, check_count, check_divides, check_number, maximum, where
+
+C = TypeVar("C", bound=type)
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
@@ -27,6 +32,76 @@ ENGINES = (*PAGE_SIZES, "transformers", "llama.cpp", "litgpt")
 SPLITS = ("tensor", "layers")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
+
+
+# -- fields -----------------------------------------------------------------------------------
+# A field says once what it means and what it must hold: the class's docstring, its check and the option of the command
+# are made from that. None is what was not asked.
+
+
+def asked(meaning: str, default: Any, kind: Any, check: Callable[[str, Any], Any] | None = None) -> Any:
+    """A field that a person may set.
+
+    kind    int, float, bool, str, or the names to choose from
+    check   from the field's name and value to the value, or an `LLMHWError`
+    """
+    return field(default=default, metadata={"meaning": meaning, "kind": kind, "check": check})
+
+
+def count(meaning: str, default: int | None = 1, *, least: int = 1) -> Any:
+    """A whole number."""
+    return asked(meaning, default, int, partial(check_count, least=least))
+
+
+def number(meaning: str, default: float | None = None, **bounds: Any) -> Any:
+    """A number; `bounds` as in `llmhw.units.check_number`."""
+    return asked(meaning, default, float, partial(check_number, **bounds))
+
+
+def share(meaning: str, default: float, rule: str, holds: Callable[[float], bool]) -> Any:
+    """A part of a whole; `rule` says in words what `holds` tests."""
+
+    def check(name: str, value: float) -> float:
+        if not holds(value):
+            raise LLMHWError(f"{name}={value!r} must be {rule}")
+        return value
+
+    return asked(meaning, default, float, check)
+
+
+def choice(names: Iterable[str], meaning: str, default: str | None) -> Any:
+    """One of a few names."""
+    return asked(meaning, default, tuple(names), partial(check_choice, choices=names))
+
+
+def flag(meaning: str, default: bool | None = False) -> Any:
+    """Yes or no."""
+    return asked(meaning, default, bool)
+
+
+def check_fields(job: Any) -> None:
+    """Check every field of a dataclass by itself."""
+    for f in fields(job):
+        check, value = f.metadata.get("check"), getattr(job, f.name)
+        if check and value is not None:
+            object.__setattr__(job, f.name, check(f.name, value))
+
+
+def documented(made: C) -> C:
+    """A dataclass whose docstring lists its fields, after the first paragraph."""
+    rows: dict[str, str] = {}
+    for f in fields(made):
+        if f.metadata:
+            kind = f.metadata["kind"]
+            rows[f.name] = f.metadata["meaning"] + (f" [{'|'.join(kind)}]" if isinstance(kind, tuple) else "")
+    wide = 4 + max(map(len, rows)) + 2
+    lines = [fill(f"    {name}".ljust(wide) + text, 118, subsequent_indent=" " * wide) for name, text in rows.items()]
+    first, blank, rest = (made.__doc__ or "").partition("\n\n")
+    made.__doc__ = "\n".join([first, "", *lines]) + blank + rest
+    return made
+
+
+# -- training ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +150,10 @@ class Layout:
         return maximum(1, self.inside // (self.ep * self.expert_tp) // self.replicas)
 
 
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallelism:
     """How a job is split over devices.
-
-    dp                  data-parallel ranks; with ZeRO or FSDP they share the states
-    tp, pp, cp          tensor-, pipeline- and context-parallel ranks
-    ep                  expert-parallel ranks, taken out of the dp x cp x tp ranks of a stage
-    expert_tp           tensor-parallel ranks inside one expert
-    vpp                 virtual stages: model chunks that each pipeline rank holds
-    schedule            gpipe, 1f1b (interleaved where vpp > 1), interleaved or zero-bubble
-    sequence_parallel   split norms and residuals over the tp ranks too (Korthikanti et al. 2022)
-    zero                0 all replicated; 1 optimizer states split over dp (also Megatron's distributed optimizer);
-                        2 gradients too; 3 weights too (FSDP and FSDP2)
-    replicas            HSDP: copies of the sharded model; dp / replicas ranks share one copy
-    cp_kind             ring or all-gather
-    offload             what lies in host memory: none, optimizer, or all (weights, gradients and optimizer)
-    uneven              deal layers that pp x vpp does not divide as evenly as possible, the embedding and the head each
-                        counting as a layer (Megatron-LM's account-for-embedding and account-for-loss options)
 
     The number of devices is dp x tp x pp x cp.
 
@@ -100,27 +161,25 @@ class Parallelism:
     64
     """
 
-    dp: int = 1
-    tp: int = 1
-    pp: int = 1
-    cp: int = 1
-    ep: int = 1
-    expert_tp: int = 1
-    vpp: int = 1
-    schedule: str = "1f1b"
-    sequence_parallel: bool = False
-    zero: int = 0
-    replicas: int = 1
-    cp_kind: str = "ring"
-    offload: str = "none"
-    uneven: bool = False
+    dp: int = count("Data-parallel ranks; with ZeRO or FSDP they share the states.")
+    tp: int = count("Tensor-parallel ranks.")
+    pp: int = count("Pipeline stages.")
+    vpp: int = count("Virtual stages: model chunks on each stage.")
+    cp: int = count("Context-parallel ranks.")
+    cp_kind: str = choice(CP_KINDS, "How context-parallel ranks pass keys and values on.", "ring")
+    ep: int = count("Expert-parallel ranks, out of the dp x cp x tp ranks of a stage.")
+    expert_tp: int = count("Tensor-parallel ranks of an expert.")
+    zero: int = asked("ZeRO stage: 1 splits optimizer states, 2 gradients too, 3 weights too (FSDP).", 0, int)
+    replicas: int = count("HSDP: copies of the sharded model; dp / replicas ranks share one.")
+    sequence_parallel: bool = flag("Split norms and residuals over the tp ranks too (Korthikanti et al. 2022).")
+    schedule: str = choice(SCHEDULES, "Order of a pipeline's work; 1f1b is interleaved where vpp > 1.", "1f1b")
+    uneven: bool = flag(
+        "Embedding and head count as layers where stages share them out (Megatron-LM's account-for-embedding)."
+    )
+    offload: str = choice(OFFLOAD, "In host memory; all: weights, gradients and optimizer.", "none")
 
     def __post_init__(self) -> None:
-        for name in ("dp", "tp", "pp", "cp", "ep", "expert_tp", "vpp", "replicas"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("cp_kind", self.cp_kind, CP_KINDS)
-        check_choice("offload", self.offload, OFFLOAD)
+        check_fields(self)
         if self.zero not in (0, 1, 2, 3):
             raise LLMHWError(f"zero={self.zero!r} is not a stage; use 0, 1, 2 or 3 (FSDP is 3)")
         check_divides("replicas", self.replicas, "dp", self.dp)
@@ -180,6 +239,26 @@ def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int
     return devices // taken
 
 
+def _experts(spec: ModelSpec) -> int:
+    """Routed experts of a layer; 1 in a dense model."""
+    return max((t.experts for layer, _ in spec.layer_kinds for t in layer.tensors), default=1)
+
+
+def _check_tensor_ranks(spec: ModelSpec, cluster: Cluster, tp: int, devices: int) -> None:
+    """Heads can be dealt to tp ranks, and those of a job of so many devices to nodes."""
+    check_divides("tp", tp, "heads", spec.heads)
+    if spec.kv_heads % tp and tp % spec.kv_heads:
+        raise LLMHWError(
+            f"tp={tp} neither divides kv_heads={spec.kv_heads} nor is a multiple of it, so KV heads can be "
+            "neither split nor copied evenly"
+        )
+    node = cluster.devices_per_node
+    if (tp > node and tp % node) or (tp < node and node % tp and devices > node):
+        raise LLMHWError(
+            f"tp={tp} does not fit node boundaries: neither it nor devices_per_node={node} divides the other"
+        )
+
+
 def _check_stages(p: Parallelism, layers: int) -> None:
     """Every chunk of the pipeline gets something to do."""
     chunks = p.pp * p.vpp
@@ -193,31 +272,10 @@ def _check_stages(p: Parallelism, layers: int) -> None:
     check_divides("pp x vpp", chunks, "layers", layers)
 
 
-def trained_with_dropout(spec: ModelSpec) -> bool:
-    """Whether a model's family was: the first GPTs and their contemporaries were, later ones are not."""
-    return spec.model_type in ("gpt2", "gpt_neo", "gptj", "gpt_bigcode", "bloom", "opt")
-
-
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """A training job: what is trained, on what, and how it is laid out.
-
-    model, cluster, parallelism
-    micro_batch    sequences that one data-parallel rank passes through the model at a time
-    global_batch   sequences of one optimizer step, over all ranks; default: one micro-batch for each rank
-    seq_len        tokens of a sequence
-    precision      see `llmhw.memory.PRECISIONS`
-    optimizer      see `llmhw.memory.OPTIMIZERS`
-    recompute      none; selective (attention's core); per-op (torchtitan's selective checkpointing: the outputs of
-                   attention and of every second matrix product are kept); full (every layer); or block
-                   (`recompute_layers` of each stage)
-    compute        number format that matrix products are done in: fp8 (one scale a tensor), fp8-block, mxfp8, nvfp4;
-                   or fp16, bf16, tf32, fp32; default: bf16, or fp32 where `precision` is fp32
-    attention      flash (fused, no score matrix) or eager
-    kernels        torch (plain PyTorch and transformers, SDPA) or megatron (fused kernels, Korthikanti et al. 2022)
-    frozen         only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights
-    dropout        apply dropout; default: with Megatron's kernels, where the family was trained with it
-    expert_imbalance   tokens of the busiest expert rank over the mean
 
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
     """
@@ -225,31 +283,34 @@ class TrainingJob:
     model: ModelSpec
     cluster: Cluster
     parallelism: Parallelism = Parallelism()
-    micro_batch: int = 1
-    global_batch: int | None = None
-    seq_len: int = 4096
-    precision: str = "bf16-mixed"
-    optimizer: str = "adamw"
-    compute: str | None = None
-    recompute: str = "none"
-    recompute_layers: int = 0
-    attention: str = "flash"
-    kernels: str = "torch"
-    frozen: bool = False
-    dropout: bool | None = None
-    expert_imbalance: float = 1.0
+    micro_batch: int = count("Sequences that one data-parallel rank passes through the model at a time.")
+    global_batch: int | None = count("Sequences of an optimizer step, over all ranks; default: micro_batch x dp.", None)
+    seq_len: int = count("Tokens of each sequence.", 4096)
+    recompute: str = choice(
+        RECOMPUTE,
+        "What runs again: attention's core (selective), every second matrix product and all that is none (per-op, of "
+        "torchtitan), every layer (full), or recompute_layers of each stage (block).",
+        "none",
+    )
+    recompute_layers: int = count("Layers of each stage, where recompute is block.", 0, least=0)
+    precision: str = asked("Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str)
+    compute: str | None = choice(
+        COMPUTE,
+        "Format of matrix products; default: bf16, or fp32 where precision is fp32.",
+        None,
+    )
+    optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str)
+    frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
+    attention: str = choice(ATTENTION, "flash is fused: no score matrix.", "flash")
+    kernels: str = choice(KERNELS, "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022).", "torch")
+    dropout: bool | None = flag(
+        "Apply dropout; default: with Megatron's kernels, where the family was trained with it.", None
+    )
+    expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         p, spec = self.parallelism, self.model
-        check_count("micro_batch", self.micro_batch)
-        check_count("seq_len", self.seq_len)
-        check_choice("recompute", self.recompute, RECOMPUTE)
-        check_choice("attention", self.attention, ATTENTION)
-        check_choice("kernels", self.kernels, KERNELS)
-        check_choice("compute", self.compute_format, COMPUTE)
-        check_count("global_batch", self.batch)
-        if not 1 <= self.expert_imbalance < float("inf"):
-            raise LLMHWError(f"expert_imbalance={self.expert_imbalance!r} must be a number of at least 1")
         if p.devices != self.cluster.devices:
             raise LLMHWError(
                 f"dp x tp x pp x cp = {p.dp} x {p.tp} x {p.pp} x {p.cp} = {p.devices} is not the cluster's "
@@ -260,12 +321,7 @@ class TrainingJob:
                 f"micro_batch x dp = {self.micro_batch} x {p.dp} does not divide global_batch={self.batch}; "
                 f"use a multiple of {self.micro_batch * p.dp}"
             )
-        check_divides("tp", p.tp, "heads", spec.heads)
-        if spec.kv_heads % p.tp and p.tp % spec.kv_heads:
-            raise LLMHWError(
-                f"tp={p.tp} neither divides kv_heads={spec.kv_heads} nor is a multiple of it, so KV heads can be "
-                "neither split nor copied evenly"
-            )
+        _check_tensor_ranks(spec, self.cluster, p.tp, p.devices)
         _check_stages(p, spec.num_layers)
         if p.cp > 1 and self.seq_len % (2 * p.cp):
             raise LLMHWError(
@@ -273,7 +329,7 @@ class TrainingJob:
             )
         if p.sequence_parallel and self.seq_len % p.tp:
             raise LLMHWError(f"tp={p.tp} with sequence_parallel does not divide seq_len={self.seq_len}")
-        experts = max((t.experts for layer, _ in spec.layer_kinds for t in layer.tensors), default=1)
+        experts = _experts(spec)
         if p.ep > 1 and experts == 1:
             raise LLMHWError(f"ep={p.ep} spreads experts, and {spec.name} has none; use ep=1")
         if p.ep > 1:
@@ -282,11 +338,6 @@ class TrainingJob:
             raise LLMHWError(
                 f"the interleaved schedule needs micro-batches in multiples of pp={p.pp}; there are "
                 f"{self.micro_batches} = global_batch / (micro_batch x dp)"
-            )
-        node = self.cluster.devices_per_node
-        if (p.tp > node and p.tp % node) or (p.tp < node and node % p.tp and p.devices > node):
-            raise LLMHWError(
-                f"tp={p.tp} does not fit node boundaries: neither it nor devices_per_node={node} divides the other"
             )
         if self.recompute == "block" and not 0 < self.recompute_layers <= spec.num_layers // p.pp:
             raise LLMHWError(
@@ -313,7 +364,7 @@ class TrainingJob:
     def dropout_masks(self) -> bool:
         """Whether dropout is applied: as asked, or with Megatron's kernels as the family was trained."""
         if self.dropout is None:
-            return self.kernels == "megatron" and trained_with_dropout(self.model)
+            return self.kernels == "megatron" and self.model.dropout
         return self.dropout
 
     def recomputes(self, number: int) -> bool:
@@ -326,28 +377,17 @@ class TrainingJob:
         return self.parallelism.layout(self.micro_batch, self.micro_batches)
 
 
+# -- serving ----------------------------------------------------------------------------------
+
+
+def _format(name: str, value: str) -> str:
+    return number_format(value).name
+
+
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingJob:
     """A serving job: what is served, on what, in which formats, and what one instance of the engine may take.
-
-    model, cluster
-    tp, pp              tensor- and pipeline-parallel ranks
-    attention_dp        data-parallel attention: groups of tp ranks that share the experts, each with its own sequences
-    ep                  expert-parallel ranks, out of the tp x attention_dp of a stage; the rest of these cut experts
-    weights, kv         number formats of the weights and of the KV cache: see `llmhw.number_formats()`
-    page_size           tokens of a page (PagedAttention's block); default: the engine's
-    engine              vllm, tensorrt-llm, sglang, transformers, llama.cpp or litgpt
-    utilization         share of a device's memory that the engine may take (vLLM's gpu_memory_utilization)
-    max_sequences       sequences that run at a time, on each group of tp x pp ranks
-    max_batched_tokens  most tokens of one forward pass, on each group of tp x pp ranks
-    max_model_len       longest sequence, prompt and answer; default: the model's own limit
-    prefix_tokens       tokens at the start that all sequences share, cached once
-    lora_adapters       adapters that lie on the device beside the model, each with lora_rank
-    weight_offload, kv_offload   share of the weights, and of the KV cache, that lies in host memory
-    split               tensor; or layers: the pp ranks take turns and never work at once (llama.cpp's layer split,
-                        device_map="auto" of transformers)
-    all_reduce          how tp ranks add up: two-shot (each adds up its part, then all gather), one-shot (each reads
-                        everything: one exchange, more bytes), nvls (the switch adds up), or auto, the fastest
 
     One instance takes tp x pp x attention_dp devices; the cluster holds one or more (`replicas`). Raises `LLMHWError`
     for a layout that cannot run; one that does not fit in memory is an answer, not an error.
@@ -360,51 +400,50 @@ class ServingJob:
 
     model: ModelSpec
     cluster: Cluster
-    tp: int = 1
-    pp: int = 1
-    ep: int = 1
-    attention_dp: int = 1
-    weights: str = "bf16"
-    kv: str = "bf16"
-    page_size: int | None = None
-    engine: str = "vllm"
-    utilization: float = 0.9
-    max_sequences: int = 256
-    max_batched_tokens: int = 8192
-    max_model_len: int | None = None
-    prefix_tokens: int = 0
-    lora_adapters: int = 0
-    lora_rank: int = 16
-    weight_offload: float = 0.0
-    kv_offload: float = 0.0
-    split: str = "tensor"
-    all_reduce: str = "two-shot"
+    tp: int = count("Tensor-parallel ranks.")
+    pp: int = count("Pipeline stages.")
+    ep: int = count("Expert-parallel ranks, out of the tp x attention_dp of a stage; the rest of these cut experts.")
+    attention_dp: int = count("Groups of tp ranks that share the experts, each with its own sequences.")
+    split: str = choice(
+        SPLITS,
+        "layers: the pp stages take turns, as llama.cpp's layer split and transformers' device_map='auto' do.",
+        "tensor",
+    )
+    all_reduce: str = choice(
+        ALL_REDUCES,
+        "How tp ranks add up: each a part (two-shot), each everything (one-shot: one exchange, more bytes), the switch "
+        "(nvls), or the fastest (auto).",
+        "two-shot",
+    )
+    engine: str = choice(ENGINES, "What serves.", "vllm")
+    weights: str = asked("Weight format: `llmhw formats`.", "bf16", str, _format)
+    kv: str = asked("Cache format.", "bf16", str, _format)
+    page_size: int | None = count("Tokens of a page of the cache (PagedAttention); default: the engine's.", None)
+    utilization: float = share(
+        "Share of the memory that the engine may take (vLLM's gpu_memory_utilization).",
+        0.9,
+        "above 0 and at most 1; vLLM's default is 0.9",
+        lambda x: 0 < x <= 1,
+    )
+    max_sequences: int = count("Sequences that run at a time, on each group of tp x pp ranks.", 256)
+    max_batched_tokens: int = count("Most tokens of one forward pass, on each group of tp x pp ranks.", 8192)
+    max_model_len: int | None = count("Longest sequence, prompt and answer; default: the model's own limit.", None)
+    prefix_tokens: int = count("Tokens that all sequences begin with, cached once.", 0, least=0)
+    lora_adapters: int = count("Adapters that lie on the device beside the model.", 0, least=0)
+    lora_rank: int = count("Rank of each adapter.", 16)
+    weight_offload: float = share(
+        "Share of the weights that lies in host memory.", 0.0, "a share from 0 to 1", lambda x: 0 <= x <= 1
+    )
+    kv_offload: float = share(
+        "Share of the cache that lies in host memory.", 0.0, "a share of at least 0 and below 1", lambda x: 0 <= x < 1
+    )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         spec = self.model
-        for name in ("tp", "pp", "ep", "attention_dp", "max_sequences", "max_batched_tokens", "lora_rank"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
-        for name in ("prefix_tokens", "lora_adapters"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name), least=0))
-        check_choice("engine", self.engine, ENGINES)
-        check_choice("split", self.split, SPLITS)
-        check_choice("all_reduce", self.all_reduce, ALL_REDUCES)
-        for name in ("weights", "kv"):
-            object.__setattr__(self, name, number_format(getattr(self, name)).name)
-        if not 0 < self.utilization <= 1:
-            raise LLMHWError(f"utilization={self.utilization!r} must be above 0 and at most 1; vLLM's default is 0.9")
-        if not 0 <= self.weight_offload <= 1:
-            raise LLMHWError(f"weight_offload={self.weight_offload!r} must be a share from 0 to 1")
-        if not 0 <= self.kv_offload < 1:
-            raise LLMHWError(f"kv_offload={self.kv_offload!r} must be a share of at least 0 and below 1")
         self._check_lengths()
         self._check_layout()
-        check_divides("tp", self.tp, "heads", spec.heads)
-        if spec.kv_heads % self.tp and self.tp % spec.kv_heads:
-            raise LLMHWError(
-                f"tp={self.tp} neither divides kv_heads={spec.kv_heads} nor is a multiple of it, so KV heads can be "
-                "neither split nor copied evenly"
-            )
+        _check_tensor_ranks(spec, self.cluster, self.tp, self.devices)
         if self.pp > spec.num_layers:
             raise LLMHWError(f"pp={self.pp} is more than layers={spec.num_layers}; every stage needs a layer")
 
@@ -412,13 +451,11 @@ class ServingJob:
         """Lengths of sequences and of pages."""
         if not (self.max_model_len or self.model.max_seq_len):
             raise LLMHWError(f"{self.model.name} states no longest sequence; give max_model_len")
-        check_count("max_model_len", self.context_limit)
         if self.prefix_tokens >= self.context_limit:
             raise LLMHWError(
                 f"prefix_tokens={self.prefix_tokens} must be less than max_model_len={self.context_limit}, "
                 "which it is a part of"
             )
-        check_count("page_size", self.page_tokens)
         if self.page_tokens > 1 and self.engine not in PAGE_SIZES:
             raise LLMHWError(
                 f"page_size={self.page_size}: {self.engine} keeps the cache of a sequence in one block; use 1, or an "
@@ -435,7 +472,7 @@ class ServingJob:
             )
         if self.split == "layers" and self.tp > 1:
             raise LLMHWError(f"split='layers' deals whole layers to pp ranks, and tp={self.tp} cuts them; use tp=1")
-        experts = max((t.experts for layer, _ in spec.layer_kinds for t in layer.tensors), default=1)
+        experts = _experts(spec)
         if experts == 1:
             for name in ("ep", "attention_dp"):
                 if getattr(self, name) > 1:
@@ -448,11 +485,6 @@ class ServingJob:
             raise LLMHWError(
                 f"ep={self.ep} does not divide tp x attention_dp = {self.tp} x {self.attention_dp} = "
                 f"{self.tp * self.attention_dp}, the ranks of a stage that experts are spread over"
-            )
-        node = self.cluster.devices_per_node
-        if (self.tp > node and self.tp % node) or (self.tp < node and node % self.tp and devices > node):
-            raise LLMHWError(
-                f"tp={self.tp} does not fit node boundaries: neither it nor devices_per_node={node} divides the other"
             )
 
     @property

@@ -7,12 +7,11 @@ A queue that is offered more than it can serve waits for ever: its formulas give
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import e, inf, isfinite
-from numbers import Real
+from math import e, inf
 from typing import Any
 
 from llmhw.formula import formula
-from llmhw.units import LLMHWError, check_count, where
+from llmhw.units import check_count, check_number, where
 
 # -- waiting ----------------------------------------------------------------------------------
 
@@ -188,20 +187,6 @@ def saturation_per_second(*, prefill_seconds: Any, decode_steps: Any, step_secon
     return 1 / (prefill_seconds + decode_steps * step_seconds / batch)
 
 
-def number_from(argument: str, value: Any, least: float = 0.0, *, above: bool = False) -> float:
-    """`value` as a float, finite and of at least `least` (or above it), else a clear error.
-
-    >>> number_from("rate", 0, above=True)
-    Traceback (most recent call last):
-    llmhw.units.LLMHWError: rate=0 must be a number above 0
-    """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not isfinite(value) or value < least or (above and value == least):
-        rule = f"above {least:g}" if above else f"of at least {least:g}"
-        raise LLMHWError(f"{argument}={value!r} must be a number {rule}")
-    return float(value)
-
-
 @dataclass(frozen=True, slots=True)
 class StepModel:
     """Time of an engine's step, affine in what it does.
@@ -224,7 +209,7 @@ class StepModel:
 
     def __post_init__(self) -> None:
         for name in ("base_seconds", "prefill_token_seconds", "sequence_seconds", "cached_token_seconds"):
-            object.__setattr__(self, name, number_from(name, getattr(self, name)))
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
 
     def __call__(
         self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int, /
@@ -254,7 +239,7 @@ class StepModel:
             sequence_seconds=self.sequence_seconds,
             cached_token_seconds=self.cached_token_seconds,
             sequences=count,
-            cached_tokens=count * number_from("context", context),
+            cached_tokens=count * check_number("context", context),
         )
         return float(decode_tokens_per_second(batch=count, step_seconds=seconds)) if seconds else inf
 
@@ -267,7 +252,7 @@ class StepModel:
         33.3
         """
         count = check_count("batch", batch)
-        inputs, outputs = number_from("input_tokens", input_tokens), number_from("output_tokens", output_tokens, 1)
+        inputs, outputs = check_number("input_tokens", input_tokens), check_number("output_tokens", output_tokens, 1)
         seconds = affine_step_seconds(
             base_seconds=self.base_seconds,
             sequence_seconds=self.sequence_seconds,

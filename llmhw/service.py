@@ -20,10 +20,10 @@ from llmhw.hardware import Cluster, Price
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
-from llmhw.queueing import StepModel, number_from
+from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
 from llmhw.serving_time import Engine, bound, engine_of
-from llmhw.units import LLMHWError, check_count, format_quantity, html_table, text_table
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, html_table, text_table
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -449,11 +449,11 @@ def serve(
     if concurrency is not None and rate is not None:
         raise LLMHWError(f"concurrency={concurrency} and rate={rate} are two ways to say the load; give one")
     asked = None if concurrency is None else check_count("concurrency", concurrency)
-    wanted = None if rate is None else number_from("rate", rate, above=True)
+    wanted = None if rate is None else check_number("rate", rate, above=True)
     drafted = check_count("draft_tokens", draft_tokens) if draft is not None else 0
     for name, limit in (("slo_ttft", slo_ttft), ("slo_tpot", slo_tpot)):
         if limit is not None:
-            number_from(name, limit, above=True)
+            check_number(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
     if prompt + answer > job.context_limit:
@@ -862,7 +862,7 @@ def _load(
     from llmhw.simulation.load import drawer
 
     if trace is None:
-        wanted = number_from("rate", rate, above=True)
+        wanted = check_number("rate", rate, above=True)
         count = check_count("requests", 1000 if requests is None else requests)
         coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
 

@@ -6,6 +6,7 @@ Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
@@ -280,6 +281,23 @@ def check_count(argument: str, value: Any, least: int = 1) -> int:
     if not whole or value < least:
         raise LLMHWError(f"{argument}={value!r} must be a whole number of at least {least}")
     return int(value)
+
+
+def check_number(
+    argument: str, value: Any, least: float = 0.0, *, most: float = float("inf"), above: bool = False
+) -> float:
+    """`value` as a finite float within its bounds, else a clear error; `above`: `least` itself is not allowed.
+
+    >>> check_number("rate", 0, above=True)
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: rate=0 must be a number above 0
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not least <= value <= most or value == float("inf") or (above and value == least):
+        rule = f"above {least:g}" if above else f"of at least {least:g}"
+        upper = f" and at most {most:g}" if most < float("inf") else ""
+        raise LLMHWError(f"{argument}={value!r} must be a number {rule}{upper}")
+    return float(value)
 
 
 def check_divides(divisor: str, d: int, number: str, n: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llmhw.queueing import StepModel, littles_law, number_from
+from llmhw.queueing import StepModel, littles_law
 from llmhw.simulation.batching import Batches, Continuous
 from llmhw.simulation.cache import OutOfBlocksError, PageTable
 from llmhw.simulation.engine import MODES, SLO, Engine, StepSeconds
@@ -29,7 +29,7 @@ from llmhw.simulation.record import RequestTrace, Run, StepTrace
 from llmhw.simulation.result import SimulationResult
 from llmhw.simulation.sources import Open, Prefilled, Users
 from llmhw.simulation.statistics import Quantiles, Spread
-from llmhw.units import LLMHWError, check_count, format_quantity
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity
 
 __all__ = [
     "MODES",
@@ -86,7 +86,7 @@ def simulate(
             low, high = trace_seconds
         except (TypeError, ValueError):
             raise LLMHWError(f"trace_seconds={trace_seconds!r} must be two numbers, (from, to)") from None
-        number_from("trace_seconds[1]", high, number_from("trace_seconds[0]", low))
+        check_number("trace_seconds[1]", high, check_number("trace_seconds[0]", low))
     run = Run(slo, trace_requests, trace_seconds)
     source = Users(engine, requests) if isinstance(requests, Closed) else Open(engine, requests)
     machine: Continuous | Batches

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import inf
 
-from llmhw.queueing import number_from
 from llmhw.simulation.load import Request
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, check_number
 
 StepSeconds = Callable[[int, int, int, int], float]
 
@@ -29,7 +28,7 @@ class SLO:
     def __post_init__(self) -> None:
         for name in ("ttft_seconds", "tpot_seconds"):
             if getattr(self, name) != inf:
-                number_from(name, getattr(self, name))
+                check_number(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Engine:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         for name in ("max_delay_seconds", "transfer_seconds", "transfer_token_seconds", "watermark"):
-            number_from(name, getattr(self, name))
+            check_number(name, getattr(self, name))
         if self.watermark >= 1:
             raise LLMHWError(f"watermark={self.watermark!r} must be below 1, such as 0.01")
         sizes = tuple(sorted(check_count("preferred_sizes", size) for size in self.preferred_sizes))

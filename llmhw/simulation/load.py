@@ -9,8 +9,7 @@ from os import PathLike
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from llmhw.queueing import number_from
-from llmhw.units import LLMHWError, check_count, nearest
+from llmhw.units import LLMHWError, check_count, check_number, nearest
 
 
 class Request(NamedTuple):
@@ -53,7 +52,7 @@ class Exponential:
     mean: float
 
     def __post_init__(self) -> None:
-        number_from("mean", self.mean, above=True)
+        check_number("mean", self.mean, above=True)
 
     def draw(self, random: Random, /) -> int:
         return max(1, ceil(random.expovariate(1) * self.mean))
@@ -72,8 +71,8 @@ class LogNormal:
     most: int | None = None
 
     def __post_init__(self) -> None:
-        number_from("median", self.median, above=True)
-        number_from("sigma", self.sigma)
+        check_number("median", self.median, above=True)
+        check_number("sigma", self.sigma)
         least = check_count("least", self.least)
         if self.most is not None:
             check_count("most", self.most, least)
@@ -156,13 +155,13 @@ class Poisson:
     def __post_init__(self) -> None:
         if isinstance(self.rate, (int, float)) and self.rate == 0:
             raise LLMHWError(f"rate={self.rate!r} must be a number above 0; no request would ever come")
-        number_from("rate", self.rate, above=True)
+        check_number("rate", self.rate, above=True)
         if self.requests is None and self.seconds is None:
             raise LLMHWError("requests=None needs seconds= in its place: without both, the requests never end")
         if self.requests is not None:
             check_count("requests", self.requests, 0)
         if self.seconds is not None:
-            number_from("seconds", self.seconds)
+            check_number("seconds", self.seconds)
         _check_seed(self.seed)
         drawer("input_tokens", self.input_tokens, 0)
         drawer("output_tokens", self.output_tokens, 0)
@@ -203,7 +202,7 @@ class Closed:
     def __post_init__(self) -> None:
         check_count("concurrency", self.concurrency)
         check_count("requests", self.requests, 0)
-        number_from("think_seconds", self.think_seconds)
+        check_number("think_seconds", self.think_seconds)
         _check_seed(self.seed)
         drawer("input_tokens", self.input_tokens, 0)
         drawer("output_tokens", self.output_tokens, 0)
@@ -226,7 +225,7 @@ class Recorded:
     most: int | None = None
 
     def __post_init__(self) -> None:
-        number_from("speed", self.speed, above=True)
+        check_number("speed", self.speed, above=True)
         if self.most is not None:
             check_count("most", self.most, 0)
 

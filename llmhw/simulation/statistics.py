@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from math import ceil, exp, inf, log
 
-from llmhw.queueing import number_from
-from llmhw.units import LLMHWError, check_count
+from llmhw.units import LLMHWError, check_count, check_number
 
 
 class Quantiles:
@@ -28,7 +27,7 @@ class Quantiles:
     __slots__ = ("_buckets", "_count", "_exact", "_least", "_most", "_pending", "_sum", "_width", "relative_error")
 
     def __init__(self, relative_error: float = 0.01, exact: int = 10_000) -> None:
-        self.relative_error = number_from("relative_error", relative_error, above=True)
+        self.relative_error = check_number("relative_error", relative_error, above=True)
         if self.relative_error >= 1:
             raise LLMHWError(f"relative_error={relative_error!r} must be below 1, such as 0.01")
         self._exact = check_count("exact", exact)

@@ -221,7 +221,7 @@ def _megatron_job(row: Row, spec: ModelSpec, recompute: str) -> float:
         seq_len=row.count("seq_len", None),
         precision="bf16-mixed-fp32-grads",
         kernels="megatron",
-        compute="fp8" if row["precision"] == "fp8" else "",
+        compute="fp8" if row["precision"] == "fp8" else None,
         recompute=recompute,
     )
     return memory(job).allocated_bytes

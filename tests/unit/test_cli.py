@@ -1,4 +1,4 @@
-"""The command as a person runs it: a process, its output and its exit code."""
+"""The command as a person runs it: its output and its exit code."""
 
 from __future__ import annotations
 
@@ -7,25 +7,34 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+import click
 import pytest
 
 import llmhw
 from llmhw.catalog import read_measurements, read_model
+from llmhw.cli import cli
+from llmhw.cost import RunOptions
 from llmhw.validation import KINDS
+from tests.unit.command import answer, refused, run
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", "from llmhw.cli import main; main()", *arguments]
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "llmhw", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-def answer(*arguments: str) -> Any:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def test_a_process_of_its_own() -> None:
+    """All others run in this process."""
+    done = process("models", "gpt2-xl", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [found["name"] for found in json.loads(done.stdout)] == ["gpt2-xl"]
+    done = process("model", "lama-3-70b")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("llmhw: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_model_json_has_the_stable_keys() -> None:
@@ -120,13 +129,7 @@ def test_texts(arguments: list[str], expected: list[str]) -> None:
     ],
 )
 def test_one_clear_line_and_exit_code_2(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("llmhw: ")
-    assert message in lines[0]
+    assert message in refused(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +149,7 @@ def test_one_clear_line_and_exit_code_2(arguments: list[str], message: str) -> N
 def test_bad_config_files(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text, encoding="utf-8")
-    done = run("model", str(path))
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert message in refused("model", str(path))
 
 
 def test_completion_offers_names() -> None:
@@ -203,15 +202,12 @@ def test_measure_beside_the_prediction() -> None:
     ],
 )
 def test_layout_errors(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert message in done.stderr
+    assert message in refused(*arguments)
 
 
 def test_without_torch_measure_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('hidden')", encoding="utf-8")
-    done = run("measure", "params", "gpt2", PYTHONPATH=str(tmp_path))
+    done = process("measure", "params", "gpt2", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert done.stderr == "llmhw: llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'\n"
 
@@ -306,11 +302,7 @@ def test_validate_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     for name, content in (files | {"good.json": "{}"}).items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    done = run("validate", *arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert message in done.stderr
+    assert message in refused("validate", *arguments)
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -336,6 +328,52 @@ def test_train_json_is_the_library_s_answer() -> None:
     assert keys <= set(found)
     assert found["run"]["tokens"] == 15 * 10**12
     assert found["run"]["dollars"] == pytest.approx(2.5 * found["run"]["device_hours"])
+
+
+def test_train_takes_the_options_of_a_run_in_its_own_units() -> None:
+    options = ["--mtbf", "4e4", "--restart", "300", "--checkpoint-interval", "1800", "--checkpoint-blocking", "0.5"]
+    options += ["--storage", "2", "--power-fraction", "0.8", "--host-watts", "100", "--pue", "1.1", "--spot"]
+    given = RunOptions(
+        mtbf_device_hours=4e4,
+        restart_seconds=300,
+        checkpoint_interval_seconds=1800,
+        checkpoint_blocking=0.5,
+        storage_bytes_per_second=2e9,
+        power_fraction=0.8,
+        host_watts=100,
+        pue=1.1,
+        kind="spot",
+    )
+    run = {f.name: getattr(given, f.name) for f in fields(given)}
+    job = llmhw.TrainingJob(model=llmhw.model("gpt2"), cluster=llmhw.Cluster("h100", 1), seq_len=1024)
+    found = answer("train", "gpt2", "--gpu", "h100", "--tokens", "1T", *options)["run"]
+    assert found == json.loads(json.dumps(llmhw.train(job, tokens=1e12, **run).run.to_dict()))
+    assert (found["defaults"], found["price"]["kind"]) == ({}, "spot")
+
+
+@pytest.mark.parametrize("command", ["train", "memory", "serve", "simulate"])
+def test_every_field_of_a_job_is_an_option_with_a_help(command: str) -> None:
+    job = [llmhw.Parallelism, llmhw.TrainingJob] if command in ("train", "memory") else [llmhw.ServingJob]
+    options = {param.name: param for param in cli.commands[command].params}
+    without = {"dp", "weight_offload", "kv_offload"}
+    asked = [f for made in job for f in fields(made) if f.metadata and f.name not in without]
+    assert {f.name for made in job for f in fields(made) if not f.metadata} <= {"model", "cluster", "parallelism"}
+    for f in asked:
+        option = options[f.name]
+        assert isinstance(option, click.Option)
+        assert option.help
+        assert f.name == "seq_len" or option.default == f.default
+    shown = " ".join(run(command, "--help").stdout.split())
+    for f in asked:
+        if isinstance(f.metadata["kind"], tuple):
+            assert f"[{'|'.join(f.metadata['kind'])}]" in shown
+
+
+def test_memory_with_and_without_dropout() -> None:
+    options = ["gpt2", "--gpu", "h100", "--kernels", "megatron"]
+    usual, on, off = (answer("memory", *options, *more) for more in ([], ["--dropout"], ["--no-dropout"]))
+    assert usual == on
+    assert off["allocated_bytes"] < on["allocated_bytes"]
 
 
 def test_train_and_memory_ask_for_the_same_job() -> None:
@@ -417,27 +455,10 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
         ([*ONE, "--csv", "--output", "no/row.csv"], "no/row.csv cannot be written: its folder does not exist"),
     ],
 )
-def test_train_errors(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    """In this process: two dozen more would take seconds to start."""
-    from llmhw.cli import main
-
+def test_train_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
     (tmp_path / "memory.json").write_text('{"reserved_over_allocated": 1.05}', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["llmhw", "train", *arguments])
-    with pytest.raises(SystemExit) as done:
-        main()
-    assert done.value.code == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert len(shown.err.strip().splitlines()) == 1, shown.err
-    assert shown.err.startswith("llmhw: ")
-    assert message in shown.err
+    assert message in refused("train", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["memory.json"]
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,21 +17,7 @@ import llmhw
 from llmhw.catalog import read_calibration
 from llmhw.service import simulate_service
 from llmhw.simulation import LogNormal, Uniform
-
-COMMAND = [sys.executable, "-W", "error", "-c", "from llmhw.cli import main; main()"]
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, check=False, env=os.environ | environment
-    )
-
-
-def answer(*arguments: str) -> Any:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
+from tests.unit.command import answer, refused, run
 
 ON_8 = ["llama-3.1-70b", "--gpu", "h100", "--gpus", "8", "--tp", "4", "--weights", "fp8", "--kv", "fp8"]
 ON_8 += ["--max-model-len", "16384"]
@@ -320,28 +305,14 @@ FILES = {
     ],
 )
 def test_errors_are_one_line_and_write_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    from llmhw.cli import main
-
     for name, content in FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     if "--trace" in arguments and "--rate" not in arguments:
         arguments = [*arguments, "--json", "--output", "found.json"]
-    monkeypatch.setattr(sys, "argv", ["llmhw", *arguments])
-    with pytest.raises(SystemExit) as done:
-        main()
-    assert done.value.code == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert len(shown.err.strip().splitlines()) == 1, shown.err
-    assert shown.err.startswith("llmhw: ")
-    assert message in shown.err
+    assert message in refused(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 

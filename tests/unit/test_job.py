@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from dataclasses import fields, replace
 
 import pytest
 
+from llmhw.cost import RunOptions, training_run
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.model import model
 from llmhw.step_time import time_step
 from llmhw.training import memory, train
+from llmhw.units import LLMHWError
 
 
 def training(name: str = "gpt2", **options: object) -> TrainingJob:
@@ -70,3 +73,36 @@ def test_dropout_is_the_same_in_memory_and_time(name: str, kernels: str, trained
         without = replace(asked, dropout=False)
         assert time_step(without).total < time_step(asked).total
         assert memory(without).allocated_bytes < memory(asked).allocated_bytes
+
+
+@pytest.mark.parametrize("made", [Parallelism, TrainingJob, ServingJob, RunOptions])
+def test_the_docstring_lists_the_fields(made: type) -> None:
+    lines = inspect.getdoc(made).splitlines()  # type: ignore[union-attr]
+    first = [line.split("  ")[0] for line in lines]
+    for f in fields(made):
+        assert (f.name in first) is bool(f.metadata), f.name
+    assert all(len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"global_batch": 0}, "global_batch=0 must be a whole number of at least 1"),
+        ({"compute": ""}, "compute='' is not known; use one of fp32, tf32"),
+        ({"micro_batch": 1.5}, "micro_batch=1.5 must be a whole number"),
+        ({"recompute_layers": -1}, "recompute_layers=-1 must be a whole number of at least 0"),
+        ({"expert_imbalance": float("inf")}, "expert_imbalance=inf must be a number of at least 1"),
+    ],
+)
+def test_a_field_is_checked_by_itself(options: dict[str, object], message: str) -> None:
+    with pytest.raises(LLMHWError, match=message):
+        training(**options)
+    assert training(micro_batch=2.0).micro_batch == 2
+
+
+def test_a_run_takes_options_or_their_names() -> None:
+    asked = RunOptions(price=2.0, pue=1.1)
+    sizes = {"step_seconds": 1, "tokens_per_step": 1e6, "tokens": 1e9, "flops_per_token": 1e9, "checkpoint_bytes": 1e9}
+    found = training_run(asked, accelerator="h100", devices=8, pue=1.3, **sizes)  # type: ignore[arg-type]
+    assert found == training_run(price=2.0, pue=1.3, accelerator="h100", devices=8, **sizes)  # type: ignore[arg-type]
+    assert {"pue", "power_fraction"} & {d.argument for d in found.defaults} == {"power_fraction"}
