@@ -14,49 +14,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from llmhw.block import block, first_block, last_block, layer_input, saved_bytes, score_matrix_bytes
 from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.job import ATTENTION, KERNELS
+from llmhw.job import ATTENTION, KERNELS, Layout
 from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
-from llmhw.units import LLMHWError, check_choice, check_count, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, share, unknown_name
 
 RECOMPUTE = ("none", "selective", "full", "block")
-
-
-# -- formulas ---------------------------------------------------------------------------------
-
-
-@formula(source="definition: one tensor with a row for each token", unit="bytes")
-def saved_bytes(*, batch: Any, seq_len: Any, width: Any, bytes_per_element: Any) -> Any:
-    """Bytes of one tensor that an operation saves for its backward pass.
-
-    batch, seq_len      sequences and tokens of each; 1 for a table that all sequences share
-    width               elements a token: the hidden size, the feed-forward size, heads x head size, ...
-    bytes_per_element   2 for bf16, 4 for fp32, 8 for token ids
-
-    >>> saved_bytes(batch=1, seq_len=4096, width=4096, bytes_per_element=2) / 2**20
-    32.0
-    """
-    return batch * seq_len * width * bytes_per_element
-
-
-@formula(source="definition: a number for each query and key", unit="bytes")
-def score_matrix_bytes(*, batch: Any, heads: Any, queries: Any, keys: Any, bytes_per_element: Any) -> Any:
-    """Bytes of one matrix of attention scores, probabilities or masks.
-
-    heads            query heads; 1 for a mask that all heads share
-    queries, keys    tokens on the two sides: the sequence length
-
-    >>> score_matrix_bytes(batch=1, heads=32, queries=4096, keys=4096, bytes_per_element=2) / 2**30
-    1.0
-    """
-    return batch * heads * queries * keys * bytes_per_element
-
-
-def share(total: Any, ranks: int) -> Any:
-    """One rank's part: a whole number where it divides, else a fraction."""
-    return total // ranks if total % ranks == 0 else total / ranks
 
 
 # -- the tape ---------------------------------------------------------------------------------
@@ -672,136 +638,40 @@ def _torch(
 # -- Megatron's fused kernels -----------------------------------------------------------------
 
 
-@formula(source="Korthikanti et al. 2022, equations 1, 2 and 4, table 2", unit="bytes")
-def parallel_layer_activation_bytes(
-    *, batch: Any, seq_len: Any, hidden: Any, heads: Any, tp: Any = 1, replicated: Any = 1, attention_scores: Any = 1
-) -> Any:
-    """Activations of one GPT layer on one tensor-parallel rank, in 16-bit training.
-
-    s b h (10 + 24/t + 5 a s / (h t)) with tensor parallel alone; s b h / t (34 + 5 a s / h) with sequence parallel.
-
-    batch              sequences in a micro-batch
-    tp                 tensor-parallel ranks
-    replicated         1 where every rank holds norms, inputs and dropout masks; 0 with sequence parallel
-    attention_scores   1 for unfused attention, 0 for flash attention or selective recompute
-
-    >>> args = dict(batch=1, seq_len=2048, hidden=12288, heads=96, tp=8)
-    >>> [parallel_layer_activation_bytes(**args, replicated=r, attention_scores=a) / 2**20 for r, a in ((1, 1), (0, 0))]
-    [552.0, 102.0]
-    """
-    whole = transformer_layer_activation_bytes(
-        batch=batch, seq_len=seq_len, hidden=hidden, heads=heads, attention_scores=attention_scores
+def _stored(spec: ModelSpec, case: _Case) -> tuple[Layout, dict[str, Any]]:
+    """The layout, and what else decides what Megatron-LM's fused kernels keep: see `llmhw.block.Block.kept`."""
+    layout = Layout(
+        tp=case.tp,
+        cp=case.cp,
+        expert_tp=case.expert_tp,
+        sequence_parallel=case.sequence_parallel,
+        micro_batch=case.batch,
     )
-    return whole / tp + replicated * 10 * seq_len * batch * hidden * (tp - 1) / tp
+    return layout, {"seq_len": case.seq_len, "dropout": spec.dropout if case.dropout is None else case.dropout}
 
 
 def _megatron_layer(spec: ModelSpec, case: _Case, layer: Layer, recompute: str) -> dict[str, list[Term]]:
     """Korthikanti's terms one by one, with GQA, gated feed-forward, experts and context parallel."""
-    parts: dict[str, list[Term]] = {}
-    tokens = share(case.seq_len, case.cp)
-    spread = case.tp if case.sequence_parallel else 1
-    here = share(tokens, spread)
-    dropout = spec.dropout if case.dropout is None else case.dropout
-
-    def put(part: str, label: str, width: Any, size: int = 2, rows: Any = tokens) -> None:
-        made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)
-        parts.setdefault(part, []).append(made)
-
-    def scores(label: str, size: int, heads: Any) -> None:
-        made = term(
-            score_matrix_bytes,
-            label,
-            batch=case.batch,
-            heads=heads,
-            queries=tokens,
-            keys=case.seq_len,
-            bytes_per_element=size,
-        )
-        parts.setdefault("attention", []).append(made)
-
+    x, options = _stored(spec, case)
     if recompute == "full":
-        put("layer inputs", "input of a recomputed layer", spec.hidden, rows=here)
-        return parts
-    # norms of queries and keys lie inside the attention; OLMo's two norms have no weights
-    norms = [n.module for n in layer.tensors if n.component == "norms" and n.name.endswith(".weight")]
-    for name in [n for n in norms if not n.startswith(("q_", "k_", "kv_"))] or ["first norm", "second norm"]:
-        put("norms", f"input of {name}", spec.hidden, rows=here)
-    a = layer.attention
-    if a:
-        heads, kv_heads = share(a.heads, case.tp), max(1, share(a.kv_heads, case.tp))
-        put("qkv", "input of the qkv projection", spec.hidden, rows=here)
-        for low in (n for n in layer.tensors if a.latent and "_a_proj" in n.name and n.matmul):
-            put("qkv", f"result of {low.module}, before and after its norm", 2 * low.shape[0])
-        put("attention", "queries", heads * a.head_dim)
-        put("attention", "keys", (heads if a.latent else kv_heads) * a.head_dim)
-        put("attention", "values", (heads if a.latent else kv_heads) * a.v_head_dim)
-        if recompute != "selective" and case.attention == "flash":
-            put("attention", "logarithms of the softmax sums", heads, 4)
-        elif recompute != "selective":
-            scores("softmax", 2, heads)
-            if dropout:
-                scores("dropout mask of the softmax", 1, heads)
-                scores("softmax after dropout", 2, heads)
-        put("output projection", "input of the output projection", heads * a.v_head_dim)
-    elif layer.linear_attention:
-        raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")
-    if dropout:
-        put("dropout", "mask after attention", spec.hidden, 1, here)
-    _megatron_mlp(spec, case, layer, put, here)
-    if dropout:
-        put("dropout", "mask after the feed-forward part", spec.hidden, 1, here)
-    return parts
-
-
-def _megatron_mlp(spec: ModelSpec, case: _Case, layer: Layer, put: Callable[..., None], here: Any) -> None:
-    """The feed-forward part: what the activation function takes in and what the last projection takes in."""
-    dense = [n for n in layer.tensors if n.component == "mlp" and n.matmul and len(n.shape) == 2]
-    experts = [n for n in layer.tensors if n.component == "experts" and n.matmul]
-    if dense:
-        # all but the last matrix make what the activation function takes in
-        inner = [share(n.numel // spec.hidden, case.tp) for n in dense]
-        gated = len(dense) > 2 or dense[0].numel != dense[-1].numel
-        put("mlp", "input of the feed-forward part", spec.hidden, rows=here)
-        put("activation function", "input of the activation function", inner[-1] * (2 if gated else 1))
-        put("mlp", "input of the last projection", inner[-1])
-    if experts:
-        first, last = experts[0], experts[-1]
-        count, used = first.experts, first.used
-        inside = share(last.numel // count // spec.hidden, case.expert_tp)
-        gated = len(experts) > 2 or first.numel != last.numel
-        # every rank's experts see `used` rows for each of its tokens when the load is even
-        rows = here * used * case.expert_tp * case.imbalance
-        if not dense:
-            put("routing", "input of the router", spec.hidden, rows=here)
-        put("routing", "routing probabilities in fp32", count, 4, here)
-        put("experts", "rows of the experts", spec.hidden, rows=rows)
-        put("experts", "input of the activation function", inside * (2 if gated else 1), rows=rows)
-        put("experts", "input of the last projection", inside, rows=rows)
-        put("experts", "output of the experts", spec.hidden, rows=rows)
+        return {"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(x.micro_batch)]}
+    found = block(spec, layer, x, attention=case.attention, imbalance=case.imbalance, **options)
+    return found.kept(x.micro_batch, selective=recompute == "selective", stored=case.stored)
 
 
 def _megatron(
     spec: ModelSpec, case: _Case, layers: list[tuple[Layer, str, int]], *, embedding: bool, head: bool, loss: bool
 ) -> dict[str, list[Term]]:
+    x, options = _stored(spec, case)
     parts: dict[str, list[Term]] = {}
-    tokens = share(case.seq_len, case.cp)
-    here = share(tokens, case.tp if case.sequence_parallel else 1)
-    dropout = spec.dropout if case.dropout is None else case.dropout
-
-    def put(part: str, label: str, width: Any, size: int, rows: Any) -> None:
-        made = term(saved_bytes, label, batch=case.batch, seq_len=rows, width=width, bytes_per_element=size)
-        parts.setdefault(part, []).append(made)
-
-    if embedding and dropout:
-        put("embedding", "dropout mask", spec.hidden, 1, here)
+    if embedding:
+        parts |= first_block(spec, x, **options).kept(x.micro_batch)
     for layer, recompute, count in layers:
         for name, terms in _megatron_layer(spec, case, layer, recompute).items():
-            parts.setdefault(name, []).extend(replace(t, times=count, value=count * t.value) for t in terms)
+            parts.setdefault(name, []).extend(t.scaled(count) for t in terms)
     if head:
-        put("final norm", "input of the last norm", spec.hidden, 2, here)
-        put("head", "input of the head", spec.hidden, 2, here)
-        if loss:
-            put("loss", "logits in fp32", share(spec.vocab_size, case.tp), 4, tokens)
+        ends = last_block(spec, x, seq_len=case.seq_len).kept(x.micro_batch)
+        parts |= {name: terms for name, terms in ends.items() if loss or name != "loss"}
     return parts
 
 
@@ -822,6 +692,7 @@ class _Case:
     expert_tp: int
     imbalance: float
     dropout: bool | None
+    stored: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("batch", "seq_len", "tp", "cp", "expert_tp"):

@@ -260,6 +260,8 @@ class Block:
         selective   attention's core is computed again
         stored      bytes that a linear layer keeps of an element of its input, over those of 16 bit
         """
+        if any(isinstance(op, State) for op in self.ops):
+            raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")
         parts: dict[str, list[Term]] = {}
         for op in self.ops:
             for one in op.kept:
@@ -335,7 +337,7 @@ class _Walk:
             if a and t.part in ("q_norm", "k_norm") and width == a.head_dim:  # each head by itself
                 rows = self.tokens
                 width = width * maximum(1, (a.heads if t.part == "q_norm" else a.kv_heads) // self.x.tp)
-            inside = t.part != "norm"  # of attention: what it keeps is counted there
+            inside = t.part not in ("norm_in", "norm", "norm_out")  # what attention keeps is counted there
             found = found or not inside
             yield self._norm(t.module, rows, width, not inside)
         if not found:
@@ -504,6 +506,12 @@ def _group(t: Tensor) -> str:
     return "expert " if t.component == "experts" else ""
 
 
+def layer_input(spec: ModelSpec, layout: Layout, *, seq_len: int) -> Kept:
+    """All that a block keeps that is computed again as a whole."""
+    rows = share(share(seq_len, layout.cp), layout.spread)
+    return Kept(part="layer inputs", label="input of a recomputed layer", width=spec.hidden, rows=rows)
+
+
 # -- outside the layers -----------------------------------------------------------------------
 
 
@@ -556,9 +564,3 @@ def _projections(spec: ModelSpec, layout: Layout, tokens: Any, component: str) -
     held = (t for t in spec.tensors if t.matmul and t.split == "whole" and t.component == component)
     rows = share(tokens, layout.spread)
     return tuple(Matmul(name=t.module, part=component, m=rows, n=t.out, k=t.into) for t in held)
-
-
-def check_profile(spec: ModelSpec) -> None:
-    """Megatron's formulas are for attention; a model with linear attention has none."""
-    if any(layer.linear_attention and not layer.attention for layer, _ in spec.layer_kinds):
-        raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")

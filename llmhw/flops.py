@@ -174,9 +174,12 @@ def utilization(*, flops: Any, seconds: Any, devices: Any = 1, peak_flops_per_se
 # -- a model's passes -------------------------------------------------------------------------
 
 
-def _pairs(a: Attention, seq_len: int, past: int, causal: bool) -> int:
-    if not causal:
-        return int(all_pairs(seq_len=seq_len, past=past))
+def attended_pairs(a: Attention, *, seq_len: int, past: int = 0) -> int:
+    """Query-key pairs that the masks of a layer leave: causal, in a window, in a chunk, or of the tokens an indexer chose.
+
+    >>> attended_pairs(Attention(1, 1, 64, 64, index_topk=2), seq_len=4)
+    7
+    """
     if a.chunk:
         return int(chunked_pairs(seq_len=seq_len, past=past, chunk=a.chunk))
     return int(causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len))
@@ -221,7 +224,8 @@ def forward_flops(
         core = parts.setdefault("attention_core", [])
         a, linear = layer.attention, layer.linear_attention
         if a:
-            pairs = _pairs(a, seq_len, past, causal)
+            every = int(all_pairs(seq_len=seq_len, past=past))
+            pairs = attended_pairs(a, seq_len=seq_len, past=past) if causal else every
             core.append(
                 term(
                     attention_core_flops,
@@ -235,7 +239,7 @@ def forward_flops(
                 )
             )
             if a.index_heads:
-                seen = causal_pairs(seq_len=seq_len, past=past, window=past + seq_len) if causal else pairs
+                seen = causal_pairs(seq_len=seq_len, past=past, window=past + seq_len) if causal else every
                 core.append(
                     term(
                         attention_core_flops,

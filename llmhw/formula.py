@@ -8,8 +8,8 @@ their total.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from llmhw.units import LLMHWError, format_quantity, html_table, unknown_name
@@ -100,6 +100,11 @@ class Term:
     inputs: tuple[tuple[str, Any], ...]
     times: float
     value: Any
+    because: tuple[Term, ...] = ()
+
+    def scaled(self, times: Any) -> Term:
+        """The same so many times."""
+        return replace(self, times=self.times * times, value=self.value * times)
 
     def explain(self) -> str:
         entry = FORMULAS[self.formula]
@@ -114,6 +119,8 @@ class Term:
         if self.times != 1:
             lines.append(f"    times {_number(self.times)} = {_number(self.value)}")
         lines.append(f"    = {format_quantity(float(self.value), entry.unit)}   [{entry.source}]")
+        for under in self.because:
+            lines += [f"    | {line}" for line in under.explain().splitlines()]
         return "\n".join(lines)
 
 
@@ -234,6 +241,62 @@ class Estimate:
 
     def _repr_html_(self) -> str:
         return html_table(self.title, ("part", "size", "share"), self.rows())
+
+
+class Ledger:
+    """Numbers by part, plain or arrays, and the formulas behind them if they are asked for.
+
+    detail   totals (one sum), parts (a sum for each part), or terms (the formulas too)
+    """
+
+    __slots__ = ("detail", "parts", "terms")
+
+    def __init__(self, detail: str = "parts") -> None:
+        self.detail = detail
+        self.parts: dict[str, Any] = {}
+        self.terms: dict[str, list[Term]] = {}
+
+    def add(
+        self, part: str, label: str, function: Callable[..., Any], times: Any = 1, *, because: Any = None, **inputs: Any
+    ) -> Any:
+        """Add `times` x a registered formula to a part, and return it.
+
+        because   a ledger with what the inputs themselves came from
+        """
+        value = times * function(**inputs)
+        key = "" if self.detail == "totals" else part
+        self.parts[key] = self.parts.get(key, 0.0) + value
+        if self.detail == "terms":
+            made = term(function, label, times, **inputs)
+            below = tuple(t for terms in because.terms.values() for t in terms) if because else ()
+            self.terms.setdefault(part, []).append(replace(made, because=below))
+        return value
+
+    def put(self, part: str, terms: Iterable[Term], times: Any = 1) -> Ledger:
+        """Add `times` x terms that are made already to a part."""
+        for t in terms:
+            self.parts[part] = self.parts.get(part, 0.0) + times * t.value
+            if self.detail == "terms":
+                self.terms.setdefault(part, []).append(t.scaled(times))
+        return self
+
+    def merge(self, other: Ledger, times: Any = 1, *, part: str | None = None) -> Ledger:
+        """Add `times` x another ledger; `part`: all of it to that one."""
+        for name, value in other.parts.items():
+            key = part if part is not None and self.detail != "totals" else name
+            self.parts[key] = self.parts.get(key, 0.0) + times * value
+        for name, terms in other.terms.items():
+            self.terms.setdefault(part or name, []).extend(t.scaled(times) for t in terms)
+        return self
+
+    @property
+    def total(self) -> Any:
+        """Sum of the parts."""
+        return sum(self.parts.values())
+
+    def estimate(self, title: str, unit: str, order: Iterable[str]) -> Estimate:
+        """The parts with their terms, in this order."""
+        return Estimate(title, unit, tuple(Part(name, tuple(self.terms.get(name, ()))) for name in order))
 
 
 def formulas() -> dict[str, Formula]:

@@ -335,6 +335,25 @@ class Optimizer:
     scheme: str = "plain"
     step: bool = True
 
+    def widths(self, tensors: Iterable[tuple[Tensor, Any]], state: int) -> dict[float, list[tuple[Tensor, Any]]]:
+        """These tensors by the bytes of state that an update reads and writes for each element.
+
+        state   bytes of an element of state, as the training recipe has it
+
+        The row and column of a factored state are no traffic beside the matrix.
+        """
+        width, found = self.element or state, dict[float, list[tuple[Tensor, Any]]]()
+        for t, count in tensors:
+            each: float = len(self.states) * width
+            if self.scheme == "8bit":
+                each = len(self.states) * blockwise_8bit_bytes(elements=256) / 256
+            elif self.scheme == "factored":
+                each = 0.0 if len(t.shape) > 1 else each
+            elif self.scheme == "muon":
+                each = width if t.is_block_matrix else 2 * width
+            found.setdefault(each, []).append((t, count))
+        return found
+
 
 OPTIMIZERS: dict[str, Optimizer] = {
     o.name: o
@@ -366,11 +385,6 @@ def precision_named(name: str) -> Precision:
     return PRECISIONS[name]
 
 
-def _is_block_matrix(tensor: Tensor) -> bool:
-    """What Muon is applied to: the matrices of the blocks, not embeddings, head, norms or biases."""
-    return tensor.matmul and tensor.component in ("attention", "mlp", "experts", "router")
-
-
 def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer, state: int) -> dict[str, list[Term]]:
     """The optimizer's states over these tensors, as terms by state."""
     width = optimizer.element or state
@@ -378,11 +392,11 @@ def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer,
     stepped = elements = matrices = others = 0
     for tensor, count in tensors:
         elements += count * tensor.numel
-        if _is_block_matrix(tensor):
+        if tensor.is_block_matrix:
             matrices += count * tensor.numel
         else:
             others += count * tensor.numel
-        if optimizer.step and not (optimizer.scheme == "muon" and _is_block_matrix(tensor)):
+        if optimizer.step and not (optimizer.scheme == "muon" and tensor.is_block_matrix):
             stepped += count
         if optimizer.scheme == "8bit":
             for name in optimizer.states:

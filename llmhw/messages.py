@@ -400,6 +400,10 @@ def layer_messages(job: TrainingJob, x: Layout, layer: Layer, *, again: bool = F
         yield from _expert_parallel(job, x, stack, again)
 
 
+# What sequence parallelism splits and the gradients of weights need whole: Megatron-LM gathers it a second time.
+INPUTS_ONCE_MORE = "inputs once more, for the weights' gradients"
+
+
 class _Meetings:
     """The two ways of tensor-parallel ranks to meet."""
 
@@ -434,7 +438,7 @@ def _tensor_parallel(job: TrainingJob, x: Layout, layer: Layer, again: bool) -> 
     yield from meet.spread("inputs of attention and MLP", "forward", pairs)
     yield from meet.spread("gradients of their outputs", "backward", pairs)
     if job.kernels == "megatron":
-        yield from meet.spread("inputs once more, for the weights' gradients", "backward", pairs)
+        yield from meet.spread(INPUTS_ONCE_MORE, "backward", pairs)
 
 
 def _context_parallel(job: TrainingJob, x: Layout, a: Attention, again: bool) -> Iterator[Collective]:

@@ -116,6 +116,11 @@ class Tensor:
         return stem.rsplit(".", 1)[-1]
 
     @property
+    def is_block_matrix(self) -> bool:
+        """A matrix of the blocks, which Muon is applied to: no embedding, head, norm or bias."""
+        return self.matmul and self.component in ("attention", "mlp", "experts", "router")
+
+    @property
     def out(self) -> int:
         """Outputs of a matrix, whichever way round it is stored; of a stack, those of one expert."""
         return self.shape[-1 if self.swapped else -2]
@@ -306,6 +311,12 @@ class ModelSpec:
     def layer_kinds(self) -> tuple[tuple[Layer, int], ...]:
         """The distinct layers, each with how often it occurs."""
         return self.kinds_of(range(len(self.layers)))
+
+    @cached_property
+    def kind_numbers(self) -> tuple[int, ...]:
+        """For every layer, which of the `layer_kinds` it is."""
+        numbers = {id(layer): i for i, (layer, _) in enumerate(self.layer_kinds)}
+        return tuple(numbers[id(layer)] for layer in self.layers)
 
     def kinds_of(self, numbers: Iterable[int]) -> tuple[tuple[Layer, int], ...]:
         """The distinct ones of these layers, such as those of a pipeline stage, each with how often it occurs."""

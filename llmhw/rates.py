@@ -448,9 +448,9 @@ class Rates:
     unaligned: float = 1.0
     gap_seconds: float
 
-    def product(self, fmt: str, m: Matmul, **sizes: Any) -> dict[str, Any]:
+    def product(self, fmt: str, op: Matmul, **sizes: Any) -> dict[str, Any]:
         """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
-        given: dict[str, Any] = {"m": m.m, "n": m.n, "k": m.k, "groups": m.groups} | sizes
+        given: dict[str, Any] = {"m": op.m, "n": op.n, "k": op.k, "groups": op.groups} | sizes
         return given | {
             "flops_per_second": self.flops_per_second[fmt],
             "vector_flops_per_second": self.vector_flops_per_second,

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmhw.formula import formula
 from llmhw.job import SCHEDULES
-from llmhw.units import LLMHWError, check_choice, check_count
+from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum, where
 
 Actions = tuple[tuple[str, ...], ...]
 
@@ -49,6 +49,44 @@ def bubble_fraction(*, stages: Any, micro_batches: Any, chunks: Any = 1) -> Any:
     0.109375
     """
     return (stages - 1) / (chunks * micro_batches)
+
+
+@formula(
+    source="Narayanan et al. 2021, section 2.2, of unequal stages; Zero Bubble (Qi et al. 2023), table 1: ZB-H1",
+    unit="seconds",
+)
+def bubble_seconds(*, forward: Any, backward: Any, chunks: Any = 1, zero_bubble: Any = 0) -> Any:
+    """Time in which a stage waits in one step: for one micro-batch's pass over a chunk of every other stage.
+
+    forward, backward   seconds of one micro-batch on all other stages together
+    chunks              model chunks on each stage (vpp)
+    zero_bubble         1: the gradients of weights, half of a backward pass, fill the wait for those of inputs
+
+    >>> bubble_seconds(forward=7.0, backward=14.0), bubble_seconds(forward=7.0, backward=14.0, zero_bubble=1)
+    (21.0, 7.0)
+    """
+    return (forward + backward * (1 - zero_bubble)) / chunks
+
+
+@formula(source="1F1B, interleaved (Narayanan et al. 2021), GPipe and ZB-H1 (Qi et al. 2023), counted out", unit="count")
+def chunks_in_flight(
+    *, stages: Any, stage: Any, chunks: Any = 1, micro_batches: Any, per_hop: Any = 1, waits: Any = 0
+) -> Any:
+    """Most chunks whose activations a stage holds at once.
+
+    stage      from 0
+    chunks     on each stage (vpp)
+    per_hop    forward passes that a stage runs ahead for each stage behind it: 2 where chunks are interleaved
+    waits      1 under ZB-H1: the gradients of weights wait, and what they need with them, for as many steps as there are
+               stages before this one
+
+    >>> [chunks_in_flight(stages=4, stage=i, micro_batches=8) for i in range(4)]
+    [4, 3, 2, 1]
+    """
+    total = chunks * micro_batches
+    together = where(chunks > 1, micro_batches // maximum(1, micro_batches // stages), 1)
+    warmup = minimum(total, (chunks - 1) * together + per_hop * (stages - 1 - stage))
+    return minimum(total, warmup + 1 + waits * stage)
 
 
 def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int = 0) -> Actions:

@@ -7,14 +7,15 @@ that of the real tensor on that rank, so the ranks add up to the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
-from llmhw.formula import Estimate, Part, formula, term
-from llmhw.job import Layout, Parallelism
+from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import optimizer_named, optimizer_parts, precision_named, state_bytes
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, ceil_div, check_divides, maximum, minimum, where
@@ -198,6 +199,72 @@ def _chunks(layers: int, pp: int, vpp: int, uneven: bool) -> tuple[tuple[tuple[i
     return tuple(tuple(dealt[v * pp + stage] for v in range(vpp)) for stage in range(pp))
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """What a model chunk holds: how many layers of which kind (numbers of `ModelSpec.layer_kinds`), and which ends."""
+
+    kinds: dict[int, int]
+    first: bool
+    last: bool
+
+
+@dataclass(frozen=True)
+class Stage(Chunk):
+    """Pipeline stages that do the same.
+
+    index    number of the first of them
+    count    how many they are
+    layers   layers of each kind, those that are computed twice apart
+    chunks   their model chunks, and how many are alike
+    """
+
+    index: int
+    count: int
+    layers: dict[tuple[int, bool], int]
+    chunks: tuple[tuple[Chunk, int], ...]
+
+
+def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
+    """The distinct stages of a job's pipeline; `every`: the one that each rank belongs to, in order."""
+    again = {"full": job.model.num_layers, "block": job.recompute_layers}.get(job.recompute, 0)
+    p = job.parallelism
+    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, again)
+    return tuple(distinct[i] for i in order) if every else distinct
+
+
+@lru_cache(maxsize=4096)
+def _stages(
+    spec: ModelSpec, pp: int, vpp: int, uneven: bool, again: int
+) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
+    number = spec.kind_numbers
+    found: dict[Any, list[Any]] = {}
+    order = []
+    for stage, chunks in enumerate(_chunks(spec.num_layers, pp, vpp, uneven)):
+        held = [number[i] for chunk in chunks for i in chunk]
+        layers = Counter((kind, place < again) for place, kind in enumerate(held))
+        ends = [(stage == 0 and v == 0, stage == pp - 1 and v == vpp - 1) for v in range(vpp)]
+        counted = Counter(
+            (tuple(sorted(Counter(number[i] for i in chunk).items())), *end)
+            for chunk, end in zip(chunks, ends, strict=True)
+        )
+        key = (tuple(sorted(layers.items())), tuple(sorted(counted.items())))
+        found.setdefault(key, [stage, 0, Counter(held)])[1] += 1
+        order.append(list(found).index(key))
+    made = tuple(
+        Stage(
+            kinds=dict(kinds),
+            first=any(first for (_, first, _), _ in counted),
+            last=any(last for (_, _, last), _ in counted),
+            index=index,
+            count=count,
+            layers=dict(layers),
+            chunks=tuple((Chunk(dict(one), first, last), n) for (one, first, last), n in counted),
+        )
+        for (layers, counted), (index, count, kinds) in found.items()
+    )
+    return made, tuple(order)
+
+
 def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[list[Tensor], list[Tensor]]:
     """Tensors outside the layers on a stage, not yet cut: those before its layers and those behind them.
 
@@ -247,78 +314,112 @@ def rank_tensors(
 
 # -- states under ZeRO and FSDP ---------------------------------------------------------------
 
+Held = Sequence[tuple[Tensor, Any]]  # tensors, each with how many layers hold one
 
-def shard_tensor(tensor: Tensor, shards: int, index: int) -> Tensor:
+
+def shard_tensor(tensor: Tensor, shards: Any, index: Any = 0) -> Tensor:
     """One rank's part of a parameter under FSDP2: cut along the first dimension, as `fully_shard` does.
 
     >>> shard_tensor(Tensor("norm.weight", (10,), "norms"), 4, 3).shape
     (1,)
     """
-    if shards == 1:
-        return tensor
     cut = replace(tensor, shape=_cut(tensor.shape, 0, shards, index))
-    return replace(cut, experts=max(1, cut.shape[0]), used=1) if tensor.experts > 1 else cut
+    return replace(cut, experts=maximum(1, cut.shape[0]), used=1) if tensor.component == "experts" else cut
+
+
+def is_split(zero: int, what: str) -> bool:
+    """Whether a ZeRO stage splits weights, gradients, or the optimizer's states."""
+    return zero >= {"weights": 3, "gradients": 2, "optimizer": 1}[what]
+
+
+def shard_held(held: Held, layout: Layout, what: str, *, shard: Any = 0, expert_shard: Any = 0) -> Held:
+    """One rank's part of tensors that it would hold without ZeRO.
+
+    layout   its `zero` is plain; its other numbers may be arrays
+    what     weights, gradients or optimizer
+    shard, expert_shard   the rank's number among those that share the dense tensors, and the experts
+
+    ZeRO-1 and 2 lay the tensors end to end and cut the line evenly (rounded up), without the padding that a
+    framework adds for alignment. ZeRO-3 is FSDP2: every parameter is cut along its first dimension.
+    """
+    if not is_split(layout.zero, what):
+        return held
+    made: list[tuple[Tensor, Any]] = []
+    for experts, ranks, index in ((False, layout.shards, shard), (True, layout.expert_shards, expert_shard)):
+        mine = [(t, count) for t, count in held if (t.component == "experts") == experts]
+        if layout.zero == 3:
+            made += [(shard_tensor(t, ranks, index), count) for t, count in mine]
+        elif mine:
+            size = chunk_size(size=sum(count * t.numel for t, count in mine), parts=ranks, index=index)
+            made.append((Tensor("flat buffer", (size,), "experts" if experts else "attention"), 1))
+    return made
+
+
+def shard_tensors(spec: ModelSpec, parallelism: Parallelism, place: Place | int, what: str = "optimizer") -> Held:
+    """What a rank holds of every tensor once ZeRO is applied, with the number of layers: see `shard_held`.
+
+    place   a `Place`, or the rank's number
+    """
+    place = _place(parallelism, place)
+    held = _held(spec, parallelism, place)
+    return shard_held(held, parallelism.layout(), what, shard=place.shard, expert_shard=place.expert_shard)
 
 
 def _place(parallelism: Parallelism, place: Place | int) -> Place:
     return place if isinstance(place, Place) else place_of(parallelism, place)
 
 
-def _held(spec: ModelSpec, p: Parallelism, place: Place) -> tuple[tuple[Tensor, int], ...]:
+def _held(spec: ModelSpec, p: Parallelism, place: Place) -> Held:
     return rank_tensors(spec, p, pp_rank=place.pp, tp_rank=place.tp, ep_rank=place.ep, expert_tp_rank=place.expert_tp)
 
 
-def _flat_parts(held: tuple[tuple[Tensor, int], ...], shards: int, index: int) -> Iterator[tuple[Tensor, int]]:
-    """One rank's part of all these tensors laid end to end (ZeRO-1 and 2)."""
-    total = sum(count * t.numel for t, count in held)
-    size = chunk_size(size=total, parts=shards, index=index)
-    low = min(total, index * ceil_div(total, shards))
-    high, at = low + size, 0
-    for tensor, count in held:
-        whole = 0
-        for _ in range(count):
-            part = max(0, min(high, at + tensor.numel) - max(low, at))
-            at += tensor.numel
-            if part == tensor.numel:
-                whole += 1
-            elif part:
-                yield replace(tensor, shape=(part,), experts=1, used=1), 1
-        if whole:
-            yield tensor, whole
+def state_terms(
+    held: Held,
+    layout: Layout,
+    *,
+    optimizer: str = "adamw",
+    precision: str = "bf16-mixed",
+    uncut: Any = None,
+    shard: Any = 0,
+    expert_shard: Any = 0,
+) -> dict[str, list[Term]]:
+    """Weights, gradients, master copy and optimizer states of tensors that a rank would hold without ZeRO, as terms.
 
-
-def shard_tensors(
-    spec: ModelSpec, parallelism: Parallelism, place: Place | int, what: str = "optimizer"
-) -> tuple[tuple[Tensor, int], ...]:
-    """What a rank holds of every tensor once ZeRO is applied, with the number of layers.
-
-    place   a `Place`, or the rank's number
-    what    weights, gradients or optimizer
-
-    ZeRO-1 and 2 lay the tensors end to end and cut the line evenly (rounded up), without the padding that a
-    framework adds for alignment. ZeRO-3 is FSDP2: every parameter is cut along its first dimension.
+    uncut    see `uncut_rows`
+    others   those of `rank_states` and `shard_held`
     """
-    p, place = parallelism, _place(parallelism, place)
-    held = _held(spec, p, place)
-    least = {"weights": 3, "gradients": 2, "optimizer": 1}[what]
-    if p.zero < least:
-        return held
-    if p.zero == 3:
-        return tuple(
-            (
-                shard_tensor(t, p.expert_shards, place.expert_shard)
-                if t.component == "experts"
-                else shard_tensor(t, p.shards, place.shard),
-                count,
-            )
-            for t, count in held
-        )
-    dense = tuple(pair for pair in held if pair[0].component != "experts")
-    experts = tuple(pair for pair in held if pair[0].component == "experts")
-    return (
-        *_flat_parts(dense, p.shards, place.shard),
-        *_flat_parts(experts, p.expert_shards, place.expert_shard),
-    )
+    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
+    index = {"shard": shard, "expert_shard": expert_shard}
+    parts: dict[str, list[Term]] = {}
+    for name, what, width in (
+        ("weights", "weights", recipe.weights),
+        ("gradients", "gradients", recipe.gradients),
+        ("master copy", "optimizer", recipe.master),
+    ):
+        if width:
+            elements = sum(count * t.numel for t, count in shard_held(held, layout, what, **index))
+            parts[name] = [term(state_bytes, name, elements=elements, bytes_per_element=width)]
+    if layout.zero < 3 and uncut is not None:
+        made = term(state_bytes, "embedding rows of other ranks", elements=uncut, bytes_per_element=recipe.gradients)
+        parts["gradients"].append(made)
+    if layout.zero in (1, 2) and chosen.scheme in ("factored", "muon"):
+        # what a matrix needs as a whole is dealt out matrix by matrix
+        for experts, ranks in ((False, layout.shards), (True, layout.expert_shards)):
+            mine = [(t, count) for t, count in held if (t.component == "experts") == experts]
+            for name, terms in optimizer_parts(mine, chosen, recipe.state).items():
+                parts.setdefault(name, []).extend(t.scaled(1 / ranks) for t in terms)
+        return parts
+    return parts | optimizer_parts(shard_held(held, layout, "optimizer", **index), chosen, recipe.state)
+
+
+def uncut_rows(spec: ModelSpec, layout: Layout | Parallelism, tp_rank: int = 0) -> Any:
+    """Elements of the token embedding's gradient that DTensor computes on each rank beside those of its own rows.
+
+    FSDP cuts them away; None where tensor parallelism cuts no rows.
+    """
+    table = next(t for t in spec.tensors if t.part == "tokens")
+    more = table.numel - local_tensor(layout, table, tp_rank=tp_rank).numel
+    return more if isinstance(layout, Layout) or more else None
 
 
 def rank_states(
@@ -345,35 +446,20 @@ def rank_states(
     12.55
     """
     place = _place(parallelism, place)
-    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
-    owned = shard_tensors(spec, parallelism, place, "optimizer")
-    parts = []
-    for name, what, width in (
-        ("weights", "weights", recipe.weights),
-        ("gradients", "gradients", recipe.gradients),
-        ("master copy", "optimizer", recipe.master),
-    ):
-        tensors = owned if what == "optimizer" else shard_tensors(spec, parallelism, place, what)
-        elements = sum(count * t.numel for t, count in tensors)
-        if not width:
-            continue
-        terms = [term(state_bytes, name, elements=elements, bytes_per_element=width)]
-        uncut = _uncut_gradient(spec, parallelism, place) if kernels == "torch" and what == "gradients" else 0
-        if uncut:
-            terms.append(term(state_bytes, "embedding rows of other ranks", elements=uncut, bytes_per_element=width))
-        parts.append(Part(name, tuple(terms)))
-    parts += [Part(name, tuple(terms)) for name, terms in optimizer_parts(owned, chosen, recipe.state).items()]
-    return Estimate(
-        f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}", "bytes", tuple(parts)
+    parts = state_terms(
+        _held(spec, parallelism, place),
+        parallelism.layout(),
+        optimizer=optimizer,
+        precision=precision,
+        uncut=uncut_rows(spec, parallelism, place.tp) if kernels == "torch" and place.pp == 0 else None,
+        shard=place.shard,
+        expert_shard=place.expert_shard,
     )
-
-
-def _uncut_gradient(spec: ModelSpec, p: Parallelism, place: Place) -> int:
-    """Elements that DTensor's gradient of the token embedding has beyond this rank's rows of it."""
-    if p.tp == 1 or p.zero == 3 or place.pp > 0:
-        return 0
-    table = next(t for t in spec.tensors if t.part == "tokens")
-    return table.numel - local_tensor(p, table, tp_rank=place.tp).numel
+    return Estimate(
+        f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}",
+        "bytes",
+        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
+    )
 
 
 def rank_parameter_bytes(

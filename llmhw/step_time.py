@@ -16,6 +16,7 @@ from llmhw.formula import Estimate, Ledger, formula
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import optimizer_named, precision_named
 from llmhw.messages import (
+    INPUTS_ONCE_MORE,
     Collective,
     Network,
     end_messages,
@@ -321,10 +322,11 @@ class StepTimer:
             imbalance=job.expert_imbalance,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
+        turned = self.ledger()
         cores = [0.0, 0.0]
         for op in work.ops:
             if isinstance(op, Matmul):
-                self.products(op, self.compute, products, behind)
+                self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
                 self.passes(op, scores if op.name == "softmax" else light, behind)
             elif isinstance(op, (Core, State)):
@@ -332,10 +334,11 @@ class StepTimer:
         gaps = {"kernels": work.kernels - len(work.matmuls), "gap": self.rates.gap_seconds}
         for ledger in (light, behind):
             ledger.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
+        behind.merge(turned)
         self._accumulate(layer, work, behind)
         self._recompute(again, products, core, scores, light, behind)
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
-        self._messages(layer, again, cores, ahead, behind)
+        self._messages(layer, again, turned.total, cores, ahead, behind)
         sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
         for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
             given = {"kernels": launched * work.kernels, "host_seconds": c.host, "sync_seconds": sync}
@@ -375,10 +378,10 @@ class StepTimer:
 
     def send(self, ledger: Ledger, part: str, c: Collective, exposed: Any = 1.0) -> Any:
         """Add the time of all calls of a message, or of the share of it that nothing hides; returns all of it."""
-        if c.kind == "recv":
+        calls = where(c.ranks > 1, c.calls, 0)
+        if c.kind == "recv" or not _any(calls):
             return 0.0
         function, given = self.network.timing(c, self.x)
-        calls = where(c.ranks > 1, c.calls, 0)
         return ledger.add(part, f"{c.what}: {c.kind} over {c.axis}", function, calls * exposed, **given)
 
     def overlapped(
@@ -391,12 +394,18 @@ class StepTimer:
         given = {"message_seconds": talk.total, "busy_seconds": busy}
         ledger.add(part, what, exposed_seconds, **given, exposed=exposed, contention=self.c.contention, because=talk)
 
-    def _messages(self, layer: Layer, again: bool, core: list[Any], ahead: Ledger, behind: Ledger) -> None:
+    def _messages(
+        self, layer: Layer, again: bool, products: Any, core: list[Any], ahead: Ledger, behind: Ledger
+    ) -> None:
+        """Messages of a layer; `products`, `core`: seconds of its backward products, and of its core in both passes."""
         c, ring = self.c, self.job.parallelism.cp_kind == "ring"
         passed: dict[str, list[Collective]] = {"forward": [], "backward": []}
         for message in layer_messages(self.job, self.x, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
-            if message.axis == "tp":
+            if message.what == INPUTS_ONCE_MORE:
+                # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
+                self.overlapped(ledger, "tensor-parallel", message.what, [message], products / 2, 0.0)
+            elif message.axis == "tp":
                 self.send(ledger, "tensor-parallel", message, c.tp_exposed)
             elif message.axis == "cp":
                 passed[message.phase].append(message)

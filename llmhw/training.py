@@ -15,7 +15,7 @@ from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.job import TrainingJob
 from llmhw.memory import PRECISIONS, training_states
 from llmhw.model import Layer
-from llmhw.roofline import OPERAND_BYTES
+from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.sharding import Place, outer_tensors, place_of, rank_states, stage_layers
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step

@@ -5,7 +5,7 @@ Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -109,6 +109,19 @@ def share(total: Any, ranks: Any) -> Any:
     if _is_array(total, ranks):
         return total / ranks
     return total // ranks if total % ranks == 0 else total / ranks
+
+
+def each(function: Callable[..., float], *numbers: Any) -> Any:
+    """A function of plain numbers, element by element for arrays: for what is no arithmetic.
+
+    >>> each(lambda a, b: a + b, 1, 2)
+    3
+    """
+    if not _is_array(*numbers):
+        return function(*numbers)
+    import numpy
+
+    return numpy.vectorize(lambda *one: function(*(n.item() for n in one)), otypes=[float])(*map(numpy.asarray, numbers))
 
 
 # -- printing ---------------------------------------------------------------------------------
