@@ -327,7 +327,7 @@ class RunOptions:
     """Prices, failures and power of a run; what is not given is assumed, and listed in the result with its source.
 
     A price may be a `Price` too. For more devices than a machine has, the catalog's is that of a machine whose network
-    is known, if there is any.
+    is known, if there is any. Failures are those published for the device's architecture, else for any device.
     """
 
     price: float | Price | None = asked(  # noqa: RUF009
@@ -337,10 +337,7 @@ class RunOptions:
     region: str | None = asked("The newest price in this region.", None, str)
     kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
     mtbf_device_hours: float | None = asked(
-        "Device-hours between failures; inf for none; default: as published for the architecture, or any.",
-        None,
-        float,
-        _between_failures,
+        "Device-hours between failures; inf for none; default: as published.", None, float, _between_failures
     )
     restart_seconds: float | None = number(
         f"Seconds from a failure until training goes on, lost work apart; default: {_RESTART.value:g}."
