@@ -521,6 +521,15 @@ def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tu
     return low, high
 
 
+def _ends(central: dict[str, Any], interval: tuple[float, float] | None, step: float) -> dict[str, Any]:
+    """What grows with the step time, at both ends of its interval."""
+    return {
+        f"{name}_{end}": None if interval is None or value is None else value * (interval[i] / step)
+        for name, value in central.items()
+        for i, end in enumerate(("low", "high"))
+    }
+
+
 class _Ledger:
     """The terms of a run as they are made, and what was assumed for them."""
 
@@ -635,11 +644,6 @@ def training_run(
     if power["watts"] is None:
         reasons |= dict.fromkeys(("energy_kwh", "watts"), f"the power of {device.name} is not published")
     central: dict[str, Any] = {"days": wall / 86400, "device_hours": hours, "dollars": dollars}
-    scaled: dict[str, Any] = {
-        f"{name}_{end}": None if interval is None or value is None else value * (interval[i] / step)
-        for name, value in central.items()
-        for i, end in enumerate(("low", "high"))
-    }
     return TrainingRun(
         accelerator=device.name,
         devices=count,
@@ -657,7 +661,7 @@ def training_run(
         **kept,
         **power,
         **central,
-        **scaled,
+        **_ends(central, interval, step),
     )
 
 
