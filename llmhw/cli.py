@@ -12,6 +12,7 @@ except ImportError:  # one line, not a traceback: the package itself works witho
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
+from importlib import import_module
 from typing import Any, TypeVar
 
 import llmhw
@@ -108,24 +109,6 @@ class _Choices(_Names):
         return f"[{'|'.join(self.names())}]"
 
 
-def _kinds() -> list[str]:
-    from llmhw.validation import KINDS
-
-    return list(KINDS)
-
-
-def _softwares() -> list[str]:
-    from llmhw.step_time import softwares
-
-    return list(softwares())
-
-
-def _modes() -> Iterable[str]:
-    from llmhw.simulation import MODES
-
-    return MODES
-
-
 class _Count(click.ParamType[float]):
     """A number above 0 such as 15e12 or 15T."""
 
@@ -138,6 +121,9 @@ class _Count(click.ParamType[float]):
 _MODEL = _Names("model", llmhw.models)
 _GPU = _Names("gpu", lambda: [a.name for a in llmhw.accelerators()])
 _FORMAT = _Names("format", llmhw.number_formats)
+_MODE = _Choices("mode", lambda: import_module("llmhw.simulation").MODES)
+_SOFTWARE = _Choices("software", lambda: import_module("llmhw.step_time").softwares())
+_KIND = _Choices("kind", lambda: import_module("llmhw.validation").KINDS)
 _FORMULA = _Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
 
 _model_argument = click.argument("model", type=_MODEL, metavar="NAME|config.json")
@@ -149,6 +135,11 @@ _kv_format = click.option("--kv", "kv_format", type=_FORMAT, default="bf16", sho
 
 def _default_seq_len(spec: llmhw.ModelSpec, seq_len: int | None) -> int:
     return min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
+
+
+def _check_some(found: list[Any], pattern: str, what: str, command: str) -> None:
+    if not found:
+        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no {what}; run `llmhw {command}` for all of them")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -168,8 +159,7 @@ def models(pattern: str, as_json: bool) -> None:
     wanted = pattern.lower()
     specs = [llmhw.model(name) for name in llmhw.models()]
     specs = [s for s in specs if wanted in s.name or wanted in s.model_type]
-    if not specs:
-        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no model; run `llmhw models` for all of them")
+    _check_some(specs, pattern, "model", "models")
     if as_json:
         return _json([spec.to_dict() for spec in specs])
     rows = [
@@ -194,8 +184,7 @@ def gpus(pattern: str, as_json: bool) -> None:
     """List the accelerators whose name or vendor contains PATTERN."""
     wanted = pattern.lower()
     found = [a for a in llmhw.accelerators() if wanted in a.name.lower() or wanted in a.vendor.lower()]
-    if not found:
-        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no accelerator; run `llmhw gpus` for all of them")
+    _check_some(found, pattern, "accelerator", "gpus")
     if as_json:
         return _json([a.to_dict() for a in found])
     rows = [
@@ -321,7 +310,6 @@ def fit(
 # -- the options of a job ---------------------------------------------------------------------
 # They are made from the fields of `llmhw.Parallelism`, `TrainingJob`, `ServingJob` and `llmhw.cost.RunOptions`.
 
-Option = Callable[[F], F]
 # What the command takes otherwise than the field: it depends on the model, or has another unit.
 _OWN: dict[str, Any] = {
     "seq_len": _seq_len,
@@ -469,7 +457,7 @@ def _constants(path: str | None) -> dict[str, Any] | None:
 @cli.command()
 @_model_argument
 @_options(*_CLUSTER, Parallelism, TrainingJob, _network_option)
-@click.option("--software", type=_Choices("software", _softwares), help="What runs it.  [default: by --kernels]")
+@click.option("--software", type=_SOFTWARE, help="What runs it.  [default: by --kernels]")
 @_calibration_option
 @click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]")
 @_options(RunOptions)
@@ -608,13 +596,7 @@ _LENGTHS = _Lengths()
 @cli.command()
 @_model_argument
 @_options(*_CLUSTER, _network_option, ServingJob)
-@click.option(
-    "--mode",
-    type=_Choices("mode", _modes),
-    default="continuous",
-    show_default=True,
-    help="How batches are formed.",
-)
+@click.option("--mode", type=_MODE, default="continuous", show_default=True, help="How batches are formed.")
 @click.option("--chunked-prefill", is_flag=True, help="Prompts in pieces, beside sequences that decode.")
 @click.option("--max-delay", "max_delay_seconds", type=float, default=0.0, help="Seconds, with --mode dynamic.")
 @click.option("--prefill-workers", type=int, help="Replicas for prompts, for each that decodes: --mode disaggregated.")
@@ -696,7 +678,7 @@ def measure(what: str, model: str, as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("file", required=False, metavar="[FILE.csv]")
-@click.option("--kind", type=_Choices("kind", _kinds), required=True, help="What the table holds.")
+@click.option("--kind", type=_KIND, required=True, help="What the table holds.")
 @click.option("--worst", type=click.IntRange(min=0), default=10, show_default=True, help="Largest errors to list.")
 @click.option("--fit", "fitted", metavar="FILE.json", help="Fit the constants to these rows, use and write them.")
 @click.option("--calibration", metavar="FILE.json", help="Use the constants that --fit wrote.")
@@ -734,8 +716,7 @@ def validate(
 def formats(pattern: str, as_json: bool) -> None:
     """List the number formats whose name contains PATTERN, with what a weight really costs."""
     found = [llmhw.number_format(name) for name in llmhw.number_formats() if pattern.lower() in name.lower()]
-    if not found:
-        raise llmhw.LLMHWError(f"pattern={pattern!r} matches no format; run `llmhw formats` for all of them")
+    _check_some(found, pattern, "format", "formats")
     if as_json:
         return _json([{"name": f.name, "bits_per_weight": f.bits_per_weight, "note": f.note} for f in found])
     rows = [(f.name, f"{f.bits_per_weight:.4g}", f.note) for f in found]

@@ -327,7 +327,7 @@ class RunOptions:
     """Prices, failures and power of a run; what is not given is assumed, and listed in the result with its source.
 
     A price may be a `Price` too. For more devices than a machine has, the catalog's is that of a machine whose network
-    is known, if there is any.
+    is known, if there is any. Failures are those published for the device's architecture, else for any device.
     """
 
     price: float | Price | None = asked(  # noqa: RUF009
@@ -337,10 +337,7 @@ class RunOptions:
     region: str | None = asked("The newest price in this region.", None, str)
     kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
     mtbf_device_hours: float | None = asked(
-        "Device-hours between failures; inf for none; default: as published for the architecture, or any.",
-        None,
-        float,
-        _between_failures,
+        "Device-hours between failures; inf for none; default: as published.", None, float, _between_failures
     )
     restart_seconds: float | None = number(
         f"Seconds from a failure until training goes on, lost work apart; default: {_RESTART.value:g}."
@@ -524,6 +521,15 @@ def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tu
     return low, high
 
 
+def _ends(central: dict[str, Any], interval: tuple[float, float] | None, step: float) -> dict[str, Any]:
+    """What grows with the step time, at both ends of its interval."""
+    return {
+        f"{name}_{end}": None if interval is None or value is None else value * (interval[i] / step)
+        for name, value in central.items()
+        for i, end in enumerate(("low", "high"))
+    }
+
+
 class _Ledger:
     """The terms of a run as they are made, and what was assumed for them."""
 
@@ -638,11 +644,6 @@ def training_run(
     if power["watts"] is None:
         reasons |= dict.fromkeys(("energy_kwh", "watts"), f"the power of {device.name} is not published")
     central: dict[str, Any] = {"days": wall / 86400, "device_hours": hours, "dollars": dollars}
-    scaled: dict[str, Any] = {
-        f"{name}_{end}": None if interval is None or value is None else value * (interval[i] / step)
-        for name, value in central.items()
-        for i, end in enumerate(("low", "high"))
-    }
     return TrainingRun(
         accelerator=device.name,
         devices=count,
@@ -660,7 +661,7 @@ def training_run(
         **kept,
         **power,
         **central,
-        **scaled,
+        **_ends(central, interval, step),
     )
 
 

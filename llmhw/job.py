@@ -173,9 +173,7 @@ class Parallelism:
     replicas: int = count("HSDP: copies of the sharded model; dp / replicas ranks share one.")
     sequence_parallel: bool = flag("Split norms and residuals over the tp ranks too (Korthikanti et al. 2022).")
     schedule: str = choice(SCHEDULES, "Order of a pipeline's work; 1f1b is interleaved where vpp > 1.", "1f1b")
-    uneven: bool = flag(
-        "Embedding and head count as layers where stages share them out (Megatron-LM's account-for-embedding)."
-    )
+    uneven: bool = flag("Embedding and head count as layers where stages share them out, as in Megatron-LM.")
     offload: str = choice(OFFLOAD, "In host memory; all: weights, gradients and optimizer.", "none")
 
     def __post_init__(self) -> None:
@@ -277,6 +275,8 @@ def _check_stages(p: Parallelism, layers: int) -> None:
 class TrainingJob:
     """A training job: what is trained, on what, and how it is laid out.
 
+    With recompute per-op, torchtitan's selective checkpointing, the outputs of attention and of every second matrix
+    product are kept; block runs `recompute_layers` of each stage again. As compute, fp8 has one scale a tensor.
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
     """
 
@@ -287,25 +287,16 @@ class TrainingJob:
     global_batch: int | None = count("Sequences of an optimizer step, over all ranks; default: micro_batch x dp.", None)
     seq_len: int = count("Tokens of each sequence.", 4096)
     recompute: str = choice(
-        RECOMPUTE,
-        "What runs again: attention's core (selective), every second matrix product and all that is none (per-op, of "
-        "torchtitan), every layer (full), or recompute_layers of each stage (block).",
-        "none",
+        RECOMPUTE, "Run again: attention's core (selective), single operations, every layer or some of a stage.", "none"
     )
     recompute_layers: int = count("Layers of each stage, where recompute is block.", 0, least=0)
     precision: str = asked("Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str)
-    compute: str | None = choice(
-        COMPUTE,
-        "Format of matrix products; default: bf16, or fp32 where precision is fp32.",
-        None,
-    )
+    compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
     attention: str = choice(ATTENTION, "flash is fused: no score matrix.", "flash")
     kernels: str = choice(KERNELS, "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022).", "torch")
-    dropout: bool | None = flag(
-        "Apply dropout; default: with Megatron's kernels, where the family was trained with it.", None
-    )
+    dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
@@ -332,8 +323,7 @@ class TrainingJob:
         experts = _experts(spec)
         if p.ep > 1 and experts == 1:
             raise LLMHWError(f"ep={p.ep} spreads experts, and {spec.name} has none; use ep=1")
-        if p.ep > 1:
-            check_divides("ep", p.ep, "experts", experts)
+        check_divides("ep", p.ep, "experts", experts)
         if p.vpp > 1 and self.micro_batches % p.pp:
             raise LLMHWError(
                 f"the interleaved schedule needs micro-batches in multiples of pp={p.pp}; there are "
@@ -389,6 +379,9 @@ def _format(name: str, value: str) -> str:
 class ServingJob:
     """A serving job: what is served, on what, in which formats, and what one instance of the engine may take.
 
+    Split by layers, the stages never work at once (llama.cpp's layer split, device_map="auto" of transformers). To add
+    up, tp ranks each take a part and then gather (two-shot), or each read everything (one-shot: one exchange, more
+    bytes), or the switch adds up (nvls); auto is the fastest. utilization is vLLM's gpu_memory_utilization.
     One instance takes tp x pp x attention_dp devices; the cluster holds one or more (`replicas`). Raises `LLMHWError`
     for a layout that cannot run; one that does not fit in memory is an answer, not an error.
 
@@ -404,26 +397,16 @@ class ServingJob:
     pp: int = count("Pipeline stages.")
     ep: int = count("Expert-parallel ranks, out of the tp x attention_dp of a stage; the rest of these cut experts.")
     attention_dp: int = count("Groups of tp ranks that share the experts, each with its own sequences.")
-    split: str = choice(
-        SPLITS,
-        "layers: the pp stages take turns, as llama.cpp's layer split and transformers' device_map='auto' do.",
-        "tensor",
-    )
+    split: str = choice(SPLITS, "layers: pp stages take turns, as in llama.cpp and device_map='auto'.", "tensor")
     all_reduce: str = choice(
-        ALL_REDUCES,
-        "How tp ranks add up: each a part (two-shot), each everything (one-shot: one exchange, more bytes), the switch "
-        "(nvls), or the fastest (auto).",
-        "two-shot",
+        ALL_REDUCES, "How tp ranks add up: in two exchanges, in one of more bytes, in the switch.", "two-shot"
     )
     engine: str = choice(ENGINES, "What serves.", "vllm")
     weights: str = asked("Weight format: `llmhw formats`.", "bf16", str, _format)
     kv: str = asked("Cache format.", "bf16", str, _format)
     page_size: int | None = count("Tokens of a page of the cache (PagedAttention); default: the engine's.", None)
     utilization: float = share(
-        "Share of the memory that the engine may take (vLLM's gpu_memory_utilization).",
-        0.9,
-        "above 0 and at most 1; vLLM's default is 0.9",
-        lambda x: 0 < x <= 1,
+        "Share of the memory to take.", 0.9, "above 0 and at most 1; vLLM's default is 0.9", lambda x: 0 < x <= 1
     )
     max_sequences: int = count("Sequences that run at a time, on each group of tp x pp ranks.", 256)
     max_batched_tokens: int = count("Most tokens of one forward pass, on each group of tp x pp ranks.", 8192)
@@ -431,11 +414,9 @@ class ServingJob:
     prefix_tokens: int = count("Tokens that all sequences begin with, cached once.", 0, least=0)
     lora_adapters: int = count("Adapters that lie on the device beside the model.", 0, least=0)
     lora_rank: int = count("Rank of each adapter.", 16)
-    weight_offload: float = share(
-        "Share of the weights that lies in host memory.", 0.0, "a share from 0 to 1", lambda x: 0 <= x <= 1
-    )
+    weight_offload: float = share("Share of weights in host memory.", 0.0, "a share from 0 to 1", lambda x: 0 <= x <= 1)
     kv_offload: float = share(
-        "Share of the cache that lies in host memory.", 0.0, "a share of at least 0 and below 1", lambda x: 0 <= x < 1
+        "Share of the cache there.", 0.0, "a share of at least 0 and below 1", lambda x: 0 <= x < 1
     )
 
     def __post_init__(self) -> None:
