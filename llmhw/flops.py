@@ -382,13 +382,12 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
             seq_len=seq_len,
         )
     else:
-        layers = [layer for layer, _ in spec.layer_kinds]
-        sizes = {sum(t.numel for t in layer.tensors if t.matmul) for layer in layers}
-        full = all(layer.attention and layer.attention.kind == "full" for layer in layers)
-        if not full or sizes != {12 * spec.hidden**2}:
+        blocks = {sum(t.numel for t in layer.tensors if t.matmul) for layer in spec.layers}
+        gated = any(t.part in ("gate", "gate_up") for t, _ in spec.all_tensors())
+        if gated or set(spec.attention_summary) != {"full"} or blocks != {12 * spec.hidden**2}:
             raise LLMHWError(
-                f"convention={convention!r} is defined for GPT with a 4h MLP: layers of full attention and 12 h^2 weights, "
-                f"which those of {spec.name} are not; use palm or training_flops()"
+                f"convention={convention!r} is defined for GPT with a 4h MLP: layers of full attention and 12 h^2 "
+                f"weights, which those of {spec.name} are not; use palm or training_flops()"
             )
         made = term(
             training_flops_megatron,

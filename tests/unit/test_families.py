@@ -12,6 +12,7 @@ from llmhw.families import FAMILIES, Body, Builder, Config, Family, Style, key_o
 from llmhw.fit import fit
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.measure import measure_flops, measure_params
+from llmhw.memory import lora_tensors
 from llmhw.model import Attention, ModelSpec
 from llmhw.units import LLMHWError
 
@@ -155,3 +156,13 @@ def test_a_family_is_one_entry() -> None:
     spellings = [name for key, family in FAMILIES.items() for name in (key, *family.synonyms)]
     assert len(spellings) == len(set(spellings))
     assert all(family.style is None or family.style.rotary == Style().rotary for family in FAMILIES.values())
+
+
+def test_adapters_have_the_sides_of_their_matrix() -> None:
+    """GPT-2 stores (inputs, outputs); an adapter's first factor reads the inputs all the same."""
+    spec = llmhw.model("gpt2")
+    added = {t.name: (t.shape, t.split) for t, _ in lora_tensors(spec, rank=4, targets=["c_attn", "c_proj"])}
+    assert added["attn.c_attn.lora_A.weight"] == ((4, 768), "whole")
+    assert added["attn.c_attn.lora_B.weight"] == ((3 * 768, 4), "column")
+    assert added["mlp.c_proj.lora_A.weight"] == ((4, 4 * 768), "row")
+    assert added["mlp.c_proj.lora_B.weight"] == ((768, 4), "whole")
