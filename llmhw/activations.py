@@ -764,6 +764,42 @@ def layer_activations(
     )
 
 
+def shared_activations(
+    spec: ModelSpec,
+    layers: Iterable[tuple[int, str]],
+    dtype_bytes: int = 2,
+    *,
+    batch: int,
+    seq_len: int,
+    attention: str = "flash",
+    tp: int = 1,
+    cp: int = 1,
+    sequence_parallel: bool = False,
+) -> Estimate:
+    """Tables that layers share, such as rotary embedding and masks: kept once for a micro-batch (the torch profile).
+
+    layers   kinds of layers, numbers of `ModelSpec.layer_kinds`, each with its recompute mode
+    others   as in `layer_activations`
+    """
+    case = _Case(
+        batch=batch,
+        seq_len=seq_len,
+        e=dtype_bytes,
+        attention=attention,
+        tp=tp,
+        sequence_parallel=sequence_parallel,
+        cp=cp,
+        expert_tp=1,
+        imbalance=1.0,
+        dropout=None,
+    )
+    kinds = [(spec.layer_kinds[kind][0], mode, 0) for kind, mode in layers]
+    parts = _torch(spec, case, kinds, embedding=False, head=False, loss=False)
+    found = {name: tuple(t for t in terms if t.times) for name, terms in parts.items()}
+    title = f"tables that layers of {spec.name} share"
+    return Estimate(title, "bytes", tuple(Part(name, terms) for name, terms in found.items() if terms))
+
+
 def activations(
     spec: ModelSpec,
     *,

@@ -289,6 +289,13 @@ class Ledger:
             self.terms.setdefault(part or name, []).extend(t.scaled(times) for t in terms)
         return self
 
+    def without(self, names: set[str]) -> Ledger:
+        """The same without these parts."""
+        found = Ledger(self.detail)
+        found.parts = {name: value for name, value in self.parts.items() if name not in names}
+        found.terms = {name: terms for name, terms in self.terms.items() if name not in names}
+        return found
+
     @property
     def total(self) -> Any:
         """Sum of the parts."""

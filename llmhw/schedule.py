@@ -89,6 +89,25 @@ def chunks_in_flight(
     return minimum(total, warmup + 1 + waits * stage)
 
 
+def stages_in_flight(schedule: str, pp: Any, vpp: Any, micro_batches: Any, stage: Any) -> Any:
+    """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers.
+
+    >>> stages_in_flight("interleaved", 4, 2, 8, 0)
+    5.5
+    """
+    if schedule == "gpipe":
+        return micro_batches
+    found = chunks_in_flight(
+        stages=pp,
+        stage=stage,
+        chunks=vpp,
+        micro_batches=micro_batches,
+        per_hop=2 if schedule == "interleaved" else 1,
+        waits=1 if schedule == "zero-bubble" else 0,
+    )
+    return found / vpp
+
+
 def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int = 0) -> Actions:
     """What each stage runs, in order.
 

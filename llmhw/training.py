@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
-from llmhw.activations import activations, layer_activations, saved_bytes
+from llmhw.activations import activations, layer_activations, shared_activations
+from llmhw.block import Block, block, first_block, last_block, layer_input, saved_bytes
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
-from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.job import TrainingJob
-from llmhw.memory import PRECISIONS, training_states
-from llmhw.model import Layer
+from llmhw.formula import Estimate, Ledger, Part, Term, formula, term
+from llmhw.job import Layout, TrainingJob
+from llmhw.memory import PRECISIONS, optimizer_named, training_states
+from llmhw.model import Layer, Tensor
 from llmhw.rates import OPERAND_BYTES
-from llmhw.schedule import micro_batches_in_flight, pipeline_actions
-from llmhw.sharding import Place, outer_tensors, place_of, rank_states, stage_layers
+from llmhw.schedule import stages_in_flight
+from llmhw.sharding import Held, Stage, local_tensor, outer_tensors, shard_held, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
-from llmhw.units import LLMHWError, ceil_div, format_quantity, html_table, text_table
+from llmhw.units import LLMHWError, ceil_div, each, format_quantity, html_table, maximum, share, text_table, where
 
 
 def _constant(name: str) -> float:
@@ -209,174 +210,306 @@ def memory(job: TrainingJob) -> JobMemory:
     >>> memory(job).fits
     True
     """
-    p = job.parallelism
-    first = [place_of(p, stage * (p.devices // p.pp)) for stage in range(p.pp)]
-    stages = tuple(_stage(job, place) for place in first)
-    gradients = [
-        rank_states(job.model, p, place, optimizer="sgd", precision=job.precision)["gradients"] for place in first
-    ]
-    names = [{part.name for part in stage} for stage in stages]
-    unreused = (0.0 if "gradients" in n or job.frozen else float(g) for n, g in zip(names, gradients, strict=True))
-    return JobMemory(job, stages, tuple(unreused))
+    held = StepMemory(job, job.layout, detail="terms")
+    stages, unreused = [], []
+    for number, stage in enumerate(stages_of(job, every=True)):
+        moments = held.moments(stage, number)
+        name, fullest = max(moments.items(), key=lambda item: float(item[1].total))
+        parts = tuple(Part(n, tuple(t), held.note(n, number)) for n, t in fullest.terms.items() if t)
+        stages.append(Estimate(f"stage {number} of {job.model.name}", "bytes", parts, name))
+        unreused.append(float(held.unreused(moments, stage)))
+    return JobMemory(job, tuple(stages), tuple(unreused))
 
 
-def _stage(job: TrainingJob, place: Place) -> Estimate:
-    """The fullest moment of a rank's step."""
-    p, spec = job.parallelism, job.model
-    states = rank_states(spec, p, place, optimizer=job.optimizer, precision=job.precision, kernels=job.kernels)
-    away = {"none": (), "optimizer": ("master copy", "momentum", "variance", "step counters")}.get(
-        p.offload, tuple(part.name for part in states)
-    )
-    if job.frozen:
+ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
+
+
+class StepMemory:
+    """What one rank of a stage holds at the fullest moment of a step.
+
+    job      what does not change between layouts
+    layout   one layout, or arrays of many; its `zero` is plain
+    detail   parts; or terms, for the formulas behind them
+
+    What knows no stages (a kind of layer, the ends) is evaluated once for all of them.
+    """
+
+    def __init__(self, job: TrainingJob, layout: Layout, *, detail: str = "parts") -> None:
+        self.job, self.x, self.detail, self.spec = job, layout, detail, job.model
+        self._states: dict[int, Ledger] = {}
+        self._tensors_of: dict[Any, Any] = {}
+        self._kept: dict[Any, list[Term]] = {}
+        self._ends: dict[str, dict[str, list[Term]]] = {}
+        self.away = self._lies_elsewhere()
+
+    def _lies_elsewhere(self) -> set[str]:
+        """Parts of the states that are not on the device."""
+        states = {"master copy", "momentum", "variance", "step counters"}
+        every = states | {"weights", "gradients"}
+        away = {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
         # adapters are some hundredths of a percent of the weights, and their states as little
-        away = tuple(part.name for part in states if part.name != "weights" or part.name in away)
-    held = tuple(part for part in states if part.name not in away)
-    gathered = (_whole_blocks(job, place),) if p.zero == 3 and p.shards > 1 else ()
-    moments = {"all activations are alive": (*held, *_activations(job, place), *gathered)}
-    if job.kernels == "torch":
-        # zero_grad() drops the gradients, so that the first micro-batch's forward pass meets none; Megatron-LM keeps
-        # its buffers
-        without = tuple(part for part in held if part.name != "gradients")
-        if job.micro_batches == 1:
-            moments["all activations are alive"] = (*without, *_activations(job, place), *gathered)
-            moments["all gradients are there"] = (*held, *gathered)
-        if "variance" not in away and job.optimizer in ("adamw", "adamw-fp32", "adamw-bf16"):
-            # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
-            terms = tuple(replace(t, label="square roots of the variance") for t in states.part("variance").terms)
-            moments["the optimizer's step"] = (*held, Part("optimizer's temporaries", terms))
-    title = f"stage {place.pp} of {spec.name}"
-    return max((Estimate(title, "bytes", m, name) for name, m in moments.items()), key=lambda e: float(e.total))
+        return away | (states | {"gradients"}) if self.job.frozen else away
 
+    # states
 
-def _whole_blocks(job: TrainingJob, place: Place) -> Part:
-    p, spec = job.parallelism, job.model
-    layers = [spec.layers[i] for chunk in stage_layers(spec, p, place.pp) for i in chunk]
-    outer = [t for side in outer_tensors(spec, p, place.pp) for t in side]
-    made = term(
-        fsdp_buffer_bytes,
-        "gathered blocks and a gradient",
-        block_elements=ceil_div(max(layer.params for layer in layers), p.tp * p.ep),
-        outer_elements=ceil_div(sum(t.numel for t in outer), p.tp),
-        bytes_per_element=2,
-    )
-    return Part("gathered weights", (made,))
+    def states(self, stage: Stage) -> Ledger:
+        """Weights, gradients and optimizer states of a stage."""
+        if stage.index not in self._states:
+            job = self.job
+            uncut = uncut_rows(self.spec, self.x) if stage.first and job.kernels == "torch" else None
+            held, layout = self._held(stage) if self.detail == "parts" else (self._tensors(stage), self.x)
+            found = Ledger(self.detail)
+            made = state_terms(held, layout, optimizer=job.optimizer, precision=job.precision, uncut=uncut)
+            for name, terms in made.items():
+                found.put(name, terms)
+            self._states[stage.index] = found
+        return self._states[stage.index]
 
+    def _tensors(self, stage: Stage) -> list[tuple[Tensor, Any]]:
+        kinds = [(t, n) for kind, n in stage.kinds.items() for t, _ in self._local(kind)]
+        return [pair for there, end in ((stage.first, "first"), (stage.last, "last")) if there
+                for pair in self._local(end)] + kinds  # fmt: skip
 
-def _activations(job: TrainingJob, place: Place) -> list[Part]:
-    """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one."""
-    p, spec = job.parallelism, job.model
-    numbers = [i for chunk in stage_layers(spec, p, place.pp) for i in chunk]
-    precision = "bf16" if PRECISIONS[job.precision].compute == 2 else "fp32"
-    options: dict[str, Any] = {
-        "batch": job.micro_batch,
-        "seq_len": job.seq_len,
-        "attention": job.attention,
-        "kernels": job.kernels,
-        "tp": p.tp,
-        "sequence_parallel": p.sequence_parallel,
-        "cp": p.cp,
-        "expert_tp": p.expert_tp,
-        "imbalance": job.expert_imbalance,
-        "dropout": job.dropout_masks,
-    }
-    whole: dict[str, Any] = options | {"precision": precision}
-    copies = copies_in_flight(job, place.pp)
-    if job.recompute == "per-op":
-        kept = tuple(t for layer, count in spec.kinds_of(numbers) for t in _per_op(job, layer, copies * count))
-    else:
-        layers = activations(
-            spec,
-            layers=numbers,
-            recompute=job.recompute,
-            recompute_layers=job.recompute_layers,
-            embedding=False,
-            head=False,
-            loss=False,
-            **whole,
-        )
-        kept = tuple(_scaled(t, copies * _stored_share(job, t)) for part in layers for t in part.terms)
-    parts = [Part("activations", kept, f"{copies:g} micro-batches in flight")]
-    if job.recompute in ("per-op", "full", "block"):
-        largest = max((spec.layers[i] for i in numbers), key=lambda layer: layer.params)
-        one = layer_activations(spec, largest, dtype_bytes=PRECISIONS[job.precision].compute, **options)
-        parts.append(Part("layer being recomputed", tuple(t for part in one for t in part.terms)))
-    first, last = place.pp == 0, place.pp == p.pp - 1
-    if first or last:
-        ends = activations(spec, layers=(), embedding=first, head=last, loss=last, **whole)
-        by_name = {part.name: part.terms for part in ends}
-        loss = by_name.pop("loss", ())
-        if by_name:
-            parts.append(Part("embedding and final norm", tuple(t for terms in by_name.values() for t in terms)))
-        if loss:
-            sizes = {"vocab": spec.vocab_size, "tp": p.tp}
-            if job.kernels == "torch":
-                more = term(
-                    loss_temporary_bytes,
-                    "gradients of the loss, in fp32",
-                    batch=job.micro_batch,
-                    seq_len=job.seq_len,
-                    cp=p.cp,
-                    **sizes,
-                )
+    def _local(self, which: Any) -> list[tuple[Tensor, Any]]:
+        """This rank's tensors of a kind of layer, or of an end."""
+        if which not in self._tensors_of:
+            p, layer = self.job.parallelism, None
+            if isinstance(which, int):
+                layer = self.spec.layer_kinds[which][0]
+                tensors: Sequence[Tensor] = layer.tensors
             else:
-                more = term(unfused_gradient_bytes, "gradient of the head", hidden=spec.hidden, **sizes)
-            parts.append(Part("logits and loss", (*loss, more)))
-    return parts
+                tensors = outer_tensors(self.spec, p, 0 if which == "first" else p.pp - 1)[which == "last"]
+            self._tensors_of[which] = [(local_tensor(self.x, t, layer), 1) for t in tensors]
+        return self._tensors_of[which]
+
+    def _held(self, stage: Stage) -> tuple[Held, Layout]:
+        """As many tensors as a stage holds, of their mean size: what states add up to, where each by itself is none."""
+        if optimizer_named(self.job.optimizer).scheme != "plain":
+            return self._tensors(stage), self.x
+        sums = {False: [0, 0.0], True: [0, 0.0]}
+        ends = [end for end in ("first", "last") if getattr(stage, end)]
+        for which, times in (*stage.kinds.items(), *((end, 1) for end in ends)):
+            for experts, (count, elements) in self._elements(which).items():
+                sums[experts][0] += times * count
+                sums[experts][1] = sums[experts][1] + times * elements
+        names = {False: "attention", True: "experts"}
+        held = [
+            (Tensor("mean of all", (elements / count,), names[experts]), count)
+            for experts, (count, elements) in sums.items()
+            if count
+        ]
+        # under ZeRO-3 the elements are those of the shards
+        return held, replace(self.x, zero=0) if self.x.zero == 3 else self.x
+
+    def _elements(self, which: Any) -> dict[bool, tuple[int, Any]]:
+        """How many tensors a kind of layer or an end has, and elements of them, or of their shards: dense, experts."""
+        key = ("elements", which)
+        if key not in self._tensors_of:
+            found = {}
+            local = self._local(which)
+            held = shard_held(local, self.x, "weights") if self.x.zero == 3 else local
+            for experts in (False, True):
+                mine = [t.numel for t, _ in held if (t.component == "experts") == experts]
+                found[experts] = (len(mine), sum(mine))
+            self._tensors_of[key] = found
+        return self._tensors_of[key]
+
+    # activations
+
+    def kept(self, kind: int, mode: str) -> list[Term]:
+        """What a layer keeps of one micro-batch; `mode`: none, selective, per-op or full."""
+        if (kind, mode) not in self._kept:
+            self._kept[kind, mode] = self._layer(self.spec.layer_kinds[kind][0], mode)
+        return self._kept[kind, mode]
+
+    def _layer(self, layer: Layer, mode: str) -> list[Term]:
+        job, x = self.job, self.x
+        if mode == "per-op":
+            return _per_op(job, x, layer)
+        if job.kernels == "megatron":
+            if mode == "full":
+                return [layer_input(self.spec, x, seq_len=job.seq_len).term(x.micro_batch)]
+            found = self._block(layer, fused=True)
+            # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
+            stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
+            return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
+        return self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, dtype_bytes=self._e, **at))
+
+    def _block(self, layer: Layer, *, fused: bool) -> Block:
+        job = self.job
+        return block(
+            self.spec,
+            layer,
+            self.x,
+            seq_len=job.seq_len,
+            attention=job.attention,
+            fused=fused,
+            dropout=job.dropout_masks,
+            imbalance=job.expert_imbalance,
+        )
+
+    @property
+    def _e(self) -> int:
+        return PRECISIONS[self.job.precision].compute
+
+    def _by_tape(self, kept: Callable[..., Estimate]) -> list[Term]:
+        """Terms of PyTorch's op-by-op profile; of arrays of layouts, its totals."""
+        job, x = self.job, self.x
+
+        def at(tp: int, cp: int, split: bool, batch: int) -> Estimate:
+            sizes = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
+            return kept(seq_len=job.seq_len, attention=job.attention, **sizes)
+
+        numbers = (x.tp, x.cp, x.sequence_parallel, x.micro_batch)
+        if self.detail == "terms":
+            return [t for part in at(*numbers) for t in part.terms]
+        return [Term("op by op", "", (), 1, each(lambda *one: float(at(*one).total), *numbers))]
+
+    def shared(self, layers: Iterable[tuple[int, str]]) -> list[Term]:
+        """Tables that all layers of these kinds and modes share, in one micro-batch (the torch profile)."""
+        if self.job.kernels == "megatron":
+            return []
+        key = ("shared", *sorted(layers))
+        if key not in self._kept:
+            self._kept[key] = self._by_tape(lambda **at: shared_activations(self.spec, key[1:], self._e, **at))
+        return self._kept[key]
+
+    def end(self, which: str) -> dict[str, list[Term]]:
+        """What the embedding, or the head and the loss, keep of one micro-batch, by part."""
+        if which not in self._ends:
+            first, job, x = which == "first", self.job, self.x
+            if job.kernels == "megatron":
+                make = first_block if first else last_block
+                dropout = {"dropout": job.dropout_masks} if first else {}
+                self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
+            else:
+                precision = "bf16" if self._e == 2 else "fp32"
+                ends = {"layers": (), "embedding": first, "head": not first, "precision": precision}
+                loss = [] if first else self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss"))
+                rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
+                self._ends[which] = {"ends": rest, "loss": loss}
+        return self._ends[which]
+
+    def copies(self, number: int) -> Any:
+        """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
+        p, x = self.job.parallelism, self.x
+        return stages_in_flight(p.pipeline_schedule, p.pp, x.vpp, x.micro_batches, number)
+
+    def activations(self, stage: Stage, number: int) -> Ledger:
+        """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one."""
+        job, found, copies = self.job, Ledger(self.detail), self.copies(number)
+        mode = {"full": "none", "block": "none"}.get(job.recompute, job.recompute)
+        layers = {(kind, "full" if again else mode): count for (kind, again), count in stage.layers.items()}
+        for (kind, how), count in layers.items():
+            found.put("activations", self.kept(kind, how), copies * count)
+        if mode != "per-op":
+            found.put("activations", self.shared(layers), copies)
+        if job.recompute in ("per-op", "full", "block"):
+            largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
+            found.put("layer being recomputed", self.kept(largest, "none"))
+        for there, end in ((stage.first, "first"), (stage.last, "last")):
+            for part, terms in self.end(end).items() if there else ():
+                found.put("logits and loss" if part == "loss" else "embedding and final norm", terms)
+        if stage.last:
+            found.put("logits and loss", [self._loss()])
+        return found
+
+    def _loss(self) -> Term:
+        sizes: dict[str, Any] = {"vocab": self.spec.vocab_size, "tp": self.x.tp}
+        if self.job.kernels == "megatron":
+            return term(unfused_gradient_bytes, "gradient of the head", hidden=self.spec.hidden, **sizes)
+        sizes |= {"batch": self.x.micro_batch, "seq_len": self.job.seq_len, "cp": self.x.cp}
+        return term(loss_temporary_bytes, "gradients of the loss, in fp32", **sizes)
+
+    def note(self, part: str, number: int) -> str:
+        """What is said of a part beside its terms."""
+        return f"{self.copies(number):g} micro-batches in flight" if part == "activations" else ""
+
+    # the step
+
+    def gathered(self, stage: Stage) -> Ledger:
+        """Whole blocks that ZeRO-3 gathers beside the shards."""
+        found, x = Ledger(self.detail), self.x
+        if x.zero == 3:
+            outer = sum(t.numel for end in ("first", "last") if getattr(stage, end) for t, _ in self._whole(end))
+            block_elements = max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds)
+            made = term(
+                fsdp_buffer_bytes,
+                "gathered blocks and a gradient",
+                where(x.shards > 1, 1, 0),
+                block_elements=ceil_div(block_elements, x.tp * x.ep),
+                outer_elements=ceil_div(outer, x.tp),
+                bytes_per_element=2,
+            )
+            found.put("gathered weights", [made] if self.detail == "parts" or made.times else [])
+        return found
+
+    def _whole(self, end: str) -> list[tuple[Tensor, int]]:
+        p = self.job.parallelism
+        sides = outer_tensors(self.spec, p, 0 if end == "first" else p.pp - 1)
+        return [(t, 1) for t in sides[0 if end == "first" else 1]]
+
+    def moments(self, stage: Stage, number: int) -> dict[str, Ledger]:
+        """What a stage holds at each moment that may be the fullest."""
+        job, states = self.job, self.states(stage)
+        held, gathered = states.without(self.away), self.gathered(stage)
+        alive = Ledger(self.detail).merge(held)
+        if job.kernels == "megatron":  # Megatron-LM keeps its gradient buffers
+            return {ALIVE: alive.merge(self.activations(stage, number)).merge(gathered)}
+        # zero_grad() drops the gradients, so that the first micro-batch's forward pass meets none
+        first = where(self.x.micro_batches == 1, 1, 0)
+        if self.detail == "parts":
+            alive.parts["gradients"] = alive.parts.get("gradients", 0.0) * (1 - first)
+        elif first:
+            alive = alive.without({"gradients"})
+        alive.merge(self.activations(stage, number)).merge(gathered)
+        moments = {ALIVE: alive, REDUCED: Ledger(self.detail).merge(held).merge(gathered)}
+        chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
+        if "variance" in chosen.states and chosen.scheme == "plain" and "variance" not in self.away:
+            # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
+            updated = moments[UPDATED] = Ledger(self.detail).merge(held)
+            updated.parts[name] = states.parts["variance"]
+            roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
+            updated.terms[name] = list(roots)
+        return moments
+
+    def unreused(self, moments: Mapping[str, Ledger], stage: Stage) -> Any:
+        """Bytes that the allocator keeps apart from the fullest moment: gradients come when activations go."""
+        if self.job.kernels == "megatron" or "gradients" in self.away:
+            return 0.0
+        fullest = moments[ALIVE].total
+        others = (found.total for name, found in moments.items() if name != ALIVE)
+        most = fullest
+        for other in others:
+            most = maximum(most, other)
+        apart = self.states(stage).parts["gradients"]
+        return where((self.x.micro_batches == 1) & (fullest >= most), apart, 0.0)
 
 
-def _per_op(job: TrainingJob, layer: Layer, times: float) -> list[Term]:
+def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
     Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product.
     """
-    p, spec, a = job.parallelism, job.model, layer.attention
+    spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
         raise LLMHWError(f"recompute='per-op' covers dense layers with attention; {spec.name} has others: use 'full'")
-    spread = p.tp if p.sequence_parallel else 1
-    products = [t for t in layer.tensors if t.matmul and t.component in ("attention", "mlp")]
-    widths = [("input of the layer", spec.hidden / spread), ("result of attention", a.heads * a.v_head_dim / p.tp)]
-    for t in products[::2]:
-        widths.append((f"result of {t.module}", t.out / (spread if t.split == "row" else p.tp)))
-    size = PRECISIONS[job.precision].compute
-    tokens = job.seq_len // p.cp
-    return [
-        term(saved_bytes, name, times, batch=job.micro_batch, seq_len=tokens, width=width, bytes_per_element=size)
-        for name, width in widths
-    ]
+    found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
+    widths = [("input of the layer", share(spec.hidden, x.spread))]
+    widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
+    for m in found.matmuls[::2]:
+        widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
+    sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
+    element = PRECISIONS[job.precision].compute
+    return [term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths]
 
 
-def copies_in_flight(job: TrainingJob, stage: int) -> float:
-    """Micro-batches whose activations a stage holds at its fullest, in stages' worth of layers."""
-    p = job.parallelism
-    # longer runs repeat the steady state, unless all forward passes come first
-    count = job.micro_batches if p.pipeline_schedule == "gpipe" else min(job.micro_batches, 4 * p.pp)
-    return _in_flight(p.pipeline_schedule, p.pp, p.vpp, count)[stage] / p.vpp
+def _flat(parts: Mapping[str, list[Term]]) -> list[Term]:
+    return [t for terms in parts.values() for t in terms]
 
 
-@cache
-def _in_flight(schedule: str, pp: int, vpp: int, micro_batches: int) -> tuple[int, ...]:
-    return micro_batches_in_flight(pipeline_actions(schedule, pp, vpp, micro_batches))
-
-
-# Inputs of linear layers, by how their terms begin.
-_LINEAR_INPUTS = (
-    "input of the qkv",
-    "input of the output p",
-    "input of the feed",
-    "input of the last p",
-    "rows of the experts",
-)
-
-
-def _stored_share(job: TrainingJob, t: Term) -> float:
-    """Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit."""
-    if job.kernels == "megatron" and t.label.startswith(_LINEAR_INPUTS):
-        return min(1.0, OPERAND_BYTES[job.compute_format] / 2)
-    return 1.0
-
-
-def _scaled(t: Term, by: float) -> Term:
-    return Term(t.label, t.formula, t.inputs, t.times * by, t.value * by)
+def _only(found: Estimate, part: str) -> Estimate:
+    return replace(found, parts=tuple(p for p in found if p.name == part))
 
 
 # -- the whole estimate -----------------------------------------------------------------------
