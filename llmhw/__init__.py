@@ -7,7 +7,7 @@
 >>> llmhw.kv_cache(spec, seq_len=8192).total / 2**30
 2.5
 
-`llmhw.communication.collectives(job)` lists what every rank sends, and `llmhw.measure` (extra `torch`) takes the same
+`llmhw.messages.collectives(job)` lists what every rank sends, and `llmhw.measure` (extra `torch`) takes the same
 quantities from PyTorch.
 """
 

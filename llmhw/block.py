@@ -315,7 +315,7 @@ class _Walk:
     @property
     def tokens(self) -> Any:
         """Of the tensor-parallel group, for one micro-batch: what its matrix products see."""
-        return self.x.micro_batch * self.seq_len // self.x.cp
+        return share(self.x.micro_batch * self.seq_len, self.x.cp)
 
     @property
     def own(self) -> Any:
@@ -519,7 +519,7 @@ def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool 
     """What the first stage does before its layers: the embedding is looked up, and its gradient added up."""
     rows = share(share(seq_len, layout.cp), layout.spread)
     kept = (Kept(part="embedding", label="dropout mask", width=spec.hidden, rows=rows, element=1),) if dropout else ()
-    tokens = layout.micro_batch * seq_len // layout.cp
+    tokens = share(layout.micro_batch * seq_len, layout.cp)
     found = Pass(
         name="embedding", part="embedding", rows=share(tokens, layout.spread), width=spec.hidden, ahead=2, behind=4,
         kept=kept,
@@ -537,7 +537,7 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
     8.607...
     """
     vocab, width = spec.head_shape
-    tokens, rows = layout.micro_batch * seq_len // layout.cp, share(share(seq_len, layout.cp), layout.spread)
+    tokens, rows = share(layout.micro_batch * seq_len, layout.cp), share(share(seq_len, layout.cp), layout.spread)
     columns = ceil_div(vocab, layout.tp)
     last = (Kept(part="final norm", label="input of the last norm", width=spec.hidden, rows=rows),)
     taken = (Kept(part="head", label="input of the head", width=spec.hidden, rows=rows),)

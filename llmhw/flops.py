@@ -174,15 +174,15 @@ def utilization(*, flops: Any, seconds: Any, devices: Any = 1, peak_flops_per_se
 # -- a model's passes -------------------------------------------------------------------------
 
 
-def attended_pairs(a: Attention, *, seq_len: int, past: int = 0) -> int:
+def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
     """Query-key pairs that the masks of a layer leave: causal, in a window, in a chunk, or of the tokens an indexer chose.
 
     >>> attended_pairs(Attention(1, 1, 64, 64, index_topk=2), seq_len=4)
     7
     """
     if a.chunk:
-        return int(chunked_pairs(seq_len=seq_len, past=past, chunk=a.chunk))
-    return int(causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len))
+        return chunked_pairs(seq_len=seq_len, past=past, chunk=a.chunk)
+    return causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len)
 
 
 def forward_flops(

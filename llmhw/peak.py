@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.activations import activations, layer_activations, saved_bytes, score_matrix_bytes
+from llmhw.activations import activations, layer_activations
+from llmhw.block import saved_bytes, score_matrix_bytes
 from llmhw.activations import style_of as style_of
 from llmhw.formula import Estimate, Part, Term, term
 from llmhw.job import ATTENTION

@@ -22,7 +22,7 @@ from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.serving_time import Engine, bound, engine_of
+from llmhw.engine import Engine, bound, engine_of
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, html_table, text_table
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.activations import score_matrix_bytes
+from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Part, Term, formula, term
 from llmhw.hardware import Accelerator

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmhw.communication import collectives, group_ranks
+from llmhw.messages import collectives, group_ranks
 from llmhw.hardware import Cluster
 from llmhw.job import SCHEDULES, Parallelism, TrainingJob
 from llmhw.measure.launch import Case, run_cases

@@ -14,15 +14,8 @@ from llmhw.catalog import read_calibration
 from llmhw.hardware import Accelerator, Cluster, accelerator
 from llmhw.memory import kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec, model
-from llmhw.serving_time import (
-    BOUND,
-    Engine,
-    class_of,
-    engine_of,
-    offline_tokens_per_second,
-    request_seconds,
-    serving_family,
-)
+from llmhw.engine import Engine, class_of, engine_of, offline_tokens_per_second, request_seconds
+from llmhw.rates import BOUND, ServingConstants, family_of
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.regression import fit_calibration
 from llmhw.validation.statistics import Prediction, source_family
@@ -312,7 +305,7 @@ def fit(
         return log(predict(row, calibration=tried).predicted / measured)
 
     def belongs(row: Row) -> Callable[[str], bool]:
-        own = ("common", f"families.{serving_family(_device(row), known)}", f"engines.{engine_name(row)}")
+        own = ("common", f"families.{family_of(ServingConstants, _device(row), known)}", f"engines.{engine_name(row)}")
         return own.__contains__
 
     return fit_calibration(known, residual, [belongs(row) for row, _ in data], fresh=fresh, noise=0.08)

@@ -12,14 +12,15 @@ from math import ceil
 from re import search
 from typing import Any
 
-from llmhw.activations import layer_activations, saved_bytes
+from llmhw.activations import layer_activations
+from llmhw.block import saved_bytes
 from llmhw.catalog import read_calibration, read_model
 from llmhw.formula import Term, formula, term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import state_bytes, weights
 from llmhw.model import ModelSpec, model
-from llmhw.training import copies_in_flight, memory
+from llmhw.training import StepMemory, memory
 from llmhw.units import GIB, LLMHWError, unknown_name
 from llmhw.validation.statistics import Prediction, groups
 from llmhw.validation.table import Row
@@ -319,7 +320,7 @@ def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: b
         hidden = {"batch": micro, "seq_len": job.seq_len, "width": spec.hidden, "bytes_per_element": 2}
         terms = [
             # DeepSpeed's pipeline keeps what a stage hands on until its backward pass comes
-            term(saved_bytes, "results of the stage", copies_in_flight(job, stage), **hidden),
+            term(saved_bytes, "results of the stage", StepMemory(job, job.layout).copies(stage), **hidden),
         ]
         embedding = spec.vocab_size * spec.hidden / layout.tp if stage in (0, layout.pp - 1) else 0
         if fp32_gradients:

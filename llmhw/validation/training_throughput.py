@@ -15,7 +15,8 @@ from llmhw.flops import convention_flops, training_flops
 from llmhw.hardware import Accelerator, Cluster, Link, accelerator
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.model import ModelSpec
-from llmhw.step_time import class_of, family_of, time_step
+from llmhw.rates import TrainingConstants, family_of
+from llmhw.step_time import class_of, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
 from llmhw.validation.regression import fit_calibration
@@ -442,7 +443,7 @@ def fit(
         return log(time_step(job, software(row), calibration=tried).total / seconds)
 
     def belongs(row: Row, job: TrainingJob) -> Callable[[str], bool]:
-        own = ("common", f"families.{family_of(job.cluster.accelerator, known)}", f"software.{software(row)}")
+        own = ("common", f"families.{family_of(TrainingConstants, job.cluster.accelerator, known)}", f"software.{software(row)}")
         return own.__contains__
 
     return fit_calibration(known, residual, [belongs(row, job) for row, job, _ in data], fresh=fresh)

@@ -13,7 +13,7 @@ import pytest
 import llmhw
 from llmhw.communication import all_reduce_wire_bytes
 from llmhw.service import serve
-from llmhw.serving_time import BOUND, Engine, bound, cache_read_bytes, engine_of, experts_touched
+from llmhw.engine import BOUND, Engine, bound, cache_read_bytes, engine_of, experts_touched
 from llmhw.units import LLMHWError
 
 

@@ -1,0 +1,503 @@
+"""Time of one pass of an inference engine: prompts, decoded tokens, or both in one batch.
+
+The operations are those of training's forward pass. Weights are read in the format they are stored in, the cache is
+read by every decoded token, and tensor-parallel ranks wait for each other twice a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+from llmhw.block import Block, Matmul, State, block
+from llmhw.flops import attended_pairs, attention_core_flops
+from llmhw.formula import Estimate, Ledger, formula
+from llmhw.hardware import Accelerator, Cluster, links
+from llmhw.job import Layout
+from llmhw.memory import kv_cache_bytes, latent_cache_bytes, linear_state_bytes
+from llmhw.messages import activation_message_bytes, all_reduce_wire_bytes, message_seconds
+from llmhw.model import Attention, Layer, LinearAttention, ModelSpec
+from llmhw.precision import NumberFormat, number_format
+from llmhw.rates import (
+    BOUND,
+    ServingConstants,
+    attention_seconds,
+    compute_seconds,
+    constants_of,
+    half_format,
+    matmul_seconds,
+    powered_peak,
+    stream_seconds,
+    waiting_seconds,
+)
+from llmhw.step_time import gap_seconds
+from llmhw.units import LLMHWError, ceil_div, maximum, minimum, where
+
+PARTS = (
+    "matrix products",
+    "elementwise",
+    "attention over prompts",
+    "attention over the cache",
+    "all-reduces",
+    "slowest rank",
+    "waiting for the host",
+    "sends between stages",
+    "scheduling",
+)
+
+
+@formula(source="each token misses an expert with probability 1 - used / experts, independently", unit="count")
+def experts_touched(*, experts: Any, used: Any, tokens: Any) -> Any:
+    """Experts whose weights a batch reads, on average, if the router spreads tokens evenly.
+
+    >>> round(experts_touched(experts=8, used=2, tokens=4), 2)
+    5.47
+    """
+    return experts * (1 - (1 - used / experts) ** tokens)
+
+
+@formula(source="the cache is read once for every decoded token, while the products with it run", unit="seconds")
+def cache_seconds(
+    *, memory_bytes: Any, bandwidth_bytes_per_second: Any, flops: Any, flops_per_second: Any, gap_seconds: Any = 0
+) -> Any:
+    """Time in which one layer's attention decodes one token of each sequence.
+
+    >>> cache_seconds(memory_bytes=3e9, bandwidth_bytes_per_second=3e12, flops=0, flops_per_second=1)
+    0.001
+    """
+    return maximum(memory_bytes / bandwidth_bytes_per_second, flops / flops_per_second) + gap_seconds
+
+
+@formula(source="the slowest of several ranks holds up all", unit="seconds")
+def skew_seconds(*, seconds: Any, skew: Any) -> Any:
+    """Time that ranks wait for the slowest.
+
+    >>> skew_seconds(seconds=2.0, skew=0.05)
+    0.1
+    """
+    return seconds * skew
+
+
+@formula(source="measured: see calibration.json", unit="seconds")
+def scheduling_seconds(*, step_seconds: Any, sequences: Any, each_seconds: Any) -> Any:
+    """Time of a step in which the device waits for the engine: scheduling, sampling.
+
+    >>> scheduling_seconds(step_seconds=0.001, sequences=100, each_seconds=1e-5)
+    0.002
+    """
+    return step_seconds + sequences * each_seconds
+
+
+# Formats that the tensor cores multiply as they are stored; all others are expanded to 16 bit first.
+_NATIVE = {
+    "fp8": ("fp8", "matmul8"),
+    "mxfp8": ("fp8", "matmul8"),
+    "nvfp4": ("fp4", "matmul4"),
+    "mxfp4": ("fp4", "matmul4"),
+}
+_WIDE = ("fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """What the formats of weights and cache come to on a device; numbers, or arrays of many formats.
+
+    products, attending   FLOP/s of products with quantized matrices, and of attention over prompts
+    weight_bytes, cache_bytes   of an element
+    narrow                1 where weights have fewer bits than 16
+    ordinary              FLOP/s of the ordinary cores, which multiply a few rows
+    """
+
+    products: Any
+    attending: Any
+    weight_bytes: Any
+    cache_bytes: Any
+    narrow: Any
+    ordinary: Any
+
+
+def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) -> Formats:
+    """The formats of one engine on a device."""
+    bits, peak = _number_format(weights).bits_per_weight, _peak(device)
+    wide = powered_peak(device, c, peak) * c.matmul
+    if weights in _WIDE:
+        products = wide
+    elif weights in _NATIVE and _NATIVE[weights][0] in device.peaks:
+        fmt, share = _NATIVE[weights]
+        products = device.peak(fmt) * getattr(c, share) * wide / (peak * c.matmul)
+    else:
+        products = wide * c.weight_only
+    faster = c.attention8 if kv == "fp8" and "fp8" in device.peaks else 1.0
+    return Formats(
+        products=products,
+        attending=wide / c.matmul * c.attention * faster,
+        weight_bytes=bits / 8,
+        cache_bytes=_number_format(kv).bits_per_weight / 8,
+        narrow=int(weights not in _WIDE),
+        ordinary=device.peaks.get("fp32", 0.0) * (c.weight_only if bits < 16 else 1.0),
+    )
+
+
+def _peak(device: Accelerator) -> float:
+    """Dense 16-bit peak, of the accumulation that inference uses."""
+    return device.fp16_accumulate_peak or device.peak(half_format(device))
+
+
+def seen_tokens(a: Attention, context: Any) -> Any:
+    """Tokens of the cache that attention reads for the next token of a sequence that has `context` of them.
+
+    A chunk is half full on average; an indexer reads its own keys of all tokens and chooses among them.
+
+    >>> seen_tokens(Attention(8, 8, 64, 64, window=1024), 5000), seen_tokens(Attention(8, 8, 64, 64, chunk=1024), 5000)
+    (1024, 512.0)
+    """
+    if a.chunk:
+        return where(context < a.chunk, context, a.chunk / 2)
+    return minimum(context, a.window or a.index_topk or context)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One model on one group of devices, ready to be timed.
+
+    spec, cluster    what runs, and where; `cluster` holds the devices of one copy of the model
+    tp, pp           tensor-parallel ranks, and stages that run one after another (llama.cpp's layer split is pp)
+    attention_dp     each rank attends to its own sequences, experts are spread (`tp` is then the ranks in all)
+    weights, kv      number formats of weights and cache
+    constants        what kernels and links reach
+    all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
+    many             numbers of many formats in place of `weights` and `kv`; tp and pp may be arrays then
+    """
+
+    spec: ModelSpec
+    cluster: Cluster
+    constants: ServingConstants
+    tp: Any = 1
+    pp: Any = 1
+    attention_dp: bool = False
+    weights: str = "bf16"
+    kv: str = "bf16"
+    all_reduce: str = "two-shot"
+    many: Formats | None = None
+
+    @property
+    def device(self) -> Accelerator:
+        return self.cluster.accelerator
+
+    @cached_property
+    def formats(self) -> Formats:
+        """What the formats come to."""
+        return self.many or formats_of(self.device, self.constants, self.weights, self.kv)
+
+    @cached_property
+    def bandwidth(self) -> float:
+        """Bytes per second at which weights are read."""
+        reached = self.device.memory_bandwidth_bytes_per_second * self.constants.bandwidth
+        units = self.device.multiprocessors
+        return min(reached, units * self.constants.per_unit) if units else reached
+
+    @cached_property
+    def wide(self) -> float:
+        """FLOP/s of products in 16 bit."""
+        return powered_peak(self.device, self.constants, _peak(self.device)) * self.constants.matmul
+
+    @property
+    def ranks(self) -> Any:
+        """Ranks that split the heads of a sequence."""
+        return 1 if self.attention_dp else self.tp
+
+    def seconds(self, **load: Any) -> Any:
+        """Time of one pass over the model: see `timed`."""
+        return self.timed(**load).total
+
+    def explain(self, part: str | None = None, **load: Any) -> str:
+        """The formulas behind one part of a pass (or all), with the numbers put in; `load` as in `timed`."""
+        title = f"a pass of {self.spec.name} on {self.cluster}"
+        found: Estimate = self.timed(detail="terms", **load).estimate(title, "seconds", PARTS)
+        return found.explain(part)
+
+    def timed(
+        self,
+        *,
+        prompts: int = 0,
+        prompt_tokens: float = 0,
+        past: float = 0,
+        decoding: Any = 0,
+        context: float = 0,
+        logits: Any = None,
+        detail: str = "totals",
+    ) -> Ledger:
+        """Time of one pass over the model, by part.
+
+        prompts, prompt_tokens   sequences whose prompts are read, and new tokens of each
+        past                     tokens of each that are cached already (a later chunk, or a shared prefix)
+        decoding, context        sequences that get one more token, and tokens that each has cached
+        logits                   rows that pass through the head; default: one for each sequence
+        detail                   totals, parts or terms
+        """
+        tokens, c, total = prompts * prompt_tokens + decoding, self.constants, Ledger(detail)
+        if not _any(tokens):
+            return total
+        launches: Any = 4.0  # [inferred] embedding, final norm, head and sampling
+        several = where(self.tp > 1, 1, 0)
+        for layer, count in self.spec.layer_kinds:
+            work = self._block(layer, tokens)
+            one = Ledger(detail)
+            for m in work.matmuls:
+                self._product(one, m, tokens, m.part != "router")
+            for op in work.passes:
+                moved = {"memory_bytes": op.forward_bytes * c.passes, "bandwidth_bytes_per_second": self.bandwidth}
+                one.add("elementwise", op.name, stream_seconds, **moved)
+            gaps = {"kernels": work.kernels - len(work.matmuls), "gap": c.gap}
+            one.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
+            own = self.tp if self.attention_dp else 1  # ranks that share the sequences out
+            if layer.attention is not None:
+                self._prompts(one, layer.attention, prompts / own, prompt_tokens, past)
+                self._cached(one, layer.attention, decoding / own, context)
+            if layer.linear_attention is not None:
+                self._states(one, layer.linear_attention, work, decoding / own)
+            if _any(several):
+                one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
+                self._meetings(one, tokens, 2 * several)
+            total.merge(one, count)
+            launches = launches + count * (work.kernels + self.formats.narrow * c.expand * len(work.matmuls))
+        vocab, width = self.spec.head_shape
+        rows = prompts + decoding if logits is None else logits
+        head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
+        self._product(total, head, rows, False)
+        waits = {"kernels": launches, "host_seconds": c.launch, "busy_seconds": total.total}
+        total.add("waiting for the host", "launches", waiting_seconds, **waits)
+        total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.meet)
+        step = {"step_seconds": c.host, "sequences": prompts + decoding, "each_seconds": c.each}
+        total.add("scheduling", "the engine", scheduling_seconds, **step)
+        return total
+
+    def prompt_seconds(self, tokens: float, *, chunk: int, prompts: int = 1) -> Any:
+        """A prompt read in chunks; stages that run one after another work on several chunks at once."""
+        done, total, longest = 0.0, 0.0, 0.0
+        while done < tokens:
+            new = min(float(chunk), tokens - done)
+            one = self.seconds(prompts=prompts, prompt_tokens=new, past=done)
+            total, longest, done = total + one, maximum(longest, one), done + new
+        # each stage does its share of every chunk; the last chunk leaves after passing all stages
+        return where(self.pp == 1, total, total / self.pp + (self.pp - 1) / self.pp * longest)
+
+    def _block(self, layer: Layer, tokens: Any) -> Block:
+        if isinstance(self.tp, int) and isinstance(tokens, (int, float)):
+            return _block(self.spec, layer, self.tp, self.attention_dp, tokens)
+        return _block.__wrapped__(self.spec, layer, self.tp, self.attention_dp, tokens)
+
+    def _product(self, ledger: Ledger, m: Matmul, tokens: Any, quantized: bool) -> None:
+        """The best tile or none, or reading the weights if that takes longer."""
+        c, f, rows, groups = self.constants, self.formats, m.m, m.groups
+        if m.experts > 1:
+            # a batch reads the experts that it touches, and these share its rows
+            groups = groups * experts_touched(experts=m.experts, used=m.used, tokens=tokens) / m.experts
+            rows = rows * m.groups / maximum(groups, 1e-9)
+        ordinary = f.ordinary if quantized else self.device.peaks.get("fp32", 0.0)
+        ledger.add(
+            "matrix products",
+            m.name,
+            matmul_seconds,
+            m=rows,
+            n=m.n,
+            k=m.k,
+            groups=groups,
+            flops_per_second=f.products if quantized else self.wide,
+            vector_flops_per_second=ordinary,
+            bandwidth_bytes_per_second=self.bandwidth,
+            units=self.device.multiprocessors,
+            fill=c.fill,
+            b_bytes=f.weight_bytes if quantized else 2.0,
+            gap_seconds=c.gap,
+        )
+
+    def _prompts(self, ledger: Ledger, a: Attention, prompts: Any, tokens: float, past: float) -> None:
+        """Attention of new tokens among themselves and to those before them; an indexer's scores first."""
+        if not tokens or not _any(prompts):
+            return
+        lengths = {"seq_len": int(tokens), "past": int(past)}
+        cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
+        if a.index_heads:
+            every = attended_pairs(replace(a, index_topk=0), **lengths)
+            cores.append(("indexer", a.index_heads, every, a.index_dim, 0))
+        for name, heads, pairs, head_dim, v_head_dim in cores:
+            flops = attention_core_flops(
+                batch=prompts, heads=heads, pairs=pairs, head_dim=head_dim, v_head_dim=v_head_dim
+            )
+            given = {"flops_per_second": self.formats.attending, "gap_seconds": self.constants.gap}
+            ledger.add("attention over prompts", name, attention_seconds, flops=flops, **given)
+
+    def _cached(self, ledger: Ledger, a: Attention, sequences: Any, context: float) -> None:
+        """Attention of decoded tokens to what is cached; an indexer reads its own keys first."""
+        if not context or not _any(sequences):
+            return
+        seen, bits = seen_tokens(a, context), 8 * self.formats.cache_bytes
+        reads: list[tuple[str, Any, Any]] = []
+        if a.latent:  # whole on every rank
+            moved = latent_cache_bytes(batch=sequences, tokens=seen, latent=a.latent, bits_per_element=bits)
+            flops = attention_core_flops(
+                batch=sequences, heads=a.heads / self.ranks, pairs=seen, head_dim=a.latent, v_head_dim=a.latent
+            )
+            reads.append(("latents", moved, flops))
+        else:
+            sizes = {"kv_heads": maximum(1.0, a.kv_heads / self.ranks), "head_dim": a.head_dim}
+            moved = kv_cache_bytes(
+                batch=sequences, tokens=seen, v_head_dim=a.v_head_dim, bits_per_element=bits, **sizes
+            )
+            reads.append(("keys and values", moved, 0.0))
+        if a.index_dim:
+            moved = latent_cache_bytes(batch=sequences, tokens=context, latent=a.index_dim, bits_per_element=bits)
+            flops = attention_core_flops(
+                batch=sequences, heads=a.index_heads, pairs=context, head_dim=a.index_dim, v_head_dim=0
+            )
+            reads.append(("keys of the indexer", moved, flops))
+        for name, moved, flops in reads:
+            self._read(ledger, name, moved, flops, self.formats.attending)
+
+    def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, sequences: Any) -> None:
+        """Linear attention: its arithmetic; a decoded token reads the whole state and writes it back."""
+        rate = _peak(self.device) * self.constants.state
+        flops = sum(op.flops for op in work.ops if isinstance(op, State))
+        moved = 2 * linear_state_bytes(
+            batch=sequences,
+            heads=linear.heads / self.ranks,
+            key_dim=linear.key_dim,
+            value_dim=linear.value_dim,
+            channels=linear.conv_channels / self.ranks,
+            kernel=linear.conv_kernel,
+            bits_per_element=16,
+        )
+        self._read(ledger, f"state of {linear.kind}", moved, flops, rate)
+
+    def _read(self, ledger: Ledger, name: str, moved: Any, flops: Any, rate: Any) -> None:
+        bandwidth = self.device.memory_bandwidth_bytes_per_second * self.constants.cache
+        given = {"memory_bytes": moved, "bandwidth_bytes_per_second": bandwidth, "gap_seconds": self.constants.gap}
+        ledger.add("attention over the cache", name, cache_seconds, **given, flops=flops, flops_per_second=rate)
+
+    def _meetings(self, ledger: Ledger, tokens: Any, times: Any) -> None:
+        """All-reduces; with attention shared out by sequence, an all-to-all to the experts and back."""
+        c, tp = self.constants, self.tp
+        size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
+        rate, adds_up = self._link
+        # `meet` is the latency of two exchanges, or of the way to the switch and back
+        ways = {
+            "two-shot": (all_reduce_wire_bytes(size=size, ranks=tp), c.meet),
+            "one-shot": ((tp - 1) * size, c.meet / 2),
+            **({"nvls": (size, c.meet)} if adds_up else {}),
+        }
+        chosen = ways if self.all_reduce == "auto" else {self.all_reduce: ways[self.all_reduce]}
+        given = {"bandwidth_bytes_per_second": rate * c.inside}
+        fastest = min(
+            chosen.items(),
+            key=lambda way: float(message_seconds(wire_bytes=way[1][0], latency_seconds=way[1][1], **given)),
+        ) if len(chosen) > 1 else next(iter(chosen.items()))  # fmt: skip
+        name, (wire, latency) = fastest
+        ledger.add("all-reduces", name, message_seconds, times, wire_bytes=wire, latency_seconds=latency, **given)
+
+    @cached_property
+    def _link(self) -> tuple[Any, bool]:
+        """Bytes per second of the links between tp ranks, and whether their switch adds up."""
+        if isinstance(self.tp, int):
+            link = self.cluster.link_for(self.tp)
+            return link.bytes_per_second, _switch_adds_up(link.name)
+        inside, outside = self.cluster.intra_link, self.cluster.inter_link
+        rates = [link.bytes_per_second if link else float("nan") for link in (inside, outside)]
+        return where(self.tp <= self.cluster.devices_per_node, *rates), False
+
+
+def _any(numbers: Any) -> bool:
+    return bool(numbers.any()) if hasattr(numbers, "any") else bool(numbers)
+
+
+@lru_cache(maxsize=64)
+def _switch_adds_up(name: str) -> bool:
+    return any(found.name == f"{name} + NVLS SHARP" for found in links())
+
+
+@lru_cache(maxsize=256)
+def _number_format(name: str) -> NumberFormat:
+    return number_format(name)
+
+
+@lru_cache(maxsize=4096)
+def _block(spec: ModelSpec, layer: Layer, tp: Any, attention_dp: bool, tokens: Any) -> Block:
+    experts = max((t.experts for t in layer.tensors), default=1)
+    ranks = 1 if attention_dp else tp
+    layout = Layout(
+        dp=tp if attention_dp else 1,
+        tp=ranks,
+        ep=where(experts % tp == 0, tp, 1) if experts > 1 else 1,
+        sequence_parallel=ranks > 1,
+    )
+    mine = tokens / tp if attention_dp else tokens
+    return block(spec, layer, layout, seq_len=maximum(1, mine))
+
+
+def engine_of(
+    spec: ModelSpec,
+    cluster: Cluster,
+    *,
+    engine: str,
+    tp: int = 1,
+    pp: int = 1,
+    attention_dp: bool = False,
+    weights: str = "bf16",
+    kv: str = "bf16",
+    all_reduce: str = "two-shot",
+    calibration: Mapping[str, Any] | None = None,
+) -> Engine:
+    """An `Engine` with the constants of its device and software."""
+    if all_reduce == "nvls" and not _switch_adds_up(cluster.link_for(tp).name):
+        raise LLMHWError(
+            f"all_reduce='nvls': no switch of {cluster.accelerator.name} adds up; use two-shot, one-shot or auto"
+        )
+    if tp * pp != cluster.devices:
+        raise LLMHWError(f"tp x pp = {tp} x {pp} is not the {cluster.devices} devices of the cluster")
+    constants = constants_of(ServingConstants, cluster.accelerator, engine, calibration)
+    return Engine(spec, cluster, constants, tp, pp, attention_dp, weights, kv, all_reduce)
+
+
+def bound(engine: Engine) -> Engine:
+    """The same engine at every datasheet's peak, with nothing lost: no measurement is faster."""
+    return replace(engine, constants=BOUND)
+
+
+def request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> float:
+    """A batch of equal requests that start together: all prompts, then one token of each at a time.
+
+    Time is affine in what is cached, so that the middle of the answer stands for all of it.
+    """
+    first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
+    return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
+
+
+def offline_tokens_per_second(
+    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
+) -> float:
+    """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
+
+    room       sequences that the cache and the engine's limit have room for
+    requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
+
+    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
+    """
+    running = max(1.0, room * engine.constants.running)
+    together = max(1, int(8192 // prompt))
+    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
+    context = prompt + answer / 2
+    if requests is None:
+        return 1 / (engine.seconds(decoding=running, context=context) / running + reading / answer)
+    waves, rest = divmod(requests, min(running, requests))
+    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
+    decoding += engine.seconds(decoding=rest, context=context)
+    return requests * answer / (requests * reading + answer * decoding)
+
+
+def class_of(metric: str) -> str:
+    """Which measured errors speak for a prediction: throughput of batches, single-stream decode, or prompts."""
+    if metric.startswith("decode"):
+        return "decode"
+    return "prefill" if metric.startswith(("prefill", "ttft")) else "throughput"
