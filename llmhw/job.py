@@ -180,23 +180,11 @@ class Parallelism:
         check_fields(self)
         if self.zero not in (0, 1, 2, 3):
             raise LLMHWError(f"zero={self.zero!r} is not a stage; use 0, 1, 2 or 3 (FSDP is 3)")
-        check_divides("replicas", self.replicas, "dp", self.dp)
-        if self.replicas > 1 and self.zero != 3:
-            raise LLMHWError(f"replicas={self.replicas} is HSDP, which shards the weights: use it with zero=3")
-        if self.vpp > 1 and self.pp == 1:
-            raise LLMHWError(f"vpp={self.vpp} splits pipeline stages, and pp=1 has none; use vpp=1 or pp of at least 2")
         if self.schedule == "interleaved" and self.vpp == 1:
             raise LLMHWError("schedule='interleaved' needs vpp of at least 2; use 1f1b for one chunk a stage")
         if self.vpp > 1 and self.schedule == "gpipe":
             raise LLMHWError(f"vpp={self.vpp} needs schedule='interleaved' or 'zero-bubble', not 'gpipe'")
-        if self.sequence_parallel and self.tp == 1:
-            raise LLMHWError("sequence_parallel=True splits over the tp ranks, and tp=1; use tp of at least 2")
-        inside = self.dp * self.cp * self.tp
-        if inside % (self.ep * self.expert_tp):
-            raise LLMHWError(
-                f"ep x expert_tp = {self.ep} x {self.expert_tp} does not divide dp x cp x tp = {inside}, "
-                "the ranks of a stage that experts are spread over"
-            )
+        check_rules(LAYOUT_RULES, self.layout(), None)
 
     @property
     def pipeline_schedule(self) -> str:
@@ -237,24 +225,156 @@ def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int
     return devices // taken
 
 
+# -- rules ------------------------------------------------------------------------------------
+# One table for a layout that a person gives, which is refused with a reason, and for arrays of layouts, which are masked.
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a layout must keep.
+
+    name     in a few words
+    holds    whether it does: of plain numbers, or of arrays; takes the `Layout` and the `Limits`
+    refuse   raises the error that says why not, and what would do
+    """
+
+    name: str
+    holds: Callable[[Layout, Any], Any]
+    refuse: Callable[[Layout, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a layout is held against: a model's sizes, a batch and a cluster."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    experts: int
+    seq_len: int
+    node: int
+    batch: int = 1
+
+
+def _raise(text: str) -> None:
+    raise LLMHWError(text)
+
+
+def check_rules(rules: Iterable[Rule], x: Layout, limits: Limits | None) -> None:
+    """Refuse a layout by the first rule that it breaks."""
+    for rule in rules:
+        if not rule.holds(x, limits):
+            rule.refuse(x, limits)
+
+
+LAYOUT_RULES = (
+    Rule(
+        "replicas divide dp",
+        lambda x, _: x.dp % x.replicas == 0,
+        lambda x, _: check_divides("replicas", x.replicas, "dp", x.dp),
+    ),
+    Rule(
+        "replicas shard the weights",
+        lambda x, _: (x.replicas == 1) | (x.zero == 3),
+        lambda x, _: _raise(f"replicas={x.replicas} is HSDP, which shards the weights: use it with zero=3"),
+    ),
+    Rule(
+        "chunks need stages",
+        lambda x, _: (x.vpp == 1) | (x.pp > 1),
+        lambda x, _: _raise(
+            f"vpp={x.vpp} splits pipeline stages, and pp=1 has none; use vpp=1 or pp of at least 2"
+        ),
+    ),
+    Rule(
+        "sequence parallel needs tp",
+        lambda x, _: (x.sequence_parallel == 0) | (x.tp > 1),
+        lambda x, _: _raise("sequence_parallel=True splits over the tp ranks, and tp=1; use tp of at least 2"),
+    ),
+    Rule(
+        "experts fill the ranks of a stage",
+        lambda x, _: x.inside % (x.ep * x.expert_tp) == 0,
+        lambda x, _: _raise(
+            f"ep x expert_tp = {x.ep} x {x.expert_tp} does not divide dp x cp x tp = {x.inside}, "
+            "the ranks of a stage that experts are spread over"
+        ),
+    ),
+)
+TENSOR_RULES = (
+    Rule(
+        "tp divides heads",
+        lambda x, m: m.heads % x.tp == 0,
+        lambda x, m: check_divides("tp", x.tp, "heads", m.heads),
+    ),
+    Rule(
+        "KV heads are split or copied evenly",
+        lambda x, m: (m.kv_heads % x.tp == 0) | (x.tp % m.kv_heads == 0),
+        lambda x, m: _raise(
+            f"tp={x.tp} neither divides kv_heads={m.kv_heads} nor is a multiple of it, so KV heads can be "
+            "neither split nor copied evenly"
+        ),
+    ),
+    Rule(
+        "tp fits node boundaries",
+        lambda x, m: (x.tp % m.node == 0) | ((x.tp < m.node) & ((m.node % x.tp == 0) | (x.devices <= m.node))),
+        lambda x, m: _raise(
+            f"tp={x.tp} does not fit node boundaries: neither it nor devices_per_node={m.node} divides the other"
+        ),
+    ),
+)
+BATCH_RULES = (
+    Rule(
+        "micro-batches fill the batch",
+        lambda x, m: (m.batch % (x.micro_batch * x.dp) == 0) & (x.micro_batches > 0),
+        lambda x, m: _raise(
+            f"micro_batch x dp = {x.micro_batch} x {x.dp} does not divide global_batch={m.batch}; "
+            f"use a multiple of {x.micro_batch * x.dp}"
+        ),
+    ),
+)
+JOB_RULES = (
+    Rule(
+        "cp cuts the sequence",
+        lambda x, m: (x.cp == 1) | (m.seq_len % (2 * x.cp) == 0),
+        lambda x, m: _raise(
+            f"cp={x.cp} cuts a sequence into {2 * x.cp} parts, and seq_len={m.seq_len} is no multiple"
+        ),
+    ),
+    Rule(
+        "sequence parallel cuts the sequence",
+        lambda x, m: (x.sequence_parallel == 0) | (m.seq_len % x.tp == 0),
+        lambda x, m: _raise(f"tp={x.tp} with sequence_parallel does not divide seq_len={m.seq_len}"),
+    ),
+    Rule(
+        "ep spreads experts",
+        lambda x, m: (x.ep == 1) | (m.experts > 1),
+        lambda x, m: _raise(f"ep={x.ep} spreads experts, and {m.name} has none; use ep=1"),
+    ),
+    Rule(
+        "ep divides experts",
+        lambda x, m: m.experts % x.ep == 0,
+        lambda x, m: check_divides("ep", x.ep, "experts", m.experts),
+    ),
+    Rule(
+        "micro-batches fill whole rounds of the pipeline",
+        lambda x, m: (x.vpp == 1) | (x.micro_batches % x.pp == 0),
+        lambda x, m: _raise(
+            f"the interleaved schedule needs micro-batches in multiples of pp={x.pp}; there are "
+            f"{x.micro_batches} = global_batch / (micro_batch x dp)"
+        ),
+    ),
+)
+
+
 def _experts(spec: ModelSpec) -> int:
     """Routed experts of a layer; 1 in a dense model."""
     return max((t.experts for layer, _ in spec.layer_kinds for t in layer.tensors), default=1)
 
 
-def _check_tensor_ranks(spec: ModelSpec, cluster: Cluster, tp: int, devices: int) -> None:
-    """Heads can be dealt to tp ranks, and those of a job of so many devices to nodes."""
-    check_divides("tp", tp, "heads", spec.heads)
-    if spec.kv_heads % tp and tp % spec.kv_heads:
-        raise LLMHWError(
-            f"tp={tp} neither divides kv_heads={spec.kv_heads} nor is a multiple of it, so KV heads can be "
-            "neither split nor copied evenly"
-        )
-    node = cluster.devices_per_node
-    if (tp > node and tp % node) or (tp < node and node % tp and devices > node):
-        raise LLMHWError(
-            f"tp={tp} does not fit node boundaries: neither it nor devices_per_node={node} divides the other"
-        )
+def limits_of(spec: ModelSpec, cluster: Cluster, *, seq_len: int = 1, batch: int = 1) -> Limits:
+    """What layouts of this model on this cluster are held against."""
+    return Limits(
+        spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, cluster.devices_per_node, batch
+    )
 
 
 def _check_stages(p: Parallelism, layers: int) -> None:
@@ -307,28 +427,10 @@ class TrainingJob:
                 f"dp x tp x pp x cp = {p.dp} x {p.tp} x {p.pp} x {p.cp} = {p.devices} is not the cluster's "
                 f"{self.cluster.devices} devices"
             )
-        if self.batch % (self.micro_batch * p.dp):
-            raise LLMHWError(
-                f"micro_batch x dp = {self.micro_batch} x {p.dp} does not divide global_batch={self.batch}; "
-                f"use a multiple of {self.micro_batch * p.dp}"
-            )
-        _check_tensor_ranks(spec, self.cluster, p.tp, p.devices)
+        limits = limits_of(spec, self.cluster, seq_len=self.seq_len, batch=self.batch)
+        check_rules((*BATCH_RULES, *TENSOR_RULES), self.layout, limits)
         _check_stages(p, spec.num_layers)
-        if p.cp > 1 and self.seq_len % (2 * p.cp):
-            raise LLMHWError(
-                f"cp={p.cp} cuts a sequence into {2 * p.cp} parts, and seq_len={self.seq_len} is no multiple"
-            )
-        if p.sequence_parallel and self.seq_len % p.tp:
-            raise LLMHWError(f"tp={p.tp} with sequence_parallel does not divide seq_len={self.seq_len}")
-        experts = _experts(spec)
-        if p.ep > 1 and experts == 1:
-            raise LLMHWError(f"ep={p.ep} spreads experts, and {spec.name} has none; use ep=1")
-        check_divides("ep", p.ep, "experts", experts)
-        if p.vpp > 1 and self.micro_batches % p.pp:
-            raise LLMHWError(
-                f"the interleaved schedule needs micro-batches in multiples of pp={p.pp}; there are "
-                f"{self.micro_batches} = global_batch / (micro_batch x dp)"
-            )
+        check_rules(JOB_RULES, self.layout, limits)
         if self.recompute == "block" and not 0 < self.recompute_layers <= spec.num_layers // p.pp:
             raise LLMHWError(
                 f"recompute_layers={self.recompute_layers} must be between 1 and the {spec.num_layers // p.pp} layers "
@@ -424,7 +526,8 @@ class ServingJob:
         spec = self.model
         self._check_lengths()
         self._check_layout()
-        _check_tensor_ranks(spec, self.cluster, self.tp, self.devices)
+        x = Layout(tp=self.tp, pp=self.pp, dp=self.attention_dp)
+        check_rules(TENSOR_RULES, x, limits_of(spec, self.cluster))
         if self.pp > spec.num_layers:
             raise LLMHWError(f"pp={self.pp} is more than layers={spec.num_layers}; every stage needs a layer")
 

@@ -223,6 +223,10 @@ class Stage(Chunk):
     layers: dict[tuple[int, bool], int]
     chunks: tuple[tuple[Chunk, int], ...]
 
+    def computed(self, again: bool) -> Stage:
+        """The same with every layer's forward pass run once, or a second time."""
+        return replace(self, layers={(kind, again): n for kind, n in self.kinds.items()})
+
 
 def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
     """The distinct stages of a job's pipeline; `every`: the one that each rank belongs to, in order."""

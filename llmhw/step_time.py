@@ -13,6 +13,7 @@ from typing import Any
 from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Ledger, formula
+from llmhw.hardware import Cluster
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import optimizer_named, precision_named
 from llmhw.messages import (
@@ -83,9 +84,9 @@ def default_software(job: TrainingJob) -> str:
     return "torch-compile" if job.kernels == "torch" else "megatron-2026"
 
 
-def network(job: TrainingJob, constants: TrainingConstants) -> Network:
-    """The cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
-    cluster, c = job.cluster, constants
+def network(cluster: Cluster, constants: TrainingConstants) -> Network:
+    """A cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
+    c = constants
     per_node = min(cluster.devices_per_node, cluster.devices)
     # a level that no message uses limits none
     inside = cluster.link_for(per_node).bytes_per_second if per_node > 1 else float("inf")
@@ -224,18 +225,25 @@ class StepTimer:
     job      what does not change between layouts
     layout   one layout, or arrays of many
     detail   of the ledgers: totals, parts, or terms
+    cluster  whose network it is; default: the job's
 
     What knows neither stages nor ZeRO (`layer`) is evaluated once for all of them.
     """
 
     def __init__(
-        self, job: TrainingJob, layout: Layout, constants: TrainingConstants, *, detail: str = "parts"
+        self,
+        job: TrainingJob,
+        layout: Layout,
+        constants: TrainingConstants,
+        *,
+        detail: str = "parts",
+        cluster: Cluster | None = None,
     ) -> None:
         self.job, self.x, self.c, self.detail = job, layout, constants, detail
         self.spec, self.device = job.model, job.cluster.accelerator
         self.compute, self.half = job.compute_format, half_format(self.device)
         self.rates = training_rates(self.device, constants, self.compute)
-        self.network = network(job, constants)
+        self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
         self.layers: dict[tuple[int, bool], _Clock] = {}
         self.held: dict[int, list[Tensor]] = {}

@@ -118,7 +118,7 @@ class JobMemory:
     @property
     def device_bytes(self) -> float:
         """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers."""
-        return self.reserved_bytes + _constant("context_bytes")
+        return float(on_device(max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))))
 
     @property
     def capacity_bytes(self) -> float:
@@ -193,6 +193,11 @@ _REMEDY = {
     "variance": "split the optimizer's states: zero=1, or more tp or pp",
     "logits and loss": "split the vocabulary with more tp, or use a smaller micro_batch",
 }
+
+
+def on_device(held: Any) -> Any:
+    """What nvidia-smi shows where tensors and blocks apart from them take so many bytes."""
+    return held * _constant("reserved_over_allocated") + _constant("context_bytes")
 
 
 def memory(job: TrainingJob) -> JobMemory:
@@ -430,18 +435,18 @@ class StepMemory:
     def gathered(self, stage: Stage) -> Ledger:
         """Whole blocks that ZeRO-3 gathers beside the shards."""
         found, x = Ledger(self.detail), self.x
-        if x.zero == 3:
+        if _any(x.zero == 3):
             outer = sum(t.numel for end in ("first", "last") if getattr(stage, end) for t, _ in self._whole(end))
             block_elements = max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds)
             made = term(
                 fsdp_buffer_bytes,
                 "gathered blocks and a gradient",
-                where(x.shards > 1, 1, 0),
+                where((x.zero == 3) & (x.shards > 1), 1, 0),
                 block_elements=ceil_div(block_elements, x.tp * x.ep),
                 outer_elements=ceil_div(outer, x.tp),
                 bytes_per_element=2,
             )
-            found.put("gathered weights", [made] if self.detail == "parts" or made.times else [])
+            found.put("gathered weights", [made] if _any(made.times) else [])
         return found
 
     def _whole(self, end: str) -> list[tuple[Tensor, int]]:
@@ -502,6 +507,10 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
     return [term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths]
+
+
+def _any(flags: Any) -> bool:
+    return bool(flags.any()) if hasattr(flags, "any") else bool(flags)
 
 
 def _flat(parts: Mapping[str, list[Term]]) -> list[Term]:
