@@ -391,11 +391,11 @@ def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer,
     parts: dict[str, list[Term]] = {}
     stepped = elements = matrices = others = 0
     for tensor, count in tensors:
-        elements += count * tensor.numel
+        elements = elements + count * tensor.numel
         if tensor.is_block_matrix:
-            matrices += count * tensor.numel
+            matrices = matrices + count * tensor.numel
         else:
-            others += count * tensor.numel
+            others = others + count * tensor.numel
         if optimizer.step and not (optimizer.scheme == "muon" and tensor.is_block_matrix):
             stepped += count
         if optimizer.scheme == "8bit":

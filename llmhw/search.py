@@ -185,7 +185,8 @@ class _Grid:
             for mode in space.recompute
         }
         self.memories = {mode: StepMemory(replace(base, recompute=mode), self.x) for mode in space.recompute}
-        self.ways: dict[tuple[int, int, bool], StepMemory] = {}
+        self.tensors_of: dict[Any, Any] = {}
+        assert self.timer.ends  # made here, once for all structures
 
     def template(self, shape: _Shape, recompute: str) -> TrainingJob:
         """A job of this structure, on as many devices as it has stages."""
@@ -258,6 +259,7 @@ class _Grid:
 
     def _way(self, job: TrainingJob, x: Layout, zero: int, replicas: int) -> StepMemory:
         made = StepMemory(job, replace(x, zero=zero, replicas=replicas))
+        made.tensors_of = self.tensors_of
         return made
 
 

@@ -207,6 +207,11 @@ class Chunk:
     first: bool
     last: bool
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Which ends of the model it holds: first, last."""
+        return (*(("first",) if self.first else ()), *(("last",) if self.last else ()))
+
 
 @dataclass(frozen=True)
 class Stage(Chunk):

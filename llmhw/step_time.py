@@ -603,6 +603,10 @@ def _any(flags: Any) -> bool:
     return bool(flags.any()) if hasattr(flags, "any") else bool(flags)
 
 
+def _all(flags: Any) -> bool:
+    return bool(flags.all()) if hasattr(flags, "all") else bool(flags)
+
+
 _EMPTY = Matmul(name="", part="", m=0, n=0, k=0)
 
 
@@ -616,18 +620,23 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
     times = [(clock.forward.total, clock.backward.total) for clock in clocks]
     sums = [sum(s.count * t[side] for s, t in zip(stages, times, strict=True)) for side in (0, 1)]
     totals = [ahead + behind for ahead, behind in times]
-    slowest = 0
-    if timer.detail != "totals":
-        slowest = max(range(len(stages)), key=totals.__getitem__)
-    rest = [tuple(whole - one for whole, one in zip(sums, t, strict=True)) for t in times]
-    found = timer.step(stages[slowest], clocks[slowest], (rest[slowest][0], rest[slowest][1]))
-    if timer.detail == "totals":
-        longest = totals[0]
-        for i in range(1, len(stages)):
-            other = timer.step(stages[i], clocks[i], (rest[i][0], rest[i][1]))
-            later = totals[i] > longest
-            found.parts[""] = where(later, other.total, found.total)
-            longest = where(later, totals[i], longest)
+    rest = [(sums[0] - ahead, sums[1] - behind) for ahead, behind in times]
+    longest = totals[0]
+    for total in totals[1:]:
+        longest = maximum(longest, total)
+    found, slowest = None, 0
+    for i, total in enumerate(totals):
+        here = total == longest
+        if not _any(here) or (found is not None and timer.detail != "totals"):
+            continue
+        one = timer.step(stages[i], clocks[i], rest[i])
+        if found is None:
+            found, slowest = one, i
+        else:
+            found.parts[""] = where(here, one.total, found.total)
+        if timer.detail == "totals" and _all(here):
+            break
+    assert found is not None
     return stages[slowest].index, found, tuple(totals)
 
 

@@ -242,7 +242,8 @@ class StepMemory:
     def __init__(self, job: TrainingJob, layout: Layout, *, detail: str = "parts") -> None:
         self.job, self.x, self.detail, self.spec = job, layout, detail, job.model
         self._states: dict[int, Ledger] = {}
-        self._tensors_of: dict[Any, Any] = {}
+        self._sums: dict[Any, tuple[int, Any]] = {}
+        self.tensors_of: dict[Any, list[tuple[Tensor, Any]]] = {}
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
         self.away = self._lies_elsewhere()
@@ -261,7 +262,8 @@ class StepMemory:
         """Weights, gradients and optimizer states of a stage."""
         if stage.index not in self._states:
             job = self.job
-            uncut = uncut_rows(self.spec, self.x) if stage.first and job.kernels == "torch" else None
+            whole = stage.first and job.kernels == "torch" and self.x.zero < 3
+            uncut = uncut_rows(self.spec, self.x) if whole else None
             held, layout = self._held(stage) if self.detail == "parts" else (self._tensors(stage), self.x)
             found = Ledger(self.detail)
             made = state_terms(held, layout, optimizer=job.optimizer, precision=job.precision, uncut=uncut)
@@ -272,52 +274,47 @@ class StepMemory:
 
     def _tensors(self, stage: Stage) -> list[tuple[Tensor, Any]]:
         kinds = [(t, n) for kind, n in stage.kinds.items() for t, _ in self._local(kind)]
-        return [pair for there, end in ((stage.first, "first"), (stage.last, "last")) if there
-                for pair in self._local(end)] + kinds  # fmt: skip
+        return [pair for end in stage.ends for pair in self._local(end)] + kinds
 
     def _local(self, which: Any) -> list[tuple[Tensor, Any]]:
         """This rank's tensors of a kind of layer, or of an end."""
-        if which not in self._tensors_of:
-            p, layer = self.job.parallelism, None
-            if isinstance(which, int):
-                layer = self.spec.layer_kinds[which][0]
-                tensors: Sequence[Tensor] = layer.tensors
-            else:
-                tensors = outer_tensors(self.spec, p, 0 if which == "first" else p.pp - 1)[which == "last"]
-            self._tensors_of[which] = [(local_tensor(self.x, t, layer), 1) for t in tensors]
-        return self._tensors_of[which]
+        pp = self.job.parallelism.pp
+        key = which if isinstance(which, int) else (which, pp > 1)
+        if key not in self.tensors_of:
+            layer = self.spec.layer_kinds[which][0] if isinstance(which, int) else None
+            tensors = layer.tensors if layer else self._outer(which)
+            self.tensors_of[key] = [(local_tensor(self.x, t, layer), 1) for t in tensors]
+        return self.tensors_of[key]
+
+    def _outer(self, end: str) -> list[Tensor]:
+        """Whole tensors outside the layers, on the first or the last stage."""
+        p = self.job.parallelism
+        return outer_tensors(self.spec, p, 0 if end == "first" else p.pp - 1)[end == "last"]
 
     def _held(self, stage: Stage) -> tuple[Held, Layout]:
-        """As many tensors as a stage holds, of their mean size: what states add up to, where each by itself is none."""
+        """As many tensors as a stage holds, and as many elements: what states add up to, where each by itself is none."""
         if optimizer_named(self.job.optimizer).scheme != "plain":
             return self._tensors(stage), self.x
-        sums = {False: [0, 0.0], True: [0, 0.0]}
-        ends = [end for end in ("first", "last") if getattr(stage, end)]
-        for which, times in (*stage.kinds.items(), *((end, 1) for end in ends)):
-            for experts, (count, elements) in self._elements(which).items():
-                sums[experts][0] += times * count
-                sums[experts][1] = sums[experts][1] + times * elements
-        names = {False: "attention", True: "experts"}
-        held = [
-            (Tensor("mean of all", (elements / count,), names[experts]), count)
-            for experts, (count, elements) in sums.items()
-            if count
-        ]
+        held: list[tuple[Tensor, Any]] = []
+        for experts, name in ((False, "attention"), (True, "experts")):
+            count, elements = 0, 0
+            for which, times in (*stage.kinds.items(), *((end, 1) for end in stage.ends)):
+                more, size = self._elements(which, experts)
+                count, elements = count + times * more, elements + times * size
+            if count:
+                held += [(Tensor("all together", (elements,), name), 1), (Tensor("", (0,), name), count - 1)]
         # under ZeRO-3 the elements are those of the shards
         return held, replace(self.x, zero=0) if self.x.zero == 3 else self.x
 
-    def _elements(self, which: Any) -> dict[bool, tuple[int, Any]]:
-        """How many tensors a kind of layer or an end has, and elements of them, or of their shards: dense, experts."""
-        key = ("elements", which)
-        if key not in self._tensors_of:
-            found = {}
+    def _elements(self, which: Any, experts: bool) -> tuple[int, Any]:
+        """How many tensors a kind of layer or an end has, and elements of them, or of their shards."""
+        key = (which, experts)
+        if key not in self._sums:
             local = self._local(which)
             held = shard_held(local, self.x, "weights") if self.x.zero == 3 else local
-            for experts in (False, True):
-                mine = [t.numel for t, _ in held if (t.component == "experts") == experts]
-                found[experts] = (len(mine), sum(mine))
-            self._tensors_of[key] = found
-        return self._tensors_of[key]
+            mine = [t.numel for t, _ in held if (t.component == "experts") == experts]
+            self._sums[key] = (len(mine), sum(mine))
+        return self._sums[key]
 
     # activations
 
@@ -409,11 +406,11 @@ class StepMemory:
             found.put("activations", self.kept(kind, how), copies * count)
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
-        if job.recompute in ("per-op", "full", "block"):
+        if job.recompute in ("per-op", "full", "block") and stage.kinds:
             largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
             found.put("layer being recomputed", self.kept(largest, "none"))
-        for there, end in ((stage.first, "first"), (stage.last, "last")):
-            for part, terms in self.end(end).items() if there else ():
+        for end in stage.ends:
+            for part, terms in self.end(end).items():
                 found.put("logits and loss" if part == "loss" else "embedding and final norm", terms)
         if stage.last:
             found.put("logits and loss", [self._loss()])
@@ -436,8 +433,8 @@ class StepMemory:
         """Whole blocks that ZeRO-3 gathers beside the shards."""
         found, x = Ledger(self.detail), self.x
         if _any(x.zero == 3):
-            outer = sum(t.numel for end in ("first", "last") if getattr(stage, end) for t, _ in self._whole(end))
-            block_elements = max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds)
+            outer = sum(t.numel for end in stage.ends for t in self._outer(end))
+            block_elements = max((self.spec.layer_kinds[kind][0].params for kind in stage.kinds), default=0)
             made = term(
                 fsdp_buffer_bytes,
                 "gathered blocks and a gradient",
@@ -448,11 +445,6 @@ class StepMemory:
             )
             found.put("gathered weights", [made] if _any(made.times) else [])
         return found
-
-    def _whole(self, end: str) -> list[tuple[Tensor, int]]:
-        p = self.job.parallelism
-        sides = outer_tensors(self.spec, p, 0 if end == "first" else p.pp - 1)
-        return [(t, 1) for t in sides[0 if end == "first" else 1]]
 
     def moments(self, stage: Stage, number: int) -> dict[str, Ledger]:
         """What a stage holds at each moment that may be the fullest."""

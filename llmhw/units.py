@@ -112,7 +112,7 @@ def share(total: Any, ranks: Any) -> Any:
 
 
 def each(function: Callable[..., float], *numbers: Any) -> Any:
-    """A function of plain numbers, element by element for arrays: for what is no arithmetic.
+    """A function of whole numbers, element by element for arrays: for what is no arithmetic.
 
     >>> each(lambda a, b: a + b, 1, 2)
     3
@@ -121,7 +121,7 @@ def each(function: Callable[..., float], *numbers: Any) -> Any:
         return function(*numbers)
     import numpy
 
-    return numpy.vectorize(lambda *one: function(*(n.item() for n in one)), otypes=[float])(*map(numpy.asarray, numbers))
+    return numpy.vectorize(lambda *one: function(*map(int, one)), otypes=[float])(*numbers)
 
 
 # -- printing ---------------------------------------------------------------------------------
