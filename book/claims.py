@@ -374,14 +374,15 @@ def h100_peak() -> Iterable[Case]:
 def throughput_70b() -> Iterable[Case]:
     spec = llmhw.model("llama-3-70b")
     bandwidth = 8 * llmhw.accelerator("h100").memory_bandwidth_bytes_per_second
-    for users in (1, 64):
+    for users, tokens in ((1, 1), (64, 2048)):
         bound = decode_tokens_per_second_bound(
             batch=users,
             weight_bytes=llmhw.weights(spec).total,
-            cache_bytes=llmhw.kv_cache(spec, batch=users, seq_len=2048).total,
+            cache_bytes=llmhw.kv_cache(spec, batch=users, seq_len=tokens).total,
             bandwidth_bytes_per_second=bandwidth,
         )
-        words = f"{users} user{'s' if users > 1 else ''}, bf16, 2,048 tokens each: 50 is within half of the bound"
+        who = f"{users} users, {tokens:,} tokens each" if users > 1 else "1 user, short context"
+        words = f"{who}, bf16: 50 is within half of the bound"
         yield Case(words, bound <= 2 * 50, f"at most {bound:,.0f} tokens/s in all")
 
 

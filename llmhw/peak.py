@@ -370,7 +370,7 @@ def step_peak(
         made("forward", "loss", {"activations": kept, "logits and loss": [*loss, *copies]}),
         made(
             "backward",
-            "begin of the backward pass",
+            "start of the backward pass",
             {
                 "activations": kept,
                 "logits and loss": [

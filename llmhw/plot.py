@@ -61,6 +61,23 @@ def _figure(height: float) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
+    """All names once, each order kept: a name that is new stands before those it precedes.
+
+    >>> _merged([["weights", "activations"], ["frozen", "adapters", "activations"]])
+    ['weights', 'frozen', 'adapters', 'activations']
+    """
+    found: list[str] = []
+    for order in orders:
+        at = len(found)
+        for name in reversed(order):
+            if name in found:
+                at = found.index(name)
+            else:
+                found.insert(at, name)
+    return found
+
+
 def memory_bars(
     estimates: Mapping[str, Estimate], *, capacities: Mapping[str, float] | None = None, title: str = ""
 ) -> Figure:
@@ -70,7 +87,7 @@ def memory_bars(
     capacities   label -> bytes, drawn as vertical lines: what devices hold
     """
     figure, axes = _figure(1.1 + 0.5 * len(estimates))
-    names = list(dict.fromkeys(part.name for e in estimates.values() for part in e))
+    names = _merged([[part.name for part in e] for e in estimates.values()])
     largest = max(float(e.total) for e in estimates.values())
     names = [n for n in names if any(p.name == n and p.value > 0.002 * largest for e in estimates.values() for p in e)]
     left = [0.0] * len(estimates)
@@ -78,15 +95,19 @@ def memory_bars(
         widths = [sum(p.value for p in e if p.name == name) / GIB for e in estimates.values()]
         axes.barh(list(estimates), widths, left=left, label=name, color=PALETTE[i % len(PALETTE)])
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    right = max(left) * 1.15
     for y, estimate in enumerate(estimates.values()):
-        total = estimate.total / GIB
-        axes.annotate(f" {total:,.1f}" if total < 100 else f" {total:,.0f}", (left[y], y), va="center")
+        total, end = estimate.total / GIB, left[y]
+        for line in sorted(value / GIB for value in (capacities or {}).values()):
+            if end < line < end + 0.07 * right:  # would run through the label
+                end = line
+        axes.annotate(f" {total:,.1f}" if total < 100 else f" {total:,.0f}", (end, y), va="center")
     for label, value in (capacities or {}).items():
         axes.axvline(value / GIB, color=INK, linestyle="--", linewidth=1)
         axes.annotate(f"{label} ", (value / GIB, 1.0), xycoords=("data", "axes fraction"), ha="right", va="bottom")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(right=max(left) * 1.15)
+    axes.set_xlim(right=right)
     axes.set_xlabel("GiB")
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.4 + 0.5 * len(estimates))), ncols=min(4, len(names))
@@ -137,7 +158,8 @@ def step_bars(estimates: Mapping[str, TrainingEstimate], *, share: bool = False)
     for y, (found, b, total) in enumerate(zip(estimates.values(), bounds, totals, strict=True)):
         if not share:
             low = sum(least for least, _, _ in b.values())
-            axes.errorbar(total, y, xerr=[[total - low], [ends[y] - total]], color=INK, capsize=3, linewidth=1.2)
+            line = {"color": INK, "capsize": 3, "linewidth": 1.2, "label": "" if y else "least to most"}
+            axes.errorbar(total, y, xerr=[[total - low], [ends[y] - total]], **line)
         axes.annotate(f"  {format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", (ends[y], y), va="center")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -172,11 +194,11 @@ def roofline(
     return figure
 
 
-def _tick(value: float, _: object = None) -> str:
-    """A short label: whole below 100,000, else with K, M, B or T."""
-    if abs(value) < 1e5:
+def _tick(value: float, unit: str = "count") -> str:
+    """A short label: bytes with KiB, MiB or GiB; else whole below 100,000, then with K, M, B or T."""
+    if unit == "count" and abs(value) < 1e5:
         return f"{value:,.0f}"
-    number, unit = format_quantity(value, "count").split()
+    number, unit = format_quantity(value, unit).split()
     return f"{float(number.replace(',', '')):g} {unit}"
 
 
@@ -190,7 +212,10 @@ def lines(
     levels: Mapping[str, float] | None = None,
     points: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones."""
+    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones.
+
+    x, y   labels of the axes; "bytes" on a logarithmic x is marked in KiB, MiB and GiB
+    """
     figure, axes = _figure(3.8)
     for label, pairs in series.items():
         axes.plot([a for a, _ in pairs], [b for _, b in pairs], label=label)
@@ -202,7 +227,8 @@ def lines(
         axes.annotate(label, (value, 0.98), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top")
     if log_x:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(_tick)
+        unit = "bytes" if x == "bytes" else "count"
+        axes.xaxis.set_major_formatter(lambda value, _: _tick(value, unit))
     if log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -61,3 +61,12 @@ def test_each_glossary_term_has_its_chinese_one(html: Path) -> None:
 def test_search_finds_the_words_of_the_book(html: Path) -> None:
     index = (html / "searchindex.js").read_text(encoding="utf-8")
     assert all(word in index for word in ("gradient", "optim", "bandwidth"))
+
+
+def test_options_keep_their_hyphens(html: Path) -> None:
+    """A dash in place of the hyphens of an option makes a false command of it."""
+    for page in pages():
+        assert not re.search(r"(?:^|[\s(\"“])[–—][a-z]+[-a-z]*[ =]\S", read(html, page).get_text()), page
+    claims = read(html, "book/claims").get_text()
+    assert "--model meta-llama/Llama-3-70b" in claims
+    assert "--quantization awq" in claims

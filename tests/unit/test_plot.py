@@ -11,6 +11,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 import llmhw
 from llmhw import plot
+from llmhw.formula import Estimate, Part, Term
 from llmhw.step_time import PARTS
 from llmhw.training import TrainingEstimate, train
 from llmhw.units import GIB
@@ -36,6 +37,20 @@ def test_bars_add_up_to_the_totals() -> None:
     # parts thinner than a pixel of the longest bar are not drawn
     assert list(by_bar.values()) == pytest.approx(totals, abs=0.01 * max(totals))
     assert [text.get_text() for text in axes.get_yticklabels()] == list(estimates)
+
+
+def test_bars_have_their_parts_in_one_order_and_labels_clear_of_lines() -> None:
+    gib = float(GIB)
+    trained = Estimate("full", "bytes", tuple(_part(name, 20 * gib) for name in ("weights", "activations")))
+    tuned = Estimate("LoRA", "bytes", tuple(_part(name, 20 * gib) for name in ("frozen weights", "activations")))
+    axes = plot.memory_bars({"full": trained, "LoRA": tuned}, capacities={"card": 41 * gib}).axes[0]
+    assert [c.get_label() for c in axes.containers] == ["weights", "frozen weights", "activations"]
+    labels = [text for text in axes.texts if text.get_text().strip() == "40.0"]
+    assert [text.xy[0] for text in labels] == [41, 41], "to the right of the line, which would strike it through"
+
+
+def _part(name: str, size: float) -> Part:
+    return Part(name, (Term(name, "given", (), 1, size),))
 
 
 def test_roofs_meet_at_the_ridge() -> None:
@@ -122,3 +137,11 @@ def test_every_part_of_a_step_has_a_colour() -> None:
 @pytest.mark.parametrize(("value", "text"), [(1, "1"), (4096, "4,096"), (131072, "131 K"), (7e9, "7 B"), (1e12, "1 T")])
 def test_ticks(value: float, text: str) -> None:
     assert plot._tick(value) == text
+
+
+def test_an_axis_of_bytes_counts_in_binary_units() -> None:
+    figure = plot.lines({"a": [(512, 1), (2**33, 2)]}, x="bytes", y="y", log_x=True)
+    figure.canvas.draw()
+    texts = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert {"4 KiB", "2 MiB", "1 GiB"} <= set(texts)
+    assert not [text for text in texts if text.endswith((" K", " M"))], "1.07 B bytes reads as one byte"
