@@ -18,7 +18,7 @@ from llmhw.flops import training_flops_6n
 from llmhw.hardware import Price, prices
 from llmhw.memory import checkpointed_activations, mixed_precision_adam_bytes, state_bytes
 from llmhw.precision import stored_weight_bytes
-from llmhw.roofline import decode_tokens_per_second_bound
+from llmhw.rates import decode_tokens_per_second_bound
 from llmhw.units import GB, GIB, ceil_div, format_quantity
 
 VERDICTS = ("correct", "imprecise", "wrong", "outdated")
