@@ -353,6 +353,8 @@ def flat_messages(job: TrainingJob, x: Layout, elements: Any, kind: str = "") ->
     ZeRO-0 reduces everything; ZeRO-1 scatters what is added up and gathers new weights; ZeRO-2 keeps no whole gradients
     from one micro-batch to the next, and so scatters those of each.
     """
+    if job.frozen:
+        return
     axis, recipe = f"{kind.replace(' ', '_')}dp", precision_named(job.precision)
     ranks = GROUPS[axis][0](x)
     flat = ceil_div(elements, ranks)
@@ -376,12 +378,15 @@ def sharded_messages(
     """
     prefix, recipe = kind.replace(" ", "_"), precision_named(job.precision)
     size, names, shard = elements * gathered_width(job), f"{kind}weights", elements * recipe.gradients
-    again = 0 if what != "a block" or job.parallelism.pp > 1 else 1
+    on = where(x.zero == 3, 1, 0)
+    again = 0 if what != "a block" or job.parallelism.pp > 1 else on
     full = GROUPS[f"{prefix}fsdp"][0](x) * shard
-    yield _message(x, "all-gather", f"{prefix}fsdp", 1, size, f"{names} of {what}", "forward")
+    yield _message(x, "all-gather", f"{prefix}fsdp", on, size, f"{names} of {what}", "forward")
     yield _message(x, "all-gather", f"{prefix}fsdp", again, size, f"{names} of {what}, again", "backward")
-    yield _message(x, "reduce-scatter", f"{prefix}fsdp", 1, full, f"gradients of {names} of {what}", "backward")
-    yield _message(x, "all-reduce", f"{prefix}replica", 1, shard, "their shards, over the copies", "backward")
+    if job.frozen:
+        return
+    yield _message(x, "reduce-scatter", f"{prefix}fsdp", on, full, f"gradients of {names} of {what}", "backward")
+    yield _message(x, "all-reduce", f"{prefix}replica", on, shard, "their shards, over the copies", "backward")
 
 
 # -- activations ------------------------------------------------------------------------------
@@ -495,7 +500,7 @@ def end_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Ite
 def norm_messages(job: TrainingJob, x: Layout, tensors: Iterable[tuple[Tensor, Any]]) -> Iterator[Collective]:
     """Under sequence parallelism a rank sees part of the tokens, so the gradients of norms are summed, in one step."""
     width, norms = precision_named(job.precision).gradients, [(t, n) for t, n in tensors if t.component == "norms"]
-    on = where(x.sequence_parallel, 1, 0)
+    on = 0 if job.frozen else where(x.sequence_parallel, 1, 0)
     if job.kernels == "megatron":
         size = width * sum(count * t.numel for t, count in norms)
         yield _message(x, "all-reduce", "tp", on, size, "gradients of norms", "step")
@@ -531,7 +536,7 @@ def pipeline_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -
 
 def tied_messages(job: TrainingJob, x: Layout, *, tp_rank: int = 0) -> Iterator[Collective]:
     """Tied embeddings lie on both ends of a pipeline, which add up their gradients."""
-    if job.model.tied and job.parallelism.pp > 1:
+    if job.model.tied and job.parallelism.pp > 1 and not job.frozen:
         table = next(t for t in job.model.tensors if t.part == "tokens")
         size = precision_named(job.precision).gradients * local_tensor(x, table, tp_rank=tp_rank).numel
         yield _message(x, "all-reduce", "embedding", 1, size, "gradients of tied embeddings", "step")
@@ -587,7 +592,7 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
                 step.add(flat_messages(job, x, sum(t.numel for t in tensors), kind))
                 continue
             axis = f"{kind.replace(' ', '_')}dp"
-            for size in ddp_buckets((t.numel * recipe.gradients for t in tensors), bucket_cap_mb):
+            for size in () if job.frozen else ddp_buckets((t.numel * recipe.gradients for t in tensors), bucket_cap_mb):
                 step.add([_message(x, "all-reduce", axis, 1, size, f"{kind}gradients, by bucket", "backward")])
 
 

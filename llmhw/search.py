@@ -31,8 +31,11 @@ from llmhw.job import (
     TrainingJob,
     limits_of,
 )
+from llmhw.formula import Ledger
+from llmhw.memory import optimizer_named
+from llmhw.model import Tensor
 from llmhw.rates import TrainingConstants, constants_of
-from llmhw.sharding import Stage, stages_of
+from llmhw.sharding import Stage, StageTensors, stages_of, uncut_rows, state_terms
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
 from llmhw.units import LLMHWError, format_quantity, html_table, text_table
@@ -116,19 +119,43 @@ class _Memory(StepMemory):
     """Memory of all layouts at once: modes of recompute and ways of sharding on axes of their own."""
 
     modes: dict[str, StepMemory]
-    ways: list[StepMemory]
+    sharding: Sequence[tuple[int, int]]
+    shards: dict[int, StageTensors]
 
     def states(self, stage: Stage) -> Any:
         """All that stays on the device in one sum, but what the moments of a step tell apart."""
         if stage.index not in self._states:
-            made = [way.states(stage).without(self.away) for way in self.ways]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
+            made = [self._held(stage, zero, replicas).without(self.away) for zero, replicas in self.sharding]
             found = self._states[stage.index] = copy(made[0])
             found.parts = {"held": _stacked([ledger.without(set(apart)).total for ledger in made], "sharding")}
             for name in apart:
                 if any(name in ledger.parts for ledger in made):
                     found.parts[name] = _stacked([ledger.parts[name] for ledger in made], "sharding")
         return self._states[stage.index]
+
+    def _held(self, stage: Stage, zero: int, replicas: int) -> Ledger:
+        """States under one way of sharding: tensors as many and as large in all as those of the stage, in place of them.
+
+        What a state of one tensor takes is no multiple of its elements under some optimizers: these get the real ones.
+        """
+        job, x, tensors = self.job, replace(self.x, zero=zero, replicas=replicas), self.shards[replicas]
+        held: list[tuple[Tensor, Any]] = tensors.held(stage)
+        if optimizer_named(job.optimizer).scheme == "plain":
+            held = []
+            for experts, name in ((False, "attention"), (True, "experts")):
+                count, elements = tensors.elements(stage, experts)
+                if zero == 3:
+                    elements = sum(n * tensors.shard(which, experts) for which, n in stage.parts)
+                if count:
+                    held += [(Tensor("all together", (elements,), name), 1), (Tensor("", (0,), name), count - 1)]
+            x = replace(x, zero=0) if zero == 3 else x
+        whole = stage.first and job.kernels == "torch" and zero < 3
+        uncut = uncut_rows(self.spec, x) if whole else None
+        found, names = Ledger("parts"), {"optimizer": job.optimizer, "precision": job.precision}
+        for name, terms in state_terms(held, x, uncut=uncut, **names).items():
+            found.put(name, terms)
+        return found
 
     def activations(self, stage: Stage, number: int) -> Any:
         made = [memory.activations(stage.computed(mode == "full"), number) for mode, memory in self.modes.items()]
@@ -185,8 +212,8 @@ class _Grid:
             for mode in space.recompute
         }
         self.memories = {mode: StepMemory(replace(base, recompute=mode), self.x) for mode in space.recompute}
-        self.tensors_of: dict[Any, Any] = {}
         assert self.timer.ends  # made here, once for all structures
+        self.tensors: dict[int, dict[int, StageTensors]] = {}
 
     def template(self, shape: _Shape, recompute: str) -> TrainingJob:
         """A job of this structure, on as many devices as it has stages."""
@@ -235,13 +262,17 @@ class _Grid:
     def evaluate(self, shape: _Shape, x: Layout) -> tuple[Any, Any]:
         """Seconds of a step, and bytes on a device, of every layout of a structure."""
         job = self.template(shape, "none")
+        if shape.pp not in self.tensors:
+            ways = {r: replace(x, zero=3, replicas=r) for _, r in self.space.sharding}
+            made = {0: x, **ways}.items()
+            self.tensors[shape.pp] = {r: self.timer.tensors.at(at, shape.pp) for r, at in made}
+        tensors = self.tensors[shape.pp][0]
         timer = copy(self.timer)
-        timer.job, timer.x = job, x
-        timer.__dict__.pop("outer", None)
+        timer.job, timer.x, timer.tensors = job, x, tensors
         seconds = time_layouts(timer)[1].total
         memory = _Memory(job, x)
+        memory.tensors, memory.sharding, memory.shards = tensors, self.space.sharding, self.tensors[shape.pp]
         memory.modes = {mode: self._at(found, job, x, mode) for mode, found in self.memories.items()}
-        memory.ways = [self._way(job, x, *pair) for pair in self.space.sharding]
         held = None
         for stage in stages_of(job):
             moments = memory.moments(stage, stage.index)
@@ -255,11 +286,6 @@ class _Grid:
     def _at(self, memory: StepMemory, job: TrainingJob, x: Layout, mode: str) -> StepMemory:
         made = copy(memory)
         made.job, made.x = replace(job, recompute=mode), x
-        return made
-
-    def _way(self, job: TrainingJob, x: Layout, zero: int, replicas: int) -> StepMemory:
-        made = StepMemory(job, replace(x, zero=zero, replicas=replicas))
-        made.tensors_of = self.tensors_of
         return made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,10 @@ from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Term, formula, term
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import PRECISIONS, optimizer_named, training_states
-from llmhw.model import Layer, Tensor
+from llmhw.model import Layer
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
-from llmhw.sharding import Held, Stage, local_tensor, outer_tensors, shard_held, stages_of, state_terms, uncut_rows
+from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, ceil_div, each, format_quantity, html_table, maximum, share, text_table, where
 
@@ -242,8 +242,7 @@ class StepMemory:
     def __init__(self, job: TrainingJob, layout: Layout, *, detail: str = "parts") -> None:
         self.job, self.x, self.detail, self.spec = job, layout, detail, job.model
         self._states: dict[int, Ledger] = {}
-        self._sums: dict[Any, tuple[int, Any]] = {}
-        self.tensors_of: dict[Any, list[tuple[Tensor, Any]]] = {}
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
         self.away = self._lies_elsewhere()
@@ -261,60 +260,14 @@ class StepMemory:
     def states(self, stage: Stage) -> Ledger:
         """Weights, gradients and optimizer states of a stage."""
         if stage.index not in self._states:
-            job = self.job
+            job, found = self.job, Ledger(self.detail)
             whole = stage.first and job.kernels == "torch" and self.x.zero < 3
             uncut = uncut_rows(self.spec, self.x) if whole else None
-            held, layout = self._held(stage) if self.detail == "parts" else (self._tensors(stage), self.x)
-            found = Ledger(self.detail)
-            made = state_terms(held, layout, optimizer=job.optimizer, precision=job.precision, uncut=uncut)
-            for name, terms in made.items():
+            held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
+            for name, terms in state_terms(held, self.x, uncut=uncut, **names).items():
                 found.put(name, terms)
             self._states[stage.index] = found
         return self._states[stage.index]
-
-    def _tensors(self, stage: Stage) -> list[tuple[Tensor, Any]]:
-        kinds = [(t, n) for kind, n in stage.kinds.items() for t, _ in self._local(kind)]
-        return [pair for end in stage.ends for pair in self._local(end)] + kinds
-
-    def _local(self, which: Any) -> list[tuple[Tensor, Any]]:
-        """This rank's tensors of a kind of layer, or of an end."""
-        pp = self.job.parallelism.pp
-        key = which if isinstance(which, int) else (which, pp > 1)
-        if key not in self.tensors_of:
-            layer = self.spec.layer_kinds[which][0] if isinstance(which, int) else None
-            tensors = layer.tensors if layer else self._outer(which)
-            self.tensors_of[key] = [(local_tensor(self.x, t, layer), 1) for t in tensors]
-        return self.tensors_of[key]
-
-    def _outer(self, end: str) -> list[Tensor]:
-        """Whole tensors outside the layers, on the first or the last stage."""
-        p = self.job.parallelism
-        return outer_tensors(self.spec, p, 0 if end == "first" else p.pp - 1)[end == "last"]
-
-    def _held(self, stage: Stage) -> tuple[Held, Layout]:
-        """As many tensors as a stage holds, and as many elements: what states add up to, where each by itself is none."""
-        if optimizer_named(self.job.optimizer).scheme != "plain":
-            return self._tensors(stage), self.x
-        held: list[tuple[Tensor, Any]] = []
-        for experts, name in ((False, "attention"), (True, "experts")):
-            count, elements = 0, 0
-            for which, times in (*stage.kinds.items(), *((end, 1) for end in stage.ends)):
-                more, size = self._elements(which, experts)
-                count, elements = count + times * more, elements + times * size
-            if count:
-                held += [(Tensor("all together", (elements,), name), 1), (Tensor("", (0,), name), count - 1)]
-        # under ZeRO-3 the elements are those of the shards
-        return held, replace(self.x, zero=0) if self.x.zero == 3 else self.x
-
-    def _elements(self, which: Any, experts: bool) -> tuple[int, Any]:
-        """How many tensors a kind of layer or an end has, and elements of them, or of their shards."""
-        key = (which, experts)
-        if key not in self._sums:
-            local = self._local(which)
-            held = shard_held(local, self.x, "weights") if self.x.zero == 3 else local
-            mine = [t.numel for t, _ in held if (t.component == "experts") == experts]
-            self._sums[key] = (len(mine), sum(mine))
-        return self._sums[key]
 
     # activations
 
@@ -433,7 +386,7 @@ class StepMemory:
         """Whole blocks that ZeRO-3 gathers beside the shards."""
         found, x = Ledger(self.detail), self.x
         if _any(x.zero == 3):
-            outer = sum(t.numel for end in stage.ends for t in self._outer(end))
+            outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
             block_elements = max((self.spec.layer_kinds[kind][0].params for kind in stage.kinds), default=0)
             made = term(
                 fsdp_buffer_bytes,
