@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmhw.formula import formula
+from llmhw.formula import Report, Table, formula
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
 from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, row_elements, stage_layers
-from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, html_table, maximum, minimum, text_table, where
+from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
 
@@ -210,8 +210,8 @@ class Collective:
         return float(self.calls * self.wire_bytes_per_call)
 
 
-@dataclass(frozen=True, slots=True)
-class Communication:
+@dataclass(frozen=True, slots=True, repr=False)
+class Communication(Report):
     """Everything that one rank sends and receives in a step."""
 
     title: str
@@ -232,15 +232,12 @@ class Communication:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        names = Collective.__slots__
-        rows = [{**{n: getattr(c, n) for n in names}, "wire_bytes": c.wire_bytes} for c in self.collectives]
+        rows = self.records()
         return {"title": self.title, "collectives": rows, "bytes": self.bytes, "wire_bytes": self.wire_bytes}
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, one row a collective; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.to_dict()["collectives"])
+    def records(self) -> list[dict[str, Any]]:
+        """Every collective as plain numbers."""
+        return [plain_fields(c) | {"wire_bytes": c.wire_bytes} for c in self.collectives]
 
     def rows(self) -> list[tuple[str, ...]]:
         """What, kind, axis, phase, calls, bytes of a call and of the step, as text."""
@@ -257,14 +254,9 @@ class Communication:
             for c in self.collectives
         ]
 
-    def __str__(self) -> str:
-        head = ("what", "kind", "ranks", "phase", "calls", "each", "in a step")
-        return "\n".join([self.title, *text_table([head, *self.rows()], right=4)])
-
-    def _repr_html_(self) -> str:
-        return html_table(
-            self.title, ("what", "kind", "ranks", "phase", "calls", "each", "in a step"), self.rows(), right=4
-        )
+    def tables(self) -> list[Table]:
+        columns = ("what", "kind", "ranks", "phase", "calls", "each", "in a step")
+        return [Table(self.title, columns, self.rows(), right=4)]
 
 
 def group_ranks(parallelism: Parallelism, place: Place | int, axis: str) -> tuple[int, ...]:

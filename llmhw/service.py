@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import price_of
-from llmhw.formula import formula
+from llmhw.engine import Engine, bound, engine_of
+from llmhw.formula import Report, Table, formula
 from llmhw.hardware import Cluster, Price
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.engine import Engine, bound, engine_of
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, html_table, text_table
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, plain_fields
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -99,17 +99,11 @@ class Point:
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers: seconds, tokens."""
-        return {
-            "concurrency": self.concurrency,
-            "ttft_seconds": self.ttft_seconds,
-            "tpot_seconds": self.tpot_seconds,
-            "tokens_per_second": self.tokens_per_second,
-            "tokens_per_second_per_user": self.tokens_per_second_per_user,
-        }
+        return plain_fields(self) | {"tokens_per_second_per_user": self.tokens_per_second_per_user}
 
 
 @dataclass(frozen=True, repr=False)
-class ServingEstimate:
+class ServingEstimate(Report):
     """A service: its memory, its speed at a load, its curve, its cost.
 
     job             what serves
@@ -208,18 +202,18 @@ class ServingEstimate:
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
             "price": self.price.to_dict() if self.price else None,
             "no_price": self.no_price or None,
-            "curve": [
-                p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
-                for p in self.curve
-            ],
+            "curve": self.records(),
             "memory": self.memory.to_dict(),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of the curve; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """The points of the curve as plain numbers."""
+        return [
+            p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
+            for p in self.curve
+        ]
 
-        return pandas.DataFrame(self.to_dict()["curve"]).set_index("concurrency")
+    index = "concurrency"
 
     def rows(self) -> list[tuple[str, ...]]:
         """The curve as text: requests at work, first token, tokens/s of a user and of all, dollars a million."""
@@ -289,14 +283,12 @@ class ServingEstimate:
         found.append(("a million tokens", text))
         return found
 
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("", ""), self.summary()), Table("", COLUMNS, self.rows(), right=0)]
+
     def __str__(self) -> str:
-        lines = text_table([COLUMNS, *self.rows()], right=0)
-        return "\n".join([self.title, *(f"{k}: {v}" for k, v in self.summary()), "", *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("", ""), self.summary()) + html_table("", COLUMNS, self.rows(), right=0)
+        summary, curve = self.tables()
+        return "\n".join([summary.title, *(f"{name}: {value}" for name, value in summary.rows), *curve.lines()])
 
 
 COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s", "a million")
@@ -701,7 +693,7 @@ def simulation_engine(
 
 
 @dataclass(frozen=True, repr=False)
-class SimulatedService:
+class SimulatedService(Report):
     """What the simulation of a job found.
 
     groups   that batch on their own and share the requests out; one of them was simulated
@@ -756,21 +748,11 @@ class SimulatedService:
             "simulated": self.result.to_dict(),
         }
 
-    def to_row(self) -> dict[str, Any]:
-        """`to_dict` without levels, as a row of a table: simulated_ttft_p99 and so on."""
-        return _flat(self.to_dict())
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())]
 
     def __str__(self) -> str:
         return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
-
-    __repr__ = __str__
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
 
 
 def simulate_service(

@@ -12,7 +12,7 @@ from llmhw.block import Block, block, first_block, last_block, layer_input, save
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
-from llmhw.formula import Estimate, Ledger, Part, Term, formula, term
+from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, formula, term
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import PRECISIONS, optimizer_named, training_states
 from llmhw.model import Layer
@@ -20,7 +20,7 @@ from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
-from llmhw.units import LLMHWError, ceil_div, each, format_quantity, html_table, maximum, share, text_table, where
+from llmhw.units import LLMHWError, ceil_div, each, format_quantity, maximum, share, where
 
 
 def _constant(name: str) -> float:
@@ -76,7 +76,7 @@ def fsdp_buffer_bytes(
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class JobMemory:
+class JobMemory(StageReport):
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
 
     stages        an `Estimate` of the tensors of one rank of each stage at its fullest moment, by part
@@ -139,10 +139,6 @@ class JobMemory:
         parts = sorted(self.stages[self.worst].parts, key=lambda part: -float(part.value))
         return f"short by {format_quantity(short, 'bytes')}; {_REMEDY.get(parts[0].name, 'use more devices')}"
 
-    def explain(self, part: str | None = None, stage: int | None = None) -> str:
-        """The formulas behind one part (or all) of a stage; default: the worst one."""
-        return self.stages[self.worst if stage is None else stage].explain(part)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in bytes."""
         return {
@@ -159,29 +155,8 @@ class JobMemory:
             "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame in bytes: a row for each part, a column for each stage; needs pandas."""
-        import pandas
-
-        columns = {i: {p.name: float(p.value) for p in stage} for i, stage in enumerate(self.stages)}
-        return pandas.DataFrame(columns).fillna(0.0).rename_axis("part").rename_axis("stage", axis="columns")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Part names and sizes as text, one column a stage; the last row is the total."""
-        names = list(dict.fromkeys(part.name for stage in self.stages for part in stage))
-        table = [{part.name: float(part.value) for part in stage} for stage in self.stages]
-        rows = [(name, *(format_quantity(t.get(name, 0), "bytes") for t in table)) for name in names]
-        return [*rows, ("total", *(format_quantity(float(s.total), "bytes") for s in self.stages))]
-
-    def __str__(self) -> str:
-        head = ("part", *(f"stage {i}" for i in range(len(self.stages))))
-        lines = text_table([head, *self.rows()])
-        return "\n".join([self.title, *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows())
+    def tables(self) -> list[Table]:
+        return [self.stage_table(self.title)]
 
 
 _REMEDY = {
@@ -470,7 +445,7 @@ def _only(found: Estimate, part: str) -> Estimate:
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingEstimate:
+class TrainingEstimate(Report):
     """A training job: its step, its memory, and the run it belongs to.
 
     job, software   what was asked, and what runs it
@@ -572,13 +547,14 @@ class TrainingEstimate:
             "run": self.run.to_dict(),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of the step: a row for each part, least, estimate and most seconds; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """Least, estimate and most seconds of each part of the step."""
+        names = ("least", "estimate", "most")
+        return [
+            {"part": name} | dict(zip(names, bounds, strict=True)) for name, bounds in self.bounds.items() if bounds[2]
+        ]
 
-        rows = {name: bounds for name, bounds in self.bounds.items() if bounds[2]}
-        frame = pandas.DataFrame.from_dict(rows, orient="index", columns=["least", "estimate", "most"])
-        return frame.rename_axis("part")
+    index = "part"
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Part of the step, least, estimate and most time, and share, as text; the last row is the total."""
@@ -656,19 +632,12 @@ class TrainingEstimate:
             *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
         ]
 
-    def __str__(self) -> str:
-        head = ("part", "least", "estimate", "most", "share")
-        lines = text_table([head, *self.rows()])
-        block = self.summary()
-        first, second = (max(len(row[i]) for row in block) for i in (0, 1))
-        short = [f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in block]
-        return "\n".join([self.title, *short, "", *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        parts = html_table("", ("part of the step", "least", "estimate", "most", "share"), self.rows())
-        return html_table(self.title, ("quantity", "value", "range or origin"), self.summary()) + parts
+    def tables(self) -> list[Table]:
+        names = ("least", "estimate", "most", "share")
+        return [
+            Table(self.title, ("quantity", "value", "range or origin"), self.summary(), prose=True, head=()),
+            Table("", ("part of the step", *names), self.rows(), head=("part", *names)),
+        ]
 
 
 def _step_flops(job: TrainingJob) -> tuple[float, float]:
