@@ -234,12 +234,12 @@ class StepTime:
 
     parts    seconds by name, see `PARTS`
     stages   seconds that each pipeline stage computes for one micro-batch
-    spread   factors of the total that bound the interval
+    spread   factors of the total that bound the interval; None where the calibration has none for such a job
     """
 
     parts: dict[str, float]
     stages: tuple[float, ...]
-    spread: tuple[float, float] = (1.0, 1.0)
+    spread: tuple[float, float] | None = (1.0, 1.0)
 
     @property
     def total(self) -> float:
@@ -247,9 +247,9 @@ class StepTime:
         return sum(self.parts.values())
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie."""
-        return self.total * self.spread[0], self.total * self.spread[1]
+    def interval(self) -> tuple[float, float] | None:
+        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
+        return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
 
 
 def _seconds(known: Mapping[str, float] | None = None) -> defaultdict[str, float]:
@@ -606,8 +606,8 @@ def time_step(
     device = job.cluster.accelerator
     known = calibration or read_calibration("training_time")
     found = _Timer(job, constants_of(device, software or default_software(job), known)).step()
-    low, high = known["interval"][class_of(job, known)]
-    return replace(found, spread=(float(low), float(high)))
+    interval = known["interval"].get(class_of(job, known))
+    return replace(found, spread=interval and (float(interval[0]), float(interval[1])))
 
 
 def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
