@@ -697,7 +697,7 @@ def validate(
         raise llmhw.LLMHWError("--fit and --calibration both give the constants; leave one out")
     constants = None
     if fitted:
-        constants = validation.write_constants(fitted, lambda: validation.fit(file, kind))
+        constants = validation.write_constants(fitted, lambda: validation.calibration(file, kind))
     elif calibration:
         constants = validation.read_constants(calibration)
     found = validation.validate(file, kind, calibration=constants)

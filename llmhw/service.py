@@ -113,7 +113,8 @@ class ServingEstimate(Report):
     price           of a device-hour, or None: `no_price` says why
     saturated       whether the rate or concurrency that was asked for is more than the service can take
     slo             limits on first token and next token that were asked for, in seconds
-    interval        least and most of measured over predicted time, of 80 % of measurements
+    interval        least and most of measured over predicted time, of 80 % of measurements; None where the calibration
+                    has none for such a load
     rate            requests that arrive in a second, if that is how the load was said
     """
 
@@ -126,7 +127,7 @@ class ServingEstimate(Report):
     price: Price | None
     saturated: bool = False
     slo: tuple[float | None, float | None] = (None, None)
-    interval: tuple[float, float] = (1.0, 1.0)
+    interval: tuple[float, float] | None = (1.0, 1.0)
     rate: float | None = None
     no_price: str = ""
 
@@ -141,8 +142,10 @@ class ServingEstimate(Report):
         return self.point.tokens_per_second / self.output_tokens
 
     @property
-    def tokens_per_second_interval(self) -> tuple[float, float]:
-        """Between which 80 % of measured throughputs lie, by sources left out of the fit."""
+    def tokens_per_second_interval(self) -> tuple[float, float] | None:
+        """Between which 80 % of measured throughputs lie, by sources left out of the fit; None if that is not known."""
+        if self.interval is None:
+            return None
         low, high = self.interval
         if self.rate is None or self.saturated:
             return self.point.tokens_per_second / high, self.point.tokens_per_second / low
@@ -195,7 +198,7 @@ class ServingEstimate(Report):
             "ttft_seconds": self.point.ttft_seconds,
             "tpot_seconds": self.point.tpot_seconds,
             "tokens_per_second": self.point.tokens_per_second,
-            "tokens_per_second_interval": list(self.tokens_per_second_interval),
+            "tokens_per_second_interval": self.tokens_per_second_interval and list(self.tokens_per_second_interval),
             "tokens_per_second_per_user": self.point.tokens_per_second_per_user,
             "requests_per_second": self.requests_per_second,
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
@@ -249,7 +252,8 @@ class ServingEstimate(Report):
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
-        low, high = self.tokens_per_second_interval
+        low, high = self.tokens_per_second_interval or (0.0, 0.0)
+        sure = f"80 % interval {low:,.0f} to {high:,.0f}" if low < high else "as many as are asked for"
         cost = self.dollars_per_million_tokens
         found = [
             ("memory", self._held()),
@@ -266,8 +270,8 @@ class ServingEstimate(Report):
             ),
             (
                 "all users",
-                f"{self.point.tokens_per_second:,.0f} tokens/s ("
-                + (f"80 % interval {low:,.0f} to {high:,.0f})" if low < high else "as many as are asked for)"),
+                f"{self.point.tokens_per_second:,.0f} tokens/s "
+                f"({sure if self.interval else 'the calibration has no interval'})",
             ),
             ("requests", f"{self.requests_per_second:,.2f} a second"),
         ]
@@ -470,10 +474,10 @@ def serve(
         load = room if asked is None else asked
         point, saturated = service.at(min(load, room)), load > room
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
-    low, high = known["interval"]["decode" if point.concurrency == 1 else "throughput"]
+    interval = known["interval"].get("decode" if point.concurrency == 1 else "throughput")
     limits = (slo_ttft, slo_tpot)
     return ServingEstimate(
-        job, prompt, answer, held, point, curve, paid, saturated, limits, (low, high), rate=wanted, no_price=unpaid
+        job, prompt, answer, held, point, curve, paid, saturated, limits, tuple(interval) if interval else None, rate=wanted, no_price=unpaid
     )
 
 

@@ -170,14 +170,14 @@ class StepTime:
 
     parts    seconds by name, see `PARTS`
     stages   seconds that each pipeline stage computes for one micro-batch
-    spread   factors of the total that bound the interval; None where nothing was measured to know them from
+    spread   factors of the total that bound the interval; None where the calibration has none for such a job
     slowest  number of the stage
     reason   how the numbers came about, made when it is asked for
     """
 
     parts: dict[str, float]
     stages: tuple[float, ...]
-    spread: tuple[float, float] = (1.0, 1.0)
+    spread: tuple[float, float] | None = (1.0, 1.0)
     slowest: int = 0
     reason: Callable[[], Estimate] | None = field(default=None, repr=False, compare=False)
 
@@ -187,9 +187,9 @@ class StepTime:
         return sum(self.parts.values())
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie."""
-        return self.total * self.spread[0], self.total * self.spread[1]
+    def interval(self) -> tuple[float, float] | None:
+        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
+        return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
 
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all) with this job's numbers put in.
@@ -633,11 +633,13 @@ def time_step(
     """
     known = calibration or read_calibration("training_time")
     constants = constants_of(TrainingConstants, job.cluster.accelerator, software or default_software(job), known)
-    low, high = known["interval"][class_of(job, known)]
-    return _timed(job, constants, (float(low), float(high)))
+    interval = known["interval"].get(class_of(job, known))
+    return _timed(job, constants, interval and (float(interval[0]), float(interval[1])))
 
 
-def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] = (1.0, 1.0)) -> StepTime:
+def _timed(
+    job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)
+) -> StepTime:
     def reason() -> Estimate:
         found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)

@@ -470,8 +470,8 @@ class TrainingEstimate(Report):
         return self.time.total
 
     @property
-    def step_seconds_interval(self) -> tuple[float, float]:
-        """Seconds between which 80 % of measured steps lie, by the sources that were left out of the fit."""
+    def step_seconds_interval(self) -> tuple[float, float] | None:
+        """Seconds between which 80 % of measured steps lie, by the sources that were left out of the fit; or None."""
         return self.time.interval
 
     @property
@@ -529,7 +529,7 @@ class TrainingEstimate(Report):
             "devices": self.job.cluster.devices,
             "software": self.software,
             "step_seconds": self.step_seconds,
-            "step_seconds_interval": list(self.step_seconds_interval),
+            "step_seconds_interval": self.step_seconds_interval and list(self.step_seconds_interval),
             "step_parts": {
                 name: {"least": low, "estimate": middle, "most": high}
                 for name, (low, middle, high) in self.bounds.items()
@@ -572,7 +572,7 @@ class TrainingEstimate(Report):
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table of many jobs: what was asked, then what comes out, in base units."""
         job, p, run, held = self.job, self.job.parallelism, self.run, self.memory
-        low, high = self.step_seconds_interval
+        low, high = self.step_seconds_interval or (None, None)
         price = run.price
         layout = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel")
         asked = ("micro_batch", "global_batch", "seq_len", "precision", "optimizer", "compute", "recompute", "kernels")
@@ -616,11 +616,11 @@ class TrainingEstimate(Report):
 
     def summary(self) -> list[tuple[str, str, str]]:
         """What a purchase order asks: quantity, value, and its 80 % interval or how it came about, as text."""
-        low, high = (format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval)
+        ends = [format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval or ()]
         held, run = self.memory, {name: (value, note) for name, value, note in self.run.rows()}
         room = f"of {format_quantity(held.capacity_bytes, 'bytes')}"
         return [
-            ("step", format_quantity(self.step_seconds, "seconds"), f"{low} to {high}"),
+            ("step", format_quantity(self.step_seconds, "seconds"), " to ".join(ends) or "the calibration has none"),
             ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}", ""),
             ("tokens/s in all", f"{self.tokens_per_second:,.0f}", ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
@@ -123,6 +123,20 @@ def groups(rows: Iterable[Prediction], family: Callable[[str], str] = source_fam
             median(lows) if lows and highs else None,
             median(highs) if lows and highs else None,
         )
+
+
+def scaled(
+    predicted: float, interval: Sequence[float] | None, unit: str
+) -> tuple[float, float] | tuple[None, None]:
+    """The low and high end of a prediction.
+
+    interval   least and most of measured over predicted time; None if it is not known
+    unit       of the prediction: seconds, or a rate, which is low where time is high
+    """
+    if interval is None:
+        return None, None
+    low, high = interval if unit == "seconds" else (1 / interval[1], 1 / interval[0])
+    return predicted * low, predicted * high
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
