@@ -146,7 +146,7 @@ def _job(row: Row, layout: Parallelism, **more: Any) -> TrainingJob:
         micro_batch=row.count("micro_batch"),
         seq_len=row.count("seq_len", None),
         precision=row["recipe"],
-        compute=row["compute"],
+        compute=row["compute"] or None,
         **{"global_batch": row.count("global_batch"), "recompute": row["recompute_mode"] or row["recompute"], **more},
     )
 
