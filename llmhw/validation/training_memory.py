@@ -162,8 +162,6 @@ def _megatron(row: Row) -> float:
 
 
 def _fsdp2(row: Row) -> float:
-    if row.count("pp") > 1:
-        raise LLMHWError("FSDP under pipeline parallelism keeps whole weights and gradients; not covered")
     found = memory(_job(row, _layout(row, zero=3, sequence_parallel=row.count("tp") > 1)))
     return max(float(s.total) + apart for s, apart in zip(found.stages, found.unreused, strict=True))
 
