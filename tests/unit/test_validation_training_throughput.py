@@ -133,6 +133,26 @@ def test_the_measures_of_one_run_agree() -> None:
     assert speed.predicted / speed.measured == pytest.approx(time.measured / time.predicted)
 
 
+def test_the_model_of_a_row() -> None:
+    sizes = {"n_layers": "16", "d_model": "4096", "n_heads": "32", "d_ff": "14336", "vocab": "32000"}
+    for cells, kind, layers in (
+        ({}, "llama", 16),
+        ({"d_ff": "16384"}, "gpt2", 16),
+        ({"model_name": "mistral-7b", "vocab": ""}, "mistral", 16),
+        ({"model_name": "Mixtral 8x7B"}, "mixtral", 16),
+        ({"model": "mistralai/Mistral-7B-v0.1 (copy)", "n_layers": ""}, "", 0),
+        ({"model": "mistral-7b", "n_layers": ""}, "mistral", 32),
+        ({"model": "mistral-7b", "config": '{"num_hidden_layers": 3}', "n_layers": ""}, "mistral", 3),
+    ):
+        row = Row(sizes | {"model_name": "mine"} | cells)
+        if kind:
+            spec = row.spec()
+            assert (spec.model_type, spec.num_layers) == (kind, layers), cells
+        else:
+            with pytest.raises(LLMHWError, match="is not known"):
+                row.spec()
+
+
 def test_what_a_source_leaves_open_is_the_fastest_that_fits() -> None:
     row = Row(dict(ONE) | {"micro_batch": "", "vpp": "", "interleaving": ""})
     job = job_of(row)
