@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llmhw.formula import Estimate
+from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import Accelerator, accelerator, accelerators
 from llmhw.memory import checkpointed_activations, kv_cache, lora_states, training_states, weights
 from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_count, format_quantity, html_table
+from llmhw.units import LLMHWError, check_count, format_quantity
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
@@ -81,7 +81,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FitTable:
+class FitTable(Report):
     """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`."""
 
     model: str
@@ -99,16 +99,6 @@ class FitTable:
                 return row
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers in base units."""
-        return {
-            "model": self.model,
-            "device": self.device,
-            "batch": self.batch,
-            "seq_len": self.seq_len,
-            "rows": [row.to_dict() for row in self.rows],
-        }
-
     def text_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Use, need, offer, verdict and longest sequence as text."""
         return [
@@ -122,26 +112,17 @@ class FitTable:
             for row in self.rows
         ]
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of needs and offers in bytes; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """Needs and offers in bytes, by use."""
+        names = ("use", "needed_bytes", "usable_bytes", "fits", "max_seq_len")
+        return [{name: getattr(row, name) for name in names} for row in self.rows]
 
-        data = [(r.use, r.needed_bytes, r.usable_bytes, r.fits, r.max_seq_len) for r in self.rows]
-        columns = ["use", "needed_bytes", "usable_bytes", "fits", "max_seq_len"]
-        return pandas.DataFrame(data, columns=columns).set_index("use")
+    index = "use"
 
-    def __str__(self) -> str:
-        rows = [("use", "needs", "offers", "fits", "longest"), *self.text_rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens", *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
+    def tables(self) -> list[Table]:
         title = f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens"
-        columns = ("use", "needs", "offers", "fits", "longest sequence")
-        return html_table(title, columns, self.text_rows(), right=5)
+        columns = ("use", "needs", "offers", "fits", "longest")
+        return [Table(title, (*columns[:-1], "longest sequence"), self.text_rows(), right=5, head=columns)]
 
 
 def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:

@@ -6,7 +6,7 @@ Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -166,7 +166,7 @@ def format_quantity(value: float | None, unit: str) -> str:
     return f"{_significant(value / size)} {suffix}".rstrip()
 
 
-def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: int = 1) -> str:
+def html_table(caption: str, columns: Sequence[str], rows: Iterable[Iterable[str]], *, right: int = 1) -> str:
     """A table for notebooks; columns from number `right` on are aligned to the right.
 
     >>> html_table("sizes", ["part", "GiB"], [["weights", "2.0"]])[:38]
@@ -181,24 +181,54 @@ def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str
             f"<tr>{''.join(f'<{tag}{s}>{escape(cell)}</{tag}>' for cell, s in zip(cells, styles, strict=False))}</tr>"
         )
 
+    head = f"<thead>{line(columns, 'th')}</thead>" if columns else ""
     body = "".join(line(row, "td") for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead>{line(columns, 'th')}</thead><tbody>{body}</tbody></table>"
-    )
+    return f"<table><caption>{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
 
 
-def text_table(rows: Iterable[Sequence[str]], *, right: int = 1) -> list[str]:
+def text_table(rows: Iterable[Sequence[str]], *, right: int = 1, prose: bool = False) -> list[str]:
     """Lines of a table for the terminal; columns from number `right` on are aligned to the right.
+
+    prose   the last column is prose, and aligned to the left all the same
 
     >>> text_table([("part", "GiB"), ("weights", "2.0")])
     ['part     GiB', 'weights  2.0']
     """
     lines = list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numbers = range(right, len(widths) - prose)
     return [
-        "  ".join(c.rjust(w) if i >= right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     ]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: what has a `to_dict` as that, other dataclasses by field, an infinite number as None.
+
+    >>> plain((1, {"a": (2.5, float("inf"))}))
+    [1, {'a': [2.5, None]}]
+    """
+    from dataclasses import is_dataclass
+
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return plain_fields(value)
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and value == float("inf") else value
+
+
+def plain_fields(thing: Any, *left_out: str) -> dict[str, Any]:
+    """The fields of a dataclass as plain values, by name."""
+    from dataclasses import fields
+
+    return {field.name: plain(getattr(thing, field.name)) for field in fields(thing) if field.name not in left_out}
 
 
 # -- argument checks --------------------------------------------------------------------------
