@@ -47,11 +47,13 @@ class _Tensor:
     shared: bool = False
     halved: bool = False
 
-    def term(self) -> Term:
+    def term(self, label: str, key: str, times: int) -> Term:
         if self.keys:
             return term(
                 score_matrix_bytes,
-                self.label,
+                label,
+                times,
+                key=key,
                 batch=self.batch,
                 heads=self.width,
                 queries=self.seq_len,
@@ -60,12 +62,18 @@ class _Tensor:
             )
         return term(
             saved_bytes,
-            self.label,
+            label,
+            times,
+            key=key,
             batch=self.batch,
             seq_len=self.seq_len,
             width=self.width,
             bytes_per_element=self.bytes,
         )
+
+
+# Part, label and key of a kept tensor's term.
+_Where = tuple[str, str, str]
 
 
 @dataclass(eq=False)
@@ -87,7 +95,7 @@ class _Tape:
     selective: bool = False
     tp: int = 1
     spread: int = 1
-    kept: dict[_Tensor, tuple[str, str]] = field(default_factory=dict)
+    kept: dict[_Tensor, _Where] = field(default_factory=dict)
     tables: dict[str, _Tensor] = field(default_factory=dict)
     quiet: bool = False
 
@@ -105,13 +113,13 @@ class _Tape:
             self.tables[name] = made
         return self.tables[name]
 
-    def keep(self, part: str, label: str, *tensors: _Tensor) -> None:
-        """Save tensors for the backward pass; one that is saved already costs nothing."""
+    def keep(self, part: str, label: str, *tensors: _Tensor, key: str = "") -> None:
+        """Save tensors for the backward pass; one that is saved already costs nothing. `key`: see `Term`."""
         if self.quiet:
             return
         for tensor in tensors:
             if tensor not in self.kept:
-                self.kept[tensor] = (part, tensor.label if tensor.shared else label)
+                self.kept[tensor] = (part, tensor.label, "") if tensor.shared else (part, label, key)
 
     @contextmanager
     def recomputed(self, part: str, label: str, *inputs: _Tensor) -> Iterator[None]:
@@ -141,15 +149,15 @@ class _Tape:
         """The fresh result of an operation that saves nothing (a sum, a product with a number)."""
         return replace(x, bytes=size or x.bytes, shared=False, halved=False, label="")
 
-    def linear(self, part: str, label: str, x: _Tensor, width: int) -> _Tensor:
+    def linear(self, part: str, label: str, x: _Tensor, width: int, key: str = "linear input") -> _Tensor:
         """x W: saves its input (and the weight, which is no activation)."""
-        self.keep(part, label, x)
+        self.keep(part, label, x, key=key)
         return replace(x, width=width, bytes=self.e, halved=False, label="")
 
-    def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor) -> _Tensor:
-        """a b: each side needs the other for its gradient."""
+    def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor, key: str = "") -> _Tensor:
+        """a b: each side needs the other for its gradient; `key` is that of a."""
         if b.grad:
-            self.keep(part, labels[0], a)
+            self.keep(part, labels[0], a, key=key)
         if a.grad:
             self.keep(part, labels[1], b)
         return self.like(a, max(a.bytes, b.bytes))
@@ -173,30 +181,28 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
-        t.keep(part, "input of LayerNorm", x)
-        t.keep(part, "mean", replace(x, width=vectors, label=""))
-        t.keep(part, "1 / standard deviation", replace(x, width=vectors, label=""))
+        t.keep(part, "input of LayerNorm", x, key="LayerNorm input")
+        t.keep(part, "mean", replace(x, width=vectors, label=""), key="norm mean")
+        t.keep(part, "1 / standard deviation", replace(x, width=vectors, label=""), key="norm scale")
         if kind == "layer-plus-1":
-            t.keep(part, "1 + weight", _Tensor("", x.width // vectors, t.e, 1, 1))
+            t.keep(part, "1 + weight", _Tensor("", x.width // vectors, t.e, 1, 1), key="norm weight")
         return t.like(x, t.e)
     x = t.cast(x, 4)
     scale = replace(x, width=vectors, label="")
     if kind == "cohere":
         x = t.like(x)
-    t.keep(part, "input in fp32", x)
-    t.keep(part, "1 / root mean square", scale)
+    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
-        t.keep(part, "centred input, computed again", t.like(x))
+        t.keep(part, "centred input, computed again", t.like(x), key="norm input")
     normed = t.like(x)
     if kind == "rms":
         normed = t.cast(normed, t.e)
-        t.keep(part, "normalized, before the weight", normed)
-        return t.like(normed, t.e)
-    t.keep(part, "normalized, before the weight", normed)
-    if kind != "rms-late":
+    t.keep(part, "normalized, before the weight", normed, key="normalized")
+    if kind not in ("rms", "rms-late"):
         weight = "1 + weight in fp32" if kind == "rms-plus-1" else "weight in fp32"
         if kind == "rms-plus-1" or t.e != 4:
-            t.keep(part, weight, _Tensor("", weights or x.width // vectors, 4, 1, 1))
+            t.keep(part, weight, _Tensor("", weights or x.width // vectors, 4, 1, 1), key="norm weight")
     return t.like(normed, t.e)
 
 
@@ -233,7 +239,7 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
         y = t.like(x)
         t.keep(part, "result of relu", y)
         return t.like(y) if kind == "relu2" else y
-    t.keep(part, f"input of {kind.partition('_')[0]}", x)
+    t.keep(part, f"input of {kind.partition('_')[0]}", x, key="activation input")
     y = replace(x, width=x.width // 2, label="") if x.halved else t.like(x)
     if kind in ("silu", "gelu"):
         return y
@@ -283,7 +289,7 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
                 t.keep(part, "mask in the model's format", t.new(1, keys=t.seq_len))
             t.keep(part, "queries", q)
             t.keep(part, "keys", keys)
-            t.keep(part, "values", values)
+            t.keep(part, "values", values, key="values")
             t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
             t.keep(part, "output of the attention core", out)
             if s.rotary_cat:
@@ -303,9 +309,9 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
         softmax = t.like(scores, 4 if s.softmax_fp32 else t.e)
         probabilities = t.cast(softmax, t.e)
         if softmax is not probabilities:
-            t.keep(part, "probabilities in fp32", softmax)
-        t.keep(part, "probabilities", probabilities)
-        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)))
+            t.keep(part, "probabilities in fp32", softmax, key="probabilities")
+        t.keep(part, "probabilities", probabilities, key="probabilities")
+        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
 
     if not t.selective:
         run()
@@ -391,7 +397,7 @@ def _mlp(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         g = t.linear("mlp", "input of the gate and up projection", x, share(both.out, t.tp))
         g.halved = True
         activated = _activate(t, s.activation, g)
-        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g)
+        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g, "activated gate")
         product.width = activated.width
         return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
     if not up:
@@ -406,7 +412,7 @@ def _gated(t: _Tape, s: Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
     g = t.linear("mlp", "input of the gate and up projections", x, share(inner, t.tp))
     activated = _activate(t, s.activation, g)
     up = t.linear("mlp", "input of the gate and up projections", x, g.width)
-    product = t.mul("mlp", ("activated gate", "up"), activated, up)
+    product = t.mul("mlp", ("activated gate", "up"), activated, up, "activated gate")
     return t.linear("mlp", "input of the down projection", product, hidden)
 
 
@@ -465,7 +471,7 @@ def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
         product.width = activated.width
     out = t.linear("experts", "input of the down projection", product, x.width * used)
-    t.keep("experts", "weight of each row", t.like(weights))
+    t.keep("experts", "weight of each row", t.like(weights), key="row weight")
     t.keep("experts", "output of the experts", out)
     inside = _part(layer, "gate", shared=True)
     if inside:
@@ -532,12 +538,10 @@ def style_of(spec: ModelSpec) -> Style:
     return replace(style, **changes)
 
 
-def _parts(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> dict[str, list[Term]]:
+def _parts(kept: Mapping[_Tensor, _Where], times: int = 1) -> dict[str, list[Term]]:
     parts: dict[str, list[Term]] = {}
-    for tensor, (part, label) in kept.items():
-        tensor.label = label
-        made = tensor.term()
-        parts.setdefault(part, []).append(replace(made, times=times, value=times * made.value))
+    for tensor, (part, label, key) in kept.items():
+        parts.setdefault(part, []).append(tensor.term(label, key, times))
     return parts
 
 
@@ -574,7 +578,7 @@ def _run_layer(spec: ModelSpec, style: Style, layer: Layer, t: _Tape, recompute:
         tables.append(_positions(t, style))
     if style.alibi:
         tables.append(t.table("bias of each position and head", a.heads, t.e, batch=t.batch))
-    t.keep("layer inputs", "input of a recomputed layer", x, *tables)
+    t.keep("layer inputs", "input of a recomputed layer", x, *tables, key="layer input")
 
 
 def _torch(
@@ -584,10 +588,10 @@ def _torch(
     style = style_of(spec)
     parts: dict[str, list[Term]] = {}
     tables: dict[str, _Tensor] = {}
-    shared: dict[_Tensor, tuple[str, str]] = {}
+    shared: dict[_Tensor, _Where] = {}
     width = spec.head_shape[1]
 
-    def add(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> None:
+    def add(kept: Mapping[_Tensor, _Where], times: int = 1) -> None:
         for name, terms in _parts(kept, times).items():
             parts.setdefault(name, []).extend(terms)
 
@@ -600,7 +604,7 @@ def _torch(
         t = tape("none")
         t.keep("embedding", "token ids", t.new(1, 8))
         if style.learned == "batch":
-            shared[_positions(t, style)] = ("embedding", "position ids")
+            shared[_positions(t, style)] = ("embedding", "position ids", "")
         elif style.learned:
             t.keep("embedding", "position ids, with their offset", t.new(1, 8))
         if style.alibi:
@@ -622,7 +626,7 @@ def _torch(
         x = t.gathered(x)
         if width != spec.hidden:
             x = t.linear("head", "input of the projection out", x, width)
-        logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp))
+        logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp), "head input")
         if style.logit_softcap:
             t.keep("head", "tanh of the capped logits", t.like(logits))
             logits = t.like(logits)
