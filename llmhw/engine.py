@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from llmhw.block import Block, Matmul, State, block
+from llmhw.block import Block, Matmul, block
 from llmhw.flops import attended_pairs, attention_core_flops
 from llmhw.formula import Estimate, Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, links
@@ -257,7 +257,7 @@ class Engine:
                 self._prompts(one, layer.attention, prompts / own, prompt_tokens, past)
                 self._cached(one, layer.attention, decoding / own, context)
             if layer.linear_attention is not None:
-                self._states(one, layer.linear_attention, work, decoding / own)
+                self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
             if _any(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
                 self._meetings(one, tokens, 2 * several)
@@ -274,15 +274,26 @@ class Engine:
         total.add("scheduling", "the engine", scheduling_seconds, **step)
         return total
 
-    def prompt_seconds(self, tokens: float, *, chunk: int, prompts: int = 1) -> Any:
-        """A prompt read in chunks; stages that run one after another work on several chunks at once."""
-        done, total, longest = 0.0, 0.0, 0.0
+    def prompt(
+        self, tokens: float, *, chunk: int, prompts: int = 1, past: float = 0, detail: str = "totals"
+    ) -> Ledger:
+        """Time of prompts of so many new tokens, read in chunks; stages work on several chunks at once.
+
+        past   tokens of each that are cached already
+        """
+        found, longest, done = Ledger(detail), Ledger(detail), 0.0
         while done < tokens:
             new = min(float(chunk), tokens - done)
-            one = self.seconds(prompts=prompts, prompt_tokens=new, past=done)
-            total, longest, done = total + one, maximum(longest, one), done + new
+            one = self.timed(prompts=prompts, prompt_tokens=new, past=past + done, detail=detail)
+            found.merge(one, 1 / self.pp)
+            longest = one if _any(one.total > longest.total) else longest
+            done += new
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
-        return where(self.pp == 1, total, total / self.pp + (self.pp - 1) / self.pp * longest)
+        return found.merge(longest, (self.pp - 1) / self.pp) if _any(self.pp > 1) else found
+
+    def prompt_seconds(self, tokens: float, **how: Any) -> Any:
+        """The total of `prompt`."""
+        return self.prompt(tokens, **how).total
 
     def _block(self, layer: Layer, tokens: Any) -> Block:
         if isinstance(self.tp, int) and isinstance(tokens, (int, float)):
@@ -357,20 +368,26 @@ class Engine:
         for name, moved, flops in reads:
             self._read(ledger, name, moved, flops, self.formats.attending)
 
-    def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, sequences: Any) -> None:
-        """Linear attention: its arithmetic; a decoded token reads the whole state and writes it back."""
-        rate = _peak(self.device) * self.constants.state
-        flops = sum(op.flops for op in work.ops if isinstance(op, State))
-        moved = 2 * linear_state_bytes(
-            batch=sequences,
-            heads=linear.heads / self.ranks,
-            key_dim=linear.key_dim,
-            value_dim=linear.value_dim,
-            channels=linear.conv_channels / self.ranks,
-            kernel=linear.conv_kernel,
-            bits_per_element=16,
-        )
-        self._read(ledger, f"state of {linear.kind}", moved, flops, rate)
+    def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, share: Any, sequences: Any) -> None:
+        """Linear attention: its arithmetic; a decoded token reads the whole state and writes it back.
+
+        share   of the tokens that are decoded
+        """
+        name, rate = f"state of {linear.kind}", _peak(self.device) * self.constants.state
+        if _any(share < 1):
+            flops = (1 - share) * work.state_flops
+            ledger.add("attention over prompts", name, compute_seconds, flops=flops, flops_per_second=rate)
+        if _any(share):
+            moved = 2 * linear_state_bytes(
+                batch=sequences,
+                heads=linear.heads / self.ranks,
+                key_dim=linear.key_dim,
+                value_dim=linear.value_dim,
+                channels=linear.conv_channels / self.ranks,
+                kernel=linear.conv_kernel,
+                bits_per_element=8 * self.formats.cache_bytes,
+            )
+            self._read(ledger, name, moved, share * work.state_flops, rate)
 
     def _read(self, ledger: Ledger, name: str, moved: Any, flops: Any, rate: Any) -> None:
         bandwidth = self.device.memory_bandwidth_bytes_per_second * self.constants.cache

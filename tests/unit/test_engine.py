@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import llmhw
-from llmhw.communication import all_reduce_wire_bytes
+from llmhw.engine import BOUND, PARTS, Engine, bound, engine_of, experts_touched
+from llmhw.messages import all_reduce_wire_bytes
 from llmhw.service import serve
-from llmhw.engine import BOUND, Engine, bound, cache_read_bytes, engine_of, experts_touched
 from llmhw.units import LLMHWError
 
 
