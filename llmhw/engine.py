@@ -107,7 +107,7 @@ class Formats:
     products, attending   FLOP/s of products with quantized matrices, and of attention over prompts
     weight_bytes, cache_bytes   of an element
     narrow                1 where weights have fewer bits than 16
-    ordinary              FLOP/s of the ordinary cores, which multiply a few rows
+    ordinary              FLOP/s of the ordinary cores, which multiply a few rows; None: not known
     """
 
     products: Any
@@ -136,7 +136,7 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) 
         weight_bytes=bits / 8,
         cache_bytes=_number_format(kv).bits_per_weight / 8,
         narrow=int(weights not in _WIDE),
-        ordinary=device.peaks.get("fp32", 0.0) * (c.weight_only if bits < 16 else 1.0),
+        ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
     )
 
 
@@ -274,9 +274,7 @@ class Engine:
         total.add("scheduling", "the engine", scheduling_seconds, **step)
         return total
 
-    def prompt(
-        self, tokens: float, *, chunk: int, prompts: int = 1, past: float = 0, detail: str = "totals"
-    ) -> Ledger:
+    def prompt(self, tokens: float, *, chunk: int, prompts: int = 1, past: float = 0, detail: str = "totals") -> Ledger:
         """Time of prompts of so many new tokens, read in chunks; stages work on several chunks at once.
 
         past   tokens of each that are cached already
@@ -307,7 +305,7 @@ class Engine:
             # a batch reads the experts that it touches, and these share its rows
             groups = groups * experts_touched(experts=m.experts, used=m.used, tokens=tokens) / m.experts
             rows = rows * m.groups / maximum(groups, 1e-9)
-        ordinary = f.ordinary if quantized else self.device.peaks.get("fp32", 0.0)
+        ordinary = f.ordinary if quantized else self.device.peaks.get("fp32")
         ledger.add(
             "matrix products",
             m.name,
