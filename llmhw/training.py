@@ -14,7 +14,8 @@ from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, formula, term
 from llmhw.job import Layout, TrainingJob
-from llmhw.memory import PRECISIONS, optimizer_named, training_states
+from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
+from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
@@ -73,6 +74,18 @@ def fsdp_buffer_bytes(
     3.17...
     """
     return (block_elements * (gathered + 1) + outer_elements) * bytes_per_element
+
+
+@formula(source="FSDP2 in a pipeline (torchtitan): gathered once a step, reduced once behind it", unit="bytes")
+def whole_step_bytes(*, elements: Any, weight_bytes: Any, gradient_bytes: Any) -> Any:
+    """Whole weights and gradients that a pipeline stage holds beside its shards from its first micro-batch to its last.
+
+    elements   that the rank holds after tp and ep
+
+    >>> whole_step_bytes(elements=1000, weight_bytes=2, gradient_bytes=4)
+    6000
+    """
+    return elements * (weight_bytes + gradient_bytes)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -358,21 +371,27 @@ class StepMemory:
     # the step
 
     def gathered(self, stage: Stage) -> Ledger:
-        """Whole blocks that ZeRO-3 gathers beside the shards."""
-        found, x = Ledger(self.detail), self.x
-        if _any(x.zero == 3):
-            outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
-            block_elements = max((self.spec.layer_kinds[kind][0].params for kind in stage.kinds), default=0)
-            made = term(
-                fsdp_buffer_bytes,
-                "gathered blocks and a gradient",
-                where((x.zero == 3) & (x.shards > 1), 1, 0),
-                block_elements=ceil_div(block_elements, x.tp * x.ep),
-                outer_elements=ceil_div(outer, x.tp),
-                bytes_per_element=2,
-            )
-            found.put("gathered weights", [made] if _any(made.times) else [])
-        return found
+        """Whole blocks that ZeRO-3 gathers beside the shards; in a pipeline all of them, and whole gradients."""
+        found, x, p = Ledger(self.detail), self.x, self.job.parallelism
+        on = where((x.zero == 3) & (x.shards > 1), 1, 0)
+        if not _any(on):
+            return found
+        if p.pp > 1:
+            recipe = precision_named(self.job.precision)
+            elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+            given = {"elements": elements, "gradient_bytes": 0 if self.job.frozen else recipe.gradients}
+            made = term(whole_step_bytes, "whole for the step", on, weight_bytes=gathered_width(self.job), **given)
+            return found.put("gathered weights", [made])
+        outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
+        made = term(
+            fsdp_buffer_bytes,
+            "gathered blocks and a gradient",
+            on,
+            block_elements=ceil_div(max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds), x.tp * x.ep),
+            outer_elements=ceil_div(outer, x.tp),
+            bytes_per_element=2,
+        )
+        return found.put("gathered weights", [made])
 
     def moments(self, stage: Stage, number: int) -> dict[str, Ledger]:
         """What a stage holds at each moment that may be the fullest."""
