@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.block import Block, Matmul, block
 from llmhw.flops import attended_pairs, attention_core_flops
-from llmhw.formula import Estimate, Ledger, formula
+from llmhw.formula import Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, links
 from llmhw.job import Layout
 from llmhw.memory import kv_cache_bytes, latent_cache_bytes, linear_state_bytes
@@ -215,8 +215,7 @@ class Engine:
     def explain(self, part: str | None = None, **load: Any) -> str:
         """The formulas behind one part of a pass (or all), with the numbers put in; `load` as in `timed`."""
         title = f"a pass of {self.spec.name} on {self.cluster}"
-        found: Estimate = self.timed(detail="terms", **load).estimate(title, "seconds", PARTS)
-        return found.explain(part)
+        return self.timed(**load, detail="terms").estimate(title, "seconds", PARTS).explain(part)
 
     def timed(
         self,
@@ -478,41 +477,3 @@ def engine_of(
 def bound(engine: Engine) -> Engine:
     """The same engine at every datasheet's peak, with nothing lost: no measurement is faster."""
     return replace(engine, constants=BOUND)
-
-
-def request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> float:
-    """A batch of equal requests that start together: all prompts, then one token of each at a time.
-
-    Time is affine in what is cached, so that the middle of the answer stands for all of it.
-    """
-    first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
-    return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
-
-
-def offline_tokens_per_second(
-    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
-) -> float:
-    """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
-
-    room       sequences that the cache and the engine's limit have room for
-    requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
-
-    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
-    """
-    running = max(1.0, room * engine.constants.running)
-    together = max(1, int(8192 // prompt))
-    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
-    context = prompt + answer / 2
-    if requests is None:
-        return 1 / (engine.seconds(decoding=running, context=context) / running + reading / answer)
-    waves, rest = divmod(requests, min(running, requests))
-    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
-    decoding += engine.seconds(decoding=rest, context=context)
-    return requests * answer / (requests * reading + answer * decoding)
-
-
-def class_of(metric: str) -> str:
-    """Which measured errors speak for a prediction: throughput of batches, single-stream decode, or prompts."""
-    if metric.startswith("decode"):
-        return "decode"
-    return "prefill" if metric.startswith(("prefill", "ttft")) else "throughput"
