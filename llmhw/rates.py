@@ -184,6 +184,7 @@ class ServingConstants(Constants):
     host: float = 5e-4
     each: float = 0.0
     meet: float = 1e-5
+    inside: float = 0.7  # the prior of engines that were measured on several devices
     skew: float = 0.0
     running: float = 0.85
 
@@ -322,7 +323,7 @@ def matmul_seconds(
     k: Any,
     groups: Any = 1,
     flops_per_second: Any,
-    vector_flops_per_second: Any = 0,
+    vector_flops_per_second: Any = None,
     bandwidth_bytes_per_second: Any,
     units: Any = None,
     fill: Any = 0,
@@ -335,7 +336,7 @@ def matmul_seconds(
     """Time of a matrix product on a device: the best tile shape, or the memory traffic if that takes longer.
 
     flops_per_second          of large products in the format
-    vector_flops_per_second   of the ordinary cores, which need no tile; 0: they are not used
+    vector_flops_per_second   of the ordinary cores, which need no tile; None: they are not used
     units                     multiprocessors that tiles are dealt to; None: not known, no waves
     unaligned                 share of the rate where n or k is no multiple of 8: tensor cores read 16 bytes at a time
     a_, b_, out_bytes         of an element of the rows, of the matrix and of the result
@@ -352,9 +353,8 @@ def matmul_seconds(
         for cost in costs:
             least = minimum(least, cost)
     seconds = least / flops_per_second / where((k % 8 != 0) | (n % 8 != 0), unaligned, 1)
-    used = vector_flops_per_second > 0
-    vector = 2.0 * groups * m * n * k / where(used, vector_flops_per_second, 1)
-    seconds = where(used, minimum(seconds, vector), seconds)
+    if vector_flops_per_second is not None:
+        seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
     return maximum(seconds, moved / bandwidth_bytes_per_second) + gap_seconds
 
@@ -426,7 +426,7 @@ class Rates:
     """What operations reach on one device.
 
     flops_per_second       large matrix products, by number format
-    vector_flops_per_second   the ordinary cores; 0: products of few rows use tensor cores too
+    vector_flops_per_second   the ordinary cores; None: products of few rows use tensor cores too
     forward_, backward_flops_per_second   attention's core, over the pairs that the masks leave
     state_flops_per_second       linear attention's state
     bandwidth_bytes_per_second   streaming kernels
@@ -438,7 +438,7 @@ class Rates:
     """
 
     flops_per_second: Mapping[str, float]
-    vector_flops_per_second: float = 0.0
+    vector_flops_per_second: float | None = None
     forward_flops_per_second: float
     backward_flops_per_second: float
     state_flops_per_second: float

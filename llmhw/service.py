@@ -7,7 +7,7 @@ that `simulation_engine` makes of a job.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
 from statistics import fmean
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import price_of
-from llmhw.engine import Engine, bound, engine_of
-from llmhw.formula import Report, Table, formula
+from llmhw.engine import PARTS, Engine, bound, engine_of
+from llmhw.formula import Estimate, Ledger, Report, Table, explained, formula
 from llmhw.hardware import Cluster, Price
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, plain_fields
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, maximum, plain_fields, where
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -65,6 +65,64 @@ def tokens_per_verification(*, acceptance: Any, drafted: Any) -> Any:
     3.36
     """
     return (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
+
+
+@formula(source="steady state: while one request comes and goes, so does every other", unit="seconds")
+def cycle_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any) -> Any:
+    """Time in which an engine finishes as many requests as it has at work.
+
+    prompt_seconds   that a prompt holds up the others; it gives the first token
+    decode_seconds   of a pass that gives each sequence one more
+    sequences        at work together
+
+    >>> cycle_seconds(prompt_seconds=0.05, decode_seconds=0.01, sequences=20, output_tokens=101)
+    2.0
+    """
+    return sequences * prompt_seconds + (output_tokens - 1) * decode_seconds
+
+
+@formula(
+    source="PASTA (Wolff 1982): the pass that is under way is half over, and a long one is met more often",
+    unit="seconds",
+)
+def first_token_seconds(
+    *, latency_seconds: Any, prompt_seconds: Any, decode_seconds: Any, sequences: Any, cycle: Any
+) -> Any:
+    """Time from a request's arrival to its first token (TTFT), where there is a place for it.
+
+    latency_seconds   of its own prompt
+    cycle             see `cycle_seconds`, as for the others; who is alone waits for nobody
+
+    >>> first_token_seconds(latency_seconds=0.05, prompt_seconds=0.05, decode_seconds=0.01, sequences=20, cycle=2.0)
+    0.06425
+    """
+    prompts = sequences * prompt_seconds / cycle
+    under_way = prompts * prompt_seconds + (1 - prompts) * decode_seconds
+    return latency_seconds + under_way / 2 * (1 - 1 / sequences)
+
+
+@formula(source="a decoding pass each, and the prompts of all others once an answer", unit="seconds")
+def next_token_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any) -> Any:
+    """Mean time between two tokens of a user (TPOT); arguments as in `cycle_seconds`.
+
+    >>> round(next_token_seconds(prompt_seconds=0.05, decode_seconds=0.01, sequences=21, output_tokens=101), 3)
+    0.02
+    """
+    passes = output_tokens - 1
+    return decode_seconds + where(passes > 0, (sequences - 1) * prompt_seconds / maximum(passes, 1), 0)
+
+
+@formula(source="Little 1961: requests end as often as those at work take turns", unit="tokens/s")
+def served_tokens_per_second(*, requests: Any, output_tokens: Any, cycle: Any) -> Any:
+    """Output tokens per second of all users.
+
+    requests   at work on the whole cluster
+    cycle      see `cycle_seconds`
+
+    >>> served_tokens_per_second(requests=20, output_tokens=101, cycle=2.0)
+    1010.0
+    """
+    return requests * output_tokens / cycle
 
 
 @formula(source="a machine's price over what it makes", unit="dollars")
@@ -116,6 +174,7 @@ class ServingEstimate(Report):
     interval        least and most of measured over predicted time, of 80 % of measurements; None where the calibration
                     has none for such a load
     rate            requests that arrive in a second, if that is how the load was said
+    service         the engine behind the curve
     """
 
     job: ServingJob
@@ -130,6 +189,25 @@ class ServingEstimate(Report):
     interval: tuple[float, float] | None = (1.0, 1.0)
     rate: float | None = None
     no_price: str = ""
+    service: _Service | None = field(default=None, compare=False)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of a decoding pass at the point's load, by part (see `llmhw.engine.PARTS`)."""
+        assert self.service is not None
+        together, _ = self.service.batches(self.point.concurrency)
+        found = self.service.decoding(together, "parts").parts
+        return {name: float(found.get(name, 0.0)) for name in PARTS}
+
+    def explain(self, part: str | None = None) -> str:
+        """The formulas behind one part (or all) at the point's load.
+
+        part   of time: first token, next token, all users, or a part of a decoding pass and of a prompt's; of memory:
+               weights, KV cache, ...
+        """
+        assert self.service is not None
+        held = self.memory
+        return explained(part, time=self.service.passes(self.point.concurrency), memory=[held.shown()[held.worst]])
 
     @property
     def capacity(self) -> int:
@@ -339,54 +417,85 @@ class _Service:
     drafted: int = 0
     acceptance: float = 0.0
 
-    def decode_seconds(self, running: float) -> float:
-        """Time of a decoded token of each of so many sequences."""
-        context = self.input_tokens + self.output_tokens / 2
+    @property
+    def context(self) -> float:
+        """Tokens of a sequence, in the middle of its answer."""
+        return self.input_tokens + self.output_tokens / 2
+
+    def decoding(self, running: float, detail: str = "totals") -> Ledger:
+        """A decoded token of each of so many sequences."""
+        load = {"decoding": running, "context": self.context, "detail": detail}
+        one = self.engine.timed(**load)
         if self.draft is None:
-            return self.engine.seconds(decoding=running, context=context)
-        verify = self.engine.seconds(
+            return one
+        verify = self.engine.timed(
             prompts=max(1, round(running)),
             prompt_tokens=self.drafted + 1,
-            past=context,
+            past=self.context,
             logits=running * (self.drafted + 1),
+            detail=detail,
         )
         # a verifying pass reads the cache once, as a decoding one does
-        verify = max(verify, self.engine.seconds(decoding=running, context=context))
-        guess = self.drafted * self.draft.seconds(decoding=running, context=context)
-        made = tokens_per_verification(acceptance=self.acceptance, drafted=self.drafted)
-        return float((verify + guess) / made)
+        slower = max(verify, one, key=lambda made: float(made.total))
+        made = float(tokens_per_verification(acceptance=self.acceptance, drafted=self.drafted))
+        return Ledger(detail).merge(slower, 1 / made).merge(self.draft.timed(**load), self.drafted / made)
 
-    def prompt_seconds(self) -> tuple[float, float]:
-        """Of one prompt, less the prefix that is shared: until its first token, and of all stages' work."""
-        job, engine = self.job, self.engine
-        shared = shared_tokens(job)
-        if shared:
-            whole = engine.seconds(prompts=1, prompt_tokens=self.input_tokens - shared, past=shared)
-            return whole, whole
-        latency = engine.prompt_seconds(self.input_tokens, chunk=job.max_batched_tokens)
-        if engine.pp == 1:
-            return latency, latency
-        return latency, replace(engine, pp=1).prompt_seconds(self.input_tokens, chunk=job.max_batched_tokens)
+    def prompt(self, engine: Engine, detail: str = "totals") -> Ledger:
+        """One prompt, less the prefix that is shared, until its first token."""
+        shared = shared_tokens(self.job)
+        return engine.prompt(self.input_tokens - shared, chunk=self.job.max_batched_tokens, past=shared, detail=detail)
 
-    def at(self, concurrency: int) -> Point:
-        """In steady state every request's prompt passes while the others decode.
+    @cached_property
+    def _prompt_seconds(self) -> tuple[float, float]:
+        """Of one prompt: until its first token, and of all stages' work."""
+        latency = float(self.prompt(self.engine).total)
+        return latency, latency if self.engine.pp == 1 else float(self.prompt(replace(self.engine, pp=1)).total)
 
-        The prompt gives the first token; all others take a decoding pass each.
-        """
+    def batches(self, concurrency: int) -> tuple[float, int]:
+        """Sequences of a batch, and batches that the stages of an instance work on at once."""
         each = max(1.0, concurrency / self.job.replicas)
         ways = max(1, min(_ways(self.job), int(each)))
-        together = each / ways
-        latency, work = self.prompt_seconds()
-        # how long a prompt holds up the sequences that it shares a stage with
-        held = min(latency * ways, work)
-        decode = self.decode_seconds(together)
-        passes = self.output_tokens - 1
-        cycle = together * held + passes * decode
-        tpot = ((together - 1) * held + passes * decode) / passes if passes else decode
-        # whoever comes while others are at work waits for half a pass, of a prompt or of a token
-        prompts = together * held / cycle
-        wait = (prompts * held + (1 - prompts) * decode) / 2 * (1 - 1 / together)
-        return Point(concurrency, latency + wait, tpot, concurrency / cycle * self.output_tokens)
+        return each / ways, ways
+
+    def answers(self, concurrency: int) -> Ledger:
+        """First token, next token and tokens per second, with the formulas behind them.
+
+        In steady state every request's prompt passes while the others decode.
+        """
+        together, ways = self.batches(concurrency)
+        latency, work = self._prompt_seconds
+        given: dict[str, Any] = {
+            "prompt_seconds": min(latency * ways, work),  # it holds up the batch that it shares a stage with
+            "decode_seconds": self.decoding(together).total,
+            "sequences": together,
+        }
+        tokens, found, behind = self.output_tokens, Ledger("terms"), Ledger("terms")
+        cycle = behind.add("", "the cycle", cycle_seconds, **given, output_tokens=tokens)
+        first = {"latency_seconds": latency, "cycle": cycle, "because": behind}
+        found.add("first token", "half a pass, then the prompt", first_token_seconds, **given, **first)
+        found.add("next token", "decoding, beside prompts", next_token_seconds, **given, output_tokens=tokens)
+        every = {"requests": concurrency, "output_tokens": tokens, "cycle": cycle, "because": behind}
+        found.add("all users", "requests that take turns", served_tokens_per_second, **every)
+        return found
+
+    def at(self, concurrency: int) -> Point:
+        """The point of the curve with so many requests at work."""
+        first, following, every = self.answers(concurrency).parts.values()
+        return Point(concurrency, float(first), float(following), float(every))
+
+    def passes(self, concurrency: int) -> list[Estimate]:
+        """The answers at a load and the two passes that they are made of, with their formulas."""
+        together, _ = self.batches(concurrency)
+        answers = self.answers(concurrency)
+        load = f"{concurrency:,} requests at work"
+        decoding = f"A token of each of {together:,.4g} sequences that have {self.context:,.0f} tokens"
+        prompt = f"A prompt of {self.input_tokens:,} tokens"
+        return [
+            answers.estimate(f"Time with {load}", "seconds", ("first token", "next token")),
+            answers.estimate(f"Speed with {load}", "tokens/s", ("all users",)),
+            self.decoding(together, "terms").estimate(decoding, "seconds", PARTS),
+            self.prompt(self.engine, "terms").estimate(prompt, "seconds", PARTS),
+        ]
 
 
 def _ways(job: ServingJob) -> int:
@@ -475,9 +584,20 @@ def serve(
         point, saturated = service.at(min(load, room)), load > room
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
     interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
-    limits = (slo_ttft, slo_tpot)
     return ServingEstimate(
-        job, prompt, answer, held, point, curve, paid, saturated, limits, interval, rate=wanted, no_price=unpaid
+        job,
+        prompt,
+        answer,
+        held,
+        point,
+        curve,
+        paid,
+        saturated,
+        (slo_ttft, slo_tpot),
+        tuple(interval) if interval else None,
+        wanted,
+        unpaid,
+        service,
     )
 
 
