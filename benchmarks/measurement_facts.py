@@ -33,7 +33,7 @@ FACTS: dict[str, tuple[str, ...]] = {
         "trained_params unit_bytes".split()
     ),
     "inference_throughput": tuple(
-        "not_predicted cluster model config device software weights kv_dtype attention_dp mean_isl mean_osl "
+        "not_predicted model config device software weights kv_dtype attention_dp mean_isl mean_osl "
         "requests".split()
     ),
     "inference_memory": tuple("not_predicted program model weights meter prompt_logits read_at mask_tokens".split()),
@@ -437,7 +437,6 @@ def inference_throughput(row: Row) -> Facts:
         requests = str(_REQUESTS.get((row.count("isl", 0, least=0), row.count("osl", 0, least=0)), ""))
     return found | {
         "not_predicted": _reason_of_serving(row, mlperf),
-        "cluster": cluster_of(row),
         "device": device_of(row["gpu"]),
         "software": engine(row),
         "weights": stored,

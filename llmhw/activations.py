@@ -8,7 +8,7 @@ Megatron-LM's fused kernels (Korthikanti et al. 2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -16,9 +16,9 @@ from typing import Any
 
 from llmhw.block import block, first_block, last_block, layer_input, saved_bytes, score_matrix_bytes
 from llmhw.families import FAMILIES, Style
-from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.formula import Estimate, Part, Term, term
 from llmhw.job import ATTENTION, KERNELS, Layout
-from llmhw.memory import PRECISIONS, transformer_layer_activation_bytes
+from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, check_count, share, unknown_name
 

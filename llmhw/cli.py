@@ -299,11 +299,11 @@ def fit(
     )
     if as_json:
         return _json(table.to_dict())
-    title = f"{table.model} on {table.device}, batch {table.batch}, {table.seq_len:,} tokens"
-    _table(
-        title, ("use", "needs", "offered", "fits", "longest"), table.text_rows(), right=("needs", "offered", "longest")
-    )
-    click.echo("Inference: weights and bf16 cache. Training: states, and activations under full recompute.")
+    columns = ("use", "needs", "offered", "fits", "longest")
+    _table(table.title, columns, table.text_rows(), right=("needs", "offered", "longest"))
+    click.echo("Inference: weights and bf16 cache. Training: the fullest moment of a step under full recompute.")
+    if table.left_out:
+        click.echo(f"No training: {table.left_out}.")
     click.echo("`longest` is the longest sequence that fits at this batch, at most the model's limit.")
 
 

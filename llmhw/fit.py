@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import Estimate, Report, Table
-from llmhw.hardware import Accelerator, accelerator, accelerators
-from llmhw.memory import checkpointed_activations, kv_cache, lora_states, training_states, weights
+from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
+from llmhw.memory import kv_cache, lora_states, weights
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, check_count, format_quantity
+
+if TYPE_CHECKING:
+    from llmhw.job import TrainingJob
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
@@ -82,13 +85,22 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FitTable(Report):
-    """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`."""
+    """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`.
+
+    left_out   why there are no rows of training; "" if there are
+    """
 
     model: str
     device: str
     batch: int
     seq_len: int
     rows: tuple[Fit, ...]
+    left_out: str = ""
+
+    @property
+    def title(self) -> str:
+        """What was asked, in one line."""
+        return f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens"
 
     def __iter__(self) -> Any:
         return iter(self.rows)
@@ -97,7 +109,8 @@ class FitTable(Report):
         for row in self.rows:
             if row.use == use:
                 return row
-        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}")
+        why = f"; no training: {self.left_out}" if self.left_out else ""
+        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}{why}")
 
     def text_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Use, need, offer, verdict and longest sequence as text."""
@@ -120,9 +133,11 @@ class FitTable(Report):
     index = "use"
 
     def tables(self) -> list[Table]:
-        title = f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens"
         columns = ("use", "needs", "offers", "fits", "longest")
-        return [Table(title, (*columns[:-1], "longest sequence"), self.text_rows(), right=5, head=columns)]
+        return [Table(self.title, (*columns[:-1], "longest sequence"), self.text_rows(), right=5, head=columns)]
+
+    def footer(self) -> list[str]:
+        return [f"no training: {self.left_out}"] if self.left_out else []
 
 
 def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:
@@ -144,6 +159,60 @@ def _join(title: str, *estimates: Estimate) -> Estimate:
     return Estimate(title, "bytes", tuple(part for estimate in estimates for part in estimate.parts))
 
 
+def training_job(
+    spec: ModelSpec,
+    *,
+    device: str | Accelerator,
+    batch: int = 1,
+    seq_len: int = 4096,
+    optimizer: str = "adamw",
+    precision: str = "bf16-mixed",
+    frozen: bool = False,
+) -> TrainingJob:
+    """The job of one micro-batch under full recompute on one device, as plain PyTorch and transformers run it.
+
+    Attention is fused where transformers has it so. Where a family has no op-by-op profile, the kernels are Megatron's.
+
+    >>> from llmhw import model
+    >>> job = training_job(model("gemma-2-2b"), device="h100")
+    >>> job.kernels, job.attention
+    ('torch', 'eager')
+    """
+    from llmhw.job import TrainingJob
+
+    style = spec.family.style
+    return TrainingJob(
+        model=spec,
+        cluster=Cluster(device, 1),
+        micro_batch=batch,
+        seq_len=seq_len,
+        recompute="full",
+        optimizer=optimizer,
+        precision=precision,
+        frozen=frozen,
+        attention="flash" if style is None or style.sdpa else "eager",
+        kernels="torch" if style else "megatron",
+    )
+
+
+def checkpointed_activations(
+    spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, seq_len: int
+) -> Estimate:
+    """Activations of a `training_job` in 16 bit, as `llmhw.training_memory` counts them, part by part.
+
+    Raises `LLMHWError` for a model with linear attention.
+
+    >>> from llmhw import model
+    >>> [part.name for part in checkpointed_activations(model("llama-3-8b"), device="h100", seq_len=4096)]
+    ['activations', 'layer being recomputed', 'embedding and final norm', 'logits and loss']
+    """
+    from llmhw.training import memory
+
+    job = training_job(spec, device=device, batch=batch, seq_len=seq_len, precision="bf16", frozen=True)
+    (stage,) = memory(job).stages
+    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name != "weights"))
+
+
 def fit(
     spec: ModelSpec,
     device: str | Accelerator,
@@ -163,38 +232,54 @@ def fit(
     rank          of the LoRA adapters, on all linear layers
     utilization   share of the device's memory that may be planned with
 
-    Inference counts weights and cache. Training counts states and the activations of full recompute with flash
-    attention, the least that training can do with; a run without recompute needs more.
+    Inference counts weights and cache. Training counts what `llmhw.training_memory` does for the job on one device, with
+    full recompute, the least that training can do with: see `training_job`. LoRA counts its own states in place of the
+    model's. A model whose activations no profile covers has no rows of training; `left_out` says why.
 
     >>> from llmhw import model
     >>> table = fit(model("llama-3-8b"), "RTX 4090")
     >>> table["inference, bf16"].fits, table["full training, AdamW mixed precision"].fits
     (True, False)
     """
+    # late: `import llmhw` loads this module, and should stay quick
+    from llmhw.training import memory
+
     gpu = accelerator(device) if isinstance(device, str) else device
     check_count("batch", batch)
     check_count("seq_len", seq_len)
     if not 0 < utilization <= 1:
         raise LLMHWError(f"utilization={utilization} must be above 0 and at most 1; vLLM's default is {UTILIZATION}")
 
+    one = {"batch": batch, "device": gpu}
+
     def inference(number_format: str) -> Callable[[int], Estimate]:
         held = weights(spec, number_format)
         return lambda tokens: _join("inference", held, kv_cache(spec, batch=batch, seq_len=tokens))
 
-    def training(states: Estimate) -> Callable[[int], Estimate]:
-        return lambda tokens: _join("training", states, checkpointed_activations(spec, batch=batch, seq_len=tokens))
+    def full(optimizer: str, precision: str) -> Callable[[int], Estimate]:
+        recipe = {"optimizer": optimizer, "precision": precision}
+        return lambda tokens: memory(training_job(spec, seq_len=tokens, **one, **recipe)).stages[0]
+
+    def adapters(states: Estimate) -> Callable[[int], Estimate]:
+        return lambda tokens: _join("training", states, checkpointed_activations(spec, seq_len=tokens, **one))
 
     uses = {f"inference, {name}": inference(name) for name in formats}
-    uses |= {
-        "full training, AdamW mixed precision": training(training_states(spec)),
-        "full training, 8-bit AdamW in bf16": training(training_states(spec, optimizer="adamw-8bit", precision="bf16")),
-        f"LoRA, rank {rank}": training(lora_states(spec, rank=rank)),
-        f"QLoRA, rank {rank}": training(lora_states(spec, rank=rank, base_format="nf4-dq")),
-    }
+    left_out = ""
+    try:
+        checkpointed_activations(spec, seq_len=1, **one)
+    except LLMHWError as error:
+        left_out = str(error)
+    else:
+        uses |= {
+            "full training, AdamW mixed precision": full("adamw", "bf16-mixed"),
+            "full training, 8-bit AdamW in bf16": full("adamw-8bit", "bf16"),
+            f"LoRA, rank {rank}": adapters(lora_states(spec, rank=rank)),
+            f"QLoRA, rank {rank}": adapters(lora_states(spec, rank=rank, base_format="nf4-dq")),
+        }
     usable = gpu.memory_bytes * utilization
     limit = max(spec.max_seq_len or 131072, seq_len)
     rows = tuple(
         Fit(use, estimate_at(seq_len), gpu.memory_bytes, utilization, gpu.vendor, _longest(estimate_at, usable, limit))
         for use, estimate_at in uses.items()
     )
-    return FitTable(spec.name, gpu.name, batch, seq_len, rows)
+    return FitTable(spec.name, gpu.name, batch, seq_len, rows, left_out)

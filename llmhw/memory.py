@@ -32,20 +32,6 @@ def state_bytes(*, elements: Any, bytes_per_element: Any, shards: Any = 1) -> An
     return elements * bytes_per_element / shards
 
 
-@formula(source="ZeRO (Rajbhandari et al. 2020), section 3.1", unit="bytes")
-def mixed_precision_adam_bytes(*, params: Any, gradient_bytes: Any = 2, shards: Any = 1) -> Any:
-    """The rule 16 bytes a parameter: bf16 weight and gradient, fp32 master copy, momentum and variance.
-
-    params           parameters
-    gradient_bytes   2, or 4 when gradients are kept in fp32 (18 bytes a parameter)
-    shards           ranks that split all of it (ZeRO-3)
-
-    >>> mixed_precision_adam_bytes(params=7e9) / 1e9
-    112.0
-    """
-    return params * (2 + gradient_bytes + 12) / shards
-
-
 @formula(source="block-wise 8-bit optimizers (Dettmers et al. 2022): one fp32 maximum a block", unit="bytes")
 def blockwise_8bit_bytes(*, elements: Any, block: Any = 256) -> Any:
     """Bytes of one optimizer state quantized to 8 bits in blocks.
@@ -120,43 +106,6 @@ def linear_state_bytes(
     2162688.0
     """
     return batch * (heads * key_dim * value_dim * 4 + channels * kernel * bits_per_element / 8)
-
-
-@formula(source="Korthikanti et al. 2022, section 4.1, equation 1", unit="bytes")
-def transformer_layer_activation_bytes(
-    *, batch: Any, seq_len: Any, hidden: Any, heads: Any, attention_scores: Any = 1
-) -> Any:
-    """Activations that one GPT layer keeps for the backward pass, in 16-bit training: s b h (34 + 5 a s / h).
-
-    The 34 and the 5 are bytes already: never multiply them by the size of an element.
-
-    batch              sequences in a micro-batch
-    attention_scores   1 for unfused attention, 0 for flash attention or selective recompute
-
-    >>> transformer_layer_activation_bytes(batch=1, seq_len=2048, hidden=12288, heads=96) / 2**20
-    2736.0
-    """
-    return seq_len * batch * hidden * 34 + attention_scores * 5 * heads * seq_len**2 * batch
-
-
-@formula(source="Korthikanti et al. 2022, section 5: full recompute keeps each layer's input", unit="bytes")
-def checkpointed_activation_bytes(*, batch: Any, seq_len: Any, hidden: Any, layers: Any) -> Any:
-    """Activations kept under full recompute: a 16-bit vector of size hidden per token and layer.
-
-    >>> checkpointed_activation_bytes(batch=1, seq_len=4096, hidden=4096, layers=32) / 2**30
-    1.0
-    """
-    return 2 * batch * seq_len * hidden * layers
-
-
-@formula(source="16-bit logits, their fp32 copy for the loss and its gradient", unit="bytes")
-def logits_bytes(*, batch: Any, seq_len: Any, vocab: Any) -> Any:
-    """Output logits of a micro-batch while the loss is computed in the plain way (not fused, not chunked).
-
-    >>> logits_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
-    9.78515625
-    """
-    return batch * seq_len * vocab * (2 + 4 + 4)
 
 
 # -- weights ----------------------------------------------------------------------------------
@@ -569,39 +518,3 @@ def lora_params_bytes(*, rank: Any, in_features: Any, out_features: Any, bytes_p
     262144
     """
     return lora_params(rank=rank, in_features=in_features, out_features=out_features) * bytes_per_element
-
-
-def checkpointed_activations(spec: ModelSpec, *, batch: int = 1, seq_len: int) -> Estimate:
-    """Activations of one micro-batch under full recompute and flash attention, 16-bit, on one device.
-
-    Each layer's input, one layer's working set while it is recomputed, and the logits with their loss. The
-    working set is Korthikanti's for a GPT layer; other blocks differ by some tens of per cent of that one part.
-
-    >>> from llmhw import model
-    >>> [part.name for part in checkpointed_activations(model("llama-3-8b"), seq_len=4096)]
-    ['layer inputs', 'one layer', 'logits']
-    """
-    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    kept = term(
-        checkpointed_activation_bytes,
-        "inputs of all layers",
-        batch=batch,
-        seq_len=seq_len,
-        hidden=spec.hidden,
-        layers=spec.num_layers,
-    )
-    one = term(
-        transformer_layer_activation_bytes,
-        "the layer being recomputed",
-        batch=batch,
-        seq_len=seq_len,
-        hidden=spec.hidden,
-        heads=spec.heads,
-        attention_scores=0,
-    )
-    loss = term(logits_bytes, "logits and loss", batch=batch, seq_len=seq_len, vocab=spec.vocab_size)
-    return Estimate(
-        f"activations of {spec.name}, full recompute, batch {batch}, {seq_len} tokens",
-        "bytes",
-        (Part("layer inputs", (kept,)), Part("one layer", (one,)), Part("logits", (loss,))),
-    )

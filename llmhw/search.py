@@ -30,10 +30,10 @@ from llmhw.job import (
     limits_of,
 )
 from llmhw.formula import Ledger, Report, Table
-from llmhw.memory import optimizer_named
+from llmhw.memory import optimizer_named, precision_named
 from llmhw.model import Tensor
 from llmhw.rates import TrainingConstants, constants_of
-from llmhw.sharding import Stage, StageTensors, stages_of, uncut_rows, state_terms
+from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
 from llmhw.units import LLMHWError, format_quantity
@@ -125,41 +125,65 @@ class _Memory(StepMemory):
     modes: dict[str, StepMemory]
     sharding: Sequence[tuple[int, int]]
     shards: dict[int, StageTensors]
+    sums: dict[Any, Any]
 
     def states(self, stage: Stage) -> Any:
         """All that stays on the device in one sum, but what the moments of a step tell apart."""
         if stage.index not in self._states:
+            plain = optimizer_named(self.job.optimizer).scheme == "plain"
+            made = [dict(self._sums(stage, zero, r) if plain else self._real(stage, zero, r)) for zero, r in self.sharding]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
-            made = [self._held(stage, zero, replicas).without(self.away) for zero, replicas in self.sharding]
-            found = self._states[stage.index] = copy(made[0])
-            found.parts = {"held": _stacked([ledger.without(set(apart)).total for ledger in made], "sharding")}
+            found = self._states[stage.index] = Ledger()
+            rest = [sum(v for name, v in one.items() if name not in apart) for one in made]
+            found.parts = {"held": _stacked(rest, "sharding")}
             for name in apart:
-                if any(name in ledger.parts for ledger in made):
-                    found.parts[name] = _stacked([ledger.parts[name] for ledger in made], "sharding")
+                if any(name in one for one in made):
+                    found.parts[name] = _stacked([one[name] for one in made], "sharding")
         return self._states[stage.index]
 
-    def _held(self, stage: Stage, zero: int, replicas: int) -> Ledger:
-        """States under one way of sharding: tensors as many and as large in all as those of the stage, in place of them.
+    def _real(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
+        """Parts of the states under one way of sharding, tensor by tensor."""
+        x, job = replace(self.x, zero=zero, replicas=replicas), self.job
+        names = {"optimizer": job.optimizer, "precision": job.precision}
+        for name, terms in state_terms(self.tensors.held(stage), x, uncut=self._uncut(stage, x), **names).items():
+            if name not in self.away:
+                yield name, sum(t.value for t in terms)
 
-        What a state of one tensor takes is no multiple of its elements under some optimizers: these get the real ones.
-        """
-        job, x, tensors = self.job, replace(self.x, zero=zero, replicas=replicas), self.shards[replicas]
-        held: list[tuple[Tensor, Any]] = tensors.held(stage)
-        if optimizer_named(job.optimizer).scheme == "plain":
-            held = []
-            for experts, name in ((False, "attention"), (True, "experts")):
+    def _sums(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
+        """The same where states are multiples of the elements: these are summed first."""
+        x, tensors, job = replace(self.x, zero=zero, replicas=replicas), self.shards[replicas], self.job
+        names = {"optimizer": job.optimizer, "precision": job.precision}
+        one = [(Tensor("one element", (1,), "attention"), 1)]
+        for name, terms in state_terms(one, Layout(), **names).items():
+            if name in self.away:
+                continue
+            what = name if name in ("weights", "gradients") else "optimizer"
+            owned = self._owned(stage, tensors, x, what, name == "step counters")
+            yield name, owned * sum(t.value for t in terms) + self._more(stage, x, name)
+
+    def _more(self, stage: Stage, x: Layout, name: str) -> Any:
+        uncut = self._uncut(stage, x) if name == "gradients" else None
+        return 0 if uncut is None else uncut * precision_named(self.job.precision).gradients
+
+    def _uncut(self, stage: Stage, x: Layout) -> Any:
+        return uncut_rows(self.spec, x) if stage.first and self.job.kernels == "torch" and x.zero < 3 else None
+
+    def _owned(self, stage: Stage, tensors: StageTensors, x: Layout, what: str, counted: bool) -> Any:
+        """Elements (or how many tensors) of weights, gradients or the optimizer's states that a rank has of a stage."""
+        split = is_split(x.zero, what)
+        key = (stage.index, "shards" if split and x.zero == 3 else "flat" if split else "whole", x.replicas, counted)
+        if key not in self.sums:
+            total: Any = 0
+            for experts, ranks in ((False, x.shards), (True, x.expert_shards)):
                 count, elements = tensors.elements(stage, experts)
-                if zero == 3:
-                    elements = sum(n * tensors.shard(which, experts) for which, n in stage.parts)
-                if count:
-                    held += [(Tensor("all together", (elements,), name), 1), (Tensor("", (0,), name), count - 1)]
-            x = replace(x, zero=0) if zero == 3 else x
-        whole = stage.first and job.kernels == "torch" and zero < 3
-        uncut = uncut_rows(self.spec, x) if whole else None
-        found, names = Ledger("parts"), {"optimizer": job.optimizer, "precision": job.precision}
-        for name, terms in state_terms(held, x, uncut=uncut, **names).items():
-            found.put(name, terms)
-        return found
+                if counted:
+                    total = total + (min(count, 1) if key[1] == "flat" else count)
+                elif key[1] == "shards":
+                    total = total + sum(n * tensors.shard(which, experts) for which, n in stage.parts)
+                elif count:
+                    total = total + (chunk_size(size=elements, parts=ranks, index=0) if split else elements)
+            self.sums[key] = total
+        return self.sums[key]
 
     def activations(self, stage: Stage, number: int) -> Any:
         made = [memory.activations(stage.computed(mode == "full"), number) for mode, memory in self.modes.items()]
@@ -307,9 +331,10 @@ class _Grid:
         seconds = time_layouts(timer)[1].total
         memory = _Memory(job, x)
         memory.tensors, memory.sharding, memory.shards = tensors, self.space.sharding, self.tensors[shape.pp]
+        memory.sums = {}
         memory.modes = {mode: self._at(found, job, x, mode) for mode, found in self.memories.items()}
         held = None
-        for stage in stages_of(job):
+        for stage in _fullest(stages_of(job)):
             moments = memory.moments(stage, stage.index)
             most = None
             for ledger in moments.values():
@@ -322,6 +347,16 @@ class _Grid:
         made = copy(memory)
         made.job, made.x = replace(job, recompute=mode), x
         return made
+
+
+def _fullest(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that may hold most: not those that hold no more of anything than one before them."""
+
+    def within(one: Stage, other: Stage) -> bool:
+        less = all(n <= other.kinds.get(kind, 0) for kind, n in one.kinds.items())
+        return less and set(one.ends) <= set(other.ends) and one.index > other.index
+
+    return [stage for stage in stages if not any(within(stage, other) for other in stages)]
 
 
 _ANY = "PCIe 4.0 x16"  # a structure has no network; the grid's timer has

@@ -474,10 +474,10 @@ def serve(
         load = room if asked is None else asked
         point, saturated = service.at(min(load, room)), load > room
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
-    interval = known["interval"].get("decode" if point.concurrency == 1 else "throughput")
+    interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
     limits = (slo_ttft, slo_tpot)
     return ServingEstimate(
-        job, prompt, answer, held, point, curve, paid, saturated, limits, tuple(interval) if interval else None, rate=wanted, no_price=unpaid
+        job, prompt, answer, held, point, curve, paid, saturated, limits, interval, rate=wanted, no_price=unpaid
     )
 
 

@@ -155,7 +155,7 @@ _KEY = "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric
 
 def configuration(row: Row) -> tuple[str, ...]:
     """What was run: rows in which it is the same are one group."""
-    return (*(row[name] for name in _KEY), row["software"])
+    return (*(row[name] for name in _KEY), row["software"] or row["engine"])
 
 
 def again(row: Row, calibration: Mapping[str, Any]) -> Callable[..., Prediction]:

@@ -124,14 +124,15 @@ class Row(dict[str, str]):
         config       with `model_type`: a whole config.json
         model        a name of the catalog or the path of a config.json; `n_layers` and the keys of `config` (JSON)
                      stand in place of the catalog's own
-        sizes        n_layers, d_model, n_heads, d_ff and vocab: see `sized_model`
-        model_name   as `model`, without a remark in brackets and, at need, its owner
+        sizes        n_layers, d_model, n_heads, d_ff and vocab of a dense model: see `sized_model`
+        model_name   as `model`, without a remark in brackets and, at need, its owner; before the sizes, if it has
+                     experts, which no sizes describe
         """
         changes = _json(self, "config")
         if "model_type" in changes:
             return _changed("", self["config"], 0)
         missing = [column for column in SIZES if not self[column]]
-        if not missing and not self["model"]:
+        if not (missing or self["model"] or _has_experts(self["model_name"])):
             heads = self.count("n_heads")
             return sized_model(
                 layers=self.count("n_layers", most=10_000),
@@ -152,7 +153,7 @@ class Row(dict[str, str]):
         except LLMHWError:
             bare = name.rpartition("/")[2].casefold()
             if bare not in model_names():
-                if len(missing) < len(SIZES):
+                if len(missing) < len(SIZES) and not self["model"]:
                     raise LLMHWError(
                         f"{', '.join(missing)} not stated, and model_name={self['model_name']!r} is not in the catalog"
                     ) from None
@@ -189,6 +190,15 @@ def _json(row: Row, column: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise row.error(column, "a JSON object")
     return found
+
+
+@cache
+def _has_experts(name: str) -> bool:
+    try:
+        counted = model(name).parameters
+    except LLMHWError:
+        return False
+    return counted.active != counted.total
 
 
 @cache

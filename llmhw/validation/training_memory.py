@@ -13,7 +13,7 @@ from typing import Any
 from llmhw.activations import layer_activations
 from llmhw.block import saved_bytes
 from llmhw.catalog import read_calibration
-from llmhw.formula import Term, formula, term
+from llmhw.formula import formula, term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import state_bytes, weights
@@ -220,34 +220,32 @@ def _deepspeed_stages(row: Row, stages: set[int]) -> float:
 
 # -- LitGPT: adapters on one device -----------------------------------------------------------
 
-# Inputs that a linear layer saves only to compute the gradient of its weight; a frozen norm's scale is alike.
-_FOR_WEIGHT_GRADIENTS = (
-    "input of the q",
-    "input of the output",
-    "input of the gate",
-    "input of the first",
-    "input of the second",
-    "input of the down",
-    "normalized, before the weight",
-)
-
 
 def frozen_layer_activations(
     spec: ModelSpec, layer: int, *, batch: int, seq_len: int, saves_inputs: bool = False
-) -> list[Term]:
-    """What a layer keeps for the backward pass when its own weights are frozen, as in LoRA, without the adapters.
+) -> dict[str, float]:
+    """Bytes by part that a layer keeps for the backward pass when its own weights are frozen, as in LoRA.
 
     saves_inputs   linear layers keep their inputs all the same, as bitsandbytes' 4-bit ones do
 
+    The adapters are left out. Linear layers save their inputs, and an RMSNorm what it scales, only to compute the
+    gradients of their weights.
+
     >>> from llmhw import model
-    >>> terms = frozen_layer_activations(model("llama-2-7b"), 0, batch=1, seq_len=1024)
-    >>> sum(t.value for t in terms) / 2**20
+    >>> sum(frozen_layer_activations(model("llama-2-7b"), 0, batch=1, seq_len=1024).values()) / 2**20
     128.6...
     """
-    kept = layer_activations(spec, layer, batch=batch, seq_len=seq_len)
-    terms = [t for part in kept for t in part.terms]
-    dropped = _FOR_WEIGHT_GRADIENTS[-1:] if saves_inputs else _FOR_WEIGHT_GRADIENTS
-    return [t for t in terms if not t.label.startswith(dropped)]
+    kept = {part.name: float(part.value) for part in layer_activations(spec, layer, batch=batch, seq_len=seq_len)}
+    tensors = spec.layers[layer].tensors
+    norms = [t for t in tensors if t.component == "norms"]
+    inner = next(t.numel // spec.hidden for t in tensors if t.component == "mlp" and t.matmul)
+    rows = {"batch": batch, "seq_len": seq_len, "bytes_per_element": 2}
+    if not any(t.name.endswith(".bias") for t in norms):
+        kept["norms"] -= len(norms) * saved_bytes(width=spec.hidden, **rows)
+    if not saves_inputs:
+        kept["mlp"] -= saved_bytes(width=spec.hidden, **rows) + saved_bytes(width=inner, **rows)
+        kept["qkv"] = kept["output projection"] = 0.0
+    return kept
 
 
 def _litgpt(row: Row) -> float:
@@ -266,10 +264,10 @@ def _litgpt(row: Row) -> float:
     query, value = attention.heads * attention.head_dim, attention.kv_heads * attention.v_head_dim
     if row["zero_stage"] == "fsdp":
         return _litgpt_fsdp(row, spec, rows)
-    terms = frozen_layer_activations(spec, 0, batch=batch, seq_len=seq_len, saves_inputs=quantized)
-    layer = float(sum(t.value for t in terms))
-    # values are a view of the fused result, which stays whole
-    layer += rows(qkv) - float(sum(t.value for t in terms if t.label == "values"))
+    parts = frozen_layer_activations(spec, 0, batch=batch, seq_len=seq_len, saves_inputs=quantized)
+    # values are a view of the fused result, which stays whole; then queries, keys, the softmax's sums, the output
+    parts["attention"] = rows(qkv) + rows(query) + rows(qkv - query - value) + rows(attention.heads, 4) + rows(query)
+    layer = sum(parts.values())
     trained = row.positive("trained_params")
     if method == "lora":
         # dropout's mask and its result; the adapters' results, which index_copy saves to spread them over q, k and v

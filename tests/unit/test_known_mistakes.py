@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 
 import llmhw
+from llmhw.activations import layer_activations
 from llmhw.flops import matmul_flops, utilization
 from llmhw.hardware import Cluster
-from llmhw.memory import mixed_precision_adam_bytes, state_bytes, transformer_layer_activation_bytes
+from llmhw.memory import state_bytes
 from llmhw.precision import grouped_bits_per_weight, stored_weight_bytes
 from llmhw.units import GB, GIB, format_quantity
 
@@ -62,22 +63,26 @@ def test_hybrid_layers_have_a_state_that_does_not_grow() -> None:
 # -- activations ------------------------------------------------------------------------------
 
 
+def gpt_3_layer(recompute: str) -> float:
+    """What a layer of GPT-3 keeps of 2,048 tokens with unfused attention, whose core may be recomputed."""
+    config = {"model_type": "gpt2", "n_embd": 12288, "n_head": 96, "n_layer": 1, "vocab_size": 51200}
+    spec = llmhw.ModelSpec.from_config(config | {"n_positions": 2048})
+    options = {"kernels": "megatron", "attention": "eager", "recompute": recompute}
+    return layer_activations(spec, 0, seq_len=2048, **options).total
+
+
 def test_34sbh_is_bytes_already() -> None:
     # mlsysim multiplies 34 s b h by the bytes of an element: twice too much.
     # Korthikanti et al. count 16 tensors of 2 bytes and 2 dropout masks of 1 byte: 11 in attention, 19 in the MLP,
     # 4 in the layer norms.
     attention, mlp, norms = 5 * 2 + 1, 9 * 2 + 1, 2 * 2
     assert attention + mlp + norms == 34
-    counted = transformer_layer_activation_bytes(batch=1, seq_len=2048, hidden=12288, heads=96, attention_scores=0)
-    assert counted == 34 * 2048 * 12288
+    assert gpt_3_layer(recompute="selective") == 34 * 2048 * 12288
 
 
 def test_attention_scores_are_activations_too() -> None:
     # mlsysim drops the term 5 a s^2 b and never uses the number of heads. For GPT-3 at 2,048 tokens it is the larger.
-    with_scores, without = (
-        transformer_layer_activation_bytes(batch=1, seq_len=2048, hidden=12288, heads=96, attention_scores=n)
-        for n in (1, 0)
-    )
+    with_scores, without = gpt_3_layer(recompute="none"), gpt_3_layer(recompute="selective")
     assert with_scores - without == 5 * 96 * 2048**2 > without
 
 
@@ -86,10 +91,11 @@ def test_attention_scores_are_activations_too() -> None:
 
 def test_gradients_are_part_of_training() -> None:
     # The article's "7 x 2 GB + 7 x 12 GB, about 100 GB" leaves gradients out: 2 bytes a parameter, or 4 in fp32.
-    assert mixed_precision_adam_bytes(params=7e9) == 112 * GB
-    assert mixed_precision_adam_bytes(params=7e9, gradient_bytes=4) == 126 * GB
-    states = llmhw.training_states(llmhw.model("llama-2-7b"))
-    assert states["gradients"] == states["weights"] > 0
+    spec = llmhw.model("llama-2-7b")
+    for precision, bytes_per_param in (("bf16-mixed", 16), ("bf16-mixed-fp32-grads", 18)):
+        states = llmhw.training_states(spec, precision=precision)
+        assert states["gradients"] == (bytes_per_param - 14) * spec.parameters.total
+        assert states.total - states["step counters"] == bytes_per_param * spec.parameters.total
 
 
 def test_optimizer_is_12_bytes_only_with_a_master_copy() -> None:
