@@ -68,20 +68,6 @@ def productive_seconds(*, steps: Any, step_seconds: Any) -> Any:
     return steps * step_seconds
 
 
-@formula(source="what a run needs to go on: weights and optimizer states; gradients are not kept", unit="file_bytes")
-def checkpoint_size_bytes(*, weight_bytes: Any, optimizer_bytes: Any) -> Any:
-    """Size of a checkpoint.
-
-    optimizer_bytes   with the fp32 master copy, where the recipe has one
-
-    BLOOM-176B saved bf16 weights, and fp32 weights, momentum and variance; it published 2.3 TB, in binary units.
-
-    >>> round(checkpoint_size_bytes(weight_bytes=2 * 176.247e9, optimizer_bytes=12 * 176.247e9) / 2**40, 2)
-    2.24
-    """
-    return weight_bytes + optimizer_bytes
-
-
 @formula(source="definition", unit="seconds")
 def checkpoint_write_seconds(*, checkpoint_bytes: Any, bytes_per_second: Any, blocking: Any = 1) -> Any:
     """How long a checkpoint holds training up.
@@ -598,7 +584,7 @@ def training_run(
     step_seconds            one optimizer step; `step_seconds_interval`: its (low, high), carried into the results
     tokens_per_step         global batch x sequence length
     flops_per_token         model FLOPs, forward and backward
-    checkpoint_bytes        weights and optimizer states together: see `checkpoint_size_bytes`
+    checkpoint_bytes        what a run needs to go on: weights and optimizer states; gradients are not kept
     cluster                 or `accelerator` and `devices`
 
     Every default is listed in the result with its source. A price or board power that is not known leaves its
