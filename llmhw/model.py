@@ -339,17 +339,9 @@ class ModelSpec(Report):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
+        sizes = ("num_layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab_size", "max_seq_len")
         return {
-            "name": self.name,
-            "model_type": self.model_type,
-            "num_layers": self.num_layers,
-            "hidden": self.hidden,
-            "heads": self.heads,
-            "kv_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "intermediate": self.intermediate,
-            "vocab_size": self.vocab_size,
-            "max_seq_len": self.max_seq_len,
+            **{name: getattr(self, name) for name in ("name", "model_type", *sizes)},
             "tied_embeddings": self.tied,
             "dtype": self.dtype,
             "quantization": self.quantization,
