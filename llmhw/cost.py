@@ -286,15 +286,11 @@ def _newest_price(
 
 def _given_price(device: Accelerator, dollars: float) -> Price:
     return Price(
-        provider="",
-        instance="",
         accelerator=device.name,
         devices=1,
         kind="given",
         dollars_per_hour=dollars,
         dollars_per_device_hour=dollars,
-        region="",
-        date="",
         status="given",
         source="the argument price",
     )
