@@ -138,9 +138,9 @@ class Formula:
     def expression(self) -> str:
         """The code of the formula, as text.
 
-        >>> from llmhw.formula import FORMULAS
-        >>> FORMULAS["linear_params"].expression
-        'in_features * out_features + bias * out_features'
+        >>> from llmhw.formula import formulas
+        >>> formulas()["matmul_flops"].expression
+        '2 * tokens * weights'
         """
         return "\n".join(_text(statement) for statement in self.body)
 
@@ -455,8 +455,8 @@ class Ledger:
 def formulas() -> dict[str, Formula]:
     """Every formula of the library by name; modules that were not needed so far are loaded for it.
 
-    >>> formulas()["linear_params"].unit
-    'count'
+    >>> formulas()["matmul_flops"].unit
+    'FLOP'
     """
     from importlib import import_module
     from pkgutil import iter_modules
@@ -475,8 +475,8 @@ def explain(name: str, **numbers: Any) -> str:
     name      a formula: see `formulas()`
     numbers   its arguments
 
-    >>> print(explain("linear_params", in_features=4096, out_features=11008).splitlines()[0])
-    linear_params: linear_params(in_features=4096, out_features=11008, bias=0)
+    >>> print(explain("matmul_flops", tokens=1, weights=4096 * 11008).splitlines()[0])
+    matmul_flops: matmul_flops(tokens=1, weights=45088768)
     """
     if name not in FORMULAS and name not in formulas():
         raise unknown_name("formula", name, FORMULAS)

@@ -379,7 +379,7 @@ def _fullest(stages: Sequence[Stage]) -> list[Stage]:
 
 _ANY = "PCIe 4.0 x16"  # a structure has no network; the grid's timer has
 _FILLED = Rule(
-    "tp x pp x cp divides devices", lambda x, m: m[1] % (x.tp * x.cp * x.pp) == 0, lambda x, m: None
+    "tp x pp x cp divides devices", lambda x, m: m[1] % (x.tp * x.cp * x.pp) == 0, lambda x, m: ""
 )  # fmt: skip
 
 

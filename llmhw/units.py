@@ -324,6 +324,14 @@ def check_number(
     return float(value)
 
 
+def indivisible(divisor: str, d: int, number: str, n: int) -> str:
+    """What is wrong if d does not divide n, and the values that would."""
+    fitting = [str(k) for k in range(1, n + 1) if n % k == 0]
+    if len(fitting) > 12:
+        fitting = [*fitting[:10], "...", fitting[-1]]
+    return f"{divisor}={d} does not divide {number}={n}; use one of {', '.join(fitting)}"
+
+
 def check_divides(divisor: str, d: int, number: str, n: int) -> None:
     """An error unless d divides n; it lists the values that would.
 
@@ -332,7 +340,4 @@ def check_divides(divisor: str, d: int, number: str, n: int) -> None:
     llmhw.units.LLMHWError: tp=3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32
     """
     if d < 1 or n % d:
-        fitting = [str(k) for k in range(1, n + 1) if n % k == 0]
-        if len(fitting) > 12:
-            fitting = [*fitting[:10], "...", fitting[-1]]
-        raise LLMHWError(f"{divisor}={d} does not divide {number}={n}; use one of {', '.join(fitting)}")
+        raise LLMHWError(indivisible(divisor, d, number, n))

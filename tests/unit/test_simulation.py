@@ -80,7 +80,7 @@ def one_server(lengths: Any, rate: float) -> SimulationResult:
 @pytest.mark.parametrize("rho", [0.3, 0.7])
 def test_exponential_service_is_m_m_1(rho: float) -> None:
     found = one_server(Exponential(100_000), rho)
-    wait = queueing.mm1_wait_seconds(arrivals_per_second=rho, service_seconds=1)
+    wait = queueing.mg1_wait_seconds(arrivals_per_second=rho, service_seconds=1, service_variance=1)
     assert mean(found, "wait") == pytest.approx(wait, rel=0.06)
     assert found.utilization == pytest.approx(rho, rel=0.02)
     # the time in the system is exponential: its median is ln 2 of its mean
@@ -91,7 +91,7 @@ def test_exponential_service_is_m_m_1(rho: float) -> None:
 @pytest.mark.parametrize("rho", [0.3, 0.8])
 def test_constant_service_is_m_d_1(rho: float) -> None:
     found = one_server(100_000, rho)
-    wait = queueing.md1_wait_seconds(arrivals_per_second=rho, service_seconds=1)
+    wait = queueing.mg1_wait_seconds(arrivals_per_second=rho, service_seconds=1)
     assert mean(found, "wait") == pytest.approx(wait, rel=0.05)
     assert mean(found, "latency") == pytest.approx(wait + 1, rel=0.04)
 
@@ -145,7 +145,9 @@ def test_an_overloaded_engine_serves_its_saturation_rate() -> None:
     model = StepModel(0.01, prefill_token_seconds=1e-5, sequence_seconds=1e-4, cached_token_seconds=1e-7)
     found = simulate(Engine(model, max_sequences=32), Closed(200, input_tokens=400, output_tokens=200, requests=6000))
     # prompts of answers that end together share a step, so that a little more than one a step is served
-    most = model.saturation_per_second(32, 400, 200)
+    # a request takes the step of its prompt, and its part of 199 decode steps with half of the answers cached
+    step = model(0, 0, 32, round(32 * (400 + 198 / 2)))
+    most = 1 / (model(400, 0, 0, 0) + 199 * step / 32)
     assert found.requests_per_second == pytest.approx(most, rel=0.2)
     alone = Engine(model, max_sequences=32, max_batched_tokens=400)
     served = simulate(alone, Closed(200, 400, Uniform(2, 398), requests=6000)).requests_per_second
