@@ -475,8 +475,7 @@ class StepTimer:
     @property
     def _gathers(self) -> bool:
         """Whether ZeRO-3 gathers weights for every micro-batch: under a pipeline they stay whole for the step."""
-        zero, shards = self.x.zero == 3, self.x.dp * self.x.cp > 1
-        return self.job.parallelism.pp == 1 and bool(_any(zero & shards))
+        return self.job.parallelism.pp == 1 and _any(self.x.zero == 3)
 
     def _shard_messages(self, held: Iterable[int | str], what: str = "a block") -> list[Collective]:
         """FSDP's messages for a kind of layer, or for the ends: experts lie on other ranks than the rest."""
