@@ -18,6 +18,7 @@ from llmhw.hardware import Accelerator
 from llmhw.messages import Communication, collectives
 from llmhw.model import ModelSpec
 from llmhw.peak import StepPeak, step_peak
+from llmhw.search import SearchResult, search
 from llmhw.service import ServingEstimate, SimulatedService, simulate_service
 from llmhw.serving import ServingMemory, serving_memory
 from llmhw.simulation import SimulationResult
@@ -152,6 +153,12 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
         "published facts of models: |predicted / measured - 1|, one vote a configuration\nsource ",
         ("all",),
         "source",
+    ),
+    SearchResult.__name__: (
+        lambda: search(_job(), best=3, tp=2, pp=(1, 2)),
+        "layouts of llama-3-8b on 16 x H100 SXM5 80GB, 2 nodes of 8 ",
+        (" tried, ", " valid, ", "16 x H100 SXM5 80GB", "tp=2", " refused: "),
+        None,
     ),
     "Measurement": (_measurement, "states\n", ("0.5000", "\na note"), "bytes"),
     "SavedActivations": (_saved, "activations kept by gpt2", ("transformer.h.*.mlp", "1.0000"), None),
