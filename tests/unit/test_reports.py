@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from html import escape
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -210,6 +211,9 @@ def test_every_report_has_all_faces(name: str) -> None:
 
 
 def test_these_are_all_reports() -> None:
+    pytest.importorskip("torch")
+    import_module("llmhw.measure.distributed")
+
     def below(kind: type) -> set[str]:
         return {kind.__name__}.union(*(below(sub) for sub in kind.__subclasses__()))
 
