@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import Estimate
 from llmhw.hardware import Accelerator
-from llmhw.training import JobMemory, TrainingEstimate
+from llmhw.training import TrainingEstimate
 from llmhw.units import GIB, LLMHWError, format_quantity
 
 if TYPE_CHECKING:
@@ -115,13 +115,6 @@ def memory_bars(
     if title:
         axes.set_title(title, loc="left", pad=18 if capacities else 6)
     return figure
-
-
-def job_memory(memory: JobMemory, *, title: str = "") -> Figure:
-    """Stacked bars of a training job's memory, one bar a pipeline stage, against the device."""
-    stages = {f"stage {i}": estimate for i, estimate in enumerate(memory.stages)}
-    device = memory.job.cluster.accelerator
-    return memory_bars(stages, capacities={device.name: device.memory_bytes}, title=title)
 
 
 # Parts of a step that are drawn as one; each has the same colour in every figure.

@@ -257,6 +257,20 @@ def parse_count(argument: str, text: str) -> float:
     return value
 
 
+def finite(text: str) -> float | None:
+    """The finite number that a cell of a table holds; None if it holds none.
+
+    >>> finite("1e3"), finite("1_000"), finite("inf"), finite("8 GPUs")
+    (1000.0, None, None, None)
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # float() also reads "1_000", "nan" and "inf"
+    return value if math.isfinite(value) and "_" not in text else None
+
+
 def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
     """The known names that look most like `word`, best first."""
     import difflib
