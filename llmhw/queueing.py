@@ -1,75 +1,13 @@
-"""Queues in closed form: how long requests wait and how many are there; and the time of an engine's steps.
-
-What `llmhw.simulation` finds by drawing requests is known exactly in these cases; its tests hold one against the other.
-A queue that is offered more than it can serve waits for ever: its formulas give infinity.
-"""
+"""An engine that works in steps, in closed form: the time of a step, what a batch makes, and where it saturates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import e, inf
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from llmhw.formula import formula
-from llmhw.units import check_number, where
-
-# -- waiting ----------------------------------------------------------------------------------
-
-
-@formula(source="Pollaczek 1930, Khinchine 1932: M/G/1, first come first served", unit="seconds")
-def mg1_wait_seconds(*, arrivals_per_second: Any, service_seconds: Any, service_variance: Any = 0) -> Any:
-    """Mean wait before service: Poisson arrivals, one server, service times of any distribution.
-
-    service_variance   of the service time, seconds squared: 0 for a constant one (M/D/1, Erlang 1909), its square for
-                       an exponential one (M/M/1), which makes the wait twice as long
-
-    >>> round(mg1_wait_seconds(arrivals_per_second=4, service_seconds=0.2, service_variance=0.2**2), 3)
-    0.8
-    """
-    load = arrivals_per_second * service_seconds
-    second_moment = service_variance + service_seconds**2
-    return where(load < 1, arrivals_per_second * second_moment / (2 * where(load < 1, 1 - load, 1)), inf)
-
-
-@formula(source="Sakata, Noguchi and Oizumi 1971: M/G/1 with processor sharing", unit="seconds")
-def processor_sharing_seconds(*, arrivals_per_second: Any, service_seconds: Any) -> Any:
-    """Mean time in the system when all requests there share one server equally, whatever the service distribution.
-
-    Continuous batching whose step takes a time for each sequence, and no base, is such a queue.
-
-    service_seconds   mean time that a request takes alone
-
-    >>> round(processor_sharing_seconds(arrivals_per_second=4, service_seconds=0.2), 3)
-    1.0
-    """
-    load = arrivals_per_second * service_seconds
-    return where(load < 1, service_seconds / where(load < 1, 1 - load, 1), inf)
-
-
-@formula(source="a batch is full when its last member comes; Poisson arrivals", unit="seconds")
-def batch_fill_seconds(*, arrivals_per_second: Any, batch: Any) -> Any:
-    """Mean wait until a batch of that size is full, over its members; the wait for the server comes on top.
-
-    >>> batch_fill_seconds(arrivals_per_second=4, batch=9)
-    1.0
-    """
-    return (batch - 1) / (2 * arrivals_per_second)
-
-
-@formula(source="renewal cycles of busy and idle times, and PASTA (Wolff 1982)", unit="seconds")
-def batch_service_wait_seconds(*, arrivals_per_second: Any, service_seconds: Any) -> Any:
-    """Mean wait when a server takes all that are waiting as one batch, of any size, for a constant time.
-
-    The server is idle only after a batch during which nobody came. Who comes while it is busy, which is a share
-    s / (s + exp(-rate s) / rate) of the time, waits half a service on average. It is stable at any rate.
-
-    >>> round(batch_service_wait_seconds(arrivals_per_second=4, service_seconds=0.2), 4)
-    0.064
-    >>> round(batch_service_wait_seconds(arrivals_per_second=1000, service_seconds=0.2), 4)
-    0.1
-    """
-    idle = e ** (-arrivals_per_second * service_seconds) / arrivals_per_second
-    return service_seconds / (service_seconds + idle) * service_seconds / 2
+from llmhw.units import check_count, check_number
 
 
 @formula(source="Little 1961", unit="count")
@@ -80,9 +18,6 @@ def littles_law(*, arrivals_per_second: Any, seconds: Any) -> Any:
     10.0
     """
     return arrivals_per_second * seconds
-
-
-# -- an engine that works in steps ------------------------------------------------------------
 
 
 @formula(source="affine in what a step does: weights are read once, the rest is paid for each token", unit="seconds")
@@ -114,19 +49,29 @@ def affine_step_seconds(
     )
 
 
-@formula(source="Roofline (Williams 2009): time of reading = time of computing", unit="count")
-def knee_batch(*, weight_read_seconds: Any, compute_seconds: Any, cache_read_seconds: Any = 0) -> Any:
-    """Batch at which bandwidth and arithmetic meet: below it a larger batch is nearly free.
+@formula(source="definition: a step gives each sequence one token", unit="tokens/s")
+def decode_tokens_per_second(*, batch: Any, step_seconds: Any) -> Any:
+    """Output tokens a second while a batch of that many sequences decodes.
 
-    weight_read_seconds   all weights once, whatever the batch
-    compute_seconds       arithmetic of one sequence's token
-    cache_read_seconds    KV cache of one sequence; if it takes as long as its arithmetic, no batch is large enough
-
-    >>> round(knee_batch(weight_read_seconds=0.005, compute_seconds=2.5e-5, cache_read_seconds=0.5e-5))
-    250
+    >>> decode_tokens_per_second(batch=64, step_seconds=0.008)
+    8000.0
     """
-    net = compute_seconds - cache_read_seconds
-    return where(net > 0, weight_read_seconds / where(net > 0, net, 1), inf)
+    return batch / step_seconds
+
+
+@formula(source="time that one request takes of an engine that is never idle", unit="requests/s")
+def saturation_per_second(*, prefill_seconds: Any, decode_steps: Any, step_seconds: Any, batch: Any) -> Any:
+    """Requests a second that an engine can bear; offered more, its queue grows without end.
+
+    prefill_seconds   of one request's prompt, its share of a step's base included; 0 if others do it
+    decode_steps      output tokens less the first, which the prefill gives
+    step_seconds      a decode step at this batch
+    batch             sequences that decode together
+
+    >>> saturation_per_second(prefill_seconds=0.02, decode_steps=200, step_seconds=0.0096, batch=64)
+    20.0
+    """
+    return 1 / (prefill_seconds + decode_steps * step_seconds / batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +95,8 @@ class StepModel:
     cached_token_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            object.__setattr__(self, f.name, check_number(f.name, getattr(self, f.name)))
+        for name in ("base_seconds", "prefill_token_seconds", "sequence_seconds", "cached_token_seconds"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
 
     def __call__(
         self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int, /
@@ -167,4 +112,44 @@ class StepModel:
                 sequences=decode_sequences,
                 cached_tokens=prefill_context + decode_context,
             )
+        )
+
+    def tokens_per_second(self, batch: int, context: float = 0.0) -> float:
+        """Output tokens a second at a batch whose sequences hold `context` tokens each, on average.
+
+        >>> StepModel(0.008).tokens_per_second(64)
+        8000.0
+        """
+        count = check_count("batch", batch)
+        seconds = affine_step_seconds(
+            base_seconds=self.base_seconds,
+            sequence_seconds=self.sequence_seconds,
+            cached_token_seconds=self.cached_token_seconds,
+            sequences=count,
+            cached_tokens=count * check_number("context", context),
+        )
+        return float(decode_tokens_per_second(batch=count, step_seconds=seconds)) if seconds else inf
+
+    def saturation_per_second(self, batch: int, input_tokens: float, output_tokens: float) -> float:
+        """Requests a second that continuous batching bears at that batch, each prompt in a step of its own.
+
+        input_tokens, output_tokens   of every request
+
+        >>> round(StepModel(0.0064, prefill_token_seconds=1e-5).saturation_per_second(64, 360, 201), 1)
+        33.3
+        """
+        count = check_count("batch", batch)
+        inputs, outputs = check_number("input_tokens", input_tokens), check_number("output_tokens", output_tokens, 1)
+        seconds = affine_step_seconds(
+            base_seconds=self.base_seconds,
+            sequence_seconds=self.sequence_seconds,
+            cached_token_seconds=self.cached_token_seconds,
+            sequences=count,
+            cached_tokens=count * (inputs + max(outputs - 2, 0) / 2),
+        )
+        prefill = self.base_seconds + self.prefill_token_seconds * inputs
+        if not prefill and not (outputs > 1 and seconds):
+            return inf
+        return float(
+            saturation_per_second(prefill_seconds=prefill, decode_steps=outputs - 1, step_seconds=seconds, batch=count)
         )
