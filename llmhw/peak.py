@@ -226,7 +226,7 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     spec, e = step.spec, step.e
     layer, style, h = spec.layers[i], style_of(spec), spec.hidden
     own = layer_activations(
-        spec, layer, batch=step.batch, seq_len=step.seq_len, dtype_bytes=e, attention=step.attention
+        spec, layer, batch=step.batch, seq_len=step.seq_len, precision=step.precision, attention=step.attention
     )
     below, _ = step.kept(False, i + 1)
     if step.recompute == "full":

@@ -335,7 +335,7 @@ class StepMemory:
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
             return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
-        return self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, dtype_bytes=self._e, **at))
+        return self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
 
     def _block(self, layer: Layer, *, fused: bool) -> Block:
         job = self.job
@@ -350,17 +350,13 @@ class StepMemory:
             imbalance=job.expert_imbalance,
         )
 
-    @property
-    def _e(self) -> int:
-        return PRECISIONS[self.job.precision].compute
-
     def _by_tape(self, kept: Callable[..., Estimate]) -> list[Term]:
         """Terms of PyTorch's op-by-op profile; of arrays of layouts, its totals."""
         job, x = self.job, self.x
 
         def at(tp: int, cp: int, split: bool, batch: int) -> Estimate:
             sizes = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
-            return kept(seq_len=job.seq_len, attention=job.attention, **sizes)
+            return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
 
         numbers = (x.tp, x.cp, x.sequence_parallel, x.micro_batch)
         if self.detail == "terms":
@@ -373,7 +369,7 @@ class StepMemory:
             return []
         key = ("shared", *sorted(layers))
         if key not in self._kept:
-            self._kept[key] = self._by_tape(lambda **at: shared_activations(self.spec, key[1:], self._e, **at))
+            self._kept[key] = self._by_tape(lambda **at: shared_activations(self.spec, key[1:], **at))
         return self._kept[key]
 
     def end(self, which: str) -> dict[str, list[Term]]:
@@ -385,8 +381,7 @@ class StepMemory:
                 dropout = {"dropout": job.dropout_masks} if first else {}
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
-                precision = "bf16" if self._e == 2 else "fp32"
-                ends = {"layers": (), "embedding": first, "head": not first, "precision": precision}
+                ends = {"layers": (), "embedding": first, "head": not first}
                 loss = [] if first else self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss"))
                 rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
                 self._ends[which] = {"ends": rest, "loss": loss}
