@@ -6,14 +6,14 @@ The constants of the allocator and of the context are fitted again without each 
 from __future__ import annotations
 
 from llmhw.units import GIB
-from llmhw.validation import fit_constants, validate_training_memory
+from llmhw.validation import fit_constants, validate
 
 # What the only source with nvidia-smi readings says of its devices before any tensor is there: 1573 MiB on an A100
 STATED_CONTEXT = 1573 * 2**20
 
 
 def main() -> None:
-    found = validate_training_memory()
+    found = validate(None, "training-memory")
     print(found)
     print("\nsigned errors by meter:")
     for meter in ("allocated", "reserved", "device"):
@@ -28,7 +28,8 @@ def main() -> None:
         share, context = fit_constants(found.rows, without=source)
         note = "" if context is not None else " as the source states for an empty device"
         context = STATED_CONTEXT if context is None else context
-        alone = validate_training_memory(reserved_over_allocated=share, context_bytes=context).by_source()[source]
+        constants = {"reserved_over_allocated": share, "context_bytes": context}
+        alone = validate(None, "training-memory", calibration=constants).by_source()[source]
         print(f"  {source}: {share:.2f}, {context / GIB:.1f} GiB{note}")
         print(f"    median {alone.median_abs_error:.1%}, p90 {alone.p90_abs_error:.1%}, bias {alone.bias:+.1%}")
     for title, _, rows in found.sections(worst=12)[1:]:

@@ -697,15 +697,15 @@ def validate(
         raise llmhw.LLMHWError("--fit and --calibration both give the constants; leave one out")
     constants = None
     if fitted:
-        constants = validation.write_constants(fitted, lambda: validation.fit(file, kind))
+        constants = validation.write_constants(fitted, lambda: validation.calibration(file, kind))
     elif calibration:
         constants = validation.read_constants(calibration)
     found = validation.validate(file, kind, calibration=constants)
     if as_json:
         return _json(found.to_dict(worst=worst))
     words = ("source", "reason", "ids")
-    for title, columns, rows in found.sections(worst=worst):
-        _table(title, columns, rows, right=[column for column in columns if column not in words])
+    for part in found.sections(worst=worst):
+        _table(part.title, part.columns, part.rows, right=[column for column in part.columns if column not in words])
     if fitted:
         click.echo(f"The constants were fitted to these rows and written to {fitted}: other rows will fit worse.")
 

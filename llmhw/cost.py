@@ -6,13 +6,13 @@ The step time comes from elsewhere, measured or predicted; nothing here knows ho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_table
-from llmhw.formula import Term, formula, term
+from llmhw.formula import Report, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, Price, accelerator, instances, prices
 from llmhw.job import asked, check_fields, choice, documented, number
 from llmhw.units import (
@@ -25,8 +25,8 @@ from llmhw.units import (
     exp,
     expm1,
     format_quantity,
-    html_table,
     maximum,
+    plain_fields,
     unknown_name,
     where,
 )
@@ -360,7 +360,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class TrainingRun:
+class TrainingRun(Report):
     """What a whole training run takes.
 
     days                          expected wall-clock time, with checkpoints, failures and lost work
@@ -428,12 +428,8 @@ class TrainingRun:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values; an infinite time between failures is None."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "terms"}
-        return found | {
-            "mtbf_seconds": None if self.mtbf_seconds == inf else self.mtbf_seconds,
-            "price": None if self.price is None else self.price.to_dict(),
-            "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults},
-            "reasons": dict(self.reasons),
+        return plain_fields(self, "terms") | {
+            "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults}
         }
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -483,16 +479,11 @@ class TrainingRun:
         rate, _, origin = str(self.price).partition(" a device-hour (")
         return rate, "a device-hour, as given" if self.price.kind == "given" else f"a device-hour, {origin[:-1]}"
 
-    def __str__(self) -> str:
-        rows = self.rows()
-        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-        lines = [f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows]
-        return "\n".join([self.title, *lines, *(f"assumed {d}" for d in self.defaults)])
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("quantity", "value", "range or origin"), self.rows(), prose=True, head=())]
 
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("quantity", "value", "range or origin"), self.rows())
+    def footer(self) -> list[str]:
+        return [f"assumed {d}" for d in self.defaults]
 
 
 def _device_and_count(

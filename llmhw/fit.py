@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmhw.formula import Estimate
+from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
 from llmhw.memory import kv_cache, lora_states, weights
 from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_count, format_quantity, html_table, text_table
+from llmhw.units import LLMHWError, check_count, format_quantity
 
 if TYPE_CHECKING:
     from llmhw.job import TrainingJob
@@ -84,7 +84,7 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FitTable:
+class FitTable(Report):
     """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`.
 
     left_out   why there are no rows of training; "" if there are
@@ -112,16 +112,6 @@ class FitTable:
         why = f"; no training: {self.left_out}" if self.left_out else ""
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}{why}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers in base units."""
-        return {
-            "model": self.model,
-            "device": self.device,
-            "batch": self.batch,
-            "seq_len": self.seq_len,
-            "rows": [row.to_dict() for row in self.rows],
-        }
-
     def text_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Use, need, offer, verdict and longest sequence as text."""
         return [
@@ -135,23 +125,19 @@ class FitTable:
             for row in self.rows
         ]
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of needs and offers in bytes; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """Needs and offers in bytes, by use."""
+        names = ("use", "needed_bytes", "usable_bytes", "fits", "max_seq_len")
+        return [{name: getattr(row, name) for name in names} for row in self.rows]
 
-        data = [(r.use, r.needed_bytes, r.usable_bytes, r.fits, r.max_seq_len) for r in self.rows]
-        columns = ["use", "needed_bytes", "usable_bytes", "fits", "max_seq_len"]
-        return pandas.DataFrame(data, columns=columns).set_index("use")
+    index = "use"
 
-    def __str__(self) -> str:
-        table = text_table([("use", "needs", "offers", "fits", "longest"), *self.text_rows()], right=5)
-        return "\n".join([self.title, *table, *([f"no training: {self.left_out}"] if self.left_out else [])])
+    def tables(self) -> list[Table]:
+        columns = ("use", "needs", "offers", "fits", "longest")
+        return [Table(self.title, (*columns[:-1], "longest sequence"), self.text_rows(), right=5, head=columns)]
 
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        columns = ("use", "needs", "offers", "fits", "longest sequence")
-        return html_table(self.title, columns, self.text_rows(), right=5)
+    def footer(self) -> list[str]:
+        return [f"no training: {self.left_out}"] if self.left_out else []
 
 
 def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:

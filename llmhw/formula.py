@@ -2,19 +2,107 @@
 
 A formula is a pure, keyword-only function of numbers. `@formula` records its unit and source; a `Term`
 is one formula with numbers put in; a `Part` is a named sum of terms; an `Estimate` is the parts and
-their total.
+their total. A `Report` is what prints as a table.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from llmhw.units import LLMHWError, format_quantity, html_table, unknown_name
+from llmhw.units import LLMHWError, format_quantity, html_table, plain_fields, text_table, unknown_name
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+# -- reports ----------------------------------------------------------------------------------
+
+
+class Table(NamedTuple):
+    """One table of a report, its cells as text.
+
+    right   columns from this one on are aligned to the right
+    prose   text aligns the last column to the left all the same
+    head    the columns' names in text: None as in a notebook, () none
+    aside   what a notebook adds to the title
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: int = 1
+    prose: bool = False
+    head: Sequence[str] | None = None
+    aside: str = ""
+
+    def lines(self) -> list[str]:
+        """The title and the aligned rows."""
+        head = self.columns if self.head is None else self.head
+        rows = [head, *self.rows] if head else self.rows
+        return [self.title, *text_table(rows, right=self.right, prose=self.prose)]
+
+    def html(self) -> str:
+        return html_table(self.title + self.aside, self.columns, self.rows, right=self.right)
+
+
+class Report:
+    """An answer that prints as tables; a dataclass that is one gives `tables()`.
+
+    What else it may give: `footer()`, lines below the text; `to_dict()` where its fields are not all; `records()`, the
+    numbers that `to_frame()` shows, and `index`, which of their keys it is indexed by.
+    """
+
+    __slots__ = ()
+
+    def tables(self) -> list[Table]:
+        raise NotImplementedError
+
+    def footer(self) -> Iterable[str]:
+        return ()
+
+    @property
+    def index(self) -> str:
+        return ""
+
+    def records(self) -> Sequence[Mapping[Any, Any]]:
+        return [self.to_row()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers in base units."""
+        return plain_fields(self)
+
+    def to_row(self) -> dict[str, Any]:
+        """`to_dict` without levels, as a row of a table: stage_parts_weights and so on."""
+        return dict(_flat(self.to_dict()))
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame in base units; needs pandas."""
+        import pandas
+
+        frame = pandas.DataFrame(list(self.records()))
+        return frame.set_index(self.index) if self.index else frame
+
+    def __str__(self) -> str:
+        return "\n".join([*(line for table in self.tables() for line in table.lines()), *self.footer()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return "".join(table.html() for table in self.tables())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}_")
+        else:
+            yield prefix + name, value
+
+
+# -- formulas ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +241,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Estimate:
+class Estimate(Report):
     """Named parts that add up to a total, in one base unit.
 
     Index it by part (`estimate["weights"]`), read `.total`, ask `.explain("weights")`,
@@ -189,9 +277,8 @@ class Estimate:
         blocks = []
         for part in chosen:
             head = f"{part.name} = {format_quantity(float(part.value), self.unit)}"
-            blocks.append(
-                "\n".join([head, *(f"({part.note})" for _ in [0] if part.note), *(t.explain() for t in part.terms)])
-            )
+            note = [f"({part.note})"] if part.note else []
+            blocks.append("\n".join([head, *note, *(t.explain() for t in part.terms)]))
         return "\n\n".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,44 +290,75 @@ class Estimate:
             "total": self.total,
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, one row a part and a last row `total`; needs pandas."""
-        import pandas
-
+    def records(self) -> list[dict[str, Any]]:
+        """Part, value and share; the last entry is the total."""
         total = self.total
-        rows = [(part.name, part.value) for part in self.parts] + [("total", total)]
-        return pandas.DataFrame(
-            {
-                self.unit: [value for _, value in rows],
-                "share": [value / total if total else 0.0 for _, value in rows],
-            },
-            index=pandas.Index([name for name, _ in rows], name="part"),
-        )
+        values = [*((part.name, part.value) for part in self.parts), ("total", total)]
+        return [{"part": name, self.unit: value, "share": value / total if total else 0.0} for name, value in values]
+
+    index = "part"
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Part, value and share as text; the last row is the total."""
-        total = self.total
-        rows = [(part.name, part.value) for part in self.parts] + [("total", total)]
+        """The same as text."""
         return [
-            (
-                name,
-                format_quantity(float(value), self.unit),
-                format_quantity(value / total if total else 0.0, "fraction"),
-            )
-            for name, value in rows
+            (r["part"], format_quantity(float(r[self.unit]), self.unit), format_quantity(r["share"], "fraction"))
+            for r in self.records()
         ]
 
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("part", "size", "share"), self.rows(), head=())]
+
     def __str__(self) -> str:
-        rows = self.rows()
-        first = max(len(name) for name, _, _ in rows)
-        second = max(len(value) for _, value, _ in rows)
-        lines = [f"{name:<{first}}  {value:>{second}}  {share:>7}" for name, value, share in rows]
-        return "\n".join([self.title, *lines[:-1], "-" * len(lines[-1]), lines[-1]])
+        # not super(): a dataclass with slots is made anew, and super() would look for the class it replaced
+        *lines, total = Report.__str__(self).splitlines()
+        return "\n".join([*lines, "-" * len(total), total])
 
-    __repr__ = __str__
 
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("part", "size", "share"), self.rows())
+class StageReport(Report):
+    """A report with an estimate for each pipeline stage: a row for each part, a column for each stage."""
+
+    __slots__ = ()
+    stages: tuple[Estimate, ...]
+
+    @property
+    def worst(self) -> int:
+        """Number of the stage that decides."""
+        raise NotImplementedError
+
+    def shown(self) -> Sequence[Estimate]:
+        """The stages as they are printed and explained."""
+        return self.stages
+
+    def last(self) -> tuple[str, Iterable[float]]:
+        """Name and values of the last row."""
+        return "total", (float(stage.total) for stage in self.stages)
+
+    def explain(self, part: str | None = None, stage: int | None = None) -> str:
+        """The formulas behind one part (or all) of a stage; default: the worst one."""
+        return self.shown()[self.worst if stage is None else stage].explain(part)
+
+    def records(self) -> list[dict[Any, Any]]:
+        """Bytes of each part, by number of the stage."""
+        held = [{part.name: float(part.value) for part in stage} for stage in self.shown()]
+        names = dict.fromkeys(name for stage in held for name in stage)
+        return [{"part": name, **{i: stage.get(name, 0.0) for i, stage in enumerate(held)}} for name in names]
+
+    index = "part"
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame in bytes: a row for each part, a column for each stage; needs pandas."""
+        frame = super().to_frame().set_axis(range(len(self.stages)), axis="columns")
+        return frame.rename_axis("stage", axis="columns")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Part names and sizes as text, one column a stage, and the last row."""
+        table = [(name, *sizes) for name, *sizes in (record.values() for record in self.records())]
+        name, values = self.last()
+        return [(name, *(format_quantity(v, "bytes") for v in sizes)) for name, *sizes in [*table, (name, *values)]]
+
+    def stage_table(self, title: str, aside: str = "") -> Table:
+        """The table of `rows`."""
+        return Table(title, ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows(), aside=aside)
 
 
 class Ledger:

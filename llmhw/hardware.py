@@ -13,7 +13,18 @@ from functools import cache
 from typing import Any
 
 from llmhw.catalog import read_table
-from llmhw.units import GB, MIB, LLMHWError, check_count, check_divides, format_quantity, nearest, unknown_name
+from llmhw.formula import Report, Table
+from llmhw.units import (
+    GB,
+    MIB,
+    LLMHWError,
+    check_count,
+    check_divides,
+    format_quantity,
+    nearest,
+    plain_fields,
+    unknown_name,
+)
 
 FORMATS = ("fp64", "fp64_tensor", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 
@@ -72,7 +83,7 @@ class Price:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as plain values."""
-        return _fields(self)
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ class PurchasePrice:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as plain values."""
-        return _fields(self)
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +150,11 @@ class Link:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as plain numbers in base units."""
-        return _fields(self)
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Accelerator:
+class Accelerator(Report):
     """One GPU, TPU or other accelerator.
 
     memory_bytes                        what the device's driver offers for use: at most this can be allocated
@@ -262,20 +273,12 @@ dataclasses.replace(..., tdp_watts=...) to set it
         found.append(("status", f"{self.status}, {self.date}"))
         return found
 
+    def tables(self) -> list[Table]:
+        return [Table(self.name, (), self.rows(), right=2)]
+
     def __str__(self) -> str:
-        rows = self.rows()
-        width = max(len(name) for name, _ in rows)
-        return "\n".join([self.name, *(f"  {name:<{width}}  {value}" for name, value in rows)])
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in self.rows())
-        return f"<table><caption>{escape(self.name)}</caption><tbody>{body}</tbody></table>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as plain numbers in base units; `peaks` is a dictionary."""
-        return {**_fields(self), "peaks": dict(self.peaks)}
+        name, *lines = Report.__str__(self).splitlines()
+        return "\n".join([name, *(f"  {line}" for line in lines)])
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -466,11 +469,7 @@ class Instance:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as plain numbers in base units; the accelerator by name."""
-        return {**_fields(self), "accelerator": self.accelerator.name}
-
-
-def _fields(thing: Any) -> dict[str, Any]:
-    return {entry.name: getattr(thing, entry.name) for entry in fields(thing)}
+        return plain_fields(self) | {"accelerator": self.accelerator.name}
 
 
 def _require(thing: Any, kind: str, what: str) -> Any:

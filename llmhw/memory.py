@@ -284,23 +284,27 @@ class Optimizer:
     scheme: str = "plain"
     step: bool = True
 
-    def widths(self, tensors: Iterable[tuple[Tensor, Any]], state: int) -> dict[float, list[tuple[Tensor, Any]]]:
-        """These tensors by the bytes of state that an update reads and writes for each element.
+    def uniform(self, state: int) -> float | None:
+        """Bytes of state that an update reads and writes for each element; None where matrices differ from the rest.
 
         state   bytes of an element of state, as the training recipe has it
-
-        The row and column of a factored state are no traffic beside the matrix.
         """
-        width, found = self.element or state, dict[float, list[tuple[Tensor, Any]]]()
+        if self.scheme == "8bit":
+            return len(self.states) * blockwise_8bit_bytes(elements=256) / 256
+        return None if self.scheme in ("factored", "muon") else len(self.states) * (self.element or state)
+
+    def widths(self, tensors: Iterable[tuple[Tensor, Any]], state: int) -> dict[float, Any]:
+        """Elements by the bytes of state that an update reads and writes for each, where these differ.
+
+        The row and column of a factored state are no traffic beside the matrix; Muon keeps one state of a matrix.
+        """
+        width, found = self.element or state, dict[float, Any]()
         for t, count in tensors:
-            each: float = len(self.states) * width
-            if self.scheme == "8bit":
-                each = len(self.states) * blockwise_8bit_bytes(elements=256) / 256
-            elif self.scheme == "factored":
-                each = 0.0 if len(t.shape) > 1 else each
-            elif self.scheme == "muon":
-                each = width if t.is_block_matrix else 2 * width
-            found.setdefault(each, []).append((t, count))
+            if self.scheme == "muon":
+                each = float(width if t.is_block_matrix else 2 * width)
+            else:
+                each = 0.0 if len(t.shape) > 1 else float(width)
+            found[each] = found.get(each, 0) + count * t.numel
         return found
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmhw.formula import formula
+from llmhw.formula import Report, Table, formula
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
 from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, row_elements, stage_layers
-from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, html_table, maximum, minimum, text_table, where
+from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
 
@@ -210,8 +210,8 @@ class Collective:
         return float(self.calls * self.wire_bytes_per_call)
 
 
-@dataclass(frozen=True, slots=True)
-class Communication:
+@dataclass(frozen=True, slots=True, repr=False)
+class Communication(Report):
     """Everything that one rank sends and receives in a step."""
 
     title: str
@@ -232,15 +232,12 @@ class Communication:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        names = Collective.__slots__
-        rows = [{**{n: getattr(c, n) for n in names}, "wire_bytes": c.wire_bytes} for c in self.collectives]
+        rows = self.records()
         return {"title": self.title, "collectives": rows, "bytes": self.bytes, "wire_bytes": self.wire_bytes}
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, one row a collective; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.to_dict()["collectives"])
+    def records(self) -> list[dict[str, Any]]:
+        """Every collective as plain numbers."""
+        return [plain_fields(c) | {"wire_bytes": c.wire_bytes} for c in self.collectives]
 
     def rows(self) -> list[tuple[str, ...]]:
         """What, kind, axis, phase, calls, bytes of a call and of the step, as text."""
@@ -257,14 +254,9 @@ class Communication:
             for c in self.collectives
         ]
 
-    def __str__(self) -> str:
-        head = ("what", "kind", "ranks", "phase", "calls", "each", "in a step")
-        return "\n".join([self.title, *text_table([head, *self.rows()], right=4)])
-
-    def _repr_html_(self) -> str:
-        return html_table(
-            self.title, ("what", "kind", "ranks", "phase", "calls", "each", "in a step"), self.rows(), right=4
-        )
+    def tables(self) -> list[Table]:
+        columns = ("what", "kind", "ranks", "phase", "calls", "each", "in a step")
+        return [Table(self.title, columns, self.rows(), right=4)]
 
 
 def group_ranks(parallelism: Parallelism, place: Place | int, axis: str) -> tuple[int, ...]:
@@ -353,6 +345,8 @@ def flat_messages(job: TrainingJob, x: Layout, elements: Any, kind: str = "") ->
     ZeRO-0 reduces everything; ZeRO-1 scatters what is added up and gathers new weights; ZeRO-2 keeps no whole gradients
     from one micro-batch to the next, and so scatters those of each.
     """
+    if job.frozen:
+        return
     axis, recipe = f"{kind.replace(' ', '_')}dp", precision_named(job.precision)
     ranks = GROUPS[axis][0](x)
     flat = ceil_div(elements, ranks)
@@ -376,12 +370,15 @@ def sharded_messages(
     """
     prefix, recipe = kind.replace(" ", "_"), precision_named(job.precision)
     size, names, shard = elements * gathered_width(job), f"{kind}weights", elements * recipe.gradients
-    again = 0 if what != "a block" or job.parallelism.pp > 1 else 1
+    on = where(x.zero == 3, 1, 0)
+    again = 0 if what != "a block" or job.parallelism.pp > 1 else on
     full = GROUPS[f"{prefix}fsdp"][0](x) * shard
-    yield _message(x, "all-gather", f"{prefix}fsdp", 1, size, f"{names} of {what}", "forward")
+    yield _message(x, "all-gather", f"{prefix}fsdp", on, size, f"{names} of {what}", "forward")
     yield _message(x, "all-gather", f"{prefix}fsdp", again, size, f"{names} of {what}, again", "backward")
-    yield _message(x, "reduce-scatter", f"{prefix}fsdp", 1, full, f"gradients of {names} of {what}", "backward")
-    yield _message(x, "all-reduce", f"{prefix}replica", 1, shard, "their shards, over the copies", "backward")
+    if job.frozen:
+        return
+    yield _message(x, "reduce-scatter", f"{prefix}fsdp", on, full, f"gradients of {names} of {what}", "backward")
+    yield _message(x, "all-reduce", f"{prefix}replica", on, shard, "their shards, over the copies", "backward")
 
 
 # -- activations ------------------------------------------------------------------------------
@@ -495,7 +492,7 @@ def end_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Ite
 def norm_messages(job: TrainingJob, x: Layout, tensors: Iterable[tuple[Tensor, Any]]) -> Iterator[Collective]:
     """Under sequence parallelism a rank sees part of the tokens, so the gradients of norms are summed, in one step."""
     width, norms = precision_named(job.precision).gradients, [(t, n) for t, n in tensors if t.component == "norms"]
-    on = where(x.sequence_parallel, 1, 0)
+    on = 0 if job.frozen else where(x.sequence_parallel, 1, 0)
     if job.kernels == "megatron":
         size = width * sum(count * t.numel for t, count in norms)
         yield _message(x, "all-reduce", "tp", on, size, "gradients of norms", "step")
@@ -531,7 +528,7 @@ def pipeline_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -
 
 def tied_messages(job: TrainingJob, x: Layout, *, tp_rank: int = 0) -> Iterator[Collective]:
     """Tied embeddings lie on both ends of a pipeline, which add up their gradients."""
-    if job.model.tied and job.parallelism.pp > 1:
+    if job.model.tied and job.parallelism.pp > 1 and not job.frozen:
         table = next(t for t in job.model.tensors if t.part == "tokens")
         size = precision_named(job.precision).gradients * local_tensor(x, table, tp_rank=tp_rank).numel
         yield _message(x, "all-reduce", "embedding", 1, size, "gradients of tied embeddings", "step")
@@ -587,7 +584,7 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
                 step.add(flat_messages(job, x, sum(t.numel for t in tensors), kind))
                 continue
             axis = f"{kind.replace(' ', '_')}dp"
-            for size in ddp_buckets((t.numel * recipe.gradients for t in tensors), bucket_cap_mb):
+            for size in () if job.frozen else ddp_buckets((t.numel * recipe.gradients for t in tensors), bucket_cap_mb):
                 step.add([_message(x, "all-reduce", axis, 1, size, f"{kind}gradients, by bucket", "backward")])
 
 

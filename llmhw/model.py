@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llmhw.formula import formula
-from llmhw.units import LLMHWError, format_quantity, html_table
+from llmhw.formula import Report, Table, formula
+from llmhw.units import LLMHWError, format_quantity, plain_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,16 +217,11 @@ class Parameters:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {
-            "total": self.total,
-            "active": self.active,
-            "by_component": dict(self.by_component),
-            "mtp": self.mtp,
-        }
+        return plain_fields(self)
 
 
 @dataclass(frozen=True, eq=False)
-class ModelSpec:
+class ModelSpec(Report):
     """The architecture of one language model.
 
     Make one with `ModelSpec.from_config(path_or_dict)` or `llmhw.model(name)`.
@@ -376,15 +371,16 @@ class ModelSpec:
             "parameters": self.parameters.to_dict(),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame: parameters and share by component; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """Parameters and share by component."""
+        p = self.parameters
+        return [
+            {"component": name, "parameters": value, "share": value / p.total}
+            for name, value in p.by_component.items()
+            if value
+        ]
 
-        rows = {k: v for k, v in self.parameters.by_component.items() if v}
-        total = self.parameters.total
-        frame = pandas.DataFrame({"parameters": rows}).rename_axis("component")
-        frame["share"] = frame["parameters"] / total
-        return frame
+    index = "component"
 
     @property
     def attention_summary(self) -> dict[str, int]:
@@ -408,14 +404,10 @@ class ModelSpec:
     def __repr__(self) -> str:
         return f"<ModelSpec {self}>"
 
-    def _repr_html_(self) -> str:
-        total = self.parameters.total
-        rows = [
-            (name, f"{value:,}", format_quantity(value / total, "fraction"))
-            for name, value in [*self.parameters.by_component.items(), ("total", total)]
-            if value
-        ]
-        return html_table(str(self), ("component", "parameters", "share"), rows)
+    def tables(self) -> list[Table]:
+        counts = [*self.records(), {"component": "total", "parameters": self.parameters.total, "share": 1.0}]
+        rows = [(r["component"], f"{r['parameters']:,}", format_quantity(r["share"], "fraction")) for r in counts]
+        return [Table(str(self), ("component", "parameters", "share"), rows)]
 
 
 def model(name: str | Path) -> ModelSpec:

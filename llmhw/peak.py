@@ -34,7 +34,7 @@ RECOMPUTE = ("none", "full")
 PARTS = ("weights", "gradients", "optimizer states", "activations", "logits and loss", "temporaries")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StepPeak(Estimate):
     """The parts of the highest moment of a step, and the highest moment of each phase.
 

@@ -24,23 +24,23 @@ from llmhw.job import (
     LAYOUT_RULES,
     TENSOR_RULES,
     Layout,
-    Limits,
     Parallelism,
     Rule,
-    ServingJob,
     TrainingJob,
     limits_of,
 )
+from llmhw.formula import Ledger, Report, Table
+from llmhw.memory import optimizer_named, precision_named
+from llmhw.model import Tensor
 from llmhw.rates import TrainingConstants, constants_of
-from llmhw.sharding import Stage, stages_of
+from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
-from llmhw.units import LLMHWError, format_quantity, html_table, text_table
+from llmhw.units import LLMHWError, format_quantity
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
 AXES = ("recompute", "sharding", "micro_batch", "sequence_parallel", "expert_tp", "ep", "cp", "tp")
 SHARDING = ((0, 1), (1, 1), (2, 1), (3, 1))
-_PRODUCTS = tuple(2**i for i in range(21))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +59,14 @@ class Space:
     micro_batch: Sequence[int] = (1, 2, 4, 8)
     sequence_parallel: Sequence[bool] = (False, True)
     sharding: Sequence[tuple[int, int]] = SHARDING
-    recompute: Sequence[str] = ("none", "selective", "full")
+    recompute: Sequence[str] = ("none", "full")
     schedule: Sequence[str] = ("1f1b",)
     uneven: Sequence[bool] = (False, True)
     offload: Sequence[str] = ("none",)
 
     @classmethod
-    def of(cls, job: TrainingJob, devices: int, given: dict[str, Any]) -> Space:
-        """The space of a job on so many devices; `given` names are fixed to these values."""
+    def of(cls, job: TrainingJob, counts: Sequence[int], given: dict[str, Any]) -> Space:
+        """The space of a job on these numbers of devices; `given` names are fixed to these values."""
         known = {f.name for f in fields(cls)}
         for name in given:
             if name not in known:
@@ -74,15 +74,22 @@ class Space:
         chosen = {name: (value,) if isinstance(value, (int, str)) else tuple(value) for name, value in given.items()}
         spec, layers = job.model, job.model.num_layers
         experts = limits_of(spec, job.cluster).experts
-        divisors = [d for d in range(1, devices + 1) if devices % d == 0]
+        divisors = sorted({d for n in counts for d in range(1, n + 1) if n % d == 0})
         node = job.cluster.devices_per_node
         chosen.setdefault("tp", tuple(d for d in divisors if spec.heads % d == 0))
         chosen.setdefault("pp", tuple(d for d in divisors if d <= layers + 2))
         chosen.setdefault("cp", tuple(d for d in divisors if d == 1 or job.seq_len % (2 * d) == 0 and d <= 64))
         chosen.setdefault("vpp", tuple(range(1, layers // 2 + 1)))
-        chosen.setdefault("ep", tuple(d for d in range(1, experts + 1) if experts % d == 0 and devices % d == 0))
+        chosen.setdefault("ep", tuple(d for d in range(1, experts + 1) if experts % d == 0 and d in divisors))
         chosen.setdefault("expert_tp", tuple(d for d in divisors if d <= node) if experts > 1 else (1,))
+        if job.attention == "eager":  # of fused attention selective recompute saves next to nothing
+            chosen.setdefault("recompute", ("none", "selective", "full"))
         return cls(**chosen)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return tuple(len(getattr(self, name)) for name in AXES)
 
 
 # -- arrays of layouts ------------------------------------------------------------------------
@@ -116,19 +123,67 @@ class _Memory(StepMemory):
     """Memory of all layouts at once: modes of recompute and ways of sharding on axes of their own."""
 
     modes: dict[str, StepMemory]
-    ways: list[StepMemory]
+    sharding: Sequence[tuple[int, int]]
+    shards: dict[int, StageTensors]
+    sums: dict[Any, Any]
 
     def states(self, stage: Stage) -> Any:
         """All that stays on the device in one sum, but what the moments of a step tell apart."""
         if stage.index not in self._states:
-            made = [way.states(stage).without(self.away) for way in self.ways]
+            plain = optimizer_named(self.job.optimizer).scheme == "plain"
+            made = [dict(self._sums(stage, zero, r) if plain else self._real(stage, zero, r)) for zero, r in self.sharding]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
-            found = self._states[stage.index] = copy(made[0])
-            found.parts = {"held": _stacked([ledger.without(set(apart)).total for ledger in made], "sharding")}
+            found = self._states[stage.index] = Ledger()
+            rest = [sum(v for name, v in one.items() if name not in apart) for one in made]
+            found.parts = {"held": _stacked(rest, "sharding")}
             for name in apart:
-                if any(name in ledger.parts for ledger in made):
-                    found.parts[name] = _stacked([ledger.parts[name] for ledger in made], "sharding")
+                if any(name in one for one in made):
+                    found.parts[name] = _stacked([one[name] for one in made], "sharding")
         return self._states[stage.index]
+
+    def _real(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
+        """Parts of the states under one way of sharding, tensor by tensor."""
+        x, job = replace(self.x, zero=zero, replicas=replicas), self.job
+        names = {"optimizer": job.optimizer, "precision": job.precision}
+        for name, terms in state_terms(self.tensors.held(stage), x, uncut=self._uncut(stage, x), **names).items():
+            if name not in self.away:
+                yield name, sum(t.value for t in terms)
+
+    def _sums(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
+        """The same where states are multiples of the elements: these are summed first."""
+        x, tensors, job = replace(self.x, zero=zero, replicas=replicas), self.shards[replicas], self.job
+        names = {"optimizer": job.optimizer, "precision": job.precision}
+        one = [(Tensor("one element", (1,), "attention"), 1)]
+        for name, terms in state_terms(one, Layout(), **names).items():
+            if name in self.away:
+                continue
+            what = name if name in ("weights", "gradients") else "optimizer"
+            owned = self._owned(stage, tensors, x, what, name == "step counters")
+            yield name, owned * sum(t.value for t in terms) + self._more(stage, x, name)
+
+    def _more(self, stage: Stage, x: Layout, name: str) -> Any:
+        uncut = self._uncut(stage, x) if name == "gradients" else None
+        return 0 if uncut is None else uncut * precision_named(self.job.precision).gradients
+
+    def _uncut(self, stage: Stage, x: Layout) -> Any:
+        return uncut_rows(self.spec, x) if stage.first and self.job.kernels == "torch" and x.zero < 3 else None
+
+    def _owned(self, stage: Stage, tensors: StageTensors, x: Layout, what: str, counted: bool) -> Any:
+        """Elements (or how many tensors) of weights, gradients or the optimizer's states that a rank has of a stage."""
+        split = is_split(x.zero, what)
+        key = (stage.index, "shards" if split and x.zero == 3 else "flat" if split else "whole", x.replicas, counted)
+        if key not in self.sums:
+            total: Any = 0
+            for experts, ranks in ((False, x.shards), (True, x.expert_shards)):
+                count, elements = tensors.elements(stage, experts)
+                if counted:
+                    total = total + (min(count, 1) if key[1] == "flat" else count)
+                elif key[1] == "shards":
+                    total = total + sum(n * tensors.shard(which, experts) for which, n in stage.parts)
+                elif count:
+                    total = total + (chunk_size(size=elements, parts=ranks, index=0) if split else elements)
+            self.sums[key] = total
+        return self.sums[key]
 
     def activations(self, stage: Stage, number: int) -> Any:
         made = [memory.activations(stage.computed(mode == "full"), number) for mode, memory in self.modes.items()]
@@ -162,7 +217,9 @@ class _Shape:
 class _Grid:
     """All layouts of a job on devices of one kind, in several counts."""
 
-    def __init__(self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, software: str | None) -> None:
+    def __init__(
+        self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, software: str | None, price: float | None
+    ) -> None:
         self.job, self.space, self.clusters = job, space, list(clusters)
         largest = max(clusters, key=lambda c: c.devices)
         self.limits = limits_of(job.model, largest, seq_len=job.seq_len, batch=job.batch)
@@ -174,10 +231,10 @@ class _Grid:
             zero=_axis("sharding", zero),
             replicas=_axis("sharding", replicas),
         )
-        self.shape = (len(clusters), len(space.recompute), len(zero), *map(len, axes.values()))
-        constants = constants_of(
-            TrainingConstants, largest.accelerator, software or default_software(job)
-        )
+        self.shape = (len(clusters), *space.shape)
+        self.capacity = largest.accelerator.memory_bytes
+        self.prices = [price_of(c.accelerator, c.devices, price, None, None, "on_demand")[0] for c in clusters]
+        constants = constants_of(TrainingConstants, largest.accelerator, software or default_software(job))
         base = replace(self.template(_Shape(1, 1, "1f1b", False, "none"), "none"), cluster=_single(largest))
         self.timer = _Timer(base, self.x, constants, detail="totals", cluster=largest)
         self.timer.modes = {
@@ -185,8 +242,8 @@ class _Grid:
             for mode in space.recompute
         }
         self.memories = {mode: StepMemory(replace(base, recompute=mode), self.x) for mode in space.recompute}
-        self.tensors_of: dict[Any, Any] = {}
         assert self.timer.ends  # made here, once for all structures
+        self.tensors: dict[int, dict[int, StageTensors]] = {}
 
     def template(self, shape: _Shape, recompute: str) -> TrainingJob:
         """A job of this structure, on as many devices as it has stages."""
@@ -198,6 +255,35 @@ class _Grid:
         return replace(
             self.job, cluster=one, parallelism=layout, micro_batch=1, global_batch=shape.pp, recompute=recompute
         )
+
+    def dollars(self, number: int, seconds: float) -> float:
+        """Of so many seconds on a cluster; infinite without a price."""
+        price = self.prices[number]
+        hours = seconds / 3600 * self.clusters[number].devices
+        return hours * price.dollars_per_device_hour if price else float("inf")
+
+    def found(self, seconds: float, held: float, devices: int, dollars: float, where_: Any) -> Found:
+        """The job at one place of the arrays."""
+        _, shape, x, at = where_
+
+        def number(name: str) -> int:
+            return int(np.broadcast_to(getattr(x, name), self.shape)[at])
+
+        names = ("dp", "tp", "cp", "ep", "expert_tp", "zero", "replicas")
+        layout = Parallelism(
+            **{name: number(name) for name in names},
+            pp=shape.pp, vpp=shape.vpp, schedule=shape.schedule, uneven=shape.uneven, offload=shape.offload,
+            sequence_parallel=bool(number("sequence_parallel")), cp_kind=self.job.parallelism.cp_kind,
+        )  # fmt: skip
+        job = replace(
+            self.job,
+            cluster=self.clusters[at[0]],
+            parallelism=layout,
+            micro_batch=number("micro_batch"),
+            global_batch=self.job.batch,
+            recompute=self.space.recompute[at[1]],
+        )
+        return Found(job, seconds, held, None if dollars == float("inf") else dollars)
 
     def structures(self, refused: Counter[str]) -> Iterator[_Shape]:
         """Every way to deal the layers out; embedding and head count as layers where that makes it even."""
@@ -235,15 +321,20 @@ class _Grid:
     def evaluate(self, shape: _Shape, x: Layout) -> tuple[Any, Any]:
         """Seconds of a step, and bytes on a device, of every layout of a structure."""
         job = self.template(shape, "none")
+        if shape.pp not in self.tensors:
+            ways = {r: replace(x, zero=3, replicas=r) for _, r in self.space.sharding}
+            made = {0: x, **ways}.items()
+            self.tensors[shape.pp] = {r: self.timer.tensors.at(at, shape.pp) for r, at in made}
+        tensors = self.tensors[shape.pp][0]
         timer = copy(self.timer)
-        timer.job, timer.x = job, x
-        timer.__dict__.pop("outer", None)
+        timer.job, timer.x, timer.tensors = job, x, tensors
         seconds = time_layouts(timer)[1].total
         memory = _Memory(job, x)
+        memory.tensors, memory.sharding, memory.shards = tensors, self.space.sharding, self.tensors[shape.pp]
+        memory.sums = {}
         memory.modes = {mode: self._at(found, job, x, mode) for mode, found in self.memories.items()}
-        memory.ways = [self._way(job, x, *pair) for pair in self.space.sharding]
         held = None
-        for stage in stages_of(job):
+        for stage in _fullest(stages_of(job)):
             moments = memory.moments(stage, stage.index)
             most = None
             for ledger in moments.values():
@@ -257,19 +348,276 @@ class _Grid:
         made.job, made.x = replace(job, recompute=mode), x
         return made
 
-    def _way(self, job: TrainingJob, x: Layout, zero: int, replicas: int) -> StepMemory:
-        made = StepMemory(job, replace(x, zero=zero, replicas=replicas))
-        made.tensors_of = self.tensors_of
-        return made
+
+def _fullest(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that may hold most: not those that hold no more of anything than one before them."""
+
+    def within(one: Stage, other: Stage) -> bool:
+        less = all(n <= other.kinds.get(kind, 0) for kind, n in one.kinds.items())
+        return less and set(one.ends) <= set(other.ends) and one.index > other.index
+
+    return [stage for stage in stages if not any(within(stage, other) for other in stages)]
 
 
-_ANY = "PCIe 4.0 x16"
+_ANY = "PCIe 4.0 x16"  # a structure has no network; the grid's timer has
 _FILLED = Rule(
-    "ranks fill the devices",
-    lambda x, m: m[1] % (x.tp * x.cp * x.pp) == 0,
-    lambda x, m: None,
-)
+    "tp x pp x cp divides devices", lambda x, m: m[1] % (x.tp * x.cp * x.pp) == 0, lambda x, m: None
+)  # fmt: skip
 
 
 def _single(cluster: Cluster) -> Cluster:
     return Cluster(cluster.accelerator, 1)
+
+
+# -- what comes out ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """One layout: the job that has it, and what it comes to.
+
+    seconds        of a step, or of an output token of all users together
+    device_bytes   on the fullest device
+    dollars        of a step, or of a million output tokens; None without a price
+    """
+
+    job: Any
+    seconds: float
+    device_bytes: float
+    dollars: float | None
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return int(self.job.cluster.devices)
+
+    @property
+    def layout(self) -> str:
+        """The layout in one line, what is 1 or off left out."""
+        return ", ".join(_said(self.job))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers: the layout, seconds, bytes, dollars."""
+        p = self.job.parallelism
+        names = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "sequence_parallel", "offload")
+        return {
+            "device": self.job.cluster.accelerator.name,
+            "devices": self.devices,
+            **{name: getattr(p, name) for name in names},
+            "schedule": p.pipeline_schedule,
+            "micro_batch": self.job.micro_batch,
+            "recompute": self.job.recompute,
+            "seconds": self.seconds,
+            "device_bytes": self.device_bytes,
+            "dollars": self.dollars,
+        }
+
+
+def _said(job: TrainingJob) -> Iterator[str]:
+    p = job.parallelism
+    for name in ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "replicas"):
+        if getattr(p, name) > 1:
+            yield f"{name}={getattr(p, name)}"
+    yield f"zero={p.zero}"
+    yield f"micro-batch {job.micro_batch}"
+    yield from (f"recompute {job.recompute}",) if job.recompute != "none" else ()
+    yield from ("sequence parallel",) if p.sequence_parallel else ()
+    yield from (p.pipeline_schedule,) if p.pp > 1 and p.pipeline_schedule not in ("1f1b", "interleaved") else ()
+    yield from (f"offload {p.offload}",) if p.offload != "none" else ()
+
+
+@dataclass(frozen=True, repr=False)
+class SearchResult(Report):
+    """Every layout of a job that was tried, in short.
+
+    best      the fastest that fit, best first
+    front     those that no other beats in time, devices, memory and dollars at once
+    tried, valid, fitting   how many were tried, keep all rules, and fit too
+    refused   layouts by the rule that they break first; "memory": valid ones that do not fit
+    closest   the valid layout that needs least memory, where none fits
+    """
+
+    title: str
+    best: tuple[Found, ...]
+    front: tuple[Found, ...]
+    tried: int
+    valid: int
+    fitting: int
+    refused: dict[str, int]
+    closest: Found | None = None
+
+    def records(self) -> Sequence[dict[str, Any]]:
+        """The best layouts, numbers in base units."""
+        return [found.to_dict() for found in self.best]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        counts = {name: getattr(self, name) for name in ("tried", "valid", "fitting", "refused")}
+        return {"title": self.title, **counts, "best": self.records(), "front": [f.to_dict() for f in self.front]}
+
+    def tables(self) -> list[Table]:
+        """The best layouts, as text."""
+        rows = [
+            (
+                f"{found.devices} x {found.job.cluster.accelerator.name}",
+                found.layout,
+                format_quantity(found.seconds, "seconds"),
+                format_quantity(found.device_bytes, "bytes"),
+                "-" if found.dollars is None else format_quantity(found.dollars, "dollars"),
+            )
+            for found in self.best
+        ]
+        return [Table(self.title, ("devices", "layout", "time", "memory", "cost"), rows, right=2)]
+
+    def footer(self) -> list[str]:
+        """How many were tried and refused, and why."""
+        lines = [f"{self.tried:,} tried, {self.valid:,} valid, {self.fitting:,} fit"]
+        lines += [f"{count:,} refused: {rule}" for rule, count in sorted(self.refused.items(), key=lambda r: -r[1])]
+        if self.closest and not self.best:
+            short = self.closest.device_bytes - self.closest.job.cluster.accelerator.memory_bytes
+            lines.append(f"none fits; the closest is short by {format_quantity(short, 'bytes')}: {self.closest.layout}")
+        return lines
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is kept of the arrays: the best, the front, and counts."""
+
+    best: int
+    tried: int = 0
+    valid: int = 0
+    fitting: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    kept: list[tuple[float, float, int, float, Any]] = field(default_factory=list)
+    front: list[tuple[float, float, int, float, Any]] = field(default_factory=list)
+    closest: tuple[float, float, int, float, Any] | None = None
+
+    def add(self, grid: _Grid, shape: _Shape) -> None:
+        """Evaluate a structure and keep what may be among the best or on the front."""
+        x = grid.numbers(shape)
+        valid = grid.valid(x, self.refused)
+        seconds, held = grid.evaluate(shape, x)
+        fits = valid & (held <= grid.capacity)
+        self.tried += valid.size
+        self.valid += int(valid.sum())
+        self.fitting += int(fits.sum())
+        if valid.any() and not self.fitting:
+            least = int(np.where(valid, held, np.inf).argmin())
+            one = self._take(grid, shape, x, seconds, held, [least])[0]
+            self.closest = min(filter(None, (self.closest, one)), key=lambda f: f[1])
+        for number in range(len(grid.clusters)):
+            here = np.flatnonzero(fits[number]) + number * fits[0].size
+            if not here.size:
+                continue
+            order = here[np.argsort(seconds.ravel()[here], kind="stable")]
+            self.kept += self._take(grid, shape, x, seconds, held, order[: self.best])
+            # of equal devices the slower layout is on the front only if it needs less memory
+            memory = held.ravel()[order]
+            less = np.flatnonzero(memory < np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1])))
+            self.front += self._take(grid, shape, x, seconds, held, order[less])
+        self.kept = sorted(self.kept, key=lambda f: f[0])[: self.best]
+
+    def _take(self, grid: _Grid, shape: _Shape, x: Layout, seconds: Any, held: Any, places: Any) -> list[Any]:
+        made = []
+        for flat in places:
+            at = np.unravel_index(int(flat), grid.shape)
+            time, memory = float(seconds[at]), float(held[at])
+            made.append((time, memory, grid.clusters[at[0]].devices, grid.dollars(at[0], time), (grid, shape, x, at)))
+        return made
+
+
+def _undominated(found: list[Any]) -> list[Any]:
+    """Those that no other is at least as good as in seconds, memory, devices and dollars."""
+    kept: list[Any] = []
+    for one in sorted(found, key=lambda f: f[:4]):
+        if not any(all(a <= b for a, b in zip(other[:4], one[:4], strict=True)) for other in kept):
+            kept.append(one)
+    return kept
+
+
+_MOST_POINTS = 2**21  # of one array: 16 MiB
+
+
+def search(
+    job: TrainingJob,
+    clusters: Iterable[Cluster] | None = None,
+    *,
+    best: int = 10,
+    software: str | None = None,
+    price: float | None = None,
+    **space: Any,
+) -> SearchResult:
+    """Rank every valid layout of a job, on one cluster or on several kinds and counts of devices.
+
+    job        what is trained, with its global batch; its own layout, micro-batch and recompute are replaced
+    clusters   where; default: the job's cluster
+    best       how many layouts to return
+    software, price   as in `llmhw.train`; a price holds for all devices
+    space      values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space`. Default: every value
+               that can be valid
+
+    Time and memory are those of `llmhw.train` and `llmhw.training_memory`, the same formulas on arrays; rules are those
+    that a job's own checks have. An offloaded optimizer is charged no time. The arrays are evaluated in pieces, so that
+    memory stays small.
+
+    >>> from llmhw import model
+    >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), global_batch=64, seq_len=8192,
+    ...                   parallelism=Parallelism(dp=8))
+    >>> found = search(job, best=3)
+    >>> found.best[0].seconds <= found.best[1].seconds, found.fitting < found.valid < found.tried
+    (True, True)
+    """
+    places = [job.cluster] if clusters is None else list(clusters)
+    if not places:
+        raise LLMHWError("clusters=[] is empty; give at least one")
+    if job.recompute == "block" and "recompute" not in space:
+        raise LLMHWError("recompute='block' is no mode of the search; give recompute=('none', 'selective', 'full')")
+    tally = _Tally(best)
+    with np.errstate(all="ignore"):  # layouts that break a rule may divide by zero: they are masked
+        for group in _alike(places):
+            for grid in _grids(job, group, space, software, price):
+                for shape in grid.structures(tally.refused):
+                    tally.add(grid, shape)
+    tally.refused["memory"] = tally.valid - tally.fitting
+    names = ", ".join(dict.fromkeys(str(c) for c in places)) if len(places) < 4 else f"{len(places)} clusters"
+    made = [one[4][0].found(*one) for one in tally.kept]
+    front = [one[4][0].found(*one) for one in _undominated(tally.front)]
+    refused = {rule: count for rule, count in tally.refused.items() if count}
+    title = f"layouts of {job.model.name} on {names}, {job.batch} x {job.seq_len} tokens a step"
+    closest = tally.closest and tally.closest[4][0].found(*tally.closest)
+    return SearchResult(
+        title, tuple(made), tuple(front), tally.tried, tally.valid, tally.fitting, refused, closest if not made else None
+    )
+
+
+def _alike(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
+    """Clusters that differ in nothing but their number of devices, together."""
+    groups: dict[Any, list[Cluster]] = {}
+    for c in clusters:
+        groups.setdefault((c.accelerator.name, c.devices_per_node, c.intra_link, c.inter_link), []).append(c)
+    yield from groups.values()
+
+
+def _grids(
+    job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], software: str | None, price: float | None
+) -> Iterator[_Grid]:
+    """Grids that are small enough to be evaluated at once."""
+    space = Space.of(job, [c.devices for c in clusters], given)
+    points = int(np.prod(space.shape))
+    together = max(1, _MOST_POINTS // points)
+    parts = max(1, -(-points // _MOST_POINTS))
+    size = max(1, -(-len(space.ep) // parts))
+    for first in range(0, len(clusters), together):
+        for start in range(0, len(space.ep), size):
+            piece = replace(space, ep=space.ep[start : start + size])
+            yield _Grid(job, clusters[first : first + together], piece, software, price)
+
+
+class _Callable(ModuleType):
+    """`llmhw.search` is the function, and also the name of this module: what is imported first must not decide."""
+
+    def __call__(self, *args: Any, **options: Any) -> SearchResult:
+        return search(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import price_of
-from llmhw.formula import formula
+from llmhw.engine import Engine, bound, engine_of
+from llmhw.formula import Report, Table, formula
 from llmhw.hardware import Cluster, Price
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.engine import Engine, bound, engine_of
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, html_table, text_table
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, plain_fields
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -99,17 +99,11 @@ class Point:
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers: seconds, tokens."""
-        return {
-            "concurrency": self.concurrency,
-            "ttft_seconds": self.ttft_seconds,
-            "tpot_seconds": self.tpot_seconds,
-            "tokens_per_second": self.tokens_per_second,
-            "tokens_per_second_per_user": self.tokens_per_second_per_user,
-        }
+        return plain_fields(self) | {"tokens_per_second_per_user": self.tokens_per_second_per_user}
 
 
 @dataclass(frozen=True, repr=False)
-class ServingEstimate:
+class ServingEstimate(Report):
     """A service: its memory, its speed at a load, its curve, its cost.
 
     job             what serves
@@ -119,7 +113,8 @@ class ServingEstimate:
     price           of a device-hour, or None: `no_price` says why
     saturated       whether the rate or concurrency that was asked for is more than the service can take
     slo             limits on first token and next token that were asked for, in seconds
-    interval        least and most of measured over predicted time, of 80 % of measurements
+    interval        least and most of measured over predicted time, of 80 % of measurements; None where the calibration
+                    has none for such a load
     rate            requests that arrive in a second, if that is how the load was said
     """
 
@@ -132,7 +127,7 @@ class ServingEstimate:
     price: Price | None
     saturated: bool = False
     slo: tuple[float | None, float | None] = (None, None)
-    interval: tuple[float, float] = (1.0, 1.0)
+    interval: tuple[float, float] | None = (1.0, 1.0)
     rate: float | None = None
     no_price: str = ""
 
@@ -147,8 +142,10 @@ class ServingEstimate:
         return self.point.tokens_per_second / self.output_tokens
 
     @property
-    def tokens_per_second_interval(self) -> tuple[float, float]:
-        """Between which 80 % of measured throughputs lie, by sources left out of the fit."""
+    def tokens_per_second_interval(self) -> tuple[float, float] | None:
+        """Between which 80 % of measured throughputs lie, by sources left out of the fit; None if that is not known."""
+        if self.interval is None:
+            return None
         low, high = self.interval
         if self.rate is None or self.saturated:
             return self.point.tokens_per_second / high, self.point.tokens_per_second / low
@@ -201,25 +198,25 @@ class ServingEstimate:
             "ttft_seconds": self.point.ttft_seconds,
             "tpot_seconds": self.point.tpot_seconds,
             "tokens_per_second": self.point.tokens_per_second,
-            "tokens_per_second_interval": list(self.tokens_per_second_interval),
+            "tokens_per_second_interval": self.tokens_per_second_interval and list(self.tokens_per_second_interval),
             "tokens_per_second_per_user": self.point.tokens_per_second_per_user,
             "requests_per_second": self.requests_per_second,
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
             "price": self.price.to_dict() if self.price else None,
             "no_price": self.no_price or None,
-            "curve": [
-                p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
-                for p in self.curve
-            ],
+            "curve": self.records(),
             "memory": self.memory.to_dict(),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of the curve; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """The points of the curve as plain numbers."""
+        return [
+            p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
+            for p in self.curve
+        ]
 
-        return pandas.DataFrame(self.to_dict()["curve"]).set_index("concurrency")
+    index = "concurrency"
 
     def rows(self) -> list[tuple[str, ...]]:
         """The curve as text: requests at work, first token, tokens/s of a user and of all, dollars a million."""
@@ -255,7 +252,8 @@ class ServingEstimate:
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
-        low, high = self.tokens_per_second_interval
+        low, high = self.tokens_per_second_interval or (0.0, 0.0)
+        sure = f"80 % interval {low:,.0f} to {high:,.0f}" if low < high else "as many as are asked for"
         cost = self.dollars_per_million_tokens
         found = [
             ("memory", self._held()),
@@ -272,8 +270,8 @@ class ServingEstimate:
             ),
             (
                 "all users",
-                f"{self.point.tokens_per_second:,.0f} tokens/s ("
-                + (f"80 % interval {low:,.0f} to {high:,.0f})" if low < high else "as many as are asked for)"),
+                f"{self.point.tokens_per_second:,.0f} tokens/s "
+                f"({sure if self.interval else 'the calibration has no interval'})",
             ),
             ("requests", f"{self.requests_per_second:,.2f} a second"),
         ]
@@ -289,14 +287,12 @@ class ServingEstimate:
         found.append(("a million tokens", text))
         return found
 
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("", ""), self.summary()), Table("", COLUMNS, self.rows(), right=0)]
+
     def __str__(self) -> str:
-        lines = text_table([COLUMNS, *self.rows()], right=0)
-        return "\n".join([self.title, *(f"{k}: {v}" for k, v in self.summary()), "", *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("", ""), self.summary()) + html_table("", COLUMNS, self.rows(), right=0)
+        summary, curve = self.tables()
+        return "\n".join([summary.title, *(f"{name}: {value}" for name, value in summary.rows), *curve.lines()])
 
 
 COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s", "a million")
@@ -478,10 +474,10 @@ def serve(
         load = room if asked is None else asked
         point, saturated = service.at(min(load, room)), load > room
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
-    low, high = known["interval"]["decode" if point.concurrency == 1 else "throughput"]
+    interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
     limits = (slo_ttft, slo_tpot)
     return ServingEstimate(
-        job, prompt, answer, held, point, curve, paid, saturated, limits, (low, high), rate=wanted, no_price=unpaid
+        job, prompt, answer, held, point, curve, paid, saturated, limits, interval, rate=wanted, no_price=unpaid
     )
 
 
@@ -701,7 +697,7 @@ def simulation_engine(
 
 
 @dataclass(frozen=True, repr=False)
-class SimulatedService:
+class SimulatedService(Report):
     """What the simulation of a job found.
 
     groups   that batch on their own and share the requests out; one of them was simulated
@@ -756,21 +752,11 @@ class SimulatedService:
             "simulated": self.result.to_dict(),
         }
 
-    def to_row(self) -> dict[str, Any]:
-        """`to_dict` without levels, as a row of a table: simulated_ttft_p99 and so on."""
-        return _flat(self.to_dict())
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())]
 
     def __str__(self) -> str:
         return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
-
-    __repr__ = __str__
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}_") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
 
 
 def simulate_service(

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
-from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
@@ -21,9 +21,7 @@ from llmhw.units import (
     check_choice,
     check_count,
     format_quantity,
-    html_table,
     maximum,
-    text_table,
 )
 
 # -- memory: formulas -------------------------------------------------------------------------
@@ -269,7 +267,7 @@ def _scaled(t: Term, by: float) -> Term:
 
 
 @dataclass(frozen=True, repr=False)
-class ServingMemory:
+class ServingMemory(StageReport):
     """Memory of a serving job: what a device of every pipeline stage holds, and what that leaves for the cache.
 
     stages          an `Estimate` of what a device of each stage holds beside the cache, by part
@@ -407,11 +405,13 @@ class ServingMemory:
         way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
         return f"short by {format_quantity(max(short, 0.0), 'bytes')} without any cache; {way}"
 
-    def explain(self, part: str | None = None, stage: int | None = None) -> str:
-        """The formulas behind one part (or all) of a stage; default: the worst one. "KV cache" is a part too."""
-        i = self.worst if stage is None else stage
-        whole = self._with_cache(i)
-        return whole.explain(part)
+    def shown(self) -> list[Estimate]:
+        """The stages with their caches, so that "KV cache" is a part too."""
+        return [self._with_cache(i) for i in range(self.job.pp)]
+
+    def last(self) -> tuple[str, list[float]]:
+        """The engine's budget."""
+        return "budget", [self.budget_bytes] * self.job.pp
 
     def _with_cache(self, i: int) -> Estimate:
         """A stage with the budget that the cache takes: what a device holds once the engine has started."""
@@ -442,21 +442,6 @@ class ServingMemory:
             "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame in bytes: a row for each part, a column for each stage; needs pandas."""
-        import pandas
-
-        columns = {i: {p.name: float(p.value) for p in self._with_cache(i)} for i in range(self.job.pp)}
-        return pandas.DataFrame(columns).fillna(0.0).rename_axis("part").rename_axis("stage", axis="columns")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Part names and sizes as text, one column a stage; the last row is the engine's budget."""
-        stages = [self._with_cache(i) for i in range(self.job.pp)]
-        names = list(dict.fromkeys(part.name for stage in stages for part in stage))
-        table = [{part.name: float(part.value) for part in stage} for stage in stages]
-        rows = [(name, *(format_quantity(t.get(name, 0), "bytes") for t in table)) for name in names]
-        return [*rows, ("budget", *(format_quantity(self.budget_bytes, "bytes") for _ in stages))]
-
     def summary(self) -> str:
         """What the cache has room for, in one line."""
         if not self.fits:
@@ -465,16 +450,11 @@ class ServingMemory:
         count = self.sequences(length)
         return f"cache of {self.kv_tokens:,} tokens: {count:,} sequences of {length:,} tokens at once"
 
-    def __str__(self) -> str:
-        head = ("part", *(f"stage {i}" for i in range(self.job.pp)))
-        lines = text_table([head, *self.rows()])
-        return "\n".join([self.title, *lines, self.summary()])
+    def tables(self) -> list[Table]:
+        return [self.stage_table(self.title, f": {self.summary()}")]
 
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        columns = ("part", *(f"stage {i}" for i in range(self.job.pp)))
-        return html_table(f"{self.title}: {self.summary()}", columns, self.rows())
+    def footer(self) -> tuple[str]:
+        return (self.summary(),)
 
 
 @formula(source="what the budget leaves", unit="bytes")

@@ -212,6 +212,12 @@ class Chunk:
         """Which ends of the model it holds: first, last."""
         return (*(("first",) if self.first else ()), *(("last",) if self.last else ()))
 
+    @property
+    def parts(self) -> tuple[tuple[int | str, int], ...]:
+        """Kinds of layers and ends, each with how many there are."""
+        before, behind = (((end, 1),) if there else () for end, there in (("first", self.first), ("last", self.last)))
+        return (*before, *self.kinds.items(), *behind)
+
 
 @dataclass(frozen=True)
 class Stage(Chunk):
@@ -429,6 +435,70 @@ def uncut_rows(spec: ModelSpec, layout: Layout | Parallelism, tp_rank: int = 0) 
     table = next(t for t in spec.tensors if t.part == "tokens")
     more = table.numel - local_tensor(layout, table, tp_rank=tp_rank).numel
     return more if isinstance(layout, Layout) or more else None
+
+
+class StageTensors:
+    """What the first rank of each pipeline stage holds: its tensors, and sums over them that are made once.
+
+    pp   stages, where embeddings that are tied lie on the first and on the last
+
+    A kind of layer is its number in `ModelSpec.layer_kinds`, the ends are "first" and "last".
+    """
+
+    def __init__(self, spec: ModelSpec, layout: Layout, pp: int) -> None:
+        self.spec, self.layout, self.pp = spec, layout, pp
+        self._local: dict[Any, list[Tensor]] = {}
+        self._whole: dict[Any, tuple[int, Any]] = {}
+        self._shards: dict[Any, Any] = {}
+
+    def at(self, layout: Layout, pp: int) -> StageTensors:
+        """The same in other layouts with the same tp, ep and expert_tp; what does not change is kept."""
+        made = StageTensors(self.spec, layout, pp)
+        made._local, made._whole = self._local, self._whole
+        return made
+
+    def _key(self, which: int | str) -> Any:
+        return which if isinstance(which, int) else (which, self.pp > 1)
+
+    def outer(self, end: str) -> list[Tensor]:
+        """Whole tensors outside the layers, on the first or the last stage."""
+        first, last = outer_tensors(self.spec, Parallelism(pp=self.pp), 0 if end == "first" else self.pp - 1)
+        return first if end == "first" else last
+
+    def of(self, which: int | str) -> list[Tensor]:
+        """The rank's tensors of a kind of layer, or of an end."""
+        key = self._key(which)
+        if key not in self._local:
+            layer = self.spec.layer_kinds[which][0] if isinstance(which, int) else None
+            tensors = layer.tensors if layer else self.outer(str(which))
+            self._local[key] = [local_tensor(self.layout, t, layer) for t in tensors]
+        return self._local[key]
+
+    def held(self, chunk: Chunk, *, component: str = "") -> list[tuple[Tensor, int]]:
+        """The rank's tensors of a chunk or stage (of one component), each with how many there are."""
+        return [
+            (t, n) for which, n in chunk.parts for t in self.of(which) if not component or t.component == component
+        ]
+
+    def elements(self, chunk: Chunk, experts: bool) -> tuple[int, Any]:
+        """How many tensors a chunk or stage holds, and their elements: of experts, or of all others."""
+        count, size = 0, 0
+        for which, n in chunk.parts:
+            key = (self._key(which), experts)
+            if key not in self._whole:
+                mine = [t.numel for t in self.of(which) if (t.component == "experts") == experts]
+                self._whole[key] = (len(mine), sum(mine))
+            count, size = count + n * self._whole[key][0], size + n * self._whole[key][1]
+        return count, size
+
+    def shard(self, which: int | str, experts: bool) -> Any:
+        """Elements of the rank's FSDP shards of a kind of layer or of an end, padding included; 0 if it has none."""
+        key = (which, experts)
+        if key not in self._shards:
+            mine = [t for t in self.of(which) if (t.component == "experts") == experts]
+            ranks = self.layout.expert_shards if experts else self.layout.shards
+            self._shards[key] = sum(ceil_div(t.shape[0], ranks) * row_elements(t) for t in mine)
+        return self._shards[key]
 
 
 def rank_states(

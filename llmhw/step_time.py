@@ -25,7 +25,6 @@ from llmhw.messages import (
     layer_messages,
     norm_messages,
     pipeline_messages,
-    shard_elements,
     sharded_messages,
     tied_messages,
 )
@@ -47,7 +46,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.schedule import bubble_seconds
-from llmhw.sharding import Chunk, Stage, local_tensor, outer_tensors, stages_of
+from llmhw.sharding import Stage, StageTensors, stages_of
 from llmhw.units import ceil_div, log, maximum, where
 
 PARTS = (
@@ -171,14 +170,14 @@ class StepTime:
 
     parts    seconds by name, see `PARTS`
     stages   seconds that each pipeline stage computes for one micro-batch
-    spread   factors of the total that bound the interval; None where nothing was measured to know them from
+    spread   factors of the total that bound the interval; None where the calibration has none for such a job
     slowest  number of the stage
     reason   how the numbers came about, made when it is asked for
     """
 
     parts: dict[str, float]
     stages: tuple[float, ...]
-    spread: tuple[float, float] = (1.0, 1.0)
+    spread: tuple[float, float] | None = (1.0, 1.0)
     slowest: int = 0
     reason: Callable[[], Estimate] | None = field(default=None, repr=False, compare=False)
 
@@ -188,9 +187,9 @@ class StepTime:
         return sum(self.parts.values())
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie."""
-        return self.total * self.spread[0], self.total * self.spread[1]
+    def interval(self) -> tuple[float, float] | None:
+        """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
+        return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
 
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all) with this job's numbers put in.
@@ -246,7 +245,7 @@ class StepTimer:
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
         self.layers: dict[tuple[int, bool], _Clock] = {}
-        self.held: dict[int, list[Tensor]] = {}
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
 
     def ledger(self) -> Ledger:
         return Ledger(self.detail)
@@ -393,12 +392,12 @@ class StepTimer:
         return ledger.add(part, f"{c.what}: {c.kind} over {c.axis}", function, calls * exposed, **given)
 
     def overlapped(
-        self, ledger: Ledger, part: str, what: str, messages: Iterable[Collective], busy: Any, exposed: Any, on: Any = 1
+        self, ledger: Ledger, part: str, what: str, messages: Iterable[tuple[Collective, int]], busy: Any, exposed: Any
     ) -> None:
-        """Add what messages cost that run beside computing of `busy` seconds."""
+        """Add what messages cost, each so many times, that run beside computing of `busy` seconds."""
         talk = self.ledger()
-        for c in messages:
-            self.send(talk, part, c, on)
+        for c, times in messages:
+            self.send(talk, part, c, times)
         given = {"message_seconds": talk.total, "busy_seconds": busy}
         ledger.add(part, what, exposed_seconds, **given, exposed=exposed, contention=self.c.contention, because=talk)
 
@@ -407,16 +406,16 @@ class StepTimer:
     ) -> None:
         """Messages of a layer; `products`, `core`: seconds of its backward products, and of its core in both passes."""
         c, ring = self.c, self.job.parallelism.cp_kind == "ring"
-        passed: dict[str, list[Collective]] = {"forward": [], "backward": []}
+        passed: dict[str, list[tuple[Collective, int]]] = {"forward": [], "backward": []}
         for message in layer_messages(self.job, self.x, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
             if message.what == INPUTS_ONCE_MORE:
                 # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
-                self.overlapped(ledger, "tensor-parallel", message.what, [message], products / 2, 0.0)
+                self.overlapped(ledger, "tensor-parallel", message.what, [(message, 1)], products / 2, 0.0)
             elif message.axis == "tp":
                 self.send(ledger, "tensor-parallel", message, c.tp_exposed)
             elif message.axis == "cp":
-                passed[message.phase].append(message)
+                passed[message.phase].append((message, 1))
             else:
                 busiest = self.job.expert_imbalance if "counted" not in message.what else 1.0
                 self.send(ledger, "expert-parallel", message, c.ep_exposed * busiest)
@@ -447,26 +446,6 @@ class StepTimer:
             made.append(clock)
         return made[0], made[1]
 
-    def local(self, kind: int) -> list[Tensor]:
-        """This rank's tensors of a kind of layer."""
-        if kind not in self.held:
-            layer = self.spec.layer_kinds[kind][0]
-            self.held[kind] = [local_tensor(self.x, t, layer) for t in layer.tensors]
-        return self.held[kind]
-
-    @cached_property
-    def outer(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Its tensors before the layers, and behind them."""
-        before, _ = outer_tensors(self.spec, self.job.parallelism, 0)
-        _, behind = outer_tensors(self.spec, self.job.parallelism, self.job.parallelism.pp - 1)
-        return [local_tensor(self.x, t) for t in before], [local_tensor(self.x, t) for t in behind]
-
-    def tensors(self, held: Chunk) -> list[tuple[Tensor, int]]:
-        """This rank's tensors of a chunk or stage, each with how many there are."""
-        found = [(t, count) for kind, count in held.kinds.items() for t in self.local(kind)]
-        before, behind = self.outer
-        return found + [(t, 1) for t in (*(before if held.first else ()), *(behind if held.last else ()))]
-
     # the step
 
     def stage(self, stage: Stage) -> _Clock:
@@ -484,8 +463,7 @@ class StepTimer:
                 clock.backward.merge(end.backward)
         if self._gathers:
             # the root group comes before everything, and its gradients are reduced behind everything
-            root = [(t, 1) for t in (*self.outer[0], *self.outer[1])]
-            for c in self._shard_messages(root, "outside the blocks"):
+            for c in self._shard_messages(stage.ends, "outside the blocks"):
                 self.send(clock.forward if c.phase == "forward" else clock.backward, "weight gathering", c)
         return clock
 
@@ -495,22 +473,21 @@ class StepTimer:
         zero, shards = self.x.zero == 3, self.x.dp * self.x.cp > 1
         return self.job.parallelism.pp == 1 and bool(_any(zero & shards))
 
-    def _shard_messages(self, tensors: list[tuple[Tensor, Any]], what: str = "a block") -> list[Collective]:
-        """FSDP's messages for a group of tensors: experts lie on other ranks than the rest."""
-        x, made = self.x, []
-        for kind, shards in (("", x.shards), ("expert ", x.expert_shards)):
-            mine = [(t, n) for t, n in tensors if (t.component == "experts") == bool(kind)]
-            if mine:
-                found = sharded_messages(self.job, x, shard_elements(mine, shards), kind, what)
-                made += [replace(c, calls=where(x.zero == 3, c.calls, 0)) for c in found]
+    def _shard_messages(self, held: Iterable[int | str], what: str = "a block") -> list[Collective]:
+        """FSDP's messages for a kind of layer, or for the ends: experts lie on other ranks than the rest."""
+        made = []
+        for kind in ("", "expert "):
+            elements = sum(self.tensors.shard(which, bool(kind)) for which in held)
+            if _any(elements):
+                made += sharded_messages(self.job, self.x, elements, kind, what)
         return made
 
     def _gathered(self, kind: int, clock: _Clock) -> _Clock:
         """A layer's weights are gathered ahead of it and its gradients reduced behind it, meanwhile."""
-        messages = self._shard_messages([(t, 1) for t in self.local(kind)])
+        messages = self._shard_messages([kind])
         made = _Clock(self.ledger().merge(clock.forward), self.ledger().merge(clock.backward))
         for ledger, phase in ((made.forward, "forward"), (made.backward, "backward")):
-            mine = [c for c in messages if c.phase == phase]
+            mine = [(c, 1) for c in messages if c.phase == phase]
             what = "gathered beside a block" if phase == "forward" else "gathered and reduced beside a block"
             self.overlapped(ledger, "weight gathering", what, mine, ledger.total, self.c.gather_exposed)
         return made
@@ -546,28 +523,22 @@ class StepTimer:
 
     def _reduce(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
         """Gradients over the data-parallel ranks, while the last backward pass runs; and what is summed behind it."""
-        job, x, messages = self.job, self.x, list[Collective]()
+        job, x, messages = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:
-            tensors = self.tensors(chunk)
             for kind in ("", "expert "):
-                mine = [(t, n) for t, n in tensors if (t.component == "experts") == bool(kind)]
-                if mine:
-                    made = flat_messages(job, x, sum(n * t.numel for t, n in mine), kind)
-                    messages += [replace(c, calls=c.calls * count) for c in made]
-        if job.parallelism.pp > 1:
-            for kind_, n in stage.kinds.items():
-                made_ = self._shard_messages([(t, 1) for t in self.local(kind_)])
-                messages += [replace(c, calls=c.calls * n) for c in made_]
-            for chunk, count in stage.chunks:
-                ends = replace(chunk, kinds={})
-                made_ = self._shard_messages(self.tensors(ends), "outside the blocks")
-                messages += [replace(c, calls=c.calls * count) for c in made_]
+                tensors, elements = self.tensors.elements(chunk, bool(kind))
+                if tensors:
+                    messages += [(c, count) for c in flat_messages(job, x, elements, kind)]
+            if job.parallelism.pp > 1 and _any(x.zero == 3):
+                for which, n in chunk.kinds.items():
+                    messages += [(c, n * count) for c in self._shard_messages([which])]
+                messages += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
         # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
         busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
         self.overlapped(found, "gradient reduction", "gradients and weights", messages, busy, self.c.dp_exposed)
-        for c in norm_messages(job, x, self.tensors(stage)):
+        for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
-        if stage.first or stage.last:
+        if stage.ends:
             for c in tied_messages(job, x):
                 self.send(found, "gradient reduction", c)
 
@@ -575,22 +546,26 @@ class StepTimer:
         """The optimizer's step over what the rank owns."""
         x, recipe, chosen = self.x, self.recipe, optimizer_named(self.job.optimizer)
         bandwidth = {"bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
+        sizes: dict[str, Any] = {
+            "gradients": recipe.gradients, "weights": recipe.weights, "master": recipe.master
+        }  # fmt: skip
         for name, experts, shards in (("dense", False, x.shards), ("experts", True, x.expert_shards)):
-            mine = [(t, n) for t, n in self.tensors(stage) if (t.component == "experts") == experts]
-            if not mine:
+            count, whole = self.tensors.elements(stage, experts)
+            if not count:
                 continue
+            groups = {chosen.uniform(recipe.state): whole}
             spread = where(x.zero > 0, shards, 1)
-            for states, tensors in chosen.widths(mine, recipe.state).items():
-                elements = sum(n * t.numel for t, n in tensors) / spread
-                moved = update_bytes(
-                    elements=elements, gradients=recipe.gradients, weights=recipe.weights, master=recipe.master,
-                    states=states,
-                )  # fmt: skip
+            if None in groups or chosen.scheme == "muon":
+                mine = [(t, n) for t, n in self.tensors.held(stage) if (t.component == "experts") == experts]
+                groups = chosen.widths(mine, recipe.state)
+                if chosen.scheme == "muon":
+                    flops = sum(_orthogonalization(t, n) for t, n in mine if t.is_block_matrix) / spread
+                    rate = self.rates.flops_per_second[self.half]
+                    what = f"Newton-Schulz, {name}"
+                    found.add("optimizer", what, compute_seconds, flops=flops, flops_per_second=rate)
+            for states, elements in groups.items():
+                moved = update_bytes(elements=elements / spread, states=states, **sizes)
                 found.add("optimizer", f"update, {name}", stream_seconds, memory_bytes=moved, **bandwidth)
-            if chosen.scheme == "muon":
-                flops = sum(_orthogonalization(t, n) for t, n in mine if t.is_block_matrix) / spread
-                rate = self.rates.flops_per_second[self.half]
-                found.add("optimizer", f"Newton-Schulz, {name}", compute_seconds, flops=flops, flops_per_second=rate)
 
 
 def _orthogonalization(t: Tensor, count: Any) -> Any:
@@ -658,11 +633,13 @@ def time_step(
     """
     known = calibration or read_calibration("training_time")
     constants = constants_of(TrainingConstants, job.cluster.accelerator, software or default_software(job), known)
-    low, high = known["interval"][class_of(job, known)]
-    return _timed(job, constants, (float(low), float(high)))
+    interval = known["interval"].get(class_of(job, known))
+    return _timed(job, constants, interval and (float(interval[0]), float(interval[1])))
 
 
-def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] = (1.0, 1.0)) -> StepTime:
+def _timed(
+    job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)
+) -> StepTime:
     def reason() -> Estimate:
         found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)

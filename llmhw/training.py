@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,15 +12,16 @@ from llmhw.block import Block, block, first_block, last_block, layer_input, save
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
-from llmhw.formula import Estimate, Ledger, Part, Term, formula, term
+from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, formula, term
 from llmhw.job import Layout, TrainingJob
-from llmhw.memory import PRECISIONS, optimizer_named, training_states
-from llmhw.model import Layer, Tensor
+from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
+from llmhw.messages import gathered_width
+from llmhw.model import Layer
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
-from llmhw.sharding import Held, Stage, local_tensor, outer_tensors, shard_held, stages_of, state_terms, uncut_rows
+from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
-from llmhw.units import LLMHWError, ceil_div, each, format_quantity, html_table, maximum, share, text_table, where
+from llmhw.units import LLMHWError, ceil_div, each, format_quantity, maximum, share, where
 
 
 def _constant(name: str) -> float:
@@ -75,8 +76,20 @@ def fsdp_buffer_bytes(
     return (block_elements * (gathered + 1) + outer_elements) * bytes_per_element
 
 
+@formula(source="FSDP2 in a pipeline (torchtitan): gathered once a step, reduced once behind it", unit="bytes")
+def whole_step_bytes(*, elements: Any, weight_bytes: Any, gradient_bytes: Any) -> Any:
+    """Whole weights and gradients that a pipeline stage holds beside its shards from its first micro-batch to its last.
+
+    elements   that the rank holds after tp and ep
+
+    >>> whole_step_bytes(elements=1000, weight_bytes=2, gradient_bytes=4)
+    6000
+    """
+    return elements * (weight_bytes + gradient_bytes)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class JobMemory:
+class JobMemory(StageReport):
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
 
     stages        an `Estimate` of the tensors of one rank of each stage at its fullest moment, by part
@@ -139,10 +152,6 @@ class JobMemory:
         parts = sorted(self.stages[self.worst].parts, key=lambda part: -float(part.value))
         return f"short by {format_quantity(short, 'bytes')}; {_REMEDY.get(parts[0].name, 'use more devices')}"
 
-    def explain(self, part: str | None = None, stage: int | None = None) -> str:
-        """The formulas behind one part (or all) of a stage; default: the worst one."""
-        return self.stages[self.worst if stage is None else stage].explain(part)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in bytes."""
         return {
@@ -159,29 +168,8 @@ class JobMemory:
             "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame in bytes: a row for each part, a column for each stage; needs pandas."""
-        import pandas
-
-        columns = {i: {p.name: float(p.value) for p in stage} for i, stage in enumerate(self.stages)}
-        return pandas.DataFrame(columns).fillna(0.0).rename_axis("part").rename_axis("stage", axis="columns")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Part names and sizes as text, one column a stage; the last row is the total."""
-        names = list(dict.fromkeys(part.name for stage in self.stages for part in stage))
-        table = [{part.name: float(part.value) for part in stage} for stage in self.stages]
-        rows = [(name, *(format_quantity(t.get(name, 0), "bytes") for t in table)) for name in names]
-        return [*rows, ("total", *(format_quantity(float(s.total), "bytes") for s in self.stages))]
-
-    def __str__(self) -> str:
-        head = ("part", *(f"stage {i}" for i in range(len(self.stages))))
-        lines = text_table([head, *self.rows()])
-        return "\n".join([self.title, *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows())
+    def tables(self) -> list[Table]:
+        return [self.stage_table(self.title)]
 
 
 _REMEDY = {
@@ -242,8 +230,7 @@ class StepMemory:
     def __init__(self, job: TrainingJob, layout: Layout, *, detail: str = "parts") -> None:
         self.job, self.x, self.detail, self.spec = job, layout, detail, job.model
         self._states: dict[int, Ledger] = {}
-        self._sums: dict[Any, tuple[int, Any]] = {}
-        self.tensors_of: dict[Any, list[tuple[Tensor, Any]]] = {}
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
         self.away = self._lies_elsewhere()
@@ -261,60 +248,14 @@ class StepMemory:
     def states(self, stage: Stage) -> Ledger:
         """Weights, gradients and optimizer states of a stage."""
         if stage.index not in self._states:
-            job = self.job
+            job, found = self.job, Ledger(self.detail)
             whole = stage.first and job.kernels == "torch" and self.x.zero < 3
             uncut = uncut_rows(self.spec, self.x) if whole else None
-            held, layout = self._held(stage) if self.detail == "parts" else (self._tensors(stage), self.x)
-            found = Ledger(self.detail)
-            made = state_terms(held, layout, optimizer=job.optimizer, precision=job.precision, uncut=uncut)
-            for name, terms in made.items():
+            held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
+            for name, terms in state_terms(held, self.x, uncut=uncut, **names).items():
                 found.put(name, terms)
             self._states[stage.index] = found
         return self._states[stage.index]
-
-    def _tensors(self, stage: Stage) -> list[tuple[Tensor, Any]]:
-        kinds = [(t, n) for kind, n in stage.kinds.items() for t, _ in self._local(kind)]
-        return [pair for end in stage.ends for pair in self._local(end)] + kinds
-
-    def _local(self, which: Any) -> list[tuple[Tensor, Any]]:
-        """This rank's tensors of a kind of layer, or of an end."""
-        pp = self.job.parallelism.pp
-        key = which if isinstance(which, int) else (which, pp > 1)
-        if key not in self.tensors_of:
-            layer = self.spec.layer_kinds[which][0] if isinstance(which, int) else None
-            tensors = layer.tensors if layer else self._outer(which)
-            self.tensors_of[key] = [(local_tensor(self.x, t, layer), 1) for t in tensors]
-        return self.tensors_of[key]
-
-    def _outer(self, end: str) -> list[Tensor]:
-        """Whole tensors outside the layers, on the first or the last stage."""
-        p = self.job.parallelism
-        return outer_tensors(self.spec, p, 0 if end == "first" else p.pp - 1)[end == "last"]
-
-    def _held(self, stage: Stage) -> tuple[Held, Layout]:
-        """As many tensors as a stage holds, and as many elements: what states add up to, where each by itself is none."""
-        if optimizer_named(self.job.optimizer).scheme != "plain":
-            return self._tensors(stage), self.x
-        held: list[tuple[Tensor, Any]] = []
-        for experts, name in ((False, "attention"), (True, "experts")):
-            count, elements = 0, 0
-            for which, times in (*stage.kinds.items(), *((end, 1) for end in stage.ends)):
-                more, size = self._elements(which, experts)
-                count, elements = count + times * more, elements + times * size
-            if count:
-                held += [(Tensor("all together", (elements,), name), 1), (Tensor("", (0,), name), count - 1)]
-        # under ZeRO-3 the elements are those of the shards
-        return held, replace(self.x, zero=0) if self.x.zero == 3 else self.x
-
-    def _elements(self, which: Any, experts: bool) -> tuple[int, Any]:
-        """How many tensors a kind of layer or an end has, and elements of them, or of their shards."""
-        key = (which, experts)
-        if key not in self._sums:
-            local = self._local(which)
-            held = shard_held(local, self.x, "weights") if self.x.zero == 3 else local
-            mine = [t.numel for t, _ in held if (t.component == "experts") == experts]
-            self._sums[key] = (len(mine), sum(mine))
-        return self._sums[key]
 
     # activations
 
@@ -425,21 +366,27 @@ class StepMemory:
     # the step
 
     def gathered(self, stage: Stage) -> Ledger:
-        """Whole blocks that ZeRO-3 gathers beside the shards."""
-        found, x = Ledger(self.detail), self.x
-        if _any(x.zero == 3):
-            outer = sum(t.numel for end in stage.ends for t in self._outer(end))
-            block_elements = max((self.spec.layer_kinds[kind][0].params for kind in stage.kinds), default=0)
-            made = term(
-                fsdp_buffer_bytes,
-                "gathered blocks and a gradient",
-                where((x.zero == 3) & (x.shards > 1), 1, 0),
-                block_elements=ceil_div(block_elements, x.tp * x.ep),
-                outer_elements=ceil_div(outer, x.tp),
-                bytes_per_element=2,
-            )
-            found.put("gathered weights", [made] if _any(made.times) else [])
-        return found
+        """Whole blocks that ZeRO-3 gathers beside the shards; in a pipeline all of them, and whole gradients."""
+        found, x, p = Ledger(self.detail), self.x, self.job.parallelism
+        on = where((x.zero == 3) & (x.shards > 1), 1, 0)
+        if not _any(on):
+            return found
+        if p.pp > 1:
+            recipe = precision_named(self.job.precision)
+            elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+            given = {"elements": elements, "gradient_bytes": 0 if self.job.frozen else recipe.gradients}
+            made = term(whole_step_bytes, "whole for the step", on, weight_bytes=gathered_width(self.job), **given)
+            return found.put("gathered weights", [made])
+        outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
+        made = term(
+            fsdp_buffer_bytes,
+            "gathered blocks and a gradient",
+            on,
+            block_elements=ceil_div(max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds), x.tp * x.ep),
+            outer_elements=ceil_div(outer, x.tp),
+            bytes_per_element=2,
+        )
+        return found.put("gathered weights", [made])
 
     def moments(self, stage: Stage, number: int) -> dict[str, Ledger]:
         """What a stage holds at each moment that may be the fullest."""
@@ -512,7 +459,7 @@ def _only(found: Estimate, part: str) -> Estimate:
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingEstimate:
+class TrainingEstimate(Report):
     """A training job: its step, its memory, and the run it belongs to.
 
     job, software   what was asked, and what runs it
@@ -537,8 +484,8 @@ class TrainingEstimate:
         return self.time.total
 
     @property
-    def step_seconds_interval(self) -> tuple[float, float]:
-        """Seconds between which 80 % of measured steps lie, by the sources that were left out of the fit."""
+    def step_seconds_interval(self) -> tuple[float, float] | None:
+        """Seconds between which 80 % of measured steps lie, by the sources that were left out of the fit; or None."""
         return self.time.interval
 
     @property
@@ -596,7 +543,7 @@ class TrainingEstimate:
             "devices": self.job.cluster.devices,
             "software": self.software,
             "step_seconds": self.step_seconds,
-            "step_seconds_interval": list(self.step_seconds_interval),
+            "step_seconds_interval": self.step_seconds_interval and list(self.step_seconds_interval),
             "step_parts": {
                 name: {"least": low, "estimate": middle, "most": high}
                 for name, (low, middle, high) in self.bounds.items()
@@ -614,13 +561,14 @@ class TrainingEstimate:
             "run": self.run.to_dict(),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of the step: a row for each part, least, estimate and most seconds; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """Least, estimate and most seconds of each part of the step."""
+        names = ("least", "estimate", "most")
+        return [
+            {"part": name} | dict(zip(names, bounds, strict=True)) for name, bounds in self.bounds.items() if bounds[2]
+        ]
 
-        rows = {name: bounds for name, bounds in self.bounds.items() if bounds[2]}
-        frame = pandas.DataFrame.from_dict(rows, orient="index", columns=["least", "estimate", "most"])
-        return frame.rename_axis("part")
+    index = "part"
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Part of the step, least, estimate and most time, and share, as text; the last row is the total."""
@@ -638,7 +586,7 @@ class TrainingEstimate:
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table of many jobs: what was asked, then what comes out, in base units."""
         job, p, run, held = self.job, self.job.parallelism, self.run, self.memory
-        low, high = self.step_seconds_interval
+        low, high = self.step_seconds_interval or (None, None)
         price = run.price
         layout = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel")
         asked = ("micro_batch", "global_batch", "seq_len", "precision", "optimizer", "compute", "recompute", "kernels")
@@ -682,11 +630,11 @@ class TrainingEstimate:
 
     def summary(self) -> list[tuple[str, str, str]]:
         """What a purchase order asks: quantity, value, and its 80 % interval or how it came about, as text."""
-        low, high = (format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval)
+        ends = [format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval or ()]
         held, run = self.memory, {name: (value, note) for name, value, note in self.run.rows()}
         room = f"of {format_quantity(held.capacity_bytes, 'bytes')}"
         return [
-            ("step", format_quantity(self.step_seconds, "seconds"), f"{low} to {high}"),
+            ("step", format_quantity(self.step_seconds, "seconds"), " to ".join(ends) or "the calibration has none"),
             ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}", ""),
             ("tokens/s in all", f"{self.tokens_per_second:,.0f}", ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
@@ -698,19 +646,12 @@ class TrainingEstimate:
             *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
         ]
 
-    def __str__(self) -> str:
-        head = ("part", "least", "estimate", "most", "share")
-        lines = text_table([head, *self.rows()])
-        block = self.summary()
-        first, second = (max(len(row[i]) for row in block) for i in (0, 1))
-        short = [f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in block]
-        return "\n".join([self.title, *short, "", *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        parts = html_table("", ("part of the step", "least", "estimate", "most", "share"), self.rows())
-        return html_table(self.title, ("quantity", "value", "range or origin"), self.summary()) + parts
+    def tables(self) -> list[Table]:
+        names = ("least", "estimate", "most", "share")
+        return [
+            Table(self.title, ("quantity", "value", "range or origin"), self.summary(), prose=True, head=()),
+            Table("", ("part of the step", *names), self.rows(), head=("part", *names)),
+        ]
 
 
 def _step_flops(job: TrainingJob) -> tuple[float, float]:

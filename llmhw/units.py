@@ -5,7 +5,8 @@ Inside the library everything is in base units: bytes, FLOP, seconds, dollars.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -27,6 +28,12 @@ def _is_array(*values: Any) -> bool:
     return any(type(value) not in _PLAIN and getattr(value, "ndim", 0) for value in values)
 
 
+def _numpy(name: str, *values: Any) -> Any:
+    import numpy  # here, so that plain numbers never wait for it
+
+    return getattr(numpy, name)(*values)
+
+
 def maximum(a: Any, b: Any) -> Any:
     """The larger of two numbers, element by element for arrays.
 
@@ -34,9 +41,7 @@ def maximum(a: Any, b: Any) -> Any:
     3
     """
     if _is_array(a, b):
-        import numpy
-
-        return numpy.maximum(a, b)
+        return _numpy("maximum", a, b)
     return a if a >= b else b
 
 
@@ -47,35 +52,23 @@ def minimum(a: Any, b: Any) -> Any:
     2
     """
     if _is_array(a, b):
-        import numpy
-
-        return numpy.minimum(a, b)
+        return _numpy("minimum", a, b)
     return a if a <= b else b
-
-
-def _elementwise(name: str, x: Any) -> Any:
-    if hasattr(x, "__array_namespace__"):
-        import numpy
-
-        return getattr(numpy, name)(x)
-    import math
-
-    return getattr(math, name)(x)
 
 
 def exp(x: Any) -> Any:
     """e to the power x."""
-    return _elementwise("exp", x)
+    return _numpy("exp", x) if _is_array(x) else math.exp(x)
 
 
 def expm1(x: Any) -> Any:
     """e to the power x, less 1, exact near 0."""
-    return _elementwise("expm1", x)
+    return _numpy("expm1", x) if _is_array(x) else math.expm1(x)
 
 
 def log(x: Any) -> Any:
     """The natural logarithm."""
-    return _elementwise("log", x)
+    return _numpy("log", x) if _is_array(x) else math.log(x)
 
 
 def ceil_div(a: Any, b: Any) -> Any:
@@ -94,9 +87,7 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
     'more'
     """
     if _is_array(condition, yes, no):
-        import numpy
-
-        return numpy.where(condition, yes, no)
+        return _numpy("where", condition, yes, no)
     return yes if condition else no
 
 
@@ -129,6 +120,17 @@ def each(function: Callable[..., float], *numbers: Any) -> Any:
 _DECIMAL = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BINARY = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _COUNT = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+_TIME = ((86400.0, "days"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+# Unit -> the steps it is written in, largest first; what is smaller than the last of them, and how that is called.
+_STEPS: dict[str, tuple[Sequence[tuple[float, str]], float, str]] = {
+    "bytes": (_BINARY, 1, "B"),
+    "bytes/s": ((), GB, "GB/s"),
+    "file_bytes": ((), GB, "GB"),
+    "FLOP/s": ((), 1e12, "TFLOP/s"),
+    "FLOP": ([(size, f"{prefix}FLOP") for size, prefix in _DECIMAL], 1, "FLOP"),
+    "count": (_COUNT, 1, ""),
+    "seconds": (_TIME, 1e-9, "ns"),
+}
 
 
 def _significant(value: float, digits: int = 3) -> str:
@@ -137,17 +139,8 @@ def _significant(value: float, digits: int = 3) -> str:
         return "0"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    from math import floor, log10
-
-    decimals = max(0, digits - 1 - floor(log10(abs(value))))
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(decimals, 9)}f}"
-
-
-def _scaled(value: float, steps: Iterable[tuple[float, str]], bare: str) -> str:
-    for size, suffix in steps:
-        if abs(value) >= size:
-            return f"{_significant(value / size)} {suffix}".rstrip()
-    return f"{_significant(value)} {bare}".rstrip()
 
 
 def format_quantity(value: float | None, unit: str) -> str:
@@ -164,31 +157,16 @@ def format_quantity(value: float | None, unit: str) -> str:
     """
     if value is None:
         return "unknown"
-    if unit == "bytes":
-        return _scaled(value, _BINARY, "B")
-    if unit == "bytes/s":
-        return f"{_significant(value / GB)} GB/s"
-    if unit == "file_bytes":
-        return f"{_significant(value / GB)} GB"
-    if unit == "FLOP/s":
-        return f"{_significant(value / 1e12)} TFLOP/s"
-    if unit == "FLOP":
-        return _scaled(value, [(size, f"{prefix}FLOP") for size, prefix in _DECIMAL], "FLOP")
-    if unit == "count":
-        return _scaled(value, _COUNT, "")
-    if unit == "seconds":
-        for size, suffix in ((86400.0, "days"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-            if abs(value) >= size:
-                return f"{_significant(value / size)} {suffix}"
-        return f"{_significant(value * 1e9)} ns"
     if unit == "dollars":
         return f"${value:,.2f}" if abs(value) < 1000 else f"${value:,.0f}"
     if unit == "fraction":
         return f"{100 * value:.1f} %"
-    return f"{_significant(value)} {unit}"
+    steps, least, bare = _STEPS.get(unit, ((), 1, unit))
+    size, suffix = next((step for step in steps if abs(value) >= step[0]), (least, bare))
+    return f"{_significant(value / size)} {suffix}".rstrip()
 
 
-def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: int = 1) -> str:
+def html_table(caption: str, columns: Sequence[str], rows: Iterable[Iterable[str]], *, right: int = 1) -> str:
     """A table for notebooks; columns from number `right` on are aligned to the right.
 
     >>> html_table("sizes", ["part", "GiB"], [["weights", "2.0"]])[:38]
@@ -203,24 +181,54 @@ def html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str
             f"<tr>{''.join(f'<{tag}{s}>{escape(cell)}</{tag}>' for cell, s in zip(cells, styles, strict=False))}</tr>"
         )
 
+    head = f"<thead>{line(columns, 'th')}</thead>" if columns else ""
     body = "".join(line(row, "td") for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead>{line(columns, 'th')}</thead><tbody>{body}</tbody></table>"
-    )
+    return f"<table><caption>{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
 
 
-def text_table(rows: Iterable[Sequence[str]], *, right: int = 1) -> list[str]:
+def text_table(rows: Iterable[Sequence[str]], *, right: int = 1, prose: bool = False) -> list[str]:
     """Lines of a table for the terminal; columns from number `right` on are aligned to the right.
+
+    prose   the last column is prose, and aligned to the left all the same
 
     >>> text_table([("part", "GiB"), ("weights", "2.0")])
     ['part     GiB', 'weights  2.0']
     """
     lines = list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numbers = range(right, len(widths) - prose)
     return [
-        "  ".join(c.rjust(w) if i >= right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     ]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: what has a `to_dict` as that, other dataclasses by field, an infinite number as None.
+
+    >>> plain((1, {"a": (2.5, float("inf"))}))
+    [1, {'a': [2.5, None]}]
+    """
+    from dataclasses import is_dataclass
+
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return plain_fields(value)
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and value == float("inf") else value
+
+
+def plain_fields(thing: Any, *left_out: str) -> dict[str, Any]:
+    """The fields of a dataclass as plain values, by name."""
+    from dataclasses import fields
+
+    return {field.name: plain(getattr(thing, field.name)) for field in fields(thing) if field.name not in left_out}
 
 
 # -- argument checks --------------------------------------------------------------------------

@@ -31,9 +31,20 @@ def _rows(*path: str) -> tuple[dict[str, str], ...]:
 
 
 @cache
+def _tables(*folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in _FOLDER.joinpath(*folder).glob("*.csv")))
+
+
+def _read(argument: str, name: str, *folder: str) -> list[dict[str, str]]:
+    stem, known = name.removesuffix(".csv"), _tables(*folder)
+    if stem not in known:
+        raise unknown_name(argument, name, known)
+    return [dict(row) for row in _rows(*folder, f"{stem}.csv")]
+
+
 def table_names() -> tuple[str, ...]:
     """The tables of the catalog, in alphabetical order."""
-    return tuple(sorted(path.stem for path in _FOLDER.glob("*.csv")))
+    return _tables()
 
 
 def read_table(name: str) -> list[dict[str, str]]:
@@ -46,10 +57,7 @@ def read_table(name: str) -> list[dict[str, str]]:
     >>> next(row["memory_mib"] for row in read_table("accelerators") if row["name"] == "H100 SXM5 80GB")
     '81559'
     """
-    stem = name.removesuffix(".csv")
-    if stem not in table_names():
-        raise unknown_name("table", name, table_names())
-    return [dict(row) for row in _rows(f"{stem}.csv")]
+    return _read("table", name)
 
 
 def read_measurements(name: str) -> list[dict[str, str]]:
@@ -60,11 +68,7 @@ def read_measurements(name: str) -> list[dict[str, str]]:
     >>> len({row["source"] for row in read_measurements("training_memory")})
     6
     """
-    stem = name.removesuffix(".csv")
-    known = sorted(path.stem for path in _FOLDER.joinpath("measurements").glob("*.csv"))
-    if stem not in known:
-        raise unknown_name("measurements", name, known)
-    return [dict(row) for row in _rows("measurements", f"{stem}.csv")]
+    return _read("measurements", name, "measurements")
 
 
 @cache
@@ -99,11 +103,6 @@ def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -
 
 
 # -- models -----------------------------------------------------------------------------------
-
-
-def read_model_index() -> list[dict[str, str]]:
-    """The index of the models: one row a model, with its short name, file, family and aliases."""
-    return [dict(row) for row in _rows("models", "INDEX.csv")]
 
 
 def model_names() -> list[str]:

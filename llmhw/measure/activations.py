@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmhw.activations import activations
-from llmhw.formula import Estimate
+from llmhw.formula import Estimate, Report, Table
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, text_table, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, unknown_name
 
 try:
     import torch
@@ -55,8 +55,8 @@ class Kept:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SavedActivations:
+@dataclass(frozen=True, slots=True, repr=False)
+class SavedActivations(Report):
     """What `measure_activations` found.
 
     kept        every distinct storage that the backward pass needs
@@ -118,12 +118,9 @@ class SavedActivations:
             "notes": list(self.notes),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, one row a kept storage; needs pandas."""
-        import pandas
-
-        rows = [(k.module, k.op, k.shape, k.dtype, k.bytes) for k in self.kept]
-        return pandas.DataFrame(rows, columns=["module", "op", "shape", "dtype", "bytes"])
+    def records(self) -> list[dict[str, Any]]:
+        """Every kept storage."""
+        return [{field: getattr(kept, field) for field in Kept.__slots__} for kept in self.kept]
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Name, measured, predicted and ratio as text; modules of all layers together, the whole last."""
@@ -133,12 +130,11 @@ class SavedActivations:
         ratio = "" if self.ratio is None else f"{self.ratio:.4f}"
         return [*rows, ("activations", format_quantity(self.total, "bytes"), predicted, ratio)]
 
-    def __str__(self) -> str:
-        lines = text_table([("", "measured", "predicted", "ratio"), *self.rows()])
-        return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("", "measured", "predicted", "ratio"), self.rows())]
 
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("", "measured", "predicted", "ratio"), self.rows())
+    def footer(self) -> tuple[str, ...]:
+        return self.notes
 
 
 class _Held:

@@ -18,14 +18,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmhw.messages import collectives, group_ranks
+from llmhw.formula import Report, Table
 from llmhw.hardware import Cluster
 from llmhw.job import SCHEDULES, Parallelism, TrainingJob
 from llmhw.measure.launch import Case, run_cases
+from llmhw.messages import collectives, group_ranks
 from llmhw.model import ModelSpec
 from llmhw.schedule import Slot, idle_slots, pipeline_actions, time_slots
 from llmhw.sharding import place_of, rank_states
-from llmhw.units import LLMHWError, check_choice, check_count, html_table
+from llmhw.units import LLMHWError, check_choice, check_count, plain_fields
 
 SCHEMES = ("ddp", "fsdp", "hsdp", "tp", "sp", "pp", "cp", "ep", "3d")
 BYTES = ("parameters", "gradients", "optimizer")
@@ -93,8 +94,8 @@ class Row:
         return self.measured == self.predicted
 
 
-@dataclass(frozen=True, slots=True)
-class DistributedMeasurement:
+@dataclass(frozen=True, slots=True, repr=False)
+class DistributedMeasurement(Report):
     """What the ranks of one real step held and sent, beside the prediction.
 
     job          the job that was predicted and run
@@ -135,20 +136,15 @@ class DistributedMeasurement:
             "title": self.title,
             "equal": self.equal,
             "loss": self.loss,
-            "rows": [
-                {"rank": r.rank, "what": r.what, "measured": r.measured, "predicted": r.predicted, "equal": r.equal}
-                for r in self.rows
-            ],
+            "rows": self.records(),
             "actions": [list(order) for order in self.actions],
             "predicted_actions": [list(order) for order in self.predicted_actions],
             "idle_slots": list(self.idle),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, one row a number; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.to_dict()["rows"])
+    def records(self) -> list[dict[str, Any]]:
+        """Every number of every rank."""
+        return [plain_fields(row) | {"equal": row.equal} for row in self.rows]
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """Ranks with the same numbers share a line."""
@@ -160,25 +156,13 @@ class DistributedMeasurement:
             for (what, measured, predicted), ranks in lines.items()
         ]
 
-    def __str__(self) -> str:
-        head = ("ranks", "what", "measured", "predicted", "equal")
-        rows = [head, *self.table()]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i in (2, 3) else cell.ljust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        for rank, order in enumerate(self.actions):
-            lines.append(f"stage {rank}: {' '.join(order)}; {self.idle[rank]} idle slots")
-        if self.actions:
-            lines.append(f"order of the pipeline equal: {'yes' if self.actions == self.predicted_actions else 'no'}")
-        return "\n".join([self.title, *lines])
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("ranks", "what", "measured", "predicted", "equal"), self.table(), 2, prose=True)]
 
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("ranks", "what", "measured", "predicted", "equal"), self.table(), right=2)
+    def footer(self) -> list[str]:
+        lines = [f"stage {i}: {' '.join(order)}; {self.idle[i]} idle slots" for i, order in enumerate(self.actions)]
+        verdict = "yes" if self.actions == self.predicted_actions else "no"
+        return [*lines, f"order of the pipeline equal: {verdict}"] if lines else []
 
 
 def _span(ranks: list[int]) -> str:

@@ -21,13 +21,14 @@ from torch.utils._pytree import tree_leaves
 
 from llmhw.families import key_of
 from llmhw.flops import backward_flops, forward_flops
+from llmhw.formula import Report, Table
 from llmhw.hardware import accelerator
 from llmhw.measure.activations import build
 from llmhw.memory import OPTIMIZERS, PRECISIONS, training_states
 from llmhw.model import ModelSpec
 from llmhw.model import model as named_model
 from llmhw.peak import StepPeak, step_peak
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, html_table, text_table, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, unknown_name
 
 # Real tensors for models of at most so many parameters; fake ones, of the same sizes, above.
 SMALL = 20_000_000
@@ -61,8 +62,8 @@ class Row:
         return self.predicted / self.measured
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+@dataclass(frozen=True, slots=True, repr=False)
+class Measurement(Report):
     """A quantity taken from PyTorch beside the library's prediction.
 
     title, unit   what was measured
@@ -109,19 +110,16 @@ class Measurement:
             "notes": list(self.notes),
         }
 
-    def to_frame(self) -> Any:
-        """A pandas DataFrame, one row a part and a last row for the whole; needs pandas."""
-        import pandas
+    def records(self) -> list[dict[str, Any]]:
+        """Measured, predicted and ratio of each part; the last entry is the whole."""
+        return [
+            {self.unit: r.name, "measured": r.measured, "predicted": r.predicted, "ratio": r.ratio}
+            for r in (*self.parts, self.total)
+        ]
 
-        rows = [*self.parts, self.total]
-        return pandas.DataFrame(
-            {
-                "measured": [r.measured for r in rows],
-                "predicted": [r.predicted for r in rows],
-                "ratio": [r.ratio for r in rows],
-            },
-            index=pandas.Index([r.name for r in rows], name=self.unit),
-        )
+    @property
+    def index(self) -> str:
+        return self.unit
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Name, measured, predicted and ratio as text; the last row is the whole."""
@@ -133,14 +131,12 @@ class Measurement:
 
         return [text(row) for row in (*self.parts, self.total)]
 
-    def __str__(self) -> str:
-        lines = text_table([("", "measured", "predicted", "ratio"), *self.rows()])
-        return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
+    def tables(self) -> list[Table]:
+        aside = f" ({'; '.join(self.notes)})" if self.notes else ""
+        return [Table(self.title, ("", "measured", "predicted", "ratio"), self.rows(), aside=aside)]
 
-    def _repr_html_(self) -> str:
-        notes = "; ".join(self.notes)
-        caption = f"{self.title} ({notes})" if notes else self.title
-        return html_table(caption, ("", "measured", "predicted", "ratio"), self.rows())
+    def footer(self) -> tuple[str, ...]:
+        return self.notes
 
 
 # -- the model that is measured ---------------------------------------------------------------

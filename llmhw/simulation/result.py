@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from llmhw.formula import Report, Table
 from llmhw.simulation.engine import SLO
 from llmhw.simulation.record import RequestTrace, StepTrace
 from llmhw.simulation.statistics import Spread
-from llmhw.units import format_quantity, html_table
+from llmhw.units import format_quantity, plain_fields
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SimulationResult:
+class SimulationResult(Report):
     """What a simulation found.
 
     mode                       of the engine
@@ -81,22 +82,7 @@ class SimulationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the traces as plain values; an objective that is not set is None."""
-
-        def plain(value: float) -> float | None:
-            return None if value == inf else value
-
-        traces = ("requests_trace", "steps_trace")
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in traces}
-        slo = self.slo
-        return found | {
-            "ttft": self.ttft.to_dict(),
-            "tpot": self.tpot.to_dict(),
-            "latency": self.latency.to_dict(),
-            "wait": self.wait.to_dict(),
-            "slo": None
-            if slo is None
-            else {"ttft_seconds": plain(slo.ttft_seconds), "tpot_seconds": plain(slo.tpot_seconds)},
-        }
+        return plain_fields(self, "requests_trace", "steps_trace")
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Quantity, value and what belongs to it, as text."""
@@ -150,12 +136,5 @@ class SimulationResult:
             )
         return rows
 
-    def __str__(self) -> str:
-        rows = self.rows()
-        first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join([self.title, *(f"{a:<{first}}  {b:>{second}}  {c}".rstrip() for a, b, c in rows)])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())
+    def tables(self) -> list[Table]:
+        return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows(), prose=True, head=())]

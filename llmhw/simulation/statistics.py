@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import ceil, exp, inf, log
 
 from llmhw.units import LLMHWError, check_count, check_number
@@ -147,6 +147,3 @@ class Spread:
         """What a collection of numbers comes to."""
         p50, p90, p95, p99 = found.quantiles((0.5, 0.9, 0.95, 0.99))
         return cls(found.count, found.mean, p50, p90, p95, p99, found.largest)
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

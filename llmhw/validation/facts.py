@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from llmhw.memory import kv_cache_bytes_per_token
-from llmhw.model import ModelSpec, model, models
-from llmhw.precision import NumberFormat, model_bits_per_weight, number_format, weight_bytes
+from llmhw.model import ModelSpec
+from llmhw.precision import model_bits_per_weight, number_format, weight_bytes
 from llmhw.units import GB, GIB, KB, KIB, MB, MIB, TB, TIB, LLMHWError, unknown_name
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
@@ -16,9 +16,6 @@ from llmhw.validation.table import Row
 SIZES = {"bytes": 1, "B": 1, "KB": KB, "MB": MB, "GB": GB, "TB": TB, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
 COUNTS = {"params": 1, "M": 10**6, "B": 10**9, "T": 10**12}
 BITS = {"bits": 1}
-
-# The 70B files of this source were made with an importance matrix, which changes the rule for ffn_down.
-_IMATRIX = ("dranger003", ("IQ4_XS", "IQ4_NL"))
 
 # GGML v3 files of June 2023, older than today's rules. As their card describes each: no wider output matrix for the
 # formats of before the K-quants, no wider tensors for q4_K_S. The card's words for q2_K (Q4_K for attention.wv and
@@ -47,35 +44,27 @@ class Fact:
     meant: str = ""
 
 
-def _format(row: Row, fixed: str = "") -> NumberFormat:
-    if not row["quant"] and not fixed:
-        raise row.error("quant", "the number format of the file; run `llmhw formats` for the list")
-    name = row["quant"] or fixed
-    source, quants = _IMATRIX
-    return number_format(f"{name}-imatrix" if source in row["source"] and name in quants else name)
-
-
 def _size(row: Row, spec: ModelSpec) -> float:
-    return weight_bytes(spec, _format(row)) + _rotary_buffers(row, spec)
+    return weight_bytes(spec, row.number_format()) + _rotary_buffers(row, spec)
 
 
 def _size_in_16_bit(row: Row, spec: ModelSpec) -> float:
-    return weight_bytes(spec, _format(row, "bf16"))
+    return weight_bytes(spec, row.number_format("bf16"))
 
 
 def _ggml_size(row: Row, spec: ModelSpec) -> float:
-    chosen = _format(row)
+    chosen = number_format(row.number_format())
     overrides = _RULES_OF_2023.get(row["quant"])
     return weight_bytes(spec, replace(chosen, overrides=tuple(overrides.items())) if overrides else chosen)
 
 
 def _rotary_buffers(row: Row, spec: ModelSpec) -> float:
     # early Llama 2 checkpoints also stored the rotary frequencies of each layer, in fp32
-    return spec.num_layers * spec.head_dim // 2 * 4 if "fine-tune copy" in row["model_name"] else 0
+    return spec.num_layers * spec.head_dim // 2 * 4 if row.flag("rotary_buffers") else 0
 
 
 def _bits(row: Row, spec: ModelSpec) -> float:
-    return model_bits_per_weight(spec, _format(row))
+    return model_bits_per_weight(spec, number_format(row.number_format()))
 
 
 def _with_prediction_layers(row: Row, spec: ModelSpec) -> float:
@@ -151,7 +140,7 @@ def quantity(row: Row) -> float:
     >>> quantity(Row({"model_name": "llama-3-8b", "fact": "gguf_file_size", "quant": "Q4_K_M"})) / 1e9
     4.91...
     """
-    return float(_fact(row).value(row, _model(row)))
+    return float(_fact(row).value(row, row.spec()))
 
 
 def unit(row: Row) -> int:
@@ -164,7 +153,7 @@ def unit(row: Row) -> int:
 
 def configuration(row: Row) -> tuple[str, ...]:
     """What was published: the model, the fact and the number format."""
-    return (_model(row).name, row["fact"].removesuffix("_published"), row["quant"])
+    return (row.spec().name, row["fact"].removesuffix("_published"), row["quant"])
 
 
 def _fact(row: Row) -> Fact:
@@ -174,17 +163,3 @@ def _fact(row: Row) -> Fact:
     if name not in FACTS:
         raise unknown_name("fact", row["fact"], FACTS)
     return FACTS[name]
-
-
-def _model(row: Row) -> ModelSpec:
-    """The model of the column `model`, else of `model_name` without a remark in brackets and, at need, its owner."""
-    name = row["model"] or row["model_name"].partition(" (")[0]
-    if not name:
-        raise row.error("model_name", "the name of a model; run `llmhw models` for the list")
-    try:
-        return model(name)
-    except LLMHWError:
-        bare = name.rpartition("/")[2].casefold()
-        if bare not in models():
-            raise
-    return model(bare)

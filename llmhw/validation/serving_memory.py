@@ -8,63 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.formula import formula
-from llmhw.hardware import Cluster, accelerator
+from llmhw.hardware import Cluster
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights
-from llmhw.model import ModelSpec, model
+from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
 from llmhw.serving import generation_memory, growing_cache_bytes, prompt_workspace, serving_memory
 from llmhw.units import GIB, MIB, LLMHWError, maximum
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
-
-FORMATS = {
-    "bf16": "bf16",
-    "fp16": "fp16",
-    "fp8": "fp8",
-    "gptq-int4": "int4-gptq",
-    "gptq-int8": "gptq-8bit",
-    "awq-int4": "int4-awq",
-    "int8-w8a8": "int8",
-    "bnb-int8": "int8-llm",
-    "bnb-nf4-dq": "nf4-dq",
-    "bnb-nf4": "nf4",
-}
-# First Qwen models have the shapes of Qwen1.5; the chat models named here have those of their base.
-_BASES = {
-    "vicuna-7b-v1.5": "llama-2-7b",
-    "mpt-7b-8k-chat": "mpt-7b",
-    "meta-llama-3-8b": "llama-3-8b",
-    "llama-3.1-swallow-8b-instruct-v0.1": "llama-3.1-8b",
-    "qwen2.5-math-1.5b": "qwen2.5-1.5b",
-}
-_TAIL = re.compile(r"(-(chat|instruct|gptq-int4|gptq-int8|awq|fp8|quantized\.w8a8))+$")
-
-
-@cache
-def spec_of(name: str) -> ModelSpec:
-    """The model of a row's name: its base where the name is that of a chat model or of a quantized copy.
-
-    >>> spec_of("Qwen1.5-7B-Chat-AWQ").name
-    'qwen1.5-7b'
-    """
-    plain = name.lower().partition(" (")[0]
-    plain = _BASES.get(plain, plain)
-    plain = re.sub(r"^qwen-(?=\d)", "qwen1.5-", _TAIL.sub("", plain))
-    return model(plain)
-
-
-def _format(row: Row) -> str:
-    for name, known in FORMATS.items():
-        if row["quant"].startswith(name):
-            return known
-    raise row.error("quant", f"one of {', '.join(FORMATS)}")
-
 
 # -- peaks of generation ----------------------------------------------------------------------
 
@@ -74,12 +30,9 @@ INFERENCE_CONSTANTS = ("reserved_over_allocated", "reserved_beside_bytes", "work
 def predict_inference(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """Peak bytes of one call of `generate`, over all devices, with the meter that was read."""
     constants = read_calibration("serving_memory") if calibration is None else calibration
-    if row["mem_kind"] == "minimum-requirement":
-        raise LLMHWError("a requirement that was rounded to whole GB without a length, not a measurement")
-    predictor = next((found for key, found in _INFERENCE.items() if key in row["engine"]), None)
-    if predictor is None:
-        raise row.error("engine", f"named with one of {', '.join(_INFERENCE)}")
-    meter, parts = predictor(row, constants)
+    if row["program"] not in _INFERENCE:
+        raise row.error("program", f"one of {', '.join(_INFERENCE)}")
+    meter, parts = _INFERENCE[row["program"]](row, constants)
     measured = row.positive("peak_mem_gb") * GIB
     return Prediction(predicted=sum(parts.values()), measured=measured, unit="bytes", meter=meter, parts=parts)
 
@@ -94,7 +47,7 @@ def _shape(row: Row) -> dict[str, int]:
 
 def _autoawq(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """Fused layers with eager attention. The cache has room for the answer, and the prompt fills it."""
-    spec, chosen, shape = spec_of(row["model_name"]), _format(row), _shape(row)
+    spec, chosen, shape = row.spec(), row.number_format(), _shape(row)
     room = row.count("osl", None)
     found = generation_memory(
         spec,
@@ -124,22 +77,17 @@ def _embedding_bytes(spec: ModelSpec) -> float:
 
 
 def _transformers(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
-    """transformers: the cache grows with the sequence; before 4.45 the head is applied to the whole prompt."""
-    version = _version(row["engine"])
-    if row["mem_kind"] == "allocated" or version >= (4, 45):
-        return _allocated(row, constants, version)
-    return _reserved(row, constants)
+    """transformers: the cache grows with the sequence."""
+    meter = row["meter"] or row["mem_kind"]
+    if meter not in ("allocated", "reserved"):
+        raise row.error("mem_kind", "allocated or reserved")
+    return (_allocated if meter == "allocated" else _reserved)(row, constants)
 
 
-def _version(engine: str) -> tuple[int, int]:
-    found = re.search(r"transformers (\d+)\.(\d+)", engine)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _allocated(row: Row, constants: Mapping[str, Any], version: tuple[int, int]) -> tuple[str, dict[str, float]]:
-    spec, chosen, shape = spec_of(row["model_name"]), _format(row), _shape(row)
-    # the Qwen3 rows hold no activations of the prompt at any length: they were read when the answer was done
-    at_end = row["mem_kind"] != "allocated"
+def _allocated(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    spec, chosen, shape = row.spec(), row.number_format(), _shape(row)
+    # read when the answer was done, the prompt's activations had gone
+    at_end = row["read_at"] == "end"
     found = generation_memory(
         spec,
         number_format=chosen,
@@ -148,7 +96,7 @@ def _allocated(row: Row, constants: Mapping[str, Any], version: tuple[int, int])
         prompt_tokens=shape["tokens"],
         new_tokens=row.count("osl", 0, least=0),
         devices=shape["devices"],
-        prompt_logits=version < (4, 45),
+        prompt_logits=bool(row.flag("prompt_logits")),
     )
     parts = {part.name: float(part.value) for part in found}
     if at_end:
@@ -172,10 +120,6 @@ def _cached(row: Row, spec: ModelSpec, shape: Mapping[str, int]) -> float:
     return float(kv_cache(spec, batch=shape["batch"], seq_len=length, kv_format=kv).total)
 
 
-# Qwen's first code keeps a mask of 8192 x 8192 truth values in every layer, and its logits in 16 bit.
-_MASKED = "v0, Aug 2023"
-
-
 @formula(source="Qwen's first modeling_qwen.py: register_buffer of a lower triangle of truth values", unit="bytes")
 def mask_buffer_bytes(*, layers: Any, length: Any) -> Any:
     """Causal masks that every layer of the first Qwen keeps.
@@ -188,10 +132,10 @@ def mask_buffer_bytes(*, layers: Any, length: Any) -> Any:
 
 def _reserved(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """Readings of unknown kind that hold what PyTorch reserves: old and new cache, and what the prompt left."""
-    spec, chosen, shape = spec_of(row["model_name"]), _format(row), _shape(row)
-    first = _MASKED in row["model_name"]
+    spec, chosen, shape = row.spec(), row.number_format(), _shape(row)
+    logits = bool(row.flag("prompt_logits"))
     workspace = prompt_workspace(
-        spec, tokens=shape["tokens"], batch=shape["batch"], devices=shape["devices"], prompt_logits=not first
+        spec, tokens=shape["tokens"], batch=shape["batch"], devices=shape["devices"], prompt_logits=logits
     )
     cached = _cached(row, spec, shape)
     beside = {"share": constants["reserved_over_allocated"], "beside": constants["reserved_beside_bytes"]}
@@ -199,8 +143,8 @@ def _reserved(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, fl
         "weights": weight_bytes(spec, chosen),
         "beside": float(growing_cache_bytes(cache=cached, temporaries=float(workspace.value), **beside)),
     }
-    if first:
-        parts["masks"] = float(mask_buffer_bytes(layers=spec.num_layers, length=8192))
+    if row["mask_tokens"]:
+        parts["masks"] = float(mask_buffer_bytes(layers=spec.num_layers, length=row.count("mask_tokens", most=10**6)))
     return "reserved", parts
 
 
@@ -212,12 +156,11 @@ _INFERENCE: dict[str, Callable[[Row, Mapping[str, Any]], tuple[str, dict[str, fl
 
 def inference_configuration(row: Row) -> tuple[str, ...]:
     """What was run: rows in which it is the same are one group."""
-    device = "" if "autoawq" in row["engine"] else row["engine"]
     return (
-        spec_of(row["model_name"]).name,
-        _MASKED if _MASKED in row["model_name"] else "",
-        _format(row),
-        device,
+        row.spec().name,
+        row["mask_tokens"],
+        row.number_format(),
+        "" if row["program"] == "autoawq" else row["engine"],
         *(row[name] for name in ("kv_dtype", "n_gpus", "batch", "isl", "osl")),
     )
 
@@ -300,11 +243,10 @@ def _quantity(row: Row, measured: tuple[str, ...]) -> str:
 
 def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """Tokens of KV cache, its bytes on a device, or the weights on a device, as vLLM logs them when it starts."""
-    if "model_name" in row["inferred_fields"] or "MODEL NOT NAMED" in row["model_name"]:
-        raise LLMHWError("the log does not name the model")
-    spec, chosen, quantity = spec_of(row["model_name"]), _format(row), _quantity(row, CAPACITY_MEASURED)
-    if (row["id"], quantity.partition("_")[0]) in _UNSTATED:
-        raise LLMHWError(_UNSTATED[row["id"], quantity.partition("_")[0]])
+    spec, chosen, quantity = row.spec(), row.number_format(), _quantity(row, CAPACITY_MEASURED)
+    unstated = row["weights_unstated" if quantity.startswith("model_load") else "kv_unstated"]
+    if unstated:
+        raise LLMHWError(unstated)
     tp, pp = row.count("tp", most=10**4), row.count("pp", most=10**4)
     if quantity.startswith("model_load"):
         visible = 0.0
@@ -320,8 +262,8 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
         utilization=row.positive("gpu_memory_utilization", 0.9),
         page_size=row.count("block_size", 16),
         max_model_len=longest,
-        max_sequences=_stated(row, "max_num_seqs", 256),
-        max_batched_tokens=_stated(row, "max_num_batched_tokens", _batched_tokens(row, longest)),
+        max_sequences=row.count("max_num_seqs", 256),
+        max_batched_tokens=row.count("max_num_batched_tokens", _batched_tokens(row, longest)),
     )
     if _COUNTS_CONTEXT.search(row["vllm_version"]):
         constants = dict(read_calibration("serving_memory") if calibration is None else calibration)
@@ -337,19 +279,6 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
 # Profilers of these versions take the CUDA context off the cache too; later ones start to count when it is there.
 _COUNTS_CONTEXT = re.compile(r"^0\.6\.[45]|^0\.7\S* \(V1\)")
 
-# What decides a value and is not in the log.
-_UNSTATED = {
-    ("vc011", "kv"): "max_num_seqs is not shown: a profile of 9.37 GiB is that of 2,048 sequences, not of vLLM's 256",
-    ("vc032", "model"): "Meta's FP8 files leave attention and the outer layers in 16 bit, which no format here does",
-}
-
-
-def _stated(row: Row, name: str, default: int) -> int:
-    """An argument of the engine: from its column, else from the notes, else its default."""
-    found = re.search(rf"{name} (\d+)", row["notes"])
-    return row.count(name, int(found[1]) if found else default)
-
-
 def _batched_tokens(row: Row, longest: int) -> int:
     """vLLM's default: a whole sequence, unless prompts are cut into chunks (V1, or more than 32,768 tokens)."""
     if "V1" in row["vllm_version"]:
@@ -358,21 +287,15 @@ def _batched_tokens(row: Row, longest: int) -> int:
 
 
 def _visible_bytes(row: Row, calibration: Mapping[str, Any] | None) -> float:
-    """Memory that CUDA shows: the log's total, else the card's, or its class's, less what the driver keeps."""
-    if row["total_gpu_memory_gib"]:
-        return row.positive("total_gpu_memory_gib") * GIB
+    """Memory that CUDA shows: as the log has it, else the card's, or its class's, less what the driver keeps."""
+    for column in ("total_gpu_memory_gib", "visible_gib"):
+        if row[column]:
+            return row.positive(column) * GIB
     constants = read_calibration("serving_memory") if calibration is None else calibration
-    name = row["gpu"]
-    nominal = re.search(r"(\d+(?:\.\d+)?) ?(GB|GiB)", name)
-    try:
-        device = accelerator(name.removesuffix("GB").rstrip("0123456789").rstrip("-") if nominal else name)
-        return device.memory_bytes - (constants["driver_bytes"] if device.vendor == "NVIDIA" else 0.0)
-    except LLMHWError:
-        if not nominal:
-            raise row.error("gpu", "the name of an accelerator, or a class such as '24GB card'") from None
-    # "24GB" is 24 GiB of a driver's total; "95.6 GiB" is what CUDA shows
-    size = float(nominal[1]) * GIB
-    return size if nominal[2] == "GiB" else size - constants["driver_bytes"]
+    if row["card_gib"]:
+        return row.positive("card_gib") * GIB - float(constants["driver_bytes"])
+    device = row.device()
+    return device.memory_bytes - (float(constants["driver_bytes"]) if device.vendor == "NVIDIA" else 0.0)
 
 
 def capacity_configuration(row: Row) -> tuple[str, ...]:
@@ -380,8 +303,8 @@ def capacity_configuration(row: Row) -> tuple[str, ...]:
     names = ("gpu", "tp", "pp", "gpu_memory_utilization", "max_model_len", "vllm_version", "notes")
     chosen = _quantity(row, CAPACITY_MEASURED)
     if chosen.startswith("model_load"):
-        return (spec_of(row["model_name"]).name, _format(row), row["tp"], row["pp"], chosen)
-    return (spec_of(row["model_name"]).name, _format(row), *(row[name] for name in names), chosen)
+        return (row.spec().name, row.number_format(), row["tp"], row["pp"], chosen)
+    return (row.spec().name, row.number_format(), *(row[name] for name in names), chosen)
 
 
 def fit_capacity(rows: Iterable[Row]) -> dict[str, Any]:
@@ -401,26 +324,12 @@ def fit_capacity(rows: Iterable[Row]) -> dict[str, Any]:
 # -- llama.cpp's logs -------------------------------------------------------------------------
 
 LLAMA_CPP_MEASURED = ("model_size_gib", "kv_self_mib", "gpu_compute_mib", "host_compute_mib")
-_DEEPSEEK = {"128": "deepseek-v3", "64": "kimi-k2", "16": "deepseek-v2-lite"}
-_LLAMAS = {"40": "llama-2-13b", "32": "llama-3.1-8b"}
-_MIX = re.compile(r"^(\w+?)(?: - (Small|Medium|Large))?$")
-
-
-def _llama_cpp_spec(row: Row) -> ModelSpec:
-    arch = row["arch"]
-    if arch == "deepseek2" and row["n_head"] in _DEEPSEEK:
-        return model(_DEEPSEEK[row["n_head"]])
-    if arch == "llama" and row["n_layer"] in _LLAMAS:
-        return model(_LLAMAS[row["n_layer"]])
-    if arch == "qwen3":
-        return spec_of(row["model_name"])
-    raise LLMHWError(f"arch={arch!r}: {row['model_name']} is not a model of the catalog")
 
 
 def predict_llama_cpp(row: Row) -> Prediction:
     """Size of the weights, of the KV cache or of the compute buffer that llama.cpp logs when it loads a model."""
     quantity = _quantity(row, LLAMA_CPP_MEASURED)
-    spec = _llama_cpp_spec(row)
+    spec = row.spec()
     if quantity == "model_size_gib":
         predicted, measured, meter = _file_bytes(row, spec), row.positive(quantity) * GIB, "weights"
     elif quantity == "kv_self_mib":
@@ -433,8 +342,7 @@ def predict_llama_cpp(row: Row) -> Prediction:
 def _file_bytes(row: Row, spec: ModelSpec) -> float:
     """By llama-quantize's mix where the file is one; a mix of one's own by the bits a weight that the log prints."""
     printed = row.positive("bpw")
-    found = _MIX.match(row["quant"])
-    name = found[1] + (f"_{found[2][0]}" if found[2] else "") if found else ""
+    name = row["weights"] or row["quant"]
     try:
         bits = model_bits_per_weight(spec, number_format(name))
     except LLMHWError:
@@ -502,4 +410,4 @@ def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
         "model_size_gib": ("quant", "bpw"),
         "kv_self_mib": ("n_ctx", "mla_attn", "kv_type_k", "kv_type_v"),
     }.get(chosen, ("n_ctx", "n_ubatch", "flash_attn"))
-    return (_llama_cpp_spec(row).name, chosen, *(row[name] for name in names))
+    return (row.spec().name, chosen, *(row[name] for name in names))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
 from typing import Any
 
-from llmhw.units import LLMHWError, format_quantity, text_table
+from llmhw.formula import Report, Table
+from llmhw.units import LLMHWError, format_quantity, plain_fields
 
-# Title, columns and rows of a table that is printed.
-Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 COLUMNS = ("source", "rows", "skipped", "groups", "median", "p90", "bias", "in interval", "largest")
 
 
@@ -76,18 +75,7 @@ class Group:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in base units."""
-        return {
-            "ids": list(self.ids),
-            "source": self.source,
-            "configuration": list(self.configuration),
-            "unit": self.unit,
-            "meter": self.meter,
-            "predicted": self.predicted,
-            "measured": self.measured,
-            "error": self.error,
-            "low": self.low,
-            "high": self.high,
-        }
+        return plain_fields(self) | {"error": self.error}
 
 
 @cache
@@ -137,6 +125,20 @@ def groups(rows: Iterable[Prediction], family: Callable[[str], str] = source_fam
         )
 
 
+def scaled(
+    predicted: float, interval: Sequence[float] | None, unit: str
+) -> tuple[float, float] | tuple[None, None]:
+    """The low and high end of a prediction.
+
+    interval   least and most of measured over predicted time; None if it is not known
+    unit       of the prediction: seconds, or a rate, which is low where time is high
+    """
+    if interval is None:
+        return None, None
+    low, high = interval if unit == "seconds" else (1 / interval[1], 1 / interval[0])
+    return predicted * low, predicted * high
+
+
 def percentile(values: Iterable[float], percent: float) -> float:
     """A percentile, linear between neighbours.
 
@@ -153,7 +155,7 @@ def percentile(values: Iterable[float], percent: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Validation:
+class Validation(Report):
     """Predictions beside measurements; one vote for each group.
 
     rows      every row that was predicted
@@ -267,13 +269,13 @@ class Validation:
             lines.append((name, *map(str, counts), *(_percent(value, sign) for value, sign in shares)))
         return lines
 
-    def sections(self, *, worst: int = 10) -> list[Section]:
+    def sections(self, *, worst: int = 10) -> list[Table]:
         """What is printed: title, columns and rows of the errors, the worst groups and the reasons for skipped rows."""
         title = f"{self.title or self.kind}: |predicted / measured - 1|, one vote a configuration"
-        found: list[Section] = [(title, COLUMNS, self.table())]
+        found = [Table(title, COLUMNS, self.table())]
         listed = self.worst(worst)
         if listed:
-            rows: list[tuple[str, ...]] = [
+            rows = [
                 (
                     f"{100 * g.error:+.1f} %",
                     format_quantity(g.predicted, g.unit),
@@ -284,17 +286,20 @@ class Validation:
                 for g in listed
             ]
             columns = ("error", "predicted", "measured", "ids", "source")
-            found.append((f"the {len(rows)} largest errors", columns, rows))
+            found.append(Table(f"the {len(rows)} largest errors", columns, rows))
         if self.skipped:
-            reasons: list[tuple[str, ...]] = [(str(count), reason) for reason, count in self.reasons()]
-            found.append(("skipped rows", ("rows", "reason"), reasons))
+            reasons = [(str(count), reason) for reason, count in self.reasons()]
+            found.append(Table("skipped rows", ("rows", "reason"), reasons))
         return found
 
-    def __str__(self) -> str:
-        title, columns, rows = self.sections(worst=0)[0]
-        return "\n".join([title, *text_table([columns, *rows])])
+    def tables(self) -> list[Table]:
+        return self.sections(worst=0)[:1]
 
-    __repr__ = __str__
+    def records(self) -> list[dict[str, Any]]:
+        """Counts, errors and coverage of each source and of all."""
+        return [{"source": name} | part._numbers() for name, part in [*self.by_source().items(), ("all", self)]]
+
+    index = "source"
 
 
 def _percent(value: float | None, sign: str) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from math import isfinite
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmhw.units import LLMHWError, nearest
-
-if TYPE_CHECKING:
-    from llmhw.hardware import Accelerator
+from llmhw.catalog import model_names, read_model
+from llmhw.hardware import Accelerator, accelerator
+from llmhw.model import ModelSpec, model
+from llmhw.precision import number_format
+from llmhw.units import LLMHWError, nearest, unknown_name
 
 Source = str | PathLike[str] | Iterable[Mapping[str, Any]]
+
+# Columns that say the shape of a dense model.
+SIZES = ("n_layers", "d_model", "n_heads", "d_ff", "vocab")
 
 # What the column `evidence` calls a row that nobody measured.
 _NOT_MEASURED = ("analytic", "estimate", "oom")
@@ -93,13 +98,67 @@ class Row(dict[str, str]):
             raise self.error(column, "true or false")
         return value
 
-    def device(self, column: str = "gpu") -> Accelerator:
-        """The accelerator of that name; an unknown one raises `LLMHWError` with the nearest known names."""
-        from llmhw.hardware import accelerator
+    def device(self) -> Accelerator:
+        """The accelerator named by `device`, else by `gpu`, with other values for what `device_changes` names (JSON).
 
-        if not self[column]:
-            raise self.error(column, "the name of an accelerator; run `llmhw gpus` for the list")
-        return accelerator(self[column])
+        An unknown one raises `LLMHWError` with the nearest known names.
+        """
+        if not (self["device"] or self["gpu"]):
+            raise self.error("gpu", "the name of an accelerator; run `llmhw gpus` for the list")
+        found = accelerator(self["device"] or self["gpu"])
+        changes = _json(self, "device_changes")
+        if not set(changes) <= set(Accelerator.__dataclass_fields__):
+            raise self.error("device_changes", "a JSON object of fields of an accelerator")
+        return replace(found, **changes) if changes else found
+
+    def number_format(self, default: str = "") -> str:
+        """The library's name of the format of the weights: of `weights`, else of `quant`, else `default`."""
+        name = self["weights"] or self["quant"] or default
+        if not name:
+            raise self.error("quant", "the number format of the file; run `llmhw formats` for the list")
+        return number_format(name).name
+
+    def spec(self) -> ModelSpec:
+        """The model of the row: what its columns say first of these.
+
+        config       with `model_type`: a whole config.json
+        model        a name of the catalog or the path of a config.json; `n_layers` and the keys of `config` (JSON)
+                     stand in place of the catalog's own
+        sizes        n_layers, d_model, n_heads, d_ff and vocab of a dense model: see `sized_model`
+        model_name   as `model`, without a remark in brackets and, at need, its owner; before the sizes, if it has
+                     experts, which no sizes describe
+        """
+        changes = _json(self, "config")
+        if "model_type" in changes:
+            return _changed("", self["config"], 0)
+        missing = [column for column in SIZES if not self[column]]
+        if not (missing or self["model"] or _has_experts(self["model_name"])):
+            heads = self.count("n_heads")
+            return sized_model(
+                layers=self.count("n_layers", most=10_000),
+                hidden=self.count("d_model"),
+                heads=heads,
+                kv_heads=self.count("n_kv_heads", heads),
+                inner=self.count("d_ff"),
+                vocab=self.count("vocab"),
+                positions=self.count("seq_len", 2048),
+                config=self["config"],
+            )
+        name = self["model"] or self["model_name"].partition(" (")[0]
+        if not name:
+            raise self.error("model_name", "the name of a model; run `llmhw models` for the list")
+        layers = self.count("n_layers", 0, least=0, most=10_000)
+        try:
+            return _changed(name, self["config"], layers)
+        except LLMHWError:
+            bare = name.rpartition("/")[2].casefold()
+            if bare not in model_names():
+                if len(missing) < len(SIZES) and not self["model"]:
+                    raise LLMHWError(
+                        f"{', '.join(missing)} not stated, and model_name={self['model_name']!r} is not in the catalog"
+                    ) from None
+                raise
+        return _changed(bare, self["config"], layers)
 
     def check(self, measured: Iterable[str]) -> None:
         """Raise `LLMHWError` with the reason why this row cannot be compared, if there is one.
@@ -114,9 +173,85 @@ class Row(dict[str, str]):
             raise LLMHWError("source_opened=false: nobody has read the source of this value")
         if self["evidence"] in _NOT_MEASURED:
             raise LLMHWError(f"evidence={self['evidence']!r}: nobody measured this value")
+        if self["not_predicted"]:
+            raise LLMHWError(self["not_predicted"])
         columns = list(measured)
         for column in [c for c in columns if self[c]] or columns[:1]:
             self.positive(column)
+
+
+def _json(row: Row, column: str) -> dict[str, Any]:
+    from json import loads
+
+    try:
+        found = loads(row[column] or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise row.error(column, "a JSON object")
+    return found
+
+
+@cache
+def _has_experts(name: str) -> bool:
+    try:
+        counted = model(name).parameters
+    except LLMHWError:
+        return False
+    return counted.active != counted.total
+
+
+@cache
+def _changed(name: str, config: str, layers: int) -> ModelSpec:
+    """A model of the catalog, or of a file, with other values in its config; or, without a name, of that config."""
+    from json import loads
+
+    changes: dict[str, Any] = loads(config or "{}") | ({"num_hidden_layers": layers} if layers else {})
+    if not changes:
+        return model(name)
+    try:
+        short, known = read_model(name) if name else ("model", {})
+    except KeyError:
+        raise unknown_name("model", name, model_names(), "run `llmhw models` for the list") from None
+    return ModelSpec.from_config({**known, **changes}, name=short)
+
+
+@cache
+def sized_model(
+    *, layers: int, hidden: int, heads: int, kv_heads: int, inner: int, vocab: int, positions: int, config: str = ""
+) -> ModelSpec:
+    """A GPT where the feed-forward part is 4 x hidden wide and every head has its own keys, else a Llama.
+
+    positions   longest sequence, which a GPT has embeddings for
+    config      keys of its config with other values, as JSON
+
+    >>> sized_model(layers=24, hidden=2304, heads=24, kv_heads=24, inner=9216, vocab=51200, positions=2048).model_type
+    'gpt2'
+    """
+    from json import loads
+
+    known: dict[str, Any]
+    if inner == 4 * hidden and kv_heads == heads:
+        known = {
+            "model_type": "gpt2",
+            "n_embd": hidden,
+            "n_layer": layers,
+            "n_head": heads,
+            "n_inner": inner,
+            "n_positions": positions,
+        }
+    else:
+        known = {
+            "model_type": "llama",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "intermediate_size": inner,
+            "tie_word_embeddings": False,
+        }
+    known |= {"vocab_size": vocab} | loads(config or "{}")
+    return ModelSpec.from_config(known, name=known["model_type"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cache
 from math import ceil
-from re import search
 from typing import Any
 
 from llmhw.activations import layer_activations
 from llmhw.block import saved_bytes
-from llmhw.catalog import read_calibration, read_model
-from llmhw.formula import Term, formula, term
+from llmhw.catalog import read_calibration
+from llmhw.formula import formula, term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import state_bytes, weights
-from llmhw.model import ModelSpec, model
+from llmhw.model import ModelSpec
 from llmhw.training import StepMemory, memory
-from llmhw.units import GIB, LLMHWError, unknown_name
+from llmhw.units import GIB, LLMHWError
 from llmhw.validation.statistics import Prediction, groups
 from llmhw.validation.table import Row
 
@@ -60,15 +58,16 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     calibration   `reserved_over_allocated` and `context_bytes`; default: those of `catalog/calibration.json`
     """
     constants = read_calibration("training_memory") if calibration is None else calibration
-    _check_device(row)
-    tensors = _predictor(row["source"])(_corrected(row))
+    if row["program"] not in _PROGRAMS:
+        raise row.error("program", f"one of {', '.join(_PROGRAMS)}")
+    tensors = _PROGRAMS[row["program"]](row)
     meter = _meter(row)
     predicted = tensors
     if meter != "allocated":
         predicted *= constants["reserved_over_allocated"]
     if meter == "device":
         predicted += constants["context_bytes"]
-    measured = row.positive("peak_mem_gib") * _unit(row)
+    measured = row.positive("peak_mem_gib") * row.positive("unit_bytes", GIB)
     return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts={"tensors": tensors})
 
 
@@ -118,59 +117,13 @@ _KEY = (
 
 def configuration(row: Row) -> tuple[str, ...]:
     """What was run: rows in which it is the same are one group."""
-    corrected = _corrected(row)
     # compiled and eager programs are two configurations
-    return (*(corrected[name] for name in _KEY), "compiled" if "compile" in row["notes"] else "")
-
-
-# The catalog knows no device of its own for these; what they hold is predicted all the same.
-_DEVICES = ("H100-96GB-HBM2e-500W", "A100-80GB", "")
-
-
-def _check_device(row: Row) -> None:
-    if row["gpu"] not in _DEVICES:
-        row.device()
+    return (*(row[name] for name in _KEY), row["compiled"])
 
 
 def _meter(row: Row) -> str:
     kind = row["mem_kind"]
     return "device" if "nvidia-smi" in kind else "reserved" if "reserved" in kind else "allocated"
-
-
-def _unit(row: Row) -> float:
-    """Bytes of one unit of the column `peak_mem_gib`."""
-    # BLOOM's readings go up to 80: in GiB that would be every byte of its devices (81,920 MiB), which no process gets;
-    # we read them as thousands of nvidia-smi's MiB. As GiB they would be 2.4 % larger
-    return 1000 * 2**20 if "nvidia-smi" in row["mem_kind"] else GIB
-
-
-# Cells of the table that the source itself states otherwise, and what it says.
-_CORRECTIONS: dict[str, dict[str, str]] = {
-    # "20B model: TP=8, PP=1, NLAYERS=8, NHIDDEN=14400, NHEADS=32"
-    "TM0194": {"n_layers": "8", "n_heads": "32"},
-    "TM0197": {"n_layers": "8", "n_heads": "32"},
-    # "HIDDEN=12288; NLAYERS=106; regex partition_method='type:transformer|embed'"
-    "TM0270": {"n_layers": "106", "d_model": "12288", "d_ff": "49152", "notes": "embedding is a layer"},
-}
-_OUTLIERS = {
-    "TM0233": "the source has 65 GB at micro-batch 2 and 56 GB at micro-batch 4: a slip of the pen in the source",
-}
-
-
-def _corrected(row: Row) -> Row:
-    if "BLOOM" not in row["source"]:
-        return row
-    fixed = row.with_cells(**_CORRECTIONS.get(row["id"], {}))
-    if fixed.count("d_model", None) % fixed.count("n_heads", None):
-        return fixed.with_cells(n_heads="64")  # "all NHEADS=64 (above too)": 96 does not divide 14336
-    return fixed
-
-
-def _predictor(source: str) -> Callable[[Row], float]:
-    for name, function in _PREDICTORS.items():
-        if name in source:
-            return function
-    raise unknown_name("source", source, _PREDICTORS)
 
 
 # A slip of the pen must not start work on a billion stages.
@@ -185,133 +138,57 @@ def _layout(row: Row, **more: Any) -> Parallelism:
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
 
-def _resized(base: str, row: Row, **more: Any) -> ModelSpec:
-    config = dict(read_model(base)[1]) | {"num_hidden_layers": row.count("n_layers", None, most=10_000)} | more
-    return ModelSpec.from_config(config, name=row["model_name"])
+def _job(row: Row, layout: Parallelism, **more: Any) -> TrainingJob:
+    return TrainingJob(
+        model=row.spec(),
+        cluster=Cluster(row.device(), layout.devices),
+        parallelism=layout,
+        micro_batch=row.count("micro_batch"),
+        seq_len=row.count("seq_len", None),
+        precision=row["recipe"],
+        compute=row["compute"] or None,
+        **{"global_batch": row.count("global_batch"), "recompute": row["recompute_mode"] or row["recompute"], **more},
+    )
 
 
 # -- Megatron-LM ------------------------------------------------------------------------------
 
-_SIMUMAX: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama3-70b": ("llama-3-70b", {}),
-    "llama3-8b": ("llama-3-8b", {}),
-    "llama3-405b": ("llama-3.1-405b", {"num_key_value_heads": 16}),
-    "deepseek-v2": ("deepseek-v2", {}),
-    "deepseek": ("deepseek-v3", {"first_k_dense_replace": 1, "num_nextn_predict_layers": 0}),
-    "mixtral": ("mixtral-8x7b", {}),
-    "qwen3-32b": ("qwen3-32b", {}),
-}
-
 
 def _megatron(row: Row) -> float:
-    name = row["model_name"].lower()
-    base, changes = next((found for key, found in _SIMUMAX.items() if key in name), ("", {}))
-    if not base:
-        raise unknown_name("model_name", row["model_name"], _SIMUMAX)
-    return _megatron_job(row, _resized(base, row, **changes), row["recompute"])
-
-
-def _megatron_job(row: Row, spec: ModelSpec, recompute: str) -> float:
-    layout = _layout(row, zero=row.count("zero_stage", least=0))
-    job = TrainingJob(
-        model=spec,
-        cluster=Cluster("b200" if "B200" in row["gpu"] else "h100", layout.devices),
-        parallelism=layout,
-        micro_batch=row.count("micro_batch"),
-        global_batch=row.count("global_batch"),
-        seq_len=row.count("seq_len", None),
-        precision="bf16-mixed-fp32-grads",
-        kernels="megatron",
-        compute="fp8" if row["precision"] == "fp8" else None,
-        recompute=recompute,
-    )
-    return memory(job).allocated_bytes
-
-
-def _bridge(row: Row) -> float:
-    if "mlp" in row["notes"]:
-        raise LLMHWError("recomputes the feed-forward part, which `recompute` does not offer")
-    # the released container fuses attention: selective recompute of its core changes nothing
-    return _megatron_job(row, _resized("llama-3-70b", row), "selective")
+    return memory(_job(row, _layout(row, zero=row.count("zero_stage", least=0)), kernels="megatron")).allocated_bytes
 
 
 # -- torchtitan -------------------------------------------------------------------------------
 
 
-def _torchtitan(row: Row) -> float:
-    bases = {"llama3-8b": "llama-3-8b", "llama3-70b": "llama-3-70b", "llama3-405b": "llama-3.1-405b"}
-    if row["model_name"] not in bases:
-        raise unknown_name("model_name", row["model_name"], bases)
-    if row.count("pp") > 1:
-        raise LLMHWError("FSDP under pipeline parallelism keeps whole weights and gradients; not covered")
-    layout = _layout(row, zero=3, sequence_parallel=row.count("tp") > 1)
-    job = TrainingJob(
-        model=_resized(bases[row["model_name"]], row),
-        cluster=Cluster("h100", layout.devices),
-        parallelism=layout,
-        micro_batch=row.count("micro_batch"),
-        global_batch=row.count("global_batch"),
-        seq_len=row.count("seq_len", None),
-        precision="fp32-bf16",
-        recompute={"selective": "per-op"}.get(row["recompute"], row["recompute"]),
-    )
-    found = memory(job)
+def _fsdp2(row: Row) -> float:
+    found = memory(_job(row, _layout(row, zero=3, sequence_parallel=row.count("tp") > 1)))
     return max(float(s.total) + apart for s, apart in zip(found.stages, found.unreused, strict=True))
 
 
 # -- Megatron-DeepSpeed -----------------------------------------------------------------------
 
 
-@cache
-def _gpt(layers: int, hidden: int, heads: int, vocab: int) -> ModelSpec:
-    return ModelSpec.from_config(
-        {
-            "model_type": "gpt2",
-            "n_embd": hidden,
-            "n_layer": layers,
-            "n_head": heads,
-            "n_inner": 4 * hidden,
-            "vocab_size": vocab,
-            "n_positions": 2048,
-            "tie_word_embeddings": True,
-        }
-    )
-
-
 def _deepspeed(row: Row) -> float:
     """Stages of two evenly dealt models stand for an uneven one: its ends may hold a layer less than the others."""
-    if row["id"] in _OUTLIERS:
-        raise LLMHWError(_OUTLIERS[row["id"]])
     layers = row.count("n_layers", None, most=10_000)
     pp = row.count("pp", most=layers)
-    rebalanced = "Rebalancing" in row["notes"] or "embedding is a layer" in row["notes"]
-    middle = ceil((layers + 2 if rebalanced else layers) / pp)
-    ends = middle - 1 if rebalanced else middle
-    # from "Rebalancing layers" on, the source runs DeepSpeed's BF16_Optimizer, which adds up gradients in fp32
-    fp32_gradients = "Rebalancing" in row["notes"]
+    counted = row["outer_layers"] == "counted"
+    middle = ceil((layers + 2 if counted else layers) / pp)
+    ends = middle - 1 if counted else middle
     highest = 0.0
     for count, stages in ((ends, {0, pp - 1}), (middle, set(range(1, pp - 1)))):
         if stages:
-            highest = max(highest, _deepspeed_stages(row, count * pp, stages, fp32_gradients))
+            highest = max(highest, _deepspeed_stages(row.with_cells(n_layers=str(count * pp)), stages))
     return highest
 
 
-def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: bool) -> float:
-    spec = _gpt(layers, row.count("d_model", None), row.count("n_heads", None), row.count("vocab", None))
+def _deepspeed_stages(row: Row, stages: set[int]) -> float:
     layout = _layout(row, zero=row.count("zero_stage", least=0))
     micro = row.count("micro_batch")
-    job = TrainingJob(
-        model=spec,
-        cluster=Cluster("A100 80GB SXM4", layout.devices),
-        parallelism=layout,
-        micro_batch=micro,
-        global_batch=micro * layout.dp * 4 * layout.pp,
-        seq_len=row.count("seq_len", None),
-        precision="bf16-mixed-fp32-grads" if fp32_gradients else "bf16-mixed",
-        kernels="megatron",
-        recompute="full",
-        attention="eager",
-    )
+    batch = micro * layout.dp * 4 * layout.pp
+    job = _job(row, layout, kernels="megatron", recompute="full", attention="eager", global_batch=batch)
+    spec, fp32_gradients = job.model, job.precision == "bf16-mixed-fp32-grads"
     found = memory(job)
     totals = []
     for stage in stages:
@@ -343,72 +220,38 @@ def _deepspeed_stages(row: Row, layers: int, stages: set[int], fp32_gradients: b
 
 # -- LitGPT: adapters on one device -----------------------------------------------------------
 
-# Inputs that a linear layer saves only to compute the gradient of its weight; a frozen norm's scale is alike.
-_FOR_WEIGHT_GRADIENTS = (
-    "input of the q",
-    "input of the output",
-    "input of the gate",
-    "input of the first",
-    "input of the second",
-    "input of the down",
-    "normalized, before the weight",
-)
-
 
 def frozen_layer_activations(
     spec: ModelSpec, layer: int, *, batch: int, seq_len: int, saves_inputs: bool = False
-) -> list[Term]:
-    """What a layer keeps for the backward pass when its own weights are frozen, as in LoRA, without the adapters.
+) -> dict[str, float]:
+    """Bytes by part that a layer keeps for the backward pass when its own weights are frozen, as in LoRA.
 
     saves_inputs   linear layers keep their inputs all the same, as bitsandbytes' 4-bit ones do
 
+    The adapters are left out. Linear layers save their inputs, and an RMSNorm what it scales, only to compute the
+    gradients of their weights.
+
     >>> from llmhw import model
-    >>> terms = frozen_layer_activations(model("llama-2-7b"), 0, batch=1, seq_len=1024)
-    >>> sum(t.value for t in terms) / 2**20
+    >>> sum(frozen_layer_activations(model("llama-2-7b"), 0, batch=1, seq_len=1024).values()) / 2**20
     128.6...
     """
-    kept = layer_activations(spec, layer, batch=batch, seq_len=seq_len)
-    terms = [t for part in kept for t in part.terms]
-    dropped = _FOR_WEIGHT_GRADIENTS[-1:] if saves_inputs else _FOR_WEIGHT_GRADIENTS
-    return [t for t in terms if not t.label.startswith(dropped)]
-
-
-@cache
-def stablelm_alpha_3b() -> ModelSpec:
-    """StableLM-Base-Alpha-3B, which only LitGPT's tables name."""
-    return ModelSpec.from_config(
-        {
-            "model_type": "gpt_neox",
-            "hidden_size": 4096,
-            "num_hidden_layers": 16,
-            "num_attention_heads": 32,
-            "intermediate_size": 16384,
-            "vocab_size": 50688,
-            "rotary_pct": 0.25,
-            "max_position_embeddings": 4096,
-            "tie_word_embeddings": False,
-        },
-        name="stablelm-alpha-3b",
-    )
-
-
-@cache
-def _litgpt_spec(name: str) -> ModelSpec:
-    if name.startswith("StableLM"):
-        return stablelm_alpha_3b()
-    known = {"Llama 2 7 B": "llama-2-7b", "Llama 2 13 B": "llama-2-13b"}
-    if name not in known:
-        raise unknown_name("model_name", name, [*known, "StableLM Alpha 3B"])
-    return model(known[name])
+    kept = {part.name: float(part.value) for part in layer_activations(spec, layer, batch=batch, seq_len=seq_len)}
+    tensors = spec.layers[layer].tensors
+    norms = [t for t in tensors if t.component == "norms"]
+    inner = next(t.numel // spec.hidden for t in tensors if t.component == "mlp" and t.matmul)
+    rows = {"batch": batch, "seq_len": seq_len, "bytes_per_element": 2}
+    if not any(t.name.endswith(".bias") for t in norms):
+        kept["norms"] -= len(norms) * saved_bytes(width=spec.hidden, **rows)
+    if not saves_inputs:
+        kept["mlp"] -= saved_bytes(width=spec.hidden, **rows) + saved_bytes(width=inner, **rows)
+        kept["qkv"] = kept["output projection"] = 0.0
+    return kept
 
 
 def _litgpt(row: Row) -> float:
     """Everything in bf16, attention with PyTorch's SDPA, head and loss in chunks of 128 tokens."""
-    spec = _litgpt_spec(row["model_name"])
+    spec, method, number_format = row.spec(), row["adapter"], row["weights"]
     batch, seq_len = row.count("micro_batch"), row.count("seq_len", None)
-    method, _, number_format = row["method"].partition("+bnb.")
-    if method == "qlora":
-        method, number_format = "lora", "nf4-dq" if "nf4-dq" in row["notes"] else "nf4"
     quantized = bool(number_format)
 
     def rows(width: float, size: int = 2) -> float:
@@ -421,14 +264,11 @@ def _litgpt(row: Row) -> float:
     query, value = attention.heads * attention.head_dim, attention.kv_heads * attention.v_head_dim
     if row["zero_stage"] == "fsdp":
         return _litgpt_fsdp(row, spec, rows)
-    terms = frozen_layer_activations(spec, 0, batch=batch, seq_len=seq_len, saves_inputs=quantized)
-    layer = float(sum(t.value for t in terms))
-    # values are a view of the fused result, which stays whole
-    layer += rows(qkv) - float(sum(t.value for t in terms if t.label == "values"))
-    stated = search(r"trainable params ([\d,]+)", row["notes"])
-    if not stated:
-        raise row.error("notes", "what states 'trainable params' and their number")
-    trained = float(stated[1].replace(",", ""))
+    parts = frozen_layer_activations(spec, 0, batch=batch, seq_len=seq_len, saves_inputs=quantized)
+    # values are a view of the fused result, which stays whole; then queries, keys, the softmax's sums, the output
+    parts["attention"] = rows(qkv) + rows(query) + rows(qkv - query - value) + rows(attention.heads, 4) + rows(query)
+    layer = sum(parts.values())
+    trained = row.positive("trained_params")
     if method == "lora":
         # dropout's mask and its result; the adapters' results, which index_copy saves to spread them over q, k and v
         layer += rows(spec.hidden, 1) + rows(spec.hidden) + rows(query + value)
@@ -454,20 +294,9 @@ def _litgpt_fsdp(row: Row, spec: ModelSpec, rows: Callable[..., float]) -> float
     return whole * (1 + 1 / row.count("dp")) + kept + float(inside.total)
 
 
-def _torchtune(row: Row) -> float:
-    if not row["seq_len"]:
-        raise LLMHWError("the length of the sequences is not stated")
-    raise LLMHWError(
-        "whether layers are recomputed is not stated, and decides: the same stated LoRA and full runs of Llama 3 8B "
-        "take 16.2 and 18.9 GiB on one card, 30.3 and 37.4 GiB on another"
-    )
-
-
-_PREDICTORS: dict[str, Callable[[Row], float]] = {
-    "SimuMax": _megatron,
-    "torchtitan": _torchtitan,
-    "Megatron-Bridge": _bridge,
-    "BLOOM": _deepspeed,
-    "LitGPT": _litgpt,
-    "torchtune": _torchtune,
+_PROGRAMS: dict[str, Callable[[Row], float]] = {
+    "megatron": _megatron,
+    "fsdp2": _fsdp2,
+    "megatron-deepspeed": _deepspeed,
+    "litgpt": _litgpt,
 }

@@ -67,9 +67,9 @@ def test_readme_shows_what_serve_and_simulate_say() -> None:
 
 
 def test_readme_states_the_error_of_published_memory() -> None:
-    from llmhw.validation import validate_training_memory
+    from llmhw.validation import validate
 
-    found = validate_training_memory()
+    found = validate(None, "training-memory")
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"over {len(found.groups)} configurations ({len(found.rows)} rows of" in text
     assert f"median error is {100 * found.median_abs_error:.1f} %" in text

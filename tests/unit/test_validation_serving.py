@@ -89,14 +89,14 @@ def test_constants_of_another_kind_are_an_error() -> None:
     ("change", "text"),
     [
         ({"n_gpus": "eight"}, "n_gpus='eight' must be a whole number"),
-        ({"gpu": "H1000"}, "accelerator='H1000' is not known"),
+        ({"gpu": "H1000", "device": ""}, "accelerator='H1000' is not known"),
         ({"tp": ""}, "tp not stated, so the layout is not known"),
-        ({"quant": "fp7"}, "quant='fp7' must be one of"),
-        ({"engine": "mine"}, "engine='mine' has no constants"),
+        ({"quant": "fp7", "weights": ""}, "number_format='fp7' is not known"),
+        ({"engine": "mine", "software": ""}, "engine='mine' is not known"),
         ({"metric": "speed"}, "metric='speed' must be decode_tok_per_s"),
         ({"value": "-1"}, "value='-1' must be a number above 0"),
         ({"isl": ""}, "isl or osl not stated"),
-        ({"model_name": "nobody-7b"}, "model='nobody-7b' is not known"),
+        ({"model_name": "nobody-7b", "model": ""}, "model='nobody-7b' is not known"),
         ({"tp": "3"}, "is not the 8 devices"),
     ],
 )

@@ -148,8 +148,8 @@ def test_cells_out_of_range() -> None:
         row.flag("flag")
     with pytest.raises(LLMHWError, match="accelerator='H100x' is not known; did you mean H100"):
         row.device()
-    with pytest.raises(LLMHWError, match="line 9: card='' must be the name of an accelerator"):
-        row.device("card")
+    with pytest.raises(LLMHWError, match="line 9: gpu='' must be the name of an accelerator"):
+        row.with_cells(gpu="").device()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from llmhw.validation import (
     fit_constants,
     frozen_layer_activations,
     percentile,
-    validate_training_memory,
+    validate,
     zero1_step_gradient_bytes,
 )
 
@@ -26,7 +26,7 @@ ROWS = read_measurements("training_memory")
 
 @pytest.fixture(scope="module")
 def found() -> Validation:
-    return validate_training_memory()
+    return validate(None, "training-memory")
 
 
 def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> None:
@@ -74,11 +74,9 @@ def test_constants_hold_without_a_source(found: Validation) -> None:
     shares = {source: fit_constants(found.rows, without=source) for source in ("torchtitan", "BLOOM")}
     assert shares["torchtitan"][0] == pytest.approx(shares["BLOOM"][0], abs=0.02)
     assert shares["BLOOM"][1] is None
-    alone = validate_training_memory(
-        [row for row in ROWS if "BLOOM" in row["source"]],
-        reserved_over_allocated=shares["BLOOM"][0],
-        context_bytes=1573 * 2**20,
-    )
+    constants = {"reserved_over_allocated": shares["BLOOM"][0], "context_bytes": 1573 * 2**20}
+    rows = [row for row in ROWS if "BLOOM" in row["source"]]
+    alone = validate(rows, "training-memory", calibration=constants)
     assert alone.median_abs_error <= 0.06
     assert alone.p90_abs_error <= 0.12
 
@@ -120,8 +118,8 @@ def test_tables(found: Validation) -> None:
 def test_less_is_kept_of_a_frozen_layer() -> None:
     spec = llmhw.model("llama-2-7b")
     whole = sum(p.value for p in layer_activations(spec, 0, seq_len=512))
-    frozen = sum(t.value for t in frozen_layer_activations(spec, 0, batch=1, seq_len=512))
-    quantized = sum(t.value for t in frozen_layer_activations(spec, 0, batch=1, seq_len=512, saves_inputs=True))
+    frozen = sum(frozen_layer_activations(spec, 0, batch=1, seq_len=512).values())
+    quantized = sum(frozen_layer_activations(spec, 0, batch=1, seq_len=512, saves_inputs=True).values())
     assert frozen < quantized < whole
 
 
@@ -138,7 +136,7 @@ def test_errors() -> None:
         read_measurements("training_memroy")
     with pytest.raises(LLMHWError, match="training_memory"):
         read_calibration("training_memroy")
-    odd = validate_training_memory([dict(ROWS[0], source="a blog")])
+    odd = validate([dict(ROWS[0], program="a blog")], "training-memory")
     assert odd.rows == ()
-    assert "source='a blog'" in odd.skipped[0][2]
+    assert "program='a blog' must be one of megatron, fsdp2" in odd.skipped[0][2]
     assert odd.table()[0][4] == "-"

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from llmhw.catalog import read_calibration, read_measurements
-from llmhw.step_time import constants_of, softwares
+from llmhw.step_time import constants_of
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.regression import fit_calibration, robust_fit
 from llmhw.validation.table import Row
-from llmhw.validation.training_throughput import job_of, software
+from llmhw.validation.training_throughput import job_of
 from tests.unit.stated import check_readme
 
 ROWS = read_measurements("training_throughput")
@@ -95,18 +95,20 @@ def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
     ("change", "text"),
     [
         ({"n_gpus": "eight"}, "TT0420: n_gpus='eight' must be a whole number of at least 1"),
-        ({"gpu": "H1000"}, "accelerator='H1000' is not known"),
-        ({"gpu": ""}, "gpu='' must be the name of an accelerator"),
+        ({"gpu": "H1000", "device": ""}, "accelerator='H1000' is not known"),
+        ({"gpu": "", "device": ""}, "gpu='' must be the name of an accelerator"),
         ({"tp": ""}, "tp not stated, so the layout is not known"),
         ({"tp": "3"}, "does not divide n_gpus=64"),
         ({"measured_value": "-1"}, "measured_value='-1' must be a number above 0"),
         ({"measured_kind": "speed"}, "measured_kind='speed' must be one of step_time_s"),
-        ({"precision": "fp7"}, "precision='fp7' must be one of bf16"),
-        ({"recompute": "some"}, "recompute='some' must be none, selective, full or unknown"),
-        ({"d_model": "", "model_name": "Nobody-7B"}, "d_model not stated, and model_name='Nobody-7B' is not in the"),
-        ({"notes": "mlp recompute"}, "recomputes the feed-forward part"),
-        ({"notes": "CPU offload"}, "states in host memory, whose transfers are not timed"),
-        ({"gpu": "A100-SXM4-80GB"}, "format='fp8' has no dense rate on A100 80GB SXM4"),
+        ({"precision": "fp7", "compute": ""}, "compute='fp7'"),
+        ({"recompute": "some", "recompute_mode": ""}, "recompute='some' must be none, selective, full or unknown"),
+        ({"d_model": "", "model_name": "Nobody-7B", "model": ""}, "d_model not stated, and model_name='Nobody-7B' is"),
+        ({"not_predicted": "states in host memory"}, "states in host memory"),
+        ({"software": "megatron-2019"}, "software='megatron-2019' is not known; did you mean megatron-2021"),
+        ({"device_changes": '{"watts": 1}'}, "TT0420: device_changes='{\"watts\": 1}' must be a JSON object of fields"),
+        ({"config": "[1]"}, "TT0420: config='[1]' must be a JSON object"),
+        ({"device": "A100 80GB SXM4"}, "format='fp8' has no dense rate on A100 80GB SXM4"),
     ],
 )
 def test_a_row_that_cannot_be_predicted_says_why(change: dict[str, str], text: str) -> None:
@@ -131,32 +133,28 @@ def test_the_measures_of_one_run_agree() -> None:
     assert speed.predicted / speed.measured == pytest.approx(time.measured / time.predicted)
 
 
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"source": "MosaicML llm-foundry MPT training benchmarks"}, "fsdp-2023"),
-        ({"source": "torchtitan docs", "notes": "FSDP2"}, "torch"),
-        ({"source": "torchtitan docs", "notes": "FSDP2+compile"}, "torch-compile"),
-        ({"source": "torchtitan docs", "notes": "compile+AsyncTP"}, "torch-async-tp"),
-        ({"source": "BigScience BLOOM", "year": "2022"}, "megatron-deepspeed"),
-        ({"source": "Narayanan et al. 2021", "year": "2021"}, "megatron-2021"),
-        ({"source": "Narayanan et al. 2021", "year": "2021", "zero_stage": "3"}, "deepspeed-zero3"),
-        ({"source": "Korthikanti et al. 2022", "year": "2022"}, "megatron-2022"),
-        ({"source": "NVIDIA NeMo 24.07", "year": "2024"}, "megatron-2024"),
-        ({"source": "NVIDIA Megatron-Bridge 26.02.01", "year": "2026"}, "megatron-2025"),
-        ({"source": "NVIDIA Megatron-Bridge 26.06", "year": "2026"}, "megatron-2026"),
-        ({"source": "NVIDIA Megatron-Bridge 25.09", "notes": "token-drop"}, "megatron-token-drop"),
-        ({"source": "somebody", "notes": "overlap OFF"}, "megatron-no-overlap"),
-        ({"source": "Llama 3 Herd of Models", "year": "2024", "zero_stage": "fsdp"}, "torch"),
-    ],
-)
-def test_software_is_read_from_what_the_source_says(change: dict[str, str], name: str) -> None:
-    assert software(Row({"year": "2025", "notes": "", "zero_stage": "1"} | change)) == name
-    assert name in softwares()
+def test_the_model_of_a_row() -> None:
+    sizes = {"n_layers": "16", "d_model": "4096", "n_heads": "32", "d_ff": "14336", "vocab": "32000"}
+    for cells, kind, layers in (
+        ({}, "llama", 16),
+        ({"d_ff": "16384"}, "gpt2", 16),
+        ({"model_name": "mistral-7b", "vocab": ""}, "mistral", 16),
+        ({"model_name": "Mixtral 8x7B"}, "mixtral", 16),
+        ({"model": "mistralai/Mistral-7B-v0.1 (copy)", "n_layers": ""}, "", 0),
+        ({"model": "mistral-7b", "n_layers": ""}, "mistral", 32),
+        ({"model": "mistral-7b", "config": '{"num_hidden_layers": 3}', "n_layers": ""}, "mistral", 3),
+    ):
+        row = Row(sizes | {"model_name": "mine"} | cells)
+        if kind:
+            spec = row.spec()
+            assert (spec.model_type, spec.num_layers) == (kind, layers), cells
+        else:
+            with pytest.raises(LLMHWError, match="is not known"):
+                row.spec()
 
 
 def test_what_a_source_leaves_open_is_the_fastest_that_fits() -> None:
-    row = Row(dict(ONE) | {"micro_batch": "", "vpp": "", "notes": ""})
+    row = Row(dict(ONE) | {"micro_batch": "", "vpp": "", "interleaving": ""})
     job = job_of(row)
     assert job.parallelism.vpp > 1
 

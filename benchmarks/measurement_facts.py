@@ -1,0 +1,593 @@
+"""What the sources of the measurement tables say in words, as columns: one rule here, one fact a row there.
+
+`python benchmarks/measurement_facts.py` reads what each row of `llmhw/catalog/measurements/` states (its source, notes,
+names of models, devices and engines) and writes the columns of `FACTS` behind it. It never reads those columns, so that
+running it again changes nothing. An empty fact is one that the row's own columns say, or that nobody said.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import llmhw.catalog
+from llmhw import LLMHWError, accelerator
+from llmhw.catalog import model_names, read_model
+from llmhw.validation.statistics import source_family
+from llmhw.validation.table import Row
+
+FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
+
+# Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
+FACTS: dict[str, tuple[str, ...]] = {
+    "training_throughput": tuple(
+        "not_predicted cluster model config device device_changes adapter_gb_per_s software kernels recipe compute "
+        "recompute_mode interleaving cp_kind adapters_only dropout counts_recompute".split()
+    ),
+    "training_memory": tuple(
+        "not_predicted program model config device recipe compute recompute_mode compiled outer_layers adapter weights "
+        "trained_params unit_bytes".split()
+    ),
+    "inference_throughput": tuple(
+        "not_predicted model config device software weights kv_dtype attention_dp mean_isl mean_osl "
+        "requests".split()
+    ),
+    "inference_memory": tuple("not_predicted program model weights meter prompt_logits read_at mask_tokens".split()),
+    "vllm_capacity": tuple(
+        "not_predicted kv_unstated weights_unstated model weights device visible_gib card_gib max_num_seqs "
+        "max_num_batched_tokens".split()
+    ),
+    "llamacpp_memory": ("model", "weights"),
+}
+
+Facts = dict[str, str]
+
+# Sources that measured one cluster or one program, by the start of their names: all of them are left out together.
+TOGETHER = (
+    ("Narayanan", "Korthikanti", "Megatron-LM README"),
+    ("torchtitan",),
+    ("BigScience",),
+)
+
+
+def cluster_of(row: Row) -> str:
+    """The sources that a row's source is left out with; empty for its own family alone."""
+    family = source_family(row.source)
+    return next((", ".join(names) for names in TOGETHER if family.startswith(names)), "")
+
+
+def as_json(changes: Mapping[str, object]) -> str:
+    return json.dumps(changes) if changes else ""
+
+
+# -- devices ----------------------------------------------------------------------------------
+
+_USUAL = {
+    "A100-SXM4-80GB": "A100 80GB SXM4",
+    "A100-SXM4-40GB": "A100 40GB SXM4",
+    "A100-80GB": "A100 80GB SXM4",
+    "A100 SXM 80GB": "A100 80GB SXM4",
+    "A100 PCIe 80GB": "A100 80GB PCIe",
+    "H100-SXM-80GB": "H100 SXM5 80GB",
+    "H100-80GB": "H100 SXM5 80GB",
+    "H100-96GB-HBM2e-500W": "H100 SXM5 80GB",
+    "GB200": "GB200 NVL72",
+    "GB300": "GB300 NVL72",
+}
+# torchtitan's H100: 96 GB of HBM2e, 2.4 TB/s, 500 W
+_CAPPED = {
+    "name": "H100 96GB HBM2e 500W",
+    "memory_bandwidth_bytes_per_second": 2.4e12,
+    "memory_bytes": 96 * 10**9,
+    "tdp_watts": 500.0,
+}
+
+
+def device_of(text: str) -> str:
+    """The catalog's name of a device that a source names; empty where the catalog has none."""
+    name = text.replace("NVIDIA", "").replace("AMD Instinct", "").strip()
+    name = re.sub(r"Blackwell GPU \((.*)\)", r"\1", name)
+    short = re.match(r"MI3\d\dX|B200|B300|GB200|GB300|H200-NVL|H200-SXM", name)
+    name = _USUAL.get(name, short.group(0).replace("-", " ") if short else name)
+    name = _USUAL.get(name, name)
+    try:
+        return accelerator(f"RTX {name}" if re.match(r"\d{4}\b", name) else name).name if name else ""
+    except LLMHWError:
+        return ""
+
+
+# Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
+_ADAPTERS = {"Ampere": 25.0, "Blackwell Ultra": 100.0}
+_USUAL_ADAPTER = 50.0
+_GIGABITS = re.compile(r"(\d+)\s*(?:x\s*)?(?:[A-Za-z]+\s*)?(\d*)\s*Gb/s\s*per\s*(node|GPU)", re.IGNORECASE)
+
+
+def adapter_of(interconnect: str, device: str) -> float:
+    """GB per second and direction of one device's network adapter."""
+    found = _GIGABITS.search(interconnect)
+    if "4xOmniPath" in interconnect:
+        return 400 / 8 / 8
+    if found:
+        return float(found[2] or found[1]) / 8 / (8 if found[3].lower() == "node" else 1)
+    architecture = accelerator(device).architecture if device else ""
+    return next((rate for part, rate in _ADAPTERS.items() if part in architecture), _USUAL_ADAPTER)
+
+
+# -- training: speed --------------------------------------------------------------------------
+
+# Names of mixtures of experts, which no table's columns describe; dense models are built from their columns.
+_EXPERTS = {
+    "deepseek-v3": "deepseek-v3",
+    "deepseek-v2": "deepseek-v2",
+    "deepseek": "deepseek-v3",
+    "mixtral": "mixtral-8x7b",
+    "qwen3-30b-a3b": "qwen3-30b-a3b",
+    "qwen3-235b-a22b": "qwen3-235b-a22b",
+}
+_SIZES = ("n_layers", "d_model", "n_heads", "d_ff", "vocab")
+
+
+def trained_model(row: Row) -> Facts:
+    """A mixture of experts, or a model whose sizes the row does not give, by its name."""
+    name = row["model_name"].lower()
+    base = next((base for part, base in _EXPERTS.items() if part in name), "")
+    if base:
+        # SimuMax cuts DeepSeek models down to one dense layer and the rest of experts
+        cut = "truncated" in name and "first_k_dense_replace" in read_model(base)[1]
+        return {"model": base, "config": as_json({"first_k_dense_replace": 1} if cut else {})}
+    short = re.sub(r"\s+(sft|lora|qlora|full|\(.*\))$", "", name)
+    if not all(row[column] for column in _SIZES) and short in model_names():
+        return {"model": short}
+    if "BLOOM" in row["source"] and row.count("d_model") % row.count("n_heads"):
+        # "all NHEADS=64 (above too)": 96 does not divide 14336
+        return {"config": as_json({"n_head": 64})}
+    return {}
+
+
+def software(row: Row) -> str:
+    """Which software ran, by what the source says of it: a name of `calibration.json`."""
+    text = f"{row['source']} {row['notes']}".lower()
+    year = row.number("year", 2025)
+    sharded = row["zero_stage"].lower() in ("3", "fsdp")
+    if "foundry" in text or "mosaic" in text:
+        return "fsdp-2023"
+    nvidia = any(word in text for word in ("nvidia", "nemo", "megatron", "mlperf"))
+    if any(word in text for word in ("torchtitan", "torchtune", "fsdp2")) or (sharded and year > 2022 and not nvidia):
+        if "async" in row["notes"].lower():
+            return "torch-async-tp"
+        return "torch-compile" if "compile" in text else "torch"
+    if "bloom" in text:
+        return "megatron-deepspeed"
+    if year <= 2022:
+        return "deepspeed-zero3" if sharded else "megatron-2021" if year < 2022 else "megatron-2022"
+    if "overlap off" in text:
+        return "megatron-no-overlap"
+    if "token-drop" in text and "dropless" not in text:
+        return "megatron-token-drop"
+    release = _release(row)
+    return "megatron-2024" if release < 25 else "megatron-2025" if release < 26.05 else "megatron-2026"
+
+
+def _release(row: Row) -> float:
+    """Year and month of a container, such as 26.06; the middle of the year where the source names none."""
+    found = re.search(r"\b(2\d\.\d\d)(?:\.\d\d)?$", row["source"].strip())
+    return float(found[1]) if found else row.number("year", 2025) - 2000 + 0.065
+
+
+_COMPUTE = {"": "bf16", "fp8-cs": "fp8", "fp8-mx": "mxfp8"}
+
+
+def compute(row: Row, device: str) -> str:
+    """The number format of matrix products; Hopper scales blocks in software, Blackwell in its multipliers."""
+    word = row["precision"].lower().split(" ")[0].split("/")[0]
+    found = _COMPUTE.get(word, word)
+    hopper = device and "Hopper" in accelerator(device).architecture
+    return "fp8-block" if found == "mxfp8" and hopper else found
+
+
+def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str) -> str:
+    text = row["notes"].lower()
+    if "selective op" in text or "per-op" in text:
+        return "per-op"
+    if "selective layer" in text:
+        return "block"
+    if row["recompute"] not in ("", "unknown"):
+        return row["recompute"]
+    if torch:
+        return "full"  # recipes of torchtune
+    # NVIDIA chooses the layouts of dense models so that all is kept; beside a Grace processor activations go to its
+    # memory meanwhile
+    return "as needed" if experts and not frozen and not device.startswith("GB") else "none"
+
+
+def _reason_of_training(row: Row) -> str:
+    text = row["notes"].lower()
+    if row["notes"].startswith("*") or ("offload" in text and "cpu_offload false" not in text) or "paged" in text:
+        return "states in host memory, whose transfers are not timed"
+    if row["provenance"] == "memory":
+        return "written down from memory, not read"
+    if "recompute" in text and "mlp" in text:
+        return "recomputes the feed-forward part, which `recompute` does not offer"
+    return ""
+
+
+def training_throughput(row: Row) -> Facts:
+    text, pp = row["source"] + " " + row["notes"].lower(), row.count("pp")
+    device, running, found = device_of(row["gpu"]), software(row), trained_model(row)
+    titan = "torchtitan" in row["source"]
+    # a trainer with its own pipeline has its own kernels too
+    torch = running.startswith(("torch", "fsdp")) and (pp == 1 or titan)
+    frozen = "lora" in row["model_name"].lower()
+    single = "no interleaving" in row["notes"] or "SimuMax" in row["source"]
+    spec = Row({**row, **found}).spec() if found or all(row[column] for column in _SIZES) else None
+    experts = spec is not None and spec.parameters.active != spec.parameters.total
+    gpt = spec is not None and spec.model_type == "gpt2"
+    counted = any(name in row["source"] for name in ("Narayanan", "BLOOM"))
+    return found | {
+        "not_predicted": _reason_of_training(row),
+        "cluster": cluster_of(row),
+        "device": device,
+        "device_changes": as_json(_CAPPED if "HBM2e-500W" in row["gpu"] else {}),
+        "adapter_gb_per_s": f"{adapter_of(row['interconnect'], device):.17g}",
+        "software": running,
+        "kernels": "torch" if torch else "megatron",
+        "recipe": "bf16-mixed" if running == "fsdp-2023" else "fp32-bf16" if torch else "bf16-mixed-fp32-grads",
+        "compute": compute(row, device),
+        "recompute_mode": recompute(row, torch=torch, frozen=frozen, experts=experts, device=device),
+        "interleaving": "none" if single or (titan and "interleaved" not in text) else "",
+        "cp_kind": "all-gather" if "Llama 3" in row["source"] else "",  # Llama 3 (2024), section 3.3.2
+        "adapters_only": "true" if frozen else "",
+        "dropout": "true" if gpt and row.number("year", 2025) <= 2022 and "BLOOM" not in row["source"] else "",
+        # rates of Narayanan et al. 2021 and of BLOOM count recomputed FLOPs
+        "counts_recompute": "true" if counted and row["measured_kind"] == "tflops_per_gpu" else "",
+    }
+
+
+# -- training: memory -------------------------------------------------------------------------
+
+_BASES: dict[str, tuple[str, dict[str, object]]] = {
+    "llama3-70b": ("llama-3-70b", {}),
+    "llama3-8b": ("llama-3-8b", {}),
+    "llama3-405b": ("llama-3.1-405b", {}),
+    "deepseek-v2": ("deepseek-v2", {}),
+    "Llama 2 7 B": ("llama-2-7b", {}),
+    "Llama 2 13 B": ("llama-2-13b", {}),
+}
+# StableLM-Base-Alpha-3B, which only LitGPT's tables name
+STABLELM = {
+    "model_type": "gpt_neox",
+    "hidden_size": 4096,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "intermediate_size": 16384,
+    "vocab_size": 50688,
+    "rotary_pct": 0.25,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+_PROGRAMS = {
+    "SimuMax": "megatron",
+    "Megatron-Bridge": "megatron",
+    "torchtitan": "fsdp2",
+    "BLOOM": "megatron-deepspeed",
+    "LitGPT": "litgpt",
+}
+
+
+def _reason_of_memory(row: Row) -> str:
+    if row["id"] == "TM0233":
+        return "the source has 65 GB at micro-batch 2 and 56 GB at micro-batch 4: a slip of the pen in the source"
+    if "Megatron-Bridge" in row["source"] and "mlp" in row["notes"]:
+        return "recomputes the feed-forward part, which `recompute` does not offer"
+    if "torchtune" in row["source"]:
+        if not row["seq_len"]:
+            return "the length of the sequences is not stated"
+        return (
+            "whether layers are recomputed is not stated, and decides: the same stated LoRA and full runs of Llama 3 "
+            "8B take 16.2 and 18.9 GiB on one card, 30.3 and 37.4 GiB on another"
+        )
+    return ""
+
+
+def training_memory(row: Row) -> Facts:
+    program = next((program for part, program in _PROGRAMS.items() if part in row["source"]), "")
+    base, changes = next((found for part, found in _BASES.items() if part in row["model_name"]), ("", {}))
+    if row["model_name"].startswith("StableLM"):
+        changes = STABLELM
+    rebalanced = "Rebalancing" in row["notes"]
+    method, _, quantized = row["method"].partition("+bnb.")
+    if method == "qlora":
+        method, quantized = "lora", "nf4-dq" if "nf4-dq" in row["notes"] else "nf4"
+    stated = re.search(r"trainable params ([\d,]+)", row["notes"]) if program == "litgpt" else None
+    if "Megatron-Bridge" in row["source"]:
+        # the released container fuses attention: selective recompute of its core changes nothing
+        mode = "selective"
+    else:
+        mode = "per-op" if program == "fsdp2" and row["recompute"] == "selective" else row["recompute"]
+    # from "Rebalancing layers" on, the source runs DeepSpeed's BF16_Optimizer, which adds up gradients in fp32
+    recipes = {
+        "megatron": "bf16-mixed-fp32-grads",
+        "fsdp2": "fp32-bf16",
+        "megatron-deepspeed": "bf16-mixed-fp32-grads" if rebalanced else "bf16-mixed",
+    }
+    # "regex partition_method='type:transformer|embed'"
+    counted = rebalanced or row["id"] == "TM0270"
+    return {
+        "not_predicted": _reason_of_memory(row),
+        "program": program,
+        "model": base,
+        "config": as_json(changes),
+        "device": device_of(row["gpu"]),
+        "recipe": recipes.get(program, ""),
+        "compute": "fp8" if program == "megatron" and row["precision"] == "fp8" else "",
+        "recompute_mode": mode,
+        "compiled": "true" if "compile" in row["notes"] else "",
+        "outer_layers": "counted" if program == "megatron-deepspeed" and counted else "",
+        "adapter": method if program == "litgpt" else "",
+        "weights": quantized if program == "litgpt" else "",
+        "trained_params": stated[1].replace(",", "") if stated else "",
+        # BLOOM's readings go up to 80: in GiB that would be every byte of its devices (81,920 MiB), which no process
+        # gets; we read them as thousands of nvidia-smi's MiB. As GiB they would be 2.4 % larger
+        "unit_bytes": str(1000 * 2**20) if "nvidia-smi" in row["mem_kind"] else "",
+    }
+
+
+# -- inference: speed -------------------------------------------------------------------------
+
+_GPTS = {
+    "gpt 175b": (96, 12288, 96),
+    "gpt-neox-style gpt 20b": (44, 6144, 48),
+    "gpt 6.7b": (32, 4096, 32),
+    "gpt 350m": (24, 1024, 16),
+    "test-13b (gpt 13b)": (40, 5120, 40),
+}
+_NAMES = {
+    "llama3.3-70b": "llama-3.1-70b",
+    # without a sliding window: the version that TensorRT-LLM's tables of 2024 and 2025 name
+    "mistral-7b": "mistral-7b-v0.3",
+}
+# Weights and cache of each quantization that the tables name.
+_FORMATS = {
+    "fp16": ("fp16", "fp16"),
+    "bf16": ("bf16", "bf16"),
+    "f16": ("fp16", "fp16"),
+    "fp8": ("fp8", "fp8"),
+    "fp4": ("nvfp4", "fp8"),
+    "q4_k_m": ("q4_k_m", "fp16"),
+    "bnb.nf4": ("nf4", "bf16"),
+    "bnb.nf4-dq": ("nf4-dq", "bf16"),
+}
+
+
+def served_model(row: Row) -> Facts:
+    plain = row["model_name"].lower()
+    if plain in _GPTS:
+        layers, hidden, heads = _GPTS[plain]
+        sizes = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": 2048, "vocab_size": 51200}
+        return {"config": as_json({"model_type": "gpt2", **sizes})}
+    if plain == "stablelm-alpha-3b":
+        return {"config": as_json(STABLELM)}
+    try:
+        return {"model": read_model(_NAMES.get(plain, plain))[0]}
+    except KeyError:
+        return {}
+
+
+def engine(row: Row) -> str:
+    """Which engine ran, in which generation: a name of `calibration.json`, empty for one without constants."""
+    text = row["engine"].lower()
+    for part, name in (("fastertransformer", "fastertransformer"), ("lmdeploy", "lmdeploy"), ("litgpt", "litgpt")):
+        if part in text:
+            return name
+    if "llama.cpp" in text:
+        return "llama-cpp"
+    found = re.search(r"tensorrt-llm (\d+)\.(\d+)", text)
+    if found:
+        return "tensorrt-llm-2023" if (int(found[1]), int(found[2])) < (0, 15) else "tensorrt-llm-2025"
+    return "tensorrt-llm-2025" if any(part in text for part in ("tensorrt", "vllm", "mango")) else ""
+
+
+# Mean tokens of prompts and answers of MLPerf's data sets. Answers: 294.45, 684.68 and 3,880 tokens a sample in its
+# reference implementations; prompts as commonly quoted for OpenOrca, the long-context mix and the reasoning mix.
+_MLPERF = {"llama2-70b": (294, 294), "llama3.1-405b": (9428, 685), "deepseek-r1": (800, 3880)}
+# How many requests TensorRT-LLM's overview of performance runs, by the lengths of prompts and answers.
+_REQUESTS = {
+    (128, 128): 30_000,
+    (128, 2048): 3000,
+    (128, 4096): 1500,
+    (500, 2000): 3000,
+    (1000, 1000): 3000,
+    (1000, 2000): 1500,
+    (2048, 128): 3000,
+    (2048, 2048): 1500,
+    (5000, 500): 1500,
+    (20_000, 2000): 1000,
+}
+
+
+def _reason_of_serving(row: Row, mlperf: bool) -> str:
+    batch = row["batch_or_concurrency"]
+    if row["gpu"] == "A100 SXM 80GB" and row["metric"] == "prefill_tok_per_s":
+        return "681 tokens/s on A100 SXM beside 7,504 on A100 PCIe in one table: the card was not itself"
+    if mlperf and batch != "Offline":
+        return "a scenario with limits on latency: throughput depends on the arrivals"
+    if mlperf and row["model_name"] not in _MLPERF:
+        return f"model_name={row['model_name']!r}: the lengths of its data set are not known"
+    if "," in row["gpu"]:
+        return "two kinds of devices in one system"
+    if row["metric"] == "ttft_ms" and batch.isdigit() and int(batch) > 1 and "queueing" in row["notes"]:
+        return "requests start together and queue: this time is that of the queue"
+    return ""
+
+
+def inference_throughput(row: Row) -> Facts:
+    mlperf = row["metric"] == "tokens_per_s_total" and "MLPerf" in row["source"]
+    found = served_model(row)
+    parameters = Row(found).spec().parameters if found else None
+    experts = parameters is not None and parameters.active != parameters.total
+    shared = experts and ("attention-DP" in row["notes"] or "MLPerf" in row["source"])
+    stored, cached = _FORMATS.get(row["quant"].lower(), ("", ""))
+    prompt, answer = _MLPERF.get(row["model_name"], ("", "")) if mlperf else ("", "")
+    requests = ""
+    if "perf-overview" in row["source"] and not row["batch_or_concurrency"].isdigit():
+        requests = str(_REQUESTS.get((row.count("isl", 0, least=0), row.count("osl", 0, least=0)), ""))
+    return found | {
+        "not_predicted": _reason_of_serving(row, mlperf),
+        "device": device_of(row["gpu"]),
+        "software": engine(row),
+        "weights": stored,
+        "kv_dtype": cached,
+        "attention_dp": "true" if shared else "",
+        "mean_isl": str(prompt),
+        "mean_osl": str(answer),
+        "requests": requests,
+    }
+
+
+# -- inference: memory ------------------------------------------------------------------------
+
+_QUANTS = {
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "fp8": "fp8",
+    "gptq-int4": "int4-gptq",
+    "gptq-int8": "gptq-8bit",
+    "awq-int4": "int4-awq",
+    "int8-w8a8": "int8",
+    "bnb-int8": "int8-llm",
+    "bnb-nf4-dq": "nf4-dq",
+    "bnb-nf4": "nf4",
+}
+# First Qwen models have the shapes of Qwen1.5; the chat models named here have those of their base.
+_CHAT = {
+    "vicuna-7b-v1.5": "llama-2-7b",
+    "mpt-7b-8k-chat": "mpt-7b",
+    "meta-llama-3-8b": "llama-3-8b",
+    "llama-3.1-swallow-8b-instruct-v0.1": "llama-3.1-8b",
+    "qwen2.5-math-1.5b": "qwen2.5-1.5b",
+}
+_TAIL = re.compile(r"(-(chat|instruct|gptq-int4|gptq-int8|awq|fp8|quantized\.w8a8))+$")
+
+
+def base_of(name: str) -> str:
+    """The catalog's model: the base where the name is that of a chat model or of a quantized copy; empty if none."""
+    plain = name.lower().partition(" (")[0]
+    plain = _CHAT.get(plain, plain)
+    plain = re.sub(r"^qwen-(?=\d)", "qwen1.5-", _TAIL.sub("", plain))
+    try:
+        return read_model(plain)[0]
+    except KeyError:
+        return ""
+
+
+def weights(quant: str) -> str:
+    return next((name for start, name in _QUANTS.items() if quant.startswith(start)), "")
+
+
+def inference_memory(row: Row) -> Facts:
+    found = re.search(r"transformers (\d+)\.(\d+)", row["engine"])
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    program = next((name for name in ("autoawq", "transformers") if name in row["engine"]), "")
+    # transformers before 4.45 applies the head to the whole prompt
+    whole = program == "transformers" and version < (4, 45)
+    allocated = program == "autoawq" or row["mem_kind"] == "allocated" or version >= (4, 45)
+    # Qwen's first code keeps a mask of 8192 x 8192 truth values in every layer, and its logits in 16 bit
+    first = "v0, Aug 2023" in row["model_name"]
+    required = row["mem_kind"] == "minimum-requirement"
+    return {
+        "not_predicted": "a requirement that was rounded to whole GB without a length, not a measurement"
+        if required
+        else "",
+        "program": program,
+        "model": base_of(row["model_name"]),
+        "weights": weights(row["quant"]),
+        "meter": "allocated" if allocated else "reserved",
+        "prompt_logits": "true" if whole and not first else "",
+        # the Qwen3 rows hold no activations of the prompt at any length: they were read when the answer was done
+        "read_at": "end" if program == "transformers" and allocated and row["mem_kind"] != "allocated" else "",
+        "mask_tokens": "8192" if first else "",
+    }
+
+
+def vllm_capacity(row: Row) -> Facts:
+    name = row["gpu"]
+    nominal = re.search(r"(\d+(?:\.\d+)?) ?(GB|GiB)", name)
+    device = device_of(name.removesuffix("GB").rstrip("0123456789").rstrip("-") if nominal else name)
+    # "24GB" is 24 GiB of a driver's total; "95.6 GiB" is what CUDA shows
+    card, visible = (nominal[1], nominal[2] == "GiB") if nominal and not device else ("", False)
+    unnamed = "model_name" in row["inferred_fields"] or "MODEL NOT NAMED" in row["model_name"]
+    stated = {}
+    for column in ("max_num_seqs", "max_num_batched_tokens"):
+        found = re.search(rf"{column} (\d+)", row["notes"])
+        stated[column] = found[1] if found else ""
+    return {
+        "not_predicted": "the log does not name the model" if unnamed else "",
+        "kv_unstated": "max_num_seqs is not shown: a profile of 9.37 GiB is that of 2,048 sequences, not of vLLM's 256"
+        if row["id"] == "vc011"
+        else "",
+        "weights_unstated": "Meta's FP8 files leave attention and the outer layers in 16 bit, which no format here does"
+        if row["id"] == "vc032"
+        else "",
+        "model": base_of(row["model_name"]),
+        "weights": weights(row["quant"]),
+        "device": device,
+        "visible_gib": card if visible else "",
+        "card_gib": "" if visible else card,
+        **stated,
+    }
+
+
+_DEEPSEEK = {"128": "deepseek-v3", "64": "kimi-k2", "16": "deepseek-v2-lite"}
+_LLAMAS = {"40": "llama-2-13b", "32": "llama-3.1-8b"}
+
+
+def llamacpp_memory(row: Row) -> Facts:
+    by_arch = {
+        "deepseek2": _DEEPSEEK.get(row["n_head"], ""),
+        "llama": _LLAMAS.get(row["n_layer"], ""),
+        "qwen3": base_of(row["model_name"]),
+    }
+    mix = re.match(r"^(\w+?)(?: - (Small|Medium|Large))?$", row["quant"])
+    return {
+        "model": by_arch.get(row["arch"], ""),
+        "weights": mix[1] + (f"_{mix[2][0]}" if mix[2] else "") if mix else "",
+    }
+
+
+READERS: dict[str, Callable[[Row], Facts]] = {
+    "training_throughput": training_throughput,
+    "training_memory": training_memory,
+    "inference_throughput": inference_throughput,
+    "inference_memory": inference_memory,
+    "vllm_capacity": vllm_capacity,
+    "llamacpp_memory": llamacpp_memory,
+}
+
+
+def with_facts(table: str, text: str) -> str:
+    """The table with its columns of facts, from a table with or without them."""
+    columns, *rows = csv.reader(io.StringIO(text, newline=""))
+    stated = [column for column in columns if column not in FACTS[table]]
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*stated, *FACTS[table]])
+    for values in rows:
+        row = Row({column: cell for column, cell in zip(columns, values, strict=True) if column in stated})
+        facts = READERS[table](row)
+        cells = dict(zip(columns, values, strict=True)) | {column: facts.get(column, "") for column in FACTS[table]}
+        writer.writerow([cells[column] for column in (*stated, *FACTS[table])])
+    return out.getvalue()
+
+
+def main() -> None:
+    for table in FACTS:
+        path = FOLDER / f"{table}.csv"
+        path.write_text(with_facts(table, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

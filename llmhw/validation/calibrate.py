@@ -1,0 +1,185 @@
+"""Constants fitted to measurements, and what they come to on rows that were left out of the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from functools import partial
+from math import log
+from statistics import median
+from typing import Any
+
+from llmhw.catalog import read_calibration
+from llmhw.units import LLMHWError
+from llmhw.validation.kinds import KINDS, Kind, Timed, open_table, validate
+from llmhw.validation.regression import fit_calibration
+from llmhw.validation.statistics import Group, Prediction, Validation, percentile, source_family
+from llmhw.validation.table import Row, Source
+
+# Configurations that an interval is read from, at least.
+LEAST = 10
+# Parts that the configurations of a single source are dealt to, each left out once.
+_PARTS = 5
+
+_TIMED = "Huber's loss on log(predicted / measured), normal priors on the logarithms of the constants"
+_OTHERS = "least mean of |predicted / measured - 1|"
+
+# What `calibration.json` says about its own fit, and nobody else's.
+_ABOUT = ("date", "data", "method", "residuals", "left_out")
+
+
+def fit(source: Source | None, kind: str, *, fresh: bool = False) -> dict[str, Any]:
+    """The constants that suit the rows of a table best, as `validate` takes them.
+
+    source, kind   as in `validate`
+    fresh          start constants of time from their priors, as those of `calibration.json` were made; default: from
+                   its values, so that few rows move what they say something about and leave the rest
+
+    Rows that are repeats, were not opened or cannot be read do not count. Intervals are not known: see `calibration`.
+    Raises `LLMHWError` for a kind without constants.
+
+    >>> fit(None, "training-memory")["reserved_over_allocated"]
+    1.05
+    """
+    return _fit(kind, fresh, usable(source, kind))
+
+
+def calibration(
+    source: Source | None, kind: str, *, fresh: bool = False, each: Callable[..., Iterable[Validation]] = map
+) -> dict[str, Any]:
+    """What `fit` gives, with what speaks for it: as `--fit` writes it.
+
+    source, kind, fresh   as in `fit`
+    each                  `map`, or that of a pool of processes
+
+    date, data, method   of this fit
+    residuals            errors on the rows themselves, by meter
+    left_out             errors on rows that a fit has not seen, by meter and by source: all sources of a cluster are
+                         left out together, of a single one a fifth of its configurations
+    interval             for constants of time: least and most of measured over predicted time of 80 % of what was left
+                         out. A meter with fewer than `LEAST` configurations has none, and `no_interval` says so
+    """
+    rows = usable(source, kind)
+    made = _fit(kind, fresh, rows)
+    everything = validate(rows, kind, calibration=made)
+    together, parts = _parts(KINDS[kind], rows)
+    unseen = [group for found in each(partial(_left_out, kind, fresh, rows), parts) for group in found.groups]
+    meters = sorted({group.meter for group in everything.groups})
+    made |= {
+        "date": date.today().isoformat(),
+        "data": f"{len(everything.groups)} configurations, llmhw validate --kind {kind}",
+        "method": f"{_TIMED if KINDS[kind].timed else _OTHERS}, one vote a configuration; left_out and interval are of "
+        f"{together} left out of the fit",
+        "residuals": {meter: errors([g for g in everything.groups if g.meter == meter]) for meter in meters},
+        "left_out": {meter: errors([g for g in unseen if g.meter == meter]) for meter in meters},
+    }
+    families = sorted({source_family(group.source) for group in unseen})
+    made["left_out"]["sources"] = {
+        name: errors([g for g in unseen if source_family(g.source) == name]) for name in families
+    }
+    if KINDS[kind].timed:
+        for meter in meters:
+            ratios = [slowness(group) for group in unseen if group.meter == meter]
+            if len(ratios) >= LEAST:
+                # an interval holds its estimate
+                low, high = min(1.0, percentile(ratios, 10)), max(1.0, percentile(ratios, 90))
+                made["interval"][meter] = [round(low, 3), round(high, 3)]
+        missing = [meter for meter in meters if meter not in made["interval"]]
+        if missing:
+            made["no_interval"] = f"fewer than {LEAST} configurations were left out of a fit: {', '.join(missing)}"
+    return made
+
+
+def usable(source: Source | None, kind: str) -> list[Row]:
+    """Rows that count: read by somebody, no repeats, with a measured value."""
+    chosen, table = open_table(source, kind)
+    if not chosen.fits:
+        fitting = ", ".join(name for name, other in KINDS.items() if other.fits)
+        raise LLMHWError(f"kind={kind!r} has no constants to fit; these have: {fitting}")
+    rows = []
+    for row in table.rows:
+        try:
+            row.check(chosen.measured)
+        except LLMHWError:
+            continue
+        rows.append(row)
+    return rows
+
+
+def errors(groups: list[Group]) -> dict[str, Any]:
+    """What the errors of so many groups come to."""
+    sizes = [abs(group.error) for group in groups]
+    if not sizes:
+        return {"groups": 0}
+    return {
+        "groups": len(groups),
+        "median_abs_error": round(percentile(sizes, 50), 4),
+        "p90_abs_error": round(percentile(sizes, 90), 4),
+        "mean_abs_error": round(sum(sizes) / len(sizes), 4),
+        "bias": round(percentile([group.error for group in groups], 50), 4),
+    }
+
+
+def slowness(group: Group) -> float:
+    """Measured over predicted time."""
+    ratio = group.measured / group.predicted
+    return ratio if group.unit == "seconds" else 1 / ratio
+
+
+def _fit(kind: str, fresh: bool, rows: list[Row]) -> dict[str, Any]:
+    chosen = KINDS[kind]
+    if chosen.timed:
+        return _fit_time(chosen, chosen.timed, rows, fresh)
+    assert chosen.fit is not None
+    return chosen.fit(rows)
+
+
+def _fit_time(chosen: Kind, timed: Timed, rows: list[Row], fresh: bool) -> dict[str, Any]:
+    """Constants of time. Every one has a prior: its value before any row was seen, and how far it may be off."""
+    known = {name: value for name, value in read_calibration(timed.subject).items() if name not in _ABOUT}
+    known["interval"] = {}
+    found: dict[tuple[str, ...], list[tuple[Callable[..., Prediction], tuple[str, ...], float]]] = {}
+    for row in rows:
+        try:
+            again, places = timed.again(row, known), timed.groups(row, known)
+            measured = again(calibration=known).measured
+            key = (source_family(row.source), row["software"], *chosen.configuration(row))
+        except LLMHWError:
+            continue
+        found.setdefault(key, []).append((again, places, measured))
+    if not found:
+        raise LLMHWError("rows=[] has no row that can be predicted, so nothing can be fitted")
+    data = [(same[0][0], median(measured for _, _, measured in same)) for same in found.values()]
+
+    def residual(tried: Mapping[str, Any], i: int) -> float:
+        again, measured = data[i]
+        return log(again(calibration=tried).predicted / measured)
+
+    belongs = [same[0][1].__contains__ for same in found.values()]
+    return fit_calibration(known, residual, belongs, fresh=fresh, noise=timed.noise)
+
+
+def _parts(chosen: Kind, rows: list[Row]) -> tuple[str, list[set[str]]]:
+    """What is left out together, in words, and the names of the rows of each part."""
+    clusters: dict[str, set[str]] = {}
+    for row in rows:
+        clusters.setdefault(row["cluster"] or source_family(row.source), set()).add(row.name)
+    if len(clusters) > 1:
+        return "whole sources", [clusters[name] for name in sorted(clusters)]
+    configurations: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        try:
+            configurations.setdefault(chosen.configuration(row), set()).add(row.name)
+        except LLMHWError:
+            continue
+    dealt = list(configurations.values())
+    return "single configurations", [set().union(*dealt[i::_PARTS]) for i in range(min(_PARTS, len(dealt)))]
+
+
+def _left_out(kind: str, fresh: bool, rows: list[Row], names: set[str]) -> Validation:
+    """Rows of these names, predicted with constants that were fitted to the others."""
+    held, rest = ([row for row in rows if (row.name in names) is wanted] for wanted in (True, False))
+    try:
+        return validate(held, kind, calibration=_fit(kind, fresh, rest))
+    except LLMHWError:
+        return Validation((), (), ())  # the others tell nothing of these constants
