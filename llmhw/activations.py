@@ -616,7 +616,7 @@ def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head
 def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head: bool, loss: bool) -> _Stream:
     """Korthikanti's terms one by one, with GQA, gated feed-forward, experts and context parallel."""
     x, batch = case.layout, case.batch
-    sizes = {"seq_len": case.seq_len, "dropout": spec.dropout if case.dropout is None else case.dropout}
+    sizes: dict[str, Any] = {"seq_len": case.seq_len, "dropout": spec.dropout if case.dropout is None else case.dropout}
     found = [(first_block(spec, x, **sizes).kept(batch), 1)] if embedding else []
     for layer, mode, count in layers:
         if mode == "full":

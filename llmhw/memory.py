@@ -290,7 +290,7 @@ class Optimizer:
         state   bytes of an element of state, as the training recipe has it
         """
         if self.scheme == "8bit":
-            return len(self.states) * blockwise_8bit_bytes(elements=256) / 256
+            return float(len(self.states) * blockwise_8bit_bytes(elements=256) / 256)
         return None if self.scheme in ("factored", "muon") else len(self.states) * (self.element or state)
 
     def widths(self, tensors: Iterable[tuple[Tensor, Any]], state: int) -> dict[float, Any]:
