@@ -17,7 +17,7 @@ from typing import Any
 
 from llmhw.block import Kept, block, first_block, last_block, layer_input
 from llmhw.families import FAMILIES, Style
-from llmhw.formula import Estimate, Part, Term
+from llmhw.formula import Estimate, Term
 from llmhw.job import ATTENTION, KERNELS, Layout
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
@@ -693,7 +693,7 @@ def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bo
         if shared in wanted:
             parts.setdefault(name, []).append(t)
     title = f"{what} of {spec.name}, {case.kernels} kernels, batch {case.batch}, {case.seq_len} tokens"
-    return Estimate(title, "bytes", tuple(Part(name, tuple(terms)) for name, terms in parts.items()))
+    return Estimate.of(title, "bytes", parts)
 
 
 def layer_activations(spec: ModelSpec, layer: int | Layer, *, recompute: str = "none", **case: Any) -> Estimate:
