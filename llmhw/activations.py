@@ -51,10 +51,14 @@ class _Tensor:
         """A fresh tensor of the same shape but for the changes."""
         return replace(self, **{"table": "", "halved": False, **changes})
 
-    def term(self, label: str, times: int = 1) -> Term:
+    def term(self, label: str, key: str, times: int = 1) -> Term:
         """Its bytes, so many times."""
         one = Kept(part="", label=label, width=self.width, rows=self.seq_len, element=self.bytes, keys=self.keys)
-        return one.term(self.batch, times)
+        return one.term(self.batch, times, key=key)
+
+
+# Part, label and key of a kept tensor's term.
+_Where = tuple[str, str, str]
 
 
 @dataclass(eq=False)
@@ -68,7 +72,7 @@ class _Tape:
     tp               tensor-parallel ranks: heads, feed-forward and vocabulary are split
     spread           the same with sequence parallel, else 1: norms and residuals are split over the tokens
     tables           tensors that all layers share, by name
-    kept             what is saved, with its part and label
+    kept             what is saved
     """
 
     batch: int
@@ -79,7 +83,7 @@ class _Tape:
     tp: int
     spread: int
     tables: dict[str, _Tensor]
-    kept: dict[_Tensor, tuple[str, str]] = field(default_factory=dict)
+    kept: dict[_Tensor, _Where] = field(default_factory=dict)
     quiet: bool = False
 
     # making and keeping
@@ -94,10 +98,10 @@ class _Tape:
             self.tables[name] = _Tensor(width, size, batch, self.seq_len, keys, table=name, grad=False)
         return self.tables[name]
 
-    def keep(self, part: str, label: str, *tensors: _Tensor) -> None:
-        """Save tensors for the backward pass; one that is saved already costs nothing."""
+    def keep(self, part: str, label: str, *tensors: _Tensor, key: str = "") -> None:
+        """Save tensors for the backward pass; one that is saved already costs nothing. `key`: see `Term`."""
         for tensor in () if self.quiet else tensors:
-            self.kept.setdefault(tensor, (part, tensor.table or label))
+            self.kept.setdefault(tensor, (part, tensor.table, "") if tensor.table else (part, label, key))
 
     @contextmanager
     def recomputed(self, part: str, label: str, *inputs: _Tensor) -> Iterator[None]:
@@ -123,15 +127,15 @@ class _Tape:
         """`.to(dtype)`: the same tensor if it has that type already. Saves nothing."""
         return x if x.bytes == size else x.like(bytes=size)
 
-    def linear(self, part: str, label: str, x: _Tensor, width: int) -> _Tensor:
+    def linear(self, part: str, label: str, x: _Tensor, width: int, key: str = "linear input") -> _Tensor:
         """x W: saves its input (and the weight, which is no activation)."""
-        self.keep(part, label, x)
+        self.keep(part, label, x, key=key)
         return x.like(width=width, bytes=self.e)
 
-    def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor) -> _Tensor:
-        """a b: each side needs the other for its gradient."""
+    def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor, key: str = "") -> _Tensor:
+        """a b: each side needs the other for its gradient; `key` is that of a."""
         if b.grad:
-            self.keep(part, labels[0], a)
+            self.keep(part, labels[0], a, key=key)
         if a.grad:
             self.keep(part, labels[1], b)
         return a.like(bytes=max(a.bytes, b.bytes))
@@ -155,30 +159,28 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
-        t.keep(part, "input of LayerNorm", x)
-        t.keep(part, "mean", x.like(width=vectors))
-        t.keep(part, "1 / standard deviation", x.like(width=vectors))
+        t.keep(part, "input of LayerNorm", x, key="LayerNorm input")
+        t.keep(part, "mean", x.like(width=vectors), key="norm mean")
+        t.keep(part, "1 / standard deviation", x.like(width=vectors), key="norm scale")
         if kind == "layer-plus-1":
-            t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e))
+            t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e), key="norm weight")
         return x.like(bytes=t.e)
     x = t.cast(x, 4)
     scale = x.like(width=vectors)
     if kind == "cohere":
         x = x.like()
-    t.keep(part, "input in fp32", x)
-    t.keep(part, "1 / root mean square", scale)
+    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
-        t.keep(part, "centred input, computed again", x.like())
+        t.keep(part, "centred input, computed again", x.like(), key="norm input")
     normed = x.like()
     if kind == "rms":
         normed = t.cast(normed, t.e)
-        t.keep(part, "normalized, before the weight", normed)
-        return normed.like(bytes=t.e)
-    t.keep(part, "normalized, before the weight", normed)
-    if kind != "rms-late":
+    t.keep(part, "normalized, before the weight", normed, key="normalized")
+    if kind not in ("rms", "rms-late"):
         weight = "1 + weight in fp32" if kind == "rms-plus-1" else "weight in fp32"
         if kind == "rms-plus-1" or t.e != 4:
-            t.keep(part, weight, _Tensor(weights or x.width // vectors, 4))
+            t.keep(part, weight, _Tensor(weights or x.width // vectors, 4), key="norm weight")
     return normed.like(bytes=t.e)
 
 
@@ -215,7 +217,7 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
         y = x.like()
         t.keep(part, "result of relu", y)
         return y.like() if kind == "relu2" else y
-    t.keep(part, f"input of {kind.partition('_')[0]}", x)
+    t.keep(part, f"input of {kind.partition('_')[0]}", x, key="activation input")
     y = x.like(width=x.width // 2) if x.halved else x.like()
     if kind in ("silu", "gelu"):
         return y
@@ -265,7 +267,7 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
                 t.keep(part, "mask in the model's format", t.new(1, keys=t.seq_len))
             t.keep(part, "queries", q)
             t.keep(part, "keys", keys)
-            t.keep(part, "values", values)
+            t.keep(part, "values", values, key="values")
             t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
             t.keep(part, "output of the attention core", out)
             if s.rotary_cat:
@@ -285,9 +287,9 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
         softmax = scores.like(bytes=4 if s.softmax_fp32 else t.e)
         probabilities = t.cast(softmax, t.e)
         if softmax is not probabilities:
-            t.keep(part, "probabilities in fp32", softmax)
-        t.keep(part, "probabilities", probabilities)
-        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)))
+            t.keep(part, "probabilities in fp32", softmax, key="probabilities")
+        t.keep(part, "probabilities", probabilities, key="probabilities")
+        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
 
     if t.recompute != "selective":
         run()
@@ -373,7 +375,7 @@ def _mlp(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         g = t.linear("mlp", "input of the gate and up projection", x, share(both.out, t.tp))
         g.halved = True
         activated = _activate(t, s.activation, g)
-        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g)
+        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g, "activated gate")
         product.width = activated.width
         return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
     if not up:
@@ -388,7 +390,7 @@ def _gated(t: _Tape, s: Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
     g = t.linear("mlp", "input of the gate and up projections", x, share(inner, t.tp))
     activated = _activate(t, s.activation, g)
     up = t.linear("mlp", "input of the gate and up projections", x, g.width)
-    product = t.mul("mlp", ("activated gate", "up"), activated, up)
+    product = t.mul("mlp", ("activated gate", "up"), activated, up, "activated gate")
     return t.linear("mlp", "input of the down projection", product, hidden)
 
 
@@ -447,7 +449,7 @@ def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
         product.width = activated.width
     out = t.linear("experts", "input of the down projection", product, x.width * used)
-    t.keep("experts", "weight of each row", weights.like())
+    t.keep("experts", "weight of each row", weights.like(), key="row weight")
     t.keep("experts", "output of the experts", out)
     inside = _part(layer, "gate", shared=True)
     if inside:
@@ -548,7 +550,7 @@ def _layer(spec: ModelSpec, style: Style, t: _Tape, layer: Layer) -> None:
         tables.append(_positions(t, style))
     if style.alibi:
         tables.append(t.table("bias of each position and head", a.heads, t.e, batch=t.batch))
-    t.keep("layer inputs", "input of a recomputed layer", x, *tables)
+    t.keep("layer inputs", "input of a recomputed layer", x, *tables, key="layer input")
 
 
 def _embedding(spec: ModelSpec, style: Style, t: _Tape) -> None:
@@ -571,7 +573,7 @@ def _head(spec: ModelSpec, style: Style, t: _Tape, loss: bool) -> None:
     x = t.gathered(x)
     if width != spec.hidden:
         x = t.linear("head", "input of the projection out", x, width)
-    logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp))
+    logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp), "head input")
     if style.logit_softcap:
         t.keep("head", "tanh of the capped logits", logits.like())
         logits = logits.like()
@@ -590,22 +592,22 @@ def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head
     """The op-by-op profile; what layers share comes behind them."""
     style = style_of(spec)
     tables: dict[str, _Tensor] = {}
-    shared: dict[_Tensor, tuple[str, str]] = {}
+    shared: dict[_Tensor, _Where] = {}
 
     def run(what: Callable[..., None], *args: Any, recompute: str = "none", times: int = 1) -> _Stream:
         t = _tape(spec, style, case, recompute, tables)
         what(spec, style, t, *args)
-        for tensor, (part, label) in t.kept.items():
+        for tensor, (part, label, key) in t.kept.items():
             if tensor.table:
-                shared.setdefault(tensor, (part, label))
+                shared.setdefault(tensor, (part, label, key))
             else:
-                yield part, tensor.term(label, times), False
+                yield part, tensor.term(label, key, times), False
 
     if embedding:
         yield from run(_embedding)
     for layer, mode, count in layers:
         yield from run(_layer, layer, recompute=mode, times=count)
-    yield from ((part, tensor.term(label), True) for tensor, (part, label) in shared.items())
+    yield from ((part, tensor.term(label, key), True) for tensor, (part, label, key) in shared.items())
     if head:
         yield from run(_head, loss)
 

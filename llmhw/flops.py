@@ -277,7 +277,9 @@ def forward_flops(
     last = tokens if logits == "all" else batch
     for t in spec.tensors:
         if t.matmul and t.component != "head":
-            parts.setdefault(t.component, []).append(term(matmul_flops, t.name, tokens=tokens, weights=t.active))
+            parts.setdefault(t.component, []).append(
+                term(matmul_flops, t.name, key="outside the blocks", tokens=tokens, weights=t.active)
+            )
         elif t.matmul:
             parts.setdefault("head", []).append(term(matmul_flops, t.name, tokens=last, weights=t.active))
     if spec.tied:
@@ -294,10 +296,7 @@ def forward_flops(
 
 
 def _scaled(estimate: Estimate, times: int, title: str) -> Estimate:
-    parts = tuple(
-        Part(p.name, tuple(Term(t.label, t.formula, t.inputs, t.times * times, t.value * times) for t in p.terms))
-        for p in estimate.parts
-    )
+    parts = tuple(Part(p.name, tuple(t.scaled(times) for t in p.terms)) for p in estimate.parts)
     return Estimate(title, estimate.unit, parts, estimate.note)
 
 
@@ -333,13 +332,12 @@ def training_flops(
     forward = forward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
     backward = backward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
     again = {"none": (), "selective": ("attention_core",)}.get(recompute)
-    outside = {t.name for t in spec.tensors}
     repeated = tuple(
         t
         for part in forward.parts
         if part.name != "head" and (again is None or part.name in again)
         for t in part.terms
-        if t.label not in outside
+        if t.key != "outside the blocks"
     )
     parts = [
         Part("forward", tuple(t for p in forward.parts for t in p.terms)),

@@ -181,13 +181,19 @@ def _text(node: ast.AST) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """`times` x one formula with its inputs put in."""
+    """`times` x one formula with its inputs put in.
+
+    label   what it is, for people
+    key     what it is, for code that treats terms of one kind alike; unless given, the formula's name
+    because   what the inputs came from
+    """
 
     label: str
     formula: str
     inputs: tuple[tuple[str, Any], ...]
     times: float
     value: Any
+    key: str = ""
     because: tuple[Term, ...] = ()
 
     def scaled(self, times: Any) -> Term:
@@ -218,13 +224,13 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def term(function: Callable[..., Any], label: str = "", times: float = 1, **inputs: Any) -> Term:
-    """Put numbers into a registered formula and keep the trace."""
+def term(function: Callable[..., Any], label: str = "", times: float = 1, *, key: str = "", **inputs: Any) -> Term:
+    """Put numbers into a registered formula and keep the trace; label and key are those of `Term`."""
     name = function.__name__
     if name not in FORMULAS:
         raise LLMHWError(f"function={name!r} is not a registered formula; decorate it with @formula")
     shown = inputs | {k: v for k, v in (function.__kwdefaults__ or {}).items() if k not in inputs}
-    return Term(label or name, name, tuple(shown.items()), times, times * function(**inputs))
+    return Term(label or name, name, tuple(shown.items()), times, times * function(**inputs), key or name)
 
 
 @dataclass(frozen=True, slots=True)

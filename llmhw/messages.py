@@ -742,7 +742,7 @@ class Network:
 
     def local(self, ranks: Any, stride: Any) -> Any:
         """Ranks of a group in one node; its neighbours are `stride` devices apart."""
-        return maximum(1, minimum(ranks, self.per_node // stride))
+        return minimum(ranks, ceil_div(self.per_node, stride))
 
     def timing(self, c: Collective, x: Layout) -> tuple[Callable[..., Any], dict[str, Any]]:
         """The formula that times one call, and what goes into it."""

@@ -143,14 +143,16 @@ class _Stage:
     so_far: int = 0
 
 
+# What a norm's weight multiplies and what it is multiplied with.
+_SCALED = ("normalized", "norm weight")
+
+
 def _norm_groups(terms: list[Term]) -> list[list[Term]]:
     """The terms of several norms, one list a norm: each begins with its input and has one scale."""
     groups: list[list[Term]] = []
     for t in terms:
-        scale = t.label.startswith(("1 / ", "mean"))
-        first = t.label.startswith(("input", "centred"))
-        has_scale = groups and any(o.label.startswith("1 / ") for o in groups[-1])
-        if not groups or (has_scale and (first or scale)):
+        begins = t.key in ("norm input", "LayerNorm input", "norm mean", "norm scale")
+        if not groups or (begins and any(o.key == "norm scale" for o in groups[-1])):
             groups.append([])
         groups[-1].append(t)
     return groups
@@ -158,9 +160,9 @@ def _norm_groups(terms: list[Term]) -> list[list[Term]]:
 
 def _norm_stage(step: _Step, name: str, group: list[Term], width: int) -> _Stage:
     """A norm that is written out in fp32: near its end five matrices of its input's size are alive."""
-    if any(t.label == "input of LayerNorm" for t in group):
+    if any(t.key == "LayerNorm input" for t in group):
         return _Stage(name, group, [step.rows("gradient of the norm's input", width, step.e)], [])
-    freed = [t for t in group if t.label.startswith(("normalized", "weight", "1 + weight"))]
+    freed = [t for t in group if t.key in _SCALED]
     return _Stage(name, group, [step.rows("gradients inside the norm, in fp32", width, 4, _matrices(step))], freed)
 
 
@@ -176,7 +178,7 @@ def _feed_forward_stage(step: _Step, layer: Layer, parts: Mapping[str, list[Term
     params = sum(t.numel for t in layer.tensors if t.component in ("mlp", "experts", "router"))
     experts = [t for t in layer.tensors if t.component == "experts" and t.matmul]
     if experts:
-        weight = next((dict(t.inputs)["bytes_per_element"] for t in terms if t.label == "weight of each row"), e)
+        weight = next((dict(t.inputs)["bytes_per_element"] for t in terms if t.key == "row weight"), e)
         rows = step.rows("gradients of the weighted expert outputs", experts[0].used * h, weight, 3)
         return _Stage("experts", terms, [rows], [], params)
     matrices = [t for t in layer.tensors if t.component == "mlp" and t.matmul]
@@ -184,8 +186,8 @@ def _feed_forward_stage(step: _Step, layer: Layer, parts: Mapping[str, list[Term
         return _Stage("feed-forward part", terms, [], [], params)
     down = matrices[-1]
     # a plain feed-forward part with a one-kernel activation: its result is freed when that one's gradient comes
-    one_kernel = [t.label for t in parts.get("activation function", [])] in (["input of gelu"], ["input of silu"])
-    gated = any(t.label == "activated gate" for t in terms)
+    one_kernel = [t.key for t in parts.get("activation function", [])] == ["activation input"]
+    gated = any(t.key == "activated gate" for t in terms)
     rows = step.rows("gradients inside the feed-forward part", down.numel // h, e, 1 if one_kernel and not gated else 2)
     return _Stage("feed-forward part", terms, [rows], [], params, down.numel)
 
@@ -198,7 +200,7 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
     rest = [t for name in ("qk norms", "qkv") for t in parts.get(name, [])]
     params = sum(t.numel for t in layer.tensors if t.component == "attention")
     query, key, value = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim
-    probabilities = [t for t in terms if t.label.startswith("probabilities")]
+    probabilities = [t for t in terms if t.key == "probabilities"]
     if probabilities:
         softmax = max(probabilities, key=lambda t: float(t.value))
         made = term(score_matrix_bytes, "gradients around the softmax", 2, **dict(softmax.inputs))
@@ -210,7 +212,7 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
         return [replace(core, terms=[*terms, *rest], params=params)]
     # the norm of the keys is through when that of the queries is at its highest
     first, *others = _norm_groups(parts["qk norms"])
-    freed = [t for t in first if t.label.startswith(("normalized", "weight", "1 + weight"))]
+    freed = [t for t in first if t.key in _SCALED]
     freed += [t for group in others for t in group]
     fp32 = step.rows("gradients inside the norm of the queries, in fp32", query, 4, _matrices(step))
     waiting = step.rows("gradients of keys and values", 2 * key + value, e)
@@ -226,7 +228,7 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     if step.recompute == "full":
         # everything else of this layer has just been computed again
         saves_input = style.norm.startswith("layer") or style.block in ("post", "behind") or e == 4
-        below = _without(below, "input of a recomputed layer") if saves_input else below
+        below = _without(below, "layer input") if saves_input else below
     else:
         below = _subtract(below, [t for p in own for t in p.terms])
     parts = {p.name: list(p.terms) for p in own}
@@ -260,11 +262,11 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
         through += stage.params
 
 
-def _without(terms: list[Term], label: str) -> list[Term]:
-    """The terms less one of what carries this label."""
+def _without(terms: list[Term], key: str) -> list[Term]:
+    """The terms less one of what has this key."""
     for k in range(len(terms) - 1, -1, -1):
         t = terms[k]
-        if t.label == label:
+        if t.key == key:
             left = t.times - 1
             rest = [replace(t, times=left, value=t.value / t.times * left)] if left else []
             return [*terms[:k], *rest, *terms[k + 1 :]]
@@ -276,16 +278,12 @@ def _subtract(terms: list[Term], taken: list[Term]) -> list[Term]:
     for one in taken:
         for k in range(len(terms) - 1, -1, -1):
             t = terms[k]
-            if (t.label, t.formula, t.inputs) == (one.label, one.formula, one.inputs):
+            if (t.key, t.formula, t.inputs) == (one.key, one.formula, one.inputs):
                 left = t.times - one.times
                 rest = [replace(t, times=left, value=t.value / t.times * left)] if left else []
                 terms = [*terms[:k], *rest, *terms[k + 1 :]]
                 break
     return terms
-
-
-# What the final norm keeps when it is written out in fp32, which a LayerNorm is not.
-_FINAL_NORM = ("normalized, before the weight",)
 
 
 def _ends(spec: ModelSpec) -> list[int]:
@@ -370,9 +368,10 @@ def _moments(step: _Step, all_gradients: list[Term]) -> Iterator[tuple[str, str,
     names = ("gradient of the log-probabilities, in fp32", "gradient of the logits, in fp32")
     fp32 = [step.rows(name, vocab, 4) for name in names]
     yield "backward", "start of the backward pass", {"activations": kept, "logits and loss": [*loss, *fp32]}
-    norm = [t for t in kept if t.label in _FINAL_NORM]
+    # what the final norm keeps when it is written out in fp32, which a LayerNorm is not
+    norm = [t for t in kept if t.key == "normalized"]
     if norm:
-        behind = {id(t) for t in kept if t.label == "input of the head"} | {id(norm[-1])}
+        behind = {id(t) for t in kept if t.key == "head input"} | {id(norm[-1])}
         fp32 = [step.rows("gradients inside the norm, in fp32", spec.hidden, 4, _matrices(step))]
         alive = {"activations": [t for t in kept if id(t) not in behind], "temporaries": fp32}
         yield "backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}

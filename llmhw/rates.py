@@ -352,8 +352,9 @@ def matmul_seconds(
         for cost in costs:
             least = minimum(least, cost)
     seconds = least / flops_per_second / where((k % 8 != 0) | (n % 8 != 0), unaligned, 1)
-    if vector_flops_per_second:
-        seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
+    used = vector_flops_per_second > 0
+    vector = 2.0 * groups * m * n * k / where(used, vector_flops_per_second, 1)
+    seconds = where(used, minimum(seconds, vector), seconds)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
     return maximum(seconds, moved / bandwidth_bytes_per_second) + gap_seconds
 

@@ -22,6 +22,9 @@ from llmhw.job import (
     BATCH_RULES,
     JOB_RULES,
     LAYOUT_RULES,
+    OFFLOAD,
+    RECOMPUTE,
+    SCHEDULES,
     TENSOR_RULES,
     Layout,
     Parallelism,
@@ -36,10 +39,11 @@ from llmhw.rates import TrainingConstants, constants_of
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
-from llmhw.units import LLMHWError, format_quantity
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
 AXES = ("recompute", "sharding", "micro_batch", "sequence_parallel", "expert_tp", "ep", "cp", "tp")
+_CHOICES = {"recompute": RECOMPUTE[:-1], "schedule": SCHEDULES, "offload": OFFLOAD}
 SHARDING = ((0, 1), (1, 1), (2, 1), (3, 1))
 
 
@@ -72,6 +76,14 @@ class Space:
             if name not in known:
                 raise LLMHWError(f"{name}={given[name]!r} is no axis of the search; use {', '.join(sorted(known))}")
         chosen = {name: (value,) if isinstance(value, (int, str)) else tuple(value) for name, value in given.items()}
+        for name, values in chosen.items():
+            for value in values:
+                if name in _CHOICES:
+                    check_choice(name, value, _CHOICES[name])
+                elif name == "sharding":
+                    Parallelism(dp=value[1], zero=value[0], replicas=value[1])
+                elif name not in ("sequence_parallel", "uneven"):
+                    check_count(name, value)
         spec, layers = job.model, job.model.num_layers
         experts = limits_of(spec, job.cluster).experts
         divisors = sorted({d for n in counts for d in range(1, n + 1) if n % d == 0})
@@ -253,7 +265,13 @@ class _Grid:
         )  # fmt: skip
         one = Cluster(self.clusters[0].accelerator, shape.pp, devices_per_node=max(2, shape.pp), intra_link=_ANY)
         return replace(
-            self.job, cluster=one, parallelism=layout, micro_batch=1, global_batch=shape.pp, recompute=recompute
+            self.job,
+            cluster=one,
+            parallelism=layout,
+            micro_batch=1,
+            global_batch=shape.pp,
+            recompute=recompute,
+            recompute_layers=0,
         )
 
     def dollars(self, number: int, seconds: float) -> float:
@@ -570,9 +588,7 @@ def search(
     places = [job.cluster] if clusters is None else list(clusters)
     if not places:
         raise LLMHWError("clusters=[] is empty; give at least one")
-    if job.recompute == "block" and "recompute" not in space:
-        raise LLMHWError("recompute='block' is no mode of the search; give recompute=('none', 'selective', 'full')")
-    tally = _Tally(best)
+    tally = _Tally(check_count("best", best))
     with np.errstate(all="ignore"):  # layouts that break a rule may divide by zero: they are masked
         for group in _alike(places):
             for grid in _grids(job, group, space, software, price):

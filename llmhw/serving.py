@@ -242,7 +242,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
-    kept = tuple(_scaled(t, 1 - job.weight_offload) for part in held for t in part.terms)
+    kept = tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms)
     parts = [Part("weights", kept)]
     adapters = _adapters(job, stage)
     if adapters:
@@ -257,10 +257,6 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     )
     parts.append(Part("engine", (overhead,)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
-
-
-def _scaled(t: Term, by: float) -> Term:
-    return Term(t.label, t.formula, t.inputs, t.times * by, t.value * by)
 
 
 # -- memory: the whole estimate ---------------------------------------------------------------

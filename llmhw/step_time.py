@@ -146,7 +146,7 @@ def update_bytes(*, elements: Any, gradients: Any, weights: Any, master: Any, st
     >>> update_bytes(elements=1, gradients=2, weights=2, master=4, states=8)
     30
     """
-    return elements * (2 * gradients + weights + (2 * master if master else weights) + 2 * states)
+    return elements * (2 * gradients + weights + where(master > 0, 2 * master, weights) + 2 * states)
 
 
 @formula(source="Muon (Jordan et al. 2024): five Newton-Schulz steps on each matrix, three products each", unit="FLOP")

@@ -21,11 +21,14 @@ class LLMHWError(ValueError):
 # -- arithmetic that works on an int, a float or a NumPy array alike -------------------------
 
 
-_PLAIN = (int, float, bool)
+_PLAIN = frozenset((int, float, bool))
 
 
 def _is_array(*values: Any) -> bool:
-    return any(type(value) not in _PLAIN and getattr(value, "ndim", 0) for value in values)
+    for value in values:  # a loop: this is asked some hundred times for one answer
+        if type(value) not in _PLAIN and getattr(value, "ndim", 0):
+            return True
+    return False
 
 
 def _numpy(name: str, *values: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import llmhw
-from llmhw import flops, roofline
+from llmhw import flops, rates
 from llmhw.units import LLMHWError
 
 
@@ -78,12 +78,12 @@ def test_utilization_of_published_runs() -> None:
 
 def test_roofline() -> None:
     h100 = llmhw.accelerator("h100")
-    ridge = roofline.ridge_point(
+    ridge = rates.ridge_point(
         peak_flops_per_second=h100.peak("bf16"), bandwidth_bytes_per_second=h100.memory_bandwidth_bytes_per_second
     )
     assert ridge == pytest.approx(h100.ridge("bf16"))
     for intensity, limit in ((ridge / 10, "memory"), (ridge * 10, "arithmetic")):
-        seconds = roofline.roofline_seconds(
+        seconds = rates.roofline_seconds(
             flops=intensity * 1e9,
             memory_bytes=1e9,
             peak_flops_per_second=h100.peak("bf16"),

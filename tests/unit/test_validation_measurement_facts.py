@@ -62,6 +62,7 @@ def test_no_code_of_the_library_reads_facts_out_of_words() -> None:
                 used.add((path.name, found[0]))
     assert used == {
         ("table.py", 'self["source"] or "(no source)"'),
+        ("table.py", 'self["model_name"])):'),
         ("table.py", 'self["model_name"].partition(" (")[0]'),
         ("table.py", "self['model_name']!r} is not in the catalog\""),
     }
