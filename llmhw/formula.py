@@ -259,6 +259,11 @@ class Estimate(Report):
     parts: tuple[Part, ...]
     note: str = ""
 
+    @classmethod
+    def of(cls, title: str, unit: str, parts: Mapping[str, Iterable[Term]], note: str = "") -> Estimate:
+        """One of these parts, each with its terms."""
+        return cls(title, unit, tuple(Part(name, tuple(terms)) for name, terms in parts.items()), note)
+
     @property
     def total(self) -> Any:
         """Sum of the parts, in the estimate's unit."""

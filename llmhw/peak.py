@@ -1,4 +1,4 @@
-"""The highest memory of one training step on one device, in plain PyTorch and transformers.
+"""The exact profile of `llmhw.training_memory` for one device: a step of plain PyTorch and transformers.
 
 A step passes a few moments that can be the highest; we add up what is alive at each of them and take the largest:
 
@@ -15,18 +15,17 @@ allocator's rounding and fragmentation, the context of the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.activations import activations, layer_activations
-from llmhw.activations import style_of as style_of
+from llmhw.activations import activations, layer_activations, style_of
 from llmhw.block import saved_bytes, score_matrix_bytes
 from llmhw.formula import Estimate, Part, Term, term
-from llmhw.job import ATTENTION
+from llmhw.job import ATTENTION, TrainingJob
 from llmhw.memory import state_bytes, training_states
 from llmhw.model import Layer, ModelSpec
-from llmhw.units import check_choice, check_count, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count
 
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor")
 PRECISIONS = ("fp32", "bf16")
@@ -65,24 +64,34 @@ class _Step:
     spec: ModelSpec
     batch: int
     seq_len: int
-    e: int
-    attention: str
-    recompute: str
+    optimizer: str
     precision: str
+    recompute: str
+    attention: str
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "seq_len"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        known = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "recompute": RECOMPUTE, "attention": ATTENTION}
+        for name, names in known.items():
+            check_choice(name, getattr(self, name), names)
+
+    @property
+    def e(self) -> int:
+        """Bytes of an element of weights, gradients and activations."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def case(self) -> dict[str, Any]:
+        """The same for `llmhw.activations`."""
+        return {name: getattr(self, name) for name in ("batch", "seq_len", "precision", "attention")}
 
     # terms
 
     def rows(self, label: str, width: int, size: int, times: float = 1) -> Term:
         """A tensor with a row for each token."""
-        return term(
-            saved_bytes,
-            label,
-            times,
-            batch=self.batch,
-            seq_len=self.seq_len,
-            width=width,
-            bytes_per_element=size,
-        )
+        sizes = {"batch": self.batch, "seq_len": self.seq_len, "width": width, "bytes_per_element": size}
+        return term(saved_bytes, label, times, **sizes)
 
     def elements(self, label: str, elements: int) -> Term:
         return term(state_bytes, label, elements=elements, bytes_per_element=self.e)
@@ -106,25 +115,12 @@ class _Step:
 
     # activations
 
-    def kept(self, loss: bool, layers: int | None = None) -> tuple[list[Term], list[Term]]:
-        """Activations of the first `layers` layers (None: of the whole model), and those of head and loss."""
-        spec = self.spec if layers is None else replace(self.spec, layers=self.spec.layers[:layers])
-        found = activations(
-            spec,
-            batch=self.batch,
-            seq_len=self.seq_len,
-            precision=self.precision,
-            attention=self.attention,
-            recompute=self.recompute,
-            loss=loss,
-        )
-        behind = ("final norm", "head", "loss")
-        if layers is not None:
-            return [t for p in found for t in p.terms if p.name not in behind], []
-        return (
-            [t for p in found for t in p.terms if p.name != "loss"],
-            [t for p in found for t in p.terms if p.name == "loss"],
-        )
+    def kept(self, layers: int | None = None) -> tuple[list[Term], list[Term]]:
+        """Activations of the first `layers` layers (None: of the whole model and its head), and those of the loss."""
+        held = None if layers is None else range(layers)
+        found = activations(self.spec, layers=held, head=held is None, recompute=self.recompute, **self.case)
+        kept, loss = ([t for p in found for t in p.terms if (p.name == "loss") == is_loss] for is_loss in (False, True))
+        return kept, loss
 
 
 @dataclass(frozen=True)
@@ -227,10 +223,8 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     """The high moments of the backward pass of layer `i`."""
     spec, e = step.spec, step.e
     layer, style, h = spec.layers[i], style_of(spec), spec.hidden
-    own = layer_activations(
-        spec, layer, batch=step.batch, seq_len=step.seq_len, dtype_bytes=e, attention=step.attention
-    )
-    below, _ = step.kept(False, i + 1)
+    own = layer_activations(spec, layer, **step.case)
+    below, _ = step.kept(i + 1)
     if step.recompute == "full":
         # everything else of this layer has just been computed again
         saves_input = style.norm.startswith("layer") or style.block in ("post", "behind") or e == 4
@@ -332,87 +326,70 @@ def step_peak(
     >>> peak.moment, round(peak.total / 2**30, 1)
     ('optimizer step', 74.8)
     """
-    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    if optimizer not in OPTIMIZERS:
-        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
-    check_choice("precision", precision, PRECISIONS)
-    check_choice("recompute", recompute, RECOMPUTE)
-    check_choice("attention", attention, ATTENTION)
+    step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention)
     states = training_states(spec, optimizer=optimizer, precision=precision)
-    e = 4 if precision == "fp32" else 2
-    step = _Step(spec, batch, seq_len, e, attention, recompute, precision)
     fixed = {
         "weights": list(states.part("weights").terms),
         "optimizer states": [t for p in states if p.name not in ("weights", "gradients") for t in p.terms],
     }
-    all_gradients = list(states.part("gradients").terms)
-    vocab = spec.vocab_size
-    kept, loss = step.kept(True)
-
-    def made(phase: str, moment: str, parts: Mapping[str, list[Term]], note: str = "") -> StepPeak:
+    note = f"batch {batch}, {seq_len} tokens, {optimizer}, {precision}, recompute {recompute}"
+    phases: dict[str, StepPeak] = {}
+    for phase, moment, parts in _moments(step, list(states.part("gradients").terms)):
         alive = {**fixed, **parts}
         title = f"peak of a training step of {spec.name}: {moment}"
-        return StepPeak(
-            title,
-            "bytes",
-            tuple(Part(name, tuple(alive.get(name, ()))) for name in PARTS),
-            note or f"batch {batch}, {seq_len} tokens, {optimizer}, {precision}, recompute {recompute}",
-            moment,
-            phase,
-        )
+        terms = tuple(Part(name, tuple(alive.get(name, ()))) for name in PARTS)
+        made = StepPeak(title, "bytes", terms, note, moment, phase)
+        if phase not in phases or made.total > phases[phase].total:
+            phases[phase] = made
+    highest = max(phases.values(), key=lambda m: float(m.total))
+    return replace(highest, phases=phases)
 
+
+def peak_of(job: TrainingJob) -> StepPeak:
+    """`step_peak` of a job of one micro-batch on one device; `LLMHWError` for what it does not cover."""
+    p = job.parallelism
+    covers = {"devices": 1, "micro_batches": 1, "kernels": "torch", "offload": "none", "frozen": False}
+    for name, covered in covers.items():
+        value = getattr(p if hasattr(p, name) else job, name)
+        if value != covered:
+            raise LLMHWError(f"{name}={value!r} has no exact profile, only {name}={covered!r}; read the stages instead")
+    recipe = {name: getattr(job, name) for name in ("seq_len", "optimizer", "precision", "recompute", "attention")}
+    return step_peak(job.model, batch=job.micro_batch, **recipe)
+
+
+def _moments(step: _Step, all_gradients: list[Term]) -> Iterator[tuple[str, str, dict[str, list[Term]]]]:
+    """The phase of each moment that may be the highest, its name, and what is alive beside weights and states."""
+    spec, e, vocab = step.spec, step.e, step.spec.vocab_size
+    kept, loss = step.kept()
     copies = [step.rows("logits", vocab, e)]
     if e != 4:
         copies.append(step.rows("logits in fp32", vocab, 4))
-    moments = [
-        made("forward", "loss", {"activations": kept, "logits and loss": [*loss, *copies]}),
-        made(
-            "backward",
-            "start of the backward pass",
-            {
-                "activations": kept,
-                "logits and loss": [
-                    *loss,
-                    step.rows("gradient of the log-probabilities, in fp32", vocab, 4),
-                    step.rows("gradient of the logits, in fp32", vocab, 4),
-                ],
-            },
-        ),
-    ]
+    yield "forward", "loss", {"activations": kept, "logits and loss": [*loss, *copies]}
+    names = ("gradient of the log-probabilities, in fp32", "gradient of the logits, in fp32")
+    fp32 = [step.rows(name, vocab, 4) for name in names]
+    yield "backward", "start of the backward pass", {"activations": kept, "logits and loss": [*loss, *fp32]}
     # what the final norm keeps when it is written out in fp32, which a LayerNorm is not
     norm = [t for t in kept if t.key == "normalized"]
     if norm:
         behind = {id(t) for t in kept if t.key == "head input"} | {id(norm[-1])}
         fp32 = [step.rows("gradients inside the norm, in fp32", spec.hidden, 4, _matrices(step))]
         alive = {"activations": [t for t in kept if id(t) not in behind], "temporaries": fp32}
-        moments.append(made("backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}))
+        yield "backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}
     for i in _ends(spec):
-        moments += [made("backward", moment, parts) for moment, parts in _layer_moments(step, i)]
+        yield from (("backward", *moment) for moment in _layer_moments(step, i))
     incoming = [step.rows("gradient of the embeddings", spec.hidden, e)]
     if step.tied:
         # autograd adds the two out of place: the one from the head is counted as a gradient already
         incoming = [step.elements("the embedding's gradient, and the sum with the head's", 2 * step.tied)]
-    moments.append(made("backward", "embedding", {"gradients": all_gradients, "temporaries": incoming}))
-    moments.append(
-        made(
-            "optimizer",
-            "optimizer step",
-            {"gradients": all_gradients, "temporaries": _update(step, optimizer)},
-        )
-    )
-    phases = {
-        phase: max((m for m in moments if m.phase == phase), key=lambda m: float(m.total))
-        for phase in ("forward", "backward", "optimizer")
-    }
-    highest = max(phases.values(), key=lambda m: float(m.total))
-    return replace(highest, phases=phases)
+    yield "backward", "embedding", {"gradients": all_gradients, "temporaries": incoming}
+    yield "optimizer", "optimizer step", {"gradients": all_gradients, "temporaries": _update(step)}
 
 
-def _update(step: _Step, optimizer: str) -> list[Term]:
+def _update(step: _Step) -> list[Term]:
     """Temporary tensors of torch.optim's update."""
-    if optimizer == "adamw":
+    if step.optimizer == "adamw":
         return [step.elements("square roots of the variance, for all weights at once", step.spec.parameters.total)]
-    if optimizer == "adafactor":
+    if step.optimizer == "adafactor":
         largest = max(t.numel for t, _ in step.spec.all_tensors())
         return [step.elements("update of the largest tensor", largest)]
     return []
