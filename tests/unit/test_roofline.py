@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from llmhw.roofline import OPERAND_BYTES, TILES, Rates, matmul_bytes, matmul_seconds, roofline_seconds, tiled_flops
 
 # An H100 that reaches its datasheet.

@@ -1,4 +1,4 @@
-"""Search: the same numbers as the single answers, the same best layout as brute force, and why the others were refused."""
+"""Search: the numbers of the single answers, the best layout of brute force, and why the others were refused."""
 
 from __future__ import annotations
 
