@@ -90,8 +90,8 @@ class _Step:
 
     def rows(self, label: str, width: int, size: int, times: float = 1) -> Term:
         """A tensor with a row for each token."""
-        sizes: dict[str, Any] = {"batch": self.batch, "seq_len": self.seq_len, "width": width, "bytes_per_element": size}
-        return term(saved_bytes, label, times, **sizes)
+        sizes: dict[str, Any] = {"batch": self.batch, "seq_len": self.seq_len}
+        return term(saved_bytes, label, times, **sizes, width=width, bytes_per_element=size)
 
     def elements(self, label: str, elements: int) -> Term:
         return term(state_bytes, label, elements=elements, bytes_per_element=self.e)

@@ -516,8 +516,8 @@ class StepTimer:
             # a micro-batch passes all stages on its way there and back
             way = replace(sends[0], calls=2 * (p.pp - 1), what="the way through all stages")
             self.send(found, "pipeline bubble", way)
+        self._reduce(stage, clock, found)
         if not job.frozen:
-            self._reduce(stage, clock, found)
             self._update(stage, found)
         nodes = ceil_div(x.devices, self.network.per_node)
         given = {"seconds": found.total, "nodes": nodes, "jitter": c.jitter}
