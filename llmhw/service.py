@@ -6,9 +6,10 @@ that `simulation_engine` makes of a job.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import gcd
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -269,15 +270,11 @@ class ServingEstimate(Report):
             "devices": self.job.cluster.devices,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
-            "concurrency": self.point.concurrency,
+            **self.point.to_dict(),
             "capacity": self.capacity,
             "rate": self.rate,
             "saturated": self.saturated,
-            "ttft_seconds": self.point.ttft_seconds,
-            "tpot_seconds": self.point.tpot_seconds,
-            "tokens_per_second": self.point.tokens_per_second,
             "tokens_per_second_interval": self.tokens_per_second_interval and list(self.tokens_per_second_interval),
-            "tokens_per_second_per_user": self.point.tokens_per_second_per_user,
             "requests_per_second": self.requests_per_second,
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
@@ -424,7 +421,7 @@ class _Service:
 
     def decoding(self, running: float, detail: str = "totals") -> Ledger:
         """A decoded token of each of so many sequences."""
-        load = {"decoding": running, "context": self.context, "detail": detail}
+        load: dict[str, Any] = {"decoding": running, "context": self.context, "detail": detail}
         one = self.engine.timed(**load)
         if self.draft is None:
             return one
@@ -585,20 +582,9 @@ def serve(
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
     interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
     return ServingEstimate(
-        job,
-        prompt,
-        answer,
-        held,
-        point,
-        curve,
-        paid,
-        saturated,
-        (slo_ttft, slo_tpot),
-        tuple(interval) if interval else None,
-        wanted,
-        unpaid,
-        service,
-    )
+        job, prompt, answer, held, point, curve, paid, saturated, (slo_ttft, slo_tpot),
+        tuple(interval) if interval else None, wanted, unpaid, service,
+    )  # fmt: skip
 
 
 def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
@@ -618,19 +604,12 @@ def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple
 
 def _at_rate(service: _Service, rate: float, room: int) -> tuple[Point, bool]:
     """The fewest requests at work with which as many end as arrive (Little's law), by bisection."""
-    answer = service.output_tokens
-    full = service.at(room)
-    if full.tokens_per_second / answer < rate:
+    answer, full = service.output_tokens, service.at(room)
+    if full.tokens_per_second < rate * answer:
         return full, True
-    low, high = 1, room
-    while low < high:
-        middle = (low + high) // 2
-        if service.at(middle).tokens_per_second / answer < rate:
-            low = middle + 1
-        else:
-            high = middle
+    least = 1 + bisect_left(range(1, room), rate * answer, key=lambda n: service.at(n).tokens_per_second)
     # no more is generated than is asked for
-    return replace(service.at(low), tokens_per_second=rate * answer), False
+    return replace(service.at(least), tokens_per_second=rate * answer), False
 
 
 def step_model(
@@ -685,13 +664,13 @@ class EngineSteps:
         self.engine = engine
         self.prompt_tokens = check_count("prompt_tokens", prompt_tokens)
         self.chunk = check_count("chunk", chunk)
-        self._prompts: dict[int, float] = {}
-        self._decodes: dict[tuple[int, int], float] = {}
+        self._entry = cache(lambda sequences, context: float(engine.seconds(decoding=sequences, context=context)))
+        self._prompt = cache(self._passes)
 
     @cached_property
     def _past_pair_seconds(self) -> float:
         """One token of a prompt attending to one before it."""
-        first, past = (self.engine.seconds(prompts=1, prompt_tokens=1024, past=n) for n in (0, 4096))
+        first, past = (float(self.engine.seconds(prompts=1, prompt_tokens=1024, past=n)) for n in (0, 4096))
         return max(0.0, past - first) / (1024 * 4096)
 
     def __call__(
@@ -714,24 +693,12 @@ class EngineSteps:
         low = self._entry(sequences, power)
         return low + (self._entry(sequences, 2 * power) - low) * (each / power - 1)
 
-    def _entry(self, sequences: int, context: int) -> float:
-        found = self._decodes.get((sequences, context))
-        if found is None:
-            found = self._decodes[sequences, context] = self.engine.seconds(decoding=sequences, context=context)
-        return found
-
-    def _prompt(self, tokens: int) -> float:
-        found = self._prompts.get(tokens)
-        if found is None:
-            found = self._prompts[tokens] = self._passes(tokens)
-        return found
-
     def _passes(self, tokens: int) -> float:
         prompts = max(1, round(tokens / self.prompt_tokens))
         if tokens <= self.chunk:
-            return self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts)
+            return float(self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts))
         if prompts == 1:
-            return self.engine.prompt_seconds(tokens, chunk=self.chunk)
+            return float(self.engine.prompt_seconds(tokens, chunk=self.chunk))
         whole, rest = divmod(tokens, self.chunk)
         return whole * self._prompt(self.chunk) + (self._prompt(rest) if rest else 0.0)
 

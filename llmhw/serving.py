@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,6 @@ from typing import Any
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
-from llmhw.hardware import Accelerator
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
 from llmhw.model import Layer, ModelSpec, Tensor
@@ -214,7 +214,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
-    kept = tuple(_scaled(t, 1 - job.weight_offload) for part in held for t in part.terms)
+    kept = tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms)
     parts = [Part("weights", kept)]
     adapters = _adapters(job, stage)
     if adapters:
@@ -229,10 +229,6 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     )
     parts.append(Part("engine", (overhead,)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
-
-
-def _scaled(t: Term, by: float) -> Term:
-    return Term(t.label, t.formula, t.inputs, t.times * by, t.value * by)
 
 
 # -- memory: the whole estimate ---------------------------------------------------------------
@@ -272,7 +268,10 @@ class ServingMemory(StageReport):
         """What the engine may take of a device."""
         if self.visible_bytes is not None:
             return self.visible_bytes * self.job.utilization
-        return device_budget(self.job.cluster.accelerator, self.job.utilization, self.calibration)
+        device = self.job.cluster.accelerator
+        driver = memory_constant("driver_bytes", self.calibration) if device.vendor == "NVIDIA" else 0.0
+        found = engine_budget_bytes(memory=device.memory_bytes, driver=driver, utilization=self.job.utilization)
+        return float(found)
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:
@@ -344,11 +343,7 @@ class ServingMemory(StageReport):
         def fits(tokens: int) -> bool:
             return all(self.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
 
-        low, high = 0, self.job.context_limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        return low
+        return bisect_left(range(1, self.job.context_limit + 1), True, key=lambda tokens: not fits(tokens))
 
     @property
     def graphs_bytes(self) -> float:
@@ -437,17 +432,6 @@ def cache_budget_bytes(*, budget: Any, held: Any) -> Any:
     8
     """
     return budget - held
-
-
-def device_budget(device: Accelerator, utilization: float, calibration: Mapping[str, Any] | None = None) -> float:
-    """Bytes that an engine may take of a device.
-
-    >>> from llmhw import accelerator
-    >>> round(device_budget(accelerator("A10"), 0.9) / 2**30, 1)  # a log of vLLM: 22.07 GiB x 0.90
-    19.8
-    """
-    driver = memory_constant("driver_bytes", calibration) if device.vendor == "NVIDIA" else 0.0
-    return float(engine_budget_bytes(memory=device.memory_bytes, driver=driver, utilization=utilization))
 
 
 def serving_memory(

@@ -233,6 +233,13 @@ def test_pages() -> None:
     assert empty / len(lengths) == (64 - 1) / 2
 
 
+def test_the_budget_is_a_share_of_what_cuda_shows() -> None:
+    """A log of vLLM on an A10: 22.07 GiB x 0.90. AMD's driver keeps nothing of what it reports."""
+    assert serving_memory(job(device="A10", utilization=0.9)).budget_bytes / GIB == pytest.approx(22.07 * 0.9, rel=2e-3)
+    amd = accelerator("MI300X")
+    assert serving_memory(job(device=amd.name, utilization=0.9)).budget_bytes == 0.9 * amd.memory_bytes
+
+
 def test_longest() -> None:
     tight = serving_memory(job(device="RTX 4090", max_model_len=131072, max_batched_tokens=2048))
     assert 0 < tight.longest < 131072
