@@ -36,6 +36,7 @@ from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
     from llmhw.job import Parallelism, ServingJob, TrainingJob
+    from llmhw.search import search
     from llmhw.service import ServingEstimate, serve
     from llmhw.serving import ServingMemory, serving_memory
     from llmhw.simulation import simulate
@@ -52,6 +53,7 @@ _LATER = {
     "ServingMemory": ("llmhw.serving", "ServingMemory"),
     "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "search": ("llmhw.search", "search"),
     "serve": ("llmhw.service", "serve"),
     "serving_memory": ("llmhw.serving", "serving_memory"),
     "simulate": ("llmhw.simulation", "simulate"),
@@ -104,6 +106,7 @@ __all__ = [
     "number_format",
     "number_formats",
     "prices",
+    "search",
     "serve",
     "serving_memory",
     "simulate",

@@ -8,19 +8,20 @@ Megatron-LM's fused kernels (Korthikanti et al. 2022).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from llmhw.block import block, first_block, last_block, layer_input, saved_bytes, score_matrix_bytes
+from llmhw.block import Kept, block, first_block, last_block, layer_input
 from llmhw.families import FAMILIES, Style
-from llmhw.formula import Estimate, Part, Term, term
+from llmhw.formula import Estimate, Term
 from llmhw.job import ATTENTION, KERNELS, Layout
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
-from llmhw.units import LLMHWError, check_choice, check_count, share, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, share
 
 RECOMPUTE = ("none", "selective", "full", "block")
 
@@ -32,40 +33,32 @@ RECOMPUTE = ("none", "selective", "full", "block")
 class _Tensor:
     """One storage: rows of `width` elements, or score matrices if `keys` is set. A view is the same object.
 
+    table    its name, if it is made once for all layers
     grad     a gradient flows through it
-    shared   made once for all layers
     halved   what uses it takes one half of each row (gate and up in one matrix)
     """
 
-    label: str
     width: int
     bytes: int
-    batch: int
-    seq_len: int
+    batch: int = 1
+    seq_len: int = 1
     keys: int = 0
+    table: str = ""
     grad: bool = True
-    shared: bool = False
     halved: bool = False
 
-    def term(self) -> Term:
-        if self.keys:
-            return term(
-                score_matrix_bytes,
-                self.label,
-                batch=self.batch,
-                heads=self.width,
-                queries=self.seq_len,
-                keys=self.keys,
-                bytes_per_element=self.bytes,
-            )
-        return term(
-            saved_bytes,
-            self.label,
-            batch=self.batch,
-            seq_len=self.seq_len,
-            width=self.width,
-            bytes_per_element=self.bytes,
-        )
+    def like(self, **changes: Any) -> _Tensor:
+        """A fresh tensor of the same shape but for the changes."""
+        return replace(self, **{"table": "", "halved": False, **changes})
+
+    def term(self, label: str, key: str, times: int = 1) -> Term:
+        """Its bytes, so many times."""
+        one = Kept(part="", label=label, width=self.width, rows=self.seq_len, element=self.bytes, keys=self.keys)
+        return one.term(self.batch, times, key=key)
+
+
+# Part, label and key of a kept tensor's term.
+_Where = tuple[str, str, str]
 
 
 @dataclass(eq=False)
@@ -75,43 +68,40 @@ class _Tape:
     batch, seq_len   of the micro-batch
     e                bytes of an element of the model's number format
     flash            PyTorch's SDPA if true, else eager attention
-    selective        the attention core is recomputed
+    recompute        none, selective (the attention core) or full
     tp               tensor-parallel ranks: heads, feed-forward and vocabulary are split
     spread           the same with sequence parallel, else 1: norms and residuals are split over the tokens
+    tables           tensors that all layers share, by name
+    kept             what is saved
     """
 
     batch: int
     seq_len: int
     e: int
     flash: bool
-    selective: bool = False
-    tp: int = 1
-    spread: int = 1
-    kept: dict[_Tensor, tuple[str, str]] = field(default_factory=dict)
-    tables: dict[str, _Tensor] = field(default_factory=dict)
+    recompute: str
+    tp: int
+    spread: int
+    tables: dict[str, _Tensor]
+    kept: dict[_Tensor, _Where] = field(default_factory=dict)
     quiet: bool = False
 
     # making and keeping
 
     def new(self, width: int, size: int | None = None, *, keys: int = 0, batch: int = 0, rows: int = 0) -> _Tensor:
         """A fresh tensor: a row of `width` elements of `size` bytes (default: the model's) for each token."""
-        return _Tensor("", width, size or self.e, batch or self.batch, rows or self.seq_len, keys)
+        return _Tensor(width, size or self.e, batch or self.batch, rows or self.seq_len, keys)
 
     def table(self, name: str, width: int, size: int, *, batch: int = 1, keys: int = 0) -> _Tensor:
         """A tensor that all layers share and that needs no gradient: rotary tables, masks, positions."""
         if name not in self.tables:
-            made = self.new(width, size, keys=keys, batch=batch)
-            made.label, made.grad, made.shared = name, False, True
-            self.tables[name] = made
+            self.tables[name] = _Tensor(width, size, batch, self.seq_len, keys, table=name, grad=False)
         return self.tables[name]
 
-    def keep(self, part: str, label: str, *tensors: _Tensor) -> None:
-        """Save tensors for the backward pass; one that is saved already costs nothing."""
-        if self.quiet:
-            return
-        for tensor in tensors:
-            if tensor not in self.kept:
-                self.kept[tensor] = (part, tensor.label if tensor.shared else label)
+    def keep(self, part: str, label: str, *tensors: _Tensor, key: str = "") -> None:
+        """Save tensors for the backward pass; one that is saved already costs nothing. `key`: see `Term`."""
+        for tensor in () if self.quiet else tensors:
+            self.kept.setdefault(tensor, (part, tensor.table, "") if tensor.table else (part, label, key))
 
     @contextmanager
     def recomputed(self, part: str, label: str, *inputs: _Tensor) -> Iterator[None]:
@@ -125,34 +115,30 @@ class _Tape:
 
     def gathered(self, x: _Tensor) -> _Tensor:
         """All tokens, from the ranks that split them (sequence parallel)."""
-        return x if self.spread == 1 else replace(x, seq_len=self.seq_len, label="")
+        return x if self.spread == 1 else x.like(seq_len=self.seq_len)
 
     def scattered(self, x: _Tensor) -> _Tensor:
         """This rank's tokens of a sum over the ranks."""
-        return x if self.spread == 1 else replace(x, seq_len=share(self.seq_len, self.spread), label="")
+        return x if self.spread == 1 else x.like(seq_len=share(self.seq_len, self.spread))
 
     # PyTorch's operations
 
     def cast(self, x: _Tensor, size: int) -> _Tensor:
         """`.to(dtype)`: the same tensor if it has that type already. Saves nothing."""
-        return x if x.bytes == size else replace(x, bytes=size, shared=False, halved=False, label="")
+        return x if x.bytes == size else x.like(bytes=size)
 
-    def like(self, x: _Tensor, size: int | None = None) -> _Tensor:
-        """The fresh result of an operation that saves nothing (a sum, a product with a number)."""
-        return replace(x, bytes=size or x.bytes, shared=False, halved=False, label="")
-
-    def linear(self, part: str, label: str, x: _Tensor, width: int) -> _Tensor:
+    def linear(self, part: str, label: str, x: _Tensor, width: int, key: str = "linear input") -> _Tensor:
         """x W: saves its input (and the weight, which is no activation)."""
-        self.keep(part, label, x)
-        return replace(x, width=width, bytes=self.e, halved=False, label="")
+        self.keep(part, label, x, key=key)
+        return x.like(width=width, bytes=self.e)
 
-    def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor) -> _Tensor:
-        """a b: each side needs the other for its gradient."""
+    def mul(self, part: str, labels: tuple[str, str], a: _Tensor, b: _Tensor, key: str = "") -> _Tensor:
+        """a b: each side needs the other for its gradient; `key` is that of a."""
         if b.grad:
-            self.keep(part, labels[0], a)
+            self.keep(part, labels[0], a, key=key)
         if a.grad:
             self.keep(part, labels[1], b)
-        return self.like(a, max(a.bytes, b.bytes))
+        return a.like(bytes=max(a.bytes, b.bytes))
 
 
 # -- norms ------------------------------------------------------------------------------------
@@ -173,31 +159,29 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
-        t.keep(part, "input of LayerNorm", x)
-        t.keep(part, "mean", replace(x, width=vectors, label=""))
-        t.keep(part, "1 / standard deviation", replace(x, width=vectors, label=""))
+        t.keep(part, "input of LayerNorm", x, key="LayerNorm input")
+        t.keep(part, "mean", x.like(width=vectors), key="norm mean")
+        t.keep(part, "1 / standard deviation", x.like(width=vectors), key="norm scale")
         if kind == "layer-plus-1":
-            t.keep(part, "1 + weight", _Tensor("", x.width // vectors, t.e, 1, 1))
-        return t.like(x, t.e)
+            t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e), key="norm weight")
+        return x.like(bytes=t.e)
     x = t.cast(x, 4)
-    scale = replace(x, width=vectors, label="")
+    scale = x.like(width=vectors)
     if kind == "cohere":
-        x = t.like(x)
-    t.keep(part, "input in fp32", x)
-    t.keep(part, "1 / root mean square", scale)
+        x = x.like()
+    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
-        t.keep(part, "centred input, computed again", t.like(x))
-    normed = t.like(x)
+        t.keep(part, "centred input, computed again", x.like(), key="norm input")
+    normed = x.like()
     if kind == "rms":
         normed = t.cast(normed, t.e)
-        t.keep(part, "normalized, before the weight", normed)
-        return t.like(normed, t.e)
-    t.keep(part, "normalized, before the weight", normed)
-    if kind != "rms-late":
+    t.keep(part, "normalized, before the weight", normed, key="normalized")
+    if kind not in ("rms", "rms-late"):
         weight = "1 + weight in fp32" if kind == "rms-plus-1" else "weight in fp32"
         if kind == "rms-plus-1" or t.e != 4:
-            t.keep(part, weight, _Tensor("", weights or x.width // vectors, 4, 1, 1))
-    return t.like(normed, t.e)
+            t.keep(part, weight, _Tensor(weights or x.width // vectors, 4), key="norm weight")
+    return normed.like(bytes=t.e)
 
 
 # -- activation functions ---------------------------------------------------------------------
@@ -230,19 +214,19 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
         )
     kind = _ACTIVATIONS[name]
     if kind in ("relu", "relu2"):
-        y = t.like(x)
+        y = x.like()
         t.keep(part, "result of relu", y)
-        return t.like(y) if kind == "relu2" else y
-    t.keep(part, f"input of {kind.partition('_')[0]}", x)
-    y = replace(x, width=x.width // 2, label="") if x.halved else t.like(x)
+        return y.like() if kind == "relu2" else y
+    t.keep(part, f"input of {kind.partition('_')[0]}", x, key="activation input")
+    y = x.like(width=x.width // 2) if x.halved else x.like()
     if kind in ("silu", "gelu"):
         return y
     if kind == "gelu_fast":
-        t.keep(part, "0.045 times the input", t.like(y))
-        t.keep(part, "0.798 times the input", t.like(y))
-        t.keep(part, "1 + 0.045 times its square", t.like(y))
-    t.keep(part, "tanh", t.like(y))
-    return t.mul(part, ("half the input", "1 + tanh"), t.like(y), t.like(y))
+        t.keep(part, "0.045 times the input", y.like())
+        t.keep(part, "0.798 times the input", y.like())
+        t.keep(part, "1 + 0.045 times its square", y.like())
+    t.keep(part, "tanh", y.like())
+    return t.mul(part, ("half the input", "1 + tanh"), y.like(), y.like())
 
 
 # -- attention --------------------------------------------------------------------------------
@@ -254,9 +238,9 @@ def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_
         return q, k
     for table in _rotary_tables(t, s, a):
         # some families repeat the tables' entries anew in every layer
-        t.keep("rotary", table.label, replace(table, shared=False) if s.rotary_own else table)
+        t.keep("rotary", table.table, table.like() if s.rotary_own else table)
     if s.query_scale:
-        t.keep("rotary", "scale of each position", _Tensor("", 1, t.e, 1, t.seq_len))
+        t.keep("rotary", "scale of each position", _Tensor(1, t.e, 1, t.seq_len))
     return t.new(a.heads * a.head_dim), t.new(a.kv_heads * a.head_dim)
 
 
@@ -283,31 +267,31 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
                 t.keep(part, "mask in the model's format", t.new(1, keys=t.seq_len))
             t.keep(part, "queries", q)
             t.keep(part, "keys", keys)
-            t.keep(part, "values", values)
+            t.keep(part, "values", values, key="values")
             t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
             t.keep(part, "output of the attention core", out)
             if s.rotary_cat:
                 # queries joined from a turned and a plain part lie head by head, and so does the kernel's output:
                 # the output projection needs it token by token, which is one more copy
-                copies.append(t.like(out))
+                copies.append(out.like())
             return
         size = 4 if s.upcast else t.e
         t.keep(part, "queries", t.cast(_batched(t, a, q), size))
         t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
         scores = t.new(a.heads, keys=t.seq_len)
         if s.softcap:
-            t.keep(part, "tanh of the capped scores", t.like(scores))
+            t.keep(part, "tanh of the capped scores", scores.like())
         if s.sinks:
             t.keep(part, "place of the largest score", t.new(a.heads, 8))
             scores.keys = t.seq_len + 1
-        softmax = t.like(scores, 4 if s.softmax_fp32 else t.e)
+        softmax = scores.like(bytes=4 if s.softmax_fp32 else t.e)
         probabilities = t.cast(softmax, t.e)
         if softmax is not probabilities:
-            t.keep(part, "probabilities in fp32", softmax)
-        t.keep(part, "probabilities", probabilities)
-        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)))
+            t.keep(part, "probabilities in fp32", softmax, key="probabilities")
+        t.keep(part, "probabilities", probabilities, key="probabilities")
+        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
 
-    if not t.selective:
+    if t.recompute != "selective":
         run()
         return copies[-1]
     inputs = [q, k, v, *_masks(t, s, a), *([_positions(t, s)] if s.positions == "attention" else [])]
@@ -391,7 +375,7 @@ def _mlp(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         g = t.linear("mlp", "input of the gate and up projection", x, share(both.out, t.tp))
         g.halved = True
         activated = _activate(t, s.activation, g)
-        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g)
+        product = t.mul("mlp", ("activated gate", "gate and up"), activated, g, "activated gate")
         product.width = activated.width
         return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
     if not up:
@@ -406,7 +390,7 @@ def _gated(t: _Tape, s: Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
     g = t.linear("mlp", "input of the gate and up projections", x, share(inner, t.tp))
     activated = _activate(t, s.activation, g)
     up = t.linear("mlp", "input of the gate and up projections", x, g.width)
-    product = t.mul("mlp", ("activated gate", "up"), activated, up)
+    product = t.mul("mlp", ("activated gate", "up"), activated, up, "activated gate")
     return t.linear("mlp", "input of the down projection", product, hidden)
 
 
@@ -417,7 +401,7 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     if s.router == "sigmoid":
         x32 = t.cast(x, 4)
         if x32 is not x:
-            t.keep(part, "router's weight in fp32", _Tensor("", count * x.width, 4, 1, 1))
+            t.keep(part, "router's weight in fp32", _Tensor(count * x.width, 4))
         t.keep(part, "input of the router", x32)
         t.keep(part, scores, t.new(count, 4))
         t.keep(part, "chosen experts", chosen)
@@ -436,7 +420,7 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     if s.norm_topk:
         t.keep(part, "sum of the chosen probabilities", t.new(1, 4))
         t.keep(part, "weights of the chosen experts", weights)
-    return t.cast(weights, t.e) if s.router == "softmax-cast" else t.like(weights)
+    return t.cast(weights, t.e) if s.router == "softmax-cast" else weights.like()
 
 
 def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
@@ -450,7 +434,7 @@ def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
     biased = any(n.component == "experts" and not n.matmul for n in layer.tensors)
     for label in (*(["expert of each row"] if biased else []), "token of each row", "order of the rows", "order back"):
         t.keep("routing", label, t.new(used, 8))
-    t.keep("routing", "end of each expert's rows", _Tensor("", count, 4, 1, 1))
+    t.keep("routing", "end of each expert's rows", _Tensor(count, 4))
     rows = t.new(x.width * used)
     both = t.linear("experts", "rows of the experts", rows, 2 * inner * used)
     both.halved = True
@@ -458,21 +442,21 @@ def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         t.keep("experts", "gate and up", both)
         half = t.new(inner * used)
         for label in ("clamped gate", "sigmoid of the gate", "up + 1", "activated gate"):
-            t.keep("experts", label, t.like(half))
-        product = t.like(half)
+            t.keep("experts", label, half.like())
+        product = half.like()
     else:
         activated = _activate(t, s.activation, both, "experts")
         product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
         product.width = activated.width
     out = t.linear("experts", "input of the down projection", product, x.width * used)
-    t.keep("experts", "weight of each row", t.like(weights))
+    t.keep("experts", "weight of each row", weights.like(), key="row weight")
     t.keep("experts", "output of the experts", out)
     inside = _part(layer, "gate", shared=True)
     if inside:
         shared = _gated(t, s, x, inside.out, x.width)
         if _part(layer, "router", shared=True):
             t.mul("mlp", ("sigmoid of the shared expert's gate", "output of the shared expert"), t.new(1), shared)
-    return t.like(x)
+    return x.like()
 
 
 def _block(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> None:
@@ -484,18 +468,18 @@ def _block(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> None:
         _mlp(t, s, layer, _norm(t, s.norm, x) if two else h)
     elif s.block == "behind":
         _attention(t, s, layer, x)
-        h = _norm(t, s.norm, t.like(x))
+        h = _norm(t, s.norm, x.like())
         _mlp(t, s, layer, h)
-        _norm(t, s.norm, t.like(x))
+        _norm(t, s.norm, x.like())
     elif s.block == "post":
         _norm(t, s.norm, _attention(t, s, layer, x))
-        x = t.like(x)
+        x = x.like()
         _norm(t, s.norm, _mlp(t, s, layer, x))
     else:
         h = _attention(t, s, layer, _norm(t, s.norm, x))
         if s.block == "sandwich":
             _norm(t, s.norm, h)
-        h = _mlp(t, s, layer, _norm(t, s.norm, t.like(x)))
+        h = _mlp(t, s, layer, _norm(t, s.norm, x.like()))
         if s.block == "sandwich":
             _norm(t, s.norm, h)
 
@@ -532,16 +516,7 @@ def style_of(spec: ModelSpec) -> Style:
     return replace(style, **changes)
 
 
-def _parts(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> dict[str, list[Term]]:
-    parts: dict[str, list[Term]] = {}
-    for tensor, (part, label) in kept.items():
-        tensor.label = label
-        made = tensor.term()
-        parts.setdefault(part, []).append(replace(made, times=times, value=times * made.value))
-    return parts
-
-
-def _tape(spec: ModelSpec, style: Style, case: _Case, recompute: str) -> _Tape:
+def _tape(spec: ModelSpec, style: Style, case: Case, recompute: str, tables: dict[str, _Tensor]) -> _Tape:
     if case.attention == "flash" and not style.sdpa:
         raise LLMHWError(
             f"attention='flash': transformers does not run model_type={spec.model_type!r} with SDPA; use 'eager'"
@@ -554,18 +529,19 @@ def _tape(spec: ModelSpec, style: Style, case: _Case, recompute: str) -> _Tape:
     return _Tape(
         case.batch,
         share(case.seq_len, case.cp),
-        case.e,
+        case.element,
         case.attention == "flash",
-        selective=recompute == "selective",
+        recompute,
         tp=case.tp,
-        spread=case.tp if case.sequence_parallel else 1,
+        spread=case.layout.spread,
+        tables=tables,
     )
 
 
-def _run_layer(spec: ModelSpec, style: Style, layer: Layer, t: _Tape, recompute: str) -> None:
-    """One layer on a tape that has seen none of its tensors; what all layers share stays on the tape."""
+def _layer(spec: ModelSpec, style: Style, t: _Tape, layer: Layer) -> None:
+    """One layer on a tape that has seen none of its tensors but what all layers share."""
     x = t.scattered(t.new(spec.hidden))
-    if recompute != "full":
+    if t.recompute != "full":
         _block(t, style, layer, x)
         return
     a = _own_heads(t, layer)
@@ -574,157 +550,160 @@ def _run_layer(spec: ModelSpec, style: Style, layer: Layer, t: _Tape, recompute:
         tables.append(_positions(t, style))
     if style.alibi:
         tables.append(t.table("bias of each position and head", a.heads, t.e, batch=t.batch))
-    t.keep("layer inputs", "input of a recomputed layer", x, *tables)
+    t.keep("layer inputs", "input of a recomputed layer", x, *tables, key="layer input")
 
 
-def _torch(
-    spec: ModelSpec, case: _Case, layers: list[tuple[Layer, str, int]], *, embedding: bool, head: bool, loss: bool
-) -> dict[str, list[Term]]:
-    """The op-by-op profile of these layers, each with its recompute mode and its count."""
-    style = style_of(spec)
-    parts: dict[str, list[Term]] = {}
-    tables: dict[str, _Tensor] = {}
-    shared: dict[_Tensor, tuple[str, str]] = {}
+def _embedding(spec: ModelSpec, style: Style, t: _Tape) -> None:
     width = spec.head_shape[1]
+    t.keep("embedding", "token ids", t.new(1, 8))
+    if style.learned == "batch":
+        t.keep("embedding", "", _positions(t, style))
+    elif style.learned:
+        t.keep("embedding", "position ids, with their offset", t.new(1, 8))
+    if style.alibi:
+        _norm(t, style.norm, t.new(spec.hidden), "embedding")
+    if width != spec.hidden:
+        t.linear("embedding", "input of the projection in", t.new(width), spec.hidden)
 
-    def add(kept: Mapping[_Tensor, tuple[str, str]], times: int = 1) -> None:
-        for name, terms in _parts(kept, times).items():
-            parts.setdefault(name, []).extend(terms)
 
-    def tape(recompute: str) -> _Tape:
-        made = _tape(spec, style, case, recompute)
-        made.tables = tables
-        return made
+def _head(spec: ModelSpec, style: Style, t: _Tape, loss: bool) -> None:
+    x, width = t.scattered(t.new(spec.hidden)), spec.head_shape[1]
+    if style.block != "behind":
+        x = _norm(t, style.norm, x, "final norm")
+    x = t.gathered(x)
+    if width != spec.hidden:
+        x = t.linear("head", "input of the projection out", x, width)
+    logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp), "head input")
+    if style.logit_softcap:
+        t.keep("head", "tanh of the capped logits", logits.like())
+        logits = logits.like()
+    if loss:
+        t.keep("loss", "log-probabilities in fp32", t.cast(logits, 4).like())
+        # shifted by one; the slice of a single padded sequence is contiguous and stays a view of it
+        t.keep("loss", "labels", t.new(1, 8, rows=t.seq_len + (t.batch == 1)))
+        t.keep("loss", "weight of all labels", _Tensor(1, 4))
+
+
+Layers = Iterable[tuple[Layer, str, int]]  # kinds of layers, each with its recompute mode and how many there are
+_Stream = Iterator[tuple[str, Term, bool]]  # parts, their terms, and whether layers share them
+
+
+def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head: bool, loss: bool) -> _Stream:
+    """The op-by-op profile; what layers share comes behind them."""
+    style = style_of(spec)
+    tables: dict[str, _Tensor] = {}
+    shared: dict[_Tensor, _Where] = {}
+
+    def run(what: Callable[..., None], *args: Any, recompute: str = "none", times: int = 1) -> _Stream:
+        t = _tape(spec, style, case, recompute, tables)
+        what(spec, style, t, *args)
+        for tensor, (part, label, key) in t.kept.items():
+            if tensor.table:
+                shared.setdefault(tensor, (part, label, key))
+            else:
+                yield part, tensor.term(label, key, times), False
 
     if embedding:
-        t = tape("none")
-        t.keep("embedding", "token ids", t.new(1, 8))
-        if style.learned == "batch":
-            shared[_positions(t, style)] = ("embedding", "position ids")
-        elif style.learned:
-            t.keep("embedding", "position ids, with their offset", t.new(1, 8))
-        if style.alibi:
-            _norm(t, style.norm, t.new(spec.hidden), "embedding")
-        if width != spec.hidden:
-            t.linear("embedding", "input of the projection in", t.new(width), spec.hidden)
-        add(t.kept)
-    for layer, recompute, count in layers:
-        t = tape(recompute)
-        _run_layer(spec, style, layer, t, recompute)
-        shared = {tensor: where for tensor, where in t.kept.items() if tensor.shared} | shared
-        add({tensor: where for tensor, where in t.kept.items() if not tensor.shared}, count)
-    add(shared)
+        yield from run(_embedding)
+    for layer, mode, count in layers:
+        yield from run(_layer, layer, recompute=mode, times=count)
+    yield from ((part, tensor.term(label, key), True) for tensor, (part, label, key) in shared.items())
     if head:
-        t = tape("none")
-        x = t.scattered(t.new(spec.hidden))
-        if style.block != "behind":
-            x = _norm(t, style.norm, x, "final norm")
-        x = t.gathered(x)
-        if width != spec.hidden:
-            x = t.linear("head", "input of the projection out", x, width)
-        logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp))
-        if style.logit_softcap:
-            t.keep("head", "tanh of the capped logits", t.like(logits))
-            logits = t.like(logits)
-        if loss:
-            t.keep("loss", "log-probabilities in fp32", t.like(t.cast(logits, 4)))
-            # shifted by one; the slice of a single padded sequence is contiguous and stays a view of it
-            t.keep("loss", "labels", t.new(1, 8, rows=t.seq_len + (t.batch == 1)))
-            t.keep("loss", "weight of all labels", _Tensor("", 1, 4, 1, 1))
-        add(t.kept)
-    return parts
+        yield from run(_head, loss)
 
 
 # -- Megatron's fused kernels -----------------------------------------------------------------
 
 
-def _stored(spec: ModelSpec, case: _Case) -> tuple[Layout, dict[str, Any]]:
-    """The layout, and what else decides what Megatron-LM's fused kernels keep: see `llmhw.block.Block.kept`."""
-    layout = Layout(
-        tp=case.tp,
-        cp=case.cp,
-        expert_tp=case.expert_tp,
-        sequence_parallel=case.sequence_parallel,
-        micro_batch=case.batch,
-    )
-    return layout, {"seq_len": case.seq_len, "dropout": spec.dropout if case.dropout is None else case.dropout}
-
-
-def _megatron_layer(spec: ModelSpec, case: _Case, layer: Layer, recompute: str) -> dict[str, list[Term]]:
+def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head: bool, loss: bool) -> _Stream:
     """Korthikanti's terms one by one, with GQA, gated feed-forward, experts and context parallel."""
-    x, options = _stored(spec, case)
-    if recompute == "full":
-        return {"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(x.micro_batch)]}
-    found = block(spec, layer, x, attention=case.attention, imbalance=case.imbalance, **options)
-    return found.kept(x.micro_batch, selective=recompute == "selective", stored=case.stored)
-
-
-def _megatron(
-    spec: ModelSpec, case: _Case, layers: list[tuple[Layer, str, int]], *, embedding: bool, head: bool, loss: bool
-) -> dict[str, list[Term]]:
-    x, options = _stored(spec, case)
-    parts: dict[str, list[Term]] = {}
-    if embedding:
-        parts |= first_block(spec, x, **options).kept(x.micro_batch)
-    for layer, recompute, count in layers:
-        for name, terms in _megatron_layer(spec, case, layer, recompute).items():
-            parts.setdefault(name, []).extend(t.scaled(count) for t in terms)
+    x, batch = case.layout, case.batch
+    sizes: dict[str, Any] = {"seq_len": case.seq_len, "dropout": spec.dropout if case.dropout is None else case.dropout}
+    found = [(first_block(spec, x, **sizes).kept(batch), 1)] if embedding else []
+    for layer, mode, count in layers:
+        if mode == "full":
+            found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
+        else:
+            walked = block(spec, layer, x, attention=case.attention, imbalance=case.imbalance, **sizes)
+            found.append((walked.kept(batch, selective=mode == "selective"), count))
     if head:
-        ends = last_block(spec, x, seq_len=case.seq_len).kept(x.micro_batch)
-        parts |= {name: terms for name, terms in ends.items() if loss or name != "loss"}
-    return parts
+        ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
+        found.append(({name: terms for name, terms in ends.items() if loss or name != "loss"}, 1))
+    yield from ((name, t.scaled(n), False) for kept, n in found for name, terms in kept.items() for t in terms)
 
 
 # -- estimates --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Case:
-    """The arguments that both profiles take, checked."""
+class Case:
+    """One micro-batch on one rank: what every estimate of activations takes.
 
-    batch: int
+    batch, seq_len      sequences of the micro-batch and tokens of each
+    precision           see `llmhw.memory.PRECISIONS`: the whole model runs in the format it computes with. Autocast,
+                        which casts operation by operation, keeps other tensors and is not covered
+    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
+    kernels             torch: what PyTorch and transformers keep, op by op. megatron: the published formulas for
+                        Megatron-LM's fused kernels, with grouped heads, gated feed-forward parts, experts and cp
+    tp, cp              tensor- and context-parallel ranks; the logits are split over tp, as in a parallel loss
+    sequence_parallel   norms and residuals are split over the tp ranks
+    expert_tp           tensor-parallel ranks inside an expert (kernels="megatron")
+    imbalance           the busiest expert rank's load over the mean (kernels="megatron")
+    dropout             count dropout masks (kernels="megatron"); None: where the family was trained with dropout.
+                        The torch profile is without dropout
+    """
+
+    batch: int = 1
     seq_len: int
-    e: int
-    attention: str
-    tp: int
-    sequence_parallel: bool
-    cp: int
-    expert_tp: int
-    imbalance: float
-    dropout: bool | None
-    stored: float = 1.0
+    precision: str = "bf16"
+    attention: str = "flash"
+    kernels: str = "torch"
+    tp: int = 1
+    sequence_parallel: bool = False
+    cp: int = 1
+    expert_tp: int = 1
+    imbalance: float = 1.0
+    dropout: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "seq_len", "tp", "cp", "expert_tp"):
             object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        check_choice("precision", self.precision, PRECISIONS)
         check_choice("attention", self.attention, ATTENTION)
+        check_choice("kernels", self.kernels, KERNELS)
         if self.imbalance < 1:
             raise LLMHWError(f"imbalance={self.imbalance} is the busiest rank's load over the mean; use 1 or more")
 
+    @property
+    def element(self) -> int:
+        """Bytes of an element of the format that the model computes with."""
+        return PRECISIONS[self.precision].compute
 
-def layer_activations(
-    spec: ModelSpec,
-    layer: int | Layer,
-    *,
-    batch: int = 1,
-    seq_len: int,
-    dtype_bytes: int = 2,
-    attention: str = "flash",
-    recompute: str = "none",
-    kernels: str = "torch",
-    tp: int = 1,
-    sequence_parallel: bool = False,
-    cp: int = 1,
-    expert_tp: int = 1,
-    imbalance: float = 1.0,
-    dropout: bool | None = None,
-) -> Estimate:
+    @property
+    def layout(self) -> Layout:
+        """The same as a layout."""
+        shared = ("tp", "cp", "expert_tp", "sequence_parallel")
+        return Layout(micro_batch=self.batch, **{name: getattr(self, name) for name in shared})
+
+
+def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bool) -> Estimate:
+    """What layers and ends keep; `shared`: only what layers share, or only what they do not."""
+    wanted = {ends.pop("shared")} if "shared" in ends else {True, False}
+    profile = _megatron if case.kernels == "megatron" else _torch
+    parts: dict[str, list[Term]] = {}
+    for name, t, shared in profile(spec, case, layers, **{"embedding": False, "head": False, "loss": False, **ends}):
+        if shared in wanted:
+            parts.setdefault(name, []).append(t)
+    title = f"{what} of {spec.name}, {case.kernels} kernels, batch {case.batch}, {case.seq_len} tokens"
+    return Estimate.of(title, "bytes", parts)
+
+
+def layer_activations(spec: ModelSpec, layer: int | Layer, *, recompute: str = "none", **case: Any) -> Estimate:
     """Activations that one block keeps for the backward pass on one rank, op by op.
 
-    layer          a layer of the spec, or its number
-    dtype_bytes    bytes of an element of the model's number format: 2, or 4 for fp32 (kernels="torch")
-    recompute      none, selective (the attention core) or full (the whole block)
-    others         see `activations`
+    layer       a layer of the spec, or its number
+    recompute   none, selective (the attention core) or full (the whole block)
+    case        the fields of `Case`
 
     Tables that all layers share (rotary embedding, masks) are not in here; `activations` counts them once.
 
@@ -734,112 +713,41 @@ def layer_activations(
     290.0
     """
     check_choice("recompute", recompute, RECOMPUTE[:3])
-    check_choice("kernels", kernels, KERNELS)
-    case = _Case(
-        batch=batch,
-        seq_len=seq_len,
-        e=dtype_bytes,
-        attention=attention,
-        tp=tp,
-        sequence_parallel=sequence_parallel,
-        cp=cp,
-        expert_tp=expert_tp,
-        imbalance=imbalance,
-        dropout=dropout,
-    )
     if isinstance(layer, int) and not -spec.num_layers <= layer < spec.num_layers:
         raise LLMHWError(f"layer={layer} is not one of the {spec.num_layers} layers of {spec.name}")
-    block = spec.layers[layer] if isinstance(layer, int) else layer
-    if kernels == "megatron":
-        parts = _megatron_layer(spec, case, block, recompute)
-    else:
-        style = style_of(spec)
-        t = _tape(spec, style, case, recompute)
-        _run_layer(spec, style, block, t, recompute)
-        parts = _parts({tensor: where for tensor, where in t.kept.items() if not tensor.shared})
-    return Estimate(
-        f"activations of one layer of {spec.name}, {kernels} kernels, batch {batch}, {seq_len} tokens",
-        "bytes",
-        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
-    )
+    chosen = spec.layers[layer] if isinstance(layer, int) else layer
+    return _estimate("activations of one layer", spec, Case(**case), [(chosen, recompute, 1)], shared=False)
 
 
-def shared_activations(
-    spec: ModelSpec,
-    layers: Iterable[tuple[int, str]],
-    dtype_bytes: int = 2,
-    *,
-    batch: int,
-    seq_len: int,
-    attention: str = "flash",
-    tp: int = 1,
-    cp: int = 1,
-    sequence_parallel: bool = False,
-) -> Estimate:
+def shared_activations(spec: ModelSpec, layers: Iterable[tuple[int, str]], **case: Any) -> Estimate:
     """Tables that layers share, such as rotary embedding and masks: kept once for a micro-batch (the torch profile).
 
     layers   kinds of layers, numbers of `ModelSpec.layer_kinds`, each with its recompute mode
-    others   as in `layer_activations`
+    case     the fields of `Case`
     """
-    case = _Case(
-        batch=batch,
-        seq_len=seq_len,
-        e=dtype_bytes,
-        attention=attention,
-        tp=tp,
-        sequence_parallel=sequence_parallel,
-        cp=cp,
-        expert_tp=1,
-        imbalance=1.0,
-        dropout=None,
-    )
-    kinds = [(spec.layer_kinds[kind][0], mode, 0) for kind, mode in layers]
-    parts = _torch(spec, case, kinds, embedding=False, head=False, loss=False)
-    found = {name: tuple(t for t in terms if t.times) for name, terms in parts.items()}
-    title = f"tables that layers of {spec.name} share"
-    return Estimate(title, "bytes", tuple(Part(name, terms) for name, terms in found.items() if terms))
+    kinds = [(spec.layer_kinds[kind][0], mode, 1) for kind, mode in layers]
+    return _estimate("tables that layers share", spec, Case(**case), kinds, shared=True)
 
 
 def activations(
     spec: ModelSpec,
     *,
-    batch: int = 1,
-    seq_len: int,
-    precision: str = "bf16",
-    attention: str = "flash",
     recompute: str = "none",
     recompute_layers: int = 0,
     loss: bool = True,
-    kernels: str = "torch",
-    tp: int = 1,
-    sequence_parallel: bool = False,
-    cp: int = 1,
-    expert_tp: int = 1,
-    imbalance: float = 1.0,
-    dropout: bool | None = None,
     layers: Iterable[int] | None = None,
     embedding: bool = True,
     head: bool = True,
+    **case: Any,
 ) -> Estimate:
     """Activations that one micro-batch keeps between forward and backward pass on one rank, part by part.
 
-    batch, seq_len      sequences of the micro-batch and tokens of each
-    precision           see `llmhw.memory.PRECISIONS`: the whole model runs in the format it computes with. Autocast,
-                        which casts operation by operation, keeps other tensors and is not covered
-    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
-    recompute           none; selective (the attention core runs again: its inputs are kept); full (every layer runs
-                        again: its input is kept); block (the first `recompute_layers` layers run again)
-    loss                count the loss, too
-    kernels             torch: what PyTorch and transformers keep, op by op. megatron: the published formulas for
-                        Megatron-LM's fused kernels, with grouped heads, gated feed-forward parts, experts and cp
-    tp, cp              tensor- and context-parallel ranks; the logits are split over tp, as in a parallel loss
-    sequence_parallel   norms and residuals are split over the tp ranks
-    expert_tp           tensor-parallel ranks inside an expert (kernels="megatron")
-    imbalance           the busiest expert rank's load over the mean (kernels="megatron")
-    dropout             count dropout masks (kernels="megatron"); None: where the family was trained with dropout.
-                        The torch profile is without dropout
-    layers              numbers of the layers that the rank holds (a pipeline stage); None: all
-    embedding, head     whether it holds the embedding; the last norm, the head and the loss
+    recompute         none; selective (the attention core runs again: its inputs are kept); full (every layer runs
+                      again: its input is kept); block (the first `recompute_layers` layers run again)
+    loss              count the loss, too
+    layers            numbers of the layers that the rank holds (a pipeline stage); None: all
+    embedding, head   whether it holds the embedding; the last norm, the head and the loss
+    case              the fields of `Case`: batch, seq_len, precision, attention, kernels, tp, cp, ...
 
     The torch profile equals what PyTorch's saved-tensor hooks count, byte for byte, on the CPU. On CUDA, LayerNorm
     keeps its two statistics in fp32 and fused attention a few bytes of generator state; where a sliding window needs
@@ -853,21 +761,6 @@ def activations(
     [26.6, 26.59, 3.08]
     """
     check_choice("recompute", recompute, RECOMPUTE)
-    check_choice("kernels", kernels, KERNELS)
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
-    case = _Case(
-        batch=batch,
-        seq_len=seq_len,
-        e=PRECISIONS[precision].compute,
-        attention=attention,
-        tp=tp,
-        sequence_parallel=sequence_parallel,
-        cp=cp,
-        expert_tp=expert_tp,
-        imbalance=imbalance,
-        dropout=dropout,
-    )
     held = list(range(spec.num_layers) if layers is None else layers)
     if any(not 0 <= i < spec.num_layers for i in held):
         raise LLMHWError(f"layers={held} must lie between 0 and {spec.num_layers - 1}")
@@ -875,24 +768,10 @@ def activations(
         raise LLMHWError(
             f"recompute_layers={recompute_layers} must be between 1 and the {len(held)} layers when recompute='block'"
         )
-    counted: dict[int, int] = {}
-    modes: dict[int, tuple[Layer, str]] = {}
-    for place, number in enumerate(held):
-        mode = recompute if recompute != "block" else "full" if place < recompute_layers else "none"
-        key = id(spec.layers[number]) * 2 + (mode == "full")
-        modes[key] = spec.layers[number], mode
-        counted[key] = counted.get(key, 0) + 1
-    profile = _megatron if kernels == "megatron" else _torch
-    parts = profile(
-        spec,
-        case,
-        [(layer, mode, counted[key]) for key, (layer, mode) in modes.items()],
-        embedding=embedding,
-        head=head,
-        loss=loss,
-    )
-    return Estimate(
-        f"activations of {spec.name}, recompute {recompute}, {kernels} kernels, batch {batch}, {seq_len} tokens",
-        "bytes",
-        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
-    )
+    modes = [recompute] * len(held)
+    if recompute == "block":
+        modes = ["full" if place < recompute_layers else "none" for place in range(len(held))]
+    counted = Counter((spec.kind_numbers[i], mode) for i, mode in zip(held, modes, strict=True))
+    kinds = [(spec.layer_kinds[kind][0], mode, count) for (kind, mode), count in counted.items()]
+    what = f"activations, recompute {recompute},"
+    return _estimate(what, spec, Case(**case), kinds, embedding=embedding, head=head, loss=loss)

@@ -92,14 +92,13 @@ class Kept:
     core: bool = False
     operand: bool = False
 
-    def term(self, batch: Any, times: Any = 1) -> Term:
+    def term(self, batch: Any, times: Any = 1, *, key: str = "") -> Term:
         """Its bytes for so many sequences."""
-        sizes = {"batch": batch, "bytes_per_element": self.element}
+        sizes = {"seq_len": self.rows, "width": self.width}
         if self.keys:
-            return term(
-                score_matrix_bytes, self.label, times, heads=self.width, queries=self.rows, keys=self.keys, **sizes
-            )
-        return term(saved_bytes, self.label, times, seq_len=self.rows, width=self.width, **sizes)
+            sizes = {"heads": self.width, "queries": self.rows, "keys": self.keys}
+        made = score_matrix_bytes if self.keys else saved_bytes
+        return term(made, self.label, times, key=key, batch=batch, **sizes, bytes_per_element=self.element)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,11 @@ class Builder:
         if bias:
             self.plain(f"{name}.bias", part, (size,))
 
+    def norms(self, names: Mapping[str, str], size: int, *, bias: bool = False) -> None:
+        """Several, each with its part."""
+        for name, part in names.items():
+            self.norm(name, size, part, bias=bias)
+
     def experts(
         self, prefix: str, count: int, used: int, sizes: Mapping[str, tuple[int, int]], *, bias: bool, swapped: bool
     ) -> None:
@@ -230,6 +235,9 @@ def _outer(c: Config, embed: str, norm: str | None, *, norm_bias: bool = False, 
 # -- decoders in the manner of Llama ----------------------------------------------------------
 
 
+FeedForward = Callable[[Builder, int], None]  # adds a layer's feed-forward part; is told whether it has experts
+
+
 def _window_of(c: Config, kind: str) -> tuple[int | None, int | None]:
     """(window, chunk) of a layer of this kind."""
     if kind in ("full_attention", "full"):
@@ -257,36 +265,35 @@ def _decoder(
     types: list[str],
     *,
     bias: bool = False,
-    out_bias: bool = False,
+    out_bias: bool | None = None,
     qk_norm: str = "",
     norms: Mapping[str, str] = _TWO_NORMS,
     norm_bias: bool = False,
     norm: str | None = "model.norm",
-    feed_forward: Callable[[Builder, int], None] | None = None,
-    sparse: Callable[[int], bool] = lambda i: False,
+    feed_forward: FeedForward | None = None,
+    sparse: Callable[[int], bool] = lambda i: True,
     extra: Callable[[Builder, Attention], None] | None = None,
 ) -> Body:
-    """Llama and everything built like it; the arguments are where the relatives differ."""
+    """Llama and everything built like it; the arguments are where the relatives differ.
+
+    out_bias   of the output projection; None: as the others of attention
+    """
 
     def make(kind: str, is_sparse: bool) -> Layer:
         b = Builder()
         window, chunk = _window_of(c, kind)
         a = _attention(c, window=window, chunk=chunk)
-        b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=out_bias)
-        if qk_norm == "head":
-            b.norm("self_attn.q_norm", a.head_dim, "q_norm")
-            b.norm("self_attn.k_norm", a.head_dim, "k_norm")
-        elif qk_norm == "hidden":
-            b.norm("self_attn.q_norm", a.heads * a.head_dim, "q_norm")
-            b.norm("self_attn.k_norm", a.kv_heads * a.head_dim, "k_norm")
+        b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias if out_bias is None else out_bias)
+        if qk_norm:
+            for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
+                b.norm(f"self_attn.{name}", a.head_dim * (heads if qk_norm == "hidden" else 1), name)
         if extra:
             extra(b, a)
         if feed_forward:
             feed_forward(b, is_sparse)
         else:
             b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
-        for name, part in norms.items():
-            b.norm(name, c.hidden, part, bias=norm_bias)
+        b.norms(norms, c.hidden, bias=norm_bias)
         return b.layer(a)
 
     build = _memo(make)
@@ -317,8 +324,40 @@ def _every(c: Config, key: str, default: int) -> list[str]:
     return c.layer_types(lambda i: "sliding_attention" if (i + 1) % n else "full_attention")
 
 
+def _rotary_layers(c: Config) -> list[int]:
+    """For each layer, whether it has a rotary embedding."""
+    interval = c.count("no_rope_layer_interval")
+    return c.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(c.layers)]
+
+
+def _experts(
+    c: Config, prefix: str = "mlp", *, inner: str = "intermediate_size", shared: bool = False, **options: Any
+) -> FeedForward:
+    """Routed experts, and a gated MLP where a layer has none.
+
+    inner     config key of an expert's size
+    shared    Qwen's: beside them an expert that is always on, and its gate
+    options   as in `Builder.moe`
+    """
+
+    def feed_forward(b: Builder, sparse: int) -> None:
+        if not sparse:
+            return b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.moe(prefix, c, inner=c.count(inner), **options)
+        if shared:
+            b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"), shared=True)
+            b.linear("mlp.shared_expert_gate", "router", 1, c.hidden, shared=True)
+
+    return feed_forward
+
+
+def _plain(c: Config, up: str, down: str, bias: bool) -> FeedForward:
+    """Two matrices."""
+    return lambda b, _: b.plain_mlp(up, down, c.hidden, c.intermediate, bias=bias)
+
+
 def _llama(c: Config) -> Body:
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_bias"))
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"))
 
 
 def _mistral(c: Config) -> Body:
@@ -326,14 +365,11 @@ def _mistral(c: Config) -> Body:
 
 
 def _mixtral(c: Config) -> Body:
-    def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, inner=c.intermediate)
-
-    return _decoder(c, _all_sliding(c), feed_forward=experts)
+    return _decoder(c, _all_sliding(c), feed_forward=_experts(c))
 
 
 def _qwen2(c: Config) -> Body:
-    return _decoder(c, _qwen_windows(c), bias=True)
+    return _decoder(c, _qwen_windows(c), bias=True, out_bias=False)
 
 
 def _qwen_sparse(c: Config) -> Callable[[int], bool]:
@@ -343,69 +379,48 @@ def _qwen_sparse(c: Config) -> Callable[[int], bool]:
 
 
 def _qwen2_moe(c: Config) -> Body:
-    def feed_forward(b: Builder, sparse: int) -> None:
-        if not sparse:
-            return b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
-        b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"), shared=True)
-        b.linear("mlp.shared_expert_gate", "router", 1, c.hidden, shared=True)
-
     on, first = c.flag("use_sliding_window"), c.count("max_window_layers")
     types = c.layer_types(lambda i: "sliding_attention" if on and (i + 1) % 2 and i < first else "full_attention")
-    return _decoder(c, types, bias=c.flag("qkv_bias"), feed_forward=feed_forward, sparse=_qwen_sparse(c))
+    experts = _experts(c, inner="moe_intermediate_size", shared=True)
+    return _decoder(c, types, bias=c.flag("qkv_bias"), out_bias=False, feed_forward=experts, sparse=_qwen_sparse(c))
 
 
 def _qwen3(c: Config) -> Body:
-    bias = c.flag("attention_bias")
-    return _decoder(c, _qwen_windows(c), bias=bias, out_bias=bias, qk_norm="head")
+    return _decoder(c, _qwen_windows(c), bias=c.flag("attention_bias"), qk_norm="head")
 
 
 def _qwen3_moe(c: Config) -> Body:
-    def feed_forward(b: Builder, sparse: int) -> None:
-        if not sparse:
-            return b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
-
-    bias = c.flag("attention_bias")
     types = _all_sliding(c) if c.flag("use_sliding_window") else _full(c)
+    experts = _experts(c, inner="moe_intermediate_size")
     return _decoder(
-        c, types, bias=bias, out_bias=bias, qk_norm="head", feed_forward=feed_forward, sparse=_qwen_sparse(c)
+        c, types, bias=c.flag("attention_bias"), qk_norm="head", feed_forward=experts, sparse=_qwen_sparse(c)
     )
 
 
-def _gemma(c: Config) -> Body:
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_bias"))
-
-
 def _gemma2(c: Config) -> Body:
-    bias = c.flag("attention_bias")
-    return _decoder(c, _every(c, "sliding_window_pattern", 2), bias=bias, out_bias=bias, norms=_FOUR_NORMS)
+    types = _every(c, "sliding_window_pattern", 2)
+    return _decoder(c, types, bias=c.flag("attention_bias"), norms=_FOUR_NORMS)
 
 
 def _gemma3(c: Config) -> Body:
-    bias = c.flag("attention_bias")
     types = _every(c, "sliding_window_pattern", 6)
-    return _decoder(c, types, bias=bias, out_bias=bias, norms=_FOUR_NORMS, qk_norm="head")
+    return _decoder(c, types, bias=c.flag("attention_bias"), norms=_FOUR_NORMS, qk_norm="head")
 
 
 def _gpt_oss(c: Config) -> Body:
-    def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, inner=c.intermediate, router="router", bias=True, swapped=True)
-
     def sinks(b: Builder, a: Attention) -> None:
         b.plain("self_attn.sinks", "heads", (a.heads,))
 
-    bias = c.flag("attention_bias")
     types = _every(c, "sliding_window_pattern", 2)
-    return _decoder(c, types, bias=bias, out_bias=bias, feed_forward=experts, extra=sinks)
+    experts = _experts(c, router="router", bias=True, swapped=True)
+    return _decoder(c, types, bias=c.flag("attention_bias"), feed_forward=experts, extra=sinks)
 
 
 def _llama4(c: Config) -> Body:
     step = c.count("interleave_moe_layer_step")
     listed = c.get("moe_layers")
     moe = set(range(step - 1, c.layers, step) if listed is None else listed)
-    interval = c.count("no_rope_layer_interval")
-    rope = c.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(c.layers)]
+    rope = _rotary_layers(c)
 
     def feed_forward(b: Builder, sparse: int) -> None:
         if not sparse:
@@ -415,7 +430,7 @@ def _llama4(c: Config) -> Body:
 
     types = c.layer_types(lambda i: "chunked_attention" if rope[i] else "full_attention")
     bias = c.flag("attention_bias")
-    return _decoder(c, types, bias=bias, out_bias=bias, feed_forward=feed_forward, sparse=lambda i: i in moe)
+    return _decoder(c, types, bias=bias, feed_forward=feed_forward, sparse=lambda i: i in moe)
 
 
 def _glm(c: Config) -> Body:
@@ -427,7 +442,8 @@ def _glm(c: Config) -> Body:
         b.linear("mlp.gate_up_proj", "gate_up", 2 * c.intermediate, c.hidden)
         b.linear("mlp.down_proj", "down", c.hidden, c.intermediate)
 
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), norms=norms, feed_forward=feed_forward)
+    bias = c.flag("attention_bias")
+    return _decoder(c, _full(c), bias=bias, out_bias=False, norms=norms, feed_forward=feed_forward)
 
 
 def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
@@ -459,6 +475,7 @@ def _glm4_moe(c: Config) -> Body:
         c,
         _full(c),
         bias=c.flag("attention_bias"),
+        out_bias=False,
         qk_norm=qk_norm,
         feed_forward=lambda b, sparse: _shared_experts(b, c, sparse),
         sparse=lambda i: i >= first,
@@ -470,7 +487,7 @@ def _mimo_v2_flash(c: Config) -> Body:
     """MiMo-V2-Flash: keys longer than values, and more KV heads in the sliding layers than in the others."""
     listed = c.get("mlp_layer_types", default=["dense"] + ["sparse"] * (c.layers - 1))
     types = c.layer_types(lambda i: "full_attention" if i == 0 or not (i + 1) % 6 else "sliding_attention")
-    bias, v_dim = c.flag("attention_bias"), c.count("v_head_dim")
+    bias, v_dim, experts = c.flag("attention_bias"), c.count("v_head_dim"), _experts(c, inner="moe_intermediate_size")
 
     def make(kind: str, sparse: bool) -> Layer:
         b = Builder()
@@ -486,12 +503,8 @@ def _mimo_v2_flash(c: Config) -> Body:
         if sliding:
             b.plain("self_attn.sinks", "heads", (a.heads,))
         b.qkvo("self_attn", c.hidden, a, bias=bias)
-        if sparse:
-            b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
-        else:
-            b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.norm("input_layernorm", c.hidden, "norm_in")
-        b.norm("post_attention_layernorm", c.hidden)
+        experts(b, sparse)
+        b.norms(_TWO_NORMS, c.hidden)
         return b.layer(a)
 
     build = _memo(make)
@@ -500,37 +513,25 @@ def _mimo_v2_flash(c: Config) -> Body:
 
 
 def _minimax_m2(c: Config) -> Body:
-    def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, inner=c.intermediate)
-
-    return _decoder(c, _full(c), qk_norm="hidden", feed_forward=experts)
+    return _decoder(c, _full(c), qk_norm="hidden", feed_forward=_experts(c))
 
 
 def _olmo(c: Config) -> Body:
-    bias = c.flag("attention_bias")
-    return _decoder(c, _full(c), bias=bias, out_bias=bias, norms={}, norm=None)
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), norms={}, norm=None)
 
 
 def _olmo2(c: Config) -> Body:
-    bias = c.flag("attention_bias")
     types = _every(c, "sliding_window_pattern", 4) if c.model_type == "olmo3" else _full(c)
-    return _decoder(c, types, bias=bias, out_bias=bias, qk_norm="hidden", norms=_POST_NORMS)
+    return _decoder(c, types, bias=c.flag("attention_bias"), qk_norm="hidden", norms=_POST_NORMS)
 
 
 def _olmoe(c: Config) -> Body:
-    def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, inner=c.intermediate)
-
-    bias = c.flag("attention_bias")
-    return _decoder(c, _full(c), bias=bias, out_bias=bias, qk_norm="hidden", feed_forward=experts)
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), qk_norm="hidden", feed_forward=_experts(c))
 
 
 def _granitemoe(c: Config) -> Body:
-    def experts(b: Builder, _: int) -> None:
-        b.moe("block_sparse_moe", c, inner=c.intermediate, router="router")
-
-    bias = c.flag("attention_bias")
-    return _decoder(c, _full(c), bias=bias, out_bias=bias, feed_forward=experts)
+    experts = _experts(c, "block_sparse_moe", router="router")
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), feed_forward=experts)
 
 
 def _cohere(c: Config) -> Body:
@@ -539,9 +540,8 @@ def _cohere(c: Config) -> Body:
             b.plain("self_attn.q_norm.weight", "q_norm", (a.heads, a.head_dim))
             b.plain("self_attn.k_norm.weight", "k_norm", (a.kv_heads, a.head_dim))
 
-    bias = c.flag("attention_bias")
     types = _every(c, "sliding_window_pattern", 4) if c.model_type == "cohere2" else _full(c)
-    return _decoder(c, types, bias=bias, out_bias=bias, norms=_ONE_NORM, extra=head_norms)
+    return _decoder(c, types, bias=c.flag("attention_bias"), norms=_ONE_NORM, extra=head_norms)
 
 
 def _exaone4(c: Config) -> Body:
@@ -561,24 +561,19 @@ def _ernie(c: Config) -> Body:
     def feed_forward(b: Builder, _: int) -> None:
         b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias)
 
-    return _decoder(c, _full(c), bias=bias, out_bias=bias, feed_forward=feed_forward)
+    return _decoder(c, _full(c), bias=bias, feed_forward=feed_forward)
 
 
 def _smollm3(c: Config) -> Body:
-    interval = c.count("no_rope_layer_interval")
-    rope = c.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(c.layers)]
+    rope = _rotary_layers(c)
     on = c.flag("use_sliding_window") and c.get("sliding_window")
     types = c.layer_types(lambda i: "sliding_attention" if on and not rope[i] else "full_attention")
-    bias = c.flag("attention_bias")
-    return _decoder(c, types, bias=bias, out_bias=bias)
+    return _decoder(c, types, bias=c.flag("attention_bias"))
 
 
 def _phimoe(c: Config) -> Body:
-    def experts(b: Builder, _: int) -> None:
-        b.moe("mlp", c, inner=c.intermediate, router="router")
-
-    bias = c.flag("attention_bias")
-    body = _decoder(c, _all_sliding(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=experts)
+    bias, experts = c.flag("attention_bias"), _experts(c, router="router")
+    body = _decoder(c, _all_sliding(c), bias=bias, norm_bias=True, feed_forward=experts)
     return replace(body, head_bias=c.flag("lm_head_bias"))
 
 
@@ -587,25 +582,18 @@ def _stablelm(c: Config) -> Body:
         raise LLMHWError("config key qk_layernorm=true of model_type='stablelm' is not covered; set it to false")
     parallel = c.flag("use_parallel_residual")
     norms = _ONE_NORM if parallel else _TWO_NORMS
-    return _decoder(c, _full(c), bias=c.flag("use_qkv_bias"), norms=norms, norm_bias=True)
+    return _decoder(c, _full(c), bias=c.flag("use_qkv_bias"), out_bias=False, norms=norms, norm_bias=True)
 
 
 def _starcoder2(c: Config) -> Body:
     bias = c.flag("use_bias")
-
-    def feed_forward(b: Builder, _: int) -> None:
-        b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, c.intermediate, bias=bias)
-
-    return _decoder(c, _all_sliding(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=feed_forward)
+    mlp = _plain(c, "mlp.c_fc", "mlp.c_proj", bias)
+    return _decoder(c, _all_sliding(c), bias=bias, norm_bias=True, feed_forward=mlp)
 
 
 def _nemotron(c: Config) -> Body:
-    bias = c.flag("attention_bias")
-
-    def feed_forward(b: Builder, _: int) -> None:
-        b.plain_mlp("mlp.up_proj", "mlp.down_proj", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
-
-    return _decoder(c, _full(c), bias=bias, out_bias=bias, norm_bias=True, feed_forward=feed_forward)
+    mlp = _plain(c, "mlp.up_proj", "mlp.down_proj", c.flag("mlp_bias"))
+    return _decoder(c, _full(c), bias=c.flag("attention_bias"), norm_bias=True, feed_forward=mlp)
 
 
 # -- multi-head latent attention --------------------------------------------------------------
@@ -650,8 +638,7 @@ def _mla(c: Config) -> Body:
             b.norm("self_attn.indexer.k_norm", a.index_dim, "inner_norm", bias=True)
             b.linear("self_attn.indexer.weights_proj", "indexer", a.index_heads, c.hidden)
         _shared_experts(b, c, is_sparse)
-        b.norm("input_layernorm", c.hidden, "norm_in")
-        b.norm("post_attention_layernorm", c.hidden)
+        b.norms(_TWO_NORMS, c.hidden)
         return b.layer(a)
 
     build = _memo(make)
@@ -672,7 +659,7 @@ def _qwen3_next(c: Config) -> Body:
     state = LinearAttention("gated-deltanet", value_heads, key_dim, value_dim, channels, kernel)
     every = c.count("full_attention_interval", default=4)
     types = c.layer_types(lambda i: "linear_attention" if (i + 1) % every else "full_attention")
-    is_moe = c.get("num_experts") is not None
+    is_moe, experts = c.get("num_experts") is not None, _experts(c, inner="moe_intermediate_size", shared=True)
 
     def make(kind: str, sparse: bool) -> Layer:
         b = Builder()
@@ -697,14 +684,8 @@ def _qwen3_next(c: Config) -> Body:
             b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, gated=True)
             b.norm("self_attn.q_norm", a.head_dim, "q_norm")
             b.norm("self_attn.k_norm", a.head_dim, "k_norm")
-        if sparse:
-            b.moe("mlp", c, inner=c.count("moe_intermediate_size"))
-            b.gated_mlp("mlp.shared_expert", c.hidden, c.count("shared_expert_intermediate_size"), shared=True)
-            b.linear("mlp.shared_expert_gate", "router", 1, c.hidden, shared=True)
-        else:
-            b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.norm("input_layernorm", c.hidden, "norm_in")
-        b.norm("post_attention_layernorm", c.hidden)
+        experts(b, sparse)
+        b.norms(_TWO_NORMS, c.hidden)
         return b.layer(a, None if a else state)
 
     is_sparse = _qwen_sparse(c) if is_moe else lambda i: False
@@ -902,8 +883,7 @@ def _falcon(c: Config) -> Body:
         norms = {"post_attention_layernorm": "norm", "input_layernorm": "norm_in"}
     else:
         norms = {"ln_attn": "norm_in", "ln_mlp": "norm"} if pair else {"input_layernorm": "norm_in"}
-    for name, part in norms.items():
-        b.norm(name, c.hidden, part, bias=True)
+    b.norms(norms, c.hidden, bias=True)
     outer = _outer(c, "transformer.word_embeddings", "transformer.ln_f", norm_bias=True)
     return Body([b.layer(a)] * c.layers, outer, inner)
 
@@ -1092,7 +1072,7 @@ FAMILIES: dict[str, Family] = {
         num_key_value_heads=4, **_LINEAR),
     "qwen3_5_moe_text": _family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), rotary=0.25, arithmetic=_CHUNKS,
         num_key_value_heads=2, **_LINEAR),
-    "gemma": _family(_gemma, "Gemma", style=Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"), head_dim=256,
+    "gemma": _family(_llama, "Gemma", style=Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"), head_dim=256,
         tie_word_embeddings=True),
     "gemma2": _family(_gemma2, "Gemma 2", style=Style(block="sandwich", norm="rms-plus-1",
         activation="gelu_pytorch_tanh", softcap=True, logit_softcap=True, sdpa=False), head_dim=256,

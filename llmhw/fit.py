@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import Estimate, Report, Table
@@ -159,17 +160,11 @@ def _join(title: str, *estimates: Estimate) -> Estimate:
     return Estimate(title, "bytes", tuple(part for estimate in estimates for part in estimate.parts))
 
 
-def training_job(
-    spec: ModelSpec,
-    *,
-    device: str | Accelerator,
-    batch: int = 1,
-    seq_len: int = 4096,
-    optimizer: str = "adamw",
-    precision: str = "bf16-mixed",
-    frozen: bool = False,
-) -> TrainingJob:
+def training_job(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, **asked: Any) -> TrainingJob:
     """The job of one micro-batch under full recompute on one device, as plain PyTorch and transformers run it.
+
+    batch   sequences of the micro-batch
+    asked   other fields of `TrainingJob`: seq_len, optimizer, precision, frozen
 
     Attention is fused where transformers has it so. Where a family has no op-by-op profile, the kernels are Megatron's.
 
@@ -185,19 +180,14 @@ def training_job(
         model=spec,
         cluster=Cluster(device, 1),
         micro_batch=batch,
-        seq_len=seq_len,
         recompute="full",
-        optimizer=optimizer,
-        precision=precision,
-        frozen=frozen,
         attention="flash" if style is None or style.sdpa else "eager",
         kernels="torch" if style else "megatron",
+        **asked,
     )
 
 
-def checkpointed_activations(
-    spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, seq_len: int
-) -> Estimate:
+def checkpointed_activations(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, seq_len: int) -> Estimate:
     """Activations of a `training_job` in 16 bit, as `llmhw.training_memory` counts them, part by part.
 
     Raises `LLMHWError` for a model with linear attention.
@@ -232,9 +222,9 @@ def fit(
     rank          of the LoRA adapters, on all linear layers
     utilization   share of the device's memory that may be planned with
 
-    Inference counts weights and cache. Training counts what `llmhw.training_memory` does for the job on one device, with
-    full recompute, the least that training can do with: see `training_job`. LoRA counts its own states in place of the
-    model's. A model whose activations no profile covers has no rows of training; `left_out` says why.
+    Inference counts weights and cache. Training counts what `llmhw.training_memory` does for the job on one device,
+    with full recompute, the least that training can do with: see `training_job`. LoRA counts its own states in place
+    of the model's. A model whose activations no profile covers has no rows of training; `left_out` says why.
 
     >>> from llmhw import model
     >>> table = fit(model("llama-3-8b"), "RTX 4090")
@@ -250,31 +240,32 @@ def fit(
     if not 0 < utilization <= 1:
         raise LLMHWError(f"utilization={utilization} must be above 0 and at most 1; vLLM's default is {UTILIZATION}")
 
-    one = {"batch": batch, "device": gpu}
+    job = partial(training_job, spec, device=gpu, batch=batch)
+    kept = partial(checkpointed_activations, spec, device=gpu, batch=batch)
 
     def inference(number_format: str) -> Callable[[int], Estimate]:
         held = weights(spec, number_format)
         return lambda tokens: _join("inference", held, kv_cache(spec, batch=batch, seq_len=tokens))
 
-    def full(optimizer: str, precision: str) -> Callable[[int], Estimate]:
-        recipe = {"optimizer": optimizer, "precision": precision}
-        return lambda tokens: memory(training_job(spec, seq_len=tokens, **one, **recipe)).stages[0]
+    def full(**recipe: Any) -> Callable[[int], Estimate]:
+        return lambda tokens: memory(job(seq_len=tokens, **recipe)).stages[0]
 
-    def adapters(states: Estimate) -> Callable[[int], Estimate]:
-        return lambda tokens: _join("training", states, checkpointed_activations(spec, seq_len=tokens, **one))
+    def adapters(base_format: str) -> Callable[[int], Estimate]:
+        states = lora_states(spec, rank=rank, base_format=base_format)
+        return lambda tokens: _join("training", states, kept(seq_len=tokens))
 
     uses = {f"inference, {name}": inference(name) for name in formats}
     left_out = ""
     try:
-        checkpointed_activations(spec, seq_len=1, **one)
+        kept(seq_len=1)
     except LLMHWError as error:
         left_out = str(error)
     else:
         uses |= {
-            "full training, AdamW mixed precision": full("adamw", "bf16-mixed"),
-            "full training, 8-bit AdamW in bf16": full("adamw-8bit", "bf16"),
-            f"LoRA, rank {rank}": adapters(lora_states(spec, rank=rank)),
-            f"QLoRA, rank {rank}": adapters(lora_states(spec, rank=rank, base_format="nf4-dq")),
+            "full training, AdamW mixed precision": full(optimizer="adamw", precision="bf16-mixed"),
+            "full training, 8-bit AdamW in bf16": full(optimizer="adamw-8bit", precision="bf16"),
+            f"LoRA, rank {rank}": adapters("bf16"),
+            f"QLoRA, rank {rank}": adapters("nf4-dq"),
         }
     usable = gpu.memory_bytes * utilization
     limit = max(spec.max_seq_len or 131072, seq_len)

@@ -138,9 +138,9 @@ class Formula:
     def expression(self) -> str:
         """The code of the formula, as text.
 
-        >>> from llmhw.formula import FORMULAS
-        >>> FORMULAS["linear_params"].expression
-        'in_features * out_features + bias * out_features'
+        >>> from llmhw.formula import formulas
+        >>> formulas()["matmul_flops"].expression
+        '2 * tokens * weights'
         """
         return "\n".join(_text(statement) for statement in self.body)
 
@@ -181,13 +181,19 @@ def _text(node: ast.AST) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """`times` x one formula with its inputs put in."""
+    """`times` x one formula with its inputs put in.
+
+    label   what it is, for people
+    key     what it is, for code that treats terms of one kind alike; unless given, the formula's name
+    because   what the inputs came from
+    """
 
     label: str
     formula: str
     inputs: tuple[tuple[str, Any], ...]
     times: float
     value: Any
+    key: str = ""
     because: tuple[Term, ...] = ()
 
     def scaled(self, times: Any) -> Term:
@@ -218,13 +224,13 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def term(function: Callable[..., Any], label: str = "", times: float = 1, **inputs: Any) -> Term:
-    """Put numbers into a registered formula and keep the trace."""
+def term(function: Callable[..., Any], label: str = "", times: float = 1, *, key: str = "", **inputs: Any) -> Term:
+    """Put numbers into a registered formula and keep the trace; label and key are those of `Term`."""
     name = function.__name__
     if name not in FORMULAS:
         raise LLMHWError(f"function={name!r} is not a registered formula; decorate it with @formula")
     shown = inputs | {k: v for k, v in (function.__kwdefaults__ or {}).items() if k not in inputs}
-    return Term(label or name, name, tuple(shown.items()), times, times * function(**inputs))
+    return Term(label or name, name, tuple(shown.items()), times, times * function(**inputs), key or name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +258,11 @@ class Estimate(Report):
     unit: str
     parts: tuple[Part, ...]
     note: str = ""
+
+    @classmethod
+    def of(cls, title: str, unit: str, parts: Mapping[str, Iterable[Term]], note: str = "") -> Estimate:
+        """One of these parts, each with its terms."""
+        return cls(title, unit, tuple(Part(name, tuple(terms)) for name, terms in parts.items()), note)
 
     @property
     def total(self) -> Any:
@@ -449,8 +460,8 @@ class Ledger:
 def formulas() -> dict[str, Formula]:
     """Every formula of the library by name; modules that were not needed so far are loaded for it.
 
-    >>> formulas()["linear_params"].unit
-    'count'
+    >>> formulas()["matmul_flops"].unit
+    'FLOP'
     """
     from importlib import import_module
     from pkgutil import iter_modules
@@ -469,8 +480,8 @@ def explain(name: str, **numbers: Any) -> str:
     name      a formula: see `formulas()`
     numbers   its arguments
 
-    >>> print(explain("linear_params", in_features=4096, out_features=11008).splitlines()[0])
-    linear_params: linear_params(in_features=4096, out_features=11008, bias=0)
+    >>> print(explain("matmul_flops", tokens=1, weights=4096 * 11008).splitlines()[0])
+    matmul_flops: matmul_flops(tokens=1, weights=45088768)
     """
     if name not in FORMULAS and name not in formulas():
         raise unknown_name("formula", name, FORMULAS)

@@ -5,15 +5,14 @@ Bytes of tensors, exactly; what an allocator adds and what a framework's context
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.formula import Estimate, Term, formula, term
 from llmhw.model import ModelSpec, Tensor
 from llmhw.precision import number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_count, minimum, unknown_name
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, unknown_name
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -126,19 +125,9 @@ def weights(
     """
     parts: dict[str, list[Term]] = {}
     for group in weight_groups(spec, number_format, tensors):
-        parts.setdefault(group.component, []).append(
-            term(
-                stored_weight_bytes,
-                f"in {group.stored_as}",
-                elements=group.elements,
-                bits_per_weight=group.bits_per_weight,
-            )
-        )
-    return Estimate(
-        f"weights of {spec.name} in {number_format}",
-        "bytes",
-        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
-    )
+        stored = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
+        parts.setdefault(group.component, []).append(term(stored_weight_bytes, f"in {group.stored_as}", **stored))
+    return Estimate.of(f"weights of {spec.name} in {number_format}", "bytes", parts)
 
 
 # -- key-value cache --------------------------------------------------------------------------
@@ -172,55 +161,24 @@ def kv_cache(
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     bits = number_format(kv_format).bits_per_weight
     parts: dict[str, list[Term]] = {}
-    kinds = dict(spec.layer_kinds) if layers is None else Counter(spec.layers[i] for i in layers)
-    for layer, count in kinds.items():
+    for layer, count in spec.kinds_of(range(spec.num_layers) if layers is None else layers):
         a, linear = layer.attention, layer.linear_attention
         if a:
-            tokens = seq_len if a.span is None else minimum(seq_len, a.span)
+            made: Callable[..., Any] = kv_cache_bytes
+            label = "keys and values"
+            sizes = {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
             if a.latent:
-                made = term(
-                    latent_cache_bytes,
-                    "latent and rotary key",
-                    count,
-                    batch=batch,
-                    tokens=tokens,
-                    latent=a.latent,
-                    index_dim=a.index_dim,
-                    bits_per_element=bits,
-                )
-            else:
-                made = term(
-                    kv_cache_bytes,
-                    "keys and values",
-                    count,
-                    batch=batch,
-                    tokens=tokens,
-                    kv_heads=ceil_div(a.kv_heads, tp),
-                    head_dim=a.head_dim,
-                    v_head_dim=a.v_head_dim,
-                    bits_per_element=bits,
-                )
-            parts.setdefault(a.kind, []).append(made)
+                made, label = latent_cache_bytes, "latent and rotary key"
+                sizes = {"latent": a.latent, "index_dim": a.index_dim}
+            sizes = {"tokens": seq_len if a.span is None else minimum(seq_len, a.span), **sizes}
+            kept = term(made, label, count, batch=batch, **sizes, bits_per_element=bits)
+            parts.setdefault(a.kind, []).append(kept)
         if linear:
-            parts.setdefault("state", []).append(
-                term(
-                    linear_state_bytes,
-                    linear.kind,
-                    count,
-                    batch=batch,
-                    heads=ceil_div(linear.heads, tp),
-                    key_dim=linear.key_dim,
-                    value_dim=linear.value_dim,
-                    channels=ceil_div(linear.conv_channels, tp),
-                    kernel=linear.conv_kernel,
-                    bits_per_element=bits,
-                )
-            )
-    return Estimate(
-        f"KV cache of {spec.name} in {kv_format}, batch {batch}, {seq_len} tokens",
-        "bytes",
-        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
-    )
+            sizes = {"heads": ceil_div(linear.heads, tp), "key_dim": linear.key_dim, "value_dim": linear.value_dim}
+            sizes |= {"channels": ceil_div(linear.conv_channels, tp), "kernel": linear.conv_kernel}
+            kept = term(linear_state_bytes, linear.kind, count, batch=batch, **sizes, bits_per_element=bits)
+            parts.setdefault("state", []).append(kept)
+    return Estimate.of(f"KV cache of {spec.name} in {kv_format}, batch {batch}, {seq_len} tokens", "bytes", parts)
 
 
 def kv_cache_bytes_per_token(spec: ModelSpec, kv_format: str = "bf16") -> float:
@@ -290,7 +248,7 @@ class Optimizer:
         state   bytes of an element of state, as the training recipe has it
         """
         if self.scheme == "8bit":
-            return len(self.states) * blockwise_8bit_bytes(elements=256) / 256
+            return float(len(self.states) * blockwise_8bit_bytes(elements=256) / 256)
         return None if self.scheme in ("factored", "muon") else len(self.states) * (self.element or state)
 
     def widths(self, tensors: Iterable[tuple[Tensor, Any]], state: int) -> dict[float, Any]:
@@ -326,64 +284,63 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 def optimizer_named(name: str) -> Optimizer:
     """The optimizer of that name; a misspelt one raises `LLMHWError` with the nearest."""
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name]
+    return OPTIMIZERS[check_choice("optimizer", name, OPTIMIZERS)]
 
 
 def precision_named(name: str) -> Precision:
     """The training recipe of that name; a misspelt one raises `LLMHWError` with the nearest."""
-    if name not in PRECISIONS:
-        raise unknown_name("precision", name, PRECISIONS)
-    return PRECISIONS[name]
+    return PRECISIONS[check_choice("precision", name, PRECISIONS)]
 
 
 def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer, state: int) -> dict[str, list[Term]]:
     """The optimizer's states over these tensors, as terms by state."""
-    width = optimizer.element or state
+    held, muon, width = list(tensors), optimizer.scheme == "muon", optimizer.element or state
+
+    def plain(label: str, elements: Any) -> Term:
+        return term(state_bytes, label, elements=elements, bytes_per_element=width)
+
     parts: dict[str, list[Term]] = {}
-    stepped = elements = matrices = others = 0
-    for tensor, count in tensors:
-        elements = elements + count * tensor.numel
-        if tensor.is_block_matrix:
-            matrices = matrices + count * tensor.numel
-        else:
-            others = others + count * tensor.numel
-        if optimizer.step and not (optimizer.scheme == "muon" and tensor.is_block_matrix):
-            stepped += count
-        if optimizer.scheme == "8bit":
-            for name in optimizer.states:
-                parts.setdefault(name, []).append(term(blockwise_8bit_bytes, tensor.name, count, elements=tensor.numel))
-        elif optimizer.scheme == "factored":
-            if len(tensor.shape) > 1:
-                rows, columns = tensor.shape[-2:]
-                made = term(
-                    factored_state_bytes,
-                    tensor.name,
-                    count,
-                    matrices=tensor.numel // (rows * columns),
-                    rows=rows,
-                    columns=columns,
-                    bytes_per_element=width,
-                )
-            else:
-                made = term(state_bytes, tensor.name, count, elements=tensor.numel, bytes_per_element=width)
-            parts.setdefault("variance", []).append(made)
-    if optimizer.scheme == "plain":
-        for name in optimizer.states:
-            parts[name] = [term(state_bytes, name, elements=elements, bytes_per_element=width)]
-    elif optimizer.scheme == "muon":
-        parts["momentum"] = [
-            term(state_bytes, "Muon momentum of the matrices", elements=matrices, bytes_per_element=width),
-            term(state_bytes, "AdamW momentum of the rest", elements=others, bytes_per_element=width),
+    if optimizer.scheme == "factored":
+        parts["variance"] = [
+            factored_state(t, n, width) if len(t.shape) > 1 else plain(t.name, t.numel).scaled(n) for t, n in held
         ]
-        parts["variance"] = [term(state_bytes, "AdamW variance of the rest", elements=others, bytes_per_element=width)]
+    elif optimizer.scheme == "8bit":
+        each = [term(blockwise_8bit_bytes, t.name, n, elements=t.numel) for t, n in held]
+        parts = {name: list(each) for name in optimizer.states}
+    elif muon:
+        matrices, others = (sum(n * t.numel for t, n in held if t.is_block_matrix == block) for block in (True, False))
+        rest = plain("AdamW momentum of the rest", others)
+        parts["momentum"] = [plain("Muon momentum of the matrices", matrices), rest]
+        parts["variance"] = [replace(rest, label="AdamW variance of the rest")]
+    else:
+        elements = sum(n * t.numel for t, n in held)
+        parts = {name: [plain(name, elements)] for name in optimizer.states}
+    stepped = sum(n for t, n in held if optimizer.step and not (muon and t.is_block_matrix))
     if stepped:
         # torch.optim keeps a step counter, one fp32 number, for every parameter tensor
-        parts["step counters"] = [
-            term(state_bytes, "a step counter for each tensor", elements=stepped, bytes_per_element=4)
-        ]
+        counters = term(state_bytes, "a step counter for each tensor", elements=stepped, bytes_per_element=4)
+        parts["step counters"] = [counters]
     return parts
+
+
+def factored_state(tensor: Tensor, count: Any, width: int) -> Term:
+    """Adafactor's second moment of a tensor, a stack of matrices, as often as it occurs."""
+    rows, columns = tensor.shape[-2:]
+    sizes = {"matrices": tensor.numel // (rows * columns), "rows": rows, "columns": columns}
+    return term(factored_state_bytes, tensor.name, count, **sizes, bytes_per_element=width)
+
+
+def _trained(tensors: Iterable[tuple[Tensor, int]], optimizer: str, precision: str) -> dict[str, list[Term]]:
+    """Weights, gradients, master copy and optimizer states of tensors that are trained whole."""
+    held, recipe = list(tensors), precision_named(precision)
+    elements = sum(n * t.numel for t, n in held)
+    widths = {"weights": recipe.weights, "gradients": recipe.gradients, "master copy": recipe.master}
+    found = {
+        name: [term(state_bytes, name, elements=elements, bytes_per_element=width)]
+        for name, width in widths.items()
+        if width
+    }
+    return found | optimizer_parts(held, optimizer_named(optimizer), recipe.state)
 
 
 def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str = "bf16-mixed") -> Estimate:
@@ -402,18 +359,8 @@ def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str
     >>> round(estimate.total / model("llama-2-7b").parameters.total, 3)
     16.0
     """
-    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
-    total = spec.parameters.total
-    parts = [
-        Part("weights", (term(state_bytes, "weights", elements=total, bytes_per_element=recipe.weights),)),
-        Part("gradients", (term(state_bytes, "gradients", elements=total, bytes_per_element=recipe.gradients),)),
-    ]
-    if recipe.master:
-        made = term(state_bytes, "fp32 master copy", elements=total, bytes_per_element=recipe.master)
-        parts.append(Part("master copy", (made,)))
-    states = optimizer_parts(spec.all_tensors(), chosen, recipe.state)
-    parts += [Part(name, tuple(terms)) for name, terms in states.items()]
-    return Estimate(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", tuple(parts))
+    title = f"training states of {spec.name}: {optimizer}, {precision}"
+    return Estimate.of(title, "bytes", _trained(spec.all_tensors(), optimizer, precision))
 
 
 LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -482,9 +429,9 @@ def lora_states(
     >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
     5.9
     """
-    chosen, recipe = optimizer_named(optimizer), precision_named(precision)
+    width = precision_named(precision).weights
     added = lora_tensors(spec, rank=rank, targets=targets)
-    adapters = tuple(
+    adapters = [
         term(
             lora_params_bytes,
             t.name.removesuffix(".lora_A.weight"),
@@ -492,22 +439,16 @@ def lora_states(
             rank=rank,
             in_features=t.shape[1],
             out_features=other.shape[0],
-            bytes_per_element=recipe.weights,
+            bytes_per_element=width,
         )
         for (t, n), (other, _) in zip(added[::2], added[1::2], strict=True)
-    )
-    count = sum(n * t.numel for t, n in added)
-    parts = [
-        Part("frozen weights", tuple(t for part in weights(spec, base_format) for t in part.terms)),
-        Part("adapters", adapters),
-        Part("gradients", (term(state_bytes, "gradients", elements=count, bytes_per_element=recipe.gradients),)),
     ]
-    if recipe.master:
-        made = term(state_bytes, "fp32 master copy", elements=count, bytes_per_element=recipe.master)
-        parts.append(Part("master copy", (made,)))
-    parts += [Part(name, tuple(terms)) for name, terms in optimizer_parts(added, chosen, recipe.state).items()]
+    frozen = [t for part in weights(spec, base_format) for t in part.terms]
+    trained = _trained(added, optimizer, precision)
+    del trained["weights"]  # the adapters, counted factor by factor
     kind = "LoRA" if base_format in ("bf16", "fp16", "fp32") else "QLoRA"
-    return Estimate(f"{kind} states of {spec.name}: rank {rank}, {optimizer}", "bytes", tuple(parts))
+    title = f"{kind} states of {spec.name}: rank {rank}, {optimizer}"
+    return Estimate.of(title, "bytes", {"frozen weights": frozen, "adapters": adapters, **trained})
 
 
 @formula(source="LoRA (Hu et al. 2021)", unit="bytes")

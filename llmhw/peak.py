@@ -1,4 +1,4 @@
-"""The highest memory of one training step on one device, in plain PyTorch and transformers.
+"""The exact profile of `llmhw.training_memory` for one device: a step of plain PyTorch and transformers.
 
 A step passes a few moments that can be the highest; we add up what is alive at each of them and take the largest:
 
@@ -15,18 +15,17 @@ allocator's rounding and fragmentation, the context of the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.activations import activations, layer_activations
+from llmhw.activations import activations, layer_activations, style_of
 from llmhw.block import saved_bytes, score_matrix_bytes
-from llmhw.activations import style_of as style_of
 from llmhw.formula import Estimate, Part, Term, term
-from llmhw.job import ATTENTION
+from llmhw.job import ATTENTION, TrainingJob
 from llmhw.memory import state_bytes, training_states
 from llmhw.model import Layer, ModelSpec
-from llmhw.units import check_choice, check_count, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count
 
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor")
 PRECISIONS = ("fp32", "bf16")
@@ -65,24 +64,34 @@ class _Step:
     spec: ModelSpec
     batch: int
     seq_len: int
-    e: int
-    attention: str
-    recompute: str
+    optimizer: str
     precision: str
+    recompute: str
+    attention: str
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "seq_len"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        known = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "recompute": RECOMPUTE, "attention": ATTENTION}
+        for name, names in known.items():
+            check_choice(name, getattr(self, name), names)
+
+    @property
+    def e(self) -> int:
+        """Bytes of an element of weights, gradients and activations."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def case(self) -> dict[str, Any]:
+        """The same for `llmhw.activations`."""
+        return {name: getattr(self, name) for name in ("batch", "seq_len", "precision", "attention")}
 
     # terms
 
     def rows(self, label: str, width: int, size: int, times: float = 1) -> Term:
         """A tensor with a row for each token."""
-        return term(
-            saved_bytes,
-            label,
-            times,
-            batch=self.batch,
-            seq_len=self.seq_len,
-            width=width,
-            bytes_per_element=size,
-        )
+        sizes = {"batch": self.batch, "seq_len": self.seq_len, "width": width, "bytes_per_element": size}
+        return term(saved_bytes, label, times, **sizes)
 
     def elements(self, label: str, elements: int) -> Term:
         return term(state_bytes, label, elements=elements, bytes_per_element=self.e)
@@ -106,25 +115,12 @@ class _Step:
 
     # activations
 
-    def kept(self, loss: bool, layers: int | None = None) -> tuple[list[Term], list[Term]]:
-        """Activations of the first `layers` layers (None: of the whole model), and those of head and loss."""
-        spec = self.spec if layers is None else replace(self.spec, layers=self.spec.layers[:layers])
-        found = activations(
-            spec,
-            batch=self.batch,
-            seq_len=self.seq_len,
-            precision=self.precision,
-            attention=self.attention,
-            recompute=self.recompute,
-            loss=loss,
-        )
-        behind = ("final norm", "head", "loss")
-        if layers is not None:
-            return [t for p in found for t in p.terms if p.name not in behind], []
-        return (
-            [t for p in found for t in p.terms if p.name != "loss"],
-            [t for p in found for t in p.terms if p.name == "loss"],
-        )
+    def kept(self, layers: int | None = None) -> tuple[list[Term], list[Term]]:
+        """Activations of the first `layers` layers (None: of the whole model and its head), and those of the loss."""
+        held = None if layers is None else range(layers)
+        found = activations(self.spec, layers=held, head=held is None, recompute=self.recompute, **self.case)
+        kept, loss = ([t for p in found for t in p.terms if (p.name == "loss") == is_loss] for is_loss in (False, True))
+        return kept, loss
 
 
 @dataclass(frozen=True)
@@ -147,14 +143,16 @@ class _Stage:
     so_far: int = 0
 
 
+# What a norm's weight multiplies and what it is multiplied with.
+_SCALED = ("normalized", "norm weight")
+
+
 def _norm_groups(terms: list[Term]) -> list[list[Term]]:
     """The terms of several norms, one list a norm: each begins with its input and has one scale."""
     groups: list[list[Term]] = []
     for t in terms:
-        scale = t.label.startswith(("1 / ", "mean"))
-        first = t.label.startswith(("input", "centred"))
-        has_scale = groups and any(o.label.startswith("1 / ") for o in groups[-1])
-        if not groups or (has_scale and (first or scale)):
+        begins = t.key in ("norm input", "LayerNorm input", "norm mean", "norm scale")
+        if not groups or (begins and any(o.key == "norm scale" for o in groups[-1])):
             groups.append([])
         groups[-1].append(t)
     return groups
@@ -162,9 +160,9 @@ def _norm_groups(terms: list[Term]) -> list[list[Term]]:
 
 def _norm_stage(step: _Step, name: str, group: list[Term], width: int) -> _Stage:
     """A norm that is written out in fp32: near its end five matrices of its input's size are alive."""
-    if any(t.label == "input of LayerNorm" for t in group):
+    if any(t.key == "LayerNorm input" for t in group):
         return _Stage(name, group, [step.rows("gradient of the norm's input", width, step.e)], [])
-    freed = [t for t in group if t.label.startswith(("normalized", "weight", "1 + weight"))]
+    freed = [t for t in group if t.key in _SCALED]
     return _Stage(name, group, [step.rows("gradients inside the norm, in fp32", width, 4, _matrices(step))], freed)
 
 
@@ -180,7 +178,7 @@ def _feed_forward_stage(step: _Step, layer: Layer, parts: Mapping[str, list[Term
     params = sum(t.numel for t in layer.tensors if t.component in ("mlp", "experts", "router"))
     experts = [t for t in layer.tensors if t.component == "experts" and t.matmul]
     if experts:
-        weight = next((dict(t.inputs)["bytes_per_element"] for t in terms if t.label == "weight of each row"), e)
+        weight = next((dict(t.inputs)["bytes_per_element"] for t in terms if t.key == "row weight"), e)
         rows = step.rows("gradients of the weighted expert outputs", experts[0].used * h, weight, 3)
         return _Stage("experts", terms, [rows], [], params)
     matrices = [t for t in layer.tensors if t.component == "mlp" and t.matmul]
@@ -188,8 +186,8 @@ def _feed_forward_stage(step: _Step, layer: Layer, parts: Mapping[str, list[Term
         return _Stage("feed-forward part", terms, [], [], params)
     down = matrices[-1]
     # a plain feed-forward part with a one-kernel activation: its result is freed when that one's gradient comes
-    one_kernel = [t.label for t in parts.get("activation function", [])] in (["input of gelu"], ["input of silu"])
-    gated = any(t.label == "activated gate" for t in terms)
+    one_kernel = [t.key for t in parts.get("activation function", [])] == ["activation input"]
+    gated = any(t.key == "activated gate" for t in terms)
     rows = step.rows("gradients inside the feed-forward part", down.numel // h, e, 1 if one_kernel and not gated else 2)
     return _Stage("feed-forward part", terms, [rows], [], params, down.numel)
 
@@ -202,7 +200,7 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
     rest = [t for name in ("qk norms", "qkv") for t in parts.get(name, [])]
     params = sum(t.numel for t in layer.tensors if t.component == "attention")
     query, key, value = a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim
-    probabilities = [t for t in terms if t.label.startswith("probabilities")]
+    probabilities = [t for t in terms if t.key == "probabilities"]
     if probabilities:
         softmax = max(probabilities, key=lambda t: float(t.value))
         made = term(score_matrix_bytes, "gradients around the softmax", 2, **dict(softmax.inputs))
@@ -214,7 +212,7 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
         return [replace(core, terms=[*terms, *rest], params=params)]
     # the norm of the keys is through when that of the queries is at its highest
     first, *others = _norm_groups(parts["qk norms"])
-    freed = [t for t in first if t.label.startswith(("normalized", "weight", "1 + weight"))]
+    freed = [t for t in first if t.key in _SCALED]
     freed += [t for group in others for t in group]
     fp32 = step.rows("gradients inside the norm of the queries, in fp32", query, 4, _matrices(step))
     waiting = step.rows("gradients of keys and values", 2 * key + value, e)
@@ -225,14 +223,12 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     """The high moments of the backward pass of layer `i`."""
     spec, e = step.spec, step.e
     layer, style, h = spec.layers[i], style_of(spec), spec.hidden
-    own = layer_activations(
-        spec, layer, batch=step.batch, seq_len=step.seq_len, dtype_bytes=e, attention=step.attention
-    )
-    below, _ = step.kept(False, i + 1)
+    own = layer_activations(spec, layer, **step.case)
+    below, _ = step.kept(i + 1)
     if step.recompute == "full":
         # everything else of this layer has just been computed again
         saves_input = style.norm.startswith("layer") or style.block in ("post", "behind") or e == 4
-        below = _without(below, "input of a recomputed layer") if saves_input else below
+        below = _without(below, "layer input") if saves_input else below
     else:
         below = _subtract(below, [t for p in own for t in p.terms])
     parts = {p.name: list(p.terms) for p in own}
@@ -266,11 +262,11 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
         through += stage.params
 
 
-def _without(terms: list[Term], label: str) -> list[Term]:
-    """The terms less one of what carries this label."""
+def _without(terms: list[Term], key: str) -> list[Term]:
+    """The terms less one of what has this key."""
     for k in range(len(terms) - 1, -1, -1):
         t = terms[k]
-        if t.label == label:
+        if t.key == key:
             left = t.times - 1
             rest = [replace(t, times=left, value=t.value / t.times * left)] if left else []
             return [*terms[:k], *rest, *terms[k + 1 :]]
@@ -282,16 +278,12 @@ def _subtract(terms: list[Term], taken: list[Term]) -> list[Term]:
     for one in taken:
         for k in range(len(terms) - 1, -1, -1):
             t = terms[k]
-            if (t.label, t.formula, t.inputs) == (one.label, one.formula, one.inputs):
+            if (t.key, t.formula, t.inputs) == (one.key, one.formula, one.inputs):
                 left = t.times - one.times
                 rest = [replace(t, times=left, value=t.value / t.times * left)] if left else []
                 terms = [*terms[:k], *rest, *terms[k + 1 :]]
                 break
     return terms
-
-
-# What the final norm keeps when it is written out in fp32, which a LayerNorm is not.
-_FINAL_NORM = ("normalized, before the weight",)
 
 
 def _ends(spec: ModelSpec) -> list[int]:
@@ -334,86 +326,70 @@ def step_peak(
     >>> peak.moment, round(peak.total / 2**30, 1)
     ('optimizer step', 74.8)
     """
-    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    if optimizer not in OPTIMIZERS:
-        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
-    check_choice("precision", precision, PRECISIONS)
-    check_choice("recompute", recompute, RECOMPUTE)
-    check_choice("attention", attention, ATTENTION)
+    step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention)
     states = training_states(spec, optimizer=optimizer, precision=precision)
-    e = 4 if precision == "fp32" else 2
-    step = _Step(spec, batch, seq_len, e, attention, recompute, precision)
     fixed = {
         "weights": list(states.part("weights").terms),
         "optimizer states": [t for p in states if p.name not in ("weights", "gradients") for t in p.terms],
     }
-    all_gradients = list(states.part("gradients").terms)
-    vocab = spec.vocab_size
-    kept, loss = step.kept(True)
-
-    def made(phase: str, moment: str, parts: Mapping[str, list[Term]], note: str = "") -> StepPeak:
+    note = f"batch {batch}, {seq_len} tokens, {optimizer}, {precision}, recompute {recompute}"
+    phases: dict[str, StepPeak] = {}
+    for phase, moment, parts in _moments(step, list(states.part("gradients").terms)):
         alive = {**fixed, **parts}
         title = f"peak of a training step of {spec.name}: {moment}"
-        return StepPeak(
-            title,
-            "bytes",
-            tuple(Part(name, tuple(alive.get(name, ()))) for name in PARTS),
-            note or f"batch {batch}, {seq_len} tokens, {optimizer}, {precision}, recompute {recompute}",
-            moment,
-            phase,
-        )
-
-    copies = [step.rows("logits", vocab, e)]
-    if e != 4:
-        copies.append(step.rows("logits in fp32", vocab, 4))
-    moments = [
-        made("forward", "loss", {"activations": kept, "logits and loss": [*loss, *copies]}),
-        made(
-            "backward",
-            "start of the backward pass",
-            {
-                "activations": kept,
-                "logits and loss": [
-                    *loss,
-                    step.rows("gradient of the log-probabilities, in fp32", vocab, 4),
-                    step.rows("gradient of the logits, in fp32", vocab, 4),
-                ],
-            },
-        ),
-    ]
-    norm = [t for t in kept if t.label in _FINAL_NORM]
-    if norm:
-        behind = {id(t) for t in kept if t.label == "input of the head"} | {id(norm[-1])}
-        fp32 = [step.rows("gradients inside the norm, in fp32", spec.hidden, 4, _matrices(step))]
-        alive = {"activations": [t for t in kept if id(t) not in behind], "temporaries": fp32}
-        moments.append(made("backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}))
-    for i in _ends(spec):
-        moments += [made("backward", moment, parts) for moment, parts in _layer_moments(step, i)]
-    incoming = [step.rows("gradient of the embeddings", spec.hidden, e)]
-    if step.tied:
-        # autograd adds the two out of place: the one from the head is counted as a gradient already
-        incoming = [step.elements("the embedding's gradient, and the sum with the head's", 2 * step.tied)]
-    moments.append(made("backward", "embedding", {"gradients": all_gradients, "temporaries": incoming}))
-    moments.append(
-        made(
-            "optimizer",
-            "optimizer step",
-            {"gradients": all_gradients, "temporaries": _update(step, optimizer)},
-        )
-    )
-    phases = {
-        phase: max((m for m in moments if m.phase == phase), key=lambda m: float(m.total))
-        for phase in ("forward", "backward", "optimizer")
-    }
+        terms = tuple(Part(name, tuple(alive.get(name, ()))) for name in PARTS)
+        made = StepPeak(title, "bytes", terms, note, moment, phase)
+        if phase not in phases or made.total > phases[phase].total:
+            phases[phase] = made
     highest = max(phases.values(), key=lambda m: float(m.total))
     return replace(highest, phases=phases)
 
 
-def _update(step: _Step, optimizer: str) -> list[Term]:
+def peak_of(job: TrainingJob) -> StepPeak:
+    """`step_peak` of a job of one micro-batch on one device; `LLMHWError` for what it does not cover."""
+    p = job.parallelism
+    covers = {"devices": 1, "micro_batches": 1, "kernels": "torch", "offload": "none", "frozen": False}
+    for name, covered in covers.items():
+        value = getattr(p if hasattr(p, name) else job, name)
+        if value != covered:
+            raise LLMHWError(f"{name}={value!r} has no exact profile, only {name}={covered!r}; read the stages instead")
+    recipe = {name: getattr(job, name) for name in ("seq_len", "optimizer", "precision", "recompute", "attention")}
+    return step_peak(job.model, batch=job.micro_batch, **recipe)
+
+
+def _moments(step: _Step, all_gradients: list[Term]) -> Iterator[tuple[str, str, dict[str, list[Term]]]]:
+    """The phase of each moment that may be the highest, its name, and what is alive beside weights and states."""
+    spec, e, vocab = step.spec, step.e, step.spec.vocab_size
+    kept, loss = step.kept()
+    copies = [step.rows("logits", vocab, e)]
+    if e != 4:
+        copies.append(step.rows("logits in fp32", vocab, 4))
+    yield "forward", "loss", {"activations": kept, "logits and loss": [*loss, *copies]}
+    names = ("gradient of the log-probabilities, in fp32", "gradient of the logits, in fp32")
+    fp32 = [step.rows(name, vocab, 4) for name in names]
+    yield "backward", "start of the backward pass", {"activations": kept, "logits and loss": [*loss, *fp32]}
+    # what the final norm keeps when it is written out in fp32, which a LayerNorm is not
+    norm = [t for t in kept if t.key == "normalized"]
+    if norm:
+        behind = {id(t) for t in kept if t.key == "head input"} | {id(norm[-1])}
+        fp32 = [step.rows("gradients inside the norm, in fp32", spec.hidden, 4, _matrices(step))]
+        alive = {"activations": [t for t in kept if id(t) not in behind], "temporaries": fp32}
+        yield "backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}
+    for i in _ends(spec):
+        yield from (("backward", *moment) for moment in _layer_moments(step, i))
+    incoming = [step.rows("gradient of the embeddings", spec.hidden, e)]
+    if step.tied:
+        # autograd adds the two out of place: the one from the head is counted as a gradient already
+        incoming = [step.elements("the embedding's gradient, and the sum with the head's", 2 * step.tied)]
+    yield "backward", "embedding", {"gradients": all_gradients, "temporaries": incoming}
+    yield "optimizer", "optimizer step", {"gradients": all_gradients, "temporaries": _update(step)}
+
+
+def _update(step: _Step) -> list[Term]:
     """Temporary tensors of torch.optim's update."""
-    if optimizer == "adamw":
+    if step.optimizer == "adamw":
         return [step.elements("square roots of the variance, for all weights at once", step.spec.parameters.total)]
-    if optimizer == "adafactor":
+    if step.optimizer == "adafactor":
         largest = max(t.numel for t, _ in step.spec.all_tensors())
         return [step.elements("update of the largest tensor", largest)]
     return []

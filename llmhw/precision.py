@@ -7,7 +7,7 @@ The facts are one row a format in `catalog/number_formats.csv`; this module read
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -168,47 +168,23 @@ class NumberFormat:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the bits per weight among them."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "bits": self.bits,
-            "bits_per_weight": self.bits_per_weight,
-            "group": self.group,
-            "scale_bits": self.scale_bits,
-            "zero_bits": self.zero_bits,
-            "compute": self.compute,
-            "rule": self.rule,
-            "source": self.source,
-            "status": self.status,
-            "note": self.note,
-        }
+        shown = ("name", "kind", "bits", "bits_per_weight", "group", "scale_bits", "zero_bits", "compute", "rule")
+        return {name: getattr(self, name) for name in (*shown, "source", "status", "note")}
 
 
-_INTEGERS = (
-    "group", "scale_bits", "zero_bits", "outer_group", "outer_scale_bits", "row_bits", "column_bits", "tensor_bits",
-)  # fmt: skip
 _TENSOR_KINDS = (
     "token_embd", "output", "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_up", "ffn_down",
 )  # fmt: skip
 
 
 def _read(row: dict[str, str]) -> NumberFormat:
-    return NumberFormat(
-        name=row["name"],
-        bits=float(row["bits"]) if "." in row["bits"] else int(row["bits"]),
-        kind=row["kind"],
-        compute=row["compute"],
-        rule=row["rule"],
-        source=row["source"],
-        layout=row["layout"],
-        base=row["base"],
-        overrides=tuple((kind, row[kind]) for kind in _TENSOR_KINDS if row[kind]),
-        aliases=tuple(alias for alias in row["aliases"].split(";") if alias),
-        locator=row["locator"],
-        status=row["status"],
-        note=row["note"],
-        **{key: int(row[key] or 0) for key in _INTEGERS},
-    )
+    values: dict[str, Any]
+    known = {f.name: f.type for f in fields(NumberFormat) if f.name in row}
+    values = {name: int(row[name] or 0) if kind == "int" else row[name] for name, kind in known.items()}
+    values["bits"] = float(row["bits"]) if "." in row["bits"] else int(row["bits"])
+    values["overrides"] = tuple((kind, row[kind]) for kind in _TENSOR_KINDS if row[kind])
+    values["aliases"] = tuple(alias for alias in row["aliases"].split(";") if alias)
+    return NumberFormat(**values)
 
 
 @cache

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
-from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.formula import Estimate, Term, formula, term
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import optimizer_named, optimizer_parts, precision_named, state_bytes
 from llmhw.model import Layer, ModelSpec, Tensor
@@ -248,9 +248,7 @@ def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _stages(
-    spec: ModelSpec, pp: int, vpp: int, uneven: bool, again: int
-) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
+def _stages(spec: ModelSpec, pp: int, vpp: int, uneven: bool, again: int) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
     number = spec.kind_numbers
     found: dict[Any, list[Any]] = {}
     order = []
@@ -476,9 +474,7 @@ class StageTensors:
 
     def held(self, chunk: Chunk, *, component: str = "") -> list[tuple[Tensor, int]]:
         """The rank's tensors of a chunk or stage (of one component), each with how many there are."""
-        return [
-            (t, n) for which, n in chunk.parts for t in self.of(which) if not component or t.component == component
-        ]
+        return [(t, n) for which, n in chunk.parts for t in self.of(which) if not component or t.component == component]
 
     def elements(self, chunk: Chunk, experts: bool) -> tuple[int, Any]:
         """How many tensors a chunk or stage holds, and their elements: of experts, or of all others."""
@@ -534,11 +530,7 @@ def rank_states(
         shard=place.shard,
         expert_shard=place.expert_shard,
     )
-    return Estimate(
-        f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}",
-        "bytes",
-        tuple(Part(name, tuple(terms)) for name, terms in parts.items()),
-    )
+    return Estimate.of(f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}", "bytes", parts)
 
 
 def rank_parameter_bytes(
@@ -551,35 +543,3 @@ def rank_parameter_bytes(
     6738681856
     """
     return int(rank_states(spec, parallelism, place, optimizer="sgd", precision=precision)["weights"])
-
-
-def rank_gradient_bytes(
-    spec: ModelSpec,
-    parallelism: Parallelism,
-    place: Place | int = 0,
-    *,
-    precision: str = "bf16-mixed",
-    kernels: str = "megatron",
-) -> int:
-    """Bytes of the gradients that a rank holds when a step's backward pass has ended; `kernels` as in `rank_states`."""
-    states = rank_states(spec, parallelism, place, optimizer="sgd", precision=precision, kernels=kernels)
-    return int(states["gradients"])
-
-
-def rank_optimizer_bytes(
-    spec: ModelSpec,
-    parallelism: Parallelism,
-    place: Place | int = 0,
-    *,
-    optimizer: str = "adamw",
-    precision: str = "bf16-mixed",
-) -> int:
-    """Bytes of the optimizer's states that a rank holds, its fp32 master copy included.
-
-    >>> from llmhw import model
-    >>> spec = model("llama-2-7b")
-    >>> round(rank_optimizer_bytes(spec, Parallelism(dp=8, zero=1)) / spec.parameters.total, 3)
-    1.5
-    """
-    states = rank_states(spec, parallelism, place, optimizer=optimizer, precision=precision)
-    return int(sum(part.value for part in states if part.name not in ("weights", "gradients")))

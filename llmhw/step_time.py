@@ -146,7 +146,7 @@ def update_bytes(*, elements: Any, gradients: Any, weights: Any, master: Any, st
     >>> update_bytes(elements=1, gradients=2, weights=2, master=4, states=8)
     30
     """
-    return elements * (2 * gradients + weights + (2 * master if master else weights) + 2 * states)
+    return elements * (2 * gradients + weights + where(master > 0, 2 * master, weights) + 2 * states)
 
 
 @formula(source="Muon (Jordan et al. 2024): five Newton-Schulz steps on each matrix, three products each", unit="FLOP")
@@ -475,8 +475,7 @@ class StepTimer:
     @property
     def _gathers(self) -> bool:
         """Whether ZeRO-3 gathers weights for every micro-batch: under a pipeline they stay whole for the step."""
-        zero, shards = self.x.zero == 3, self.x.dp * self.x.cp > 1
-        return self.job.parallelism.pp == 1 and bool(_any(zero & shards))
+        return self.job.parallelism.pp == 1 and _any(self.x.zero == 3)
 
     def _shard_messages(self, held: Iterable[int | str], what: str = "a block") -> list[Collective]:
         """FSDP's messages for a kind of layer, or for the ends: experts lie on other ranks than the rest."""

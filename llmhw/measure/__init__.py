@@ -19,14 +19,8 @@ except ImportError:
     raise LLMHWError("llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'") from None
 
 from llmhw.measure.activations import measure_activations
-from llmhw.measure.steps import (
-    Measurement,
-    Row,
-    measure_flops,
-    measure_memory,
-    measure_optimizer,
-    measure_params,
-)
+from llmhw.measure.report import Measurement, Row
+from llmhw.measure.steps import measure_flops, measure_memory, measure_optimizer, measure_params
 
 __all__ = [
     "QUANTITIES",

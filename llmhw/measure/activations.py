@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmhw.activations import activations
-from llmhw.formula import Estimate, Report, Table
-from llmhw.memory import PRECISIONS
-from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, unknown_name
+from llmhw.formula import Estimate
+from llmhw.measure.modules import build, name_of, quiet, spec_of
+from llmhw.measure.modules import fake as fake_tensors
+from llmhw.measure.report import Measured, Row
+from llmhw.units import LLMHWError, check_choice, check_count
 
 try:
     import torch
@@ -29,12 +30,7 @@ except ImportError:  # pragma: no cover - the tests have torch
     raise LLMHWError("llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'") from None
 
 RECOMPUTE = ("none", "selective", "full", "block")
-# "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.
-ATTENTION = {"flash": "sdpa", "sdpa": "sdpa", "eager": "eager"}
-_DROPOUTS = (
-    "attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout layerdrop "
-    "embed_dropout attn_dropout ffn_dropout residual_dropout classifier_dropout embedding_dropout resid_dropout"
-).split()
+ATTENTION = ("flash", "sdpa", "eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SavedActivations(Report):
+class SavedActivations(Measured):
     """What `measure_activations` found.
 
     kept        every distinct storage that the backward pass needs
@@ -71,23 +67,21 @@ class SavedActivations(Report):
     outputs: int
     estimate: Estimate | None = None
     notes: tuple[str, ...] = ()
+    unit: str = "bytes"
 
     @property
     def total(self) -> int:
         """Bytes kept for the backward pass."""
         return sum(item.bytes for item in self.kept)
 
-    measured = total
-
     @property
-    def predicted(self) -> int | None:
-        """The same by the library's formulas."""
-        return None if self.estimate is None else int(self.estimate.total)
+    def whole(self) -> Row:
+        return Row("activations", self.total, None if self.estimate is None else int(self.estimate.total))
 
-    @property
-    def ratio(self) -> float | None:
-        """Predicted / measured."""
-        return None if self.predicted is None or not self.total else self.predicted / self.total
+    def figures(self) -> tuple[Row, ...]:
+        """Modules of all layers together, and the whole."""
+        modules = self.by_module(join_layers=True).items()
+        return (*(Row(name or "loss and outermost", size) for name, size in modules), self.whole)
 
     def by_module(self, *, join_layers: bool = False) -> dict[str, int]:
         """Bytes by module name; `join_layers` adds the layers up, with * for their number."""
@@ -106,35 +100,11 @@ class SavedActivations(Report):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in bytes."""
-        return {
-            "title": self.title,
-            "unit": "bytes",
-            "measured": self.total,
-            "predicted": self.predicted,
-            "ratio": self.ratio,
-            "by_module": self.by_module(),
-            "by_op": self.by_op(),
-            "outputs": self.outputs,
-            "notes": list(self.notes),
-        }
+        return self._summary(by_module=self.by_module(), by_op=self.by_op(), outputs=self.outputs)
 
     def records(self) -> list[dict[str, Any]]:
         """Every kept storage."""
         return [{field: getattr(kept, field) for field in Kept.__slots__} for kept in self.kept]
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Name, measured, predicted and ratio as text; modules of all layers together, the whole last."""
-        modules = self.by_module(join_layers=True).items()
-        rows = [(name or "loss and outermost", format_quantity(size, "bytes"), "", "") for name, size in modules]
-        predicted = "" if self.predicted is None else format_quantity(self.predicted, "bytes")
-        ratio = "" if self.ratio is None else f"{self.ratio:.4f}"
-        return [*rows, ("activations", format_quantity(self.total, "bytes"), predicted, ratio)]
-
-    def tables(self) -> list[Table]:
-        return [Table(self.title, ("", "measured", "predicted", "ratio"), self.rows())]
-
-    def footer(self) -> tuple[str, ...]:
-        return self.notes
 
 
 class _Held:
@@ -264,73 +234,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(inner)
 
 
-# -- transformers' models ---------------------------------------------------------------------
-
-
-def _config(model: Any) -> Any:
-    """transformers' config object of a name, path, dict, spec or config."""
-    try:
-        from transformers import CONFIG_MAPPING, PreTrainedConfig
-    except ImportError:
-        raise LLMHWError(
-            "measuring a model by its config needs transformers; install it with: pip install 'llmhw[torch]'"
-        ) from None
-    if isinstance(model, PreTrainedConfig):
-        return type(model).from_dict(model.to_dict())
-    if isinstance(model, ModelSpec):
-        model = getattr(model, "config", None) or model.name
-    if not isinstance(model, Mapping):
-        from pathlib import Path
-
-        from llmhw.catalog import model_names, read_model
-        from llmhw.model import _load_json
-
-        path = Path(model)
-        if path.suffix == ".json" or path.is_dir():
-            model = _load_json(path / "config.json" if path.is_dir() else path)
-        else:
-            try:
-                model = read_model(str(model))[1]
-            except KeyError:
-                raise unknown_name("model", str(model), model_names()) from None
-    options = dict(model)
-    kind = options.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
-        raise LLMHWError(f"model_type={kind!r} is not one that the installed transformers knows; pass a torch module")
-    return CONFIG_MAPPING[kind](**options)
-
-
-def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> Any:
-    """transformers' causal language model of a config, in training mode, without dropout.
-
-    model       catalog name, path of a `config.json`, its content as a dict, or transformers' config object
-    precision   see `llmhw.memory.PRECISIONS`: the model is built in the number format it computes with
-    attention   flash (PyTorch's SDPA) or eager
-
-    Inside a `torch._subclasses.FakeTensorMode` the weights take no memory.
-    """
-    from transformers import AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
-    config = _config(model)
-    text = config.get_text_config()
-    for part in {id(c): c for c in (config, text)}.values():
-        for name in _DROPOUTS:
-            if isinstance(getattr(part, name, None), float):
-                setattr(part, name, 0.0)
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
-    dtype = torch.float32 if PRECISIONS[precision].compute == 4 else torch.bfloat16
-    try:
-        with no_init_weights():
-            made = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION[attention], dtype=dtype)
-    except ValueError as error:
-        if "attention implementation" not in str(error):
-            raise
-        raise LLMHWError(
-            f"attention={attention!r}: transformers does not run model_type={text.model_type!r} with it; use 'eager'"
-        ) from None
-    return made.train()
+# -- recompute --------------------------------------------------------------------------------
 
 
 def _checkpoint_layers(model: Any, watch: Watch, layers: int | None) -> None:
@@ -387,38 +291,6 @@ def _checkpoint_attention(model: Any, watch: Watch) -> Iterator[None]:
         )
 
 
-@contextlib.contextmanager
-def fake_tensors() -> Iterator[None]:
-    """Shapes without storage, and what transformers would read from real tensors.
-
-    From real position ids 0, 1, 2, ... transformers sees that no sequences are packed into one, and leaves the mask
-    to the attention kernel. It cannot see that in fake ones, and would build a mask that a real run does not have.
-    """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import masking_utils
-
-    packed = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        masking_utils.find_packed_sequence_indices = packed
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that transformers logs about a model that is only measured."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 # -- the measurement --------------------------------------------------------------------------
 
 
@@ -467,7 +339,7 @@ def measure_activations(
         if fake or (fake is None and not given):
             stack.enter_context(fake_tensors())
         if not given:
-            stack.enter_context(_quiet())
+            stack.enter_context(quiet())
         module = model if given else build(model, precision=precision, attention=attention)
         language = hasattr(module, "_set_gradient_checkpointing")
         if inputs is None and not language:
@@ -481,26 +353,9 @@ def measure_activations(
             device = next(module.parameters()).device
             ids = torch.zeros((batch, seq_len), dtype=torch.long, device=device)
             inputs = {"input_ids": ids, "use_cache": False, **({"labels": ids.clone()} if loss else {})}
-        was = [(m, m.gradient_checkpointing) for m in module.modules() if hasattr(m, "gradient_checkpointing")]
-        watch = Watch(module)
-        try:
-            if recompute in ("full", "block"):
-                _checkpoint_layers(module, watch, recompute_layers if recompute == "block" else None)
-            elif recompute == "selective":
-                stack.enter_context(_checkpoint_attention(module, watch))
-            with watch:
-                output = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
-            kept = watch.kept()
-            counted = {_storage(h.tensor) for h in (ref() for ref in watch._refs) if h is not None}
-            rest = {_storage(t): _local(t).untyped_storage().nbytes() for t in _tensors(output)}
-            outputs = sum(size for key, size in rest.items() if key not in counted)
-            if backward:
-                output.loss.backward()
-        finally:
-            for m, on in was:
-                m.gradient_checkpointing = on
+        kept, outputs = _kept(module, inputs, recompute, recompute_layers, backward)
     case = f"{recompute} recompute" if recompute != "none" else "no recompute"
-    title = f"activations kept by {_name(model)}: {case}"
+    title = f"activations kept by {type(model).__name__ if given else name_of(model)}: {case}"
     if own_inputs:
         return SavedActivations(title, kept, outputs)
     parameter = next(module.parameters())
@@ -518,10 +373,33 @@ def measure_activations(
     return SavedActivations(title, kept, outputs, estimate, notes)
 
 
+def _kept(
+    module: Any, inputs: Any, recompute: str, recompute_layers: int, backward: bool
+) -> tuple[tuple[Kept, ...], int]:
+    """Run a module under watch: the storages it keeps, and bytes of its outputs that nothing saved."""
+    was = [(m, m.gradient_checkpointing) for m in module.modules() if hasattr(m, "gradient_checkpointing")]
+    watch = Watch(module)
+    with contextlib.ExitStack() as stack:
+        try:
+            if recompute in ("full", "block"):
+                _checkpoint_layers(module, watch, recompute_layers if recompute == "block" else None)
+            elif recompute == "selective":
+                stack.enter_context(_checkpoint_attention(module, watch))
+            with watch:
+                output = module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+            kept = watch.kept()
+            counted = {_storage(h.tensor) for h in (ref() for ref in watch._refs) if h is not None}
+            rest = {_storage(t): _local(t).untyped_storage().nbytes() for t in _tensors(output)}
+            if backward:
+                output.loss.backward()
+        finally:
+            for m, on in was:
+                m.gradient_checkpointing = on
+    return kept, sum(size for key, size in rest.items() if key not in counted)
+
+
 def _predict(model: Any, options: Mapping[str, Any]) -> tuple[Estimate | None, tuple[str, ...]]:
     """The library's answer to the same question, or why it has none."""
-    from llmhw.measure.steps import spec_of
-
     try:
         spec = spec_of(model)
         if spec is None:
@@ -529,9 +407,3 @@ def _predict(model: Any, options: Mapping[str, Any]) -> tuple[Estimate | None, t
         return activations(spec, **options), ()
     except LLMHWError as error:
         return None, (f"no prediction: {error}",)
-
-
-def _name(model: Any) -> str:
-    from llmhw.measure.steps import name_of
-
-    return type(model).__name__ if isinstance(model, torch.nn.Module) else name_of(model)

@@ -7,8 +7,6 @@ and arithmetic are not. So the training step of an 8B model is measured on a lap
 from __future__ import annotations
 
 import contextlib
-import copy
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,14 +17,12 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llmhw.families import key_of
 from llmhw.flops import backward_flops, forward_flops
-from llmhw.formula import Report, Table
 from llmhw.hardware import accelerator
-from llmhw.measure.activations import build
+from llmhw.measure.modules import fake, made, name_of, quiet, spec_of
+from llmhw.measure.report import Measurement, Row
 from llmhw.memory import OPTIMIZERS, PRECISIONS, training_states
 from llmhw.model import ModelSpec
-from llmhw.model import model as named_model
 from llmhw.peak import StepPeak, step_peak
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, unknown_name
 
@@ -41,194 +37,7 @@ STEP_RECOMPUTE = ("none", "full")
 ATTENTION = ("flash", "eager")
 
 
-# -- what a measurement returns ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One quantity: measured, and predicted where the library has a formula for it (else None)."""
-
-    name: str
-    measured: float
-    predicted: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """Predicted / measured; None without a prediction."""
-        if self.predicted is None:
-            return None
-        if not self.measured:
-            return 1.0 if not self.predicted else float("inf")
-        return self.predicted / self.measured
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Measurement(Report):
-    """A quantity taken from PyTorch beside the library's prediction.
-
-    title, unit   what was measured
-    total         the quantity itself
-    parts         what it consists of, or further figures of the same run
-    notes         how it was measured; what could not be, and why
-    """
-
-    title: str
-    unit: str
-    total: Row
-    parts: tuple[Row, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def measured(self) -> float:
-        return self.total.measured
-
-    @property
-    def predicted(self) -> float | None:
-        return self.total.predicted
-
-    @property
-    def ratio(self) -> float | None:
-        """Predicted / measured."""
-        return self.total.ratio
-
-    def __getitem__(self, name: str) -> Row:
-        for row in (*self.parts, self.total):
-            if row.name == name:
-                return row
-        raise unknown_name("row", name, [row.name for row in (*self.parts, self.total)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers in base units."""
-        rows = {r.name: {"measured": r.measured, "predicted": r.predicted, "ratio": r.ratio} for r in self.parts}
-        return {
-            "title": self.title,
-            "unit": self.unit,
-            "measured": self.measured,
-            "predicted": self.predicted,
-            "ratio": self.ratio,
-            "parts": rows,
-            "notes": list(self.notes),
-        }
-
-    def records(self) -> list[dict[str, Any]]:
-        """Measured, predicted and ratio of each part; the last entry is the whole."""
-        return [
-            {self.unit: r.name, "measured": r.measured, "predicted": r.predicted, "ratio": r.ratio}
-            for r in (*self.parts, self.total)
-        ]
-
-    @property
-    def index(self) -> str:
-        return self.unit
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Name, measured, predicted and ratio as text; the last row is the whole."""
-
-        def text(row: Row) -> tuple[str, str, str, str]:
-            predicted = "" if row.predicted is None else format_quantity(row.predicted, self.unit)
-            ratio = "" if row.ratio is None else f"{row.ratio:.4f}"
-            return row.name, format_quantity(row.measured, self.unit), predicted, ratio
-
-        return [text(row) for row in (*self.parts, self.total)]
-
-    def tables(self) -> list[Table]:
-        aside = f" ({'; '.join(self.notes)})" if self.notes else ""
-        return [Table(self.title, ("", "measured", "predicted", "ratio"), self.rows(), aside=aside)]
-
-    def footer(self) -> tuple[str, ...]:
-        return self.notes
-
-
-# -- the model that is measured ---------------------------------------------------------------
-
-
-def spec_of(model: Any) -> ModelSpec | None:
-    """The specification of what a caller names a model; None for a module without a known config."""
-    if isinstance(model, ModelSpec):
-        return model
-    if isinstance(model, torch.nn.Module):
-        config: Any = getattr(model, "config", None)
-        if not hasattr(config, "to_dict"):
-            return None
-        try:
-            return ModelSpec.from_config(config.to_dict())
-        except LLMHWError:  # a family the library does not know: measured all the same, without a prediction
-            return None
-    if isinstance(model, Mapping):
-        return ModelSpec.from_config(model)
-    if hasattr(model, "to_dict"):
-        return ModelSpec.from_config(model.to_dict())
-    return named_model(model)
-
-
-def name_of(model: Any) -> str:
-    """What to call it in a title."""
-    if isinstance(model, torch.nn.Module):
-        return str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)
-    spec = spec_of(model)
-    return spec.name if spec else type(model).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that transformers and torch print about models that are only measured."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
-
-
-@contextlib.contextmanager
-def _fake() -> Iterator[None]:
-    """Fake tensors, and what transformers would read from real ones.
-
-    With real position ids 0, 1, 2, ... transformers sees that no sequences are packed into one, and leaves the mask to
-    the attention kernel. It cannot see that in fake ones, and would build a mask that a real run does not have.
-    """
-    from transformers import masking_utils
-
-    packed = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        masking_utils.find_packed_sequence_indices = packed
-
-
-def _copy(module: torch.nn.Module) -> torch.nn.Module:
-    """The same module on fresh tensors of the active mode, on the CPU; the caller's own is not touched."""
-    memo: dict[int, Any] = {}
-    for p in module.parameters():
-        memo[id(p)] = torch.nn.Parameter(torch.empty_like(p, device="cpu"), requires_grad=p.requires_grad)
-    for b in module.buffers():
-        memo[id(b)] = torch.empty_like(b, device="cpu")
-    made: torch.nn.Module = copy.deepcopy(module, memo)
-    return made.train()
-
-
-def _made(model: Any, precision: str, attention: str) -> Any:
-    """The module of a caller's model, on tensors of the active mode."""
-    if isinstance(model, torch.nn.Module):
-        return _copy(model)
-    spec = spec_of(model)
-    # transformers has a family's language model under the family's own name only
-    if spec is not None and spec.model_type != key_of(spec.model_type):
-        text = spec.config.get("text_config", spec.config)
-        model = {
-            "tie_word_embeddings": spec.tied,
-            **{key: value for key, value in text.items() if key not in ("auto_map", "quantization_config")},
-            "model_type": key_of(spec.model_type),
-        }
-    made = build(model, precision=precision, attention=attention)
-    made.tie_weights()
-    return made
+# -- what a module is --------------------------------------------------------------------------
 
 
 def _precision_of(module: torch.nn.Module) -> str | None:
@@ -282,8 +91,8 @@ def measure_params(model: Any) -> Measurement:
     """
     spec = spec_of(model)
     known = {t.name: t.component for t, _ in spec.all_tensors()} if spec else {}
-    with _quiet(), _fake():
-        module = model if isinstance(model, torch.nn.Module) else _made(model, "bf16", "eager")
+    with quiet(), fake():
+        module = model if isinstance(model, torch.nn.Module) else made(model, "bf16", "eager")
         found: dict[str, int] = {}
         for name, p in module.named_parameters():
             component = _component(known, name)
@@ -327,8 +136,8 @@ def measure_flops(
 
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     spec = spec_of(model)
-    with _quiet(), _fake():
-        module = _made(model, "fp32", "eager")
+    with quiet(), fake():
+        module = made(model, "fp32", "eager")
         if hasattr(module, "set_attn_implementation"):
             module.set_attn_implementation("eager")
         _set_experts(module, "batched_mm")
@@ -472,8 +281,8 @@ def measure_optimizer(model: Any, *, optimizer: str = "adamw", precision: str = 
     spec, own = spec_of(model), _precision_of(model) if isinstance(model, torch.nn.Module) else precision
     given = isinstance(model, torch.nn.Module)
     recipe = PRECISIONS[own or "fp32"]
-    with _quiet(), _fake():
-        module = model if given else _made(model, precision, "eager")
+    with quiet(), fake():
+        module = model if given else made(model, precision, "eager")
         shapes = [(n, tuple(p.shape), p.dtype) for n, p in module.named_parameters() if p.requires_grad]
     size = sum(_count(shape) for _, shape, _ in shapes)
     with contextlib.nullcontext() if size <= SMALL else FakeTensorMode():
@@ -727,8 +536,7 @@ def measure_memory(
     Dropout is off in a model built from a config. Raises `LLMHWError` where an operation needs real numbers.
     """
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    if optimizer not in STEP_OPTIMIZERS:
-        raise unknown_name("optimizer", optimizer, STEP_OPTIMIZERS)
+    check_choice("optimizer", optimizer, STEP_OPTIMIZERS)
     check_choice("precision", precision, STEP_PRECISIONS)
     check_choice("recompute", recompute, STEP_RECOMPUTE)
     check_choice("attention", attention, ATTENTION)
@@ -738,52 +546,58 @@ def measure_memory(
     limit = _device_bytes(device_memory)
 
     def prepare() -> tuple[Any, Any]:
-        module = _made(model, precision, attention)
+        module = made(model, precision, attention)
         if recompute == "full":
             _checkpoint(module)
         _check_experts(module)
         return module, _inputs(module, batch, seq_len, inputs)
 
-    with _quiet(), _fake():
+    with quiet(), fake():
         module, given = prepare()
         with _possible(module):
             step = run_step(module, given, optimizer, loss)
         del module, given
+    sizes = {"batch": batch, "seq_len": seq_len}
+    options = {"optimizer": optimizer, "precision": precision, "recompute": recompute, "attention": attention}
+    predicted, why = None, "the module is not a language model that the library knows"
+    if spec is not None and inputs is None:
+        predicted, why = _predict(model, spec, sizes | options)
+    parts = _moments(step, predicted)
     notes = [f"measured on fake tensors; the peak is in the {step.phase} phase"]
-    predicted, why = _predict(model, spec, batch, seq_len, optimizer, precision, recompute, attention, inputs)
     notes += [f"no prediction: {why}"] if why else []
+    if limit is not None:
+        room, more = (format_quantity(size, "bytes") for size in (limit, step.peak - limit))
+        verdict, rest = ("fits", "") if step.peak <= limit else ("does not fit", f": {more} too much")
+        notes.append(f"{verdict} in {room} of {device_memory}{rest}")
+    if run == "real":
+        where, free = _host()
+        free = free if limit is None else min(free, limit)
+        if step.peak > 0.9 * free:
+            needs, has = (format_quantity(size, "bytes") for size in (step.peak, free))
+            notes.append(f"not run for real: the step needs {needs}, and {where} has {has}")
+        else:
+            with quiet():
+                parts.append(Row(f"peak of the allocator, run on {where}", _really(prepare, where, optimizer, loss)))
+    own = _precision_of(model) or "its own number formats" if isinstance(model, torch.nn.Module) else precision
+    of = f"batch {batch}, {seq_len} tokens, " if inputs is None else ""
+    title = f"memory of a training step of {name_of(model)}: {of}{optimizer}, {own}, recompute {recompute}"
+    peak = Row("peak", step.peak, predicted.total if predicted else None)
+    return Measurement(title, "bytes", peak, tuple(parts), tuple(notes))
+
+
+def _moments(step: StepMemory, predicted: StepPeak | None) -> list[Row]:
+    """What is alive at rest, at the highest moment of each phase, and of each kind at the peak."""
 
     def row(name: str, measured: int, phase: str) -> Row:
         return Row(name, measured, predicted.phases[phase].total if predicted else None)
 
-    parts = [
+    return [
         Row("at rest", step.at_rest, predicted["weights"] + predicted["optimizer states"] if predicted else None),
         row("forward", step.forward, "forward"),
         row("backward", step.backward, "backward"),
         row("optimizer step", step.optimizer, "optimizer"),
         *(Row(f"at the peak: {kind}", size) for kind, size in step.at_peak.items()),
     ]
-    if limit is not None and step.peak > limit:
-        more = format_quantity(step.peak - limit, "bytes")
-        notes.append(f"does not fit in {format_quantity(limit, 'bytes')} of {device_memory}: {more} too much")
-    elif limit is not None:
-        notes.append(f"fits in {format_quantity(limit, 'bytes')} of {device_memory}")
-    if run == "real":
-        where, free = _host()
-        free = free if limit is None else min(free, limit)
-        if step.peak > 0.9 * free:
-            notes.append(
-                f"not run for real: the step needs {format_quantity(step.peak, 'bytes')}, and {where} has "
-                f"{format_quantity(free, 'bytes')}"
-            )
-        else:
-            with _quiet():
-                parts.append(Row(f"peak of the allocator, run on {where}", _really(prepare, where, optimizer, loss)))
-    own = _precision_of(model) or "its own number formats" if isinstance(model, torch.nn.Module) else precision
-    sizes = f"batch {batch}, {seq_len} tokens, " if inputs is None else ""
-    title = f"memory of a training step of {name_of(model)}: {sizes}{optimizer}, {own}"
-    peak = Row("peak", step.peak, predicted.total if predicted else None)
-    return Measurement(f"{title}, recompute {recompute}", "bytes", peak, tuple(parts), tuple(notes))
 
 
 def _check_experts(module: Any) -> None:
@@ -796,43 +610,22 @@ def _check_experts(module: Any) -> None:
         )
 
 
-def _predict(
-    model: Any,
-    spec: ModelSpec | None,
-    batch: int,
-    seq_len: int,
-    optimizer: str,
-    precision: str,
-    recompute: str,
-    attention: str,
-    inputs: Any,
-) -> tuple[StepPeak | None, str]:
+def _predict(model: Any, spec: ModelSpec, options: dict[str, Any]) -> tuple[StepPeak | None, str]:
     """The closed form, or why there is none."""
-    if spec is None or inputs is not None:
-        return None, "the module is not a language model that the library knows"
     if isinstance(model, torch.nn.Module):
         own = _precision_of(model)
         if own is None:
             return None, "the module's weights are of several number formats, or neither fp32 nor bf16"
         if _has_dropout(model):
             return None, "the module has dropout, whose masks the closed form leaves out"
-        precision = own
         chosen = str(getattr(getattr(model, "config", None), "_attn_implementation", "sdpa"))
-        attention = {"sdpa": "flash"}.get(chosen, chosen)
-        recompute = "full" if any(getattr(m, "gradient_checkpointing", False) for m in model.modules()) else recompute
+        options = options | {"precision": own, "attention": {"sdpa": "flash"}.get(chosen, chosen)}
+        if any(getattr(m, "gradient_checkpointing", False) for m in model.modules()):
+            options["recompute"] = "full"
     try:
-        made = step_peak(
-            spec,
-            batch=batch,
-            seq_len=seq_len,
-            optimizer=optimizer,
-            precision=precision,
-            recompute=recompute,
-            attention=attention,
-        )
+        return step_peak(spec, **options), ""
     except LLMHWError as error:  # a family without an op-by-op profile
         return None, str(error)
-    return made, ""
 
 
 def _checkpoint(module: Any) -> None:

@@ -194,7 +194,7 @@ def _deepspeed_stages(row: Row, stages: set[int]) -> float:
     for stage in stages:
         held = found.stages[stage]
         elements = held["weights"] / 2
-        hidden = {"batch": micro, "seq_len": job.seq_len, "width": spec.hidden, "bytes_per_element": 2}
+        hidden: dict[str, Any] = {"batch": micro, "seq_len": job.seq_len, "width": spec.hidden, "bytes_per_element": 2}
         terms = [
             # DeepSpeed's pipeline keeps what a stage hands on until its backward pass comes
             term(saved_bytes, "results of the stage", StepMemory(job, job.layout).copies(stage), **hidden),
@@ -235,17 +235,9 @@ def frozen_layer_activations(
     >>> sum(frozen_layer_activations(model("llama-2-7b"), 0, batch=1, seq_len=1024).values()) / 2**20
     128.6...
     """
-    kept = {part.name: float(part.value) for part in layer_activations(spec, layer, batch=batch, seq_len=seq_len)}
-    tensors = spec.layers[layer].tensors
-    norms = [t for t in tensors if t.component == "norms"]
-    inner = next(t.numel // spec.hidden for t in tensors if t.component == "mlp" and t.matmul)
-    rows = {"batch": batch, "seq_len": seq_len, "bytes_per_element": 2}
-    if not any(t.name.endswith(".bias") for t in norms):
-        kept["norms"] -= len(norms) * saved_bytes(width=spec.hidden, **rows)
-    if not saves_inputs:
-        kept["mlp"] -= saved_bytes(width=spec.hidden, **rows) + saved_bytes(width=inner, **rows)
-        kept["qkv"] = kept["output projection"] = 0.0
-    return kept
+    kept = layer_activations(spec, layer, batch=batch, seq_len=seq_len)
+    dropped = ("normalized",) if saves_inputs else ("normalized", "linear input")
+    return {part.name: sum(float(t.value) for t in part.terms if t.key not in dropped) for part in kept}
 
 
 def _litgpt(row: Row) -> float:

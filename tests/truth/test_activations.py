@@ -20,7 +20,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llmhw import families
 from llmhw.activations import activations, layer_activations
-from llmhw.measure.activations import build, measure_activations
+from llmhw.measure.activations import measure_activations
+from llmhw.measure.modules import build
 from llmhw.model import ModelSpec, model
 from llmhw.units import LLMHWError
 from tests.truth.families import config_of, published, sized

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
 
 import llmhw
-from llmhw.formula import Estimate, Part, formulas, term
+from llmhw.formula import Estimate, Part, Term, formulas, term
 from llmhw.memory import state_bytes
 from llmhw.units import LLMHWError
 
@@ -92,3 +93,53 @@ def test_explain_by_name() -> None:
 def test_only_registered_formulas_make_terms() -> None:
     with pytest.raises(LLMHWError, match="not a registered formula"):
         term(lambda: 1)
+
+
+def _answers() -> list[Any]:
+    """Numbers that are made by looking for terms of one kind; "labels" where a model's terms have several."""
+    from llmhw.peak import step_peak
+    from llmhw.training import memory
+    from llmhw.validation import frozen_layer_activations
+
+    small = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 16}
+    small |= {"hidden_size": 64, "intermediate_size": 512, "head_dim": 16, "moe_intermediate_size": 32}
+    found: list[Any] = []
+    for kind in ("llama", "gpt2", "gemma2", "qwen3", "qwen3_moe", "mixtral", "opt", "cohere", "starcoder2"):
+        spec = llmhw.ModelSpec.from_config(
+            small
+            | {"model_type": kind, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 4, "ffn_dim": 128}
+        )
+        sizes: dict[str, Any] = {"batch": 3, "seq_len": 1024}
+        for recompute, precision in (("none", "bf16"), ("full", "bf16"), ("none", "fp32"), ("full", "fp32")):
+            for attention in ("eager",) if kind == "gemma2" else ("eager", "flash"):
+                options = {"recompute": recompute, "attention": attention, "precision": precision, "optimizer": "sgd"}
+                peak = step_peak(spec, **options, **sizes)
+                found += [peak.moment, peak.to_dict()]
+        found += ["labels"] * (len({t.label for part in peak for t in part.terms}) > 1)
+        found.append(llmhw.training_flops(spec, recompute="full", **sizes).to_dict())
+        for kernels in ("torch", "megatron"):
+            job = llmhw.TrainingJob(
+                model=spec,
+                cluster=llmhw.Cluster("h100", 2),
+                parallelism=llmhw.Parallelism(tp=2),
+                seq_len=1024,
+                global_batch=1,
+                attention="eager",
+                kernels=kernels,
+                compute="bf16" if kernels == "torch" else "fp8",
+            )
+            found.append(memory(job).to_dict())
+        if kind != "gemma2":
+            for inputs in (False, True):
+                kept = frozen_layer_activations(spec, 0, **sizes, saves_inputs=inputs)
+                found.append(kept)
+    return found
+
+
+def test_rewording_every_label_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _answers()
+    monkeypatch.setattr("llmhw.formula.Term", lambda label, *rest: Term("one label for all", *rest))
+    after = _answers()
+    assert "labels" in before
+    assert "labels" not in after
+    assert [x for x in before if x != "labels"] == after

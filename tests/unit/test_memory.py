@@ -116,33 +116,5 @@ def test_errors(call: object, message: str) -> None:
         call()  # type: ignore[operator]
 
 
-def test_fit_verdicts() -> None:
-    table = llmhw.fit(SPEC, "RTX 4090", seq_len=8192)
-    assert table["inference, bf16"].fits
-    full = table["full training, AdamW mixed precision"]
-    assert not full.fits
-    assert full.max_seq_len == 0
-    assert "short by" in full.way_out
-    assert "GiB; fits on" in full.way_out
-    qlora = table["QLoRA, rank 16"]
-    assert qlora.max_seq_len > 0
-
-
-def test_longest_sequence_is_the_longest() -> None:
-    """One token more than `max_seq_len` no longer fits."""
-    spec = llmhw.model("llama-3.1-70b")
-    row = llmhw.fit(spec, "H100 SXM5 80GB", formats=["int4-gptq"], batch=4)["inference, int4-gptq"]
-    held = llmhw.weights(spec, "int4-gptq").total
-    assert held + llmhw.kv_cache(spec, batch=4, seq_len=row.max_seq_len).total <= row.usable_bytes
-    assert held + llmhw.kv_cache(spec, batch=4, seq_len=row.max_seq_len + 1).total > row.usable_bytes
-
-
-def test_fit_errors() -> None:
-    with pytest.raises(LLMHWError, match=r"utilization=1\.2 must be above 0 and at most 1"):
-        llmhw.fit(SPEC, "h100", utilization=1.2)
-    with pytest.raises(LLMHWError, match="use='inference, fp5' is not in this table"):
-        llmhw.fit(SPEC, "h100")["inference, fp5"]
-
-
 def test_kv_cache_of_a_known_model() -> None:
     assert llmhw.kv_cache(llmhw.model("llama-3-70b"), batch=16, seq_len=8192).total == 40 * GIB

@@ -1,0 +1,180 @@
+"""The PyTorch module of what a caller names a model, on real or fake tensors; its specification and its name."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from llmhw.families import key_of
+from llmhw.memory import PRECISIONS
+from llmhw.model import ModelSpec
+from llmhw.model import model as named_model
+from llmhw.units import LLMHWError, unknown_name
+
+# "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.
+_IMPLEMENTATIONS = {"flash": "sdpa", "sdpa": "sdpa", "eager": "eager"}
+_DROPOUTS = (
+    "attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout layerdrop "
+    "embed_dropout attn_dropout ffn_dropout residual_dropout classifier_dropout embedding_dropout resid_dropout"
+).split()
+
+
+def spec_of(model: Any) -> ModelSpec | None:
+    """The specification of what a caller names a model; None for a module without a known config."""
+    if isinstance(model, ModelSpec):
+        return model
+    if isinstance(model, torch.nn.Module):
+        config: Any = getattr(model, "config", None)
+        if not hasattr(config, "to_dict"):
+            return None
+        try:
+            return ModelSpec.from_config(config.to_dict())
+        except LLMHWError:  # a family the library does not know: measured all the same, without a prediction
+            return None
+    if isinstance(model, Mapping):
+        return ModelSpec.from_config(model)
+    if hasattr(model, "to_dict"):
+        return ModelSpec.from_config(model.to_dict())
+    return named_model(model)
+
+
+def name_of(model: Any) -> str:
+    """What to call it in a title."""
+    if isinstance(model, torch.nn.Module):
+        return str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)
+    spec = spec_of(model)
+    return spec.name if spec else type(model).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the advice that transformers and torch print about models that are only measured."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def fake() -> Iterator[None]:
+    """Shapes without storage, and what transformers would read from real tensors.
+
+    From real position ids 0, 1, 2, ... transformers sees that no sequences are packed into one, and leaves the mask
+    to the attention kernel. It cannot see that in fake ones, and would build a mask that a real run does not have.
+    """
+    from transformers import masking_utils
+
+    packed = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        masking_utils.find_packed_sequence_indices = packed
+
+
+def _config(model: Any) -> Any:
+    """transformers' config object of a name, path, dict, spec or config."""
+    try:
+        from transformers import CONFIG_MAPPING, PreTrainedConfig
+    except ImportError:
+        raise LLMHWError(
+            "measuring a model by its config needs transformers; install it with: pip install 'llmhw[torch]'"
+        ) from None
+    if isinstance(model, PreTrainedConfig):
+        return type(model).from_dict(model.to_dict())
+    if isinstance(model, ModelSpec):
+        model = getattr(model, "config", None) or model.name
+    if not isinstance(model, Mapping):
+        from pathlib import Path
+
+        from llmhw.catalog import model_names, read_model
+        from llmhw.model import _load_json
+
+        path = Path(model)
+        if path.suffix == ".json" or path.is_dir():
+            model = _load_json(path / "config.json" if path.is_dir() else path)
+        else:
+            try:
+                model = read_model(str(model))[1]
+            except KeyError:
+                raise unknown_name("model", str(model), model_names()) from None
+    options = dict(model)
+    kind = options.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise LLMHWError(f"model_type={kind!r} is not one that the installed transformers knows; pass a torch module")
+    return CONFIG_MAPPING[kind](**options)
+
+
+def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> Any:
+    """transformers' causal language model of a config, in training mode, without dropout.
+
+    model       catalog name, path of a `config.json`, its content as a dict, or transformers' config object
+    precision   see `llmhw.memory.PRECISIONS`: the model is built in the number format it computes with
+    attention   flash (PyTorch's SDPA) or eager
+
+    Inside a `torch._subclasses.FakeTensorMode` the weights take no memory.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = _config(model)
+    text = config.get_text_config()
+    for part in {id(c): c for c in (config, text)}.values():
+        for name in _DROPOUTS:
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    dtype = torch.float32 if PRECISIONS[precision].compute == 4 else torch.bfloat16
+    try:
+        with no_init_weights():
+            made = AutoModelForCausalLM.from_config(text, attn_implementation=_IMPLEMENTATIONS[attention], dtype=dtype)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        raise LLMHWError(
+            f"attention={attention!r}: transformers does not run model_type={text.model_type!r} with it; use 'eager'"
+        ) from None
+    return made.train()
+
+
+def _copy(module: torch.nn.Module) -> torch.nn.Module:
+    """The same module on fresh tensors of the active mode, on the CPU; the caller's own is not touched."""
+    memo: dict[int, Any] = {}
+    for p in module.parameters():
+        memo[id(p)] = torch.nn.Parameter(torch.empty_like(p, device="cpu"), requires_grad=p.requires_grad)
+    for b in module.buffers():
+        memo[id(b)] = torch.empty_like(b, device="cpu")
+    made: torch.nn.Module = copy.deepcopy(module, memo)
+    return made.train()
+
+
+def made(model: Any, precision: str, attention: str) -> Any:
+    """The module of a caller's model, on tensors of the active mode."""
+    if isinstance(model, torch.nn.Module):
+        return _copy(model)
+    spec = spec_of(model)
+    # transformers has a family's language model under the family's own name only
+    if spec is not None and spec.model_type != key_of(spec.model_type):
+        text = spec.config.get("text_config", spec.config)
+        model = {
+            "tie_word_embeddings": spec.tied,
+            **{key: value for key, value in text.items() if key not in ("auto_map", "quantization_config")},
+            "model_type": key_of(spec.model_type),
+        }
+    module = build(model, precision=precision, attention=attention)
+    module.tie_weights()
+    return module
