@@ -29,21 +29,6 @@ from llmhw.units import LLMHWError, check_count, check_number, format_quantity, 
 if TYPE_CHECKING:
     from llmhw import simulation
 
-__all__ = [
-    "EngineSteps",
-    "Point",
-    "ServingEstimate",
-    "SimulatedService",
-    "bandwidth_bound_tokens_per_second",
-    "engine_for",
-    "independent_groups",
-    "serve",
-    "shared_tokens",
-    "simulate_service",
-    "simulation_engine",
-    "step_model",
-]
-
 # Engines without constants of their own borrow those of the nearest one that was measured.
 ENGINE_CONSTANTS = {
     "vllm": "tensorrt-llm-2025",
@@ -329,34 +314,23 @@ class ServingEstimate(Report):
         """What it comes to, as text."""
         low, high = self.tokens_per_second_interval or (0.0, 0.0)
         sure = f"80 % interval {low:,.0f} to {high:,.0f}" if low < high else "as many as are asked for"
-        cost = self.dollars_per_million_tokens
+        sure = sure if self.interval else "the calibration has no interval"
+        point, cost = self.point, self.dollars_per_million_tokens
+        first, following = (format_quantity(t, "seconds") for t in (point.ttft_seconds, point.tpot_seconds))
+        load = f"{point.concurrency:,} requests at work of {self.capacity:,} that {self._limit}"
         found = [
             ("memory", self._held()),
-            (
-                "load",
-                f"{self.point.concurrency:,} requests at work of {self.capacity:,} that {self._limit}"
-                + ("; more arrive than it can take" if self.saturated else ""),
-            ),
-            ("first token", format_quantity(self.point.ttft_seconds, "seconds")),
-            (
-                "one user",
-                f"{self.point.tokens_per_second_per_user:,.1f} tokens/s "
-                f"({format_quantity(self.point.tpot_seconds, 'seconds')} a token)",
-            ),
-            (
-                "all users",
-                f"{self.point.tokens_per_second:,.0f} tokens/s "
-                f"({sure if self.interval else 'the calibration has no interval'})",
-            ),
+            ("load", load + ("; more arrive than it can take" if self.saturated else "")),
+            ("first token", first),
+            ("one user", f"{point.tokens_per_second_per_user:,.1f} tokens/s ({following} a token)"),
+            ("all users", f"{point.tokens_per_second:,.0f} tokens/s ({sure})"),
             ("requests", f"{self.requests_per_second:,.2f} a second"),
         ]
         if self.slo != (None, None):
-            best = self.within_slo
-            text = (
-                f"{best.tokens_per_second / self.output_tokens:,.2f} requests/s with {best.concurrency:,} at work"
-                if best
-                else "not kept, even by a single request"
-            )
+            text = "not kept, even by a single request"
+            if best := self.within_slo:
+                speed = best.tokens_per_second / self.output_tokens
+                text = f"{speed:,.2f} requests/s with {best.concurrency:,} at work"
             found.append(("within the limits", text))
         text = self.no_price if cost is None else f"{format_quantity(cost, 'dollars')} at {self.price}"
         found.append(("a million tokens", text))
@@ -612,33 +586,22 @@ def _at_rate(service: _Service, rate: float, room: int) -> tuple[Point, bool]:
     return replace(service.at(least), tokens_per_second=rate * answer), False
 
 
-def step_model(
-    engine: Engine,
-    *,
-    context: float,
-    running: int = 64,
-    prompt_tokens: int = 1024,
-    prompt_seconds: float | None = None,
-    shared: int = 0,
-) -> StepModel:
+def step_model(engine: Engine, *, context: float, running: int = 64, prompt_tokens: int = 1024) -> StepModel:
     """An engine's passes as an affine function, for the simulator: what a pass, a token and a cached token cost.
 
     context          tokens that a sequence has cached, typically
     running          sequences: decoding is met exactly with one and with so many, and nearly between
-    prompt_tokens    new tokens of a typical prompt, whose pass alone is met exactly
-    prompt_seconds   of that pass, where it is known; default: the engine's
-    shared           tokens before the prompt that are cached already
+    prompt_tokens    of a typical prompt, whose pass alone is met exactly
     """
     many = max(1, running)
-    alone = engine.seconds(decoding=1, context=context)
-    busy = engine.seconds(decoding=many, context=context)
-    longer = engine.seconds(decoding=many, context=2 * context)
+    alone, busy, longer = (
+        float(engine.seconds(decoding=n, context=tokens))
+        for n, tokens in ((1, context), (many, context), (many, 2 * context))
+    )
     cached = max(0.0, (longer - busy) / (many * context)) if context else 0.0
     sequence = max(0.0, (busy - alone) / (many - 1) - cached * context) if many > 1 else 0.0
     base = max(0.0, alone - sequence - cached * context)
-    if prompt_seconds is None:
-        prompt_seconds = engine.seconds(prompts=1, prompt_tokens=prompt_tokens, past=shared)
-    prompt = (prompt_seconds - base - cached * shared) / prompt_tokens
+    prompt = (float(engine.seconds(prompts=1, prompt_tokens=prompt_tokens)) - base) / prompt_tokens
     return StepModel(base, max(prompt, 0.0), sequence, cached)
 
 
