@@ -35,9 +35,12 @@ GROUPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "pp": (lambda x: x.pp, lambda x: x.dp * x.cp * x.tp),
     "ep": (lambda x: x.ep, lambda x: x.expert_tp),  # one copy of all experts
     "expert_tp": (lambda x: x.expert_tp, lambda x: 1),  # the parts of an expert
-    "expert_dp": (lambda x: x.expert_shards * x.replicas, lambda x: x.ep * x.expert_tp),
+    "expert_dp": (lambda x: x.inside // (x.ep * x.expert_tp), lambda x: x.ep * x.expert_tp),
     "expert_fsdp": (lambda x: x.expert_shards, lambda x: x.ep * x.expert_tp),
-    "expert_replica": (lambda x: x.replicas, lambda x: x.ep * x.expert_tp * x.expert_shards),
+    "expert_replica": (
+        lambda x: x.inside // (x.ep * x.expert_tp) // x.expert_shards,
+        lambda x: x.ep * x.expert_tp * x.expert_shards,
+    ),
     # both ends of a pipeline
     "embedding": (lambda x: minimum(x.pp, 2), lambda x: maximum(x.pp - 1, 1) * x.dp * x.cp * x.tp),
 }

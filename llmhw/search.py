@@ -6,17 +6,21 @@ knows only some of them is evaluated once. The scalar answer is the zero-dimensi
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from llmhw.cost import price_of
+from llmhw.engine import Engine, Formats, formats_of
 from llmhw.hardware import Cluster
 from llmhw.job import (
     BATCH_RULES,
@@ -29,13 +33,17 @@ from llmhw.job import (
     Layout,
     Parallelism,
     Rule,
+    ServingJob,
     TrainingJob,
     limits_of,
 )
 from llmhw.formula import Ledger, Report, Table
-from llmhw.memory import optimizer_named, precision_named
+from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
+from llmhw.precision import number_format, number_formats
 from llmhw.rates import TrainingConstants, constants_of
+from llmhw.service import Service, check_lengths, engine_for
+from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
@@ -686,19 +694,24 @@ class _Room:
 
 
 def _room(job: ServingJob, space: ServingSpace, tokens: int) -> _Room:
-    memory = serving_memory(job)
-    stages = range(job.pp)
-    held = {
-        name: np.array([float(weights(job.model, name, tensors=stage_tensors(job, i)).total) for i in stages])
+    memory, number = serving_memory(job), job.model.kind_numbers
+    alike: dict[Any, int] = {}  # of stages with the same layers and ends one stands for all
+    for stage, layers in enumerate(dealt_layers(job.model.num_layers, job.pp)):
+        held = tuple(sorted(Counter(number[i] for i in layers).items()))
+        alike.setdefault((held, stage == 0, stage == job.pp - 1), stage)
+    stages = list(alike.values())
+    tensors = [stage_tensors(job, i) for i in stages]
+    stored = {
+        name: np.array([float(weights(job.model, name, tensors=held).total) for held in tensors])
         for name in space.weights
     }
-    rest = np.array([float(s.total - s["weights"]) for s in memory.stages])
+    rest = np.array([float(memory.stages[i].total - memory.stages[i]["weights"]) for i in stages])
     first, second = {}, {}
     for name in space.kv:
         cached = replace(memory, job=replace(job, kv=name))
         first[name] = np.array([cached.cache_bytes(tokens, i) for i in stages])
         second[name] = np.array([cached.cache_bytes(tokens, i, sequences=2) for i in stages]) - first[name]
-    return _Room({name: value * (1 - job.weight_offload) for name, value in held.items()}, rest, first, second)
+    return _Room({name: value * (1 - job.weight_offload) for name, value in stored.items()}, rest, first, second)
 
 
 def _search_serving(
@@ -717,72 +730,130 @@ def _search_serving(
     """Every layout and format on every cluster; what the cache has room for at most is at work, or `concurrency`."""
     length = check_lengths(job, input_tokens, output_tokens)
     space = ServingSpace.of(job, max(c.devices for c in places), given)
-    rooms: dict[Any, _Room | None] = {}
+    rooms: dict[Any, _Room] = {}
+    many = len(space.weights) * len(space.kv)
     limits = {"later first token": slo_ttft, "later next token": slo_tpot}
-    for cluster in places:
-        for layout in product(space.attention_dp, space.ep, space.pp, space.tp):
-            many = len(space.weights) * len(space.kv)
+    load = (input_tokens, output_tokens, concurrency)
+    for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
+        jobs = []
+        for pp, tp in product(space.pp, space.tp):
             try:
-                one = _on(job, cluster, *layout)
-                engine_for(replace(one, weights="bf16", kv="bf16"))
-            except LLMHWError as error:
+                one = replace(job, cluster=cluster, attention_dp=attention_dp, ep=ep, pp=pp, tp=tp)
+                if tp * attention_dp > 1:
+                    cluster.link_for(tp * attention_dp)
+                layout = (attention_dp, ep, pp, tp)
+                if layout not in rooms:
+                    rooms[layout] = _room(one, space, length)
+                jobs.append((one, rooms[layout]))
+            except LLMHWError as error:  # a rule of the layout, or a link that is not known
                 tally.tried += many
                 tally.refused[_rule(error)] += many
-                continue
-            if layout not in rooms:
-                rooms[layout] = _room(one, space, length)
-            grid = _ServingGrid(one, space, rooms[layout], length)
-            found = grid.evaluate(input_tokens, output_tokens, concurrency)
-            fits, valid = found["capacity"] > 0, np.ones((1, len(space.weights), len(space.kv)), dtype=bool)
-            tally.refused["memory"] += int((~fits).sum())
-            for (name, limit), key in zip(limits.items(), ("first", "next"), strict=True):
-                if limit is not None:
-                    late = fits & (found[key] > limit)
-                    tally.refused[name] += int(late.sum())
-                    fits = fits & ~late
-            make = partial(grid.found, found, price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")[0])
-            tally.add(valid, fits, found["seconds"], found["held"], make)
+        if not jobs:
+            continue
+        try:
+            grid = _ServingGrid(jobs, space)
+            found = grid.evaluate(*load)
+        except LLMHWError as error:  # a fact that the device lacks
+            tally.tried += many * len(jobs)
+            tally.refused[_rule(error)] += many * len(jobs)
+            continue
+        fits = found["capacity"] > 0
+        tally.refused["memory"] += int((~fits).sum())
+        for (name, limit), key in zip(limits.items(), ("first", "next"), strict=True):
+            if limit is not None:
+                late = fits & (found[key] > limit)
+                tally.refused[name] += int(late.sum())
+                fits = fits & ~late
+        paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
+        make = partial(grid.found, found, paid)
+        shaped = [a[None] for a in (np.ones_like(fits), fits, found["seconds"], found["held"])]
+        tally.add(*shaped, make)
     return f"{input_tokens:,} tokens in, {output_tokens:,} out"
 
 
 def _rule(error: LLMHWError) -> str:
     """What an error refuses, without its numbers."""
-    return re.sub(r"=[^ ,]+", "", str(error).split(";")[0].split(":")[0])
-
-
-def _on(job: ServingJob, cluster: Cluster, attention_dp: int, ep: int, pp: int, tp: int) -> ServingJob:
-    return replace(job, cluster=cluster, attention_dp=attention_dp, ep=ep, pp=pp, tp=tp)
+    return re.sub(r" ?=? ?\b\d[\d,.]*\b( x \d+)*", "", str(error).split(";")[0].split(":")[0])
 
 
 class _ServingGrid:
-    """All formats of weights and cache of one layout on one cluster, on axes (1, weights, cache)."""
+    """Layouts of tp and pp on one cluster, and all formats of weights and cache: axes (layouts, weights, cache)."""
 
-    def __init__(self, job: ServingJob, space: ServingSpace, room: _Room, tokens: int) -> None:
-        self.job, self.space, self.tokens = job, space, tokens
+    def __init__(self, jobs: Sequence[tuple[ServingJob, _Room]], space: ServingSpace) -> None:
+        self.jobs, self.space = [job for job, _ in jobs], space
+        job = self.jobs[0]
         budget = device_budget(job.cluster.accelerator, job.utilization)
-        held = np.array([room.weights[name] + room.rest for name in space.weights])[:, None, :]
-        first, second = (np.array([found[name] for name in space.kv])[None, :, :] for found in (room.first, room.second))
+        fitting, held = zip(*(self._fitting(room, budget) for _, room in jobs), strict=True)
+        self.held = np.stack(held)
+        self.replicas = np.array([one.replicas for one in self.jobs]).reshape(-1, 1, 1)
+        most = np.minimum(np.stack(fitting) * job.attention_dp, job.max_sequences * job.attention_dp)
+        self.capacity = most * self.replicas
+
+    def _fitting(self, room: _Room, budget: float) -> tuple[Any, Any]:
+        """Sequences that fit beside each format of weights, in each of the cache, and what a device holds with one."""
+        held = np.array([room.weights[name] + room.rest for name in self.space.weights])[:, None, :]
+        first, second = (np.array([of[name] for name in self.space.kv])[None, :, :] for of in (room.first, room.second))
         left = budget - held
-        # as many as fit on every stage: one, and each further one costs a second's cache
+        # one, and each further one costs a second's cache
         more = np.where(second > 0, np.floor((left - first) / np.where(second > 0, second, 1)) + 1, 2**31)
-        fitting = np.where(left >= first, more, 0).min(axis=-1)
-        self.held = (held + first).max(axis=-1)[None]
-        limit = job.max_sequences * job.attention_dp
-        self.capacity = (np.minimum(np.maximum(fitting, 0) * job.attention_dp, limit) * job.replicas)[None]
+        return np.maximum(np.where(left >= first, more, 0).min(axis=-1), 0), (held + first).max(axis=-1)
 
     def evaluate(self, prompt: int, answer: int, concurrency: int | None) -> dict[str, Any]:
-        """Seconds of an output token of all users, of the first and of the next token of one, by format."""
-        job, load = self.job, self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
-        engine = self._engine()
-        service = Service(job, engine, prompt, answer)
-        first, following, every = service.answers(np.maximum(load, 1), "totals")
-        return {
-            "capacity": np.where(load > 0, self.capacity, 0),
-            "held": self.held,
-            "first": np.broadcast_to(first, self.held.shape),
-            "next": np.broadcast_to(following, self.held.shape),
-            "seconds": np.broadcast_to(1 / every, self.held.shape),
-        }
+        """Seconds of an output token of all users, of the first and of the next token of one."""
+        load = self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
+        service = _Services(self.jobs[0], self._engine(), prompt, answer)
+        object.__setattr__(service, "grid", self)
+        first, following, every = service.answers(np.maximum(load, 1), "parts").parts.values()
+        found = {"held": self.held, "first": first, "next": following, "seconds": 1 / every, "capacity": self.capacity}
+        return {name: np.broadcast_to(value, self.held.shape) for name, value in found.items()}
+
+    def _engine(self) -> Engine:
+        """The engine of all layouts with all formats at once."""
+        job, space = self.jobs[0], self.space
+        engine = engine_for(replace(job, weights="bf16", kv="bf16"))
+        device, c = job.cluster.accelerator, engine.constants
+        rows = [formats_of(device, c, name, "bf16") for name in space.weights]
+        columns = [formats_of(device, c, "bf16", name) for name in space.kv]
+
+        def over(found: list[Formats], name: str, *shape: int) -> Any:
+            values = [getattr(one, name) for one in found]
+            return None if None in values else np.array(values, dtype=float).reshape(shape)
+
+        return replace(
+            engine,
+            cluster=job.cluster,
+            tp=np.array([one.tp * one.attention_dp for one in self.jobs]).reshape(-1, 1, 1),
+            pp=np.array([one.pp for one in self.jobs]).reshape(-1, 1, 1),
+            many=Formats(
+                **{name: over(rows, name, 1, -1, 1) for name in ("products", "weight_bytes", "narrow", "ordinary")},
+                **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
+            ),
+        )
+
+    def found(self, made: dict[str, Any], price: Any, flat: int) -> Found:
+        """The layout and formats at one place of the flat arrays."""
+        at = np.unravel_index(int(flat), self.held.shape)
+        job = replace(self.jobs[at[0]], weights=self.space.weights[at[1]], kv=self.space.kv[at[2]])
+        numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
+        dollars = price and 1e6 * price.dollars_per_device_hour * job.cluster.devices * numbers["seconds"] / 3600
+        return Found(job, numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"])
+
+
+class _Services(Service):
+    """The service of many layouts at once."""
+
+    grid: _ServingGrid
+
+    @property
+    def _prompt_seconds(self) -> tuple[Any, Any]:
+        return self.prompt(self.engine).total, self.prompt(replace(self.engine, pp=1)).total
+
+    def batches(self, concurrency: Any) -> tuple[Any, Any]:
+        each = np.maximum(1.0, concurrency / self.grid.replicas)
+        ways = np.maximum(1, np.minimum(self.engine.pp if self.job.split == "tensor" else 1, each // 1))
+        return each / ways, ways
+
+
 class _Callable(ModuleType):
     """`llmhw.search` is the function, and also the name of this module: what is imported first must not decide."""
 

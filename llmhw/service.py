@@ -24,7 +24,7 @@ from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, maximum, plain_fields, where
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, maximum, minimum, plain_fields, where
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -175,7 +175,7 @@ class ServingEstimate(Report):
     interval: tuple[float, float] | None = (1.0, 1.0)
     rate: float | None = None
     no_price: str = ""
-    service: _Service | None = field(default=None, compare=False)
+    service: Service | None = field(default=None, compare=False)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -377,7 +377,7 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
 
 
 @dataclass(frozen=True)
-class _Service:
+class Service:
     """One job's engine at a load: the same loop for every point of the curve."""
 
     job: ServingJob
@@ -417,18 +417,18 @@ class _Service:
         return engine.prompt(self.input_tokens - shared, chunk=self.job.max_batched_tokens, past=shared, detail=detail)
 
     @cached_property
-    def _prompt_seconds(self) -> tuple[float, float]:
+    def _prompt_seconds(self) -> tuple[Any, Any]:
         """Of one prompt: until its first token, and of all stages' work."""
-        latency = float(self.prompt(self.engine).total)
-        return latency, latency if self.engine.pp == 1 else float(self.prompt(replace(self.engine, pp=1)).total)
+        latency = self.prompt(self.engine).total
+        return latency, latency if self.engine.pp == 1 else self.prompt(replace(self.engine, pp=1)).total
 
-    def batches(self, concurrency: int) -> tuple[float, int]:
+    def batches(self, concurrency: Any) -> tuple[Any, Any]:
         """Sequences of a batch, and batches that the stages of an instance work on at once."""
-        each = max(1.0, concurrency / self.job.replicas)
-        ways = max(1, min(_ways(self.job), int(each)))
+        each = maximum(1.0, concurrency / self.job.replicas)
+        ways = maximum(1, minimum(_ways(self.job), each // 1))
         return each / ways, ways
 
-    def answers(self, concurrency: int) -> Ledger:
+    def answers(self, concurrency: Any, detail: str = "terms") -> Ledger:
         """First token, next token and tokens per second, with the formulas behind them.
 
         In steady state every request's prompt passes while the others decode.
@@ -436,11 +436,11 @@ class _Service:
         together, ways = self.batches(concurrency)
         latency, work = self._prompt_seconds
         given: dict[str, Any] = {
-            "prompt_seconds": min(latency * ways, work),  # it holds up the batch that it shares a stage with
+            "prompt_seconds": minimum(latency * ways, work),  # it holds up the batch that it shares a stage with
             "decode_seconds": self.decoding(together).total,
             "sequences": together,
         }
-        tokens, found, behind = self.output_tokens, Ledger("terms"), Ledger("terms")
+        tokens, found, behind = self.output_tokens, Ledger(detail), Ledger(detail)
         cycle = behind.add("", "the cycle", cycle_seconds, **given, output_tokens=tokens)
         first = {"latency_seconds": latency, "cycle": cycle, "because": behind}
         found.add("first token", "half a pass, then the prompt", first_token_seconds, **given, **first)
@@ -532,18 +532,11 @@ def serve(
             check_number(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    if prompt + answer > job.context_limit:
-        raise LLMHWError(
-            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.context_limit}"
-        )
-    if prompt <= job.prefix_tokens:
-        raise LLMHWError(
-            f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
-        )
+    check_lengths(job, prompt, answer)
     held, room = _room(job, prompt + answer, draft)
     known = calibration or read_calibration("serving_time")
     engine = engine_for(job, calibration=known)
-    service = _Service(
+    service = Service(
         job, engine, prompt, answer, None if draft is None else replace(engine, spec=draft), drafted, acceptance
     )
     steps = sorted({1, room, *(2**i for i in range(room.bit_length()) if 2**i < room)})
@@ -561,6 +554,20 @@ def serve(
     )  # fmt: skip
 
 
+def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int:
+    """Tokens of a request, if the job takes it."""
+    prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
+    if prompt + answer > job.context_limit:
+        raise LLMHWError(
+            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.context_limit}"
+        )
+    if prompt <= job.prefix_tokens:
+        raise LLMHWError(
+            f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
+        )
+    return prompt + answer
+
+
 def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
     """The memory of a job, and how many sequences of so many tokens all its instances run at once."""
     held = serving_memory(job)
@@ -576,7 +583,7 @@ def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple
     return held, min(fitting, job.max_sequences * job.attention_dp) * job.replicas
 
 
-def _at_rate(service: _Service, rate: float, room: int) -> tuple[Point, bool]:
+def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:
     """The fewest requests at work with which as many end as arrive (Little's law), by bisection."""
     answer, full = service.output_tokens, service.at(room)
     if full.tokens_per_second < rate * answer:
@@ -934,5 +941,5 @@ def bandwidth_bound_tokens_per_second(
     >>> limit > serve(job, input_tokens=100, output_tokens=100, concurrency=1).point.tokens_per_second
     True
     """
-    service = _Service(job, bound(engine_for(job)), input_tokens, output_tokens)
+    service = Service(job, bound(engine_for(job)), input_tokens, output_tokens)
     return service.at(check_count("concurrency", concurrency)).tokens_per_second
