@@ -11,6 +11,7 @@ from typing import Any
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
+from llmhw.hardware import Accelerator
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
 from llmhw.model import Layer, ModelSpec, Tensor
@@ -268,10 +269,7 @@ class ServingMemory(StageReport):
         """What the engine may take of a device."""
         if self.visible_bytes is not None:
             return self.visible_bytes * self.job.utilization
-        device = self.job.cluster.accelerator
-        driver = memory_constant("driver_bytes", self.calibration) if device.vendor == "NVIDIA" else 0.0
-        found = engine_budget_bytes(memory=device.memory_bytes, driver=driver, utilization=self.job.utilization)
-        return float(found)
+        return device_budget(self.job.cluster.accelerator, self.job.utilization, self.calibration)
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:
@@ -432,6 +430,17 @@ def cache_budget_bytes(*, budget: Any, held: Any) -> Any:
     8
     """
     return budget - held
+
+
+def device_budget(device: Accelerator, utilization: float, calibration: Mapping[str, Any] | None = None) -> float:
+    """Bytes that an engine may take of a device.
+
+    >>> from llmhw import accelerator
+    >>> round(device_budget(accelerator("A10"), 0.9) / 2**30, 1)  # a log of vLLM: 22.07 GiB x 0.90
+    19.8
+    """
+    driver = memory_constant("driver_bytes", calibration) if device.vendor == "NVIDIA" else 0.0
+    return float(engine_budget_bytes(memory=device.memory_bytes, driver=driver, utilization=utilization))
 
 
 def serving_memory(
