@@ -302,10 +302,11 @@ class Engine:
 
     def _product(self, ledger: Ledger, m: Matmul, tokens: Any, quantized: bool) -> None:
         """The best tile or none, or reading the weights if that takes longer."""
-        c, f, rows, groups = self.constants, self.formats, m.m, m.groups
+        c, f, rows, groups, behind = self.constants, self.formats, m.m, m.groups, Ledger(ledger.detail)
         if m.experts > 1:
             # a batch reads the experts that it touches, and these share its rows
-            groups = groups * experts_touched(experts=m.experts, used=m.used, tokens=tokens) / m.experts
+            given = {"experts": m.experts, "used": m.used, "tokens": tokens}
+            groups = groups * behind.add("", "experts of all ranks", experts_touched, **given) / m.experts
             rows = rows * m.groups / maximum(groups, 1e-9)
         ordinary = f.ordinary if quantized else self.device.peaks.get("fp32")
         ledger.add(
@@ -323,6 +324,7 @@ class Engine:
             fill=c.fill,
             b_bytes=f.weight_bytes if quantized else 2.0,
             gap_seconds=c.gap,
+            because=behind,
         )
 
     def _prompts(self, ledger: Ledger, a: Attention, prompts: Any, tokens: float, past: float) -> None:
@@ -335,38 +337,30 @@ class Engine:
             every = attended_pairs(replace(a, index_topk=0), **lengths)
             cores.append(("indexer", a.index_heads, every, a.index_dim, 0))
         for name, heads, pairs, head_dim, v_head_dim in cores:
-            flops = attention_core_flops(
-                batch=prompts, heads=heads, pairs=pairs, head_dim=head_dim, v_head_dim=v_head_dim
-            )
+            behind = Ledger(ledger.detail)
+            sizes = {"heads": heads, "pairs": pairs, "head_dim": head_dim, "v_head_dim": v_head_dim}
+            flops = behind.add("", "scores and weighted values", attention_core_flops, batch=prompts, **sizes)
             given = {"flops_per_second": self.formats.attending, "gap_seconds": self.constants.gap}
-            ledger.add("attention over prompts", name, attention_seconds, flops=flops, **given)
+            ledger.add("attention over prompts", name, attention_seconds, flops=flops, **given, because=behind)
 
     def _cached(self, ledger: Ledger, a: Attention, sequences: Any, context: float) -> None:
         """Attention of decoded tokens to what is cached; an indexer reads its own keys first."""
         if not context or not _any(sequences):
             return
-        seen, bits = seen_tokens(a, context), 8 * self.formats.cache_bytes
-        reads: list[tuple[str, Any, Any]] = []
+        seen = seen_tokens(a, context)
+        every = {"batch": sequences, "bits_per_element": 8 * self.formats.cache_bytes}
         if a.latent:  # whole on every rank
-            moved = latent_cache_bytes(batch=sequences, tokens=seen, latent=a.latent, bits_per_element=bits)
-            flops = attention_core_flops(
-                batch=sequences, heads=a.heads / self.ranks, pairs=seen, head_dim=a.latent, v_head_dim=a.latent
-            )
-            reads.append(("latents", moved, flops))
+            cached = {"function": latent_cache_bytes, "tokens": seen, "latent": a.latent}
+            scores = {"heads": a.heads / self.ranks, "pairs": seen, "head_dim": a.latent, "v_head_dim": a.latent}
+            self._read(ledger, "latents", every | cached, scores)
         else:
             sizes = {"kv_heads": maximum(1.0, a.kv_heads / self.ranks), "head_dim": a.head_dim}
-            moved = kv_cache_bytes(
-                batch=sequences, tokens=seen, v_head_dim=a.v_head_dim, bits_per_element=bits, **sizes
-            )
-            reads.append(("keys and values", moved, 0.0))
+            cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
+            self._read(ledger, "keys and values", every | cached)
         if a.index_dim:
-            moved = latent_cache_bytes(batch=sequences, tokens=context, latent=a.index_dim, bits_per_element=bits)
-            flops = attention_core_flops(
-                batch=sequences, heads=a.index_heads, pairs=context, head_dim=a.index_dim, v_head_dim=0
-            )
-            reads.append(("keys of the indexer", moved, flops))
-        for name, moved, flops in reads:
-            self._read(ledger, name, moved, flops, self.formats.attending)
+            cached = {"function": latent_cache_bytes, "tokens": context, "latent": a.index_dim}
+            scores = {"heads": a.index_heads, "pairs": context, "head_dim": a.index_dim, "v_head_dim": 0}
+            self._read(ledger, "keys of the indexer", every | cached, scores)
 
     def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, share: Any, sequences: Any) -> None:
         """Linear attention: its arithmetic; a decoded token reads the whole state and writes it back.
@@ -378,21 +372,35 @@ class Engine:
             flops = (1 - share) * work.state_flops
             ledger.add("attention over prompts", name, compute_seconds, flops=flops, flops_per_second=rate)
         if _any(share):
-            moved = 2 * linear_state_bytes(
-                batch=sequences,
-                heads=linear.heads / self.ranks,
-                key_dim=linear.key_dim,
-                value_dim=linear.value_dim,
-                channels=linear.conv_channels / self.ranks,
-                kernel=linear.conv_kernel,
-                bits_per_element=8 * self.formats.cache_bytes,
-            )
-            self._read(ledger, name, moved, share * work.state_flops, rate)
+            cached = {
+                "function": linear_state_bytes,
+                "times": 2,
+                "batch": sequences,
+                "heads": linear.heads / self.ranks,
+                "key_dim": linear.key_dim,
+                "value_dim": linear.value_dim,
+                "channels": linear.conv_channels / self.ranks,
+                "kernel": linear.conv_kernel,
+                "bits_per_element": 8 * self.formats.cache_bytes,
+            }
+            self._read(ledger, name, cached, flops=share * work.state_flops, rate=rate)
 
-    def _read(self, ledger: Ledger, name: str, moved: Any, flops: Any, rate: Any) -> None:
-        bandwidth = self.device.memory_bandwidth_bytes_per_second * self.constants.cache
-        given = {"memory_bytes": moved, "bandwidth_bytes_per_second": bandwidth, "gap_seconds": self.constants.gap}
-        ledger.add("attention over the cache", name, cache_seconds, **given, flops=flops, flops_per_second=rate)
+    def _read(
+        self, ledger: Ledger, name: str, cached: Any, scores: Any = None, flops: Any = 0.0, rate: Any = None
+    ) -> None:
+        """What decoding reads of the cache while it multiplies: inputs of the formulas of both."""
+        c, behind = self.constants, Ledger(ledger.detail)
+        moved = behind.add("", "bytes of the cache", **cached)
+        if scores:
+            flops = behind.add("", "scores and weighted values", attention_core_flops, batch=cached["batch"], **scores)
+        given = {
+            "memory_bytes": moved,
+            "bandwidth_bytes_per_second": self.device.memory_bandwidth_bytes_per_second * c.cache,
+            "flops": flops,
+            "flops_per_second": self.formats.attending if rate is None else rate,
+            "gap_seconds": c.gap,
+        }
+        ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
     def _meetings(self, ledger: Ledger, tokens: Any, times: Any) -> None:
         """All-reduces; with attention shared out by sequence, an all-to-all to the experts and back."""

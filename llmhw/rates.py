@@ -360,8 +360,8 @@ def exposed_seconds(*, message_seconds: Any, busy_seconds: Any, exposed: Any = 0
 def waiting_seconds(*, kernels: Any, host_seconds: Any, sync_seconds: Any = 0, busy_seconds: Any) -> Any:
     """Time in which a device waits for the host to launch kernels.
 
-    >>> waiting_seconds(kernels=100, host_seconds=1e-5, busy_seconds=0.0004)
-    0.0006
+    >>> waiting_seconds(kernels=100, host_seconds=1e-5, busy_seconds=0.0005)
+    0.0005
     """
     return maximum(0.0, kernels * host_seconds + sync_seconds - busy_seconds)
 

@@ -6,9 +6,10 @@ that `simulation_engine` makes of a job.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import gcd
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -27,21 +28,6 @@ from llmhw.units import LLMHWError, check_count, check_number, format_quantity, 
 
 if TYPE_CHECKING:
     from llmhw import simulation
-
-__all__ = [
-    "EngineSteps",
-    "Point",
-    "ServingEstimate",
-    "SimulatedService",
-    "bandwidth_bound_tokens_per_second",
-    "engine_for",
-    "independent_groups",
-    "serve",
-    "shared_tokens",
-    "simulate_service",
-    "simulation_engine",
-    "step_model",
-]
 
 # Engines without constants of their own borrow those of the nearest one that was measured.
 ENGINE_CONSTANTS = {
@@ -269,15 +255,11 @@ class ServingEstimate(Report):
             "devices": self.job.cluster.devices,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
-            "concurrency": self.point.concurrency,
+            **self.point.to_dict(),
             "capacity": self.capacity,
             "rate": self.rate,
             "saturated": self.saturated,
-            "ttft_seconds": self.point.ttft_seconds,
-            "tpot_seconds": self.point.tpot_seconds,
-            "tokens_per_second": self.point.tokens_per_second,
             "tokens_per_second_interval": self.tokens_per_second_interval and list(self.tokens_per_second_interval),
-            "tokens_per_second_per_user": self.point.tokens_per_second_per_user,
             "requests_per_second": self.requests_per_second,
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
@@ -332,34 +314,23 @@ class ServingEstimate(Report):
         """What it comes to, as text."""
         low, high = self.tokens_per_second_interval or (0.0, 0.0)
         sure = f"80 % interval {low:,.0f} to {high:,.0f}" if low < high else "as many as are asked for"
-        cost = self.dollars_per_million_tokens
+        sure = sure if self.interval else "the calibration has no interval"
+        point, cost = self.point, self.dollars_per_million_tokens
+        first, following = (format_quantity(t, "seconds") for t in (point.ttft_seconds, point.tpot_seconds))
+        load = f"{point.concurrency:,} requests at work of {self.capacity:,} that {self._limit}"
         found = [
             ("memory", self._held()),
-            (
-                "load",
-                f"{self.point.concurrency:,} requests at work of {self.capacity:,} that {self._limit}"
-                + ("; more arrive than it can take" if self.saturated else ""),
-            ),
-            ("first token", format_quantity(self.point.ttft_seconds, "seconds")),
-            (
-                "one user",
-                f"{self.point.tokens_per_second_per_user:,.1f} tokens/s "
-                f"({format_quantity(self.point.tpot_seconds, 'seconds')} a token)",
-            ),
-            (
-                "all users",
-                f"{self.point.tokens_per_second:,.0f} tokens/s "
-                f"({sure if self.interval else 'the calibration has no interval'})",
-            ),
+            ("load", load + ("; more arrive than it can take" if self.saturated else "")),
+            ("first token", first),
+            ("one user", f"{point.tokens_per_second_per_user:,.1f} tokens/s ({following} a token)"),
+            ("all users", f"{point.tokens_per_second:,.0f} tokens/s ({sure})"),
             ("requests", f"{self.requests_per_second:,.2f} a second"),
         ]
         if self.slo != (None, None):
-            best = self.within_slo
-            text = (
-                f"{best.tokens_per_second / self.output_tokens:,.2f} requests/s with {best.concurrency:,} at work"
-                if best
-                else "not kept, even by a single request"
-            )
+            text = "not kept, even by a single request"
+            if best := self.within_slo:
+                speed = best.tokens_per_second / self.output_tokens
+                text = f"{speed:,.2f} requests/s with {best.concurrency:,} at work"
             found.append(("within the limits", text))
         text = self.no_price if cost is None else f"{format_quantity(cost, 'dollars')} at {self.price}"
         found.append(("a million tokens", text))
@@ -578,20 +549,9 @@ def serve(
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
     interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
     return ServingEstimate(
-        job,
-        prompt,
-        answer,
-        held,
-        point,
-        curve,
-        paid,
-        saturated,
-        (slo_ttft, slo_tpot),
-        tuple(interval) if interval else None,
-        wanted,
-        unpaid,
-        service,
-    )
+        job, prompt, answer, held, point, curve, paid, saturated, (slo_ttft, slo_tpot),
+        tuple(interval) if interval else None, wanted, unpaid, service,
+    )  # fmt: skip
 
 
 def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int:
@@ -625,48 +585,30 @@ def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple
 
 def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:
     """The fewest requests at work with which as many end as arrive (Little's law), by bisection."""
-    answer = service.output_tokens
-    full = service.at(room)
-    if full.tokens_per_second / answer < rate:
+    answer, full = service.output_tokens, service.at(room)
+    if full.tokens_per_second < rate * answer:
         return full, True
-    low, high = 1, room
-    while low < high:
-        middle = (low + high) // 2
-        if service.at(middle).tokens_per_second / answer < rate:
-            low = middle + 1
-        else:
-            high = middle
+    least = 1 + bisect_left(range(1, room), rate * answer, key=lambda n: service.at(n).tokens_per_second)
     # no more is generated than is asked for
-    return replace(service.at(low), tokens_per_second=rate * answer), False
+    return replace(service.at(least), tokens_per_second=rate * answer), False
 
 
-def step_model(
-    engine: Engine,
-    *,
-    context: float,
-    running: int = 64,
-    prompt_tokens: int = 1024,
-    prompt_seconds: float | None = None,
-    shared: int = 0,
-) -> StepModel:
+def step_model(engine: Engine, *, context: float, running: int = 64, prompt_tokens: int = 1024) -> StepModel:
     """An engine's passes as an affine function, for the simulator: what a pass, a token and a cached token cost.
 
     context          tokens that a sequence has cached, typically
     running          sequences: decoding is met exactly with one and with so many, and nearly between
-    prompt_tokens    new tokens of a typical prompt, whose pass alone is met exactly
-    prompt_seconds   of that pass, where it is known; default: the engine's
-    shared           tokens before the prompt that are cached already
+    prompt_tokens    of a typical prompt, whose pass alone is met exactly
     """
     many = max(1, running)
-    alone = engine.seconds(decoding=1, context=context)
-    busy = engine.seconds(decoding=many, context=context)
-    longer = engine.seconds(decoding=many, context=2 * context)
+    alone, busy, longer = (
+        float(engine.seconds(decoding=n, context=tokens))
+        for n, tokens in ((1, context), (many, context), (many, 2 * context))
+    )
     cached = max(0.0, (longer - busy) / (many * context)) if context else 0.0
     sequence = max(0.0, (busy - alone) / (many - 1) - cached * context) if many > 1 else 0.0
     base = max(0.0, alone - sequence - cached * context)
-    if prompt_seconds is None:
-        prompt_seconds = engine.seconds(prompts=1, prompt_tokens=prompt_tokens, past=shared)
-    prompt = (prompt_seconds - base - cached * shared) / prompt_tokens
+    prompt = (float(engine.seconds(prompts=1, prompt_tokens=prompt_tokens)) - base) / prompt_tokens
     return StepModel(base, max(prompt, 0.0), sequence, cached)
 
 
@@ -692,14 +634,14 @@ class EngineSteps:
         self.engine = engine
         self.prompt_tokens = check_count("prompt_tokens", prompt_tokens)
         self.chunk = check_count("chunk", chunk)
-        self._prompts: dict[int, float] = {}
-        self._decodes: dict[tuple[int, int], float] = {}
+        self._entry = cache(lambda sequences, context: float(engine.seconds(decoding=sequences, context=context)))
+        self._prompt = cache(self._passes)
 
     @cached_property
     def _past_pair_seconds(self) -> float:
         """One token of a prompt attending to one before it."""
-        first, past = (self.engine.seconds(prompts=1, prompt_tokens=1024, past=n) for n in (0, 4096))
-        return float(max(0.0, past - first) / (1024 * 4096))
+        first, past = (float(self.engine.seconds(prompts=1, prompt_tokens=1024, past=n)) for n in (0, 4096))
+        return max(0.0, past - first) / (1024 * 4096)
 
     def __call__(
         self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int, /
@@ -720,18 +662,6 @@ class EngineSteps:
         power = 1 << max(0, int(each).bit_length() - 1)
         low = self._entry(sequences, power)
         return low + (self._entry(sequences, 2 * power) - low) * (each / power - 1)
-
-    def _entry(self, sequences: int, context: int) -> float:
-        found = self._decodes.get((sequences, context))
-        if found is None:
-            found = self._decodes[sequences, context] = self.engine.seconds(decoding=sequences, context=context)
-        return found
-
-    def _prompt(self, tokens: int) -> float:
-        found = self._prompts.get(tokens)
-        if found is None:
-            found = self._prompts[tokens] = self._passes(tokens)
-        return found
 
     def _passes(self, tokens: int) -> float:
         prompts = max(1, round(tokens / self.prompt_tokens))

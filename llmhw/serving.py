@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -340,11 +341,7 @@ class ServingMemory(StageReport):
         def fits(tokens: int) -> bool:
             return all(self.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
 
-        low, high = 0, self.job.context_limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        return low
+        return bisect_left(range(1, self.job.context_limit + 1), True, key=lambda tokens: not fits(tokens))
 
     @property
     def graphs_bytes(self) -> float:

@@ -177,6 +177,25 @@ def test_a_pass_is_the_sum_of_its_formulas(name: str, load: dict[str, Any]) -> N
     assert found.total == pytest.approx(engine.seconds(**load))
 
 
+@pytest.mark.parametrize(
+    ("name", "part_", "load", "label", "formula"),
+    [
+        ("mixtral-8x7b", "matrix products", 0, "expert down_proj", "experts_touched"),
+        ("deepseek-v3.2", "attention over prompts", 1, "indexer", "attention_core_flops"),
+        ("deepseek-v3.2", "attention over the cache", 0, "latents", "latent_cache_bytes"),
+        ("llama-3-8b", "attention over the cache", 0, "keys and values", "kv_cache_bytes"),
+        ("qwen3-next-80b-a3b", "attention over the cache", 0, "state of gated-deltanet", "linear_state_bytes"),
+    ],
+)
+def test_what_goes_into_a_formula_is_explained_too(name: str, part_: str, load: int, label: str, formula: str) -> None:
+    terms = peak(name).timed(**LOADS[load], detail="terms").terms[part_]
+    told = next(t for t in terms if t.label == label)
+    below = next(t for t in told.because if t.formula == formula)
+    given = dict(told.inputs)
+    into = {"experts_touched": "groups", "attention_core_flops": "flops"}.get(formula, "memory_bytes")
+    assert given[into] == pytest.approx(below.value)
+
+
 def test_tokens_between_whole_ones_are_not_rounded() -> None:
     engine = replace(peak("llama-3-8b", devices=8, tp=8, attention_dp=True), constants=replace(BOUND, passes=1.0))
     low, middle, high = (part(engine, "elementwise", decoding=n) for n in (100, 100.5, 101))

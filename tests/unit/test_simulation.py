@@ -571,26 +571,6 @@ def test_quantiles_keep_their_relative_error() -> None:
     assert found.largest == values[-1]
 
 
-def test_quantiles_merge_without_loss() -> None:
-    values = [Random(2).expovariate(1) for _ in range(3)] + [float(i) for i in range(25_000)]
-    whole, parts = Quantiles(), [Quantiles() for _ in range(4)]
-    whole.extend(values)
-    for i, part in enumerate(parts):
-        part.extend(values[i::4] if i else values[::4])
-    for part in parts[1:]:
-        parts[0].merge(part)
-    qs = (0.1, 0.5, 0.9, 0.99)
-    assert parts[0].quantiles(qs) == whole.quantiles(qs)
-    assert parts[0].count == whole.count
-    large, small = Quantiles(), Quantiles()
-    large.extend(values)
-    small.add(1.0)
-    small.merge(large)
-    assert small.count == len(values) + 1
-    with pytest.raises(LLMHWError, match=r"relative_error=0\.05 cannot be merged into 0\.01"):
-        whole.merge(Quantiles(0.05))
-
-
 def test_quantiles_of_few_numbers_are_some_of_them() -> None:
     found = Quantiles()
     assert found.quantile(0.5) is found.mean is found.largest is None
