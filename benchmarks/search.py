@@ -72,10 +72,7 @@ def single(asked: TrainingJob) -> float:
 
 def serving() -> dict[str, Any]:
     """Every layout and format of a model on every device of the catalog."""
-    spec, places = model("llama-3-70b"), []
-    for name in accelerators():
-        device = Cluster(name, 1).accelerator
-        places.append(Cluster(name, 8 if device.scale_up_devices <= 8 else device.scale_up_devices))
+    spec, places = model("llama-3-70b"), [Cluster(device, 8) for device in accelerators()]
     asked = ServingJob(model=spec, cluster=places[0])
     seconds, found = best_seconds(lambda: search(asked, places, input_tokens=1000, output_tokens=1000))
     return {"devices": len(places), "tried": found.tried, "valid": found.valid, "seconds": seconds}

@@ -18,7 +18,7 @@ from llmhw.flops import training_flops_6n
 from llmhw.hardware import Price, prices
 from llmhw.memory import state_bytes
 from llmhw.precision import stored_weight_bytes
-from llmhw.rates import decode_tokens_per_second_bound
+from llmhw.rates import stream_seconds
 from llmhw.units import GB, GIB, ceil_div, format_quantity
 
 VERDICTS = ("correct", "imprecise", "wrong", "outdated")
@@ -376,12 +376,9 @@ def throughput_70b() -> Iterable[Case]:
     spec = llmhw.model("llama-3-70b")
     bandwidth = 8 * llmhw.accelerator("h100").memory_bandwidth_bytes_per_second
     for users, tokens in ((1, 1), (64, 2048)):
-        bound = decode_tokens_per_second_bound(
-            batch=users,
-            weight_bytes=llmhw.weights(spec).total,
-            cache_bytes=llmhw.kv_cache(spec, batch=users, seq_len=tokens).total,
-            bandwidth_bytes_per_second=bandwidth,
-        )
+        # every weight and cached element is read once a step
+        read = llmhw.weights(spec).total + llmhw.kv_cache(spec, batch=users, seq_len=tokens).total
+        bound = users / stream_seconds(memory_bytes=read, bandwidth_bytes_per_second=bandwidth)
         who = f"{users} users, {tokens:,} tokens each" if users > 1 else "1 user, short context"
         words = f"{who}, bf16: 50 is within half of the bound"
         yield Case(words, bound <= 2 * 50, f"at most {bound:,.0f} tokens/s in all")

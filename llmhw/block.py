@@ -16,7 +16,7 @@ from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.sharding import local_tensor
-from llmhw.units import LLMHWError, ceil_div, maximum, share
+from llmhw.units import LLMHWError, ceil_div, maximum, minimum, share
 
 # What fused kernels multiply at once.
 _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
@@ -468,7 +468,7 @@ class _Walk:
                 kept += self._keep("attention", "softmax after dropout", heads, own, **scores)
         return Core(
             name=f"{a.kind} attention", part="attention", batch=self.x.micro_batch, heads=heads, kv_heads=kv_heads,
-            queries=own, keys=min(a.window or a.chunk or self.seq_len, self.seq_len),
+            queries=own, keys=self.seq_len if a.span is None else minimum(a.span, self.seq_len),
             pairs=attended_pairs(a, seq_len=self.seq_len) / self.x.cp, head_dim=a.head_dim, v_head_dim=a.v_head_dim,
             kept=kept,
         )  # fmt: skip

@@ -46,7 +46,9 @@ def _csv_text(*rows: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def _check_form(as_json: bool, as_csv: bool, output: str | None) -> None:
+def _check_form(as_json: bool, as_csv: bool, output: str | None, part: str | None = None) -> None:
+    if part is not None and as_csv:
+        raise llmhw.LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave --csv out")
     if as_json and as_csv:
         raise llmhw.LLMHWError("--json and --csv are two forms of one answer; leave one out")
     if output is not None and not (as_json or as_csv):
@@ -60,6 +62,12 @@ def _text(text: str, output: str | None) -> None:
     from llmhw.files import write_whole
 
     write_whole(output, lambda: text)
+
+
+def _explained(answer: Any, part: str, as_json: bool, output: str | None = None) -> None:
+    """What --explain asks of an answer."""
+    text = answer.explain(part)
+    _text(_json_text({"part": part, "explanation": text}) if as_json else f"{text}\n", output)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
@@ -128,6 +136,9 @@ _FORMULA = _Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
 
 _model_argument = click.argument("model", type=_MODEL, metavar="NAME|config.json")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Plain numbers in base units, under stable keys.")
+_explain_option = click.option(
+    "--explain", "part", metavar="PART", help="Only a part, such as weights, with its formulas and numbers."
+)
 _seq_len = click.option("--seq-len", type=int, help="Tokens of each sequence.  [default: 4096, or the model's limit]")
 _batch = click.option("--batch", type=int, default=1, show_default=True, help="Sequences at a time.")
 _kv_format = click.option("--kv", "kv_format", type=_FORMAT, default="bf16", show_default=True, help="Cache format.")
@@ -399,13 +410,16 @@ def _job(model: str, options: dict[str, Any], network: llmhw.Link | None = None)
 @cli.command()
 @_model_argument
 @_options(*_CLUSTER, Parallelism, TrainingJob)
+@_explain_option
 @_json_option
-def memory(model: str, as_json: bool, **options: Any) -> None:
+def memory(model: str, part: str | None, as_json: bool, **options: Any) -> None:
     """Memory of every pipeline stage of a training job, part by part.
 
     The data-parallel size is what tp, pp and cp leave of --gpus.
     """
     found = llmhw.training_memory(_job(model, options))
+    if part is not None:
+        return _explained(found, part, as_json)
     if as_json:
         return _json(found.to_dict())
     columns = ("part", *(f"stage {i}" for i in range(len(found.stages))))
@@ -461,6 +475,7 @@ def _constants(path: str | None) -> dict[str, Any] | None:
 @_calibration_option
 @click.option("--tokens", type=_Count(), help="Of the run: 15e12, 15T, 300B.  [default: 20 a parameter]")
 @_options(RunOptions)
+@_explain_option
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="One header line and one row, in base units.")
 @_output_option
@@ -470,6 +485,7 @@ def train(
     software: str | None,
     calibration: str | None,
     tokens: float | None,
+    part: str | None,
     as_json: bool,
     as_csv: bool,
     output: str | None,
@@ -479,7 +495,7 @@ def train(
 
     The data-parallel size is what tp, pp and cp leave of --gpus.
     """
-    _check_form(as_json, as_csv, output)
+    _check_form(as_json, as_csv, output, part)
     run = _taken(RunOptions, options)
     job = _job(model, options, _network(network, options["gpu"]))
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
@@ -488,6 +504,8 @@ def train(
             "has; give --network, as in --network 'InfiniBand NDR 4x'"
         )
     found = llmhw.train(job, tokens=tokens, software=software, calibration=_constants(calibration), **run)
+    if part is not None:
+        return _explained(found, part, as_json, output)
     if as_json:
         return _text(_json_text(found.to_dict()), output)
     if as_csv:
@@ -523,6 +541,7 @@ def _serving_job(model: str, options: dict[str, Any]) -> llmhw.ServingJob:
 @click.option("--acceptance", type=float, default=0.7, show_default=True, help="Chance that a proposal is accepted.")
 @_options(*_PRICE)
 @_calibration_option
+@_explain_option
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="The curve: a header line and a row for each load, in base units.")
 @_output_option
@@ -530,6 +549,7 @@ def serve(
     model: str,
     draft: str | None,
     calibration: str | None,
+    part: str | None,
     as_json: bool,
     as_csv: bool,
     output: str | None,
@@ -543,10 +563,12 @@ def serve(
     from llmhw.service import COLUMNS
     from llmhw.service import serve as estimate
 
-    _check_form(as_json, as_csv, output)
+    _check_form(as_json, as_csv, output, part)
     job = _serving_job(model, options)
     guesser = None if draft is None else llmhw.model(draft)
     found = estimate(job, draft=guesser, calibration=_constants(calibration), **options)
+    if part is not None:
+        return _explained(found, part, as_json, output)
     if as_json:
         return _text(_json_text(found.to_dict()), output)
     if as_csv:

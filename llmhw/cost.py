@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.catalog import read_table
 from llmhw.formula import Report, Table, Term, formula, term
-from llmhw.hardware import Accelerator, Cluster, Price, accelerator, instances, prices
+from llmhw.hardware import Accelerator, Cluster, Price, instances, prices
 from llmhw.job import asked, check_fields, choice, documented, number
 from llmhw.units import (
     GB,
@@ -66,20 +66,6 @@ def productive_seconds(*, steps: Any, step_seconds: Any) -> Any:
     9162510
     """
     return steps * step_seconds
-
-
-@formula(source="what a run needs to go on: weights and optimizer states; gradients are not kept", unit="file_bytes")
-def checkpoint_size_bytes(*, weight_bytes: Any, optimizer_bytes: Any) -> Any:
-    """Size of a checkpoint.
-
-    optimizer_bytes   with the fp32 master copy, where the recipe has one
-
-    BLOOM-176B saved bf16 weights, and fp32 weights, momentum and variance; it published 2.3 TB, in binary units.
-
-    >>> round(checkpoint_size_bytes(weight_bytes=2 * 176.247e9, optimizer_bytes=12 * 176.247e9) / 2**40, 2)
-    2.24
-    """
-    return weight_bytes + optimizer_bytes
 
 
 @formula(source="definition", unit="seconds")
@@ -300,15 +286,11 @@ def _newest_price(
 
 def _given_price(device: Accelerator, dollars: float) -> Price:
     return Price(
-        provider="",
-        instance="",
         accelerator=device.name,
         devices=1,
         kind="given",
         dollars_per_hour=dollars,
         dollars_per_device_hour=dollars,
-        region="",
-        date="",
         status="given",
         source="the argument price",
     )
@@ -435,42 +417,32 @@ class TrainingRun(Report):
     def rows(self) -> list[tuple[str, str, str]]:
         """Quantity, value, and its range or how it came about, as text."""
 
-        def span(low: float | None, high: float | None, unit: str) -> str:
-            if low is None or high is None or not self.finishes:
-                return ""
-            return f"{format_quantity(low, unit)} to {format_quantity(high, unit)}"
+        def shown(name: str, unit: str, times: float = 1) -> tuple[str, str]:
+            found = (getattr(self, name + end, None) for end in ("", "_low", "_high"))
+            value, low, high = (None if v is None else format_quantity(times * v, unit) for v in found)
+            if value is None:
+                return "unknown", ""
+            if not self.finishes:
+                return "never finishes", ""
+            return value, f"{low} to {high}" if low and high else ""
 
-        def day(value: float | None) -> float | None:
-            return None if value is None else 86400 * value
+        def seconds(value: float) -> str:
+            return format_quantity(value, "seconds")
 
-        def shown(value: float | None, unit: str) -> str:
-            return "never finishes" if value is not None and not self.finishes else format_quantity(value, unit)
-
-        write, interval = (
-            format_quantity(s, "seconds") for s in (self.checkpoint_seconds, self.checkpoint_interval_seconds)
-        )
-        failures = (
-            "no failures" if self.mtbf_seconds == inf else f"one in {format_quantity(self.mtbf_seconds, 'seconds')}"
-        )
+        saved = f"a checkpoint of {seconds(self.checkpoint_seconds)} every {seconds(self.checkpoint_interval_seconds)}"
+        failures = "no failures" if self.mtbf_seconds == inf else f"one in {seconds(self.mtbf_seconds)}"
+        drawn = self.reasons.get("energy_kwh") or f"{format_quantity(self.watts, 'W')} a device"
         return [
-            ("steps", f"{self.steps:,}", f"{format_quantity(self.step_seconds, 'seconds')} each"),
+            ("steps", f"{self.steps:,}", f"{seconds(self.step_seconds)} each"),
             ("compute", f"{self.flops:.3g} FLOP", "model FLOPs"),
-            ("time", shown(day(self.days), "seconds"), span(day(self.days_low), day(self.days_high), "seconds")),
-            ("without failures", format_quantity(day(self.days_without_failures), "seconds"), "the steps alone"),
-            ("goodput", format_quantity(self.goodput, "fraction"), f"a checkpoint of {write} every {interval}"),
-            ("failures", shown(self.failures_expected, "count"), failures),
-            (
-                "device-hours",
-                shown(self.device_hours, "count"),
-                span(self.device_hours_low, self.device_hours_high, "count"),
-            ),
-            ("cost", shown(self.dollars, "dollars"), span(self.dollars_low, self.dollars_high, "dollars")),
+            ("time", *shown("days", "seconds", 86400)),
+            ("without failures", seconds(86400 * self.days_without_failures), "the steps alone"),
+            ("goodput", format_quantity(self.goodput, "fraction"), saved),
+            ("failures", shown("failures_expected", "count")[0], failures),
+            ("device-hours", *shown("device_hours", "count")),
+            ("cost", *shown("dollars", "dollars")),
             ("price", *self._price()),
-            (
-                "energy",
-                shown(self.energy_kwh, "kWh"),
-                self.reasons.get("energy_kwh") or f"{format_quantity(self.watts, 'W')} a device",
-            ),
+            ("energy", shown("energy_kwh", "kWh")[0], drawn),
         ]
 
     def _price(self) -> tuple[str, str]:
@@ -484,18 +456,6 @@ class TrainingRun(Report):
 
     def footer(self) -> list[str]:
         return [f"assumed {d}" for d in self.defaults]
-
-
-def _device_and_count(
-    cluster: Cluster | None, device: Accelerator | str | None, devices: int | None
-) -> tuple[Accelerator, int]:
-    if cluster is not None:
-        if device is not None or devices is not None:
-            raise LLMHWError("cluster= already says which accelerator and how many devices; leave those two out")
-        return cluster.accelerator, cluster.devices
-    if device is None or devices is None:
-        raise LLMHWError("cluster=None needs accelerator= and devices= in its place")
-    return device if isinstance(device, Accelerator) else accelerator(device), check_count("devices", devices)
 
 
 def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tuple[float, float] | None:
@@ -586,9 +546,7 @@ def training_run(
     tokens: float,
     flops_per_token: float,
     checkpoint_bytes: float,
-    cluster: Cluster | None = None,
-    accelerator: Accelerator | str | None = None,
-    devices: int | None = None,
+    cluster: Cluster,
     step_seconds_interval: tuple[float, float] | None = None,
     **changes: Any,
 ) -> TrainingRun:
@@ -598,20 +556,19 @@ def training_run(
     step_seconds            one optimizer step; `step_seconds_interval`: its (low, high), carried into the results
     tokens_per_step         global batch x sequence length
     flops_per_token         model FLOPs, forward and backward
-    checkpoint_bytes        weights and optimizer states together: see `checkpoint_size_bytes`
-    cluster                 or `accelerator` and `devices`
+    checkpoint_bytes        what a run needs to go on: weights and optimizer states; gradients are not kept
 
     Every default is listed in the result with its source. A price or board power that is not known leaves its
     fields None with a reason; a provider or region without a price raises `LLMHWError` with those that have one.
     Evaluations, batch ramp-up, failed runs and repairs longer than `restart_seconds` are not counted.
 
     >>> bloom = training_run(step_seconds=105, tokens_per_step=2048 * 2048, tokens=366e9, flops_per_token=6 * 176e9,
-    ...                      accelerator="A100 80GB SXM", devices=384, checkpoint_bytes=2.3e12, price=2.0)
+    ...                      cluster=Cluster("A100 80GB SXM", 384), checkpoint_bytes=2.3e12, price=2.0)
     >>> print(f"{bloom.days:.0f} days, goodput {bloom.goodput:.3f}")
     109 days, goodput 0.971
     """
     o = replace(options, **changes)
-    device, count = _device_and_count(cluster, accelerator, devices)
+    device, count = cluster.accelerator, cluster.devices
     step = check_number("step_seconds", step_seconds, above=True)
     interval = _steps_interval(step_seconds_interval, step)
     total, per_step = check_count("tokens", tokens), check_count("tokens_per_step", tokens_per_step)

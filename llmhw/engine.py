@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from llmhw.block import Block, Matmul, State, block
+from llmhw.block import Block, Matmul, block
 from llmhw.flops import attended_pairs, attention_core_flops
-from llmhw.formula import Estimate, Ledger, formula
+from llmhw.formula import Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, links
 from llmhw.job import Layout
 from llmhw.memory import kv_cache_bytes, latent_cache_bytes, linear_state_bytes
@@ -107,7 +107,7 @@ class Formats:
     products, attending   FLOP/s of products with quantized matrices, and of attention over prompts
     weight_bytes, cache_bytes   of an element
     narrow                1 where weights have fewer bits than 16
-    ordinary              FLOP/s of the ordinary cores, which multiply a few rows
+    ordinary              FLOP/s of the ordinary cores, which multiply a few rows; None: not known
     """
 
     products: Any
@@ -136,7 +136,7 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) 
         weight_bytes=bits / 8,
         cache_bytes=_number_format(kv).bits_per_weight / 8,
         narrow=int(weights not in _WIDE),
-        ordinary=device.peaks.get("fp32", 0.0) * (c.weight_only if bits < 16 else 1.0),
+        ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
     )
 
 
@@ -215,8 +215,7 @@ class Engine:
     def explain(self, part: str | None = None, **load: Any) -> str:
         """The formulas behind one part of a pass (or all), with the numbers put in; `load` as in `timed`."""
         title = f"a pass of {self.spec.name} on {self.cluster}"
-        found: Estimate = self.timed(detail="terms", **load).estimate(title, "seconds", PARTS)
-        return found.explain(part)
+        return self.timed(**load, detail="terms").estimate(title, "seconds", PARTS).explain(part)
 
     def timed(
         self,
@@ -257,7 +256,7 @@ class Engine:
                 self._prompts(one, layer.attention, prompts / own, prompt_tokens, past)
                 self._cached(one, layer.attention, decoding / own, context)
             if layer.linear_attention is not None:
-                self._states(one, layer.linear_attention, work, decoding / own)
+                self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
             if _any(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
                 self._meetings(one, tokens, 2 * several)
@@ -274,15 +273,27 @@ class Engine:
         total.add("scheduling", "the engine", scheduling_seconds, **step)
         return total
 
-    def prompt_seconds(self, tokens: float, *, chunk: int, prompts: int = 1) -> Any:
-        """A prompt read in chunks; stages that run one after another work on several chunks at once."""
-        done, total, longest = 0.0, 0.0, 0.0
+    def prompt(self, tokens: float, *, chunk: int, prompts: int = 1, past: float = 0, detail: str = "totals") -> Ledger:
+        """Time of prompts of so many new tokens, read in chunks; stages work on several chunks at once.
+
+        past   tokens of each that are cached already
+        """
+        found, longest, done = Ledger(detail), Ledger(detail), 0.0
         while done < tokens:
             new = min(float(chunk), tokens - done)
-            one = self.seconds(prompts=prompts, prompt_tokens=new, past=done)
-            total, longest, done = total + one, maximum(longest, one), done + new
+            one = self.timed(prompts=prompts, prompt_tokens=new, past=past + done, detail=detail)
+            found.merge(one, 1 / self.pp)
+            if detail == "totals":
+                longest.parts[""] = maximum(longest.total, one.total)
+            elif one.total > longest.total:
+                longest = one
+            done += new
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
-        return where(self.pp == 1, total, total / self.pp + (self.pp - 1) / self.pp * longest)
+        return found.merge(longest, (self.pp - 1) / self.pp) if _any(self.pp > 1) else found
+
+    def prompt_seconds(self, tokens: float, **how: Any) -> Any:
+        """The total of `prompt`."""
+        return self.prompt(tokens, **how).total
 
     def _block(self, layer: Layer, tokens: Any) -> Block:
         if isinstance(self.tp, int) and isinstance(tokens, (int, float)):
@@ -296,7 +307,7 @@ class Engine:
             # a batch reads the experts that it touches, and these share its rows
             groups = groups * experts_touched(experts=m.experts, used=m.used, tokens=tokens) / m.experts
             rows = rows * m.groups / maximum(groups, 1e-9)
-        ordinary = f.ordinary if quantized else self.device.peaks.get("fp32", 0.0)
+        ordinary = f.ordinary if quantized else self.device.peaks.get("fp32")
         ledger.add(
             "matrix products",
             m.name,
@@ -357,20 +368,26 @@ class Engine:
         for name, moved, flops in reads:
             self._read(ledger, name, moved, flops, self.formats.attending)
 
-    def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, sequences: Any) -> None:
-        """Linear attention: its arithmetic; a decoded token reads the whole state and writes it back."""
-        rate = _peak(self.device) * self.constants.state
-        flops = sum(op.flops for op in work.ops if isinstance(op, State))
-        moved = 2 * linear_state_bytes(
-            batch=sequences,
-            heads=linear.heads / self.ranks,
-            key_dim=linear.key_dim,
-            value_dim=linear.value_dim,
-            channels=linear.conv_channels / self.ranks,
-            kernel=linear.conv_kernel,
-            bits_per_element=16,
-        )
-        self._read(ledger, f"state of {linear.kind}", moved, flops, rate)
+    def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, share: Any, sequences: Any) -> None:
+        """Linear attention: its arithmetic; a decoded token reads the whole state and writes it back.
+
+        share   of the tokens that are decoded
+        """
+        name, rate = f"state of {linear.kind}", _peak(self.device) * self.constants.state
+        if _any(share < 1):
+            flops = (1 - share) * work.state_flops
+            ledger.add("attention over prompts", name, compute_seconds, flops=flops, flops_per_second=rate)
+        if _any(share):
+            moved = 2 * linear_state_bytes(
+                batch=sequences,
+                heads=linear.heads / self.ranks,
+                key_dim=linear.key_dim,
+                value_dim=linear.value_dim,
+                channels=linear.conv_channels / self.ranks,
+                kernel=linear.conv_kernel,
+                bits_per_element=8 * self.formats.cache_bytes,
+            )
+            self._read(ledger, name, moved, share * work.state_flops, rate)
 
     def _read(self, ledger: Ledger, name: str, moved: Any, flops: Any, rate: Any) -> None:
         bandwidth = self.device.memory_bandwidth_bytes_per_second * self.constants.cache
@@ -388,14 +405,14 @@ class Engine:
             "one-shot": ((tp - 1) * size, c.meet / 2),
             **({"nvls": (size, c.meet)} if adds_up else {}),
         }
-        chosen = ways if self.all_reduce == "auto" else {self.all_reduce: ways[self.all_reduce]}
         given = {"bandwidth_bytes_per_second": rate * c.inside}
-        fastest = min(
-            chosen.items(),
-            key=lambda way: float(message_seconds(wire_bytes=way[1][0], latency_seconds=way[1][1], **given)),
-        ) if len(chosen) > 1 else next(iter(chosen.items()))  # fmt: skip
-        name, (wire, latency) = fastest
-        ledger.add("all-reduces", name, message_seconds, times, wire_bytes=wire, latency_seconds=latency, **given)
+        chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
+        wire, latency = chosen[0]
+        for other in chosen[1:]:
+            mine, its = (message_seconds(wire_bytes=w, latency_seconds=l, **given) for w, l in ((wire, latency), other))
+            wire, latency = where(its < mine, other[0], wire), where(its < mine, other[1], latency)
+        sizes = {"wire_bytes": wire, "latency_seconds": latency}
+        ledger.add("all-reduces", self.all_reduce, message_seconds, times, **sizes, **given)
 
     @cached_property
     def _link(self) -> tuple[Any, bool]:
@@ -405,7 +422,8 @@ class Engine:
             return link.bytes_per_second, _switch_adds_up(link.name)
         inside, outside = self.cluster.intra_link, self.cluster.inter_link
         rates = [link.bytes_per_second if link else float("nan") for link in (inside, outside)]
-        return where(self.tp <= self.cluster.devices_per_node, *rates), False
+        near = self.tp <= self.cluster.devices_per_node
+        return where(near, *rates), bool(near.all()) and inside is not None and _switch_adds_up(inside.name)
 
 
 def _any(numbers: Any) -> bool:
@@ -463,41 +481,3 @@ def engine_of(
 def bound(engine: Engine) -> Engine:
     """The same engine at every datasheet's peak, with nothing lost: no measurement is faster."""
     return replace(engine, constants=BOUND)
-
-
-def request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> float:
-    """A batch of equal requests that start together: all prompts, then one token of each at a time.
-
-    Time is affine in what is cached, so that the middle of the answer stands for all of it.
-    """
-    first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
-    return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
-
-
-def offline_tokens_per_second(
-    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
-) -> float:
-    """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
-
-    room       sequences that the cache and the engine's limit have room for
-    requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
-
-    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
-    """
-    running = max(1.0, room * engine.constants.running)
-    together = max(1, int(8192 // prompt))
-    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
-    context = prompt + answer / 2
-    if requests is None:
-        return 1 / (engine.seconds(decoding=running, context=context) / running + reading / answer)
-    waves, rest = divmod(requests, min(running, requests))
-    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
-    decoding += engine.seconds(decoding=rest, context=context)
-    return requests * answer / (requests * reading + answer * decoding)
-
-
-def class_of(metric: str) -> str:
-    """Which measured errors speak for a prediction: throughput of batches, single-stream decode, or prompts."""
-    if metric.startswith("decode"):
-        return "decode"
-    return "prefill" if metric.startswith(("prefill", "ttft")) else "throughput"

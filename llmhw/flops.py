@@ -7,13 +7,17 @@ functions, softmax, rotary embedding, embedding look-up - under 1 % of the time-
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.model import Attention, ModelSpec
+from llmhw.model import Attention, Layer, ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum
 
 RECOMPUTE = ("none", "selective", "full")
+_PARTS = ("embedding", "attention", "attention_core", "mlp", "experts", "router", "head")
 
 
 # -- formulas ---------------------------------------------------------------------------------
@@ -175,7 +179,7 @@ def utilization(*, flops: Any, seconds: Any, devices: Any = 1, peak_flops_per_se
 
 
 def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
-    """Query-key pairs that the masks of a layer leave: causal, in a window, in a chunk, or of the tokens an indexer chose.
+    """Query-key pairs that the masks of a layer leave: causal, in a window, in a chunk, or of tokens an indexer chose.
 
     >>> attended_pairs(Attention(1, 1, 64, 64, index_topk=2), seq_len=4)
     7
@@ -214,90 +218,47 @@ def forward_flops(
     past = check_count("past", past, least=0)
     check_choice("logits", logits, ("all", "last"))
     tokens = batch * seq_len
-    parts: dict[str, list[Term]] = {}
+    parts: dict[str, list[Term]] = {name: [] for name in _PARTS}
     for layer, count in spec.layer_kinds:
         for t in layer.tensors:
             if t.matmul:
-                parts.setdefault(t.component, []).append(
-                    term(matmul_flops, t.name, count, tokens=tokens, weights=t.active)
-                )
-        core = parts.setdefault("attention_core", [])
-        a, linear = layer.attention, layer.linear_attention
-        if a:
-            every = int(all_pairs(seq_len=seq_len, past=past))
-            pairs = attended_pairs(a, seq_len=seq_len, past=past) if causal else every
-            core.append(
-                term(
-                    attention_core_flops,
-                    f"{a.kind} attention",
-                    count,
-                    batch=batch,
-                    heads=a.heads,
-                    pairs=pairs,
-                    head_dim=a.head_dim,
-                    v_head_dim=a.v_head_dim,
-                )
-            )
-            if a.index_heads:
-                seen = causal_pairs(seq_len=seq_len, past=past, window=past + seq_len) if causal else every
-                core.append(
-                    term(
-                        attention_core_flops,
-                        "sparse-attention indexer",
-                        count,
-                        batch=batch,
-                        heads=a.index_heads,
-                        pairs=seen,
-                        head_dim=a.index_dim,
-                        v_head_dim=0,
-                    )
-                )
-        if linear:
-            core.append(
-                term(
-                    linear_attention_flops,
-                    linear.kind,
-                    count,
-                    tokens=tokens,
-                    heads=linear.heads,
-                    key_dim=linear.key_dim,
-                    value_dim=linear.value_dim,
-                )
-            )
-            core.append(
-                term(
-                    depthwise_conv_flops,
-                    "convolution",
-                    count,
-                    tokens=tokens,
-                    channels=linear.conv_channels,
-                    kernel=linear.conv_kernel,
-                )
-            )
+                parts[t.component].append(term(matmul_flops, t.name, count, tokens=tokens, weights=t.active))
+        parts["attention_core"] += _core_terms(layer, count, batch=batch, seq_len=seq_len, past=past, causal=causal)
     last = tokens if logits == "all" else batch
     for t in spec.tensors:
-        if t.matmul and t.component != "head":
-            parts.setdefault(t.component, []).append(
-                term(matmul_flops, t.name, key="outside the blocks", tokens=tokens, weights=t.active)
-            )
-        elif t.matmul:
-            parts.setdefault("head", []).append(term(matmul_flops, t.name, tokens=last, weights=t.active))
+        if t.matmul:
+            passed = last if t.component == "head" else tokens
+            made = term(matmul_flops, t.name, key="outside the blocks", tokens=passed, weights=t.active)
+            parts[t.component].append(made)
     if spec.tied:
-        vocab, width = spec.head_shape
         label = "output projection (tied to the embedding)"
-        parts.setdefault("head", []).append(term(matmul_flops, label, tokens=last, weights=vocab * width))
-    order = ("embedding", "attention", "attention_core", "mlp", "experts", "router", "head")
+        parts["head"].append(term(matmul_flops, label, tokens=last, weights=math.prod(spec.head_shape)))
     return Estimate(
         f"forward FLOPs of {spec.name}, batch {batch}, {seq_len} tokens" + (f" after {past}" if past else ""),
         "FLOP",
-        tuple(Part(name, tuple(parts[name])) for name in order if name in parts),
+        tuple(Part(name, tuple(terms)) for name, terms in parts.items() if terms or name == "attention_core"),
         "only pairs under the causal mask" if causal else "all query-key pairs",
     )
 
 
-def _scaled(estimate: Estimate, times: int, title: str) -> Estimate:
-    parts = tuple(Part(p.name, tuple(t.scaled(times) for t in p.terms)) for p in estimate.parts)
-    return Estimate(title, estimate.unit, parts, estimate.note)
+def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int, causal: bool) -> Iterator[Term]:
+    """What a layer computes without weights, or with those of a convolution: `count` such layers."""
+    a, linear = layer.attention, layer.linear_attention
+    lengths = {"seq_len": seq_len, "past": past}
+    if a:
+        pairs = attended_pairs(a, **lengths) if causal else int(all_pairs(**lengths))
+        sizes = {"batch": batch, "heads": a.heads, "pairs": pairs, "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
+        yield term(attention_core_flops, f"{a.kind} attention", count, **sizes)
+        if a.index_heads:
+            seen = causal_pairs(**lengths, window=past + seq_len) if causal else pairs
+            sizes = {"batch": batch, "heads": a.index_heads, "pairs": seen, "head_dim": a.index_dim, "v_head_dim": 0}
+            yield term(attention_core_flops, "sparse-attention indexer", count, **sizes)
+    if linear:
+        tokens = batch * seq_len
+        sizes = {"tokens": tokens, "heads": linear.heads, "key_dim": linear.key_dim, "value_dim": linear.value_dim}
+        yield term(linear_attention_flops, linear.kind, count, **sizes)
+        sizes = {"tokens": tokens, "channels": linear.conv_channels, "kernel": linear.conv_kernel}
+        yield term(depthwise_conv_flops, "convolution", count, **sizes)
 
 
 def backward_flops(spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:
@@ -311,7 +272,8 @@ def backward_flops(spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: boo
     2.0
     """
     forward = forward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
-    return _scaled(forward, 2, forward.title.replace("forward", "backward", 1))
+    parts = tuple(Part(p.name, tuple(t.scaled(2) for t in p.terms)) for p in forward)
+    return replace(forward, title=forward.title.replace("forward", "backward", 1), parts=parts)
 
 
 def training_flops(
@@ -329,25 +291,16 @@ def training_flops(
     ['forward', 'backward', 'recompute']
     """
     check_choice("recompute", recompute, RECOMPUTE)
-    forward = forward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
-    backward = backward_flops(spec, batch=batch, seq_len=seq_len, causal=causal)
-    again = {"none": (), "selective": ("attention_core",)}.get(recompute)
-    repeated = tuple(
-        t
-        for part in forward.parts
-        if part.name != "head" and (again is None or part.name in again)
-        for t in part.terms
-        if t.key != "outside the blocks"
-    )
-    parts = [
-        Part("forward", tuple(t for p in forward.parts for t in p.terms)),
-        Part("backward", tuple(t for p in backward.parts for t in p.terms)),
-    ]
+    sizes: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "causal": causal}
+    forward, backward = forward_flops(spec, **sizes), backward_flops(spec, **sizes)
+    passes = {"forward": forward, "backward": backward}
+    parts = [Part(name, tuple(t for p in found for t in p.terms)) for name, found in passes.items()]
     if recompute != "none":
-        parts.append(Part("recompute", repeated))
-    return Estimate(
-        f"training FLOPs of {spec.name}, batch {batch}, {seq_len} tokens", "FLOP", tuple(parts), forward.note
-    )
+        again = ("attention_core",) if recompute == "selective" else set(_PARTS) - {"head"}
+        repeated = (t for p in forward if p.name in again for t in p.terms if t.key != "outside the blocks")
+        parts.append(Part("recompute", tuple(repeated)))
+    title = f"training FLOPs of {spec.name}, batch {batch}, {seq_len} tokens"
+    return Estimate(title, "FLOP", tuple(parts), forward.note)
 
 
 def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_len: int) -> Estimate:
@@ -369,16 +322,8 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
         made = term(training_flops_6n, "6 N D", params=active, tokens=tokens)
     elif convention == "palm":
         layers = sum(count for layer, count in spec.layer_kinds if layer.attention)
-        made = term(
-            training_flops_palm,
-            "PaLM",
-            params=active,
-            tokens=tokens,
-            layers=layers,
-            heads=spec.heads,
-            head_dim=spec.head_dim,
-            seq_len=seq_len,
-        )
+        sizes = {"layers": layers, "heads": spec.heads, "head_dim": spec.head_dim, "seq_len": seq_len}
+        made = term(training_flops_palm, "PaLM", params=active, tokens=tokens, **sizes)
     else:
         blocks = {sum(t.numel for t in layer.tensors if t.matmul) for layer in spec.layers}
         gated = any(t.part in ("gate", "gate_up") for t, _ in spec.all_tensors())
@@ -387,14 +332,7 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
                 f"convention={convention!r} is defined for GPT with a 4h MLP: layers of full attention and 12 h^2 "
                 f"weights, which those of {spec.name} are not; use palm or training_flops()"
             )
-        made = term(
-            training_flops_megatron,
-            "Megatron-LM",
-            batch=batch,
-            seq_len=seq_len,
-            layers=spec.num_layers,
-            hidden=spec.hidden,
-            vocab=spec.vocab_size,
-            passes=4 if convention == "megatron" else 3,
-        )
+        sizes = {"batch": batch, "seq_len": seq_len, "layers": spec.num_layers, "hidden": spec.hidden}
+        passes = 4 if convention == "megatron" else 3
+        made = term(training_flops_megatron, "Megatron-LM", **sizes, vocab=spec.vocab_size, passes=passes)
     return Estimate(f"training FLOPs of {spec.name} ({convention})", "FLOP", (Part(convention, (made,)),))

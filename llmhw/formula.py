@@ -138,9 +138,9 @@ class Formula:
     def expression(self) -> str:
         """The code of the formula, as text.
 
-        >>> from llmhw.formula import FORMULAS
-        >>> FORMULAS["linear_params"].expression
-        'in_features * out_features + bias * out_features'
+        >>> from llmhw.formula import formulas
+        >>> formulas()["matmul_flops"].expression
+        '2 * tokens * weights'
         """
         return "\n".join(_text(statement) for statement in self.body)
 
@@ -325,6 +325,20 @@ class Estimate(Report):
         return "\n".join([*lines, "-" * len(total), total])
 
 
+def explained(part: str | None, **kinds: Sequence[Estimate]) -> str:
+    """The formulas behind one part (or all), by whichever estimates have it.
+
+    kinds   estimates by kind, such as time=[...], memory=[...]; for a misspelt part, `LLMHWError` lists those of all
+    """
+    asked = [e for estimates in kinds.values() for e in estimates if part is None or part in {p.name for p in e}]
+    if asked:
+        told = [e for e in asked if part is None or e.part(part).terms] or asked[:1]
+        return "\n\n".join(f"{e.title}\n\n{e.explain(part)}" for e in told)
+    names = {kind: dict.fromkeys(p.name for e in estimates for p in e) for kind, estimates in kinds.items()}
+    known = "; ".join(f"of {kind}: {', '.join(parts)}" for kind, parts in names.items())
+    raise LLMHWError(f"part={part!r} is not known; parts are, {known}")
+
+
 class StageReport(Report):
     """A report with an estimate for each pipeline stage: a row for each part, a column for each stage."""
 
@@ -431,15 +445,23 @@ class Ledger:
         return sum(self.parts.values())
 
     def estimate(self, title: str, unit: str, order: Iterable[str]) -> Estimate:
-        """The parts with their terms, in this order."""
-        return Estimate(title, unit, tuple(Part(name, tuple(self.terms.get(name, ()))) for name in order))
+        """The parts with their terms, in this order; equal terms are one."""
+        parts = []
+        for name in order:
+            made: dict[Any, Term] = {}
+            for t in self.terms.get(name, ()):
+                key = (t.label, t.formula, t.inputs, t.because)
+                same = made.get(key)
+                made[key] = replace(t, times=same.times + t.times, value=same.value + t.value) if same else t
+            parts.append(Part(name, tuple(made.values())))
+        return Estimate(title, unit, tuple(parts))
 
 
 def formulas() -> dict[str, Formula]:
     """Every formula of the library by name; modules that were not needed so far are loaded for it.
 
-    >>> formulas()["linear_params"].unit
-    'count'
+    >>> formulas()["matmul_flops"].unit
+    'FLOP'
     """
     from importlib import import_module
     from pkgutil import iter_modules
@@ -458,8 +480,8 @@ def explain(name: str, **numbers: Any) -> str:
     name      a formula: see `formulas()`
     numbers   its arguments
 
-    >>> print(explain("linear_params", in_features=4096, out_features=11008).splitlines()[0])
-    linear_params: linear_params(in_features=4096, out_features=11008, bias=0)
+    >>> print(explain("matmul_flops", tokens=1, weights=4096 * 11008).splitlines()[0])
+    matmul_flops: matmul_flops(tokens=1, weights=45088768)
     """
     if name not in FORMULAS and name not in formulas():
         raise unknown_name("formula", name, FORMULAS)

@@ -7,10 +7,10 @@ know is `None`; asking for it raises `LLMHWError`. No device stands in for anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from llmhw.catalog import read_table
 from llmhw.formula import Report, Table
@@ -30,32 +30,58 @@ FORMATS = ("fp64", "fp64_tensor", "fp32", "tf32", "fp16", "bf16", "fp8", "int8",
 
 # Other words for a format that name the same multiplier; a storage format such as int4 is none of them.
 _FORMAT_WORDS = {
-    "float64": "fp64",
-    "double": "fp64",
-    "float32": "fp32",
-    "float": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "float8": "fp8",
-    "fp8e4m3": "fp8",
-    "fp8e5m2": "fp8",
-    "mxfp8": "fp8",
-    "float4": "fp4",
-    "mxfp4": "fp4",
-    "nvfp4": "fp4",
-    "fp64tensor": "fp64_tensor",
+    word: fmt
+    for fmt, words in {
+        "fp64": "float64 double",
+        "fp64_tensor": "fp64tensor",
+        "fp32": "float32 float",
+        "fp16": "float16 half",
+        "bf16": "bfloat16",
+        "fp8": "float8 fp8e4m3 fp8e5m2 mxfp8",
+        "fp4": "float4 mxfp4 nvfp4",
+    }.items()
+    for word in words.split()
 }
 
 # A machine without a scale-up network for more than two devices: as many cards as a usual server takes.
 _USUAL_NODE = 8
 
 
+F = TypeVar("F", bound="_Fact")
+
 # -- what exists ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class _Fact:
+    """A row of the catalog."""
+
+    def require(self, what: str) -> Any:
+        """The field of that name; `LLMHWError` if the catalog does not know it.
+
+        >>> accelerator("tpu v5e").require("tdp_watts")
+        Traceback (most recent call last):
+        llmhw.units.LLMHWError: tdp_watts of accelerator TPU v5e is not known; use \
+dataclasses.replace(..., tdp_watts=...) to set it
+        """
+        names = [entry.name for entry in fields(self)]
+        if what not in names:
+            raise unknown_name("what", what, names)
+        value = getattr(self, what)
+        if value is None:
+            kind, name = type(self).__name__.lower(), getattr(self, "name", "")
+            raise LLMHWError(
+                f"{what} of {kind} {name} is not known; use dataclasses.replace(..., {what}=...) to set it"
+            )
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as plain values in base units."""
+        return plain_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price(_Fact):
     """What one hour of a machine cost, at one provider, in one region, on one date.
 
     dollars_per_hour          the whole machine
@@ -63,15 +89,15 @@ class Price:
     kind                      on_demand or spot
     """
 
-    provider: str
-    instance: str
+    provider: str = ""
+    instance: str = ""
     accelerator: str
     devices: int
     kind: str
     dollars_per_hour: float
     dollars_per_device_hour: float
-    region: str
-    date: str
+    region: str = ""
+    date: str = ""
     status: str
     source: str
     note: str = ""
@@ -81,13 +107,9 @@ class Price:
         rate = format_quantity(self.dollars_per_device_hour, "dollars")
         return f"{rate} a device-hour ({self.provider}{machine}, {self.kind}, {self.region}, {self.date})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as plain values."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class PurchasePrice:
+class PurchasePrice(_Fact):
     """What one device cost to buy: a launch, list or street price, or that of a whole system."""
 
     accelerator: str
@@ -102,13 +124,9 @@ class PurchasePrice:
     def __str__(self) -> str:
         return f"{format_quantity(self.dollars, 'dollars')} ({self.kind}, region {self.region}, {self.date})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as plain values."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Link(_Fact):
     """A connection, as one device sees it.
 
     bytes_per_second            per direction and device, at full rate
@@ -137,24 +155,12 @@ class Link:
         if not self.bytes_per_second > 0:
             raise LLMHWError(f"bytes_per_second={self.bytes_per_second!r} of link {self.name} must be above 0")
 
-    def require(self, what: str) -> Any:
-        """The field of that name; `LLMHWError` if this link's is not known.
-
-        >>> link("nvlink 4").require("latency_seconds")
-        6e-07
-        """
-        return _require(self, "link", what)
-
     def __str__(self) -> str:
         return f"{self.name}: {format_quantity(self.bytes_per_second, 'bytes/s')} per direction and device"
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as plain numbers in base units."""
-        return plain_fields(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Accelerator(Report):
+class Accelerator(_Fact, Report):
     """One GPU, TPU or other accelerator.
 
     memory_bytes                        what the device's driver offers for use: at most this can be allocated
@@ -227,16 +233,6 @@ tf32, fp16, bf16, int8
     def ridge(self, fmt: str) -> float:
         """FLOPs per byte of memory traffic above which arithmetic, not bandwidth, limits the device."""
         return self.peak(fmt) / self.memory_bandwidth_bytes_per_second
-
-    def require(self, what: str) -> Any:
-        """The field of that name; `LLMHWError` if this device's is not known.
-
-        >>> accelerator("tpu v5e").require("tdp_watts")
-        Traceback (most recent call last):
-        llmhw.units.LLMHWError: tdp_watts of accelerator TPU v5e is not known; use \
-dataclasses.replace(..., tdp_watts=...) to set it
-        """
-        return _require(self, "accelerator", what)
 
     @property
     def scale_up_link(self) -> Link | None:
@@ -317,10 +313,8 @@ class Cluster:
         device = _find_accelerator(accelerator)
         count = check_count("devices", devices)
         domain = device.scale_up_devices
-        if devices_per_node is None:
-            per_node = domain if domain > 2 else _USUAL_NODE
-        else:
-            per_node = check_count("devices_per_node", devices_per_node)
+        usual = domain if domain > 2 else _USUAL_NODE
+        per_node = usual if devices_per_node is None else check_count("devices_per_node", devices_per_node)
         if devices_per_node is None and count > per_node and count % per_node:
             raise LLMHWError(
                 f"devices={count} is not a multiple of {per_node}, a usual node of {device.name}; give devices_per_node"
@@ -330,14 +324,9 @@ class Cluster:
         inside = _find_link(intra_link)
         if inside is None and per_node > 1:
             inside = device.scale_up_link if min(per_node, count) <= domain else _own(device.host_link, None)
-        for name, value in (
-            ("accelerator", device),
-            ("devices", count),
-            ("devices_per_node", per_node),
-            ("intra_link", inside),
-            ("inter_link", _find_link(inter_link)),
-        ):
-            object.__setattr__(self, name, value)
+        values = (device, count, per_node, inside, _find_link(inter_link))
+        for entry, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, entry.name, value)
 
     @property
     def nodes(self) -> int:
@@ -392,20 +381,12 @@ class Cluster:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in base units; device and links in full."""
-        return {
-            "accelerator": self.accelerator.to_dict(),
-            "devices": self.devices,
-            "devices_per_node": self.devices_per_node,
-            "nodes": self.nodes,
-            "memory_bytes": self.memory_bytes,
-            "memory_bandwidth_bytes_per_second": self.memory_bandwidth_bytes_per_second,
-            "intra_link": self.intra_link.to_dict() if self.intra_link else None,
-            "inter_link": self.inter_link.to_dict() if self.inter_link else None,
-        }
+        totals = ("nodes", "memory_bytes", "memory_bandwidth_bytes_per_second")
+        return plain_fields(self) | {name: getattr(self, name) for name in totals}
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(_Fact):
     """A machine for rent, with its newest on-demand price.
 
     count                        accelerators in it
@@ -431,18 +412,9 @@ class Instance:
     note: str = ""
 
     @property
-    def price_per_device_hour(self) -> float | None:
-        """Dollars for one device and hour, on demand; None if not known."""
-        return None if self.price_per_hour is None else self.price_per_hour / self.count
-
-    @property
     def prices(self) -> list[Price]:
         """All dated prices of this machine, newest first."""
         return _instance_prices(self.provider, self.name)
-
-    def require(self, what: str) -> Any:
-        """The field of that name; `LLMHWError` if this instance's is not known."""
-        return _require(self, "instance", what)
 
     def cluster(self, nodes: int = 1) -> Cluster:
         """So many of these machines as a `Cluster`; the network is shared evenly by a machine's devices."""
@@ -470,18 +442,6 @@ class Instance:
     def to_dict(self) -> dict[str, Any]:
         """All fields, as plain numbers in base units; the accelerator by name."""
         return plain_fields(self) | {"accelerator": self.accelerator.name}
-
-
-def _require(thing: Any, kind: str, what: str) -> Any:
-    names = [entry.name for entry in fields(thing)]
-    if what not in names:
-        raise unknown_name("what", what, names)
-    value = getattr(thing, what)
-    if value is None:
-        raise LLMHWError(
-            f"{what} of {kind} {thing.name} is not known; use dataclasses.replace(..., {what}=...) to set it"
-        )
-    return value
 
 
 # -- forgiving names --------------------------------------------------------------------------
@@ -514,23 +474,30 @@ def _split(word: str, vocabulary: frozenset[str]) -> list[str] | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
 class _Names:
     """How the things of one table may be called.
 
-    names        in the order of the table
     spellings    each name and alias, as it is written -> that name
     exact        the words of a name or alias -> that name
-    described    name -> every word that describes it, in any order
+    described    name -> every word that describes it, in any order; names in the order of the table
     """
 
-    argument: str
-    see: str
-    names: tuple[str, ...]
-    spellings: Mapping[str, str]
-    exact: Mapping[frozenset[str], str]
-    described: Mapping[str, frozenset[str]]
-    vocabulary: frozenset[str]
+    def __init__(self, argument: str, see: str, rows: Iterable[Mapping[str, str]], described_by: Iterable[str]) -> None:
+        self.argument, self.see = argument, see
+        self.spellings: dict[str, str] = {}
+        self.exact: dict[frozenset[str], str] = {}
+        self.described: dict[str, set[str]] = {}
+        for row in rows:
+            name = row["name"]
+            calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
+            for call in calls:
+                self.spellings[call] = name
+                self.exact.setdefault(frozenset(_words(call)) - _FILLER, name)
+            words = set(_words(" ".join([*calls, *(row[column] for column in described_by)])))
+            # "sxm" finds an SXM5 part.
+            words |= {form.group() for word in _words(row.get("form", "")) if (form := re.match(r"[a-z]{3,}", word))}
+            self.described[name] = words
+        self.vocabulary = _FILLER.union(*self.described.values())
 
     def find(self, query: str) -> str:
         wanted: set[str] = set()
@@ -544,7 +511,7 @@ class _Names:
             raise self._unknown(query)
         if key in self.exact:
             return self.exact[key]
-        fitting = [name for name in self.names if key <= self.described[name]]
+        fitting = [name for name, words in self.described.items() if key <= words]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -552,14 +519,14 @@ class _Names:
             raise LLMHWError(f"{self.argument}={query!r} is ambiguous; use one of {shown}")
         # Every word is known, but no one thing has them all: name those that have the most.
         most = max(len(key & words) for words in self.described.values())
-        raise self._unknown(query, [name for name in self.names if len(key & self.described[name]) == most])
+        raise self._unknown(query, [name for name, words in self.described.items() if len(key & words) == most])
 
     def _unknown(self, query: str, close: Iterable[str] = ()) -> LLMHWError:
         found = list(close)
         if not found:
             # The beginnings of long names ("V100" of "V100 PCIe 16GB") are near to a short misspelt name.
             begin: dict[str, list[str]] = {}
-            for name in self.names:
+            for name in self.described:
                 words = name.split()
                 for n in range(1, len(words)):
                     if re.search(r"\d", words[n - 1]):
@@ -568,107 +535,77 @@ class _Names:
             for choice in nearest(spoken or query, [*self.spellings, *begin], most=3):
                 found += begin.get(choice) or [self.spellings[choice]]
         if not found:
-            return unknown_name(self.argument, query, self.names, self.see)
+            return unknown_name(self.argument, query, self.described, self.see)
         return LLMHWError(
             f"{self.argument}={query!r} is not known; did you mean {', '.join(list(dict.fromkeys(found))[:6])}?"
         )
 
 
-def _index(argument: str, see: str, rows: Iterable[Mapping[str, str]], described_by: tuple[str, ...]) -> _Names:
-    names: list[str] = []
-    spellings: dict[str, str] = {}
-    exact: dict[frozenset[str], str] = {}
-    described: dict[str, frozenset[str]] = {}
-    vocabulary = set(_FILLER)
-    for row in rows:
-        name = row["name"]
-        calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
-        names.append(name)
-        for call in calls:
-            spellings[call] = name
-            exact.setdefault(frozenset(_words(call)) - _FILLER, name)
-        words = set(_words(" ".join([*calls, *(row[column] for column in described_by)])))
-        # "sxm" finds an SXM5 part.
-        words |= {form.group() for word in _words(row.get("form", "")) if (form := re.match(r"[a-z]{3,}", word))}
-        described[name] = frozenset(words)
-        vocabulary |= words
-    return _Names(argument, see, tuple(names), spellings, exact, described, frozenset(vocabulary))
-
-
 # -- reading the catalog ----------------------------------------------------------------------
 
 
-def _number(text: str, unit: float = 1.0) -> float | None:
-    return float(text) * unit if text else None
-
-
-def _rate(text: str, unit: float) -> float:
+def _rate(text: str, unit: float) -> Any:
     # Figures are written with few digits: 3350 x 1e9 and 989.4 x 1e12 are meant exactly.
-    return float(round(float(text) * unit))
+    return float(round(float(text) * unit)) if text else None
+
+
+def _given(text: str, kind: Callable[[str], Any]) -> Any:
+    return kind(text) if text else None
+
+
+def _made(kind: type[F], row: Mapping[str, str], **converted: Any) -> F:
+    """A fact from a row: what was converted, and as text the cells that its other fields are named after."""
+    texts = {entry.name: row[entry.name] for entry in fields(kind) if entry.name in row}
+    return kind(**(texts | converted))
 
 
 @cache
-def _accelerator_rows() -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in read_table("accelerators")}
+def _rows(table: str) -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in read_table(table)}
 
 
 @cache
 def _accelerator_names() -> _Names:
     columns = ("form", "memory_vendor", "memory_type", "architecture")
-    return _index("accelerator", "run `llmhw gpus` for the list", _accelerator_rows().values(), columns)
+    return _Names("accelerator", "run `llmhw gpus` for the list", _rows("accelerators").values(), columns)
 
 
 @cache
 def _accelerator(name: str) -> Accelerator:
-    row = _accelerator_rows()[name]
-    accumulate = row["fp16_accumulate_tflops"]
-    return Accelerator(
-        name=name,
-        vendor=row["vendor"],
-        architecture=row["architecture"],
+    row = _rows("accelerators")[name]
+    return _made(
+        Accelerator,
+        row,
         year=int(row["year"]),
-        form=row["form"],
         memory_bytes=int(row["memory_mib"]) * MIB,
-        memory_vendor=row["memory_vendor"],
-        memory_type=row["memory_type"],
         memory_bandwidth_bytes_per_second=_rate(row["memory_bandwidth_gb_per_second"], GB),
         peaks={fmt: _rate(row[f"{fmt}_tflops"], 1e12) for fmt in FORMATS if row[f"{fmt}_tflops"]},
-        multiprocessors=int(row["multiprocessors"]) if row["multiprocessors"] else None,
-        fp16_accumulate_peak=_rate(accumulate, 1e12) if accumulate else None,
-        link=row["link"] or None,
-        link_bytes_per_second=_rate(row["link_gb_per_second"], GB) if row["link"] else None,
+        multiprocessors=_given(row["multiprocessors"], int),
+        fp16_accumulate_peak=_rate(row["fp16_accumulate_tflops"], 1e12),
+        link=_given(row["link"], str),
+        link_bytes_per_second=_rate(row["link_gb_per_second"], GB),
         scale_up_devices=int(row["scale_up_devices"]),
-        host_link=row["host_link"] or None,
-        tdp_watts=_number(row["tdp_watts"]),
-        **{name: row[name] for name in ("status", "memory_status", "date", "source", "memory_source", "note")},
+        host_link=_given(row["host_link"], str),
+        tdp_watts=_given(row["tdp_watts"], float),
     )
 
 
 @cache
-def _link_rows() -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in read_table("links")}
-
-
-@cache
 def _link_names() -> _Names:
-    return _index("link", "see llmhw.links()", _link_rows().values(), ("kind",))
+    return _Names("link", "see llmhw.links()", _rows("links").values(), ("kind",))
 
 
 @cache
 def _link(name: str) -> Link:
-    row = _link_rows()[name]
-    measured = row["measured_gb_per_second"]
-    texts = ("efficiency_status", "condition", "applies_to", "status", "date", "source", "note")
-    microseconds = row["latency_microseconds"]
-    return Link(
-        name=name,
-        kind=row["kind"],
+    row = _rows("links")[name]
+    return _made(
+        Link,
+        row,
         bytes_per_second=_rate(row["gb_per_second"], GB),
         # Divided, not multiplied by 1e-6: 0.6 us is then the float nearest to 6e-07.
-        latency_seconds=float(microseconds) / 1e6 if microseconds else None,
-        measured_bytes_per_second=_rate(measured, GB) if measured else None,
-        efficiency=_number(row["efficiency"]),
-        **{name: row[name] for name in texts},
+        latency_seconds=_given(row["latency_microseconds"], lambda text: float(text) / 1e6),
+        measured_bytes_per_second=_rate(row["measured_gb_per_second"], GB),
+        efficiency=_given(row["efficiency"], float),
     )
 
 
@@ -684,36 +621,20 @@ def _own(name: str | None, bytes_per_second: float | None) -> Link | None:
 
 @cache
 def _prices() -> tuple[Price, ...]:
-    texts = ("provider", "instance", "accelerator", "kind", "region", "date", "status", "source", "note")
-    found = [
-        Price(
-            devices=int(row["devices"]),
-            dollars_per_hour=float(row["dollars_per_hour"]),
-            dollars_per_device_hour=float(row["dollars_per_device_hour"]),
-            **{name: row[name] for name in texts},
-        )
-        for row in read_table("prices")
-    ]
+    numbers = {"devices": int, "dollars_per_hour": float, "dollars_per_device_hour": float}
+    rows = read_table("prices")
+    found = [_made(Price, row, **{name: kind(row[name]) for name, kind in numbers.items()}) for row in rows]
     found.sort(key=lambda price: price.dollars_per_device_hour)
-    found.sort(key=lambda price: price.date, reverse=True)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda price: price.date, reverse=True))
 
 
 @cache
 def _purchase_prices() -> tuple[PurchasePrice, ...]:
-    return tuple(
-        PurchasePrice(**{**row, "dollars": float(row["dollars"])})  # type: ignore[arg-type]
-        for row in read_table("purchase_prices")
-    )
+    return tuple(_made(PurchasePrice, row, dollars=float(row["dollars"])) for row in read_table("purchase_prices"))
 
 
 def _instance_prices(provider: str, name: str) -> list[Price]:
     return [price for price in _prices() if (price.provider, price.instance) == (provider, name)]
-
-
-@cache
-def _instance_rows() -> tuple[dict[str, str], ...]:
-    return tuple(read_table("instances"))
 
 
 def _instance(row: Mapping[str, str], region: str | None) -> Instance:
@@ -724,22 +645,19 @@ def _instance(row: Mapping[str, str], region: str | None) -> Instance:
         if not offers:
             known = f"it has prices for {', '.join(regions)}" if regions else "it has no on-demand price"
             raise LLMHWError(f"region={region!r} has no price of {row['provider']} {row['name']}; {known}")
-    network = row["network_gbit_per_second"]
-    return Instance(
-        provider=row["provider"],
-        name=row["name"],
+    newest = offers[0] if offers else None
+    return _made(
+        Instance,
+        row,
         accelerator=_accelerator(row["accelerator"]),
         count=int(row["devices"]),
-        price_per_hour=offers[0].dollars_per_hour if offers else None,
-        region=offers[0].region if offers else "",
-        date=offers[0].date if offers else "",
-        network_bytes_per_second=_rate(network, GB / 8) if network else None,
-        vcpus=int(row["vcpus"]) if row["vcpus"] else None,
+        price_per_hour=newest and newest.dollars_per_hour,
+        region=newest.region if newest else "",
+        date=newest.date if newest else "",
+        network_bytes_per_second=_rate(row["network_gbit_per_second"], GB / 8),
+        vcpus=_given(row["vcpus"], int),
         host_memory_vendor=f"{row['host_memory_gb']} GB" if row["host_memory_gb"] else "",
-        intra_link=row["intra_link"] or None,
-        status=row["status"],
-        source=row["source"],
-        note=row["note"],
+        intra_link=_given(row["intra_link"], str),
     )
 
 
@@ -778,7 +696,7 @@ def accelerator(name: str) -> Accelerator:
 
 def accelerators() -> list[Accelerator]:
     """All accelerators of the catalog, in its order."""
-    return [_accelerator(name) for name in _accelerator_rows()]
+    return [_accelerator(name) for name in _rows("accelerators")]
 
 
 def link(name: str) -> Link:
@@ -792,7 +710,7 @@ def link(name: str) -> Link:
 
 def links() -> list[Link]:
     """All links of the catalog."""
-    return [_link(name) for name in _link_rows()]
+    return [_link(name) for name in _rows("links")]
 
 
 def instance(name: str, provider: str | None = None, region: str | None = None) -> Instance:
@@ -806,7 +724,7 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
     >>> machine.accelerator.name, machine.count, machine.region
     ('H100 SXM5 80GB', 8, 'us-east-1')
     """
-    rows: Iterable[dict[str, str]] = _instance_rows()
+    rows = read_table("instances")
     if provider is not None:
         providers = list(dict.fromkeys(row["provider"] for row in rows))
         rows = [row for row in rows if _plain(row["provider"]) == _plain(provider)]
@@ -824,7 +742,7 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
 def instances(accelerator: Accelerator | str | None = None) -> list[Instance]:
     """All rentable machines of the catalog, or those with one accelerator."""
     wanted = None if accelerator is None else _find_accelerator(accelerator).name
-    return [_instance(row, None) for row in _instance_rows() if wanted in (None, row["accelerator"])]
+    return [_instance(row, None) for row in read_table("instances") if wanted in (None, row["accelerator"])]
 
 
 def usual_network(accelerator: Accelerator | str) -> Link | None:

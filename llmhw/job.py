@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from llmhw.hardware import Cluster
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, check_choice, check_count, check_divides, check_number, maximum, where
+from llmhw.units import LLMHWError, check_choice, check_count, check_divides, check_number, indivisible, maximum, where
 
 C = TypeVar("C", bound=type)
 
@@ -106,7 +106,7 @@ def documented(made: C) -> C:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The numbers of a layout, unchecked: each is plain, or an array of many layouts that broadcasts against the others.
+    """The numbers of a layout, unchecked: each is plain, or an array of many layouts that broadcasts against others.
 
     Names are those of `Parallelism`; micro_batch is in sequences, micro_batches are those of a rank in one step.
     """
@@ -226,7 +226,8 @@ def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int
 
 
 # -- rules ------------------------------------------------------------------------------------
-# One table for a layout that a person gives, which is refused with a reason, and for arrays of layouts, which are masked.
+# One table for a layout that a person gives, which is refused with a reason, and for arrays of layouts, which are
+# masked.
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +236,12 @@ class Rule:
 
     name     in a few words
     holds    whether it does: of plain numbers, or of arrays; takes the `Layout` and the `Limits`
-    refuse   raises the error that says why not, and what would do
+    refuse   in words why not, and what would do
     """
 
     name: str
     holds: Callable[[Layout, Any], Any]
-    refuse: Callable[[Layout, Any], Any]
+    refuse: Callable[[Layout, Any], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,44 +257,38 @@ class Limits:
     batch: int = 1
 
 
-def _raise(text: str) -> None:
-    raise LLMHWError(text)
-
-
 def check_rules(rules: Iterable[Rule], x: Layout, limits: Limits | None) -> None:
     """Refuse a layout by the first rule that it breaks."""
     for rule in rules:
         if not rule.holds(x, limits):
-            rule.refuse(x, limits)
+            raise LLMHWError(rule.refuse(x, limits))
 
 
 LAYOUT_RULES = (
     Rule(
         "replicas divide dp",
         lambda x, _: x.dp % x.replicas == 0,
-        lambda x, _: check_divides("replicas", x.replicas, "dp", x.dp),
+        lambda x, _: indivisible("replicas", x.replicas, "dp", x.dp),
     ),
     Rule(
         "replicas shard the weights",
         lambda x, _: (x.replicas == 1) | (x.zero == 3),
-        lambda x, _: _raise(f"replicas={x.replicas} is HSDP, which shards the weights: use it with zero=3"),
+        lambda x, _: f"replicas={x.replicas} is HSDP, which shards the weights: use it with zero=3",
     ),
     Rule(
         "chunks need stages",
         lambda x, _: (x.vpp == 1) | (x.pp > 1),
-        lambda x, _: _raise(
-            f"vpp={x.vpp} splits pipeline stages, and pp=1 has none; use vpp=1 or pp of at least 2"
-        ),
+        lambda x, _: f"vpp={x.vpp} splits pipeline stages, and pp=1 has none; use vpp=1 or pp of at least 2",
     ),
     Rule(
         "sequence parallel needs tp",
         lambda x, _: (x.sequence_parallel == 0) | (x.tp > 1),
-        lambda x, _: _raise("sequence_parallel=True splits over the tp ranks, and tp=1; use tp of at least 2"),
+        lambda x, _: "sequence_parallel=True splits over the tp ranks, and tp=1; use tp of at least 2",
     ),
     Rule(
         "experts fill the ranks of a stage",
         lambda x, _: x.inside % (x.ep * x.expert_tp) == 0,
-        lambda x, _: _raise(
+        lambda x, _: (
             f"ep x expert_tp = {x.ep} x {x.expert_tp} does not divide dp x cp x tp = {x.inside}, "
             "the ranks of a stage that experts are spread over"
         ),
@@ -303,12 +298,12 @@ TENSOR_RULES = (
     Rule(
         "tp divides heads",
         lambda x, m: m.heads % x.tp == 0,
-        lambda x, m: check_divides("tp", x.tp, "heads", m.heads),
+        lambda x, m: indivisible("tp", x.tp, "heads", m.heads),
     ),
     Rule(
         "KV heads are split or copied evenly",
         lambda x, m: (m.kv_heads % x.tp == 0) | (x.tp % m.kv_heads == 0),
-        lambda x, m: _raise(
+        lambda x, m: (
             f"tp={x.tp} neither divides kv_heads={m.kv_heads} nor is a multiple of it, so KV heads can be "
             "neither split nor copied evenly"
         ),
@@ -316,7 +311,7 @@ TENSOR_RULES = (
     Rule(
         "tp fits node boundaries",
         lambda x, m: (x.tp % m.node == 0) | ((x.tp < m.node) & ((m.node % x.tp == 0) | (x.devices <= m.node))),
-        lambda x, m: _raise(
+        lambda x, m: (
             f"tp={x.tp} does not fit node boundaries: neither it nor devices_per_node={m.node} divides the other"
         ),
     ),
@@ -325,39 +320,40 @@ BATCH_RULES = (
     Rule(
         "micro-batches fill the batch",
         lambda x, m: (m.batch % (x.micro_batch * x.dp) == 0) & (x.micro_batches > 0),
-        lambda x, m: _raise(
+        lambda x, m: (
             f"micro_batch x dp = {x.micro_batch} x {x.dp} does not divide global_batch={m.batch}; "
             f"use a multiple of {x.micro_batch * x.dp}"
         ),
+    ),
+)
+EXPERT_RULES = (
+    Rule(
+        "ep spreads experts",
+        lambda x, m: (x.ep == 1) | (m.experts > 1),
+        lambda x, m: f"ep={x.ep} spreads experts, and {m.name} has none; use ep=1",
+    ),
+    Rule(
+        "ep divides experts",
+        lambda x, m: m.experts % x.ep == 0,
+        lambda x, m: indivisible("ep", x.ep, "experts", m.experts),
     ),
 )
 JOB_RULES = (
     Rule(
         "cp cuts the sequence",
         lambda x, m: (x.cp == 1) | (m.seq_len % (2 * x.cp) == 0),
-        lambda x, m: _raise(
-            f"cp={x.cp} cuts a sequence into {2 * x.cp} parts, and seq_len={m.seq_len} is no multiple"
-        ),
+        lambda x, m: f"cp={x.cp} cuts a sequence into {2 * x.cp} parts, and seq_len={m.seq_len} is no multiple",
     ),
     Rule(
         "sequence parallel cuts the sequence",
         lambda x, m: (x.sequence_parallel == 0) | (m.seq_len % x.tp == 0),
-        lambda x, m: _raise(f"tp={x.tp} with sequence_parallel does not divide seq_len={m.seq_len}"),
+        lambda x, m: f"tp={x.tp} with sequence_parallel does not divide seq_len={m.seq_len}",
     ),
-    Rule(
-        "ep spreads experts",
-        lambda x, m: (x.ep == 1) | (m.experts > 1),
-        lambda x, m: _raise(f"ep={x.ep} spreads experts, and {m.name} has none; use ep=1"),
-    ),
-    Rule(
-        "ep divides experts",
-        lambda x, m: m.experts % x.ep == 0,
-        lambda x, m: check_divides("ep", x.ep, "experts", m.experts),
-    ),
+    *EXPERT_RULES,
     Rule(
         "micro-batches fill whole rounds of the pipeline",
         lambda x, m: (x.vpp == 1) | (x.micro_batches % x.pp == 0),
-        lambda x, m: _raise(
+        lambda x, m: (
             f"the interleaved schedule needs micro-batches in multiples of pp={x.pp}; there are "
             f"{x.micro_batches} = global_batch / (micro_batch x dp)"
         ),
@@ -372,9 +368,7 @@ def _experts(spec: ModelSpec) -> int:
 
 def limits_of(spec: ModelSpec, cluster: Cluster, *, seq_len: int = 1, batch: int = 1) -> Limits:
     """What layouts of this model on this cluster are held against."""
-    return Limits(
-        spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, cluster.devices_per_node, batch
-    )
+    return Limits(spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, cluster.devices_per_node, batch)
 
 
 def _check_stages(p: Parallelism, layers: int) -> None:
@@ -523,13 +517,8 @@ class ServingJob:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        spec = self.model
         self._check_lengths()
         self._check_layout()
-        x = Layout(tp=self.tp, pp=self.pp, dp=self.attention_dp)
-        check_rules(TENSOR_RULES, x, limits_of(spec, self.cluster))
-        if self.pp > spec.num_layers:
-            raise LLMHWError(f"pp={self.pp} is more than layers={spec.num_layers}; every stage needs a layer")
 
     def _check_lengths(self) -> None:
         """Lengths of sequences and of pages."""
@@ -547,7 +536,7 @@ class ServingJob:
             )
 
     def _check_layout(self) -> None:
-        """Ranks, experts and node boundaries."""
+        """Ranks, experts, node boundaries and stages."""
         spec, devices = self.model, self.devices
         if self.cluster.devices % devices:
             raise LLMHWError(
@@ -556,20 +545,21 @@ class ServingJob:
             )
         if self.split == "layers" and self.tp > 1:
             raise LLMHWError(f"split='layers' deals whole layers to pp ranks, and tp={self.tp} cuts them; use tp=1")
-        experts = _experts(spec)
-        if experts == 1:
-            for name in ("ep", "attention_dp"):
-                if getattr(self, name) > 1:
-                    raise LLMHWError(
-                        f"{name}={getattr(self, name)} spreads experts, and {spec.name} has none; use {name}=1 and, "
-                        "for more instances, a cluster with more devices"
-                    )
-        check_divides("ep", self.ep, "experts", experts)
+        x, limits = Layout(tp=self.tp, pp=self.pp, dp=self.attention_dp, ep=self.ep), limits_of(spec, self.cluster)
+        if self.attention_dp > 1 and limits.experts == 1:
+            raise LLMHWError(
+                f"attention_dp={self.attention_dp} spreads experts, and {spec.name} has none; use attention_dp=1 and, "
+                "for more instances, a cluster with more devices"
+            )
+        check_rules(EXPERT_RULES, x, limits)
         if self.tp * self.attention_dp % self.ep:
             raise LLMHWError(
                 f"ep={self.ep} does not divide tp x attention_dp = {self.tp} x {self.attention_dp} = "
                 f"{self.tp * self.attention_dp}, the ranks of a stage that experts are spread over"
             )
+        check_rules(TENSOR_RULES, x, limits)
+        if self.pp > spec.num_layers:
+            raise LLMHWError(f"pp={self.pp} is more than layers={spec.num_layers}; every stage needs a layer")
 
     @property
     def context_limit(self) -> int:

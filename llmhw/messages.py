@@ -58,9 +58,9 @@ def all_reduce_wire_bytes(*, size: Any, ranks: Any) -> Any:
     return 2 * (ranks - 1) * size / ranks
 
 
-@formula(source="ring algorithm: every rank passes on what it adds up, one part at a time", unit="bytes")
+@formula(source="every part but a rank's own leaves it: added up on its way round a ring, or as it is", unit="bytes")
 def reduce_scatter_wire_bytes(*, size: Any, ranks: Any) -> Any:
-    """Bytes that one rank sends in a ring reduce-scatter: (n - 1) / n of the tensor it hands in.
+    """Bytes that one rank sends in a ring reduce-scatter, or in an all-to-all: (n - 1) / n of the tensor it hands in.
 
     size   bytes of the full tensor on one rank
 
@@ -80,16 +80,6 @@ def all_gather_wire_bytes(*, size: Any, ranks: Any) -> Any:
     750
     """
     return (ranks - 1) * size
-
-
-@formula(source="every rank keeps its own part", unit="bytes")
-def all_to_all_wire_bytes(*, size: Any, ranks: Any) -> Any:
-    """Bytes that one rank sends in an all-to-all with equal parts: (n - 1) / n of what it hands in.
-
-    >>> all_to_all_wire_bytes(size=1000, ranks=4)
-    750.0
-    """
-    return (ranks - 1) * size / ranks
 
 
 @formula(source="point to point: the tensor, once", unit="bytes")
@@ -158,7 +148,7 @@ _WIRE: dict[str, Callable[..., Any]] = {
     "all-reduce": all_reduce_wire_bytes,
     "reduce-scatter": reduce_scatter_wire_bytes,
     "all-gather": all_gather_wire_bytes,
-    "all-to-all": all_to_all_wire_bytes,
+    "all-to-all": reduce_scatter_wire_bytes,
 }
 
 

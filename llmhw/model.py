@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llmhw.formula import Report, Table, formula
+from llmhw.formula import Report, Table
 from llmhw.units import LLMHWError, format_quantity, plain_fields
 
 if TYPE_CHECKING:
@@ -52,19 +52,6 @@ PARTS: Mapping[str, tuple[str, str]] = {
 
 # Keys of the dropout behind a block's two parts, as the families' configs spell it.
 DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "resid_dropout", "residual_dropout", "dropout")
-
-
-@formula(source="definition of a linear layer", unit="count")
-def linear_params(*, in_features: Any, out_features: Any, bias: Any = 0) -> Any:
-    """Parameters of one linear layer.
-
-    in_features, out_features   sizes of the weight matrix
-    bias                        1 if the layer adds a bias, else 0
-
-    >>> linear_params(in_features=4096, out_features=11008)
-    45088768
-    """
-    return in_features * out_features + bias * out_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,17 +339,9 @@ class ModelSpec(Report):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
+        sizes = ("num_layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab_size", "max_seq_len")
         return {
-            "name": self.name,
-            "model_type": self.model_type,
-            "num_layers": self.num_layers,
-            "hidden": self.hidden,
-            "heads": self.heads,
-            "kv_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "intermediate": self.intermediate,
-            "vocab_size": self.vocab_size,
-            "max_seq_len": self.max_seq_len,
+            **{name: getattr(self, name) for name in ("name", "model_type", *sizes)},
             "tied_embeddings": self.tied,
             "dtype": self.dtype,
             "quantization": self.quantization,

@@ -5,12 +5,13 @@ Every function returns a matplotlib Figure; notebooks show it with `plt.show()`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import Estimate
 from llmhw.hardware import Accelerator
-from llmhw.training import JobMemory, TrainingEstimate
+from llmhw.training import TrainingEstimate
 from llmhw.units import GIB, LLMHWError, format_quantity
 
 if TYPE_CHECKING:
@@ -28,30 +29,19 @@ def style() -> None:
         from cycler import cycler
     except ImportError:
         raise LLMHWError("figures need matplotlib; install it with: pip install 'llmhw[plot]'") from None
-    matplotlib.rcParams.update(
-        {
-            "figure.figsize": (7.2, 3.6),
-            "figure.dpi": 110,
-            "figure.facecolor": "none",
-            "savefig.facecolor": "none",
-            "axes.facecolor": "none",
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "axes.titlecolor": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.prop_cycle": cycler(color=PALETTE),
-            "grid.color": INK,
-            "grid.alpha": 0.25,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "legend.frameon": False,
-            "font.size": 10,
-        }
-    )
+    inked = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color", "text.color")
+    looks: dict[Any, Any] = {
+        **dict.fromkeys((*inked, "xtick.color", "ytick.color"), INK),
+        **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "none"),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+        **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "figure.figsize": (7.2, 3.6),
+        "figure.dpi": 110,
+        "grid.alpha": 0.25,
+        "font.size": 10,
+    }
+    matplotlib.rcParams.update(looks)
 
 
 def _figure(height: float) -> tuple[Figure, Any]:
@@ -59,6 +49,25 @@ def _figure(height: float) -> tuple[Figure, Any]:
 
     figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
     return figure, axes
+
+
+def _stacked(axes: Any, labels: Sequence[str], parts: Iterable[tuple[str, Sequence[float], str]]) -> list[float]:
+    """Draw bars, the first label on top, of parts: name, a width for each bar, colour. Returns where the bars end."""
+    ends = [0.0] * len(labels)
+    for name, widths, colour in parts:
+        axes.barh(labels, widths, left=ends, label=name, color=colour)
+        ends = [a + b for a, b in zip(ends, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    return ends
+
+
+def _points(axes: Any, points: Mapping[str, float] | None, at: float) -> None:
+    """Labelled vertical lines; `at`: how high the label begins or ends, as a share of the axis."""
+    for label, x in (points or {}).items():
+        axes.axvline(x, color=INK, linestyle=":", linewidth=1)
+        side = "bottom" if at < 0.5 else "top"
+        axes.annotate(label, (x, at), xycoords=("data", "axes fraction"), rotation=90, ha="right", va=side)
 
 
 def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
@@ -90,14 +99,11 @@ def memory_bars(
     names = _merged([[part.name for part in e] for e in estimates.values()])
     largest = max(float(e.total) for e in estimates.values())
     names = [n for n in names if any(p.name == n and p.value > 0.002 * largest for e in estimates.values() for p in e)]
-    left = [0.0] * len(estimates)
-    for i, name in enumerate(names):
-        widths = [sum(p.value for p in e if p.name == name) / GIB for e in estimates.values()]
-        axes.barh(list(estimates), widths, left=left, label=name, color=PALETTE[i % len(PALETTE)])
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    right = max(left) * 1.15
+    bars = [[sum(p.value for p in e if p.name == name) / GIB for e in estimates.values()] for name in names]
+    ends = _stacked(axes, list(estimates), zip(names, bars, cycle(PALETTE), strict=False))
+    right = max(ends) * 1.15
     for y, estimate in enumerate(estimates.values()):
-        total, end = estimate.total / GIB, left[y]
+        total, end = estimate.total / GIB, ends[y]
         for line in sorted(value / GIB for value in (capacities or {}).values()):
             if end < line < end + 0.07 * right:  # would run through the label
                 end = line
@@ -105,8 +111,6 @@ def memory_bars(
     for label, value in (capacities or {}).items():
         axes.axvline(value / GIB, color=INK, linestyle="--", linewidth=1)
         axes.annotate(f"{label} ", (value / GIB, 1.0), xycoords=("data", "axes fraction"), ha="right", va="bottom")
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
     axes.set_xlim(right=right)
     axes.set_xlabel("GiB")
     axes.legend(
@@ -115,13 +119,6 @@ def memory_bars(
     if title:
         axes.set_title(title, loc="left", pad=18 if capacities else 6)
     return figure
-
-
-def job_memory(memory: JobMemory, *, title: str = "") -> Figure:
-    """Stacked bars of a training job's memory, one bar a pipeline stage, against the device."""
-    stages = {f"stage {i}": estimate for i, estimate in enumerate(memory.stages)}
-    device = memory.job.cluster.accelerator
-    return memory_bars(stages, capacities={device.name: device.memory_bytes}, title=title)
 
 
 # Parts of a step that are drawn as one; each has the same colour in every figure.
@@ -148,21 +145,19 @@ def step_bars(estimates: Mapping[str, TrainingEstimate], *, share: bool = False)
     totals = [e.step_seconds for e in estimates.values()]
     scale = [100 / total if share else 1.0 for total in totals]
     longest = max(total * by for total, by in zip(totals, scale, strict=True))
-    left = [0.0] * len(estimates)
-    for i, (name, parts) in enumerate(STEP_GROUPS.items()):
-        widths = [sum(b[part][1] for part in parts) * by for b, by in zip(bounds, scale, strict=True)]
-        if max(widths) > 0.003 * longest:
-            axes.barh(list(estimates), widths, left=left, label=name, color=PALETTE[i])
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-    ends = left if share else [sum(most for _, _, most in b.values()) for b in bounds]
+    bars = [
+        (name, [sum(b[part][1] for part in parts) * by for b, by in zip(bounds, scale, strict=True)], colour)
+        for (name, parts), colour in zip(STEP_GROUPS.items(), PALETTE, strict=True)
+    ]
+    ends = _stacked(axes, list(estimates), (bar for bar in bars if max(bar[1]) > 0.003 * longest))
+    if not share:
+        ends = [sum(most for _, _, most in b.values()) for b in bounds]
     for y, (found, b, total) in enumerate(zip(estimates.values(), bounds, totals, strict=True)):
         if not share:
             low = sum(least for least, _, _ in b.values())
             line = {"color": INK, "capsize": 3, "linewidth": 1.2, "label": "" if y else "least to most"}
             axes.errorbar(total, y, xerr=[[total - low], [ends[y] - total]], **line)
         axes.annotate(f"  {format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", (ends[y], y), va="center")
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.3 * max(ends))
     if share:
         axes.set_xticks(range(0, 101, 20))
@@ -185,9 +180,7 @@ def roofline(
         axes.loglog(intensities, roof, color=PALETTE[i % len(PALETTE)], label=a.name)
         ridge = a.ridge(number_format)
         axes.plot([ridge], [a.peak(number_format) / 1e12], "o", color=PALETTE[i % len(PALETTE)])
-    for label, x in (points or {}).items():
-        axes.axvline(x, color=INK, linestyle=":", linewidth=1)
-        axes.annotate(label, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom")
+    _points(axes, points, 0.02)
     axes.set_xlabel("arithmetic intensity, FLOP per byte")
     axes.set_ylabel(f"attainable TFLOP/s, dense {number_format}")
     axes.legend(loc="upper left")
@@ -222,9 +215,7 @@ def lines(
     for label, value in (levels or {}).items():
         axes.axhline(value, color=INK, linestyle="--", linewidth=1)
         axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
-    for label, value in (points or {}).items():
-        axes.axvline(value, color=INK, linestyle=":", linewidth=1)
-        axes.annotate(label, (value, 0.98), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="top")
+    _points(axes, points, 0.98)
     if log_x:
         axes.set_xscale("log", base=2)
         unit = "bytes" if x == "bytes" else "count"

@@ -1,108 +1,13 @@
-"""Queues in closed form: how long requests wait, how many are there, and where an engine saturates.
-
-What `llmhw.simulation` finds by drawing requests is known exactly in these cases; its tests hold one against the other.
-A queue that is offered more than it can serve waits for ever: its formulas give infinity.
-"""
+"""An engine that works in steps, in closed form: the time of a step, what a batch makes, and where it saturates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import e, inf
+from math import inf
 from typing import Any
 
 from llmhw.formula import formula
-from llmhw.units import check_count, check_number, where
-
-# -- waiting ----------------------------------------------------------------------------------
-
-
-@formula(source="definition", unit="fraction")
-def offered_load(*, arrivals_per_second: Any, service_seconds: Any, servers: Any = 1) -> Any:
-    """Work that arrives in a second over what the servers can do in one; a queue is stable below 1.
-
-    service_seconds   mean time that a request keeps a server busy
-
-    >>> offered_load(arrivals_per_second=4, service_seconds=0.2)
-    0.8
-    """
-    return arrivals_per_second * service_seconds / servers
-
-
-@formula(source="Pollaczek 1930, Khinchine 1932: M/G/1, first come first served", unit="seconds")
-def mg1_wait_seconds(*, arrivals_per_second: Any, service_seconds: Any, service_variance: Any) -> Any:
-    """Mean wait before service: Poisson arrivals, one server, service times of any distribution.
-
-    service_variance   of the service time, seconds squared
-
-    >>> round(mg1_wait_seconds(arrivals_per_second=4, service_seconds=0.2, service_variance=0.2**2), 3)
-    0.8
-    """
-    load = arrivals_per_second * service_seconds
-    second_moment = service_variance + service_seconds**2
-    return where(load < 1, arrivals_per_second * second_moment / (2 * where(load < 1, 1 - load, 1)), inf)
-
-
-@formula(source="Erlang 1909: M/M/1; Pollaczek-Khinchine with the variance of an exponential", unit="seconds")
-def mm1_wait_seconds(*, arrivals_per_second: Any, service_seconds: Any) -> Any:
-    """Mean wait before service: Poisson arrivals, one server, exponential service times.
-
-    >>> round(mm1_wait_seconds(arrivals_per_second=4, service_seconds=0.2), 3)
-    0.8
-    """
-    load = arrivals_per_second * service_seconds
-    return where(load < 1, load * service_seconds / where(load < 1, 1 - load, 1), inf)
-
-
-@formula(source="Erlang 1909: M/D/1; Pollaczek-Khinchine without variance", unit="seconds")
-def md1_wait_seconds(*, arrivals_per_second: Any, service_seconds: Any) -> Any:
-    """Mean wait before service: Poisson arrivals, one server, constant service time. Half of M/M/1.
-
-    >>> round(md1_wait_seconds(arrivals_per_second=4, service_seconds=0.2), 3)
-    0.4
-    """
-    load = arrivals_per_second * service_seconds
-    return where(load < 1, load * service_seconds / (2 * where(load < 1, 1 - load, 1)), inf)
-
-
-@formula(source="Sakata, Noguchi and Oizumi 1971: M/G/1 with processor sharing", unit="seconds")
-def processor_sharing_seconds(*, arrivals_per_second: Any, service_seconds: Any) -> Any:
-    """Mean time in the system when all requests there share one server equally, whatever the service distribution.
-
-    Continuous batching whose step takes a time for each sequence, and no base, is such a queue.
-
-    service_seconds   mean time that a request takes alone
-
-    >>> round(processor_sharing_seconds(arrivals_per_second=4, service_seconds=0.2), 3)
-    1.0
-    """
-    load = arrivals_per_second * service_seconds
-    return where(load < 1, service_seconds / where(load < 1, 1 - load, 1), inf)
-
-
-@formula(source="a batch is full when its last member comes; Poisson arrivals", unit="seconds")
-def batch_fill_seconds(*, arrivals_per_second: Any, batch: Any) -> Any:
-    """Mean wait until a batch of that size is full, over its members; the wait for the server comes on top.
-
-    >>> batch_fill_seconds(arrivals_per_second=4, batch=9)
-    1.0
-    """
-    return (batch - 1) / (2 * arrivals_per_second)
-
-
-@formula(source="renewal cycles of busy and idle times, and PASTA (Wolff 1982)", unit="seconds")
-def batch_service_wait_seconds(*, arrivals_per_second: Any, service_seconds: Any) -> Any:
-    """Mean wait when a server takes all that are waiting as one batch, of any size, for a constant time.
-
-    The server is idle only after a batch during which nobody came. Who comes while it is busy, which is a share
-    s / (s + exp(-rate s) / rate) of the time, waits half a service on average. It is stable at any rate.
-
-    >>> round(batch_service_wait_seconds(arrivals_per_second=4, service_seconds=0.2), 4)
-    0.064
-    >>> round(batch_service_wait_seconds(arrivals_per_second=1000, service_seconds=0.2), 4)
-    0.1
-    """
-    idle = e ** (-arrivals_per_second * service_seconds) / arrivals_per_second
-    return service_seconds / (service_seconds + idle) * service_seconds / 2
+from llmhw.units import check_count, check_number
 
 
 @formula(source="Little 1961", unit="count")
@@ -113,9 +18,6 @@ def littles_law(*, arrivals_per_second: Any, seconds: Any) -> Any:
     10.0
     """
     return arrivals_per_second * seconds
-
-
-# -- an engine that works in steps ------------------------------------------------------------
 
 
 @formula(source="affine in what a step does: weights are read once, the rest is paid for each token", unit="seconds")
@@ -155,21 +57,6 @@ def decode_tokens_per_second(*, batch: Any, step_seconds: Any) -> Any:
     8000.0
     """
     return batch / step_seconds
-
-
-@formula(source="Roofline (Williams 2009): time of reading = time of computing", unit="count")
-def knee_batch(*, weight_read_seconds: Any, compute_seconds: Any, cache_read_seconds: Any = 0) -> Any:
-    """Batch at which bandwidth and arithmetic meet: below it a larger batch is nearly free.
-
-    weight_read_seconds   all weights once, whatever the batch
-    compute_seconds       arithmetic of one sequence's token
-    cache_read_seconds    KV cache of one sequence; if it takes as long as its arithmetic, no batch is large enough
-
-    >>> round(knee_batch(weight_read_seconds=0.005, compute_seconds=2.5e-5, cache_read_seconds=0.5e-5))
-    250
-    """
-    net = compute_seconds - cache_read_seconds
-    return where(net > 0, weight_read_seconds / where(net > 0, net, 1), inf)
 
 
 @formula(source="time that one request takes of an engine that is never idle", unit="requests/s")

@@ -18,40 +18,6 @@ from llmhw.hardware import Accelerator
 from llmhw.units import ceil_div, check_choice, maximum, minimum, where
 
 
-@formula(source="Williams, Waterman and Patterson 2009", unit="FLOP/byte")
-def arithmetic_intensity(*, flops: Any, memory_bytes: Any) -> Any:
-    """FLOPs done for each byte moved between memory and chip.
-
-    >>> arithmetic_intensity(flops=2 * 70e9, memory_bytes=2 * 70e9)
-    1.0
-    """
-    return flops / memory_bytes
-
-
-@formula(source="Williams, Waterman and Patterson 2009", unit="FLOP/byte")
-def ridge_point(*, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any) -> Any:
-    """Arithmetic intensity above which a device is limited by arithmetic, below by bandwidth.
-
-    >>> round(ridge_point(peak_flops_per_second=989.4e12, bandwidth_bytes_per_second=3.35e12))
-    295
-    """
-    return peak_flops_per_second / bandwidth_bytes_per_second
-
-
-@formula(source="Williams, Waterman and Patterson 2009", unit="seconds")
-def roofline_seconds(
-    *, flops: Any, memory_bytes: Any, peak_flops_per_second: Any, bandwidth_bytes_per_second: Any
-) -> Any:
-    """Least time of an operation: the slower of its arithmetic and its memory traffic.
-
-    A lower bound: nothing reaches both peaks, and the sum of the two is an upper bound when nothing overlaps.
-
-    >>> roofline_seconds(flops=140e9, memory_bytes=140e9, peak_flops_per_second=1e15, bandwidth_bytes_per_second=3.5e12)
-    0.04
-    """
-    return maximum(flops / peak_flops_per_second, memory_bytes / bandwidth_bytes_per_second)
-
-
 @formula(source="the energy of an operation does not depend on the clock, to a first approximation", unit="fraction")
 def power_share(*, watts: Any, flops_per_joule: Any, flops_per_second: Any) -> Any:
     """Share of a rate that the board's power can feed; at most 1.
@@ -60,24 +26,6 @@ def power_share(*, watts: Any, flops_per_joule: Any, flops_per_second: Any) -> A
     0.7
     """
     return minimum(1.0, watts * flops_per_joule / flops_per_second)
-
-
-@formula(source="every weight and cached element is read once per step; lower bound of the step's time", unit="token/s")
-def decode_tokens_per_second_bound(
-    *, batch: Any, weight_bytes: Any, cache_bytes: Any, bandwidth_bytes_per_second: Any
-) -> Any:
-    """Most tokens per second that generation can reach, over all sequences of a batch.
-
-    batch                       sequences decoded together
-    weight_bytes                weights read in a step (of a mixture of experts: those the batch touches)
-    cache_bytes                 key-value cache of the whole batch
-    bandwidth_bytes_per_second  memory bandwidth of all devices together
-
-    >>> round(decode_tokens_per_second_bound(batch=1, weight_bytes=140e9, cache_bytes=0,
-    ...                                      bandwidth_bytes_per_second=8 * 3.35e12))
-    191
-    """
-    return batch * bandwidth_bytes_per_second / (weight_bytes + cache_bytes)
 
 
 # -- constants --------------------------------------------------------------------------------
@@ -184,6 +132,7 @@ class ServingConstants(Constants):
     host: float = 5e-4
     each: float = 0.0
     meet: float = 1e-5
+    inside: float = 0.7  # the prior of engines that were measured on several devices
     skew: float = 0.0
     running: float = 0.85
 
@@ -322,7 +271,7 @@ def matmul_seconds(
     k: Any,
     groups: Any = 1,
     flops_per_second: Any,
-    vector_flops_per_second: Any = 0,
+    vector_flops_per_second: Any = None,
     bandwidth_bytes_per_second: Any,
     units: Any = None,
     fill: Any = 0,
@@ -335,7 +284,7 @@ def matmul_seconds(
     """Time of a matrix product on a device: the best tile shape, or the memory traffic if that takes longer.
 
     flops_per_second          of large products in the format
-    vector_flops_per_second   of the ordinary cores, which need no tile; 0: they are not used
+    vector_flops_per_second   of the ordinary cores, which need no tile; None: they are not used
     units                     multiprocessors that tiles are dealt to; None: not known, no waves
     unaligned                 share of the rate where n or k is no multiple of 8: tensor cores read 16 bytes at a time
     a_, b_, out_bytes         of an element of the rows, of the matrix and of the result
@@ -352,9 +301,8 @@ def matmul_seconds(
         for cost in costs:
             least = minimum(least, cost)
     seconds = least / flops_per_second / where((k % 8 != 0) | (n % 8 != 0), unaligned, 1)
-    used = vector_flops_per_second > 0
-    vector = 2.0 * groups * m * n * k / where(used, vector_flops_per_second, 1)
-    seconds = where(used, minimum(seconds, vector), seconds)
+    if vector_flops_per_second is not None:
+        seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
     return maximum(seconds, moved / bandwidth_bytes_per_second) + gap_seconds
 
@@ -426,7 +374,7 @@ class Rates:
     """What operations reach on one device.
 
     flops_per_second       large matrix products, by number format
-    vector_flops_per_second   the ordinary cores; 0: products of few rows use tensor cores too
+    vector_flops_per_second   the ordinary cores; None: products of few rows use tensor cores too
     forward_, backward_flops_per_second   attention's core, over the pairs that the masks leave
     state_flops_per_second       linear attention's state
     bandwidth_bytes_per_second   streaming kernels
@@ -438,7 +386,7 @@ class Rates:
     """
 
     flops_per_second: Mapping[str, float]
-    vector_flops_per_second: float = 0.0
+    vector_flops_per_second: float | None = None
     forward_flops_per_second: float
     backward_flops_per_second: float
     state_flops_per_second: float

@@ -16,41 +16,6 @@ from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum,
 Actions = tuple[tuple[str, ...], ...]
 
 
-@formula(source="Megatron-LM (Narayanan et al. 2021), section 2.2: GPipe, 1F1B and interleaved 1F1B", unit="count")
-def pipeline_idle_slots(*, stages: Any, chunks: Any = 1, forward: Any = 1, backward: Any = 2) -> Any:
-    """Slots in which a stage waits in one step, where a micro-batch takes `forward` + `backward` slots on a stage.
-
-    stages     pipeline ranks
-    chunks     model chunks on each (vpp); the slots are those of a whole stage, so the answer may be a fraction
-
-    Holds for at least as many micro-batches as stages, in whole rounds of `stages` if chunks > 1.
-
-    >>> pipeline_idle_slots(stages=4)
-    9.0
-    """
-    return (stages - 1) * (forward + backward) / chunks
-
-
-@formula(source="Zero Bubble (Qi et al. 2023), table 1: ZB-H1", unit="count")
-def zero_bubble_idle_slots(*, stages: Any, forward: Any = 1, backward_input: Any = 1, backward_weight: Any = 1) -> Any:
-    """Slots in which a stage waits under the schedule ZB-H1: weight gradients fill part of the bubble.
-
-    >>> zero_bubble_idle_slots(stages=4)
-    3
-    """
-    return (stages - 1) * (forward + backward_input - backward_weight)
-
-
-@formula(source="Megatron-LM (Narayanan et al. 2021), section 2.2", unit="fraction")
-def bubble_fraction(*, stages: Any, micro_batches: Any, chunks: Any = 1) -> Any:
-    """Idle time over working time of GPipe, 1F1B and interleaved 1F1B.
-
-    >>> bubble_fraction(stages=8, micro_batches=64)
-    0.109375
-    """
-    return (stages - 1) / (chunks * micro_batches)
-
-
 @formula(
     source="Narayanan et al. 2021, section 2.2, of unequal stages; Zero Bubble (Qi et al. 2023), table 1: ZB-H1",
     unit="seconds",
@@ -62,13 +27,16 @@ def bubble_seconds(*, forward: Any, backward: Any, chunks: Any = 1, zero_bubble:
     chunks              model chunks on each stage (vpp)
     zero_bubble         1: the gradients of weights, half of a backward pass, fill the wait for those of inputs
 
+    Holds for at least as many micro-batches as stages (zero bubble: twice as many), in whole rounds of stages if
+    chunks > 1. Equal stages wait (stages - 1) / (chunks x micro-batches) of the time that they work.
+
     >>> bubble_seconds(forward=7.0, backward=14.0), bubble_seconds(forward=7.0, backward=14.0, zero_bubble=1)
     (21.0, 7.0)
     """
     return (forward + backward * (1 - zero_bubble)) / chunks
 
 
-@formula(source="1F1B, interleaved (Narayanan et al. 2021), GPipe and ZB-H1 (Qi et al. 2023), counted out", unit="count")
+@formula(source="1F1B, interleaved (Narayanan et al. 2021) and ZB-H1 (Qi et al. 2023), counted out", unit="count")
 def chunks_in_flight(
     *, stages: Any, stage: Any, chunks: Any = 1, micro_batches: Any, per_hop: Any = 1, waits: Any = 0
 ) -> Any:
@@ -77,8 +45,8 @@ def chunks_in_flight(
     stage      from 0
     chunks     on each stage (vpp)
     per_hop    forward passes that a stage runs ahead for each stage behind it: 2 where chunks are interleaved
-    waits      1 under ZB-H1: the gradients of weights wait, and what they need with them, for as many steps as there are
-               stages before this one
+    waits      1 under ZB-H1: the gradients of weights wait, and what they need with them, for as many steps as there
+               are stages before this one
 
     >>> [chunks_in_flight(stages=4, stage=i, micro_batches=8) for i in range(4)]
     [4, 3, 2, 1]
@@ -175,14 +143,11 @@ class Slot:
     end: int
 
 
-def time_slots(actions: Actions, *, forward: int = 1, backward: int = 2) -> tuple[tuple[Slot, ...], ...]:
+def time_slots(actions: Actions) -> tuple[tuple[Slot, ...], ...]:
     """Put the actions on a clock: each starts when its stage is free and what it needs is there; sends take no time.
 
-    forward, backward   slots that a chunk takes; I and W take half of a backward each
-
-    Raises `LLMHWError` if the order can never run.
+    A backward pass of a chunk takes two slots, all else one. Raises `LLMHWError` if the order can never run.
     """
-    length = {"F": forward, "B": backward, "I": backward // 2, "W": backward - backward // 2}
     ends: dict[str, int] = {}
     last = max((int(a[1:].split(".")[0]) for order in actions for a in order), default=0)
     made: list[list[Slot]] = [[] for _ in actions]
@@ -196,7 +161,7 @@ def time_slots(actions: Actions, *, forward: int = 1, backward: int = 2) -> tupl
                 if ready is None:
                     break
                 start = max(ready, slots[-1].end if slots else 0)
-                slots.append(Slot(action, start, start + length[action[0]]))
+                slots.append(Slot(action, start, start + (2 if action[0] == "B" else 1)))
                 ends[action] = slots[-1].end
                 left -= 1
         if left == before:

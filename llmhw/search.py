@@ -6,17 +6,21 @@ knows only some of them is evaluated once. The scalar answer is the zero-dimensi
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from llmhw.cost import price_of
+from llmhw.engine import Engine, Formats, formats_of
 from llmhw.hardware import Cluster
 from llmhw.job import (
     BATCH_RULES,
@@ -29,13 +33,17 @@ from llmhw.job import (
     Layout,
     Parallelism,
     Rule,
+    ServingJob,
     TrainingJob,
     limits_of,
 )
 from llmhw.formula import Ledger, Report, Table
-from llmhw.memory import optimizer_named, precision_named
+from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
+from llmhw.precision import number_format, number_formats
 from llmhw.rates import TrainingConstants, constants_of
+from llmhw.service import Service, check_lengths, engine_for
+from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
@@ -274,15 +282,9 @@ class _Grid:
             recompute_layers=0,
         )
 
-    def dollars(self, number: int, seconds: float) -> float:
-        """Of so many seconds on a cluster; infinite without a price."""
-        price = self.prices[number]
-        hours = seconds / 3600 * self.clusters[number].devices
-        return hours * price.dollars_per_device_hour if price else float("inf")
-
-    def found(self, seconds: float, held: float, devices: int, dollars: float, where_: Any) -> Found:
-        """The job at one place of the arrays."""
-        _, shape, x, at = where_
+    def found(self, shape: _Shape, x: Layout, seconds: Any, held: Any, flat: int) -> Found:
+        """The layout at one place of the flat arrays."""
+        at = np.unravel_index(int(flat), self.shape)
 
         def number(name: str) -> int:
             return int(np.broadcast_to(getattr(x, name), self.shape)[at])
@@ -301,7 +303,10 @@ class _Grid:
             global_batch=self.job.batch,
             recompute=self.space.recompute[at[1]],
         )
-        return Found(job, seconds, held, None if dollars == float("inf") else dollars)
+        time = float(seconds[at])
+        price = self.prices[at[0]]
+        dollars = price and price.dollars_per_device_hour * job.cluster.devices * time / 3600
+        return Found(job, time, float(held[at]), dollars)
 
     def structures(self, refused: Counter[str]) -> Iterator[_Shape]:
         """Every way to deal the layers out; embedding and head count as layers where that makes it even."""
@@ -379,7 +384,7 @@ def _fullest(stages: Sequence[Stage]) -> list[Stage]:
 
 _ANY = "PCIe 4.0 x16"  # a structure has no network; the grid's timer has
 _FILLED = Rule(
-    "tp x pp x cp divides devices", lambda x, m: m[1] % (x.tp * x.cp * x.pp) == 0, lambda x, m: None
+    "tp x pp x cp divides devices", lambda x, m: m[1] % (x.tp * x.cp * x.pp) == 0, lambda x, m: ""
 )  # fmt: skip
 
 
@@ -394,15 +399,18 @@ def _single(cluster: Cluster) -> Cluster:
 class Found:
     """One layout: the job that has it, and what it comes to.
 
-    seconds        of a step, or of an output token of all users together
-    device_bytes   on the fullest device
+    seconds        of a step; of serving, of an output token of all users together
+    device_bytes   on the fullest device; of serving, with the cache of one sequence
     dollars        of a step, or of a million output tokens; None without a price
+    first_token, next_token   seconds that a user waits, of serving
     """
 
     job: Any
     seconds: float
     device_bytes: float
     dollars: float | None
+    first_token: float | None = None
+    next_token: float | None = None
 
     @property
     def devices(self) -> int:
@@ -410,38 +418,31 @@ class Found:
         return int(self.job.cluster.devices)
 
     @property
-    def layout(self) -> str:
-        """The layout in one line, what is 1 or off left out."""
-        return ", ".join(_said(self.job))
+    def layout(self) -> dict[str, Any]:
+        """What was chosen for this layout."""
+        job = self.job
+        if isinstance(job, ServingJob):
+            return {name: getattr(job, name) for name in ("tp", "pp", "ep", "attention_dp", "weights", "kv")}
+        p = job.parallelism
+        names = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "sequence_parallel")
+        chosen = {name: getattr(p, name) for name in names}
+        schedule = p.pipeline_schedule if p.pp > 1 else ""
+        rest = {"micro_batch": job.micro_batch, "recompute": job.recompute, "offload": p.offload}
+        return chosen | {"schedule": schedule, "uneven": p.uneven} | rest
+
+    def __str__(self) -> str:
+        usual = (1, False, "", "none")
+        return ", ".join(
+            name.replace("_", " ") if value is True else f"{name}={value}"
+            for name, value in self.layout.items()
+            if name in ("zero", "micro_batch") or value not in usual
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: the layout, seconds, bytes, dollars."""
-        p = self.job.parallelism
-        names = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "sequence_parallel", "offload")
-        return {
-            "device": self.job.cluster.accelerator.name,
-            "devices": self.devices,
-            **{name: getattr(p, name) for name in names},
-            "schedule": p.pipeline_schedule,
-            "micro_batch": self.job.micro_batch,
-            "recompute": self.job.recompute,
-            "seconds": self.seconds,
-            "device_bytes": self.device_bytes,
-            "dollars": self.dollars,
-        }
-
-
-def _said(job: TrainingJob) -> Iterator[str]:
-    p = job.parallelism
-    for name in ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "replicas"):
-        if getattr(p, name) > 1:
-            yield f"{name}={getattr(p, name)}"
-    yield f"zero={p.zero}"
-    yield f"micro-batch {job.micro_batch}"
-    yield from (f"recompute {job.recompute}",) if job.recompute != "none" else ()
-    yield from ("sequence parallel",) if p.sequence_parallel else ()
-    yield from (p.pipeline_schedule,) if p.pp > 1 and p.pipeline_schedule not in ("1f1b", "interleaved") else ()
-    yield from (f"offload {p.offload}",) if p.offload != "none" else ()
+        names = ("seconds", "device_bytes", "dollars", "first_token", "next_token")
+        place = {"device": self.job.cluster.accelerator.name, "devices": self.devices}
+        return place | self.layout | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, repr=False)
@@ -478,7 +479,7 @@ class SearchResult(Report):
         rows = [
             (
                 f"{found.devices} x {found.job.cluster.accelerator.name}",
-                found.layout,
+                str(found),
                 format_quantity(found.seconds, "seconds"),
                 format_quantity(found.device_bytes, "bytes"),
                 "-" if found.dollars is None else format_quantity(found.dollars, "dollars"),
@@ -493,7 +494,7 @@ class SearchResult(Report):
         lines += [f"{count:,} refused: {rule}" for rule, count in sorted(self.refused.items(), key=lambda r: -r[1])]
         if self.closest and not self.best:
             short = self.closest.device_bytes - self.closest.job.cluster.accelerator.memory_bytes
-            lines.append(f"none fits; the closest is short by {format_quantity(short, 'bytes')}: {self.closest.layout}")
+            lines.append(f"none fits; the closest is short by {format_quantity(short, 'bytes')}: {self.closest}")
         return lines
 
 
@@ -506,49 +507,52 @@ class _Tally:
     valid: int = 0
     fitting: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    kept: list[tuple[float, float, int, float, Any]] = field(default_factory=list)
-    front: list[tuple[float, float, int, float, Any]] = field(default_factory=list)
-    closest: tuple[float, float, int, float, Any] | None = None
+    kept: list[tuple[Any, ...]] = field(default_factory=list)
+    front: list[tuple[Any, ...]] = field(default_factory=list)
+    closest: tuple[Any, ...] | None = None
 
-    def add(self, grid: _Grid, shape: _Shape) -> None:
-        """Evaluate a structure and keep what may be among the best or on the front."""
-        x = grid.numbers(shape)
-        valid = grid.valid(x, self.refused)
-        seconds, held = grid.evaluate(shape, x)
-        fits = valid & (held <= grid.capacity)
+    def add(self, valid: Any, fits: Any, seconds: Any, held: Any, make: Callable[[int], Found]) -> None:
+        """Keep what may be among the best or on the front; of arrays whose first axis are clusters.
+
+        make   the layout at one place of the flat arrays
+        """
         self.tried += valid.size
         self.valid += int(valid.sum())
         self.fitting += int(fits.sum())
         if valid.any() and not self.fitting:
             least = int(np.where(valid, held, np.inf).argmin())
-            one = self._take(grid, shape, x, seconds, held, [least])[0]
-            self.closest = min(filter(None, (self.closest, one)), key=lambda f: f[1])
-        for number in range(len(grid.clusters)):
+            self.closest = min(filter(None, (self.closest, (held.flat[least], make, least))), key=lambda f: f[0])
+        for number in range(len(valid)):
             here = np.flatnonzero(fits[number]) + number * fits[0].size
             if not here.size:
                 continue
             order = here[np.argsort(seconds.ravel()[here], kind="stable")]
-            self.kept += self._take(grid, shape, x, seconds, held, order[: self.best])
+            self.kept += [(float(seconds.flat[i]), make, i) for i in order[: self.best]]
             # of equal devices the slower layout is on the front only if it needs less memory
             memory = held.ravel()[order]
-            less = np.flatnonzero(memory < np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1])))
-            self.front += self._take(grid, shape, x, seconds, held, order[less])
+            less = order[memory < np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1]))]
+            self.front += [(float(seconds.flat[i]), make, i) for i in less]
         self.kept = sorted(self.kept, key=lambda f: f[0])[: self.best]
 
-    def _take(self, grid: _Grid, shape: _Shape, x: Layout, seconds: Any, held: Any, places: Any) -> list[Any]:
-        made = []
-        for flat in places:
-            at = np.unravel_index(int(flat), grid.shape)
-            time, memory = float(seconds[at]), float(held[at])
-            made.append((time, memory, grid.clusters[at[0]].devices, grid.dollars(at[0], time), (grid, shape, x, at)))
-        return made
+    def result(self, title: str) -> SearchResult:
+        """What it comes to."""
+        refused = {rule: count for rule, count in self.refused.items() if count}
+        best = tuple(make(i) for _, make, i in self.kept)
+        front = _undominated([make(i) for _, make, i in self.front])
+        closest = self.closest[1](self.closest[2]) if self.closest and not best else None
+        return SearchResult(title, best, tuple(front), self.tried, self.valid, self.fitting, refused, closest)
 
 
-def _undominated(found: list[Any]) -> list[Any]:
+def _undominated(found: list[Found]) -> list[Found]:
     """Those that no other is at least as good as in seconds, memory, devices and dollars."""
-    kept: list[Any] = []
-    for one in sorted(found, key=lambda f: f[:4]):
-        if not any(all(a <= b for a, b in zip(other[:4], one[:4], strict=True)) for other in kept):
+
+    def key(one: Found) -> tuple[float, ...]:
+        dollars = float("inf") if one.dollars is None else one.dollars
+        return one.seconds, one.device_bytes, one.devices, dollars
+
+    kept: list[Found] = []
+    for one in sorted(found, key=key):
+        if not any(all(a <= b for a, b in zip(key(other), key(one), strict=True)) for other in kept):
             kept.append(one)
     return kept
 
@@ -557,26 +561,26 @@ _MOST_POINTS = 2**21  # of one array: 16 MiB
 
 
 def search(
-    job: TrainingJob,
+    job: TrainingJob | ServingJob,
     clusters: Iterable[Cluster] | None = None,
     *,
     best: int = 10,
-    software: str | None = None,
     price: float | None = None,
-    **space: Any,
+    **how: Any,
 ) -> SearchResult:
     """Rank every valid layout of a job, on one cluster or on several kinds and counts of devices.
 
-    job        what is trained, with its global batch; its own layout, micro-batch and recompute are replaced
+    job        what is trained, with its global batch, or what is served; its own layout and formats are replaced
     clusters   where; default: the job's cluster
     best       how many layouts to return
-    software, price   as in `llmhw.train`; a price holds for all devices
-    space      values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space`. Default: every value
-               that can be valid
+    price      dollars of a device-hour, of all devices; default: the newest of the catalog
+    how        values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space` and `ServingSpace`.
+               Default: every value that can be valid. Of training, `software` as in `llmhw.train`; of serving,
+               `input_tokens`, `output_tokens`, `concurrency`, `slo_ttft`, `slo_tpot` as in `llmhw.serve`
 
-    Time and memory are those of `llmhw.train` and `llmhw.training_memory`, the same formulas on arrays; rules are those
-    that a job's own checks have. An offloaded optimizer is charged no time. The arrays are evaluated in pieces, so that
-    memory stays small.
+    Time and memory are those of `llmhw.train` and `llmhw.training_memory`, or of `llmhw.serve`: the same formulas on
+    arrays. Rules are those of a job's own checks. An offloaded optimizer is charged no time. The arrays are evaluated in
+    pieces, so that memory stays small.
 
     >>> from llmhw import model
     >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), global_batch=64, seq_len=8192,
@@ -589,21 +593,28 @@ def search(
     if not places:
         raise LLMHWError("clusters=[] is empty; give at least one")
     tally = _Tally(check_count("best", best))
-    with np.errstate(all="ignore"):  # layouts that break a rule may divide by zero: they are masked
-        for group in _alike(places):
-            for grid in _grids(job, group, space, software, price):
-                for shape in grid.structures(tally.refused):
-                    tally.add(grid, shape)
-    tally.refused["memory"] = tally.valid - tally.fitting
     names = ", ".join(dict.fromkeys(str(c) for c in places)) if len(places) < 4 else f"{len(places)} clusters"
-    made = [one[4][0].found(*one) for one in tally.kept]
-    front = [one[4][0].found(*one) for one in _undominated(tally.front)]
-    refused = {rule: count for rule, count in tally.refused.items() if count}
-    title = f"layouts of {job.model.name} on {names}, {job.batch} x {job.seq_len} tokens a step"
-    closest = tally.closest and tally.closest[4][0].found(*tally.closest)
-    return SearchResult(
-        title, tuple(made), tuple(front), tally.tried, tally.valid, tally.fitting, refused, closest if not made else None
-    )
+    with np.errstate(all="ignore"):  # layouts that break a rule may divide by zero: they are masked
+        if isinstance(job, ServingJob):
+            what = _search_serving(tally, job, places, price, **how)
+        else:
+            what = f"{job.batch} x {job.seq_len} tokens a step"
+            _search_training(tally, job, places, price, **how)
+    return tally.result(f"layouts of {job.model.name} on {names}, {what}")
+
+
+def _search_training(
+    tally: _Tally, job: TrainingJob, places: list[Cluster], price: float | None, software: str | None = None, **space: Any
+) -> None:
+    for group in _alike(places):
+        for grid in _grids(job, group, space, software, price):
+            for shape in grid.structures(tally.refused):
+                x = grid.numbers(shape)
+                valid = grid.valid(x, tally.refused)
+                seconds, held = grid.evaluate(shape, x)
+                fits = valid & (held <= grid.capacity)
+                tally.add(valid, fits, seconds, held, partial(grid.found, shape, x, seconds, held))
+    tally.refused["memory"] = tally.valid - tally.fitting
 
 
 def _alike(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
@@ -627,6 +638,220 @@ def _grids(
         for start in range(0, len(space.ep), size):
             piece = replace(space, ep=space.ep[start : start + size])
             yield _Grid(job, clusters[first : first + together], piece, software, price)
+
+
+# -- serving ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSpace:
+    """What is tried for serving; a name that is not given takes every value that can be valid.
+
+    weights, kv   number formats; default: those of the engine's kind of files, and bf16, fp8 and int8
+    """
+
+    tp: Sequence[int] = ()
+    pp: Sequence[int] = ()
+    ep: Sequence[int] = (1,)
+    attention_dp: Sequence[int] = (1,)
+    weights: Sequence[str] = ()
+    kv: Sequence[str] = ("bf16", "fp8")
+
+    @classmethod
+    def of(cls, job: ServingJob, devices: int, given: dict[str, Any]) -> ServingSpace:
+        """The space of a job on at most so many devices; `given` names are fixed to these values."""
+        known = {f.name for f in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise LLMHWError(f"{name}={given[name]!r} is no axis of the search; use {', '.join(sorted(known))}")
+        chosen = {name: (value,) if isinstance(value, (int, str)) else tuple(value) for name, value in given.items()}
+        for name in ("weights", "kv"):
+            if name in chosen:
+                chosen[name] = tuple(number_format(one).name for one in chosen[name])
+        divisors = [d for d in range(1, devices + 1) if devices % d == 0]
+        experts = limits_of(job.model, job.cluster).experts
+        chosen.setdefault("tp", tuple(d for d in divisors if job.model.heads % d == 0))
+        chosen.setdefault("pp", tuple(d for d in divisors if d <= job.model.num_layers))
+        if experts > 1:
+            chosen.setdefault("ep", tuple(d for d in divisors if experts % d == 0))
+            chosen.setdefault("attention_dp", tuple(divisors))
+        files = [f for f in number_formats() if (number_format(f).kind == "gguf") == (job.engine == "llama.cpp")]
+        chosen.setdefault("weights", tuple(f for f in files if number_format(f).bits <= 16))
+        return cls(**chosen)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What devices of a layout hold beside the cache and what a sequence caches, whatever the device.
+
+    Arrays over stages, by format: bytes of the weights, of all else, of one sequence and of a second one.
+    """
+
+    weights: dict[str, Any]
+    rest: Any
+    first: dict[str, Any]
+    second: dict[str, Any]
+
+
+def _room(job: ServingJob, space: ServingSpace, tokens: int) -> _Room:
+    memory, number = serving_memory(job), job.model.kind_numbers
+    alike: dict[Any, int] = {}  # of stages with the same layers and ends one stands for all
+    for stage, layers in enumerate(dealt_layers(job.model.num_layers, job.pp)):
+        held = tuple(sorted(Counter(number[i] for i in layers).items()))
+        alike.setdefault((held, stage == 0, stage == job.pp - 1), stage)
+    stages = list(alike.values())
+    tensors = [stage_tensors(job, i) for i in stages]
+    stored = {
+        name: np.array([float(weights(job.model, name, tensors=held).total) for held in tensors])
+        for name in space.weights
+    }
+    rest = np.array([float(memory.stages[i].total - memory.stages[i]["weights"]) for i in stages])
+    first, second = {}, {}
+    for name in space.kv:
+        cached = replace(memory, job=replace(job, kv=name))
+        first[name] = np.array([cached.cache_bytes(tokens, i) for i in stages])
+        second[name] = np.array([cached.cache_bytes(tokens, i, sequences=2) for i in stages]) - first[name]
+    return _Room({name: value * (1 - job.weight_offload) for name, value in stored.items()}, rest, first, second)
+
+
+def _search_serving(
+    tally: _Tally,
+    job: ServingJob,
+    places: list[Cluster],
+    price: float | None,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    concurrency: int | None = None,
+    slo_ttft: float | None = None,
+    slo_tpot: float | None = None,
+    **given: Any,
+) -> str:
+    """Every layout and format on every cluster; what the cache has room for at most is at work, or `concurrency`."""
+    length = check_lengths(job, input_tokens, output_tokens)
+    space = ServingSpace.of(job, max(c.devices for c in places), given)
+    rooms: dict[Any, _Room] = {}
+    many = len(space.weights) * len(space.kv)
+    limits = {"later first token": slo_ttft, "later next token": slo_tpot}
+    load = (input_tokens, output_tokens, concurrency)
+    for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
+        jobs = []
+        for pp, tp in product(space.pp, space.tp):
+            try:
+                one = replace(job, cluster=cluster, attention_dp=attention_dp, ep=ep, pp=pp, tp=tp)
+                if tp * attention_dp > 1:
+                    cluster.link_for(tp * attention_dp)
+                layout = (attention_dp, ep, pp, tp)
+                if layout not in rooms:
+                    rooms[layout] = _room(one, space, length)
+                jobs.append((one, rooms[layout]))
+            except LLMHWError as error:  # a rule of the layout, or a link that is not known
+                tally.tried += many
+                tally.refused[_rule(error)] += many
+        if not jobs:
+            continue
+        try:
+            grid = _ServingGrid(jobs, space)
+            found = grid.evaluate(*load)
+        except LLMHWError as error:  # a fact that the device lacks
+            tally.tried += many * len(jobs)
+            tally.refused[_rule(error)] += many * len(jobs)
+            continue
+        fits = found["capacity"] > 0
+        tally.refused["memory"] += int((~fits).sum())
+        for (name, limit), key in zip(limits.items(), ("first", "next"), strict=True):
+            if limit is not None:
+                late = fits & (found[key] > limit)
+                tally.refused[name] += int(late.sum())
+                fits = fits & ~late
+        paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
+        make = partial(grid.found, found, paid)
+        shaped = [a[None] for a in (np.ones_like(fits), fits, found["seconds"], found["held"])]
+        tally.add(*shaped, make)
+    return f"{input_tokens:,} tokens in, {output_tokens:,} out"
+
+
+def _rule(error: LLMHWError) -> str:
+    """What an error refuses, without its numbers."""
+    return re.sub(r" ?=? ?\b\d[\d,.]*\b( x \d+)*", "", str(error).split(";")[0].split(":")[0])
+
+
+class _ServingGrid:
+    """Layouts of tp and pp on one cluster, and all formats of weights and cache: axes (layouts, weights, cache)."""
+
+    def __init__(self, jobs: Sequence[tuple[ServingJob, _Room]], space: ServingSpace) -> None:
+        self.jobs, self.space = [job for job, _ in jobs], space
+        job = self.jobs[0]
+        budget = device_budget(job.cluster.accelerator, job.utilization)
+        fitting, held = zip(*(self._fitting(room, budget) for _, room in jobs), strict=True)
+        self.held = np.stack(held)
+        self.replicas = np.array([one.replicas for one in self.jobs]).reshape(-1, 1, 1)
+        most = np.minimum(np.stack(fitting) * job.attention_dp, job.max_sequences * job.attention_dp)
+        self.capacity = most * self.replicas
+
+    def _fitting(self, room: _Room, budget: float) -> tuple[Any, Any]:
+        """Sequences that fit beside each format of weights, in each of the cache, and what a device holds with one."""
+        held = np.array([room.weights[name] + room.rest for name in self.space.weights])[:, None, :]
+        first, second = (np.array([of[name] for name in self.space.kv])[None, :, :] for of in (room.first, room.second))
+        left = budget - held
+        # one, and each further one costs a second's cache
+        more = np.where(second > 0, np.floor((left - first) / np.where(second > 0, second, 1)) + 1, 2**31)
+        return np.maximum(np.where(left >= first, more, 0).min(axis=-1), 0), (held + first).max(axis=-1)
+
+    def evaluate(self, prompt: int, answer: int, concurrency: int | None) -> dict[str, Any]:
+        """Seconds of an output token of all users, of the first and of the next token of one."""
+        load = self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
+        service = _Services(self.jobs[0], self._engine(), prompt, answer)
+        object.__setattr__(service, "grid", self)
+        first, following, every = service.answers(np.maximum(load, 1), "parts").parts.values()
+        found = {"held": self.held, "first": first, "next": following, "seconds": 1 / every, "capacity": self.capacity}
+        return {name: np.broadcast_to(value, self.held.shape) for name, value in found.items()}
+
+    def _engine(self) -> Engine:
+        """The engine of all layouts with all formats at once."""
+        job, space = self.jobs[0], self.space
+        engine = engine_for(replace(job, weights="bf16", kv="bf16"))
+        device, c = job.cluster.accelerator, engine.constants
+        rows = [formats_of(device, c, name, "bf16") for name in space.weights]
+        columns = [formats_of(device, c, "bf16", name) for name in space.kv]
+
+        def over(found: list[Formats], name: str, *shape: int) -> Any:
+            values = [getattr(one, name) for one in found]
+            return None if None in values else np.array(values, dtype=float).reshape(shape)
+
+        return replace(
+            engine,
+            cluster=job.cluster,
+            tp=np.array([one.tp * one.attention_dp for one in self.jobs]).reshape(-1, 1, 1),
+            pp=np.array([one.pp for one in self.jobs]).reshape(-1, 1, 1),
+            many=Formats(
+                **{name: over(rows, name, 1, -1, 1) for name in ("products", "weight_bytes", "narrow", "ordinary")},
+                **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
+            ),
+        )
+
+    def found(self, made: dict[str, Any], price: Any, flat: int) -> Found:
+        """The layout and formats at one place of the flat arrays."""
+        at = np.unravel_index(int(flat), self.held.shape)
+        job = replace(self.jobs[at[0]], weights=self.space.weights[at[1]], kv=self.space.kv[at[2]])
+        numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
+        dollars = price and 1e6 * price.dollars_per_device_hour * job.cluster.devices * numbers["seconds"] / 3600
+        return Found(job, numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"])
+
+
+class _Services(Service):
+    """The service of many layouts at once."""
+
+    grid: _ServingGrid
+
+    @property
+    def _prompt_seconds(self) -> tuple[Any, Any]:
+        return self.prompt(self.engine).total, self.prompt(replace(self.engine, pp=1)).total
+
+    def batches(self, concurrency: Any) -> tuple[Any, Any]:
+        each = np.maximum(1.0, concurrency / self.grid.replicas)
+        ways = np.maximum(1, np.minimum(self.engine.pp if self.job.split == "tensor" else 1, each // 1))
+        return each / ways, ways
 
 
 class _Callable(ModuleType):

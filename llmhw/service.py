@@ -7,7 +7,7 @@ that `simulation_engine` makes of a job.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
 from statistics import fmean
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import price_of
-from llmhw.engine import Engine, bound, engine_of
-from llmhw.formula import Report, Table, formula
+from llmhw.engine import PARTS, Engine, bound, engine_of
+from llmhw.formula import Estimate, Ledger, Report, Table, explained, formula
 from llmhw.hardware import Cluster, Price
 from llmhw.job import PAGE_SIZES, ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, plain_fields
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, maximum, minimum, plain_fields, where
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -65,6 +65,64 @@ def tokens_per_verification(*, acceptance: Any, drafted: Any) -> Any:
     3.36
     """
     return (1 - acceptance ** (drafted + 1)) / (1 - acceptance)
+
+
+@formula(source="steady state: while one request comes and goes, so does every other", unit="seconds")
+def cycle_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any) -> Any:
+    """Time in which an engine finishes as many requests as it has at work.
+
+    prompt_seconds   that a prompt holds up the others; it gives the first token
+    decode_seconds   of a pass that gives each sequence one more
+    sequences        at work together
+
+    >>> cycle_seconds(prompt_seconds=0.05, decode_seconds=0.01, sequences=20, output_tokens=101)
+    2.0
+    """
+    return sequences * prompt_seconds + (output_tokens - 1) * decode_seconds
+
+
+@formula(
+    source="PASTA (Wolff 1982): the pass that is under way is half over, and a long one is met more often",
+    unit="seconds",
+)
+def first_token_seconds(
+    *, latency_seconds: Any, prompt_seconds: Any, decode_seconds: Any, sequences: Any, cycle: Any
+) -> Any:
+    """Time from a request's arrival to its first token (TTFT), where there is a place for it.
+
+    latency_seconds   of its own prompt
+    cycle             see `cycle_seconds`, as for the others; who is alone waits for nobody
+
+    >>> first_token_seconds(latency_seconds=0.05, prompt_seconds=0.05, decode_seconds=0.01, sequences=20, cycle=2.0)
+    0.06425
+    """
+    prompts = sequences * prompt_seconds / cycle
+    under_way = prompts * prompt_seconds + (1 - prompts) * decode_seconds
+    return latency_seconds + under_way / 2 * (1 - 1 / sequences)
+
+
+@formula(source="a decoding pass each, and the prompts of all others once an answer", unit="seconds")
+def next_token_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any) -> Any:
+    """Mean time between two tokens of a user (TPOT); arguments as in `cycle_seconds`.
+
+    >>> round(next_token_seconds(prompt_seconds=0.05, decode_seconds=0.01, sequences=21, output_tokens=101), 3)
+    0.02
+    """
+    passes = output_tokens - 1
+    return decode_seconds + where(passes > 0, (sequences - 1) * prompt_seconds / maximum(passes, 1), 0)
+
+
+@formula(source="Little 1961: requests end as often as those at work take turns", unit="tokens/s")
+def served_tokens_per_second(*, requests: Any, output_tokens: Any, cycle: Any) -> Any:
+    """Output tokens per second of all users.
+
+    requests   at work on the whole cluster
+    cycle      see `cycle_seconds`
+
+    >>> served_tokens_per_second(requests=20, output_tokens=101, cycle=2.0)
+    1010.0
+    """
+    return requests * output_tokens / cycle
 
 
 @formula(source="a machine's price over what it makes", unit="dollars")
@@ -116,6 +174,7 @@ class ServingEstimate(Report):
     interval        least and most of measured over predicted time, of 80 % of measurements; None where the calibration
                     has none for such a load
     rate            requests that arrive in a second, if that is how the load was said
+    service         the engine behind the curve
     """
 
     job: ServingJob
@@ -130,6 +189,25 @@ class ServingEstimate(Report):
     interval: tuple[float, float] | None = (1.0, 1.0)
     rate: float | None = None
     no_price: str = ""
+    service: Service | None = field(default=None, compare=False)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of a decoding pass at the point's load, by part (see `llmhw.engine.PARTS`)."""
+        assert self.service is not None
+        together, _ = self.service.batches(self.point.concurrency)
+        found = self.service.decoding(together, "parts").parts
+        return {name: float(found.get(name, 0.0)) for name in PARTS}
+
+    def explain(self, part: str | None = None) -> str:
+        """The formulas behind one part (or all) at the point's load.
+
+        part   of time: first token, next token, all users, or a part of a decoding pass and of a prompt's; of memory:
+               weights, KV cache, ...
+        """
+        assert self.service is not None
+        held = self.memory
+        return explained(part, time=self.service.passes(self.point.concurrency), memory=[held.shown()[held.worst]])
 
     @property
     def capacity(self) -> int:
@@ -328,7 +406,7 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
 
 
 @dataclass(frozen=True)
-class _Service:
+class Service:
     """One job's engine at a load: the same loop for every point of the curve."""
 
     job: ServingJob
@@ -339,54 +417,85 @@ class _Service:
     drafted: int = 0
     acceptance: float = 0.0
 
-    def decode_seconds(self, running: float) -> float:
-        """Time of a decoded token of each of so many sequences."""
-        context = self.input_tokens + self.output_tokens / 2
+    @property
+    def context(self) -> float:
+        """Tokens of a sequence, in the middle of its answer."""
+        return self.input_tokens + self.output_tokens / 2
+
+    def decoding(self, running: float, detail: str = "totals") -> Ledger:
+        """A decoded token of each of so many sequences."""
+        load = {"decoding": running, "context": self.context, "detail": detail}
+        one = self.engine.timed(**load)
         if self.draft is None:
-            return self.engine.seconds(decoding=running, context=context)
-        verify = self.engine.seconds(
+            return one
+        verify = self.engine.timed(
             prompts=max(1, round(running)),
             prompt_tokens=self.drafted + 1,
-            past=context,
+            past=self.context,
             logits=running * (self.drafted + 1),
+            detail=detail,
         )
         # a verifying pass reads the cache once, as a decoding one does
-        verify = max(verify, self.engine.seconds(decoding=running, context=context))
-        guess = self.drafted * self.draft.seconds(decoding=running, context=context)
-        made = tokens_per_verification(acceptance=self.acceptance, drafted=self.drafted)
-        return float((verify + guess) / made)
+        slower = max(verify, one, key=lambda made: float(made.total))
+        made = float(tokens_per_verification(acceptance=self.acceptance, drafted=self.drafted))
+        return Ledger(detail).merge(slower, 1 / made).merge(self.draft.timed(**load), self.drafted / made)
 
-    def prompt_seconds(self) -> tuple[float, float]:
-        """Of one prompt, less the prefix that is shared: until its first token, and of all stages' work."""
-        job, engine = self.job, self.engine
-        shared = shared_tokens(job)
-        if shared:
-            whole = engine.seconds(prompts=1, prompt_tokens=self.input_tokens - shared, past=shared)
-            return whole, whole
-        latency = engine.prompt_seconds(self.input_tokens, chunk=job.max_batched_tokens)
-        if engine.pp == 1:
-            return latency, latency
-        return latency, replace(engine, pp=1).prompt_seconds(self.input_tokens, chunk=job.max_batched_tokens)
+    def prompt(self, engine: Engine, detail: str = "totals") -> Ledger:
+        """One prompt, less the prefix that is shared, until its first token."""
+        shared = shared_tokens(self.job)
+        return engine.prompt(self.input_tokens - shared, chunk=self.job.max_batched_tokens, past=shared, detail=detail)
+
+    @cached_property
+    def _prompt_seconds(self) -> tuple[Any, Any]:
+        """Of one prompt: until its first token, and of all stages' work."""
+        latency = self.prompt(self.engine).total
+        return latency, latency if self.engine.pp == 1 else self.prompt(replace(self.engine, pp=1)).total
+
+    def batches(self, concurrency: Any) -> tuple[Any, Any]:
+        """Sequences of a batch, and batches that the stages of an instance work on at once."""
+        each = maximum(1.0, concurrency / self.job.replicas)
+        ways = maximum(1, minimum(_ways(self.job), each // 1))
+        return each / ways, ways
+
+    def answers(self, concurrency: Any, detail: str = "terms") -> Ledger:
+        """First token, next token and tokens per second, with the formulas behind them.
+
+        In steady state every request's prompt passes while the others decode.
+        """
+        together, ways = self.batches(concurrency)
+        latency, work = self._prompt_seconds
+        given: dict[str, Any] = {
+            "prompt_seconds": minimum(latency * ways, work),  # it holds up the batch that it shares a stage with
+            "decode_seconds": self.decoding(together).total,
+            "sequences": together,
+        }
+        tokens, found, behind = self.output_tokens, Ledger(detail), Ledger(detail)
+        cycle = behind.add("", "the cycle", cycle_seconds, **given, output_tokens=tokens)
+        first = {"latency_seconds": latency, "cycle": cycle, "because": behind}
+        found.add("first token", "half a pass, then the prompt", first_token_seconds, **given, **first)
+        found.add("next token", "decoding, beside prompts", next_token_seconds, **given, output_tokens=tokens)
+        every = {"requests": concurrency, "output_tokens": tokens, "cycle": cycle, "because": behind}
+        found.add("all users", "requests that take turns", served_tokens_per_second, **every)
+        return found
 
     def at(self, concurrency: int) -> Point:
-        """In steady state every request's prompt passes while the others decode.
+        """The point of the curve with so many requests at work."""
+        first, following, every = self.answers(concurrency).parts.values()
+        return Point(concurrency, float(first), float(following), float(every))
 
-        The prompt gives the first token; all others take a decoding pass each.
-        """
-        each = max(1.0, concurrency / self.job.replicas)
-        ways = max(1, min(_ways(self.job), int(each)))
-        together = each / ways
-        latency, work = self.prompt_seconds()
-        # how long a prompt holds up the sequences that it shares a stage with
-        held = min(latency * ways, work)
-        decode = self.decode_seconds(together)
-        passes = self.output_tokens - 1
-        cycle = together * held + passes * decode
-        tpot = ((together - 1) * held + passes * decode) / passes if passes else decode
-        # whoever comes while others are at work waits for half a pass, of a prompt or of a token
-        prompts = together * held / cycle
-        wait = (prompts * held + (1 - prompts) * decode) / 2 * (1 - 1 / together)
-        return Point(concurrency, latency + wait, tpot, concurrency / cycle * self.output_tokens)
+    def passes(self, concurrency: int) -> list[Estimate]:
+        """The answers at a load and the two passes that they are made of, with their formulas."""
+        together, _ = self.batches(concurrency)
+        answers = self.answers(concurrency)
+        load = f"{concurrency:,} requests at work"
+        decoding = f"A token of each of {together:,.4g} sequences that have {self.context:,.0f} tokens"
+        prompt = f"A prompt of {self.input_tokens:,} tokens"
+        return [
+            answers.estimate(f"Time with {load}", "seconds", ("first token", "next token")),
+            answers.estimate(f"Speed with {load}", "tokens/s", ("all users",)),
+            self.decoding(together, "terms").estimate(decoding, "seconds", PARTS),
+            self.prompt(self.engine, "terms").estimate(prompt, "seconds", PARTS),
+        ]
 
 
 def _ways(job: ServingJob) -> int:
@@ -452,18 +561,11 @@ def serve(
             check_number(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    if prompt + answer > job.context_limit:
-        raise LLMHWError(
-            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.context_limit}"
-        )
-    if prompt <= job.prefix_tokens:
-        raise LLMHWError(
-            f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
-        )
+    check_lengths(job, prompt, answer)
     held, room = _room(job, prompt + answer, draft)
     known = calibration or read_calibration("serving_time")
     engine = engine_for(job, calibration=known)
-    service = _Service(
+    service = Service(
         job, engine, prompt, answer, None if draft is None else replace(engine, spec=draft), drafted, acceptance
     )
     steps = sorted({1, room, *(2**i for i in range(room.bit_length()) if 2**i < room)})
@@ -475,10 +577,35 @@ def serve(
         point, saturated = service.at(min(load, room)), load > room
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
     interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
-    limits = (slo_ttft, slo_tpot)
     return ServingEstimate(
-        job, prompt, answer, held, point, curve, paid, saturated, limits, interval, rate=wanted, no_price=unpaid
+        job,
+        prompt,
+        answer,
+        held,
+        point,
+        curve,
+        paid,
+        saturated,
+        (slo_ttft, slo_tpot),
+        tuple(interval) if interval else None,
+        wanted,
+        unpaid,
+        service,
     )
+
+
+def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int:
+    """Tokens of a request, if the job takes it."""
+    prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
+    if prompt + answer > job.context_limit:
+        raise LLMHWError(
+            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.context_limit}"
+        )
+    if prompt <= job.prefix_tokens:
+        raise LLMHWError(
+            f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
+        )
+    return prompt + answer
 
 
 def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
@@ -496,7 +623,7 @@ def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple
     return held, min(fitting, job.max_sequences * job.attention_dp) * job.replicas
 
 
-def _at_rate(service: _Service, rate: float, room: int) -> tuple[Point, bool]:
+def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:
     """The fewest requests at work with which as many end as arrive (Little's law), by bisection."""
     answer = service.output_tokens
     full = service.at(room)
@@ -884,5 +1011,5 @@ def bandwidth_bound_tokens_per_second(
     >>> limit > serve(job, input_tokens=100, output_tokens=100, concurrency=1).point.tokens_per_second
     True
     """
-    service = _Service(job, bound(engine_for(job)), input_tokens, output_tokens)
+    service = Service(job, bound(engine_for(job)), input_tokens, output_tokens)
     return service.at(check_count("concurrency", concurrency)).tokens_per_second

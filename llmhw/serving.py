@@ -38,34 +38,6 @@ def paged_tokens(*, tokens: Any, page_size: Any) -> Any:
 
 
 @formula(
-    source="PagedAttention (Kwon et al. 2023), section 3.1: at most one page a sequence is partly empty",
-    unit="fraction",
-)
-def paged_waste(*, tokens: Any, page_size: Any) -> Any:
-    """Share of a sequence's pages that lies empty, on average over lengths near `tokens`.
-
-    >>> round(paged_waste(tokens=1000, page_size=16), 4)
-    0.0074
-    """
-    return (page_size - 1) / 2 / (tokens + (page_size - 1) / 2)
-
-
-@formula(
-    source="PagedAttention (Kwon et al. 2023), section 3.1: reserved for the longest possible answer", unit="fraction"
-)
-def contiguous_waste(*, tokens: Any, reserved: Any) -> Any:
-    """Share of the cache that lies empty when each sequence has one block for its greatest length.
-
-    tokens     of a sequence, on average
-    reserved   tokens that its block has room for
-
-    >>> contiguous_waste(tokens=512, reserved=2048)
-    0.75
-    """
-    return 1 - tokens / reserved
-
-
-@formula(
     source="vLLM's start-up profiles: gate, up and their product beside the residual stream, its norm and the result",
     unit="bytes",
 )

@@ -543,35 +543,3 @@ def rank_parameter_bytes(
     6738681856
     """
     return int(rank_states(spec, parallelism, place, optimizer="sgd", precision=precision)["weights"])
-
-
-def rank_gradient_bytes(
-    spec: ModelSpec,
-    parallelism: Parallelism,
-    place: Place | int = 0,
-    *,
-    precision: str = "bf16-mixed",
-    kernels: str = "megatron",
-) -> int:
-    """Bytes of the gradients that a rank holds when a step's backward pass has ended; `kernels` as in `rank_states`."""
-    states = rank_states(spec, parallelism, place, optimizer="sgd", precision=precision, kernels=kernels)
-    return int(states["gradients"])
-
-
-def rank_optimizer_bytes(
-    spec: ModelSpec,
-    parallelism: Parallelism,
-    place: Place | int = 0,
-    *,
-    optimizer: str = "adamw",
-    precision: str = "bf16-mixed",
-) -> int:
-    """Bytes of the optimizer's states that a rank holds, its fp32 master copy included.
-
-    >>> from llmhw import model
-    >>> spec = model("llama-2-7b")
-    >>> round(rank_optimizer_bytes(spec, Parallelism(dp=8, zero=1)) / spec.parameters.total, 3)
-    1.5
-    """
-    states = rank_states(spec, parallelism, place, optimizer=optimizer, precision=precision)
-    return int(sum(part.value for part in states if part.name not in ("weights", "gradients")))

@@ -191,6 +191,12 @@ class StepTime:
         """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
         return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
 
+    @property
+    def estimate(self) -> Estimate:
+        """The parts with the formulas behind them."""
+        assert self.reason is not None
+        return self.reason()
+
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all) with this job's numbers put in.
 
@@ -199,8 +205,7 @@ class StepTime:
         >>> print(time_step(job).explain("stragglers").splitlines()[0])
         stragglers = 0 ns
         """
-        assert self.reason is not None
-        return self.reason().explain(part)
+        return self.estimate.explain(part)
 
 
 @dataclass(slots=True)
@@ -470,8 +475,7 @@ class StepTimer:
     @property
     def _gathers(self) -> bool:
         """Whether ZeRO-3 gathers weights for every micro-batch: under a pipeline they stay whole for the step."""
-        zero, shards = self.x.zero == 3, self.x.dp * self.x.cp > 1
-        return self.job.parallelism.pp == 1 and bool(_any(zero & shards))
+        return self.job.parallelism.pp == 1 and _any(self.x.zero == 3)
 
     def _shard_messages(self, held: Iterable[int | str], what: str = "a block") -> list[Collective]:
         """FSDP's messages for a kind of layer, or for the ends: experts lie on other ranks than the rest."""

@@ -12,7 +12,7 @@ from llmhw.block import Block, block, first_block, last_block, layer_input, save
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
-from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, formula, term
+from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
 from llmhw.messages import gathered_width
@@ -488,6 +488,11 @@ class TrainingEstimate(Report):
     def memory(self) -> JobMemory:
         """Memory of every pipeline stage; computed when it is first asked for."""
         return memory(self.job)
+
+    def explain(self, part: str | None = None) -> str:
+        """The formulas behind one part (or all) of the step's time, or of the fullest stage's memory."""
+        held = self.memory
+        return explained(part, time=[self.time.estimate], memory=[held.shown()[held.worst]])
 
     @property
     def step_seconds(self) -> float:

@@ -257,6 +257,20 @@ def parse_count(argument: str, text: str) -> float:
     return value
 
 
+def finite(text: str) -> float | None:
+    """The finite number that a cell of a table holds; None if it holds none.
+
+    >>> finite("1e3"), finite("1_000"), finite("inf"), finite("8 GPUs")
+    (1000.0, None, None, None)
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # float() also reads "1_000", "nan" and "inf"
+    return value if math.isfinite(value) and "_" not in text else None
+
+
 def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
     """The known names that look most like `word`, best first."""
     import difflib
@@ -324,6 +338,14 @@ def check_number(
     return float(value)
 
 
+def indivisible(divisor: str, d: int, number: str, n: int) -> str:
+    """What is wrong if d does not divide n, and the values that would."""
+    fitting = [str(k) for k in range(1, n + 1) if n % k == 0]
+    if len(fitting) > 12:
+        fitting = [*fitting[:10], "...", fitting[-1]]
+    return f"{divisor}={d} does not divide {number}={n}; use one of {', '.join(fitting)}"
+
+
 def check_divides(divisor: str, d: int, number: str, n: int) -> None:
     """An error unless d divides n; it lists the values that would.
 
@@ -332,7 +354,4 @@ def check_divides(divisor: str, d: int, number: str, n: int) -> None:
     llmhw.units.LLMHWError: tp=3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32
     """
     if d < 1 or n % d:
-        fitting = [str(k) for k in range(1, n + 1) if n % k == 0]
-        if len(fitting) > 12:
-            fitting = [*fitting[:10], "...", fitting[-1]]
-        raise LLMHWError(f"{divisor}={d} does not divide {number}={n}; use one of {', '.join(fitting)}")
+        raise LLMHWError(indivisible(divisor, d, number, n))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil, exp, inf, isfinite
+from math import ceil, exp, inf
 from os import PathLike
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from llmhw.units import LLMHWError, check_count, check_number, nearest
+from llmhw.units import LLMHWError, check_count, check_number, finite, nearest
 
 
 class Request(NamedTuple):
@@ -257,14 +257,9 @@ class Recorded:
 
 
 def _number(row: Mapping[str, str], column: str, place: str) -> float:
-    text = row[column]
-    try:
-        value = float(text)
-    except ValueError:
-        value = inf
-    # float() also reads "1_000", "nan" and "inf"
-    if not isfinite(value) or "_" in text:
-        raise LLMHWError(f"{place}: {column}={text!r} must be a number, without unit and thousands separators")
+    value = finite(row[column])
+    if value is None:
+        raise LLMHWError(f"{place}: {column}={row[column]!r} must be a number, without unit and thousands separators")
     return value
 
 

@@ -49,22 +49,6 @@ class Quantiles:
         for value in values:
             self.add(value)
 
-    def merge(self, other: Quantiles) -> None:
-        """All numbers of another one, with the same relative error."""
-        if other.relative_error != self.relative_error:
-            raise LLMHWError(
-                f"relative_error={other.relative_error} cannot be merged into {self.relative_error}; use one for both"
-            )
-        if other._buckets:
-            if not self._buckets:
-                self._fold()
-            for bucket, count in other._buckets.items():
-                self._buckets[bucket] = self._buckets.get(bucket, 0) + count
-            self._count += other._count
-            self._sum += other._sum
-            self._least, self._most = min(self._least, other._least), max(self._most, other._most)
-        self.extend(other._pending)
-
     def _fold(self) -> None:
         values, self._pending = self._pending, []
         if not values:

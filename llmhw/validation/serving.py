@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 from llmhw.catalog import read_calibration
-from llmhw.engine import Engine, class_of, engine_of, offline_tokens_per_second, request_seconds
+from llmhw.engine import Engine, engine_of
 from llmhw.hardware import Cluster
 from llmhw.memory import kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
@@ -24,6 +24,44 @@ REQUIRED = ("model_name", "quant", "gpu", "n_gpus", "engine", "metric", "value")
 _LAYOUTS = (1, 2, 4, 8)
 
 
+def _request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> float:
+    """A batch of equal requests that start together: all prompts, then one token of each at a time.
+
+    Time is affine in what is cached, so that the middle of the answer stands for all of it.
+    """
+    first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
+    return float(first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2))
+
+
+def _offline_tokens_per_second(
+    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
+) -> float:
+    """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
+
+    room       sequences that the cache and the engine's limit have room for
+    requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
+
+    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
+    """
+    running = max(1.0, room * engine.constants.running)
+    together = max(1, int(8192 // prompt))
+    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
+    context = prompt + answer / 2
+    if requests is None:
+        return float(1 / (engine.seconds(decoding=running, context=context) / running + reading / answer))
+    waves, rest = divmod(requests, min(running, requests))
+    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
+    decoding += engine.seconds(decoding=rest, context=context)
+    return float(requests * answer / (requests * reading + answer * decoding))
+
+
+def _class_of(metric: str) -> str:
+    """Which measured errors speak for a prediction: throughput of batches, single-stream decode, or prompts."""
+    if metric.startswith("decode"):
+        return "decode"
+    return "prefill" if metric.startswith(("prefill", "ttft")) else "throughput"
+
+
 def _offline(row: Row, calibration: Mapping[str, Any]) -> float:
     """All requests are there from the start, and the layout is the fastest (MLPerf's offline scenario)."""
     prompt, answer = row.count("mean_isl", None), row.count("mean_osl", None)
@@ -34,7 +72,7 @@ def _offline(row: Row, calibration: Mapping[str, Any]) -> float:
         engine = _engine(row, calibration, tp=tp, count=tp)
         room = _room(engine, prompt + answer / 2)
         if room > 1:
-            speed = offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer)
+            speed = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer)
             best = max(best, count / tp * speed)
     if not best:
         raise LLMHWError(f"the weights do not fit on up to 8 of {count} devices")
@@ -101,18 +139,18 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     elif metric == "ttft_ms":
         predicted, value = engine.seconds(prompts=max(1, batch), prompt_tokens=prompt), value / 1e3
     elif metric == "request_latency_ms":
-        predicted, value = request_seconds(engine, batch=batch, prompt=prompt, answer=answer), value / 1e3
+        predicted, value = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer), value / 1e3
     elif metric in ("output_tokens_per_s_total", "output_tokens_per_s_per_gpu"):
         if not prompt or not answer:
             raise LLMHWError("isl or osl not stated: the lengths of prompts and answers are not known")
         seconds = False
         if batch:
-            predicted = batch * answer / request_seconds(engine, batch=batch, prompt=prompt, answer=answer)
+            predicted = batch * answer / _request_seconds(engine, batch=batch, prompt=prompt, answer=answer)
         else:
             # TensorRT-LLM admits a request only if the cache has room for its last token
             room = _room(engine, prompt + answer)
             requests = row.count("requests", 0) or None
-            predicted = offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, requests=requests)
+            predicted = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, requests=requests)
         predicted /= row.count("n_gpus") if metric.endswith("per_gpu") else 1
     else:
         known_metrics = "decode_tok_per_s, prefill_tok_per_s, ttft_ms, request_latency_ms or output_tokens_..."
@@ -123,7 +161,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
 def _prediction(
     predicted: float, measured: float, metric: str, seconds: bool, calibration: Mapping[str, Any]
 ) -> Prediction:
-    unit, meter = "seconds" if seconds else "tokens/s", class_of(metric)
+    unit, meter = "seconds" if seconds else "tokens/s", _class_of(metric)
     low, high = scaled(predicted, calibration["interval"].get(meter), unit)
     return Prediction(predicted=predicted, measured=measured, unit=unit, meter=meter, low=low, high=high)
 

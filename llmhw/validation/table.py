@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isfinite
 from os import PathLike
 from typing import Any
 
@@ -14,7 +13,7 @@ from llmhw.catalog import model_names, read_model
 from llmhw.hardware import Accelerator, accelerator
 from llmhw.model import ModelSpec, model
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, nearest, unknown_name
+from llmhw.units import LLMHWError, finite, nearest, unknown_name
 
 Source = str | PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -57,7 +56,7 @@ class Row(dict[str, str]):
         """A finite number; `default` if the cell is empty, an error if there is none."""
         if not self[column] and default is not None:
             return default
-        value = _float(self[column])
+        value = finite(self[column])
         if value is None:
             raise self.error(column, "a number, without unit and thousands separators")
         return value
@@ -66,7 +65,7 @@ class Row(dict[str, str]):
         """A finite number above 0; `default` if the cell is empty, an error if there is none."""
         if not self[column] and default is not None:
             return default
-        value = _float(self[column])
+        value = finite(self[column])
         if value is None or value <= 0:
             raise self.error(column, "a number above 0, without unit and thousands separators")
         return value
@@ -80,7 +79,7 @@ class Row(dict[str, str]):
         """
         if not self[column] and default is not None:
             return default
-        value = _float(self[column])
+        value = finite(self[column])
         if value is None or not value.is_integer() or value < least:
             raise self.error(column, f"a whole number of at least {least}")
         if value > most:
@@ -381,12 +380,3 @@ def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
-
-
-def _float(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    # float() also reads "1_000", "nan" and "inf"
-    return value if isfinite(value) and "_" not in text else None

@@ -47,3 +47,12 @@ def test_the_lock_file_names_no_host() -> None:
 
 def test_base_install_is_small() -> None:
     assert {re.split(r"[<>=]", name)[0] for name in PROJECT["dependencies"]} == {"numpy", "pandas"}
+
+
+def test_the_floor_of_numpy_has_what_is_used() -> None:
+    """Arrays know `__array_namespace__` since NumPy 2.0; pandas works with that from 2.2.2 on."""
+    floors = dict(re.fullmatch(r"(\w+)>=([\d.]+)", name).groups() for name in PROJECT["dependencies"])  # type: ignore[union-attr]
+    floor = {name: tuple(map(int, version.split("."))) for name, version in floors.items()}
+    used = [str(p) for p in (ROOT / "llmhw").rglob("*.py") if "__array_namespace__" in p.read_text(encoding="utf-8")]
+    assert floor["numpy"] >= (2, 0) or not used
+    assert floor["numpy"] < (2, 0) or floor["pandas"] >= (2, 2, 2)

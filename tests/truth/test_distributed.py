@@ -15,7 +15,7 @@ import pytest
 
 from llmhw.measure.distributed import DistributedMeasurement, layout_of, main, make_case, measure_layouts
 from llmhw.measure.launch import run_cases
-from llmhw.schedule import pipeline_idle_slots, zero_bubble_idle_slots
+from llmhw.schedule import bubble_seconds
 from llmhw.units import LLMHWError
 
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
@@ -72,10 +72,9 @@ def check(found: DistributedMeasurement) -> None:
     p = found.job.parallelism
     assert {row.rank for row in found.rows} == set(range(p.devices))
     if p.pp > 1:
-        expected = zero_bubble_idle_slots(stages=p.pp)
-        if p.pipeline_schedule != "zero-bubble":
-            expected = p.vpp * pipeline_idle_slots(stages=p.pp, chunks=p.vpp)  # slots of a chunk
-        assert found.idle == (expected,) * p.pp
+        others = {"forward": p.pp - 1, "backward": 2 * (p.pp - 1), "chunks": p.vpp}
+        wait = bubble_seconds(**others, zero_bubble=p.pipeline_schedule == "zero-bubble")
+        assert found.idle == (p.vpp * wait,) * p.pp  # slots of a chunk
 
 
 @pytest.mark.xdist_group("distributed-few")

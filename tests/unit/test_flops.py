@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import llmhw
-from llmhw import flops, rates
+from llmhw import flops
 from llmhw.units import LLMHWError
 
 
@@ -74,23 +74,6 @@ def test_utilization_of_published_runs() -> None:
         peak_flops_per_second=llmhw.accelerator("tpu v4").peak("bf16"),
     )
     assert mfu == pytest.approx(0.462, abs=0.002)
-
-
-def test_roofline() -> None:
-    h100 = llmhw.accelerator("h100")
-    ridge = rates.ridge_point(
-        peak_flops_per_second=h100.peak("bf16"), bandwidth_bytes_per_second=h100.memory_bandwidth_bytes_per_second
-    )
-    assert ridge == pytest.approx(h100.ridge("bf16"))
-    for intensity, limit in ((ridge / 10, "memory"), (ridge * 10, "arithmetic")):
-        seconds = rates.roofline_seconds(
-            flops=intensity * 1e9,
-            memory_bytes=1e9,
-            peak_flops_per_second=h100.peak("bf16"),
-            bandwidth_bytes_per_second=h100.memory_bandwidth_bytes_per_second,
-        )
-        by_memory = 1e9 / h100.memory_bandwidth_bytes_per_second
-        assert (seconds == pytest.approx(by_memory)) == (limit == "memory")
 
 
 @pytest.mark.parametrize(

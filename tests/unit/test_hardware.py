@@ -355,7 +355,7 @@ def test_an_instance_has_its_newest_on_demand_price() -> None:
     machine = instance("P5-48xlarge", provider="aws")
     assert (machine.accelerator.name, machine.count) == ("H100 SXM5 80GB", 8)
     assert (machine.price_per_hour, machine.region, machine.date) == (55.04, "us-east-1", "2026-10-10")
-    assert machine.price_per_device_hour == pytest.approx(6.88)
+    assert machine.price_per_hour / machine.count == pytest.approx(6.88)
     assert machine.network_bytes_per_second == 400e9
 
 

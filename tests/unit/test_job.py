@@ -103,6 +103,6 @@ def test_a_field_is_checked_by_itself(options: dict[str, object], message: str) 
 def test_a_run_takes_options_or_their_names() -> None:
     asked = RunOptions(price=2.0, pue=1.1)
     sizes = {"step_seconds": 1, "tokens_per_step": 1e6, "tokens": 1e9, "flops_per_token": 1e9, "checkpoint_bytes": 1e9}
-    found = training_run(asked, accelerator="h100", devices=8, pue=1.3, **sizes)  # type: ignore[arg-type]
-    assert found == training_run(price=2.0, pue=1.3, accelerator="h100", devices=8, **sizes)  # type: ignore[arg-type]
+    found = training_run(asked, cluster=Cluster("h100", 8), pue=1.3, **sizes)  # type: ignore[arg-type]
+    assert found == training_run(price=2.0, pue=1.3, cluster=Cluster("h100", 8), **sizes)  # type: ignore[arg-type]
     assert {"pue", "power_fraction"} & {d.argument for d in found.defaults} == {"power_fraction"}

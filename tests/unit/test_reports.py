@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from html import escape
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from llmhw.hardware import Accelerator
 from llmhw.messages import Communication, collectives
 from llmhw.model import ModelSpec
 from llmhw.peak import StepPeak, step_peak
+from llmhw.search import SearchResult, search
 from llmhw.service import ServingEstimate, SimulatedService, simulate_service
 from llmhw.serving import ServingMemory, serving_memory
 from llmhw.simulation import SimulationResult
@@ -153,6 +155,12 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
         ("all",),
         "source",
     ),
+    SearchResult.__name__: (
+        lambda: search(_job(), best=3, tp=2, pp=(1, 2)),
+        "layouts of llama-3-8b on 16 x H100 SXM5 80GB, 2 nodes of 8 ",
+        (" tried, ", " valid, ", "16 x H100 SXM5 80GB", "tp=2", " refused: "),
+        None,
+    ),
     "Measurement": (_measurement, "states\n", ("0.5000", "\na note"), "bytes"),
     "SavedActivations": (_saved, "activations kept by gpt2", ("transformer.h.*.mlp", "1.0000"), None),
     "DistributedMeasurement": (
@@ -203,6 +211,9 @@ def test_every_report_has_all_faces(name: str) -> None:
 
 
 def test_these_are_all_reports() -> None:
+    pytest.importorskip("torch")
+    import_module("llmhw.measure.distributed")
+
     def below(kind: type) -> set[str]:
         return {kind.__name__}.union(*(below(sub) for sub in kind.__subclasses__()))
 

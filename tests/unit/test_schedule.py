@@ -6,15 +6,7 @@ from collections import Counter
 
 import pytest
 
-from llmhw.schedule import (
-    bubble_fraction,
-    idle_slots,
-    micro_batches_in_flight,
-    pipeline_actions,
-    pipeline_idle_slots,
-    time_slots,
-    zero_bubble_idle_slots,
-)
+from llmhw.schedule import bubble_seconds, idle_slots, micro_batches_in_flight, pipeline_actions, time_slots
 from llmhw.units import LLMHWError
 
 CASES = [
@@ -34,13 +26,15 @@ def test_every_pass_runs_once_and_idle_slots_are_as_published(schedule: str, pp:
         expected = [f"{k}{v * pp + stage}.{m}" for k in kinds for v in range(vpp) for m in range(count)]
         assert Counter(order) == Counter(expected)
     idle = idle_slots(time_slots(actions))
+    others = {"forward": pp - 1, "backward": 2 * (pp - 1), "chunks": vpp}
     if schedule == "zero-bubble":
         if count >= 2 * pp:  # the table's bubble is that of enough micro-batches
-            assert idle == (zero_bubble_idle_slots(stages=pp),) * pp
+            assert idle == (bubble_seconds(**others, zero_bubble=1),) * pp
+            assert idle[0] == pp - 1, "Zero Bubble (Qi et al. 2023), table 1: (p - 1) (F + B - W)"
     else:
-        assert idle == (vpp * pipeline_idle_slots(stages=pp, chunks=vpp),) * pp
-        fraction = idle[0] / (3 * vpp * count)
-        assert fraction == pytest.approx(bubble_fraction(stages=pp, micro_batches=count, chunks=vpp))
+        assert idle == (vpp * bubble_seconds(**others),) * pp
+        # Megatron-LM (Narayanan et al. 2021), section 2.2: idle over working time is (p - 1) / (v m)
+        assert idle[0] / (3 * vpp * count) == pytest.approx((pp - 1) / (vpp * count))
 
 
 def test_micro_batches_in_flight() -> None:

@@ -19,8 +19,6 @@ from llmhw.model import PARTS, SPLITS, ModelSpec, Tensor
 from llmhw.sharding import (
     place_of,
     places,
-    rank_gradient_bytes,
-    rank_optimizer_bytes,
     rank_parameter_bytes,
     rank_states,
     rank_tensors,
@@ -261,9 +259,11 @@ def test_bytes() -> None:
     p = Parallelism(dp=2, zero=2)
     total = spec.parameters.total
     assert rank_parameter_bytes(spec, p, 1) == 2 * total
-    assert rank_gradient_bytes(spec, p, 0, precision="fp32") == 4 * -(-total // 2)
+    assert rank_states(spec, p, 0, optimizer="sgd", precision="fp32")["gradients"] == 4 * -(-total // 2)
     steps = sum(count for _, count in shard_tensors(spec, p, 0))
-    assert rank_optimizer_bytes(spec, p) == 12 * -(-total // 2) + 4 * steps
+    states = rank_states(spec, p, 0, optimizer="adamw", precision="bf16-mixed")
+    away = states["weights"] + states["gradients"]
+    assert states.total - away == 12 * -(-total // 2) + 4 * steps
 
 
 def test_an_unknown_role_is_an_error() -> None:

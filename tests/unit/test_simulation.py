@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmhw import queueing
 from llmhw.queueing import StepModel
 from llmhw.simulation import (
     SLO,
@@ -80,7 +79,7 @@ def one_server(lengths: Any, rate: float) -> SimulationResult:
 @pytest.mark.parametrize("rho", [0.3, 0.7])
 def test_exponential_service_is_m_m_1(rho: float) -> None:
     found = one_server(Exponential(100_000), rho)
-    wait = queueing.mm1_wait_seconds(arrivals_per_second=rho, service_seconds=1)
+    wait = rho / (1 - rho)  # Erlang 1909
     assert mean(found, "wait") == pytest.approx(wait, rel=0.06)
     assert found.utilization == pytest.approx(rho, rel=0.02)
     # the time in the system is exponential: its median is ln 2 of its mean
@@ -91,7 +90,7 @@ def test_exponential_service_is_m_m_1(rho: float) -> None:
 @pytest.mark.parametrize("rho", [0.3, 0.8])
 def test_constant_service_is_m_d_1(rho: float) -> None:
     found = one_server(100_000, rho)
-    wait = queueing.md1_wait_seconds(arrivals_per_second=rho, service_seconds=1)
+    wait = rho / (1 - rho) / 2  # Pollaczek 1930, Khinchine 1932: without variance half of M/M/1
     assert mean(found, "wait") == pytest.approx(wait, rel=0.05)
     assert mean(found, "latency") == pytest.approx(wait + 1, rel=0.04)
 
@@ -115,29 +114,33 @@ def test_one_server_is_lindleys_recursion() -> None:
 @pytest.mark.parametrize("rate", [0.5, 2.0, 20.0])
 @pytest.mark.parametrize("mode", ["dynamic", "continuous"])
 def test_a_batch_of_all_that_wait_is_batch_service(rate: float, mode: str) -> None:
-    """One step serves whoever is there, for a constant time."""
+    """One step serves whoever is there, for a constant time.
+
+    The server is idle only after a batch during which nobody came. Who comes while it is busy, a share
+    s / (s + exp(-rate s) / rate) of the time, waits half a service on average (renewal cycles; PASTA, Wolff 1982).
+    """
     load = Poisson(rate, input_tokens=1, output_tokens=1, requests=20_000, seed=1)
     found = simulate(Engine(StepModel(1.0), mode=mode, max_sequences=1000), load)
-    wait = queueing.batch_service_wait_seconds(arrivals_per_second=rate, service_seconds=1)
+    wait = 1 / (1 + math.exp(-rate) / rate) / 2
     assert mean(found, "wait") == pytest.approx(wait, rel=0.02)
 
 
 def test_a_static_batch_waits_until_it_is_full() -> None:
     load = Poisson(4, input_tokens=1, output_tokens=1, requests=27_000, seed=1)
     found = simulate(Engine(StepModel(1e-6), mode="static", max_sequences=9), load)
-    assert mean(found, "wait") == pytest.approx(queueing.batch_fill_seconds(arrivals_per_second=4, batch=9), rel=0.02)
+    assert mean(found, "wait") == pytest.approx((9 - 1) / (2 * 4), rel=0.02)
 
 
 @pytest.mark.parametrize("lengths", [100, Exponential(100), LogNormal(60, 1)], ids=str)
 def test_continuous_batching_without_a_base_is_processor_sharing(lengths: Any) -> None:
-    """Mean latency depends on the mean length alone, as the theory says."""
+    """Mean latency depends on the mean length alone (Sakata, Noguchi and Oizumi 1971)."""
     mean_tokens = statistics.fmean(r.output_tokens - 1 for r in Poisson(1, 1, lengths, requests=12_000, seed=2))
     rate = 0.6 / (mean_tokens * 0.01)
     found = simulate(
         Engine(StepModel(0, sequence_seconds=0.01), max_sequences=10**6),
         Poisson(rate, input_tokens=1, output_tokens=lengths, requests=12_000, seed=2),
     )
-    shared = queueing.processor_sharing_seconds(arrivals_per_second=rate, service_seconds=mean_tokens * 0.01)
+    shared = mean_tokens * 0.01 / (1 - 0.6)
     assert mean(found, "latency") == pytest.approx(shared, rel=0.1)
 
 

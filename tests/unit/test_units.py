@@ -47,6 +47,18 @@ def test_numbers_and_arrays_take_the_same_path() -> None:
     assert units.minimum(np.float64(2.0), 3) == 2.0
 
 
+def test_an_array_is_told_by_what_every_numpy_has() -> None:
+    class Old(np.ndarray):  # NumPy 1's arrays have no `__array_namespace__`
+        @property
+        def __array_namespace__(self) -> None:
+            raise AttributeError
+
+    array = np.array([1, 5, 9]).view(Old)
+    assert not hasattr(array, "__array_namespace__")
+    assert units.maximum(array, 4).tolist() == [4, 5, 9]
+    assert units.where(array > 4, array, 0).tolist() == [0, 5, 9]
+
+
 @pytest.mark.parametrize("value", [-1, 0, 1.5, "3", True, None, float("nan")])
 def test_counts_refuse_what_is_not_a_count(value: object) -> None:
     with pytest.raises(LLMHWError, match=r"batch=.* must be a whole number of at least 1"):

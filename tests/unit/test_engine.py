@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from random import Random
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 import llmhw
-from llmhw.communication import all_reduce_wire_bytes
+from llmhw.engine import PARTS, Engine, Formats, bound, engine_of, experts_touched, formats_of
+from llmhw.messages import all_reduce_wire_bytes
+from llmhw.rates import BOUND, ServingConstants, constants_of
 from llmhw.service import serve
-from llmhw.engine import BOUND, Engine, bound, cache_read_bytes, engine_of, experts_touched
 from llmhw.units import LLMHWError
 
 
@@ -34,22 +36,157 @@ def test_experts_touched_is_what_a_router_draws(experts: int, used: int, tokens:
     assert used <= told <= min(experts, used * tokens) + 1e-9
 
 
-@pytest.mark.parametrize("name", ["llama-3-8b", "llama-3-70b", "gpt2"])
-def test_cache_read_is_the_whole_cache(name: str) -> None:
-    spec = llmhw.model(name)
-    context = min(1000, spec.max_seq_len or 1000)
-    read = 0.0
-    for layer, count in spec.layer_kinds:
-        assert layer.attention is not None
-        a = layer.attention
-        shape = {"kv_heads": a.kv_heads, "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
-        read += count * cache_read_bytes(batch=3, context=context, bytes_per_element=2, **shape)
-    assert read == llmhw.kv_cache(spec, batch=3, seq_len=context).total
+def part(engine: Engine, name: str, **load: Any) -> float:
+    return float(engine.timed(**load, detail="parts").parts.get(name, 0.0))
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "gpt2", "gemma-2-9b", "deepseek-v3", "mistral-7b"])
+def test_decoding_reads_the_whole_cache(name: str) -> None:
+    engine = peak(name)
+    context = min(6000, engine.spec.max_seq_len or 6000)
+    read = part(engine, "attention over the cache", decoding=3, context=context)
+    held = llmhw.kv_cache(engine.spec, batch=3, seq_len=context).total
+    assert read * engine.device.memory_bandwidth_bytes_per_second == pytest.approx(held)
+
+
+@pytest.mark.parametrize("kv", ["bf16", "fp8"])
+def test_linear_attention_reads_its_state_and_writes_it_back(kv: str) -> None:
+    engine = peak("qwen3-next-80b-a3b", kv=kv)
+    read = part(engine, "attention over the cache", decoding=3, context=6000)
+    held = llmhw.kv_cache(engine.spec, batch=3, seq_len=6000, kv_format=kv)
+    moved = held.total + held["state"]
+    assert read * engine.device.memory_bandwidth_bytes_per_second == pytest.approx(moved)
+
+
+def test_sparse_attention_reads_what_its_indexer_chose() -> None:
+    """DeepSeek-V3.2 differs from V3 in this only: 2,048 latents, and the indexer's key of every token."""
+    dense, sparse = peak("deepseek-v3"), peak("deepseek-v3.2")
+    load = {"decoding": 1, "context": 131072}
+    moved = [part(e, "attention over the cache", **load) * 3.35e12 for e in (dense, sparse)]
+    assert moved[0] == pytest.approx(61 * 131072 * 576 * 2)
+    assert moved[1] == pytest.approx(61 * (2048 * 576 + 131072 * 128) * 2)
+    # where nothing is left out, it has the indexer on top
+    short = [part(e, "attention over the cache", decoding=1, context=2048) * 3.35e12 for e in (dense, sparse)]
+    assert short[1] - short[0] == pytest.approx(61 * 2048 * 128 * 2)
+
+
+def test_a_chunk_is_half_full_on_average() -> None:
+    """Llama 4: three layers in four see their own chunk of 8,192; every fourth sees all."""
+    engine = peak("llama-4-scout")
+    a = engine.spec.layers[0].attention
+    assert a is not None
+    one = a.kv_heads * 2 * a.head_dim * 2
+    for context, chunk in ((8000, 8000), (100_000, 4096)):
+        read = part(engine, "attention over the cache", decoding=1, context=context) * 3.35e12
+        assert read == pytest.approx((36 * chunk + 12 * context) * one)
+
+
+@pytest.mark.parametrize("past", [0, 3000])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llama-3-8b", "gemma-2-9b", "mistral-7b", "gpt-oss-120b", "deepseek-v3", "deepseek-v3.2", "llama-4-scout"),
+        *("qwen3-next-80b-a3b", "falcon-40b"),
+    ],
+)
+def test_attention_over_a_prompt_is_that_of_the_model_s_flops(name: str, past: int) -> None:
+    engine = peak(name)
+    for tokens in (1500, 20_000):
+        seconds = part(engine, "attention over prompts", prompts=2, prompt_tokens=tokens, past=past)
+        told = llmhw.forward_flops(engine.spec, batch=2, seq_len=tokens, past=past, causal=True)["attention_core"]
+        assert seconds * engine.device.peak("bf16") == pytest.approx(told)
+
+
+def test_the_indexer_is_whole_on_every_rank() -> None:
+    """Its choice holds for all heads, so that every rank scores all tokens."""
+    one, eight = peak("deepseek-v3.2"), peak("deepseek-v3.2", devices=8, tp=8)
+    load = {"prompts": 1, "prompt_tokens": 20_000}
+    causal = 20_000 * 20_001 // 2
+    scores = 61 * 2 * 64 * causal * 128 / one.device.peak("bf16")
+    whole, cut = (part(e, "attention over prompts", **load) for e in (one, eight))
+    assert cut == pytest.approx(scores + (whole - scores) / 8)
+
+
+def test_pairs_of_a_long_prompt_of_llama_4() -> None:
+    """Eight chunks of 8,192: 268 million pairs. A window of that length would leave 503 million."""
+    engine = peak("llama-4-scout")
+    found = engine.timed(prompts=1, prompt_tokens=65536, detail="terms").terms["attention over prompts"]
+    a = engine.spec.layers[0].attention
+    assert a is not None
+    each = 2 * a.heads * (a.head_dim + a.v_head_dim)
+    pairs = {t.label: (dict(t.inputs)["flops"] / each, t.times) for t in found}
+    assert pairs == {"chunked": (268_468_224, 36), "full": (65536 * 65537 / 2, 12)}
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "llama-4-scout"])
+def test_a_single_expert_on_a_rank_is_one_of_many(name: str) -> None:
+    """A token of batch 1 meets its own experts only, and an expert's rank is idle most of the time."""
+    experts = next(t.experts for layer, _ in peak(name).spec.layer_kinds for t in layer.tensors if t.experts > 1)
+    times = []
+    for ranks in (1, experts):
+        engine = peak(name, "gb200", ranks, tp=ranks)
+        terms = engine.timed(decoding=1, detail="terms").terms["matrix products"]
+        times.append(sum(t.value for t in terms if t.label.startswith("expert ")))
+    assert times[1] == pytest.approx(times[0] / experts)
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v3", "gpt-oss-120b", "llama-4-scout"])
+def test_routers_and_the_head_stay_in_16_bit(name: str) -> None:
+    engine = peak(name, weights="fp8")
+    routers = {t.module for layer, _ in engine.spec.layer_kinds for t in layer.tensors if t.component == "router"}
+    wide: dict[bool, set[str]] = {True: set(), False: set()}
+    for t in engine.timed(decoding=4, context=100, detail="terms").terms["matrix products"]:
+        given = dict(t.inputs)
+        fast = given["flops_per_second"] == engine.device.peak("fp8")
+        assert given["b_bytes"] == (1 if fast else 2)
+        wide[not fast].add(t.label)
+    assert len(routers) == 1
+    assert wide[True] == routers | {"head"}
+    assert wide[False]
+
+
+LOADS: list[dict[str, Any]] = [
+    {"decoding": 16, "context": 3000.0},
+    {"prompts": 1, "prompt_tokens": 3000},
+    {"prompts": 2, "prompt_tokens": 500, "decoding": 4, "context": 100},
+]
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "mixtral-8x7b", "deepseek-v3.2", "qwen3-next-80b-a3b", "llama-4-scout"])
+def test_many_layouts_and_formats_at_once(name: str) -> None:
+    spec, cluster = llmhw.model(name), llmhw.Cluster("h100", 8)
+    constants = constants_of(ServingConstants, cluster.accelerator, "tensorrt-llm-2025")
+    names, ranks = ("bf16", "fp8", "int4-gptq"), (1, 2, 4, 8)
+    each = [formats_of(cluster.accelerator, constants, weights, "bf16") for weights in names]
+    columns = {f.name: np.array([[getattr(found, f.name)] for found in each]) for f in fields(Formats)}
+    whole = Engine(spec, cluster, constants, tp=np.array(ranks), many=Formats(**columns))
+    for load in LOADS:
+        alone = [[Engine(spec, cluster, constants, tp=n, weights=w).seconds(**load) for n in ranks] for w in names]
+        assert whole.seconds(**load).tolist() == alone
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("name", ["llama-3-70b", "deepseek-v3.2", "qwen3-next-80b-a3b"])
+def test_a_pass_is_the_sum_of_its_formulas(name: str, load: dict[str, Any]) -> None:
+    engine = engine_of(llmhw.model(name), llmhw.Cluster("h200", 8), engine="tensorrt-llm-2025", tp=8)
+    found = engine.timed(**load, detail="terms")
+    assert set(found.parts) <= set(PARTS)
+    for part_, terms in found.terms.items():
+        assert sum(t.value for t in terms) == pytest.approx(found.parts[part_])
+        assert engine.explain(part_, **load).startswith(f"{part_} = ")
+    assert found.total == pytest.approx(engine.seconds(**load))
+
+
+def test_tokens_between_whole_ones_are_not_rounded() -> None:
+    engine = replace(peak("llama-3-8b", devices=8, tp=8, attention_dp=True), constants=replace(BOUND, passes=1.0))
+    low, middle, high = (part(engine, "elementwise", decoding=n) for n in (100, 100.5, 101))
+    assert middle == pytest.approx((low + high) / 2)
+    assert high > low
 
 
 def reading(engine: Engine, sequences: int, low: int = 500, high: int = 700) -> float:
     """Seconds a step for the cache between two lengths."""
-    return engine.seconds(decoding=sequences, context=high) - engine.seconds(decoding=sequences, context=low)
+    return float(engine.seconds(decoding=sequences, context=high) - engine.seconds(decoding=sequences, context=low))
 
 
 @pytest.mark.parametrize("kv", ["bf16", "fp8"])
@@ -125,6 +262,15 @@ def test_stages_take_turns_on_a_token_and_share_a_prompt() -> None:
     assert whole / 4 < chunked < 1.1 * whole / 4
 
 
+def test_chunks_of_a_prompt_add_up() -> None:
+    engine = peak("llama-3-8b")
+    chunks = [(4000, 500), (4000, 4500), (1000, 8500)]
+    told = sum(engine.seconds(prompts=2, prompt_tokens=new, past=past) for new, past in chunks)
+    found = engine.prompt(9000, chunk=4000, prompts=2, past=500, detail="terms")
+    assert found.total == pytest.approx(told)
+    assert sum(t.value for terms in found.terms.values() for t in terms) == pytest.approx(told)
+
+
 def test_a_layer_split_gives_room_but_no_speed() -> None:
     """llama.cpp: the devices take turns at every token."""
     spec = llmhw.model("llama-3-8b")
@@ -197,7 +343,7 @@ def decoding(all_reduce: str, sequences: int, gpu: str = "h100") -> float:
         tp=8,
         all_reduce=all_reduce,
     )
-    return engine.seconds(decoding=sequences, context=1000)
+    return float(engine.seconds(decoding=sequences, context=1000))
 
 
 def test_ways_to_add_up_trade_exchanges_for_bytes() -> None:

@@ -1,0 +1,43 @@
+"""Constants of engines: what holds for all, for a family of devices, and for an engine."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from llmhw import accelerator
+from llmhw.catalog import read_calibration
+from llmhw.rates import BOUND, ServingConstants, constants_of
+
+KNOWN = read_calibration("serving_time")
+
+
+@pytest.mark.parametrize("engine", KNOWN["engines"])
+def test_a_more_special_constant_wins(engine: str) -> None:
+    found = constants_of(ServingConstants, accelerator("h100"), engine)
+    running, family = KNOWN["engines"][engine], KNOWN["families"]["hopper"]
+    for f in fields(ServingConstants):
+        given = [group[f.name] for group in (running, family, KNOWN["common"]) if f.name in group]
+        told = given[0] if given else f.default
+        if f.name == "attention":
+            told = family.get(running.get("attention_kernel"), told)
+        assert getattr(found, f.name) == pytest.approx(told * running.get(f"{f.name}_share", 1.0)), f.name
+
+
+def test_engines_without_data_have_the_prior_of_the_others() -> None:
+    priors = [entry["value"] for name, entry in KNOWN["prior"].items() if name.endswith(".inside")]
+    assert constants_of(ServingConstants, accelerator("h100"), "litgpt").inside == max(set(priors), key=priors.count)
+
+
+def test_at_the_bound_nothing_is_lost() -> None:
+    """No constant of an engine is better than that of the bound."""
+    shares = ("matmul", "matmul8", "matmul4", "attention", "state", "bandwidth", "inside", "cache", "running")
+    lost = ("fill", "passes", "gap", "launch", "expand", "host", "each", "meet", "skew")
+    for engine in KNOWN["engines"]:
+        for device in ("a100 80gb sxm", "h100", "b200", "rtx 4090", "mi300x"):
+            found = constants_of(ServingConstants, accelerator(device), engine)
+            for name in shares:
+                assert getattr(found, name) <= getattr(BOUND, name), name
+            for name in lost:
+                assert getattr(found, name) >= getattr(BOUND, name) == 0, name
