@@ -222,9 +222,8 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
     if kind in ("silu", "gelu"):
         return y
     if kind == "gelu_fast":
-        t.keep(part, "0.045 times the input", y.like())
-        t.keep(part, "0.798 times the input", y.like())
-        t.keep(part, "1 + 0.045 times its square", y.like())
+        for label in ("0.045 times the input", "0.798 times the input", "1 + 0.045 times its square"):
+            t.keep(part, label, y.like())
     t.keep(part, "tanh", y.like())
     return t.mul(part, ("half the input", "1 + tanh"), y.like(), y.like())
 
@@ -396,27 +395,21 @@ def _gated(t: _Tape, s: Style, x: _Tensor, inner: int, hidden: int) -> _Tensor:
 
 def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     """The router: probabilities, the choice, and the weight of each chosen expert."""
-    part, scores = "routing", "routing probabilities"
-    chosen = t.new(used, 8)
+    part, scores, late = "routing", "routing probabilities", s.router.startswith("chosen")
+    weights = t.new(used, t.e if s.router == "chosen" else 4)
     if s.router == "sigmoid":
         x32 = t.cast(x, 4)
         if x32 is not x:
             t.keep(part, "router's weight in fp32", _Tensor(count * x.width, 4))
         t.keep(part, "input of the router", x32)
-        t.keep(part, scores, t.new(count, 4))
-        t.keep(part, "chosen experts", chosen)
-        weights = t.new(used, 4)
-    elif s.router.startswith("chosen"):
-        t.linear(part, "input of the router", x, count)
-        t.keep(part, "chosen experts", chosen)
-        weights = t.new(used, 4 if s.router == "chosen-fp32" else t.e)
-        t.keep(part, scores, weights)
-        return t.cast(weights, t.e)
     else:
         t.linear(part, "input of the router", x, count)
+    if not late:
         t.keep(part, scores, t.new(count, 4))
-        t.keep(part, "chosen experts", chosen)
-        weights = t.new(used, 4)
+    t.keep(part, "chosen experts", t.new(used, 8))
+    if late:
+        t.keep(part, scores, weights)
+        return t.cast(weights, t.e)
     if s.norm_topk:
         t.keep(part, "sum of the chosen probabilities", t.new(1, 4))
         t.keep(part, "weights of the chosen experts", weights)
@@ -507,10 +500,9 @@ def style_of(spec: ModelSpec) -> Style:
         changes["block"] = "parallel" if config["use_parallel_residual"] else "pre"
     if config.get("do_layer_norm_before") is False:
         changes["block"] = "behind"
-    if "attn_logit_softcapping" in config:
-        changes["softcap"] = bool(config["attn_logit_softcapping"])
-    if "final_logit_softcapping" in config:
-        changes["logit_softcap"] = bool(config["final_logit_softcapping"])
+    for key, name in (("attn_logit_softcapping", "softcap"), ("final_logit_softcapping", "logit_softcap")):
+        if key in config:
+            changes[name] = bool(config[key])
     if isinstance(config.get("norm_topk_prob"), bool):
         changes["norm_topk"] = config["norm_topk_prob"]
     return replace(style, **changes)

@@ -6,7 +6,7 @@ implementation, which the truth tests build on the meta device and compare tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -212,21 +212,27 @@ def _attention(c: Config, *, window: int | None = None, chunk: int | None = None
     return Attention(heads, kv_heads, c.head_dim, c.head_dim, window=window, chunk=chunk, evicts=evicts)
 
 
-def _memo(make: Callable[..., Layer]) -> Callable[..., Layer]:
-    """Equal layers are one object, so that sums go over the distinct ones."""
-    seen: dict[Any, Layer] = {}
-
-    def build(*key: Any) -> Layer:
-        if key not in seen:
-            seen[key] = make(*key)
-        return seen[key]
-
-    return build
+def _each(make: Callable[..., Layer], *kinds: Iterable[Any]) -> list[Layer]:
+    """A layer for each of these kinds; equal ones are one object, so that sums go over the distinct ones."""
+    keys = list(zip(*kinds, strict=True))
+    made = {key: make(*key) for key in dict.fromkeys(keys)}
+    return [made[key] for key in keys]
 
 
-def _outer(c: Config, embed: str, norm: str | None, *, norm_bias: bool = False, width: int | None = None) -> Builder:
+def _outer(
+    c: Config,
+    embed: str,
+    norm: str | None,
+    *,
+    norm_bias: bool = False,
+    width: int | None = None,
+    positions: tuple[str, int] | None = None,
+) -> Builder:
+    """The embedding, the learned positions and the last norm; `positions`: name and rows."""
     b = Builder()
     b.plain(f"{embed}.weight", "tokens", (c.vocab, width or c.hidden))
+    if positions:
+        b.plain(f"{positions[0]}.weight", "positions", (positions[1], c.hidden))
     if norm:
         b.norm(norm, c.hidden, bias=norm_bias)
     return b
@@ -296,8 +302,7 @@ def _decoder(
         b.norms(norms, c.hidden, bias=norm_bias)
         return b.layer(a)
 
-    build = _memo(make)
-    layers = [build(types[i], bool(sparse(i))) for i in range(c.layers)]
+    layers = _each(make, types, (bool(sparse(i)) for i in range(c.layers)))
     outer = _outer(c, "model.embed_tokens", norm, norm_bias=norm_bias)
     return Body(layers, outer, c.get("intermediate_size", default=0))
 
@@ -507,8 +512,7 @@ def _mimo_v2_flash(c: Config) -> Body:
         b.norms(_TWO_NORMS, c.hidden)
         return b.layer(a)
 
-    build = _memo(make)
-    layers = [build(types[i], listed[i] == "sparse") for i in range(c.layers)]
+    layers = _each(make, types, (listed[i] == "sparse" for i in range(c.layers)))
     return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate)
 
 
@@ -641,8 +645,7 @@ def _mla(c: Config) -> Body:
         b.norms(_TWO_NORMS, c.hidden)
         return b.layer(a)
 
-    build = _memo(make)
-    layers = [build(s) for s in sparse]
+    layers = _each(make, sparse)
     return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate, mtp=_mtp(c, layers[-1]))
 
 
@@ -689,8 +692,7 @@ def _qwen3_next(c: Config) -> Body:
         return b.layer(a, None if a else state)
 
     is_sparse = _qwen_sparse(c) if is_moe else lambda i: False
-    build = _memo(make)
-    layers = [build(types[i], bool(is_sparse(i))) for i in range(c.layers)]
+    layers = _each(make, types, (bool(is_sparse(i)) for i in range(c.layers)))
     return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.get("intermediate_size", default=0))
 
 
@@ -754,9 +756,7 @@ def _nemotron_h(c: Config) -> Body:
             raise LLMHWError(f"config key layers_block_type has {kind!r}; known are {', '.join(set(types) - {kind})}")
         return b.layer()
 
-    build = _memo(make)
-    layers = [build(kind) for kind in types]
-    return Body(layers, _outer(c, "model.embeddings", "model.norm_f"), c.intermediate)
+    return Body(_each(make, types), _outer(c, "model.embeddings", "model.norm_f"), c.intermediate)
 
 
 # -- older decoders ---------------------------------------------------------------------------
@@ -774,9 +774,8 @@ def _gpt2(c: Config) -> Body:
     b.linear("attn.c_proj", "o", c.hidden, c.hidden, bias=True, swapped=conv1d)
     b.norm("ln_2", c.hidden, bias=True)
     b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True, swapped=conv1d)
-    outer = _outer(c, "transformer.wte", None)
-    outer.plain("transformer.wpe.weight", "positions", (c.count("n_positions", "max_position_embeddings"), c.hidden))
-    outer.norm("transformer.ln_f", c.hidden, bias=True)
+    positions = ("transformer.wpe", c.count("n_positions", "max_position_embeddings"))
+    outer = _outer(c, "transformer.wte", "transformer.ln_f", norm_bias=True, positions=positions)
     return Body([b.layer(a)] * c.layers, outer, inner)
 
 
@@ -797,11 +796,9 @@ def _gpt_neo(c: Config) -> Body:
         b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, inner, bias=True)
         return b.layer(a)
 
-    outer = _outer(c, "transformer.wte", None)
-    outer.plain("transformer.wpe.weight", "positions", (c.count("max_position_embeddings"), c.hidden))
-    outer.norm("transformer.ln_f", c.hidden, bias=True)
-    build = _memo(make)
-    return Body([build(kind) for kind in kinds], outer, inner)
+    positions = ("transformer.wpe", c.count("max_position_embeddings"))
+    outer = _outer(c, "transformer.wte", "transformer.ln_f", norm_bias=True, positions=positions)
+    return Body(_each(make, kinds), outer, inner)
 
 
 def _gptj(c: Config) -> Body:
@@ -835,10 +832,8 @@ def _opt(c: Config) -> Body:
     b = Builder()
     b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, out_name="out_proj")
     b.plain_mlp("fc1", "fc2", c.hidden, inner, bias=bias)
-    outer = Builder()
-    outer.plain("model.decoder.embed_tokens.weight", "tokens", (c.vocab, width))
-    positions = c.count("max_position_embeddings") + 2  # the first two rows are padding
-    outer.plain("model.decoder.embed_positions.weight", "positions", (positions, c.hidden))
+    positions = ("model.decoder.embed_positions", c.count("max_position_embeddings") + 2)  # two rows of padding
+    outer = _outer(c, "model.decoder.embed_tokens", None, width=width, positions=positions)
     if width != c.hidden:
         outer.linear("model.decoder.project_in", "project_in", c.hidden, width)
         outer.linear("model.decoder.project_out", "project_out", width, c.hidden)

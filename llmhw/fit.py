@@ -73,15 +73,8 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in base units."""
-        return {
-            "use": self.use,
-            "fits": self.fits,
-            "needed_bytes": self.needed_bytes,
-            "usable_bytes": self.usable_bytes,
-            "max_seq_len": self.max_seq_len,
-            "parts": self.estimate.to_dict()["parts"],
-            "way_out": self.way_out,
-        }
+        names = ("use", "fits", "needed_bytes", "usable_bytes", "max_seq_len", "way_out")
+        return {name: getattr(self, name) for name in names} | {"parts": self.estimate.to_dict()["parts"]}
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -90,8 +90,13 @@ class _Step:
 
     def rows(self, label: str, width: int, size: int, times: float = 1) -> Term:
         """A tensor with a row for each token."""
-        sizes: dict[str, Any] = {"batch": self.batch, "seq_len": self.seq_len}
-        return term(saved_bytes, label, times, **sizes, width=width, bytes_per_element=size)
+        sizes: dict[str, Any] = {
+            "batch": self.batch,
+            "seq_len": self.seq_len,
+            "width": width,
+            "bytes_per_element": size,
+        }
+        return term(saved_bytes, label, times, **sizes)
 
     def elements(self, label: str, elements: int) -> Term:
         return term(state_bytes, label, elements=elements, bytes_per_element=self.e)
@@ -228,7 +233,7 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     if step.recompute == "full":
         # everything else of this layer has just been computed again
         saves_input = style.norm.startswith("layer") or style.block in ("post", "behind") or e == 4
-        below = _without(below, "layer input") if saves_input else below
+        below = _less(below, 1, key="layer input") if saves_input else below
     else:
         below = _subtract(below, [t for p in own for t in p.terms])
     parts = {p.name: list(p.terms) for p in own}
@@ -262,38 +267,29 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
         through += stage.params
 
 
-def _without(terms: list[Term], key: str) -> list[Term]:
-    """The terms less one of what has this key."""
+def _subtract(terms: list[Term], taken: list[Term]) -> list[Term]:
+    """The terms of several equal layers, less those of one of them."""
+    for one in taken:
+        terms = _less(terms, one.times, key=one.key, formula=one.formula, inputs=one.inputs)
+    return terms
+
+
+def _less(terms: list[Term], times: float, **wanted: Any) -> list[Term]:
+    """The terms with so many less of the last one that has these fields."""
     for k in range(len(terms) - 1, -1, -1):
         t = terms[k]
-        if t.key == key:
-            left = t.times - 1
+        if all(getattr(t, name) == value for name, value in wanted.items()):
+            left = t.times - times
             rest = [replace(t, times=left, value=t.value / t.times * left)] if left else []
             return [*terms[:k], *rest, *terms[k + 1 :]]
     return terms
 
 
-def _subtract(terms: list[Term], taken: list[Term]) -> list[Term]:
-    """The terms of several equal layers, less those of one of them."""
-    for one in taken:
-        for k in range(len(terms) - 1, -1, -1):
-            t = terms[k]
-            if (t.key, t.formula, t.inputs) == (one.key, one.formula, one.inputs):
-                left = t.times - one.times
-                rest = [replace(t, times=left, value=t.value / t.times * left)] if left else []
-                terms = [*terms[:k], *rest, *terms[k + 1 :]]
-                break
-    return terms
-
-
 def _ends(spec: ModelSpec) -> list[int]:
     """The first and the last layer of each kind: what is alive changes evenly in between."""
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for i, layer in enumerate(spec.layers):
-        first.setdefault(id(layer), i)
-        last[id(layer)] = i
-    return sorted({*first.values(), *last.values()})
+    kinds = spec.kind_numbers
+    last = {kind: i for i, kind in enumerate(kinds)}
+    return sorted({*(kinds.index(kind) for kind in last), *last.values()})
 
 
 def step_peak(
