@@ -10,13 +10,7 @@ import llmhw
 
 PACKAGE = Path(llmhw.__file__).parent
 # Formulas that no answer uses, and what they are for.
-WITHOUT_ANSWER = {
-    "mg1_wait_seconds": "exact queue: the simulation is held against it, here and in the book",
-    "processor_sharing_seconds": "exact queue: the simulation is held against it",
-    "batch_fill_seconds": "exact queue: the simulation is held against it",
-    "batch_service_wait_seconds": "exact queue: the simulation is held against it",
-    "knee_batch": "the book shows with it where the curve that `serve` computes bends",
-}
+WITHOUT_ANSWER: dict[str, str] = {}
 
 
 def _statements() -> Iterator[ast.stmt]:

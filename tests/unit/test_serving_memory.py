@@ -71,11 +71,7 @@ def test_the_layout_as_training_writes_it() -> None:
             {"split": "layers", "tp": 2, "devices": 2},
             "split='layers' deals whole layers to pp ranks, and tp=2 cuts them; use tp=1",
         ),
-        (
-            {"ep": 2, "tp": 2, "devices": 2},
-            "ep=2 spreads experts, and llama-3-8b has none; use ep=1 and, for more instances, a cluster with more "
-            "devices",
-        ),
+        ({"ep": 2, "tp": 2, "devices": 2}, "ep=2 spreads experts, and llama-3-8b has none; use ep=1"),
         (
             {"attention_dp": 2, "devices": 2},
             "attention_dp=2 spreads experts, and llama-3-8b has none; use attention_dp=1 and, for more instances, a "
