@@ -283,7 +283,10 @@ class Engine:
             new = min(float(chunk), tokens - done)
             one = self.timed(prompts=prompts, prompt_tokens=new, past=past + done, detail=detail)
             found.merge(one, 1 / self.pp)
-            longest = one if _any(one.total > longest.total) else longest
+            if detail == "totals":
+                longest.parts[""] = maximum(longest.total, one.total)
+            elif one.total > longest.total:
+                longest = one
             done += new
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
         return found.merge(longest, (self.pp - 1) / self.pp) if _any(self.pp > 1) else found
@@ -402,14 +405,14 @@ class Engine:
             "one-shot": ((tp - 1) * size, c.meet / 2),
             **({"nvls": (size, c.meet)} if adds_up else {}),
         }
-        chosen = ways if self.all_reduce == "auto" else {self.all_reduce: ways[self.all_reduce]}
         given = {"bandwidth_bytes_per_second": rate * c.inside}
-        fastest = min(
-            chosen.items(),
-            key=lambda way: float(message_seconds(wire_bytes=way[1][0], latency_seconds=way[1][1], **given)),
-        ) if len(chosen) > 1 else next(iter(chosen.items()))  # fmt: skip
-        name, (wire, latency) = fastest
-        ledger.add("all-reduces", name, message_seconds, times, wire_bytes=wire, latency_seconds=latency, **given)
+        chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
+        wire, latency = chosen[0]
+        for other in chosen[1:]:
+            mine, its = (message_seconds(wire_bytes=w, latency_seconds=l, **given) for w, l in ((wire, latency), other))
+            wire, latency = where(its < mine, other[0], wire), where(its < mine, other[1], latency)
+        sizes = {"wire_bytes": wire, "latency_seconds": latency}
+        ledger.add("all-reduces", self.all_reduce, message_seconds, times, **sizes, **given)
 
     @cached_property
     def _link(self) -> tuple[Any, bool]:
@@ -419,7 +422,8 @@ class Engine:
             return link.bytes_per_second, _switch_adds_up(link.name)
         inside, outside = self.cluster.intra_link, self.cluster.inter_link
         rates = [link.bytes_per_second if link else float("nan") for link in (inside, outside)]
-        return where(self.tp <= self.cluster.devices_per_node, *rates), False
+        near = self.tp <= self.cluster.devices_per_node
+        return where(near, *rates), bool(near.all()) and inside is not None and _switch_adds_up(inside.name)
 
 
 def _any(numbers: Any) -> bool:

@@ -731,29 +731,43 @@ def _search_serving(
     length = check_lengths(job, input_tokens, output_tokens)
     space = ServingSpace.of(job, max(c.devices for c in places), given)
     rooms: dict[Any, _Room] = {}
+    many = len(space.weights) * len(space.kv)
     limits = {"later first token": slo_ttft, "later next token": slo_tpot}
-    for cluster in places:
-        for layout in product(space.attention_dp, space.ep, space.pp, space.tp):
-            many = len(space.weights) * len(space.kv)
+    load = (input_tokens, output_tokens, concurrency)
+    for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
+        jobs = []
+        for pp, tp in product(space.pp, space.tp):
             try:
-                one = replace(job, cluster=cluster, **dict(zip(("attention_dp", "ep", "pp", "tp"), layout, strict=True)))
+                one = replace(job, cluster=cluster, attention_dp=attention_dp, ep=ep, pp=pp, tp=tp)
+                if tp * attention_dp > 1:
+                    cluster.link_for(tp * attention_dp)
+                layout = (attention_dp, ep, pp, tp)
                 if layout not in rooms:
                     rooms[layout] = _room(one, space, length)
-                grid = _ServingGrid(one, space, rooms[layout], length)
-                found = grid.evaluate(input_tokens, output_tokens, concurrency)
-            except LLMHWError as error:  # a rule of the layout, or a fact that the device lacks
+                jobs.append((one, rooms[layout]))
+            except LLMHWError as error:  # a rule of the layout, or a link that is not known
                 tally.tried += many
                 tally.refused[_rule(error)] += many
-                continue
-            fits, valid = found["capacity"] > 0, np.ones((1, len(space.weights), len(space.kv)), dtype=bool)
-            tally.refused["memory"] += int((~fits).sum())
-            for (name, limit), key in zip(limits.items(), ("first", "next"), strict=True):
-                if limit is not None:
-                    late = fits & (found[key] > limit)
-                    tally.refused[name] += int(late.sum())
-                    fits = fits & ~late
-            paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
-            tally.add(valid, fits, found["seconds"], found["held"], partial(grid.found, found, paid))
+        if not jobs:
+            continue
+        try:
+            grid = _ServingGrid(jobs, space)
+            found = grid.evaluate(*load)
+        except LLMHWError as error:  # a fact that the device lacks
+            tally.tried += many * len(jobs)
+            tally.refused[_rule(error)] += many * len(jobs)
+            continue
+        fits = found["capacity"] > 0
+        tally.refused["memory"] += int((~fits).sum())
+        for (name, limit), key in zip(limits.items(), ("first", "next"), strict=True):
+            if limit is not None:
+                late = fits & (found[key] > limit)
+                tally.refused[name] += int(late.sum())
+                fits = fits & ~late
+        paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
+        make = partial(grid.found, found, paid)
+        shaped = [a[None] for a in (np.ones_like(fits), fits, found["seconds"], found["held"])]
+        tally.add(*shaped, make)
     return f"{input_tokens:,} tokens in, {output_tokens:,} out"
 
 
@@ -763,37 +777,39 @@ def _rule(error: LLMHWError) -> str:
 
 
 class _ServingGrid:
-    """All formats of weights and cache of one layout on one cluster, on axes (1, weights, cache)."""
+    """Layouts of tp and pp on one cluster, and all formats of weights and cache: axes (layouts, weights, cache)."""
 
-    def __init__(self, job: ServingJob, space: ServingSpace, room: _Room, tokens: int) -> None:
-        self.job, self.space, self.tokens = job, space, tokens
+    def __init__(self, jobs: Sequence[tuple[ServingJob, _Room]], space: ServingSpace) -> None:
+        self.jobs, self.space = [job for job, _ in jobs], space
+        job = self.jobs[0]
         budget = device_budget(job.cluster.accelerator, job.utilization)
-        held = np.array([room.weights[name] + room.rest for name in space.weights])[:, None, :]
-        first, second = (np.array([found[name] for name in space.kv])[None, :, :] for found in (room.first, room.second))
+        fitting, held = zip(*(self._fitting(room, budget) for _, room in jobs), strict=True)
+        self.held = np.stack(held)
+        self.replicas = np.array([one.replicas for one in self.jobs]).reshape(-1, 1, 1)
+        most = np.minimum(np.stack(fitting) * job.attention_dp, job.max_sequences * job.attention_dp)
+        self.capacity = most * self.replicas
+
+    def _fitting(self, room: _Room, budget: float) -> tuple[Any, Any]:
+        """Sequences that fit beside each format of weights, in each of the cache, and what a device holds with one."""
+        held = np.array([room.weights[name] + room.rest for name in self.space.weights])[:, None, :]
+        first, second = (np.array([of[name] for name in self.space.kv])[None, :, :] for of in (room.first, room.second))
         left = budget - held
-        # as many as fit on every stage: one, and each further one costs a second's cache
+        # one, and each further one costs a second's cache
         more = np.where(second > 0, np.floor((left - first) / np.where(second > 0, second, 1)) + 1, 2**31)
-        fitting = np.where(left >= first, more, 0).min(axis=-1)
-        self.held = (held + first).max(axis=-1)[None]
-        limit = job.max_sequences * job.attention_dp
-        self.capacity = (np.minimum(np.maximum(fitting, 0) * job.attention_dp, limit) * job.replicas)[None]
+        return np.maximum(np.where(left >= first, more, 0).min(axis=-1), 0), (held + first).max(axis=-1)
 
     def evaluate(self, prompt: int, answer: int, concurrency: int | None) -> dict[str, Any]:
-        """Seconds of an output token of all users, of the first and of the next token of one, by format."""
-        job, load = self.job, self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
-        engine = self._engine()
-        service = Service(job, engine, prompt, answer)
+        """Seconds of an output token of all users, of the first and of the next token of one."""
+        load = self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
+        service = _Services(self.jobs[0], self._engine(), prompt, answer)
+        object.__setattr__(service, "grid", self)
         first, following, every = service.answers(np.maximum(load, 1), "parts").parts.values()
-        return {
-            "capacity": np.where(load > 0, self.capacity, 0),
-            "held": self.held,
-            "first": np.broadcast_to(first, self.held.shape),
-            "next": np.broadcast_to(following, self.held.shape),
-            "seconds": np.broadcast_to(1 / every, self.held.shape),
-        }
+        found = {"held": self.held, "first": first, "next": following, "seconds": 1 / every, "capacity": self.capacity}
+        return {name: np.broadcast_to(value, self.held.shape) for name, value in found.items()}
+
     def _engine(self) -> Engine:
-        """The engine of the layout with all formats at once."""
-        job, space = self.job, self.space
+        """The engine of all layouts with all formats at once."""
+        job, space = self.jobs[0], self.space
         engine = engine_for(replace(job, weights="bf16", kv="bf16"))
         device, c = job.cluster.accelerator, engine.constants
         rows = [formats_of(device, c, name, "bf16") for name in space.weights]
@@ -805,6 +821,9 @@ class _ServingGrid:
 
         return replace(
             engine,
+            cluster=job.cluster,
+            tp=np.array([one.tp * one.attention_dp for one in self.jobs]).reshape(-1, 1, 1),
+            pp=np.array([one.pp for one in self.jobs]).reshape(-1, 1, 1),
             many=Formats(
                 **{name: over(rows, name, 1, -1, 1) for name in ("products", "weight_bytes", "narrow", "ordinary")},
                 **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
@@ -814,10 +833,25 @@ class _ServingGrid:
     def found(self, made: dict[str, Any], price: Any, flat: int) -> Found:
         """The layout and formats at one place of the flat arrays."""
         at = np.unravel_index(int(flat), self.held.shape)
-        job = replace(self.job, weights=self.space.weights[at[1]], kv=self.space.kv[at[2]])
+        job = replace(self.jobs[at[0]], weights=self.space.weights[at[1]], kv=self.space.kv[at[2]])
         numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
         dollars = price and 1e6 * price.dollars_per_device_hour * job.cluster.devices * numbers["seconds"] / 3600
         return Found(job, numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"])
+
+
+class _Services(Service):
+    """The service of many layouts at once."""
+
+    grid: _ServingGrid
+
+    @property
+    def _prompt_seconds(self) -> tuple[Any, Any]:
+        return self.prompt(self.engine).total, self.prompt(replace(self.engine, pp=1)).total
+
+    def batches(self, concurrency: Any) -> tuple[Any, Any]:
+        each = np.maximum(1.0, concurrency / self.grid.replicas)
+        ways = np.maximum(1, np.minimum(self.engine.pp if self.job.split == "tensor" else 1, each // 1))
+        return each / ways, ways
 
 
 class _Callable(ModuleType):
