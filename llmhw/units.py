@@ -25,8 +25,8 @@ _PLAIN = frozenset((int, float, bool))
 
 
 def _is_array(*values: Any) -> bool:
-    for value in values:  # a loop: this is asked some hundred times for one answer
-        if type(value) not in _PLAIN and getattr(value, "ndim", 0):
+    for value in values:  # noqa: SIM110 - a loop: this is asked some hundred times for one answer
+        if type(value) not in _PLAIN and getattr(value, "ndim", False):
             return True
     return False
 
