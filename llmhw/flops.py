@@ -319,12 +319,12 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
     check_choice("convention", convention, ("6n", "palm", "megatron", "megatron-model"))
     tokens = check_count("batch", batch) * check_count("seq_len", seq_len)
     active = spec.parameters.active
-    sizes: dict[str, Any] = {"seq_len": seq_len}
+    sizes: dict[str, Any]
     if convention == "6n":
         made = term(training_flops_6n, "6 N D", params=active, tokens=tokens)
     elif convention == "palm":
         layers = sum(count for layer, count in spec.layer_kinds if layer.attention)
-        sizes |= {"layers": layers, "heads": spec.heads, "head_dim": spec.head_dim}
+        sizes = {"layers": layers, "heads": spec.heads, "head_dim": spec.head_dim, "seq_len": seq_len}
         made = term(training_flops_palm, "PaLM", params=active, tokens=tokens, **sizes)
     else:
         blocks = {sum(t.numel for t in layer.tensors if t.matmul) for layer in spec.layers}
@@ -334,7 +334,7 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
                 f"convention={convention!r} is defined for GPT with a 4h MLP: layers of full attention and 12 h^2 "
                 f"weights, which those of {spec.name} are not; use palm or training_flops()"
             )
-        sizes |= {"batch": batch, "layers": spec.num_layers, "hidden": spec.hidden}
+        sizes = {"batch": batch, "seq_len": seq_len, "layers": spec.num_layers, "hidden": spec.hidden}
         passes = 4 if convention == "megatron" else 3
         made = term(training_flops_megatron, "Megatron-LM", **sizes, vocab=spec.vocab_size, passes=passes)
     return Estimate(f"training FLOPs of {spec.name} ({convention})", "FLOP", (Part(convention, (made,)),))
