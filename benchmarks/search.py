@@ -101,12 +101,13 @@ def main() -> None:
         print(json.dumps(found, indent=1))
         return
     for name, one in cases.items():
-        print(f"{name:22} {one['valid']:>10,} valid layouts in {one['seconds']:6.3f} s: {one['valid_per_second']:,.0f}/s")
+        rate = one["valid_per_second"]
+        print(f"{name:22} {one['valid']:>10,} valid layouts in {one['seconds']:6.3f} s: {rate:,.0f}/s")
     for one in growth:
         print(f"{one['devices'][0]:>9,} devices   {one['valid']:>10,} valid layouts in {one['seconds']:6.3f} s")
     print(f"one by one: {found['single_predictions_per_second']:,.0f} layouts/s")
     served = found["serving"]
-    print(f"serving: {served['valid']:,} layouts and formats on {served['devices']} devices in {served['seconds']:.2f} s")
+    print(f"serving: {served['valid']:,} layouts and formats, {served['devices']} devices: {served['seconds']:.2f} s")
     print(f"peak memory of the process: {found['peak_memory_bytes'] / 2**20:,.0f} MiB")
 
 

@@ -1,8 +1,8 @@
 """The one walk of a block: what one rank computes, moves and keeps in a layer, as a list of operations.
 
 FLOPs, memory traffic, kernels, Megatron's activations and seconds are sums over that list. Sizes are those of one
-micro-batch on one rank, after tensor, context and expert parallelism have cut them; they are plain numbers, or arrays of
-many layouts at once. Nothing here knows a device: `llmhw.rates` turns operations into seconds.
+micro-batch on one rank, after tensor, context and expert parallelism have cut them; they are plain numbers, or arrays
+of many layouts at once. Nothing here knows a device: `llmhw.rates` turns operations into seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from llmhw.units import LLMHWError, ceil_div, maximum, minimum, share
 # What fused kernels multiply at once.
 _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 
-# Kernels that a part launches beside its matrix products, counted in profiles of Megatron-LM and transformers; [inferred]
-# where nobody published one.
-_ROUTING_KERNELS = 60  # [inferred] top-k, histogram, sort, permutation, weights, and back, forward pass of Megatron-Core
+# Kernels that a part launches beside its matrix products, as the operations of its source add up; [inferred]: nobody
+# published a profile.
+_ROUTING_KERNELS = 60  # [inferred] Megatron-Core: top-k, histogram, sort, permutation, weights, and back
 _EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that is not fused
 _STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
 
@@ -348,9 +348,10 @@ class _Walk:
         return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept)
 
     def products(self) -> Iterator[Op]:
-        """Matrix products in the order of the tensors, each feed-forward part with its activation function behind it."""
+        """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
         gated = {_group(t) for t in self.layer.tensors if t.matmul and t.part in ("gate", "gate_up")}
         made: dict[str, Matmul] = {}
+        last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
         for t in self.layer.tensors:
             if not t.matmul:
                 continue
@@ -370,13 +371,14 @@ class _Walk:
                     "used": t.used,
                 }
             kept = self._inputs(t, local, first)
+            last |= {name: group} if t.part == "down" else {}
             made[name] = Matmul(
                 name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept, **sizes
             )
         for m in made.values():
             yield m
-            if m.name.endswith("down_proj") or m.split == "row" and m.part == "mlp":
-                yield self._activation(m, any(m.name.startswith(g) for g in gated))
+            if m.name in last:
+                yield self._activation(m, last[m.name] in gated)
 
     def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
         """What a matrix product keeps."""
@@ -475,7 +477,7 @@ class _Walk:
 
     def sums(self) -> Iterator[Op]:
         """Two sums onto the residual, dropout before each, and the rows of the experts sorted and put back."""
-        hidden, kept = self.spec.hidden, ()
+        hidden, kept = self.spec.hidden, tuple[Kept, ...]()
         if self.dropout:
             for what in ("mask after attention", "mask after the feed-forward part"):
                 kept += self._keep("dropout", what, hidden, self.rows, element=1)

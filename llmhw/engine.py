@@ -409,7 +409,8 @@ class Engine:
         chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
         wire, latency = chosen[0]
         for other in chosen[1:]:
-            mine, its = (message_seconds(wire_bytes=w, latency_seconds=l, **given) for w, l in ((wire, latency), other))
+            mine = message_seconds(wire_bytes=wire, latency_seconds=latency, **given)
+            its = message_seconds(wire_bytes=other[0], latency_seconds=other[1], **given)
             wire, latency = where(its < mine, other[0], wire), where(its < mine, other[1], latency)
         sizes = {"wire_bytes": wire, "latency_seconds": latency}
         ledger.add("all-reduces", self.all_reduce, message_seconds, times, **sizes, **given)

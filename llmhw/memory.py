@@ -125,7 +125,7 @@ def weights(
     """
     parts: dict[str, list[Term]] = {}
     for group in weight_groups(spec, number_format, tensors):
-        stored = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
+        stored: dict[str, Any] = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
         parts.setdefault(group.component, []).append(term(stored_weight_bytes, f"in {group.stored_as}", **stored))
     return Estimate.of(f"weights of {spec.name} in {number_format}", "bytes", parts)
 
@@ -326,7 +326,7 @@ def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer,
 def factored_state(tensor: Tensor, count: Any, width: int) -> Term:
     """Adafactor's second moment of a tensor, a stack of matrices, as often as it occurs."""
     rows, columns = tensor.shape[-2:]
-    sizes = {"matrices": tensor.numel // (rows * columns), "rows": rows, "columns": columns}
+    sizes: dict[str, Any] = {"matrices": tensor.numel // (rows * columns), "rows": rows, "columns": columns}
     return term(factored_state_bytes, tensor.name, count, **sizes, bytes_per_element=width)
 
 

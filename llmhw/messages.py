@@ -6,7 +6,7 @@ crosses the wires depends on the algorithm: see `wire_bytes`. A step is timed fr
 `collectives` lists; their numbers may be arrays of many layouts.
 
 A network has two levels: inside a node (the scale-up domain: NVLink, Infinity Fabric, TPU ICI) and between nodes
-(InfiniBand, EFA, RoCE). A collective that leaves the node uses the adapters of all its ranks in a node at once ("rails").
+(InfiniBand, EFA, RoCE). A collective that leaves the node uses the adapters of all its ranks there at once ("rails").
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, max
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
 
-# Ranks of each kind of group, and how many ranks its neighbours are apart: tp varies fastest, then cp, dp, pp; experts are
-# dealt over the dp x cp x tp ranks of a stage, expert_tp fastest.
+# Ranks of each kind of group, and how many ranks its neighbours are apart: tp varies fastest, then cp, dp, pp; experts
+# are dealt over the dp x cp x tp ranks of a stage, expert_tp fastest.
 GROUPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "dp": (lambda x: x.dp * x.cp, lambda x: x.tp),  # all that see other data
     "fsdp": (lambda x: x.shards, lambda x: x.tp),  # those that share one sharded copy
@@ -35,9 +35,12 @@ GROUPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "pp": (lambda x: x.pp, lambda x: x.dp * x.cp * x.tp),
     "ep": (lambda x: x.ep, lambda x: x.expert_tp),  # one copy of all experts
     "expert_tp": (lambda x: x.expert_tp, lambda x: 1),  # the parts of an expert
-    "expert_dp": (lambda x: x.expert_shards * x.replicas, lambda x: x.ep * x.expert_tp),
+    "expert_dp": (lambda x: x.inside // (x.ep * x.expert_tp), lambda x: x.ep * x.expert_tp),
     "expert_fsdp": (lambda x: x.expert_shards, lambda x: x.ep * x.expert_tp),
-    "expert_replica": (lambda x: x.replicas, lambda x: x.ep * x.expert_tp * x.expert_shards),
+    "expert_replica": (
+        lambda x: x.inside // (x.ep * x.expert_tp) // x.expert_shards,
+        lambda x: x.ep * x.expert_tp * x.expert_shards,
+    ),
     # both ends of a pipeline
     "embedding": (lambda x: minimum(x.pp, 2), lambda x: maximum(x.pp - 1, 1) * x.dp * x.cp * x.tp),
 }
@@ -677,7 +680,8 @@ def ring_seconds(
     local_ranks   ranks of the group in one node
     latencies     seconds of a hop; the slowest chain is one ring over all nodes
 
-    >>> ring_seconds(wire_bytes=7e9, ranks=8, local_ranks=8, inside_bytes_per_second=350e9, between_bytes_per_second=5e9)
+    >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9}
+    >>> ring_seconds(wire_bytes=7e9, ranks=8, local_ranks=8, **rates)
     0.02
     """
     nodes = ceil_div(ranks, local_ranks)
@@ -706,7 +710,8 @@ def all_to_all_seconds(
 
     copies   of one row among them: it crosses to a node once, however many experts it has there
 
-    >>> all_to_all_seconds(size=8e9, ranks=8, local_ranks=8, inside_bytes_per_second=350e9, between_bytes_per_second=5e9)
+    >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9}
+    >>> all_to_all_seconds(size=8e9, ranks=8, local_ranks=8, **rates)
     0.02
     """
     nodes = ranks / local_ranks

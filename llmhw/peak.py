@@ -90,7 +90,7 @@ class _Step:
 
     def rows(self, label: str, width: int, size: int, times: float = 1) -> Term:
         """A tensor with a row for each token."""
-        sizes = {"batch": self.batch, "seq_len": self.seq_len, "width": width, "bytes_per_element": size}
+        sizes: dict[str, Any] = {"batch": self.batch, "seq_len": self.seq_len, "width": width, "bytes_per_element": size}
         return term(saved_bytes, label, times, **sizes)
 
     def elements(self, label: str, elements: int) -> Term:

@@ -207,8 +207,8 @@ def cautious(constants: TrainingConstants) -> TrainingConstants:
 # -- formulas of time -------------------------------------------------------------------------
 
 # Output tiles that matrix kernels offer (rows, columns), and the share of the best rate that each reaches: a larger
-# tile reuses what it loads more often. Shapes are CUTLASS's and those of cuBLAS for few rows; shares [inferred] from
-# the rows of `matmul_efficiency.csv` and refitted by no one since: a smaller tile is never worth more than a larger one.
+# tile reuses what it loads more often. Shapes are CUTLASS's and those of cuBLAS for few rows; shares are [inferred]
+# from the products in `matmul_efficiency.csv`.
 TILES = (
     (256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.94), (64, 128, 0.9), (32, 128, 0.85), (16, 128, 0.8),
     (128, 64, 0.78), (64, 64, 0.5),
@@ -307,7 +307,7 @@ def matmul_seconds(
     return maximum(seconds, moved / bandwidth_bytes_per_second) + gap_seconds
 
 
-@formula(source="FLOPs over a rate that long sequences reach: half of it at `ramp` pairs for each query", unit="seconds")
+@formula(source="FLOPs over a rate that long sequences reach: half of it at `ramp` pairs a query", unit="seconds")
 def attention_seconds(*, flops: Any, flops_per_second: Any, pairs: Any = 1, ramp: Any = 0, gap_seconds: Any = 0) -> Any:
     """Time of attention's core in one fused kernel.
 

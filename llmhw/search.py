@@ -1,7 +1,7 @@
 """Every valid layout of a job over devices and counts, ranked: the formulas of one job, evaluated on arrays of many.
 
-Structure (stages, schedules) is enumerated in Python; numbers lie on axes that broadcast against each other, so that what
-knows only some of them is evaluated once. The scalar answer is the zero-dimensional case of the same code.
+Structure (stages, schedules) is enumerated in Python; numbers lie on axes that broadcast against each other, so that
+what knows only some of them is evaluated once. The scalar answer is the zero-dimensional case of the same code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from llmhw.cost import price_of
 from llmhw.engine import Engine, Formats, formats_of
+from llmhw.formula import Ledger, Report, Table
 from llmhw.hardware import Cluster
 from llmhw.job import (
     BATCH_RULES,
@@ -37,7 +38,6 @@ from llmhw.job import (
     TrainingJob,
     limits_of,
 )
-from llmhw.formula import Ledger, Report, Table
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
 from llmhw.precision import number_format, number_formats
@@ -98,7 +98,7 @@ class Space:
         node = job.cluster.devices_per_node
         chosen.setdefault("tp", tuple(d for d in divisors if spec.heads % d == 0))
         chosen.setdefault("pp", tuple(d for d in divisors if d <= layers + 2))
-        chosen.setdefault("cp", tuple(d for d in divisors if d == 1 or job.seq_len % (2 * d) == 0 and d <= 64))
+        chosen.setdefault("cp", tuple(d for d in divisors if d == 1 or (job.seq_len % (2 * d) == 0 and d <= 64)))
         chosen.setdefault("vpp", tuple(range(1, layers // 2 + 1)))
         chosen.setdefault("ep", tuple(d for d in range(1, experts + 1) if experts % d == 0 and d in divisors))
         chosen.setdefault("expert_tp", tuple(d for d in divisors if d <= node) if experts > 1 else (1,))
@@ -151,7 +151,8 @@ class _Memory(StepMemory):
         """All that stays on the device in one sum, but what the moments of a step tell apart."""
         if stage.index not in self._states:
             plain = optimizer_named(self.job.optimizer).scheme == "plain"
-            made = [dict(self._sums(stage, zero, r) if plain else self._real(stage, zero, r)) for zero, r in self.sharding]
+            parts = self._sums if plain else self._real
+            made = [dict(parts(stage, zero, replicas)) for zero, replicas in self.sharding]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
             found = self._states[stage.index] = Ledger()
             rest = [sum(v for name, v in one.items() if name not in apart) for one in made]
@@ -301,11 +302,11 @@ class _Grid:
             parallelism=layout,
             micro_batch=number("micro_batch"),
             global_batch=self.job.batch,
-            recompute=self.space.recompute[at[1]],
+            recompute=self.space.recompute[int(at[1])],
         )
         time = float(seconds[at])
         price = self.prices[at[0]]
-        dollars = price and price.dollars_per_device_hour * job.cluster.devices * time / 3600
+        dollars = price.dollars_per_device_hour * job.cluster.devices * time / 3600 if price else None
         return Found(job, time, float(held[at]), dollars)
 
     def structures(self, refused: Counter[str]) -> Iterator[_Shape]:
@@ -579,8 +580,8 @@ def search(
                `input_tokens`, `output_tokens`, `concurrency`, `slo_ttft`, `slo_tpot` as in `llmhw.serve`
 
     Time and memory are those of `llmhw.train` and `llmhw.training_memory`, or of `llmhw.serve`: the same formulas on
-    arrays. Rules are those of a job's own checks. An offloaded optimizer is charged no time. The arrays are evaluated in
-    pieces, so that memory stays small.
+    arrays. Rules are those of a job's own checks. An offloaded optimizer is charged no time. The arrays are evaluated
+    in pieces, so that memory stays small.
 
     >>> from llmhw import model
     >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), global_batch=64, seq_len=8192,
@@ -604,7 +605,12 @@ def search(
 
 
 def _search_training(
-    tally: _Tally, job: TrainingJob, places: list[Cluster], price: float | None, software: str | None = None, **space: Any
+    tally: _Tally,
+    job: TrainingJob,
+    places: list[Cluster],
+    price: float | None,
+    software: str | None = None,
+    **space: Any,
 ) -> None:
     for group in _alike(places):
         for grid in _grids(job, group, space, software, price):
@@ -766,8 +772,8 @@ def _search_serving(
                 fits = fits & ~late
         paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
         make = partial(grid.found, found, paid)
-        shaped = [a[None] for a in (np.ones_like(fits), fits, found["seconds"], found["held"])]
-        tally.add(*shaped, make)
+        seconds, held = found["seconds"][None], found["held"][None]
+        tally.add(np.ones_like(fits)[None], fits[None], seconds, held, make)
     return f"{input_tokens:,} tokens in, {output_tokens:,} out"
 
 
@@ -833,7 +839,7 @@ class _ServingGrid:
     def found(self, made: dict[str, Any], price: Any, flat: int) -> Found:
         """The layout and formats at one place of the flat arrays."""
         at = np.unravel_index(int(flat), self.held.shape)
-        job = replace(self.jobs[at[0]], weights=self.space.weights[at[1]], kv=self.space.kv[at[2]])
+        job = replace(self.jobs[int(at[0])], weights=self.space.weights[int(at[1])], kv=self.space.kv[int(at[2])])
         numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
         dollars = price and 1e6 * price.dollars_per_device_hour * job.cluster.devices * numbers["seconds"] / 3600
         return Found(job, numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"])

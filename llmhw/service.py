@@ -424,7 +424,7 @@ class Service:
 
     def decoding(self, running: float, detail: str = "totals") -> Ledger:
         """A decoded token of each of so many sequences."""
-        load = {"decoding": running, "context": self.context, "detail": detail}
+        load: dict[str, Any] = {"decoding": running, "context": self.context, "detail": detail}
         one = self.engine.timed(**load)
         if self.draft is None:
             return one
@@ -699,7 +699,7 @@ class EngineSteps:
     def _past_pair_seconds(self) -> float:
         """One token of a prompt attending to one before it."""
         first, past = (self.engine.seconds(prompts=1, prompt_tokens=1024, past=n) for n in (0, 4096))
-        return max(0.0, past - first) / (1024 * 4096)
+        return float(max(0.0, past - first) / (1024 * 4096))
 
     def __call__(
         self, prefill_tokens: int, prefill_context: int, decode_sequences: int, decode_context: int, /
@@ -736,9 +736,9 @@ class EngineSteps:
     def _passes(self, tokens: int) -> float:
         prompts = max(1, round(tokens / self.prompt_tokens))
         if tokens <= self.chunk:
-            return self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts)
+            return float(self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts))
         if prompts == 1:
-            return self.engine.prompt_seconds(tokens, chunk=self.chunk)
+            return float(self.engine.prompt_seconds(tokens, chunk=self.chunk))
         whole, rest = divmod(tokens, self.chunk)
         return whole * self._prompt(self.chunk) + (self._prompt(rest) if rest else 0.0)
 

@@ -371,10 +371,11 @@ class StepTimer:
     ) -> None:
         """What the backward pass computes a second time.
 
-        Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results of
-        attention and of every second product.
+        Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
+        of attention and of every second product.
         """
         mode = "full" if again else self.job.recompute
+        shares: tuple[tuple[Ledger, float], ...]
         if mode == "full":
             shares = ((products, 1.0), (core, 1.0), (scores, 1.0), (light, 1.0))
         elif mode == "selective" and self.job.attention == "eager":
@@ -479,7 +480,7 @@ class StepTimer:
 
     def _shard_messages(self, held: Iterable[int | str], what: str = "a block") -> list[Collective]:
         """FSDP's messages for a kind of layer, or for the ends: experts lie on other ranks than the rest."""
-        made = []
+        made: list[Collective] = []
         for kind in ("", "expert "):
             elements = sum(self.tensors.shard(which, bool(kind)) for which in held)
             if _any(elements):
@@ -557,9 +558,9 @@ class StepTimer:
             count, whole = self.tensors.elements(stage, experts)
             if not count:
                 continue
-            groups = {chosen.uniform(recipe.state): whole}
-            spread = where(x.zero > 0, shards, 1)
-            if None in groups or chosen.scheme == "muon":
+            each, spread = chosen.uniform(recipe.state), where(x.zero > 0, shards, 1)
+            groups = {each or 0.0: whole}
+            if each is None:
                 mine = [(t, n) for t, n in self.tensors.held(stage) if (t.component == "experts") == experts]
                 groups = chosen.widths(mine, recipe.state)
                 if chosen.scheme == "muon":

@@ -135,13 +135,16 @@ class JobMemory(StageReport):
     @property
     def reserved_bytes(self) -> float:
         """What `torch.cuda.max_memory_reserved` shows: blocks of the caching allocator."""
-        most = max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))
-        return most * _constant("reserved_over_allocated")
+        return self._held * _constant("reserved_over_allocated")
+
+    @property
+    def _held(self) -> float:
+        return max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))
 
     @property
     def device_bytes(self) -> float:
         """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers."""
-        return float(on_device(max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))))
+        return float(on_device(self._held))
 
     @property
     def capacity_bytes(self) -> float:

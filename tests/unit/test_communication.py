@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from llmhw.communication import AXES, Communication, collectives, ddp_buckets, group_ranks
 
 from llmhw import Cluster, model
-from llmhw.communication import AXES, Communication, collectives, ddp_buckets, group_ranks
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.model import ModelSpec
 from llmhw.sharding import place_of

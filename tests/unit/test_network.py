@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from llmhw.communication import all_gather_wire_bytes, all_reduce_wire_bytes, reduce_scatter_wire_bytes
 from llmhw.network import Network, group_bandwidth, message_seconds, nodes_reached
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from llmhw.operations import head_work, layer_work, pass_bytes
 
 import llmhw
 from llmhw.job import Parallelism
 from llmhw.model import ModelSpec
-from llmhw.operations import head_work, layer_work, pass_bytes
 
 
 def matrix_flops(spec: ModelSpec, layout: Parallelism, *, seq_len: int = 2048, micro_batch: int = 1) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llmhw.communication import collectives
 
 import llmhw
-from llmhw.communication import collectives
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.step_time import (
     IDEAL,
