@@ -245,6 +245,7 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
     """What a layer computes without weights, or with those of a convolution: `count` such layers."""
     a, linear = layer.attention, layer.linear_attention
     lengths = {"seq_len": seq_len, "past": past}
+    sizes: dict[str, Any]
     if a:
         pairs = attended_pairs(a, **lengths) if causal else int(all_pairs(**lengths))
         sizes: dict[str, Any] = {"batch": batch, "heads": a.heads, "pairs": pairs}
@@ -319,6 +320,7 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
     check_choice("convention", convention, ("6n", "palm", "megatron", "megatron-model"))
     tokens = check_count("batch", batch) * check_count("seq_len", seq_len)
     active = spec.parameters.active
+    sizes: dict[str, Any]
     if convention == "6n":
         made = term(training_flops_6n, "6 N D", params=active, tokens=tokens)
     elif convention == "palm":

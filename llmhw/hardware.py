@@ -43,7 +43,7 @@ _FORMAT_WORDS = {
     for word in words.split()
 }
 
-# A machine without a scale-up network for more than two devices: as many cards as a usual server takes.
+# [inferred] A machine without a scale-up network for more than two devices: as many cards as a usual server takes.
 _USUAL_NODE = 8
 
 
@@ -342,11 +342,6 @@ class Cluster:
     def memory_bandwidth_bytes_per_second(self) -> float:
         """Memory bandwidth of all devices together."""
         return self.devices * self.accelerator.memory_bandwidth_bytes_per_second
-
-    @property
-    def tdp_watts(self) -> float:
-        """Board power of all devices together, hosts and cooling left out."""
-        return float(self.devices * self.accelerator.require("tdp_watts"))
 
     def peak(self, fmt: str) -> float:
         """Dense peak of all devices together, FLOP/s."""

@@ -293,7 +293,6 @@ def test_a_cluster_adds_up_its_devices() -> None:
     assert cluster.memory_bytes == 64 * 81559 * MIB
     assert cluster.peak("bf16") == pytest.approx(64 * 989.4e12)
     assert cluster.memory_bandwidth_bytes_per_second == 64 * 3.35e12
-    assert cluster.tdp_watts == 64 * 700
     assert cluster.link_for(8).name == "NVLink 4"
     assert cluster.link_for(9).name == "InfiniBand NDR 4x"
     assert str(cluster) == "64 x H100 SXM5 80GB, 8 nodes of 8 (NVLink 4; between nodes: InfiniBand NDR 4x), 4.98 TiB"

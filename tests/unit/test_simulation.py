@@ -148,7 +148,9 @@ def test_an_overloaded_engine_serves_its_saturation_rate() -> None:
     model = StepModel(0.01, prefill_token_seconds=1e-5, sequence_seconds=1e-4, cached_token_seconds=1e-7)
     found = simulate(Engine(model, max_sequences=32), Closed(200, input_tokens=400, output_tokens=200, requests=6000))
     # prompts of answers that end together share a step, so that a little more than one a step is served
-    most = model.saturation_per_second(32, 400, 200)
+    # a request takes the step of its prompt, and its part of 199 decode steps with half of the answers cached
+    step = model(0, 0, 32, round(32 * (400 + 198 / 2)))
+    most = 1 / (model(400, 0, 0, 0) + 199 * step / 32)
     assert found.requests_per_second == pytest.approx(most, rel=0.2)
     alone = Engine(model, max_sequences=32, max_batched_tokens=400)
     served = simulate(alone, Closed(200, 400, Uniform(2, 398), requests=6000)).requests_per_second
