@@ -248,7 +248,7 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
     sizes: dict[str, Any]
     if a:
         pairs = attended_pairs(a, **lengths) if causal else int(all_pairs(**lengths))
-        sizes: dict[str, Any] = {"batch": batch, "heads": a.heads, "pairs": pairs}
+        sizes = {"batch": batch, "heads": a.heads, "pairs": pairs}
         sizes |= {"head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
         yield term(attention_core_flops, f"{a.kind} attention", count, **sizes)
         if a.index_heads:
@@ -325,7 +325,7 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
         made = term(training_flops_6n, "6 N D", params=active, tokens=tokens)
     elif convention == "palm":
         layers = sum(count for layer, count in spec.layer_kinds if layer.attention)
-        sizes: dict[str, Any] = {"layers": layers, "heads": spec.heads, "head_dim": spec.head_dim, "seq_len": seq_len}
+        sizes = {"layers": layers, "heads": spec.heads, "head_dim": spec.head_dim, "seq_len": seq_len}
         made = term(training_flops_palm, "PaLM", params=active, tokens=tokens, **sizes)
     else:
         blocks = {sum(t.numel for t in layer.tensors if t.matmul) for layer in spec.layers}
