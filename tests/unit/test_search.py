@@ -21,7 +21,8 @@ from llmhw.training import memory
 from llmhw.units import LLMHWError
 
 # All 10,000 of a long run take about a minute: LLMHW_SEARCH_SAMPLES=10000
-SAMPLES = int(os.environ.get("LLMHW_SEARCH_SAMPLES", "600"))
+FEW = 600
+SAMPLES = int(os.environ.get("LLMHW_SEARCH_SAMPLES", FEW))
 
 
 def cluster(devices: int, device: str = "h100") -> llmhw.Cluster:
@@ -60,6 +61,8 @@ SPACE: dict[str, Any] = {
     "schedule": ("1f1b", "zero-bubble", "gpipe"),
     "offload": ("none", "optimizer"),
 }
+if SAMPLES == FEW:  # few layouts need no wide axes: PyTorch's tape runs once for each place on these
+    SPACE |= {"micro_batch": (1, 4), "cp": (1, 2, 8)}
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
