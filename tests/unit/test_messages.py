@@ -1,15 +1,31 @@
-"""What ranks send: sums that do not depend on how PyTorch counts."""
+"""What ranks send: sums that do not depend on how PyTorch counts. Then how long it takes, worked out by hand.
+
+That a step is timed from the same bytes is in test_step_time.py.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
-from llmhw.communication import AXES, Communication, collectives, ddp_buckets, group_ranks
 
 from llmhw import Cluster, model
-from llmhw.job import Parallelism, TrainingJob
+from llmhw.job import Layout, Parallelism, TrainingJob
+from llmhw.messages import (
+    AXES,
+    GROUPS,
+    Collective,
+    Communication,
+    Network,
+    collectives,
+    ddp_buckets,
+    group_bandwidth,
+    group_ranks,
+    message_seconds,
+    nodes_reached,
+)
 from llmhw.model import ModelSpec
 from llmhw.sharding import place_of
 from llmhw.units import LLMHWError
@@ -102,6 +118,43 @@ def test_sequence_parallel_sends_the_same_bytes_as_tensor_parallel() -> None:
     assert calls(split, "all-gather", "tp") == 4 * (4 * 8 + 2 + 2 * 8)
 
 
+def test_activations_travel_as_they_are_computed_and_gradients_as_they_are_kept() -> None:
+    """fp32 weights computed with in bf16 (FSDP's mixed precision): 2 bytes of an activation, 4 of a gradient."""
+    found = collectives(job(dp=2, tp=2, zero=3, precision="fp32-bf16"))
+    hidden = 32 * 64
+    assert {c.bytes_per_call for c in found if "attention and MLP" in c.what} == {2 * hidden}
+    gathered, reduced = (
+        next(c.bytes_per_call for c in found if c.kind == kind and c.axis == "fsdp" and c.what.endswith("of a block"))
+        for kind in ("all-gather", "reduce-scatter")
+    )
+    assert reduced == 2 * 2 * gathered  # twice the ranks, twice the width
+    fp32 = collectives(job(dp=2, tp=2, zero=3, precision="fp32"))
+    assert {c.bytes_per_call for c in fp32 if "attention and MLP" in c.what} == {4 * hidden}
+
+
+def test_8_bit_weights_are_gathered_in_8_bit_where_one_scale_is_enough() -> None:
+    def gathered(**options: Any) -> int:
+        return sum(c.bytes for c in collectives(job(dp=2, zero=3, **options)) if c.kind == "all-gather")
+
+    assert 2 * gathered(compute="fp8") == gathered(compute="mxfp8") == gathered()
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_megatron_sends_a_part_and_puts_it_together_where_it_arrives(tp: int) -> None:
+    """Narayanan et al. 2021, section 4.1; sequence parallelism has split it already."""
+    plain, split, torch = (
+        collectives(job(pp=4, tp=tp, sequence_parallel=s and tp > 1, kernels=k), pp_rank=1)
+        for s, k in ((False, "megatron"), (True, "megatron"), (False, "torch"))
+    )
+    part = 32 * 64 * 2 // tp
+    assert [{c.bytes_per_call for c in x if c.axis == "pp"} for x in (plain, split, torch)] == [
+        {part}, {part}, {part * tp},
+    ]  # fmt: skip
+    together = [[c for c in x if c.what.endswith("put together")] for x in (plain, split, torch)]
+    assert [sum(c.calls for c in x) for x in together] == [0 if tp == 1 else 2 * 4, 0, 0]
+    assert {c.bytes_per_call for c in together[0]} <= {part}
+
+
 def test_every_send_is_received() -> None:
     for options in ({"pp": 4}, {"pp": 4, "vpp": 2}, {"pp": 2, "schedule": "gpipe", "tp": 2, "sequence_parallel": True}):
         j = job(**options)
@@ -129,6 +182,15 @@ def test_context_parallel() -> None:
     # a ring of four passes on what an all-gather sends
     forward = [sum(c.bytes for c in ring if c.phase == "forward")]
     assert forward == [sum(c.wire_bytes for c in gather if c.phase == "forward")]
+
+
+def test_gradients_of_a_ring_travel_in_fp32_as_often_as_there_are_ranks() -> None:
+    """Llama-3-8B, cp=8, 64k: 7 + 7 shifts of 32 MiB of keys and values a layer, and 8 of 64 MiB of their gradients."""
+    asked = TrainingJob(
+        model=model("llama-3-8b"), cluster=Cluster("h100", 8), parallelism=Parallelism(cp=8), seq_len=65536
+    )
+    ring = [c for c in collectives(asked) if c.axis == "cp"]
+    assert sum(c.bytes for c in ring) == 32 * ((7 + 7) * 2**25 + 8 * 2**26) == 30 * 2**30
 
 
 def test_experts() -> None:
@@ -192,3 +254,104 @@ def test_report() -> None:
     assert found.to_frame()["calls"].sum() == sum(c.calls for c in found)
     with pytest.raises(LLMHWError, match="pp_rank=1 is not one of the 1 stages"):
         collectives(job(), pp_rank=1)
+
+
+# -- time: eight devices a node, 400 GB/s and 3 us inside, 50 GB/s and 10 us between --------------
+
+NET = Network(per_node=8, inside=400e9, between=50e9, inside_latency=3e-6, between_latency=10e-6)
+
+
+def seconds(kind: str, axis: str, size: float, *, copies: int = 1, net: Network = NET, **layout: int) -> float:
+    """One call over the ranks of an axis."""
+    x = Layout(**layout)
+    function, given = net.timing(Collective(kind, axis, GROUPS[axis][0](x), 1, size, "", "forward", copies), x)
+    return float(function(**given))
+
+
+def test_a_ring_inside_a_node() -> None:
+    """An all-reduce of 1 GB over 8: 2 x 7/8 GB at 400 GB/s, and 14 hops of 3 us."""
+    assert seconds("all-reduce", "tp", 1e9, tp=8) == pytest.approx(1.75e9 / 400e9 + 14 * 3e-6)
+    assert seconds("all-reduce", "tp", 1e9, tp=8) == pytest.approx(4.417e-3)
+
+
+@pytest.mark.parametrize("layout", [{"dp": 8}, {"dp": 4, "tp": 2}, {"dp": 32}, {"dp": 4, "tp": 8}], ids=str)
+def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(layout: dict[str, int]) -> None:
+    first = seconds("reduce-scatter", "dp", 1e9, **layout)
+    second = seconds("all-gather", "dp", 1e9 / layout["dp"], **layout)
+    assert seconds("all-reduce", "dp", 1e9, **layout) == pytest.approx(first + second)
+
+
+def test_a_ring_between_nodes_uses_all_adapters_of_its_ranks() -> None:
+    """32 ranks, 8 a node: 8 x 50 GB/s cross a boundary, as much as the ring has inside; 3 and 7 hops wait."""
+    found = seconds("all-gather", "dp", 1e9 / 32, dp=32)
+    assert found == pytest.approx(31 / 32 * 1e9 / 400e9 + 3 * 10e-6 + 7 * 3e-6)
+
+
+def test_one_rank_a_node_has_one_adapter() -> None:
+    """Data-parallel ranks behind tp=8 are 8 devices apart: each ring has one adapter."""
+    assert seconds("reduce-scatter", "dp", 1e9, dp=4, tp=8) == pytest.approx(0.75e9 / 50e9 + 3 * 10e-6)
+    assert seconds("reduce-scatter", "dp", 1e9, dp=4) == pytest.approx(0.75e9 / 400e9 + 3 * 3e-6)
+    # tp=4 leaves two of its ranks in each node
+    assert seconds("reduce-scatter", "dp", 1e9, dp=4, tp=4) == pytest.approx(0.75e9 / 100e9 + 10e-6 + 3e-6)
+
+
+def test_an_all_to_all_inside_a_node() -> None:
+    """Every rank keeps its own eighth."""
+    assert seconds("all-to-all", "ep", 8e8, dp=8, ep=8) == pytest.approx(7e8 / 400e9 + 3e-6)
+
+
+def test_an_all_to_all_between_nodes_is_limited_by_the_adapter() -> None:
+    """32 ranks in 4 nodes: three quarters of the rows leave, each over its own 50 GB/s."""
+    assert seconds("all-to-all", "ep", 1e9, dp=32, ep=32) == pytest.approx(0.75e9 / 50e9 + 10e-6)
+
+
+def test_the_parts_of_an_expert_push_its_ranks_into_another_node() -> None:
+    """ep=8 with expert_tp=2 lies on ranks 0, 2, ... 14: two nodes, four ranks in each, half of the rows leave."""
+    p = Parallelism(dp=16, ep=8, expert_tp=2)
+    assert group_ranks(p, 0, "ep") == tuple(range(0, 16, 2))
+    apart = seconds("all-to-all", "ep", 6e7, dp=16, ep=8, expert_tp=2)
+    assert apart == pytest.approx(0.5 * 6e7 / 50e9 + 10e-6)
+    assert seconds("all-to-all", "ep", 6e7, dp=16, ep=8) == pytest.approx(7 / 8 * 6e7 / 400e9 + 3e-6)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_group_is_as_far_apart_in_time_as_its_ranks_are(axis: str) -> None:
+    """Where a hop between nodes takes 1 s and nothing else any time, a ring takes as many as it has nodes, less one."""
+    p = Parallelism(dp=8, tp=2, cp=2, pp=4, ep=4, expert_tp=2, zero=3, replicas=2)
+    sizes = {name: getattr(p, name) for name in ("dp", "tp", "cp", "pp", "ep", "expert_tp", "replicas")}
+    for per_node in (1, 2, 4, 8, 16, 32, 64, 128):
+        net = Network(per_node=per_node, inside=1e30, between=1e30, inside_latency=0, between_latency=1)
+        nodes = {rank // per_node for rank in group_ranks(p, 0, axis)}
+        assert seconds("all-gather", axis, 1, net=net, **sizes) == pytest.approx(len(nodes) - 1)
+
+
+def test_a_row_crosses_to_a_node_once() -> None:
+    """Eight picks over four nodes reach 4 (1 - (3/4)^8) = 3.6 of them: 3.6 / 8 of the rows, and 3/4 of those leave."""
+    reached = 4 * (1 - 0.75**8)
+    assert nodes_reached(nodes=4, picks=8) == pytest.approx(reached)
+    found = seconds("all-to-all", "ep", 8e9, copies=8, dp=32, ep=32)
+    assert found == pytest.approx(1e9 * reached * 0.75 / 50e9 + 10e-6)
+
+
+def test_sends() -> None:
+    """A stage's ranks are its tp x cp x dp ranks away from the next one's."""
+    assert seconds("send", "pp", 1e9, pp=2, tp=4) == pytest.approx(1e9 / 400e9 + 3e-6)
+    assert seconds("send", "pp", 1e9, pp=2, tp=8) == pytest.approx(1e9 / 50e9 + 10e-6)
+
+
+def test_a_ring_of_context_is_as_slow_as_its_slowest_link() -> None:
+    """Each rank hands everything to its neighbour; one of them lies in another node as soon as the group leaves it."""
+    assert seconds("all-to-all", "cp", 1e9, cp=4, tp=2) == pytest.approx(1e9 / 400e9 + 3e-6)
+    assert seconds("all-to-all", "cp", 1e9, cp=4, tp=4) == pytest.approx(1e9 / 50e9 + 10e-6)
+
+
+def test_one_rank_sends_nothing() -> None:
+    assert [seconds(kind, "dp", 1e9) for kind in ("all-reduce", "all-gather", "all-to-all")] == [0, 0, 0]
+
+
+def test_formulas_take_arrays() -> None:
+    ranks = np.array([1, 4, 16])
+    rates = group_bandwidth(local_ranks=ranks, inside_bytes_per_second=400e9, between_bytes_per_second=50e9)
+    assert rates.tolist() == [50e9, 200e9, 400e9]
+    times = message_seconds(wire_bytes=1e9, bandwidth_bytes_per_second=rates, hops=ranks, latency_seconds=1e-5)
+    assert times.tolist() == pytest.approx([1 / 50 + 1e-5, 1 / 200 + 4e-5, 1 / 400 + 16e-5])
