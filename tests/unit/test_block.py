@@ -15,7 +15,7 @@ def matrix_flops(spec: ModelSpec, layout: Layout, *, seq_len: int = 2048) -> flo
     """Layers and both ends for one micro-batch on one rank of a single stage."""
     ends = (first_block(spec, layout, seq_len=seq_len), last_block(spec, layout, seq_len=seq_len))
     layers = sum(count * block(spec, layer, layout, seq_len=seq_len).flops for layer, count in spec.layer_kinds)
-    return layers + sum(end.flops for end in ends)
+    return float(layers + sum(end.flops for end in ends))
 
 
 @pytest.mark.parametrize("name", llmhw.models())
