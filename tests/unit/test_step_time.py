@@ -557,6 +557,14 @@ def test_8_bit_products_are_faster_and_scaling_costs() -> None:
     assert with_scaling > eight
 
 
+@pytest.mark.parametrize(("precision", "width"), [("bf16-mixed", 2), ("bf16-mixed-fp32-grads", 4), ("fp32-bf16", 4)])
+def test_gradients_of_weights_are_added_to_what_is_there(precision: str, width: int) -> None:
+    """Their product reads what it adds to, and writes it; the other two write in 16 bit."""
+    terms = time_step(job(precision=precision)).estimate.part("matrix products").terms
+    written = {t.label.partition(", ")[2]: dict(t.inputs)["out_bytes"] for t in terms}
+    assert written == {"": 2, "gradient of its input": 2, "gradient of its weights": 2 * width}
+
+
 def test_stragglers() -> None:
     assert straggler_share(nodes=1, jitter=0.01) == 0
     # the expected largest of 100 normal deviates is 2.51; sqrt(2 ln 100) is 3.03, which is above it
