@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,6 +232,16 @@ def test_the_name_is_a_function_and_a_module() -> None:
 
     assert room.Space is Space
     assert llmhw.search(job("gpt2", 8, seq_len=1024), best=1).best
+
+
+def test_readme_shows_what_search_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```python\n([^`]*llmhw\.search\([^`]*)```\n\n```text\n([^`]*)```", text)
+    assert ["Training" in code for code, _ in shown] == [True, False]
+    for code, lines in shown:
+        exec(code, {})
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert [line for line in lines.splitlines() if line not in printed] == []
 
 
 @pytest.mark.parametrize(
