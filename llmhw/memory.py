@@ -315,8 +315,8 @@ def optimizer_parts(tensors: Iterable[tuple[Tensor, int]], optimizer: Optimizer,
     else:
         elements = sum(n * t.numel for t, n in held)
         parts = {name: [plain(name, elements)] for name in optimizer.states}
-    stepped = sum(n for t, n in held if optimizer.step and not (muon and t.is_block_matrix))
-    if stepped:
+    stepped = sum(n for t, n in held if not (muon and t.is_block_matrix))
+    if optimizer.step and not (isinstance(stepped, int) and stepped == 0):
         # torch.optim keeps a step counter, one fp32 number, for every parameter tensor
         counters = term(state_bytes, "a step counter for each tensor", elements=stepped, bytes_per_element=4)
         parts["step counters"] = [counters]

@@ -165,9 +165,7 @@ def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[s
     return device.family((calibration or read_calibration(kind.calibration))["families"])
 
 
-def constants_of(
-    kind: type[C], device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None
-) -> C:
+def constants_of(kind: type[C], device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None) -> C:
     """The constants of a device and a software: what is common to all, then the family's, then the software's.
 
     kind          `TrainingConstants` or `ServingConstants`

@@ -47,7 +47,7 @@ from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_ten
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, where
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
 AXES = ("recompute", "sharding", "micro_batch", "sequence_parallel", "expert_tp", "ep", "cp", "tp")
@@ -198,7 +198,7 @@ class _Memory(StepMemory):
             for experts, ranks in ((False, x.shards), (True, x.expert_shards)):
                 count, elements = tensors.elements(stage, experts)
                 if counted:
-                    total = total + (min(count, 1) if key[1] == "flat" else count)
+                    total = total + (where(ranks == 1, count, min(count, 1)) if key[1] == "flat" else count)
                 elif key[1] == "shards":
                     total = total + sum(n * tensors.shard(which, experts) for which, n in stage.parts)
                 elif count:

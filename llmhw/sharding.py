@@ -364,8 +364,10 @@ def shard_held(held: Held, layout: Layout, what: str, *, shard: Any = 0, expert_
             made += [(shard_tensor(t, ranks, index), count) for t, count in mine]
         elif mine:
             size = chunk_size(size=sum(count * t.numel for t, count in mine), parts=ranks, index=index)
-            made.append((Tensor("flat buffer", (size,), "experts" if experts else "attention"), 1))
-    return made
+            buffer = Tensor("flat buffer", (size,), "experts" if experts else "attention")
+            alone = where(ranks == 1, 1, 0)  # then nothing is laid end to end
+            made += [(t, count * alone) for t, count in mine] + [(buffer, 1 - alone)]
+    return [(t, count) for t, count in made if not (isinstance(count, int) and count == 0)]
 
 
 def shard_tensors(spec: ModelSpec, parallelism: Parallelism, place: Place | int, what: str = "optimizer") -> Held:

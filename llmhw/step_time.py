@@ -642,9 +642,7 @@ def time_step(
     return _timed(job, constants, interval and (float(interval[0]), float(interval[1])))
 
 
-def _timed(
-    job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)
-) -> StepTime:
+def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)) -> StepTime:
     def reason() -> Estimate:
         found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
@@ -671,9 +669,7 @@ def time_bounds(
     The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
     be hidden hidden; the most is under `cautious` constants.
     """
-    constants = constants_of(
-        TrainingConstants, job.cluster.accelerator, software or default_software(job), calibration
-    )
+    constants = constants_of(TrainingConstants, job.cluster.accelerator, software or default_software(job), calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
     least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts

@@ -279,6 +279,7 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
 # Profilers of these versions take the CUDA context off the cache too; later ones start to count when it is there.
 _COUNTS_CONTEXT = re.compile(r"^0\.6\.[45]|^0\.7\S* \(V1\)")
 
+
 def _batched_tokens(row: Row, longest: int) -> int:
     """vLLM's default: a whole sequence, unless prompts are cut into chunks (V1, or more than 32,768 tokens)."""
     if "V1" in row["vllm_version"]:

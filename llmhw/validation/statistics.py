@@ -125,9 +125,7 @@ def groups(rows: Iterable[Prediction], family: Callable[[str], str] = source_fam
         )
 
 
-def scaled(
-    predicted: float, interval: Sequence[float] | None, unit: str
-) -> tuple[float, float] | tuple[None, None]:
+def scaled(predicted: float, interval: Sequence[float] | None, unit: str) -> tuple[float, float] | tuple[None, None]:
     """The low and high end of a prediction.
 
     interval   least and most of measured over predicted time; None if it is not known
