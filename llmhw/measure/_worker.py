@@ -221,16 +221,17 @@ def _wrap(model: Decoder, groups: _Groups, case: dict[str, Any]) -> Any:
         for block in model.model.layers.values():
             block.mlp.exchange = exchange
     if p.zero == 3:
-        spread = {}
+        # in a pipeline weights stay whole from the first micro-batch to the last, as torchtitan has it
+        options: dict[str, Any] = {"mesh": groups.fsdp} | ({"reshard_after_forward": False} if p.pp > 1 else {})
         if experts and p.ep > 1:
             if p.expert_shards > 1:
                 for module in experts:
-                    fully_shard(module, mesh=_expert_mesh(groups))
+                    fully_shard(module, **options | {"mesh": _expert_mesh(groups)})
             else:
-                spread = {"ignored_params": {q for module in experts for q in module.parameters()}}
+                options["ignored_params"] = {q for module in experts for q in module.parameters()}
         for block in model.model.layers.values():
-            fully_shard(block, mesh=groups.fsdp, **spread)
-        return fully_shard(model, mesh=groups.fsdp, **spread)
+            fully_shard(block, **options)
+        return fully_shard(model, **options)
     if p.dp * p.cp > 1:
         if p.ep > 1:
             names = [name for name, _ in model.named_parameters() if ".experts." in name]

@@ -45,6 +45,7 @@ MORE: list[dict[str, Any]] = [
     {"scheme": "ddp", "ranks": 4, "dp": 2, "pp": 2},
     {"scheme": "fsdp", "ranks": 4, "dp": 2, "pp": 2, "schedule": "gpipe"},
     {"scheme": "fsdp", "ranks": 4, "dp": 2, "pp": 2, "vpp": 2, "schedule": "interleaved"},
+    {"scheme": "fsdp", "ranks": 4, "dp": 2, "pp": 2, "micro_batches": 8, "recompute": "full"},
     {"scheme": "3d", "ranks": 4, "schedule": "zero-bubble", "sequence_parallel": True},
     {"scheme": "3d", "ranks": 8},
 ]
