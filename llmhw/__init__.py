@@ -7,8 +7,8 @@
 >>> llmhw.kv_cache(spec, seq_len=8192).total / 2**30
 2.5
 
-`llmhw.messages.collectives(job)` lists what every rank sends, and `llmhw.measure` (extra `torch`) takes the same
-quantities from PyTorch.
+`llmhw.search(job, clusters)` ranks every layout, `llmhw.messages.collectives(job)` lists what every rank sends, and
+`llmhw.measure` (extra `torch`) takes the same quantities from PyTorch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """Time of one pass of an inference engine: prompts, decoded tokens, or both in one batch.
 
-The operations are those of training's forward pass. Weights are read in the format they are stored in, the cache is
-read by every decoded token, and tensor-parallel ranks wait for each other twice a layer.
+The operations are those of `llmhw.block`, as in training's forward pass. Weights are read in the format they are stored
+in, the cache is read by every decoded token, and tensor-parallel ranks wait for each other twice a layer.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -254,7 +254,7 @@ class _Grid:
         )
         self.shape = (len(clusters), *space.shape)
         self.capacity = largest.accelerator.memory_bytes
-        self.prices = [price_of(c.accelerator, c.devices, price, None, None, "on_demand")[0] for c in clusters]
+        self.places = [_place(cluster, price) for cluster in clusters]
         constants = constants_of(TrainingConstants, largest.accelerator, software or default_software(job))
         base = replace(self.template(_Shape(1, 1, "1f1b", False, "none"), "none"), cluster=_single(largest))
         self.timer = _Timer(base, self.x, constants, detail="totals", cluster=largest)
@@ -286,6 +286,12 @@ class _Grid:
     def found(self, shape: _Shape, x: Layout, seconds: Any, held: Any, flat: int) -> Found:
         """The layout at one place of the flat arrays."""
         at = np.unravel_index(int(flat), self.shape)
+        time = float(seconds[at])
+        paid = self.places[at[0]][1] * time / 3600
+        return Found(partial(self.at, shape, x, at), time, float(held[at]), paid if paid < np.inf else None)
+
+    def at(self, shape: _Shape, x: Layout, at: Any) -> TrainingJob:
+        """The job with the layout at one place of the arrays."""
 
         def number(name: str) -> int:
             return int(np.broadcast_to(getattr(x, name), self.shape)[at])
@@ -296,7 +302,7 @@ class _Grid:
             pp=shape.pp, vpp=shape.vpp, schedule=shape.schedule, uneven=shape.uneven, offload=shape.offload,
             sequence_parallel=bool(number("sequence_parallel")), cp_kind=self.job.parallelism.cp_kind,
         )  # fmt: skip
-        job = replace(
+        return replace(
             self.job,
             cluster=self.clusters[at[0]],
             parallelism=layout,
@@ -304,10 +310,6 @@ class _Grid:
             global_batch=self.job.batch,
             recompute=self.space.recompute[int(at[1])],
         )
-        time = float(seconds[at])
-        price = self.prices[at[0]]
-        dollars = price.dollars_per_device_hour * job.cluster.devices * time / 3600 if price else None
-        return Found(job, time, float(held[at]), dollars)
 
     def structures(self, refused: Counter[str]) -> Iterator[_Shape]:
         """Every way to deal the layers out; embedding and head count as layers where that makes it even."""
@@ -389,6 +391,12 @@ _FILLED = Rule(
 )  # fmt: skip
 
 
+def _place(cluster: Cluster, price: float | None) -> tuple[int, float]:
+    """Devices of a cluster, and dollars that they cost an hour; infinite where no price is known."""
+    paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
+    return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf
+
+
 def _single(cluster: Cluster) -> Cluster:
     return Cluster(cluster.accelerator, 1)
 
@@ -396,22 +404,28 @@ def _single(cluster: Cluster) -> Cluster:
 # -- what comes out ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Found:
     """One layout: the job that has it, and what it comes to.
 
+    make           gives the job
     seconds        of a step; of serving, of an output token of all users together
     device_bytes   on the fullest device; of serving, with the cache of one sequence
     dollars        of a step, or of a million output tokens; None without a price
     first_token, next_token   seconds that a user waits, of serving
     """
 
-    job: Any
+    make: Callable[[], Any] = field(repr=False)
     seconds: float
     device_bytes: float
     dollars: float | None
     first_token: float | None = None
     next_token: float | None = None
+
+    @cached_property
+    def job(self) -> Any:
+        """The `TrainingJob` or `ServingJob`, made when it is asked for: a search finds many."""
+        return self.make()
 
     @property
     def devices(self) -> int:
@@ -509,13 +523,16 @@ class _Tally:
     fitting: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
-    front: list[tuple[Any, ...]] = field(default_factory=list)
+    front: dict[Any, list[tuple[Any, ...]]] = field(default_factory=dict)
     closest: tuple[Any, ...] | None = None
 
-    def add(self, valid: Any, fits: Any, seconds: Any, held: Any, make: Callable[[int], Found]) -> None:
+    def add(
+        self, places: Sequence[tuple[int, float]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
+    ) -> None:
         """Keep what may be among the best or on the front; of arrays whose first axis are clusters.
 
-        make   the layout at one place of the flat arrays
+        places   devices of each cluster, and what they cost an hour
+        make     the layout at one place of the flat arrays
         """
         self.tried += valid.size
         self.valid += int(valid.sum())
@@ -529,33 +546,38 @@ class _Tally:
                 continue
             order = here[np.argsort(seconds.ravel()[here], kind="stable")]
             self.kept += [(float(seconds.flat[i]), make, i) for i in order[: self.best]]
-            # of equal devices the slower layout is on the front only if it needs less memory
-            memory = held.ravel()[order]
-            less = order[memory < np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1]))]
-            self.front += [(float(seconds.flat[i]), make, i) for i in less]
+            less = order[_falls(held.ravel()[order])]
+            near = self.front.setdefault(places[number], [])
+            near += [(float(seconds.flat[i]), float(held.flat[i]), make, i) for i in less]
         self.kept = sorted(self.kept, key=lambda f: f[0])[: self.best]
 
     def result(self, title: str) -> SearchResult:
         """What it comes to."""
         refused = {rule: count for rule, count in self.refused.items() if count}
         best = tuple(make(i) for _, make, i in self.kept)
-        front = _undominated([make(i) for _, make, i in self.front])
         closest = self.closest[1](self.closest[2]) if self.closest and not best else None
-        return SearchResult(title, best, tuple(front), self.tried, self.valid, self.fitting, refused, closest)
+        front = tuple(self._undominated())
+        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest)
+
+    def _undominated(self) -> Iterator[Found]:
+        """Those that no other is at least as good as in seconds, memory, devices and dollars."""
+        found = []
+        for (devices, price), near in self.front.items():
+            near.sort(key=lambda f: f[:2])
+            falls = np.flatnonzero(_falls(np.array([f[1] for f in near])))
+            found += [(*near[i][:2], devices, near[i][0] * price, *near[i][2:]) for i in falls]
+        found.sort(key=lambda f: f[:4])
+        kept = np.empty((len(found), 4))
+        number = 0
+        for *point, make, i in found:
+            if not (kept[:number] <= point).all(axis=1).any():
+                kept[number], number = point, number + 1
+                yield make(i)
 
 
-def _undominated(found: list[Found]) -> list[Found]:
-    """Those that no other is at least as good as in seconds, memory, devices and dollars."""
-
-    def key(one: Found) -> tuple[float, ...]:
-        dollars = float("inf") if one.dollars is None else one.dollars
-        return one.seconds, one.device_bytes, one.devices, dollars
-
-    kept: list[Found] = []
-    for one in sorted(found, key=key):
-        if not any(all(a <= b for a, b in zip(key(other), key(one), strict=True)) for other in kept):
-            kept.append(one)
-    return kept
+def _falls(memory: Any) -> Any:
+    """Which of the layouts of one cluster, fastest first, need less memory than all faster ones."""
+    return memory < np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1]))
 
 
 _MOST_POINTS = 2**21  # of one array: 16 MiB
@@ -619,7 +641,8 @@ def _search_training(
                 valid = grid.valid(x, tally.refused)
                 seconds, held = grid.evaluate(shape, x)
                 fits = valid & (held <= grid.capacity)
-                tally.add(valid, fits, seconds, held, partial(grid.found, shape, x, seconds, held))
+                make = partial(grid.found, shape, x, seconds, held)
+                tally.add(grid.places, valid, fits, seconds, held, make)
     tally.refused["memory"] = tally.valid - tally.fitting
 
 
@@ -770,10 +793,10 @@ def _search_serving(
                 late = fits & (found[key] > limit)
                 tally.refused[name] += int(late.sum())
                 fits = fits & ~late
-        paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
-        make = partial(grid.found, found, paid)
+        place = _place(cluster, price)
+        make = partial(grid.found, found, place[1])
         seconds, held = found["seconds"][None], found["held"][None]
-        tally.add(np.ones_like(fits)[None], fits[None], seconds, held, make)
+        tally.add([place], np.ones_like(fits)[None], fits[None], seconds, held, make)
     return f"{input_tokens:,} tokens in, {output_tokens:,} out"
 
 
@@ -836,13 +859,20 @@ class _ServingGrid:
             ),
         )
 
-    def found(self, made: dict[str, Any], price: Any, flat: int) -> Found:
-        """The layout and formats at one place of the flat arrays."""
+    def found(self, made: dict[str, Any], price: float, flat: int) -> Found:
+        """The layout and formats at one place of the flat arrays; `price`: dollars an hour of the devices."""
         at = np.unravel_index(int(flat), self.held.shape)
-        job = replace(self.jobs[int(at[0])], weights=self.space.weights[int(at[1])], kv=self.space.kv[int(at[2])])
         numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
-        dollars = price and 1e6 * price.dollars_per_device_hour * job.cluster.devices * numbers["seconds"] / 3600
-        return Found(job, numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"])
+        paid = 1e6 * price * numbers["seconds"] / 3600
+        dollars = paid if paid < np.inf else None
+        return Found(
+            partial(self.at, at), numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"]
+        )
+
+    def at(self, at: Any) -> ServingJob:
+        """The job with the layout and formats at one place of the arrays."""
+        weights, kv = self.space.weights[int(at[1])], self.space.kv[int(at[2])]
+        return replace(self.jobs[int(at[0])], weights=weights, kv=kv)
 
 
 class _Services(Service):

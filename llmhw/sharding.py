@@ -1,6 +1,6 @@
 """Which part of every tensor one rank holds.
 
-Tensor parallelism cuts matrices by the role of their module, pipeline parallelism deals out layers, expert
+Tensor parallelism cuts a tensor as it says of itself (`Tensor.split`), pipeline parallelism deals out layers, expert
 parallelism deals out experts, and ZeRO or FSDP cut what is left over the data-parallel ranks. Every size is
 that of the real tensor on that rank, so the ranks add up to the whole model.
 """

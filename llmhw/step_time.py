@@ -1,6 +1,8 @@
 """Time of one training step: operations on the roofline, messages on the network, and the schedule that joins them.
 
-One job is timed from plain numbers, many layouts of a job at once from arrays: the same code, see `llmhw.job.Layout`.
+Operations are those of `llmhw.block`, messages those that `llmhw.messages.collectives` lists, rates those of
+`llmhw.rates`. One job is timed from plain numbers, many layouts of a job at once from arrays: the same code, see
+`llmhw.job.Layout`.
 """
 
 from __future__ import annotations

@@ -155,6 +155,7 @@ class FormulaIndex(SphinxDirective):
 def public_objects() -> dict[str, list[tuple[str, Any]]]:
     """The public names of the library by the module that defines them; a public module brings its own."""
     found: dict[str, list[tuple[str, Any]]] = {}
+    importlib.import_module("llmhw.search")  # a function and a module: here the module, whatever was imported first
     for name in llmhw.__all__:
         thing = getattr(llmhw, name)
         if isinstance(thing, ModuleType):

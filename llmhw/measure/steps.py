@@ -566,9 +566,7 @@ def measure_memory(
     notes = [f"measured on fake tensors; the peak is in the {step.phase} phase"]
     notes += [f"no prediction: {why}"] if why else []
     if limit is not None:
-        room, more = (format_quantity(size, "bytes") for size in (limit, step.peak - limit))
-        verdict, rest = ("fits", "") if step.peak <= limit else ("does not fit", f": {more} too much")
-        notes.append(f"{verdict} in {room} of {device_memory}{rest}")
+        notes.append(_verdict(step.peak, limit, device_memory))
     if run == "real":
         where, free = _host()
         free = free if limit is None else min(free, limit)
@@ -583,6 +581,12 @@ def measure_memory(
     title = f"memory of a training step of {name_of(model)}: {of}{optimizer}, {own}, recompute {recompute}"
     peak = Row("peak", step.peak, predicted.total if predicted else None)
     return Measurement(title, "bytes", peak, tuple(parts), tuple(notes))
+
+
+def _verdict(peak: int, limit: int, of: int | float | str | None) -> str:
+    """Whether a step fits so many bytes of a device."""
+    room, more = (format_quantity(size, "bytes") for size in (limit, peak - limit))
+    return f"fits in {room} of {of}" if peak <= limit else f"does not fit in {room} of {of}: {more} too much"
 
 
 def _moments(step: StepMemory, predicted: StepPeak | None) -> list[Row]:

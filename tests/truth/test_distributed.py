@@ -48,6 +48,9 @@ MORE: list[dict[str, Any]] = [
     {"scheme": "fsdp", "ranks": 4, "dp": 2, "pp": 2, "micro_batches": 8, "recompute": "full"},
     {"scheme": "3d", "ranks": 4, "schedule": "zero-bubble", "sequence_parallel": True},
     {"scheme": "3d", "ranks": 8},
+    {"scheme": "3d", "ranks": 8, "sequence_parallel": True},
+    {"scheme": "hsdp", "ranks": 8, "dp": 4, "replicas": 2, "pp": 2},
+    {"scheme": "ep", "ranks": 8, "dp": 4, "ep": 2, "pp": 2, "zero": 3},
 ]
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
 import llmhw
+from llmhw import units
 from llmhw.formula import Estimate, Part, Term, formulas, term
 from llmhw.memory import state_bytes
 from llmhw.units import LLMHWError
@@ -28,17 +34,59 @@ def test_every_formula_is_documented(name: str) -> None:
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters), "a formula takes keywords only"
 
 
+def drawn(r: Random, parameters: Mapping[str, inspect.Parameter]) -> dict[str, float]:
+    """Sizes from 1 to 300, small ones as often as large ones, some of them multiples of 8, and now and then nothing."""
+    sizes = {name: r.choice([0, 1, 8, 64, *(round(300 ** r.random()) for _ in range(8))]) for name in parameters}
+    return sizes | ({"acceptance": r.random()} if "acceptance" in sizes else {})  # a chance, raised to a power
+
+
+class Branches:
+    """Stands for `where`, `maximum` or `minimum`, and notes which side was taken at each place of the code."""
+
+    def __init__(self, take: Callable[..., Any], first: Callable[..., Any]) -> None:
+        self.take, self.first = take, first
+        self.seen: dict[tuple[str, int], set[bool]] = {}
+
+    def __call__(self, *values: Any) -> Any:
+        caller = sys._getframe(1)
+        if not any(isinstance(v, np.ndarray) for v in values) and 0 not in map(guards, values[:2]):
+            place = (caller.f_code.co_name, caller.f_lasti)
+            self.seen.setdefault(place, set()).add(bool(self.first(*values)))
+        return self.take(*values)
+
+
+def guards(value: Any) -> int:
+    """0 of a constant that only keeps a division from failing."""
+    return 0 if isinstance(value, float) and 0 < value < 1e-9 else 1
+
+
 @pytest.mark.parametrize("name", sorted(FORMULAS))
-def test_every_formula_takes_arrays(name: str) -> None:
-    """The same line of code serves one answer and a search over millions."""
-    function = FORMULAS[name].function
-    keys = list(inspect.signature(function).parameters)
-    scalars = {key: 2 + i for i, key in enumerate(keys)}
-    arrays = {key: np.array([value, value * 3], dtype=np.int64) for key, value in scalars.items()}
-    tripled = {key: value * 3 for key, value in scalars.items()}
-    result = np.broadcast_to(function(**arrays), (2,))
-    assert result[0] == pytest.approx(function(**scalars))
-    assert result[1] == pytest.approx(function(**tripled))
+def test_every_formula_takes_arrays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same line of code serves one answer and a search over millions: on both sides of every condition."""
+    function, r = FORMULAS[name].function, Random(name)
+    noted = {
+        "where": Branches(units.where, lambda condition, *_: condition),
+        "maximum": Branches(units.maximum, lambda a, b: a >= b),
+        "minimum": Branches(units.minimum, lambda a, b: a <= b),
+    }
+    for used in noted.keys() & function.__globals__.keys():
+        monkeypatch.setitem(function.__globals__, used, noted[used])
+    parameters = inspect.signature(function).parameters
+    optional = [key for key, p in parameters.items() if p.default is None]
+    for left_out in itertools.product(*((False, True) for _ in optional)):
+        given = {key: None for key, out in zip(optional, left_out, strict=True) if out}
+        rows, told = [], []
+        for _ in range(400):
+            row = drawn(r, parameters)
+            with contextlib.suppress(ArithmeticError):  # nothing may divide
+                told.append(float(function(**row | given)))
+                rows.append(row)
+        arrays = {key: np.array([row[key] for row in rows]) for key in parameters}
+        found = np.broadcast_to(function(**arrays | given), (len(rows),))
+        assert len(rows) > 40
+        assert found.tolist() == pytest.approx(told, nan_ok=True)
+    for branch, noted_ in noted.items():
+        assert [place for place, sides in noted_.seen.items() if len(sides) < 2] == [], branch
 
 
 def estimate() -> Estimate:

@@ -33,8 +33,20 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         llmhw.modle  # noqa: B018
 
 
-def test_no_name_that_is_loaded_late_is_a_module_too() -> None:
-    """Importing a module sets the package's attribute of that name, and would hide the function."""
+@pytest.mark.parametrize("first", ["llmhw", "llmhw.search"])
+def test_a_name_that_is_loaded_late_and_is_a_module_too_answers_as_the_function(first: str) -> None:
+    """Importing a module sets the package's attribute of that name: the second call is the module's."""
+    from importlib import import_module
     from importlib.util import find_spec
 
-    assert not [name for name in llmhw._LATER if find_spec(f"llmhw.{name}")]
+    both = [name for name in llmhw._LATER if find_spec(f"llmhw.{name}")]
+    assert both == ["search"], "one name at most is worth the trouble"
+    code = (
+        f"import {first}, llmhw; "
+        "job = llmhw.TrainingJob(model=llmhw.model('gpt2'), cluster=llmhw.Cluster('h100', 1), seq_len=1024); "
+        "print(*[llmhw.search(job, best=1).to_dict() for _ in range(2)], sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    job = llmhw.TrainingJob(model=llmhw.model("gpt2"), cluster=llmhw.Cluster("h100", 1), seq_len=1024)
+    function = import_module("llmhw.search").search
+    assert done.stdout.splitlines() == 2 * [str(function(job, best=1).to_dict())]

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from llmhw.schedule import bubble_seconds, idle_slots, micro_batches_in_flight, pipeline_actions, time_slots
+from llmhw.job import SCHEDULES
+from llmhw.schedule import (
+    bubble_seconds,
+    idle_slots,
+    micro_batches_in_flight,
+    pipeline_actions,
+    stages_in_flight,
+    time_slots,
+)
 from llmhw.units import LLMHWError
 
 CASES = [
@@ -43,6 +52,19 @@ def test_micro_batches_in_flight() -> None:
     # Megatron's interleaved schedule holds more than 1F1B: L (1 + (p - 1) / (p m)) in Korthikanti et al. 2022
     assert micro_batches_in_flight(pipeline_actions("interleaved", 4, 2, 8)) == (11, 9, 7, 5)
     assert micro_batches_in_flight(pipeline_actions("zero-bubble", 4, micro_batches=8)) == (4, 4, 4, 4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("pp", range(1, 9))
+def test_the_closed_form_counts_what_the_order_holds(schedule: str, pp: int) -> None:
+    """Every stage, up to four chunks on each, fewer micro-batches than stages and many more; then all at once."""
+    for vpp in {"interleaved": (2, 3, 4), "zero-bubble": (1, 2, 3, 4)}.get(schedule, (1,)):
+        counts = [pp * rounds for rounds in (1, 2, 3, 7)] if vpp > 1 else list(range(1, 4 * pp + 3))
+        held = [micro_batches_in_flight(pipeline_actions(schedule, pp, vpp, m)) for m in counts]
+        for stage in range(pp):
+            found = [stages_in_flight(schedule, pp, vpp, m, stage) for m in counts]
+            assert [vpp * copies for copies in found] == [chunks[stage] for chunks in held]
+            assert stages_in_flight(schedule, pp, vpp, np.array(counts), stage).tolist() == found
 
 
 def test_events_keep_their_order() -> None:

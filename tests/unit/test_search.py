@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from llmhw.training import memory
 from llmhw.units import LLMHWError
 
 # All 10,000 of a long run take about a minute: LLMHW_SEARCH_SAMPLES=10000
-SAMPLES = int(os.environ.get("LLMHW_SEARCH_SAMPLES", "600"))
+FEW = 600
+SAMPLES = int(os.environ.get("LLMHW_SEARCH_SAMPLES", FEW))
 
 
 def cluster(devices: int, device: str = "h100") -> llmhw.Cluster:
@@ -60,6 +63,8 @@ SPACE: dict[str, Any] = {
     "schedule": ("1f1b", "zero-bubble", "gpipe"),
     "offload": ("none", "optimizer"),
 }
+if SAMPLES == FEW:  # few layouts need no wide axes: PyTorch's tape runs once for each place on these
+    SPACE |= {"micro_batch": (1, 4), "cp": (1, 2, 8)}
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
@@ -111,12 +116,12 @@ TINY: dict[str, Any] = {
 }
 
 
-@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@settings(max_examples=3, deadline=None, derandomize=True, database=None)
 @given(
     devices=st.sampled_from([8, 16]),
-    batch=st.sampled_from([16, 24, 64]),
+    batch=st.sampled_from([16, 48, 64]),
     kernels=st.sampled_from(["torch", "megatron"]),
-    held_back=st.sampled_from([0.0, 0.9985, 0.99905]),
+    held_back=st.sampled_from([1.0, 0.9985, 0.99905]),
 )
 def test_the_best_layout_is_that_of_brute_force(devices: int, batch: int, kernels: str, held_back: float) -> None:
     """Every combination is built as a job: those that raise are the refused ones, the fastest that fits is the best."""
@@ -126,11 +131,9 @@ def test_the_best_layout_is_that_of_brute_force(devices: int, batch: int, kernel
     spec = llmhw.ModelSpec.from_config(TINY)
     asked = TrainingJob(
         model=spec, cluster=place, parallelism=Parallelism(dp=devices), global_batch=batch, seq_len=512, kernels=kernels
-    ) if batch % devices == 0 else None  # fmt: skip
-    if asked is None:
-        return
+    )
     axes: dict[str, Any] = {
-        "tp": (1, 2, 4), "pp": (1, 2), "vpp": (1, 3), "cp": (1, 2), "ep": (1, 4), "expert_tp": (1, 2),
+        "tp": (1, 4), "pp": (1, 2), "vpp": (1, 3), "cp": (1, 2), "ep": (1, 4), "expert_tp": (1, 2),
         "micro_batch": (1, 2), "sequence_parallel": (False, True), "sharding": ((1, 1), (3, 1), (3, 2)),
         "recompute": ("none", "full"), "uneven": (False, True),
     }  # fmt: skip
@@ -151,19 +154,21 @@ def test_the_best_layout_is_that_of_brute_force(devices: int, batch: int, kernel
             continue
     assert found.valid == len(jobs)
     assert found.tried == found.valid + sum(n for rule, n in found.refused.items() if rule not in BEFORE)
-    fitting = [one for one in jobs if memory(one).fits]
+    held = [memory(one) for one in jobs]
+    fitting = [(one, here.device_bytes) for one, here in zip(jobs, held, strict=True) if here.fits]
     assert found.fitting == len(fitting)
     if not fitting:
         assert not found.best
         assert found.closest is not None
-        assert found.closest.device_bytes == pytest.approx(min(memory(one).device_bytes for one in jobs))
+        assert found.closest.device_bytes == pytest.approx(min(here.device_bytes for here in held))
         return
-    times = {one: time_step(one).total for one in fitting}
-    assert found.best[0].seconds == pytest.approx(min(times.values()), rel=1e-12)
-    assert found.best[0].seconds == pytest.approx(times[found.best[0].job], rel=1e-12)
+    times = [time_step(one).total for one, _ in fitting]
+    assert found.best[0].seconds == pytest.approx(min(times), rel=1e-12)
+    alone = next(time for time, (one, _) in zip(times, fitting, strict=True) if one == found.best[0].job)
+    assert found.best[0].seconds == pytest.approx(alone, rel=1e-12)
     # nothing that fits is faster and smaller than what is on the front
-    for one in fitting:
-        here = (times[one] * (1 + 1e-9), memory(one).device_bytes * (1 + 1e-9))
+    for time, (_, held_bytes) in zip(times, fitting, strict=True):
+        here = (time * (1 + 1e-9), held_bytes * (1 + 1e-9))
         assert any(other.seconds <= here[0] and other.device_bytes <= here[1] for other in found.front)
 
 
@@ -227,6 +232,16 @@ def test_the_name_is_a_function_and_a_module() -> None:
 
     assert room.Space is Space
     assert llmhw.search(job("gpt2", 8, seq_len=1024), best=1).best
+
+
+def test_readme_shows_what_search_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```python\n([^`]*llmhw\.search\([^`]*)```\n\n```text\n([^`]*)```", text)
+    assert ["Training" in code for code, _ in shown] == [True, False]
+    for code, lines in shown:
+        exec(code, {})
+        printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert [line for line in lines.splitlines() if line not in printed] == []
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,21 @@ def test_one_device_is_the_single_device_answer(name: str) -> None:
                 assert {p.name: p.value for p in states} == {p.name: p.value for p in alone}
 
 
+@pytest.mark.parametrize("name", sorted(SPECS))
+@pytest.mark.parametrize("zero", [1, 2])
+def test_a_flat_buffer_is_one_parameter(name: str, zero: int) -> None:
+    """Tensors laid end to end, the experts' apart, have one step counter, and their 8-bit blocks begin anew once."""
+    spec, sizes = SPECS[name], Counter[bool]()
+    for t, count in spec.all_tensors():
+        sizes[t.component == "experts"] += count * t.numel
+    slices = [-(-size // 3) for size in sizes.values()]
+    eight = rank_states(spec, Parallelism(dp=3, zero=zero), optimizer="adamw-8bit")
+    assert eight["variance"] == sum(n + 4 * -(-n // 256) for n in slices)
+    for optimizer in ("adamw", "adamw-8bit"):
+        found = rank_states(spec, Parallelism(dp=3, zero=zero), optimizer=optimizer)
+        assert found["step counters"] == 4 * len(slices)
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_every_catalog_tensor_has_a_role(name: str) -> None:
     spec = model(name)

@@ -17,7 +17,7 @@ from llmhw.service import serve
 from llmhw.validation import calibration, fit, validate
 from llmhw.validation.calibrate import LEAST
 
-ROWS = [row for row in read_measurements("training_throughput") if row["software"] == "megatron-deepspeed"][::4]
+ROWS = [row for row in read_measurements("training_throughput") if row["software"] == "megatron-deepspeed"][::8]
 SERVING = read_measurements("inference_throughput")
 ABOUT = ("date", "data", "residuals", "left_out", "interval", "method")
 
@@ -26,14 +26,22 @@ ABOUT = ("date", "data", "residuals", "left_out", "interval", "method")
 def mine() -> dict[str, Any]:
     """A cluster that is slower than the source's."""
     slower = [row | {"measured_value": str(0.7 * float(row["measured_value"])), "duplicate_of": ""} for row in ROWS]
-    return calibration(slower, "training-throughput")
+    with pytest.MonkeyPatch.context() as patch:  # the catalog's may be of today
+        patch.setattr("llmhw.validation.calibrate.date", Millennium)
+        return calibration(slower, "training-throughput")
+
+
+class Millennium(date):
+    @classmethod
+    def today(cls) -> Millennium:
+        return cls(2000, 1, 1)
 
 
 def test_a_fit_speaks_of_its_own_rows(mine: dict[str, Any]) -> None:
     theirs = read_calibration("training_time")
     for name in ABOUT:
         assert mine[name] != theirs[name], name
-    assert mine["date"] == date.today().isoformat()
+    assert mine["date"] == "2000-01-01"
     found = validate(ROWS, "training-throughput", calibration=mine)
     assert mine["data"].startswith(f"{len(found.groups)} configurations")
     assert set(mine["residuals"]) == {"dense"}

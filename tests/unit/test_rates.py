@@ -1,15 +1,30 @@
-"""Operations on one device: tiles, waves, and which limit binds."""
+"""Operations on one device: tiles, waves, and which limit binds; what a device and a training software reach."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmhw import accelerator
 from llmhw.block import Matmul
-from llmhw.rates import OPERAND_BYTES, TILES, Rates, matmul_bytes, matmul_seconds, tiled_flops
+from llmhw.catalog import read_calibration
+from llmhw.rates import IDEAL as PERFECT
+from llmhw.rates import (
+    OPERAND_BYTES,
+    TILES,
+    Rates,
+    TrainingConstants,
+    cautious,
+    constants_of,
+    family_of,
+    matmul_bytes,
+    matmul_seconds,
+    tiled_flops,
+    training_rates,
+)
 
 # An H100 that reaches its datasheet.
 PEAK, BANDWIDTH = 989.4e12, 3.35e12
@@ -90,3 +105,47 @@ def test_bytes_of_operands() -> None:
     """mxfp8 has a scale of a byte for 32 elements, nvfp4 one for 16."""
     assert OPERAND_BYTES["mxfp8"] == (32 + 1) / 32
     assert OPERAND_BYTES["nvfp4"] == (16 * 0.5 + 1) / 16
+
+
+# -- what a device and a training software reach ----------------------------------------------
+
+KNOWN = read_calibration("training_time")
+
+
+@pytest.mark.parametrize("software", KNOWN["software"])
+@pytest.mark.parametrize("device", ["a100 80gb sxm", "h100", "b200", "rtx 4090"])
+def test_a_more_special_constant_wins(device: str, software: str) -> None:
+    """What holds for all, then for the family of devices, then for the software, which may scale what was found."""
+    found = constants_of(TrainingConstants, accelerator(device), software)
+    running, family = KNOWN["software"][software], KNOWN["families"][family_of(TrainingConstants, accelerator(device))]
+    for f in fields(TrainingConstants):
+        told = next((group[f.name] for group in (running, family, KNOWN["common"]) if f.name in group), f.default)
+        if f.name == "attention":
+            told = family.get(running.get("attention_kernel"), told)
+        assert getattr(found, f.name) == pytest.approx(told * running.get(f"{f.name}_share", 1.0)), f.name
+
+
+def test_nothing_that_was_measured_is_better_than_ideal() -> None:
+    """Nor worse than what is called cautious."""
+    shares = ("matmul", "matmul8", "matmul4", "attention", "state", "bandwidth", "inside", "between", "unaligned")
+    lost = ("fill", "gap", "ramp", "cast", "host", "inside_latency", "between_latency", "contention", "jitter")
+    hidden = ("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed", "gather_exposed")
+    for software in KNOWN["software"]:
+        found = constants_of(TrainingConstants, accelerator("h100"), software)
+        careful = cautious(found)
+        for name in shares:
+            assert getattr(careful, name) <= getattr(found, name) <= getattr(PERFECT, name), name
+        for name in (*lost, *hidden):
+            assert getattr(careful, name) >= getattr(found, name) >= getattr(PERFECT, name), name
+        assert all(getattr(careful, name) >= 1 for name in hidden)
+
+
+def test_a_board_short_of_power_runs_all_tensor_cores_slower() -> None:
+    """At 700 W and 5e11 FLOP/J an H100 feeds 350 of its 989.4 TFLOP/s, in 8 bit twice as many."""
+    device = accelerator("h100")
+    full, short = (training_rates(device, replace(PERFECT, per_joule=j), "fp8") for j in (1e15, 5e11))
+    share = 700 * 5e11 / device.peak("bf16")
+    assert short.flops_per_second == pytest.approx({f: share * rate for f, rate in full.flops_per_second.items()})
+    assert full.flops_per_second == pytest.approx({"bf16": device.peak("bf16"), "fp8": device.peak("fp8")})
+    assert short.forward_flops_per_second == pytest.approx(share * full.forward_flops_per_second)
+    assert short.bandwidth_bytes_per_second == full.bandwidth_bytes_per_second
