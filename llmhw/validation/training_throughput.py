@@ -112,7 +112,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     global_batch=steps * micro * dp,
                     seq_len=row.count("seq_len", None),
                     precision=row["recipe"] or recipe,
-                    compute=row["compute"] or row["precision"],
+                    compute=row["compute"] or row["precision"] or None,
                     recompute="none" if recompute == "as needed" else recompute,
                     recompute_layers=spec.num_layers // 2 // pp if recompute == "block" else 0,
                     attention="eager" if row["flash_attention"] == "false" else "flash",

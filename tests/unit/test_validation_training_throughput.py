@@ -127,6 +127,14 @@ def test_a_missing_column_is_named() -> None:
         validate(rows, "training-throughput")
 
 
+def test_a_table_without_formats_is_of_16_bit() -> None:
+    """What `llmhw validate` asks of a table does not include them."""
+    bare = {"model_name", "gpu", "n_gpus", "seq_len", "global_batch", "tp", "pp", "measured_kind", "measured_value"}
+    found = validate([{name: ONE[name] for name in bare}], "training-throughput")
+    assert not found.skipped
+    assert job_of(Row({name: ONE[name] for name in bare})).compute_format == "bf16"
+
+
 def test_the_measures_of_one_run_agree() -> None:
     rows = table({}, {"measured_kind": "step_time_s", "measured_value": str(256 * 8192 / 64 / 1664)})
     speed, time = validate(rows, "training-throughput").rows
