@@ -33,7 +33,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.step_time import gap_seconds
-from llmhw.units import LLMHWError, ceil_div, maximum, minimum, where
+from llmhw.units import LLMHWError, any_of, ceil_div, maximum, minimum, where
 
 PARTS = (
     "matrix products",
@@ -237,7 +237,7 @@ class Engine:
         detail                   totals, parts or terms
         """
         tokens, c, total = prompts * prompt_tokens + decoding, self.constants, Ledger(detail)
-        if not _any(tokens):
+        if not any_of(tokens):
             return total
         launches: Any = 4.0  # [inferred] embedding, final norm, head and sampling
         several = where(self.tp > 1, 1, 0)
@@ -257,7 +257,7 @@ class Engine:
                 self._cached(one, layer.attention, decoding / own, context)
             if layer.linear_attention is not None:
                 self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
-            if _any(several):
+            if any_of(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
                 self._meetings(one, tokens, 2 * several)
             total.merge(one, count)
@@ -289,7 +289,7 @@ class Engine:
                 longest = one
             done += new
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
-        return found.merge(longest, (self.pp - 1) / self.pp) if _any(self.pp > 1) else found
+        return found.merge(longest, (self.pp - 1) / self.pp) if any_of(self.pp > 1) else found
 
     def prompt_seconds(self, tokens: float, **how: Any) -> Any:
         """The total of `prompt`."""
@@ -329,7 +329,7 @@ class Engine:
 
     def _prompts(self, ledger: Ledger, a: Attention, prompts: Any, tokens: float, past: float) -> None:
         """Attention of new tokens among themselves and to those before them; an indexer's scores first."""
-        if not tokens or not _any(prompts):
+        if not tokens or not any_of(prompts):
             return
         lengths = {"seq_len": int(tokens), "past": int(past)}
         cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
@@ -345,7 +345,7 @@ class Engine:
 
     def _cached(self, ledger: Ledger, a: Attention, sequences: Any, context: float) -> None:
         """Attention of decoded tokens to what is cached; an indexer reads its own keys first."""
-        if not context or not _any(sequences):
+        if not context or not any_of(sequences):
             return
         seen = seen_tokens(a, context)
         every = {"batch": sequences, "bits_per_element": 8 * self.formats.cache_bytes}
@@ -368,10 +368,10 @@ class Engine:
         share   of the tokens that are decoded
         """
         name, rate = f"state of {linear.kind}", _peak(self.device) * self.constants.state
-        if _any(share < 1):
+        if any_of(share < 1):
             flops = (1 - share) * work.state_flops
             ledger.add("attention over prompts", name, compute_seconds, flops=flops, flops_per_second=rate)
-        if _any(share):
+        if any_of(share):
             cached = {
                 "function": linear_state_bytes,
                 "times": 2,
@@ -433,10 +433,6 @@ class Engine:
         rates = [link.bytes_per_second if link else float("nan") for link in (inside, outside)]
         near = self.tp <= self.cluster.devices_per_node
         return where(near, *rates), bool(near.all()) and inside is not None and _switch_adds_up(inside.name)
-
-
-def _any(numbers: Any) -> bool:
-    return bool(numbers.any()) if hasattr(numbers, "any") else bool(numbers)
 
 
 @lru_cache(maxsize=64)
