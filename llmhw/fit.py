@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -136,16 +137,7 @@ class FitTable(Report):
 
 def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:
     """The longest sequence whose estimate is within `usable`, by bisection; 0 if there is none."""
-    if float(estimate_at(1).total) > usable:
-        return 0
-    low, high = 1, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if float(estimate_at(middle).total) <= usable:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return bisect_left(range(1, limit + 1), True, key=lambda tokens: float(estimate_at(tokens).total) > usable)
 
 
 def _join(title: str, *estimates: Estimate) -> Estimate:
