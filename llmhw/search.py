@@ -757,7 +757,7 @@ def _search_serving(
     **given: Any,
 ) -> str:
     """Every layout and format on every cluster; what the cache has room for at most is at work, or `concurrency`."""
-    length = check_lengths(job, input_tokens, output_tokens)
+    length = sum(check_lengths(job, input_tokens, output_tokens))
     space = ServingSpace.of(job, max(c.devices for c in places), given)
     rooms: dict[Any, _Room] = {}
     many = len(space.weights) * len(space.kv)

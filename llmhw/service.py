@@ -180,17 +180,16 @@ class ServingEstimate(Report):
     point: Point
     curve: tuple[Point, ...]
     price: Price | None
-    saturated: bool = False
-    slo: tuple[float | None, float | None] = (None, None)
-    interval: tuple[float, float] | None = (1.0, 1.0)
-    rate: float | None = None
-    no_price: str = ""
-    service: Service | None = field(default=None, compare=False)
+    saturated: bool
+    slo: tuple[float | None, float | None]
+    interval: tuple[float, float] | None
+    rate: float | None
+    no_price: str
+    service: Service = field(compare=False)
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds of a decoding pass at the point's load, by part (see `llmhw.engine.PARTS`)."""
-        assert self.service is not None
         together, _ = self.service.batches(self.point.concurrency)
         found = self.service.decoding(together, "parts").parts
         return {name: float(found.get(name, 0.0)) for name in PARTS}
@@ -201,7 +200,6 @@ class ServingEstimate(Report):
         part   of time: first token, next token, all users, or a part of a decoding pass and of a prompt's; of memory:
                weights, KV cache, ...
         """
-        assert self.service is not None
         held = self.memory
         return explained(part, time=self.service.passes(self.point.concurrency), memory=[held.shown()[held.worst]])
 
@@ -524,7 +522,7 @@ def serve(
     >>> found.point.tokens_per_second > 20 * found.curve[0].tokens_per_second
     True
     """
-    prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
+    prompt, answer = check_lengths(job, input_tokens, output_tokens)
     if concurrency is not None and rate is not None:
         raise LLMHWError(f"concurrency={concurrency} and rate={rate} are two ways to say the load; give one")
     asked = None if concurrency is None else check_count("concurrency", concurrency)
@@ -535,7 +533,6 @@ def serve(
             check_number(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    check_lengths(job, prompt, answer)
     held, room = _room(job, prompt + answer, draft)
     known = calibration or read_calibration("serving_time")
     engine = engine_for(job, calibration=known)
@@ -553,12 +550,12 @@ def serve(
     interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
     return ServingEstimate(
         job, prompt, answer, held, point, curve, paid, saturated, (slo_ttft, slo_tpot),
-        tuple(interval) if interval else None, wanted, unpaid, service,
+        interval, wanted, unpaid, service,
     )  # fmt: skip
 
 
-def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int:
-    """Tokens of a request, if the job takes it."""
+def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> tuple[int, int]:
+    """Tokens of a request, in and out, if the job takes it."""
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     if prompt + answer > job.context_limit:
         raise LLMHWError(
@@ -568,7 +565,7 @@ def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int
         raise LLMHWError(
             f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
         )
-    return prompt + answer
+    return prompt, answer
 
 
 def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
@@ -865,7 +862,10 @@ def simulate_service(
             "prefill_workers", 1 if prefill_workers is None else prefill_workers
         )
     groups = independent_groups(job, prefill_workers=workers)
-    load = _load(rate, trace, requests, speed, input_tokens, output_tokens, seed, groups)
+    if trace is None:
+        load = _drawn(rate, requests, input_tokens, output_tokens, seed, groups)
+    else:
+        load = _replayed(trace, requests, speed, groups)
     engine = simulation_engine(
         job, input_tokens=load.input_tokens, output_tokens=load.output_tokens, calibration=calibration, **options
     )
@@ -894,30 +894,28 @@ class _Load:
                 engine.check_request(request, number)
 
 
-def _load(
+def _drawn(
     rate: float | None,
-    trace: str | None,
     requests: int | None,
-    speed: float,
     input_tokens: simulation.load.Lengths,
     output_tokens: simulation.load.Lengths,
     seed: int,
     groups: int,
 ) -> _Load:
-    from llmhw.simulation import Poisson, Recorded
+    from llmhw.simulation import Poisson
     from llmhw.simulation.load import drawer
 
-    if trace is None:
-        wanted = check_number("rate", rate, above=True)
-        count = check_count("requests", 1000 if requests is None else requests)
-        coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
+    wanted = check_number("rate", rate, above=True)
+    count = check_count("requests", 1000 if requests is None else requests)
+    coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
+    draws = drawer("input_tokens", input_tokens, seed), drawer("output_tokens", output_tokens, seed)
+    inputs, outputs = (round(fmean(draw() for _ in range(1000))) for draw in draws)
+    return _Load(inputs, outputs, wanted, coming)
 
-        def typical(name: str, lengths: simulation.load.Lengths) -> int:
-            draw = drawer(name, lengths, seed)
-            return round(fmean(draw() for _ in range(1000)))
 
-        inputs, outputs = typical("input_tokens", input_tokens), typical("output_tokens", output_tokens)
-        return _Load(inputs, outputs, wanted, coming)
+def _replayed(trace: str, requests: int | None, speed: float, groups: int) -> _Load:
+    from llmhw.simulation import Recorded
+
     recorded = Recorded(trace, speed, None if requests is None else check_count("requests", requests))
     # read once before: for its lengths, and so that a wrong line is found before anything is simulated
     inputs = outputs = number = 0
