@@ -101,11 +101,11 @@ class FitTable(Report):
         return iter(self.rows)
 
     def __getitem__(self, use: str) -> Fit:
-        for row in self.rows:
-            if row.use == use:
-                return row
-        why = f"; no training: {self.left_out}" if self.left_out else ""
-        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}{why}")
+        found = {row.use: row for row in self.rows}
+        if use in found:
+            return found[use]
+        why = "".join(f"; {line}" for line in self.footer())
+        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
     def text_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Use, need, offer, verdict and longest sequence as text."""

@@ -5,7 +5,7 @@ Bytes of tensors, exactly; what an allocator adds and what a framework's context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -164,14 +164,13 @@ def kv_cache(
     for layer, count in spec.kinds_of(range(spec.num_layers) if layers is None else layers):
         a, linear = layer.attention, layer.linear_attention
         if a:
-            made: Callable[..., Any] = kv_cache_bytes
-            label = "keys and values"
-            sizes = {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
+            sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
-                made, label = latent_cache_bytes, "latent and rotary key"
-                sizes = {"latent": a.latent, "index_dim": a.index_dim}
-            sizes = {"tokens": seq_len if a.span is None else minimum(seq_len, a.span), **sizes}
-            kept = term(made, label, count, batch=batch, **sizes, bits_per_element=bits)
+                sizes |= {"latent": a.latent, "index_dim": a.index_dim}
+                kept = term(latent_cache_bytes, "latent and rotary key", count, **sizes, bits_per_element=bits)
+            else:
+                sizes |= {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
+                kept = term(kv_cache_bytes, "keys and values", count, **sizes, bits_per_element=bits)
             parts.setdefault(a.kind, []).append(kept)
         if linear:
             sizes = {"heads": ceil_div(linear.heads, tp), "key_dim": linear.key_dim, "value_dim": linear.value_dim}

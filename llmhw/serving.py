@@ -168,12 +168,12 @@ def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
-    numbers = dealt_layers(spec.num_layers, job.pp)[stage]
+    kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
     forward = term(
         forward_workspace_bytes,
         "the widest block",
         tokens=job.max_batched_tokens,
-        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in spec.kinds_of(numbers)),
+        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in kinds),
         hidden=spec.hidden,
     )
     sampling = term(
@@ -193,8 +193,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
-    kept = tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms)
-    parts = [Part("weights", kept)]
+    parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
@@ -385,8 +384,7 @@ class ServingMemory(StageReport):
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        count = self.sequences(length)
-        return f"cache of {self.kv_tokens:,} tokens: {count:,} sequences of {length:,} tokens at once"
+        return f"cache of {self.kv_tokens:,} tokens: {self.sequences(length):,} sequences of {length:,} tokens at once"
 
     def tables(self) -> list[Table]:
         return [self.stage_table(self.title, f": {self.summary()}")]
