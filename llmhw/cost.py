@@ -250,10 +250,6 @@ PRICE_KINDS = ("on_demand", "spot")
 # -- prices -----------------------------------------------------------------------------------
 
 
-def _same(a: str, b: str) -> bool:
-    return a.strip().casefold() == b.strip().casefold()
-
-
 def _newest_price(
     device: Accelerator, count: int, provider: str | None, region: str | None, kind: str
 ) -> tuple[Price | None, str]:
@@ -266,7 +262,8 @@ def _newest_price(
         if value is None:
             continue
         known = sorted({getattr(offer, argument) for offer in offers})
-        offers = [offer for offer in offers if _same(getattr(offer, argument), value)]
+        wanted = value.strip().casefold()
+        offers = [offer for offer in offers if getattr(offer, argument).strip().casefold() == wanted]
         if not offers:
             at = f" at {provider}" if argument == "region" and provider is not None else ""
             has = f"the catalog has {', '.join(known)}" if known else "the catalog has none; give price="
@@ -282,18 +279,6 @@ def _newest_price(
     if others and (provider is not None or region is not None):
         raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; the catalog has {has}")
     return None, f"no {kind} price of {device.name} is known: the catalog has {has}"
-
-
-def _given_price(device: Accelerator, dollars: float) -> Price:
-    return Price(
-        accelerator=device.name,
-        devices=1,
-        kind="given",
-        dollars_per_hour=dollars,
-        dollars_per_device_hour=dollars,
-        status="given",
-        source="the argument price",
-    )
 
 
 # -- the run ----------------------------------------------------------------------------------
@@ -628,7 +613,16 @@ def price_of(
     if provider is not None or region is not None:
         raise LLMHWError(f"price={price!s} is given: leave provider and region out")
     if not isinstance(price, Price):
-        return _given_price(device, check_number("price", price, above=True)), ""
+        dollars = check_number("price", price, above=True)
+        price = Price(
+            accelerator=device.name,
+            devices=1,
+            kind="given",
+            dollars_per_hour=dollars,
+            dollars_per_device_hour=dollars,
+            status="given",
+            source="the argument price",
+        )
     if price.accelerator != device.name:
         raise LLMHWError(f"price={price!s} is one of {price.accelerator}, not of {device.name}")
     return price, ""

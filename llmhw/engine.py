@@ -6,7 +6,7 @@ in, the cache is read by every decoded token, and tensor-parallel ranks wait for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from llmhw.job import Layout
 from llmhw.memory import kv_cache_bytes, latent_cache_bytes, linear_state_bytes
 from llmhw.messages import activation_message_bytes, all_reduce_wire_bytes, message_seconds
 from llmhw.model import Attention, Layer, LinearAttention, ModelSpec
-from llmhw.precision import NumberFormat, number_format
+from llmhw.precision import number_format
 from llmhw.rates import (
     BOUND,
     ServingConstants,
@@ -33,7 +33,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.step_time import gap_seconds
-from llmhw.units import LLMHWError, ceil_div, maximum, minimum, where
+from llmhw.units import LLMHWError, any_of, ceil_div, maximum, minimum, where
 
 PARTS = (
     "matrix products",
@@ -120,7 +120,7 @@ class Formats:
 
 def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) -> Formats:
     """The formats of one engine on a device."""
-    bits, peak = _number_format(weights).bits_per_weight, _peak(device)
+    bits, peak = number_format(weights).bits_per_weight, _peak(device)
     wide = powered_peak(device, c, peak) * c.matmul
     if weights in _WIDE:
         products = wide
@@ -134,7 +134,7 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) 
         products=products,
         attending=wide / c.matmul * c.attention * faster,
         weight_bytes=bits / 8,
-        cache_bytes=_number_format(kv).bits_per_weight / 8,
+        cache_bytes=number_format(kv).bits_per_weight / 8,
         narrow=int(weights not in _WIDE),
         ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
     )
@@ -237,12 +237,14 @@ class Engine:
         detail                   totals, parts or terms
         """
         tokens, c, total = prompts * prompt_tokens + decoding, self.constants, Ledger(detail)
-        if not _any(tokens):
+        if not any_of(tokens):
             return total
         launches: Any = 4.0  # [inferred] embedding, final norm, head and sampling
         several = where(self.tp > 1, 1, 0)
+        plain = isinstance(self.tp, int) and isinstance(tokens, (int, float))
+        block_of: Callable[..., Block] = _block if plain else _block.__wrapped__  # arrays have no hash
         for layer, count in self.spec.layer_kinds:
-            work = self._block(layer, tokens)
+            work = block_of(self.spec, layer, self.tp, self.attention_dp, tokens)
             one = Ledger(detail)
             for m in work.matmuls:
                 self._product(one, m, tokens, m.part != "router")
@@ -257,7 +259,7 @@ class Engine:
                 self._cached(one, layer.attention, decoding / own, context)
             if layer.linear_attention is not None:
                 self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
-            if _any(several):
+            if any_of(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
                 self._meetings(one, tokens, 2 * several)
             total.merge(one, count)
@@ -289,16 +291,11 @@ class Engine:
                 longest = one
             done += new
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
-        return found.merge(longest, (self.pp - 1) / self.pp) if _any(self.pp > 1) else found
+        return found.merge(longest, (self.pp - 1) / self.pp) if any_of(self.pp > 1) else found
 
     def prompt_seconds(self, tokens: float, **how: Any) -> Any:
         """The total of `prompt`."""
         return self.prompt(tokens, **how).total
-
-    def _block(self, layer: Layer, tokens: Any) -> Block:
-        if isinstance(self.tp, int) and isinstance(tokens, (int, float)):
-            return _block(self.spec, layer, self.tp, self.attention_dp, tokens)
-        return _block.__wrapped__(self.spec, layer, self.tp, self.attention_dp, tokens)
 
     def _product(self, ledger: Ledger, m: Matmul, tokens: Any, quantized: bool) -> None:
         """The best tile or none, or reading the weights if that takes longer."""
@@ -329,7 +326,7 @@ class Engine:
 
     def _prompts(self, ledger: Ledger, a: Attention, prompts: Any, tokens: float, past: float) -> None:
         """Attention of new tokens among themselves and to those before them; an indexer's scores first."""
-        if not tokens or not _any(prompts):
+        if not tokens or not any_of(prompts):
             return
         lengths = {"seq_len": int(tokens), "past": int(past)}
         cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
@@ -345,7 +342,7 @@ class Engine:
 
     def _cached(self, ledger: Ledger, a: Attention, sequences: Any, context: float) -> None:
         """Attention of decoded tokens to what is cached; an indexer reads its own keys first."""
-        if not context or not _any(sequences):
+        if not context or not any_of(sequences):
             return
         seen = seen_tokens(a, context)
         every = {"batch": sequences, "bits_per_element": 8 * self.formats.cache_bytes}
@@ -368,10 +365,10 @@ class Engine:
         share   of the tokens that are decoded
         """
         name, rate = f"state of {linear.kind}", _peak(self.device) * self.constants.state
-        if _any(share < 1):
+        if any_of(share < 1):
             flops = (1 - share) * work.state_flops
             ledger.add("attention over prompts", name, compute_seconds, flops=flops, flops_per_second=rate)
-        if _any(share):
+        if any_of(share):
             cached = {
                 "function": linear_state_bytes,
                 "times": 2,
@@ -435,18 +432,9 @@ class Engine:
         return where(near, *rates), bool(near.all()) and inside is not None and _switch_adds_up(inside.name)
 
 
-def _any(numbers: Any) -> bool:
-    return bool(numbers.any()) if hasattr(numbers, "any") else bool(numbers)
-
-
 @lru_cache(maxsize=64)
 def _switch_adds_up(name: str) -> bool:
     return any(found.name == f"{name} + NVLS SHARP" for found in links())
-
-
-@lru_cache(maxsize=256)
-def _number_format(name: str) -> NumberFormat:
-    return number_format(name)
 
 
 @lru_cache(maxsize=4096)
@@ -464,27 +452,17 @@ def _block(spec: ModelSpec, layer: Layer, tp: Any, attention_dp: bool, tokens: A
 
 
 def engine_of(
-    spec: ModelSpec,
-    cluster: Cluster,
-    *,
-    engine: str,
-    tp: int = 1,
-    pp: int = 1,
-    attention_dp: bool = False,
-    weights: str = "bf16",
-    kv: str = "bf16",
-    all_reduce: str = "two-shot",
-    calibration: Mapping[str, Any] | None = None,
+    spec: ModelSpec, cluster: Cluster, *, engine: str, calibration: Mapping[str, Any] | None = None, **layout: Any
 ) -> Engine:
-    """An `Engine` with the constants of its device and software."""
-    if all_reduce == "nvls" and not _switch_adds_up(cluster.link_for(tp).name):
+    """An `Engine` with the constants of its device and software; `layout`: its other fields."""
+    made = Engine(spec, cluster, constants_of(ServingConstants, cluster.accelerator, engine, calibration), **layout)
+    if made.all_reduce == "nvls" and not made._link[1]:
         raise LLMHWError(
             f"all_reduce='nvls': no switch of {cluster.accelerator.name} adds up; use two-shot, one-shot or auto"
         )
-    if tp * pp != cluster.devices:
-        raise LLMHWError(f"tp x pp = {tp} x {pp} is not the {cluster.devices} devices of the cluster")
-    constants = constants_of(ServingConstants, cluster.accelerator, engine, calibration)
-    return Engine(spec, cluster, constants, tp, pp, attention_dp, weights, kv, all_reduce)
+    if made.tp * made.pp != cluster.devices:
+        raise LLMHWError(f"tp x pp = {made.tp} x {made.pp} is not the {cluster.devices} devices of the cluster")
+    return made
 
 
 def bound(engine: Engine) -> Engine:

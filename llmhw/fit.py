@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,11 +101,11 @@ class FitTable(Report):
         return iter(self.rows)
 
     def __getitem__(self, use: str) -> Fit:
-        for row in self.rows:
-            if row.use == use:
-                return row
-        why = f"; no training: {self.left_out}" if self.left_out else ""
-        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(row.use for row in self.rows)}{why}")
+        found = {row.use: row for row in self.rows}
+        if use in found:
+            return found[use]
+        why = "".join(f"; {line}" for line in self.footer())
+        raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
     def text_rows(self) -> list[tuple[str, str, str, str, str]]:
         """Use, need, offer, verdict and longest sequence as text."""
@@ -136,16 +137,7 @@ class FitTable(Report):
 
 def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:
     """The longest sequence whose estimate is within `usable`, by bisection; 0 if there is none."""
-    if float(estimate_at(1).total) > usable:
-        return 0
-    low, high = 1, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if float(estimate_at(middle).total) <= usable:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return bisect_left(range(1, limit + 1), True, key=lambda tokens: float(estimate_at(tokens).total) > usable)
 
 
 def _join(title: str, *estimates: Estimate) -> Estimate:

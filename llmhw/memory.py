@@ -5,14 +5,14 @@ Bytes of tensors, exactly; what an allocator adds and what a framework's context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.model import ModelSpec, Tensor
 from llmhw.precision import number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, unknown_name
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, share, unknown_name
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -164,14 +164,13 @@ def kv_cache(
     for layer, count in spec.kinds_of(range(spec.num_layers) if layers is None else layers):
         a, linear = layer.attention, layer.linear_attention
         if a:
-            made: Callable[..., Any] = kv_cache_bytes
-            label = "keys and values"
-            sizes = {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
+            sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
-                made, label = latent_cache_bytes, "latent and rotary key"
-                sizes = {"latent": a.latent, "index_dim": a.index_dim}
-            sizes = {"tokens": seq_len if a.span is None else minimum(seq_len, a.span), **sizes}
-            kept = term(made, label, count, batch=batch, **sizes, bits_per_element=bits)
+                sizes |= {"latent": a.latent, "index_dim": a.index_dim}
+                kept = term(latent_cache_bytes, "latent and rotary key", count, **sizes, bits_per_element=bits)
+            else:
+                sizes |= {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
+                kept = term(kv_cache_bytes, "keys and values", count, **sizes, bits_per_element=bits)
             parts.setdefault(a.kind, []).append(kept)
         if linear:
             sizes = {"heads": ceil_div(linear.heads, tp), "key_dim": linear.key_dim, "value_dim": linear.value_dim}
@@ -181,8 +180,12 @@ def kv_cache(
     return Estimate.of(f"KV cache of {spec.name} in {kv_format}, batch {batch}, {seq_len} tokens", "bytes", parts)
 
 
-def kv_cache_bytes_per_token(spec: ModelSpec, kv_format: str = "bf16") -> float:
+def kv_cache_bytes_per_token(
+    spec: ModelSpec, kv_format: str = "bf16", *, tp: int = 1, layers: Iterable[int] | None = None
+) -> float:
     """Bytes that one more token adds to the cache of one sequence, while it is within every window.
+
+    tp, layers   of one rank: see `kv_cache`
 
     The state of linear attention does not grow and is not counted.
 
@@ -190,7 +193,7 @@ def kv_cache_bytes_per_token(spec: ModelSpec, kv_format: str = "bf16") -> float:
     >>> kv_cache_bytes_per_token(model("deepseek-v3"))
     70272.0
     """
-    cache = kv_cache(spec, seq_len=1, kv_format=kv_format)
+    cache = kv_cache(spec, seq_len=1, kv_format=kv_format, tp=tp, layers=layers)
     return float(sum(part.value for part in cache if part.name != "state"))
 
 
@@ -407,6 +410,22 @@ def lora_tensors(
     return added
 
 
+def lora_terms(added: Sequence[tuple[Tensor, int]], width: int, *, tp: int = 1) -> list[Term]:
+    """Bytes of `lora_tensors` on one of tp ranks, a term for each matrix; `width`: bytes of an element."""
+    return [
+        term(
+            lora_params_bytes,
+            a.name.removesuffix(".lora_A.weight"),
+            count,
+            rank=a.shape[0],
+            in_features=share(a.shape[1], tp if a.split == "row" else 1),
+            out_features=share(b.shape[0], tp if b.split == "column" else 1),
+            bytes_per_element=width,
+        )
+        for (a, count), (b, _) in zip(added[::2], added[1::2], strict=True)
+    ]
+
+
 def lora_states(
     spec: ModelSpec,
     *,
@@ -429,20 +448,8 @@ def lora_states(
     >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
     5.9
     """
-    width = precision_named(precision).weights
     added = lora_tensors(spec, rank=rank, targets=targets)
-    adapters = [
-        term(
-            lora_params_bytes,
-            t.name.removesuffix(".lora_A.weight"),
-            n,
-            rank=rank,
-            in_features=t.shape[1],
-            out_features=other.shape[0],
-            bytes_per_element=width,
-        )
-        for (t, n), (other, _) in zip(added[::2], added[1::2], strict=True)
-    ]
+    adapters = lora_terms(added, precision_named(precision).weights)
     frozen = [t for part in weights(spec, base_format) for t in part.terms]
     trained = _trained(added, optimizer, precision)
     del trained["weights"]  # the adapters, counted factor by factor

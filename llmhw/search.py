@@ -757,7 +757,7 @@ def _search_serving(
     **given: Any,
 ) -> str:
     """Every layout and format on every cluster; what the cache has room for at most is at work, or `concurrency`."""
-    length = check_lengths(job, input_tokens, output_tokens)
+    length = sum(check_lengths(job, input_tokens, output_tokens))
     space = ServingSpace.of(job, max(c.devices for c in places), given)
     rooms: dict[Any, _Room] = {}
     many = len(space.weights) * len(space.kv)
@@ -830,8 +830,7 @@ class _ServingGrid:
     def evaluate(self, prompt: int, answer: int, concurrency: int | None) -> dict[str, Any]:
         """Seconds of an output token of all users, of the first and of the next token of one."""
         load = self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
-        service = _Services(self.jobs[0], self._engine(), prompt, answer)
-        object.__setattr__(service, "grid", self)
+        service = Service(self.jobs[0], self._engine(), prompt, answer, replicas=self.replicas)
         first, following, every = service.answers(np.maximum(load, 1), "parts").parts.values()
         found = {"held": self.held, "first": first, "next": following, "seconds": 1 / every, "capacity": self.capacity}
         return {name: np.broadcast_to(value, self.held.shape) for name, value in found.items()}
@@ -873,21 +872,6 @@ class _ServingGrid:
         """The job with the layout and formats at one place of the arrays."""
         weights, kv = self.space.weights[int(at[1])], self.space.kv[int(at[2])]
         return replace(self.jobs[int(at[0])], weights=weights, kv=kv)
-
-
-class _Services(Service):
-    """The service of many layouts at once."""
-
-    grid: _ServingGrid
-
-    @property
-    def _prompt_seconds(self) -> tuple[Any, Any]:
-        return self.prompt(self.engine).total, self.prompt(replace(self.engine, pp=1)).total
-
-    def batches(self, concurrency: Any) -> tuple[Any, Any]:
-        each = np.maximum(1.0, concurrency / self.grid.replicas)
-        ways = np.maximum(1, np.minimum(self.engine.pp if self.job.split == "tensor" else 1, each // 1))
-        return each / ways, ways
 
 
 class _Callable(ModuleType):

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from math import gcd
+from math import gcd, inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,17 @@ from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, maximum, minimum, plain_fields, where
+from llmhw.units import (
+    LLMHWError,
+    any_of,
+    check_count,
+    check_number,
+    format_quantity,
+    maximum,
+    minimum,
+    plain_fields,
+    where,
+)
 
 if TYPE_CHECKING:
     from llmhw import simulation
@@ -170,17 +180,16 @@ class ServingEstimate(Report):
     point: Point
     curve: tuple[Point, ...]
     price: Price | None
-    saturated: bool = False
-    slo: tuple[float | None, float | None] = (None, None)
-    interval: tuple[float, float] | None = (1.0, 1.0)
-    rate: float | None = None
-    no_price: str = ""
-    service: Service | None = field(default=None, compare=False)
+    saturated: bool
+    slo: tuple[float | None, float | None]
+    interval: tuple[float, float] | None
+    rate: float | None
+    no_price: str
+    service: Service = field(compare=False)
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds of a decoding pass at the point's load, by part (see `llmhw.engine.PARTS`)."""
-        assert self.service is not None
         together, _ = self.service.batches(self.point.concurrency)
         found = self.service.decoding(together, "parts").parts
         return {name: float(found.get(name, 0.0)) for name in PARTS}
@@ -191,7 +200,6 @@ class ServingEstimate(Report):
         part   of time: first token, next token, all users, or a part of a decoding pass and of a prompt's; of memory:
                weights, KV cache, ...
         """
-        assert self.service is not None
         held = self.memory
         return explained(part, time=self.service.passes(self.point.concurrency), memory=[held.shown()[held.worst]])
 
@@ -220,26 +228,22 @@ class ServingEstimate(Report):
     @property
     def dollars_per_million_tokens(self) -> float | None:
         """For output tokens at the point's load; None without a price."""
+        return self._dollars(self.point)
+
+    def _dollars(self, point: Point) -> float | None:
         if self.price is None:
             return None
-        return self._dollars(self.price, self.point)
-
-    def _dollars(self, price: Price, point: Point) -> float:
-        hourly = price.dollars_per_device_hour * self.job.cluster.devices
+        hourly = self.price.dollars_per_device_hour * self.job.cluster.devices
         return float(dollars_per_million_tokens(dollars_per_hour=hourly, tokens_per_second=point.tokens_per_second))
 
-    @cached_property
+    @property
     def within_slo(self) -> Point | None:
         """The busiest point that keeps both limits; None if none does, or no limit was given."""
-        ttft, tpot = self.slo
-        if ttft is None and tpot is None:
+        if self.slo == (None, None):
             return None
-        kept = [
-            p
-            for p in self.curve
-            if (ttft is None or p.ttft_seconds <= ttft) and (tpot is None or p.tpot_seconds <= tpot)
-        ]
-        return max(kept, key=lambda p: p.tokens_per_second) if kept else None
+        ttft, tpot = (inf if limit is None else limit for limit in self.slo)
+        kept = (p for p in self.curve if p.ttft_seconds <= ttft and p.tpot_seconds <= tpot)
+        return max(kept, key=lambda p: p.tokens_per_second, default=None)
 
     @property
     def title(self) -> str:
@@ -271,10 +275,7 @@ class ServingEstimate(Report):
 
     def records(self) -> list[dict[str, Any]]:
         """The points of the curve as plain numbers."""
-        return [
-            p.to_dict() | {"dollars_per_million_tokens": self._dollars(self.price, p) if self.price else None}
-            for p in self.curve
-        ]
+        return [p.to_dict() | {"dollars_per_million_tokens": self._dollars(p)} for p in self.curve]
 
     index = "concurrency"
 
@@ -287,16 +288,10 @@ class ServingEstimate(Report):
                 format_quantity(p.tpot_seconds, "seconds"),
                 f"{p.tokens_per_second_per_user:,.1f}",
                 f"{p.tokens_per_second:,.0f}",
-                format_quantity(self._dollars(self.price, p), "dollars") if self.price else "-",
+                format_quantity(self._dollars(p), "dollars") if self.price else "-",
             )
             for p in self.curve
         ]
-
-    @property
-    def _limit(self) -> str:
-        job = self.job
-        limited = self.capacity == job.max_sequences * job.attention_dp * job.replicas
-        return "max_sequences allows" if limited else "fit"
 
     def _held(self) -> str:
         """Weights and cache of a device of the fullest stage, and what the cache has room for."""
@@ -317,7 +312,9 @@ class ServingEstimate(Report):
         sure = sure if self.interval else "the calibration has no interval"
         point, cost = self.point, self.dollars_per_million_tokens
         first, following = (format_quantity(t, "seconds") for t in (point.ttft_seconds, point.tpot_seconds))
-        load = f"{point.concurrency:,} requests at work of {self.capacity:,} that {self._limit}"
+        allowed = self.job.max_sequences * self.job.attention_dp * self.job.replicas
+        limit = "max_sequences allows" if self.capacity == allowed else "fit"
+        load = f"{point.concurrency:,} requests at work of {self.capacity:,} that {limit}"
         found = [
             ("memory", self._held()),
             ("load", load + ("; more arrive than it can take" if self.saturated else "")),
@@ -378,7 +375,10 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
 
 @dataclass(frozen=True)
 class Service:
-    """One job's engine at a load: the same loop for every point of the curve."""
+    """One job's engine at a load: the same loop for every point of the curve.
+
+    replicas   of many layouts, an array, in place of the job's; `engine` is that of all of them then
+    """
 
     job: ServingJob
     engine: Engine
@@ -387,6 +387,7 @@ class Service:
     draft: Engine | None = None
     drafted: int = 0
     acceptance: float = 0.0
+    replicas: Any = None
 
     @property
     def context(self) -> float:
@@ -420,12 +421,12 @@ class Service:
     def _prompt_seconds(self) -> tuple[Any, Any]:
         """Of one prompt: until its first token, and of all stages' work."""
         latency = self.prompt(self.engine).total
-        return latency, latency if self.engine.pp == 1 else self.prompt(replace(self.engine, pp=1)).total
+        return latency, self.prompt(replace(self.engine, pp=1)).total if any_of(self.engine.pp > 1) else latency
 
     def batches(self, concurrency: Any) -> tuple[Any, Any]:
         """Sequences of a batch, and batches that the stages of an instance work on at once."""
-        each = maximum(1.0, concurrency / self.job.replicas)
-        ways = maximum(1, minimum(_ways(self.job), each // 1))
+        each = maximum(1.0, concurrency / (self.job.replicas if self.replicas is None else self.replicas))
+        ways = maximum(1, minimum(_ways(self.job, self.engine.pp), each // 1))
         return each / ways, ways
 
     def answers(self, concurrency: Any, detail: str = "terms") -> Ledger:
@@ -469,9 +470,9 @@ class Service:
         ]
 
 
-def _ways(job: ServingJob) -> int:
+def _ways(job: ServingJob, stages: Any) -> Any:
     """Groups of sequences that stages work on at once; a split by layers works on one."""
-    return job.pp if job.split == "tensor" else 1
+    return stages if job.split == "tensor" else 1
 
 
 def shared_tokens(job: ServingJob) -> int:
@@ -521,7 +522,7 @@ def serve(
     >>> found.point.tokens_per_second > 20 * found.curve[0].tokens_per_second
     True
     """
-    prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
+    prompt, answer = check_lengths(job, input_tokens, output_tokens)
     if concurrency is not None and rate is not None:
         raise LLMHWError(f"concurrency={concurrency} and rate={rate} are two ways to say the load; give one")
     asked = None if concurrency is None else check_count("concurrency", concurrency)
@@ -532,14 +533,13 @@ def serve(
             check_number(name, limit, above=True)
     if not 0 <= acceptance < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    check_lengths(job, prompt, answer)
     held, room = _room(job, prompt + answer, draft)
     known = calibration or read_calibration("serving_time")
     engine = engine_for(job, calibration=known)
     service = Service(
         job, engine, prompt, answer, None if draft is None else replace(engine, spec=draft), drafted, acceptance
     )
-    steps = sorted({1, room, *(2**i for i in range(room.bit_length()) if 2**i < room)})
+    steps = sorted({*(2**i for i in range(room.bit_length())), room})
     curve = tuple(service.at(n) for n in steps)
     if wanted is not None:
         point, saturated = _at_rate(service, wanted, room)
@@ -550,12 +550,12 @@ def serve(
     interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
     return ServingEstimate(
         job, prompt, answer, held, point, curve, paid, saturated, (slo_ttft, slo_tpot),
-        tuple(interval) if interval else None, wanted, unpaid, service,
+        interval, wanted, unpaid, service,
     )  # fmt: skip
 
 
-def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int:
-    """Tokens of a request, if the job takes it."""
+def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> tuple[int, int]:
+    """Tokens of a request, in and out, if the job takes it."""
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     if prompt + answer > job.context_limit:
         raise LLMHWError(
@@ -565,7 +565,7 @@ def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> int
         raise LLMHWError(
             f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
         )
-    return prompt + answer
+    return prompt, answer
 
 
 def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
@@ -688,7 +688,7 @@ def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
             f"prefill_workers={prefill_workers}, and one replica that decodes, need a multiple of {together} replicas; "
             f"{job.cluster.devices} devices hold {job.replicas} of {job.devices}"
         )
-    return job.replicas // together * _ways(job)
+    return int(job.replicas // together * _ways(job, job.pp))
 
 
 def simulation_engine(
@@ -719,19 +719,19 @@ def simulation_engine(
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     length = min(prompt + answer, job.context_limit)
     held, room = _room(job, length)
-    instances = job.replicas * _ways(job)
+    ways = _ways(job, job.pp)
     shared = shared_tokens(job) if options.get("mode", "continuous") == "continuous" else 0
     if shared >= prompt:
         raise LLMHWError(
             f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
         )
-    running = max(1, room // instances)
+    running = max(1, room // (job.replicas * ways))
     step = EngineSteps(
         engine_for(job, calibration=calibration), prompt_tokens=prompt - shared, chunk=job.max_batched_tokens
     )
     tokens = held.to_dict()["kv_tokens"]
     given: dict[str, Any] = {
-        "max_sequences": max(1, job.max_sequences * job.attention_dp // _ways(job)),
+        "max_sequences": max(1, job.max_sequences * job.attention_dp // ways),
         "max_batched_tokens": job.max_batched_tokens * job.attention_dp,
         "max_context": job.context_limit,
         "block_tokens": job.page_tokens,
@@ -743,7 +743,7 @@ def simulation_engine(
         # layers with a window hold less than kv_tokens counts
         fitting = held.sequences(length) // job.attention_dp * paged_tokens(tokens=length, page_size=job.page_tokens)
         most = tokens if shared else max(tokens, fitting)
-        given["kv_blocks"] = max(1, most * job.attention_dp // job.page_tokens // _ways(job))
+        given["kv_blocks"] = max(1, most * job.attention_dp // job.page_tokens // ways)
     if shared:
         given["shared_prefix_tokens"] = shared
     if options.get("mode") == "disaggregated" and job.replicas > 1:
@@ -862,7 +862,10 @@ def simulate_service(
             "prefill_workers", 1 if prefill_workers is None else prefill_workers
         )
     groups = independent_groups(job, prefill_workers=workers)
-    load = _load(rate, trace, requests, speed, input_tokens, output_tokens, seed, groups)
+    if trace is None:
+        load = _drawn(rate, requests, input_tokens, output_tokens, seed, groups)
+    else:
+        load = _replayed(trace, requests, speed, groups)
     engine = simulation_engine(
         job, input_tokens=load.input_tokens, output_tokens=load.output_tokens, calibration=calibration, **options
     )
@@ -891,30 +894,28 @@ class _Load:
                 engine.check_request(request, number)
 
 
-def _load(
+def _drawn(
     rate: float | None,
-    trace: str | None,
     requests: int | None,
-    speed: float,
     input_tokens: simulation.load.Lengths,
     output_tokens: simulation.load.Lengths,
     seed: int,
     groups: int,
 ) -> _Load:
-    from llmhw.simulation import Poisson, Recorded
+    from llmhw.simulation import Poisson
     from llmhw.simulation.load import drawer
 
-    if trace is None:
-        wanted = check_number("rate", rate, above=True)
-        count = check_count("requests", 1000 if requests is None else requests)
-        coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
+    wanted = check_number("rate", rate, above=True)
+    count = check_count("requests", 1000 if requests is None else requests)
+    coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
+    draws = drawer("input_tokens", input_tokens, seed), drawer("output_tokens", output_tokens, seed)
+    inputs, outputs = (round(fmean(draw() for _ in range(1000))) for draw in draws)
+    return _Load(inputs, outputs, wanted, coming)
 
-        def typical(name: str, lengths: simulation.load.Lengths) -> int:
-            draw = drawer(name, lengths, seed)
-            return round(fmean(draw() for _ in range(1000)))
 
-        inputs, outputs = typical("input_tokens", input_tokens), typical("output_tokens", output_tokens)
-        return _Load(inputs, outputs, wanted, coming)
+def _replayed(trace: str, requests: int | None, speed: float, groups: int) -> _Load:
+    from llmhw.simulation import Recorded
+
     recorded = Recorded(trace, speed, None if requests is None else check_count("requests", requests))
     # read once before: for its lengths, and so that a wrong line is found before anything is simulated
     inputs = outputs = number = 0

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 from llmhw.block import score_matrix_bytes
@@ -13,7 +14,7 @@ from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator
 from llmhw.job import PAGE_SIZES, ServingJob
-from llmhw.memory import kv_cache, lora_params_bytes, lora_tensors, weights
+from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
@@ -126,9 +127,8 @@ def dealt_layers(layers: int, stages: int) -> tuple[range, ...]:
     [15, 15, 16, 15]
     """
     base, more = divmod(check_count("layers", layers), check_count("stages", stages))
-    sizes = [base + (stages - 1 - more <= i < stages - 1) for i in range(stages)]
-    starts = [sum(sizes[:i]) for i in range(stages)]
-    return tuple(range(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    sizes = (base + (stages - 1 - more <= i < stages - 1) for i in range(stages))
+    return tuple(range(start, end) for start, end in pairwise(accumulate(sizes, initial=0)))
 
 
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
@@ -152,28 +152,6 @@ def feed_forward_width(layer: Layer, hidden: int, tp: int = 1) -> float:
     return active / hidden / tp
 
 
-def _adapters(job: ServingJob, stage: int) -> tuple[Term, ...]:
-    """LoRA adapters of a rank: the factor on the uncut side of a matrix is whole, the other is cut with it."""
-    if not job.lora_adapters:
-        return ()
-    spec, share = job.model, len(dealt_layers(job.model.num_layers, job.pp)[stage]) / job.model.num_layers
-    added = lora_tensors(spec, rank=job.lora_rank)
-    terms = []
-    for (a, count), (b, _) in zip(added[::2], added[1::2], strict=True):
-        terms.append(
-            term(
-                lora_params_bytes,
-                a.name.removesuffix(".lora_A.weight"),
-                count * share * job.lora_adapters,
-                rank=job.lora_rank,
-                in_features=a.shape[1] / (job.tp if a.split == "row" else 1),
-                out_features=b.shape[0] / (job.tp if b.split == "column" else 1),
-                bytes_per_element=2,
-            )
-        )
-    return tuple(terms)
-
-
 @formula(source="measured: see calibration.json", unit="bytes")
 def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
     """What an engine holds outside its framework's allocator.
@@ -187,15 +165,15 @@ def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
     return beside + communication
 
 
-def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> list[Part]:
+def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
-    numbers = dealt_layers(spec.num_layers, job.pp)[stage]
+    kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
     forward = term(
         forward_workspace_bytes,
         "the widest block",
         tokens=job.max_batched_tokens,
-        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in spec.kinds_of(numbers)),
+        feed_forward=max(feed_forward_width(layer, spec.hidden, job.tp) for layer, _ in kinds),
         hidden=spec.hidden,
     )
     sampling = term(
@@ -208,25 +186,24 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration),
     )
     if last and sampling.value > forward.value:
-        return [Part("logits", (sampling,), "they come when the activations have gone, and are larger")]
-    return [Part("activations", (forward,), "logits come when they have gone, and are smaller" if last else "")]
+        return Part("logits", (sampling,), "they come when the activations have gone, and are larger")
+    return Part("activations", (forward,), "logits come when they have gone, and are smaller" if last else "")
 
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
-    kept = tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms)
-    parts = [Part("weights", kept)]
-    adapters = _adapters(job, stage)
-    if adapters:
-        parts.append(Part("LoRA adapters", adapters))
-    parts += _workspace(job, stage, calibration)
-    ranks = job.devices > 1
+    parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
+    if job.lora_adapters:
+        share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
+        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
+        parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
+    parts.append(_workspace(job, stage, calibration))
     overhead = term(
         engine_overhead_bytes,
         "outside the allocator",
         beside=memory_constant("beside_bytes", calibration),
-        communication=memory_constant("communication_bytes", calibration) if ranks else 0.0,
+        communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
     )
     parts.append(Part("engine", (overhead,)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
@@ -279,14 +256,13 @@ class ServingMemory(StageReport):
     @cached_property
     def worst(self) -> int:
         """Number of the stage whose room for tokens runs out first."""
-        per_token = [self._token_bytes(i) for i in range(self.job.pp)]
-        return min(range(self.job.pp), key=lambda i: self.left_bytes[i] / (per_token[i] or 1))
+        return min(range(self.job.pp), key=lambda i: self.left_bytes[i] / (self._token_bytes(i) or 1))
 
     def _token_bytes(self, stage: int) -> float:
         """Cache of one token on a device of a stage, while it is within every window."""
-        numbers = dealt_layers(self.job.model.num_layers, self.job.pp)[stage]
-        cache = kv_cache(self.job.model, seq_len=1, kv_format=self.job.kv, tp=self.job.tp, layers=numbers)
-        return float(sum(part.value for part in cache if part.name != "state"))
+        job = self.job
+        numbers = dealt_layers(job.model.num_layers, job.pp)[stage]
+        return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
 
     @property
     def kv_bytes(self) -> float:
@@ -371,20 +347,16 @@ class ServingMemory(StageReport):
         return f"short by {format_quantity(max(short, 0.0), 'bytes')} without any cache; {way}"
 
     def shown(self) -> list[Estimate]:
-        """The stages with their caches, so that "KV cache" is a part too."""
-        return [self._with_cache(i) for i in range(self.job.pp)]
+        """The stages with the budget that their caches take: what a device holds once the engine has started."""
+        label, shown = "what is left of the budget", []
+        for stage, left in zip(self.stages, self.left_bytes, strict=True):
+            cache = term(cache_budget_bytes, label, budget=self.budget_bytes, held=float(stage.total))
+            shown.append(replace(stage, parts=(*stage.parts, Part("KV cache", (cache,)))) if left > 0 else stage)
+        return shown
 
     def last(self) -> tuple[str, list[float]]:
         """The engine's budget."""
         return "budget", [self.budget_bytes] * self.job.pp
-
-    def _with_cache(self, i: int) -> Estimate:
-        """A stage with the budget that the cache takes: what a device holds once the engine has started."""
-        stage, left = self.stages[i], max(0.0, self.left_bytes[i])
-        filled = term(
-            cache_budget_bytes, "what is left of the budget", budget=self.budget_bytes, held=float(stage.total)
-        )
-        return replace(stage, parts=(*stage.parts, *([Part("KV cache", (filled,))] if left else [])))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: bytes, tokens, sequences."""
@@ -412,8 +384,7 @@ class ServingMemory(StageReport):
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        count = self.sequences(length)
-        return f"cache of {self.kv_tokens:,} tokens: {count:,} sequences of {length:,} tokens at once"
+        return f"cache of {self.kv_tokens:,} tokens: {self.sequences(length):,} sequences of {length:,} tokens at once"
 
     def tables(self) -> list[Table]:
         return [self.stage_table(self.title, f": {self.summary()}")]

@@ -49,7 +49,7 @@ from llmhw.rates import (
 )
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
-from llmhw.units import ceil_div, log, maximum, where
+from llmhw.units import any_of, ceil_div, log, maximum, where
 
 PARTS = (
     "matrix products",
@@ -394,7 +394,7 @@ class StepTimer:
     def send(self, ledger: Ledger, part: str, c: Collective, exposed: Any = 1.0) -> Any:
         """Add the time of all calls of a message, or of the share of it that nothing hides; returns all of it."""
         calls = where(c.ranks > 1, c.calls, 0)
-        if c.kind == "recv" or not _any(calls):
+        if c.kind == "recv" or not any_of(calls):
             return 0.0
         function, given = self.network.timing(c, self.x)
         return ledger.add(part, f"{c.what}: {c.kind} over {c.axis}", function, calls * exposed, **given)
@@ -478,14 +478,14 @@ class StepTimer:
     @property
     def _gathers(self) -> bool:
         """Whether ZeRO-3 gathers weights for every micro-batch: under a pipeline they stay whole for the step."""
-        return self.job.parallelism.pp == 1 and _any(self.x.zero == 3)
+        return self.job.parallelism.pp == 1 and any_of(self.x.zero == 3)
 
     def _shard_messages(self, held: Iterable[int | str], what: str = "a block") -> list[Collective]:
         """FSDP's messages for a kind of layer, or for the ends: experts lie on other ranks than the rest."""
         made: list[Collective] = []
         for kind in ("", "expert "):
             elements = sum(self.tensors.shard(which, bool(kind)) for which in held)
-            if _any(elements):
+            if any_of(elements):
                 made += sharded_messages(self.job, self.x, elements, kind, what)
         return made
 
@@ -536,7 +536,7 @@ class StepTimer:
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
                     messages += [(c, count) for c in flat_messages(job, x, elements, kind)]
-            if job.parallelism.pp > 1 and _any(x.zero == 3):
+            if job.parallelism.pp > 1 and any_of(x.zero == 3):
                 for which, n in chunk.kinds.items():
                     messages += [(c, n * count) for c in self._shard_messages([which])]
                 messages += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
@@ -581,10 +581,6 @@ def _orthogonalization(t: Tensor, count: Any) -> Any:
     return orthogonalization_flops(long=long, short=short, matrices=count * (t.numel // (rows * columns)))
 
 
-def _any(flags: Any) -> bool:
-    return bool(flags.any()) if hasattr(flags, "any") else bool(flags)
-
-
 def _all(flags: Any) -> bool:
     return bool(flags.all()) if hasattr(flags, "all") else bool(flags)
 
@@ -609,7 +605,7 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
     found, slowest = None, 0
     for i, total in enumerate(totals):
         here = total == longest
-        if not _any(here) or (found is not None and timer.detail != "totals"):
+        if not any_of(here) or (found is not None and timer.detail != "totals"):
             continue
         one = timer.step(stages[i], clocks[i], rest[i])
         if found is None:

@@ -22,7 +22,7 @@ from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
-from llmhw.units import LLMHWError, ceil_div, each, format_quantity, maximum, share, where
+from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, maximum, share, where
 
 
 def _constant(name: str) -> float:
@@ -383,7 +383,7 @@ class StepMemory:
         """Whole blocks that ZeRO-3 gathers beside the shards; in a pipeline all of them, and whole gradients."""
         found, x, p = Ledger(self.detail), self.x, self.job.parallelism
         on = where((x.zero == 3) & (x.shards > 1), 1, 0)
-        if not _any(on):
+        if not any_of(on):
             return found
         if p.pp > 1:
             recipe = precision_named(self.job.precision)
@@ -455,10 +455,6 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
     return [term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths]
-
-
-def _any(flags: Any) -> bool:
-    return bool(flags.any()) if hasattr(flags, "any") else bool(flags)
 
 
 def _flat(parts: Mapping[str, list[Term]]) -> list[Term]:

@@ -94,6 +94,15 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
     return yes if condition else no
 
 
+def any_of(flags: Any) -> bool:
+    """Whether a flag holds, or any of an array's.
+
+    >>> any_of(0), any_of(2)
+    (False, True)
+    """
+    return bool(flags.any()) if hasattr(flags, "any") else bool(flags)
+
+
 def share(total: Any, ranks: Any) -> Any:
     """One rank's part: a whole number where it divides, else a fraction.
 
