@@ -949,13 +949,12 @@ class Style:
     logit_softcap   tanh on the logits
     softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
-    positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
     router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
                  sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
     clamped      experts clamp gate and up (gpt-oss)
     sinks        a learned score beside the others takes part in the softmax (gpt-oss)
     registry     attention goes through transformers' registry of functions, where its core can be recomputed
-    alibi        positions are biases of the scores, one row for each head (BLOOM)
+    alibi        positions are biases of the scores, one row for each head (BLOOM); layers are handed no position ids
     upcast       queries and keys are multiplied in fp32 (GPT-Neo)
     norm_topk    the chosen experts' weights are divided by their sum
     learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
@@ -975,7 +974,6 @@ class Style:
     logit_softcap: bool = False
     softmax_fp32: bool = True
     sdpa: bool = True
-    positions: str = "attention"
     learned: str = ""
     router: str = "softmax-cast"
     norm_topk: bool = False
@@ -1093,7 +1091,7 @@ FAMILIES: dict[str, Family] = {
         dropout=True, max_position_embeddings=2048, enable_bias=True, layer_norm_elementwise_affine=True,
         do_layer_norm_before=True, tie_word_embeddings=True),
     "bloom": _family(_bloom, "BLOOM", style=Style(norm="layer", activation="gelu", sdpa=False, registry=False,
-        alibi=True, positions="none"), rotary=0, tie_word_embeddings=True),
+        alibi=True), rotary=0, tie_word_embeddings=True),
     "falcon": _family(_falcon, "Falcon", gguf="falcon", multi_query=True, parallel_attn=True, tie_word_embeddings=True),
     "mpt": _family(_mpt, "MPT", rotary=0, expansion_ratio=4, tie_word_embeddings=True),
     "deepseek_v2": _family(_mla, "DeepSeek V2", **_MLA_V2),
