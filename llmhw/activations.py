@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -35,7 +34,6 @@ class _Tensor:
 
     table    its name, if it is made once for all layers
     grad     a gradient flows through it
-    halved   what uses it takes one half of each row (gate and up in one matrix)
     """
 
     width: int
@@ -45,11 +43,10 @@ class _Tensor:
     keys: int = 0
     table: str = ""
     grad: bool = True
-    halved: bool = False
 
     def like(self, **changes: Any) -> _Tensor:
         """A fresh tensor of the same shape but for the changes."""
-        return replace(self, **{"table": "", "halved": False, **changes})
+        return replace(self, **{"table": "", **changes})
 
     def term(self, label: str, key: str, times: int = 1) -> Term:
         """Its bytes, so many times."""
@@ -84,13 +81,12 @@ class _Tape:
     spread: int
     tables: dict[str, _Tensor]
     kept: dict[_Tensor, _Where] = field(default_factory=dict)
-    quiet: bool = False
 
     # making and keeping
 
-    def new(self, width: int, size: int | None = None, *, keys: int = 0, batch: int = 0, rows: int = 0) -> _Tensor:
+    def new(self, width: int, size: int = 0, *, keys: int = 0, rows: int = 0) -> _Tensor:
         """A fresh tensor: a row of `width` elements of `size` bytes (default: the model's) for each token."""
-        return _Tensor(width, size or self.e, batch or self.batch, rows or self.seq_len, keys)
+        return _Tensor(width, size or self.e, self.batch, rows or self.seq_len, keys)
 
     def table(self, name: str, width: int, size: int, *, batch: int = 1, keys: int = 0) -> _Tensor:
         """A tensor that all layers share and that needs no gradient: rotary tables, masks, positions."""
@@ -100,16 +96,8 @@ class _Tape:
 
     def keep(self, part: str, label: str, *tensors: _Tensor, key: str = "") -> None:
         """Save tensors for the backward pass; one that is saved already costs nothing. `key`: see `Term`."""
-        for tensor in () if self.quiet else tensors:
+        for tensor in tensors:
             self.kept.setdefault(tensor, (part, tensor.table, "") if tensor.table else (part, label, key))
-
-    @contextmanager
-    def recomputed(self, part: str, label: str, *inputs: _Tensor) -> Iterator[None]:
-        """What runs inside is run again in the backward pass: only its inputs are kept."""
-        self.keep(part, label, *inputs)
-        before, self.quiet = self.quiet, True
-        yield
-        self.quiet = before
 
     # moving between the split and the whole sequence
 
@@ -199,8 +187,10 @@ _ACTIVATIONS = {
 }
 
 
-def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function") -> _Tensor:
+def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function", *, parts: int = 1) -> _Tensor:
     """An activation function, by its name in transformers.
+
+    parts        equal parts of a row, of which it takes the first: 2 for gate and up in one matrix
 
     silu, gelu   one kernel that saves its input (gelu: exact, or gelu_pytorch_tanh)
     gelu_new     written out in Python: x, tanh, and the two factors
@@ -218,7 +208,7 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
         t.keep(part, "result of relu", y)
         return y.like() if kind == "relu2" else y
     t.keep(part, f"input of {kind.partition('_')[0]}", x, key="activation input")
-    y = x.like(width=x.width // 2) if x.halved else x.like()
+    y = x.like(width=x.width // parts)
     if kind in ("silu", "gelu"):
         return y
     if kind == "gelu_fast":
@@ -253,49 +243,38 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     """Scores, softmax and the product with the values."""
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
-    copies = [out]
-    # a window only needs a mask, beside what causality needs, where the sequence is longer than it
-    masked = a.window is not None and t.seq_len >= a.window
-
-    def run() -> None:
-        if t.flash:
-            keys, values = k, v
-            if masked:
-                # with a mask transformers does not let the kernel group the heads: it copies keys and values
-                keys, values = _repeat(t, a, k), _repeat(t, a, v)
-                t.keep(part, "mask in the model's format", t.new(1, keys=t.seq_len))
-            t.keep(part, "queries", q)
-            t.keep(part, "keys", keys)
-            t.keep(part, "values", values, key="values")
-            t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
-            t.keep(part, "output of the attention core", out)
-            if s.rotary_cat:
-                # queries joined from a turned and a plain part lie head by head, and so does the kernel's output:
-                # the output projection needs it token by token, which is one more copy
-                copies.append(out.like())
-            return
-        size = 4 if s.upcast else t.e
-        t.keep(part, "queries", t.cast(_batched(t, a, q), size))
-        t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
-        scores = t.new(a.heads, keys=t.seq_len)
-        if s.softcap:
-            t.keep(part, "tanh of the capped scores", scores.like())
-        if s.sinks:
-            t.keep(part, "place of the largest score", t.new(a.heads, 8))
-            scores.keys = t.seq_len + 1
-        softmax = scores.like(bytes=4 if s.softmax_fp32 else t.e)
-        probabilities = t.cast(softmax, t.e)
-        if softmax is not probabilities:
-            t.keep(part, "probabilities in fp32", softmax, key="probabilities")
-        t.keep(part, "probabilities", probabilities, key="probabilities")
-        t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
-
-    if t.recompute != "selective":
-        run()
-        return copies[-1]
-    inputs = [q, k, v, *_masks(t, s, a), *([_positions(t, s)] if s.positions == "attention" else [])]
-    with t.recomputed(part, "inputs of the recomputed core", *inputs):
-        run()
+    masks = _masks(t, s, a)
+    if t.recompute == "selective":
+        t.keep(part, "inputs of the recomputed core", q, k, v, *masks, _positions(t, s))
+        return out
+    if t.flash:
+        if masks:
+            # with a mask transformers does not let the kernel group the heads: it copies keys and values
+            k, v = _repeat(t, a, k), _repeat(t, a, v)
+            t.keep(part, "mask in the model's format", t.new(1, keys=t.seq_len))
+        t.keep(part, "queries", q)
+        t.keep(part, "keys", k)
+        t.keep(part, "values", v, key="values")
+        t.keep(part, "logarithms of the softmax sums", t.new(a.heads, 4))
+        t.keep(part, "output of the attention core", out)
+        # queries joined from a turned and a plain part lie head by head, and so does the kernel's output:
+        # the output projection needs it token by token, which is one more copy
+        return out.like() if s.rotary_cat else out
+    size = 4 if s.upcast else t.e
+    t.keep(part, "queries", t.cast(_batched(t, a, q), size))
+    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
+    scores = t.new(a.heads, keys=t.seq_len)
+    if s.softcap:
+        t.keep(part, "tanh of the capped scores", scores.like())
+    if s.sinks:
+        t.keep(part, "place of the largest score", t.new(a.heads, 8))
+        scores.keys = t.seq_len + 1
+    softmax = scores.like(bytes=4 if s.softmax_fp32 else t.e)
+    probabilities = t.cast(softmax, t.e)
+    if softmax is not probabilities:
+        t.keep(part, "probabilities in fp32", softmax, key="probabilities")
+    t.keep(part, "probabilities", probabilities, key="probabilities")
+    t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
     return out
 
 
@@ -310,7 +289,10 @@ def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
 
 
 def _masks(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
-    """The mask that the model makes once and hands to its layers; SDPA needs one for a window only."""
+    """The mask that the model makes once and hands to its layers.
+
+    SDPA needs one, beside what causality needs, where the sequence is longer than a window.
+    """
     if not t.flash:
         # GPT-Neo's windows are buffers of its attention
         name = "causal mask" if a.window is None or not s.registry else "window mask"
@@ -372,10 +354,8 @@ def _mlp(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         return t.scattered(_gated(t, s, x, gate.out, hidden))
     if both:
         g = t.linear("mlp", "input of the gate and up projection", x, share(both.out, t.tp))
-        g.halved = True
-        activated = _activate(t, s.activation, g)
+        activated = _activate(t, s.activation, g, parts=2)
         product = t.mul("mlp", ("activated gate", "gate and up"), activated, g, "activated gate")
-        product.width = activated.width
         return t.scattered(t.linear("mlp", "input of the down projection", product, hidden))
     if not up:
         raise LLMHWError("a layer without a feed-forward part has no op-by-op profile; use kernels='megatron'")
@@ -430,7 +410,6 @@ def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
     t.keep("routing", "end of each expert's rows", _Tensor(count, 4))
     rows = t.new(x.width * used)
     both = t.linear("experts", "rows of the experts", rows, 2 * inner * used)
-    both.halved = True
     if s.clamped:
         t.keep("experts", "gate and up", both)
         half = t.new(inner * used)
@@ -438,9 +417,8 @@ def _experts(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
             t.keep("experts", label, half.like())
         product = half.like()
     else:
-        activated = _activate(t, s.activation, both, "experts")
+        activated = _activate(t, s.activation, both, "experts", parts=2)
         product = t.mul("experts", ("activated gate", "gate and up"), activated, both)
-        product.width = activated.width
     out = t.linear("experts", "input of the down projection", product, x.width * used)
     t.keep("experts", "weight of each row", weights.like(), key="row weight")
     t.keep("experts", "output of the experts", out)
@@ -491,11 +469,9 @@ def style_of(spec: ModelSpec) -> Style:
             f"formulas, or a model of one of {', '.join(covered)}"
         )
     config = spec.config
-    changes: dict[str, Any] = {"rotary": spec.rotary}
-    for key in ("hidden_activation", "hidden_act", "activation_function"):
-        if config.get(key):
-            changes["activation"] = config[key]
-            break
+    named = (config.get(key) for key in ("hidden_activation", "hidden_act", "activation_function"))
+    activation = next((name for name in named if name), style.activation)
+    changes: dict[str, Any] = {"rotary": spec.rotary, "activation": activation}
     if isinstance(config.get("use_parallel_residual"), bool):
         changes["block"] = "parallel" if config["use_parallel_residual"] else "pre"
     if config.get("do_layer_norm_before") is False:
@@ -538,10 +514,10 @@ def _layer(spec: ModelSpec, style: Style, t: _Tape, layer: Layer) -> None:
         return
     a = _own_heads(t, layer)
     tables = [*_masks(t, style, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
-    if style.positions != "none":
-        tables.append(_positions(t, style))
     if style.alibi:
         tables.append(t.table("bias of each position and head", a.heads, t.e, batch=t.batch))
+    else:
+        tables.append(_positions(t, style))
     t.keep("layer inputs", "input of a recomputed layer", x, *tables, key="layer input")
 
 

@@ -99,30 +99,19 @@ class Builder:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
 
-    def plain(self, name: str, part: str, shape: tuple[int, ...]) -> None:
-        """A parameter that no matrix multiplication uses."""
+    def plain(self, name: str, part: str, shape: tuple[int, ...], **facts: bool) -> None:
+        """A parameter, unless `facts` (of `Tensor`) say otherwise one that no matrix multiplication uses."""
         component, split = PARTS[check_choice("part", part, PARTS)]
-        self.tensors.append(Tensor(name, shape, component, part=part, split=split))
+        if split == "row" and not facts.get("matmul"):
+            split = "whole"  # a bias: of a product that is cut by its inputs, every rank holds the whole one
+        self.tensors.append(Tensor(name, shape, component, part=part, split=split, **facts))
 
-    def linear(
-        self,
-        name: str,
-        part: str,
-        out: int,
-        into: int,
-        *,
-        bias: bool = False,
-        swapped: bool = False,
-        shared: bool = False,
-    ) -> None:
-        """nn.Linear, weight (out, into); `swapped` for GPT-2's Conv1D, weight (into, out)."""
-        component, split = PARTS[check_choice("part", part, PARTS)]
-        shape = (into, out) if swapped else (out, into)
-        made = Tensor(f"{name}.weight", shape, component, True, part=part, split=split, swapped=swapped, shared=shared)
-        self.tensors.append(made)
-        if bias:  # of a product that is cut by its inputs, every rank holds the whole bias
-            split = "whole" if split == "row" else split
-            self.tensors.append(Tensor(f"{name}.bias", (out,), component, part=part, split=split, shared=shared))
+    def linear(self, name: str, part: str, out: int, into: int, *, bias: bool = False, **facts: bool) -> None:
+        """nn.Linear, weight (out, into); `swapped` for GPT-2's Conv1D, weight (into, out); `shared` as in `Tensor`."""
+        shape = (into, out) if facts.get("swapped") else (out, into)
+        self.plain(f"{name}.weight", part, shape, matmul=True, **facts)
+        if bias:
+            self.plain(f"{name}.bias", part, (out,), shared=facts.get("shared", False))
 
     def norm(self, name: str, size: int, part: str = "norm", *, bias: bool = False) -> None:
         self.plain(f"{name}.weight", part, (size,))
@@ -146,11 +135,15 @@ class Builder:
             name = f"{prefix}.{part}_proj_bias"
             self.tensors.append(replace(stack, name=name, shape=(count, out), matmul=False, part=part))
 
-    def gated_mlp(self, prefix: str, hidden: int, inner: int, *, bias: bool = False, shared: bool = False) -> None:
-        """SwiGLU and its kin: gate, up, down."""
-        self.linear(f"{prefix}.gate_proj", "gate", inner, hidden, bias=bias, shared=shared)
-        self.linear(f"{prefix}.up_proj", "up", inner, hidden, bias=bias, shared=shared)
-        self.linear(f"{prefix}.down_proj", "down", hidden, inner, bias=bias, shared=shared)
+    def gated_mlp(self, prefix: str, hidden: int, inner: int, **options: bool) -> None:
+        """SwiGLU and its kin: gate, up, down; `options` as in `linear`."""
+        self.linear(f"{prefix}.gate_proj", "gate", inner, hidden, **options)
+        self.plain_mlp(f"{prefix}.up_proj", f"{prefix}.down_proj", hidden, inner, **options)
+
+    def fused_mlp(self, hidden: int, inner: int) -> None:
+        """Gate and up in one matrix, and down."""
+        self.linear("mlp.gate_up_proj", "gate_up", 2 * inner, hidden)
+        self.linear("mlp.down_proj", "down", hidden, inner)
 
     def plain_mlp(self, up: str, down: str, hidden: int, inner: int, **options: bool) -> None:
         """Two matrices; `options` as in `linear`."""
@@ -203,13 +196,13 @@ class Body:
     head_in: int | None = None
 
 
-def _attention(c: Config, *, window: int | None = None, chunk: int | None = None, evicts: bool = True) -> Attention:
+def _attention(c: Config, window: int | None = None, chunk: int | None = None) -> Attention:
     heads, kv_heads = c.heads, c.kv_heads
     if heads % kv_heads:
         raise LLMHWError(
             f"kv_heads={kv_heads} does not divide heads={heads}; see num_key_value_heads and num_attention_heads"
         )
-    return Attention(heads, kv_heads, c.head_dim, c.head_dim, window=window, chunk=chunk, evicts=evicts)
+    return Attention(heads, kv_heads, c.head_dim, c.head_dim, window, chunk)
 
 
 def _each(make: Callable[..., Layer], *kinds: Iterable[Any]) -> list[Layer]:
@@ -258,38 +251,36 @@ def _window_of(c: Config, kind: str) -> tuple[int | None, int | None]:
 _ONE_NORM = {"input_layernorm": "norm_in"}
 _TWO_NORMS = {**_ONE_NORM, "post_attention_layernorm": "norm"}
 _POST_NORMS = {"post_attention_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
-_FOUR_NORMS = {
-    **_ONE_NORM,
-    "post_attention_layernorm": "norm",
-    "pre_feedforward_layernorm": "norm",
-    "post_feedforward_layernorm": "norm_out",
-}
+_FOUR_NORMS = {**_TWO_NORMS, "pre_feedforward_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
 
 
 def _decoder(
     c: Config,
     types: list[str],
     *,
-    bias: bool = False,
+    bias: bool | None = None,
     out_bias: bool | None = None,
     qk_norm: str = "",
     norms: Mapping[str, str] = _TWO_NORMS,
     norm_bias: bool = False,
     norm: str | None = "model.norm",
     feed_forward: FeedForward | None = None,
-    sparse: Callable[[int], bool] = lambda i: True,
+    sparse: Iterable[bool] | None = None,
     extra: Callable[[Builder, Attention], None] | None = None,
 ) -> Body:
     """Llama and everything built like it; the arguments are where the relatives differ.
 
+    bias       of the attention's projections; None: what the config says
     out_bias   of the output projection; None: as the others of attention
+    sparse     for each layer, whether it has experts; None: all of them, in a family that has some
     """
+
+    qkv_bias = c.flag("attention_bias") if bias is None else bias
 
     def make(kind: str, is_sparse: bool) -> Layer:
         b = Builder()
-        window, chunk = _window_of(c, kind)
-        a = _attention(c, window=window, chunk=chunk)
-        b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias if out_bias is None else out_bias)
+        a = _attention(c, *_window_of(c, kind))
+        b.qkvo("self_attn", c.hidden, a, bias=qkv_bias, out_bias=qkv_bias if out_bias is None else out_bias)
         if qk_norm:
             for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
                 b.norm(f"self_attn.{name}", a.head_dim * (heads if qk_norm == "hidden" else 1), name)
@@ -302,7 +293,7 @@ def _decoder(
         b.norms(norms, c.hidden, bias=norm_bias)
         return b.layer(a)
 
-    layers = _each(make, types, (bool(sparse(i)) for i in range(c.layers)))
+    layers = _each(make, types, [True] * c.layers if sparse is None else sparse)
     outer = _outer(c, "model.embed_tokens", norm, norm_bias=norm_bias)
     return Body(layers, outer, c.get("intermediate_size", default=0))
 
@@ -323,9 +314,9 @@ def _qwen_windows(c: Config) -> list[str]:
     return c.layer_types(lambda i: "sliding_attention" if on and i >= first else "full_attention")
 
 
-def _every(c: Config, key: str, default: int) -> list[str]:
+def _every(c: Config, default: int) -> list[str]:
     """Every n-th layer sees everything, the others a window."""
-    n = c.count(key, "_" + key, default=default)
+    n = c.count("sliding_window_pattern", "_sliding_window_pattern", default=default)
     return c.layer_types(lambda i: "sliding_attention" if (i + 1) % n else "full_attention")
 
 
@@ -362,25 +353,26 @@ def _plain(c: Config, up: str, down: str, bias: bool) -> FeedForward:
 
 
 def _llama(c: Config) -> Body:
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"))
+    return _decoder(c, _full(c))
 
 
 def _mistral(c: Config) -> Body:
-    return _decoder(c, _all_sliding(c))
+    return _decoder(c, _all_sliding(c), bias=False)
 
 
 def _mixtral(c: Config) -> Body:
-    return _decoder(c, _all_sliding(c), feed_forward=_experts(c))
+    return _decoder(c, _all_sliding(c), bias=False, feed_forward=_experts(c))
 
 
 def _qwen2(c: Config) -> Body:
     return _decoder(c, _qwen_windows(c), bias=True, out_bias=False)
 
 
-def _qwen_sparse(c: Config) -> Callable[[int], bool]:
+def _qwen_sparse(c: Config) -> list[bool]:
+    """For each layer, whether it has experts."""
     step = c.count("decoder_sparse_step", default=1)
-    dense = set(c.get("mlp_only_layers", default=()))
-    return lambda i: i not in dense and (i + 1) % step == 0
+    dense = c.get("mlp_only_layers", default=())
+    return [i not in dense and (i + 1) % step == 0 for i in range(c.layers)]
 
 
 def _qwen2_moe(c: Config) -> Body:
@@ -391,34 +383,29 @@ def _qwen2_moe(c: Config) -> Body:
 
 
 def _qwen3(c: Config) -> Body:
-    return _decoder(c, _qwen_windows(c), bias=c.flag("attention_bias"), qk_norm="head")
+    return _decoder(c, _qwen_windows(c), qk_norm="head")
 
 
 def _qwen3_moe(c: Config) -> Body:
     types = _all_sliding(c) if c.flag("use_sliding_window") else _full(c)
     experts = _experts(c, inner="moe_intermediate_size")
-    return _decoder(
-        c, types, bias=c.flag("attention_bias"), qk_norm="head", feed_forward=experts, sparse=_qwen_sparse(c)
-    )
+    return _decoder(c, types, qk_norm="head", feed_forward=experts, sparse=_qwen_sparse(c))
 
 
 def _gemma2(c: Config) -> Body:
-    types = _every(c, "sliding_window_pattern", 2)
-    return _decoder(c, types, bias=c.flag("attention_bias"), norms=_FOUR_NORMS)
+    return _decoder(c, _every(c, 2), norms=_FOUR_NORMS)
 
 
 def _gemma3(c: Config) -> Body:
-    types = _every(c, "sliding_window_pattern", 6)
-    return _decoder(c, types, bias=c.flag("attention_bias"), norms=_FOUR_NORMS, qk_norm="head")
+    return _decoder(c, _every(c, 6), norms=_FOUR_NORMS, qk_norm="head")
 
 
 def _gpt_oss(c: Config) -> Body:
     def sinks(b: Builder, a: Attention) -> None:
         b.plain("self_attn.sinks", "heads", (a.heads,))
 
-    types = _every(c, "sliding_window_pattern", 2)
     experts = _experts(c, router="router", bias=True, swapped=True)
-    return _decoder(c, types, bias=c.flag("attention_bias"), feed_forward=experts, extra=sinks)
+    return _decoder(c, _every(c, 2), feed_forward=experts, extra=sinks)
 
 
 def _llama4(c: Config) -> Body:
@@ -434,21 +421,16 @@ def _llama4(c: Config) -> Body:
         b.gated_mlp("feed_forward.shared_expert", c.hidden, c.intermediate, shared=True)
 
     types = c.layer_types(lambda i: "chunked_attention" if rope[i] else "full_attention")
-    bias = c.flag("attention_bias")
-    return _decoder(c, types, bias=bias, feed_forward=feed_forward, sparse=lambda i: i in moe)
+    return _decoder(c, types, feed_forward=feed_forward, sparse=[i in moe for i in range(c.layers)])
 
 
 def _glm(c: Config) -> Body:
     norms = _TWO_NORMS
     if c.model_type == "glm4":
         norms = {**norms, "post_self_attn_layernorm": "norm", "post_mlp_layernorm": "norm_out"}
-
-    def feed_forward(b: Builder, _: int) -> None:
-        b.linear("mlp.gate_up_proj", "gate_up", 2 * c.intermediate, c.hidden)
-        b.linear("mlp.down_proj", "down", c.hidden, c.intermediate)
-
-    bias = c.flag("attention_bias")
-    return _decoder(c, _full(c), bias=bias, out_bias=False, norms=norms, feed_forward=feed_forward)
+    return _decoder(
+        c, _full(c), out_bias=False, norms=norms, feed_forward=lambda b, _: b.fused_mlp(c.hidden, c.intermediate)
+    )
 
 
 def _shared_experts(b: Builder, c: Config, sparse: int) -> None:
@@ -475,15 +457,13 @@ def _mtp(c: Config, last: Layer) -> tuple[Tensor, ...]:
 
 def _glm4_moe(c: Config) -> Body:
     first = c.count("first_k_dense_replace", least=0)
-    qk_norm = "head" if c.flag("use_qk_norm") else ""
     body = _decoder(
         c,
         _full(c),
-        bias=c.flag("attention_bias"),
         out_bias=False,
-        qk_norm=qk_norm,
+        qk_norm="head" if c.flag("use_qk_norm") else "",
         feed_forward=lambda b, sparse: _shared_experts(b, c, sparse),
-        sparse=lambda i: i >= first,
+        sparse=[i >= first for i in range(c.layers)],
     )
     return replace(body, mtp=_mtp(c, body.layers[-1]))
 
@@ -517,25 +497,24 @@ def _mimo_v2_flash(c: Config) -> Body:
 
 
 def _minimax_m2(c: Config) -> Body:
-    return _decoder(c, _full(c), qk_norm="hidden", feed_forward=_experts(c))
+    return _decoder(c, _full(c), bias=False, qk_norm="hidden", feed_forward=_experts(c))
 
 
 def _olmo(c: Config) -> Body:
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), norms={}, norm=None)
+    return _decoder(c, _full(c), norms={}, norm=None)
 
 
 def _olmo2(c: Config) -> Body:
-    types = _every(c, "sliding_window_pattern", 4) if c.model_type == "olmo3" else _full(c)
-    return _decoder(c, types, bias=c.flag("attention_bias"), qk_norm="hidden", norms=_POST_NORMS)
+    types = _every(c, 4) if c.model_type == "olmo3" else _full(c)
+    return _decoder(c, types, qk_norm="hidden", norms=_POST_NORMS)
 
 
 def _olmoe(c: Config) -> Body:
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), qk_norm="hidden", feed_forward=_experts(c))
+    return _decoder(c, _full(c), qk_norm="hidden", feed_forward=_experts(c))
 
 
 def _granitemoe(c: Config) -> Body:
-    experts = _experts(c, "block_sparse_moe", router="router")
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), feed_forward=experts)
+    return _decoder(c, _full(c), feed_forward=_experts(c, "block_sparse_moe", router="router"))
 
 
 def _cohere(c: Config) -> Body:
@@ -544,40 +523,35 @@ def _cohere(c: Config) -> Body:
             b.plain("self_attn.q_norm.weight", "q_norm", (a.heads, a.head_dim))
             b.plain("self_attn.k_norm.weight", "k_norm", (a.kv_heads, a.head_dim))
 
-    types = _every(c, "sliding_window_pattern", 4) if c.model_type == "cohere2" else _full(c)
-    return _decoder(c, types, bias=c.flag("attention_bias"), norms=_ONE_NORM, extra=head_norms)
+    types = _every(c, 4) if c.model_type == "cohere2" else _full(c)
+    return _decoder(c, types, norms=_ONE_NORM, extra=head_norms)
 
 
 def _exaone4(c: Config) -> Body:
-    types = (
-        _every(c, "sliding_window_pattern", 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
-    )
-    return _decoder(c, types, qk_norm="head", norms=_POST_NORMS)
+    types = _every(c, 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
+    return _decoder(c, types, bias=False, qk_norm="head", norms=_POST_NORMS)
 
 
 def _seed_oss(c: Config) -> Body:
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), out_bias=c.flag("attention_out_bias"))
+    return _decoder(c, _full(c), out_bias=c.flag("attention_out_bias"))
 
 
 def _ernie(c: Config) -> Body:
     bias = c.flag("use_bias")
-
-    def feed_forward(b: Builder, _: int) -> None:
-        b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias)
-
-    return _decoder(c, _full(c), bias=bias, feed_forward=feed_forward)
+    return _decoder(
+        c, _full(c), bias=bias, feed_forward=lambda b, _: b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias)
+    )
 
 
 def _smollm3(c: Config) -> Body:
     rope = _rotary_layers(c)
     on = c.flag("use_sliding_window") and c.get("sliding_window")
     types = c.layer_types(lambda i: "sliding_attention" if on and not rope[i] else "full_attention")
-    return _decoder(c, types, bias=c.flag("attention_bias"))
+    return _decoder(c, types)
 
 
 def _phimoe(c: Config) -> Body:
-    bias, experts = c.flag("attention_bias"), _experts(c, router="router")
-    body = _decoder(c, _all_sliding(c), bias=bias, norm_bias=True, feed_forward=experts)
+    body = _decoder(c, _all_sliding(c), norm_bias=True, feed_forward=_experts(c, router="router"))
     return replace(body, head_bias=c.flag("lm_head_bias"))
 
 
@@ -597,7 +571,7 @@ def _starcoder2(c: Config) -> Body:
 
 def _nemotron(c: Config) -> Body:
     mlp = _plain(c, "mlp.up_proj", "mlp.down_proj", c.flag("mlp_bias"))
-    return _decoder(c, _full(c), bias=c.flag("attention_bias"), norm_bias=True, feed_forward=mlp)
+    return _decoder(c, _full(c), norm_bias=True, feed_forward=mlp)
 
 
 # -- multi-head latent attention --------------------------------------------------------------
@@ -691,8 +665,7 @@ def _qwen3_next(c: Config) -> Body:
         b.norms(_TWO_NORMS, c.hidden)
         return b.layer(a, None if a else state)
 
-    is_sparse = _qwen_sparse(c) if is_moe else lambda i: False
-    layers = _each(make, types, (bool(is_sparse(i)) for i in range(c.layers)))
+    layers = _each(make, types, _qwen_sparse(c) if is_moe else [False] * c.layers)
     return Body(layers, _outer(c, "model.embed_tokens", "model.norm"), c.get("intermediate_size", default=0))
 
 
@@ -744,9 +717,8 @@ def _nemotron_h(c: Config) -> Body:
         elif kind == "moe":
             count, used = c.count("n_routed_experts"), c.count("num_experts_per_tok")
             width, size = c.count("moe_latent_size", default=c.hidden), c.count("moe_intermediate_size")
-            b.experts(
-                "mixer.experts", count, used, {"up": (size, width), "down": (width, size)}, bias=False, swapped=False
-            )
+            sizes = {"up": (size, width), "down": (width, size)}
+            b.experts("mixer.experts", count, used, sizes, bias=False, swapped=False)
             b.linear("mixer.gate", "router", count, c.hidden)
             plain_mlp(b, "mixer.shared_experts", c.count("moe_shared_expert_intermediate_size"), shared=True)
             if width != c.hidden:
@@ -917,8 +889,7 @@ def _phi3(c: Config) -> Body:
     b = Builder()
     b.linear("self_attn.o_proj", "o", c.hidden, a.heads * a.head_dim)
     b.linear("self_attn.qkv_proj", "qkv", (a.heads + 2 * a.kv_heads) * a.head_dim, c.hidden)
-    b.linear("mlp.gate_up_proj", "gate_up", 2 * c.intermediate, c.hidden)
-    b.linear("mlp.down_proj", "down", c.hidden, c.intermediate)
+    b.fused_mlp(c.hidden, c.intermediate)
     b.norm("input_layernorm", c.hidden, "norm_in")
     b.norm("post_attention_layernorm", c.hidden)
     return Body([b.layer(a)] * c.layers, _outer(c, "model.embed_tokens", "model.norm"), c.intermediate)
@@ -949,13 +920,12 @@ class Style:
     logit_softcap   tanh on the logits
     softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
-    positions    how far position ids are handed down, where a recomputed part keeps them: attention, layer or none
     router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
                  sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
     clamped      experts clamp gate and up (gpt-oss)
     sinks        a learned score beside the others takes part in the softmax (gpt-oss)
     registry     attention goes through transformers' registry of functions, where its core can be recomputed
-    alibi        positions are biases of the scores, one row for each head (BLOOM)
+    alibi        positions are biases of the scores, one row for each head (BLOOM); layers are handed no position ids
     upcast       queries and keys are multiplied in fp32 (GPT-Neo)
     norm_topk    the chosen experts' weights are divided by their sum
     learned      rows of learned positions that the embedding looks up: one for the batch, or one a sequence
@@ -975,7 +945,6 @@ class Style:
     logit_softcap: bool = False
     softmax_fp32: bool = True
     sdpa: bool = True
-    positions: str = "attention"
     learned: str = ""
     router: str = "softmax-cast"
     norm_topk: bool = False
@@ -1028,6 +997,8 @@ _CHUNKS = "linear attention runs in chunks in transformers; the prediction is it
 _MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536}
 _MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256}
 _LINEAR = {
+    "rotary": 0.25,
+    "arithmetic": _CHUNKS,
     "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
@@ -1061,12 +1032,10 @@ FAMILIES: dict[str, Family] = {
         sliding_window=4096),
     "qwen3_moe": _family(_qwen3_moe, "Qwen 3 MoE", synonyms=("qwen3_vl_moe_text",), style=Style(),
         num_key_value_heads=4, sliding_window=4096),
-    "qwen3_next": _family(_qwen3_next, "Qwen 3 Next", rotary=0.25, arithmetic=_CHUNKS, num_key_value_heads=2,
+    "qwen3_next": _family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
+    "qwen3_5_text": _family(_qwen3_next, "Qwen 3.5", synonyms=("qwen3_5",), num_key_value_heads=4, **_LINEAR),
+    "qwen3_5_moe_text": _family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), num_key_value_heads=2,
         **_LINEAR),
-    "qwen3_5_text": _family(_qwen3_next, "Qwen 3.5", synonyms=("qwen3_5",), rotary=0.25, arithmetic=_CHUNKS,
-        num_key_value_heads=4, **_LINEAR),
-    "qwen3_5_moe_text": _family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), rotary=0.25, arithmetic=_CHUNKS,
-        num_key_value_heads=2, **_LINEAR),
     "gemma": _family(_llama, "Gemma", style=Style(norm="rms-plus-1", activation="gelu_pytorch_tanh"), head_dim=256,
         tie_word_embeddings=True),
     "gemma2": _family(_gemma2, "Gemma 2", style=Style(block="sandwich", norm="rms-plus-1",
@@ -1093,7 +1062,7 @@ FAMILIES: dict[str, Family] = {
         dropout=True, max_position_embeddings=2048, enable_bias=True, layer_norm_elementwise_affine=True,
         do_layer_norm_before=True, tie_word_embeddings=True),
     "bloom": _family(_bloom, "BLOOM", style=Style(norm="layer", activation="gelu", sdpa=False, registry=False,
-        alibi=True, positions="none"), rotary=0, tie_word_embeddings=True),
+        alibi=True), rotary=0, tie_word_embeddings=True),
     "falcon": _family(_falcon, "Falcon", gguf="falcon", multi_query=True, parallel_attn=True, tie_word_embeddings=True),
     "mpt": _family(_mpt, "MPT", rotary=0, expansion_ratio=4, tie_word_embeddings=True),
     "deepseek_v2": _family(_mla, "DeepSeek V2", **_MLA_V2),
@@ -1152,10 +1121,10 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    for key, family in FAMILIES.items():
-        if model_type in (key, *family.synonyms):
-            return key
-    close = nearest(model_type, [name for key, family in FAMILIES.items() for name in (key, *family.synonyms)])
+    keys = {name: key for key, family in FAMILIES.items() for name in (key, *family.synonyms)}
+    if model_type in keys:
+        return keys[model_type]
+    close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={model_type!r} is not supported, and is not approximated{hint}")
 
@@ -1167,10 +1136,9 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if isinstance(text, Mapping):
         model_type = text.get("model_type", model_type)
         data = {
-            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype") if k in data},
+            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype", "tie_word_embeddings") if k in data},
             **text,
             **{k: True for k in _ELSEWHERE if k in data},
-            **{k: data[k] for k in ("tie_word_embeddings",) if k in data and k not in text},
         }
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
@@ -1181,21 +1149,19 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     c = Config(data, family.defaults, key)
     body = family.read(c)
     tied = c.flag("tie_word_embeddings")
-    if not tied or body.head_bias:
-        width = body.head_in or c.hidden
-        if not tied:
-            body.outer.linear("lm_head", "head", c.vocab, width)
-        if body.head_bias:
-            body.outer.plain("lm_head.bias", "head", (c.vocab,))
+    if not tied:
+        body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
+    if body.head_bias:
+        body.outer.plain("lm_head.bias", "head", (c.vocab,))
     quantization = data.get("quantization_config") or {}
-    first = next((layer.attention for layer in body.layers if layer.attention), None)
+    sizes = next((layer.attention for layer in body.layers if layer.attention), c)
     return ModelSpec(
         name=name,
         model_type=model_type,
         hidden=c.hidden,
         heads=c.heads,
-        kv_heads=first.kv_heads if first else c.kv_heads,
-        head_dim=first.head_dim if first else c.head_dim,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
         intermediate=body.intermediate,
         vocab_size=c.vocab,
         max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),

@@ -7,7 +7,7 @@ know is `None`; asking for it raises `LLMHWError`. No device stands in for anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from llmhw.units import (
     GB,
     MIB,
     LLMHWError,
+    ceil_div,
     check_count,
     check_divides,
     format_quantity,
@@ -331,7 +332,7 @@ class Cluster:
     @property
     def nodes(self) -> int:
         """Nodes, the last one perhaps not full."""
-        return -(-self.devices // self.devices_per_node)
+        return int(ceil_div(self.devices, self.devices_per_node))
 
     @property
     def memory_bytes(self) -> int:
@@ -495,14 +496,9 @@ class _Names:
         self.vocabulary = _FILLER.union(*self.described.values())
 
     def find(self, query: str) -> str:
-        wanted: set[str] = set()
-        for word in _words(query):
-            parts = _split(word, self.vocabulary)
-            if parts is None:
-                raise self._unknown(query)
-            wanted.update(parts)
-        key = frozenset(wanted - _FILLER)
-        if not key:
+        cut = [_split(word, self.vocabulary) for word in _words(query)]
+        key = frozenset(word for parts in cut for word in parts or ()) - _FILLER
+        if None in cut or not key:
             raise self._unknown(query)
         if key in self.exact:
             return self.exact[key]
@@ -544,14 +540,17 @@ def _rate(text: str, unit: float) -> Any:
     return float(round(float(text) * unit)) if text else None
 
 
-def _given(text: str, kind: Callable[[str], Any]) -> Any:
-    return kind(text) if text else None
+def _cell(text: str, kind: str) -> Any:
+    """A cell as a field of this type has it; an empty one is None where the type allows it."""
+    if not text and kind.endswith("| None"):
+        return None
+    return {"int": int, "float": float, "str": str}[kind.removesuffix(" | None")](text)
 
 
 def _made(kind: type[F], row: Mapping[str, str], **converted: Any) -> F:
-    """A fact from a row: what was converted, and as text the cells that its other fields are named after."""
-    texts = {entry.name: row[entry.name] for entry in fields(kind) if entry.name in row}
-    return kind(**(texts | converted))
+    """A fact from a row: what was converted, and the cells that its other fields are named after."""
+    named = [entry for entry in fields(kind) if entry.name in row.keys() - converted]
+    return kind(**converted, **{entry.name: _cell(row[entry.name], str(entry.type)) for entry in named})
 
 
 @cache
@@ -571,17 +570,11 @@ def _accelerator(name: str) -> Accelerator:
     return _made(
         Accelerator,
         row,
-        year=int(row["year"]),
         memory_bytes=int(row["memory_mib"]) * MIB,
         memory_bandwidth_bytes_per_second=_rate(row["memory_bandwidth_gb_per_second"], GB),
         peaks={fmt: _rate(row[f"{fmt}_tflops"], 1e12) for fmt in FORMATS if row[f"{fmt}_tflops"]},
-        multiprocessors=_given(row["multiprocessors"], int),
         fp16_accumulate_peak=_rate(row["fp16_accumulate_tflops"], 1e12),
-        link=_given(row["link"], str),
         link_bytes_per_second=_rate(row["link_gb_per_second"], GB),
-        scale_up_devices=int(row["scale_up_devices"]),
-        host_link=_given(row["host_link"], str),
-        tdp_watts=_given(row["tdp_watts"], float),
     )
 
 
@@ -598,9 +591,8 @@ def _link(name: str) -> Link:
         row,
         bytes_per_second=_rate(row["gb_per_second"], GB),
         # Divided, not multiplied by 1e-6: 0.6 us is then the float nearest to 6e-07.
-        latency_seconds=_given(row["latency_microseconds"], lambda text: float(text) / 1e6),
+        latency_seconds=float(row["latency_microseconds"]) / 1e6 if row["latency_microseconds"] else None,
         measured_bytes_per_second=_rate(row["measured_gb_per_second"], GB),
-        efficiency=_given(row["efficiency"], float),
     )
 
 
@@ -616,16 +608,14 @@ def _own(name: str | None, bytes_per_second: float | None) -> Link | None:
 
 @cache
 def _prices() -> tuple[Price, ...]:
-    numbers = {"devices": int, "dollars_per_hour": float, "dollars_per_device_hour": float}
-    rows = read_table("prices")
-    found = [_made(Price, row, **{name: kind(row[name]) for name, kind in numbers.items()}) for row in rows]
+    found = [_made(Price, row) for row in read_table("prices")]
     found.sort(key=lambda price: price.dollars_per_device_hour)
     return tuple(sorted(found, key=lambda price: price.date, reverse=True))
 
 
 @cache
 def _purchase_prices() -> tuple[PurchasePrice, ...]:
-    return tuple(_made(PurchasePrice, row, dollars=float(row["dollars"])) for row in read_table("purchase_prices"))
+    return tuple(_made(PurchasePrice, row) for row in read_table("purchase_prices"))
 
 
 def _instance_prices(provider: str, name: str) -> list[Price]:
@@ -650,9 +640,7 @@ def _instance(row: Mapping[str, str], region: str | None) -> Instance:
         region=newest.region if newest else "",
         date=newest.date if newest else "",
         network_bytes_per_second=_rate(row["network_gbit_per_second"], GB / 8),
-        vcpus=_given(row["vcpus"], int),
         host_memory_vendor=f"{row['host_memory_gb']} GB" if row["host_memory_gb"] else "",
-        intra_link=_given(row["intra_link"], str),
     )
 
 

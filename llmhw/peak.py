@@ -90,13 +90,8 @@ class _Step:
 
     def rows(self, label: str, width: int, size: int, times: float = 1) -> Term:
         """A tensor with a row for each token."""
-        sizes: dict[str, Any] = {
-            "batch": self.batch,
-            "seq_len": self.seq_len,
-            "width": width,
-            "bytes_per_element": size,
-        }
-        return term(saved_bytes, label, times, **sizes)
+        tokens: dict[str, Any] = {"batch": self.batch, "seq_len": self.seq_len}
+        return term(saved_bytes, label, times, **tokens, width=width, bytes_per_element=size)
 
     def elements(self, label: str, elements: int) -> Term:
         return term(state_bytes, label, elements=elements, bytes_per_element=self.e)
@@ -113,9 +108,11 @@ class _Step:
         """Gradients of what the backward pass has met before it comes to this layer."""
         outside = sum(t.numel for t in self.spec.tensors if t.component != "embedding")
         behind = sum(block.params for block in self.spec.layers[layer + 1 :])
-        found = [self.elements("head and final norm", outside), self.elements("layers behind", behind)]
-        if self.tied:
-            found.append(self.elements("the tied embedding's, from the head", self.tied))
+        found = [
+            self.elements("head and final norm", outside),
+            self.elements("layers behind", behind),
+            self.elements("the tied embedding's, from the head", self.tied),
+        ]
         return [t for t in found if t.value]
 
     # activations
@@ -163,12 +160,12 @@ def _norm_groups(terms: list[Term]) -> list[list[Term]]:
     return groups
 
 
-def _norm_stage(step: _Step, name: str, group: list[Term], width: int) -> _Stage:
-    """A norm that is written out in fp32: near its end five matrices of its input's size are alive."""
+def _norm_stage(step: _Step, group: list[Term]) -> _Stage:
+    """A norm of the residual stream; where it is written out in fp32, matrices of its size are alive near its end."""
     if any(t.key == "LayerNorm input" for t in group):
-        return _Stage(name, group, [step.rows("gradient of the norm's input", width, step.e)], [])
-    freed = [t for t in group if t.key in _SCALED]
-    return _Stage(name, group, [step.rows("gradients inside the norm, in fp32", width, 4, _matrices(step))], freed)
+        return _Stage("norm", group, [step.rows("gradient of the norm's input", step.spec.hidden, step.e)], [])
+    inside = step.rows("gradients inside the norm, in fp32", step.spec.hidden, 4, _matrices(step))
+    return _Stage("norm", group, [inside], [t for t in group if t.key in _SCALED])
 
 
 def _matrices(step: _Step) -> int:
@@ -217,8 +214,7 @@ def _attention_stages(step: _Step, layer: Layer, parts: Mapping[str, list[Term]]
         return [replace(core, terms=[*terms, *rest], params=params)]
     # the norm of the keys is through when that of the queries is at its highest
     first, *others = _norm_groups(parts["qk norms"])
-    freed = [t for t in first if t.key in _SCALED]
-    freed += [t for group in others for t in group]
+    freed = [*(t for t in first if t.key in _SCALED), *(t for group in others for t in group)]
     fp32 = step.rows("gradients inside the norm of the queries, in fp32", query, 4, _matrices(step))
     waiting = step.rows("gradients of keys and values", 2 * key + value, e)
     return [core, _Stage("norms of queries and keys", rest, [fp32, waiting], freed, params)]
@@ -237,7 +233,7 @@ def _layer_moments(step: _Step, i: int) -> Iterable[tuple[str, dict[str, list[Te
     else:
         below = _subtract(below, [t for p in own for t in p.terms])
     parts = {p.name: list(p.terms) for p in own}
-    norms = [_norm_stage(step, "norm", group, h) for group in _norm_groups(parts.get("norms", []))]
+    norms = [_norm_stage(step, group) for group in _norm_groups(parts.get("norms", []))]
     core, mlp = _attention_stages(step, layer, parts), _feed_forward_stage(step, layer, parts)
     if style.block == "sandwich":
         stages = [norms[3], mlp, norms[2], norms[1], *core, norms[0]]
@@ -357,9 +353,7 @@ def _moments(step: _Step, all_gradients: list[Term]) -> Iterator[tuple[str, str,
     """The phase of each moment that may be the highest, its name, and what is alive beside weights and states."""
     spec, e, vocab = step.spec, step.e, step.spec.vocab_size
     kept, loss = step.kept()
-    copies = [step.rows("logits", vocab, e)]
-    if e != 4:
-        copies.append(step.rows("logits in fp32", vocab, 4))
+    copies = [step.rows("logits", vocab, e), *([step.rows("logits in fp32", vocab, 4)] if e != 4 else [])]
     yield "forward", "loss", {"activations": kept, "logits and loss": [*loss, *copies]}
     names = ("gradient of the log-probabilities, in fp32", "gradient of the logits, in fp32")
     fp32 = [step.rows(name, vocab, 4) for name in names]
