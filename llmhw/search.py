@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -173,14 +173,12 @@ class _Memory(StepMemory):
     def _sums(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
         """The same where states are multiples of the elements: these are summed first."""
         x, tensors, job = replace(self.x, zero=zero, replicas=replicas), self.shards[replicas], self.job
-        names = {"optimizer": job.optimizer, "precision": job.precision}
-        one = [(Tensor("one element", (1,), "attention"), 1)]
-        for name, terms in state_terms(one, Layout(), **names).items():
+        for name, size in _of_an_element(job.optimizer, job.precision).items():
             if name in self.away:
                 continue
             what = name if name in ("weights", "gradients") else "optimizer"
             owned = self._owned(stage, tensors, x, what, name == "step counters")
-            yield name, owned * sum(t.value for t in terms) + self._more(stage, x, name)
+            yield name, owned * size + self._more(stage, x, name)
 
     def _more(self, stage: Stage, x: Layout, name: str) -> Any:
         uncut = self._uncut(stage, x) if name == "gradients" else None
@@ -211,6 +209,14 @@ class _Memory(StepMemory):
         found = copy(made[0])
         found.parts = {"activations": _stacked([ledger.total for ledger in made], "recompute")}
         return found
+
+
+@cache
+def _of_an_element(optimizer: str, precision: str) -> dict[str, float]:
+    """Bytes of each part of the states of a tensor of one element."""
+    one = [(Tensor("one element", (1,), "attention"), 1)]
+    terms = state_terms(one, Layout(), optimizer=optimizer, precision=precision)
+    return {name: sum(t.value for t in found) for name, found in terms.items()}
 
 
 def _stacked(values: Sequence[Any], axis: str) -> Any:
