@@ -473,7 +473,8 @@ class SearchResult(Report):
     best      the fastest that fit, best first
     front     those that no other beats in time, devices, memory and dollars at once
     tried, valid, fitting   how many were tried, keep all rules, and fit too
-    refused   layouts by the rule that they break first; "memory": valid ones that do not fit
+    refused   layouts by the rule that they break first; "memory": valid ones that do not fit. Where pp x vpp does not
+              divide the layers nothing is evaluated: these are not among the tried
     closest   the valid layout that needs least memory, where none fits
     """
 
