@@ -50,11 +50,25 @@ class Table(NamedTuple):
 class Report:
     """An answer that prints as tables; a dataclass that is one gives `tables()`.
 
-    What else it may give: `footer()`, lines below the text; `to_dict()` where its fields are not all; `records()`, the
-    numbers that `to_frame()` shows, and `index`, which of their keys it is indexed by.
+    What else it may give: `verdict`, `warnings()` and `next_steps()`; `footer()`, lines below the text; `to_dict()` where
+    its fields are not all; `records()`, the numbers that `to_frame()` shows, and `index`, which of their keys it is
+    indexed by.
     """
 
     __slots__ = ()
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one line: whether it holds, the main number, its interval."""
+        return ""
+
+    def warnings(self) -> Sequence[str]:
+        """What must be known to trust the answer: what was assumed or borrowed."""
+        return ()
+
+    def next_steps(self) -> Sequence[str]:
+        """Changes that were tried on this very question, best first, each with the figure that it gives."""
+        return ()
 
     def tables(self) -> list[Table]:
         raise NotImplementedError
