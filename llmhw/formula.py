@@ -37,11 +37,14 @@ class Table(NamedTuple):
     head: Sequence[str] | None = None
     aside: str = ""
 
-    def lines(self) -> list[str]:
-        """The title and the aligned rows."""
+    def lines(self, width: int | None = None) -> list[str]:
+        """The title and the aligned rows.
+
+        width   of the screen: the widest column of prose is wrapped to it
+        """
         head = self.columns if self.head is None else self.head
         rows = [head, *self.rows] if head else self.rows
-        return [self.title, *text_table(rows, right=self.right, prose=self.prose)]
+        return [self.title, *text_table(rows, right=self.right, prose=self.prose, width=width)]
 
     def html(self) -> str:
         return html_table(self.title + self.aside, self.columns, self.rows, right=self.right)

@@ -198,23 +198,43 @@ def html_table(caption: str, columns: Sequence[str], rows: Iterable[Iterable[str
     return f"<table><caption>{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
 
 
-def text_table(rows: Iterable[Sequence[str]], *, right: int = 1, prose: bool = False) -> list[str]:
+def text_table(
+    rows: Iterable[Sequence[str]], *, right: int = 1, prose: bool = False, width: int | None = None
+) -> list[str]:
     """Lines of a table for the terminal; columns from number `right` on are aligned to the right.
 
     prose   the last column is prose, and aligned to the left all the same
+    width   of the terminal: the widest column is wrapped where a line would be longer
 
     >>> text_table([("part", "GiB"), ("weights", "2.0")])
     ['part     GiB', 'weights  2.0']
+    >>> text_table([("fits", "no, it is far too large")], right=2, width=18)
+    ['fits  no, it is', '      far too', '      large']
     """
     lines = list(rows)
+    if not lines:
+        return []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     numbers = range(right, len(widths) - prose)
-    return [
-        "  ".join(
-            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    least = 8  # a column is not wrapped to less
+    over = sum(widths) + 2 * (len(widths) - 1) - width if width else 0
+    cells = [[[cell] for cell in line] for line in lines]
+    if over > 0:
+        from textwrap import wrap
+
+        wide = max(range(len(widths)), key=lambda i: (i not in numbers, widths[i]))
+        widths[wide] = max(least, widths[wide] - over)
+        for line in cells:
+            line[wide] = wrap(line[wide][0], widths[wide]) or [""]
+    found = []
+    for line in cells:
+        for k in range(max(map(len, line))):
+            texts = [cell[k] if k < len(cell) else "" for cell in line]
+            padded = (
+                c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(texts, widths, strict=True))
+            )
+            found.append("  ".join(padded).rstrip())
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -60,6 +60,16 @@ def read_table(name: str) -> list[dict[str, str]]:
     return _read("table", name)
 
 
+@cache
+def date() -> str:
+    """The date of the catalog's newest price: how old its facts are.
+
+    >>> date() >= "2026"
+    True
+    """
+    return max(row["date"] for row in _rows("prices.csv"))
+
+
 def read_measurements(name: str) -> list[dict[str, str]]:
     """Published measurements that predictions are compared with, as text: the rows of `measurements/<name>.csv`.
 

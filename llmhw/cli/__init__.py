@@ -1,0 +1,204 @@
+"""The `llmhw` command: formats answers, computes nothing. Needs click (extra `cli`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+try:
+    import click
+except ImportError:  # one line, not a traceback: the package itself works without it
+    sys.exit("llmhw: the command needs click; install it with: pip install 'llmhw[cli]'")
+
+from llmhw import LLMHWError, __version__
+
+ISSUES = "https://github.com/llmhw/llmhw/issues"
+
+# Command -> the module that has it, its group in the help, and what it answers.
+COMMANDS = {
+    "fit": ("jobs", "Questions", "What fits on a device: inference by format, training, LoRA, QLoRA."),
+    "memory": ("jobs", "Questions", "Memory of every pipeline stage of a training job, part by part."),
+    "train": ("jobs", "Questions", "Time of a step and of a run: speed, memory, days, dollars, energy."),
+    "serve": ("jobs", "Questions", "What fits, first token, tokens/s of a user and of all, dollars a million."),
+    "simulate": ("jobs", "Questions", "Requests played through an engine: queues, batches, percentiles."),
+    "model": ("catalog", "Facts", "Parameters, weights, KV cache and FLOPs of one model."),
+    "models": ("catalog", "Facts", "The models of the catalog."),
+    "gpus": ("catalog", "Facts", "Accelerators: memory, bandwidth, dense peaks."),
+    "links": ("catalog", "Facts", "Links and networks."),
+    "formats": ("catalog", "Facts", "Number formats, with what a weight really costs."),
+    "prices": ("catalog", "Facts", "What a device costs to rent or to buy, by provider, region and date."),
+    "explain": ("catalog", "Proof", "The formula behind a number, with the numbers put in."),
+    "measure": ("data", "Proof", "A quantity from PyTorch, beside the prediction."),
+    "validate": ("data", "Proof", "Predictions beside a table of measurements, yours or published ones."),
+    "completion": ("data", "Proof", "Shell code that completes commands, models and devices."),
+}
+
+_WELCOME = """\
+What do you want to know?
+
+  Does it fit?        llmhw fit llama-3-8b --gpu "RTX 4090"
+  How fast is it?     llmhw serve llama-3-70b --gpu h100 --gpus 8
+  What does a training run take?
+                      llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full
+
+`llmhw --help` lists all commands, `llmhw models` and `llmhw gpus` the names.
+"""
+
+
+class Commands(click.Group):
+    """The commands; each is loaded when it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        found: click.Command = import_module(f"llmhw.cli.{COMMANDS[name][0]}").COMMANDS[name]
+        return found
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            from llmhw.units import nearest
+
+            if args[0].startswith("-"):
+                raise click.UsageError(f"{args[0]} is no option of llmhw; options stand behind a command: llmhw --help")
+            close = nearest(args[0], COMMANDS)
+            hint = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(COMMANDS)}"
+            raise click.UsageError(f"{args[0]!r} is no command; {hint}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in dict.fromkeys(group for _, group, _ in COMMANDS.values()):
+            with formatter.section(group):
+                formatter.write_dl([(name, text) for name, (_, of, text) in COMMANDS.items() if of == group])
+
+
+def _options() -> list[click.Parameter]:
+    """Those of the command without a command; they may stand behind one too."""
+    return [
+        click.Option(["--no-color"], is_flag=True, help="No colours; NO_COLOR does the same.", callback=_no_color),
+        click.Option(["--debug"], is_flag=True, help="Where something breaks inside, the traceback.", expose_value=False),
+    ]
+
+
+def _no_color(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.color = False
+
+
+def _group() -> Commands:
+    group = Commands(
+        "llmhw",
+        help="Which hardware a language model needs, what it will do there, and what it will cost.\n\n"
+        "MODEL is a model of the catalog (`llmhw models`), or the path of a Hugging Face config.json.",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        invoke_without_command=True,
+        callback=_welcome,
+        params=_options(),
+    )
+    return click.version_option(__version__, "-V", "--version", prog_name="llmhw")(group)
+
+
+def _welcome(no_color: bool = False) -> None:
+    if click.get_current_context().invoked_subcommand is None:
+        from llmhw.cli.output import say
+
+        say(_WELCOME)
+
+
+cli = _group()
+
+
+def _complete() -> int | None:
+    """What the shell asks for, where it does."""
+    instruction = os.environ.get("_LLMHW_COMPLETE")
+    if not instruction:
+        return None
+    from click.shell_completion import shell_complete
+
+    from llmhw.cli.data import register_shells
+
+    register_shells()
+    return shell_complete(cli, {}, "llmhw", "_LLMHW_COMPLETE", instruction)
+
+
+def _line(error: BaseException) -> str:
+    """An error of the command's arguments as one line."""
+    return " ".join((error.format_message() if isinstance(error, click.ClickException) else str(error)).split())
+
+
+def invoke(args: Sequence[str]) -> Any:
+    """Run the command with these arguments; everything that ends it early is raised."""
+    with cli.make_context("llmhw", list(args)) as context:
+        return cli.invoke(context)
+
+
+def _guarded(args: list[str]) -> int:
+    from llmhw.cli.output import OutputFailed, say
+
+    try:
+        code = _complete()
+        if code is None:
+            code = invoke(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (LLMHWError, click.ClickException) as error:
+        say(f"llmhw: {_line(error)}\n", err=True)
+        return 2
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        say(f"llmhw: interrupted{f' {stopped}' if str(stopped) else ''}\n", err=True)
+        return 130
+    except BrokenPipeError:  # `llmhw models | head` is fine
+        _nowhere()
+        return 0
+    except OutputFailed as error:
+        _nowhere()
+        say(f"llmhw: the output cannot be written: {error}\n", err=True)
+        return 1
+    except Exception as error:
+        if "--debug" in args:
+            raise
+        from shlex import join
+
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        command = join(["llmhw", *args])[:500].encode("ascii", "backslashreplace").decode()
+        say(f"llmhw: this is a mistake of llmhw ({what}); please report it at {ISSUES} with the command: {command} "
+            "(--debug shows where it broke)\n", err=True)  # fmt: skip
+        return 70
+
+
+def _nowhere() -> None:
+    """Let what is still buffered go nowhere when Python ends: the reader has left."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError:
+        pass
+
+
+def main() -> None:
+    """Run the command; a wrong argument is one line on stderr and exit code 2."""
+    import signal
+
+    def ended(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)  # so that what is half written is removed
+
+    try:
+        before = signal.signal(signal.SIGTERM, ended)
+    except ValueError:  # not in the main thread: whoever runs it there minds its signals
+        before = None
+    try:
+        code = _guarded(sys.argv[1:])
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+    sys.exit(code)

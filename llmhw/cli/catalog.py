@@ -1,0 +1,403 @@
+"""What the catalog knows, one model in numbers, and where a number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+import llmhw
+from llmhw.cli.command import Command
+from llmhw.cli.jobs import default_seq_len
+from llmhw.cli.options import (
+    FORMAT,
+    FORMATS,
+    FORMULA,
+    LENGTH,
+    MONEY,
+    OPTIMIZERS,
+    PRECISIONS,
+    REAL,
+    TOPICS,
+    WHOLE,
+    Choices,
+    Option,
+    model_argument,
+    named,
+    option,
+    seq_len,
+)
+from llmhw.cli.output import LISTED, Listing, Shown, Told
+from llmhw.formula import Estimate, Report, Table
+from llmhw.units import LLMHWError, finite, format_quantity, parse_count
+
+
+def _pattern() -> click.Argument:
+    return click.Argument(["pattern"], default="")
+
+
+def _some(found: list[Any], pattern: str, what: str, command: str) -> list[Any]:
+    if not found:
+        raise LLMHWError(f"pattern={pattern!r} matches no {what}; run `llmhw {command}` for all of them")
+    return found
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _models(options: dict[str, Any]) -> Listing:
+    wanted = options["pattern"].lower()
+    specs = [llmhw.model(name) for name in llmhw.models()]
+    specs = _some([s for s in specs if wanted in s.name or wanted in s.model_type], wanted, "model", "models")
+    cells = [
+        (
+            s.name,
+            s.model_type,
+            format_quantity(s.parameters.total, "count"),
+            format_quantity(s.parameters.active, "count"),
+            str(s.num_layers),
+            f"{float(llmhw.kv_cache_bytes_per_token(s)) / 1024:,.1f}",
+        )
+        for s in specs
+    ]
+    columns = ("name", "family", "parameters", "active", "layers", "KiB of KV a token")
+    return Listing(_counted(len(cells), "model", "models"), columns, cells, [s.to_dict() for s in specs], right=2)
+
+
+def _gpus(options: dict[str, Any]) -> Listing:
+    wanted = options["pattern"].lower()
+    found = [a for a in llmhw.accelerators() if wanted in a.name.lower() or wanted in a.vendor.lower()]
+    _some(found, options["pattern"], "accelerator", "gpus")
+
+    def peak(a: llmhw.Accelerator, fmt: str) -> str:
+        return f"{a.peaks[fmt] / 1e12:,.0f}" if fmt in a.peaks else "-"
+
+    cells = [
+        (
+            a.name,
+            str(a.year),
+            f"{a.memory_bytes / 2**30:,.1f}",
+            f"{a.memory_bandwidth_bytes_per_second / 1e9:,.0f}",
+            peak(a, "bf16"),
+            peak(a, "fp8"),
+            f"{a.link_bytes_per_second / 1e9:,.0f}" if a.link_bytes_per_second else "-",
+        )
+        for a in found
+    ]
+    columns = ("name", "year", "GiB", "GB/s", "bf16", "fp8", "link")
+    note = "bf16 and fp8: dense TFLOP/s; link: GB/s, one way. Names with spaces want quotes: --gpu \"RTX 4090\"."
+    title = _counted(len(cells), "accelerator", "accelerators")
+    return Listing(title, columns, cells, [a.to_dict() for a in found], notes=(note,))
+
+
+def _links(options: dict[str, Any]) -> Listing:
+    wanted = options["pattern"].lower()
+    found = [x for x in llmhw.links() if wanted in x.name.lower() or wanted in x.kind]
+    _some(found, options["pattern"], "link", "links")
+    cells = [
+        (
+            x.name,
+            x.kind,
+            f"{x.bytes_per_second / 1e9:,.1f}",
+            "-" if x.latency_seconds is None else f"{x.latency_seconds * 1e6:.1f}",
+        )
+        for x in found
+    ]
+    title = _counted(len(cells), "link", "links")
+    return Listing(title, ("name", "kind", "GB/s one way", "us"), cells, [x.to_dict() for x in found], right=2)
+
+
+def _formats(options: dict[str, Any]) -> Listing:
+    wanted = options["pattern"].lower()
+    found = [f for f in map(llmhw.number_format, llmhw.number_formats()) if wanted in f.name.lower()]
+    _some(found, options["pattern"], "format", "formats")
+    rows = [{"name": f.name, "bits_per_weight": f.bits_per_weight, "note": f.note} for f in found]
+    cells = [(f.name, f"{f.bits_per_weight:.4g}", f.note) for f in found]
+    title = _counted(len(cells), "number format", "number formats")
+    return Listing(title, ("name", "bits a weight", "note"), cells, rows, prose=True)
+
+
+# -- one model --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class ModelFacts(Report):
+    """Parameters, weights, cache and FLOPs of one model at one batch."""
+
+    spec: llmhw.ModelSpec
+    batch: int
+    seq_len: int
+    kv_format: str
+    weights: Estimate
+    cache: Estimate
+    forward: Estimate
+    backward: Estimate
+
+    @property
+    def title(self) -> str:
+        return str(self.spec)
+
+    @property
+    def number_format(self) -> str:
+        return self.weights.title
+
+    @property
+    def per_token(self) -> float:
+        return float(llmhw.kv_cache_bytes_per_token(self.spec, self.kv_format))
+
+    @property
+    def verdict(self) -> str:
+        p, tokens = self.spec.parameters, self.batch * self.seq_len
+        held, cache = (format_quantity(float(e.total), "bytes") for e in (self.weights, self.cache))
+        return (
+            f"{format_quantity(p.total, 'count')} parameters ({format_quantity(p.active, 'count')} active): {held} of "
+            f"weights, {cache} of {self.kv_format} KV cache for {self.batch} x {self.seq_len:,} tokens, "
+            f"{format_quantity(self.forward.total / tokens, 'FLOP')} forward a token."
+        )
+
+    def tables(self) -> list[Table]:
+        p, tokens = self.spec.parameters, self.batch * self.seq_len
+        parts = [
+            (name, f"{value:,}", format_quantity(value / p.total, "fraction"))
+            for name, value in [*p.by_component.items(), ("total", p.total), ("active per token", p.active)]
+            if value
+        ]
+        if p.mtp:
+            parts.append(("multi-token prediction, beside the total", f"{p.mtp:,}", ""))
+        a_token = [
+            (f"KV cache in {self.kv_format}", format_quantity(self.per_token, "bytes")),
+            ("forward", format_quantity(self.forward.total / tokens, "FLOP")),
+            ("backward", format_quantity(self.backward.total / tokens, "FLOP")),
+        ]
+        return [
+            Table(self.title, ("component", "parameters", "share"), parts),
+            Table(self.weights.title, ("part", "size", "share"), self.weights.rows()),
+            Table(f"{self.forward.title} ({self.forward.note})", ("part", "FLOPs", "share"), self.forward.rows()),
+            Table("", ("a token", "size"), a_token),
+        ]
+
+    def warnings(self) -> list[str]:
+        left = self.spec.left_out
+        return [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+
+    def to_dict(self) -> dict[str, Any]:
+        tokens = self.batch * self.seq_len
+        return self.spec.to_dict() | {
+            "batch": self.batch,
+            "seq_len": self.seq_len,
+            "weight_format": self.weights.title.rpartition(" in ")[2],
+            "weight_bytes": self.weights.total,
+            "kv_format": self.kv_format,
+            "kv_cache_bytes_per_token": self.per_token,
+            "kv_cache_bytes": self.cache.total,
+            "flops": {
+                "forward_per_token": self.forward.total / tokens,
+                "backward_per_token": self.backward.total / tokens,
+                "forward": self.forward.total,
+                "backward": self.backward.total,
+                "forward_by_component": self.forward.to_dict()["parts"],
+            },
+        }
+
+    def to_row(self) -> dict[str, Any]:
+        first = ("name", "batch", "seq_len", "weight_format", "kv_format")
+        flat = super().to_row()
+        return {"model" if k == "name" else k: flat[k] for k in (*first, *(k for k in flat if k not in first))}
+
+    def explain(self, part: str | None = None) -> str:
+        from llmhw.formula import explained
+
+        return explained(part, weights=[self.weights], cache=[self.cache], FLOPs=[self.forward, self.backward])
+
+
+def _model(options: dict[str, Any]) -> ModelFacts:
+    spec = llmhw.model(options["model"])
+    kv, batch = llmhw.number_format(options["kv"]).name, options["batch"]
+    sizes = {"batch": batch, "seq_len": default_seq_len(spec, options["seq_len"])}
+    return ModelFacts(
+        spec,
+        **sizes,
+        kv_format=kv,
+        weights=llmhw.weights(spec, options["weights"]),
+        cache=llmhw.kv_cache(spec, kv_format=kv, **sizes),
+        forward=llmhw.forward_flops(spec, causal=options["causal"], **sizes),
+        backward=llmhw.backward_flops(spec, causal=options["causal"], **sizes),
+    )
+
+
+def _batch() -> Option:
+    return Option(named("batch"), group=LENGTH, type=WHOLE, usual=1, help="Sequences at a time.")
+
+
+MODEL = Command(
+    "model",
+    _model,
+    [
+        model_argument(),
+        _batch(),
+        seq_len(),
+        Option(named("weights"), group=FORMATS, type=FORMAT, usual="bf16", help="Weight format."),
+        Option(named("kv"), group=FORMATS, type=FORMAT, usual="bf16", help="Cache format."),
+        option("--causal", is_flag=True, help="Count only the pairs under the causal mask, as flash kernels do."),
+    ],
+    help="Parameters, weights, KV cache and FLOPs of one model.",
+    shown=Shown(
+        (
+            ("parameters_total", "parameters", "count"),
+            ("parameters_active", "active", "count"),
+            ("weight_bytes", "weights", "bytes"),
+            ("kv_cache_bytes_per_token", "KV a token", "bytes"),
+            ("kv_cache_bytes", "KV cache", "bytes"),
+            ("flops_forward_per_token", "forward a token", "FLOP"),
+        ),
+        (("smallest", "weight_bytes", min),),
+    ),
+    examples=("llmhw model llama-3-70b", "llmhw model llama-3-8b,qwen3-8b --weights bf16,fp8,int4-gptq"),
+    explain=True,
+    inputs=("model",),
+)
+
+
+# -- prices -----------------------------------------------------------------------------------
+
+
+def _prices(options: dict[str, Any]) -> Listing:
+    from llmhw.hardware import listed_prices
+
+    pattern = options["pattern"]
+    found = listed_prices(
+        pattern,
+        provider=options["provider"],
+        region=options["region"],
+        kind=options["kind"],
+        most=options["most"],
+    )
+    _some(found, pattern, "price", "prices")
+    cells = [
+        (
+            p.accelerator,
+            format_quantity(p.dollars, "dollars"),
+            p.kind.replace("_", " "),
+            p.provider or "-",
+            p.region or "-",
+            p.date,
+        )
+        for p in found
+    ]
+    columns = ("device", "dollars", "kind", "provider", "region", "date")
+    notes = ["rent is for an hour of one device; purchase for one device", *(p.note for p in found if p.note)]
+    return Listing(_counted(len(cells), "price", "prices"), columns, cells, [p.to_dict() for p in found], notes=notes)
+
+
+PRICES = Command(
+    "prices",
+    _prices,
+    [
+        _pattern(),
+        option("--provider", group=MONEY, many=False, help="Of this provider alone."),
+        option("--region", group=MONEY, many=False, help="In this region alone."),
+        option(
+            "--kind",
+            group=MONEY,
+            many=False,
+            type=Choices("kind", lambda: ("on_demand", "spot", "purchase")),
+            help="Of this kind alone.",
+        ),
+        option("--max", "most", group=MONEY, many=False, type=REAL, help="At most so many dollars."),
+    ],
+    help="What a device costs to rent or to buy, by provider, region and date: the newest of each, cheapest first.",
+    shown=LISTED,
+    examples=("llmhw prices h100", "llmhw prices --kind purchase --max 2500"),
+)
+
+
+# -- formulas ---------------------------------------------------------------------------------
+
+
+def _explain(options: dict[str, Any]) -> Report:
+    topic, arguments = options["topic"], options["arguments"]
+    if not topic:
+        entries = sorted(llmhw.formulas().values(), key=lambda f: (f.module, f.name))
+        rows = [{"name": f.name, "unit": f.unit, "source": f.source, "code": f.expression} for f in entries]
+        cells = [(f.name, f.unit, f.summary) for f in entries]
+        columns = ("formula", "unit", "what it computes")
+        return Listing(f"{len(rows)} formulas", columns, cells, rows, right=3, prose=True)
+    if topic in TOPICS:
+        found = _topic(topic, arguments, options)
+        text = f"{found.explain()}\n\ntotal = {format_quantity(found.total, found.unit)}"
+        return Told("", text, found.to_dict() | {"explanation": found.explain()})
+    text = llmhw.explain(topic, **_numbers(arguments))
+    return Told("", text, {"formula": topic, "explanation": text})
+
+
+def _topic(topic: str, arguments: tuple[str, ...], options: dict[str, Any]) -> Estimate:
+    if len(arguments) != 1:
+        raise LLMHWError(f"topic={topic!r} needs one model: llmhw explain {topic} llama-3-8b")
+    spec, batch, fmt = llmhw.model(arguments[0]), options["batch"], options["weights"]
+    tokens = default_seq_len(spec, options["seq_len"])
+    if topic == "weights":
+        return llmhw.weights(spec, fmt)
+    if topic == "kv-cache":
+        return llmhw.kv_cache(spec, batch=batch, seq_len=tokens, kv_format=fmt)
+    if topic == "forward-flops":
+        return llmhw.forward_flops(spec, batch=batch, seq_len=tokens)
+    if topic == "training-states":
+        return llmhw.training_states(spec, optimizer=options["optimizer"], precision=options["precision"])
+    return llmhw.lora_states(spec, base_format=fmt, optimizer=options["optimizer"])
+
+
+def _numbers(arguments: Iterable[str]) -> dict[str, float]:
+    """key=value pairs as numbers; 7e9 or 7B."""
+    numbers: dict[str, float] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not (equals and key.isidentifier()):
+            raise LLMHWError(f"argument={argument!r} must be key=number, such as tokens=4096 or weights=7B")
+        value = finite(text)
+        value = parse_count(key, text) if value is None else value
+        numbers[key] = int(value) if value.is_integer() and abs(value) < 1e15 else value
+    return numbers
+
+
+EXPLAIN = Command(
+    "explain",
+    _explain,
+    [
+        click.Argument(["topic"], type=FORMULA, default=""),
+        click.Argument(["arguments"], nargs=-1, metavar="[MODEL | key=value ...]"),
+        _batch(),
+        seq_len(),
+        Option([*named("weights"), "--format"], group=FORMATS, type=FORMAT, usual="bf16", help="Weights or cache."),
+        option("--optimizer", group=FORMATS, type=Choices("name", lambda: OPTIMIZERS), usual="adamw", help="Its states."),
+        option("--precision", group=FORMATS, type=Choices("name", lambda: PRECISIONS), usual="bf16-mixed", help="Formats."),
+    ],
+    help="Show the formula behind a number, with the numbers put in.\n\n"
+    "Without a topic: all formulas. Topics of a model: " + ", ".join(TOPICS) + ". What `train`, `serve` and `memory` "
+    "print is explained by them: --explain MFU.",
+    shown=LISTED,
+    examples=(
+        "llmhw explain matmul_flops tokens=1 weights=7B",
+        "llmhw explain kv-cache llama-3-70b --seq-len 8192",
+    ),
+)
+
+
+def _list(name: str, ask: Any, help: str, example: str) -> Command:
+    return Command(name, ask, [_pattern()], help=help, shown=LISTED, examples=(example,))
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        MODEL,
+        _list("models", _models, "The models of the catalog whose name or family contains PATTERN.", "llmhw models qwen3"),
+        _list("gpus", _gpus, "The accelerators whose name or vendor contains PATTERN.", "llmhw gpus h100"),
+        _list("links", _links, "The links and networks whose name or kind contains PATTERN.", "llmhw links infiniband"),
+        _list("formats", _formats, "The number formats whose name contains PATTERN.", "llmhw formats q4"),
+        PRICES,
+        EXPLAIN,
+    )
+}

@@ -1,0 +1,250 @@
+"""What all commands share: help in groups, hints for what is not known, one answer or many, every form of output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from llmhw.cli import output as out
+from llmhw.cli.options import ANSWER, GROUPS, Option, combinations, meant, option
+from llmhw.formula import Report
+from llmhw.units import LLMHWError
+
+_PLOTS = ("svg", "png", "pdf")
+# More is a mistake, or a question for `llmhw.search`.
+MOST_COMBINATIONS = 10_000
+
+
+def answer_options(*, explain: bool, plot: bool) -> list[click.Parameter]:
+    """How an answer is given."""
+    settings: dict[str, Any] = {"group": ANSWER, "many": False}
+    found = [
+        option("-j", "--json", "as_json", is_flag=True, help="Plain numbers in base units, under stable keys.", **settings),
+        option("--csv", "as_csv", is_flag=True, help="Rows in base units, with what identifies them.", **settings),
+        Option(
+            ["-o", "--output", "output"],
+            metavar="FILE",
+            help="Write a file, whole or not at all; its ending says the form: .json .csv .xlsx .md .html .txt.",
+            **settings,
+        ),
+        option("-q", "--quiet", "quiet", is_flag=True, help="The verdict alone.", **settings),
+    ]
+    if explain:
+        text = "A part or figure of the answer with its formulas and numbers; any name that is printed."
+        found.append(option("-e", "--explain", "part", metavar="NAME", help=text, **settings))
+    if plot:
+        text = f"Draw it into a file: .{', .'.join(_PLOTS)}. Needs the extra `plot`."
+        found.append(option("--plot", "plot", metavar="FILE", help=text, **settings))
+    return [*found, *common_options()]
+
+
+def common_options() -> list[click.Parameter]:
+    """What every command takes, and the command without one."""
+    silent: dict[str, Any] = {"group": ANSWER, "many": False, "expose_value": False}
+    return [
+        option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same.", callback=_no_color, **silent),
+        option("--debug", is_flag=True, help="Where something breaks inside, the traceback.", **silent),
+        Option(["--lang"], metavar="en", help="The language; only en so far.", callback=_language, **silent),
+    ]
+
+
+def _no_color(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.color = False
+
+
+def _language(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value not in (None, "en"):
+        raise LLMHWError(f"lang={value!r} is not there yet; use en")
+
+
+class Command(click.Command):
+    """A command of `llmhw`.
+
+    ask        from single options to an answer
+    shown      how many answers stand side by side
+    examples   lines of the help that run as they are
+    draw       from a module with functions that draw, and an answer, to a figure
+    inputs     names of the options that are files which are read: never written onto
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[..., Report],
+        params: Sequence[click.Parameter],
+        *,
+        shown: out.Shown = out.Shown(),
+        examples: Iterable[str] = (),
+        explain: bool = False,
+        draw: Callable[[Any, Any], Any] | None = None,
+        inputs: Iterable[str] = (),
+        code: Callable[[Any], int] = lambda answer: 0,
+        help: str = "",
+    ) -> None:
+        every = [*params, *answer_options(explain=explain, plot=draw is not None)]
+        super().__init__(name, params=every, help=help, callback=self._run)
+        self.ask, self.shown, self.examples, self.draw = ask, shown, list(examples), draw
+        self.inputs, self.exit_code = list(inputs), code
+
+    # help
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(context):
+            if record := param.get_help_record(context):
+                groups.setdefault(getattr(param, "group", ANSWER), []).append(record)
+        for name in sorted(groups, key=lambda name: GROUPS.index(name) if name in GROUPS else 0):
+            with formatter.section(name):
+                formatter.write_dl(groups[name])
+        if any(getattr(param, "many", False) for param in self.params):
+            formatter.write_paragraph()
+            formatter.write_text("Options take many values, --tp 2,4,8: one table with a row for each combination.")
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+    # arguments
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(context, args)
+        except LLMHWError as error:
+            raise LLMHWError(out.in_flags(str(error), out.flags_of(self))) from None
+        except click.NoSuchOption as error:
+            known = [flag for param in self.params for flag in (*param.opts, *param.secondary_opts) if flag[:2] == "--"]
+            flag = error.option_name
+            raise click.UsageError(f"{flag} is no option of {self.name}; {meant(flag, known)}", context) from None
+        except click.UsageError as error:
+            raise click.UsageError(_quoting(given, error.format_message()), context) from None
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except LLMHWError as error:
+            raise LLMHWError(out.in_flags(str(error), out.flags_of(self))) from None
+
+    # answers
+
+    def _run(self, **options: Any) -> None:
+        form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
+        file, quiet = options.pop("output"), options.pop("quiet")
+        part, plot = options.pop("part", None), options.pop("plot", None)
+        flags = out.flags_of(self)
+        many = [p.name for p in self.params if getattr(p, "many", False) and p.name]
+        if "gpu" in many and any(str(gpu).lower() == "all" for gpu in options["gpu"]):
+            from llmhw.hardware import accelerators
+
+            options["gpu"] = tuple(a.name for a in accelerators())
+        varied = [name for name in many if len(options[name]) > 1]
+        number = 1
+        for name in many:
+            number *= len(options[name])
+        if number > MOST_COMBINATIONS:
+            raise LLMHWError(f"{number:,} combinations are more than {MOST_COMBINATIONS:,}; use llmhw.search for those")
+        if number > 1 and (part is not None or plot is not None):
+            raise LLMHWError(f"--{'plot' if plot else 'explain'} is for one answer; give one value of {', '.join(varied)}")
+        if part is not None and form not in ("json", "txt"):
+            raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")
+        inputs = [value for name in self.inputs for value in _values(options.get(name)) if isinstance(value, str)]
+        _check_outputs((file, plot), inputs)
+
+        def made() -> str | bytes:
+            answer = self._answer(options, many, varied, flags)
+            self._code = 0 if isinstance(answer, out.Sweep) else self.exit_code(answer)
+            if part is not None:
+                told = answer.explain(part)  # type: ignore[attr-defined]
+                return out.json_text({"part": part, "explanation": told}) if form == "json" else f"{told}\n"
+            if plot is not None:
+                self._plot(answer, plot, inputs)
+            color = file is None and form == "txt" and out.width() is not None and _colored()
+            if form == "txt":
+                return out.text(answer, flags, quiet=quiet, color=color)
+            return out.written(answer, form, self.shown, flags)
+
+        if file in (None, "-"):
+            found = made()
+            if isinstance(found, bytes):
+                raise LLMHWError("output='-' takes text; give the name of an .xlsx file")
+            out.say(found)
+        else:
+            from llmhw.files import write_whole
+
+            write_whole(file, made, inputs=inputs)
+        click.get_current_context().exit(self._code)
+
+    def _answer(self, options: dict[str, Any], many: list[str], varied: list[str], flags: Any) -> Report:
+        if not varied:
+            return self.ask({**options, **{name: options[name][0] for name in many}})
+        answers: list[Report | LLMHWError] = []
+        asked = []
+        every = list(combinations(options, many))
+        with out.Progress(self.name or "") as step:
+            for i, one in enumerate(every):
+                asked.append({max(flags[n].opts, key=len)[2:] if n in flags else n: one[n] for n in varied})
+                try:
+                    answers.append(self.ask(dict(one)))
+                except LLMHWError as error:
+                    answers.append(error)
+                step(i + 1, len(every))
+        if all(isinstance(answer, LLMHWError) for answer in answers):
+            raise answers[0]  # type: ignore[misc]
+        return out.Sweep(asked, answers, self.shown, flags)
+
+    def _plot(self, answer: Report, path: str, inputs: list[str]) -> None:
+        from io import BytesIO
+
+        from llmhw import plot
+        from llmhw.files import write_whole
+
+        ending = path.rpartition(".")[2].lower()
+        if ending not in _PLOTS:
+            raise LLMHWError(f"plot={path!r} must end in .{', .'.join(_PLOTS)}")
+        assert self.draw is not None
+        picture = BytesIO()
+        self.draw(plot, answer).savefig(picture, format=ending, bbox_inches="tight")
+        write_whole(path, picture.getvalue, inputs=inputs)
+
+
+def _values(found: Any) -> Sequence[Any]:
+    return found if isinstance(found, (tuple, list)) else [found]
+
+
+def _colored() -> bool:
+    from os import environ
+
+    return not environ.get("NO_COLOR") and click.get_current_context().color is not False
+
+
+def _check_outputs(files: Iterable[str | None], inputs: list[str]) -> None:
+    from llmhw.files import check_output
+
+    for file in files:
+        if file not in (None, "-"):
+            check_output(file, inputs)
+
+
+def _quoting(args: list[str], message: str) -> str:
+    """What is wrong with the arguments; names with a space want quotes."""
+    from llmhw.hardware import accelerator
+
+    if "unexpected extra argument" not in message:
+        return message
+    for i, word in enumerate(args[:-2]):
+        if word in ("-g", "--gpu"):
+            for end in range(len(args), i + 2, -1):
+                name = " ".join(args[i + 1 : end])
+                if any(part.startswith("-") for part in args[i + 2 : end]):
+                    continue
+                try:
+                    accelerator(name)
+                except LLMHWError:
+                    continue
+                return f'a name with spaces wants quotes: --gpu "{name}"'
+    return f"{message}; a name with spaces wants quotes, and the model comes first"

@@ -1,0 +1,351 @@
+"""The questions: what fits, how fast a job trains, how a service serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llmhw
+from llmhw.cli.command import Command
+from llmhw.cli.options import (
+    COUNT,
+    ENGINE,
+    FORMATS,
+    LENGTH,
+    LENGTHS,
+    LINK,
+    LOAD,
+    MODE,
+    MODEL,
+    MONEY,
+    NONE,
+    REAL,
+    SOFTWARE,
+    STEP,
+    FORMAT,
+    WHOLE,
+    Option,
+    cluster_options,
+    field_options,
+    gpu_option,
+    model_argument,
+    named,
+    option,
+    seq_len,
+    taken,
+)
+from llmhw.cli.output import Progress, Shown
+from llmhw.cost import RunOptions
+from llmhw.formula import Report
+from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
+
+_PRICE = ("price", "provider", "region", "kind")
+
+
+def _calibration() -> Option:
+    text = "Constants that `llmhw validate --fit` wrote."
+    return option("--calibration", metavar="FILE.json", group=ENGINE, help=text)
+
+
+def _constants(path: str | None) -> Any:
+    """What --calibration names; None where it is not given."""
+    if path is None:
+        return None
+    from llmhw.validation import read_constants
+
+    return read_constants(path)
+
+
+def default_seq_len(spec: llmhw.ModelSpec, tokens: int | None) -> int:
+    """--seq-len, or as many tokens as are usual for the model."""
+    return min(4096, spec.max_seq_len or 4096) if tokens is None else tokens
+
+
+def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
+    """A link by its name, or by GB/s."""
+    if text is None:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        return llmhw.link(text)
+    if not 1e-3 <= rate <= 1e6:
+        raise llmhw.LLMHWError(f"{argument}={text!r} must be a link's name, or a number of GB/s from 0.001 to 1e6")
+    return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
+
+
+def _cluster(options: dict[str, Any], *, network: bool = True) -> llmhw.Cluster:
+    """What `cluster_options` describe, taken out of the options."""
+    from llmhw.hardware import usual_network
+
+    gpu, gpus, per_node = (options.pop(name) for name in ("gpu", "gpus", "devices_per_node"))
+    inside = _link("intra_link", options.pop("intra_link"), "scale-up")
+    text = options.pop("inter_link")
+    between = _link("inter_link", text, "scale-out") if text is not None else usual_network(gpu) if network else None
+    return llmhw.Cluster(gpu, gpus, per_node, intra_link=inside, inter_link=between)
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+def _training_job(options: dict[str, Any]) -> TrainingJob:
+    """The job that options describe. The data-parallel size is what tp, pp and cp leave of the devices."""
+    spec = llmhw.model(options.pop("model"))
+    options["seq_len"] = default_seq_len(spec, options["seq_len"])
+    layout = taken(Parallelism, options)
+    ranks = data_parallel(devices=options["gpus"], tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
+    cluster = _cluster(options)
+    parallelism = Parallelism(dp=ranks, **layout)
+    return TrainingJob(model=spec, cluster=cluster, parallelism=parallelism, **taken(TrainingJob, options))
+
+
+def _memory(options: dict[str, Any]) -> Report:
+    return llmhw.training_memory(_training_job(options))
+
+
+def _train(options: dict[str, Any]) -> Report:
+    run = taken(RunOptions, options)
+    constants, tokens, software = (options.pop(name) for name in ("calibration", "tokens", "software"))
+    job = _training_job(options)
+    if job.cluster.nodes > 1 and job.cluster.inter_link is None:
+        raise llmhw.LLMHWError(
+            f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
+            "has; give --network, as in --network 'InfiniBand NDR 4x'"
+        )
+    return llmhw.train(job, tokens=tokens, software=software, calibration=_constants(constants), **run)
+
+
+_TRAINING = [*cluster_options(), *field_options(Parallelism), *field_options(TrainingJob)]
+_HELD = (
+    ("fits", "fits", ""),
+    ("allocated_bytes", "allocated", "bytes"),
+    ("device_bytes", "on the device", "bytes"),
+    ("capacity_bytes", "of", "bytes"),
+)
+
+MEMORY = Command(
+    "memory",
+    _memory,
+    [model_argument(), *_TRAINING],
+    help="Memory of every pipeline stage of a training job, part by part.\n\n"
+    "The data-parallel size is what tp, pp and cp leave of --gpus.",
+    shown=Shown(_HELD, (("least", "device_bytes", min),)),
+    examples=(
+        "llmhw memory llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full",
+        "llmhw memory llama-3-70b --gpu h100 --gpus 64 --tp 8 --pp 2,4 --zero 1",
+        "llmhw memory llama-3-8b --gpu h100 --explain activations",
+    ),
+    explain=True,
+    draw=lambda plot, answer: plot.job_memory(answer),
+)
+
+TRAIN = Command(
+    "train",
+    _train,
+    [
+        model_argument(),
+        *_TRAINING,
+        Option(["--software"], type=SOFTWARE, group=ENGINE, help="What runs it; default: by --kernels."),
+        _calibration(),
+        Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
+        *field_options(RunOptions),
+    ],
+    help="Time of a training step and of the whole run: speed, memory, days, dollars, energy.\n\n"
+    "The data-parallel size is what tp, pp and cp leave of --gpus.",
+    shown=Shown(
+        (
+            ("fits", "fits", ""),
+            ("memory_device_bytes", "memory", "bytes"),
+            ("step_seconds", "step", "seconds"),
+            ("tokens_per_second", "tokens/s", "number"),
+            ("mfu", "MFU", "fraction"),
+            ("days", "days", "days"),
+            ("dollars", "cost", "dollars"),
+        ),
+        (("fastest", "tokens_per_second", max), ("cheapest", "dollars", min)),
+    ),
+    examples=(
+        "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --tokens 15B",
+        "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --micro-batch 1,2,4",
+        "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --explain MFU",
+    ),
+    explain=True,
+    draw=lambda plot, answer: plot.training_step(answer),
+    inputs=("calibration", "model"),
+)
+
+
+# -- one device -------------------------------------------------------------------------------
+
+
+def _fit(options: dict[str, Any]) -> Report:
+    from llmhw.fit import INFERENCE_FORMATS
+
+    spec = llmhw.model(options.pop("model"))
+    options["seq_len"] = default_seq_len(spec, options["seq_len"])
+    formats = options.pop("weights")
+    options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
+    return llmhw.fit(spec, options.pop("gpu"), formats=formats or INFERENCE_FORMATS, **options)
+
+
+FIT = Command(
+    "fit",
+    _fit,
+    [
+        model_argument(),
+        gpu_option(),
+        Option(named("gpus"), group="Devices", type=WHOLE, usual=1, help="Devices that the model is split over."),
+        option("--utilization", group="Devices", type=REAL, usual=0.9, help="Share that an engine plans with."),
+        Option(named("batch"), group=LENGTH, type=WHOLE, usual=1, help="Sequences at a time."),
+        seq_len(),
+        Option(
+            [*named("weights"), "--formats"],
+            group=FORMATS,
+            type=FORMAT,
+            listed=True,
+            metavar="NAMES",
+            help="Weight formats to try for inference, separated by commas.",
+        ),
+        Option(named("kv"), group=FORMATS, type=FORMAT, usual="bf16", help="Cache format."),
+        option("--rank", group=STEP, type=WHOLE, usual=16, help="Rank of LoRA adapters."),
+    ],
+    help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",
+    shown=Shown(rows=lambda found: found.records()),
+    examples=(
+        'llmhw fit llama-3-8b --gpu "RTX 4090"',
+        "llmhw fit llama-3-8b --gpu h100 --batch 1,4,16 --weights bf16,fp8",
+    ),
+)
+
+
+# -- serving ----------------------------------------------------------------------------------
+
+
+def _serving_job(options: dict[str, Any]) -> ServingJob:
+    """The job that options describe, which are taken out of `options`."""
+    spec = llmhw.model(options.pop("model"))
+    return ServingJob(model=spec, cluster=_cluster(options), **taken(ServingJob, options))
+
+
+def _serve(options: dict[str, Any]) -> Report:
+    job = _serving_job(options)
+    draft = options.pop("draft")
+    guesser = None if draft is None else llmhw.model(draft)
+    return llmhw.serve(job, draft=guesser, calibration=_constants(options.pop("calibration")), **options)
+
+
+def _limits() -> list[Option]:
+    return [
+        option("--slo-ttft", group=LOAD, type=REAL, help="Most seconds until the first token."),
+        option("--slo-tpot", group=LOAD, type=REAL, help="Most seconds between two tokens, such as 0.033."),
+    ]
+
+
+SERVE = Command(
+    "serve",
+    _serve,
+    [
+        model_argument(),
+        *cluster_options(),
+        *field_options(ServingJob),
+        option("--input-tokens", group=LENGTH, type=WHOLE, usual=1000, help="Of each prompt."),
+        option("--output-tokens", group=LENGTH, type=WHOLE, usual=500, help="Of each answer."),
+        Option(named("concurrency"), group=LOAD, type=WHOLE, help="Requests at work at a time; default: all that fit."),
+        Option(named("rate"), group=LOAD, type=REAL, help="Requests that arrive in a second, instead."),
+        *_limits(),
+        option("--draft", group=ENGINE, type=MODEL, metavar="MODEL", help="A smaller model that proposes tokens."),
+        option("--draft-tokens", group=ENGINE, type=WHOLE, help="Proposed before each pass; default: 4."),
+        option("--acceptance", group=ENGINE, type=REAL, help="Chance that one is accepted; default: 0.7."),
+        *field_options(RunOptions, _PRICE),
+        _calibration(),
+    ],
+    help="What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.\n\n"
+    "The replicas are what tp, pp and attention-dp leave of --gpus. Requests are equal and in steady state; `llmhw "
+    "simulate` plays random arrivals and queues.",
+    shown=Shown(
+        (
+            ("fits", "fits", ""),
+            ("longest", "longest context", "number"),
+            ("concurrency", "at work", "number"),
+            ("ttft_seconds", "first token", "seconds"),
+            ("tokens_per_second_per_user", "tokens/s a user", "number"),
+            ("tokens_per_second", "tokens/s", "number"),
+            ("dollars_per_million_tokens", "a million", "dollars"),
+        ),
+        (("fastest", "tokens_per_second", max), ("cheapest", "dollars_per_million_tokens", min)),
+    ),
+    examples=(
+        "llmhw serve llama-3-70b --gpu h100 --gpus 4 --tp 4 --concurrency 32",
+        "llmhw serve llama-3-8b --gpu h100,h200 --weights bf16,fp8 --concurrency 64",
+        "llmhw serve llama-3-8b --gpu h100 --rate 8 --slo-ttft 0.5 --slo-tpot 0.03",
+    ),
+    explain=True,
+    draw=lambda plot, answer: plot.serving_curve(answer),
+    inputs=("calibration", "model"),
+)
+
+
+def _simulate(options: dict[str, Any]) -> Report:
+    from llmhw.service import simulate_service
+
+    job = _serving_job(options)
+    options["calibration"] = _constants(options["calibration"])
+    with Progress("requests") as step:
+        return simulate_service(job, progress=step, **options)
+
+
+SIMULATE = Command(
+    "simulate",
+    _simulate,
+    [
+        model_argument(),
+        *cluster_options(),
+        *field_options(ServingJob),
+        option("--mode", group=ENGINE, type=MODE, usual="continuous", help="How batches are formed."),
+        option("--chunked-prefill", group=ENGINE, is_flag=True, help="Prompts in pieces, beside sequences that decode."),
+        option("--max-delay", "max_delay_seconds", group=ENGINE, type=REAL, usual=0.0, help="Seconds, in mode dynamic."),
+        option(
+            "--prefill-workers",
+            group=ENGINE,
+            type=WHOLE,
+            help="Replicas for prompts, for each that decodes, in mode disaggregated.",
+        ),
+        Option(named("rate"), group=LOAD, type=REAL, help="Requests that arrive in a second, at random."),
+        Option(named("concurrency"), group=LOAD, type=WHOLE, help="Users that ask again when answered, instead."),
+        option("--requests", group=LOAD, type=WHOLE, help="To simulate; default: 1000, or all of --trace."),
+        option(
+            "--trace",
+            group=LOAD,
+            metavar="FILE.csv",
+            help="Requests as recorded: arrival or gap, input and output tokens.",
+        ),
+        option("--speed", group=LOAD, type=REAL, help="2 plays --trace twice as fast; default: 1."),
+        option("--input-tokens", group=LENGTH, type=LENGTHS, help="Of prompts, see above; default: 1000."),
+        option("--output-tokens", group=LENGTH, type=LENGTHS, help="Of answers, see above; default: 500."),
+        option("--seed", group=LOAD, type=WHOLE, help="Of the random numbers; default: 0."),
+        *_limits(),
+        _calibration(),
+    ],
+    help="Play requests through an engine: queues, batches, the KV cache, percentiles of latency, goodput.\n\n"
+    "Replicas share the requests out evenly and are alike: one is simulated. LENGTHS are a whole number, "
+    "uniform:LOW:HIGH, exponential:MEAN, lognormal:MEDIAN:SIGMA[:LEAST:MOST], or csv:FILE with a column named like the "
+    "option, as in input_tokens. Ctrl-C ends it early and prints what there is; nothing is then written to --output.",
+    shown=Shown(
+        (
+            ("simulated_requests", "requests", "number"),
+            ("simulated_ttft_p50", "first token, p50", "seconds"),
+            ("simulated_ttft_p99", "p99", "seconds"),
+            ("simulated_tpot_p50", "next token, p50", "seconds"),
+            ("output_tokens_per_second_of_all", "tokens/s", "number"),
+        ),
+        (("quickest", "simulated_ttft_p99", min), ("most", "output_tokens_per_second_of_all", max)),
+    ),
+    examples=(
+        "llmhw simulate llama-3-8b --gpu h100 --rate 4 --requests 200",
+        "llmhw simulate llama-3-8b --gpu h100 --rate 2,8 --requests 200 --output-tokens exponential:200",
+    ),
+    draw=lambda plot, answer: plot.simulation(answer),
+    inputs=("calibration", "model", "trace"),
+    code=lambda found: 0 if found.result.complete else 130,
+)
+
+COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE)}

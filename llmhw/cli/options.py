@@ -1,0 +1,400 @@
+"""Options of the command: made from the fields of jobs, in groups, each with one value or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import Field, fields
+from difflib import get_close_matches
+from importlib import import_module
+from os.path import exists
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+import llmhw
+from llmhw.cost import RunOptions
+from llmhw.job import Parallelism, ServingJob, TrainingJob
+from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.units import LLMHWError, parse_count
+
+# -- kinds of values --------------------------------------------------------------------------
+
+
+class Names(click.ParamType[str]):
+    """A text whose shell completion offers the names of a catalog."""
+
+    def __init__(self, name: str, names: Callable[[], Iterable[str]]) -> None:
+        self.name = name
+        self.names = names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if self.name == "model" and ("/" in incomplete or "." in incomplete[:2]):
+            return [CompletionItem(incomplete, type="file")]
+        before, comma, start = incomplete.rpartition(",")
+        return [
+            CompletionItem(before + comma + name)
+            for name in self.names()
+            if name.lower().startswith(start.strip().lower())
+        ]
+
+
+class Choices(Names):
+    """A name of few, shown in the help with all the others; case does not matter."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return next((name for name in self.names() if name.lower() == str(value).lower()), value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self.names())}]"
+
+
+class Whole(click.ParamType[int]):
+    """A whole number such as 8, 16k or 15T."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        name = (param.name if param else None) or "value"
+        try:
+            return int(value)  # 0 and below too: the field that it is for says what it may be
+        except ValueError:
+            found = parse_count(name, str(value))
+        if not found.is_integer():
+            raise LLMHWError(f"{name}={value!r} must be a whole number, such as 8, 16k or 15T")
+        return int(found)
+
+
+class Real(click.ParamType[float]):
+    """A number."""
+
+    name = "X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            found = float(value)
+            if found != found or not str(value).isascii() or "_" in str(value):
+                raise ValueError
+        except ValueError:
+            name = (param.name if param else None) or "value"
+            raise LLMHWError(f"{name}={value!r} must be a number, such as 0.5 or 3e9") from None
+        return found
+
+
+class Count(Whole):
+    """A number above 0 such as 15e12 or 15T."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return parse_count((param.name if param else None) or "value", str(value))
+
+
+class Lengths(click.ParamType[Any]):
+    """A length in tokens, or how lengths are distributed: an argument of `llmhw.simulation.Poisson`."""
+
+    name = "LENGTHS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from llmhw import simulation
+
+        kinds = {
+            "uniform": simulation.Uniform,
+            "exponential": simulation.Exponential,
+            "lognormal": simulation.LogNormal,
+        }
+        kind, _, rest = str(value).partition(":")
+        name = param.name if param and param.name else "lengths"
+        try:
+            if not rest:
+                return int(kind)
+            if kind == "csv":
+                return simulation.Empirical.from_csv(rest, name)
+            numbers = [int(x) if x.isdecimal() else float(x) for x in rest.split(":")]
+            return kinds[kind](*numbers)
+        except LLMHWError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise LLMHWError(
+                f"{name}={value!r} must be a whole number, uniform:LOW:HIGH, exponential:MEAN, "
+                "lognormal:MEDIAN:SIGMA[:LEAST:MOST] or csv:FILE"
+            ) from None
+
+
+# What `llmhw explain` explains of a model, beside single formulas.
+TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
+
+MODEL = Names("model", llmhw.models)
+GPU = Names("gpu", lambda: [*(a.name for a in llmhw.accelerators()), "all"])
+FORMAT = Names("format", llmhw.number_formats)
+LINK = Names("link", lambda: [link.name for link in llmhw.links()])
+MODE = Choices("mode", lambda: import_module("llmhw.simulation").MODES)
+SOFTWARE = Choices("software", lambda: import_module("llmhw.step_time").softwares())
+KIND = Choices("kind", lambda: import_module("llmhw.validation").KINDS)
+FORMULA = Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
+WHOLE, REAL, COUNT, LENGTHS = Whole(), Real(), Count(), Lengths()
+
+
+# -- options ----------------------------------------------------------------------------------
+
+
+def split(text: str) -> list[str]:
+    """The values of a list: "1,2,4"; a file whose name holds a comma is one."""
+    if "," not in text or exists(text):
+        return [text]
+    return [part.strip() for part in text.split(",")]
+
+
+class Option(click.Option):
+    """An option in a group of the help.
+
+    many    it takes many values, --tp 1,2,4 or --tp 1 --tp 2: each is a combination of its own
+    listed  it takes a list: many values for one answer
+    usual   its value where it is not given
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        *,
+        group: str = "Others",
+        many: bool = True,
+        listed: bool = False,
+        usual: Any = None,
+        **settings: Any,
+    ) -> None:
+        flag = settings.get("is_flag") or "flag_value" in settings
+        self.group, self.usual, self.listed = group, usual, listed
+        self.many = many and not listed and not flag
+        if usual is not None and not flag:
+            settings["show_default"] = str(usual)
+        if not (self.many or listed):
+            settings["default"] = usual
+        super().__init__(names, multiple=self.many or listed, **settings)
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        if not (self.many or self.listed):
+            return super().type_cast_value(ctx, value)
+        if not value or not isinstance(value, (tuple, list)):
+            return () if self.listed else (self.usual,)
+        return tuple(self.type(part, self, ctx) for text in value for part in split(str(text)))
+
+
+class Model(click.Argument):
+    """The model, or several, separated by commas."""
+
+    many = True
+    group = ""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        return tuple(split(str(value)))
+
+
+def option(*names: str, **settings: Any) -> Option:
+    """An option; arguments are those of `Option` and of `click.Option`."""
+    return Option(list(names), **settings)
+
+
+def model_argument() -> Model:
+    """The model that a command is asked about."""
+    return Model(["model"], type=MODEL, metavar="MODEL")
+
+
+DEVICES, LAYOUT, LENGTH = "Devices", "Layout", "Batch and lengths"
+FORMATS, ENGINE, LOAD = "Number formats", "Engine and software", "Load and limits"
+STEP, MONEY, ANSWER = "Training step", "Money, failures, power", "Answer"
+# The order of the groups in the help.
+GROUPS = ("Question", DEVICES, LAYOUT, LENGTH, FORMATS, STEP, ENGINE, LOAD, MONEY, "Others", ANSWER)
+
+_GROUP_OF = {
+    DEVICES: "offload weight_offload kv_offload utilization",
+    LAYOUT: "tp pp ep attention_dp split all_reduce",
+    LENGTH: "micro_batch global_batch seq_len max_model_len max_sequences max_batched_tokens prefix_tokens page_size",
+    FORMATS: "precision compute weights kv optimizer",
+    ENGINE: "engine kernels attention software lora_adapters lora_rank",
+}
+_GROUPED = {name: group for group, names in _GROUP_OF.items() for name in names.split()}
+_SHORT = {
+    "gpu": "-g",
+    "gpus": "-n",
+    "weights": "-w",
+    "micro_batch": "-b",
+    "batch": "-b",
+    "seq_len": "-s",
+    "concurrency": "-c",
+    "rate": "-r",
+    "tokens": "-t",
+}
+_KIND: dict[Any, Any] = {int: WHOLE, float: REAL, str: click.STRING}
+_TYPES: dict[str, Any] = {
+    "precision": Choices("precision", lambda: PRECISIONS),
+    "optimizer": Choices("optimizer", lambda: OPTIMIZERS),
+    "weights": FORMAT,
+    "kv": FORMAT,
+}
+# Fields without an option: dp follows from --gpus, and how long reading from the host's memory takes is not known.
+NONE = ("dp", "weight_offload", "kv_offload")
+
+
+def named(name: str, *more: str) -> list[str]:
+    """The flags of an option: its short one, if it has any, and the long one."""
+    flag = "--" + name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
+    return [*([_SHORT[name]] if name in _SHORT else []), flag, name, *more]
+
+
+def seq_len() -> Option:
+    """--seq-len, whose default depends on the model."""
+    text = "Tokens of each sequence; default: 4096, or the model's limit."
+    return Option(named("seq_len"), group=LENGTH, type=WHOLE, help=text)
+
+
+def _gigabytes(_: Any, __: Any, values: Iterable[float | None]) -> tuple[float | None, ...]:
+    return tuple(None if gb is None else gb * 1e9 for gb in values)
+
+
+# What the command takes otherwise than the field: it depends on the model, or has another unit.
+_OWN: dict[str, Callable[[], Option]] = {
+    "seq_len": seq_len,
+    "kind": lambda: option("--spot", "kind", flag_value="spot", usual="on_demand", group=MONEY, help="Spot prices."),
+    "storage_bytes_per_second": lambda: option(
+        "--storage",
+        "storage_bytes_per_second",
+        type=REAL,
+        callback=_gigabytes,
+        group=MONEY,
+        help="GB/s into storage, from all devices together.",
+    ),
+}
+
+
+def field_option(f: Field[Any], group: str) -> Option:
+    """The option of a field; a unit at the end of its name is left to the help."""
+    if f.name in _OWN:
+        return _OWN[f.name]()
+    kind, default = f.metadata["kind"], f.default
+    group = _GROUPED.get(f.name, group)
+    settings: dict[str, Any] = {"group": group, "usual": default, "help": f.metadata["meaning"]}
+    flags = named(f.name)
+    if kind is bool:
+        flags[0] += flags[0].replace("--", "/--no-") if default is None else ""
+        return Option(flags, is_flag=True, **settings)
+    if isinstance(kind, tuple):
+        kind = Choices(f.name, kind.__iter__)
+    return Option(flags, type=_TYPES.get(f.name, _KIND.get(kind, kind)), **settings)
+
+
+_OF = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY}
+
+
+def field_options(made: type, only: Iterable[str] | None = None) -> list[click.Parameter]:
+    """The options of all fields of a dataclass, or of those named."""
+    names = None if only is None else set(only)
+    return [
+        field_option(f, _OF[made])
+        for f in fields(made)
+        if f.metadata and f.name not in NONE and (names is None or f.name in names)
+    ]
+
+
+def taken(made: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass, taken out of the options."""
+    return {f.name: options.pop(f.name) for f in fields(made) if f.name in options}
+
+
+def gpu_option(required: bool = True) -> Option:
+    """--gpu."""
+    text = "Accelerator, by any words that describe one (`llmhw gpus`), or `all`."
+    return Option(named("gpu"), group=DEVICES, type=GPU, required=required, help=text)
+
+
+def cluster_options() -> list[click.Parameter]:
+    """The devices of a job and how they are joined."""
+    return [
+        gpu_option(),
+        Option(named("gpus"), group=DEVICES, type=WHOLE, usual=1, help="Devices in all."),
+        option(
+            "--devices-per-node",
+            "devices_per_node",
+            group=DEVICES,
+            type=WHOLE,
+            help="Devices of the fast network; default: as the device has it.",
+        ),
+        option(
+            "--link",
+            "intra_link",
+            group=DEVICES,
+            type=LINK,
+            metavar="NAME|GB/s",
+            help="Inside a node (`llmhw links`); default: the device's own.",
+        ),
+        option(
+            "--network",
+            "inter_link",
+            group=DEVICES,
+            type=LINK,
+            metavar="NAME|GB/s",
+            help="Between nodes, of each device; default: the best for rent.",
+        ),
+    ]
+
+
+# -- what people write instead ----------------------------------------------------------------
+
+_SYNONYMS = {
+    "--weights": "quantization quant dtype weight-format load-format number-format format formats bits",
+    "--kv": "kv-cache-dtype kv-format kv-dtype cache-format",
+    "--gpus": "num-gpus n-gpus devices num-devices gpu-count world-size",
+    "--gpu": "device accelerator card hardware",
+    "--tp": "tensor-parallel-size tensor-parallel tensor-model-parallel-size",
+    "--pp": "pipeline-parallel-size pipeline-parallel pipeline-model-parallel-size",
+    "--cp": "context-parallel-size context-parallel",
+    "--ep": "expert-parallel-size expert-parallel enable-expert-parallel",
+    "--zero 3": "fsdp fsdp2 full-shard fully-shard",
+    "--zero": "zero-stage deepspeed",
+    "--frozen": "lora qlora peft adapters",
+    "--max-model-len": "ctx n-ctx context context-length context-len ctx-size max-seq-len max-context",
+    "--seq-len": "ctx n-ctx context context-length sequence-length length max-seq-len max-length",
+    "--micro-batch": "batch batch-size bs per-device-train-batch-size micro-batch-size mbs",
+    "--global-batch": "gradient-accumulation-steps gbs global-batch-size accumulation",
+    "--concurrency": "batch batch-size bs users num-users parallel max-concurrency",
+    "--batch": "batch-size bs micro-batch",
+    "--max-sequences": "max-num-seqs max-batch-size np",
+    "--max-batched-tokens": "max-num-batched-tokens ubatch ubatch-size n-ubatch",
+    "--utilization": "gpu-memory-utilization mem-fraction-static mem-fraction",
+    "--recompute full": "gradient-checkpointing activation-checkpointing checkpointing",
+    "--optimizer": "optim",
+    "--rate": "request-rate qps rps",
+    "--input-tokens": "isl input-len prompt prompt-tokens input-length",
+    "--output-tokens": "osl output-len max-tokens output-length",
+    "--network": "inter-link internode",
+    "--link": "intra-link nvlink",
+    "--precision": "mixed-precision dtype bf16 fp16",
+    "--draft": "speculative-model draft-model",
+    "--tokens": "train-tokens dataset-tokens",
+    "--price": "dollars cost price-per-hour",
+    "--rank": "lora-rank r",
+}
+
+
+def meant(flag: str, known: Iterable[str]) -> str:
+    """What to write instead of an option that is not known."""
+    word, options = flag.lstrip("-").lower().replace("_", "-"), list(known)
+    if word in ("dp", "data-parallel", "data-parallel-size") and "--gpus" in options:
+        return "it follows: give --gpus, of which --tp, --pp and --cp leave the data-parallel ranks"
+    if word in ("model", "model-id"):
+        return "the model stands without a flag, behind the command"
+    right = [name for name, words in _SYNONYMS.items() if word in words.split() and name.split()[0] in options]
+    if not right:
+        right = get_close_matches(flag, options, n=3, cutoff=0.6)
+    return f"use {' or '.join(right)}" if right else "--help lists those there are"
+
+
+def combinations(options: Mapping[str, Any], many: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Each way to take one value of each option that has many."""
+    from itertools import product
+
+    names = list(many)
+    for values in product(*(options[name] for name in names)):
+        yield {**options, **dict(zip(names, values, strict=True))}

@@ -1,0 +1,407 @@
+"""Answers as text, JSON, rows and files; many answers as one table."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import click
+
+from llmhw import __version__
+from llmhw.catalog import date
+from llmhw.formula import Report, Table
+from llmhw.units import LLMHWError, format_quantity, plain
+
+
+class OutputFailed(Exception):
+    """The terminal, pipe or file behind the standard output takes nothing more."""
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print; a reader that has gone away is no error, a full disk is one."""
+    stream = sys.stderr if err else sys.stdout
+    try:
+        if stream is None:
+            raise OSError(9, "it is closed")
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except UnicodeEncodeError:
+        say(text.encode("ascii", "backslashreplace").decode(), err=err)
+    except (OSError, ValueError) as error:
+        if err:
+            return
+        raise OutputFailed(getattr(error, "strerror", None) or str(error)) from None
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def flags_of(command: click.Command) -> dict[str, click.Option]:
+    """The options of a command by the names that the library has for them."""
+    return {param.name: param for param in command.params if isinstance(param, click.Option) and param.name}
+
+
+def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
+    """A text of the library, its arguments as the command has them: recompute='full' is --recompute full."""
+
+    def flag(name: str) -> str:
+        return max(flags[name].opts, key=len)
+
+    def argument(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in flags:
+            return match[0]
+        if flags[name].is_flag and value in ("True", "False"):
+            off = flags[name].secondary_opts
+            return flag(name) if value == "True" else off[0] if off else f"without {flag(name)}"
+        bare = value[1:-1] if value[0] in "'\"" else value
+        return f"{flag(name)} {bare}" if bare and re.fullmatch(r"[^\s'\"]+", bare) else f"{flag(name)} {value}"
+
+    text = re.sub(r"(?<![\w.-])([a-z_0-9]+)=('[^']*'|\"[^\"]*\"|[^\s,;:)]+)", argument, text)
+    # a name of several words is one of the library's wherever it stands
+    words = "|".join(name for name in flags if "_" in name)
+    return re.sub(rf"(?<![\w.'-])({words})(?![\w='-])", lambda m: flag(m[1]), text) if words else text
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+def width() -> int | None:
+    """Columns of the terminal; a pipe or a file has no width, so that grep and awk see one row a line."""
+    if not (sys.stdout and sys.stdout.isatty()):
+        return None
+    from shutil import get_terminal_size
+
+    return max(40, get_terminal_size().columns)
+
+
+def folded(lines: Iterable[str], most: int | None) -> Iterator[str]:
+    """Prose, wrapped at the terminal's width."""
+    from textwrap import wrap
+
+    for line in lines:
+        yield from wrap(line, most) if most and len(line) > most else [line]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How the answers of a command are shown side by side.
+
+    columns   (key of `to_row`, title, unit) of what is worth a column
+    best      (word, key, max or min) of what marks a row
+    rows      the rows of one answer, for --csv; default: one
+    """
+
+    columns: Sequence[tuple[str, str, str]] = ()
+    best: Sequence[tuple[str, str, Callable[..., Any]]] = ()
+    rows: Callable[[Any], Sequence[Mapping[str, Any]]] = field(default=lambda answer: [answer.to_row()])
+
+
+def versions() -> dict[str, str]:
+    """What a figure was computed with."""
+    return {"llmhw_version": __version__, "catalog_date": date()}
+
+
+def _cell(value: Any, unit: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if unit == "number" else format_quantity(value, unit)
+
+
+@dataclass(frozen=True, repr=False)
+class Sweep(Report):
+    """Many answers of one command: a row for each combination of its options.
+
+    asked     the options that have many values, of each combination
+    answers   an answer, or the error that refuses the combination
+    """
+
+    asked: list[dict[str, Any]]
+    answers: list[Report | LLMHWError]
+    shown: Shown
+    flags: Mapping[str, click.Option]
+
+    @property
+    def title(self) -> str:
+        return f"{len(self.asked):,} combinations of {', '.join(self.asked[0])}"
+
+    def _found(self) -> list[dict[str, Any]]:
+        return [{} if isinstance(a, LLMHWError) else a.to_row() for a in self.answers]
+
+    def marks(self) -> list[str]:
+        """What each row is best at, of those that fit."""
+        found, words = self._found(), [list[str]() for _ in self.answers]
+        for word, key, most in self.shown.best:
+            good = {i: r[key] for i, r in enumerate(found) if r.get(key) is not None and r.get("fits") is not False}
+            if len(good) > 1:
+                best = most(good.values())
+                for i, value in good.items():
+                    if value == best:
+                        words[i].append(word)
+        return [", ".join(w) for w in words]
+
+    @property
+    def verdict(self) -> str:
+        told = []
+        for (word, key, _), marked in zip(self.shown.best, [self._marked(w) for w, _, _ in self.shown.best], strict=True):
+            unit = next((unit for name, _, unit in self.shown.columns if name == key), "number")
+            if marked is not None:
+                found = self._found()[marked]
+                asked = " ".join(f"{k}={str(v)!r}" for k, v in self.asked[marked].items())
+                told.append(f"{word.capitalize()}: {asked}, {_cell(found[key], unit)}.")
+        return " ".join(told)
+
+    def _marked(self, word: str) -> int | None:
+        return next((i for i, text in enumerate(self.marks()) if word in text.split(", ")), None)
+
+    def tables(self) -> list[Table]:
+        names = list(self.asked[0])
+        found = self._found()
+        columns = [c for c in self.shown.columns if any(c[0] in row for row in found) and c[0] not in names]
+        marks = self.marks()
+        rows = []
+        for asked, row, answer, mark in zip(self.asked, found, self.answers, marks, strict=True):
+            cells = [_cell(row.get(key), unit) for key, _, unit in columns]
+            if isinstance(answer, LLMHWError):
+                cells, mark = ["-"] * len(columns), f"refused: {in_flags(str(answer), self.flags)}"
+            rows.append([*(str(value) for value in asked.values()), *cells, mark])
+        return [Table(self.title, [*names, *(title for _, title, _ in columns), "best"], rows, len(names), True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A list of answers, each with what was asked."""
+        return {
+            "combinations": [
+                {"asked": plain(asked)} | ({"refused": str(a)} if isinstance(a, LLMHWError) else a.to_dict())
+                for asked, a in zip(self.asked, self.answers, strict=True)
+            ]
+        }
+
+    def csv_rows(self) -> list[dict[str, Any]]:
+        """All rows of all answers; what was asked comes first where an answer does not say it."""
+        rows = []
+        for asked, answer, mark in zip(self.asked, self.answers, self.marks(), strict=True):
+            refused = isinstance(answer, LLMHWError)
+            for row in [{}] if refused else self.shown.rows(answer):
+                last = {"best": mark, "refused": str(answer) if refused else ""}
+                rows.append({**{k: v for k, v in asked.items() if k not in row}, **row, **last})
+        return rows
+
+
+# -- text -------------------------------------------------------------------------------------
+
+
+def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = False, color: bool = False) -> str:
+    """An answer as a person reads it: title, verdict, numbers, what to know, what to do next."""
+    spoken = [in_flags(line, flags) for line in (answer.verdict,) if line]
+    if quiet:
+        return "".join(f"{line}\n" for line in spoken or [getattr(answer, "title", "")])
+    most = width()
+    first, *tables = answer.tables()
+    title = first.title or getattr(answer, "title", "")
+    lines = [*folded(title.splitlines(), most)]
+    for line in folded(spoken, most):
+        bad = line.lower().startswith(("does not", "refused"))
+        lines.append(click.style(line, fg="red" if bad else "green", bold=True) if color else line)
+    for table in (first._replace(title=""), *tables):
+        lines += ["", *([table.title] if table.title else []), *table.lines(most)[1:]]
+    notes = [*answer.footer(), *(f"Note: {in_flags(line, flags)}" for line in answer.warnings())]
+    notes += [f"Try: {in_flags(line, flags)}" for line in answer.next_steps()]
+    if notes:
+        lines += ["", *folded(notes, most)]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+# -- files ------------------------------------------------------------------------------------
+
+ENDINGS = ("json", "csv", "md", "html", "xlsx", "txt")
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON; a number that is not finite would be no JSON."""
+    import json
+
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [names, *([row.get(name) for name in names] for row in rows)]
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, a header line first."""
+    import csv
+    import io
+
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(_table(rows))
+    return out.getvalue()
+
+
+def _xlsx(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    from io import BytesIO
+
+    try:
+        import xlsxwriter
+    except ImportError:
+        raise LLMHWError("output: a .xlsx file needs XlsxWriter; install it with: pip install 'llmhw[cli]'") from None
+    out = BytesIO()
+    with xlsxwriter.Workbook(out, {"in_memory": True}) as book:
+        sheet, bold = book.add_worksheet("llmhw"), book.add_format({"bold": True})
+        for i, row in enumerate(_table(rows)):
+            for j, value in enumerate(row):
+                if isinstance(value, str):
+                    sheet.write_string(i, j, value, None if i else bold)
+                elif value is not None:
+                    sheet.write(i, j, plain(value) if not isinstance(value, (list, tuple)) else str(value))
+        sheet.freeze_panes(1, 0)
+        sheet.autofit()
+    return out.getvalue()
+
+
+def _told(answer: Report, flags: Mapping[str, click.Option]) -> list[str]:
+    return [
+        *(in_flags(line, flags) for line in (answer.verdict,) if line),
+        *answer.footer(),
+        *(f"Note: {in_flags(line, flags)}" for line in answer.warnings()),
+        *(f"Try: {in_flags(line, flags)}" for line in answer.next_steps()),
+    ]
+
+
+def _markdown(answer: Report, flags: Mapping[str, click.Option]) -> str:
+    def cells(row: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
+
+    lines = []
+    for i, table in enumerate(answer.tables()):
+        lines += [f"## {table.title.splitlines()[0]}", ""] if table.title else []
+        lines += [f"{line}\n" for line in _told(answer, flags)] if not i else []
+        columns = table.columns or [""] * len(table.rows[0])
+        rules = ["---" if j < table.right else "---:" for j in range(len(columns))]
+        lines += [cells(columns), cells(rules), *map(cells, table.rows), ""]
+    return "\n".join(lines)
+
+
+def _html(answer: Report, flags: Mapping[str, click.Option]) -> str:
+    from html import escape
+
+    told = "".join(f"<p>{escape(line)}</p>" for line in _told(answer, flags))
+    title = escape(answer.tables()[0].title.partition("\n")[0])
+    style = "body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em}caption{text-align:left;font-weight:bold}"
+    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>{style}</style>"
+    return f"{head}</head><body>{told}{''.join(table.html() for table in answer.tables())}</body></html>\n"
+
+
+def written(answer: Report, form: str, shown: Shown, flags: Mapping[str, click.Option]) -> str | bytes:
+    """An answer in a form of `ENDINGS`."""
+    if form == "json":
+        found = plain(answer.to_dict())
+        many = found.get("combinations") if isinstance(answer, Sweep) else found.get("rows", None)
+        return json_text(many if isinstance(answer, (Sweep, Listing)) else found | {"versions": versions()})
+    if form in ("csv", "xlsx"):
+        rows = answer.csv_rows() if isinstance(answer, Sweep) else shown.rows(answer)
+        rows = [{**row, **versions()} for row in rows]
+        return csv_text(rows) if form == "csv" else _xlsx(rows)
+    if form == "md":
+        return _markdown(answer, flags)
+    return _html(answer, flags) if form == "html" else text(answer, flags)
+
+
+def form_of(output: str | None, as_json: bool, as_csv: bool) -> str:
+    """The form of an answer: as asked, or by the ending of the file it goes to."""
+    if as_json and as_csv:
+        raise LLMHWError("--json and --csv are two forms of one answer; leave one out")
+    asked = "json" if as_json else "csv" if as_csv else ""
+    if output in (None, "-"):
+        return asked or "txt"
+    if not output.strip():
+        raise LLMHWError("output='' is no name of a file; give one that ends in ." + ", .".join(ENDINGS))
+    ending = output.rpartition(".")[2].lower() if "." in output else ""
+    if asked and ending in ENDINGS and ending != asked:
+        raise LLMHWError(f"output={output!r} asks for {ending}, and --{asked} for {asked}; leave --{asked} out")
+    if not asked and ending not in ENDINGS:
+        raise LLMHWError(f"output={output!r} needs a form: end it in .{', .'.join(ENDINGS)}, or add --csv or --json")
+    return asked or ending
+
+
+# -- what is made for the command alone -------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Listing(Report):
+    """A table of the catalog: its rows as plain numbers, and as text."""
+
+    title: str
+    columns: Sequence[str]
+    cells: Sequence[Sequence[str]]
+    plain_rows: Sequence[Mapping[str, Any]]
+    right: int = 1
+    prose: bool = False
+    notes: Sequence[str] = ()
+
+    def tables(self) -> list[Table]:
+        return [Table(self.title, self.columns, self.cells, self.right, self.prose)]
+
+    def warnings(self) -> Sequence[str]:
+        return self.notes
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rows": list(self.plain_rows)}
+
+
+LISTED = Shown(rows=lambda listing: listing.plain_rows)
+
+
+@dataclass(frozen=True, repr=False)
+class Told(Report):
+    """A text as an answer, such as an explanation."""
+
+    title: str
+    told: str
+    found: Mapping[str, Any]
+
+    def tables(self) -> list[Table]:
+        return [Table(self.title, (), [(line,) for line in self.told.splitlines()])]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.found)
+
+
+# -- progress ---------------------------------------------------------------------------------
+
+
+class Progress:
+    """A bar on the terminal for what takes longer than a second; none in a pipe.
+
+    >>> with Progress("rows") as step:
+    ...     step(1, 10)
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label, self.began, self.bar = label, monotonic(), None
+        self.last = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is None:
+            if monotonic() - self.began < 1 or not (sys.stderr and sys.stderr.isatty()):
+                return
+            self.bar = click.progressbar(length=total, label=self.label, file=sys.stderr).__enter__()
+        self.bar.update(done - self.last)
+        self.last = done
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.render_finish()
