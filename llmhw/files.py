@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from os import PathLike
 
 from llmhw.units import LLMHWError
 
 
-def check_output(path: str | PathLike[str], inputs: Iterable[str | PathLike[str]] = ()) -> None:
-    """An error if a file to write is one that is read, be it by another name.
-
-    >>> check_output("a.csv", ["./a.csv"])
-    Traceback (most recent call last):
-    llmhw.units.LLMHWError: a.csv is read by this command and would be lost; give the output another name
-    """
-    from os.path import exists, realpath, samefile
-
-    for name in inputs:
-        if realpath(path) == realpath(name) or (exists(path) and exists(name) and samefile(path, name)):
-            raise LLMHWError(f"{path} is read by this command and would be lost; give the output another name")
-
-
-def write_whole(
-    path: str | PathLike[str], make: Callable[[], str | bytes], *, inputs: Iterable[str | PathLike[str]] = ()
-) -> None:
-    """Write the text or bytes that `make()` gives to `path`; never onto one of `inputs`, which are read.
+def write_whole(path: str | PathLike[str], make: Callable[[], str]) -> None:
+    """Write the text that `make()` gives to `path`.
 
     A file that was there stays until the new one is whole. The folder is tried before `make` is called, which may take
     long. Raises `LLMHWError` if the path cannot be written.
@@ -39,7 +23,6 @@ def write_whole(
     from os.path import exists as path_exists  # False for a name that is too long; Path.exists raises
     from pathlib import Path
 
-    check_output(path, inputs)
     # the target of a link, not the link, is what is replaced
     file = Path(path).resolve()
     if path_exists(file) and not file.is_file():
@@ -48,9 +31,8 @@ def write_whole(
         raise LLMHWError(f"{path} cannot be written: its folder does not exist; create it first")
     beside = file.with_name(f".{file.name}.{getpid()}.tmp")
     try:
-        with beside.open("wb") as out:
-            made = make()
-            out.write(made.encode() if isinstance(made, str) else made)
+        with beside.open("w", encoding="utf-8", newline="") as out:
+            out.write(make())
             out.flush()
             fsync(out.fileno())
         replace(beside, file)

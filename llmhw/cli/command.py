@@ -94,14 +94,14 @@ class Command(click.Command):
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(context):
-            if record := param.get_help_record(context):
+            if isinstance(param, click.Option) and (record := param.get_help_record(context)):
                 groups.setdefault(getattr(param, "group", ANSWER), []).append(record)
         for name in sorted(groups, key=lambda name: GROUPS.index(name) if name in GROUPS else 0):
             with formatter.section(name):
                 formatter.write_dl(groups[name])
         if any(getattr(param, "many", False) for param in self.params):
             formatter.write_paragraph()
-            formatter.write_text("Options take many values, --tp 2,4,8: one table with a row for each combination.")
+            formatter.write_text("In brackets: the default. Most options take many values, as in --tp 2,4,8: one table, a row for each combination.")
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         if self.examples:
@@ -138,6 +138,8 @@ class Command(click.Command):
         part, plot = options.pop("part", None), options.pop("plot", None)
         flags = out.flags_of(self)
         many = [p.name for p in self.params if getattr(p, "many", False) and p.name]
+        usual = {p.name: (p.usual,) for p in self.params if isinstance(p, Option)}
+        options |= {name: options[name] or usual[name] for name in many if name in usual}
         if "gpu" in many and any(str(gpu).lower() == "all" for gpu in options["gpu"]):
             from llmhw.hardware import accelerators
 

@@ -168,8 +168,8 @@ class Option(click.Option):
         flag = settings.get("is_flag") or "flag_value" in settings
         self.group, self.usual, self.listed = group, usual, listed
         self.many = many and not listed and not flag
-        if usual is not None and not flag:
-            settings["show_default"] = str(usual)
+        if usual not in (None, False) and not flag:
+            settings["help"] = f"{settings.get('help', '')}  [{usual}]"
         if not (self.many or listed):
             settings["default"] = usual
         super().__init__(names, multiple=self.many or listed, **settings)
@@ -177,8 +177,8 @@ class Option(click.Option):
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         if not (self.many or self.listed):
             return super().type_cast_value(ctx, value)
-        if not value or not isinstance(value, (tuple, list)):
-            return () if self.listed else (self.usual,)
+        if not isinstance(value, (tuple, list)):
+            value = ()
         return tuple(self.type(part, self, ctx) for text in value for part in split(str(text)))
 
 
