@@ -72,15 +72,16 @@ def _bytes(name: str, limit: int) -> bytes:
 
     # without waiting for a writer, as opening a FIFO does
     descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         opened = name.startswith(("/dev/fd/", "/proc/self/fd/")) or name == "/dev/stdin"
-        if S_ISDIR(mode):
-            raise OSError(0, "it is a folder")
         if not (S_ISREG(mode) or (opened and S_ISFIFO(mode))):
-            raise OSError(0, "it is no regular file")
+            raise OSError(0, "it is a folder" if S_ISDIR(mode) else "it is no regular file")
         os.set_blocking(descriptor, True)
-        return file.read(limit + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(limit + 1)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(
