@@ -195,9 +195,9 @@ def _ending_cleanly() -> Iterator[None]:
 
 
 def write_whole(
-    path: str | PathLike[str], make: Callable[[], str], *, inputs: Iterable[str | PathLike[str]] = ()
+    path: str | PathLike[str], make: Callable[[], str | bytes], *, inputs: Iterable[str | PathLike[str]] = ()
 ) -> None:
-    """Write the text that `make()` gives to `path`.
+    """Write the text or the bytes that `make()` gives to `path`.
 
     inputs   files that are read for it, and are never written onto
 
@@ -224,8 +224,9 @@ def write_whole(
     beside = file.with_name(f".{getpid()}.tmp" if len(file.name) > 200 else f".{file.name}.{getpid()}.tmp")
     with _ending_cleanly():
         try:
-            with beside.open("w", encoding="utf-8", newline="") as out:
-                out.write(make())
+            with beside.open("wb") as out:
+                made = make()
+                out.write(made.encode() if isinstance(made, str) else made)
                 out.flush()
                 fsync(out.fileno())
             replace(beside, file)

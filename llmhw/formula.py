@@ -101,14 +101,27 @@ class Report:
         frame = pandas.DataFrame(list(self.records()))
         return frame.set_index(self.index) if self.index else frame
 
+    def told(self) -> list[str]:
+        """What stands below the numbers: what to know, and what to do next."""
+        notes = [f"Note: {line}" for line in self.warnings()]
+        return [*self.footer(), *notes, *(f"Try: {line}" for line in self.next_steps())]
+
     def __str__(self) -> str:
-        return "\n".join([*(line for table in self.tables() for line in table.lines()), *self.footer()])
+        first, *others = self.tables()
+        title, *rows = first.lines()
+        verdict = [self.verdict] if self.verdict else []
+        more = (line for table in others for line in table.lines())
+        return "\n".join([title, *verdict, *rows, *more, *self.told()])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return "".join(table.html() for table in self.tables())
+        from html import escape
+
+        verdict = f"<p><strong>{escape(self.verdict)}</strong></p>" if self.verdict else ""
+        notes = "".join(f"<p>{escape(line)}</p>" for line in [*self.told()][len([*self.footer()]) :])
+        return f"{verdict}{''.join(table.html() for table in self.tables())}{notes}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -187,18 +187,4 @@ def _nowhere() -> None:
 
 def main() -> None:
     """Run the command; a wrong argument is one line on stderr and exit code 2."""
-    import signal
-
-    def ended(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)  # so that what is half written is removed
-
-    try:
-        before = signal.signal(signal.SIGTERM, ended)
-    except ValueError:  # not in the main thread: whoever runs it there minds its signals
-        before = None
-    try:
-        code = _guarded(sys.argv[1:])
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-    sys.exit(code)
+    sys.exit(_guarded(sys.argv[1:]))

@@ -138,42 +138,51 @@ class Sweep(Report):
     def _found(self) -> list[dict[str, Any]]:
         return [{} if isinstance(a, LLMHWError) else a.to_row() for a in self.answers]
 
-    def marks(self) -> list[str]:
-        """What each row is best at, of those that fit."""
-        found, words = self._found(), [list[str]() for _ in self.answers]
+    def _best(self) -> dict[str, list[int]]:
+        """The rows that are best at each word, of those that fit; none where there is nothing to choose from."""
+        found, best = self._found(), {}
         for word, key, most in self.shown.best:
             good = {i: r[key] for i, r in enumerate(found) if r.get(key) is not None and r.get("fits") is not False}
             if len(good) > 1:
-                best = most(good.values())
-                for i, value in good.items():
-                    if value == best:
-                        words[i].append(word)
-        return [", ".join(w) for w in words]
+                value = most(good.values())
+                best[word] = [i for i, other in good.items() if other == value]
+        return best
+
+    def marks(self) -> list[str]:
+        """What each row is best at."""
+        best = self._best()
+        return [", ".join(word for word, rows in best.items() if i in rows) for i in range(len(self.answers))]
 
     @property
     def verdict(self) -> str:
-        told = []
-        for (word, key, _), marked in zip(self.shown.best, [self._marked(w) for w, _, _ in self.shown.best], strict=True):
-            unit = next((unit for name, _, unit in self.shown.columns if name == key), "number")
-            if marked is not None:
-                found = self._found()[marked]
-                asked = " ".join(f"{k}={str(v)!r}" for k, v in self.asked[marked].items())
-                told.append(f"{word.capitalize()}: {asked}, {_cell(found[key], unit)}.")
+        found, told = self._found(), []
+        keys = {word: key for word, key, _ in self.shown.best}
+        units = {key: unit for key, _, unit in self.shown.columns}
+        for word, (first, *_) in self._best().items():
+            value = _cell(found[first][keys[word]], units.get(keys[word], "number"))
+            told.append(f"{word.capitalize()}: {self._said(self.asked[first])} ({value}).")
+        held = [row["fits"] for row in found if "fits" in row]
+        if held and not all(held):
+            told.insert(0, f"{sum(map(bool, held))} of {len(self.answers)} fit.")
         return " ".join(told)
 
-    def _marked(self, word: str) -> int | None:
-        return next((i for i, text in enumerate(self.marks()) if word in text.split(", ")), None)
+    def _said(self, asked: Mapping[str, Any]) -> str:
+        """A combination as it is typed."""
+        from shlex import quote
+
+        return " ".join(quote(str(v)) if k == "model" else f"--{k} {quote(str(v))}" for k, v in asked.items())
 
     def tables(self) -> list[Table]:
         names = list(self.asked[0])
         found = self._found()
         columns = [c for c in self.shown.columns if any(c[0] in row for row in found) and c[0] not in names]
-        marks = self.marks()
         rows = []
-        for asked, row, answer, mark in zip(self.asked, found, self.answers, marks, strict=True):
-            cells = [_cell(row.get(key), unit) for key, _, unit in columns]
+        for asked, row, answer, mark in zip(self.asked, found, self.answers, self.marks(), strict=True):
+            # nothing is claimed for what does not fit, but by how much
+            told = [c[2] in ("", "bytes") or row.get("fits") is not False for c in columns]
+            cells = [_cell(row.get(c[0]), c[2]) if t else "-" for c, t in zip(columns, told, strict=True)]
             if isinstance(answer, LLMHWError):
-                cells, mark = ["-"] * len(columns), f"refused: {in_flags(str(answer), self.flags)}"
+                mark = f"refused: {in_flags(str(answer), self.flags)}"
             rows.append([*(str(value) for value in asked.values()), *cells, mark])
         return [Table(self.title, [*names, *(title for _, title, _ in columns), "best"], rows, len(names), True)]
 
@@ -214,8 +223,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
         lines.append(click.style(line, fg="red" if bad else "green", bold=True) if color else line)
     for table in (first._replace(title=""), *tables):
         lines += ["", *([table.title] if table.title else []), *table.lines(most)[1:]]
-    notes = [*answer.footer(), *(f"Note: {in_flags(line, flags)}" for line in answer.warnings())]
-    notes += [f"Try: {in_flags(line, flags)}" for line in answer.next_steps()]
+    notes = [in_flags(line, flags) for line in answer.told()]
     if notes:
         lines += ["", *folded(notes, most)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -270,12 +278,7 @@ def _xlsx(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _told(answer: Report, flags: Mapping[str, click.Option]) -> list[str]:
-    return [
-        *(in_flags(line, flags) for line in (answer.verdict,) if line),
-        *answer.footer(),
-        *(f"Note: {in_flags(line, flags)}" for line in answer.warnings()),
-        *(f"Try: {in_flags(line, flags)}" for line in answer.next_steps()),
-    ]
+    return [in_flags(line, flags) for line in (answer.verdict, *answer.told()) if line]
 
 
 def _markdown(answer: Report, flags: Mapping[str, click.Option]) -> str:
