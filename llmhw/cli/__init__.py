@@ -84,7 +84,9 @@ def _options() -> list[click.Parameter]:
     """Those of the command without a command; they may stand behind one too."""
     return [
         click.Option(["--no-color"], is_flag=True, help="No colours; NO_COLOR does the same.", callback=_no_color),
-        click.Option(["--debug"], is_flag=True, help="Where something breaks inside, the traceback.", expose_value=False),
+        click.Option(
+            ["--debug"], is_flag=True, help="Where something breaks inside, the traceback.", expose_value=False
+        ),
     ]
 
 

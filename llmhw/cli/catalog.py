@@ -17,8 +17,6 @@ from llmhw.cli.options import (
     FORMULA,
     LENGTH,
     MONEY,
-    OPTIMIZERS,
-    PRECISIONS,
     REAL,
     TOPICS,
     WHOLE,
@@ -29,8 +27,9 @@ from llmhw.cli.options import (
     option,
     seq_len,
 )
-from llmhw.cli.output import LISTED, Listing, Shown, Told
+from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
+from llmhw.memory import OPTIMIZERS, PRECISIONS
 from llmhw.units import LLMHWError, finite, format_quantity, parse_count
 
 
@@ -88,7 +87,7 @@ def _gpus(options: dict[str, Any]) -> Listing:
         for a in found
     ]
     columns = ("name", "year", "GiB", "GB/s", "bf16", "fp8", "link")
-    note = "bf16 and fp8: dense TFLOP/s; link: GB/s, one way. Names with spaces want quotes: --gpu \"RTX 4090\"."
+    note = 'bf16 and fp8: dense TFLOP/s; link: GB/s, one way. Names with spaces want quotes: --gpu "RTX 4090".'
     title = _counted(len(cells), "accelerator", "accelerators")
     return Listing(title, columns, cells, [a.to_dict() for a in found], notes=(note,))
 
@@ -328,9 +327,9 @@ def _explain(options: dict[str, Any]) -> Report:
     if topic in TOPICS:
         found = _topic(topic, arguments, options)
         text = f"{found.explain()}\n\ntotal = {format_quantity(found.total, found.unit)}"
-        return Told("", text, found.to_dict() | {"explanation": found.explain()})
+        return Text(text, found.to_dict() | {"explanation": found.explain()})
     text = llmhw.explain(topic, **_numbers(arguments))
-    return Told("", text, {"formula": topic, "explanation": text})
+    return Text(text, {"formula": topic, "explanation": text})
 
 
 def _topic(topic: str, arguments: tuple[str, ...], options: dict[str, Any]) -> Estimate:
@@ -371,8 +370,12 @@ EXPLAIN = Command(
         _batch(),
         seq_len(),
         Option([*named("weights"), "--format"], group=FORMATS, type=FORMAT, usual="bf16", help="Weights or cache."),
-        option("--optimizer", group=FORMATS, type=Choices("name", lambda: OPTIMIZERS), usual="adamw", help="Its states."),
-        option("--precision", group=FORMATS, type=Choices("name", lambda: PRECISIONS), usual="bf16-mixed", help="Formats."),
+        option(
+            "--optimizer", group=FORMATS, type=Choices("name", lambda: OPTIMIZERS), usual="adamw", help="Its states."
+        ),
+        option(
+            "--precision", group=FORMATS, type=Choices("name", lambda: PRECISIONS), usual="bf16-mixed", help="Formats."
+        ),
     ],
     help="Show the formula behind a number, with the numbers put in.\n\n"
     "Without a topic: all formulas. Topics of a model: " + ", ".join(TOPICS) + ". What `train`, `serve` and `memory` "
@@ -393,7 +396,9 @@ COMMANDS = {
     command.name: command
     for command in (
         MODEL,
-        _list("models", _models, "The models of the catalog whose name or family contains PATTERN.", "llmhw models qwen3"),
+        _list(
+            "models", _models, "The models of the catalog whose name or family contains PATTERN.", "llmhw models qwen3"
+        ),
         _list("gpus", _gpus, "The accelerators whose name or vendor contains PATTERN.", "llmhw gpus h100"),
         _list("links", _links, "The links and networks whose name or kind contains PATTERN.", "llmhw links infiniband"),
         _list("formats", _formats, "The number formats whose name contains PATTERN.", "llmhw formats q4"),

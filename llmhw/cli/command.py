@@ -21,7 +21,9 @@ def answer_options(*, explain: bool, plot: bool) -> list[click.Parameter]:
     """How an answer is given."""
     settings: dict[str, Any] = {"group": ANSWER, "many": False}
     found = [
-        option("-j", "--json", "as_json", is_flag=True, help="Plain numbers in base units, under stable keys.", **settings),
+        option(
+            "-j", "--json", "as_json", is_flag=True, help="Plain numbers in base units, under stable keys.", **settings
+        ),
         option("--csv", "as_csv", is_flag=True, help="Rows in base units, with what identifies them.", **settings),
         Option(
             ["-o", "--output", "output"],
@@ -101,7 +103,9 @@ class Command(click.Command):
                 formatter.write_dl(groups[name])
         if any(getattr(param, "many", False) for param in self.params):
             formatter.write_paragraph()
-            formatter.write_text("In brackets: the default. Most options take many values, as in --tp 2,4,8: one table, a row for each combination.")
+            formatter.write_text(
+                "In brackets: the default. Most options take many values, as in --tp 2,4,8: one table, a row for each combination."
+            )
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         if self.examples:
@@ -151,7 +155,9 @@ class Command(click.Command):
         if number > MOST_COMBINATIONS:
             raise LLMHWError(f"{number:,} combinations are more than {MOST_COMBINATIONS:,}; use llmhw.search for those")
         if number > 1 and (part is not None or plot is not None):
-            raise LLMHWError(f"--{'plot' if plot else 'explain'} is for one answer; give one value of {', '.join(varied)}")
+            raise LLMHWError(
+                f"--{'plot' if plot else 'explain'} is for one answer; give one value of {', '.join(varied)}"
+            )
         if part is not None and form not in ("json", "txt"):
             raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")
         inputs = [value for name in self.inputs for value in _values(options.get(name)) if isinstance(value, str)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from llmhw.cli.command import Command, common_options
-from llmhw.cli.options import ENGINE, FORMATS, GPU, KIND, LENGTH, WHOLE, Choices, Option, model_argument, named, option
+from llmhw.cli.options import ENGINE, FORMATS, GPU, KIND, LENGTH, WHOLE, Option, model_argument, named, option
 from llmhw.cli.output import Listing, Progress, Shown, say
-from llmhw.formula import Report
+from llmhw.formula import Report, Table
 from llmhw.units import LLMHWError
 
 # -- measure ----------------------------------------------------------------------------------
@@ -22,7 +22,8 @@ def _measure(options: dict[str, Any]) -> Report:
     from llmhw.measure import measure as take
 
     given = {name: value for name, value in options.items() if value is not None}
-    return take(given.pop("what"), given.pop("model"), **given)
+    found: Report = take(given.pop("what"), given.pop("model"), **given)
+    return found
 
 
 MEASURE = Command(
@@ -42,12 +43,48 @@ MEASURE = Command(
     help="Take a quantity from PyTorch, beside the prediction. Needs the extra `torch`.\n\n"
     "Large models are measured without allocating them, on fake tensors.",
     examples=("llmhw measure params gpt2",),
-    shown=Shown((("measured", "measured", "number"), ("predicted", "predicted", "number"), ("ratio", "ratio", "number"))),
+    shown=Shown(
+        (("measured", "measured", "number"), ("predicted", "predicted", "number"), ("ratio", "ratio", "number"))
+    ),
     inputs=("model",),
 )
 
 
 # -- validate ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Validated(Report):
+    """The errors of a table, with its worst rows, and where the constants went that were fitted to it."""
+
+    found: Any
+    worst: int
+    fitted: str | None
+
+    @property
+    def verdict(self) -> str:
+        return str(self.found.verdict)
+
+    def tables(self) -> list[Table]:
+        words = ("source", "reason", "ids")
+        return [
+            t._replace(
+                right=next((i for i, c in enumerate(t.columns) if c not in words), 0), prose=t.columns[-1] in words
+            )
+            for t in self.found.sections(worst=self.worst)
+        ]
+
+    def warnings(self) -> list[str]:
+        fitted = f"the constants were fitted to these rows and written to {self.fitted}: other rows will fit worse"
+        return [*self.found.warnings(), *([fitted] if self.fitted else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.found.to_dict(worst=self.worst)
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each source's errors, and all."""
+        return [{"kind": self.found.kind, **row} for row in self.found.records()]
 
 
 def _validate(options: dict[str, Any]) -> Report:
@@ -71,7 +108,7 @@ def _validate(options: dict[str, Any]) -> Report:
         elif given:
             constants = validation.read_constants(given)
         found = validation.validate(file, kind, calibration=constants, progress=step)
-    return found.listing(worst=worst, fitted=fitted)
+    return Validated(found, worst, fitted)
 
 
 def _template(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -99,7 +136,9 @@ VALIDATE = Command(
         ),
         option("--columns", group="Question", is_flag=True, help="What each column of that kind means."),
         option("--worst", group="Question", many=False, type=WHOLE, usual=10, help="Largest errors to list."),
-        option("--fit", "fitted", group=ENGINE, many=False, metavar="FILE.json", help="Fit the constants, and write them."),
+        option(
+            "--fit", "fitted", group=ENGINE, many=False, metavar="FILE.json", help="Fit the constants, and write them."
+        ),
         option(
             "--calibration", group=ENGINE, many=False, metavar="FILE.json", help="Use the constants that --fit wrote."
         ),
@@ -109,7 +148,9 @@ VALIDATE = Command(
     "predicted or skipped with a reason. --fit calibrates the constants to your cluster, for `train` and `serve`.",
     examples=("llmhw validate --kind facts --worst 3", "llmhw validate --kind training-throughput --columns"),
     inputs=("file", "calibration"),
-    draw=lambda plot, found: plot.validation(found),
+    draw=lambda plot, answer: plot.validation(answer.found),
+    shown=Shown(rows=lambda answer: answer.rows() if isinstance(answer, Validated) else answer.plain_rows),
+    code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.rows else 1,
 )
 
 

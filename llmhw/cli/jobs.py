@@ -9,19 +9,16 @@ from llmhw.cli.command import Command
 from llmhw.cli.options import (
     COUNT,
     ENGINE,
+    FORMAT,
     FORMATS,
     LENGTH,
     LENGTHS,
-    LINK,
     LOAD,
     MODE,
     MODEL,
-    MONEY,
-    NONE,
     REAL,
     SOFTWARE,
     STEP,
-    FORMAT,
     WHOLE,
     Option,
     cluster_options,
@@ -301,8 +298,12 @@ SIMULATE = Command(
         *cluster_options(),
         *field_options(ServingJob),
         option("--mode", group=ENGINE, type=MODE, usual="continuous", help="How batches are formed."),
-        option("--chunked-prefill", group=ENGINE, is_flag=True, help="Prompts in pieces, beside sequences that decode."),
-        option("--max-delay", "max_delay_seconds", group=ENGINE, type=REAL, usual=0.0, help="Seconds, in mode dynamic."),
+        option(
+            "--chunked-prefill", group=ENGINE, is_flag=True, help="Prompts in pieces, beside sequences that decode."
+        ),
+        option(
+            "--max-delay", "max_delay_seconds", group=ENGINE, type=REAL, usual=0.0, help="Seconds, in mode dynamic."
+        ),
         option(
             "--prefill-workers",
             group=ENGINE,

@@ -217,12 +217,13 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
     most = width()
     first, *tables = answer.tables()
     title = first.title or getattr(answer, "title", "")
-    lines = [*folded(title.splitlines(), most)]
+    lines = list(folded(title.splitlines(), most))
     for line in folded(spoken, most):
         bad = line.lower().startswith(("does not", "refused"))
         lines.append(click.style(line, fg="red" if bad else "green", bold=True) if color else line)
     for table in (first._replace(title=""), *tables):
-        lines += ["", *([table.title] if table.title else []), *table.lines(most)[1:]]
+        rows = table.lines(most)[1:]
+        lines += [*([""] if lines else []), *([table.title] if table.title else []), *rows]
     notes = [in_flags(line, flags) for line in answer.told()]
     if notes:
         lines += ["", *folded(notes, most)]
@@ -366,15 +367,14 @@ LISTED = Shown(rows=lambda listing: listing.plain_rows)
 
 
 @dataclass(frozen=True, repr=False)
-class Told(Report):
-    """A text as an answer, such as an explanation."""
+class Text(Report):
+    """A text as an answer, such as an explanation; `found` is what --json has."""
 
-    title: str
-    told: str
+    text: str
     found: Mapping[str, Any]
 
     def tables(self) -> list[Table]:
-        return [Table(self.title, (), [(line,) for line in self.told.splitlines()])]
+        return [Table("", (), [(line,) for line in self.text.splitlines()])]
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.found)
@@ -391,8 +391,8 @@ class Progress:
     """
 
     def __init__(self, label: str) -> None:
-        self.label, self.began, self.bar = label, monotonic(), None
-        self.last = 0
+        self.label, self.began, self.last = label, monotonic(), 0
+        self.bar: Any = None
 
     def __enter__(self) -> Progress:
         return self
