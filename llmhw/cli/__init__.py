@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 try:
@@ -143,7 +144,7 @@ def invoke(args: Sequence[str]) -> Any:
 
 
 def _guarded(args: list[str]) -> int:
-    from llmhw.cli.output import OutputFailed, say
+    from llmhw.cli.output import OutputError, say
 
     try:
         code = _complete()
@@ -163,7 +164,7 @@ def _guarded(args: list[str]) -> int:
     except BrokenPipeError:  # `llmhw models | head` is fine
         _nowhere()
         return 0
-    except OutputFailed as error:
+    except OutputError as error:
         _nowhere()
         say(f"llmhw: the output cannot be written: {error}\n", err=True)
         return 1
@@ -181,10 +182,8 @@ def _guarded(args: list[str]) -> int:
 
 def _nowhere() -> None:
     """Let what is still buffered go nowhere when Python ends: the reader has left."""
-    try:
+    with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError:
-        pass
 
 
 def main() -> None:

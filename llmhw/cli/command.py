@@ -78,7 +78,7 @@ class Command(click.Command):
         ask: Callable[..., Report],
         params: Sequence[click.Parameter],
         *,
-        shown: out.Shown = out.Shown(),
+        shown: out.Shown | None = None,
         examples: Iterable[str] = (),
         explain: bool = False,
         draw: Callable[[Any, Any], Any] | None = None,
@@ -88,7 +88,7 @@ class Command(click.Command):
     ) -> None:
         every = [*params, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
-        self.ask, self.shown, self.examples, self.draw = ask, shown, list(examples), draw
+        self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.inputs, self.exit_code = list(inputs), code
 
     # help
@@ -104,7 +104,8 @@ class Command(click.Command):
         if any(getattr(param, "many", False) for param in self.params):
             formatter.write_paragraph()
             formatter.write_text(
-                "In brackets: the default. Most options take many values, as in --tp 2,4,8: one table, a row for each combination."
+                "In brackets: the default. Most options take many values, as in --tp 2,4,8: one table, a row for each "
+                "combination."
             )
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:

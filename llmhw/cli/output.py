@@ -17,7 +17,7 @@ from llmhw.formula import Report, Table
 from llmhw.units import LLMHWError, format_quantity, plain
 
 
-class OutputFailed(Exception):
+class OutputError(Exception):
     """The terminal, pipe or file behind the standard output takes nothing more."""
 
 
@@ -36,7 +36,7 @@ def say(text: str, *, err: bool = False) -> None:
     except (OSError, ValueError) as error:
         if err:
             return
-        raise OutputFailed(getattr(error, "strerror", None) or str(error)) from None
+        raise OutputError(getattr(error, "strerror", None) or str(error)) from None
 
 
 # -- words ------------------------------------------------------------------------------------
@@ -116,6 +116,10 @@ def _cell(value: Any, unit: str) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if unit == "number" else format_quantity(value, unit)
+
+
+# Flags whose columns have another name.
+_COLUMN = {"gpu": "device", "gpus": "devices"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,7 +206,8 @@ class Sweep(Report):
             refused = isinstance(answer, LLMHWError)
             for row in [{}] if refused else self.shown.rows(answer):
                 last = {"best": mark, "refused": str(answer) if refused else ""}
-                rows.append({**{k: v for k, v in asked.items() if k not in row}, **row, **last})
+                told = {k: v for k, v in asked.items() if _COLUMN.get(k, k.replace("-", "_")) not in row}
+                rows.append({**told, **row, **last})
         return rows
 
 
