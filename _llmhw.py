@@ -9,4 +9,7 @@ def main() -> None:
     from llmhw.cli import main as run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -14,6 +14,7 @@ except ImportError:  # one line, not a traceback: the package itself works witho
     sys.exit("llmhw: the command needs click; install it with: pip install 'llmhw[cli]'")
 
 from llmhw import LLMHWError, __version__
+from llmhw.cli.terminal import OutputError, say
 
 ISSUES = "https://github.com/llmhw/llmhw/issues"
 
@@ -111,8 +112,6 @@ def _group() -> Commands:
 
 def _welcome(no_color: bool = False) -> None:
     if click.get_current_context().invoked_subcommand is None:
-        from llmhw.cli.output import say
-
         say(_WELCOME)
 
 
@@ -143,41 +142,40 @@ def invoke(args: Sequence[str]) -> Any:
         return cli.invoke(context)
 
 
-def _guarded(args: list[str]) -> int:
-    from llmhw.cli.output import OutputError, say
+def _run(args: list[str]) -> int:
+    if sys.stdout is None:
+        raise OutputError("it is closed")
+    code = _complete()
+    code = invoke(args) if code is None else code
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
 
-    try:
-        code = _complete()
-        if code is None:
-            code = invoke(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except (LLMHWError, click.ClickException) as error:
-        say(f"llmhw: {_line(error)}\n", err=True)
-        return 2
-    except (click.Abort, KeyboardInterrupt) as stopped:
-        say(f"llmhw: interrupted{f' {stopped}' if str(stopped) else ''}\n", err=True)
-        return 130
-    except BrokenPipeError:  # `llmhw models | head` is fine
+
+def _end(error: BaseException, args: list[str]) -> int:
+    """The exit code of what ended the command early, after one line that says what it was."""
+    if isinstance(error, BrokenPipeError):  # `llmhw models | head` is fine
         _nowhere()
         return 0
-    except OutputError as error:
+    if isinstance(error, (LLMHWError, click.ClickException)):
+        told, code = _line(error), 2
+    elif isinstance(error, (click.Abort, KeyboardInterrupt)):
+        told, code = f"interrupted {error}".strip(), 130
+    elif isinstance(error, OSError) and error.filename is None:
         _nowhere()
-        say(f"llmhw: the output cannot be written: {error}\n", err=True)
-        return 1
-    except Exception as error:
-        if "--debug" in args:
-            raise
+        told, code = f"the output cannot be written: {error.strerror or error}", 1
+    else:
         from shlex import join
 
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        command = join(["llmhw", *args])[:500].encode("ascii", "backslashreplace").decode()
-        say(f"llmhw: this is a mistake of llmhw ({what}); please report it at {ISSUES} with the command: {command} "
-            "(--debug shows where it broke)\n", err=True)  # fmt: skip
-        return 70
+        told, code = (
+            (
+                f"this is a mistake of llmhw ({what}); please report it at {ISSUES} with the command: "
+                f"{join(['llmhw', *args])[:500]} (--debug shows where it broke)"
+            ),
+            70,
+        )
+    say(f"llmhw: {told}\n", err=True)
+    return code
 
 
 def _nowhere() -> None:
@@ -188,4 +186,13 @@ def _nowhere() -> None:
 
 def main() -> None:
     """Run the command; a wrong argument is one line on stderr and exit code 2."""
-    sys.exit(_guarded(sys.argv[1:]))
+    args = sys.argv[1:]
+    try:
+        code = _run(args)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in args and not isinstance(error, (LLMHWError, click.ClickException, click.Abort)):
+            raise
+        code = _end(error, args)
+    sys.exit(code)

@@ -9,6 +9,7 @@ import click
 
 from llmhw.cli import output as out
 from llmhw.cli.options import ANSWER, GROUPS, Option, combinations, meant, option
+from llmhw.cli.terminal import Progress, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
 
@@ -172,7 +173,7 @@ class Command(click.Command):
                 return out.json_text({"part": part, "explanation": told}) if form == "json" else f"{told}\n"
             if plot is not None:
                 self._plot(answer, plot, inputs)
-            color = file is None and form == "txt" and out.width() is not None and _colored()
+            color = file is None and form == "txt" and width() is not None and _colored()
             if form == "txt":
                 return out.text(answer, flags, quiet=quiet, color=color)
             return out.written(answer, form, self.shown, flags)
@@ -181,7 +182,7 @@ class Command(click.Command):
             found = made()
             if isinstance(found, bytes):
                 raise LLMHWError("output='-' takes text; give the name of an .xlsx file")
-            out.say(found)
+            say(found)
         else:
             from llmhw.files import write_whole
 
@@ -194,7 +195,7 @@ class Command(click.Command):
         answers: list[Report | LLMHWError] = []
         asked = []
         every = list(combinations(options, many))
-        with out.Progress(self.name or "") as step:
+        with Progress(self.name or "") as step:
             for i, one in enumerate(every):
                 asked.append({max(flags[n].opts, key=len)[2:] if n in flags else n: one[n] for n in varied})
                 try:

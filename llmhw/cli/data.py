@@ -9,7 +9,8 @@ import click
 
 from llmhw.cli.command import Command, common_options
 from llmhw.cli.options import ENGINE, FORMATS, GPU, KIND, LENGTH, WHOLE, Option, model_argument, named, option
-from llmhw.cli.output import Listing, Progress, Shown, say
+from llmhw.cli.output import Listing, Shown
+from llmhw.cli.terminal import Progress, say
 from llmhw.formula import Report, Table
 from llmhw.units import LLMHWError
 

@@ -30,7 +30,8 @@ from llmhw.cli.options import (
     seq_len,
     taken,
 )
-from llmhw.cli.output import Progress, Shown
+from llmhw.cli.output import Shown
+from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any
 
 import click
 
 from llmhw import __version__
 from llmhw.catalog import date
+from llmhw.cli.terminal import folded, width
 from llmhw.formula import Report, Table
 from llmhw.units import LLMHWError, format_quantity, plain
-
-
-class OutputError(Exception):
-    """The terminal, pipe or file behind the standard output takes nothing more."""
-
-
-def say(text: str, *, err: bool = False) -> None:
-    """Print; a reader that has gone away is no error, a full disk is one."""
-    stream = sys.stderr if err else sys.stdout
-    try:
-        if stream is None:
-            raise OSError(9, "it is closed")
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except UnicodeEncodeError:
-        say(text.encode("ascii", "backslashreplace").decode(), err=err)
-    except (OSError, ValueError) as error:
-        if err:
-            return
-        raise OutputError(getattr(error, "strerror", None) or str(error)) from None
-
 
 # -- words ------------------------------------------------------------------------------------
 
@@ -70,23 +46,6 @@ def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
 
 
 # -- tables -----------------------------------------------------------------------------------
-
-
-def width() -> int | None:
-    """Columns of the terminal; a pipe or a file has no width, so that grep and awk see one row a line."""
-    if not (sys.stdout and sys.stdout.isatty()):
-        return None
-    from shutil import get_terminal_size
-
-    return max(40, get_terminal_size().columns)
-
-
-def folded(lines: Iterable[str], most: int | None) -> Iterator[str]:
-    """Prose, wrapped at the terminal's width."""
-    from textwrap import wrap
-
-    for line in lines:
-        yield from wrap(line, most) if most and len(line) > most else [line]
 
 
 @dataclass(frozen=True)
@@ -383,33 +342,3 @@ class Text(Report):
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.found)
-
-
-# -- progress ---------------------------------------------------------------------------------
-
-
-class Progress:
-    """A bar on the terminal for what takes longer than a second; none in a pipe.
-
-    >>> with Progress("rows") as step:
-    ...     step(1, 10)
-    """
-
-    def __init__(self, label: str) -> None:
-        self.label, self.began, self.last = label, monotonic(), 0
-        self.bar: Any = None
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is None:
-            if monotonic() - self.began < 1 or not (sys.stderr and sys.stderr.isatty()):
-                return
-            self.bar = click.progressbar(length=total, label=self.label, file=sys.stderr).__enter__()
-        self.bar.update(done - self.last)
-        self.last = done
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.render_finish()
