@@ -5,7 +5,7 @@ The step time comes from elsewhere, measured or predicted; nothing here knows ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from statistics import median
@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.catalog import read_table
 from llmhw.formula import Report, Table, Term, formula, term
-from llmhw.hardware import Accelerator, Cluster, Price, instances, prices
+from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, instances, old_price, prices
 from llmhw.job import asked, check_fields, choice, documented, number
 from llmhw.units import (
     GB,
@@ -25,6 +25,7 @@ from llmhw.units import (
     exp,
     expm1,
     format_quantity,
+    format_range,
     maximum,
     plain_fields,
     unknown_name,
@@ -245,17 +246,16 @@ def _mtbf(device: Accelerator) -> Default:
     return Default("mtbf_device_hours", value, f"median of what is {where_from} ({names})")
 
 
-PRICE_KINDS = ("on_demand", "spot")
-
 # -- prices -----------------------------------------------------------------------------------
 
 
-def _newest_price(
+def _chosen_price(
     device: Accelerator, count: int, provider: str | None, region: str | None, kind: str
 ) -> tuple[Price | None, str]:
-    """The newest price of a device, the cheapest of that day; or None and the reason.
+    """The cheapest of each machine's newest prices; or None and the reason.
 
-    A job that no single machine holds asks for machines with a network that the catalog knows, if there are any.
+    Prices that are more than a year older than the catalog's newest count only where there are no others. A job that no
+    single machine holds asks for machines with a network that the catalog knows, if there are any.
     """
     offers = prices(device)
     for argument, value in (("provider", provider), ("region", region)):
@@ -272,8 +272,11 @@ def _newest_price(
     machines = {(m.provider, m.name): m for m in instances(device) if m.network_bytes_per_second}
     if fitting and count > max((m.count for m in machines.values()), default=count):
         fitting = [offer for offer in fitting if (offer.provider, offer.instance) in machines] or fitting
+    newest = {(offer.provider, offer.instance): offer.date for offer in reversed(fitting)}  # prices() has newest first
+    fitting = [offer for offer in fitting if offer.date == newest[offer.provider, offer.instance]]
+    fitting = [offer for offer in fitting if not old_price(offer)] or fitting[:1]
     if fitting:
-        return fitting[0], ""
+        return min(fitting, key=lambda offer: offer.dollars_per_device_hour), ""
     others = sorted({offer.kind for offer in offers})
     has = f"only {', '.join(others)}" if others else "none; give price="
     if others and (provider is not None or region is not None):
@@ -281,11 +284,27 @@ def _newest_price(
     return None, f"no {kind} price of {device.name} is known: the catalog has {has}"
 
 
+def common_provider(devices: Iterable[Accelerator], count: int = 1, kind: str = "on_demand") -> str | None:
+    """The provider with a price of every one of these devices, the cheapest of them all together; None: nobody has.
+
+    >>> from llmhw import accelerator
+    >>> common_provider([accelerator("h100"), accelerator("h200"), accelerator("b200")]) is not None
+    True
+    """
+    wanted = list(devices)
+    shared = set.intersection(*({p.provider for p in prices(d) if p.kind == kind} for d in wanted)) if wanted else set()
+    sums = {
+        name: sum(p.dollars_per_device_hour for d in wanted if (p := _chosen_price(d, count, name, None, kind)[0]))
+        for name in sorted(shared)
+    }
+    return min(sums, key=lambda name: sums[name], default=None)
+
+
 # -- the run ----------------------------------------------------------------------------------
 
 
 def _between_failures(name: str, value: float) -> float:
-    return value if value == inf else check_number(name, value, above=True)
+    return value if value == inf else check_number(name, value, 1e-3, most=1e12)
 
 
 @documented
@@ -298,32 +317,41 @@ class RunOptions:
     """
 
     price: float | Price | None = asked(  # noqa: RUF009
-        "Dollars per device-hour; default: the newest of the catalog, the cheapest of that day.", None, float
+        "Dollars per device-hour; default: the cheapest of each machine's newest price in the catalog.", None, float
     )
-    provider: str | None = asked("The newest price of this provider.", None, str)
-    region: str | None = asked("The newest price in this region.", None, str)
+    provider: str | None = asked("Only prices of this provider.", None, str)
+    region: str | None = asked("Only prices in this region.", None, str)
     kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
     mtbf_device_hours: float | None = asked(
         "Device-hours between failures; inf for none; default: as published.", None, float, _between_failures
     )
     restart_seconds: float | None = number(
-        f"Seconds from a failure until training goes on, lost work apart; default: {_RESTART.value:g}."
+        f"Seconds from a failure until training goes on, lost work apart; default: {_RESTART.value:g}.",
+        most=1e9,
     )
-    checkpoint_interval_seconds: float | None = asked(
-        "Seconds of training between two checkpoints; default: Daly's optimum, at least one step.", None, float
+    checkpoint_interval_seconds: float | None = number(
+        "Seconds of training between two checkpoints; default: Daly's optimum, at least one step.", above=True, most=1e9
     )
     checkpoint_blocking: float = number("Share of a checkpoint's write that holds training up.", 1.0, most=1)
     storage_bytes_per_second: float | None = number(
-        f"Into storage, from all devices together; default: {_STORAGE_PER_DEVICE / GB:g} GB/s for each.", above=True
+        f"Into storage, from all devices together; default: {_STORAGE_PER_DEVICE / GB:g} GB/s for each.",
+        least=1,
+        most=1e18,
     )
     power_fraction: float | None = number(
         f"Share of the board power (TDP) that is drawn; default: {_POWER.value:g}.", above=True, most=1
     )
-    host_watts: float | None = number(f"Power of the host, for one device; default: {_HOST.value:g}.")
-    pue: float | None = number(f"Energy of the building over that of the machines; default: {_PUE.value:g}.", least=1)
+    host_watts: float | None = number(f"Power of the host, for one device; default: {_HOST.value:g}.", most=1e6)
+    pue: float | None = number(
+        f"Energy of the building over that of the machines; default: {_PUE.value:g}.", least=1, most=100
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+# Rows that are called otherwise than their formula.
+_LABELS = {"compute": "flops", "without failures": "time without failures", "cost": "dollars"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -386,30 +414,63 @@ class TrainingRun(Report):
         """Whether the job makes noticeable progress: more than a millionth of its time."""
         return self.goodput > 1e-6
 
+    @property
+    def verdict(self) -> str:
+        """How long the run takes and what it costs, with the interval."""
+        if not self.finishes:
+            return f"Never finishes: {format_quantity(self.goodput, 'fraction')} of its time makes progress."
+        told = {name: (value, between) for name, value, between in self.rows()}
+        parts = [told["time"]] + [told["cost"]] * (self.dollars is not None)
+        return f"{', '.join(value + (f' (80 %: {between})' if between else '') for value, between in parts)}."
+
+    def warnings(self) -> list[str]:
+        """An old price, and failures that never let the job finish."""
+        found = [f"the {old}" for old in [old_price(self.price)] if old]
+        if not self.finishes:
+            found.append("failures come faster than checkpoints: the run never finishes")
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """What `explain` explains: the formulas' names, and those of the rows."""
+        return list(dict.fromkeys([*(t.label for t in self.terms), *(row[0] for row in self.rows())]))
+
     def explain(self, name: str | None = None) -> str:
         """The formulas behind one quantity (or all), with this run's numbers, unit and source."""
-        names = [t.label for t in self.terms]
-        if name is not None and name not in names:
-            raise unknown_name("name", name, names)
-        return "\n\n".join(t.explain() for t in self.terms if name in (None, t.label))
+        if name is not None and name not in self.names:
+            raise unknown_name("name", name, self.names)
+        label = _LABELS.get(name or "", name)
+        found = [t.explain() for t in self.terms if label in (None, t.label)]
+        if found:
+            return "\n\n".join(found)
+        _, value, origin = next(row for row in self.rows() if row[0] == name)
+        source = f"\n[{self.price.source}]" if name == "price" and self.price else ""
+        return f"{name} = {value}: {origin or self.reasons.get(label or '', 'see time')}{source}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values; an infinite time between failures is None."""
-        return plain_fields(self, "terms") | {
-            "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults}
+        found = plain_fields(self, "terms") | {
+            "verdict": self.verdict,
+            "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults},
         }
+        if not self.finishes:  # numbers without a meaning
+            grows = ("days", "device_hours", "dollars")
+            endless = (*grows, *(f"{name}_{end}" for name in grows for end in ("low", "high")))
+            found |= dict.fromkeys((*endless, "energy_kwh", "failures_expected"))
+            found["reasons"] = {"days": self.verdict, **found["reasons"]}
+        return found
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Quantity, value, and its range or how it came about, as text."""
 
         def shown(name: str, unit: str, times: float = 1) -> tuple[str, str]:
-            found = (getattr(self, name + end, None) for end in ("", "_low", "_high"))
-            value, low, high = (None if v is None else format_quantity(times * v, unit) for v in found)
+            value, *ends = (getattr(self, name + end, None) for end in ("", "_low", "_high"))
             if value is None:
                 return "unknown", ""
             if not self.finishes:
                 return "never finishes", ""
-            return value, f"{low} to {high}" if low and high else ""
+            told, *between = format_range([times * v for v in (value, *ends) if v is not None], unit)
+            return told, " to ".join(between)
 
         def seconds(value: float) -> str:
             return format_quantity(value, "seconds")
@@ -554,11 +615,12 @@ def training_run(
     """
     o = replace(options, **changes)
     device, count = cluster.accelerator, cluster.devices
-    step = check_number("step_seconds", step_seconds, above=True)
+    step = check_number("step_seconds", step_seconds, above=True, most=1e12)
     interval = _steps_interval(step_seconds_interval, step)
+    check_number("tokens", tokens, most=1e18)
     total, per_step = check_count("tokens", tokens), check_count("tokens_per_step", tokens_per_step)
-    per_token = check_number("flops_per_token", flops_per_token, above=True)
-    size = check_number("checkpoint_bytes", checkpoint_bytes)
+    per_token = check_number("flops_per_token", flops_per_token, above=True, most=1e30)
+    size = check_number("checkpoint_bytes", checkpoint_bytes, most=1e30)
     made = _Ledger(o)
     steps = made.add(training_steps, "steps", tokens=total, tokens_per_step=per_step)
     flops = made.add(run_flops, "flops", tokens=total, flops_per_token=per_token)
@@ -609,11 +671,11 @@ def price_of(
     """The price to compute with; or None, and the reason."""
     check_choice("kind", kind, PRICE_KINDS)
     if price is None:
-        return _newest_price(device, count, provider, region, kind)
-    if provider is not None or region is not None:
-        raise LLMHWError(f"price={price!s} is given: leave provider and region out")
+        return _chosen_price(device, count, provider, region, kind)
+    if provider is not None or region is not None or kind != "on_demand":
+        raise LLMHWError(f"price={price!s} is given: leave provider, region and kind out")
     if not isinstance(price, Price):
-        dollars = check_number("price", price, above=True)
+        dollars = check_number("price", price, above=True, most=1e6)
         price = Price(
             accelerator=device.name,
             devices=1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import date
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from llmhw.units import (
     MIB,
     LLMHWError,
     ceil_div,
+    check_choice,
     check_count,
     check_divides,
     format_quantity,
@@ -248,7 +250,7 @@ tf32, fp16, bf16, int8
     @property
     def purchase_prices(self) -> list[PurchasePrice]:
         """Dated purchase prices of this device."""
-        return [row for row in _purchase_prices() if row.accelerator == self.name]
+        return purchase_prices(self)
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of the main figures, as text."""
@@ -741,13 +743,81 @@ def usual_network(accelerator: Accelerator | str) -> Link | None:
     return max((network for network in found if network), key=lambda network: network.bytes_per_second, default=None)
 
 
-def prices(accelerator: Accelerator | str) -> list[Price]:
+PRICE_KINDS = ("on_demand", "spot")
+
+
+def prices(
+    accelerator: Accelerator | str | None = None,
+    *,
+    provider: str | None = None,
+    region: str | None = None,
+    kind: str | None = None,
+) -> list[Price]:
     """What an hour of a device cost, everywhere the catalog knows: newest first, then cheapest.
 
-    Rows are list prices for rent, on demand or spot, each with its date and region.
+    accelerator        a device or its name; default: all of them
+    provider, region   only these; case and separators do not matter
+    kind               on_demand or spot; default: both
+
+    Rows are list prices for rent, each with its date and region. A provider, region or kind that no row has raises
+    `LLMHWError` with those that there are.
 
     >>> {price.kind for price in prices("mi300x")} == {"on_demand", "spot"}
     True
+    >>> {price.provider for price in prices(provider="aws", kind="spot")}
+    {'AWS'}
     """
-    wanted = _find_accelerator(accelerator).name
-    return [price for price in _prices() if price.accelerator == wanted]
+    wanted = None if accelerator is None else _find_accelerator(accelerator).name
+    found = [price for price in _prices() if wanted in (None, price.accelerator)]
+    if kind is not None:
+        check_choice("kind", kind, PRICE_KINDS)
+    for argument, value in (("kind", kind), ("provider", provider), ("region", region)):
+        found = _only(found, argument, value)
+    return found
+
+
+def purchase_prices(
+    accelerator: Accelerator | str | None = None, *, region: str | None = None, kind: str | None = None
+) -> list[PurchasePrice]:
+    """What devices cost to buy, in the order of the catalog; the arguments are those of `prices`.
+
+    kind   launch price, list price, street price, ...: what the catalog has
+
+    >>> len(purchase_prices()) > len(purchase_prices("h100")) > 0
+    True
+    """
+    wanted = None if accelerator is None else _find_accelerator(accelerator).name
+    found = [price for price in _purchase_prices() if wanted in (None, price.accelerator)]
+    for argument, value in (("kind", kind), ("region", region)):
+        found = _only(found, argument, value)
+    return found
+
+
+P = TypeVar("P", Price, PurchasePrice)
+
+
+def _only(rows: list[P], argument: str, value: str | None) -> list[P]:
+    """The prices of that provider, region or kind."""
+    if value is None or not rows:
+        return rows
+    known = {_plain(getattr(row, argument)): getattr(row, argument) for row in rows}
+    if _plain(value) not in known:
+        raise unknown_name(argument, value, sorted(filter(None, known.values())))
+    return [row for row in rows if _plain(getattr(row, argument)) == _plain(value)]
+
+
+def old_price(price: Price | None) -> str:
+    """How old a price is, where it is more than a year older than the newest of the catalog; "" otherwise.
+
+    >>> old_price(prices("h100")[0])
+    ''
+    """
+    if price is None or not price.date:
+        return ""
+    # a date may lack its day or its month
+    then, newest = (date.fromisoformat(f"{day}-01-01"[:10]) for day in (price.date, _prices()[0].date))
+    days = (newest - then).days
+    if days <= 365:
+        return ""
+    years = round(days / 365)
+    return f"price of {price.date}: {years} year{'s' if years > 1 else ''} older than the newest of the catalog"

@@ -16,7 +16,17 @@ from typing import Any, TypeVar
 from llmhw.hardware import Cluster
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, check_choice, check_count, check_divides, check_number, indivisible, maximum, where
+from llmhw.units import (
+    LLMHWError,
+    ceil_div,
+    check_choice,
+    check_count,
+    check_divides,
+    check_number,
+    indivisible,
+    maximum,
+    where,
+)
 
 C = TypeVar("C", bound=type)
 
@@ -48,9 +58,20 @@ def asked(meaning: str, default: Any, kind: Any, check: Callable[[str, Any], Any
     return field(default=default, metadata={"meaning": meaning, "kind": kind, "check": check})
 
 
-def count(meaning: str, default: int | None = 1, *, least: int = 1) -> Any:
+# No count of a job is larger: sums and products of what is asked stay numbers that mean something.
+MOST = 10**9
+
+
+def count(meaning: str, default: int | None = 1, *, least: int = 1, most: int = MOST) -> Any:
     """A whole number."""
-    return asked(meaning, default, int, partial(check_count, least=least))
+
+    def check(name: str, value: Any) -> int:
+        found = check_count(name, value, least)
+        if found > most:
+            raise LLMHWError(f"{name}={value!r} must be at most {most:,}")
+        return found
+
+    return asked(meaning, default, int, check)
 
 
 def number(meaning: str, default: float | None = None, **bounds: Any) -> Any:
@@ -371,6 +392,17 @@ def limits_of(spec: ModelSpec, cluster: Cluster, *, seq_len: int = 1, batch: int
     return Limits(spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, cluster.devices_per_node, batch)
 
 
+def filling_micro_batches(p: Parallelism) -> int:
+    """Least micro-batches of a rank, in whole rounds of stages, with which these wait for at most 1/8 of their work.
+
+    A stage waits (pp - 1) / (vpp x micro-batches) of the time that it works: see `llmhw.schedule.bubble_seconds`.
+
+    >>> filling_micro_batches(Parallelism(pp=16)), filling_micro_batches(Parallelism(pp=16, vpp=8))
+    (128, 16)
+    """
+    return p.pp * ceil_div(8, p.vpp) if p.pp > 1 else 1
+
+
 def _check_stages(p: Parallelism, layers: int) -> None:
     """Every chunk of the pipeline gets something to do."""
     chunks = p.pp * p.vpp
@@ -398,7 +430,11 @@ class TrainingJob:
     cluster: Cluster
     parallelism: Parallelism = Parallelism()
     micro_batch: int = count("Sequences that one data-parallel rank passes through the model at a time.")
-    global_batch: int | None = count("Sequences of an optimizer step, over all ranks; default: micro_batch x dp.", None)
+    global_batch: int | None = count(
+        "Sequences of an optimizer step, over all ranks; default: micro_batch x dp, with pipeline stages so many times "
+        "that they wait for at most an eighth of their work: 8 x pp / vpp micro-batches.",
+        None,
+    )
     seq_len: int = count("Tokens of each sequence.", 4096)
     recompute: str = choice(
         RECOMPUTE, "Run again: attention's core (selective), single operations, every layer or some of a stage.", "none"
@@ -425,6 +461,11 @@ class TrainingJob:
         check_rules((*BATCH_RULES, *TENSOR_RULES), self.layout, limits)
         _check_stages(p, spec.num_layers)
         check_rules(JOB_RULES, self.layout, limits)
+        if not self.expert_imbalance <= max(limits.experts, 1):
+            raise LLMHWError(
+                f"expert_imbalance={self.expert_imbalance:g} must be at most the experts of a layer of {spec.name}, "
+                f"{limits.experts}"
+            )
         if self.recompute == "block" and not 0 < self.recompute_layers <= spec.num_layers // p.pp:
             raise LLMHWError(
                 f"recompute_layers={self.recompute_layers} must be between 1 and the {spec.num_layers // p.pp} layers "
@@ -433,8 +474,10 @@ class TrainingJob:
 
     @property
     def batch(self) -> int:
-        """Sequences of one optimizer step, over all ranks."""
-        return self.global_batch or self.micro_batch * self.parallelism.dp
+        """Sequences of one optimizer step, over all ranks: as asked, or as many as fill the pipeline."""
+        if self.global_batch is not None:
+            return self.global_batch
+        return self.micro_batch * self.parallelism.dp * filling_micro_batches(self.parallelism)
 
     @property
     def micro_batches(self) -> int:
@@ -453,6 +496,17 @@ class TrainingJob:
             return self.kernels == "megatron" and self.model.dropout
         return self.dropout
 
+    def check_effects(self) -> None:
+        """Refuse what would be ignored in silence: a field that is not at its default and has no effect in this job.
+
+        A job is asked this when its memory or time is, so that a search may start from any.
+        """
+        for name, belongs, holds in EFFECTS:
+            holder: Any = self if name in self.__slots__ else self.parallelism
+            value = getattr(holder, name)
+            if value != type(holder).__dataclass_fields__[name].default and not holds(self):
+                raise LLMHWError(f"{name}={value!r} has no effect here: it belongs with {belongs}; leave it out")
+
     def recomputes(self, number: int) -> bool:
         """Whether the forward pass of layer `number` of a stage is run a second time, as a whole."""
         return self.recompute == "full" or (self.recompute == "block" and number < self.recompute_layers)
@@ -461,6 +515,19 @@ class TrainingJob:
     def layout(self) -> Layout:
         """The numbers of the layout, those of the batch among them."""
         return self.parallelism.layout(self.micro_batch, self.micro_batches)
+
+
+# Fields that have an effect only where others are set: what they belong with, and whether a job has it. ZeRO on a
+# single rank is not among them: FSDP on one card is something that people run.
+EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
+    ("recompute_layers", "recompute='block'", lambda job: job.recompute == "block"),
+    ("expert_imbalance", "a model with experts", lambda job: _experts(job.model) > 1),
+    ("expert_tp", "a model with experts", lambda job: _experts(job.model) > 1),
+    ("cp_kind", "cp of at least 2", lambda job: job.parallelism.cp > 1),
+    ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
+    ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
+    ("optimizer", "weights that are trained, frozen=False", lambda job: not job.frozen),
+)
 
 
 # -- serving ----------------------------------------------------------------------------------

@@ -305,8 +305,11 @@ class _Grid:
         names = ("dp", "tp", "cp", "ep", "expert_tp", "zero", "replicas")
         layout = Parallelism(
             **{name: number(name) for name in names},
-            pp=shape.pp, vpp=shape.vpp, schedule=shape.schedule, uneven=shape.uneven, offload=shape.offload,
-            sequence_parallel=bool(number("sequence_parallel")), cp_kind=self.job.parallelism.cp_kind,
+            pp=shape.pp, vpp=shape.vpp, uneven=shape.uneven, offload=shape.offload,
+            sequence_parallel=bool(number("sequence_parallel")),
+            # what has no effect in this layout is left at its default
+            **({"schedule": shape.schedule} if shape.pp > 1 else {}),
+            **({"cp_kind": self.job.parallelism.cp_kind} if number("cp") > 1 else {}),
         )  # fmt: skip
         return replace(
             self.job,

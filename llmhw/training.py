@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from bisect import bisect_left
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+from itertools import combinations
 from typing import Any
 
 from llmhw.activations import activations, layer_activations, shared_activations
 from llmhw.block import Block, block, first_block, last_block, layer_input, saved_bytes
 from llmhw.catalog import check_calibration, read_calibration
-from llmhw.cost import TrainingRun, training_run
+from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
-from llmhw.job import Layout, TrainingJob
+from llmhw.hardware import Cluster, usual_network
+from llmhw.job import Layout, TrainingJob, data_parallel, filling_micro_batches
 from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
@@ -22,7 +26,7 @@ from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
-from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, maximum, share, where
+from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
 
 
 def _constant(name: str) -> float:
@@ -89,7 +93,33 @@ def whole_step_bytes(*, elements: Any, weight_bytes: Any, gradient_bytes: Any) -
     return elements * (weight_bytes + gradient_bytes)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@formula(source="PyTorch's caching allocator keeps whole blocks: see calibration.json", unit="bytes")
+def allocator_bytes(*, tensors: Any, apart: Any = 0, ratio: Any) -> Any:
+    """What PyTorch's allocator has reserved.
+
+    tensors   bytes of tensors at the fullest moment
+    apart     bytes of tensors that are not there then, and do not fit the blocks of those that are
+    ratio     blocks over tensors
+
+    >>> allocator_bytes(tensors=100, ratio=1.05)
+    105.0
+    """
+    return (tensors + apart) * ratio
+
+
+@formula(source="measured: see calibration.json", unit="bytes")
+def shown_bytes(*, reserved: Any, context: Any) -> Any:
+    """What nvidia-smi shows.
+
+    context   CUDA context with its kernels, and NCCL's channels and buffers
+
+    >>> shown_bytes(reserved=100, context=3)
+    103
+    """
+    return reserved + context
+
+
+@dataclass(frozen=True, repr=False)
 class JobMemory(StageReport):
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
 
@@ -108,10 +138,44 @@ class JobMemory(StageReport):
         job, p = self.job, self.job.parallelism
         sizes = ("dp", "tp", "pp", "vpp", "cp", "ep")
         layout = "".join(f"{name}={getattr(p, name)}, " for name in sizes if getattr(p, name) > 1)
+        many = "micro-batch" if job.micro_batches == 1 else "micro-batches"
         return (
             f"memory of {job.model.name} on {job.cluster.devices} x {job.cluster.accelerator.name}: {layout}"
-            f"zero={p.zero}, micro-batch {job.micro_batch} x {job.seq_len} tokens, recompute {job.recompute}"
+            f"zero={p.zero}, micro-batch {job.micro_batch} x {job.seq_len} tokens, "
+            f"global batch {job.batch:,} = {job.micro_batches:,} {many}{' a rank' if p.dp > 1 else ''}, "
+            f"recompute {job.recompute}"
         )
+
+    @property
+    def verdict(self) -> str:
+        """Whether it fits, and what a device holds of what it has."""
+        return f"{self._fits}."
+
+    @property
+    def _fits(self) -> str:
+        held, room = format_range((self.device_bytes, self.capacity_bytes), "bytes")
+        unit = held.split()[-1]
+        of = f"{held.removesuffix(f' {unit}')} of {room}"
+        if not self.fits:
+            short = format_quantity(self.device_bytes - self.capacity_bytes, "bytes")
+            return f"Does not fit: short by {short} on each device ({of})"
+        if self.fits_barely:
+            error = format_quantity(_known_error(), "fraction")
+            return f"Fits barely: {of} a device, within the median error of predicted peaks, {error}"
+        return f"Fits: {of} a device"
+
+    def warnings(self) -> list[str]:
+        """What must be known to trust the answer."""
+        return _assumed_batch(self.job)
+
+    def next_steps(self) -> list[str]:
+        """Changes that make the job fit, tried on it, in the order of what they lose; [] where it fits well."""
+        return [f"{step.text}: {format_quantity(step.memory.device_bytes, 'bytes')}" for step in self.tried]
+
+    @cached_property
+    def tried(self) -> tuple[Step, ...]:
+        """The changes behind `next_steps`."""
+        return () if self.fits and not self.fits_barely else tuple(steps_that_fit(self.job))
 
     @property
     def peak(self) -> StepPeak:
@@ -135,16 +199,18 @@ class JobMemory(StageReport):
     @property
     def reserved_bytes(self) -> float:
         """What `torch.cuda.max_memory_reserved` shows: blocks of the caching allocator."""
-        return self._held * _constant("reserved_over_allocated")
-
-    @property
-    def _held(self) -> float:
-        return max(float(s.total) + apart for s, apart in zip(self.stages, self.unreused, strict=True))
+        return float(self._meters[0].value)
 
     @property
     def device_bytes(self) -> float:
         """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers."""
-        return float(on_device(self._held))
+        return float(self._meters[1].value)
+
+    @cached_property
+    def _meters(self) -> tuple[Term, Term]:
+        """Reserved bytes, and those on the device, of the stage that needs most of them."""
+        pairs = zip((float(stage.total) for stage in self.stages), self.unreused, strict=True)
+        return _metered(*max(pairs, key=sum))
 
     @property
     def capacity_bytes(self) -> float:
@@ -157,13 +223,32 @@ class JobMemory(StageReport):
         return self.device_bytes <= self.capacity_bytes
 
     @property
+    def fits_barely(self) -> bool:
+        """Whether it fits by less than the known error: half of published peaks are further from their prediction."""
+        return self.fits and self.device_bytes * (1 + _known_error()) > self.capacity_bytes
+
+    @property
     def way_out(self) -> str:
-        """By how much it falls short and what would help most; "" if it fits."""
+        """By how much it falls short, and the change that fits and loses least; "" if it fits."""
         if self.fits:
             return ""
-        short = self.device_bytes - self.capacity_bytes
-        parts = sorted(self.stages[self.worst].parts, key=lambda part: -float(part.value))
-        return f"short by {format_quantity(short, 'bytes')}; {_REMEDY.get(parts[0].name, 'use more devices')}"
+        short = format_quantity(self.device_bytes - self.capacity_bytes, "bytes")
+        steps = self.next_steps()
+        return f"short by {short}; {steps[0] if steps else 'no more devices of this kind would do'}"
+
+    def explain(self, part: str | None = None, stage: int | None = None) -> str:
+        """The formulas behind one part (or all) of a stage, or behind a meter; default: the worst stage that has it."""
+        if part in ("reserved", "nvidia-smi"):
+            return "\n".join(t.explain() for t in self._meters[: 1 if part == "reserved" else 2])
+        if part == "device":
+            return f"device = {format_quantity(self.capacity_bytes, 'bytes')}: what its driver offers"
+        if stage is None:
+            having = [i for i, held in enumerate(self.stages) if part in {p.name for p in held}]
+            stage = self.worst if self.worst in having or not having else having[0]
+        if part in ("total", "allocated"):
+            total = format_quantity(float(self.stages[stage].total), "bytes")
+            return f"{part} = {total}, the sum of\n\n{self.stages[stage].explain()}"
+        return self.stages[stage].explain(part)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in bytes."""
@@ -171,34 +256,97 @@ class JobMemory(StageReport):
             "model": self.job.model.name,
             "device": self.job.cluster.accelerator.name,
             "devices": self.job.cluster.devices,
+            **_asked(self.job),
+            "verdict": self.verdict,
+            "fits": self.fits,
+            "fits_barely": self.fits_barely,
             "worst_stage": self.worst,
             "allocated_bytes": self.allocated_bytes,
             "reserved_bytes": self.reserved_bytes,
             "device_bytes": self.device_bytes,
             "capacity_bytes": self.capacity_bytes,
-            "fits": self.fits,
             "way_out": self.way_out,
+            "warnings": self.warnings(),
+            "next_steps": self.next_steps(),
             "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
         }
 
+    def to_row(self) -> dict[str, Any]:
+        """One flat row: what was asked, whether it fits, then bytes; the parts are those of the worst stage."""
+        told = ("verdict", "way_out", "warnings", "next_steps", "stages")
+        row = {name: value for name, value in self.to_dict().items() if name not in told}
+        parts = {part.name: float(part.value) for part in self.stages[self.worst]}
+        return row | {f"{name.replace(' ', '_')}_bytes": value for name, value in parts.items()}
+
+    def meters(self) -> list[tuple[str, str]]:
+        """What the worst device shows on each meter, and what it has, as text."""
+        held = {
+            "allocated": self.allocated_bytes,
+            "reserved": self.reserved_bytes,
+            "nvidia-smi": self.device_bytes,
+            "device": self.capacity_bytes,
+        }
+        return [(name, format_quantity(value, "bytes")) for name, value in held.items()]
+
     def tables(self) -> list[Table]:
-        return [self.stage_table(self.title)]
+        table, worst = self.stage_table(self.title), self.stages[self.worst]
+        parts = {part.name: float(part.value) / float(worst.total) for part in worst} | {"total": 1.0}
+        column = "share" if len(self.stages) == 1 else f"share of stage {self.worst}"
+        rows = [(*row, format_quantity(parts.get(row[0], 0.0), "fraction")) for row in table.rows]
+        return [
+            table._replace(columns=(*table.columns, column), rows=rows),
+            Table("", ("meter", "bytes"), self.meters(), head=()),
+        ]
+
+    def footer(self) -> list[str]:
+        """The moment that is shown, and what is not there at it."""
+        worst = self.stages[self.worst]
+        found = [f"The fullest moment of stage {self.worst}: {worst.note}."] if worst.note else []
+        if self.job.kernels == "torch" and not self.job.frozen and "gradients" not in {p.name for p in worst}:
+            kept = self.unreused[self.worst]
+            apart = f"; {format_quantity(kept, 'bytes')} of them lie apart in what is reserved" if kept else ""
+            if self.job.parallelism.offload != "all":
+                found.append(f"There are no gradients at it: the backward pass makes them as activations go{apart}.")
+        return found
 
 
-_REMEDY = {
-    "activations": "recompute more (recompute='selective' or 'full'), or use a smaller micro_batch",
-    "weights": "split the weights: more tp or pp, or zero=3",
-    "gradients": "split the gradients: more tp or pp, or zero=2",
-    "master copy": "split the optimizer's states: zero=1, or more tp or pp",
-    "momentum": "split the optimizer's states: zero=1, or more tp or pp",
-    "variance": "split the optimizer's states: zero=1, or more tp or pp",
-    "logits and loss": "split the vocabulary with more tp, or use a smaller micro_batch",
-}
+def _known_error() -> float:
+    """Median of |predicted / measured - 1| over published peaks."""
+    return float(read_calibration("training_memory")["residuals"]["all"]["median_abs_error"])
+
+
+def _assumed_batch(job: TrainingJob) -> list[str]:
+    """That a batch was chosen to fill the pipeline, if it was."""
+    p = job.parallelism
+    if job.global_batch is not None or p.pp == 1:
+        return []
+    rule = f"8 x pp{' / vpp' if p.vpp > 1 else ''}"
+    return [f"global_batch={job.batch} is assumed: {rule} = {job.micro_batches} micro-batches keep the bubble small"]
+
+
+def _asked(job: TrainingJob) -> dict[str, Any]:
+    """What tells one job from another: its layout, formats, batch and lengths."""
+    layout = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel")
+    asked = ("micro_batch", "global_batch", "seq_len", "precision", "optimizer", "compute", "recompute", "kernels")
+    return {
+        **{name: getattr(job.parallelism, name) for name in layout},
+        **{name: getattr(job, name) for name in asked},
+        "schedule": job.parallelism.pipeline_schedule,
+        "global_batch": job.batch,
+        "compute": job.compute_format,
+    }
+
+
+def _metered(tensors: Any, apart: Any) -> tuple[Term, Term]:
+    """What PyTorch reserves, and what nvidia-smi shows."""
+    ratio = _constant("reserved_over_allocated")
+    reserved = term(allocator_bytes, "reserved", tensors=tensors, apart=apart, ratio=ratio)
+    return reserved, term(shown_bytes, "nvidia-smi", reserved=reserved.value, context=_constant("context_bytes"))
 
 
 def on_device(held: Any) -> Any:
     """What nvidia-smi shows where tensors and blocks apart from them take so many bytes."""
-    return held * _constant("reserved_over_allocated") + _constant("context_bytes")
+    return _metered(held, 0)[1].value
 
 
 def memory(job: TrainingJob) -> JobMemory:
@@ -216,6 +364,7 @@ def memory(job: TrainingJob) -> JobMemory:
     >>> memory(job).fits
     True
     """
+    job.check_effects()
     held = StepMemory(job, job.layout, detail="terms")
     stages, unreused = [], []
     for number, stage in enumerate(stages_of(job, every=True)):
@@ -465,7 +614,152 @@ def _only(found: Estimate, part: str) -> Estimate:
     return replace(found, parts=tuple(p for p in found if p.name == part))
 
 
+# -- what would help --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change that was tried on a job.
+
+    text     what is changed, as arguments
+    changes  the same by name
+    job      with the change
+    memory   what it then holds
+    """
+
+    text: str
+    changes: Mapping[str, Any]
+    job: TrainingJob
+    memory: JobMemory
+
+
+def changed(job: TrainingJob, changes: Mapping[str, Any]) -> TrainingJob | None:
+    """The job with other fields, its own and those of its parallelism; None where a rule forbids it.
+
+    changes   `devices` is the cluster's; dp takes what the layout leaves of them
+    """
+    own = {f.name for f in fields(TrainingJob)}
+    layout = {name: value for name, value in changes.items() if name not in own and name != "devices"}
+    c, p = job.cluster, job.parallelism
+    try:
+        if changes.get("devices", c.devices) != c.devices:
+            c = Cluster(c.accelerator, changes["devices"], c.devices_per_node, c.intra_link, c.inter_link)
+        sizes = {name: layout.get(name, getattr(p, name)) for name in ("tp", "pp", "cp")}
+        layout["dp"] = data_parallel(devices=c.devices, **sizes)
+        made = replace(p, **layout)
+        found = replace(job, cluster=c, parallelism=made, **{n: v for n, v in changes.items() if n in own})
+        found.check_effects()
+    except LLMHWError:
+        return None
+    return found
+
+
+def _device_bytes(job: TrainingJob) -> float:
+    """`JobMemory.device_bytes` without formulas, of the distinct stages alone."""
+    held, needs = StepMemory(job, job.layout), []
+    for stage in stages_of(job):
+        moments = held.moments(stage, stage.index)
+        needs.append(max(float(found.total) for found in moments.values()) + float(held.unreused(moments, stage)))
+    return float(on_device(max(needs)))
+
+
+def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
+    """What may be changed so that a job holds less, by kind, in the order of what that loses; milder ones first."""
+    p, c = job.parallelism, job.cluster
+    ranks = min(c.devices_per_node, c.devices // (p.pp * p.cp))
+    doubled = [2**i for i in range(1, 11)]
+    recompute = ["selective"] if job.recompute == "none" and job.attention == "eager" else []
+    recompute += [] if job.recompute == "full" else ["full"]
+    smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
+    trained = not job.frozen
+    return [
+        [{"zero": stage} for stage in (1, 2, 3) if stage > p.zero and p.shards > 1 and (trained or stage == 3)],
+        [{"tp": n, "sequence_parallel": True} for n in doubled if p.tp < n <= ranks],
+        [{"pp": n} for n in doubled if p.pp < n <= c.devices // (p.tp * p.cp) and p.vpp == 1],
+        [{"recompute": mode, "recompute_layers": 0} for mode in recompute],
+        [{"micro_batch": n} for n in smaller] if job.micro_batch > 1 else [],
+        [{"optimizer": "adamw-8bit"}] if trained and job.optimizer == "adamw" else [],
+        [{"offload": "optimizer"}] if trained and p.offload == "none" else [],
+    ]
+
+
+def _text(job: TrainingJob, changes: Mapping[str, Any]) -> str:
+    """Changes as arguments; what stays as it is is left out."""
+    return ", ".join(
+        f"{name}={value!r}"
+        for name, value in changes.items()
+        if value != getattr(job, name, getattr(job.parallelism, name, job.cluster.devices))
+    )
+
+
+def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
+    """The change, if the job then fits, and not barely."""
+    made = changed(job, changes)
+    if made is None or _device_bytes(made) * (1 + _known_error()) > made.cluster.accelerator.memory_bytes:
+        return None
+    return Step(_text(job, changes), changes, made, memory(made))
+
+
+def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
+    """Changes with which a job fits its devices, those that lose least first; then the least devices that would do.
+
+    One change of each kind, the mildest that fits; where hardly any does, two kinds at their furthest, then more.
+    """
+    kinds = _choices(job)
+    found: list[Step] = []
+    alone: list[dict[str, Any]] = []
+    for mild in kinds:
+        step = next((step for changes in mild if (step := _try(job, changes))), None)
+        if step:
+            found.append(step)
+        elif mild:
+            alone.append(mild[-1])
+    enough = [set(step.changes) for step in found]
+    for size in (2, 3, 4):
+        for some in combinations(alone, size) if len(found) < 2 else ():
+            together = dict(ChainMap(*some[::-1]))
+            # what already holds one that fits is no further way
+            step = None if any(one <= set(together) for one in enough) else _try(job, together)
+            if step and len(found) < most:
+                found.append(step)
+                enough.append(set(together))
+    yield from found[:most]
+    more = _least_devices(job)
+    if more is not None:
+        yield more
+
+
+def _least_devices(job: TrainingJob) -> Step | None:
+    """The fewest devices, a power of two times those there are, on which the job fits under zero=3."""
+    c, p = job.cluster, job.parallelism
+    furthest = {"recompute": "full", "recompute_layers": 0, "micro_batch": 1}
+    node = {"tp": c.devices_per_node, "sequence_parallel": True} if c.devices_per_node > p.tp else {}
+    for way in ({}, furthest, node, furthest | node):
+        more = [{"devices": c.devices * 2**power, "zero": 3} | way for power in range(1, 13)]
+        can = [changes for changes in more if changed(job, changes)]
+        fits = [partial(_try, job, changes) for changes in can]
+        if fits and fits[-1]():
+            return fits[bisect_left(fits, True, hi=len(fits) - 1, key=lambda attempt: attempt() is not None)]()
+    return None
+
+
 # -- the whole estimate -----------------------------------------------------------------------
+
+
+@formula(source="definition", unit="tokens/s")
+def training_speed(*, tokens: Any, seconds: Any, devices: Any = 1) -> Any:
+    """Tokens that are trained on in a second, by one device of so many.
+
+    tokens   of the global batch
+
+    >>> training_speed(tokens=4_000_000, seconds=10, devices=64)
+    6250.0
+    """
+    return tokens / seconds / devices
+
+
+# Parts of a step in which a device does arithmetic; in all others it waits or sends.
+WORK = ("matrix products", "attention", "elementwise", "recompute", "optimizer")
 
 
 @dataclass(frozen=True, repr=False)
@@ -489,9 +783,38 @@ class TrainingEstimate(Report):
         return memory(self.job)
 
     def explain(self, part: str | None = None) -> str:
-        """The formulas behind one part (or all) of the step's time, or of the fullest stage's memory."""
-        held = self.memory
-        return explained(part, time=[self.time.estimate], memory=[held.shown()[held.worst]])
+        """The formulas behind one part (or all) of the step's time, of the memory, or one of the named quantities."""
+        held, seconds = self.memory, partial(format_quantity, unit="seconds")
+        own = {t.label: t for t in self._terms}
+        if part in own:
+            return own[part].explain()
+        if part in ("step", "total"):
+            made = [f"    {name}: {seconds(value)}" for name, value in self.time.parts.items() if value]
+            return "\n".join([f"{part} = {seconds(self.step_seconds)}, the sum of", *made])
+        if part in ("memory", *(name for name, _ in held.meters())):
+            return held.explain("nvidia-smi" if part == "memory" else part)
+        if part in self.run.names:
+            return self.run.explain(part)
+        stages = [stage for stage in held.shown() if part in {p.name for p in stage}][:1]
+        return explained(part, time=[self.time.estimate], memory=stages or [held.shown()[held.worst]])
+
+    @property
+    def _terms(self) -> tuple[Term, ...]:
+        """Speeds and utilizations, as formulas."""
+        flops, again = _step_flops(self.job)
+        device, devices = self.job.cluster.accelerator, self.job.cluster.devices
+        sizes: dict[str, Any] = {
+            "seconds": self.step_seconds,
+            "devices": devices,
+            "peak_flops_per_second": device.peak(self.job.compute_format.removesuffix("-block")),
+        }
+        speed = {"tokens": self.tokens_per_step, "seconds": self.step_seconds}
+        return (
+            term(training_speed, "tokens/s a device", **speed, devices=devices),
+            term(training_speed, "tokens/s in all", **speed),
+            term(utilization, "MFU", flops=flops, **sizes),
+            term(utilization, "HFU", flops=flops + again, **sizes),
+        )
 
     @property
     def step_seconds(self) -> float:
@@ -511,33 +834,91 @@ class TrainingEstimate(Report):
     @property
     def tokens_per_second_per_device(self) -> float:
         """Tokens of the global batch, over seconds and devices."""
-        return self.tokens_per_second / self.job.cluster.devices
+        return float(self._terms[0].value)
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens of the global batch, over seconds."""
-        return self.tokens_per_step / self.step_seconds
+        return float(self._terms[1].value)
 
     @property
     def mfu(self) -> float:
         """Model FLOPs (all query-key pairs, nothing recomputed) over the dense peak of the format that is used."""
-        return self._utilization(_step_flops(self.job)[0])
+        return float(self._terms[2].value)
 
     @property
     def hfu(self) -> float:
         """The same with recomputed FLOPs."""
-        return self._utilization(sum(_step_flops(self.job)))
+        return float(self._terms[3].value)
 
-    def _utilization(self, flops: float) -> float:
-        device = self.job.cluster.accelerator
-        return float(
-            utilization(
-                flops=flops,
-                seconds=self.step_seconds,
-                devices=self.job.cluster.devices,
-                peak_flops_per_second=device.peak(self.job.compute_format.removesuffix("-block")),
-            )
-        )
+    @property
+    def verdict(self) -> str:
+        """Whether it fits; and if so, the step and its 80 % interval."""
+        held = self.memory
+        if not held.fits:
+            return held.verdict
+        step, *ends = format_range((self.step_seconds, *(self.step_seconds_interval or ())), "seconds")
+        between = f" (80 %: {' to '.join(ends)})" if ends else ""
+        return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}."
+
+    def warnings(self) -> list[str]:
+        """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""
+        found = _assumed_batch(self.job)
+        waits = {name: s / self.step_seconds for name, s in self.time.parts.items() if name not in WORK}
+        most = max(waits, key=lambda name: waits[name])
+        cause = f"{100 * waits[most]:.0f} % of the step is {most}"
+        if self.mfu < 0.1:
+            found.append(f"MFU is {format_quantity(self.mfu, 'fraction')}: {cause}")
+        elif waits[most] > 0.5:
+            found.append(cause)
+        if self.job.parallelism.offload != "none":
+            found.append("what moves to and from the host is charged no time")
+        if self.step_seconds_interval is None:
+            found.append("no measured step is near to this job: its time has no interval")
+        return found + list(self.run.warnings())
+
+    def next_steps(self) -> list[str]:
+        """Changes that were tried: those that make the job fit, with the step they give, or those that speed it up."""
+        if self.memory.tried:
+            tried = ((step, self._seconds(step.job)) for step in self.memory.tried)
+            return [
+                f"{step.text}: {format_quantity(step.memory.device_bytes, 'bytes')}"
+                + ("" if seconds is None else f", step {format_quantity(seconds, 'seconds')}")
+                for step, seconds in tried
+            ]
+        was = format_quantity(self.mfu, "fraction")
+        return [f"{text}: MFU {format_quantity(mfu, 'fraction')} in place of {was}" for mfu, text in self._faster()]
+
+    def _seconds(self, job: TrainingJob) -> float | None:
+        """Seconds of a step of another job; None where its network is not known, or what lies on the host moves."""
+        c = job.cluster
+        if job.parallelism.offload != "none":
+            return None
+        if c.inter_link is None and c.nodes > 1:
+            between = usual_network(c.accelerator)
+            job = replace(job, cluster=Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, between))
+        try:
+            return time_step(job, self.software, calibration=self.calibration).total
+        except LLMHWError:
+            return None
+
+    def _faster(self) -> list[tuple[float, str]]:
+        """Changes that fit and raise a utilization by a tenth or more, where waiting eats a quarter of the step."""
+        job, p = self.job, self.job.parallelism
+        if sum(s for name, s in self.time.parts.items() if name not in WORK) < self.step_seconds / 4:
+            return []
+        fewest = max(filling_micro_batches(p), 8) * job.micro_batch * p.dp
+        tries: list[dict[str, Any]] = [{"global_batch": fewest}] if job.batch < fewest else []
+        if p.tp > job.cluster.devices_per_node:
+            tries.append({"tp": job.cluster.devices_per_node})
+        found = []
+        for changes in tries:
+            made = changed(job, changes)
+            seconds = self._seconds(made) if made and memory(made).fits else None
+            if made and seconds:
+                mfu = self.mfu * (made.batch / job.batch) * (self.step_seconds / seconds)
+                found += [(mfu, _text(job, changes))] if mfu > 1.1 * self.mfu else []
+        return sorted(found, reverse=True)
 
     @cached_property
     def bounds(self) -> dict[str, tuple[float, float, float]]:
@@ -556,7 +937,12 @@ class TrainingEstimate(Report):
             "model": self.job.model.name,
             "device": self.job.cluster.accelerator.name,
             "devices": self.job.cluster.devices,
+            **_asked(self.job),
             "software": self.software,
+            "verdict": self.verdict,
+            "fits": held.fits,
+            "warnings": self.warnings(),
+            "next_steps": self.next_steps(),
             "step_seconds": self.step_seconds,
             "step_seconds_interval": self.step_seconds_interval and list(self.step_seconds_interval),
             "step_parts": {
@@ -592,29 +978,27 @@ class TrainingEstimate(Report):
         return [
             (
                 name,
-                *(format_quantity(seconds, "seconds") for seconds in bounds),  # type: ignore[misc]
+                least,
+                estimate,
+                most,
                 format_quantity(bounds[1] / self.step_seconds, "fraction"),
             )
             for name, bounds in [*shown.items(), ("total", sums)]
+            for estimate, least, most in [format_range((bounds[1], bounds[0], bounds[2]), "seconds")]
         ]
 
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table of many jobs: what was asked, then what comes out, in base units."""
-        job, p, run, held = self.job, self.job.parallelism, self.run, self.memory
+        job, run, held = self.job, self.run, self.memory
         low, high = self.step_seconds_interval or (None, None)
         price = run.price
-        layout = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel")
-        asked = ("micro_batch", "global_batch", "seq_len", "precision", "optimizer", "compute", "recompute", "kernels")
         return {
             "model": job.model.name,
             "device": job.cluster.accelerator.name,
             "devices": job.cluster.devices,
-            **{name: getattr(p, name) for name in layout},
-            **{name: getattr(job, name) for name in asked},
-            "schedule": p.pipeline_schedule,
-            "global_batch": job.batch,
-            "compute": job.compute_format,
+            **_asked(job),
             "software": self.software,
+            "fits": held.fits,
             "step_seconds": self.step_seconds,
             "step_seconds_low": low,
             "step_seconds_high": high,
@@ -625,7 +1009,6 @@ class TrainingEstimate(Report):
             "memory_allocated_bytes": held.allocated_bytes,
             "memory_device_bytes": held.device_bytes,
             "memory_capacity_bytes": held.capacity_bytes,
-            "fits": held.fits,
             "tokens": run.tokens,
             "days": run.days,
             "days_low": run.days_low,
@@ -644,22 +1027,23 @@ class TrainingEstimate(Report):
         }
 
     def summary(self) -> list[tuple[str, str, str]]:
-        """What a purchase order asks: quantity, value, and its 80 % interval or how it came about, as text."""
-        ends = [format_quantity(seconds, "seconds") for seconds in self.step_seconds_interval or ()]
+        """What a purchase order asks: quantity, value, and its 80 % interval or how it came about, as text.
+
+        Of a job that does not fit, time and cost are what they would be if it did.
+        """
+        step, *ends = format_range((self.step_seconds, *(self.step_seconds_interval or ())), "seconds")
         held, run = self.memory, {name: (value, note) for name, value, note in self.run.rows()}
-        room = f"of {format_quantity(held.capacity_bytes, 'bytes')}"
-        return [
-            ("step", format_quantity(self.step_seconds, "seconds"), " to ".join(ends) or "the calibration has none"),
+        used, room = format_range((held.device_bytes, held.capacity_bytes), "bytes")
+        fits = "it fits" if not held.fits_barely else "it fits barely"
+        told = [
+            ("memory", used, f"of {room}: {fits if held.fits else f'it does not fit: {held.way_out}'}"),
+            ("step", step, " to ".join(ends) or "the calibration has none"),
             ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}", ""),
             ("tokens/s in all", f"{self.tokens_per_second:,.0f}", ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
-            (
-                "memory",
-                format_quantity(held.device_bytes, "bytes"),
-                f"{room}: it fits" if held.fits else f"{room}: it does not fit: {held.way_out}",
-            ),
             *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
         ]
+        return told if held.fits else [told[0], ("if it fitted", "", ""), *told[1:]]
 
     def tables(self) -> list[Table]:
         names = ("least", "estimate", "most", "share")
@@ -667,6 +1051,10 @@ class TrainingEstimate(Report):
             Table(self.title, ("quantity", "value", "range or origin"), self.summary(), prose=True, head=()),
             Table("", ("part of the step", *names), self.rows(), head=("part", *names)),
         ]
+
+
+_COMPUTE_OPTIMAL = "20 for each parameter, as Hoffmann et al. 2022 (arXiv 2203.15556) found best for their compute"
+_ADAPTED = Default("tokens", 1e8, "a fine-tuning set of 100,000 examples of 1,000 tokens; give tokens= of yours")
 
 
 def _step_flops(job: TrainingJob) -> tuple[float, float]:
@@ -698,7 +1086,8 @@ def train(
 ) -> TrainingEstimate:
     """How long a step of a job takes, what it needs, and what the whole run costs.
 
-    tokens        of the run; default: 20 for each parameter (Hoffmann et al. 2022)
+    tokens        of the run; default: 20 for each parameter (Hoffmann et al. 2022), or 100 million where only adapters
+                  are trained; it is listed with what else was assumed
     software      what runs it, one of `llmhw.step_time.softwares()`; default: the newest with the job's kernels
     calibration   constants of one's own cluster, as `llmhw validate --fit` writes them
     run           prices, failures and power: the arguments of `llmhw.cost.training_run`
@@ -716,23 +1105,26 @@ def train(
     >>> 0.85 < found.tokens_per_second_per_device / 1664 < 1.15  # what NVIDIA measured (Megatron-Bridge 26.04.01)
     True
     """
+    job.check_effects()
     if calibration is not None:
         check_calibration("training_time", "training-throughput", calibration)
     running = software or default_software(job)
     time = time_step(job, running, calibration=calibration)
-    parameters = job.model.parameters
     per_step = job.batch * job.seq_len
-    # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each
+    # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
-    checkpoint = sum(float(part.value) for part in held if part.name != "gradients")
+    checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
+    usual = _ADAPTED if job.frozen else Default("tokens", 20 * job.model.parameters.total, _COMPUTE_OPTIMAL)
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,
         tokens_per_step=per_step,
-        tokens=20 * parameters.total if tokens is None else tokens,
+        tokens=usual.value if tokens is None else tokens,
         flops_per_token=_step_flops(job)[0] / per_step,
         checkpoint_bytes=checkpoint,
         cluster=job.cluster,
         **run,
     )
+    if tokens is None:
+        whole = replace(whole, defaults=(usual, *whole.defaults))
     return TrainingEstimate(job, running, time, whole, calibration)

@@ -178,6 +178,23 @@ def format_quantity(value: float | None, unit: str) -> str:
     return f"{_significant(value / size)} {suffix}".rstrip()
 
 
+def format_range(values: Sequence[float], unit: str) -> list[str]:
+    """Quantities that belong together, as text in one unit: that of the first which is not 0.
+
+    >>> format_range((3816, 3523, 4608), "seconds")
+    ['1.06 h', '0.979 h', '1.28 h']
+    """
+    steps, _, _ = _STEPS.get(unit, ((), 1, unit))
+    first = next((abs(value) for value in values if value), 0.0)
+    size, suffix = next((step for step in steps if first >= step[0]), (0.0, ""))
+    if not size:
+        return [format_quantity(value, unit) for value in values]
+    small = 0.0005  # what three decimals do not show
+    return [
+        f"<0.001 {suffix}" if 0 < value / size < small else f"{_significant(value / size)} {suffix}" for value in values
+    ]
+
+
 def html_table(caption: str, columns: Sequence[str], rows: Iterable[Iterable[str]], *, right: int = 1) -> str:
     """A table for notebooks; columns from number `right` on are aligned to the right.
 
