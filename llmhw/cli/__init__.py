@@ -63,14 +63,19 @@ class Commands(click.Group):
         found: click.Command = import_module(f"llmhw.cli.{COMMANDS[name][0]}").COMMANDS[name]
         return found
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            flag = error.option_name
+            raise click.UsageError(f"{flag} is no option here; options stand behind a command: llmhw --help") from None
+
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS:
             from llmhw.units import nearest
 
-            if args[0].startswith("-"):
-                raise click.UsageError(f"{args[0]} is no option of llmhw; options stand behind a command: llmhw --help")
             close = nearest(args[0], COMMANDS)
             hint = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(COMMANDS)}"
             raise click.UsageError(f"{args[0]!r} is no command; {hint}")

@@ -176,7 +176,7 @@ def register_shells() -> None:
     class Quoting(BashComplete):
         name = "bash"
         source_template = BashComplete.source_template.replace(
-            "COMPREPLY+=($value)", 'COMPREPLY+=("$(printf %q "$value")")'
+            "COMPREPLY+=($value)", 'COMPREPLY+=("$(printf %%q "$value")")'
         )
 
     add_completion_class(Quoting)

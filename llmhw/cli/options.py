@@ -20,6 +20,8 @@ from llmhw.units import LLMHWError, parse_count
 
 # -- kinds of values --------------------------------------------------------------------------
 
+_LINE = 40
+
 
 class Names(click.ParamType[str]):
     """A text whose shell completion offers the names of a catalog."""
@@ -45,8 +47,12 @@ class Choices(Names):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return next((name for name in self.names() if name.lower() == str(value).lower()), value)
 
+    def listed(self) -> str:
+        """All names, if they are too many for a line of the help."""
+        return ", ".join(self.names()) if len("|".join(self.names())) > _LINE else ""
+
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join(self.names())}]"
+        return "NAME" if self.listed() else f"[{'|'.join(self.names())}]"
 
 
 class Whole(click.ParamType[int]):
@@ -173,6 +179,11 @@ class Option(click.Option):
         if not (self.many or listed):
             settings["default"] = usual
         super().__init__(names, multiple=self.many or listed, **settings)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        names = self.type.listed() if isinstance(self.type, Choices) else ""
+        return (record[0], f"{record[1]} One of {names}.") if record and names else record
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         if not (self.many or self.listed):

@@ -18,9 +18,14 @@ from llmhw.units import LLMHWError, format_quantity, plain
 # -- words ------------------------------------------------------------------------------------
 
 
+# Names of the library whose option is called otherwise.
+_FIELDS = {"devices": "gpus", "kv_format": "kv", "number_format": "weights"}
+
+
 def flags_of(command: click.Command) -> dict[str, click.Option]:
     """The options of a command by the names that the library has for them."""
-    return {param.name: param for param in command.params if isinstance(param, click.Option) and param.name}
+    found = {param.name: param for param in command.params if isinstance(param, click.Option) and param.name}
+    return found | {name: found[flag] for name, flag in _FIELDS.items() if flag in found}
 
 
 def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
@@ -186,9 +191,10 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
         bad = line.lower().startswith(("does not", "refused"))
         lines.append(click.style(line, fg="red" if bad else "green", bold=True) if color else line)
     for table in (first._replace(title=""), *tables):
-        rows = table.lines(most)[1:]
+        spoken_rows = [[*row[:-1], in_flags(row[-1], flags)] if table.prose else row for row in table.rows]
+        rows = table._replace(rows=spoken_rows).lines(most)[1:]
         lines += [*([""] if lines else []), *([table.title] if table.title else []), *rows]
-    notes = [in_flags(line, flags) for line in answer.told()]
+    notes = [in_flags(line, flags).replace(", --", " --") for line in answer.told()]
     if notes:
         lines += ["", *folded(notes, most)]
     return "".join(f"{line.rstrip()}\n" for line in lines)

@@ -1,0 +1,180 @@
+"""What the command says of itself: help, hints, synonyms, completion, and that all of it is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from llmhw.cli import COMMANDS, cli
+from llmhw.cli.output import flags_of, in_flags
+from tests.unit.command import refused, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(name: str) -> click.Command:
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    return found
+
+
+def flags(name: str) -> set[str]:
+    """All flags of a command."""
+    return {flag for param in command(name).params for flag in (*param.opts, *param.secondary_opts)} | {"-h", "--help"}
+
+
+def test_alone_it_asks_three_questions() -> None:
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = re.findall(r"llmhw (?:fit|serve|train) .*", done.stdout)
+    assert len(asked) == 3
+    for line in asked:
+        assert run(*shlex.split(line)[1:]).returncode == 0, line
+
+
+def test_all_commands_are_listed_with_what_they_answer() -> None:
+    text = " ".join(run("--help").stdout.split())
+    for name, (_, group, what) in COMMANDS.items():
+        assert what in text
+        assert group in text
+        assert command(name).name == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_in_80_columns(name: str) -> None:
+    done = run(name, "--help", COLUMNS="80")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    for param in command(name).params:
+        if isinstance(param, click.Option):
+            assert param.help, param.name
+            assert max(param.opts, key=len) in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(name, line) for name in COMMANDS for line in getattr(command(name), "examples", [])]
+)
+def test_examples_run(name: str, line: str) -> None:
+    assert line in run(name, "--help").stdout
+    done = run(*shlex.split(line)[1:])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_help_and_books_name_only_options_that_exist() -> None:
+    texts = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
+    texts |= {str(p): p.read_text(encoding="utf-8") for p in [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]}
+    for name in COMMANDS:
+        texts[f"{name} --help"] = run(name, "--help").stdout
+    found = 0
+    for where, text in texts.items():
+        for line in re.findall(rf"llmhw ((?:{'|'.join(COMMANDS)})(?: [^`\n|]*)?)", text):
+            name = line.split()[0]
+            for flag in re.findall(r"(?<=\s)--[a-z][a-z-]*", line):
+                found += 1
+                assert flag in flags(name), f"{where}: llmhw {line}"
+    assert found > 40
+
+
+def test_version_and_colours() -> None:
+    assert run("-V").stdout == run("--version").stdout
+    assert run("-V").returncode == 0
+    plain = run("memory", "gpt2", "--gpu", "h100", "--no-color")
+    assert "\x1b" not in plain.stdout
+    assert plain.stdout == run("memory", "gpt2", "--gpu", "h100").stdout
+    assert run("gpus", "h100", "--lang", "en").returncode == 0
+    assert "--lang zh is not there yet; use en" in refused("gpus", "--lang", "zh")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("serve llama-3-8b --gpu h100 --quantization fp8", "use --weights"),
+        ("serve llama-3-8b --gpu h100 --ctx 8192", "use --max-model-len"),
+        ("serve llama-3-8b --gpu h100 --batch 8", "use --concurrency"),
+        ("serve llama-3-8b --gpu h100 --tensor-parallel-size 8", "use --tp"),
+        ("serve llama-3-8b --gpu h100 --kv-cache-dtype fp8", "use --kv"),
+        ("train llama-3-8b --gpu h100 --fsdp", "use --zero 3"),
+        ("train llama-3-8b --gpu h100 --dp 8", "give --gpus"),
+        ("train llama-3-8b --gpu h100 --batch-size 8", "use --micro-batch"),
+        ("train llama-3-8b --gpu h100 --gradient-checkpointing", "use --recompute full"),
+        ("train llama-3-8b --gpu h100 --lora", "use --frozen"),
+        ("fit llama-3-8b --gpu h100 --num-gpus 2", "use --gpus"),
+        ("fit llama-3-8b --gpu h100 --quant fp8", "use --weights"),
+        ("memory --model llama-3-8b --gpu h100", "the model stands without a flag"),
+        ("memory llama-3-8b --gpu h100 --recompte full", "use --recompute"),
+        ("memory llama-3-8b --device h100", "use --gpu"),
+        ("fit llama-3-8b --gpu RTX 4090", 'wants quotes: --gpu "RTX 4090"'),
+        ("serve llama-3-8b --gpu A100 80GB SXM4 --gpus 2", 'wants quotes: --gpu "A100 80GB SXM4"'),
+        ("fit llama-3-8b", "--gpu"),
+        ("fti llama-3-8b", "did you mean fit"),
+        ("--gpu h100", "options stand behind a command"),
+    ],
+)
+def test_hints(arguments: str, hint: str) -> None:
+    assert hint in refused(*arguments.split())
+
+
+def test_the_library_s_arguments_are_told_as_flags() -> None:
+    known = flags_of(command("train"))
+    for text, told in (
+        ("recompute='full', zero=3", "--recompute full, --zero 3"),
+        ("use uneven=True", "use --uneven"),
+        ("dropout=False", "--no-dropout"),
+        ("gpu='RTX 4090'", "--gpu 'RTX 4090'"),
+        ("give max_model_len=8", "give max_model_len=8"),
+        ("raise global_batch or devices=64", "raise --global-batch or --gpus 64"),
+        ("dp x tp = 8 x 2; a formula(tokens=3) ends", "dp x tp = 8 x 2; a formula(--tokens 3) ends"),
+        ("compute=None", "--compute None"),
+    ):
+        assert in_flags(text, known) == told
+
+
+# -- completion -------------------------------------------------------------------------------
+
+
+def completed(line: str) -> list[str]:
+    done = run(_LLMHW_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(line.split("'")[0].split())))
+    return [text.partition(",")[2] for text in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("llmhw se", "serve"),
+        ("llmhw model qwen3-2", "qwen3-235b-a22b"),
+        ("llmhw fit gpt2 --gpu H100", "H100 SXM5 80GB"),
+        ("llmhw fit gpt2 --gpu h100,rtx", "h100,RTX 5090"),
+        ("llmhw fit gpt2 --gpu 'RTX 5", "RTX 5090"),
+        ("llmhw train gpt2 --network Inf", "InfiniBand NDR 4x"),
+        ("llmhw train gpt2 --link NV", "NVLink 4"),
+        ("llmhw train gpt2 --recompute s", "selective"),
+        ("llmhw train gpt2 --schedule zero", "zero-bubble"),
+        ("llmhw train gpt2 --offload opt", "optimizer"),
+        ("llmhw train gpt2 --attention f", "flash"),
+        ("llmhw train gpt2 --optimizer adamw-8", "adamw-8bit"),
+        ("llmhw train gpt2 --software torch", "torch-compile"),
+        ("llmhw serve gpt2 --engine v", "vllm"),
+        ("llmhw simulate gpt2 --mode c", "continuous"),
+        ("llmhw validate --kind training-", "training-memory"),
+        ("llmhw explain kv-", "kv-cache"),
+    ],
+)
+def test_completion(line: str, name: str) -> None:
+    assert name in completed(line)
+
+
+def test_bash_puts_names_with_spaces_in_as_they_must_be_typed(tmp_path: Path) -> None:
+    source = run("completion", "bash").stdout
+    tell = tmp_path / "llmhw"
+    tell.write_text("#!/bin/sh\nprintf 'plain,RTX 5090\\n'\n", encoding="utf-8")
+    tell.chmod(0o755)
+    script = f"PATH={tmp_path}:$PATH\n{source}\nCOMP_WORDS=(llmhw fit --gpu RTX); COMP_CWORD=3\n"
+    script += '_llmhw_completion llmhw; printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "RTX\\ 5090\n"
