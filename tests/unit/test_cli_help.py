@@ -139,7 +139,8 @@ def test_the_library_s_arguments_are_told_as_flags() -> None:
 
 
 def completed(line: str) -> list[str]:
-    done = run(_LLMHW_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(line.split("'")[0].split())))
+    number = len(line.partition("'")[0].split()) - ("'" not in line)
+    done = run(_LLMHW_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(number))
     return [text.partition(",")[2] for text in done.stdout.splitlines()]
 
 
