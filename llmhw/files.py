@@ -31,7 +31,7 @@ def read_text(
     """
     from os import fspath
 
-    name = _checked_path(path, argument, way_out)
+    name = check_path(argument, path, way_out)
     try:
         if name == "-":
             import sys
@@ -52,7 +52,8 @@ def read_text(
         raise LLMHWError(f"{argument}={shown(fspath(path))} is not text in UTF-8 ({error}); {way_out}") from None
 
 
-def _checked_path(path: Any, argument: str, way_out: str) -> str:
+def check_path(argument: str, path: Any, way_out: str) -> str:
+    """The path as a text, if it can be one."""
     from os import fspath
 
     if not isinstance(path, (str, PathLike)) or not isinstance(fspath(path), str):
@@ -162,7 +163,7 @@ def check_output(path: str | PathLike[str], inputs: Iterable[str | PathLike[str]
     from os.path import exists, samefile
 
     way_out = "give the path of a file to write"
-    name = _checked_path(path, "output", way_out)
+    name = check_path("output", path, way_out)
     if name == "-":
         raise LLMHWError("output='-' is no file; leave it out, and the text is printed")
     for source in inputs:

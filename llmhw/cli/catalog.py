@@ -264,31 +264,41 @@ MODEL = Command(
 
 
 def _prices(options: dict[str, Any]) -> Listing:
-    from llmhw.hardware import listed_prices
+    """Rent and purchase in one table; of each machine, region and kind the newest."""
+    from llmhw.hardware import old_price, prices, purchase_prices
 
-    pattern = options["pattern"]
-    found = listed_prices(
-        pattern,
-        provider=options["provider"],
-        region=options["region"],
-        kind=options["kind"],
-        most=options["most"],
-    )
-    _some(found, pattern, "price", "prices")
+    pattern, kind = options["pattern"].lower(), options["kind"]
+    found: dict[tuple[str, ...], Any] = {}
+    if kind != "purchase":
+        for p in prices(provider=options["provider"], region=options["region"], kind=kind):
+            found.setdefault((p.accelerator, p.kind, p.provider, p.instance, p.region), p)
+    if kind in (None, "purchase") and options["provider"] is None:
+        for q in purchase_prices(region=options["region"]):
+            found[q.accelerator, "purchase", q.kind, q.region, q.date] = q
+    rows = []
+    for (device, sort, *_), p in found.items():
+        dollars = p.dollars if sort == "purchase" else p.dollars_per_device_hour
+        if pattern in device.lower() and (options["most"] is None or dollars <= options["most"]):
+            rows.append({"device": device, "dollars": dollars, "kind": sort, **p.to_dict(), "price_kind": p.kind})
+            rows[-1] |= {"kind": sort, "old": old_price(p) if sort != "purchase" else ""}
+    _some(rows, options["pattern"], "price", "prices")
+    rows.sort(key=lambda r: (r["kind"] == "purchase", r["device"], r["dollars"]))
     cells = [
         (
-            p.accelerator,
-            format_quantity(p.dollars, "dollars"),
-            p.kind.replace("_", " "),
-            p.provider or "-",
-            p.region or "-",
-            p.date,
+            r["device"],
+            format_quantity(r["dollars"], "dollars"),
+            r["kind"].replace("_", " "),
+            f"{r.get('provider', r['price_kind'])} {r.get('instance', '')}".strip(),
+            r["region"] or "-",
+            r["date"] + (" (old)" if r["old"] else ""),
         )
-        for p in found
+        for r in rows
     ]
-    columns = ("device", "dollars", "kind", "provider", "region", "date")
-    notes = ["rent is for an hour of one device; purchase for one device", *(p.note for p in found if p.note)]
-    return Listing(_counted(len(cells), "price", "prices"), columns, cells, [p.to_dict() for p in found], notes=notes)
+    notes = ["rent is that of one device for an hour, purchase that of one device"]
+    if any(r["old"] for r in rows):
+        notes.append("old: more than a year older than the newest price of the catalog")
+    columns = ("device", "dollars", "kind", "from", "region", "date")
+    return Listing(_counted(len(cells), "price", "prices"), columns, cells, rows, right=1, prose=True, notes=notes)
 
 
 PRICES = Command(
@@ -307,7 +317,7 @@ PRICES = Command(
         ),
         option("--max", "most", group=MONEY, many=False, type=REAL, help="At most so many dollars."),
     ],
-    help="What a device costs to rent or to buy, by provider, region and date: the newest of each, cheapest first.",
+    help="What a device costs to rent or to buy, by provider, region and date: the newest of each.",
     shown=LISTED,
     examples=("llmhw prices h100", "llmhw prices --kind purchase --max 2500"),
 )
