@@ -286,19 +286,19 @@ def _prices(options: dict[str, Any]) -> Listing:
     cells = [
         (
             r["device"],
-            format_quantity(r["dollars"], "dollars"),
             r["kind"].replace("_", " "),
             f"{r.get('provider', r['price_kind'])} {r.get('instance', '')}".strip(),
             r["region"] or "-",
             r["date"] + (" (old)" if r["old"] else ""),
+            f"{r['dollars']:,.2f}",
         )
         for r in rows
     ]
     notes = ["rent is that of one device for an hour, purchase that of one device"]
     if any(r["old"] for r in rows):
         notes.append("old: more than a year older than the newest price of the catalog")
-    columns = ("device", "dollars", "kind", "from", "region", "date")
-    return Listing(_counted(len(cells), "price", "prices"), columns, cells, rows, right=1, prose=True, notes=notes)
+    columns = ("device", "kind", "from", "region", "date", "dollars")
+    return Listing(_counted(len(cells), "price", "prices"), columns, cells, rows, right=5, notes=notes)
 
 
 PRICES = Command(

@@ -127,6 +127,8 @@ class Command(click.Command):
             known = [flag for param in self.params for flag in (*param.opts, *param.secondary_opts) if flag[:2] == "--"]
             flag = error.option_name
             raise click.UsageError(f"{flag} is no option of {self.name}; {meant(flag, known)}", context) from None
+        except click.MissingParameter as error:
+            raise click.UsageError(f"{_missing(error.param)}: {self.examples[0]}", context) from None
         except click.UsageError as error:
             raise click.UsageError(_quoting(given, error.format_message()), context) from None
 
@@ -238,6 +240,12 @@ def _check_outputs(files: Iterable[str | None], inputs: list[str]) -> None:
     for file in files:
         if file not in (None, "-"):
             check_output(file, inputs)
+
+
+def _missing(param: click.Parameter | None) -> str:
+    if isinstance(param, click.Option):
+        return f"{max(param.opts, key=len)} is missing, as in"
+    return f"the {(param and param.name) or 'argument'} is missing, as in"
 
 
 def _quoting(args: list[str], message: str) -> str:
