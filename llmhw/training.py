@@ -805,6 +805,8 @@ class TrainingEstimate(Report):
             return held.explain("nvidia-smi" if part == "memory" else part)
         if part in self.run.names:
             return self.run.explain(part)
+        if part == "if it fitted":
+            return self.verdict
         stages = [stage for stage in held.shown() if part in {p.name for p in stage}][:1]
         return explained(part, time=[self.time.estimate], memory=stages or [held.shown()[held.worst]])
 

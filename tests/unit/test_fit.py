@@ -227,7 +227,7 @@ def test_a_table_speaks() -> None:
 def test_fit_errors() -> None:
     with pytest.raises(LLMHWError, match=r"utilization=1\.2 must be above 0 and at most 1"):
         llmhw.fit(SPEC, "h100", utilization=1.2)
-    with pytest.raises(LLMHWError, match="seq_len=200000 is longer than llama-3.2-1b was made for, 131072"):
+    with pytest.raises(LLMHWError, match=r"seq_len=200000 is longer than llama-3\.2-1b was made for, 131072"):
         llmhw.fit(SPEC, "h100", seq_len=200000)
     with pytest.raises(LLMHWError, match="tp=3 does not divide heads=32"):
         llmhw.fit(SPEC, "h100", devices=3)
