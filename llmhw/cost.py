@@ -304,7 +304,7 @@ def common_provider(devices: Iterable[Accelerator], count: int = 1, kind: str = 
 
 
 def _between_failures(name: str, value: float) -> float:
-    return value if value == inf else check_number(name, value, 1e-3, most=1e12)
+    return value if value == inf else check_number(name, value, above=True, most=1e12)
 
 
 @documented
@@ -329,8 +329,8 @@ class RunOptions:
         f"Seconds from a failure until training goes on, lost work apart; default: {_RESTART.value:g}.",
         most=1e9,
     )
-    checkpoint_interval_seconds: float | None = number(
-        "Seconds of training between two checkpoints; default: Daly's optimum, at least one step.", above=True, most=1e9
+    checkpoint_interval_seconds: float | None = asked(
+        "Seconds of training between two checkpoints; default: Daly's optimum, at least one step.", None, float
     )
     checkpoint_blocking: float = number("Share of a checkpoint's write that holds training up.", 1.0, most=1)
     storage_bytes_per_second: float | None = number(
@@ -348,6 +348,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.mtbf_device_hours == inf and self.restart_seconds is not None:
+            raise LLMHWError(
+                f"restart_seconds={self.restart_seconds:g} has no effect where mtbf_device_hours=inf: leave one out"
+            )
 
 
 # Rows that are called otherwise than their formula.
@@ -558,7 +562,7 @@ class _Ledger:
         write = self.add(checkpoint_write_seconds, "checkpoint", **inputs)
         mtbf = self.add(job_mtbf_seconds, "time between failures", mtbf_device_hours=hours, devices=devices)
         if o.checkpoint_interval_seconds is not None:
-            every = check_number("checkpoint_interval_seconds", o.checkpoint_interval_seconds, least=step)
+            every = check_number("checkpoint_interval_seconds", o.checkpoint_interval_seconds, step, most=1e12)
         elif mtbf == inf:
             every = alone
         else:
@@ -672,8 +676,10 @@ def price_of(
     check_choice("kind", kind, PRICE_KINDS)
     if price is None:
         return _chosen_price(device, count, provider, region, kind)
-    if provider is not None or region is not None or kind != "on_demand":
-        raise LLMHWError(f"price={price!s} is given: leave provider, region and kind out")
+    if provider is not None or region is not None:
+        raise LLMHWError(f"price={price!s} is given: leave provider and region out")
+    if kind != "on_demand":
+        raise LLMHWError(f"kind={kind!r} has no effect where price={price!s} is given: leave one out")
     if not isinstance(price, Price):
         dollars = check_number("price", price, above=True, most=1e6)
         price = Price(

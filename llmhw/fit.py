@@ -1,4 +1,7 @@
-"""What fits on one device: inference by format, full training, LoRA and QLoRA."""
+"""What fits on a device, or on a few that share the model: inference by format, full training, LoRA and QLoRA.
+
+Nothing is counted here: inference is an engine's plan, `llmhw.serving_memory`; training is `llmhw.training_memory`.
+"""
 
 from __future__ import annotations
 
@@ -6,96 +9,159 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmhw.formula import Estimate, Report, Table
+from llmhw.formula import Estimate, Part, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
-from llmhw.memory import kv_cache, lora_states, weights
+from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
 from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError, check_count, format_quantity
+from llmhw.precision import number_format
+from llmhw.sharding import local_tensor
+from llmhw.units import LLMHWError, check_count, format_quantity, format_range
 
 if TYPE_CHECKING:
-    from llmhw.job import TrainingJob
+    from llmhw.job import ServingJob, TrainingJob
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
-# vLLM plans with this share of a device by default; the rest is for the framework's context, workspaces and
-# fragmentation, which this table does not count.
-UTILIZATION = 0.9
+# A model that states no longest sequence is asked about this many tokens at most.
+_LIMIT = 131072
+_INFERENCE = "inference, "
+# More sequences than anybody runs on one device at a time.
+_MOST = 2**16
+
+
+class Held(NamedTuple):
+    """What a use needs of one device at some batch and length, and what the device offers for it.
+
+    estimate   the need, part by part
+    needed     bytes, by the meter that `offered` is read on
+    offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
+    error      share by which half of measured needs are further from the predicted one; 0: an engine keeps its share
+    job        of full training
+    """
+
+    estimate: Estimate
+    needed: float
+    offered: float
+    error: float = 0.0
+    job: TrainingJob | None = None
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.offered
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One use of a model on one device.
+    """One use of a model on a device.
 
-    use            what is done, in words
-    estimate       the bytes needed, part by part
-    memory_bytes   the device's memory
-    utilization    share of it that may be planned with
-    vendor         who makes the device; a way out names a device of the same vendor
-    max_seq_len    longest sequences that fit at this batch, at most the model's own limit; 0 if not one token does
+    use             what is done, in words
+    held            what one device needs and offers
+    max_seq_len     longest sequences that fit at this batch, at most the model's own limit; 0 if not one token does
+    max_sequences   most sequences of this length that fit at a time; 0 if not one does
+    way_out         by how much it falls short, and what was tried and would make it fit; "" if it fits
     """
 
     use: str
-    estimate: Estimate
-    memory_bytes: float
-    utilization: float
-    vendor: str
+    held: Held
     max_seq_len: int
+    max_sequences: int
+    way_out: str
+
+    @property
+    def estimate(self) -> Estimate:
+        """The bytes needed, part by part."""
+        return self.held.estimate
 
     @property
     def needed_bytes(self) -> float:
-        """Sum of the parts."""
-        return float(self.estimate.total)
+        """What it needs of a device."""
+        return self.held.needed
 
     @property
     def usable_bytes(self) -> float:
         """What the device offers."""
-        return self.memory_bytes * self.utilization
+        return self.held.offered
 
     @property
     def fits(self) -> bool:
         """Whether the need is within the offer."""
-        return self.needed_bytes <= self.usable_bytes
+        return self.held.fits
 
     @property
-    def way_out(self) -> str:
-        """By how much it falls short and what would make it fit; "" if it fits."""
-        if self.fits:
-            return ""
-        short = f"short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
-        if self.max_seq_len:
-            return f"{short}; fits up to {self.max_seq_len:,} tokens"
-        rivals = [a for a in accelerators() if a.vendor == self.vendor]
-        enough = [a for a in rivals if a.memory_bytes * self.utilization >= self.needed_bytes]
-        if not enough:
-            return f"{short}; needs several devices"
-        return f"{short}; fits on {min(enough, key=lambda a: (a.memory_bytes, a.name)).name}"
+    def fits_barely(self) -> bool:
+        """Whether it fits by less than the known error."""
+        return self.fits and self.needed_bytes * (1 + self.held.error) > self.usable_bytes
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain numbers in base units, without parts."""
+        names = (
+            "use",
+            "fits",
+            "fits_barely",
+            "needed_bytes",
+            "usable_bytes",
+            "max_seq_len",
+            "max_sequences",
+            "way_out",
+        )
+        return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in base units."""
-        names = ("use", "fits", "needed_bytes", "usable_bytes", "max_seq_len", "way_out")
-        return {name: getattr(self, name) for name in names} | {"parts": self.estimate.to_dict()["parts"]}
+        return self.to_row() | {"parts": self.estimate.to_dict()["parts"]}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FitTable(Report):
     """The answer of `fit`: a row for each use. Iterate over it, or take `.to_frame()`.
 
+    devices    that share the model (tp)
+    engine     whose plan the rows of inference are, by format of the weights
     left_out   why there are no rows of training; "" if there are
     """
 
     model: str
     device: str
+    devices: int
     batch: int
     seq_len: int
+    kv_format: str
+    engine: dict[str, str]
     rows: tuple[Fit, ...]
     left_out: str = ""
 
     @property
     def title(self) -> str:
         """What was asked, in one line."""
-        return f"{self.model} on {self.device}, batch {self.batch}, {self.seq_len} tokens"
+        place = self.device if self.devices == 1 else f"{self.devices} x {self.device}, tp={self.devices}"
+        return f"{self.model} on {place}, batch {self.batch}, {self.seq_len:,} tokens, KV cache in {self.kv_format}"
+
+    @property
+    def verdict(self) -> str:
+        """What fits, and what does not."""
+        found = []
+        for told, side in (("Fits", True), ("Does not fit", False)):
+            uses = [row.use for row in self.rows if row.fits is side]
+            formats = [use.removeprefix(_INFERENCE) for use in uses if use.startswith(_INFERENCE)]
+            named = [f"inference in {', '.join(formats)}"] if formats else []
+            named += [use for use in uses if not use.startswith(_INFERENCE)]
+            found += [f"{told}: {'; '.join(named)}."] if named else []
+        return " ".join(found)
+
+    def warnings(self) -> list[str]:
+        """What was not asked about."""
+        return self.footer()
+
+    def next_steps(self) -> list[str]:
+        """For each use that does not fit, what was tried and would."""
+        return [f"{row.use}: {row.way_out.partition('; ')[2]}" for row in self.rows if "; fits" in row.way_out]
+
+    def explain(self, use: str | None = None) -> str:
+        """The formulas behind one use, or all."""
+        rows = self.rows if use is None else (self[use],)
+        return "\n\n".join(f"{row.use}\n\n{row.estimate.explain()}" for row in rows)
 
     def __iter__(self) -> Any:
         return iter(self.rows)
@@ -107,49 +173,43 @@ class FitTable(Report):
         why = "".join(f"; {line}" for line in self.footer())
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
-    def text_rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Use, need, offer, verdict and longest sequence as text."""
+    def text_rows(self) -> list[tuple[str, str, str, str, str, str]]:
+        """Use, need, offer, verdict, longest sequence and most sequences as text."""
         return [
             (
                 row.use,
-                format_quantity(row.needed_bytes, "bytes"),
-                format_quantity(row.usable_bytes, "bytes"),
-                "yes" if row.fits else f"no: {row.way_out}",
+                *format_range((row.usable_bytes, row.needed_bytes), "bytes")[::-1],  # type: ignore[misc]
+                f"no: {row.way_out}" if not row.fits else "barely" if row.fits_barely else "yes",
                 f"{row.max_seq_len:,}" if row.max_seq_len else "-",
+                f"{row.max_sequences:,}" if row.max_sequences else "-",
             )
             for row in self.rows
         ]
 
     def records(self) -> list[dict[str, Any]]:
         """Needs and offers in bytes, by use."""
-        names = ("use", "needed_bytes", "usable_bytes", "fits", "max_seq_len")
-        return [{name: getattr(row, name) for name in names} for row in self.rows]
+        asked = ("model", "device", "devices", "batch", "seq_len", "kv_format")
+        return [{name: getattr(self, name) for name in asked} | row.to_row() for row in self.rows]
 
     index = "use"
 
     def tables(self) -> list[Table]:
-        columns = ("use", "needs", "offers", "fits", "longest")
-        return [Table(self.title, (*columns[:-1], "longest sequence"), self.text_rows(), right=5, head=columns)]
+        columns = ("use", "needs", "offers", "fits", "longest", "most")
+        full = (*columns[:-2], "longest sequence", "most sequences")
+        return [Table(self.title, full, self.text_rows(), right=6, head=columns)]
 
     def footer(self) -> list[str]:
         return [f"no training: {self.left_out}"] if self.left_out else []
 
 
-def _longest(estimate_at: Callable[[int], Estimate], usable: float, limit: int) -> int:
-    """The longest sequence whose estimate is within `usable`, by bisection; 0 if there is none."""
-    return bisect_left(range(1, limit + 1), True, key=lambda tokens: float(estimate_at(tokens).total) > usable)
+def training_job(
+    spec: ModelSpec, *, device: str | Accelerator, devices: int = 1, batch: int = 1, **asked: Any
+) -> TrainingJob:
+    """The job of one micro-batch under full recompute, as plain PyTorch and transformers run it.
 
-
-def _join(title: str, *estimates: Estimate) -> Estimate:
-    """Several estimates as one, their parts side by side."""
-    return Estimate(title, "bytes", tuple(part for estimate in estimates for part in estimate.parts))
-
-
-def training_job(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, **asked: Any) -> TrainingJob:
-    """The job of one micro-batch under full recompute on one device, as plain PyTorch and transformers run it.
-
-    batch   sequences of the micro-batch
-    asked   other fields of `TrainingJob`: seq_len, optimizer, precision, frozen
+    devices   tensor-parallel ranks
+    batch     sequences of the micro-batch
+    asked     other fields of `TrainingJob`: seq_len, optimizer, precision, frozen
 
     Attention is fused where transformers has it so. Where a family has no op-by-op profile, the kernels are Megatron's.
 
@@ -158,12 +218,13 @@ def training_job(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, 
     >>> job.kernels, job.attention
     ('torch', 'eager')
     """
-    from llmhw.job import TrainingJob
+    from llmhw.job import Parallelism, TrainingJob
 
     style = spec.family.style
     return TrainingJob(
         model=spec,
-        cluster=Cluster(device, 1),
+        cluster=Cluster(device, devices),
+        parallelism=Parallelism(tp=devices),
         micro_batch=batch,
         recompute="full",
         attention="flash" if style is None or style.sdpa else "eager",
@@ -172,7 +233,9 @@ def training_job(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, 
     )
 
 
-def checkpointed_activations(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, seq_len: int) -> Estimate:
+def checkpointed_activations(
+    spec: ModelSpec, *, device: str | Accelerator, devices: int = 1, batch: int = 1, seq_len: int
+) -> Estimate:
     """Activations of a `training_job` in 16 bit, as `llmhw.training_memory` counts them, part by part.
 
     Raises `LLMHWError` for a model with linear attention.
@@ -183,79 +246,223 @@ def checkpointed_activations(spec: ModelSpec, *, device: str | Accelerator, batc
     """
     from llmhw.training import memory
 
-    job = training_job(spec, device=device, batch=batch, seq_len=seq_len, precision="bf16", frozen=True)
-    (stage,) = memory(job).stages
+    asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "precision": "bf16", "frozen": True}
+    (stage,) = memory(training_job(spec, device=device, devices=devices, **asked)).stages
     return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name != "weights"))
+
+
+# -- one use ----------------------------------------------------------------------------------
+
+
+class _Question(NamedTuple):
+    """What is asked of every use."""
+
+    spec: ModelSpec
+    gpu: Accelerator
+    devices: int
+    batch: int
+    seq_len: int
+    kv_format: str
+    rank: int
+    utilization: float | None
+
+
+def _serving_job(q: _Question, name: str) -> ServingJob:
+    """The job that `llmhw serve` would be asked for; files for llama.cpp are given to it."""
+    from llmhw.job import ServingJob
+
+    asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "tp": q.devices, "max_model_len": q.seq_len}
+    if number_format(name).kind == "gguf":
+        asked["engine"] = "llama.cpp"
+    if q.utilization is not None:
+        asked["utilization"] = q.utilization
+    return ServingJob(model=q.spec, cluster=Cluster(q.gpu, q.devices), **asked)
+
+
+def _inference(name: str, q: _Question) -> Held:
+    """An engine's plan: what it holds beside the cache, and the cache of the batch."""
+    from llmhw.serving import serving_memory
+
+    found = serving_memory(_serving_job(q, name))
+    sequences = -(-q.batch // found.job.attention_dp)
+    stage = found.stages[found.worst]
+    cache = found.cache_bytes(q.seq_len, sequences=sequences)
+    parts = (*stage.parts, *_cache_part(found, q, cache))
+    return Held(replace(stage, parts=parts), float(stage.total) + cache, found.budget_bytes)
+
+
+def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:
+    from llmhw.memory import kv_cache
+
+    room = found.job.context_limit if found.job.page_tokens == 1 else q.seq_len
+    held = kv_cache(q.spec, batch=q.batch, seq_len=room, kv_format=found.job.kv, tp=q.devices)
+    whole = float(held.total)
+    # whole pages are a little more than the tokens
+    times = cache / whole if whole else 1.0
+    return [Part("KV cache", tuple(t.scaled(times) for part in held for t in part.terms))]
+
+
+def _full(q: _Question, **recipe: Any) -> Held:
+    """Full training by the nvidia-smi meter."""
+    from llmhw.training import known_error, memory
+
+    job = training_job(q.spec, device=q.gpu, devices=q.devices, batch=q.batch, seq_len=q.seq_len, **recipe)
+    found = memory(job)
+    return Held(found.stages[0], found.device_bytes, found.capacity_bytes, known_error(), job)
+
+
+def _adapters(base: str, q: _Question) -> Held:
+    """LoRA: its own states in place of the model's, by the same meter."""
+    from llmhw.training import known_error, on_device
+
+    kept = checkpointed_activations(q.spec, device=q.gpu, devices=q.devices, batch=q.batch, seq_len=q.seq_len)
+    estimate = Estimate("training", "bytes", (*_adapter_states(q, base).parts, *kept.parts))
+    return Held(estimate, float(on_device(float(estimate.total))), q.gpu.memory_bytes, known_error())
+
+
+def _adapter_states(q: _Question, base: str) -> Estimate:
+    """`llmhw.lora_states` of one of several tensor-parallel ranks."""
+    from llmhw.job import Parallelism
+
+    p, recipe = Parallelism(tp=q.devices), PRECISIONS["fp32"]
+    added = lora_tensors(q.spec, rank=q.rank)
+    held = [(local_tensor(p, t), n) for t, n in q.spec.all_tensors()]
+    cut = [(local_tensor(p, t), n) for t, n in added]
+    parts = {
+        "frozen weights": [t for part in weights(q.spec, base, tensors=held) for t in part.terms],
+        "adapters": lora_terms(added, recipe.weights, tp=q.devices),
+        "gradients": lora_terms(added, recipe.gradients, tp=q.devices),
+    }
+    return Estimate.of("LoRA states", "bytes", parts | optimizer_parts(cut, optimizer_named("adamw"), recipe.state))
+
+
+# -- the table --------------------------------------------------------------------------------
+
+
+def _most(holds: Callable[[int], Held], most: int) -> int:
+    """The largest number at which a use fits, by bisection; 0 if there is none."""
+    return bisect_left(range(1, most + 1), True, key=lambda n: not holds(n).fits)
+
+
+def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:
+    held = at(q)
+    limit = max(q.spec.max_seq_len or _LIMIT, q.seq_len)
+    longest = _most(lambda n: at(q._replace(seq_len=n)), limit)
+    # where one sequence does not fit, no number of them does
+    most = _most(lambda n: at(q._replace(batch=n)), _MOST) if held.fits or q.batch > 1 else 0
+    return Fit(use, held, longest, most, _way_out(held, longest, at, q, able))
+
+
+def _way_out(
+    held: Held, longest: int, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]
+) -> str:
+    """What would make a use fit, each tried: shorter sequences, a larger device of the same vendor, more devices."""
+    from llmhw.training import least_devices
+
+    if held.fits:
+        return ""
+    short = f"short by {format_quantity(held.needed - held.offered, 'bytes')}"
+    if longest:
+        return f"{short}; fits up to {longest:,} tokens"
+
+    def fits(change: dict[str, Any]) -> bool:
+        try:
+            return at(q._replace(**change)).fits
+        except LLMHWError:
+            return False
+
+    rivals = [a for a in accelerators() if a.vendor == q.gpu.vendor and a.memory_bytes > q.gpu.memory_bytes]
+    for rival in sorted(rivals, key=lambda a: (a.memory_bytes, a.name)):
+        if rival.memory_bytes >= held.needed * 0.9 and able(rival) and fits({"gpu": rival}):
+            return f"{short}; fits on {rival.name}"
+    more = least_devices(held.job) if held.job else None
+    if more is not None:
+        return f"{short}; fits with {more.text}"
+    for devices in (2 * q.devices, 4 * q.devices, 8 * q.devices):
+        if fits({"devices": devices}):
+            return f"{short}; fits with devices={devices}"
+    return f"{short}; needs more devices than tensor parallelism can use"
+
+
+def _trains(device: Accelerator) -> bool:
+    return "bf16" in device.peaks
+
+
+def _serves(q: _Question, name: str, device: Accelerator) -> bool:
+    """Whether an engine has what it needs to know of a device and these formats."""
+    from llmhw.service import engine_for
+
+    try:
+        engine_for(_serving_job(q._replace(gpu=device), name))
+    except LLMHWError:
+        return False
+    return True
+
+
+def _checked(q: _Question) -> _Question:
+    check_count("batch", q.batch)
+    limit = q.spec.max_seq_len
+    if limit and check_count("seq_len", q.seq_len) > limit:
+        raise LLMHWError(f"seq_len={q.seq_len} is longer than {q.spec.name} was made for, {limit}; use at most that")
+    if q.batch > _MOST:
+        raise LLMHWError(f"batch={q.batch} must be at most {_MOST:,}")
+    if q.utilization is not None and not 0 < q.utilization <= 1:
+        raise LLMHWError(
+            f"utilization={q.utilization} must be above 0 and at most 1; leave it out for the engine's own"
+        )
+    return q
 
 
 def fit(
     spec: ModelSpec,
     device: str | Accelerator,
     *,
+    devices: int = 1,
     batch: int = 1,
     seq_len: int = 4096,
     formats: Iterable[str] = INFERENCE_FORMATS,
+    kv_format: str = "bf16",
     rank: int = 16,
-    utilization: float = UTILIZATION,
+    utilization: float | None = None,
 ) -> FitTable:
-    """What of this model fits on one device.
+    """What of this model fits on one device, or on several that share it.
 
     device        an `Accelerator` or its name
+    devices       tensor-parallel ranks; what is shown is what each of them holds
     batch         sequences at a time: cached together for inference, a micro-batch for training
-    seq_len       tokens of each
-    formats       weight formats to try for inference; the cache is in bf16
+    seq_len       tokens of each, at most the model's own limit
+    formats       weight formats to try for inference
+    kv_format     format of the cache
     rank          of the LoRA adapters, on all linear layers
-    utilization   share of the device's memory that may be planned with
+    utilization   share of a device that an engine takes; default: the engine's own
 
-    Inference counts weights and cache. Training counts what `llmhw.training_memory` does for the job on one device,
-    with full recompute, the least that training can do with: see `training_job`. LoRA counts its own states in place
-    of the model's. A model whose activations no profile covers has no rows of training; `left_out` says why.
+    Inference is the plan of the engine that `llmhw serve` has by default (llama.cpp for its own files): `batch`
+    sequences fit beside the weights. Training is `llmhw.training_memory` of a `training_job`, with full recompute, the
+    least that training can do with. LoRA counts its own states in place of the model's. A model whose activations no
+    profile covers, and a device that does not multiply bf16, have no rows of training; `left_out` says why.
 
     >>> from llmhw import model
     >>> table = fit(model("llama-3-8b"), "RTX 4090")
     >>> table["inference, bf16"].fits, table["full training, AdamW mixed precision"].fits
     (True, False)
     """
-    # late: `import llmhw` loads this module, and should stay quick
-    from llmhw.training import memory
-
     gpu = accelerator(device) if isinstance(device, str) else device
-    check_count("batch", batch)
-    check_count("seq_len", seq_len)
-    if not 0 < utilization <= 1:
-        raise LLMHWError(f"utilization={utilization} must be above 0 and at most 1; vLLM's default is {UTILIZATION}")
-
-    job = partial(training_job, spec, device=gpu, batch=batch)
-    kept = partial(checkpointed_activations, spec, device=gpu, batch=batch)
-
-    def inference(number_format: str) -> Callable[[int], Estimate]:
-        held = weights(spec, number_format)
-        return lambda tokens: _join("inference", held, kv_cache(spec, batch=batch, seq_len=tokens))
-
-    def full(**recipe: Any) -> Callable[[int], Estimate]:
-        return lambda tokens: memory(job(seq_len=tokens, **recipe)).stages[0]
-
-    def adapters(base_format: str) -> Callable[[int], Estimate]:
-        states = lora_states(spec, rank=rank, base_format=base_format)
-        return lambda tokens: _join("training", states, kept(seq_len=tokens))
-
-    uses = {f"inference, {name}": inference(name) for name in formats}
+    q = _checked(_Question(spec, gpu, devices, batch, seq_len, number_format(kv_format).name, rank, utilization))
+    names = list(formats)
+    rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in names]
     left_out = ""
     try:
-        kept(seq_len=1)
+        gpu.peak("bf16")
+        checkpointed_activations(spec, device=gpu, devices=devices, seq_len=1)
     except LLMHWError as error:
         left_out = str(error)
     else:
-        uses |= {
-            "full training, AdamW mixed precision": full(optimizer="adamw", precision="bf16-mixed"),
-            "full training, 8-bit AdamW in bf16": full(optimizer="adamw-8bit", precision="bf16"),
-            f"LoRA, rank {rank}": adapters("bf16"),
-            f"QLoRA, rank {rank}": adapters("nf4-dq"),
+        uses: dict[str, Callable[[_Question], Held]] = {
+            "full training, AdamW mixed precision": partial(_full, optimizer="adamw", precision="bf16-mixed"),
+            "full training, 8-bit AdamW in bf16": partial(_full, optimizer="adamw-8bit", precision="bf16"),
+            f"LoRA, rank {rank}": partial(_adapters, "bf16"),
+            f"QLoRA, rank {rank}": partial(_adapters, "nf4-dq"),
         }
-    usable = gpu.memory_bytes * utilization
-    limit = max(spec.max_seq_len or 131072, seq_len)
-    rows = tuple(
-        Fit(use, estimate_at(seq_len), gpu.memory_bytes, utilization, gpu.vendor, _longest(estimate_at, usable, limit))
-        for use, estimate_at in uses.items()
-    )
-    return FitTable(spec.name, gpu.name, batch, seq_len, rows, left_out)
+        rows += [_row(use, at, q, _trains) for use, at in uses.items()]
+    engine = {name: _serving_job(q, name).engine for name in names}
+    return FitTable(spec.name, gpu.name, devices, batch, seq_len, q.kv_format, engine, tuple(rows), left_out)

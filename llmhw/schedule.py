@@ -15,6 +15,9 @@ from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum,
 
 Actions = tuple[tuple[str, ...], ...]
 
+# Forward passes of an order that is written out action by action; what memory and time need of one is counted without.
+MOST_ACTIONS = 10**6
+
 
 @formula(
     source="Narayanan et al. 2021, section 2.2, of unequal stages; Zero Bubble (Qi et al. 2023), table 1: ZB-H1",
@@ -76,7 +79,7 @@ def stages_in_flight(schedule: str, pp: Any, vpp: Any, micro_batches: Any, stage
     return found / vpp
 
 
-def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int = 0) -> Actions:
+def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int | None = None) -> Actions:
     """What each stage runs, in order.
 
     schedule        gpipe, 1f1b, interleaved or zero-bubble (ZB-H1, and interleaved with vpp > 1)
@@ -88,7 +91,12 @@ def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int = 
     """
     check_choice("schedule", schedule, SCHEDULES)
     pp, vpp = check_count("pp", pp), check_count("vpp", vpp)
-    count = check_count("micro_batches", micro_batches or pp)
+    count = pp if micro_batches is None else check_count("micro_batches", micro_batches)
+    if pp * vpp * count > MOST_ACTIONS:
+        raise LLMHWError(
+            f"pp x vpp x micro_batches = {pp} x {vpp} x {count} is too long an order to write down; use at most "
+            f"{MOST_ACTIONS:,}"
+        )
     if schedule == "gpipe":
         return tuple(
             (*(f"F{stage}.{m}" for m in range(count)), *(f"B{stage}.{m}" for m in range(count))) for stage in range(pp)

@@ -153,20 +153,20 @@ class JobMemory(StageReport):
 
     @property
     def _fits(self) -> str:
-        held, room = format_range((self.device_bytes, self.capacity_bytes), "bytes")
+        room, held = format_range((self.capacity_bytes, self.device_bytes), "bytes")
         unit = held.split()[-1]
         of = f"{held.removesuffix(f' {unit}')} of {room}"
         if not self.fits:
             short = format_quantity(self.device_bytes - self.capacity_bytes, "bytes")
             return f"Does not fit: short by {short} on each device ({of})"
         if self.fits_barely:
-            error = format_quantity(_known_error(), "fraction")
+            error = format_quantity(known_error(), "fraction")
             return f"Fits barely: {of} a device, within the median error of predicted peaks, {error}"
         return f"Fits: {of} a device"
 
     def warnings(self) -> list[str]:
         """What must be known to trust the answer."""
-        return _assumed_batch(self.job)
+        return _assumed_batch(self.job) + _cannot_run(self.job)
 
     def next_steps(self) -> list[str]:
         """Changes that make the job fit, tried on it, in the order of what they lose; [] where it fits well."""
@@ -225,7 +225,7 @@ class JobMemory(StageReport):
     @property
     def fits_barely(self) -> bool:
         """Whether it fits by less than the known error: half of published peaks are further from their prediction."""
-        return self.fits and self.device_bytes * (1 + _known_error()) > self.capacity_bytes
+        return self.fits and self.device_bytes * (1 + known_error()) > self.capacity_bytes
 
     @property
     def way_out(self) -> str:
@@ -310,7 +310,7 @@ class JobMemory(StageReport):
         return found
 
 
-def _known_error() -> float:
+def known_error() -> float:
     """Median of |predicted / measured - 1| over published peaks."""
     return float(read_calibration("training_memory")["residuals"]["all"]["median_abs_error"])
 
@@ -322,6 +322,15 @@ def _assumed_batch(job: TrainingJob) -> list[str]:
         return []
     rule = f"8 x pp{' / vpp' if p.vpp > 1 else ''}"
     return [f"global_batch={job.batch} is assumed: {rule} = {job.micro_batches} micro-batches keep the bubble small"]
+
+
+def _cannot_run(job: TrainingJob) -> list[str]:
+    """That the device does not multiply the job's format, if so: it has room for what it cannot train."""
+    try:
+        job.cluster.accelerator.peak(job.compute_format.removesuffix("-block"))
+    except LLMHWError as error:
+        return [f"this device cannot run it: {error}"]
+    return []
 
 
 def _asked(job: TrainingJob) -> dict[str, Any]:
@@ -673,6 +682,7 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
     trained = not job.frozen
     return [
+        [{"schedule": "1f1b"}] if p.schedule == "gpipe" else [],
         [{"zero": stage} for stage in (1, 2, 3) if stage > p.zero and p.shards > 1 and (trained or stage == 3)],
         [{"tp": n, "sequence_parallel": True} for n in doubled if p.tp < n <= ranks],
         [{"pp": n} for n in doubled if p.pp < n <= c.devices // (p.tp * p.cp) and p.vpp == 1],
@@ -695,7 +705,7 @@ def _text(job: TrainingJob, changes: Mapping[str, Any]) -> str:
 def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
     """The change, if the job then fits, and not barely."""
     made = changed(job, changes)
-    if made is None or _device_bytes(made) * (1 + _known_error()) > made.cluster.accelerator.memory_bytes:
+    if made is None or _device_bytes(made) * (1 + known_error()) > made.cluster.accelerator.memory_bytes:
         return None
     return Step(_text(job, changes), changes, made, memory(made))
 
@@ -724,12 +734,12 @@ def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
                 found.append(step)
                 enough.append(set(together))
     yield from found[:most]
-    more = _least_devices(job)
+    more = least_devices(job)
     if more is not None:
         yield more
 
 
-def _least_devices(job: TrainingJob) -> Step | None:
+def least_devices(job: TrainingJob) -> Step | None:
     """The fewest devices, a power of two times those there are, on which the job fits under zero=3."""
     c, p = job.cluster, job.parallelism
     furthest = {"recompute": "full", "recompute_layers": 0, "micro_batch": 1}
@@ -795,6 +805,8 @@ class TrainingEstimate(Report):
             return held.explain("nvidia-smi" if part == "memory" else part)
         if part in self.run.names:
             return self.run.explain(part)
+        if part == "if it fitted":
+            return self.verdict
         stages = [stage for stage in held.shown() if part in {p.name for p in stage}][:1]
         return explained(part, time=[self.time.estimate], memory=stages or [held.shown()[held.worst]])
 
@@ -808,7 +820,7 @@ class TrainingEstimate(Report):
             "devices": devices,
             "peak_flops_per_second": device.peak(self.job.compute_format.removesuffix("-block")),
         }
-        speed = {"tokens": self.tokens_per_step, "seconds": self.step_seconds}
+        speed: dict[str, Any] = {"tokens": self.tokens_per_step, "seconds": self.step_seconds}
         return (
             term(training_speed, "tokens/s a device", **speed, devices=devices),
             term(training_speed, "tokens/s in all", **speed),
@@ -1033,7 +1045,7 @@ class TrainingEstimate(Report):
         """
         step, *ends = format_range((self.step_seconds, *(self.step_seconds_interval or ())), "seconds")
         held, run = self.memory, {name: (value, note) for name, value, note in self.run.rows()}
-        used, room = format_range((held.device_bytes, held.capacity_bytes), "bytes")
+        room, used = format_range((held.capacity_bytes, held.device_bytes), "bytes")
         fits = "it fits" if not held.fits_barely else "it fits barely"
         told = [
             ("memory", used, f"of {room}: {fits if held.fits else f'it does not fit: {held.way_out}'}"),

@@ -14,8 +14,8 @@ import pytest
 import llmhw
 from llmhw import cost
 from llmhw.catalog import read_measurements, read_table
-from llmhw.cost import TrainingRun, training_run
-from llmhw.hardware import Cluster
+from llmhw.cost import TrainingRun, common_provider, training_run
+from llmhw.hardware import Cluster, old_price
 from llmhw.units import LLMHWError
 
 DAY = 86400.0
@@ -309,23 +309,93 @@ def test_failure_rate_is_that_of_the_architecture_or_of_all() -> None:
     assert "any device" in other.source
 
 
-def test_price_is_the_newest_of_the_catalog() -> None:
-    offers = [p for p in llmhw.prices("h100") if p.kind == "on_demand"]
-    alone = llama(devices=8)
-    assert alone.price == offers[0]
-    assert offers[0].date == max(p.date for p in offers)
+def newest(offers: list[llmhw.Price]) -> list[llmhw.Price]:
+    """The newest prices of each machine."""
+    dates: dict[tuple[str, str], str] = {}
+    for p in offers:
+        dates[p.provider, p.instance] = max(dates.get((p.provider, p.instance), ""), p.date)
+    return [p for p in offers if p.date == dates[p.provider, p.instance]]
+
+
+@pytest.mark.parametrize("name", ["h100", "h200", "A100 80GB SXM4", "RTX 4090", "mi300x"])
+def test_price_is_the_cheapest_of_the_newest(name: str) -> None:
+    offers = [p for p in newest([p for p in llmhw.prices(name) if p.kind == "on_demand"]) if not old_price(p)]
+    alone = llama(devices=1, accelerator=name)
+    assert alone.price is not None
+    assert alone.price.dollars_per_device_hour == min(p.dollars_per_device_hour for p in offers)
     # thousands of devices need machines with a network
-    run = llama()
-    machines = {(m.provider, m.name) for m in llmhw.instances("h100") if m.network_bytes_per_second}
-    assert run.price is not None
-    assert (run.price.provider, run.price.instance) in machines
-    assert run.price == next(p for p in offers if (p.provider, p.instance) in machines)
+    machines = {(m.provider, m.name) for m in llmhw.instances(name) if m.network_bytes_per_second}
+    many = llama(accelerator=name).price
+    assert many is not None
+    linked = [p for p in offers if (p.provider, p.instance) in machines] or offers
+    assert many.dollars_per_device_hour == min(p.dollars_per_device_hour for p in linked)
+    keys = {"provider", "region", "date", "dollars_per_device_hour"}
+    assert keys <= set(alone.to_dict()["price"])
+
+
+def test_a_spot_price_of_one_place() -> None:
     spot = llama(kind="spot", provider="azure", region="EastUS").price
     assert spot is not None
     assert (spot.provider, spot.region, spot.kind) == ("Azure", "eastus", "spot")
     assert llama(price=spot).price == spot
-    keys = {"provider", "region", "date", "dollars_per_device_hour"}
-    assert keys <= set(run.to_dict()["price"])
+
+
+def test_an_old_price_is_only_taken_where_there_is_no_other_and_is_said() -> None:
+    """Whatever the kind: a price of three years ago is never taken in silence."""
+    for device in llmhw.accelerators():
+        for kind in ("on_demand", "spot"):
+            found = llama(accelerator=device, kind=kind, devices=8)
+            if found.price is None:
+                continue
+            fresh = [p for p in newest(llmhw.prices(device, kind=kind)) if not old_price(p)]
+            assert bool(old_price(found.price)) <= (not fresh)
+            assert bool(old_price(found.price)) == any("older than the newest" in line for line in found.warnings())
+    old = llama(kind="spot", provider="AWS", devices=8)
+    assert old.price is not None
+    assert old.warnings() == [f"the price of {old.price.date}: 3 years older than the newest of the catalog"]
+    assert llama().warnings() == []
+
+
+def test_one_provider_for_a_comparison() -> None:
+    devices = [llmhw.accelerator(name) for name in ("h100", "h200", "b200")]
+    found = common_provider(devices)
+    assert found is not None
+    assert all(llama(accelerator=device, provider=found, devices=8).price for device in devices)
+    sums = {}
+    for provider in {p.provider for p in llmhw.prices()}:
+        try:
+            paid = [llama(accelerator=d, provider=provider, devices=1).price for d in devices]
+        except LLMHWError:
+            continue
+        sums[provider] = sum(p.dollars_per_device_hour for p in paid if p)
+    assert sums[found] == min(sums.values())
+    priced = {p.accelerator for p in llmhw.prices()}
+    dark = next(a for a in llmhw.accelerators() if a.name not in priced)
+    assert common_provider([*devices, dark]) is None
+    assert common_provider([]) is None
+
+
+def test_every_row_of_a_run_is_explained() -> None:
+    for run in (llama(), llama(accelerator="tpu v5e"), llama(mtbf_device_hours=1e-3)):
+        for name, *_ in run.rows():
+            assert run.explain(name)
+    assert "$" in llama(price=2).verdict
+    assert llama(mtbf_device_hours=1e-3).verdict.startswith("Never finishes")
+
+
+def test_a_run_that_never_finishes_has_no_numbers() -> None:
+    run = llama(mtbf_device_hours=1e-3, step_seconds_interval=(6.0, 7.0))
+    plain = run.to_dict()
+    for name in ("days", "days_high", "device_hours", "dollars", "dollars_low", "energy_kwh", "failures_expected"):
+        assert plain[name] is None
+    assert plain["reasons"]["days"] == run.verdict
+    assert "never finishes" in run.warnings()[0]
+
+
+def test_the_largest_run_is_still_a_number() -> None:
+    run = llama(tokens=1e18, price=1e6, step_seconds=1e6, mtbf_device_hours=math.inf)
+    json.dumps(run.to_dict(), allow_nan=False)
+    assert "inf" not in str(run).casefold().replace("infiniband", "")
 
 
 def test_what_is_not_known_is_none_with_a_reason() -> None:
@@ -373,7 +443,7 @@ def test_it_explains_and_serializes() -> None:
         ({"mtbf_device_hours": 0}, "mtbf_device_hours=0 must be a number above 0"),
         ({"mtbf_device_hours": math.nan}, "mtbf_device_hours=nan must be a number above 0"),
         ({"restart_seconds": -1}, "restart_seconds=-1 must be a number of at least 0"),
-        ({"storage_bytes_per_second": 0}, "storage_bytes_per_second=0 must be a number above 0"),
+        ({"storage_bytes_per_second": 0}, "storage_bytes_per_second=0 must be a number of at least 1"),
         ({"power_fraction": 1.2}, "power_fraction=1.2 must be a number above 0 and at most 1"),
         ({"host_watts": -5}, "host_watts=-5 must be a number of at least 0"),
         ({"pue": 0.9}, "pue=0.9 must be a number of at least 1"),
@@ -384,6 +454,14 @@ def test_it_explains_and_serializes() -> None:
         ({"provider": "AWS", "region": "mars"}, "region='mars' has no price of H100 SXM5 80GB at AWS; the catalog has"),
         ({"region": "mars"}, "region='mars' has no price of H100 SXM5 80GB; the catalog has .*eastus"),
         ({"provider": "Hyperstack", "kind": "spot"}, "kind='spot' has no price of H100 SXM5 80GB there"),
+        ({"price": 2, "kind": "spot"}, "kind='spot' has no effect where price=2 is given: leave one out"),
+        ({"price": 1e300}, "price=1e.300 must be a number above 0 and at most 1e.06"),
+        ({"tokens": 1e308}, "tokens=1e.308 must be a number of at least 0 and at most 1e.18"),
+        ({"storage_bytes_per_second": 1e-300}, "storage_bytes_per_second=1e-300 must be a number of at least 1"),
+        ({"mtbf_device_hours": 1e300}, "mtbf_device_hours=1e.300 must be a number above 0 and at most 1e.12"),
+        ({"pue": 1e300}, "pue=1e.300 must be a number of at least 1 and at most 100"),
+        ({"host_watts": 1e300}, "host_watts=1e.300 must be a number of at least 0"),
+        ({"mtbf_device_hours": math.inf, "restart_seconds": 5}, "restart_seconds=5 has no effect where mtbf"),
         ({"kind": "reserved"}, "kind='reserved' is not known; use one of on_demand, spot"),
     ],
 )

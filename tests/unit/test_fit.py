@@ -9,7 +9,7 @@ import pytest
 import llmhw
 from llmhw.fit import checkpointed_activations
 from llmhw.job import Parallelism, TrainingJob
-from llmhw.training import memory
+from llmhw.training import memory, on_device, train
 from llmhw.units import LLMHWError
 
 SPEC = llmhw.model("llama-3.2-1b")
@@ -29,6 +29,7 @@ CASES = ((1, 256), (4, 2048))
 def test_fit_counts_what_training_memory_counts(name: str, batch: int, seq_len: int) -> None:
     """Part by part, with the least that training can do with; the job is written out here."""
     spec = llmhw.model(name)
+    seq_len = min(seq_len, spec.max_seq_len or seq_len)
     options: dict[str, Any] = {"micro_batch": batch, "seq_len": seq_len, "recompute": "full"}
     options |= {"kernels": "megatron"} if name == "deepseek-v3" else {}
     options |= {"attention": "eager"} if name == "gemma-2-2b" else {}
@@ -46,7 +47,9 @@ def test_fit_counts_what_training_memory_counts(name: str, batch: int, seq_len: 
     frozen = parts(precision="bf16", frozen=True)
     for use, base in (("LoRA, rank 8", "bf16"), ("QLoRA, rank 8", "nf4-dq")):
         states = llmhw.lora_states(spec, rank=8, base_format=base).total
-        assert table[use].needed_bytes == pytest.approx(sum(frozen.values()) - frozen["weights"] + states, rel=1e-12)
+        held = sum(frozen.values()) - frozen["weights"] + states
+        assert table[use].estimate.total == pytest.approx(held, rel=1e-12)
+        assert table[use].needed_bytes == pytest.approx(on_device(held), rel=1e-12)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -123,17 +126,112 @@ def test_fit_verdicts() -> None:
     assert qlora.max_seq_len > 0
 
 
-def test_longest_sequence_is_the_longest() -> None:
-    """One token more than `max_seq_len` no longer fits."""
+@pytest.mark.parametrize("use", ["inference, int4-gptq", "QLoRA, rank 16"])
+def test_longest_and_most_are_the_largest(use: str) -> None:
+    """One token more, or one sequence more, no longer fits; neither is above the model's limit."""
     spec = llmhw.model("llama-3.1-70b")
-    row = llmhw.fit(spec, "H100 SXM5 80GB", formats=["int4-gptq"], batch=4)["inference, int4-gptq"]
-    held = llmhw.weights(spec, "int4-gptq").total
-    assert held + llmhw.kv_cache(spec, batch=4, seq_len=row.max_seq_len).total <= row.usable_bytes
-    assert held + llmhw.kv_cache(spec, batch=4, seq_len=row.max_seq_len + 1).total > row.usable_bytes
+
+    def at(batch: int, seq_len: int) -> llmhw.fit.Fit:
+        return llmhw.fit(spec, "H100 SXM5 80GB", formats=["int4-gptq"], batch=batch, seq_len=seq_len)[use]
+
+    row = at(4, 1024)
+    assert 1024 < row.max_seq_len < 131072
+    assert at(4, row.max_seq_len).fits
+    assert not at(4, row.max_seq_len + 1).fits
+    assert row.max_sequences >= 4
+    assert at(row.max_sequences, 1024).fits
+    assert not at(row.max_sequences + 1, 1024).fits
+    short = llmhw.fit(llmhw.model("llama-3-8b"), "h100", formats=["bf16"])["inference, bf16"]
+    assert short.max_seq_len == 8192
+
+
+MACHINES = (("h100", 1), ("RTX 4090", 1), ("A100 40GB SXM4", 2), ("mi300x", 1), ("RTX 3090", 2))
+
+
+@pytest.mark.parametrize(("gpu", "devices"), MACHINES)
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "llama-3.1-8b", "gemma-3-27b", "mixtral-8x7b"])
+def test_fit_memory_train_and_serve_agree(name: str, gpu: str, devices: int) -> None:
+    """The same question has one answer, whoever is asked: its verdict and its bytes."""
+    spec, batch, seq_len = llmhw.model(name), 3, 4000
+    table = llmhw.fit(
+        spec, gpu, devices=devices, batch=batch, seq_len=seq_len, kv_format="fp8", formats=["bf16", "fp8"]
+    )
+    cluster = llmhw.Cluster(gpu, devices)
+    recipes = {"full training, AdamW mixed precision": ("adamw", "bf16-mixed")}
+    recipes["full training, 8-bit AdamW in bf16"] = ("adamw-8bit", "bf16")
+    for use, (optimizer, precision) in recipes.items():
+        job = TrainingJob(
+            model=spec,
+            cluster=cluster,
+            parallelism=Parallelism(tp=devices),
+            micro_batch=batch,
+            seq_len=seq_len,
+            recompute="full",
+            optimizer=optimizer,
+            precision=precision,
+        )
+        held, row = memory(job), table[use]
+        assert (row.fits, row.needed_bytes, row.usable_bytes) == (held.fits, held.device_bytes, held.capacity_bytes)
+        assert row.fits_barely == held.fits_barely
+        assert train(job).to_dict()["fits"] == row.fits
+    for weights in ("bf16", "fp8"):
+        served = llmhw.ServingJob(
+            model=spec, cluster=cluster, tp=devices, weights=weights, kv="fp8", max_model_len=seq_len
+        )
+        plan, row = llmhw.serving_memory(served), table[f"inference, {weights}"]
+        assert row.fits == (plan.sequences(seq_len) >= batch)
+        assert row.usable_bytes == plan.budget_bytes
+        beside = float(plan.stages[plan.worst].total)
+        assert row.needed_bytes == pytest.approx(beside + plan.cache_bytes(seq_len, sequences=batch))
+        assert row.estimate.total == pytest.approx(row.needed_bytes)
+        assert row.max_sequences == plan.sequences(seq_len)
+
+
+def test_ways_out_were_tried_on_devices_that_can() -> None:
+    """Where a device is named, the use fits there, and `train` takes the job there."""
+    spec = llmhw.model("llama-3-8b")
+    for gpu in ("RTX 4090", "V100 SXM2 32GB", "M2 Ultra 192GB", "L40S"):
+        for row in llmhw.fit(spec, gpu, seq_len=8192):
+            named = row.way_out.partition("fits on ")[2]
+            if named:
+                assert llmhw.fit(spec, named, seq_len=8192)[row.use].fits, (gpu, row.use, named)
+                assert row.use.startswith("inference") or "bf16" in llmhw.accelerator(named).peaks
+    assert "does not" not in llmhw.fit(spec, "h100", formats=["bf16"]).verdict.partition("Does not")[0]
+
+
+@pytest.mark.parametrize("gpu", ["V100 SXM2 32GB", "T4", "M3 Ultra 512GB"])
+def test_no_training_where_train_refuses(gpu: str) -> None:
+    table = llmhw.fit(llmhw.model("llama-3.2-1b"), gpu)
+    assert all(row.use.startswith("inference") for row in table)
+    assert "no training: format='bf16' has no dense rate" in str(table)
+    job = TrainingJob(model=llmhw.model("llama-3.2-1b"), cluster=llmhw.Cluster(gpu, 1), recompute="full")
+    assert any("cannot run it" in line for line in memory(job).warnings())
+    with pytest.raises(LLMHWError, match="has no dense rate"):
+        train(job)
+
+
+def test_a_table_speaks() -> None:
+    table = llmhw.fit(SPEC, "RTX 4090", devices=2, seq_len=8192, kv_format="fp8", batch=2)
+    assert table.title == "llama-3.2-1b on 2 x RTX 4090, tp=2, batch 2, 8,192 tokens, KV cache in fp8"
+    assert table.verdict.startswith("Fits: inference in bf16, fp8")
+    for row in table:
+        assert row.use in table.explain(row.use)
+        assert (row.use in " ".join(table.next_steps())) == (not row.fits)
+    first = table.records()[0]
+    assert list(first)[:8] == ["model", "device", "devices", "batch", "seq_len", "kv_format", "use", "fits"]
+    # more devices hold less each
+    one = llmhw.fit(SPEC, "RTX 4090", seq_len=8192, batch=2)
+    assert all(table[use].needed_bytes < one[use].needed_bytes for use in ("LoRA, rank 16", "QLoRA, rank 16"))
 
 
 def test_fit_errors() -> None:
     with pytest.raises(LLMHWError, match=r"utilization=1\.2 must be above 0 and at most 1"):
         llmhw.fit(SPEC, "h100", utilization=1.2)
+    with pytest.raises(LLMHWError, match=r"seq_len=200000 is longer than llama-3\.2-1b was made for, 131072"):
+        llmhw.fit(SPEC, "h100", seq_len=200000)
+    with pytest.raises(LLMHWError, match="tp=3 does not divide heads=32"):
+        llmhw.fit(SPEC, "h100", devices=3)
+    with pytest.raises(LLMHWError, match="batch=1000000 must be at most"):
+        llmhw.fit(SPEC, "h100", batch=10**6)
     with pytest.raises(LLMHWError, match="use='inference, fp5' is not in this table"):
         llmhw.fit(SPEC, "h100")["inference, fp5"]

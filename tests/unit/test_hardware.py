@@ -13,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmhw import hardware
-from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators, instance, instances, link, links, prices
+from llmhw.hardware import (
+    Accelerator,
+    Cluster,
+    accelerator,
+    accelerators,
+    instance,
+    instances,
+    link,
+    links,
+    old_price,
+    prices,
+    purchase_prices,
+)
 from llmhw.units import MIB, LLMHWError
 
 ROWS = hardware.read_table("accelerators")
@@ -468,3 +480,38 @@ print(sorted(new - sys.stdlib_module_names - {"llmhw"}), [name for name in opene
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] []"
+
+
+def test_prices_of_all_devices_are_filtered() -> None:
+    every = prices()
+    assert {p.accelerator for p in every} >= {p.accelerator for p in prices("h100")}
+    assert [p.date for p in every] == sorted((p.date for p in every), reverse=True)
+    spot = prices(provider="aws", kind="spot")
+    assert spot
+    assert all((p.provider, p.kind) == ("AWS", "spot") for p in spot)
+    assert {p.region for p in prices("h100", region="US East 1")} == {"us-east-1"}
+    bought = purchase_prices()
+    assert {p.accelerator for p in bought} <= {a.name for a in accelerators()}
+    assert purchase_prices("RTX 4090") == accelerator("RTX 4090").purchase_prices
+    assert {p.kind for p in purchase_prices(kind=bought[0].kind)} == {bought[0].kind}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"provider": "Nobody"}, "provider='Nobody' is not known"),
+        ({"region": "mars"}, "region='mars' is not known"),
+        ({"kind": "reserved"}, "kind='reserved' is not known; use one of on_demand, spot"),
+    ],
+)
+def test_prices_that_there_are_not(asked: dict[str, str], message: str) -> None:
+    with pytest.raises(LLMHWError, match=message):
+        prices(**asked)
+
+
+def test_the_age_of_a_price() -> None:
+    newest = prices()[0]
+    assert old_price(None) == old_price(newest) == old_price(dataclasses.replace(newest, date="")) == ""
+    year = int(newest.date[:4])
+    assert old_price(dataclasses.replace(newest, date=f"{year - 2}")).startswith(f"price of {year - 2}: ")
+    assert "1 year older" in old_price(dataclasses.replace(newest, date=f"{year - 1}-{newest.date[5:7]}-01"))

@@ -3,6 +3,9 @@ a step, its memory and the run in one answer; how the step is timed is in test_s
 
 from __future__ import annotations
 
+import ast
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +17,8 @@ from llmhw.catalog import read_calibration
 from llmhw.job import Parallelism, TrainingJob, data_parallel
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.step_time import PARTS, time_step
-from llmhw.training import JobMemory, TrainingEstimate, memory, train
-from llmhw.units import GIB, LLMHWError
+from llmhw.training import JobMemory, TrainingEstimate, changed, memory, train
+from llmhw.units import GIB, LLMHWError, format_quantity
 
 LLAMA = llmhw.model("llama-3-8b")
 
@@ -142,13 +145,177 @@ def test_each_meter_shows_what_it_counts(kernels: str, seq_len: int, apart: int)
     assert found.device_bytes == pytest.approx(blocks + known["context_bytes"])
 
 
-def test_what_does_not_fit_says_what_would_help() -> None:
-    found = memory(job())
+def changes(step: str) -> dict[str, Any]:
+    """What a line of advice changes."""
+    pairs = (one.partition("=") for one in step.partition(": ")[0].split(", "))
+    return {name: ast.literal_eval(value) for name, _, value in pairs}
+
+
+ADVISED = (
+    job("llama-3-70b", layout={"dp": 8, "tp": 8}),
+    job("llama-3-70b", layout={"dp": 8, "zero": 3}, recompute="full"),
+    job(gpu="RTX 4090"),
+    job(gpu="RTX 4090", micro_batch=8),
+    job("mistral-7b", "A100 40GB SXM4", layout={"dp": 8, "zero": 3}),
+    job(layout={"dp": 8, "zero": 3}, seq_len=32768),
+    job("mixtral-8x7b", layout={"dp": 8, "zero": 3, "ep": 8}, kernels="megatron"),
+    job(frozen=True, seq_len=65536),
+    job(layout={"pp": 8, "schedule": "gpipe"}, global_batch=512),
+    job("llama-3.1-405b", layout={"dp": 128, "tp": 8, "pp": 16, "uneven": True}, seq_len=8192),
+)
+
+
+@pytest.mark.parametrize("asked", ADVISED, ids=lambda j: f"{j.model.name}-{j.cluster.devices}")
+def test_advice_was_tried_on_the_job(asked: TrainingJob) -> None:
+    """Each line changes something that can be changed; put into the job, it fits with the bytes that are said."""
+    found = memory(asked)
     assert not found.fits
-    assert "short by" in found.way_out
-    assert "zero=1" in found.way_out
-    long = memory(job(layout={"dp": 8, "zero": 3}, seq_len=32768))
-    assert "recompute" in long.way_out
+    assert found.next_steps()
+    assert found.way_out.endswith(found.next_steps()[0])
+    for step in found.next_steps():
+        asks = changes(step)
+        assert asks
+        for name, value in asks.items():
+            now = getattr(asked, name, getattr(asked.parallelism, name, asked.cluster.devices))
+            assert value != now, step
+        if "zero" in asks and "devices" not in asks:
+            assert asked.parallelism.shards > 1, step
+        made = changed(asked, asks)
+        assert made is not None
+        then = memory(made)
+        assert then.fits
+        assert not then.fits_barely
+        assert step.endswith(format_quantity(then.device_bytes, "bytes"))
+
+
+def test_the_states_are_split_before_anything_is_computed_again() -> None:
+    assert list(changes(memory(ADVISED[0]).next_steps()[0])) == ["zero"]
+    alone = memory(job(gpu="RTX 4090")).next_steps()
+    assert [next(iter(changes(step))) for step in alone] == ["devices"]  # nothing helps on one device
+    assert changes(memory(job(layout={"pp": 8, "schedule": "gpipe"}, global_batch=512)).next_steps()[0]) == {
+        "schedule": "1f1b"
+    }
+
+
+def test_the_fewest_devices_are_the_fewest() -> None:
+    asked = job("llama-3-70b", layout={"dp": 8, "zero": 3}, recompute="full")
+    step = memory(asked).next_steps()[-1]
+    devices = changes(step)["devices"]
+    less = changed(asked, {"devices": devices // 2, "zero": 3})
+    assert less is not None
+    assert memory(less).fits_barely or not memory(less).fits
+
+
+def test_three_verdicts_of_memory() -> None:
+    """Fits, fits within the error of published peaks, does not fit; the text never says one and the numbers another."""
+    error = read_calibration("training_memory")["residuals"]["all"]["median_abs_error"]
+    seen = set()
+    for tokens in range(1024, 8193, 256):
+        found = memory(job(layout={"dp": 8, "zero": 3}, seq_len=tokens, micro_batch=2))
+        room = found.capacity_bytes / found.device_bytes
+        word = "Does not fit" if room < 1 else "Fits barely" if room < 1 + error else "Fits:"
+        seen.add(word)
+        assert found.verdict.startswith(word)
+        assert found.to_dict()["verdict"] == found.verdict
+        assert found.to_row()["fits"] == found.fits == (word != "Does not fit")
+        assert "\n" not in found.verdict
+        assert (f"{100 * error:.1f} %" in found.verdict) == (word == "Fits barely")
+    assert len(seen) == 3
+
+
+def test_a_batch_fills_the_pipeline() -> None:
+    """Stages wait for at most an eighth of their work; without stages a batch is one micro-batch a rank."""
+    for pp, vpp, dp in ((1, 1, 4), (2, 1, 1), (8, 1, 2), (8, 2, 2), (16, 2, 1), (4, 8, 1)):
+        asked = job(layout={"pp": pp, "vpp": vpp, "dp": dp}, seq_len=512, micro_batch=2)
+        assert asked.batch == asked.micro_batches * 2 * dp
+        assert asked.micro_batches % pp == 0
+        if pp == 1:
+            assert asked.micro_batches == 1
+            continue
+        assert (pp - 1) / (vpp * asked.micro_batches) <= 1 / 8
+        fewer = asked.micro_batches - pp
+        assert fewer * vpp < 8 * pp
+        assert f"global batch {asked.batch:,} = {asked.micro_batches} micro-batches" in memory(asked).title
+        assert any(f"global_batch={asked.batch} is assumed" in line for line in memory(asked).warnings())
+        # memory is that of a full pipeline
+        given = replace(asked, global_batch=4 * asked.batch)
+        assert memory(given).device_bytes == memory(asked).device_bytes
+        assert not memory(given).warnings()
+    assert "= 1 micro-batch," in memory(job(seq_len=512)).title
+
+
+def test_every_name_that_is_printed_is_explained() -> None:
+    found = estimate(layout={"dp": 2, "tp": 2, "pp": 2, "zero": 1}, recompute="full", run={"tokens": 1e12, "price": 2})
+    for table in found.tables():
+        for row in table.rows:
+            assert found.explain(row[0])
+    held = found.memory
+    for table in held.tables():
+        for row in table.rows:
+            assert held.explain(row[0])
+    for row in found.run.rows():
+        assert found.run.explain(row[0])
+    assert "utilization(flops=" in found.explain("MFU")
+    assert "training_speed(tokens=" in found.explain("tokens/s in all")
+    assert "shown_bytes(" in found.explain("memory")
+    with pytest.raises(LLMHWError, match="part='matrx' is not known"):
+        found.explain("matrx")
+
+
+def test_a_part_of_another_stage_is_explained() -> None:
+    held = memory(job(layout={"pp": 4}, seq_len=512))
+    names = {part.name for stage in held.stages for part in stage}
+    assert all(held.explain(name) for name in names)
+
+
+def test_shares_and_what_is_not_there() -> None:
+    held = memory(job(layout={"dp": 8, "zero": 3}, seq_len=8192))
+    table = held.tables()[0]
+    assert table.columns[-1] == "share"
+    assert table.rows[-1][-1] == "100.0 %"
+    assert ("no gradients" in " ".join(held.footer())) == ("gradients" not in {p.name for p in held.stages[0]})
+    assert "no gradients" in " ".join(held.footer())
+    assert memory(job(layout={"pp": 2}, seq_len=512)).tables()[0].columns[-1] == "share of stage 1"
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "message"),
+    [
+        ({}, {"recompute_layers": 4}, "recompute_layers=4 has no effect here: it belongs with recompute='block'"),
+        ({}, {"expert_imbalance": 1.5}, "expert_imbalance=1.5 must be at most the experts of a layer of llama-3-8b, 1"),
+        ({"tp": 2, "expert_tp": 2}, {}, "expert_tp=2 has no effect here: it belongs with a model with experts"),
+        ({"cp_kind": "all-gather"}, {}, "cp_kind='all-gather' has no effect here: it belongs with cp of at least 2"),
+        ({"schedule": "gpipe"}, {}, "schedule='gpipe' has no effect here: it belongs with pp of at least 2"),
+        ({"uneven": True}, {}, "uneven=True has no effect here: it belongs with pp of at least 2"),
+        ({}, {"frozen": True, "optimizer": "lion"}, "optimizer='lion' has no effect here"),
+        ({}, {"global_batch": 0}, "global_batch=0 must be a whole number of at least 1"),
+        ({}, {"micro_batch": 10**12}, "micro_batch=1000000000000 must be at most 1,000,000,000"),
+        ({}, {"seq_len": 10**30}, "seq_len=1000000000000000000000000000000 must be at most"),
+    ],
+)
+def test_nothing_is_ignored_in_silence(layout: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    for answer in (memory, train):
+        with pytest.raises(LLMHWError, match=message):
+            answer(job(layout=layout, **options))
+
+
+def test_imbalance_is_at_most_the_experts() -> None:
+    layout = {"dp": 8, "ep": 8}
+    assert memory(job("mixtral-8x7b", layout=layout, expert_imbalance=8.0, kernels="megatron")).device_bytes > 0
+    with pytest.raises(LLMHWError, match="expert_imbalance=9 must be at most the experts of a layer of mixtral"):
+        job("mixtral-8x7b", layout=layout, expert_imbalance=9.0)
+
+
+def test_many_micro_batches_take_no_longer() -> None:
+    """Nothing walks over them: a second is a thousand times what it takes."""
+    asked = job(layout={"pp": 8, "schedule": "gpipe"}, global_batch=80_000_000)
+    start = time.perf_counter()
+    assert not memory(asked).fits
+    assert memory(asked).next_steps()[0].startswith("schedule='1f1b'")
+    assert train(asked).mfu > 0
+    assert time.perf_counter() - start < 1
+    with pytest.raises(LLMHWError, match="is too long an order to write down; use at most 1,000,000"):
+        pipeline_actions("gpipe", 8, micro_batches=80_000_000)
 
 
 def test_memory_as_numbers() -> None:
@@ -286,7 +453,10 @@ def test_software_is_that_of_the_kernels_unless_it_is_named() -> None:
 def test_an_estimate_as_numbers() -> None:
     found = estimate(run={"tokens": 1e12})
     plain = found.to_dict()
-    assert set(plain) == {
+    asked = {"dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel"}
+    asked |= {"micro_batch", "global_batch", "seq_len", "precision", "optimizer", "compute", "recompute", "kernels"}
+    assert set(plain) - asked == {
+        *("verdict", "fits", "warnings", "next_steps"),
         *("model", "device", "devices", "software", "step_seconds", "step_seconds_interval", "step_parts"),
         *("tokens_per_step", "tokens_per_second", "tokens_per_second_per_device", "mfu", "hfu", "memory", "run"),
     }
@@ -312,6 +482,66 @@ def test_a_job_that_does_not_fit_is_an_answer() -> None:
     assert not found.memory.fits
     assert "it does not fit: short by" in str(found)
     assert found.step_seconds > 0
+
+
+def test_no_cost_before_the_verdict() -> None:
+    """Of a job that does not fit, what it would cost comes after that, under its heading; numbers say it first too."""
+    found = estimate(layout={"dp": 8, "tp": 8})
+    assert found.verdict == found.memory.verdict
+    assert "$" not in found.verdict
+    names = [line[0] for line in found.summary()]
+    assert names[:3] == ["memory", "if it fitted", "step"]
+    assert found.explain("if it fitted") == found.verdict
+    row = found.to_row()
+    asked = list(row)[: list(row).index("fits")]
+    assert asked[:3] == ["model", "device", "devices"]
+    assert asked[-1] == "software"
+    assert not any(name.endswith(("seconds", "dollars", "bytes")) for name in asked)
+    assert row["fits"] is False
+    steps = found.next_steps()
+    assert [step.partition(":")[0] for step in steps] == [step.partition(":")[0] for step in found.memory.next_steps()]
+    made = changed(found.job, changes(steps[0]))
+    assert made is not None
+    assert steps[0].endswith(f"step {format_quantity(time_step(made).total, 'seconds')}")
+    good = estimate(layout={"dp": 8, "tp": 8, "zero": 3})
+    assert good.verdict.startswith("Fits: ")
+    assert ", MFU " in good.verdict
+    assert "if it fitted" not in str(good)
+
+
+def test_a_bubble_is_said_and_its_remedy_tried() -> None:
+    layout = {"dp": 4, "tp": 8, "pp": 16, "uneven": True}
+    options: dict[str, Any] = {"seq_len": 8192, "recompute": "full"}
+    found = estimate("llama-3.1-405b", layout=layout | {"zero": 1}, global_batch=4, **options)
+    assert found.mfu < 0.1
+    assert any("MFU is " in line and "% of the step is pipeline bubble" in line for line in found.warnings())
+    if found.memory.fits:
+        better = changed(found.job, changes(found.next_steps()[0]))
+        assert better is not None
+        assert better.global_batch == 128 * 4
+        assert f"MFU {format_quantity(train(better).mfu, 'fraction')} in place of" in found.next_steps()[0]
+    filled = estimate("llama-3.1-405b", layout=layout, global_batch=None, **options)
+    assert filled.mfu > 0.3
+    assert not any("of the step is" in line for line in filled.warnings())
+
+
+def test_a_value_and_its_interval_have_one_unit() -> None:
+    for seq_len in (512, 2048, 8192):
+        found = estimate(layout={"dp": 8, "zero": 3}, seq_len=seq_len, recompute="full", run={"tokens": 4e8})
+        for name, value, origin in found.summary():
+            if name in ("step", "time"):
+                low, high = origin.split(" to ")
+                assert value.split()[-1] == low.split()[-1] == high.split()[-1]
+        for _, *times, _ in found.rows():
+            assert len({text.split()[-1] for text in times}) == 1
+
+
+def test_adapters_have_a_run_of_their_own() -> None:
+    found = estimate(frozen=True, recompute="full")
+    assert found.run.tokens == 1e8
+    assert found.run.checkpoint_seconds == 0
+    assert any(line.startswith("assumed tokens=1") for line in found.run.footer())
+    assert estimate(recompute="full").run.defaults[0].value == 20 * llmhw.model("llama-3-70b").parameters.total
 
 
 def test_an_imbalance_below_one_is_no_imbalance() -> None:
