@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from typing import Any, TypeVar, cast, overload
 
-from llmhw.units import MOST_LETTERS, LLMHWError, check_count, check_number, shown
+from llmhw.units import MOST_LETTERS, MOST_WHOLE, LLMHWError, check_count, check_number, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -164,7 +164,7 @@ def check_of(annotation: str) -> Check | None:
     return check
 
 
-def whole(least: int = 0, most: int = 10**18) -> Check:
+def whole(least: int = 0, most: int = MOST_WHOLE) -> Check:
     """The check of a whole number within these bounds."""
     return partial(check_count, least=least, most=most)
 

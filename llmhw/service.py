@@ -50,7 +50,7 @@ ENGINE_CONSTANTS = {
 }
 
 
-@formula(source="Leviathan, Kalman and Matias 2023, equation 1", unit="tokens")
+@formula(source="Leviathan, Kalman and Matias 2023, equation 1", unit="tokens", acceptance=1)
 def tokens_per_verification(*, acceptance: Any, drafted: Any) -> Any:
     """Tokens that one pass of speculative decoding yields on average.
 

@@ -164,5 +164,5 @@ def read_model(name: str) -> tuple[str, dict[str, Any]]:
     """
     from json import loads
 
-    short, file = _models_by_key()[_model_key(check_text("model", name))]
+    short, file = _models_by_key()[_model_key(name)]
     return short, loads(_text("models", file))
