@@ -8,10 +8,125 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
-from llmhw.model import PARTS, Attention, Layer, LinearAttention, ModelSpec, Tensor
-from llmhw.units import LLMHWError, check_choice, nearest
+from llmhw.checks import check_prose, check_text
+from llmhw.model import DROPOUT_RATES, PARTS, Attention, Layer, LinearAttention, ModelSpec, Tensor
+from llmhw.units import LLMHWError, check_choice, nearest, shown
+
+# -- what a config may hold -------------------------------------------------------------------
+
+Check = Callable[[str, Any], Any]
+
+
+def _whole(argument: str, value: Any, *, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise LLMHWError(f"{argument}={shown(value)} must be a whole number from {least} to {most:,}")
+
+
+def _number(argument: str, value: Any, *, most: float) -> None:
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise LLMHWError(f"{argument}={shown(value)} must be a number from 0 to {most:g}")
+
+
+def _flag(argument: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise LLMHWError(f"{argument}={shown(value)} must be true or false")
+
+
+def _object(argument: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise LLMHWError(f"{argument}={shown(value)} must be an object")
+
+
+def _list(argument: str, value: Any, *, kind: type) -> None:
+    if not isinstance(value, (list, tuple)) or any(type(entry) is not kind for entry in value):
+        raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
+
+
+def _patterns(argument: str, value: Any) -> None:
+    """GPT-Neo's: lists of names, each with how often it is repeated."""
+    pairs = isinstance(value, (list, tuple)) and all(isinstance(e, (list, tuple)) and len(e) == 2 for e in value)
+    if not pairs:
+        raise LLMHWError(f"{argument}={shown(value)} must be a list of pairs: names, and how often they are repeated")
+    for names, times in value:
+        _list(argument, names, kind=str)
+        _whole(argument, times, least=1, most=10**4)
+
+
+# What each key that is read must hold. Bounds are far beyond any model, and keep sizes sums that mean something; null
+# stands for a family's default. What a key's value means for the others (that heads are divided, that a list has an
+# entry for each layer) is checked where it is read.
+_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
+_KEYS: dict[str, Check] = {
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """hidden_size n_embd d_model head_dim intermediate_size n_inner ffn_dim ffn_hidden_size v_head_dim
+                intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
+                qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
+                linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
+                word_embed_proj_dim rotary_dim expansion_ratio""",
+            _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
+                num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
+                sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
+                decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
+            (1, 10**4): "num_hidden_layers n_layer num_layers n_layers",
+            (1, 10**9): "vocab_size",
+            (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
+                index_topk""",
+            # 0 is none
+            (0, 10**12): "sliding_window sliding_window_size",
+            (0, 10**7): "shared_expert_intermediate_size",
+            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts",
+            (0, 100): "num_nextn_predict_layers num_mtp_layers",
+        }.items()
+        for key in keys.split()
+    },
+    **dict.fromkeys(
+        """tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bias use_qk_norm qk_layernorm multi_query
+        bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
+        new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
+        use_conv_bias norm_topk_prob alibi""".split(),
+        _flag,
+    ),
+    **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
+    **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
+    **dict.fromkeys("attn_logit_softcapping final_logit_softcapping".split(), partial(_number, most=1e9)),
+    **dict.fromkeys(
+        "model_type dtype torch_dtype hidden_act hidden_activation activation_function".split(), check_text
+    ),
+    "hybrid_override_pattern": check_prose,
+    "quantization_config": _object,
+    "rope_parameters": _object,
+    "rope_scaling": _object,
+    "layer_types": partial(_list, kind=str),
+    "layers_block_type": partial(_list, kind=str),
+    "mlp_layer_types": partial(_list, kind=str),
+    "mlp_only_layers": partial(_list, kind=int),
+    "moe_layers": partial(_list, kind=int),
+    "no_rope_layers": partial(_list, kind=int),
+    "attention_types": _patterns,
+}
+# No model is near it: 10,000 times the largest.
+_MOST_PARAMETERS = 10**16
+
+
+def _check_keys(data: Mapping[str, Any]) -> None:
+    """Raise `LLMHWError` for the first key whose value is not of its kind or out of bounds."""
+    for key, value in data.items():
+        check = _KEYS.get(key)
+        if check and value is not None:
+            check(f"config key {key}", value)
+    for key in ("rope_parameters", "rope_scaling"):
+        factor = (data.get(key) or {}).get("partial_rotary_factor")
+        if factor is not None:
+            _number(f"config key {key}.partial_rotary_factor", factor, most=1)
+    method = (data.get("quantization_config") or {}).get("quant_method")
+    if method is not None:
+        check_text("config key quantization_config.quant_method", method)
 
 
 class Config:
@@ -36,10 +151,7 @@ class Config:
         return default
 
     def flag(self, key: str, default: bool = False) -> bool:
-        value = self.get(key, default=default)
-        if not isinstance(value, bool):
-            raise LLMHWError(f"config key {key}={value!r} must be true or false")
-        return value
+        return bool(self.get(key, default=default))
 
     def count(self, *keys: str, default: int | None = None, least: int = 1) -> int:
         value = self.get(*keys, default=default)
@@ -47,9 +159,9 @@ class Config:
             raise LLMHWError(
                 f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
             )
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if value < least:  # 0 stands for none in some families, and is none of this one's
             raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
-        return value
+        return int(value)
 
     @property
     def hidden(self) -> int:
@@ -88,9 +200,13 @@ class Config:
         types = self.get("layer_types")
         if types is None:
             return [otherwise(i) for i in range(self.layers)]
-        if not isinstance(types, list) or len(types) != self.layers:
-            raise LLMHWError(f"config key layer_types must list one entry for each of num_hidden_layers={self.layers}")
-        return types
+        return self.listed("layer_types", types)
+
+    def listed(self, key: str, found: Any) -> list[Any]:
+        """A list with one entry for each layer."""
+        if len(found) != self.layers:
+            raise LLMHWError(f"config key {key} must list one entry for each of num_hidden_layers={self.layers}")
+        return list(found)
 
 
 class Builder:
@@ -323,7 +439,8 @@ def _every(c: Config, default: int) -> list[str]:
 def _rotary_layers(c: Config) -> list[int]:
     """For each layer, whether it has a rotary embedding."""
     interval = c.count("no_rope_layer_interval")
-    return c.get("no_rope_layers") or [int((i + 1) % interval != 0) for i in range(c.layers)]
+    listed = c.get("no_rope_layers")
+    return c.listed("no_rope_layers", listed) if listed else [int((i + 1) % interval != 0) for i in range(c.layers)]
 
 
 def _experts(
@@ -470,7 +587,7 @@ def _glm4_moe(c: Config) -> Body:
 
 def _mimo_v2_flash(c: Config) -> Body:
     """MiMo-V2-Flash: keys longer than values, and more KV heads in the sliding layers than in the others."""
-    listed = c.get("mlp_layer_types", default=["dense"] + ["sparse"] * (c.layers - 1))
+    listed = c.listed("mlp_layer_types", c.get("mlp_layer_types", default=["dense"] + ["sparse"] * (c.layers - 1)))
     types = c.layer_types(lambda i: "full_attention" if i == 0 or not (i + 1) % 6 else "sliding_attention")
     bias, v_dim, experts = c.flag("attention_bias"), c.count("v_head_dim"), _experts(c, inner="moe_intermediate_size")
 
@@ -584,7 +701,7 @@ def _mla(c: Config) -> Body:
     q_rank = c.get("q_lora_rank")
     bias = c.flag("attention_bias")
     first = c.count("first_k_dense_replace", least=0)
-    listed = c.get("mlp_layer_types")
+    listed = c.get("mlp_layer_types") and c.listed("mlp_layer_types", c.get("mlp_layer_types"))
     sparse = [listed[i] == "sparse" if listed else i >= first for i in range(c.layers)]
     indexed = c.model_type in ("deepseek_v32", "glm_moe_dsa")
     a = Attention(
@@ -753,7 +870,7 @@ def _gpt2(c: Config) -> Body:
 
 def _gpt_neo(c: Config) -> Body:
     inner = c.count("intermediate_size", default=4 * c.hidden)
-    kinds = [kind for pattern, times in c.get("attention_types") for _ in range(times) for kind in pattern]
+    kinds = [kind for pattern, times in c.get("attention_types") for kind in list(pattern) * times]
     if len(kinds) != c.layers:
         raise LLMHWError(f"config key attention_types describes {len(kinds)} layers, num_layers={c.layers}")
 
@@ -1126,11 +1243,14 @@ def key_of(model_type: str) -> str:
         return keys[model_type]
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
-    raise LLMHWError(f"model_type={model_type!r} is not supported, and is not approximated{hint}")
+    raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
 
 
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
+    for key in data:
+        if not isinstance(key, str):
+            raise LLMHWError(f"config key {shown(key)} must be a text")
     text = data.get("text_config")
     model_type = data.get("model_type")
     if isinstance(text, Mapping):
@@ -1142,10 +1262,11 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         }
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
-            f"config={name!r} has no model_type, so it is not a model's config.json; give one as published on the Hub"
+            f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
         )
     key = key_of(model_type)
     family = FAMILIES[key]
+    _check_keys(data)
     c = Config(data, family.defaults, key)
     body = family.read(c)
     tied = c.flag("tie_word_embeddings")
@@ -1155,7 +1276,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         body.outer.plain("lm_head.bias", "head", (c.vocab,))
     quantization = data.get("quantization_config") or {}
     sizes = next((layer.attention for layer in body.layers if layer.attention), c)
-    return ModelSpec(
+    made = ModelSpec(
         name=name,
         model_type=model_type,
         hidden=c.hidden,
@@ -1174,3 +1295,9 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
         config=data,
     )
+    if not 0 < made.parameters.total <= _MOST_PARAMETERS:
+        raise LLMHWError(
+            f"config={shown(name)} describes {made.parameters.total:,} parameters, more than {_MOST_PARAMETERS:.0e}; "
+            "look for a size with too many digits"
+        )
+    return made

@@ -50,9 +50,9 @@ class Table(NamedTuple):
 class Report:
     """An answer that prints as tables; a dataclass that is one gives `tables()`.
 
-    What else it may give: `verdict`, `warnings()` and `next_steps()`; `footer()`, lines below the text; `to_dict()` where
-    its fields are not all; `records()`, the numbers that `to_frame()` shows, and `index`, which of their keys it is
-    indexed by.
+    What else it may give: `verdict`, `warnings()` and `next_steps()`; `footer()`, lines below the text; `to_dict()`
+    where its fields are not all; `records()`, the numbers that `to_frame()` shows, and `index`, which of their keys it
+    is indexed by.
     """
 
     __slots__ = ()

@@ -7,23 +7,29 @@ know is `None`; asking for it raises `LLMHWError`. No device stands in for anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, TypeVar
 
 from llmhw.catalog import read_table
+from llmhw.checks import check_made, check_prose, check_text, number, whole
 from llmhw.formula import Report, Table
+from llmhw.frozen import FrozenDict
 from llmhw.units import (
     GB,
     MIB,
+    MOST_LETTERS,
     LLMHWError,
     ceil_div,
+    check_choice,
     check_count,
     check_divides,
+    check_number,
     format_quantity,
     nearest,
     plain_fields,
+    shown,
     unknown_name,
 )
 
@@ -48,6 +54,8 @@ _FORMAT_WORDS = {
 _USUAL_NODE = 8
 
 
+_EFFICIENCY = number(above=True, most=2.0)
+
 F = TypeVar("F", bound="_Fact")
 
 # -- what exists ------------------------------------------------------------------------------
@@ -66,9 +74,7 @@ class _Fact:
 dataclasses.replace(..., tdp_watts=...) to set it
         """
         names = [entry.name for entry in fields(self)]
-        if what not in names:
-            raise unknown_name("what", what, names)
-        value = getattr(self, what)
+        value = getattr(self, check_choice("what", what, names))
         if value is None:
             kind, name = type(self).__name__.lower(), getattr(self, "name", "")
             raise LLMHWError(
@@ -153,8 +159,10 @@ class Link(_Fact):
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not self.bytes_per_second > 0:
-            raise LLMHWError(f"bytes_per_second={self.bytes_per_second!r} of link {self.name} must be above 0")
+        texts = dict.fromkeys(("kind", "efficiency_status", "condition", "applies_to", "status", "date"), check_prose)
+        rates = dict.fromkeys(("bytes_per_second", "measured_bytes_per_second"), number(above=True))
+        # above 1 where switches add up: fewer bytes travel than a ring sends
+        check_made(self, **texts, **rates, **dict.fromkeys(("source", "note"), check_prose), efficiency=_EFFICIENCY)
 
     def __str__(self) -> str:
         return f"{self.name}: {format_quantity(self.bytes_per_second, 'bytes/s')} per direction and device"
@@ -208,6 +216,16 @@ class Accelerator(_Fact, Report):
     memory_source: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        facts = ("vendor", "architecture", "form", "memory_vendor", "memory_type", "status", "memory_status", "date")
+        texts = dict.fromkeys((*facts, "source", "memory_source", "note"), check_prose)
+        rates = ("memory_bandwidth_bytes_per_second", "fp16_accumulate_peak", "link_bytes_per_second", "tdp_watts")
+        check_made(self, **texts, **dict.fromkeys(rates, number(above=True)))
+        peaks = {
+            check_text("peaks", fmt): check_number(f"peaks[{fmt!r}]", v, above=True) for fmt, v in self.peaks.items()
+        }
+        object.__setattr__(self, "peaks", FrozenDict(peaks))
+
     def family(self, families: Mapping[str, Mapping[str, Any]]) -> str:
         """Which of these families of constants, each with its `architectures`, is the device's; else `other`."""
         found = (name for name, family in families.items() if self.architecture in family.get("architectures", ()))
@@ -225,11 +243,11 @@ class Accelerator(_Fact, Report):
         llmhw.units.LLMHWError: format='fp8' has no dense rate on A100 80GB SXM4; it has fp64, fp64_tensor, fp32, \
 tf32, fp16, bf16, int8
         """
-        word = re.sub(r"[^a-z0-9]", "", str(fmt).removeprefix("torch.").lower())
+        word = re.sub(r"[^a-z0-9]", "", str(fmt)[:MOST_LETTERS].removeprefix("torch.").lower())
         key = _FORMAT_WORDS.get(word, word)
         if key in self.peaks:
             return self.peaks[key]
-        raise LLMHWError(f"format={fmt!r} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
+        raise LLMHWError(f"format={shown(fmt)} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
 
     def ridge(self, fmt: str) -> float:
         """FLOPs per byte of memory traffic above which arithmetic, not bandwidth, limits the device."""
@@ -283,7 +301,7 @@ class Cluster:
     """Equal devices in equal nodes.
 
     accelerator        a device or its name
-    devices            how many, in all
+    devices            how many, in all; default: one
     devices_per_node   how many share a node, that is the fast network; default: the device's scale-up domain,
                        or 8 if it joins fewer than three
     intra_link         the network inside a node, a link or its name; default: the device's scale-up network
@@ -306,12 +324,12 @@ class Cluster:
     def __init__(
         self,
         accelerator: Accelerator | str,
-        devices: int,
+        devices: int = 1,
         devices_per_node: int | None = None,
         intra_link: Link | str | None = None,
         inter_link: Link | str | None = None,
     ) -> None:
-        device = _find_accelerator(accelerator)
+        device = accelerator_of(accelerator)
         count = check_count("devices", devices)
         domain = device.scale_up_devices
         usual = domain if domain > 2 else _USUAL_NODE
@@ -322,10 +340,10 @@ class Cluster:
             )
         if count > per_node:
             check_divides("devices_per_node", per_node, "devices", count)
-        inside = _find_link(intra_link)
+        inside = link_of("intra_link", intra_link)
         if inside is None and per_node > 1:
             inside = device.scale_up_link if min(per_node, count) <= domain else _own(device.host_link, None)
-        values = (device, count, per_node, inside, _find_link(inter_link))
+        values = (device, count, per_node, inside, link_of("inter_link", inter_link))
         for entry, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, entry.name, value)
 
@@ -407,6 +425,11 @@ class Instance(_Fact):
     source: str
     note: str = ""
 
+    def __post_init__(self) -> None:
+        facts = ("provider", "region", "date", "host_memory_vendor", "status", "source", "note")
+        rates = {"network_bytes_per_second": number(above=True)}
+        check_made(self, **dict.fromkeys(facts, check_prose), **rates, vcpus=whole(0))
+
     @property
     def prices(self) -> list[Price]:
         """All dated prices of this machine, newest first."""
@@ -460,14 +483,15 @@ def _words(text: str) -> list[str]:
 
 def _split(word: str, vocabulary: frozenset[str]) -> list[str] | None:
     """`word` cut into known words, the longest first ("h100sxm5" -> h100, sxm5); None if it cannot be."""
-    if not word or word in vocabulary:
-        return [word] if word else []
-    for end in range(len(word) - 1, 0, -1):
-        if word[:end] in vocabulary:
-            rest = _split(word[end:], vocabulary)
-            if rest is not None:
-                return [word[:end], *rest]
-    return None
+    # from the end: what is left behind each place is cut once, however many ways lead there
+    cuts: list[list[str] | None] = [None] * len(word) + [[]]
+    for begin in range(len(word) - 1, -1, -1):
+        for end in range(len(word), begin, -1):
+            rest = cuts[end]
+            if rest is not None and word[begin:end] in vocabulary:
+                cuts[begin] = [word[begin:end], *rest]
+                break
+    return cuts[0]
 
 
 class _Names:
@@ -495,7 +519,9 @@ class _Names:
             self.described[name] = words
         self.vocabulary = _FILLER.union(*self.described.values())
 
-    def find(self, query: str) -> str:
+    def find(self, query: str, argument: str = "") -> str:
+        if not isinstance(query, str) or len(query) > MOST_LETTERS:
+            check_text(argument or self.argument, query)
         cut = [_split(word, self.vocabulary) for word in _words(query)]
         key = frozenset(word for parts in cut for word in parts or ()) - _FILLER
         if None in cut or not key:
@@ -648,12 +674,31 @@ def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.casefold())
 
 
-def _find_accelerator(wanted: Accelerator | str) -> Accelerator:
+def accelerator_of(wanted: Accelerator | str) -> Accelerator:
+    """An accelerator, or the one of that name."""
     return wanted if isinstance(wanted, Accelerator) else accelerator(wanted)
 
 
-def _find_link(wanted: Link | str | None) -> Link | None:
-    return wanted if wanted is None or isinstance(wanted, Link) else link(wanted)
+def link_of(argument: str, wanted: Link | str | None) -> Link | None:
+    """A link, or the one of that name; None stays None."""
+    return wanted if wanted is None or isinstance(wanted, Link) else _link(_link_names().find(wanted, argument))
+
+
+def cluster_of(wanted: Cluster | Accelerator | str | Sequence[Any]) -> Cluster:
+    """A cluster; or that of one device, by its name; or of a name and a count, as in ("h100", 8).
+
+    >>> cluster_of(("h100", 8)).devices, cluster_of("h100").devices
+    (8, 1)
+    """
+    if isinstance(wanted, Cluster):
+        return wanted
+    if isinstance(wanted, (str, Accelerator)):
+        return Cluster(wanted)
+    if isinstance(wanted, (tuple, list)) and 1 <= len(wanted) <= 5:
+        return Cluster(*wanted)
+    raise LLMHWError(
+        f"cluster={shown(wanted)} must be a Cluster, the name of a device, or its name and how many, as in ('h100', 8)"
+    )
 
 
 # -- what a reader asks for -------------------------------------------------------------------
@@ -674,7 +719,7 @@ def accelerator(name: str) -> Accelerator:
     Traceback (most recent call last):
     llmhw.units.LLMHWError: accelerator='v100' is ambiguous; use one of V100 SXM2 16GB, V100 SXM2 32GB, V100 PCIe 16GB
     """
-    return _accelerator(_accelerator_names().find(str(name)))
+    return _accelerator(_accelerator_names().find(name))
 
 
 def accelerators() -> list[Accelerator]:
@@ -688,7 +733,7 @@ def link(name: str) -> Link:
     >>> link("nvlink4").bytes_per_second, link("PCIe Gen5").name
     (450000000000.0, 'PCIe 5.0 x16')
     """
-    return _link(_link_names().find(str(name)))
+    return _link(_link_names().find(name))
 
 
 def links() -> list[Link]:
@@ -707,6 +752,9 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
     >>> machine.accelerator.name, machine.count, machine.region
     ('H100 SXM5 80GB', 8, 'us-east-1')
     """
+    for argument, value in (("instance", name), ("provider", provider), ("region", region)):
+        if value is not None:
+            check_text(argument, value)
     rows = read_table("instances")
     if provider is not None:
         providers = list(dict.fromkeys(row["provider"] for row in rows))
@@ -724,7 +772,7 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
 
 def instances(accelerator: Accelerator | str | None = None) -> list[Instance]:
     """All rentable machines of the catalog, or those with one accelerator."""
-    wanted = None if accelerator is None else _find_accelerator(accelerator).name
+    wanted = None if accelerator is None else accelerator_of(accelerator).name
     return [_instance(row, None) for row in read_table("instances") if wanted in (None, row["accelerator"])]
 
 
@@ -749,5 +797,5 @@ def prices(accelerator: Accelerator | str) -> list[Price]:
     >>> {price.kind for price in prices("mi300x")} == {"on_demand", "spot"}
     True
     """
-    wanted = _find_accelerator(accelerator).name
+    wanted = accelerator_of(accelerator).name
     return [price for price in _prices() if price.accelerator == wanted]

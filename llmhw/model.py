@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llmhw.checks import check_made, check_prose, check_text, whole
+from llmhw.files import check_path, read_json
 from llmhw.formula import Report, Table
-from llmhw.units import LLMHWError, format_quantity, plain_fields
+from llmhw.frozen import FrozenDict, frozen
+from llmhw.units import MOST_LETTERS, LLMHWError, format_quantity, plain_fields, shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from os import PathLike
 
     from llmhw.families import Family
 
@@ -207,7 +210,7 @@ class Parameters:
         return plain_fields(self)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelSpec(Report):
     """The architecture of one language model.
 
@@ -237,8 +240,29 @@ class ModelSpec(Report):
     left_out: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        check_made(self, dtype=check_prose, quantization=check_prose, intermediate=whole(0), max_seq_len=whole(1))
+        for entry, kind in (("layers", Layer), ("tensors", Tensor), ("mtp_tensors", Tensor)):
+            for thing in getattr(self, entry):
+                if type(thing) is not kind:
+                    raise LLMHWError(f"{entry} holds {shown(thing)}, which is no {kind.__name__}")
+        object.__setattr__(self, "config", frozen(dict(self.config)))
+
+    def _facts(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, entry.name) for entry in fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal: two that were read from one config are."""
+        if self is other:
+            return True
+        return self._facts() == other._facts() if isinstance(other, ModelSpec) else NotImplemented
+
+    def __hash__(self) -> int:
+        # not of all tensors: this is asked in loops
+        return hash((self.name, self.model_type, self.hidden, self.heads, self.vocab_size, len(self.layers)))
+
     @classmethod
-    def from_config(cls, config: str | Path | Mapping[str, Any], name: str | None = None) -> ModelSpec:
+    def from_config(cls, config: str | PathLike[str] | Mapping[str, Any], name: str | None = None) -> ModelSpec:
         """Read a Hugging Face `config.json`.
 
         config   path of the file, or its content as a dict
@@ -253,15 +277,16 @@ class ModelSpec(Report):
         from llmhw.families import read
 
         if isinstance(config, (str, PathLike)):
-            from pathlib import Path
-
-            path = Path(config)
-            data = _load_json(path)
-            name = name or str(data.get("_name_or_path") or "") or _name_from(path)
-        else:
+            way_out = "give the path of a config.json"
+            # Python's own writer has Infinity, which published files hold under keys that are not read
+            data = read_json(config, argument="config", way_out=way_out, infinite=True)
+            name = name or _name_in(data) or _name_from(str(config))
+        elif isinstance(config, Mapping):
             data = dict(config)
-            name = name or str(data.get("_name_or_path") or data.get("model_type") or "model")
-        return read(data, name)
+            name = name or _name_in(data) or _name_in(data, "model_type") or "model"
+        else:
+            raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
+        return read(data, check_text("name", name))
 
     @property
     def family(self) -> Family:
@@ -325,7 +350,7 @@ class ModelSpec(Report):
             by_component[tensor.component] += count * tensor.numel
             total += count * tensor.numel
             active += count * tensor.active
-        return Parameters(total, active, by_component, sum(t.numel for t in self.mtp_tensors))
+        return Parameters(total, active, FrozenDict(by_component), sum(t.numel for t in self.mtp_tensors))
 
     @cached_property
     def num_layers(self) -> int:
@@ -389,30 +414,61 @@ class ModelSpec(Report):
         return [Table(str(self), ("component", "parameters", "share"), rows)]
 
 
-def model(name: str | Path) -> ModelSpec:
+def model(name: str | PathLike[str]) -> ModelSpec:
     """The model of that name: one of the catalog, or the path of a `config.json` or of its folder.
 
-    Short names, aliases and Hugging Face ids work, in any case. A misspelt name raises `LLMHWError`
-    and suggests the nearest ones.
+    Short names, aliases and Hugging Face ids work, in any case; "-" reads a config from standard input. A misspelt name
+    raises `LLMHWError` and suggests the nearest ones.
 
     >>> model("llama-3-70b").parameters.total
     70553706496
     """
-    from pathlib import Path
+    from os import PathLike, fspath
+    from os.path import exists, isdir, join
 
-    from llmhw.catalog import model_names, read_model
+    from llmhw.catalog import model_names
     from llmhw.units import unknown_name
 
-    text = str(name)
-    path = Path(text)
-    if path.suffix == ".json" or path.is_dir():
-        return ModelSpec.from_config(path / "config.json" if path.is_dir() else path)
+    text = fspath(name) if isinstance(name, PathLike) else name
+    if isinstance(text, str) and len(text) <= MOST_LETTERS:
+        found = _of_catalog(text) if text.strip() else None
+        if found:
+            return found
+    elif not isinstance(text, str) or "/" not in text:
+        check_text("model", text)
+    check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
+    if isdir(text):
+        return ModelSpec.from_config(join(text, "config.json"))
+    if text == "-" or text.endswith(".json") or exists(text) or text.startswith("/"):
+        return ModelSpec.from_config(text)
+    see = "run `llmhw models` for the list, or give the path of a config.json"
+    raise unknown_name("model", text, model_names(), see)
+
+
+@lru_cache(maxsize=64)
+def _of_catalog(name: str) -> ModelSpec | None:
+    from llmhw.catalog import read_model
+
     try:
-        short, config = read_model(text)
+        short, config = read_model(name)
     except KeyError:
-        see = "run `llmhw models` for the list, or give the path of a config.json"
-        raise unknown_name("model", text, model_names(), see) from None
+        return None
     return ModelSpec.from_config(config, name=short)
+
+
+def model_of(spec: ModelSpec | str | PathLike[str], argument: str = "spec") -> ModelSpec:
+    """A model; or the one of that name, or of that path, as `model` finds it.
+
+    >>> model_of("llama-3-8b") == model_of(model("llama-3-8b"))
+    True
+    """
+    from os import PathLike
+
+    if isinstance(spec, ModelSpec):
+        return spec
+    if isinstance(spec, (str, PathLike)):
+        return model(spec)
+    raise LLMHWError(f"{argument}={shown(spec)} must be a ModelSpec, or the name of a model, such as 'llama-3-8b'")
 
 
 def models() -> list[str]:
@@ -426,21 +482,16 @@ def models() -> list[str]:
     return model_names()
 
 
-def _name_from(path: Path) -> str:
-    return path.stem if path.stem != "config" else (path.resolve().parent.name or "config")
+def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:
+    """The name that a config gives itself, if it is one: some hold a folder of whoever wrote it, or nothing."""
+    name = data.get(key) or ""
+    return check_text(f"config key {key}", name) if name else ""
 
 
-def _load_json(path: Path) -> dict[str, Any]:
-    import json
+def _name_from(path: str) -> str:
+    from pathlib import Path
 
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LLMHWError(f"config={str(path)!r} does not exist; give the path of a config.json") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMHWError(f"config={str(path)!r} cannot be read ({error}); give the path of a config.json") from None
-    except json.JSONDecodeError as error:
-        raise LLMHWError(f"config={str(path)!r} is not JSON (line {error.lineno}: {error.msg})") from None
-    if not isinstance(data, dict):
-        raise LLMHWError(f"config={str(path)!r} holds a JSON {type(data).__name__}, not an object; give a config.json")
-    return data
+    if path == "-" or path.startswith("/dev/"):
+        return "model"
+    file = Path(path)
+    return (file.stem if file.stem != "config" else file.resolve().parent.name or "config")[:MOST_LETTERS]

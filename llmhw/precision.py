@@ -11,9 +11,10 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any
 
+from llmhw.checks import check_made, check_prose, check_text, checked, whole
 from llmhw.formula import formula
-from llmhw.model import COMPONENTS, ModelSpec, Tensor
-from llmhw.units import ceil_div, unknown_name
+from llmhw.model import COMPONENTS, ModelSpec, Tensor, model_of
+from llmhw.units import ceil_div, check_number, unknown_name
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -59,6 +60,11 @@ def stored_weight_bytes(*, elements: Any, bits_per_weight: Any) -> Any:
 
 
 # -- the formats ------------------------------------------------------------------------------
+
+
+def _check_bits(argument: str, value: Any) -> Any:
+    checked_value = check_number(argument, value, most=1024, above=True)
+    return int(checked_value) if checked_value.is_integer() else checked_value  # bytes of whole bits stay exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,12 @@ class NumberFormat:
     status: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        sizes = ("group", "scale_bits", "zero_bits", "outer_group", "outer_scale_bits")
+        texts = ("rule", "compute", "layout", "base", "source", "locator", "status", "note")
+        totals = dict.fromkeys((*sizes, "row_bits", "column_bits", "tensor_bits"), whole(0, 2**20))
+        check_made(self, **totals, **dict.fromkeys(texts, check_prose), bits=_check_bits)
+
     @property
     def bits_per_weight(self) -> float:
         """Bits that one element of a large matrix costs, the scales of its groups included.
@@ -131,6 +143,7 @@ class NumberFormat:
         )
         return bits
 
+    @checked(rows=whole(1), columns=whole(1), matrices=whole(1))
     def stored_bits(self, rows: int, columns: int, matrices: int = 1) -> int:
         """Bits of equal matrices in this format, to the bit: elements, scales, zero points, group indices.
 
@@ -232,7 +245,9 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
     """
     if isinstance(name, NumberFormat):
         return name
-    entry = _by_key().get(_key(str(name)))
+    # torch's dtypes are no texts, and their names are formats
+    text = str(name) if type(name).__module__ == "torch" else check_text("number_format", name)
+    entry = _by_key().get(_key(text))
     if entry is None:
         raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
     return entry
@@ -277,11 +292,11 @@ class _Matrices:
 
 
 def weight_groups(
-    spec: ModelSpec, number_format: str | NumberFormat, tensors: Iterable[tuple[Tensor, int]] | None = None
+    spec: ModelSpec | str, number_format: str | NumberFormat, tensors: Iterable[tuple[Tensor, int]] | None = None
 ) -> list[WeightGroup]:
     """All weights of a model, grouped by component and by the format they are stored in.
 
-    spec           a `ModelSpec`
+    spec           a `ModelSpec`, or the name of a model
     number_format  name of a format or a `NumberFormat`
     tensors        a rank's part of the tensors, each with how many there are; default: the whole model. Of a GGUF mix,
                    whose types depend on the layer, the rank gets its share of every component
@@ -303,7 +318,7 @@ def weight_groups(
     norms bf16 1
     head bf16 1051
     """
-    chosen = _lookup(number_format)
+    spec, chosen = model_of(spec), _lookup(number_format)
     if tensors is None:
         return list(_weight_groups(spec, chosen))
     held = list(tensors)
@@ -316,7 +331,7 @@ def weight_groups(
     ]
 
 
-def weight_bytes(spec: ModelSpec, number_format: str | NumberFormat) -> float:
+def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
     """Bytes of all weights of a model in a format: the sum over `weight_groups`.
 
     >>> from llmhw import model
@@ -326,13 +341,14 @@ def weight_bytes(spec: ModelSpec, number_format: str | NumberFormat) -> float:
     return sum(group.bytes for group in weight_groups(spec, number_format))
 
 
-def model_bits_per_weight(spec: ModelSpec, number_format: str | NumberFormat) -> float:
+def model_bits_per_weight(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
     """Bits per weight over the whole model, the tensors that stay in 16 or 32 bit included.
 
     >>> from llmhw import model
     >>> round(model_bits_per_weight(model("llama-3.1-8b"), "Q4_K_M"), 4)
     4.8944
     """
+    spec = model_of(spec)
     return weight_bytes(spec, number_format) * 8 / spec.parameters.total
 
 

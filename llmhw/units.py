@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
@@ -218,7 +218,7 @@ def text_table(rows: Iterable[Sequence[str]], *, right: int = 1, prose: bool = F
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: what has a `to_dict` as that, other dataclasses by field, an infinite number as None.
+    """A value as JSON has it: what has a `to_dict` as that, other dataclasses by field, infinite and nan as None.
 
     >>> plain((1, {"a": (2.5, float("inf"))}))
     [1, {'a': [2.5, None]}]
@@ -233,7 +233,7 @@ def plain(value: Any) -> Any:
         return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, (tuple, list)):
         return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and value == float("inf") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_fields(thing: Any, *left_out: str) -> dict[str, Any]:
@@ -245,6 +245,50 @@ def plain_fields(thing: Any, *left_out: str) -> dict[str, Any]:
 
 # -- argument checks --------------------------------------------------------------------------
 
+# No whole number, no other number in this field is larger, or smaller and not 0: beyond, sums lose their meaning.
+MOST_WHOLE, MOST, LEAST = 10**18, 1e30, 1e-30
+MOST_LETTERS = 300
+_PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4, "p": 5}
+_NUMBER = r"([0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(e[+-]?[0-9]{1,3})? ?(?:([kmgtp])(?:(i)?b)?|(b))?"
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as an error shows it: on one line, not long, without control characters.
+
+    >>> shown("bf61"), shown(10**100, most=12)
+    ("'bf61'", '100000000...')
+    """
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except Exception:  # an int of 5,000 digits, a class with a broken repr
+        text = f"<{type(value).__name__}>"
+    text = text.replace("\n", " ")
+    if not text.isprintable():
+        text = ascii(text)[1:-1]
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def parse_number(argument: str, text: str, least: float = 0.0) -> float:
+    """A number as a person writes it: digits, with an exponent, or with K, M, G, B, T or KiB, GB, ... behind it.
+
+    Whole numbers are exact. Raises `LLMHWError` for anything else, and for what is below `least`.
+
+    >>> parse_number("weights", "7B"), parse_number("memory", "80GiB"), parse_number("share", "0.5")
+    (7000000000, 85899345920, 0.5)
+    """
+    from decimal import Decimal
+    from re import fullmatch
+
+    found = fullmatch(_NUMBER, text.strip().lower().replace("_", ""))
+    if not found:
+        raise LLMHWError(f"{argument}={shown(text)} must be a number, such as 4096, 1.5e12 or 15T")
+    digits, exponent, prefix, binary, billions = found.groups()
+    factor = (1024 if binary else 1000) ** _PREFIXES[prefix or billions or ""]
+    value = Decimal(digits + (exponent or "")) * factor  # exact: 2.3 T is 2300000000000, not one less
+    if not least <= value <= Decimal(MOST) or 0 < value < Decimal(LEAST):
+        raise LLMHWError(f"{argument}={shown(text)} must be a number of at least {least:g} and at most {MOST:g}")
+    return int(value) if value == value.to_integral_value() else float(value)
+
 
 def parse_count(argument: str, text: str) -> float:
     """A number above 0 as a person writes it: with an exponent, or with K, M, B or T behind it.
@@ -252,17 +296,13 @@ def parse_count(argument: str, text: str) -> float:
     >>> parse_count("tokens", "15T"), parse_count("tokens", "1.5e12"), parse_count("tokens", "300 b")
     (15000000000000.0, 1500000000000.0, 300000000000.0)
     """
-    from decimal import Decimal, InvalidOperation
-
-    plain = text.strip().upper()
-    factor = next((int(size) for size, suffix in _COUNT if plain.endswith(suffix)), 1)
     try:
-        # exact: 2.3 T is 2300000000000, not a token less
-        value = float(Decimal(plain[:-1] if factor > 1 else plain) * factor)
-    except (InvalidOperation, OverflowError):
+        value = float(parse_number(argument, text))
+    except LLMHWError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise LLMHWError(f"{argument}={text!r} must be a number above 0, such as 15e12 or 15T")
+    counted = not text.strip()[-2:-1].isalpha()  # 15 T, and not 15 TB, which is of bytes
+    if not (value > 0 and counted):
+        raise LLMHWError(f"{argument}={shown(text)} must be a number above 0, such as 15e12 or 15T")
     return value
 
 
@@ -276,8 +316,8 @@ def finite(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    # float() also reads "1_000", "nan" and "inf"
-    return value if math.isfinite(value) and "_" not in text else None
+    # float() also reads "1_000", "nan", "inf" and the digits of other scripts
+    return value if math.isfinite(value) and "_" not in text and text.isascii() else None
 
 
 def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
@@ -285,21 +325,21 @@ def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
     import difflib
 
     by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=most, cutoff=0.5)
+    close = difflib.get_close_matches(word[:100].lower(), by_lower, n=most, cutoff=0.5)  # a long word takes long
     return [by_lower[name] for name in close]
 
 
 def unknown_name(argument: str, value: object, choices: Iterable[str], see: str = "") -> LLMHWError:
     """The error for a name that is not known; suggests the nearest ones."""
     names = list(choices)
-    close = nearest(str(value), names)
+    close = nearest(value, names) if isinstance(value, str) else []
     if close:
         hint = f"did you mean {', '.join(close)}?"
     elif len(names) <= 16:
         hint = f"use one of {', '.join(names)}"
     else:
         hint = see or f"there are {len(names)} to choose from"
-    return LLMHWError(f"{argument}={value!r} is not known; {hint}")
+    return LLMHWError(f"{argument}={shown(value)} is not known; {hint}")
 
 
 def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
@@ -310,48 +350,64 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> str:
     llmhw.units.LLMHWError: zero='4' is not known; use one of 0, 1
     """
     names = list(choices)
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise unknown_name(argument, value, names)
     return value
 
 
-def check_count(argument: str, value: Any, least: int = 1) -> int:
+def check_count(argument: str, value: Any, least: int = 1, most: int = MOST_WHOLE) -> int:
     """`value` as an int of at least `least`, else a clear error.
 
     >>> check_count("batch", -1)
     Traceback (most recent call last):
     llmhw.units.LLMHWError: batch=-1 must be a whole number of at least 1
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(value, float) and value.is_integer():
-        value, whole = int(value), True
-    if not whole or value < least:
-        raise LLMHWError(f"{argument}={value!r} must be a whole number of at least {least}")
+    if type(value) is int:  # the usual case, asked in loops
+        whole = True
+    else:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if isinstance(value, float) and value.is_integer():
+            value, whole = int(value), True
+    if not whole or not least <= value <= most:
+        upper = f" and at most {most:,}" if whole and value > most else ""
+        raise LLMHWError(f"{argument}={shown(value)} must be a whole number of at least {least}{upper}")
     return int(value)
 
 
-def check_number(
-    argument: str, value: Any, least: float = 0.0, *, most: float = float("inf"), above: bool = False
-) -> float:
+def check_number(argument: str, value: Any, least: float = 0.0, *, most: float = MOST, above: bool = False) -> float:
     """`value` as a finite float within its bounds, else a clear error; `above`: `least` itself is not allowed.
 
     >>> check_number("rate", 0, above=True)
     Traceback (most recent call last):
     llmhw.units.LLMHWError: rate=0 must be a number above 0
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not least <= value <= most or value == float("inf") or (above and value == least):
+    number = type(value) is float or (isinstance(value, Real) and not isinstance(value, bool))
+    if not number or not least <= value <= most or (above and value == least):
         rule = f"above {least:g}" if above else f"of at least {least:g}"
-        upper = f" and at most {most:g}" if most < float("inf") else ""
-        raise LLMHWError(f"{argument}={value!r} must be a number {rule}{upper}")
+        upper = f" and at most {most:g}" if most < MOST or (number and value > most) else ""
+        raise LLMHWError(f"{argument}={shown(value)} must be a number {rule}{upper}")
+    if 0 < abs(value) < LEAST:
+        raise LLMHWError(
+            f"{argument}={shown(value)} is too close to 0; give {0 if least <= 0 else least:g} or more than {LEAST:g}"
+        )
     return float(value)
+
+
+def _divisors(n: int) -> tuple[list[int], bool]:
+    """The divisors of n from 1 up, and whether these are all; of a large n only those that are found soon."""
+    most = min(math.isqrt(n), 10**5)
+    small = [k for k in range(1, most + 1) if n % k == 0]
+    if most < math.isqrt(n):
+        return small, False
+    return [*small, *(n // k for k in reversed(small) if k * k != n)], True
 
 
 def indivisible(divisor: str, d: int, number: str, n: int) -> str:
     """What is wrong if d does not divide n, and the values that would."""
-    fitting = [str(k) for k in range(1, n + 1) if n % k == 0]
-    if len(fitting) > 12:
-        fitting = [*fitting[:10], "...", fitting[-1]]
+    found, complete = _divisors(int(n))
+    fitting = [str(k) for k in found]
+    if len(fitting) > 12 or not complete:
+        fitting = [*fitting[:10], "...", str(n)]
     return f"{divisor}={d} does not divide {number}={n}; use one of {', '.join(fitting)}"
 
 

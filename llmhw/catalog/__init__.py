@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmhw.units import LLMHWError, unknown_name
+from llmhw.checks import check_text
+from llmhw.frozen import frozen
+from llmhw.units import LLMHWError, check_choice, unknown_name
 
 _FOLDER = Path(__file__).parent
 
@@ -36,7 +38,7 @@ def _tables(*folder: str) -> tuple[str, ...]:
 
 
 def _read(argument: str, name: str, *folder: str) -> list[dict[str, str]]:
-    stem, known = name.removesuffix(".csv"), _tables(*folder)
+    stem, known = check_text(argument, name).removesuffix(".csv"), _tables(*folder)
     if stem not in known:
         raise unknown_name(argument, name, known)
     return [dict(row) for row in _rows(*folder, f"{stem}.csv")]
@@ -72,18 +74,23 @@ def read_measurements(name: str) -> list[dict[str, str]]:
 
 
 @cache
+def _calibration() -> dict[str, dict[str, Any]]:
+    from json import loads
+
+    found: dict[str, dict[str, Any]] = frozen(loads(_text("calibration.json")))
+    return found
+
+
 def read_calibration(subject: str) -> dict[str, Any]:
     """Constants fitted to measurements: one subject of `calibration.json`, with date, data and residuals.
+
+    They cannot be changed; to try others, change a `copy.deepcopy` of them.
 
     >>> sorted(read_calibration("training_memory"))[:2]
     ['context_bytes', 'data']
     """
-    from json import loads
-
-    found: dict[str, dict[str, Any]] = loads(_text("calibration.json"))
-    if subject not in found:
-        raise unknown_name("subject", subject, found)
-    return found[subject]
+    found = _calibration()
+    return found[check_choice("subject", subject, found)]
 
 
 def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -> None:
@@ -147,5 +154,5 @@ def read_model(name: str) -> tuple[str, dict[str, Any]]:
     """
     from json import loads
 
-    short, file = _models_by_key()[_model_key(name)]
+    short, file = _models_by_key()[_model_key(check_text("model", name))]
     return short, loads(_text("models", file))

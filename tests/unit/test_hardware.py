@@ -339,7 +339,7 @@ def test_a_link_that_is_not_known_is_a_clear_error() -> None:
         "intra_link of 2 x M2 Ultra 192GB is not known; give it, as in intra_link='PCIe 5.0 x16'"
     )
     assert error_of(Cluster("h100", 8).link_for, 9) == "group=9 exceeds devices=8 of the cluster"
-    assert error_of(hardware.Link, "mine", "host", 0.0) == "bytes_per_second=0.0 of link mine must be above 0"
+    assert error_of(hardware.Link, "mine", "host", 0.0) == "bytes_per_second=0.0 must be a number above 0"
 
 
 def test_a_cluster_of_misspelt_things_names_them() -> None:

@@ -133,7 +133,7 @@ def test_bad_files(tmp_path: Path, text: str | None, message: str) -> None:
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LLMHWError, match="cannot be read"):
+    with pytest.raises(LLMHWError, match="is not text in UTF-8"):
         llmhw.model(path)
 
 
@@ -156,7 +156,7 @@ LLAMA: dict[str, Any] = {
             {"num_attention_heads": 7, "num_key_value_heads": 7},
             "heads=7 does not divide hidden_size=64, and the config gives no head_dim",
         ),
-        ({"hidden_size": 0}, "config key hidden_size=0 must be a whole number of at least 1"),
+        ({"hidden_size": 0}, "config key hidden_size=0 must be a whole number from 1 to 10,000,000"),
         ({"hidden_size": "64"}, "config key hidden_size='64' must be a whole number"),
         ({"num_hidden_layers": -2}, "config key num_hidden_layers=-2"),
         ({"vocab_size": None}, "has no vocab_size"),

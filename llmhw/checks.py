@@ -1,0 +1,256 @@
+"""What a public function's arguments must be, checked once where they come in.
+
+`@checked` reads the function's annotations: `int` is a whole number of at least 1, `float` a finite number of at least
+0, `bool` a flag, `str` a name, a class an object of it; `Any` is left alone, as what may be an array. Bounds that
+differ are given beside it. `check_made` does the same for the fields of a dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial, wraps
+from typing import Any, TypeVar, cast, overload
+
+from llmhw.units import MOST_LETTERS, LLMHWError, check_count, check_number, shown
+
+F = TypeVar("F", bound=Callable[..., Any])
+Check = Callable[[str, Any], Any]
+
+MOST_ITEMS = 10**7
+
+
+# -- one value --------------------------------------------------------------------------------
+
+
+def check_flag(argument: str, value: Any) -> bool:
+    """`value` if it is True or False, else a clear error.
+
+    >>> check_flag("causal", 1)
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: causal=1 must be True or False
+    """
+    if not isinstance(value, bool):
+        raise LLMHWError(f"{argument}={shown(value)} must be True or False")
+    return value
+
+
+def check_text(argument: str, value: Any, *, empty: bool = False) -> str:
+    """`value` if it is a text that a name can be: not empty, not long, of characters that print.
+
+    empty   whether it may be empty
+
+    >>> check_text("model", "")
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: model='' must be a name of 1 to 300 letters
+    """
+    if not isinstance(value, str) or len(value) > MOST_LETTERS or not (empty or value.strip()):
+        raise LLMHWError(f"{argument}={shown(value)} must be a name of {0 if empty else 1} to {MOST_LETTERS} letters")
+    if not value.isprintable():
+        raise LLMHWError(f"{argument}={shown(value)} must be a name without control characters")
+    return value
+
+
+def check_prose(argument: str, value: Any) -> str:
+    """`value` if it is a text, which may be empty or long, as a note is."""
+    if not isinstance(value, str):
+        raise LLMHWError(f"{argument}={shown(value)} must be a text")
+    return value
+
+
+def check_mapping(argument: str, value: Any) -> Mapping[Any, Any]:
+    """`value` if it is a mapping, as a dict is."""
+    if not isinstance(value, Mapping):
+        raise LLMHWError(f"{argument}={shown(value)} must be a dict")
+    return value
+
+
+def check_items(argument: str, value: Any, check: Check | None = None, *, empty: bool = True) -> tuple[Any, ...]:
+    """The items of a sequence as a tuple, each checked; a text, bytes or a mapping is no sequence of items.
+
+    >>> check_items("layers", "01")
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: layers='01' must be a sequence, such as a list
+    """
+    from itertools import islice
+
+    if isinstance(value, (str, bytes, bytearray, Mapping)) or not isinstance(value, Iterable):
+        raise LLMHWError(f"{argument}={shown(value)} must be a sequence, such as a list")
+    try:
+        items = tuple(islice(value, MOST_ITEMS))
+    except TypeError:  # an array without dimensions says that it can be iterated over
+        raise LLMHWError(f"{argument}={shown(value)} must be a sequence, such as a list") from None
+    if not (items or empty):
+        raise LLMHWError(f"{argument}={shown(value)} must hold at least one item")
+    return tuple(check(f"{argument}[{i}]", item) for i, item in enumerate(items)) if check else items
+
+
+def check_callable(argument: str, value: Any) -> Any:
+    """`value` if it can be called."""
+    if not callable(value):
+        raise LLMHWError(f"{argument}={shown(value)} must be a function")
+    return value
+
+
+def check_object(argument: str, value: Any, *names: str) -> Any:
+    """`value` if it is an object of a class of one of these names, which need not be loaded for that.
+
+    >>> check_object("job", "llama-3-8b", "TrainingJob")
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: job='llama-3-8b' must be a TrainingJob; make one with it
+    """
+    if not any(made.__name__ in names for made in type(value).__mro__):
+        kinds = " or a ".join(names)
+        raise LLMHWError(f"{argument}={shown(value)} must be a {kinds}; make one with it")
+    return value
+
+
+# -- a whole function -------------------------------------------------------------------------
+
+_KINDS: dict[str, Check | None] = {
+    "int": check_count,
+    "float": check_number,
+    "bool": check_flag,
+    "str": check_text,
+}
+_SEQUENCES = ("Iterable", "Sequence", "list", "tuple", "Collection")
+# Checked by what resolves names, or open on purpose.
+_OPEN = ("Any", "object", "Path", "PathLike", "Source", "Lengths", "Arrivals", "ArrayLike")
+
+
+def _parts(annotation: str) -> list[str]:
+    """The members of a union: `int | Mapping[str, int | None]` has two."""
+    depth, parts = 0, [""]
+    for letter in annotation:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "|" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def check_of(annotation: str) -> Check | None:
+    """The check that an annotation asks for; None for no check."""
+    parts = _parts(annotation)
+    optional = "None" in parts
+    parts = [part for part in parts if part != "None"]
+    names = [part.partition("[")[0].rpartition(".")[2] for part in parts]
+    check: Check | None
+    if len(parts) != 1 and set(names) != {"int", "float"}:
+        # a name or an object, an item or many: what takes either says itself what it takes
+        return None
+    name, inside = names[-1], parts[-1].partition("[")[2].rpartition("]")[0]
+    if name in _KINDS:
+        check = _KINDS[name]
+    elif name in _OPEN or (name[:1].islower() and name not in _SEQUENCES):
+        return None
+    elif name in _SEQUENCES:
+        item = inside.removesuffix(", ...") if inside.endswith(", ...") or name != "tuple" else ""
+        check = partial(check_items, check=_KINDS.get(item))
+    elif name == "Mapping":
+        check = check_mapping
+    elif name == "Callable":
+        check = check_callable
+    elif len(name) == 1:  # a type variable
+        return None
+    else:
+
+        def check(argument: str, value: Any) -> Any:
+            return check_object(argument, value, name)
+
+    if optional and check:
+        inner = check
+        return lambda argument, value: None if value is None else inner(argument, value)
+    return check
+
+
+def whole(least: int = 0, most: int = 10**18) -> Check:
+    """The check of a whole number within these bounds."""
+    return partial(check_count, least=least, most=most)
+
+
+def number(least: float = 0.0, **bounds: Any) -> Check:
+    """The check of a number within these bounds, as `llmhw.units.check_number` has them."""
+    return partial(check_number, least=least, **bounds)
+
+
+def share(*, above: bool = False) -> Check:
+    """The check of a part of a whole; `above`: 0 is none."""
+    return partial(check_number, most=1.0, above=above)
+
+
+def _checks(annotations: Mapping[str, str], bounds: Mapping[str, Check | None]) -> dict[str, Check]:
+    found = {}
+    for name, annotation in annotations.items():
+        check = bounds[name] if name in bounds else check_of(annotation)
+        if name in bounds and check and "None" in _parts(annotation):
+            given = check
+            check = lambda argument, value, given=given: None if value is None else given(argument, value)  # noqa: E731
+        if check:
+            found[name] = check
+    return found
+
+
+@overload
+def checked(function: F, /) -> F: ...
+@overload
+def checked(**bounds: Check | None) -> Callable[[F], F]: ...
+def checked(function: Any = None, /, **bounds: Check | None) -> Any:
+    """Check a function's arguments by their annotations before it runs.
+
+    bounds   for arguments that need another check than their annotation says; None: no check
+
+    >>> @checked
+    ... def double(n: int) -> int:
+    ...     return 2 * n
+    >>> double("x")
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: n='x' must be a whole number of at least 1
+    """
+    if function is None:
+        return partial(_checked, bounds)
+    return _checked(bounds, function)
+
+
+def _checked(bounds: Mapping[str, Check | None], function: F) -> F:
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    named: dict[str, Check] = {}
+    placed: list[tuple[str, Check | None]] = []
+
+    def prepare() -> None:  # at the first call, so that an import does not wait for it
+        annotations = {name: str(function.__annotations__[name]) for name in names if name in function.__annotations__}
+        named.update(_checks(annotations, bounds))
+        placed.extend((name, named.get(name)) for name in names[: code.co_argcount])
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not named:
+            prepare()
+        if args:
+            values = list(args)
+            for i, (name, check) in enumerate(placed[: len(args)]):
+                if check:
+                    values[i] = check(name, values[i])
+            args = tuple(values)
+        for name in kwargs:
+            if name in named:
+                kwargs[name] = named[name](name, kwargs[name])
+        return function(*args, **kwargs)
+
+    return cast(F, call)
+
+
+_MADE: dict[type, dict[str, Check]] = {}
+
+
+def check_made(thing: Any, **bounds: Check | None) -> None:
+    """Check the fields of a dataclass by their annotations; `bounds`, the same for all of a class, as in `checked`."""
+    checks = _MADE.get(type(thing))
+    if checks is None:
+        from dataclasses import fields
+
+        annotations = {entry.name: str(entry.type) for entry in fields(thing)}
+        checks = _MADE[type(thing)] = _checks(annotations, bounds)
+    for name, check in checks.items():
+        object.__setattr__(thing, name, check(name, getattr(thing, name)))
