@@ -272,8 +272,8 @@ def _columns(names: str, *groups: Iterable[str]) -> tuple[str, ...]:
 OF_KIND: dict[str, tuple[str, ...]] = {
     "training-throughput": _columns(
         "model_name gpu n_gpus seq_len global_batch measured_kind measured_value tp pp vpp cp ep zero_stage "
-        "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software recompute_mode "
-        "interleaving cp_kind adapters_only dropout counts_recompute adapter_gb_per_s model config",
+        "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
+        "recompute_mode interleaving cp_kind adapters_only dropout counts_recompute adapter_gb_per_s model config",
         _SIZES,
         _DEVICE,
     ),

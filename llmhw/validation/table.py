@@ -381,7 +381,8 @@ class _Lines(Collection[Row]):
         columns, twice, width = self.columns, self.twice, len(self.columns)
         called = {new: old for old, new in self.names.items()}
         at = columns.index("id") if "id" in columns else width
-        for line, cells in _csv_lines(self.path):
+        for line, values in _csv_lines(self.path):
+            cells = list(map(str.strip, values))
             flaw = ""
             if len(cells) > width:
                 beyond = next((value for value in cells[width:] if value), "")
@@ -410,15 +411,18 @@ def _open_csv(source: str | PathLike[str]) -> Table:
     once: set[str] = set()
     twice: set[str] = set()
     lines = at = 0
-    for _, cells in _csv_lines(path, head=True):
+    for _, values in _csv_lines(path, head=True):
         if not columns:
-            columns = tuple(cells)
+            columns = tuple(map(str.strip, values))
+            while not columns[-1]:  # spreadsheets leave empty columns at the end
+                columns = columns[:-1]
             _check_columns(str(path), columns)
             at = columns.index("id") if "id" in columns else len(columns)
             continue
         lines += 1
-        if at < len(cells) and at < len(columns) and cells[at]:
-            (twice if cells[at] in once else once).add(cells[at])
+        i = values[at].strip() if at < min(len(values), len(columns)) else ""
+        if i:
+            (twice if i in once else once).add(i)
     return Table(str(path), columns, _Lines(path, columns, lines, frozenset(twice), {}))
 
 
@@ -434,14 +438,9 @@ def _csv_lines(path: Any, *, head: bool = False) -> Iterator[tuple[int, list[str
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = reader(file, strict=True)
             for values in lines:
-                cells = [value.strip() for value in values]
-                if any(cells):
-                    if first:
-                        # spreadsheets leave empty columns at the end
-                        while not cells[-1]:
-                            cells.pop()
+                if any(map(str.strip, values)):
                     if head or not first:
-                        yield line, cells
+                        yield line, values
                     first = False
                 line = lines.line_num + 1
     except Error as error:
