@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 from llmhw.formula import formula
@@ -87,3 +88,13 @@ class StepModel:
                 cached_tokens=prefill_context + decode_context,
             )
         )
+
+    def decode_steps(self, sequences: int, context: int) -> tuple[float, float, float]:
+        """Of decode steps in a row: seconds of the first, what each later one takes more, for how many that holds.
+
+        >>> StepModel(0.005, cached_token_seconds=1e-8).decode_steps(10, 10_000)
+        (0.0051, 1e-07, inf)
+        """
+        cached = self.cached_token_seconds
+        # plain sums: a simulation asks this for each of its events
+        return self.base_seconds + self.sequence_seconds * sequences + cached * context, cached * sequences, inf

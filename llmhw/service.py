@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from math import gcd, inf
+from math import ceil, gcd, inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -658,10 +658,15 @@ class EngineSteps:
         return seconds
 
     def _decode(self, sequences: int, context: int) -> float:
+        return self.decode_steps(sequences, context)[0]
+
+    def decode_steps(self, sequences: int, context: int) -> tuple[float, float, int]:
+        """Of decode steps in a row: seconds of the first, what each later one takes more, for how many that holds."""
         each = context / sequences
         power = 1 << max(0, int(each).bit_length() - 1)
         low = self._entry(sequences, power)
-        return low + (self._entry(sequences, 2 * power) - low) * (each / power - 1)
+        slope = (self._entry(sequences, 2 * power) - low) / power
+        return low + slope * (each - power), slope, max(1, ceil(2 * power - each))
 
     def _passes(self, tokens: int) -> float:
         prompts = max(1, round(tokens / self.prompt_tokens))

@@ -8,11 +8,11 @@ from math import ceil, inf, sqrt
 
 from llmhw.queueing import StepModel
 from llmhw.simulation.cache import PageTable
-from llmhw.simulation.engine import Engine, checked_seconds
+from llmhw.simulation.engine import Engine, checked_seconds, decode_steps
 from llmhw.simulation.record import Run, Sequence
 from llmhw.simulation.sources import Open
 
-UNLIMITED = 2**62
+UNLIMITED = 10**18
 
 
 class Continuous:
@@ -223,9 +223,6 @@ class Continuous:
             heappop(heap)
         n = heap[0][0] - k
         block_tokens = table.block_tokens
-        model = self.affine
-        if model is None:
-            n = 1
         batch = self.decoding
         if batch * (n // block_tokens + 1) > table.free:
             n = self._steps_with_blocks(n)
@@ -234,21 +231,16 @@ class Continuous:
                 n, batch = 1, self.decoding
                 if not batch:
                     return
-        if model is None:
-            slope, each = 0.0, checked_seconds(self.engine.step, 0, 0, batch, self.context)
-            seconds = each
-        else:
-            slope = model.cached_token_seconds * batch
-            each = (
-                model.base_seconds + model.sequence_seconds * batch + model.cached_token_seconds * self.context
-            )  # of the first step; each later one takes `slope` more
-            seconds = n * each + slope * (n * (n - 1) / 2)
-            if n > 1 and not self.blocked:
-                now = self.now
-                coming = self.source.next_time(now)
-                if now + seconds >= coming:
-                    n = _steps_until(coming, now, each, slope, n)
-                    seconds = n * each + slope * (n * (n - 1) / 2)
+        each, slope, alike = decode_steps(self.engine.step, batch, self.context)
+        if n > alike:
+            n = int(alike)
+        seconds = n * each + slope * (n * (n - 1) / 2)
+        if n > 1 and not self.blocked:
+            now = self.now
+            coming = self.source.next_time(now)
+            if now + seconds >= coming:
+                n = _steps_until(coming, now, each, slope, n)
+                seconds = n * each + slope * (n * (n - 1) / 2)
         buckets = self.buckets
         block_seconds = table.used * seconds
         if n <= block_tokens:
@@ -445,15 +437,12 @@ class Batches:
 
     def _decode_seconds(self, batch: int, context: int, wanted: set[int]) -> dict[int, float]:
         """Seconds of that many decode steps; members that are done go on in their places."""
-        step = self.engine.step
-        if isinstance(step, StepModel):
-            slope = step.cached_token_seconds * batch
-            each = step.base_seconds + step.sequence_seconds * batch + step.cached_token_seconds * context
-            return {n: n * each + slope * (n * (n - 1) / 2) for n in wanted}
-        found, seconds, most = {}, 0.0, max(wanted)
-        for n in range(most + 1):
-            if n in wanted:
-                found[n] = seconds
-            if n < most:
-                seconds += checked_seconds(step, 0, 0, batch, context + n * batch)
+        found, seconds, done = {}, 0.0, 0
+        for n in sorted(wanted):
+            while done < n:
+                each, slope, alike = decode_steps(self.engine.step, batch, context + done * batch)
+                steps = int(min(n - done, alike))
+                seconds += steps * each + slope * (steps * (steps - 1) / 2)
+                done += steps
+            found[n] = seconds
         return found

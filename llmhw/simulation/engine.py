@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import inf
 
-from llmhw.simulation.load import Request
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, check_number
+from llmhw.simulation.load import LATEST, Request
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, check_number, shown
 
 StepSeconds = Callable[[int, int, int, int], float]
 
@@ -150,8 +150,10 @@ class Engine:
             check_count(f"{place}: input_tokens", inputs)
             check_count(f"{place}: output_tokens", outputs)
             raise LLMHWError(f"{place}: input_tokens={inputs!r} and output_tokens={outputs!r} must be int")
-        if not 0 <= arrival < inf:
-            raise LLMHWError(f"{place}: arrival_seconds={arrival!r} must be a number of at least 0")
+        if not 0 <= arrival <= LATEST:
+            raise LLMHWError(
+                f"{place}: arrival_seconds={shown(arrival)} must be a number of at least 0 and at most {LATEST:g}"
+            )
         if self.max_context is not None and inputs + outputs > self.max_context:
             raise LLMHWError(
                 f"{place}: input_tokens={inputs} and output_tokens={outputs} must be at most "
@@ -177,3 +179,17 @@ def checked_seconds(step: StepSeconds, prefill: int, prefill_context: int, seque
             f"step({prefill}, {prefill_context}, {sequences}, {context})={seconds!r} must be seconds of at least 0"
         )
     return seconds
+
+
+def decode_steps(step: StepSeconds, sequences: int, context: int) -> tuple[float, float, float]:
+    """Of decode steps in a row: seconds of the first, what each later one takes more, for how many that holds.
+
+    A step model that has `decode_steps` says so itself; of any other function one step is known.
+    """
+    known = getattr(step, "decode_steps", None)
+    if known is None:
+        return checked_seconds(step, 0, 0, sequences, context), 0.0, 1
+    each, slope, alike = known(sequences, context)
+    if not (0 <= each < inf and 0 <= slope < inf):
+        return checked_seconds(step, 0, 0, sequences, context), 0.0, 1
+    return each, slope, alike

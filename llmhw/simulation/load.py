@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import ceil, exp, inf
 from os import PathLike
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from llmhw.units import LLMHWError, check_count, check_number, finite, nearest
+from llmhw.units import LLMHWError, check_count, check_number, finite, nearest, shown
+
+# Beyond this, seconds are told apart by some microseconds only; clocks that count from 1970 are far below.
+LATEST = 1e10
+# Requests of a load: of so many, a percentile is known, and each takes its time.
+MOST_REQUESTS = 10**8
+MOST_USERS = 10**6
+MOST_TOKENS = 10**9
+
+
+def check_requests(argument: str, value: Any, least: int = 0, most: int = MOST_REQUESTS) -> int:
+    """A number of requests, or of users, that can be simulated.
+
+    >>> check_requests("requests", 10**30)
+    Traceback (most recent call last):
+    llmhw.units.LLMHWError: requests=1000000000000000000000000000000 must be a whole number of at most 100,000,000
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > most:
+        raise LLMHWError(f"{argument}={shown(value)} must be a whole number of at most {most:,}")
+    return check_count(argument, value, least)
+
+
+def _check_length(argument: str, value: Any, least: int = 1) -> int:
+    return check_requests(argument, value, least, MOST_TOKENS)
+
+
+def _check_median(argument: str, value: Any) -> None:
+    check_number(argument, value, above=True, most=MOST_TOKENS)
 
 
 class Request(NamedTuple):
@@ -39,7 +66,9 @@ class Uniform:
     high: int
 
     def __post_init__(self) -> None:
-        check_count("high", self.high, check_count("low", self.low))
+        low, high = _check_length("low", self.low), _check_length("high", self.high)
+        if high < low:
+            raise LLMHWError(f"low={low} must be at most high={high}; exchange the two")
 
     def draw(self, random: Random, /) -> int:
         return random.randint(self.low, self.high)
@@ -52,7 +81,7 @@ class Exponential:
     mean: float
 
     def __post_init__(self) -> None:
-        check_number("mean", self.mean, above=True)
+        _check_median("mean", self.mean)
 
     def draw(self, random: Random, /) -> int:
         return max(1, ceil(random.expovariate(1) * self.mean))
@@ -71,28 +100,33 @@ class LogNormal:
     most: int | None = None
 
     def __post_init__(self) -> None:
-        check_number("median", self.median, above=True)
-        check_number("sigma", self.sigma)
-        least = check_count("least", self.least)
+        _check_median("median", self.median)
+        check_number("sigma", self.sigma, most=10)
+        least = _check_length("least", self.least)
         if self.most is not None:
-            check_count("most", self.most, least)
+            _check_length("most", self.most, least)
 
     def draw(self, random: Random, /) -> int:
-        # beyond the exponent of 60 no length is printable, let alone served
-        length = round(self.median * exp(min(random.gauss(0, 1) * self.sigma, 60.0)))
-        return max(self.least, length if self.most is None else min(length, self.most))
+        length = self.median * exp(random.gauss(0, 1) * self.sigma)
+        return max(self.least, round(min(length, MOST_TOKENS if self.most is None else self.most)))
 
 
 @dataclass(frozen=True, slots=True)
 class Empirical:
-    """Lengths drawn from those given, each as likely as it is frequent."""
+    """Lengths drawn from those given, each as likely as it is frequent.
+
+    path   of the file that they are from, if they are
+    """
 
     values: tuple[int, ...]
+    path: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, Iterable) or isinstance(self.values, (str, bytes)):
+            raise LLMHWError(f"values={shown(self.values)} must be lengths, such as (100, 200)")
+        object.__setattr__(self, "values", tuple(_check_length("values", value) for value in self.values))
         if not self.values:
             raise LLMHWError("values=() must hold at least one length")
-        object.__setattr__(self, "values", tuple(check_count("values", value) for value in self.values))
 
     @classmethod
     def from_csv(cls, path: str | PathLike[str], column: str) -> Empirical:
@@ -100,7 +134,7 @@ class Empirical:
         values = tuple(_whole(row, column, place) for place, row in _read_rows(path, (column,)))
         if not values:
             raise LLMHWError(f"{path} has no rows; a distribution needs at least one length")
-        return cls(values)
+        return cls(values, str(path))
 
     def draw(self, random: Random, /) -> int:
         return random.choice(self.values)
@@ -112,11 +146,11 @@ Lengths = int | Distribution
 def drawer(argument: str, lengths: Lengths, seed: int) -> Callable[[], int]:
     """A function that gives the next length; every argument has its own stream of random numbers."""
     if isinstance(lengths, (int, float)):
-        constant = check_count(argument, lengths)
+        constant = _check_length(argument, lengths)
         return lambda: constant
     if not callable(getattr(lengths, "draw", None)):
         raise LLMHWError(
-            f"{argument}={lengths!r} must be a whole number or a distribution such as LogNormal(median=200, sigma=1)"
+            f"{argument}={shown(lengths)} must be a whole number or a distribution such as LogNormal(median=200, sigma=1)"
         )
     random = _stream(seed, argument)
     draw = lengths.draw
@@ -130,7 +164,7 @@ def _stream(seed: int, what: str) -> Random:
 
 def _check_seed(seed: Any) -> None:
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise LLMHWError(f"seed={seed!r} must be a whole number")
+        raise LLMHWError(f"seed={shown(seed)} must be a whole number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +187,33 @@ class Poisson:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, (int, float)) and self.rate == 0:
+        if isinstance(self.rate, (int, float)) and not isinstance(self.rate, bool) and self.rate == 0:
             raise LLMHWError(f"rate={self.rate!r} must be a number above 0; no request would ever come")
-        check_number("rate", self.rate, above=True)
+        check_number("rate", self.rate, above=True, most=1e12)
         if self.requests is None and self.seconds is None:
             raise LLMHWError("requests=None needs seconds= in its place: without both, the requests never end")
         if self.requests is not None:
-            check_count("requests", self.requests, 0)
+            check_requests("requests", self.requests)
         if self.seconds is not None:
-            check_number("seconds", self.seconds)
+            check_number("seconds", self.seconds, most=LATEST)
+        self._check_end()
         _check_seed(self.seed)
         drawer("input_tokens", self.input_tokens, 0)
         drawer("output_tokens", self.output_tokens, 0)
+
+    def _check_end(self) -> None:
+        if self.requests is None:
+            assert self.seconds is not None
+            if self.rate * self.seconds > MOST_REQUESTS:
+                raise LLMHWError(
+                    f"rate={self.rate!r} for seconds={self.seconds!r} is more than {MOST_REQUESTS:,} requests; "
+                    "give fewer of them with requests="
+                )
+        elif self.seconds is None and self.requests > self.rate * LATEST / 2:
+            raise LLMHWError(
+                f"rate={self.rate!r} and requests={self.requests} come for longer than {LATEST / 2:g} seconds; "
+                "give a higher rate or fewer requests"
+            )
 
     def __iter__(self) -> Iterator[Request]:
         wait = _stream(self.seed, "arrivals").expovariate
@@ -200,9 +249,9 @@ class Closed:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("concurrency", self.concurrency)
-        check_count("requests", self.requests, 0)
-        check_number("think_seconds", self.think_seconds)
+        check_requests("concurrency", self.concurrency, 1, MOST_USERS)
+        check_requests("requests", self.requests)
+        check_number("think_seconds", self.think_seconds, most=LATEST)
         _check_seed(self.seed)
         drawer("input_tokens", self.input_tokens, 0)
         drawer("output_tokens", self.output_tokens, 0)
@@ -227,7 +276,7 @@ class Recorded:
     def __post_init__(self) -> None:
         check_number("speed", self.speed, above=True)
         if self.most is not None:
-            check_count("most", self.most, 0)
+            check_requests("most", self.most)
 
     def __iter__(self) -> Iterator[Request]:
         clock = 0.0
@@ -259,14 +308,15 @@ class Recorded:
 def _number(row: Mapping[str, str], column: str, place: str) -> float:
     value = finite(row[column])
     if value is None:
-        raise LLMHWError(f"{place}: {column}={row[column]!r} must be a number, without unit and thousands separators")
+        raise LLMHWError(f"{place}: {column}={shown(row[column])} must be a number, without unit or separators")
     return value
 
 
 def _whole(row: Mapping[str, str], column: str, place: str) -> int:
     value = _number(row, column, place)
-    if not value.is_integer() or value < 1:
-        raise LLMHWError(f"{place}: {column}={row[column]!r} must be a whole number of at least 1")
+    if not value.is_integer() or not 1 <= value <= MOST_TOKENS:
+        rule = f"a whole number of at least 1 and at most {MOST_TOKENS:,}"
+        raise LLMHWError(f"{place}: {column}={shown(row[column])} must be {rule}")
     return int(value)
 
 
@@ -319,5 +369,8 @@ def _check_columns(path: str, columns: list[str], needed: tuple[str, ...], one_o
             close = nearest(column, [c for c in columns if c], 1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise LLMHWError(f"column {column!r}{hint} is missing in {path}; {there}")
-    if one_of and not any(column in columns for column in one_of):
+    found = [column for column in one_of if column in columns]
+    if one_of and not found:
         raise LLMHWError(f"column {' or '.join(map(repr, one_of))} is missing in {path}; {there}")
+    if len(found) > 1:
+        raise LLMHWError(f"{path} has the columns {' and '.join(map(repr, found))}, which both say when; remove one")

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.units import LLMHWError
-from llmhw.validation.kinds import KINDS, Kind, Timed, open_table, validate
+from llmhw.validation.kinds import KINDS, Predictor, Progress, Timed, counted, open_table, validate
 from llmhw.validation.regression import fit_calibration
 from llmhw.validation.statistics import Group, Prediction, Validation, percentile, source_family
 from llmhw.validation.table import Row, Source
@@ -45,12 +45,18 @@ def fit(source: Source | None, kind: str, *, fresh: bool = False) -> dict[str, A
 
 
 def calibration(
-    source: Source | None, kind: str, *, fresh: bool = False, each: Callable[..., Iterable[Validation]] = map
+    source: Source | None,
+    kind: str,
+    *,
+    fresh: bool = False,
+    each: Callable[..., Iterable[Validation]] = map,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """What `fit` gives, with what speaks for it: as `--fit` writes it.
 
     source, kind, fresh   as in `fit`
     each                  `map`, or that of a pool of processes
+    progress              called as progress(fits done, fits in all)
 
     date, data, method   of this fit
     residuals            errors on the rows themselves, by meter
@@ -60,10 +66,16 @@ def calibration(
                          out. A meter with fewer than `LEAST` configurations has none, and `no_interval` says so
     """
     rows = usable(source, kind)
+    together, parts = _parts(kind, rows)
+    tell = progress or (lambda done, total: None)
+    tell(0, len(parts) + 1)
     made = _fit(kind, fresh, rows)
+    tell(1, len(parts) + 1)
     everything = validate(rows, kind, calibration=made)
-    together, parts = _parts(KINDS[kind], rows)
-    unseen = [group for found in each(partial(_left_out, kind, fresh, rows), parts) for group in found.groups]
+    unseen: list[Group] = []
+    for done, found in enumerate(each(partial(_left_out, kind, fresh, rows), parts), 2):
+        unseen += found.groups
+        tell(done, len(parts) + 1)
     meters = sorted({group.meter for group in everything.groups})
     made |= {
         "date": date.today().isoformat(),
@@ -97,7 +109,7 @@ def usable(source: Source | None, kind: str) -> list[Row]:
         fitting = ", ".join(name for name, other in KINDS.items() if other.fits)
         raise LLMHWError(f"kind={kind!r} has no constants to fit; these have: {fitting}")
     rows = []
-    for row in table.rows:
+    for row in counted(chosen, table.rows):
         try:
             row.check(chosen.measured)
         except LLMHWError:
@@ -129,37 +141,41 @@ def slowness(group: Group) -> float:
 def _fit(kind: str, fresh: bool, rows: list[Row]) -> dict[str, Any]:
     chosen = KINDS[kind]
     if chosen.timed:
-        return _fit_time(chosen, chosen.timed, rows, fresh)
+        return _fit_time(kind, chosen.timed, rows, fresh)
     assert chosen.fit is not None
     return chosen.fit(rows)
 
 
-def _fit_time(chosen: Kind, timed: Timed, rows: list[Row], fresh: bool) -> dict[str, Any]:
+def _fit_time(kind: str, timed: Timed, rows: list[Row], fresh: bool) -> dict[str, Any]:
     """Constants of time. Every one has a prior: its value before any row was seen, and how far it may be off."""
     known = {name: value for name, value in read_calibration(timed.subject).items() if name not in _ABOUT}
     known["interval"] = {}
-    found: dict[tuple[str, ...], list[tuple[Callable[..., Prediction], tuple[str, ...], float]]] = {}
+    predict = Predictor(kind, known)
+    measured: dict[tuple[str, ...], list[float]] = {}
+    firsts: list[tuple[Callable[..., Prediction], tuple[str, ...]]] = []
     for row in rows:
         try:
-            again, places = timed.again(row, known), timed.groups(row, known)
-            measured = again(calibration=known).measured
-            key = (source_family(row.source), row["software"], *chosen.configuration(row))
+            found = predict(row)
+            key = (source_family(row.source), row["software"], *found.configuration)
+            if key not in measured:
+                firsts.append((timed.again(row, known), timed.groups(row, known)))
         except LLMHWError:
             continue
-        found.setdefault(key, []).append((again, places, measured))
-    if not found:
+        measured.setdefault(key, []).append(found.measured)
+    if not firsts:
         raise LLMHWError("rows=[] has no row that can be predicted, so nothing can be fitted")
-    data = [(same[0][0], median(measured for _, _, measured in same)) for same in found.values()]
+    data = [(again, median(same)) for (again, _), same in zip(firsts, measured.values(), strict=True)]
 
     def residual(tried: Mapping[str, Any], i: int) -> float:
-        again, measured = data[i]
-        return log(again(calibration=tried).predicted / measured)
+        again, middle = data[i]
+        return log(again(calibration=tried).predicted / middle)
 
-    belongs = [same[0][1].__contains__ for same in found.values()]
-    return fit_calibration(known, residual, belongs, fresh=fresh, noise=timed.noise)
+    return fit_calibration(
+        known, residual, [places.__contains__ for _, places in firsts], fresh=fresh, noise=timed.noise
+    )
 
 
-def _parts(chosen: Kind, rows: list[Row]) -> tuple[str, list[set[str]]]:
+def _parts(kind: str, rows: list[Row]) -> tuple[str, list[set[str]]]:
     """What is left out together, in words, and the names of the rows of each part."""
     clusters: dict[str, set[str]] = {}
     for row in rows:
@@ -167,9 +183,10 @@ def _parts(chosen: Kind, rows: list[Row]) -> tuple[str, list[set[str]]]:
     if len(clusters) > 1:
         return "whole sources", [clusters[name] for name in sorted(clusters)]
     configurations: dict[tuple[str, ...], set[str]] = {}
+    predict = Predictor(kind)
     for row in rows:
         try:
-            configurations.setdefault(chosen.configuration(row), set()).add(row.name)
+            configurations.setdefault(predict(row).configuration, set()).add(row.name)
         except LLMHWError:
             continue
     dealt = list(configurations.values())

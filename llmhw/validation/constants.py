@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
-from llmhw.files import write_whole
+from llmhw.files import read_json, write_whole
 from llmhw.units import LLMHWError
 
 
 def read_constants(path: str | PathLike[str]) -> dict[str, Any]:
     """The constants in a JSON file that `write_constants` wrote. Raises `LLMHWError` if it is not there or not JSON."""
-    from json import loads
-    from pathlib import Path
-
-    file = Path(path)
-    way_out = "give a file that `llmhw validate --fit` wrote"
-    try:
-        found = loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LLMHWError(f"{file} does not exist; {way_out}") from None
-    except OSError as error:
-        raise LLMHWError(f"{file} cannot be read ({error.strerror}); {way_out}") from None
-    except (ValueError, RecursionError) as error:
-        raise LLMHWError(f"{file} is not JSON ({error}); {way_out}") from None
-    if not isinstance(found, dict):
-        raise LLMHWError(f"{file} holds a JSON {type(found).__name__}, not an object; {way_out}")
-    return found
+    return read_json(path, argument="calibration", way_out="give a file that `llmhw validate --fit` wrote")
 
 
-def write_constants(path: str | PathLike[str], make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Write what `make()` gives as JSON to `path`, whole or not at all, and return it."""
+def write_constants(
+    path: str | PathLike[str],
+    make: Callable[[], Mapping[str, Any]],
+    *,
+    inputs: Iterable[str | PathLike[str]] = (),
+) -> Mapping[str, Any]:
+    """Write what `make()` gives as JSON to `path`, whole or not at all, and return it.
+
+    inputs   files that are read for it, such as the table of the rows: never written onto, by whatever name
+    """
     made: list[Mapping[str, Any]] = []
 
     def text() -> str:
         made.append(make())
         return _json(made[0])
 
-    write_whole(path, text)
+    write_whole(path, text, inputs=inputs)
     return made[0]
 
 

@@ -5,17 +5,23 @@ Every row is either predicted or skipped with a reason. Each kind of table is on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
+from operator import itemgetter
+from os import PathLike
+from time import monotonic
 from typing import Any
 
 from llmhw.catalog import check_calibration, read_measurements, read_table
 from llmhw.units import LLMHWError, unknown_name
 from llmhw.validation import facts, serving, serving_memory, training_memory, training_throughput
+from llmhw.validation.columns import COLUMNS, OF_KIND, other_names
 from llmhw.validation.statistics import Prediction, Validation, groups
-from llmhw.validation.table import Row, Source, Table, read_table_of
+from llmhw.validation.table import Row, Source, Table, table_of
+
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ KINDS: dict[str, Kind] = {
     ),
     "training-memory": Kind(
         title="peak memory of training",
-        required=("source", "model_name", "n_gpus", "peak_mem_gib", "mem_kind"),
+        required=("model_name", "n_gpus", "program", "recipe", "seq_len", "peak_mem_gib", "mem_kind"),
         measured=("peak_mem_gib",),
         predict=training_memory.predict,
         configuration=training_memory.configuration,
@@ -100,7 +106,7 @@ KINDS: dict[str, Kind] = {
     ),
     "inference-memory": Kind(
         title="peak memory of inference",
-        required=("model_name", "quant", "engine", "batch", "isl", "osl", "peak_mem_gb", "mem_kind"),
+        required=("model_name", "quant", "program", "batch", "isl", "osl", "peak_mem_gb", "mem_kind"),
         measured=("peak_mem_gb",),
         predict=serving_memory.predict_inference,
         configuration=serving_memory.inference_configuration,
@@ -139,54 +145,174 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def validate(source: Source | None, kind: str, *, calibration: Mapping[str, Any] | None = None) -> Validation:
+def validate(
+    source: Source | None,
+    kind: str,
+    *,
+    calibration: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Validation:
     """Predict every row of a table of measurements, or say why not.
 
     source        the path of a CSV file, rows as mappings from column to value, or None for the catalog's own table
-    kind          one of `KINDS`
+    kind          one of `KINDS`; `columns(kind)` says what its columns mean, and `template(kind)` is a table to fill
     calibration   other constants than those of `catalog/calibration.json`: what `fit` and `calibration` give
+    progress      called as progress(rows done, rows in all), at most some ten times a second, and at the end
 
     A row is skipped with a reason if a cell cannot be read, if it repeats another, if nobody opened its source, or if
-    the library does not predict what it says. A missing column or a file that is not CSV raises `LLMHWError`.
+    the library does not predict what it says. A missing column or a file that is not CSV raises `LLMHWError`. Rows
+    that differ only in what was measured are predicted once. Interrupted (Ctrl-C), it returns what it has, with
+    `complete=False` and where it was in `note`.
 
     >>> found = validate(None, "training-memory")
     >>> len(found.rows) + len(found.skipped)
     190
     """
     chosen, table = open_table(source, kind)
-    options = {} if calibration is None else {"calibration": _checked(kind, calibration)}
+    predict = Predictor(kind, None if calibration is None else _checked(kind, calibration))
     done: list[Prediction] = []
     skipped: list[tuple[str, str, str]] = []
-    for row in table.rows:
+    note = ""
+    total = len(table.rows)
+    try:
+        for row in counted(chosen, table.rows, progress):
+            try:
+                done.append(predict(row))
+            except LLMHWError as reason:
+                skipped.append((row.name, row.source, str(reason)))
+    except KeyboardInterrupt:
+        note = f"interrupted after {len(done) + len(skipped):,} values of {total:,} rows"
+    known = OF_KIND.get(kind, table.columns) if source is not None else table.columns
+    unread = tuple(column for column in table.columns if column and column not in known)
+    return Validation(tuple(done), tuple(skipped), tuple(groups(done)), kind, chosen.title, unread, note)
+
+
+def counted(chosen: Kind, rows: Collection[Row], progress: Progress | None = None) -> Iterator[Row]:
+    """The rows, each as many times as it has measured values; `progress` is told of them now and then."""
+    told = monotonic()
+    for done, row in enumerate(rows):
+        if progress is not None and monotonic() - told > 0.1:
+            told = monotonic()
+            progress(done, len(rows))
+        if chosen.each:
+            yield from serving_memory.each_value(row, chosen.measured)
+        else:
+            yield row
+    if progress is not None:
+        progress(len(rows), len(rows))
+
+
+class Predictor:
+    """Predicts rows of a kind; those that differ only in what was measured, or in their id and source, once.
+
+    kind          one of `KINDS`
+    calibration   what `predict` of the kind takes, checked
+    """
+
+    # predictions that are kept
+    _MOST = 50_000
+
+    def __init__(self, kind: str, calibration: Mapping[str, Any] | None = None) -> None:
+        self.kind = KINDS[kind]
+        self._options = {} if calibration is None else {"calibration": calibration}
+        books = ("id", "source", "duplicate_of", "source_opened", "evidence", "not_predicted", "cluster")
+        self._columns = tuple(column for column in OF_KIND.get(kind, ()) if column not in books)
+        self._cells = itemgetter(*self._columns) if self._columns else None
+        self._known: dict[tuple[str, ...], Prediction | str] = {}
+        self._clean: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def __call__(self, row: Row) -> Prediction:
+        """What is predicted for a row, or `LLMHWError` with the reason why nothing is."""
+        row.check(self.kind.measured)
+        if self._cells is None:
+            found, value = self._fresh(row), 1.0
+        else:
+            column = self._measured(row)
+            value = row.positive(column)
+            # one of its unit is predicted, so that any number of them is known
+            at = self._columns.index(column)
+            cells = self._cells(row)
+            key = (*cells[:at], "1", *cells[at + 1 :])
+            kept = self._known.get(key)
+            if kept is None:
+                if len(self._known) >= self._MOST:
+                    self._known.clear()
+                kept = self._known[key] = self._first(row, key)
+            if isinstance(kept, str):
+                raise LLMHWError(kept.replace(_NAME, row.name or "row"))
+            found = kept
+        made = Prediction(
+            predicted=found.predicted,
+            measured=found.measured * value,
+            unit=found.unit,
+            meter=found.meter,
+            low=found.low,
+            high=found.high,
+            parts=found.parts,
+            id=row.name,
+            source=row.source,
+            configuration=found.configuration,
+        )
+        _check_finite(made)
+        return made
+
+    def _measured(self, row: Row) -> str:
+        """The column whose value is compared."""
+        columns = self.kind.measured
+        if row["quantity"] in columns:
+            return row["quantity"]
+        return next((column for column in columns if row[column]), columns[0])
+
+    def _first(self, row: Row, cells: tuple[str, ...]) -> Prediction | str:
+        """The prediction for these cells, or why there is none."""
+        clean: list[tuple[str, str]] = []
+        for column, text in zip(self._columns, cells, strict=True):
+            known = self._clean.get((column, text))
+            if known is None:
+                cleaned = COLUMNS[column].clean(text)
+                known = self._clean[column, text] = cleaned, COLUMNS[column].flaw(cleaned)
+            if known[1]:
+                return f"{row.error(column, known[1])}".replace(row.name or "row", _NAME, 1)
+            clean.append((column, known[0]))
+        alone = Row.of_text([cell for cell in clean if cell[1]], _NAME)
+        alone.called = row.called
         try:
-            row.check(chosen.measured)
-            found = chosen.predict(row, **options)
-            _check_finite(found)
-            configuration = chosen.configuration(row)
+            return self._fresh(alone)
         except LLMHWError as reason:
-            skipped.append((row.name, row.source, str(reason)))
-            continue
-        done.append(replace(found, id=row.name, source=row.source, configuration=configuration))
-    return Validation(tuple(done), tuple(skipped), tuple(groups(done)), kind, chosen.title)
+            return str(reason)
+
+    def _fresh(self, row: Row) -> Prediction:
+        found = self.kind.predict(row, **self._options)
+        return replace(found, configuration=self.kind.configuration(row))
+
+
+# Stands for the name of the row in reasons that are kept; no row is called so, as no file of text holds it.
+_NAME = "\0"
 
 
 def open_table(source: Source | None, kind: str) -> tuple[Kind, Table]:
     """The kind of that name, and the table behind `source`. An unknown kind, or no such table, raises `LLMHWError`."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
     chosen = KINDS[kind]
     if source is None:
-        table = read_table_of(chosen.catalog(), "the catalog's table")
+        table = table_of(chosen.catalog(), "the catalog's table")
     else:
-        table = read_table_of(source)
+        table = table_of(source)
+    try:
+        table = table.renamed(other_names(kind, table.columns))
+    except LLMHWError as error:
+        raise LLMHWError(f"{table.name}: {error}") from None
     # no rows in memory have no columns, and nothing is missing
     if table.columns:
         wanted = () if chosen.each else chosen.measured
         table.require([*chosen.required, *(column for column in wanted if column not in chosen.required)])
-    if chosen.each:
-        rows = [one for row in table.rows for one in serving_memory.each_value(row, chosen.measured)]
-        table = replace(table, rows=tuple(rows))
     return chosen, table
+
+
+def input_files(source: Source | None) -> tuple[str, ...]:
+    """The files that `source` names: what is read, and never written onto."""
+    return (str(source),) if isinstance(source, (str, PathLike)) else ()
 
 
 def _checked(kind: str, calibration: Mapping[str, Any]) -> Mapping[str, Any]:

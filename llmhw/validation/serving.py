@@ -14,6 +14,7 @@ from llmhw.memory import kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.rates import BOUND, ServingConstants, family_of
 from llmhw.units import GIB, LLMHWError
+from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled
 from llmhw.validation.table import Row
 
@@ -133,13 +134,13 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
         made = answer or 128
         predicted, value, seconds = 1 / engine.seconds(decoding=1, context=prompt + made / 2), value, False
     elif metric == "decode_ms_per_token":
-        predicted, value = engine.seconds(decoding=1, context=prompt + answer / 2), value / 1e3
+        predicted, value = engine.seconds(decoding=1, context=prompt + answer / 2), value * 1e-3
     elif metric == "prefill_tok_per_s":
         predicted, seconds = prompt / engine.prompt_seconds(prompt, chunk=512), False
     elif metric == "ttft_ms":
-        predicted, value = engine.seconds(prompts=max(1, batch), prompt_tokens=prompt), value / 1e3
+        predicted, value = engine.seconds(prompts=max(1, batch), prompt_tokens=prompt), value * 1e-3
     elif metric == "request_latency_ms":
-        predicted, value = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer), value / 1e3
+        predicted, value = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer), value * 1e-3
     elif metric in ("output_tokens_per_s_total", "output_tokens_per_s_per_gpu"):
         if not prompt or not answer:
             raise LLMHWError("isl or osl not stated: the lengths of prompts and answers are not known")
@@ -153,8 +154,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
             predicted = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, requests=requests)
         predicted /= row.count("n_gpus") if metric.endswith("per_gpu") else 1
     else:
-        known_metrics = "decode_tok_per_s, prefill_tok_per_s, ttft_ms, request_latency_ms or output_tokens_..."
-        raise row.error("metric", known_metrics)
+        raise row.error("metric", f"one of {', '.join(COLUMNS['metric'].choices)}")
     return _prediction(predicted, value, metric, seconds, known)
 
 

@@ -10,7 +10,11 @@ from statistics import median
 from typing import Any
 
 from llmhw.formula import Report, Table
-from llmhw.units import LLMHWError, format_quantity, plain_fields
+from llmhw.units import LLMHWError, format_quantity, plain_fields, shown
+
+# Reasons that are printed; a source has a row of its own up to so many sources.
+_MOST_REASONS = 40
+_MOST_SOURCES = 200
 
 COLUMNS = ("source", "rows", "skipped", "groups", "median", "p90", "bias", "in interval", "largest")
 
@@ -162,6 +166,8 @@ class Validation(Report):
               in `by_source`, where each source forms groups of its own: those may add up to more
     kind      what was validated, and
     title     its name for people
+    unread    columns of the table that say nothing to this kind
+    note      where it was interrupted, "" if it was not
     """
 
     rows: tuple[Prediction, ...]
@@ -169,6 +175,48 @@ class Validation(Report):
     groups: tuple[Group, ...]
     kind: str = ""
     title: str = ""
+    unread: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def predicted(self) -> int:
+        """How many values were predicted."""
+        return len(self.rows)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows were gone through."""
+        return not self.note
+
+    @property
+    def verdict(self) -> str:
+        """How many rows were predicted, and how well."""
+        total = len(self.rows) + len(self.skipped)
+        counted = f"{len(self.rows):,} of {total:,} row{'' if total == 1 else 's'} predicted"
+        start = f"{self.note[:1].upper()}{self.note[1:]}; " if self.note else ""
+        if self.median_abs_error is None or self.p90_abs_error is None:
+            return f"{start}{counted}"
+        sizes = (
+            f"median error {_percent(self.median_abs_error, '')}, 90th percentile {_percent(self.p90_abs_error, '')}"
+        )
+        held = "" if self.coverage80 is None else f"; 80 % intervals hold {_percent(self.coverage80, '')}"
+        return f"{start}{counted}: {sizes}{held}"
+
+    def warnings(self) -> list[str]:
+        """What must be known to trust the numbers."""
+        found = []
+        if self.unread:
+            names = ", ".join(shown(name, 60) for name in self.unread[:8])
+            more = f" and {len(self.unread) - 8} more" if len(self.unread) > 8 else ""
+            found.append(f"Not read, as no column of this kind is called so: {names}{more}.")
+        if 0 < len(self.groups) < 10:
+            configurations = "1 configuration" if len(self.groups) == 1 else f"{len(self.groups)} configurations"
+            found.append(f"{configurations} only: the percentiles of so few say little.")
+        return found
+
+    def to_row(self) -> dict[str, Any]:
+        """The kind, then counts, errors and coverage."""
+        return {"kind": self.kind, **self._numbers(), "largest_error": self.largest, "complete": self.complete}
 
     @property
     def median_abs_error(self) -> float | None:
@@ -202,28 +250,44 @@ class Validation(Report):
 
     def by_source(self) -> dict[str, Validation]:
         """The same for each source of the table alone, in its order; groups are formed inside each source."""
-        names = dict.fromkeys([*(r.source for r in self.rows), *(source for _, source, _ in self.skipped)])
-        found = {}
-        for name in names:
-            rows = tuple(r for r in self.rows if r.source == name)
-            skipped = tuple(s for s in self.skipped if s[1] == name)
-            found[name] = Validation(rows, skipped, tuple(groups(rows, str)), self.kind, self.title)
-        return found
+        rows: dict[str, list[Prediction]] = {}
+        skipped: dict[str, list[tuple[str, str, str]]] = {}
+        for r in self.rows:
+            rows.setdefault(r.source, []).append(r)
+        for s in self.skipped:
+            skipped.setdefault(s[1], []).append(s)
+        return {
+            name: Validation(
+                tuple(rows.get(name, ())),
+                tuple(skipped.get(name, ())),
+                tuple(groups(rows.get(name, ()), str)),
+                self.kind,
+                self.title,
+            )
+            for name in {**rows, **skipped}
+        }
 
     def by_meter(self) -> dict[str, Validation]:
         """The same for each way of measuring alone, such as prompts and decoded tokens; nothing is skipped in these."""
-        found = {}
-        for name in dict.fromkeys(g.meter for g in self.groups):
-            rows = tuple(r for r in self.rows if r.meter == name)
-            found[name] = Validation(rows, (), tuple(g for g in self.groups if g.meter == name), self.kind, self.title)
-        return found
+        rows: dict[str, list[Prediction]] = {}
+        grouped: dict[str, list[Group]] = {}
+        for r in self.rows:
+            rows.setdefault(r.meter, []).append(r)
+        for g in self.groups:
+            grouped.setdefault(g.meter, []).append(g)
+        return {
+            name: Validation(tuple(rows[name]), (), tuple(same), self.kind, self.title)
+            for name, same in grouped.items()
+        }
 
     def reasons(self) -> list[tuple[str, int]]:
         """Why rows were skipped, and how many of them, most first."""
         import re
 
         repeat = re.compile(r"^a repeat of row .*(?=, which)")
-        return Counter(repeat.sub("a repeat of another row", reason) for _, _, reason in self.skipped).most_common()
+        return Counter(
+            repeat.sub("a repeat of another row", reason.removeprefix(f"{name}: ")) for name, _, reason in self.skipped
+        ).most_common()
 
     def _numbers(self) -> dict[str, Any]:
         return {
@@ -243,7 +307,9 @@ class Validation(Report):
         """
         return {
             "kind": self.kind,
+            "verdict": self.verdict,
             **self._numbers(),
+            "complete": self.complete,
             "by_source": {name: part._numbers() for name, part in self.by_source().items()},
             "by_meter": {name: part._numbers() for name, part in self.by_meter().items()},
             "worst": [group.to_dict() for group in self.worst(worst)],
@@ -255,7 +321,11 @@ class Validation(Report):
         lines: list[tuple[str, ...]] = []
         meters = self.by_meter()
         several = [(f"all: {name}", part) for name, part in meters.items()] if len(meters) > 1 else []
-        for name, part in [*self.by_source().items(), *several, ("all", self)]:
+        sources = list(self.by_source().items())
+        if len(sources) > _MOST_SOURCES:
+            sources.sort(key=lambda item: -len(item[1].rows) - len(item[1].skipped))
+            sources = sources[:_MOST_SOURCES]
+        for name, part in [*sources, *several, ("all", self)]:
             counts = (len(part.rows), len(part.skipped), len(part.groups))
             shares = (
                 (part.median_abs_error, ""),
@@ -268,7 +338,10 @@ class Validation(Report):
         return lines
 
     def sections(self, *, worst: int = 10) -> list[Table]:
-        """What is printed: title, columns and rows of the errors, the worst groups and the reasons for skipped rows."""
+        """What is printed: title, columns and rows of the errors, the worst groups and the reasons for skipped rows.
+
+        Reasons are whole; of sources and reasons, those with the most rows are listed.
+        """
         title = f"{self.title or self.kind}: |predicted / measured - 1|, one vote a configuration"
         found = [Table(title, COLUMNS, self.table())]
         listed = self.worst(worst)
@@ -286,8 +359,12 @@ class Validation(Report):
             columns = ("error", "predicted", "measured", "ids", "source")
             found.append(Table(f"the {len(rows)} largest errors", columns, rows))
         if self.skipped:
-            reasons = [(str(count), reason) for reason, count in self.reasons()]
-            found.append(Table("skipped rows", ("rows", "reason"), reasons))
+            counted = self.reasons()
+            reasons = [(str(count), reason) for reason, count in counted[:_MOST_REASONS]]
+            if len(counted) > _MOST_REASONS:
+                rest = sum(count for _, count in counted[_MOST_REASONS:])
+                reasons.append((str(rest), f"{len(counted) - _MOST_REASONS:,} more reasons: `skipped` has all"))
+            found.append(Table("skipped rows", ("rows", "reason"), reasons, prose=True))
         return found
 
     def tables(self) -> list[Table]:

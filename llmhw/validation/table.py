@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from os import PathLike
 from typing import Any
 
 from llmhw.catalog import model_names, read_model
+from llmhw.files import parse_json
 from llmhw.hardware import Accelerator, accelerator
 from llmhw.model import ModelSpec, model
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, finite, nearest, unknown_name
+from llmhw.units import LLMHWError, finite, nearest, shown, unknown_name
+from llmhw.validation.columns import FLAGS, NUMBER
 
 Source = str | PathLike[str] | Iterable[Mapping[str, Any]]
 
 # Columns that say the shape of a dense model.
 SIZES = ("n_layers", "d_model", "n_heads", "d_ff", "vocab")
+
+# Bytes of a file of measurements, at most: some five million rows.
+MOST_BYTES = 2 * 10**9
 
 # What the column `evidence` calls a row that nobody measured.
 _NOT_MEASURED = ("analytic", "estimate", "oom")
@@ -27,14 +32,25 @@ _NOT_MEASURED = ("analytic", "estimate", "oom")
 class Row(dict[str, str]):
     """The cells of one row as text. A column that the table lacks reads as an empty cell.
 
-    name   the row's id, or its line in the file if it has none; an id that comes twice bears its line too
-    flaw   why the row cannot be read, "" if it can
+    name     the row's id, or its line in the file if it has none; an id that comes twice bears its line too
+    flaw     why the row cannot be read, "" if it can
+    called   what the file calls a column that it has under another name
     """
+
+    called: Mapping[str, str] = {}
 
     def __init__(self, cells: Mapping[str, Any], name: str = "", flaw: str = "") -> None:
         super().__init__({column: _text(value) for column, value in cells.items()})
-        self.name = name or self["id"]
+        self.name = name or _label(self["id"])
         self.flaw = flaw
+
+    @classmethod
+    def of_text(cls, cells: Iterable[tuple[str, str]], name: str, flaw: str = "") -> Row:
+        """A row of cells that are text already, without blanks around."""
+        row = cls.__new__(cls)
+        dict.__init__(row, cells)
+        row.name, row.flaw = name, flaw
+        return row
 
     def __missing__(self, column: str) -> str:
         return ""
@@ -42,15 +58,19 @@ class Row(dict[str, str]):
     @property
     def source(self) -> str:
         """Who published the measurement, as the table says it."""
-        return self["source"] or "(no source)"
+        named = self["source"] or "(no source)"
+        return _label(named, 200)
 
     def with_cells(self, **cells: str) -> Row:
         """The row with other values in these cells."""
-        return Row({**self, **cells}, self.name, self.flaw)
+        row = Row({**self, **cells}, self.name, self.flaw)
+        row.called = self.called
+        return row
 
     def error(self, column: str, expected: str) -> LLMHWError:
         """The error for a cell that cannot be used: row, column, value and what is expected."""
-        return LLMHWError(f"{self.name or 'row'}: {column}={self[column]!r} must be {expected}")
+        name = self.called.get(column, column)
+        return LLMHWError(f"{self.name or 'row'}: {name}={shown(self[column])} must be {expected}")
 
     def number(self, column: str, default: float | None = None) -> float:
         """A finite number; `default` if the cell is empty, an error if there is none."""
@@ -58,7 +78,7 @@ class Row(dict[str, str]):
             return default
         value = finite(self[column])
         if value is None:
-            raise self.error(column, "a number, without unit and thousands separators")
+            raise self.error(column, NUMBER.replace(" above 0", ""))
         return value
 
     def positive(self, column: str, default: float | None = None) -> float:
@@ -67,7 +87,7 @@ class Row(dict[str, str]):
             return default
         value = finite(self[column])
         if value is None or value <= 0:
-            raise self.error(column, "a number above 0, without unit and thousands separators")
+            raise self.error(column, NUMBER)
         return value
 
     def count(self, column: str, default: int | None = 1, *, least: int = 1, most: int = 10**9) -> int:
@@ -90,9 +110,7 @@ class Row(dict[str, str]):
         """true or false; None if the cell is empty."""
         if not self[column]:
             return None
-        value = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}.get(
-            self[column].casefold()
-        )
+        value = FLAGS.get(self[column].casefold())
         if value is None:
             raise self.error(column, "true or false")
         return value
@@ -106,8 +124,14 @@ class Row(dict[str, str]):
             raise self.error("gpu", "the name of an accelerator; run `llmhw gpus` for the list")
         found = accelerator(self["device"] or self["gpu"])
         changes = _json(self, "device_changes")
-        if not set(changes) <= set(Accelerator.__dataclass_fields__):
-            raise self.error("device_changes", "a JSON object of fields of an accelerator")
+        for name, value in changes.items():
+            known = getattr(found, name, None) if name in Accelerator.__dataclass_fields__ else None
+            number = isinstance(known, (int, float)) and not isinstance(value, bool)
+            usual = isinstance(value, (int, float)) and 0 < value < 1e30 if number else isinstance(value, str)
+            if not (isinstance(known, (int, float, str)) and usual):
+                raise self.error(
+                    "device_changes", "a JSON object of fields of an accelerator: names, and numbers above 0"
+                )
         return replace(found, **changes) if changes else found
 
     def number_format(self, default: str = "") -> str:
@@ -180,15 +204,10 @@ class Row(dict[str, str]):
 
 
 def _json(row: Row, column: str) -> dict[str, Any]:
-    from json import loads
-
     try:
-        found = loads(row[column] or "{}")
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise row.error(column, "a JSON object")
-    return found
+        return parse_json(row[column] or "{}", column)
+    except LLMHWError:
+        raise row.error(column, "a JSON object, each key once") from None
 
 
 @cache
@@ -255,11 +274,14 @@ def sized_model(
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows with the name of what they were read from, for messages."""
+    """Rows with the name of what they were read from, for messages.
+
+    rows   read from the file anew each time they are gone through
+    """
 
     name: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: Collection[Row]
 
     def require(self, columns: Iterable[str]) -> None:
         """Raise `LLMHWError` if a column is missing: it names the column, the file and the columns that are there."""
@@ -267,16 +289,39 @@ class Table:
         if not missing:
             return
         hints = {c: nearest(c, [other for other in self.columns if other], 2) for c in missing}
-        named = ", ".join(repr(c) + (f" (did you mean {' or '.join(hints[c])}?)" if hints[c] else "") for c in missing)
+        named = ", ".join(
+            repr(c) + (f" (did you mean {' or '.join(_label(h) for h in hints[c])}?)" if hints[c] else "")
+            for c in missing
+        )
         verb = "columns {} are" if len(missing) > 1 else "column {} is"
-        there = ", ".join(self.columns)
+        there = ", ".join(_label(column) for column in self.columns[:40]) + (", ..." if len(self.columns) > 40 else "")
         text = f"{verb.format(named)} missing in {self.name}; its columns are {there}"
-        if len(self.columns) == 1 and (";" in there or "\t" in there):
+        if len(self.columns) == 1 and (";" in self.columns[0] or "\t" in self.columns[0]):
             text = f"{self.name} does not separate its columns by commas; save it as comma-separated CSV"
         raise LLMHWError(text)
 
+    def renamed(self, names: Mapping[str, str]) -> Table:
+        """The same with other names for some columns."""
+        if not names:
+            return self
+        columns = tuple(names.get(column, column) for column in self.columns)
+        if isinstance(self.rows, _Lines):
+            return Table(self.name, columns, _Lines(self.rows.path, columns, self.rows.lines, self.rows.twice, names))
+        called = {new: old for old, new in names.items()}
+        rows = []
+        for row in self.rows:
+            rows.append(Row.of_text([(names.get(c, c), value) for c, value in row.items()], row.name, row.flaw))
+            rows[-1].called = called
+        return Table(self.name, columns, tuple(rows))
+
 
 def read_table_of(source: Source, name: str = "the given rows") -> Table:
+    """The table behind `source`, as `table_of` gives it, with all its rows in memory."""
+    found = table_of(source, name)
+    return replace(found, rows=tuple(found.rows))
+
+
+def table_of(source: Source, name: str = "the given rows") -> Table:
     """The table behind `source`: the path of a CSV file in UTF-8, or rows as mappings from column to value.
 
     name   what messages call rows in memory
@@ -285,94 +330,179 @@ def read_table_of(source: Source, name: str = "the given rows") -> Table:
     beyond the last column has a flaw.
     """
     if isinstance(source, (str, PathLike)):
-        return _read_csv(source)
+        return _open_csv(source)
+    try:
+        rows = iter(source)
+    except TypeError:
+        raise LLMHWError(f"source={shown(source)} must be the path of a CSV file, or rows as dicts") from None
     given = []
-    for number, cells in enumerate(source, start=1):
+    for number, cells in enumerate(rows, start=1):
         if not isinstance(cells, Mapping):
             raise LLMHWError(
                 f"row {number} is {type(cells).__name__} {str(cells)[:40]!r}, not a mapping from column to value; "
                 "give the path of a CSV file, or rows as dicts (of a pandas frame: frame.to_dict('records'))"
             )
-        given.append((f"row {number}", cells, ""))
-    columns = tuple(dict.fromkeys(str(column) for _, cells, _ in given for column in cells))
-    return Table(name, columns, _named(given))
+        given.append((f"row {number}", cells))
+    columns = tuple(dict.fromkeys(str(column) for _, cells in given for column in cells))
+    times = Counter(_text(cells.get("id")) for _, cells in given)
+    return Table(name, columns, tuple(_named(place, cells, times) for place, cells in given))
 
 
-def _named(given: list[tuple[str, Mapping[str, Any], str]]) -> tuple[Row, ...]:
-    """Rows with names: the id, the place if there is none, both if the id comes twice."""
-    ids = [_text(cells.get("id")) for _, cells, _ in given]
-    times = Counter(ids)
-    return tuple(
-        Row(cells, place if not i else f"{i} ({place})" if times[i] > 1 else i, flaw)
-        for i, (place, cells, flaw) in zip(ids, given, strict=True)
-    )
+def _named(place: str, cells: Mapping[str, Any], times: Mapping[str, int]) -> Row:
+    """A row with a name: the one it has, else its id, the place if there is none, both if the id comes twice."""
+    if isinstance(cells, Row) and cells.name:
+        return cells
+    i = _text(cells.get("id"))
+    return Row(cells, place if not i else f"{_label(i)} ({place})" if times[i] > 1 else _label(i))
 
 
-def _read_csv(source: str | PathLike[str]) -> Table:
-    from csv import Error, reader
-    from io import StringIO
+@dataclass(frozen=True, slots=True)
+class _Lines(Collection[Row]):
+    """The rows of a CSV file that was found to be one, read as they are asked for.
+
+    lines   how many rows there are
+    twice   ids that come more than once
+    names   of the file -> of the column that it stands for
+    """
+
+    path: Any
+    columns: tuple[str, ...]
+    lines: int
+    twice: frozenset[str]
+    names: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return self.lines
+
+    def __contains__(self, row: object) -> bool:
+        return any(row is other for other in self)
+
+    def __iter__(self) -> Iterator[Row]:
+        columns, twice, width = self.columns, self.twice, len(self.columns)
+        called = {new: old for old, new in self.names.items()}
+        at = columns.index("id") if "id" in columns else width
+        for line, values in _csv_lines(self.path):
+            cells = list(map(str.strip, values))
+            flaw = ""
+            if len(cells) > width:
+                beyond = next((value for value in cells[width:] if value), "")
+                if beyond:
+                    flaw = (
+                        f"line {line} has {len(cells)} cells for {width} columns, {shown(beyond)} among them; "
+                        "put quotes around cells that hold a comma"
+                    )
+            elif len(cells) < width:
+                cells += [""] * (width - len(cells))
+            i = cells[at] if at < width else ""
+            name = f"line {line}" if not i else f"{_label(i)} (line {line})" if i in twice else _label(i)
+            row = Row.of_text(zip(columns, cells, strict=False), name, flaw)
+            if called:
+                row.called = called
+            yield row
+
+
+def _open_csv(source: str | PathLike[str]) -> Table:
+    """The table in a CSV file, which is read once before: for its columns, its ids, and what is wrong with it."""
     from pathlib import Path
 
     path = Path(source)
-    name = str(path)
-    lines = reader(StringIO(_read_text(path), newline=""), strict=True)
+    _check_text(path)
     columns: tuple[str, ...] = ()
-    given: list[tuple[str, Mapping[str, Any], str]] = []
-    line = 1
+    once: set[str] = set()
+    twice: set[str] = set()
+    lines = at = 0
+    for _, values in _csv_lines(path, head=True):
+        if not columns:
+            columns = tuple(map(str.strip, values))
+            while not columns[-1]:  # spreadsheets leave empty columns at the end
+                columns = columns[:-1]
+            _check_columns(str(path), columns)
+            at = columns.index("id") if "id" in columns else len(columns)
+            continue
+        lines += 1
+        i = values[at].strip() if at < min(len(values), len(columns)) else ""
+        if i:
+            (twice if i in once else once).add(i)
+    return Table(str(path), columns, _Lines(path, columns, lines, frozenset(twice), {}))
+
+
+def _csv_lines(path: Any, *, head: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The line at which it begins, and the cells, of every row that has any.
+
+    head   the columns' names too, first
+    """
+    from csv import Error, reader
+
+    line, first = 1, True
     try:
-        for values in lines:
-            cells = [value.strip() for value in values]
-            if any(cells) and not columns:
-                # spreadsheets leave empty columns at the end
-                while not cells[-1]:
-                    cells.pop()
-                columns = tuple(cells)
-            elif any(cells):
-                beyond = [value for value in cells[len(columns) :] if value]
-                flaw = ""
-                if beyond:
-                    flaw = (
-                        f"line {line} has {len(cells)} cells for {len(columns)} columns, {beyond[0]!r} among them; "
-                        "put quotes around cells that hold a comma"
-                    )
-                row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
-                given.append((f"line {line}", row, flaw))
-            line = lines.line_num + 1
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = reader(file, strict=True)
+            for values in lines:
+                if any(map(str.strip, values)):
+                    if head or not first:
+                        yield line, values
+                    first = False
+                line = lines.line_num + 1
     except Error as error:
         raise LLMHWError(
-            f"{name}, line {line} is not CSV ({error}); close its quotes, and double those inside"
+            f"{path}, line {line} is not CSV ({error}); close its quotes, and double those inside"
         ) from None
-    if not columns:
-        raise LLMHWError(f"{name} is empty; its first line must name the columns")
+    if first:
+        raise LLMHWError(f"{path} is empty; its first line must name the columns")
+
+
+def _check_columns(name: str, columns: tuple[str, ...]) -> None:
     twice = [column for column, times in Counter(columns).items() if times > 1 and column]
     if twice:
-        raise LLMHWError(f"{name} has the column {twice[0]!r} twice; rename or remove one")
-    return Table(name, columns, _named(given))
+        raise LLMHWError(f"{name} has the column {shown(twice[0])} twice; rename or remove one")
 
 
-def _read_text(path: Any) -> str:
-    from os.path import isdir
+def _check_text(path: Any) -> None:
+    """Raise `LLMHWError` unless this is a file of text in UTF-8, and not too large a one."""
+    from codecs import getincrementaldecoder
+    from os.path import isdir, isfile
 
     if isdir(path):
         raise LLMHWError(f"{path} is a folder; give the path of a CSV file")
+    line = size = 0
+    decoder = getincrementaldecoder("utf-8")()
     try:
-        data: bytes = path.read_bytes()
+        if path.exists() and not isfile(path):
+            raise LLMHWError(f"{path} is no regular file, which is read more than once; give the path of a CSV file")
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                if not size and chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise LLMHWError(f"{path} is UTF-16 text; save it as CSV in UTF-8")
+                if b"\0" in chunk:
+                    raise LLMHWError(f"{path} is not a text file; save it as CSV in UTF-8")
+                held, _ = decoder.getstate()
+                whole = held + chunk
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError as error:
+                    line += whole.count(b"\n", 0, error.start) + 1
+                    byte = whole[error.start]
+                    raise LLMHWError(
+                        f"{path} is not UTF-8: byte {byte:#04x} in line {line}; save it as CSV in UTF-8"
+                    ) from None
+                line += chunk.count(b"\n")
+                size += len(chunk)
+                if size > MOST_BYTES:
+                    raise LLMHWError(f"{path} has more than {MOST_BYTES:,} bytes; split it into several files")
+        if decoder.getstate()[0]:
+            raise LLMHWError(f"{path} is not UTF-8: its last character is cut; save it as CSV in UTF-8")
     except FileNotFoundError:
         raise LLMHWError(f"{path} does not exist; give the path of a CSV file") from None
+    except LLMHWError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = getattr(error, "strerror", None) or error
-        raise LLMHWError(f"{path} cannot be read ({reason}); give the path of a CSV file") from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise LLMHWError(f"{path} is UTF-16 text; save it as CSV in UTF-8")
-    if b"\0" in data:
-        raise LLMHWError(f"{path} is not a text file; save it as CSV in UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LLMHWError(
-            f"{path} is not UTF-8: byte {data[error.start]:#04x} in line {line}; save it as CSV in UTF-8"
-        ) from None
+        raise LLMHWError(f"{_label(str(path), 200)} cannot be read ({reason}); give the path of a CSV file") from None
+
+
+def _label(text: str, most: int = 60) -> str:
+    """An id, a source or a column's name in a message: on one line, not long, without control characters."""
+    return text if len(text) <= most and text.isprintable() else shown(text, most)
 
 
 def _text(value: Any) -> str:

@@ -792,7 +792,7 @@ def test_bad_requests_are_named(requests: Any, message: str) -> None:
         (lambda: Closed(0, 1, 1, requests=1), "concurrency=0 must be a whole number of at least 1"),
         (lambda: Closed(1, 1, 1, requests=1, think_seconds=-1), "think_seconds=-1 must be a number of at least 0"),
         (lambda: Recorded("x", speed=0), "speed=0 must be a number above 0"),
-        (lambda: Uniform(5, 4), "high=4 must be a whole number of at least 5"),
+        (lambda: Uniform(5, 4), "low=5 must be at most high=4; exchange the two"),
         (lambda: LogNormal(0, 1), "median=0 must be a number above 0"),
         (lambda: LogNormal(5, 1, least=5, most=4), "most=4 must be a whole number of at least 5"),
         (lambda: Exponential(-1), "mean=-1 must be a number above 0"),

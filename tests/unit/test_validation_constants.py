@@ -75,10 +75,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     [
         (b"", "is not JSON"),
         (b'{"a": ', "is not JSON"),
-        (b"\xff\xfe{\0", "is not JSON"),
+        (b"\xff\xfe{\0", "is not text in UTF-8"),
         (b"[1]", "holds a JSON list, not an object; give a file that `llmhw validate --fit` wrote"),
-        (b"[" * 100_000, "is not JSON"),
+        (b"[" * 100_000, "has objects or lists within each other more than 40 deep"),
+        (b'{"share": 1, "share": 2}', "has the key 'share' twice in one object"),
+        (b'{"share": NaN}', "has NaN, which is no JSON"),
     ],
+    ids=["empty", "cut", "no text", "list", "nested", "twice", "nan"],
 )
 def test_files_without_constants(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "fit.json"

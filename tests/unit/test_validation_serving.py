@@ -93,7 +93,7 @@ def test_constants_of_another_kind_are_an_error() -> None:
         ({"tp": ""}, "tp not stated, so the layout is not known"),
         ({"quant": "fp7", "weights": ""}, "number_format='fp7' is not known"),
         ({"engine": "mine", "software": ""}, "engine='mine' is not known"),
-        ({"metric": "speed"}, "metric='speed' must be decode_tok_per_s"),
+        ({"metric": "speed"}, "metric='speed' must be one of decode_tok_per_s"),
         ({"value": "-1"}, "value='-1' must be a number above 0"),
         ({"isl": ""}, "isl or osl not stated"),
         ({"model_name": "nobody-7b", "model": ""}, "model='nobody-7b' is not known"),
