@@ -93,10 +93,9 @@ def _validate(options: dict[str, Any]) -> Report:
 
     file, kind, worst = options["file"], options["kind"], options["worst"]
     if options["columns"]:
-        rows = validation.columns(kind)
-        names = list(rows[0])
-        cells = [[str(row[name]) for name in names] for row in rows]
-        return Listing(f"columns of {kind}", names, cells, rows, right=len(names), prose=True)
+        table = validation.columns(kind)
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        return Listing(table.title, table.columns, table.rows, rows, right=table.right)
     fitted, given = options["fitted"], options["calibration"]
     if fitted and given:
         raise LLMHWError("--fit and --calibration both give the constants; leave one out")

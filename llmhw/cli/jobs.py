@@ -207,7 +207,18 @@ FIT = Command(
         option("--rank", group=STEP, type=WHOLE, usual=16, help="Rank of LoRA adapters."),
     ],
     help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",
-    shown=Shown(rows=lambda found: found.records()),
+    shown=Shown(
+        (
+            ("use", "use", ""),
+            ("needed_bytes", "needs", "bytes"),
+            ("usable_bytes", "offers", "bytes"),
+            ("fits", "fits", ""),
+            ("max_seq_len", "longest", "number"),
+        ),
+        (("least", "needed_bytes", min),),
+        rows=lambda found: found.records(),
+        each="use",
+    ),
     examples=(
         'llmhw fit llama-3-8b --gpu "RTX 4090"',
         "llmhw fit llama-3-8b --gpu h100 --batch 1,4,16 --weights bf16,fp8",

@@ -57,14 +57,16 @@ def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
 class Shown:
     """How the answers of a command are shown side by side.
 
-    columns   (key of `to_row`, title, unit) of what is worth a column
+    columns   (key of a row, title, unit) of what is worth a column
     best      (word, key, max or min) of what marks a row
     rows      the rows of one answer, for --csv; default: one
+    each      side by side, all of these rows are shown, and marked among those that have the same value of this key
     """
 
     columns: Sequence[tuple[str, str, str]] = ()
     best: Sequence[tuple[str, str, Callable[..., Any]]] = ()
     rows: Callable[[Any], Sequence[Mapping[str, Any]]] = field(default=lambda answer: [answer.to_row()])
+    each: str = ""
 
 
 def versions() -> dict[str, str]:
@@ -103,56 +105,56 @@ class Sweep(Report):
     def title(self) -> str:
         return f"{len(self.asked):,} combinations of {', '.join(self.asked[0])}"
 
-    def _found(self) -> list[dict[str, Any]]:
-        return [{} if isinstance(a, LLMHWError) else a.to_row() for a in self.answers]
+    def _lines(self) -> list[tuple[dict[str, Any], Mapping[str, Any], str]]:
+        """What was asked, a row of the answer, and why there is none."""
+        lines: list[tuple[dict[str, Any], Mapping[str, Any], str]] = []
+        for asked, answer in zip(self.asked, self.answers, strict=True):
+            if isinstance(answer, LLMHWError):
+                lines.append((asked, {}, str(answer)))
+            else:
+                rows = self.shown.rows(answer) if self.shown.each else [answer.to_row()]
+                lines += [(asked, row, "") for row in rows]
+        return lines
 
-    def _best(self) -> dict[str, list[int]]:
-        """The rows that are best at each word, of those that fit; none where there is nothing to choose from."""
-        found, best = self._found(), {}
+    def marks(self) -> list[list[str]]:
+        """What each row is best at, of those that fit; nothing where there is nothing to choose from."""
+        rows = [row for _, row, _ in self._lines()]
+        words: list[list[str]] = [[] for _ in rows]
         for word, key, most in self.shown.best:
-            good = {i: r[key] for i, r in enumerate(found) if r.get(key) is not None and r.get("fits") is not False}
-            if len(good) > 1:
-                value = most(good.values())
-                best[word] = [i for i, other in good.items() if other == value]
-        return best
-
-    def marks(self) -> list[str]:
-        """What each row is best at."""
-        best = self._best()
-        return [", ".join(word for word, rows in best.items() if i in rows) for i in range(len(self.answers))]
+            alike: dict[Any, dict[int, Any]] = {}
+            for i, row in enumerate(rows):
+                if row.get(key) is not None and row.get("fits") is not False:
+                    alike.setdefault(row.get(self.shown.each), {})[i] = row[key]
+            for values in alike.values():
+                for i, value in values.items():
+                    if len(values) > 1 and value == most(values.values()):
+                        words[i].append(word)
+        return words
 
     @property
     def verdict(self) -> str:
-        found, told = self._found(), []
-        keys = {word: key for word, key, _ in self.shown.best}
+        lines, marks, told = self._lines(), self.marks(), []
         units = {key: unit for key, _, unit in self.shown.columns}
-        for word, (first, *_) in self._best().items():
-            value = _cell(found[first][keys[word]], units.get(keys[word], "number"))
-            told.append(f"{word.capitalize()}: {self._said(self.asked[first])} ({value}).")
-        held = [row["fits"] for row in found if "fits" in row]
-        if held and not all(held):
-            told.insert(0, f"{sum(map(bool, held))} of {len(self.answers)} fit.")
-        return " ".join(told)
-
-    def _said(self, asked: Mapping[str, Any]) -> str:
-        """A combination as it is typed."""
-        from shlex import quote
-
-        return " ".join(quote(str(v)) if k == "model" else f"--{k} {quote(str(v))}" for k, v in asked.items())
+        for word, key, _ in () if self.shown.each else self.shown.best:
+            first = next((i for i, words in enumerate(marks) if word in words), None)
+            if first is not None:
+                asked, row, _ = lines[first]
+                told.append(f"{word.capitalize()}: {_said(asked)} ({_cell(row[key], units.get(key, 'number'))}).")
+        held = [row["fits"] for _, row, _ in lines if "fits" in row]
+        return " ".join([f"{sum(map(bool, held))} of {len(lines)} fit.", *told] if held and not all(held) else told)
 
     def tables(self) -> list[Table]:
-        names = list(self.asked[0])
-        found = self._found()
-        columns = [c for c in self.shown.columns if any(c[0] in row for row in found) and c[0] not in names]
+        names, lines = list(self.asked[0]), self._lines()
+        columns = [c for c in self.shown.columns if any(c[0] in row for _, row, _ in lines) and c[0] not in names]
         rows = []
-        for asked, row, answer, mark in zip(self.asked, found, self.answers, self.marks(), strict=True):
+        for (asked, row, why), words in zip(lines, self.marks(), strict=True):
             # nothing is claimed for what does not fit, but by how much
             told = [c[2] in ("", "bytes") or row.get("fits") is not False for c in columns]
             cells = [_cell(row.get(c[0]), c[2]) if t else "-" for c, t in zip(columns, told, strict=True)]
-            if isinstance(answer, LLMHWError):
-                mark = f"refused: {in_flags(str(answer), self.flags)}"
+            mark = f"refused: {in_flags(why, self.flags)}" if why else ", ".join(words)
             rows.append([*(str(value) for value in asked.values()), *cells, mark])
-        return [Table(self.title, [*names, *(title for _, title, _ in columns), "best"], rows, len(names), True)]
+        left = len(names) + bool(self.shown.each)
+        return [Table(self.title, [*names, *(title for _, title, _ in columns), "best"], rows, left, True)]
 
     def to_dict(self) -> dict[str, Any]:
         """A list of answers, each with what was asked."""
@@ -164,15 +166,19 @@ class Sweep(Report):
         }
 
     def csv_rows(self) -> list[dict[str, Any]]:
-        """All rows of all answers; what was asked comes first where an answer does not say it."""
+        """All rows of all answers; what was asked comes first where a row does not say it."""
         rows = []
-        for asked, answer, mark in zip(self.asked, self.answers, self.marks(), strict=True):
-            refused = isinstance(answer, LLMHWError)
-            for row in [{}] if refused else self.shown.rows(answer):
-                last = {"best": mark, "refused": str(answer) if refused else ""}
-                told = {k: v for k, v in asked.items() if _COLUMN.get(k, k.replace("-", "_")) not in row}
-                rows.append({**told, **row, **last})
+        for (asked, row, why), words in zip(self._lines(), self.marks(), strict=True):
+            told = {k: v for k, v in asked.items() if _COLUMN.get(k, k.replace("-", "_")) not in row}
+            rows.append({**told, **row, "best": ", ".join(words), "refused": why})
         return rows
+
+
+def _said(asked: Mapping[str, Any]) -> str:
+    """A combination as it is typed."""
+    from shlex import quote
+
+    return " ".join(quote(str(v)) if k == "model" else f"--{k} {quote(str(v))}" for k, v in asked.items())
 
 
 # -- text -------------------------------------------------------------------------------------
