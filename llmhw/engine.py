@@ -1,7 +1,8 @@
 """Time of one pass of an inference engine: prompts, decoded tokens, or both in one batch.
 
 The operations are those of `llmhw.block`, as in training's forward pass. Weights are read in the format they are stored
-in, the cache is read by every decoded token, and tensor-parallel ranks wait for each other twice a layer.
+in, the cache is read by every decoded token, and tensor-parallel ranks wait for each other twice a layer. Where
+attention is shared out by sequence and experts by rank, tokens go to their experts and back instead.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from llmhw.formula import Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, links
 from llmhw.job import Layout
 from llmhw.memory import kv_cache_bytes, latent_cache_bytes, linear_state_bytes
-from llmhw.messages import activation_message_bytes, all_reduce_wire_bytes, message_seconds
+from llmhw.messages import (
+    activation_message_bytes,
+    all_reduce_wire_bytes,
+    all_to_all_seconds,
+    expert_message_bytes,
+    message_seconds,
+    nodes_reached,
+)
 from llmhw.model import Attention, Layer, LinearAttention, ModelSpec
 from llmhw.precision import number_format
 from llmhw.rates import (
@@ -41,6 +49,7 @@ PARTS = (
     "attention over prompts",
     "attention over the cache",
     "all-reduces",
+    "all-to-alls",
     "slowest rank",
     "waiting for the host",
     "sends between stages",
@@ -106,6 +115,7 @@ class Formats:
 
     products, attending   FLOP/s of products with quantized matrices, and of attention over prompts
     weight_bytes, cache_bytes   of an element
+    sent_bytes           of an element that goes to an expert
     narrow                1 where weights have fewer bits than 16
     ordinary              FLOP/s of the ordinary cores, which multiply a few rows; None: not known
     """
@@ -116,6 +126,7 @@ class Formats:
     cache_bytes: Any
     narrow: Any
     ordinary: Any
+    sent_bytes: Any = 2.0
 
 
 def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) -> Formats:
@@ -136,6 +147,7 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) 
         weight_bytes=bits / 8,
         cache_bytes=number_format(kv).bits_per_weight / 8,
         narrow=int(weights not in _WIDE),
+        sent_bytes=1.0 if weights in ("fp8", "fp8-block", "mxfp8") else 2.0,
         ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
     )
 
@@ -165,6 +177,7 @@ class Engine:
     spec, cluster    what runs, and where; `cluster` holds the devices of one copy of the model
     tp, pp           tensor-parallel ranks, and stages that run one after another (llama.cpp's layer split is pp)
     attention_dp     each rank attends to its own sequences, experts are spread (`tp` is then the ranks in all)
+    ep               ranks that experts are spread over; with attention_dp, tokens go to them by all-to-all
     weights, kv      number formats of weights and cache
     constants        what kernels and links reach
     all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
@@ -177,6 +190,7 @@ class Engine:
     tp: Any = 1
     pp: Any = 1
     attention_dp: bool = False
+    ep: Any = 1
     weights: str = "bf16"
     kv: str = "bf16"
     all_reduce: str = "two-shot"
@@ -261,7 +275,10 @@ class Engine:
                 self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
             if any_of(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
-                self._meetings(one, tokens, 2 * several)
+                if self.attention_dp and any_of(self.ep > 1):
+                    self._exchanges(one, work, tokens, several, prompts > 0)
+                else:
+                    self._meetings(one, tokens, 2 * several)
             total.merge(one, count)
             launches = launches + count * (work.kernels + self.formats.narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
@@ -400,7 +417,7 @@ class Engine:
         ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
     def _meetings(self, ledger: Ledger, tokens: Any, times: Any) -> None:
-        """All-reduces; with attention shared out by sequence, an all-to-all to the experts and back."""
+        """All-reduces; gathering tokens and scattering sums, where attention is shared out, costs as much."""
         c, tp = self.constants, self.tp
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
         rate, adds_up = self._link
@@ -419,6 +436,35 @@ class Engine:
             wire, latency = where(its < mine, other[0], wire), where(its < mine, other[1], latency)
         sizes = {"wire_bytes": wire, "latency_seconds": latency}
         ledger.add("all-reduces", self.all_reduce, message_seconds, times, **sizes, **given)
+
+    def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: bool) -> None:
+        """All-to-alls of a layer of experts: every rank's tokens to the ranks of their experts, and back in 16 bit.
+
+        A token goes to a rank once, however many of its experts are there. While tokens are decoded each copy is sent
+        directly; a prompt's tokens cross to a node once, and are dealt out inside it (DeepEP, DeepSeek 2025).
+        """
+        used = max((m.used for m in work.matmuls if m.experts > 1), default=0)
+        if not used:
+            return
+        c, ranks, cluster = self.constants, self.tp, self.cluster
+        _ = self._link  # raises where the network between nodes is needed and not known
+        links = (cluster.intra_link, cluster.inter_link)
+        inside, between = (link.bytes_per_second * c.inside if link else float("nan") for link in links)
+        reached = nodes_reached(nodes=self.ep, picks=used) * ranks / self.ep
+        given = {
+            "ranks": ranks,
+            "local_ranks": minimum(ranks, cluster.devices_per_node),
+            "copies": reached if prompts else 1,
+            "inside_bytes_per_second": inside,
+            "between_bytes_per_second": between,
+            "inside_latency": c.meet / 2,  # `meet` is that of two exchanges
+            "between_latency": c.meet / 2,
+        }
+        for name, element in (("to the experts", self.formats.sent_bytes), ("back", 2.0)):
+            behind = Ledger(ledger.detail)
+            sizes = {"tokens": tokens / ranks, "used": reached, "width": self.spec.hidden}
+            size = behind.add("", "what a rank hands in", expert_message_bytes, **sizes, bytes_per_element=element)
+            ledger.add("all-to-alls", name, all_to_all_seconds, several, size=size, **given, because=behind)
 
     @cached_property
     def _link(self) -> tuple[Any, bool]:

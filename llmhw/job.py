@@ -2,17 +2,25 @@
 
 A field keeps what was asked, so that `dataclasses.replace` changes one thing and asks for the rest again. Where the
 answer follows from other fields, a property has it: `pipeline_schedule`, `batch`, `compute_format`, `dropout_masks`,
-`page_tokens`, `context_limit`.
+`page_tokens`, `context_limit`. In a `ServingJob` such answers stand in the fields themselves, marked as `Assumed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from textwrap import fill
 from typing import Any, TypeVar
 
+from llmhw.engines import (
+    ServingEngine,
+    check_engine,
+    default_engine,
+    default_weights,
+    engine_names,
+    serving_engine,
+)
 from llmhw.hardware import Cluster
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
@@ -36,9 +44,7 @@ ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
-# Tokens of a page of the KV cache, as each engine has it by default; the others keep one block a sequence.
-PAGE_SIZES = {"vllm": 16, "tensorrt-llm": 32, "sglang": 1}
-ENGINES = (*PAGE_SIZES, "transformers", "llama.cpp", "litgpt")
+ENGINES = engine_names()
 SPLITS = ("tensor", "layers")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
@@ -79,7 +85,7 @@ def number(meaning: str, default: float | None = None, **bounds: Any) -> Any:
     return asked(meaning, default, float, partial(check_number, **bounds))
 
 
-def share(meaning: str, default: float, rule: str, holds: Callable[[float], bool]) -> Any:
+def share(meaning: str, default: float | None, rule: str, holds: Callable[[float], bool]) -> Any:
     """A part of a whole; `rule` says in words what `holds` tests."""
 
     def check(name: str, value: float) -> float:
@@ -104,8 +110,42 @@ def check_fields(job: Any) -> None:
     """Check every field of a dataclass by itself."""
     for f in fields(job):
         check, value = f.metadata.get("check"), getattr(job, f.name)
-        if check and value is not None:
+        if check and value is not None and not isinstance(value, Assumed):
             object.__setattr__(job, f.name, check(f.name, value))
+
+
+class Assumed:
+    """A value that nobody asked for: it follows from other fields, and `dataclasses.replace` asks for it again."""
+
+    __slots__ = ()
+
+
+class AssumedInt(int, Assumed):
+    """An assumed whole number."""
+
+    __slots__ = ()
+
+
+class AssumedFloat(float, Assumed):
+    """An assumed number."""
+
+    __slots__ = ()
+
+
+class AssumedStr(str, Assumed):
+    """An assumed name."""
+
+    __slots__ = ()
+
+
+def assumed(value: int | float | str) -> Any:
+    """The same value, marked as not asked for.
+
+    >>> assumed(3) + 1, isinstance(assumed("vllm"), Assumed), assumed("vllm") == "vllm"
+    (4, True, True)
+    """
+    kinds: dict[type, Callable[[Any], Any]] = {int: AssumedInt, float: AssumedFloat, str: AssumedStr}
+    return kinds[type(value)](value)
 
 
 def documented(made: C) -> C:
@@ -537,6 +577,26 @@ def _format(name: str, value: str) -> str:
     return number_format(value).name
 
 
+def _engine(name: str, value: str) -> str:
+    return serving_engine(value).name
+
+
+def _up_to(name: str, value: Any, least: int, most: int) -> int:
+    whole = check_count(name, value, least)
+    if whole > most:
+        raise LLMHWError(f"{name}={value!r} must be at most {most:,}")
+    return whole
+
+
+def bounded(meaning: str, default: int | None, most: int, *, least: int = 1) -> Any:
+    """A whole number with an upper bound; None is what was not asked."""
+    return asked(meaning, default, int, partial(_up_to, least=least, most=most))
+
+
+_TOKENS = 10**9
+_RANKS = 10**6
+
+
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingJob:
@@ -546,46 +606,126 @@ class ServingJob:
     up, tp ranks each take a part and then gather (two-shot), or each read everything (one-shot: one exchange, more
     bytes), or the switch adds up (nvls); auto is the fastest. utilization is vLLM's gpu_memory_utilization.
     One instance takes tp x pp x attention_dp devices; the cluster holds one or more (`replicas`). Raises `LLMHWError`
-    for a layout that cannot run; one that does not fit in memory is an answer, not an error.
+    for what cannot run; a job that does not fit in memory is an answer, not an error.
+
+    What is None follows from the rest (`llmhw.engines`) and is marked as `Assumed`; `llmhw.serving.settled` chooses tp,
+    pp and max_model_len by memory.
 
     >>> from llmhw import model
     >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 8), tp=4, weights="fp8")
-    >>> job.replicas, job.page_tokens, job.context_limit
-    (2, 16, 8192)
+    >>> job.engine, job.replicas, job.page_tokens, job.context_limit
+    ('vllm', 2, 16, 8192)
     """
 
     model: ModelSpec
     cluster: Cluster
-    tp: int = count("Tensor-parallel ranks.")
-    pp: int = count("Pipeline stages.")
-    ep: int = count("Expert-parallel ranks, out of the tp x attention_dp of a stage; the rest of these cut experts.")
-    attention_dp: int = count("Groups of tp ranks that share the experts, each with its own sequences.")
-    split: str = choice(SPLITS, "layers: pp stages take turns, as in llama.cpp and device_map='auto'.", "tensor")
+    tp: int = bounded("Tensor-parallel ranks; default: the fewest that hold the model.", None, _RANKS)
+    pp: int = bounded("Pipeline stages; default: 1, or the fewest where an engine splits by layers.", None, _RANKS)
+    ep: int = bounded("Expert-parallel ranks, out of tp x attention_dp of a stage; the rest cut experts.", 1, _RANKS)
+    attention_dp: int = bounded("Groups of tp ranks that share the experts, each with its own sequences.", 1, _RANKS)
+    split: str = choice(
+        SPLITS, "layers: pp stages take turns, as in llama.cpp and device_map='auto'; default: the engine's.", None
+    )
     all_reduce: str = choice(
         ALL_REDUCES, "How tp ranks add up: in two exchanges, in one of more bytes, in the switch.", "two-shot"
     )
-    engine: str = choice(ENGINES, "What serves.", "vllm")
-    weights: str = asked("Weight format: `llmhw formats`.", "bf16", str, _format)
-    kv: str = asked("Cache format.", "bf16", str, _format)
-    page_size: int | None = count("Tokens of a page of the cache (PagedAttention); default: the engine's.", None)
-    utilization: float = share(
-        "Share of the memory to take.", 0.9, "above 0 and at most 1; vLLM's default is 0.9", lambda x: 0 < x <= 1
+    engine: str = asked("What serves; default: vllm, or llama.cpp for GGUF files and on Apple.", None, ENGINES, _engine)
+    weights: str = asked(
+        "Weight format: `llmhw formats`; default: the checkpoint's own, else 16 bit.", None, str, _format
     )
-    max_sequences: int = count("Sequences that run at a time, on each group of tp x pp ranks.", 256)
-    max_batched_tokens: int = count("Most tokens of one forward pass, on each group of tp x pp ranks.", 8192)
-    max_model_len: int | None = count("Longest sequence, prompt and answer; default: the model's own limit.", None)
-    prefix_tokens: int = count("Tokens that all sequences begin with, cached once.", 0, least=0)
-    lora_adapters: int = count("Adapters that lie on the device beside the model.", 0, least=0)
-    lora_rank: int = count("Rank of each adapter.", 16)
+    kv: str = asked("Cache format; default: 16 bit.", None, str, _format)
+    page_size: int | None = bounded(
+        "Tokens of a page of the cache (PagedAttention); default: the engine's.", None, _TOKENS
+    )
+    utilization: float = share(
+        "Share of the memory to take; default: the engine's.",
+        None,
+        "above 0 and at most 1; vLLM's default is 0.9",
+        lambda x: 0 < x <= 1,
+    )
+    max_sequences: int = bounded("Sequences that run at a time on tp x pp ranks; default: the engine's.", None, 10**6)
+    max_batched_tokens: int = bounded(
+        "Most tokens of one forward pass on tp x pp ranks; default: the engine's.", None, _TOKENS
+    )
+    max_model_len: int | None = bounded(
+        "Longest sequence, prompt and answer; default: the model's own limit, or what fits.", None, _TOKENS
+    )
+    prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
+    lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)
+    lora_rank: int = bounded("Rank of each adapter; default: 16.", None, 10**6)
     weight_offload: float = share("Share of weights in host memory.", 0.0, "a share from 0 to 1", lambda x: 0 <= x <= 1)
     kv_offload: float = share(
         "Share of the cache there.", 0.0, "a share of at least 0 and below 1", lambda x: 0 <= x < 1
     )
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), Assumed):
+                object.__setattr__(self, f.name, None)
         check_fields(self)
+        if self.lora_rank is not None:
+            if not self.lora_adapters:
+                raise LLMHWError(f"lora_rank={self.lora_rank} has no effect without adapters; give lora_adapters=1")
+            if self.lora_rank > self.model.hidden:
+                raise LLMHWError(f"lora_rank={self.lora_rank} must be at most hidden={self.model.hidden}")
+        self._assume()
+        check_engine(self.software, self.cluster.accelerator, self.weights, self.kv)
         self._check_lengths()
         self._check_layout()
+
+    def _set(self, **values: int | float | str) -> None:
+        """Assume these where nothing was asked."""
+        for name, value in values.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, assumed(value))
+
+    def _assume(self) -> None:
+        """What follows from the model, the device and the engine."""
+        device = self.cluster.accelerator
+        self._set(engine=default_engine(device, number_format(self.weights) if self.weights else None).name)
+        engine = self.software
+        if engine.runs_on(device):
+            self._set(weights=default_weights(engine, device, self.model.quantization))
+        self._set(
+            weights="bf16",
+            kv="bf16" if "bf16" in device.peaks else "fp16",
+            split=engine.split if self.tp is None or self.tp == 1 else "tensor",
+            utilization=engine.utilization,
+            max_sequences=engine.max_sequences or 1,
+            max_batched_tokens=engine.max_batched_tokens or 8192,
+            lora_rank=16,
+            tp=1,
+            pp=1,
+        )
+
+    def assuming(self, **values: int) -> ServingJob:
+        """The same job with these values in place of what nobody asked for; they stay `Assumed`."""
+        given: dict[str, Any] = dict(values)
+        made = replace(self, **given)
+        for name, value in values.items():
+            object.__setattr__(made, name, assumed(int(value)))
+        return made
+
+    def assumptions(self) -> dict[str, int]:
+        """Whole numbers that nobody asked for."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, AssumedInt)}
+
+    def was_asked(self, name: str) -> bool:
+        """Whether a person gave this field.
+
+        >>> from llmhw import model
+        >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), kv="fp8")
+        >>> job.was_asked("kv"), job.was_asked("engine")
+        (True, False)
+        """
+        value = getattr(self, name)
+        return value is not None and not isinstance(value, Assumed)
+
+    @property
+    def software(self) -> ServingEngine:
+        """What `llmhw.engines` knows of the engine."""
+        return serving_engine(self.engine)
 
     def _check_lengths(self) -> None:
         """Lengths of sequences and of pages."""
@@ -596,10 +736,11 @@ class ServingJob:
                 f"prefix_tokens={self.prefix_tokens} must be less than max_model_len={self.context_limit}, "
                 "which it is a part of"
             )
-        if self.page_tokens > 1 and self.engine not in PAGE_SIZES:
+        if self.page_tokens > 1 and not self.software.paged:
+            paged = ", ".join(name for name in ENGINES if serving_engine(name).paged)
             raise LLMHWError(
                 f"page_size={self.page_size}: {self.engine} keeps the cache of a sequence in one block; use 1, or an "
-                f"engine with pages: {', '.join(PAGE_SIZES)}"
+                f"engine with pages: {paged}"
             )
 
     def _check_layout(self) -> None:
@@ -636,7 +777,7 @@ class ServingJob:
     @property
     def page_tokens(self) -> int:
         """Tokens of a page of the KV cache: as asked, or the engine's."""
-        return self.page_size or PAGE_SIZES.get(self.engine, 1)
+        return self.page_size or self.software.page_size
 
     @property
     def devices(self) -> int:

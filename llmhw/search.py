@@ -41,7 +41,7 @@ from llmhw.job import (
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
 from llmhw.precision import number_format, number_formats
-from llmhw.rates import TrainingConstants, constants_of
+from llmhw.rates import TrainingConstants, constants_of, half_format
 from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
@@ -686,7 +686,7 @@ def _grids(
 class ServingSpace:
     """What is tried for serving; a name that is not given takes every value that can be valid.
 
-    weights, kv   number formats; default: those of the engine's kind of files, and bf16, fp8 and int8
+    weights, kv   number formats; default: those that the engine reads, and a cache in bf16 or fp8
     """
 
     tp: Sequence[int] = ()
@@ -694,7 +694,7 @@ class ServingSpace:
     ep: Sequence[int] = (1,)
     attention_dp: Sequence[int] = (1,)
     weights: Sequence[str] = ()
-    kv: Sequence[str] = ("bf16", "fp8")
+    kv: Sequence[str] = ()
 
     @classmethod
     def of(cls, job: ServingJob, devices: int, given: dict[str, Any]) -> ServingSpace:
@@ -714,8 +714,12 @@ class ServingSpace:
         if experts > 1:
             chosen.setdefault("ep", tuple(d for d in divisors if experts % d == 0))
             chosen.setdefault("attention_dp", tuple(divisors))
-        files = [f for f in number_formats() if (number_format(f).kind == "gguf") == (job.engine == "llama.cpp")]
-        chosen.setdefault("weights", tuple(f for f in files if number_format(f).bits <= 16))
+        engine = job.software
+        files = [f for f in number_formats() if engine.reads(number_format(f)) and number_format(f).bits <= 16]
+        if not engine.default_weights:
+            files = [f for f in files if number_format(f).kind != "gguf"]
+        chosen.setdefault("weights", tuple(files))
+        chosen.setdefault("kv", tuple(f for f in ("bf16", "fp8") if engine.caches(f)))
         return cls(**chosen)
 
 
@@ -768,6 +772,7 @@ def _search_serving(
 ) -> str:
     """Every layout and format on every cluster; what the cache has room for at most is at work, or `concurrency`."""
     length = sum(check_lengths(job, input_tokens, output_tokens))
+    job = replace(job, engine=job.engine, max_model_len=job.context_limit if job.software.paged else length)
     space = ServingSpace.of(job, max(c.devices for c in places), given)
     rooms: dict[Any, _Room] = {}
     many = len(space.weights) * len(space.kv)
@@ -775,15 +780,17 @@ def _search_serving(
     load = (input_tokens, output_tokens, concurrency)
     for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
         jobs = []
+        half = half_format(cluster.accelerator)  # formats are an axis of their own
         for pp, tp in product(space.pp, space.tp):
             try:
-                one = replace(job, cluster=cluster, attention_dp=attention_dp, ep=ep, pp=pp, tp=tp)
+                layout: dict[str, Any] = {"attention_dp": attention_dp, "ep": ep, "pp": pp, "tp": tp}
+                one = replace(job, cluster=cluster, weights=half, kv=half, **layout)
                 if tp * attention_dp > 1:
                     cluster.link_for(tp * attention_dp)
-                layout = (attention_dp, ep, pp, tp)
-                if layout not in rooms:
-                    rooms[layout] = _room(one, space, length)
-                jobs.append((one, rooms[layout]))
+                key = tuple(layout.values())
+                if key not in rooms:
+                    rooms[key] = _room(one, space, length)
+                jobs.append((one, rooms[key]))
             except LLMHWError as error:  # a rule of the layout, or a link that is not known
                 tally.tried += many
                 tally.refused[_rule(error)] += many
@@ -796,11 +803,13 @@ def _search_serving(
             tally.tried += many * len(jobs)
             tally.refused[_rule(error)] += many * len(jobs)
             continue
-        fits = found["capacity"] > 0
-        tally.refused["memory"] += int((~fits).sum())
-        for (name, limit), key in zip(limits.items(), ("first", "next"), strict=True):
+        device = cluster.accelerator
+        runs = [job.software.expands(device, number_format(name)) is not None for name in space.weights]
+        fits = (found["capacity"] > 0) & np.array(runs).reshape(1, -1, 1)
+        tally.refused["memory"] += int((found["capacity"] <= 0).sum())
+        for (name, limit), which in zip(limits.items(), ("first", "next"), strict=True):
             if limit is not None:
-                late = fits & (found[key] > limit)
+                late = fits & (found[which] > limit)
                 tally.refused[name] += int(late.sum())
                 fits = fits & ~late
         place = _place(cluster, price)
@@ -813,6 +822,10 @@ def _search_serving(
 def _rule(error: LLMHWError) -> str:
     """What an error refuses, without its numbers."""
     return re.sub(r" ?=? ?\b\d[\d,.]*\b( x \d+)*", "", str(error).split(";")[0].split(":")[0])
+
+
+# What `llmhw.engine.Formats` says of weights; the rest is of the cache.
+_OF_WEIGHTS = ("products", "weight_bytes", "narrow", "ordinary", "sent_bytes")
 
 
 class _ServingGrid:
@@ -848,7 +861,7 @@ class _ServingGrid:
     def _engine(self) -> Engine:
         """The engine of all layouts with all formats at once."""
         job, space = self.jobs[0], self.space
-        engine = engine_for(replace(job, weights="bf16", kv="bf16"))
+        engine = engine_for(job)
         device, c = job.cluster.accelerator, engine.constants
         rows = [formats_of(device, c, name, "bf16") for name in space.weights]
         columns = [formats_of(device, c, "bf16", name) for name in space.kv]
@@ -863,7 +876,7 @@ class _ServingGrid:
             tp=np.array([one.tp * one.attention_dp for one in self.jobs]).reshape(-1, 1, 1),
             pp=np.array([one.pp for one in self.jobs]).reshape(-1, 1, 1),
             many=Formats(
-                **{name: over(rows, name, 1, -1, 1) for name in ("products", "weight_bytes", "narrow", "ordinary")},
+                **{name: over(rows, name, 1, -1, 1) for name in _OF_WEIGHTS},
                 **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
             ),
         )

@@ -14,16 +14,27 @@ from math import ceil, gcd, inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from llmhw.catalog import check_calibration, read_calibration
+from llmhw.catalog import check_calibration, read_calibration, read_measurements
 from llmhw.cost import price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
-from llmhw.formula import Estimate, Ledger, Report, Table, explained, formula
-from llmhw.hardware import Cluster, Price
-from llmhw.job import PAGE_SIZES, ServingJob
+from llmhw.engines import ServingEngine, engine_names, serving_engine
+from llmhw.formula import Estimate, Ledger, Part, Report, Table, explained, formula, term
+from llmhw.hardware import Accelerator, Cluster, Price, accelerator
+from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
+from llmhw.precision import number_format
 from llmhw.queueing import StepModel
-from llmhw.serving import ServingMemory, paged_tokens, serving_memory
+from llmhw.rates import ServingConstants, family_of
+from llmhw.serving import (
+    ServingMemory,
+    assumptions,
+    memory_of,
+    paged_tokens,
+    serving_memory,
+    settled,
+    variants,
+)
 from llmhw.units import (
     LLMHWError,
     any_of,
@@ -38,16 +49,6 @@ from llmhw.units import (
 
 if TYPE_CHECKING:
     from llmhw import simulation
-
-# Engines without constants of their own borrow those of the nearest one that was measured.
-ENGINE_CONSTANTS = {
-    "vllm": "tensorrt-llm-2025",
-    "sglang": "tensorrt-llm-2025",
-    "tensorrt-llm": "tensorrt-llm-2025",
-    "llama.cpp": "llama-cpp",
-    "litgpt": "litgpt",
-    "transformers": "litgpt",
-}
 
 
 @formula(source="Leviathan, Kalman and Matias 2023, equation 1", unit="tokens", acceptance=1)
@@ -156,20 +157,26 @@ class Point:
         return plain_fields(self) | {"tokens_per_second_per_user": self.tokens_per_second_per_user}
 
 
+# What a job comes to that does not fit.
+NOTHING = Point(0, inf, inf, 0.0)
+
+
 @dataclass(frozen=True, repr=False)
 class ServingEstimate(Report):
-    """A service: its memory, its speed at a load, its curve, its cost.
+    """A service: its memory, its speed at a load, its curve, its cost. One that does not fit has no curve and no speed.
 
-    job             what serves
+    job             what serves, with what was assumed
     input_tokens, output_tokens   of each request
-    point           the load that was asked for
-    curve           from one request to all that fit
+    point           the load that was asked for; default: all that fit, or the busiest that keeps the limits
+    curve           from one request to all that fit; () where none does
     price           of a device-hour, or None: `no_price` says why
     saturated       whether the rate or concurrency that was asked for is more than the service can take
     slo             limits on first token and next token that were asked for, in seconds
-    interval        least and most of measured over predicted time, of 80 % of measurements; None where the calibration
-                    has none for such a load
+    interval        least and most of measured over predicted time, of 80 % of measurements, wider where constants are
+                    borrowed; None where the calibration has none for such a load
     rate            requests that arrive in a second, if that is how the load was said
+    asked           how the load was said: concurrency, rate, limits, or "" for all that fit
+    within_slo      the busiest load that keeps both limits; None if none does, or no limit was given
     service         the engine behind the curve
     """
 
@@ -185,11 +192,25 @@ class ServingEstimate(Report):
     interval: tuple[float, float] | None
     rate: float | None
     no_price: str
+    asked: str
+    within_slo: Point | None
     service: Service = field(compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """Of a request, in and out."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def fits(self) -> bool:
+        """Whether at least one request runs."""
+        return bool(self.curve)
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds of a decoding pass at the point's load, by part (see `llmhw.engine.PARTS`)."""
+        if not self.fits:
+            return dict.fromkeys(PARTS, 0.0)
         together, _ = self.service.batches(self.point.concurrency)
         found = self.service.decoding(together, "parts").parts
         return {name: float(found.get(name, 0.0)) for name in PARTS}
@@ -198,15 +219,29 @@ class ServingEstimate(Report):
         """The formulas behind one part (or all) at the point's load.
 
         part   of time: first token, next token, all users, or a part of a decoding pass and of a prompt's; of memory:
-               weights, KV cache, ...
+               weights, KV cache, ...; or any name of the tables
         """
         held = self.memory
-        return explained(part, time=self.service.passes(self.point.concurrency), memory=[held.shown()[held.worst]])
+        memory = [held.shown()[held.worst]]
+        if not self.fits:
+            return explained(None if part in (None, *_MEMORY_ROWS) else part, memory=memory)
+        time = self.service.passes(self.point.concurrency)
+        if self.price is not None and part in (None, *_PRICE_ROWS):
+            hourly = self.price.dollars_per_device_hour * self.job.cluster.devices
+            given: dict[str, Any] = {"dollars_per_hour": hourly, "tokens_per_second": self.point.tokens_per_second}
+            paid = Part("a million tokens", (term(dollars_per_million_tokens, "output tokens", **given),))
+            made = Estimate("Cost", "dollars", (paid,))
+            if part is not None:
+                return explained("a million tokens", cost=[made])
+            time = [*time, made]
+        if part in _MEMORY_ROWS:
+            return explained(None, memory=memory)
+        return explained(_ROWS.get(part or "", part), time=time, memory=memory)
 
     @property
     def capacity(self) -> int:
         """Requests of this length that fit at once, on the whole cluster."""
-        return self.curve[-1].concurrency
+        return self.curve[-1].concurrency if self.curve else 0
 
     @property
     def requests_per_second(self) -> float:
@@ -216,7 +251,7 @@ class ServingEstimate(Report):
     @property
     def tokens_per_second_interval(self) -> tuple[float, float] | None:
         """Between which 80 % of measured throughputs lie, by sources left out of the fit; None if that is not known."""
-        if self.interval is None:
+        if self.interval is None or not self.fits:
             return None
         low, high = self.interval
         if self.rate is None or self.saturated:
@@ -227,55 +262,169 @@ class ServingEstimate(Report):
 
     @property
     def dollars_per_million_tokens(self) -> float | None:
-        """For output tokens at the point's load; None without a price."""
+        """For output tokens at the point's load; None without a price, or without tokens."""
         return self._dollars(self.point)
 
     def _dollars(self, point: Point) -> float | None:
-        if self.price is None:
+        if self.price is None or not point.tokens_per_second:
             return None
         hourly = self.price.dollars_per_device_hour * self.job.cluster.devices
         return float(dollars_per_million_tokens(dollars_per_hour=hourly, tokens_per_second=point.tokens_per_second))
 
     @property
-    def within_slo(self) -> Point | None:
-        """The busiest point that keeps both limits; None if none does, or no limit was given."""
-        if self.slo == (None, None):
-            return None
-        ttft, tpot = (inf if limit is None else limit for limit in self.slo)
-        kept = (p for p in self.curve if p.ttft_seconds <= ttft and p.tpot_seconds <= tpot)
-        return max(kept, key=lambda p: p.tokens_per_second, default=None)
-
-    @property
     def title(self) -> str:
         """The service in one line."""
-        return f"{self.memory.title}: {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
+        draft = self.service.draft
+        drafted = f", draft {draft.spec.name} of {self.service.drafted} tokens" if draft else ""
+        return f"{self.memory.title}{drafted}: {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
+
+    # -- what it comes to, in words
+
+    @property
+    def verdict(self) -> str:
+        """Whether it runs; then tokens per second of all users and of one, with the interval."""
+        held, point = self.memory, self.point
+        if not self.fits:
+            return self._refusal()
+        words = held.fit_words(min(self.tokens, self.job.context_limit), self._in_a_group())
+        each = f"{_speed(point.tokens_per_second_per_user)} for each of {point.concurrency:,}"
+        return f"{words}; {_speed(point.tokens_per_second)} for all users{self._sure(' (', ')')}, {each}."
+
+    def _refusal(self) -> str:
+        held, job, draft = self.memory, self.job, self.service.draft
+        if not held.longest or held.longest < self.tokens or held.fits:
+            need = held.shortage(self.tokens)
+            if draft is not None and memory_of(job).sequences(self.tokens):
+                return f"Does not fit beside the draft {draft.spec.name}: {need}; without it, it does."
+            return f"Does not fit: one request of {self.tokens:,} tokens is {need}."
+        return held.verdict
+
+    def _in_a_group(self) -> int:
+        """Requests of the point in each group of tp x pp ranks."""
+        return max(1, -(-self.point.concurrency // (self.job.replicas * self.job.attention_dp)))
+
+    def _sure(self, before: str, after: str) -> str:
+        if self.interval is None:
+            return f"{before}the calibration has no interval{after}"
+        low, high = self.tokens_per_second_interval or (0.0, 0.0)
+        if not low < high:
+            return f"{before}as many as are asked for{after}"
+        return f"{before}80 %: {_number(low)} to {_number(high)}{after}"
+
+    def warnings(self) -> list[str]:
+        """What was assumed, and whose constants the speed is computed with."""
+        found = assumptions(self.memory)
+        if not self.fits:
+            return found
+        if self.asked == "limits":
+            best = self.within_slo
+            found.insert(
+                0,
+                f"concurrency={best.concurrency} assumed: the busiest load that keeps the limits"
+                if best
+                else "concurrency=1 assumed: even a single request does not keep the limits",
+            )
+        elif not self.asked:
+            found.insert(0, f"concurrency={self.point.concurrency} assumed: all that fit at once")
+        origin, borrowed = provenance(self.job)
+        found += origin
+        if borrowed and self.interval:
+            found.append("the interval is wider for that: see `borrowed` in the calibration")
+        return found
+
+    def next_steps(self) -> list[str]:
+        """Changes that were tried on this job and load, those with most tokens per second first."""
+        found = []
+        for text, other in variants(self.job, self.memory):
+            try:
+                made = self._again(other)
+            except LLMHWError:
+                continue
+            if made.fits and made.point.tokens_per_second > 1.02 * self.point.tokens_per_second:
+                words = f"{_speed(made.point.tokens_per_second)}, longest context {made.memory.longest:,} tokens"
+                found.append((made.point.tokens_per_second, f"{text}: {words}"))
+        return [text for _, text in sorted(found, reverse=True)]
+
+    def _again(self, job: ServingJob) -> ServingEstimate:
+        """Another job at the same load, with the same constants."""
+        service = self.service
+        load: dict[str, Any] = {}
+        if self.rate is not None:
+            load = {"rate": self.rate}
+        elif self.asked == "concurrency":
+            load = {"concurrency": self.concurrency}
+        draft: dict[str, Any] = {}
+        if service.draft is not None:
+            draft = {"draft": service.draft.spec, "draft_tokens": service.drafted, "acceptance": service.acceptance}
+        ttft, tpot = self.slo
+        return serve(
+            job, input_tokens=self.input_tokens, output_tokens=self.output_tokens, slo_ttft=ttft, slo_tpot=tpot,
+            price=self.price, calibration=service.calibration, **load, **draft,
+        )  # fmt: skip
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that were asked to be at work, or that are."""
+        return self.service.wanted or self.point.concurrency
+
+    # -- numbers
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this answer from others in a table."""
+        draft = self.service.draft
+        return self.memory.identity() | {
+            "draft": draft.spec.name if draft else None,
+            "lora_adapters": self.job.lora_adapters,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
+    def to_row(self) -> dict[str, Any]:
+        """One row at the load: what was asked, then what it comes to."""
+        low, high = self.tokens_per_second_interval or (None, None)
+        return (
+            self.identity()
+            | self.point.to_dict()
+            | {
+                "tokens_per_second_low": low,
+                "tokens_per_second_high": high,
+                "requests_per_second": self.requests_per_second,
+                "dollars_per_million_tokens": self.dollars_per_million_tokens,
+                "capacity": self.capacity,
+                "saturated": self.saturated,
+                "fits": self.fits,
+                "longest": self.memory.longest,
+                "verdict": self.verdict,
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: seconds, tokens, dollars."""
         best = self.within_slo
         return {
-            "model": self.job.model.name,
-            "device": self.job.cluster.accelerator.name,
-            "devices": self.job.cluster.devices,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
+            **self.identity(),
             **self.point.to_dict(),
+            "verdict": self.verdict,
+            "fits": self.fits,
+            "longest": self.memory.longest,
             "capacity": self.capacity,
             "rate": self.rate,
             "saturated": self.saturated,
             "tokens_per_second_interval": self.tokens_per_second_interval and list(self.tokens_per_second_interval),
             "requests_per_second": self.requests_per_second,
+            "concurrency_within_slo": best.concurrency if best else None,
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
             "price": self.price.to_dict() if self.price else None,
             "no_price": self.no_price or None,
+            "warnings": self.warnings(),
             "curve": self.records(),
             "memory": self.memory.to_dict(),
         }
 
     def records(self) -> list[dict[str, Any]]:
-        """The points of the curve as plain numbers."""
-        return [p.to_dict() | {"dollars_per_million_tokens": self._dollars(p)} for p in self.curve]
+        """The points of the curve as plain numbers, each with what tells this answer from others."""
+        return [self.identity() | p.to_dict() | {"dollars_per_million_tokens": self._dollars(p)} for p in self.curve]
 
     index = "concurrency"
 
@@ -286,8 +435,8 @@ class ServingEstimate(Report):
                 f"{p.concurrency:,}",
                 format_quantity(p.ttft_seconds, "seconds"),
                 format_quantity(p.tpot_seconds, "seconds"),
-                f"{p.tokens_per_second_per_user:,.1f}",
-                f"{p.tokens_per_second:,.0f}",
+                _number(p.tokens_per_second_per_user),
+                _number(p.tokens_per_second),
                 format_quantity(self._dollars(p), "dollars") if self.price else "-",
             )
             for p in self.curve
@@ -301,47 +450,160 @@ class ServingEstimate(Report):
             f"{format_quantity(per_device, 'bytes')} of weights and {format_quantity(held.kv_bytes, 'bytes')} of KV "
             "cache on each device"
         )
-        tokens = held.to_dict()["kv_tokens"]
-        text += f": {tokens:,} tokens" if tokens is not None else ""
-        return text if held.fits else f"{text}; max_model_len={self.job.context_limit} does not fit, {held.way_out}"
+        return text if held.windowed or not held.kv_bytes else f"{text}: {held.kv_tokens:,} tokens"
+
+    def _memory_rows(self) -> list[tuple[str, str]]:
+        held, job = self.memory, self.job
+        found = [("memory", self._held())]
+        if job.lora_adapters:
+            adapters = sum(float(part.value) for part in held.stages[held.worst] if part.name == "LoRA adapters")
+            size = format_quantity(adapters, "bytes")
+            found.append(("LoRA adapters", f"{job.lora_adapters} of rank {job.lora_rank}: {size} on each device"))
+        found.append(("longest context", held.longest_words()))
+        if self.fits:
+            many = held.sequences(min(self.tokens, job.context_limit)) * job.replicas
+            noun = "sequence" if many == 1 else "sequences"
+            found.append(("at once", f"{many:,} {noun} of {self.tokens:,} tokens"))
+        return found
+
+    def _speed_rows(self) -> list[tuple[str, str]]:
+        point, alone = self.point, self.curve[0]
+        allowed = self.job.max_sequences * self.job.attention_dp * self.job.replicas
+        limit = "max_sequences allows" if self.capacity == allowed else "fit"
+        requests = "request" if point.concurrency == 1 else "requests"
+        load = f"{point.concurrency:,} {requests} at work of {self.capacity:,} that {limit}"
+        found = [("load", load + ("; more arrive than it can take" if self.saturated else ""))]
+        found.append(("first token", format_quantity(point.ttft_seconds, "seconds")))
+        following = format_quantity(point.tpot_seconds, "seconds")
+        found.append(("one user", f"{_speed(point.tokens_per_second_per_user)} ({following} a token)"))
+        if self.asked in ("", "limits") and alone.concurrency < point.concurrency:
+            found.append(("one user alone", _speed(alone.tokens_per_second_per_user)))
+        if self.service.draft is not None:
+            plain = replace(self.service, draft=None).at(point.concurrency)
+            found.append(
+                (
+                    "speculative decoding",
+                    f"{_speed(point.tokens_per_second_per_user)} a user with the draft, "
+                    f"{_speed(plain.tokens_per_second_per_user)} without",
+                )
+            )
+        found.append(("all users", f"{_speed(point.tokens_per_second)}{self._sure(' (', ')')}"))
+        found.append(("requests", f"{_number(self.requests_per_second)} a second"))
+        return found
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
-        low, high = self.tokens_per_second_interval or (0.0, 0.0)
-        sure = f"80 % interval {low:,.0f} to {high:,.0f}" if low < high else "as many as are asked for"
-        sure = sure if self.interval else "the calibration has no interval"
-        point, cost = self.point, self.dollars_per_million_tokens
-        first, following = (format_quantity(t, "seconds") for t in (point.ttft_seconds, point.tpot_seconds))
-        allowed = self.job.max_sequences * self.job.attention_dp * self.job.replicas
-        limit = "max_sequences allows" if self.capacity == allowed else "fit"
-        load = f"{point.concurrency:,} requests at work of {self.capacity:,} that {limit}"
-        found = [
-            ("memory", self._held()),
-            ("load", load + ("; more arrive than it can take" if self.saturated else "")),
-            ("first token", first),
-            ("one user", f"{point.tokens_per_second_per_user:,.1f} tokens/s ({following} a token)"),
-            ("all users", f"{point.tokens_per_second:,.0f} tokens/s ({sure})"),
-            ("requests", f"{self.requests_per_second:,.2f} a second"),
-        ]
+        found = self._memory_rows()
+        if not self.fits:
+            return found
+        found += self._speed_rows()
         if self.slo != (None, None):
             text = "not kept, even by a single request"
             if best := self.within_slo:
-                speed = best.tokens_per_second / self.output_tokens
-                text = f"{speed:,.2f} requests/s with {best.concurrency:,} at work"
+                speed = _number(best.tokens_per_second / self.output_tokens)
+                text = f"{speed} requests/s with {best.concurrency:,} at work"
             found.append(("within the limits", text))
+        cost = self.dollars_per_million_tokens
         text = self.no_price if cost is None else f"{format_quantity(cost, 'dollars')} at {self.price}"
         found.append(("a million tokens", text))
         return found
 
     def tables(self) -> list[Table]:
-        return [Table(self.title, ("", ""), self.summary()), Table("", COLUMNS, self.rows(), right=0)]
+        found = [Table(self.title, ("", ""), self.summary())]
+        return [*found, Table("", COLUMNS, self.rows(), right=0)] if self.fits else found
 
     def __str__(self) -> str:
-        summary, curve = self.tables()
-        return "\n".join([summary.title, *(f"{name}: {value}" for name, value in summary.rows), *curve.lines()])
+        summary, *curve = self.tables()
+        lines = [summary.title, self.verdict, *(f"{name}: {value}" for name, value in summary.rows)]
+        return "\n".join([*lines, *(line for table in curve for line in table.lines())])
 
 
+def _number(value: float) -> str:
+    """At least three figures."""
+    return format_quantity(value, "")
+
+
+def _speed(tokens_per_second: float) -> str:
+    return format_quantity(tokens_per_second, "tokens/s")
+
+
+# Names of the tables, and the parts that are behind them.
+_ROWS = {
+    "one user": "next token",
+    "one user alone": "next token",
+    "speculative decoding": "next token",
+    "tokens/s a user": "next token",
+    "tokens/s": "all users",
+    "requests": "all users",
+    "load": "all users",
+    "at work": "all users",
+    "within the limits": "all users",
+}
+_MEMORY_ROWS = ("memory", "longest context", "at once")
+_PRICE_ROWS = ("a million tokens", "a million")
 COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s", "a million")
+
+
+# Bytes per second of links that are timed: a modem's, and a thousand times those of today.
+_SLOWEST, _FASTEST = 1e3, 1e15
+
+
+def lender(engine: ServingEngine) -> ServingEngine:
+    """The engine whose constants time this one: itself, or the one that it borrows from.
+
+    >>> lender(serving_engine("vllm")).constants
+    'tensorrt-llm-2025'
+    """
+    return serving_engine(engine.borrows) if engine.borrows else engine
+
+
+def _kind(device: Accelerator) -> str:
+    """Devices that are timed alike: a family of constants, or an architecture that has none."""
+    family = family_of(ServingConstants, device)
+    return device.architecture if family == "other" else family
+
+
+@cache
+def measured() -> frozenset[tuple[str, str, str]]:
+    """Engine, kind of device and weight format of every measured speed that constants were fitted to.
+
+    >>> ("llama.cpp", "consumer", "Q4_K_M") in measured()
+    True
+    """
+    names = {serving_engine(name).measured_as.casefold(): name for name in engine_names()}
+    rows = {
+        (row["engine"].casefold(), row["device"] or row["gpu"], row["weights"] or row["quant"])
+        for row in read_measurements("inference_throughput")
+        if not row["not_predicted"]
+    }
+    found = set()
+    for software, device, fmt in rows:
+        engine = next((name for start, name in names.items() if software.startswith(start)), None)
+        try:
+            if engine:
+                found.add((engine, _kind(accelerator(device)), number_format(fmt).name))
+        except LLMHWError:
+            continue
+    return frozenset(found)
+
+
+def provenance(job: ServingJob) -> tuple[list[str], bool]:
+    """Where the constants of a speed come from, in words, and whether they are borrowed or of other devices."""
+    engine, kind, known = job.software, _kind(job.cluster.accelerator), measured()
+    source, found = lender(engine), []
+    here = {fmt for name, where_, fmt in known if name == source.name and where_ == kind}
+    own = {fmt for name, where_, fmt in known if name == engine.name and where_ == kind}
+    if source is not engine:
+        runs = "few runs" if own else f"no {engine.name} run"
+        found.append(
+            f"{engine.name}'s speed is computed with {source.name}'s constants: {runs} on this kind of device "
+            f"{'are' if own else 'is'} in the measurements"
+        )
+    if not here | own:
+        found.append(f"no run of {source.name} on {kind} is in the measurements: constants of other devices are used")
+    elif job.weights not in here | own:
+        found.append(f"no run with weights={str(job.weights)!r} on {kind} is in the measurements of {source.name}")
+    return found, source is not engine or not here | own
 
 
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
@@ -355,6 +617,12 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
                 f"{name}={getattr(job, name)}: how long it takes to read from host memory is not modelled; use 0, or "
                 "serving_memory(job) for what fits"
             )
+    for link in (cluster.intra_link, cluster.inter_link):
+        if link is not None and not _SLOWEST <= link.bytes_per_second <= _FASTEST:
+            raise LLMHWError(
+                f"bytes_per_second={link.bytes_per_second!r} of link {link.name} must be from {_SLOWEST:g} to "
+                f"{_FASTEST:g}"
+            )
     node = cluster.devices_per_node
     # an instance that does not fill its nodes has the same part of each
     per_node = node if job.devices <= node else gcd(job.devices, node)
@@ -362,7 +630,8 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
     return engine_of(
         job.model,
         one,
-        engine=ENGINE_CONSTANTS[job.engine],
+        engine=lender(job.software).constants,
+        ep=job.ep,
         tp=job.tp * job.attention_dp,
         pp=job.pp,
         attention_dp=job.attention_dp > 1,
@@ -378,6 +647,8 @@ class Service:
     """One job's engine at a load: the same loop for every point of the curve.
 
     replicas   of many layouts, an array, in place of the job's; `engine` is that of all of them then
+    calibration   behind the engine, if it is not the catalog's
+    wanted     requests at work that were asked for
     """
 
     job: ServingJob
@@ -388,6 +659,8 @@ class Service:
     drafted: int = 0
     acceptance: float = 0.0
     replicas: Any = None
+    calibration: Mapping[str, Any] | None = field(default=None, compare=False)
+    wanted: int | None = None
 
     @property
     def context(self) -> float:
@@ -482,7 +755,7 @@ def shared_tokens(job: ServingJob) -> int:
     >>> shared_tokens(ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), prefix_tokens=100))
     96
     """
-    return job.prefix_tokens // job.page_tokens * job.page_tokens if job.engine in PAGE_SIZES else 0
+    return job.prefix_tokens // job.page_tokens * job.page_tokens if job.software.paged else 0
 
 
 def serve(
@@ -495,8 +768,8 @@ def serve(
     slo_ttft: float | None = None,
     slo_tpot: float | None = None,
     draft: ModelSpec | None = None,
-    draft_tokens: int = 4,
-    acceptance: float = 0.7,
+    draft_tokens: int | None = None,
+    acceptance: float | None = None,
     price: float | Price | None = None,
     provider: str | None = None,
     region: str | None = None,
@@ -506,15 +779,16 @@ def serve(
     """What fits, how fast each user is served, what all get together, and what a million tokens cost.
 
     input_tokens, output_tokens   of each request
-    concurrency        requests at work at a time; default: all that fit
+    concurrency        requests at work at a time; default: all that fit, or the most that keep the limits
     rate               requests that arrive in a second, instead of concurrency
     slo_ttft, slo_tpot limits in seconds on the first token and between tokens
-    draft              a smaller model that proposes `draft_tokens` before each pass; each is accepted with chance
-                       `acceptance` (speculative decoding)
+    draft              a smaller model that proposes `draft_tokens` (default 4) before each pass; each is accepted with
+                       chance `acceptance` (default 0.7; speculative decoding)
     price, provider, region, kind   as in `llmhw.cost.training_run`
     calibration        other constants than those of `calibration.json` under `serving_time`
 
-    Requests of equal length in steady state; random arrivals make queues, which `llmhw.simulation` plays.
+    A job that does not fit is an answer without speed: see `ServingEstimate.fits` and `verdict`. Requests are of equal
+    length in steady state; random arrivals make queues, which `llmhw.simulation` plays.
 
     >>> from llmhw import Cluster, model
     >>> job = ServingJob(model=model("llama-3.1-70b"), cluster=Cluster("h100", 8), tp=8, weights="fp8", kv="fp8")
@@ -523,44 +797,82 @@ def serve(
     True
     """
     prompt, answer = check_lengths(job, input_tokens, output_tokens)
+    asked, wanted = _check_load(concurrency, rate)
+    _check_limits(slo_ttft, slo_tpot)
+    drafted, accepted = _check_draft(draft, draft_tokens, acceptance)
+    known = calibration or read_calibration("serving_time")
+    engine_for(job, calibration=known)
+    job = settled(job, prompt=prompt, answer=answer, concurrency=asked)
+    held, room = _fitting(job, prompt + answer, draft)
+    engine = engine_for(job, calibration=known)
+    guesser = None if draft is None else replace(engine, spec=draft)
+    service = Service(job, engine, prompt, answer, guesser, drafted, accepted, calibration=calibration, wanted=asked)
+    curve = tuple(service.at(n) for n in sorted({*(2**i for i in range(room.bit_length())), room})) if room else ()
+    slo = (slo_ttft, slo_tpot)
+    best = _busiest(service, slo, room)
+    point, saturated, said = _loaded(service, curve, asked, wanted, slo, best)
+    paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
+    return ServingEstimate(
+        job, prompt, answer, held, point, curve, paid, saturated, slo,
+        _interval(job, known, point), wanted, unpaid, said, best, service,
+    )  # fmt: skip
+
+
+def _check_load(concurrency: int | None, rate: float | None) -> tuple[int | None, float | None]:
     if concurrency is not None and rate is not None:
         raise LLMHWError(f"concurrency={concurrency} and rate={rate} are two ways to say the load; give one")
     asked = None if concurrency is None else check_count("concurrency", concurrency)
-    wanted = None if rate is None else check_number("rate", rate, above=True)
-    drafted = check_count("draft_tokens", draft_tokens) if draft is not None else 0
+    if asked is not None and asked > _MOST_TOKENS:
+        raise LLMHWError(f"concurrency={concurrency} must be at most {_MOST_TOKENS:,}")
+    if rate is None:
+        return asked, None
+    wanted = check_number("rate", rate, above=True)
+    if not _LEAST_RATE <= wanted <= _MOST_RATE:
+        raise LLMHWError(f"rate={rate!r} must be from {_LEAST_RATE:g} to {_MOST_RATE:g} requests a second")
+    return asked, wanted
+
+
+def _check_limits(slo_ttft: float | None, slo_tpot: float | None) -> None:
+    """Limits are in seconds: who gives milliseconds is told so."""
     for name, limit in (("slo_ttft", slo_ttft), ("slo_tpot", slo_tpot)):
-        if limit is not None:
-            check_number(name, limit, above=True)
-    if not 0 <= acceptance < 1:
+        if limit is not None and check_number(name, limit, above=True) > _MOST_SECONDS[name]:
+            raise LLMHWError(
+                f"{name}={limit!r} must be at most {_MOST_SECONDS[name]}: it is in seconds; {limit:g} ms are "
+                f"{name}={limit / 1e3:g}"
+            )
+
+
+def _check_draft(draft: ModelSpec | None, tokens: int | None, acceptance: float | None) -> tuple[int, float]:
+    """Drafted tokens and the chance of each; 0 without a draft, of which neither says anything."""
+    for name, value in (("draft_tokens", tokens), ("acceptance", acceptance)):
+        if draft is None and value is not None:
+            raise LLMHWError(f"{name}={value!r} has no effect without a draft; give draft, or leave {name} out")
+    drafted = check_count("draft_tokens", 4 if tokens is None else tokens)
+    if drafted > _MOST_DRAFTED:
+        raise LLMHWError(f"draft_tokens={drafted} must be at most {_MOST_DRAFTED}")
+    accepted = 0.7 if acceptance is None else acceptance
+    if isinstance(accepted, bool) or not isinstance(accepted, (int, float)) or not 0 <= accepted < 1:
         raise LLMHWError(f"acceptance={acceptance!r} must be at least 0 and below 1")
-    held, room = _room(job, prompt + answer, draft)
-    known = calibration or read_calibration("serving_time")
-    engine = engine_for(job, calibration=known)
-    service = Service(
-        job, engine, prompt, answer, None if draft is None else replace(engine, spec=draft), drafted, acceptance
-    )
-    steps = sorted({*(2**i for i in range(room.bit_length())), room})
-    curve = tuple(service.at(n) for n in steps)
-    if wanted is not None:
-        point, saturated = _at_rate(service, wanted, room)
-    else:
-        load = room if asked is None else asked
-        point, saturated = service.at(min(load, room)), load > room
-    paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
-    interval = tuple(known["interval"].get("decode" if point.concurrency == 1 else "throughput", ())) or None
-    return ServingEstimate(
-        job, prompt, answer, held, point, curve, paid, saturated, (slo_ttft, slo_tpot),
-        interval, wanted, unpaid, service,
-    )  # fmt: skip
+    return (0, 0.0) if draft is None else (drafted, float(accepted))
+
+
+_MOST_TOKENS = 10**9
+_MOST_DRAFTED = 1000
+_LEAST_RATE, _MOST_RATE = 1e-9, 1e9
+_MOST_SECONDS = {"slo_ttft": 600, "slo_tpot": 10}
 
 
 def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> tuple[int, int]:
     """Tokens of a request, in and out, if the job takes it."""
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
-    if prompt + answer > job.context_limit:
-        raise LLMHWError(
-            f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={job.context_limit}"
-        )
+    limit = job.context_limit if job.was_asked("max_model_len") else job.model.max_seq_len or 0
+    if prompt + answer > limit:
+        text = f"input_tokens + output_tokens = {prompt + answer} is longer than max_model_len={limit}"
+        if not job.was_asked("max_model_len"):
+            text += f", the limit of {job.model.name}"
+        way = f"use fewer, or max_model_len={prompt + answer}"
+        beyond = prompt + answer > (job.model.max_seq_len or prompt + answer)
+        raise LLMHWError(f"{text}; {way}{', which needs rope scaling' if beyond else ''}")
     if prompt <= job.prefix_tokens:
         raise LLMHWError(
             f"input_tokens={prompt} must be more than prefix_tokens={job.prefix_tokens}, which all prompts begin with"
@@ -568,19 +880,79 @@ def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> tup
     return prompt, answer
 
 
-def _room(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
-    """The memory of a job, and how many sequences of so many tokens all its instances run at once."""
-    held = serving_memory(job)
-    fitting = held.sequences(tokens)
+def _fitting(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tuple[ServingMemory, int]:
+    """The memory of a job, and how many sequences of so many tokens all its instances run at once; 0 if it does not."""
+    held = memory_of(job)
     if draft is not None:
         # the draft's weights come off the cache, and every token is cached by both models
         taken = float(weights(draft, job.weights).total) / (job.tp * job.pp)
-        held = serving_memory(job, visible_bytes=(held.budget_bytes - taken) / job.utilization)
+        held = memory_of(job, (held.budget_bytes - taken) / job.utilization)
+    if tokens > job.context_limit or (job.software.refuses_longer and not held.fits):
+        return held, 0
+    fitting = held.sequences(tokens)
+    if draft is not None:
         own, other = (float(kv_cache(spec, seq_len=tokens, kv_format=job.kv).total) for spec in (job.model, draft))
-        fitting = int(held.sequences(tokens) * own / (own + other)) if own else held.sequences(tokens)
-    if not fitting:
-        raise LLMHWError(f"{held.title} does not hold one request of {tokens} tokens: {held.way_out}")
+        fitting = int(fitting * own / (own + other)) if own else fitting
     return held, min(fitting, job.max_sequences * job.attention_dp) * job.replicas
+
+
+def _room(job: ServingJob, tokens: int) -> tuple[ServingMemory, int]:
+    """The same for the simulator, which needs a job that runs."""
+    held, room = _fitting(settled(job), tokens)
+    if not room:
+        why = held.shortage(tokens) if held.fits or not held.longest else held.way_out
+        raise LLMHWError(f"{held.title} does not hold one request of {tokens} tokens: {why}")
+    return held, room
+
+
+def _busiest(service: Service, slo: tuple[float | None, float | None], room: int) -> Point | None:
+    """The most requests at work that keep both limits, by bisection: more at work are slower for each."""
+    if slo == (None, None):
+        return None
+    ttft, tpot = (inf if limit is None else limit for limit in slo)
+
+    def late(n: int) -> bool:
+        point = service.at(n)
+        return point.ttft_seconds > ttft or point.tpot_seconds > tpot
+
+    most = bisect_left(range(1, room + 1), True, key=late)
+    return service.at(most) if most else None
+
+
+def _loaded(
+    service: Service,
+    curve: tuple[Point, ...],
+    asked: int | None,
+    rate: float | None,
+    slo: tuple[float | None, float | None],
+    best: Point | None,
+) -> tuple[Point, bool, str]:
+    """The point of the load that was asked for, whether that is too much, and how it was said."""
+    said = "concurrency" if asked is not None else "rate" if rate is not None else "limits" if any(slo) else ""
+    if not curve:
+        return NOTHING, False, said
+    room = curve[-1].concurrency
+    if rate is not None:
+        return *_at_rate(service, rate, room), said
+    if said == "limits":
+        return best or curve[0], False, said
+    load = room if asked is None else asked
+    return service.at(min(load, room)), load > room, said
+
+
+def _interval(job: ServingJob, calibration: Mapping[str, Any], point: Point) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time for such a load; wider where constants are borrowed.
+
+    `borrowed` in `calibration.json` says how much wider, and how that was found: how much further measurements are from
+    predictions with another engine's constants than with an engine's own.
+    """
+    found = calibration["interval"].get("decode" if point.concurrency == 1 else "throughput", ())
+    if not found:
+        return None
+    if provenance(job)[1]:
+        wider = read_calibration("serving_time")["borrowed"]["widening"]
+        return found[0] ** wider, found[1] ** wider
+    return tuple(found)
 
 
 def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:
@@ -724,6 +1096,7 @@ def simulation_engine(
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     length = min(prompt + answer, job.context_limit)
     held, room = _room(job, length)
+    job = held.job
     ways = _ways(job, job.pp)
     shared = shared_tokens(job) if options.get("mode", "continuous") == "continuous" else 0
     if shared >= prompt:
@@ -741,7 +1114,7 @@ def simulation_engine(
         "max_context": job.context_limit,
         "block_tokens": job.page_tokens,
     }
-    if job.engine not in PAGE_SIZES or tokens is None:
+    if not job.software.paged or tokens is None:
         # each sequence has its own block for the longest one, or a state of one size
         given["max_sequences"] = running
     else:

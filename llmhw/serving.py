@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -12,10 +12,11 @@ from typing import Any
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
-from llmhw.hardware import Accelerator
-from llmhw.job import PAGE_SIZES, ServingJob
+from llmhw.hardware import Accelerator, Cluster, accelerators
+from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
 from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.precision import number_format
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
     LLMHWError,
@@ -72,6 +73,21 @@ def sampling_workspace_bytes(*, tokens: Any, hidden: Any, sequences: Any, vocab:
     1.39
     """
     return tokens * hidden * 2 + sequences * vocab * bytes_per_logit
+
+
+@formula(
+    source="ggml's graph allocator: logits of a micro-batch, or its scores, beside two hidden states", unit="bytes"
+)
+def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) -> Any:
+    """llama.cpp's compute buffer on one device, in fp32.
+
+    batch    tokens of a micro-batch (n_ubatch)
+    scores   query heads x cached tokens where attention is not fused, else 0
+
+    >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
+    266.5
+    """
+    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
 
 
 @formula(source="device memory less what its driver keeps", unit="bytes")
@@ -168,6 +184,9 @@ def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
+    if job.engine == "llama.cpp":
+        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.vocab_size, "hidden": spec.hidden}
+        return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
     kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
     forward = term(
         forward_workspace_bytes,
@@ -199,10 +218,12 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
+    # a share that is set aside leaves room for the context; who takes the whole device has it inside
+    context = 0.0 if job.software.paged else memory_constant("context_bytes", calibration)
     overhead = term(
         engine_overhead_bytes,
         "outside the allocator",
-        beside=memory_constant("beside_bytes", calibration),
+        beside=memory_constant("beside_bytes", calibration) + context,
         communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
     )
     parts.append(Part("engine", (overhead,)))
@@ -231,9 +252,10 @@ class ServingMemory(StageReport):
         job = self.job
         sizes = ("tp", "pp", "ep", "attention_dp")
         layout = "".join(f", {name}={getattr(job, name)}" for name in sizes if getattr(job, name) > 1)
+        adapters = f", {job.lora_adapters} LoRA adapters of rank {job.lora_rank}" if job.lora_adapters else ""
         return (
             f"serving {job.model.name} in {job.weights}, KV cache in {job.kv}, on {job.devices} x "
-            f"{job.cluster.accelerator.name}{layout}, {job.engine}"
+            f"{job.cluster.accelerator.name}{layout}, {job.engine}{adapters}"
         )
 
     @property
@@ -296,7 +318,7 @@ class ServingMemory(StageReport):
                 return 0.0
             return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
-        paged = job.engine in PAGE_SIZES
+        paged = job.software.paged
         room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
         shared = held(min(job.prefix_tokens, seq_len) // job.page_tokens * job.page_tokens) if paged else 0.0
         return (sequences * (held(room) - shared) + shared) * (1 - job.kv_offload)
@@ -315,20 +337,33 @@ class ServingMemory(StageReport):
         """The longest single sequence that fits, at most max_model_len; 0 if not one token does."""
 
         def fits(tokens: int) -> bool:
-            return all(self.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
+            alone = self if self.job.software.paged else self._with_limit(tokens)
+            return all(alone.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
 
         return bisect_left(range(1, self.job.context_limit + 1), True, key=lambda tokens: not fits(tokens))
+
+    def _with_limit(self, tokens: int) -> ServingMemory:
+        """The same devices with room for other lengths."""
+        tokens = max(tokens, self.job.prefix_tokens + 1)
+        return replace(self, job=self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens})))
 
     @property
     def graphs_bytes(self) -> float:
         """CUDA graphs: captured after the cache is made, from what the engine's share leaves (vLLM, SGLang)."""
-        return memory_constant("graph_bytes", self.calibration) if self.job.engine in PAGE_SIZES else 0.0
+        return memory_constant("graph_bytes", self.calibration) if self.job.software.paged else 0.0
 
     @property
     def device_bytes(self) -> float:
-        """What nvidia-smi shows: the engine's whole share once its cache is made, its graphs and the context."""
+        """What nvidia-smi shows once the engine has started: its whole share with graphs and context, or its use."""
+        if not self.job.software.paged:
+            return self.needed_bytes(self.job.context_limit, self.job.max_sequences)
         full = max(self.budget_bytes, float(self.stages[self.worst].total))
         return full + self.graphs_bytes + memory_constant("context_bytes", self.calibration)
+
+    def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
+        """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
+        each = enumerate(self.stages)
+        return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
     def fits(self) -> bool:
@@ -342,9 +377,68 @@ class ServingMemory(StageReport):
             return ""
         if self.longest:
             return f"fits up to {self.longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv"
-        short = max(-left for left in self.left_bytes)
         way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
-        return f"short by {format_quantity(max(short, 0.0), 'bytes')} without any cache; {way}"
+        return f"{self.shortage(1)}; {way}"
+
+    def shortage(self, tokens: int) -> str:
+        """By how much one sequence of so many tokens is too large, in words."""
+        alone = self if self.job.software.paged else self._with_limit(tokens)
+        needed = alone.needed_bytes(min(tokens, alone.job.context_limit))
+        short, needs, has = (
+            format_quantity(x, "bytes") for x in (needed - self.budget_bytes, needed, self.budget_bytes)
+        )
+        return f"short by {short} on each device ({needs} of {has})"
+
+    @property
+    def verdict(self) -> str:
+        """Whether it starts, and the longest sequence."""
+        job = self.job
+        if not self.longest:
+            return f"Does not fit: {self.shortage(1)}."
+        if not self.fits:
+            start = "start" if job.software.refuses_longer else "fit"
+            return (
+                f"Does not {start}: max_model_len={job.context_limit} needs more than there is; one sequence of "
+                f"{self.longest:,} tokens fits."
+            )
+        return f"{self.fit_words(job.context_limit)}; longest context: {self.longest:,} tokens."
+
+    def fit_words(self, tokens: int, sequences: int = 1) -> str:
+        """That so many sequences fit, and how near to the limit."""
+        needs, has = self.needed_bytes(tokens, sequences), self.budget_bytes
+        barely = self.needed_bytes(tokens) > (1 - BARELY) * has
+        sizes = f"{format_quantity(needs, 'bytes')} of {format_quantity(has, 'bytes')} a device"
+        return f"Fits barely: {sizes}" if barely else f"Fits: {sizes}"
+
+    def warnings(self) -> list[str]:
+        """What was assumed, and what the numbers leave out."""
+        return assumptions(self)
+
+    def next_steps(self) -> list[str]:
+        """Changes that were tried, with the longest context and the sequences that they give."""
+        found = []
+        for text, other in variants(self.job, self):
+            made = serving_memory(other, calibration=self.calibration)
+            if made.longest > self.longest or made.at_once() > self.at_once():
+                found.append((made.longest, f"{text}: {made._room_words()}"))
+        return [text for _, text in sorted(found, reverse=True)]
+
+    def at_once(self) -> int:
+        """Sequences of max_model_len in one instance."""
+        return self.sequences(self.job.context_limit)
+
+    def _room_words(self) -> str:
+        return f"longest context {self.longest:,} tokens, {_many(self.at_once())} of that length at once"
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some layers cache less than every token, so that no one number of tokens fills the cache."""
+        kinds = [layer.attention for layer, _ in self.job.model.layer_kinds]
+        return any(a is None or a.window or a.chunk for a in kinds)
+
+    def longest_words(self) -> str:
+        """The longest context in words."""
+        return f"one sequence of {self.longest:,} tokens" if self.longest else "none"
 
     def shown(self) -> list[Estimate]:
         """The stages with the budget that their caches take: what a device holds once the engine has started."""
@@ -379,18 +473,71 @@ class ServingMemory(StageReport):
             "stages": [stage.to_dict() | {"stage": i} for i, stage in enumerate(self.stages)],
         }
 
+    def identity(self) -> dict[str, Any]:
+        """What tells this job from others in a table."""
+        job = self.job
+        return {
+            "model": job.model.name,
+            "device": job.cluster.accelerator.name,
+            "devices": job.cluster.devices,
+            "engine": str(job.engine),
+            "weights": str(job.weights),
+            "kv": str(job.kv),
+            **{name: int(getattr(job, name)) for name in ("tp", "pp", "ep", "attention_dp", "replicas")},
+            "max_model_len": int(job.context_limit),
+        }
+
+    def to_row(self) -> dict[str, Any]:
+        """One row: what the job is, then what it comes to."""
+        told = self.to_dict()
+        names = ("fits", "longest", "sequences", "kv_bytes", "budget_bytes", "device_bytes", "capacity_bytes")
+        return self.identity() | {name: told[name] for name in names} | {"verdict": self.verdict}
+
     def summary(self) -> str:
         """What the cache has room for, in one line."""
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        return f"cache of {self.kv_tokens:,} tokens: {self.sequences(length):,} sequences of {length:,} tokens at once"
+        room = "" if self.windowed else f"cache of {self.kv_tokens:,} tokens; "
+        return f"longest context: {self.longest_words()}; at once: {room}{_many(self.at_once())} of {length:,} tokens"
+
+    def explain(self, part: str | None = None, stage: int | None = None) -> str:
+        """The formulas behind one part (or all) of a stage, or behind the budget; default: the worst stage."""
+        if part == "budget":
+            job = self.job
+            given: dict[str, Any] = {
+                "memory": job.cluster.accelerator.memory_bytes,
+                "driver": self._driver,
+                "utilization": job.utilization,
+            }
+            if self.visible_bytes is not None:
+                given |= {"memory": self.visible_bytes, "driver": 0.0}
+            made = term(engine_budget_bytes, "what the engine may take", **given)
+            return Estimate(self.title, "bytes", (Part("budget", (made,)),)).explain("budget")
+        shown = self.shown()[self.worst if stage is None else stage]
+        if part is not None and part not in {p.name for p in shown}:
+            # a part that another stage has
+            shown = next((s for s in self.shown() if part in {p.name for p in s}), shown)
+        return shown.explain(part)
+
+    @property
+    def _driver(self) -> float:
+        device = self.job.cluster.accelerator
+        return memory_constant("driver_bytes", self.calibration) if device.vendor == "NVIDIA" else 0.0
 
     def tables(self) -> list[Table]:
         return [self.stage_table(self.title, f": {self.summary()}")]
 
     def footer(self) -> tuple[str]:
         return (self.summary(),)
+
+
+# Share of the budget that one request leaves, below which it only just fits.
+BARELY = 0.05
+
+
+def _many(sequences: int) -> str:
+    return f"{sequences:,} sequence{'' if sequences == 1 else 's'}"
 
 
 @formula(source="what the budget leaves", unit="bytes")
@@ -432,8 +579,184 @@ def serving_memory(
     >>> found.fits, 450_000 < found.kv_tokens < 500_000, found.sequences(8192)
     (True, True, 58)
     """
+    return memory_of(settled(job, visible_bytes=visible_bytes, calibration=calibration), visible_bytes, calibration)
+
+
+def memory_of(
+    job: ServingJob, visible_bytes: float | None = None, calibration: Mapping[str, Any] | None = None
+) -> ServingMemory:
+    """The memory of a job as it stands: `serving_memory` without `settled`."""
     stages = tuple(_stage(job, i, calibration) for i in range(job.pp))
     return ServingMemory(job, stages, calibration, visible_bytes)
+
+
+# -- what nobody asked for --------------------------------------------------------------------
+
+# Tokens that a layout must hold where no request says how many.
+_SOME_TOKENS = 4096
+
+
+def settled(
+    job: ServingJob,
+    *,
+    prompt: int | None = None,
+    answer: int = 0,
+    concurrency: int | None = None,
+    visible_bytes: float | None = None,
+    calibration: Mapping[str, Any] | None = None,
+) -> ServingJob:
+    """The job with its layout and longest sequence chosen, where nobody asked for these.
+
+    prompt, answer   tokens of the requests, if they are known; an engine without pages takes no more than they need
+    concurrency      requests at work at a time, if that is known
+
+    The layout is that of the fewest devices that hold one request. max_model_len is the model's limit, or what fits.
+
+    >>> from llmhw import Cluster, model
+    >>> job = settled(ServingJob(model=model("llama-3.1-8b"), cluster=Cluster("rtx 3090", 1)))
+    >>> 6_000 < job.max_model_len < 8_000
+    True
+    """
+    engine = job.software
+    values: dict[str, int] = {}
+    if prompt is not None and not engine.max_batched_tokens and not job.was_asked("max_batched_tokens"):
+        values["max_batched_tokens"] = prompt
+    if concurrency and not engine.max_sequences and not job.was_asked("max_sequences"):
+        values["max_sequences"] = min(concurrency, 10**6)
+    open_end = not job.was_asked("max_model_len")
+    tokens = min(job.context_limit, _SOME_TOKENS if prompt is None else prompt + answer)
+    least = max(tokens, job.prefix_tokens + 1)
+
+    def tried(**more: int) -> ServingMemory:
+        return memory_of(job.assuming(**values, **more), visible_bytes, calibration)
+
+    values |= _layout(job, tokens, lambda **layout: tried(**layout, **({"max_model_len": least} if open_end else {})))
+    if open_end and not engine.paged and prompt is not None:
+        values["max_model_len"] = least
+    elif open_end:
+        longest = tried().longest
+        if job.prefix_tokens < longest < job.context_limit:
+            values["max_model_len"] = longest
+    return job.assuming(**values) if values else job
+
+
+def _layout(job: ServingJob, tokens: int, memory: Any) -> dict[str, int]:
+    """tp or pp of the fewest devices that hold one sequence of so many tokens; nothing where they were asked for."""
+    if job.was_asked("tp") or job.was_asked("pp"):
+        return {}
+    most = job.cluster.devices // job.attention_dp
+    axis = "pp" if job.split == "layers" else "tp"
+    limits = limits_of(job.model, job.cluster)
+    chosen = {"tp": 1, "pp": 1}
+    size = 1
+    while size <= most:
+        x = Layout(tp=size if axis == "tp" else 1, pp=size if axis == "pp" else 1, dp=job.attention_dp, ep=job.ep)
+        fitting = axis == "pp" and size <= job.model.num_layers
+        fitting |= (
+            axis == "tp" and size <= job.cluster.devices_per_node and all(r.holds(x, limits) for r in TENSOR_RULES)
+        )
+        if fitting and most % size == 0 and job.attention_dp * x.tp % job.ep == 0:
+            chosen = {"tp": x.tp, "pp": x.pp}
+            if memory(**chosen).sequences(tokens):
+                break
+        size *= 2
+    return chosen
+
+
+def assumptions(held: ServingMemory) -> list[str]:
+    """What was assumed in a job, in words, and what its numbers leave out."""
+    job, found = held.job, []
+    device, engine, limit = job.cluster.accelerator, job.software, job.model.max_seq_len or 0
+    if not job.was_asked("engine") and engine.name != "vllm":
+        found.append(f"engine={str(job.engine)!r} assumed: it reads the weights and runs on {device.name}")
+    if not job.was_asked("weights"):
+        own = f"; its checkpoint is in {job.model.quantization}" if job.model.quantization else ""
+        found.append(f"weights={str(job.weights)!r} assumed{own}")
+    if not job.was_asked("tp") and job.cluster.devices > 1:
+        axis = "pp" if job.split == "layers" else "tp"
+        found.append(
+            f"{axis}={getattr(job, axis)} assumed: the fewest devices that hold the model; replicas: {job.replicas}"
+        )
+    if not job.was_asked("max_model_len") and job.max_model_len:
+        if engine.paged:
+            needs = f"; {engine.name} needs it said" if engine.refuses_longer else ""
+            found.append(f"max_model_len={job.max_model_len} assumed: the model's {limit:,} do not fit{needs}")
+        else:
+            found.append(f"max_model_len={job.max_model_len} assumed: {engine.name} reserves what is asked of it")
+    elif limit and job.context_limit > limit:
+        found.append(
+            f"max_model_len={job.context_limit} is above the model's limit of {limit:,}: it needs rope scaling"
+        )
+    if engine.expands(device, number_format(job.weights)):
+        found.append(
+            f"weights={str(job.weights)!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
+        )
+    if job.lora_adapters:
+        found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
+    return found
+
+
+# Formats that are tried in place of one with more bits, best first.
+_NARROWER = ("fp8", "int8", "nvfp4", "int4-awq", "Q8_0", "Q6_K", "Q4_K_M", "IQ3_M", "int8-llm", "nf4")
+
+
+def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, ServingJob]]:
+    """Changes of a job that may help, in words: a smaller cache, fewer bits, more devices, a larger device."""
+    engine, device = job.software, job.cluster.accelerator
+    kept: dict[str, Any] = {"engine": str(job.engine), "tp": job.tp, "pp": job.pp}
+    tries: list[dict[str, Any]] = []
+    smaller = [
+        n for n in engine.kv if number_format(n).bits < number_format(job.kv).bits and number_format(n).bits >= 8
+    ]
+    tries += [{"kv": name} for name in smaller[:1]]
+    bits = number_format(job.weights).bits_per_weight
+    native = [
+        n for n in _NARROWER if engine.reads(number_format(n)) and engine.expands(device, number_format(n)) is False
+    ]
+    if engine.default_weights:
+        native = [n for n in native if number_format(n).kind == "gguf"]
+    else:
+        native = [n for n in native if number_format(n).kind != "gguf"]
+    tries += [{"weights": name} for name in native if number_format(name).bits_per_weight < bits]
+    axis = "pp" if job.split == "layers" else "tp"
+    more = 2 * getattr(job, axis)
+    if more * job.devices // getattr(job, axis) <= job.cluster.devices:
+        tries.append({axis: more})
+    if not held.fits and held.longest:
+        tries.append({"max_model_len": held.longest})
+    if not held.fits and engine.paged and job.max_batched_tokens > 2048:
+        tries.append({"max_batched_tokens": 2048})
+    for change in tries:
+        try:
+            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), replace(job, **(kept | change))
+        except LLMHWError:
+            continue
+    if not held.fits:
+        yield from _larger(job, axis, kept)
+
+
+def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
+    """More devices of a kind, and the smallest device that holds the job where this one does not."""
+    device = job.cluster.accelerator
+    for many in (2, 4, 8):
+        if many > job.cluster.devices:
+            try:
+                cluster = Cluster(device, many, inter_link=job.cluster.inter_link)
+                other = replace(job, **(kept | {"cluster": cluster, "tp": 1, "pp": 1, axis: many // job.attention_dp}))
+                if memory_of(other).longest:
+                    yield f"devices={many}, {axis}={getattr(other, axis)}", other
+                    break
+            except LLMHWError:
+                continue
+    larger = [a for a in accelerators() if a.vendor == device.vendor and a.memory_bytes > device.memory_bytes]
+    for one in sorted(larger, key=lambda a: a.memory_bytes):
+        try:
+            other = replace(job, **(kept | {"cluster": Cluster(one, job.cluster.devices)}))
+            if memory_of(other).longest:
+                yield f"device={one.name!r}", other
+                return
+        except LLMHWError:
+            continue
 
 
 # -- memory: one generation without an engine -------------------------------------------------

@@ -17,8 +17,14 @@ from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
-from llmhw.serving import generation_memory, growing_cache_bytes, prompt_workspace, serving_memory
-from llmhw.units import GIB, MIB, LLMHWError, maximum
+from llmhw.serving import (
+    compute_buffer_bytes,
+    generation_memory,
+    growing_cache_bytes,
+    prompt_workspace,
+    serving_memory,
+)
+from llmhw.units import GIB, MIB, LLMHWError
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
 
@@ -258,6 +264,7 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
         cluster=Cluster("H100 SXM5 80GB", tp * pp),
         tp=tp,
         pp=pp,
+        engine="vllm",
         weights=chosen,
         utilization=row.positive("gpu_memory_utilization", 0.9),
         page_size=row.count("block_size", 16),
@@ -368,21 +375,6 @@ def _llama_cpp_cache(row: Row, spec: ModelSpec) -> float:
     keys = kv_cache_bytes(head_dim=attention.head_dim, v_head_dim=0, bits_per_element=bits["k"], **sizes)
     values = kv_cache_bytes(head_dim=0, v_head_dim=attention.v_head_dim, bits_per_element=bits["v"], **sizes)
     return float(spec.num_layers * (keys + values))
-
-
-@formula(
-    source="ggml's graph allocator: logits of a micro-batch, or its scores, beside two hidden states", unit="bytes"
-)
-def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) -> Any:
-    """llama.cpp's compute buffer on one device, in fp32.
-
-    batch    tokens of a micro-batch (n_ubatch)
-    scores   query heads x cached tokens where attention is not fused, else 0
-
-    >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
-    266.5
-    """
-    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
 
 
 def _compute(row: Row, spec: ModelSpec, quantity: str) -> float:
