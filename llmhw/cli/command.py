@@ -195,7 +195,14 @@ class Command(click.Command):
         if not varied:
             return self.ask({**options, **{name: options[name][0] for name in many}})
         answers: list[Report | LLMHWError] = []
-        asked = []
+        asked, notes = [], []
+        if "gpu" in varied and all(options.get(name) == (None,) for name in ("price", "provider", "region")):
+            provider = _one_provider(options)
+            options = {**options, "provider": (provider,)}
+            one = f"all prices are of provider='{provider}', which has every one of these devices"
+            notes.append(
+                one if provider else "no provider has all of these devices: each price is the cheapest of its own"
+            )
         every = list(combinations(options, many))
         with Progress(self.name or "") as step:
             for i, one in enumerate(every):
@@ -207,7 +214,7 @@ class Command(click.Command):
                 step(i + 1, len(every))
         if all(isinstance(answer, LLMHWError) for answer in answers):
             raise answers[0]  # type: ignore[misc]
-        return out.Sweep(asked, answers, self.shown, flags)
+        return out.Sweep(asked, answers, self.shown, flags, tuple(notes))
 
     def _plot(self, answer: Report, path: str, inputs: list[str]) -> None:
         from io import BytesIO
@@ -222,6 +229,18 @@ class Command(click.Command):
         picture = BytesIO()
         self.draw(plot, answer).savefig(picture, format=ending, bbox_inches="tight")
         write_whole(path, picture.getvalue, inputs=inputs)
+
+
+def _one_provider(options: dict[str, Any]) -> str | None:
+    """Whose prices make a comparison of devices fair; None where nobody has all of them."""
+    from llmhw.cost import common_provider
+    from llmhw.hardware import accelerator
+
+    try:
+        devices = [accelerator(name) for name in options["gpu"]]
+    except LLMHWError:
+        return None  # the row of that name says so
+    return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"))
 
 
 def _values(found: Any) -> Sequence[Any]:

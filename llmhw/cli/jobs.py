@@ -130,7 +130,7 @@ MEMORY = Command(
     examples=(
         "llmhw memory llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full",
         "llmhw memory llama-3-70b --gpu h100 --gpus 64 --tp 8 --pp 2,4 --zero 1",
-        "llmhw memory llama-3-8b --gpu h100 --explain activations",
+        "llmhw memory llama-3-8b --gpu h100 --explain weights",
     ),
     explain=True,
     draw=lambda plot, answer: plot.job_memory(answer),

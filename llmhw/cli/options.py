@@ -172,6 +172,8 @@ class Option(click.Option):
         **settings: Any,
     ) -> None:
         flag = settings.get("is_flag") or "flag_value" in settings
+        if settings.get("is_flag") and usual is None and "/" not in names[0]:
+            usual = False
         self.group, self.usual, self.listed = group, usual, listed
         self.many = many and not listed and not flag
         if usual not in (None, False) and not flag:

@@ -100,6 +100,10 @@ class Sweep(Report):
     answers: list[Report | LLMHWError]
     shown: Shown
     flags: Mapping[str, click.Option]
+    notes: tuple[str, ...] = ()
+
+    def warnings(self) -> Sequence[str]:
+        return self.notes
 
     @property
     def title(self) -> str:
@@ -199,6 +203,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
     for table in (first._replace(title=""), *tables):
         spoken_rows = [[*row[:-1], in_flags(row[-1], flags)] if table.prose else row for row in table.rows]
         rows = table._replace(rows=spoken_rows).lines(most)[1:]
+        rows = rows if not rows or rows[0].strip() else rows[1:]
         lines += [*([""] if lines else []), *([table.title] if table.title else []), *rows]
     notes = [in_flags(line, flags).replace(", --", " --") for line in answer.told()]
     if notes:
