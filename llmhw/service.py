@@ -288,16 +288,21 @@ class ServingEstimate(Report):
             return self._refusal()
         words = held.fit_words(min(self.tokens, self.job.context_limit), self._in_a_group())
         each = f"{_speed(point.tokens_per_second_per_user)} for each of {point.concurrency:,}"
-        return f"{words}; {_speed(point.tokens_per_second)} for all users{self._sure(' (', ')')}, {each}."
+        sure = self._sure(" (", ")").replace(" % interval", " %:")
+        return f"{words}; {_speed(point.tokens_per_second)} for all users{sure}, {each}."
 
     def _refusal(self) -> str:
         held, job, draft = self.memory, self.job, self.service.draft
-        if not held.longest or held.longest < self.tokens or held.fits:
-            need = held.shortage(self.tokens)
-            if draft is not None and memory_of(job).sequences(self.tokens):
-                return f"Does not fit beside the draft {draft.spec.name}: {need}; without it, it does."
-            return f"Does not fit: one request of {self.tokens:,} tokens is {need}."
-        return held.verdict
+        if draft is not None and _fitting(job, self.tokens)[1]:
+            taken = format_quantity(_draft_bytes(job, draft.spec), "bytes")
+            has = format_quantity(memory_of(job).kv_bytes, "bytes")
+            return (
+                f"Does not fit beside the draft {draft.spec.name}: its weights take {taken} of the {has} on each device "
+                "that are left for both caches; without it, the job fits."
+            )
+        if held.longest and held.longest >= self.tokens and not held.fits:
+            return held.verdict
+        return f"Does not fit: one request of {self.tokens:,} tokens is {held.shortage(self.tokens)}."
 
     def _in_a_group(self) -> int:
         """Requests of the point in each group of tp x pp ranks."""
@@ -309,7 +314,7 @@ class ServingEstimate(Report):
         low, high = self.tokens_per_second_interval or (0.0, 0.0)
         if not low < high:
             return f"{before}as many as are asked for{after}"
-        return f"{before}80 %: {_number(low)} to {_number(high)}{after}"
+        return f"{before}80 % interval {_number(low)} to {_number(high)}{after}"
 
     def warnings(self) -> list[str]:
         """What was assumed, and whose constants the speed is computed with."""
@@ -325,7 +330,7 @@ class ServingEstimate(Report):
                 else "concurrency=1 assumed: even a single request does not keep the limits",
             )
         elif not self.asked:
-            found.insert(0, f"concurrency={self.point.concurrency} assumed: all that fit at once")
+            found.insert(0, f"concurrency={self.point.concurrency} assumed: as many as run at once")
         origin, borrowed = provenance(self.job)
         found += origin
         if borrowed and self.interval:
@@ -463,7 +468,9 @@ class ServingEstimate(Report):
         if self.fits:
             many = held.sequences(min(self.tokens, job.context_limit)) * job.replicas
             noun = "sequence" if many == 1 else "sequences"
-            found.append(("at once", f"{many:,} {noun} of {self.tokens:,} tokens"))
+            taken = job.max_sequences * job.attention_dp * job.replicas
+            limit = f"; max_sequences={job.max_sequences} takes {taken:,}" if taken < many else ""
+            found.append(("at once", f"{many:,} {noun} of {self.tokens:,} tokens{limit}"))
         return found
 
     def _speed_rows(self) -> list[tuple[str, str]]:
@@ -563,6 +570,16 @@ def _kind(device: Accelerator) -> str:
     return device.architecture if family == "other" else family
 
 
+def _alike(fmt: str) -> str:
+    """A format that takes as long: all floats of 16 bit are bf16."""
+    name = number_format(fmt).name
+    return "bf16" if name in ("fp16", "F16") else name
+
+
+def _of(engine: ServingEngine) -> str:
+    return f"{engine.name}'" if engine.name.endswith("s") else f"{engine.name}'s"
+
+
 @cache
 def measured() -> frozenset[tuple[str, str, str]]:
     """Engine, kind of device and weight format of every measured speed that constants were fitted to.
@@ -581,7 +598,7 @@ def measured() -> frozenset[tuple[str, str, str]]:
         engine = next((name for start, name in names.items() if software.startswith(start)), None)
         try:
             if engine:
-                found.add((engine, _kind(accelerator(device)), number_format(fmt).name))
+                found.add((engine, _kind(accelerator(device)), _alike(fmt)))
         except LLMHWError:
             continue
     return frozenset(found)
@@ -591,17 +608,17 @@ def provenance(job: ServingJob) -> tuple[list[str], bool]:
     """Where the constants of a speed come from, in words, and whether they are borrowed or of other devices."""
     engine, kind, known = job.software, _kind(job.cluster.accelerator), measured()
     source, found = lender(engine), []
-    here = {fmt for name, where_, fmt in known if name == source.name and where_ == kind}
-    own = {fmt for name, where_, fmt in known if name == engine.name and where_ == kind}
+    here = {fmt for name, at, fmt in known if name == source.name and at == kind}
+    own = {fmt for name, at, fmt in known if name == engine.name and at == kind}
     if source is not engine:
         runs = "few runs" if own else f"no {engine.name} run"
         found.append(
-            f"{engine.name}'s speed is computed with {source.name}'s constants: {runs} on this kind of device "
+            f"{_of(engine)} speed is computed with {_of(source)} constants: {runs} on this kind of device "
             f"{'are' if own else 'is'} in the measurements"
         )
     if not here | own:
         found.append(f"no run of {source.name} on {kind} is in the measurements: constants of other devices are used")
-    elif job.weights not in here | own:
+    elif _alike(job.weights) not in here | own:
         found.append(f"no run with weights={str(job.weights)!r} on {kind} is in the measurements of {source.name}")
     return found, source is not engine or not here | own
 
@@ -885,8 +902,7 @@ def _fitting(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tu
     held = memory_of(job)
     if draft is not None:
         # the draft's weights come off the cache, and every token is cached by both models
-        taken = float(weights(draft, job.weights).total) / (job.tp * job.pp)
-        held = memory_of(job, (held.budget_bytes - taken) / job.utilization)
+        held = memory_of(job, max(0.0, held.budget_bytes - _draft_bytes(job, draft)) / job.utilization)
     if tokens > job.context_limit or (job.software.refuses_longer and not held.fits):
         return held, 0
     fitting = held.sequences(tokens)
@@ -894,6 +910,11 @@ def _fitting(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tu
         own, other = (float(kv_cache(spec, seq_len=tokens, kv_format=job.kv).total) for spec in (job.model, draft))
         fitting = int(fitting * own / (own + other)) if own else fitting
     return held, min(fitting, job.max_sequences * job.attention_dp) * job.replicas
+
+
+def _draft_bytes(job: ServingJob, draft: ModelSpec) -> float:
+    """Weights of a draft on a device."""
+    return float(weights(draft, job.weights).total) / (job.tp * job.pp)
 
 
 def _room(job: ServingJob, tokens: int) -> tuple[ServingMemory, int]:

@@ -334,13 +334,20 @@ class ServingMemory(StageReport):
 
     @cached_property
     def longest(self) -> int:
-        """The longest single sequence that fits, at most max_model_len; 0 if not one token does."""
+        """The longest single sequence that fits; 0 if not one token does.
+
+        At most max_model_len, or the model's limit where an engine reserves what it is asked for.
+        """
+        job = self.job
+        paged, limit = job.software.paged, job.context_limit
+        if not paged and not job.was_asked("max_model_len"):
+            limit = max(limit, job.model.max_seq_len or 0)
 
         def fits(tokens: int) -> bool:
-            alone = self if self.job.software.paged else self._with_limit(tokens)
+            alone = self if paged else self._with_limit(tokens)
             return all(alone.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
 
-        return bisect_left(range(1, self.job.context_limit + 1), True, key=lambda tokens: not fits(tokens))
+        return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
         """The same devices with room for other lengths."""
@@ -700,28 +707,35 @@ def assumptions(held: ServingMemory) -> list[str]:
 _NARROWER = ("fp8", "int8", "nvfp4", "int4-awq", "Q8_0", "Q6_K", "Q4_K_M", "IQ3_M", "int8-llm", "nf4")
 
 
+def _narrower(job: ServingJob) -> list[str]:
+    """Formats with fewer bits that the engine reads and the device multiplies: the best of each width."""
+    engine, device = job.software, job.cluster.accelerator
+    found: dict[float, str] = {}
+    for name in _NARROWER:
+        fmt = number_format(name)
+        fitting = engine.reads(fmt) and engine.expands(device, fmt) is False
+        if fitting and (fmt.kind == "gguf") == (engine.weights[0] == "gguf"):
+            found.setdefault(fmt.bits, name)
+    bits = number_format(job.weights).bits_per_weight
+    return [name for name in found.values() if number_format(name).bits_per_weight < 0.9 * bits]
+
+
 def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, ServingJob]]:
     """Changes of a job that may help, in words: a smaller cache, fewer bits, more devices, a larger device."""
-    engine, device = job.software, job.cluster.accelerator
+    engine = job.software
     kept: dict[str, Any] = {"engine": str(job.engine), "tp": job.tp, "pp": job.pp}
     tries: list[dict[str, Any]] = []
     smaller = [
         n for n in engine.kv if number_format(n).bits < number_format(job.kv).bits and number_format(n).bits >= 8
     ]
     tries += [{"kv": name} for name in smaller[:1]]
-    bits = number_format(job.weights).bits_per_weight
-    native = [
-        n for n in _NARROWER if engine.reads(number_format(n)) and engine.expands(device, number_format(n)) is False
-    ]
-    if engine.default_weights:
-        native = [n for n in native if number_format(n).kind == "gguf"]
-    else:
-        native = [n for n in native if number_format(n).kind != "gguf"]
-    tries += [{"weights": name} for name in native if number_format(name).bits_per_weight < bits]
+    tries += [{"weights": name} for name in _narrower(job)]
     axis = "pp" if job.split == "layers" else "tp"
     more = 2 * getattr(job, axis)
     if more * job.devices // getattr(job, axis) <= job.cluster.devices:
         tries.append({axis: more})
+    if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
+        tries.append({"max_sequences": max(8, 2 * job.max_sequences)})
     if not held.fits and held.longest:
         tries.append({"max_model_len": held.longest})
     if not held.fits and engine.paged and job.max_batched_tokens > 2048:
