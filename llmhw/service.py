@@ -516,7 +516,7 @@ class ServingEstimate(Report):
         return found
 
     def tables(self) -> list[Table]:
-        found = [Table(self.title, ("", ""), self.summary())]
+        found = [Table(self.title, ("", ""), self.summary(), prose=True)]
         return [*found, Table("", COLUMNS, self.rows(), right=0)] if self.fits else found
 
     def __str__(self) -> str:
