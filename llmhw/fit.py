@@ -16,7 +16,6 @@ from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
 from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
-from llmhw.sharding import local_tensor
 from llmhw.units import LLMHWError, check_count, format_quantity, format_range
 
 if TYPE_CHECKING:
@@ -326,6 +325,8 @@ def _adapter_states(q: _Question, base: str) -> Estimate:
 
     p, recipe = Parallelism(tp=q.devices), PRECISIONS["fp32"]
     added = lora_tensors(q.spec, rank=q.rank)
+    from llmhw.sharding import local_tensor  # late, as in `fit`
+
     held = [(local_tensor(p, t), n) for t, n in q.spec.all_tensors()]
     cut = [(local_tensor(p, t), n) for t, n in added]
     parts = {
