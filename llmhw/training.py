@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -481,7 +481,7 @@ class TrainingEstimate(Report):
     software: str
     time: StepTime
     run: TrainingRun
-    calibration: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @cached_property
     def memory(self) -> JobMemory:
