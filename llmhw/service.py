@@ -297,7 +297,7 @@ class ServingEstimate(Report):
             taken = format_quantity(_draft_bytes(job, draft.spec), "bytes")
             has = format_quantity(memory_of(job).kv_bytes, "bytes")
             return (
-                f"Does not fit beside the draft {draft.spec.name}: its weights take {taken} of the {has} on each device "
+                f"Does not fit beside the draft {draft.spec.name}: its weights take {taken} of the {has} a device "
                 "that are left for both caches; without it, the job fits."
             )
         if held.longest and held.longest >= self.tokens and not held.fits:

@@ -15,6 +15,7 @@ from typing import Any
 from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.formula import Estimate, Ledger, formula
+from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import optimizer_named, precision_named
@@ -646,7 +647,7 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
 
     slowest, found, totals = time_layouts(StepTimer(job, job.layout, constants))
-    parts = {name: float(found.parts.get(name, 0.0)) for name in PARTS}
+    parts = FrozenDict({name: float(found.parts.get(name, 0.0)) for name in PARTS})
     kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
     each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
     return StepTime(parts, each, spread, slowest, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
@@ -785,7 +785,7 @@ class TrainingEstimate(Report):
     software: str
     time: StepTime
     run: TrainingRun
-    calibration: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @cached_property
     def memory(self) -> JobMemory:

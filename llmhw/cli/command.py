@@ -199,9 +199,9 @@ class Command(click.Command):
         if "gpu" in varied and all(options.get(name) == (None,) for name in ("price", "provider", "region")):
             provider = _one_provider(options)
             options = {**options, "provider": (provider,)}
-            one = f"all prices are of provider='{provider}', which has every one of these devices"
+            same = f"all prices are of provider='{provider}', which has every one of these devices"
             notes.append(
-                one if provider else "no provider has all of these devices: each price is the cheapest of its own"
+                same if provider else "no provider has all of these devices: each price is the cheapest of its own"
             )
         every = list(combinations(options, many))
         with Progress(self.name or "") as step:
