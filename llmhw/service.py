@@ -7,7 +7,7 @@ that `simulation_engine` makes of a job.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from math import ceil, gcd, inf
@@ -44,6 +44,7 @@ from llmhw.units import (
     maximum,
     minimum,
     plain_fields,
+    shown,
     where,
 )
 
@@ -1156,16 +1157,23 @@ def simulation_engine(
 class SimulatedService(Report):
     """What the simulation of a job found.
 
-    groups   that batch on their own and share the requests out; one of them was simulated
-    rate     requests that arrive in a second, for all groups together
-    result   of the group that was simulated
+    groups        that batch on their own and share the requests out; one of them was simulated
+    rate          requests that arrive in a second, for all groups together; None with `concurrency`
+    result        of the group that was simulated
+    concurrency   users of all groups who wait for their answers; None with `rate` or `trace`
+    trace         the file that was replayed
+    input_tokens, output_tokens   of a request, on average
     """
 
     job: ServingJob
     engine: simulation.Engine
     groups: int
-    rate: float
+    rate: float | None
     result: simulation.SimulationResult
+    concurrency: int | None = None
+    trace: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
 
     @property
     def title(self) -> str:
@@ -1173,11 +1181,22 @@ class SimulatedService(Report):
         job = self.job
         lines = [f"{serving_memory(job).title}\n{job.cluster}"]
         if self.groups > 1:
-            lines.append(
-                f"One of {self.groups} equal groups was simulated, with {self.rate / self.groups:,.4g} of the "
-                f"{self.rate:,.4g} requests a second"
+            share = (
+                f"{self.concurrency // self.groups:,} of the {self.concurrency:,} users"
+                if self.concurrency is not None
+                else f"{(self.rate or 0.0) / self.groups:,.4g} of the {self.rate or 0.0:,.4g} requests a second"
             )
+            lines.append(f"One of {self.groups} equal groups was simulated, with {share}")
         return "\n".join([*lines, self.result.title])
+
+    @property
+    def verdict(self) -> str:
+        """Whether the service keeps up with what comes, and the times that requests see."""
+        return self.result.told(self.groups, self.concurrency)
+
+    def warnings(self) -> list[str]:
+        """What must be known to trust the numbers."""
+        return self.result.warnings()
 
     @property
     def output_tokens_per_second(self) -> float:
@@ -1192,15 +1211,31 @@ class SimulatedService(Report):
             rows.append(("output tokens, all groups", text, f"{self.groups} groups"))
         return rows
 
+    def identity(self) -> dict[str, Any]:
+        """What tells this answer from others in a table: the job, how batches are formed, and the load."""
+        job = self.job
+        names = ("engine", "weights", "kv", "tp", "pp", "ep", "attention_dp", "replicas")
+        return {
+            "model": job.model.name,
+            "device": job.cluster.accelerator.name,
+            "devices": job.cluster.devices,
+            **{name: getattr(job, name) for name in names if hasattr(job, name)},
+            "max_model_len": job.context_limit,
+            "mode": self.engine.mode,
+            "rate": self.rate,
+            "concurrency": self.concurrency,
+            "trace": self.trace,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: the job, the load of all groups, and the result of one."""
         return {
-            "model": self.job.model.name,
-            "device": self.job.cluster.accelerator.name,
-            "devices": self.job.cluster.devices,
+            **self.identity(),
+            "verdict": self.verdict,
             "groups": self.groups,
-            "rate": self.rate,
-            "rate_simulated": self.rate / self.groups,
+            "rate_simulated": None if self.rate is None else self.rate / self.groups,
             "output_tokens_per_second_of_all": self.output_tokens_per_second,
             "max_sequences": self.engine.max_sequences,
             "kv_blocks": self.engine.kv_blocks,
@@ -1219,27 +1254,37 @@ def simulate_service(
     job: ServingJob,
     *,
     rate: float | None = None,
-    requests: int | None = None,
+    concurrency: int | None = None,
     trace: str | None = None,
-    speed: float = 1.0,
-    input_tokens: simulation.load.Lengths = 1000,
-    output_tokens: simulation.load.Lengths = 500,
-    seed: int = 0,
+    requests: int | None = None,
+    speed: float | None = None,
+    input_tokens: simulation.load.Lengths | None = None,
+    output_tokens: simulation.load.Lengths | None = None,
+    seed: int | None = None,
     slo_ttft: float | None = None,
     slo_tpot: float | None = None,
     prefill_workers: int | None = None,
     calibration: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int | None], object] | None = None,
     **options: Any,
 ) -> SimulatedService:
     """Play requests through a job's engine; replicas are alike and share them out, so that one is simulated.
 
+    Give one of `rate`, `concurrency` and `trace`.
+
     rate            requests that arrive in a second, at random (Poisson)
-    requests        to simulate; default: 1000, or all of `trace`
-    trace, speed    a CSV file to replay instead of `rate`, and how many times as fast: see `llmhw.simulation.Recorded`
-    input_tokens, output_tokens   lengths for `rate`: whole numbers, or distributions of `llmhw.simulation`
+    concurrency     users, each of whom sends a request when the last one is answered
+    trace, speed    a CSV file to replay, and how many times as fast; default: 1. See `llmhw.simulation.Recorded`
+    requests        to simulate; default: 1000 and, of users, at least 20 each, or all of `trace`
+    input_tokens, output_tokens   lengths, but not of a trace: whole numbers, or distributions of `llmhw.simulation`;
+                    default: 1000 and 500
+    seed            of what is drawn at random; default: 0
     slo_ttft, slo_tpot   limits in seconds on the first token and between tokens
     prefill_workers   with mode disaggregated: replicas for prompts, for each that decodes; default: 1
+    progress        called as progress(requests answered, requests in all), some ten times a second
     options         of `llmhw.simulation.Engine`: mode, chunked_prefill, max_delay_seconds, ...
+
+    What has no effect is refused.
 
     >>> from llmhw import model
     >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 2))
@@ -1249,44 +1294,78 @@ def simulate_service(
     """
     from llmhw.simulation import SLO, simulate
 
-    if (rate is None) == (trace is None):
-        raise LLMHWError(f"rate={rate} and trace={trace!r}: give one of the two, which says when requests come")
-    if trace is None and speed != 1:
-        raise LLMHWError(f"speed={speed} belongs to trace; leave it out")
-    if prefill_workers is not None and options.get("mode") != "disaggregated":
-        raise LLMHWError(f"prefill_workers={prefill_workers} belongs to mode disaggregated; leave it out")
+    drawn: dict[str, Any] = {"input_tokens": input_tokens, "output_tokens": output_tokens, "seed": seed}
+    _check_asked(rate, concurrency, trace, speed, drawn)
     workers = 0
     if options.get("mode") == "disaggregated":
         workers = options["prefill_workers"] = check_count(
             "prefill_workers", 1 if prefill_workers is None else prefill_workers
         )
+    elif prefill_workers is not None:
+        raise LLMHWError(f"prefill_workers={shown(prefill_workers)} belongs to mode disaggregated; leave it out")
     groups = independent_groups(job, prefill_workers=workers)
-    if trace is None:
-        load = _drawn(rate, requests, input_tokens, output_tokens, seed, groups)
+    if trace is not None:
+        load = _replayed(trace, requests, 1.0 if speed is None else speed, groups)
     else:
-        load = _replayed(trace, requests, speed, groups)
+        load = _drawn(rate, concurrency, requests, groups, **drawn)
     engine = simulation_engine(
         job, input_tokens=load.input_tokens, output_tokens=load.output_tokens, calibration=calibration, **options
     )
     given = {"ttft_seconds": slo_ttft, "tpot_seconds": slo_tpot}
     limits = {name: value for name, value in given.items() if value is not None}
-    found = simulate(engine, load.share(engine), slo=SLO(**limits) if limits else None)
-    return SimulatedService(job, engine, groups, load.rate, found)
+    slo = SLO(**limits) if limits else None
+    found = simulate(engine, load.share(engine), slo=slo, progress=progress, total=load.total)
+    return SimulatedService(
+        job, engine, groups, load.rate, found, concurrency, trace, load.input_tokens, load.output_tokens
+    )
+
+
+def _check_asked(
+    rate: float | None, concurrency: int | None, trace: str | None, speed: float | None, drawn: Mapping[str, Any]
+) -> None:
+    """One load, and nothing that has no effect on it."""
+    if sum(given is not None for given in (rate, concurrency, trace)) != 1:
+        raise LLMHWError(
+            f"rate={shown(rate)}, concurrency={shown(concurrency)} and trace={shown(trace)}: give one of the three, "
+            "which says when requests come"
+        )
+    if trace is None:
+        if speed is not None:
+            raise LLMHWError(f"speed={shown(speed)} belongs to trace; leave it out")
+        fixed = all(value is None or isinstance(value, (int, float)) for value in drawn.values())
+        if drawn["seed"] is not None and concurrency is not None and fixed:
+            raise LLMHWError(
+                f"seed={shown(drawn['seed'])} has no effect: with concurrency and fixed lengths nothing is drawn; "
+                "leave it out"
+            )
+        return
+    for name, value in drawn.items():
+        if value is not None:
+            raise LLMHWError(f"{name}={shown(value)} has no effect: trace has its own requests; leave it out")
 
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """What comes to all groups: typical lengths, the rate, and the requests of one."""
+    """What comes to all groups: typical lengths, the rate, and the requests of one; `total` of them."""
 
     input_tokens: int
     output_tokens: int
-    rate: float
-    requests: Iterable[simulation.Request]
+    rate: float | None
+    requests: Iterable[simulation.Request] | simulation.Closed
+    total: int
     every: int = 1
 
-    def share(self, engine: simulation.Engine) -> Iterator[simulation.Request]:
+    def share(self, engine: simulation.Engine) -> Iterable[simulation.Request] | simulation.Closed:
+        """The requests of one group."""
+        from llmhw.simulation import Closed
+
+        if self.every == 1 or isinstance(self.requests, Closed):
+            return self.requests
+        return self._every(self.requests, engine)
+
+    def _every(self, requests: Iterable[simulation.Request], engine: simulation.Engine) -> Iterator[simulation.Request]:
         """Every n-th request; all are checked."""
-        for number, request in enumerate(self.requests):
+        for number, request in enumerate(requests):
             if number % self.every == 0:
                 yield request
             else:
@@ -1295,27 +1374,47 @@ class _Load:
 
 def _drawn(
     rate: float | None,
+    concurrency: int | None,
     requests: int | None,
-    input_tokens: simulation.load.Lengths,
-    output_tokens: simulation.load.Lengths,
-    seed: int,
     groups: int,
+    *,
+    input_tokens: simulation.load.Lengths | None,
+    output_tokens: simulation.load.Lengths | None,
+    seed: int | None,
 ) -> _Load:
-    from llmhw.simulation import Poisson
-    from llmhw.simulation.load import drawer
+    from llmhw.simulation import Closed, Poisson
+    from llmhw.simulation.load import MOST_USERS, check_requests, drawer
 
-    wanted = check_number("rate", rate, above=True)
-    count = check_count("requests", 1000 if requests is None else requests)
-    coming = Poisson(wanted / groups, input_tokens, output_tokens, requests=count, seed=seed)
-    draws = drawer("input_tokens", input_tokens, seed), drawer("output_tokens", output_tokens, seed)
+    prompt = 1000 if input_tokens is None else input_tokens
+    answer = 500 if output_tokens is None else output_tokens
+    number = 0 if seed is None else seed
+    users = 0
+    if concurrency is not None:
+        users, left = divmod(check_requests("concurrency", concurrency, 1, MOST_USERS), groups)
+        if left:
+            near = [n for n in (users * groups, (users + 1) * groups) if n]
+            raise LLMHWError(
+                f"concurrency={concurrency} is not shared out evenly by {groups} groups of sequences that batch on "
+                f"their own; use {' or '.join(map(str, near))}"
+            )
+    count = check_requests("requests", max(1000, 20 * users) if requests is None else requests, 1)
+    coming: Poisson | Closed
+    if users:
+        coming, wanted = Closed(users, prompt, answer, requests=count, seed=number), None
+    else:
+        wanted = check_number("rate", rate, above=True)
+        coming = Poisson(wanted / groups, prompt, answer, requests=count, seed=number)
+    draws = drawer("input_tokens", prompt, number), drawer("output_tokens", answer, number)
     inputs, outputs = (round(fmean(draw() for _ in range(1000))) for draw in draws)
-    return _Load(inputs, outputs, wanted, coming)
+    return _Load(inputs, outputs, wanted, coming, count)
 
 
 def _replayed(trace: str, requests: int | None, speed: float, groups: int) -> _Load:
     from llmhw.simulation import Recorded
+    from llmhw.simulation.load import check_requests
 
-    recorded = Recorded(trace, speed, None if requests is None else check_count("requests", requests))
+    most = None if requests is None else check_requests("requests", requests, 1)
+    recorded = Recorded(trace, speed, most)
     # read once before: for its lengths, and so that a wrong line is found before anything is simulated
     inputs = outputs = number = 0
     first = last = 0.0
@@ -1323,11 +1422,12 @@ def _replayed(trace: str, requests: int | None, speed: float, groups: int) -> _L
         inputs, outputs, last = inputs + request.input_tokens, outputs + request.output_tokens, request.arrival_seconds
         first = last if number == 1 else first
     if not number:
-        raise LLMHWError(f"trace={trace!r} has no requests; give at least one row")
+        raise LLMHWError(f"trace={shown(trace)} has no requests; give at least one row")
+    if most is not None and number < most:
+        raise LLMHWError(f"requests={most} is more than the {number:,} of {trace}; leave it out for all of them")
     spread = last - first
-    return _Load(
-        round(inputs / number), round(outputs / number), (number - 1) / spread if spread else 0.0, recorded, groups
-    )
+    rate = (number - 1) / spread if spread else 0.0
+    return _Load(round(inputs / number), round(outputs / number), rate, recorded, -(-number // groups), groups)
 
 
 def bandwidth_bound_tokens_per_second(

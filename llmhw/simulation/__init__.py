@@ -7,7 +7,7 @@ is affine, with the same result as step by step. Only requests in flight are hel
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from llmhw.queueing import StepModel, littles_law
 from llmhw.simulation.batching import Batches, Continuous
@@ -24,6 +24,7 @@ from llmhw.simulation.load import (
     Recorded,
     Request,
     Uniform,
+    input_files,
 )
 from llmhw.simulation.record import RequestTrace, Run, StepTrace
 from llmhw.simulation.result import SimulationResult
@@ -54,6 +55,7 @@ __all__ = [
     "StepSeconds",
     "StepTrace",
     "Uniform",
+    "input_files",
     "simulate",
 ]
 
@@ -65,6 +67,8 @@ def simulate(
     slo: SLO | None = None,
     trace_requests: int = 0,
     trace_seconds: tuple[float, float] | None = None,
+    progress: Callable[[int, int | None], object] | None = None,
+    total: int | None = None,
 ) -> SimulationResult:
     """Run requests through an engine and tell how long they took.
 
@@ -72,6 +76,8 @@ def simulate(
     slo              what a request must keep to be good
     trace_requests   the first so many are traced, with the steps until they are answered
     trace_seconds    (from, to): requests and steps in this time are traced
+    progress         called as progress(requests answered, requests in all), some ten times a second, and at the end
+    total            of these, where `requests` does not say it; None: not known
 
     Interrupted (Ctrl-C), it returns what it has, with `complete=False` and where it was in `note`.
 
@@ -87,7 +93,9 @@ def simulate(
         except (TypeError, ValueError):
             raise LLMHWError(f"trace_seconds={trace_seconds!r} must be two numbers, (from, to)") from None
         check_number("trace_seconds[1]", high, check_number("trace_seconds[0]", low))
-    run = Run(slo, trace_requests, trace_seconds)
+    if total is None and isinstance(requests, (Poisson, Closed)):
+        total = requests.requests
+    run = Run(slo, trace_requests, trace_seconds, progress, total)
     source = Users(engine, requests) if isinstance(requests, Closed) else Open(engine, requests)
     machine: Continuous | Batches
     if engine.mode in ("static", "dynamic"):
@@ -102,15 +110,31 @@ def simulate(
         flight = run.begun - run.ended
         at = format_quantity(max(run.now, run.last), "seconds")
         note = f"interrupted at {at} of simulated time, {run.ended:,} requests answered, {flight:,} in flight"
-    return _result(engine, run, note)
+    if progress is not None:
+        progress(run.ended, run.ended if total is None and not note else total)
+    return _result(engine, run, note, isinstance(requests, Closed))
 
 
-def _result(engine: Engine, run: Run, note: str) -> SimulationResult:
+def _keeps_up(run: Run) -> bool | None:
+    """Whether the engine answers what comes as fast as it comes; None if the run does not tell."""
+    drift = run.drift()
+    if drift is None:
+        return None
+    # so short a run shows how the batch fills, and no more
+    short = run.latest - (run.start or 0.0) < 3 * drift.latency
+    queued = drift.wait > 1.3 * drift.wait_before and drift.wait > 0.1 * drift.latency
+    if drift.per_second > (0.015 if queued else 0.05):
+        return False if queued or not short else None
+    return None if short else True
+
+
+def _result(engine: Engine, run: Run, note: str, closed: bool) -> SimulationResult:
     seconds = max(run.last, run.now if note else 0.0) - (run.start or 0.0) if run.begun else 0.0
 
     def over(amount: float) -> float:
         return amount / seconds if seconds > 0 else 0.0
 
+    coming = run.latest - (run.start or 0.0)
     limited = engine.kv_blocks
     rated = run.slo is not None
     good = run.good if rated else None
@@ -119,6 +143,8 @@ def _result(engine: Engine, run: Run, note: str) -> SimulationResult:
         requests=run.ended,
         unanswered=run.begun - run.ended,
         seconds=seconds,
+        arrivals_per_second=None if closed or run.begun < 2 or coming <= 0 else (run.begun - 1) / coming,
+        keeps_up=None if closed or note else _keeps_up(run),
         requests_per_second=over(run.ended),
         output_tokens_per_second=over(run.outputs),
         input_tokens=run.inputs,

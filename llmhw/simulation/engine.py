@@ -157,7 +157,8 @@ class Engine:
         if self.max_context is not None and inputs + outputs > self.max_context:
             raise LLMHWError(
                 f"{place}: input_tokens={inputs} and output_tokens={outputs} must be at most "
-                f"max_context={self.max_context} together; leave the request out or allow a longer context"
+                f"max_context={self.max_context} together, which is max_model_len of a job; leave the request out, cut "
+                "the lengths or allow a longer context"
             )
         if self.kv_blocks is not None and -(-(inputs + outputs - 1) // self.block_tokens) > self.kv_blocks:
             raise LLMHWError(

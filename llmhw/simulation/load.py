@@ -150,7 +150,8 @@ def drawer(argument: str, lengths: Lengths, seed: int) -> Callable[[], int]:
         return lambda: constant
     if not callable(getattr(lengths, "draw", None)):
         raise LLMHWError(
-            f"{argument}={shown(lengths)} must be a whole number, or a distribution such as LogNormal(median=200, sigma=1)"
+            f"{argument}={shown(lengths)} must be a whole number or a distribution such as "
+            "LogNormal(median=200, sigma=1)"
         )
     random = _stream(seed, argument)
     draw = lengths.draw
@@ -374,3 +375,13 @@ def _check_columns(path: str, columns: list[str], needed: tuple[str, ...], one_o
         raise LLMHWError(f"column {' or '.join(map(repr, one_of))} is missing in {path}; {there}")
     if len(found) > 1:
         raise LLMHWError(f"{path} has the columns {' and '.join(map(repr, found))}, which both say when; remove one")
+
+
+def input_files(*loads: Any) -> tuple[str, ...]:
+    """The files that loads, lengths or paths are read from: what is never written onto.
+
+    >>> input_files(None, 500, "trace.csv", Recorded("other.csv"))
+    ('trace.csv', 'other.csv')
+    """
+    paths = (load if isinstance(load, (str, PathLike)) else getattr(load, "path", None) for load in loads)
+    return tuple(str(path) for path in paths if path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
+from math import inf
+from time import monotonic
 from typing import NamedTuple
 
 from llmhw.simulation.engine import SLO
@@ -73,12 +76,37 @@ class StepTrace(NamedTuple):
     kv_blocks: int
 
 
-class Run:
-    """Counts and times of one simulation; where it is, should it be interrupted."""
+class Drift(NamedTuple):
+    """How latency changed while requests came.
 
-    def __init__(self, slo: SLO | None, trace_requests: int, trace_seconds: tuple[float, float] | None) -> None:
+    per_second   seconds of latency that each second of arrivals adds: 1 means that half of what comes is answered
+    latency      of the later requests, mean
+    wait_before, wait   in the queue, of the earlier and the later ones, mean
+    """
+
+    per_second: float
+    latency: float
+    wait_before: float
+    wait: float
+
+
+class Run:
+    """Counts and times of one simulation; where it is, should it be interrupted.
+
+    progress   told of the requests answered, some ten times a second, and of `total`
+    """
+
+    def __init__(
+        self,
+        slo: SLO | None,
+        trace_requests: int,
+        trace_seconds: tuple[float, float] | None,
+        progress: Callable[[int, int | None], object] | None = None,
+        total: int | None = None,
+    ) -> None:
         self.now = 0.0
         self.start: float | None = None
+        self.latest = 0.0  # arrival of the last one that began
         self.last = 0.0
         self.begun = self.ended = 0
         self.good = 0
@@ -97,10 +125,16 @@ class Run:
         self.step_rows: list[StepTrace] = []
         self.slots: list[int] = []
         self.next_slot = 0
+        # requests whose numbers have as many binary digits: how many, and sums of arrivals, latencies, waits
+        self.windows: list[list[float]] = [[0.0] * 4 for _ in range(64)]
+        self.progress, self.total = progress, total
+        self.tell_at = inf if progress is None else 0.0
+        self.told = 0.0
 
     def begins(self, sequence: Sequence) -> None:
         """A request that is taken from its source."""
         self.begun += 1
+        self.latest = sequence.arrival
         if self.start is None:
             self.start = sequence.arrival
 
@@ -117,6 +151,11 @@ class Run:
             self.tpot.add(tpot)
         if self.slo is not None and ttft <= self.slo.ttft_seconds and tpot <= self.slo.tpot_seconds:
             self.good += 1
+        window = self.windows[sequence.number.bit_length()]
+        window[0] += 1
+        window[1] += arrival
+        window[2] += now - arrival
+        window[3] += sequence.admitted - arrival
         self.inputs += sequence.inputs
         self.outputs += outputs
         if now > self.last:
@@ -124,6 +163,30 @@ class Run:
         self.ended += 1
         if self.tracing:
             self._trace(sequence, now)
+        if self.ended >= self.tell_at:
+            self._tell()
+
+    def _tell(self) -> None:
+        assert self.progress is not None
+        self.tell_at = self.ended + 64
+        if monotonic() - self.told > 0.1:
+            self.told = monotonic()
+            self.progress(self.ended, self.total)
+
+    def drift(self) -> Drift | None:
+        """How latency went from the third quarter of the requests, about, to the last; None if there are too few."""
+        windows = [list(window) for window in self.windows if window[0]]
+        if len(windows) > 1 and windows[-1][0] < windows[-2][0]:
+            last = windows.pop()
+            windows[-1] = [a + b for a, b in zip(windows[-1], last, strict=True)]
+        if len(windows) < 2 or windows[-1][0] < 16:
+            return None
+        (n, arrivals, latencies, waits), (m, later, long, longer) = windows[-2:]
+        between = later / m - arrivals / n
+        if between <= 0:
+            return None
+        change = long / m - latencies / n
+        return Drift(change / between, long / m, waits / n, longer / m)
 
     def enters(self, sequence: Sequence, now: float) -> None:
         """A place in the batch, for drawing."""

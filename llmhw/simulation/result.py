@@ -20,6 +20,9 @@ class SimulationResult(Report):
     mode                       of the engine
     requests                   that were answered; `unanswered`: in flight when it was interrupted
     seconds                    from the first arrival to the last answer
+    arrivals_per_second        that came; None where users wait for their answers
+    keeps_up                   whether requests are answered as fast as they come: False if the latency of later ones
+                               grows on and on, None if the run is too short to tell, or users wait for their answers
     requests_per_second, output_tokens_per_second   over `seconds`
     input_tokens, output_tokens   of the requests answered
     ttft, tpot, latency, wait  seconds to the first token, between the tokens after it, to the last one, and from
@@ -42,6 +45,8 @@ class SimulationResult(Report):
     requests: int
     unanswered: int
     seconds: float
+    arrivals_per_second: float | None
+    keeps_up: bool | None
     requests_per_second: float
     output_tokens_per_second: float
     input_tokens: int
@@ -79,6 +84,44 @@ class SimulationResult(Report):
         partial = f" ({self.note})" if self.note else ""
         seconds = format_quantity(self.seconds, "seconds")
         return f"{self.mode} batching: {self.requests:,} requests in {seconds}{partial}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the engine keeps up with what comes, and the times that requests see."""
+        return self.told()
+
+    def told(self, groups: int = 1, users: int | None = None) -> str:
+        """The verdict, in numbers of so many equal engines, or of so many users who wait for their answers."""
+        if not self.requests:
+            return f"No request was answered{f': {self.note}' if self.note else ''}."
+        speed = format_quantity(self.output_tokens_per_second * groups, "tokens/s")
+        times = f"first token {_times(self.ttft)}, {_times(self.tpot)} a token, {speed} for all"
+        if self.goodput is not None:
+            times = f"{format_quantity(self.goodput, 'fraction')} of requests within the limits; {times}"
+        rate = format_quantity((self.arrivals_per_second or 0.0) * groups, "requests/s")
+        answered = format_quantity(self.requests_per_second * groups, "requests/s")
+        if self.note:
+            return f"{self.note[:1].upper()}{self.note[1:]}: {times}."
+        if self.keeps_up is False:
+            return f"Does not keep up with {rate}: the queue grows, {answered} are answered; {times}."
+        if self.keeps_up:
+            return f"Keeps up with {rate}: {times}."
+        if users is not None:
+            return f"{users:,} {'user' if users == 1 else 'users'} at a time: {times}."
+        return f"{self.requests:,} {'request' if self.requests == 1 else 'requests'}: {times}."
+
+    def warnings(self) -> list[str]:
+        """What must be known to trust the numbers."""
+        found = []
+        if self.requests and self.keeps_up is None and self.arrivals_per_second is not None and not self.note:
+            found.append("So short a run does not tell whether the engine keeps up: give more requests.")
+        if self.relative_error:
+            found.append(f"Percentiles are exact to {format_quantity(self.relative_error, 'fraction')}.")
+        for name, limit, usual in (("ttft", "ttft_seconds", 60), ("tpot", "tpot_seconds", 1)):
+            value = inf if self.slo is None else getattr(self.slo, limit)
+            if usual <= value < inf:
+                found.append(f"slo_{name}={value:g} is in seconds; {value:g} ms are slo_{name}={value / 1000:g}.")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the traces as plain values; an objective that is not set is None."""
@@ -138,3 +181,10 @@ class SimulationResult(Report):
 
     def tables(self) -> list[Table]:
         return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows(), prose=True, head=())]
+
+
+def _times(spread: Spread) -> str:
+    """The median and the 99th percentile."""
+    if not spread.count:
+        return "none"
+    return f"{format_quantity(spread.p50, 'seconds')} (p99 {format_quantity(spread.p99, 'seconds')})"

@@ -216,7 +216,7 @@ def test_simulate_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", [False, True])
 def test_simulate_interrupted(tmp_path: Path, written: bool) -> None:
     path = tmp_path / "found.json"
-    options = ["simulate", *ONE, "--rate", "8", "--requests", "1000000000", "--json"]
+    options = ["simulate", *ONE, "--rate", "8", "--requests", "100000000", "--json"]
     options += ["--output", str(path)] if written else []
     # the line on stderr says that the simulation is about to begin
     code = (
@@ -282,8 +282,8 @@ FILES = {
         (["serve", *ONE, "--json", "--csv"], "--json and --csv are two forms of one answer; leave one out"),
         (["serve", *ONE, "--output", "row.csv"], "output='row.csv' needs a form; add --csv or --json"),
         (["serve", *ONE, "--csv", "--output", "no/row.csv"], "its folder does not exist"),
-        (["simulate", *ONE], "rate=None and trace=None: give one of the two"),
-        (["simulate", *ONE, "--rate", "1", "--trace", "gap.csv"], "give one of the two"),
+        (["simulate", *ONE], "rate=None, concurrency=None and trace=None: give one of the three"),
+        (["simulate", *ONE, "--rate", "1", "--trace", "gap.csv"], "give one of the three"),
         (["simulate", *ONE, "--trace", "gap.csv"], "gap.csv, line 3: gap_seconds='-1' must be a number of at least 0"),
         (["simulate", *ONE, "--trace", "column.csv"], "column 'output_tokens' (did you mean input_tokens?) is missing"),
         (["simulate", *ONE, "--trace", "order.csv"], "order.csv, line 3: arrival_seconds='4' must not be before"),

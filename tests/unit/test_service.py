@@ -504,8 +504,8 @@ def test_prompts_on_machines_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "rate=None and trace=None: give one of the two"),
-        ({"rate": 1, "trace": "a.csv"}, "give one of the two"),
+        ({}, "rate=None, concurrency=None and trace=None: give one of the three"),
+        ({"rate": 1, "trace": "a.csv"}, "give one of the three"),
         ({"rate": 0}, "rate=0 must be a number above 0"),
         ({"rate": 1, "speed": 2}, "speed=2 belongs to trace"),
         ({"rate": 1, "requests": 0}, "requests=0 must be a whole number of at least 1"),
