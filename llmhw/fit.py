@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llmhw.formula import Estimate, Part, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
+from llmhw.job import MOST, Parallelism, ServingJob, TrainingJob
 from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
 from llmhw.sharding import local_tensor
-from llmhw.units import LLMHWError, check_count, format_quantity, format_range
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
-if TYPE_CHECKING:
-    from llmhw.job import ServingJob, TrainingJob
+# Share of a device that an engine takes, unless it is asked for another.
+UTILIZATION: float = next(f.default for f in fields(ServingJob) if f.name == "utilization")
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
@@ -218,8 +219,6 @@ def training_job(
     >>> job.kernels, job.attention
     ('torch', 'eager')
     """
-    from llmhw.job import Parallelism, TrainingJob
-
     style = spec.family.style
     return TrainingJob(
         model=spec,
@@ -269,8 +268,6 @@ class _Question(NamedTuple):
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
     """The job that `llmhw serve` would be asked for; files for llama.cpp are given to it."""
-    from llmhw.job import ServingJob
-
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "tp": q.devices, "max_model_len": q.seq_len}
     if number_format(name).kind == "gguf":
         asked["engine"] = "llama.cpp"
@@ -322,8 +319,6 @@ def _adapters(base: str, q: _Question) -> Held:
 
 def _adapter_states(q: _Question, base: str) -> Estimate:
     """`llmhw.lora_states` of one of several tensor-parallel ranks."""
-    from llmhw.job import Parallelism
-
     p, recipe = Parallelism(tp=q.devices), PRECISIONS["fp32"]
     added = lora_tensors(q.spec, rank=q.rank)
     held = [(local_tensor(p, t), n) for t, n in q.spec.all_tensors()]
@@ -341,7 +336,9 @@ def _adapter_states(q: _Question, base: str) -> Estimate:
 
 def _most(holds: Callable[[int], Held], most: int) -> int:
     """The largest number at which a use fits, by bisection; 0 if there is none."""
-    return bisect_left(range(1, most + 1), True, key=lambda n: not holds(n).fits)
+    if not holds(1).fits:
+        return 0
+    return most if holds(most).fits else bisect_left(range(1, most), True, key=lambda n: not holds(n).fits)
 
 
 def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:
@@ -400,17 +397,17 @@ def _serves(q: _Question, name: str, device: Accelerator) -> bool:
 
 
 def _checked(q: _Question) -> _Question:
-    check_count("batch", q.batch)
+    """The question, if its numbers make sense."""
+    counts = {"batch": _MOST, "seq_len": MOST, "devices": MOST, "rank": q.spec.hidden}
+    for name, most in counts.items():
+        if check_count(name, getattr(q, name)) > most:
+            raise LLMHWError(f"{name}={getattr(q, name)!r} must be at most {most:,}")
     limit = q.spec.max_seq_len
-    if limit and check_count("seq_len", q.seq_len) > limit:
+    if limit and q.seq_len > limit:
         raise LLMHWError(f"seq_len={q.seq_len} is longer than {q.spec.name} was made for, {limit}; use at most that")
-    if q.batch > _MOST:
-        raise LLMHWError(f"batch={q.batch} must be at most {_MOST:,}")
-    if q.utilization is not None and not 0 < q.utilization <= 1:
-        raise LLMHWError(
-            f"utilization={q.utilization} must be above 0 and at most 1; leave it out for the engine's own"
-        )
-    return q
+    if q.utilization is not None:
+        check_number("utilization", q.utilization, above=True, most=1)
+    return q._replace(batch=int(q.batch), seq_len=int(q.seq_len), devices=int(q.devices), rank=int(q.rank))
 
 
 def fit(
@@ -453,7 +450,7 @@ def fit(
     left_out = ""
     try:
         gpu.peak("bf16")
-        checkpointed_activations(spec, device=gpu, devices=devices, seq_len=1)
+        checkpointed_activations(spec, device=gpu, devices=q.devices, seq_len=1)
     except LLMHWError as error:
         left_out = str(error)
     else:
@@ -465,4 +462,4 @@ def fit(
         }
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
     engine = {name: _serving_job(q, name).engine for name in names}
-    return FitTable(spec.name, gpu.name, devices, batch, seq_len, q.kv_format, engine, tuple(rows), left_out)
+    return FitTable(spec.name, gpu.name, q.devices, q.batch, q.seq_len, q.kv_format, engine, tuple(rows), left_out)

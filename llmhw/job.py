@@ -97,13 +97,23 @@ def choice(names: Iterable[str], meaning: str, default: str | None) -> Any:
 
 def flag(meaning: str, default: bool | None = False) -> Any:
     """Yes or no."""
-    return asked(meaning, default, bool)
+
+    def check(name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise LLMHWError(f"{name}={value!r} must be True or False")
+        return value
+
+    return asked(meaning, default, bool, check)
 
 
 def check_fields(job: Any) -> None:
     """Check every field of a dataclass by itself."""
     for f in fields(job):
         check, value = f.metadata.get("check"), getattr(job, f.name)
+        if value is None and f.default is not None and f.metadata:
+            raise LLMHWError(f"{f.name}=None must be given; its default is {f.default!r}")
+        if f.metadata.get("kind") is str and not isinstance(value, str | None):
+            raise LLMHWError(f"{f.name}={value!r} must be a name")
         if check and value is not None:
             object.__setattr__(job, f.name, check(f.name, value))
 
