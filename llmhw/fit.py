@@ -21,7 +21,7 @@ from llmhw.sharding import local_tensor
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
 # Share of a device that an engine takes, unless it is asked for another.
-UTILIZATION: float = next(f.default for f in fields(ServingJob) if f.name == "utilization")
+UTILIZATION: Any = next(f.default for f in fields(ServingJob) if f.name == "utilization")
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
