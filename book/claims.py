@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import llmhw
 from llmhw.catalog import read_table
-from llmhw.fit import UTILIZATION, checkpointed_activations
+from llmhw.engines import serving_engine
+from llmhw.fit import checkpointed_activations
 from llmhw.flops import training_flops_6n
 from llmhw.hardware import Price, prices
 from llmhw.memory import state_bytes
@@ -111,7 +112,7 @@ def near(value: float, stated: float, tolerance: float) -> bool:
 
 def room(card: str, count: int = 1) -> float:
     """Memory that may be planned with on so many cards."""
-    return UTILIZATION * count * llmhw.accelerator(card).memory_bytes
+    return serving_engine("vllm").utilization * count * llmhw.accelerator(card).memory_bytes
 
 
 def holds(words: str, need: float, card: str, count: int = 1) -> Case:

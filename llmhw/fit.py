@@ -16,8 +16,9 @@ from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
 from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, check_count, format_quantity, format_range
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
+# `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
 if TYPE_CHECKING:
     from llmhw.job import ServingJob, TrainingJob
 
@@ -118,6 +119,7 @@ class FitTable(Report):
 
     devices    that share the model (tp)
     engine     whose plan the rows of inference are, by format of the weights
+    refused    formats that no row is for, and why
     left_out   why there are no rows of training; "" if there are
     """
 
@@ -129,6 +131,7 @@ class FitTable(Report):
     kv_format: str
     engine: dict[str, str]
     rows: tuple[Fit, ...]
+    refused: dict[str, str]
     left_out: str = ""
 
     @property
@@ -150,8 +153,9 @@ class FitTable(Report):
         return " ".join(found)
 
     def warnings(self) -> list[str]:
-        """What was not asked about."""
-        return self.footer()
+        """What there is no row for."""
+        told = [f"no inference in {name}: {why}" for name, why in self.refused.items()]
+        return [*told, *([f"no training: {self.left_out}"] if self.left_out else [])]
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
@@ -169,7 +173,7 @@ class FitTable(Report):
         found = {row.use: row for row in self.rows}
         if use in found:
             return found[use]
-        why = "".join(f"; {line}" for line in self.footer())
+        why = "".join(f"; {line}" for line in self.warnings())
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
     def text_rows(self) -> list[tuple[str, str, str, str, str, str]]:
@@ -196,9 +200,6 @@ class FitTable(Report):
         columns = ("use", "needs", "offers", "fits", "longest", "most")
         full = (*columns[:-2], "longest sequence", "most sequences")
         return [Table(self.title, full, self.text_rows(), right=6, head=columns)]
-
-    def footer(self) -> list[str]:
-        return [f"no training: {self.left_out}"] if self.left_out else []
 
 
 def training_job(
@@ -261,20 +262,17 @@ class _Question(NamedTuple):
     devices: int
     batch: int
     seq_len: int
-    kv_format: str
+    kv_format: str | None
     rank: int
     utilization: float | None
 
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
-    """The job that `llmhw serve` would be asked for; files for llama.cpp are given to it."""
+    """The job that `llmhw serve` would be asked for."""
     from llmhw.job import ServingJob
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "tp": q.devices, "max_model_len": q.seq_len}
-    if number_format(name).kind == "gguf":
-        asked["engine"] = "llama.cpp"
-    if q.utilization is not None:
-        asked["utilization"] = q.utilization
+    asked["utilization"] = q.utilization
     return ServingJob(model=q.spec, cluster=Cluster(q.gpu, q.devices), **asked)
 
 
@@ -322,11 +320,10 @@ def _adapters(base: str, q: _Question) -> Held:
 def _adapter_states(q: _Question, base: str) -> Estimate:
     """`llmhw.lora_states` of one of several tensor-parallel ranks."""
     from llmhw.job import Parallelism
+    from llmhw.sharding import local_tensor
 
     p, recipe = Parallelism(tp=q.devices), PRECISIONS["fp32"]
     added = lora_tensors(q.spec, rank=q.rank)
-    from llmhw.sharding import local_tensor  # late, as in `fit`
-
     held = [(local_tensor(p, t), n) for t, n in q.spec.all_tensors()]
     cut = [(local_tensor(p, t), n) for t, n in added]
     parts = {
@@ -342,7 +339,9 @@ def _adapter_states(q: _Question, base: str) -> Estimate:
 
 def _most(holds: Callable[[int], Held], most: int) -> int:
     """The largest number at which a use fits, by bisection; 0 if there is none."""
-    return bisect_left(range(1, most + 1), True, key=lambda n: not holds(n).fits)
+    if not holds(1).fits:
+        return 0
+    return most if holds(most).fits else bisect_left(range(1, most), True, key=lambda n: not holds(n).fits)
 
 
 def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:
@@ -401,17 +400,19 @@ def _serves(q: _Question, name: str, device: Accelerator) -> bool:
 
 
 def _checked(q: _Question) -> _Question:
-    check_count("batch", q.batch)
+    """The question, if its numbers make sense."""
+    from llmhw.job import MOST
+
+    counts = {"batch": _MOST, "seq_len": MOST, "devices": MOST, "rank": q.spec.hidden}
+    for name, most in counts.items():
+        if check_count(name, getattr(q, name)) > most:
+            raise LLMHWError(f"{name}={getattr(q, name)!r} must be at most {most:,}")
     limit = q.spec.max_seq_len
-    if limit and check_count("seq_len", q.seq_len) > limit:
+    if limit and q.seq_len > limit:
         raise LLMHWError(f"seq_len={q.seq_len} is longer than {q.spec.name} was made for, {limit}; use at most that")
-    if q.batch > _MOST:
-        raise LLMHWError(f"batch={q.batch} must be at most {_MOST:,}")
-    if q.utilization is not None and not 0 < q.utilization <= 1:
-        raise LLMHWError(
-            f"utilization={q.utilization} must be above 0 and at most 1; leave it out for the engine's own"
-        )
-    return q
+    if q.utilization is not None:
+        check_number("utilization", q.utilization, above=True, most=1)
+    return q._replace(batch=int(q.batch), seq_len=int(q.seq_len), devices=int(q.devices), rank=int(q.rank))
 
 
 def fit(
@@ -421,8 +422,8 @@ def fit(
     devices: int = 1,
     batch: int = 1,
     seq_len: int = 4096,
-    formats: Iterable[str] = INFERENCE_FORMATS,
-    kv_format: str = "bf16",
+    formats: Iterable[str] | None = None,
+    kv_format: str | None = None,
     rank: int = 16,
     utilization: float | None = None,
 ) -> FitTable:
@@ -432,13 +433,12 @@ def fit(
     devices       tensor-parallel ranks; what is shown is what each of them holds
     batch         sequences at a time: cached together for inference, a micro-batch for training
     seq_len       tokens of each, at most the model's own limit
-    formats       weight formats to try for inference
-    kv_format     format of the cache
+    formats       weight formats to try for inference; default: `INFERENCE_FORMATS`, those that can be served there
+    kv_format     format of the cache; default: the engine's
     rank          of the LoRA adapters, on all linear layers
     utilization   share of a device that an engine takes; default: the engine's own
 
-    Inference is the plan of the engine that `llmhw serve` has by default (llama.cpp for its own files): `batch`
-    sequences fit beside the weights. Training is `llmhw.training_memory` of a `training_job`, with full recompute, the
+    Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights. Training is `llmhw.training_memory` of a `training_job`, with full recompute, the
     least that training can do with. LoRA counts its own states in place of the model's. A model whose activations no
     profile covers, and a device that does not multiply bf16, have no rows of training; `left_out` says why.
 
@@ -448,13 +448,14 @@ def fit(
     (True, False)
     """
     gpu = accelerator(device) if isinstance(device, str) else device
-    q = _checked(_Question(spec, gpu, devices, batch, seq_len, number_format(kv_format).name, rank, utilization))
-    names = list(formats)
-    rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in names]
+    kv = None if kv_format is None else number_format(kv_format).name
+    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization))
+    jobs, refused = _served(q, formats)
+    rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
     left_out = ""
     try:
         gpu.peak("bf16")
-        checkpointed_activations(spec, device=gpu, devices=devices, seq_len=1)
+        checkpointed_activations(spec, device=gpu, devices=q.devices, seq_len=1)
     except LLMHWError as error:
         left_out = str(error)
     else:
@@ -465,5 +466,23 @@ def fit(
             f"QLoRA, rank {rank}": partial(_adapters, "nf4-dq"),
         }
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
-    engine = {name: _serving_job(q, name).engine for name in names}
-    return FitTable(spec.name, gpu.name, devices, batch, seq_len, q.kv_format, engine, tuple(rows), left_out)
+    if not rows:
+        raise LLMHWError(f"{next(iter(refused.values()))}; no training: {left_out}")
+    engine = {name: job.engine for name, job in jobs.items()}
+    caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
+    place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
+    return FitTable(*place, caches, engine, tuple(rows), refused, left_out)
+
+
+def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, ServingJob], dict[str, str]]:
+    """The job of each format, and why there is none of others; a default that cannot be served is not asked for."""
+    jobs: dict[str, ServingJob] = {}
+    refused: dict[str, str] = {}
+    half = "bf16" if _trains(q.gpu) else "fp16"
+    for name in (half, *INFERENCE_FORMATS[1:]) if formats is None else formats:
+        number_format(name)  # a name that nobody knows is no format to refuse
+        try:
+            jobs[name] = _serving_job(q, name)
+        except LLMHWError as error:
+            refused[name] = str(error)
+    return jobs, refused if formats is not None or not jobs else {}

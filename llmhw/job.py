@@ -112,6 +112,10 @@ def check_fields(job: Any) -> None:
     """Check every field of a dataclass by itself; None stands for what was not asked, where that may be."""
     for f in fields(job):
         check, value = f.metadata.get("check"), getattr(job, f.name)
+        if value is None and f.default is not None and f.metadata:
+            raise LLMHWError(f"{f.name}=None must be given; its default is {f.default!r}")
+        if f.metadata.get("kind") is str and not isinstance(value, str | None):
+            raise LLMHWError(f"{f.name}={value!r} must be a name")
         if check and (value is not None or f.default is not None) and not isinstance(value, Assumed):
             object.__setattr__(job, f.name, check(f.name, value))
 

@@ -327,8 +327,8 @@ class _Grid:
             pp=shape.pp, vpp=shape.vpp, uneven=shape.uneven, offload=shape.offload,
             sequence_parallel=bool(number("sequence_parallel")),
             # what has no effect in this layout is left at its default
-            **({"schedule": shape.schedule} if shape.pp > 1 else {}),
-            **({"cp_kind": self.job.parallelism.cp_kind} if number("cp") > 1 else {}),
+            schedule=shape.schedule if shape.pp > 1 else "1f1b",
+            cp_kind=self.job.parallelism.cp_kind if number("cp") > 1 else "ring",
         )  # fmt: skip
         return replace(
             self.job,

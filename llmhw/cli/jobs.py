@@ -176,13 +176,11 @@ TRAIN = Command(
 
 
 def _fit(options: dict[str, Any]) -> Report:
-    from llmhw.fit import INFERENCE_FORMATS
-
     spec = llmhw.model(options.pop("model"))
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     formats = options.pop("weights")
     options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
-    return llmhw.fit(spec, options.pop("gpu"), formats=formats or INFERENCE_FORMATS, **options)
+    return llmhw.fit(spec, options.pop("gpu"), formats=formats or None, **options)
 
 
 FIT = Command(
@@ -192,7 +190,7 @@ FIT = Command(
         model_argument(),
         gpu_option(),
         Option(named("gpus"), group="Devices", type=WHOLE, usual=1, help="Devices that the model is split over."),
-        option("--utilization", group="Devices", type=REAL, usual=0.9, help="Share that an engine plans with."),
+        option("--utilization", group="Devices", type=REAL, help="Share that an engine takes; default: its own."),
         Option(named("batch"), group=LENGTH, type=WHOLE, usual=1, help="Sequences at a time."),
         seq_len(),
         Option(
@@ -203,7 +201,7 @@ FIT = Command(
             metavar="NAMES",
             help="Weight formats to try for inference, separated by commas.",
         ),
-        Option(named("kv"), group=FORMATS, type=FORMAT, usual="bf16", help="Cache format."),
+        Option(named("kv"), group=FORMATS, type=FORMAT, help="Cache format; default: the engine's."),
         option("--rank", group=STEP, type=WHOLE, usual=16, help="Rank of LoRA adapters."),
     ],
     help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",

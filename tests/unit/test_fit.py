@@ -225,7 +225,7 @@ def test_a_table_speaks() -> None:
 
 
 def test_fit_errors() -> None:
-    with pytest.raises(LLMHWError, match=r"utilization=1\.2 must be above 0 and at most 1"):
+    with pytest.raises(LLMHWError, match=r"utilization=1\.2 must be a number above 0 and at most 1"):
         llmhw.fit(SPEC, "h100", utilization=1.2)
     with pytest.raises(LLMHWError, match=r"seq_len=200000 is longer than llama-3\.2-1b was made for, 131072"):
         llmhw.fit(SPEC, "h100", seq_len=200000)
@@ -233,5 +233,9 @@ def test_fit_errors() -> None:
         llmhw.fit(SPEC, "h100", devices=3)
     with pytest.raises(LLMHWError, match="batch=1000000 must be at most"):
         llmhw.fit(SPEC, "h100", batch=10**6)
+    with pytest.raises(LLMHWError, match="rank=1e.308 must be at most 2,048"):
+        llmhw.fit(SPEC, "h100", rank=1e308)  # type: ignore[arg-type]
+    with pytest.raises(LLMHWError, match="utilization='x' must be a number above 0 and at most 1"):
+        llmhw.fit(SPEC, "h100", utilization="x")  # type: ignore[arg-type]
     with pytest.raises(LLMHWError, match="use='inference, fp5' is not in this table"):
         llmhw.fit(SPEC, "h100")["inference, fp5"]

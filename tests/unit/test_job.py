@@ -89,6 +89,9 @@ def test_the_docstring_lists_the_fields(made: type) -> None:
     [
         ({"global_batch": 0}, "global_batch=0 must be a whole number of at least 1"),
         ({"compute": ""}, "compute='' is not known; use one of fp32, tf32"),
+        ({"micro_batch": None}, "micro_batch=None must be given; its default is 1"),
+        ({"frozen": 1e30}, r"frozen=1e\+30 must be True or False"),
+        ({"optimizer": 8}, "optimizer=8 must be a name"),
         ({"micro_batch": 1.5}, "micro_batch=1.5 must be a whole number"),
         ({"recompute_layers": -1}, "recompute_layers=-1 must be a whole number of at least 0"),
         ({"expert_imbalance": float("inf")}, "expert_imbalance=inf must be a number of at least 1"),
