@@ -68,7 +68,7 @@ def share(meaning: str, default: float | None, rule: str, holds: Callable[[float
     """A part of a whole; `rule` says in words what `holds` tests."""
 
     def check(name: str, value: float) -> float:
-        if not holds(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
             raise LLMHWError(f"{name}={value!r} must be {rule}")
         return value
 
@@ -593,8 +593,11 @@ class ServingJob:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if isinstance(getattr(self, f.name), Assumed):
+            value = getattr(self, f.name)
+            if isinstance(value, Assumed):
                 object.__setattr__(self, f.name, None)
+            elif value is None and f.default is not None:
+                raise LLMHWError(f"{f.name}=None is no value; leave it out for its default, {f.default!r}")
         check_fields(self)
         if self.lora_rank is not None:
             if not self.lora_adapters:
