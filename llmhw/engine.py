@@ -57,7 +57,7 @@ PARTS = (
 )
 
 
-_CHUNKS = 64  # of a prompt that are timed one by one
+_CHUNKS = 16  # of a prompt that are timed one by one
 
 
 @formula(source="each token misses an expert with probability 1 - used / experts, independently", unit="count")
