@@ -57,6 +57,9 @@ PARTS = (
 )
 
 
+_CHUNKS = 16  # of a prompt that are timed one by one
+
+
 @formula(source="each token misses an expert with probability 1 - used / experts, independently", unit="count")
 def experts_touched(*, experts: Any, used: Any, tokens: Any) -> Any:
     """Experts whose weights a batch reads, on average, if the router spreads tokens evenly.
@@ -296,17 +299,22 @@ class Engine:
         """Time of prompts of so many new tokens, read in chunks; stages work on several chunks at once.
 
         past   tokens of each that are cached already
+
+        Of more than `_CHUNKS` equal chunks, neighbours take the time of the one in their middle.
         """
         found, longest, done = Ledger(detail), Ledger(detail), 0.0
+        alike = max(1, int(tokens // chunk) // _CHUNKS)
         while done < tokens:
             new = min(float(chunk), tokens - done)
-            one = self.timed(prompts=prompts, prompt_tokens=new, past=past + done, detail=detail)
-            found.merge(one, 1 / self.pp)
+            many = alike if done + alike * chunk <= tokens else 1
+            middle = past + done + (many - 1) / 2 * chunk
+            one = self.timed(prompts=prompts, prompt_tokens=new, past=middle, detail=detail)
+            found.merge(one, many / self.pp)
             if detail == "totals":
                 longest.parts[""] = maximum(longest.total, one.total)
             elif one.total > longest.total:
                 longest = one
-            done += new
+            done += new if many == 1 else many * chunk
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
         return found.merge(longest, (self.pp - 1) / self.pp) if any_of(self.pp > 1) else found
 

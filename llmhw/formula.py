@@ -113,7 +113,7 @@ class Report:
         frame = pandas.DataFrame(list(self.records()))
         return frame.set_index(self.index) if self.index else frame
 
-    def told(self) -> list[str]:
+    def below(self) -> list[str]:
         """What stands below the numbers: what to know, and what to do next."""
         notes = [f"Note: {line}" for line in self.warnings()]
         return [*self.footer(), *notes, *(f"Try: {line}" for line in self.next_steps())]
@@ -123,7 +123,7 @@ class Report:
         title, *rows = first.lines()
         verdict = [self.verdict] if self.verdict else []
         more = (line for table in others for line in table.lines())
-        return "\n".join([title, *verdict, *rows, *more, *self.told()])
+        return "\n".join([title, *verdict, *rows, *more, *self.below()])
 
     def __repr__(self) -> str:
         return str(self)
@@ -132,7 +132,7 @@ class Report:
         from html import escape
 
         verdict = f"<p><strong>{escape(self.verdict)}</strong></p>" if self.verdict else ""
-        notes = "".join(f"<p>{escape(line)}</p>" for line in [*self.told()][len([*self.footer()]) :])
+        notes = "".join(f"<p>{escape(line)}</p>" for line in [*self.below()][len([*self.footer()]) :])
         return f"{verdict}{''.join(table.html() for table in self.tables())}{notes}"
 
 

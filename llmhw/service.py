@@ -298,8 +298,8 @@ class ServingEstimate(Report):
             taken = format_quantity(_draft_bytes(job, draft.spec), "bytes")
             has = format_quantity(memory_of(job).kv_bytes, "bytes")
             return (
-                f"Does not fit beside the draft {draft.spec.name}: its weights take {taken} of the {has} a device "
-                "that are left for both caches; without it, the job fits."
+                f"Does not fit beside the draft {draft.spec.name}: its weights take {taken} of each device, and {has} "
+                "are left for them and both caches; without it, the job fits."
             )
         if held.longest and held.longest >= self.tokens and not held.fits:
             return held.verdict
@@ -365,7 +365,7 @@ class ServingEstimate(Report):
         ttft, tpot = self.slo
         return serve(
             job, input_tokens=self.input_tokens, output_tokens=self.output_tokens, slo_ttft=ttft, slo_tpot=tpot,
-            price=self.price, calibration=service.calibration, **load, **draft,
+            calibration=service.calibration, **load, **draft,
         )  # fmt: skip
 
     @property

@@ -389,8 +389,8 @@ class ServingMemory(StageReport):
 
     def shortage(self, tokens: int) -> str:
         """By how much one sequence of so many tokens is too large, in words."""
-        alone = self if self.job.software.paged else self._with_limit(tokens)
-        needed = alone.needed_bytes(min(tokens, alone.job.context_limit))
+        held = self.job.software.paged and tokens <= self.job.context_limit
+        needed = (self if held else self._with_limit(tokens)).needed_bytes(tokens)
         short, needs, has = (
             format_quantity(x, "bytes") for x in (needed - self.budget_bytes, needed, self.budget_bytes)
         )
@@ -750,27 +750,28 @@ def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, Servin
 
 
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
-    """More devices of a kind, and the smallest device that holds the job where this one does not."""
-    device = job.cluster.accelerator
-    for many in (2, 4, 8):
-        if many > job.cluster.devices:
+    """More devices of a kind, the smallest larger device, and eight of the smallest, where each holds the job."""
+    device, count = job.cluster.accelerator, job.cluster.devices
+    larger = [a for a in accelerators() if a.vendor == device.vendor and a.memory_bytes > device.memory_bytes]
+    larger.sort(key=lambda a: a.memory_bytes)
+    ways = (
+        [(device, many) for many in (2, 4, 8) if many > count],
+        [(one, count) for one in larger],
+        [(one, 8) for one in larger if count < 8],
+    )
+    for places in ways:
+        for one, many in places:
             try:
-                cluster = Cluster(device, many, inter_link=job.cluster.inter_link)
-                other = replace(job, **(kept | {"cluster": cluster, "tp": 1, "pp": 1, axis: many // job.attention_dp}))
+                split = {axis: many // job.attention_dp} if many > count else {}
+                cluster = Cluster(one, many, inter_link=job.cluster.inter_link)
+                other = replace(job, **(kept | {"cluster": cluster} | split))
                 if memory_of(other).longest:
-                    yield f"devices={many}, {axis}={getattr(other, axis)}", other
+                    said = [f"device={one.name!r}"] if one is not device else []
+                    said += [f"devices={many}", f"{axis}={split[axis]}"] if split else []
+                    yield ", ".join(said), other
                     break
             except LLMHWError:
                 continue
-    larger = [a for a in accelerators() if a.vendor == device.vendor and a.memory_bytes > device.memory_bytes]
-    for one in sorted(larger, key=lambda a: a.memory_bytes):
-        try:
-            other = replace(job, **(kept | {"cluster": Cluster(one, job.cluster.devices)}))
-            if memory_of(other).longest:
-                yield f"device={one.name!r}", other
-                return
-        except LLMHWError:
-            continue
 
 
 # -- memory: one generation without an engine -------------------------------------------------

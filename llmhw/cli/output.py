@@ -205,7 +205,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
         rows = table._replace(rows=spoken_rows).lines(most)[1:]
         rows = rows if not rows or rows[0].strip() else rows[1:]
         lines += [*([""] if lines else []), *([table.title] if table.title else []), *rows]
-    notes = [in_flags(line, flags).replace(", --", " --") for line in answer.told()]
+    notes = [in_flags(line, flags).replace(", --", " --") for line in answer.below()]
     if notes:
         lines += ["", *folded(notes, most)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -260,7 +260,7 @@ def _xlsx(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _told(answer: Report, flags: Mapping[str, click.Option]) -> list[str]:
-    return [in_flags(line, flags) for line in (answer.verdict, *answer.told()) if line]
+    return [in_flags(line, flags) for line in (answer.verdict, *answer.below()) if line]
 
 
 def _markdown(answer: Report, flags: Mapping[str, click.Option]) -> str:

@@ -61,9 +61,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int | None) -> None:
         if self.bar is None:
-            if monotonic() - self.began < 1 or not (sys.stderr and sys.stderr.isatty()):
+            if not total or monotonic() - self.began < 1 or not (sys.stderr and sys.stderr.isatty()):
                 return
             import click
 

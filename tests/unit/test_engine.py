@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import llmhw
+from llmhw.catalog import read_measurements
 from llmhw.engine import PARTS, Engine, Formats, bound, engine_of, experts_touched, formats_of
 from llmhw.messages import all_reduce_wire_bytes
 from llmhw.rates import BOUND, ServingConstants, constants_of
-from llmhw.service import serve
+from llmhw.service import engine_for, serve
 from llmhw.units import LLMHWError
 
 
@@ -297,7 +298,13 @@ def test_a_layer_split_gives_room_but_no_speed() -> None:
     def service(gpus: int, **layout: Any) -> Any:
         cluster = llmhw.Cluster("rtx 4090", gpus)
         job = llmhw.ServingJob(
-            model=spec, cluster=cluster, weights="q4_k_m", engine="llama.cpp", max_model_len=2048, **layout
+            model=spec,
+            cluster=cluster,
+            weights="q4_k_m",
+            engine="llama.cpp",
+            max_model_len=2048,
+            max_sequences=256,
+            **layout,
         )
         return serve(job, input_tokens=500, output_tokens=200, concurrency=8)
 
@@ -306,7 +313,7 @@ def test_a_layer_split_gives_room_but_no_speed() -> None:
     assert split.point.tpot_seconds >= one.point.tpot_seconds
     assert split.curve[0].tokens_per_second <= one.curve[0].tokens_per_second
     # a pipeline that works on two groups at once is faster than one that does not
-    assert service(2, pp=2).point.tokens_per_second > split.point.tokens_per_second
+    assert service(2, pp=2, split="tensor").point.tokens_per_second > split.point.tokens_per_second
 
 
 @pytest.mark.parametrize("name", ["llama-3-8b", "qwen3-30b-a3b"])
@@ -392,3 +399,63 @@ def test_a_switch_that_does_not_add_up_is_an_error() -> None:
     with pytest.raises(LLMHWError, match="all_reduce='ring'"):
         llmhw.ServingJob(model=spec, cluster=cluster, tp=8, all_reduce="ring")
     assert engine_of(spec, cluster, engine="tensorrt-llm-2025", tp=8, all_reduce="auto").seconds(decoding=1) > 0
+
+
+# -- experts ----------------------------------------------------------------------------------
+
+
+def exchange(ranks: int, *, weights: str = "fp8-block", device: str = "h800", **load: Any) -> dict[str, float]:
+    """Seconds of a layer's all-to-alls with attention shared out by sequence, by direction."""
+    cluster = llmhw.Cluster(device, ranks, inter_link="infiniband ndr")
+    spec = llmhw.model("deepseek-v3")
+    layout: dict[str, Any] = {"tp": ranks, "attention_dp": True, "ep": ranks, "weights": weights}
+    terms = engine_of(spec, cluster, engine="tensorrt-llm-2025", **layout).timed(**load, detail="terms").terms
+    assert "all-reduces" not in terms
+    layers = sum(any(t.experts > 1 for t in layer.tensors) for layer in spec.layers)
+    return {
+        name: sum(t.value for t in terms["all-to-alls"] if t.label == name) / layers
+        for name in ("to the experts", "back")
+    }
+
+
+@pytest.mark.parametrize("row", read_measurements("expert_exchange"), ids=lambda row: row["ep"])
+def test_all_to_alls_take_what_deepep_measured(row: dict[str, str]) -> None:
+    """Between nodes; inside one node these kernels use the adapters all the same."""
+    ranks = int(row["ep"])
+    found = exchange(ranks, device=row["device"], decoding=int(row["tokens"]) * ranks)
+    most = 0.45 if ranks == 8 else 0.21 if ranks == 16 else 0.08
+    assert found["to the experts"] == pytest.approx(float(row["dispatch_us"]) / 1e6, rel=most)
+    assert found["back"] == pytest.approx(float(row["combine_us"]) / 1e6, rel=most)
+
+
+def test_tokens_leave_in_the_weights_format_and_come_back_in_16_bit() -> None:
+    narrow, wide = (exchange(32, weights=w, decoding=4096 * 32) for w in ("fp8", "bf16"))
+    assert wide["to the experts"] == pytest.approx(wide["back"])
+    assert narrow["back"] == pytest.approx(wide["back"])
+    assert narrow["to the experts"] == pytest.approx(narrow["back"] / 2, rel=0.01)
+
+
+def test_a_prompt_crosses_to_a_node_once() -> None:
+    tokens = 4096 * 32
+    assert exchange(32, prompts=1, prompt_tokens=tokens)["back"] < 0.8 * exchange(32, decoding=tokens)["back"]
+
+
+def test_experts_without_ep_are_gathered() -> None:
+    spec, cluster = llmhw.model("deepseek-v3"), llmhw.Cluster("h200", 8)
+    gathered, sent = (
+        engine_of(spec, cluster, engine="tensorrt-llm-2025", tp=8, attention_dp=True, ep=ep).timed(
+            decoding=512, context=1000, detail="parts"
+        )
+        for ep in (1, 8)
+    )
+    assert "all-to-alls" not in gathered.parts
+    assert "all-reduces" not in sent.parts
+    assert sent.parts["all-to-alls"] < gathered.parts["all-reduces"]
+
+
+def test_many_small_chunks_take_what_they_take_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = llmhw.ServingJob(model=llmhw.model("llama-3.1-8b"), cluster=llmhw.Cluster("h100", 2), pp=2)
+    engine = engine_for(job)
+    grouped = engine.prompt_seconds(30_100, chunk=64, past=100)
+    monkeypatch.setattr("llmhw.engine._CHUNKS", 10**9)
+    assert grouped == pytest.approx(engine.prompt_seconds(30_100, chunk=64, past=100), rel=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ from llmhw.simulation import Closed, LogNormal, Poisson, SimulationResult, Unifo
 IN, OUT = 1000, 400
 
 
-def job(name: str = "llama-3-8b", gpu: str = "h100", gpus: int = 1, **changes: Any) -> llmhw.ServingJob:
-    return llmhw.ServingJob(model=llmhw.model(name), cluster=llmhw.Cluster(gpu, gpus), **changes)
+def job(
+    name: str = "llama-3-8b", gpu: str = "h100", gpus: int = 1, inter_link: Any = None, **changes: Any
+) -> llmhw.ServingJob:
+    cluster = llmhw.Cluster(gpu, gpus, inter_link=inter_link)
+    return llmhw.ServingJob(model=llmhw.model(name), cluster=cluster, **changes)
 
 
 SHORT: dict[str, Any] = {"max_model_len": 8192}
@@ -87,7 +91,7 @@ def test_more_at_work_is_more_in_all_and_less_for_each(name: str) -> None:
     ),
     gpu=st.sampled_from(["h100", "a100 80gb sxm", "rtx 4090", "l40s", "h200", "b200", "mi300x"]),
     gpus=st.sampled_from([1, 2, 4]),
-    weights=st.sampled_from(["bf16", "fp8", "int8", "int4-gptq", "q4_k_m", "mxfp4"]),
+    weights=st.sampled_from([None, "bf16", "fp8", "int8", "int4-gptq", "q4_k_m", "mxfp4"]),
     kv=st.sampled_from(["bf16", "fp8"]),
     engine=st.sampled_from(["vllm", "tensorrt-llm", "sglang", "transformers", "llama.cpp"]),
     concurrency=st.integers(1, 512),
@@ -99,14 +103,18 @@ def test_no_prediction_is_above_the_peaks(
     spec = llmhw.model(name)
     cluster = llmhw.Cluster(gpu, gpus)
     options: dict[str, Any] = {"tp": gpus, "weights": weights, "kv": kv, "engine": engine, "max_sequences": 512}
-    asked = llmhw.ServingJob(model=spec, cluster=cluster, max_model_len=6000, **options)
     lengths = dict(zip(("input_tokens", "output_tokens"), tokens, strict=True))
     try:
-        found = serve(asked, concurrency=concurrency, **lengths)
+        asked = llmhw.ServingJob(model=spec, cluster=cluster, max_model_len=6000, **options)
     except llmhw.LLMHWError as error:
-        assert "does not hold one request" in str(error)  # noqa: PT017
+        assert str(error).startswith(("engine=", "weights=", "kv="))  # noqa: PT017
         assume(False)
         return
+    found = serve(asked, concurrency=concurrency, **lengths)
+    if not found.fits:
+        assert "Does not" in found.verdict
+        assume(False)
+    asked = found.job
     point = found.point
     bound = bandwidth_bound_tokens_per_second(asked, concurrency=point.concurrency, **lengths)
     assert 0 < point.tokens_per_second <= bound * (1 + 1e-9)
@@ -116,7 +124,7 @@ def test_no_prediction_is_above_the_peaks(
     active = spec.parameters.active - spec.parameters.by_component["embedding"]
     passed = point.tokens_per_second * (tokens[0] + tokens[1] - 1) / tokens[1]
     assert passed * 2 * active * 0.98 <= gpus * max(device.peaks.values())
-    bits = llmhw.number_format(weights).bits_per_weight
+    bits = llmhw.number_format(asked.weights).bits_per_weight
     one = serve(asked, concurrency=1, **lengths).point
     least = active * bits / 8 / (gpus * device.memory_bandwidth_bytes_per_second)
     assert one.tpot_seconds > 0.98 * least
@@ -327,9 +335,22 @@ def test_a_draft_takes_memory() -> None:
         ({"rate": float("nan")}, "rate=nan must be a number above 0"),
         ({"slo_ttft": 0}, "slo_ttft=0 must be a number above 0"),
         ({"slo_tpot": -1}, "slo_tpot=-1 must be a number above 0"),
-        ({"acceptance": 1}, "acceptance=1 must be at least 0 and below 1"),
+        ({"draft": llmhw.model("gpt2"), "acceptance": 1}, "acceptance=1 must be at least 0 and below 1"),
+        ({"draft": llmhw.model("gpt2"), "acceptance": "x"}, "acceptance='x' must be at least 0 and below 1"),
+        ({"draft": llmhw.model("gpt2"), "draft_tokens": 10**6}, "draft_tokens=1000000 must be at most 1000"),
+        ({"draft_tokens": -1}, "draft_tokens=-1 has no effect without a draft; give draft, or leave draft_tokens out"),
+        ({"acceptance": 0.7}, "acceptance=0.7 has no effect without a draft; give draft, or leave acceptance out"),
+        ({"slo_tpot": 33}, "slo_tpot=33 must be at most 10: it is in seconds; 33 ms are slo_tpot=0.033"),
+        ({"slo_ttft": 700}, "slo_ttft=700 must be at most 600: it is in seconds; 700 ms are slo_ttft=0.7"),
+        ({"rate": 1e-320}, "rate=1e-320 must be from 1e-09 to 1e+09 requests a second"),
+        ({"rate": 1e300}, "rate=1e+300 must be from 1e-09 to 1e+09 requests a second"),
+        ({"concurrency": 10**12}, "concurrency=1000000000000 must be at most 1,000,000,000"),
         ({"draft": llmhw.model("gpt2"), "draft_tokens": 0}, "draft_tokens=0 must be a whole number of at least 1"),
-        ({"input_tokens": 8000}, "input_tokens + output_tokens = 8400 is longer than max_model_len=8192"),
+        (
+            {"input_tokens": 8000},
+            "input_tokens + output_tokens = 8400 is longer than max_model_len=8192, the limit of llama-3-8b; use "
+            "fewer, or max_model_len=8400, which needs rope scaling",
+        ),
         ({"price": -2}, "price=-2 must be a number above 0"),
         ({"region": "mars"}, "region='mars' has no price of H100 SXM5 80GB"),
         ({"kind": "gift"}, "kind='gift' is not known"),
@@ -344,7 +365,10 @@ def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (job("llama-3.1-70b"), "does not hold one request of 1400 tokens: short by"),
+        (
+            job("llama-3-70b", gpus=16, tp=16, inter_link=llmhw.Link("slow", "scale-out", 1e-311)),
+            "bytes_per_second=1e-311 of link slow must be from 1000 to 1e+15",
+        ),
         (job(prefix_tokens=1000), "input_tokens=1000 must be more than prefix_tokens=1000"),
         (job(weight_offload=0.5), "weight_offload=0.5: how long it takes to read from host memory is not modelled"),
         (job(kv_offload=0.5), "kv_offload=0.5: how long"),
@@ -366,6 +390,208 @@ def test_an_instance_over_two_nodes_uses_the_network_between_them() -> None:
         return serve(spread, input_tokens=IN, output_tokens=OUT, concurrency=32).point.tpot_seconds
 
     assert speed("infiniband hdr") > speed("infiniband ndr")
+
+
+# -- answers in words -------------------------------------------------------------------------
+
+
+def asked(name: str, gpu: str, gpus: int = 1, *, tokens: tuple[int, int] = (1000, 500), **more: Any) -> ServingEstimate:
+    load = {
+        k: more.pop(k) for k in ("concurrency", "rate", "slo_ttft", "slo_tpot", "draft", "draft_tokens") if k in more
+    }
+    return serve(job(name, gpu, gpus, **more), input_tokens=tokens[0], output_tokens=tokens[1], **load)
+
+
+def test_home_users_get_an_answer_at_once() -> None:
+    one = asked("llama-3.1-8b", "rtx 3090", engine="llama.cpp", weights="q4_k_m")
+    assert one.fits
+    assert (one.capacity, one.job.max_batched_tokens, one.job.max_model_len) == (1, 512, 1500)
+    assert one.memory.longest == 131_072
+    two = asked("llama-3.1-70b", "rtx 3090", 2, engine="llama.cpp", weights="q4_k_m")
+    assert (two.job.pp, two.job.tp, two.job.split, two.job.replicas) == (2, 1, "layers", 1)
+    assert "pp=2 assumed: the fewest devices that hold the model; replicas: 1" in two.warnings()
+    assert 14 < two.point.tokens_per_second_per_user < 20
+    assert 12_000 < two.memory.longest < 20_000
+    plain = asked("llama-3.1-70b", "rtx 3090", 2, weights="int4-awq")
+    assert (plain.job.engine, plain.job.tp, plain.job.max_model_len) == ("vllm", 2, 6464)
+    assert "max_model_len=6464 assumed: the model's 131,072 do not fit; vllm needs it said" in plain.warnings()
+    # the speed of one user at the load, and alone
+    rows = dict(plain.summary())
+    assert rows["one user"].startswith(f"{plain.point.tokens_per_second_per_user:.1f} tokens/s")
+    assert rows["one user alone"] == f"{plain.curve[0].tokens_per_second_per_user:.1f} tokens/s"
+
+
+def test_a_given_layout_stays() -> None:
+    found = asked("llama-3.1-70b", "h100", 8, tp=8)
+    assert (found.job.tp, found.job.was_asked("tp")) == (8, True)
+    assert not any("tp=" in text for text in found.warnings())
+    assert asked("llama-3-8b", "h100", 4).job.replicas == 4
+
+
+def test_what_does_not_fit_is_an_answer_without_speed() -> None:
+    found = asked("llama-3.1-70b", "h100", weights="bf16")
+    assert not found.fits
+    assert found.verdict.startswith("Does not fit: one request of 1,500 tokens is short by 62.")
+    assert (found.capacity, found.point.tokens_per_second, found.curve, found.rows()) == (0, 0.0, (), [])
+    row = found.to_row()
+    assert (row["fits"], row["tokens_per_second"], row["ttft_seconds"]) == (False, 0.0, None)
+    assert list(row)[:4] == ["model", "device", "devices", "engine"]
+    json.dumps([row, found.to_dict(), found.records()], allow_nan=False)
+    assert "Does not fit" in str(found)
+    assert "stored_weight_bytes" in found.explain("weights")
+    # every step was tried: it fits
+    steps = found.next_steps()
+    assert any(step.startswith("devices=2, tp=2: ") for step in steps)
+    assert any(step.startswith("device='B100 SXM 192GB': ") for step in steps)
+    assert any(step.startswith("weights='fp8': ") for step in steps)
+    tried = asked("llama-3.1-70b", "h100", weights="fp8").point.tokens_per_second
+    assert any(step.startswith(f"weights='fp8': {tried:,.0f} tokens/s") for step in steps)
+
+
+def test_an_engine_that_does_not_start_says_why() -> None:
+    found = asked("llama-3.1-8b", "rtx 3090", max_model_len=131_072)
+    longest = found.memory.longest
+    assert found.verdict == (
+        f"Does not start: max_model_len=131072 needs more than there is; one sequence of {longest:,} tokens fits."
+    )
+    assert any(step.startswith(f"max_model_len={longest}: ") for step in found.next_steps())
+    # others reserve pages as requests come
+    assert asked("llama-3.1-8b", "rtx 3090", max_model_len=131_072, engine="sglang").fits
+
+
+def test_fits_barely() -> None:
+    assert asked("llama-3.1-70b", "rtx 3090", 2, weights="int4-awq").verdict.startswith("Fits barely: ")
+    roomy = asked("llama-3-8b", "h100", concurrency=4)
+    low, high = roomy.tokens_per_second_interval or (0.0, 0.0)
+    assert roomy.verdict.startswith("Fits: ")
+    assert f"tokens/s for all users (80 %: {low:,.0f} to {high:,.0f})" in roomy.verdict
+
+
+def test_the_longest_context_is_right_for_windows() -> None:
+    found = asked("gemma-3-27b", "A100 80GB SXM4", tokens=(130_000, 1000), kv="fp8")
+    rows = dict(found.summary())
+    assert rows["longest context"] == "one sequence of 131,072 tokens"
+    assert rows["at once"] == "3 sequences of 131,000 tokens"
+    assert "tokens" not in rows["memory"]
+    assert "tokens" in dict(asked("llama-3-8b", "h100").summary())["memory"]
+
+
+def test_a_limit_above_the_model_s_needs_rope_scaling() -> None:
+    found = asked("llama-3-8b", "h100", max_model_len=100_000)
+    assert "max_model_len=100000 is above the model's limit of 8,192: it needs rope scaling" in found.warnings()
+
+
+@pytest.mark.parametrize(("name", "tpot"), [("deepseek-v3", 1 / 30), ("llama-3-8b", 0.02), ("mixtral-8x7b", 0.03)])
+def test_limits_are_judged_at_every_load(name: str, tpot: float) -> None:
+    gpu, gpus = ("h200", 8) if name == "deepseek-v3" else ("h200", 1)
+    found = asked(name, gpu, gpus, tp=gpus, weights="fp8", slo_tpot=tpot)
+    best = found.within_slo
+    assert best is not None
+    assert best == found.point
+    assert best.tpot_seconds <= tpot < found.service.at(best.concurrency + 1).tpot_seconds
+    assert best.concurrency & (best.concurrency - 1) != 0
+    assert found.warnings()[0] == f"concurrency={best.concurrency} assumed: the busiest load that keeps the limits"
+    never = asked(name, gpu, gpus, tp=gpus, weights="fp8", slo_tpot=1e-5)
+    assert (never.point.concurrency, never.within_slo) == (1, None)
+    assert "even a single request does not keep the limits" in never.warnings()[0]
+
+
+def test_a_draft_s_gain_is_printed() -> None:
+    draft = llmhw.model("llama-3.2-1b")
+    found = asked("llama-3.1-70b", "h100", 8, tp=8, concurrency=1, draft=draft, draft_tokens=3)
+    without = asked("llama-3.1-70b", "h100", 8, tp=8, concurrency=1).point.tokens_per_second_per_user
+    text = dict(found.summary())["speculative decoding"]
+    assert text.endswith(f"{without:.1f} tokens/s without")
+    assert "draft llama-3.2-1b of 3 tokens" in found.title
+    large = asked("llama-3.1-8b", "rtx 3090", draft=llmhw.model("llama-3.1-70b"))
+    assert large.verdict.startswith("Does not fit beside the draft llama-3.1-70b: ")
+    assert large.verdict.endswith("without it, the job fits.")
+
+
+def test_adapters_have_a_line() -> None:
+    found = asked("llama-3.1-8b", "h100", lora_adapters=20)
+    assert dict(found.summary())["LoRA adapters"] == "20 of rank 16: 1.56 GiB on each device"
+    assert "20 LoRA adapters of rank 16" in found.title
+    assert any("what they cost in speed is not" in text for text in found.warnings())
+
+
+def test_borrowed_constants_are_disclosed_and_less_sure() -> None:
+    def told(gpu: str, engine: str, **more: Any) -> tuple[str, float]:
+        found = asked("llama-3-8b", gpu, engine=engine, concurrency=64, **more)
+        low, high = found.tokens_per_second_interval or (1.0, 1.0)
+        return "; ".join(found.warnings()), high / low
+
+    text, borrowed = told("h100", "vllm", weights="fp8")
+    assert (
+        "vllm's speed is computed with tensorrt-llm's constants: no vllm run on this kind of device is in the "
+        "measurements" in text
+    )
+    silent, own = told("h100", "tensorrt-llm", weights="fp8")
+    assert "constants" not in silent
+    wider = read_calibration("serving_time")["borrowed"]["widening"]
+    assert borrowed == pytest.approx(own**wider)
+    assert "few runs on this kind of device are in" in told("mi300x", "vllm", weights="fp8")[0]
+    text, foreign = told("m4 max 128gb", "llama.cpp", weights="q4_k_m")
+    assert "no run of llama.cpp on Apple M4 is in the measurements" in text
+    assert foreign > own
+    assert (
+        "no run with weights='int8' on hopper is in the measurements of tensorrt-llm"
+        in told("h100", "tensorrt-llm", weights="int8")[0]
+    )
+
+
+def test_how_much_wider_is_read_from_the_measurements() -> None:
+    """How far measurements are from predictions with another engine's constants, beside those with their own."""
+    from llmhw.validation import serving as validation
+    from llmhw.validation.calibrate import usable
+    from llmhw.validation.statistics import percentile
+
+    engines = ("fastertransformer", "lmdeploy", "tensorrt-llm-2023", "tensorrt-llm-2025")
+    own, others = [], []
+    for row in usable(None, "serving")[::4]:
+        mine = row["software"] or row["engine"]
+        if mine not in engines:
+            continue
+        for software in engines:
+            try:
+                found = validation.predict(row.with_cells(software=software))
+            except llmhw.LLMHWError:
+                continue
+            if found.meter == "throughput":
+                slow = found.measured / found.predicted
+                (own if software == mine else others).append(slow if found.unit == "seconds" else 1 / slow)
+
+    def width(ratios: list[float]) -> float:
+        return math.log(percentile(ratios, 90) / percentile(ratios, 10))
+
+    known = read_calibration("serving_time")
+    low, high = known["interval"]["throughput"]
+    left_out = math.log(high / low)
+    wider = math.sqrt(left_out**2 + width(others) ** 2 - width(own) ** 2) / left_out
+    assert wider == pytest.approx(known["borrowed"]["widening"], rel=0.15)
+
+
+def test_every_name_of_the_tables_can_be_explained() -> None:
+    draft = llmhw.model("llama-3.2-1b")
+    found = asked("llama-3.1-8b", "h100", lora_adapters=2, draft=draft, slo_tpot=0.05)
+    for table in found.tables():
+        for name in (*(row[0] for row in table.rows if not row[0][0].isdigit()), *filter(None, table.columns)):
+            assert "=" in found.explain(name), name
+    for name in found.parts:
+        found.explain(name)
+    for name, *_ in found.memory.rows():
+        assert "=" in found.memory.explain(name), name
+    with pytest.raises(llmhw.LLMHWError, match="part='speed' is not known"):
+        found.explain("speed")
+
+
+def test_expert_parallel_serving_sends_tokens_to_their_experts() -> None:
+    cluster = llmhw.Cluster("h200", 32, inter_link="infiniband ndr")
+    options: dict[str, Any] = {"tp": 1, "ep": 32, "attention_dp": 32, "weights": "fp8-block", "engine": "sglang"}
+    wide = llmhw.ServingJob(model=llmhw.model("deepseek-v3"), cluster=cluster, **options)
+    found = serve(wide, input_tokens=1000, output_tokens=500, concurrency=512)
+    assert 6_500 < found.point.tokens_per_second < 10_000
+    assert found.parts["all-to-alls"] > 0 == found.parts["all-reduces"]
 
 
 # -- steps ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from llmhw.serving import (
     paged_tokens,
     prompt_workspace,
     serving_memory,
+    settled,
     stage_tensors,
 )
 from llmhw.units import GIB, LLMHWError
@@ -321,3 +323,76 @@ def test_what_else_a_prompt_may_need() -> None:
     assert fixed["KV cache"] == kv_cache(spec, seq_len=2048).total
     with pytest.raises(LLMHWError, match="attention='fast' is not known"):
         prompt_workspace(spec, tokens=1, attention="fast")
+
+
+# -- what nobody asked for --------------------------------------------------------------------
+
+
+def test_the_longest_sequence_is_capped_to_what_fits_and_said() -> None:
+    found = serving_memory(job("llama-3.1-8b", device="RTX 3090"))
+    assert found.fits
+    assert found.job.max_model_len == found.longest < 131_072
+    assert f"max_model_len={found.longest} assumed: the model's 131,072 do not fit; vllm needs it said" in (
+        found.warnings()
+    )
+    assert found.verdict.startswith("Fits barely: ")
+    roomy = serving_memory(job())
+    assert roomy.job.max_model_len is None
+    assert not any("max_model_len" in text for text in roomy.warnings())
+
+
+def test_engines_without_pages_take_the_length_of_a_request() -> None:
+    for engine in ("llama.cpp", "transformers", "litgpt"):
+        made = settled(job("llama-3.1-8b", engine=engine), prompt=1000, answer=500, concurrency=3)
+        assert made.max_model_len == 1500
+        assert made.max_sequences == (1 if engine == "llama.cpp" else 3)
+        assert made.max_batched_tokens == (512 if engine == "llama.cpp" else 1000)
+        # without a request: what fits
+        alone = serving_memory(job("llama-3.1-8b", device="RTX 3090", engine=engine))
+        assert alone.fits
+        assert alone.longest > 20_000
+
+
+def test_llama_cpp_takes_its_buffer_and_its_context() -> None:
+    found = serving_memory(job("llama-3.1-8b", device="RTX 3090", engine="llama.cpp"))
+    assert found.budget_bytes == pytest.approx(23.55 * GIB, rel=1e-3)
+    assert found.stages[0]["activations"] == 512 * (128_256 + 2 * 4096) * 4
+    assert found.stages[0]["engine"] > serving_memory(job()).stages[0]["engine"] + 0.4 * GIB
+
+
+def test_the_layout_is_that_of_the_fewest_devices_that_hold_the_model() -> None:
+    def layout(name: str, gpus: int, **more: Any) -> tuple[int, int, int]:
+        made = settled(job(name, gpus, **more), prompt=1000, answer=500)
+        return made.tp, made.pp, made.replicas
+
+    assert layout("llama-3-8b", 8) == (1, 1, 8)
+    assert layout("llama-3.1-70b", 8) == (2, 1, 4)
+    assert layout("llama-3.1-70b", 8, tp=4) == (4, 1, 2)
+    assert layout("llama-3.1-70b", 8, pp=4) == (1, 4, 2)
+    assert layout("llama-3.1-70b", 2, device="rtx 3090", engine="llama.cpp") == (1, 2, 1)
+    # heads that do not divide are passed over, and what nothing holds takes all it may
+    assert layout("qwen2.5-7b", 8, device="rtx 3060")[0] in (2, 4)
+    assert layout("llama-3.1-405b", 8) == (8, 1, 1)
+
+
+def test_what_is_short_is_named_and_never_nothing() -> None:
+    for engine in ("vllm", "llama.cpp", "transformers"):
+        more: dict[str, Any] = {} if engine == "llama.cpp" else {"weights": "bf16"}
+        found = serving_memory(job("llama-3.1-405b", engine=engine, **more))
+        assert not found.fits
+        assert re.match(r"Does not fit: short by \d+ GiB on each device \(\d+ GiB of [\d.]+ GiB\)\.", found.verdict)
+        assert found.to_row()["fits"] is False
+    steps = serving_memory(job("llama-3-70b")).next_steps()
+    assert any(step.startswith("devices=2, tp=2: longest context 8,192 tokens, ") for step in steps)
+
+
+def test_a_row_of_a_table_begins_with_what_it_is_of() -> None:
+    row = serving_memory(job(devices=2, tp=2, kv="fp8")).to_row()
+    assert list(row)[:7] == ["model", "device", "devices", "engine", "weights", "kv", "tp"]
+    assert (row["engine"], row["kv"], row["tp"], row["fits"]) == ("vllm", "fp8", 2, True)
+
+
+def test_the_budget_explains_itself() -> None:
+    text = serving_memory(job()).explain("budget")
+    assert "engine_budget_bytes" in text
+    assert "71.3 GiB" in text
