@@ -15,12 +15,13 @@ from functools import cache
 from typing import Any
 
 from llmhw.block import Kept, block, first_block, last_block, layer_input
+from llmhw.checks import check_made, checked
 from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Term
 from llmhw.job import ATTENTION, KERNELS, Layout
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
-from llmhw.units import LLMHWError, check_choice, check_count, share
+from llmhw.units import LLMHWError, check_choice, share
 
 RECOMPUTE = ("none", "selective", "full", "block")
 
@@ -634,8 +635,7 @@ class Case:
     dropout: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "seq_len", "tp", "cp", "expert_tp"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        check_made(self)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
@@ -666,6 +666,7 @@ def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bo
     return Estimate.of(title, "bytes", parts)
 
 
+@checked
 def layer_activations(spec: ModelSpec, layer: int | Layer, *, recompute: str = "none", **case: Any) -> Estimate:
     """Activations that one block keeps for the backward pass on one rank, op by op.
 
@@ -687,6 +688,7 @@ def layer_activations(spec: ModelSpec, layer: int | Layer, *, recompute: str = "
     return _estimate("activations of one layer", spec, Case(**case), [(chosen, recompute, 1)], shared=False)
 
 
+@checked
 def shared_activations(spec: ModelSpec, layers: Iterable[tuple[int, str]], **case: Any) -> Estimate:
     """Tables that layers share, such as rotary embedding and masks: kept once for a micro-batch (the torch profile).
 
@@ -697,6 +699,7 @@ def shared_activations(spec: ModelSpec, layers: Iterable[tuple[int, str]], **cas
     return _estimate("tables that layers share", spec, Case(**case), kinds, shared=True)
 
 
+@checked(layers=None)
 def activations(
     spec: ModelSpec,
     *,

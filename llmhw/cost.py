@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_table
+from llmhw.checks import checked
 from llmhw.formula import Report, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, Price, instances, prices
 from llmhw.job import asked, check_fields, choice, documented, number
@@ -523,6 +524,7 @@ class _Ledger:
         return {"watts": watts, "energy_kwh": energy}
 
 
+@checked(step_seconds=None, flops_per_token=None, step_seconds_interval=None)
 def training_run(
     options: RunOptions = RunOptions(),
     *,
@@ -598,6 +600,7 @@ def training_run(
     )
 
 
+@checked
 def price_of(
     device: Accelerator,
     count: int,

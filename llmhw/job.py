@@ -13,7 +13,7 @@ from functools import partial
 from textwrap import fill
 from typing import Any, TypeVar
 
-from llmhw.checks import check_flag, check_object, check_text
+from llmhw.checks import check_flag, check_object, check_text, checked
 from llmhw.hardware import Cluster, cluster_of
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import number_format
@@ -255,6 +255,7 @@ class Parallelism:
         return Layout(**numbers, micro_batch=micro_batch, micro_batches=micro_batches)
 
 
+@checked
 def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int:
     """Data-parallel ranks that tensor, pipeline and context parallelism leave of so many devices.
 

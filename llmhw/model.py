@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llmhw.checks import check_made, check_prose, check_text, whole
+from llmhw.checks import check_made, check_prose, check_text, found_by_name, whole
 from llmhw.files import check_path, read_json
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
@@ -486,6 +486,9 @@ def models() -> list[str]:
     from llmhw.catalog import model_names
 
     return model_names()
+
+
+found_by_name("ModelSpec", lambda argument, value: model_of(value, argument))
 
 
 def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:
