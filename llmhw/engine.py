@@ -34,7 +34,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.step_time import gap_seconds
-from llmhw.units import LLMHWError, any_of, ceil_div, maximum, minimum, where
+from llmhw.units import LLMHWError, any_of, ceil_div, check_count, maximum, minimum, where
 
 PARTS = (
     "matrix products",
@@ -458,6 +458,8 @@ def engine_of(
     spec: ModelSpec, cluster: Cluster, *, engine: str, calibration: Mapping[str, Any] | None = None, **layout: Any
 ) -> Engine:
     """An `Engine` with the constants of its device and software; `layout`: its other fields."""
+    for name in ("tp", "pp"):
+        check_count(name, layout.get(name, 1))
     made = Engine(spec, cluster, constants_of(ServingConstants, cluster.accelerator, engine, calibration), **layout)
     if made.all_reduce == "nvls" and not made._link[1]:
         raise LLMHWError(

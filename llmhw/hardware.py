@@ -758,7 +758,7 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
     ('H100 SXM5 80GB', 8, 'us-east-1')
     """
     for argument, value in (("instance", name), ("provider", provider), ("region", region)):
-        if value is not None:
+        if value is not None or argument == "instance":
             check_text(argument, value)
     rows = read_table("instances")
     if provider is not None:

@@ -278,10 +278,10 @@ class ModelSpec(Report):
 
         if isinstance(config, (str, PathLike)):
             found, data = _config_at(config)
-            name = name or found
+            name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = name or _name_in(data) or _name_in(data, "model_type") or "model"
+            name = _name_in(data) or _name_in(data, "model_type") or "model" if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
         return read(data, check_text("name", name))

@@ -23,6 +23,7 @@ from llmhw.units import (
     ceil_div,
     check_choice,
     check_count,
+    check_number,
     format_quantity,
     maximum,
 )
@@ -116,7 +117,9 @@ def growing_cache_bytes(*, cache: Any, temporaries: Any, share: Any, beside: Any
 @checked
 def memory_constant(name: str, calibration: Mapping[str, Any] | None = None) -> float:
     """A constant of serving memory: from `calibration`, else from `calibration.json`, which says what each is."""
-    return float((calibration or {}).get(name, read_calibration("serving_memory")[name]))
+    known = {key: value for key, value in read_calibration("serving_memory").items() if isinstance(value, (int, float))}
+    check_choice("name", name, known)
+    return check_number(name, (calibration or {}).get(name, known[name]))
 
 
 # -- memory: one device -----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from os import PathLike
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-from llmhw.units import LLMHWError, check_count, check_number, finite, nearest
+from llmhw.units import LLMHWError, check_count, check_number, finite, nearest, shown
 
 
 class Request(NamedTuple):
@@ -116,7 +116,7 @@ def drawer(argument: str, lengths: Lengths, seed: int) -> Callable[[], int]:
         return lambda: constant
     if not callable(getattr(lengths, "draw", None)):
         raise LLMHWError(
-            f"{argument}={lengths!r} must be a whole number or a distribution such as LogNormal(median=200, sigma=1)"
+            f"{argument}={shown(lengths)} must be a whole number or a distribution such as LogNormal(median=200, sigma=1)"
         )
     random = _stream(seed, argument)
     draw = lengths.draw
@@ -130,7 +130,7 @@ def _stream(seed: int, what: str) -> Random:
 
 def _check_seed(seed: Any) -> None:
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise LLMHWError(f"seed={seed!r} must be a whole number")
+        raise LLMHWError(f"seed={shown(seed)} must be a whole number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,9 +46,9 @@ class Call:
 
     @property
     def function(self) -> Callable[..., Any]:
-        module, _, attribute = self.name.rpartition(".")
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        return found
+        module, _, attribute = self.name.removesuffix(".from_config").rpartition(".")
+        found: Any = getattr(importlib.import_module(module), attribute)
+        return found.from_config if self.name.endswith(".from_config") else found  # type: ignore[no-any-return]
 
 
 @cache
@@ -166,7 +166,10 @@ def _calls() -> Iterator[Call]:
     yield Call("llmhw.serving.device_budget", {"device": "h100", "utilization": 0.9})
     step = {"step_seconds": 6.0, "tokens_per_step": 10**6, "tokens": 1e9, "flops_per_token": 1e9}
     step |= {"checkpoint_bytes": 1e9, "cluster": "h100", "step_seconds_interval": (5.0, 7.0)}
-    yield Call("llmhw.cost.training_run", {**step, "price": 2.0, "restart_seconds": 60.0, "mtbf_device_hours": 1e4})
+    run = {"provider": "AWS", "region": "us-east-1", "kind": "spot", "checkpoint_interval_seconds": 600.0, "pue": 1.2}
+    run |= {"mtbf_device_hours": 1e4, "restart_seconds": 60.0, "host_watts": 100.0, "power_fraction": 0.9}
+    yield Call("llmhw.cost.training_run", step | {"price": 2.0, "storage_bytes_per_second": 1e9})
+    yield Call("llmhw.cost.training_run", step | run)
     yield Call("llmhw.engine.engine_of", {**spec, "cluster": "h100", "engine": "tensorrt-llm-2025", "tp": 1})
 
 
@@ -188,9 +191,9 @@ class Strange:
 
 WRONG: tuple[Any, ...] = (
     None, "", " ", "x", "abc" * 100, "\ud800", "a\0b", "\x1b[31m", "../../x", "١٢", "1e3", b"x", -1, 0, 1.5, 7, 10**30,
-    10**5000, 1e308, 1e-320, math.nan, math.inf, -math.inf, -0.5, True, False, 1j, Decimal(3), Fraction(1, 3), [], [None],
-    {}, {"a": 1}, (), ("h100", -1), {1}, object(), Strange(), Strange, (lambda: 1), np.zeros(3), np.float64(-1),
-    np.int64(3), range(3), Path("no such file"),
+    10**5000, 1e308, 1e-320, math.nan, math.inf, -math.inf, -0.5, True, False, 1j, Decimal(3), Fraction(1, 3), [],
+    [None], {}, {"a": 1}, (), ("h100", -1), {1}, object(), Strange(), Strange, (lambda: 1), np.zeros(3),
+    np.float64(-1), np.int64(3), range(3), Path("no such file"),
 )  # fmt: skip
 
 
