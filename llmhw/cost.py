@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_table
+from llmhw.checks import check_text, checked
 from llmhw.formula import Report, Table, Term, formula, term
 from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, instances, old_price, prices
 from llmhw.job import asked, check_fields, choice, documented, number
@@ -28,6 +29,7 @@ from llmhw.units import (
     format_range,
     maximum,
     plain_fields,
+    shown,
     unknown_name,
     where,
 )
@@ -304,7 +306,7 @@ def common_provider(devices: Iterable[Accelerator], count: int = 1, kind: str = 
 
 
 def _between_failures(name: str, value: float) -> float:
-    return value if value == inf else check_number(name, value, above=True, most=1e12)
+    return inf if isinstance(value, float) and value == inf else check_number(name, value, above=True, most=1e12)
 
 
 @documented
@@ -319,8 +321,8 @@ class RunOptions:
     price: float | Price | None = asked(  # noqa: RUF009
         "Dollars per device-hour; default: the cheapest of each machine's newest price in the catalog.", None, float
     )
-    provider: str | None = asked("Only prices of this provider.", None, str)
-    region: str | None = asked("Only prices in this region.", None, str)
+    provider: str | None = asked("Only prices of this provider.", None, str, check_text)
+    region: str | None = asked("Only prices in this region.", None, str, check_text)
     kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
     mtbf_device_hours: float | None = asked(
         "Device-hours between failures; inf for none; default: as published.", None, float, _between_failures
@@ -514,7 +516,7 @@ def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tu
     try:
         low, high = interval
     except (TypeError, ValueError):
-        raise LLMHWError(f"step_seconds_interval={interval!r} must be two numbers, (low, high)") from None
+        raise LLMHWError(f"step_seconds_interval={shown(interval)} must be two numbers, (low, high)") from None
     low = check_number("step_seconds_interval[0]", low, above=True)
     high = check_number("step_seconds_interval[1]", high, above=True)
     if not low <= estimate <= high:
@@ -588,6 +590,7 @@ class _Ledger:
         return {"watts": watts, "energy_kwh": energy}
 
 
+@checked(step_seconds=None, flops_per_token=None, step_seconds_interval=None)
 def training_run(
     options: RunOptions = RunOptions(),
     *,
@@ -664,6 +667,7 @@ def training_run(
     )
 
 
+@checked
 def price_of(
     device: Accelerator,
     count: int,

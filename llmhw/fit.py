@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
 from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
@@ -233,6 +234,7 @@ def training_job(
     )
 
 
+@checked
 def checkpointed_activations(
     spec: ModelSpec, *, device: str | Accelerator, devices: int = 1, batch: int = 1, seq_len: int
 ) -> Estimate:
@@ -415,6 +417,7 @@ def _checked(q: _Question) -> _Question:
     return q._replace(batch=int(q.batch), seq_len=int(q.seq_len), devices=int(q.devices), rank=int(q.rank))
 
 
+@checked
 def fit(
     spec: ModelSpec,
     device: str | Accelerator,
@@ -438,8 +441,8 @@ def fit(
     rank          of the LoRA adapters, on all linear layers
     utilization   share of a device that an engine takes; default: the engine's own
 
-    Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights. Training is `llmhw.training_memory` of a `training_job`, with full recompute, the
-    least that training can do with. LoRA counts its own states in place of the model's. A model whose activations no
+    Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights.
+    Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with. LoRA counts its own states in place of the model's. A model whose activations no
     profile covers, and a device that does not multiply bf16, have no rows of training; `left_out` says why.
 
     >>> from llmhw import model

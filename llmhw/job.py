@@ -13,7 +13,7 @@ from functools import partial
 from textwrap import fill
 from typing import Any, TypeVar
 
-from llmhw.checks import check_flag, check_object, check_text
+from llmhw.checks import check_flag, check_object, check_text, checked
 from llmhw.engines import (
     ServingEngine,
     check_engine,
@@ -311,6 +311,7 @@ class Parallelism:
         return Layout(**numbers, micro_batch=micro_batch, micro_batches=micro_batches)
 
 
+@checked
 def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int:
     """Data-parallel ranks that tensor, pipeline and context parallelism leave of so many devices.
 

@@ -391,8 +391,8 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     16.0
     """
     spec = model_of(spec)
-    title = f"training states of {spec.name}: {optimizer}, {precision}"
-    return Estimate.of(title, "bytes", _trained(spec.all_tensors(), optimizer, precision))
+    held = _trained(spec.all_tensors(), optimizer, precision)
+    return Estimate.of(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", held)
 
 
 LORA_TARGETS: Mapping[str, tuple[str, ...]] = {

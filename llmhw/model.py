@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llmhw.checks import check_made, check_prose, check_text, whole
+from llmhw.checks import check_made, check_prose, check_text, found_by_name, whole
 from llmhw.files import check_path, read_json
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
@@ -278,10 +278,10 @@ class ModelSpec(Report):
 
         if isinstance(config, (str, PathLike)):
             found, data = _config_at(config)
-            name = name or found
+            name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = name or _name_in(data) or _name_in(data, "model_type") or "model"
+            name = _name_in(data) or _name_in(data, "model_type") or "model" if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
         return read(data, check_text("name", name))
@@ -486,6 +486,9 @@ def models() -> list[str]:
     from llmhw.catalog import model_names
 
     return model_names()
+
+
+found_by_name("ModelSpec", lambda argument, value: model_of(value, argument))
 
 
 def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
+from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
@@ -81,11 +82,13 @@ def softwares() -> dict[str, str]:
     return {name: str(values.get("meaning", "")) for name, values in known.items()}
 
 
+@checked
 def default_software(job: TrainingJob) -> str:
     """The newest software with the job's kernels."""
     return "torch-compile" if job.kernels == "torch" else "megatron-2026"
 
 
+@checked
 def network(cluster: Cluster, constants: TrainingConstants) -> Network:
     """A cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
     c = constants
@@ -619,6 +622,7 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
     return stages[slowest].index, found, tuple(totals)
 
 
+@checked
 def time_step(
     job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
 ) -> StepTime:
@@ -653,6 +657,7 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
     return StepTime(parts, each, spread, slowest, reason)
 
 
+@checked
 def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
     """Which measured errors speak for a job: dense or experts; other on devices whose family was hardly measured."""
     if family_of(TrainingConstants, job.cluster.accelerator, calibration) == "other":
@@ -660,6 +665,7 @@ def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> 
     return "experts" if any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors) else "dense"
 
 
+@checked
 def time_bounds(
     job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[float, float, float]]:

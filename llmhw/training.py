@@ -13,6 +13,7 @@ from typing import Any
 from llmhw.activations import activations, layer_activations, shared_activations
 from llmhw.block import Block, block, first_block, last_block, layer_input, saved_bytes
 from llmhw.catalog import check_calibration, read_calibration
+from llmhw.checks import checked
 from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
@@ -358,6 +359,7 @@ def on_device(held: Any) -> Any:
     return _metered(held, 0)[1].value
 
 
+@checked
 def memory(job: TrainingJob) -> JobMemory:
     """What the ranks of a job hold at their fullest, stage by stage and part by part.
 
@@ -1088,6 +1090,7 @@ def _step_flops(job: TrainingJob) -> tuple[float, float]:
     return float(made["forward"]) + backward, again
 
 
+@checked
 def train(
     job: TrainingJob,
     *,
