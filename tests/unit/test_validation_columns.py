@@ -127,7 +127,7 @@ def test_unknown_kinds_have_no_template() -> None:
     [
         (
             "serving",
-            {"model_name": "model", "quant": "quantization", "n_gpus": "num_gpus", "tp": "tensor_parallel_size"},
+            {"model_name": "model_id", "quant": "quantization", "n_gpus": "num_gpus", "tp": "tensor_parallel_size"},
         ),
         ("serving", {"isl": "Input Tokens", "osl": "output-tokens", "batch_or_concurrency": "max_concurrency"}),
         ("serving", {"engine": "backend", "gpu": "gpu_info", "isl": "n_prompt", "osl": "n_gen"}),
