@@ -1,21 +1,29 @@
-"""Figures of the book, legible in light and in dark pages. Needs matplotlib (extra `plot`).
+"""Figures of answers and of the book, legible in light and in dark pages. Needs matplotlib (extra `plot`).
 
-Every function returns a matplotlib Figure; notebooks show it with `plt.show()`.
+`memory`, `train`, `serve`, `simulate` and `validate` draw what the commands of these names answer. Every function
+returns a matplotlib Figure; notebooks show it with `plt.show()`, and `write` puts it into a file. `style` sets how all
+of them look. Axes are as wide as what they hold: bars, lines of capacities and limits, and the labels of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from math import isfinite
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from llmhw.formula import Estimate
 from llmhw.hardware import Accelerator
-from llmhw.training import TrainingEstimate
-from llmhw.units import GIB, LLMHWError, format_quantity
+from llmhw.training import JobMemory, TrainingEstimate
+from llmhw.units import GIB, KIB, MIB, LLMHWError, format_quantity, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from llmhw.service import ServingEstimate, SimulatedService
+    from llmhw.simulation import SimulationResult, Spread
+    from llmhw.validation import Validation
 
 # Okabe and Ito's palette: distinguishable for colour-blind readers, on white and on dark grey.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A500")
@@ -24,11 +32,9 @@ INK = "#767676"  # contrast of at least 4.5 to 1 on white, and legible on the da
 
 def style() -> None:
     """Set the style of all figures: transparent background, mid-grey ink, colour-blind-safe palette."""
-    try:
-        import matplotlib
-        from cycler import cycler
-    except ImportError:
-        raise LLMHWError("figures need matplotlib; install it with: pip install 'llmhw[plot]'") from None
+    matplotlib = _matplotlib()
+    from cycler import cycler
+
     inked = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color", "text.color")
     looks: dict[Any, Any] = {
         **dict.fromkeys((*inked, "xtick.color", "ytick.color"), INK),
@@ -40,23 +46,119 @@ def style() -> None:
         "figure.dpi": 110,
         "grid.alpha": 0.25,
         "font.size": 10,
+        "svg.hashsalt": "llmhw",  # the same figure is the same file
     }
     matplotlib.rcParams.update(looks)
 
 
-def _figure(height: float) -> tuple[Figure, Any]:
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise LLMHWError("figures need matplotlib; install it with: pip install 'llmhw[plot]'") from None
+    return matplotlib
+
+
+FORMS = ("svg", "png", "pdf")
+
+
+def write(figure: Figure, path: str | PathLike[str], *, inputs: Iterable[str | PathLike[str]] = ()) -> None:
+    """Write a figure to a file, whole or not at all, in the form that the file's ending says: svg, png or pdf.
+
+    inputs   files that the figure was made from, which are never written onto
+
+    Raises `LLMHWError` for another ending, and if the path cannot be written.
+    """
+    from contextlib import suppress
+    from io import BytesIO
+    from os import getpid, replace
+    from pathlib import Path
+
+    from llmhw.files import check_output
+
+    check_output(path, inputs)
+    file = Path(path)
+    form = file.suffix.removeprefix(".").lower()
+    if form not in FORMS:
+        raise LLMHWError(f"path={shown(str(path))} must end in .{', .'.join(FORMS)}")
+    made = BytesIO()
+    figure.savefig(made, format=form, dpi=160, metadata={} if form == "png" else {_DATES[form]: None})
+    target = file.resolve()
+    beside = target.with_name(f".{target.name}.{getpid()}.tmp")
+    try:
+        beside.write_bytes(made.getvalue())
+        replace(beside, target)
+    except OSError as error:
+        reason = f"{shown(str(path))} cannot be written ({error.strerror}); give a path in a folder you may write"
+        raise LLMHWError(reason) from None
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+# What matplotlib calls the date of a file, which would make every one different.
+_DATES = {"svg": "Date", "pdf": "CreationDate"}
+
+
+def _figure(height: float, ax: Any = None) -> tuple[Figure, Any]:
+    """A new figure with its axes, or those that are given."""
+    _matplotlib()
+    if ax is not None:
+        return ax.get_figure(), ax
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
     return figure, axes
 
 
+def _hold(figure: Figure, axes: Any) -> Figure:
+    """Widen the axes until they hold all labels that were put at places of theirs."""
+    for _ in range(4):
+        figure.draw_without_rendering()
+        box, found = axes.get_window_extent(), [text.get_window_extent() for text in axes.texts if text.get_text()]
+        # a label above the axes, on purpose, counts by its width only
+        left, right = min((t.x0 for t in found), default=box.x0), max((t.x1 for t in found), default=box.x1)
+        inner = [t for t in found if t.y0 < box.y1 - 1]
+        low, high = min((t.y0 for t in inner), default=box.y0), max((t.y1 for t in inner), default=box.y1)
+        if left >= box.x0 - 1 and right <= box.x1 + 1 and low >= box.y0 - 1 and high <= box.y1 + 1:
+            break
+        # in the axes' own scale, so that it works on logarithmic ones
+        for name, before, after, size in (
+            ("x", max(0.0, box.x0 - left), max(0.0, right - box.x1), box.width),
+            ("y", max(0.0, box.y0 - low), max(0.0, high - box.y1), box.height),
+        ):
+            _widen(axes, name, 1.1 * before / size, 1.1 * after / size)
+    return figure
+
+
+def _widen(axes: Any, name: str, before: float, after: float) -> None:
+    """Move the ends of an axis by these shares of it."""
+    if before <= 0 and after <= 0:
+        return
+    transform = getattr(axes, f"{name}axis").get_transform()
+    start, end = transform.transform(getattr(axes, f"get_{name}lim")())
+    ends = (start - before * (end - start), end + after * (end - start))
+    getattr(axes, f"set_{name}lim")(*transform.inverted().transform(ends))
+
+
+def _check_shown(name: str, values: Iterable[float], *, above: bool = False) -> None:
+    """Raise `LLMHWError` for what has no place on an axis."""
+    for value in values:
+        if not isfinite(value) or (above and value <= 0):
+            rule = "above 0 on a logarithmic axis" if above else "finite"
+            raise LLMHWError(f"{name}={value!r} cannot be drawn; it must be {rule}")
+
+
 def _stacked(axes: Any, labels: Sequence[str], parts: Iterable[tuple[str, Sequence[float], str]]) -> list[float]:
     """Draw bars, the first label on top, of parts: name, a width for each bar, colour. Returns where the bars end."""
+    if not labels:
+        raise LLMHWError("estimates={} has nothing to draw; give at least one")
     ends = [0.0] * len(labels)
     for name, widths, colour in parts:
         axes.barh(labels, widths, left=ends, label=name, color=colour)
         ends = [a + b for a, b in zip(ends, widths, strict=True)]
+    if not any(ends):
+        axes.barh(labels, ends)  # nothing to see, but a place for each label
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     return ends
@@ -88,37 +190,90 @@ def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
 
 
 def memory_bars(
-    estimates: Mapping[str, Estimate], *, capacities: Mapping[str, float] | None = None, title: str = ""
+    estimates: Mapping[str, Estimate], *, capacities: Mapping[str, float] | None = None, title: str = "", ax: Any = None
 ) -> Figure:
-    """Stacked bars of bytes by part, one bar an estimate, in GiB.
+    """Stacked bars of bytes by part, one bar an estimate, in GiB (of small ones: MiB or KiB).
 
     estimates    label of the bar -> estimate in bytes
     capacities   label -> bytes, drawn as vertical lines: what devices hold
+    ax           axes to draw into; default: those of a new figure
     """
-    figure, axes = _figure(1.1 + 0.5 * len(estimates))
+    held = dict(capacities or {})
+    # a title takes its lines, and a single bar is too low for a legend that hangs on it
+    roomy = bool(title) or len(estimates) == 1
+    above = 0.2 * (title.count("\n") + 1 + len(held)) if title else 0.0
+    figure, axes = _figure(1.1 + 0.5 * len(estimates) + 0.6 * roomy + above, ax)
+    totals = [float(e.total) for e in estimates.values()]
+    _check_shown("total", totals)
+    _check_shown("capacity", held.values())
     names = _merged([[part.name for part in e] for e in estimates.values()])
-    largest = max(float(e.total) for e in estimates.values())
+    largest = max(totals, default=0.0)
+    most = max([largest, *held.values()])
+    unit, size = ("GiB", GIB) if most >= 0.1 * GIB else ("MiB", MIB) if most >= MIB else ("KiB", KIB)
     names = [n for n in names if any(p.name == n and p.value > 0.002 * largest for e in estimates.values() for p in e)]
-    bars = [[sum(p.value for p in e if p.name == name) / GIB for e in estimates.values()] for name in names]
+    bars = [[sum(p.value for p in e if p.name == name) / size for e in estimates.values()] for name in names]
     ends = _stacked(axes, list(estimates), zip(names, bars, cycle(PALETTE), strict=False))
-    right = max(ends) * 1.15
-    for y, estimate in enumerate(estimates.values()):
-        total, end = estimate.total / GIB, ends[y]
-        for line in sorted(value / GIB for value in (capacities or {}).values()):
+    lines = sorted((value / size, label) for label, value in held.items())
+    right = max([1.15 * max(ends), *(1.05 * line for line, _ in lines)]) or 1.0
+    for y, (total, end) in enumerate(zip((t / size for t in totals), ends, strict=True)):
+        for line, _ in lines:
             if end < line < end + 0.07 * right:  # would run through the label
                 end = line
-        axes.annotate(f" {total:,.1f}" if total < 100 else f" {total:,.0f}", (end, y), va="center")
-    for label, value in (capacities or {}).items():
-        axes.axvline(value / GIB, color=INK, linestyle="--", linewidth=1)
-        axes.annotate(f"{label} ", (value / GIB, 1.0), xycoords=("data", "axes fraction"), ha="right", va="bottom")
-    axes.set_xlim(right=right)
-    axes.set_xlabel("GiB")
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.4 + 0.5 * len(estimates))), ncols=min(4, len(names))
-    )
+        digits = ",.0f" if total >= 100 else ",.1f" if total >= 0.05 or not total else ".1g"
+        axes.annotate(f" {total:{digits}}", (end, y), va="center")
+    for level, (line, label) in enumerate(lines):
+        axes.axvline(line, color=INK, linestyle="--", linewidth=1)
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom"}
+        # one above the other, each beside its line, on the side that has room
+        side = -3 if 2 * line > right else 3
+        place |= {"ha": "right" if side < 0 else "left", "xytext": (side, 13 * level)}
+        axes.annotate(label, (line, 1.0), **place)
+    axes.set_xlim(0, right)
+    axes.set_xlabel(unit)
+    if names and roomy and ax is None:
+        figure.legend(loc="outside lower center", ncols=min(4, len(names)))
+    elif names:
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.55 / (0.4 + 0.5 * len(estimates))), ncols=min(4, len(names))
+        )
     if title:
-        axes.set_title(title, loc="left", pad=18 if capacities else 6)
-    return figure
+        axes.set_title(title, loc="left", pad=6 + 13 * len(lines), fontsize=_SMALL)
+    return _hold(figure, axes)
+
+
+def memory(answer: JobMemory | TrainingEstimate, ax: Any = None) -> Figure:
+    """Memory of a training job: a bar a pipeline stage, by part, and a line at what a device holds.
+
+    answer   what `llmhw.training_memory` or `llmhw.train` gives; neighbours that hold the same are one bar
+    ax       axes to draw into; default: those of a new figure
+    """
+    held = answer if isinstance(answer, JobMemory) else answer.memory
+    bars: dict[str, Estimate] = {}
+    stages = list(held.shown())
+    start = 0
+    for i, stage in enumerate(stages):
+        following = stages[i + 1] if i + 1 < len(stages) else None
+        if following is not None and _parts(following) == _parts(stage):
+            continue
+        bars[f"stage {start}" if start == i else f"stages {start} to {i}"] = stage
+        start = i + 1
+    device = held.job.cluster.accelerator
+    return memory_bars(bars, capacities={device.name: float(held.capacity_bytes)}, title=_title(held.title), ax=ax)
+
+
+def _parts(estimate: Estimate) -> list[tuple[str, float]]:
+    return [(part.name, float(part.value)) for part in estimate]
+
+
+# Size of titles that are whole lines, and letters that a line of that size has room for.
+_SMALL, _LETTERS = 9, 76
+
+
+def _title(text: str, most: int = _LETTERS) -> str:
+    """The first line, folded where it is long."""
+    from textwrap import fill
+
+    return fill(text.splitlines()[0] if text else "", most)
 
 
 # Parts of a step that are drawn as one; each has the same colour in every figure.
@@ -134,46 +289,190 @@ STEP_GROUPS = {
 }
 
 
-def step_bars(estimates: Mapping[str, TrainingEstimate], *, share: bool = False) -> Figure:
+def step_bars(
+    estimates: Mapping[str, TrainingEstimate], *, share: bool = False, title: str = "", ax: Any = None
+) -> Figure:
     """Stacked bars of the seconds of a training step by part, one bar an estimate, with a line from least to most.
 
     estimates   label of the bar -> estimate
     share       parts as shares of their step in place of seconds, and no line
+    ax          axes to draw into; default: those of a new figure
     """
-    figure, axes = _figure(1.4 + 0.42 * len(estimates))
+    above = 0.3 + 0.2 * title.count("\n") if title else 0.0
+    figure, axes = _figure(1.4 + 0.42 * len(estimates) + above, ax)
     bounds = [e.bounds for e in estimates.values()]
     totals = [e.step_seconds for e in estimates.values()]
-    scale = [100 / total if share else 1.0 for total in totals]
-    longest = max(total * by for total, by in zip(totals, scale, strict=True))
+    _check_shown("step_seconds", totals)
+    scale = [100 / total if share and total else 1.0 for total in totals]
+    longest = max((total * by for total, by in zip(totals, scale, strict=True)), default=0.0)
     bars = [
         (name, [sum(b[part][1] for part in parts) * by for b, by in zip(bounds, scale, strict=True)], colour)
         for (name, parts), colour in zip(STEP_GROUPS.items(), PALETTE, strict=True)
     ]
-    ends = _stacked(axes, list(estimates), (bar for bar in bars if max(bar[1]) > 0.003 * longest))
+    ends = _stacked(axes, list(estimates), (bar for bar in bars if max(bar[1], default=0) > 0.003 * longest))
     if not share:
-        ends = [sum(most for _, _, most in b.values()) for b in bounds]
+        ends = [max(end, sum(most for _, _, most in b.values())) for end, b in zip(ends, bounds, strict=True)]
     for y, (found, b, total) in enumerate(zip(estimates.values(), bounds, totals, strict=True)):
         if not share:
             low = sum(least for least, _, _ in b.values())
             line = {"color": INK, "capsize": 3, "linewidth": 1.2, "label": "" if y else "least to most"}
-            axes.errorbar(total, y, xerr=[[total - low], [ends[y] - total]], **line)
+            axes.errorbar(total, y, xerr=[[max(0.0, total - low)], [max(0.0, ends[y] - total)]], **line)
         axes.annotate(f"  {format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", (ends[y], y), va="center")
-    axes.set_xlim(0, 1.3 * max(ends))
+    axes.set_xlim(0, 1.3 * max(ends) or 1.0)
     if share:
         axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("share of the step, %" if share else "seconds of a step")
-    figure.legend(loc="outside lower center", ncols=4)
-    return figure
+    if title:
+        axes.set_title(title, loc="left", fontsize=_SMALL)
+    if ax is None:
+        figure.legend(loc="outside lower center", ncols=4)
+    else:
+        axes.legend(ncols=2, fontsize="small")
+    return _hold(figure, axes)
+
+
+def train(answer: TrainingEstimate, ax: Any = None) -> Figure:
+    """A training step by part: computation, communication, waiting; with a line from the least to the most it may take.
+
+    answer   what `llmhw.train` gives
+    ax       axes to draw into; default: those of a new figure
+    """
+    return step_bars({"step": answer}, title=_title(answer.title), ax=ax)
+
+
+def serve(answer: ServingEstimate, ax: Any = None) -> Figure:
+    """Throughput over latency: tokens per second of all users over the time of a token, from one request to all.
+
+    answer   what `llmhw.service.serve` gives: the load that was asked for is a diamond, loads that miss a limit are
+             hollow, and the limit on the time of a token is a line
+    ax       axes to draw into; default: those of a new figure
+    """
+    figure, axes = _figure(3.8, ax)
+    curve = [p for p in answer.curve if isfinite(p.tpot_seconds) and isfinite(p.tokens_per_second)]
+    if not curve:
+        raise LLMHWError("curve=() has nothing to draw: no request fits, so there is no speed")
+    ttft, tpot = answer.slo
+
+    def keeps(p: Any) -> bool:
+        return (ttft is None or p.ttft_seconds <= ttft) and (tpot is None or p.tpot_seconds <= tpot)
+
+    axes.plot([1e3 * p.tpot_seconds for p in curve], [p.tokens_per_second for p in curve], color=PALETTE[0], zorder=1)
+    for kept, label in ((True, "keeps the limits" if (ttft, tpot) != (None, None) else ""), (False, "misses a limit")):
+        chosen = [p for p in curve if keeps(p) is kept]
+        if chosen:
+            where = [1e3 * p.tpot_seconds for p in chosen], [p.tokens_per_second for p in chosen]
+            face = PALETTE[0] if kept else "white"
+            axes.plot(*where, "o", color=PALETTE[0], markerfacecolor=face, label=label or "requests at a time")
+    for p in curve:
+        place = (1e3 * p.tpot_seconds, p.tokens_per_second)
+        axes.annotate(
+            f"{p.concurrency:,}", place, xytext=(7, 0), textcoords="offset points", fontsize="small", va="center"
+        )
+    point = answer.point
+    if isfinite(point.tpot_seconds):
+        label = f"asked: {point.concurrency:,} at a time"
+        axes.plot([1e3 * point.tpot_seconds], [point.tokens_per_second], "D", color=PALETTE[5], label=label)
+    if tpot is not None:
+        _points(axes, {f"limit {1e3 * tpot:g} ms": 1e3 * tpot}, 0.02)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("milliseconds a token of each user")
+    axes.set_ylabel("tokens/s of all users")
+    axes.set_title(_title(answer.title), loc="left", fontsize=_SMALL)
+    axes.legend(loc="lower right")
+    return _hold(figure, axes)
+
+
+# Rows of `simulate`, and percentiles with their marker.
+_TIMES = {"first token": "ttft", "a token": "tpot", "whole answer": "latency", "wait in the queue": "wait"}
+_SHARES = {"p50": "o", "p90": "s", "p95": "^", "p99": "D", "largest": "|"}
+
+
+def simulate(answer: SimulatedService | SimulationResult, ax: Any = None) -> Figure:
+    """Percentiles of the times of requests: first token, time of a token, whole answer, wait; with the limits.
+
+    answer   what `llmhw.service.simulate_service` or `llmhw.simulate` gives
+    ax       axes to draw into; default: those of a new figure
+    """
+    result: Any = getattr(answer, "result", answer)
+    figure, axes = _figure(3.2, ax)
+    spreads: dict[str, Spread] = {label: getattr(result, name) for label, name in _TIMES.items()}
+    values = [v for spread in spreads.values() for q in _SHARES if (v := getattr(spread, q)) is not None and v > 1e-9]
+    if not values:
+        raise LLMHWError("requests=0 has nothing to draw: no request was answered")
+    for (share, marker), colour in zip(_SHARES.items(), PALETTE, strict=False):
+        found = [(getattr(spread, share), y) for y, spread in enumerate(spreads.values())]
+        # no time at all has no place on a logarithmic axis
+        places = [(v, y) for v, y in found if v is not None and v > 1e-9]
+        axes.plot([v for v, _ in places], [y for _, y in places], marker, color=colour, label=share, markersize=7)
+    axes.set_xscale("log")
+    slo = result.slo
+    for y, limit in ((0, "ttft_seconds"), (1, "tpot_seconds")):
+        value = None if slo is None else getattr(slo, limit)
+        if value and isfinite(value):
+            values.append(value)
+            axes.plot([value, value], [y - 0.35, y + 0.35], color=INK, linestyle="--")
+            axes.annotate(" limit", (value, y - 0.3), va="center", fontsize="small")
+    axes.set_xlim(min(values) / 1.5, max(values) * 1.5)
+    axes.xaxis.set_major_formatter(lambda value, _: format_quantity(value, "seconds"))
+    axes.set_yticks(range(len(spreads)), list(spreads))
+    axes.set_ylim(len(spreads) - 0.5, -0.5)
+    axes.set_title(_title(result.title), loc="left", fontsize=_SMALL)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(_SHARES))
+    return _hold(figure, axes)
+
+
+# Dots of `validate`, at most: more would hide each other.
+_MOST_DOTS = 4000
+
+
+def validate(answer: Validation, ax: Any = None) -> Figure:
+    """Predicted over measured values, one dot a configuration, one colour a meter; on the line a prediction is perfect.
+
+    answer   what `llmhw.validation.validate` gives; of very many configurations every n-th is drawn
+    ax       axes to draw into; default: those of a new figure
+    """
+    figure, axes = _figure(4.4, ax)
+    groups = [g for g in answer.groups if g.predicted > 0 and g.measured > 0]
+    if not groups:
+        raise LLMHWError("groups=() has nothing to draw: no row was predicted")
+    groups = groups[:: -(-len(groups) // _MOST_DOTS)]
+    kinds = list(dict.fromkeys((g.meter, g.unit) for g in groups))
+    for i, kind in enumerate(kinds):
+        same = [g for g in groups if (g.meter, g.unit) == kind]
+        label = ", ".join(filter(None, kind)) or "all"
+        dots = {"color": PALETTE[i % len(PALETTE)], "markersize": 3.5, "alpha": 0.7, "label": label}
+        axes.plot([g.measured for g in same], [g.predicted for g in same], "o", **dots)
+    ends = [v for g in groups for v in (g.measured, g.predicted)]
+    low, high = min(ends) / 1.5, max(ends) * 1.5
+    axes.loglog([low, high], [low, high], color=INK, linewidth=1)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    units = list(dict.fromkeys(unit for _, unit in kinds))
+    for axis, name in ((axes.xaxis, "measured"), (axes.yaxis, "predicted")):
+        axis.set_label_text(f"{name}, {' or '.join(units)}" if len(units) < 3 else f"{name}, each in its unit")
+        if len(units) == 1:
+            axis.set_major_formatter(lambda value, _: format_quantity(value, units[0]))
+    axes.minorticks_off()
+    axes.set_title(_title(answer.verdict), loc="left", fontsize=_SMALL)
+    axes.legend(loc="lower right", fontsize="small")
+    return _hold(figure, axes)
 
 
 def roofline(
-    accelerators: Sequence[Accelerator], *, number_format: str = "bf16", points: Mapping[str, float] | None = None
+    accelerators: Sequence[Accelerator],
+    *,
+    number_format: str = "bf16",
+    points: Mapping[str, float] | None = None,
+    ax: Any = None,
 ) -> Figure:
     """Attainable FLOP/s over arithmetic intensity, one roof a device.
 
     points   label -> arithmetic intensity in FLOP/byte, drawn as vertical lines
+    ax       axes to draw into; default: those of a new figure
     """
-    figure, axes = _figure(4.0)
+    _check_shown("point", (points or {}).values(), above=True)
+    figure, axes = _figure(4.0, ax)
     intensities = [2 ** (i / 4) for i in range(-8, 53)]
     for i, a in enumerate(accelerators):
         roof = [min(a.peak(number_format), x * a.memory_bandwidth_bytes_per_second) / 1e12 for x in intensities]
@@ -184,7 +483,7 @@ def roofline(
     axes.set_xlabel("arithmetic intensity, FLOP per byte")
     axes.set_ylabel(f"attainable TFLOP/s, dense {number_format}")
     axes.legend(loc="upper left")
-    return figure
+    return _hold(figure, axes)
 
 
 def _tick(value: float, unit: str = "count") -> str:
@@ -204,12 +503,16 @@ def lines(
     log_y: bool = False,
     levels: Mapping[str, float] | None = None,
     points: Mapping[str, float] | None = None,
+    ax: Any = None,
 ) -> Figure:
     """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones.
 
     x, y   labels of the axes; "bytes" on a logarithmic x is marked in KiB, MiB and GiB
+    ax     axes to draw into; default: those of a new figure
     """
-    figure, axes = _figure(3.8)
+    _check_shown("x", [*(a for pairs in series.values() for a, _ in pairs), *(points or {}).values()], above=log_x)
+    _check_shown("y", [*(b for pairs in series.values() for _, b in pairs), *(levels or {}).values()], above=log_y)
+    figure, axes = _figure(3.8, ax)
     for label, pairs in series.items():
         axes.plot([a for a, _ in pairs], [b for _, b in pairs], label=label)
     for label, value in (levels or {}).items():
@@ -227,7 +530,7 @@ def lines(
     axes.set_ylabel(y)
     if len(series) > 1:
         axes.legend()
-    return figure
+    return _hold(figure, axes)
 
 
 def ratios(
@@ -236,21 +539,26 @@ def ratios(
     bands: Mapping[str, tuple[float, float]],
     x: str,
     limits: tuple[float, float] = (0.4, 2.5),
+    ax: Any = None,
 ) -> Figure:
     """Dots of ratios, one row a source, one colour a kind, on a logarithmic axis; 1 is a perfect prediction.
 
     points   label of the row -> kind -> ratios
     bands    kind -> an interval, drawn behind all rows: the first shaded, the others as two lines in the kind's colour
     limits   ends of the axis; what lies beyond is drawn as a triangle at the edge
+    ax       axes to draw into; default: those of a new figure
     """
-    figure, axes = _figure(1.2 + 0.3 * len(points))
+    low, high = limits
+    if not 0 < low < high < float("inf"):
+        raise LLMHWError(f"limits={limits!r} must be two numbers above 0, the lower one first")
+    figure, axes = _figure(1.2 + 0.3 * len(points), ax)
     colours = dict(zip(bands, PALETTE, strict=False))
-    for i, (kind, ends) in enumerate(bands.items()):
+    for i, (kind, band) in enumerate(bands.items()):
+        ends = tuple(min(max(end, low), high) for end in band)
         if i == 0:
             axes.axvspan(*ends, color=colours[kind], alpha=0.15, linewidth=0)
         for end in ends:
             axes.axvline(end, color=colours[kind], linestyle="-" if i == 0 else "--", linewidth=1, alpha=0.8)
-    low, high = limits
     for row, kinds in enumerate(points.values()):
         for kind, values in kinds.items():
             # spread evenly inside the row, the same on every run
@@ -272,7 +580,7 @@ def ratios(
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.set_yticks(range(len(points)), list(points))
-    axes.set_ylim(len(points) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(points)) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(x)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(bands), handletextpad=0.2)

@@ -333,8 +333,9 @@ def other_names(kind: str, columns: Iterable[str]) -> dict[str, str]:
         if name in there:
             continue
         known = (name, *COLUMNS[name].names)
-        # a column that the kind has itself stands for another only where the table does without that
         same = [c for c in there if c not in found and plain_name(c) in known]
+        # a column that the kind has itself stands for another only where the table has nothing else for that
+        same = [c for c in same if c not in wanted] or same
         if len(same) > 1:
             raise LLMHWError(f"columns {' and '.join(shown(c) for c in same)} both mean {name}; leave one out")
         found |= dict.fromkeys(same, name)
