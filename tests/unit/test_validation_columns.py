@@ -275,7 +275,7 @@ def test_equal_rows_are_predicted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_kept_is_what_is_predicted(kind: str) -> None:
     entry, predict = KINDS[kind], Predictor(kind)
     rows = [Row(cells) for cells in list(entry.catalog())[::9]]
-    for row in [one for row in rows for one in (each_value(row, entry.measured) if entry.each else [row])]:
+    for row in [one for each in rows for one in (each_value(each, entry.measured) if entry.each else [each])]:
         try:
             row.check(entry.measured)
             wanted = entry.predict(row)
