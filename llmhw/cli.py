@@ -537,8 +537,8 @@ def _serving_job(model: str, options: dict[str, Any]) -> llmhw.ServingJob:
 @click.option("--slo-ttft", type=float, help="Most seconds until the first token.")
 @click.option("--slo-tpot", type=float, help="Most seconds between two tokens.")
 @click.option("--draft", type=_MODEL, metavar="NAME|config.json", help="A smaller model that proposes tokens.")
-@click.option("--draft-tokens", type=int, default=4, show_default=True, help="Proposed before each pass.")
-@click.option("--acceptance", type=float, default=0.7, show_default=True, help="Chance that a proposal is accepted.")
+@click.option("--draft-tokens", type=int, help="Proposed before each pass.  [default: 4]")
+@click.option("--acceptance", type=float, help="Chance that a proposal is accepted.  [default: 0.7]")
 @_options(*_PRICE)
 @_calibration_option
 @_explain_option

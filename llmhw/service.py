@@ -440,7 +440,7 @@ class ServingEstimate(Report):
                 f"{p.concurrency:,}",
                 format_quantity(p.ttft_seconds, "seconds"),
                 format_quantity(p.tpot_seconds, "seconds"),
-                _number(p.tokens_per_second_per_user),
+                f"{each:,.1f}" if (each := p.tokens_per_second_per_user) >= 10 else _number(each),
                 _number(p.tokens_per_second),
                 format_quantity(self._dollars(p), "dollars") if self.price else "-",
             )
