@@ -442,7 +442,7 @@ class ServingEstimate(Report):
                 f"{p.concurrency:,}",
                 format_quantity(p.ttft_seconds, "seconds"),
                 format_quantity(p.tpot_seconds, "seconds"),
-                _number(p.tokens_per_second_per_user),
+                f"{each:,.1f}" if (each := p.tokens_per_second_per_user) >= 10 else _number(each),
                 _number(p.tokens_per_second),
                 format_quantity(self._dollars(p), "dollars") if self.price else "-",
             )
@@ -453,11 +453,11 @@ class ServingEstimate(Report):
         """Weights and cache of a device of the fullest stage, and what the cache has room for."""
         held = self.memory
         per_device = sum(float(part.value) for part in held.stages[held.worst] if part.name == "weights")
-        text = (
-            f"{format_quantity(per_device, 'bytes')} of weights and {format_quantity(held.kv_bytes, 'bytes')} of KV "
-            "cache on each device"
-        )
-        return text if held.windowed or not held.kv_bytes else f"{text}: {held.kv_tokens:,} tokens"
+        size = f"{format_quantity(per_device, 'bytes')} of weights"
+        if not held.kv_bytes:
+            return f"{size} on each device, and no room for a KV cache"
+        text = f"{size} and {format_quantity(held.kv_bytes, 'bytes')} of KV cache on each device"
+        return text if held.windowed else f"{text}: {held.kv_tokens:,} tokens"
 
     def _memory_rows(self) -> list[tuple[str, str]]:
         held, job = self.memory, self.job
@@ -1088,6 +1088,7 @@ def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
     >>> independent_groups(ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 8), tp=2, pp=2))
     4
     """
+    job = settled(job)
     together = 1 + check_count("prefill_workers", prefill_workers, 0)
     if job.replicas % together:
         raise LLMHWError(
@@ -1451,5 +1452,6 @@ def bandwidth_bound_tokens_per_second(
     >>> limit > serve(job, input_tokens=100, output_tokens=100, concurrency=1).point.tokens_per_second
     True
     """
+    job = settled(job, prompt=input_tokens, answer=output_tokens, concurrency=concurrency)
     service = Service(job, bound(engine_for(job)), input_tokens, output_tokens)
     return service.at(check_count("concurrency", concurrency)).tokens_per_second

@@ -512,8 +512,9 @@ class ServingMemory(StageReport):
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        room = "" if self.windowed else f"cache of {self.kv_tokens:,} tokens; "
-        return f"longest context: {self.longest_words()}; at once: {room}{_many(self.at_once())} of {length:,} tokens"
+        room = "" if self.windowed else f"; cache of {self.kv_tokens:,} tokens"
+        at_once = f"at once: {_many(self.at_once())} of {length:,} tokens"
+        return f"longest context: {self.longest_words()}; {at_once}{room}"
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind the budget; default: the worst stage."""
@@ -630,7 +631,7 @@ def settled(
 
     >>> from llmhw import Cluster, model
     >>> job = settled(ServingJob(model=model("llama-3.1-8b"), cluster=Cluster("rtx 3090", 1)))
-    >>> 6_000 < job.max_model_len < 8_000
+    >>> 40_000 < job.max_model_len < 41_000
     True
     """
     engine = job.software

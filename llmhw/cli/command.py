@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -71,6 +72,8 @@ class Command(click.Command):
     examples   lines of the help that run as they are
     draw       from a module with functions that draw, and an answer, to a figure
     inputs     names of the options that are files which are read: never written onto
+    code       the exit code of an answer
+    curve      the rows that --curve asks for
     """
 
     def __init__(
@@ -85,12 +88,13 @@ class Command(click.Command):
         draw: Callable[[Any, Any], Any] | None = None,
         inputs: Iterable[str] = (),
         code: Callable[[Any], int] = lambda answer: 0,
+        curve: Callable[[Any], Any] | None = None,
         help: str = "",
     ) -> None:
         every = [*params, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
-        self.inputs, self.exit_code = list(inputs), code
+        self.inputs, self.exit_code, self.curve = list(inputs), code, curve
 
     # help
 
@@ -144,6 +148,7 @@ class Command(click.Command):
         form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
         file, quiet = options.pop("output"), options.pop("quiet")
         part, plot = options.pop("part", None), options.pop("plot", None)
+        shown = replace(self.shown, rows=self.curve, each="") if options.pop("curve", False) else self.shown
         flags = out.flags_of(self)
         many = [p.name for p in self.params if getattr(p, "many", False) and p.name]
         usual = {p.name: (p.usual,) for p in self.params if isinstance(p, Option)}
@@ -178,7 +183,7 @@ class Command(click.Command):
             color = file is None and form == "txt" and width() is not None and _colored()
             if form == "txt":
                 return out.text(answer, flags, quiet=quiet, color=color)
-            return out.written(answer, form, self.shown, flags)
+            return out.written(answer, form, shown, flags)
 
         if file in (None, "-"):
             found = made()

@@ -45,3 +45,10 @@ def refused(*arguments: str) -> str:
     assert done.stderr.startswith("llmhw: ")
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     return done.stderr
+
+
+def assert_same(found: Any, told: Any) -> None:
+    """Whether --json printed what the library says, and the versions that said it."""
+    versions = found.pop("versions")
+    assert set(versions) == {"llmhw_version", "catalog_date"}
+    assert found == json.loads(json.dumps(told))

@@ -17,7 +17,7 @@ import llmhw
 from llmhw.catalog import read_calibration
 from llmhw.service import simulate_service
 from llmhw.simulation import LogNormal, Uniform
-from tests.unit.command import answer, refused, run
+from tests.unit.command import answer, assert_same, refused, run
 
 ON_8 = ["llama-3.1-70b", "--gpu", "h100", "--gpus", "8", "--tp", "4", "--weights", "fp8", "--kv", "fp8"]
 ON_8 += ["--max-model-len", "16384"]
@@ -62,7 +62,7 @@ def test_serve_json_is_the_library_s_answer() -> None:
     told = llmhw.serve(
         on_8(), input_tokens=800, output_tokens=200, rate=3, slo_ttft=1, slo_tpot=0.05, price=2.5
     ).to_dict()
-    assert found == json.loads(json.dumps(told))
+    assert_same(found, told)
     keys = {"ttft_seconds", "tpot_seconds", "tokens_per_second", "tokens_per_second_interval", "requests_per_second"}
     assert keys | {"requests_per_second_within_slo", "dollars_per_million_tokens", "curve", "memory"} <= set(found)
     assert found["memory"]["kv_tokens"] > 0
@@ -110,12 +110,13 @@ def test_serve_of_an_experts_model_and_of_a_split_by_layers() -> None:
 
 
 def test_serve_csv_is_the_curve(tmp_path: Path) -> None:
-    options = ["serve", *ON_8, "--price", "2.5"]
+    options = ["serve", *ON_8, "--price", "2.5", "--curve"]
     done = run(*options, "--csv")
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(done.stdout.splitlines()))
     told = llmhw.serve(on_8(), input_tokens=1000, output_tokens=500, price=2.5)
     assert [int(row["concurrency"]) for row in rows] == [p.concurrency for p in told.curve]
+    assert {row["model"] for row in rows} == {"llama-3.1-70b"}
     assert float(rows[-1]["tokens_per_second"]) == told.curve[-1].tokens_per_second
     assert float(rows[-1]["dollars_per_million_tokens"]) == told.dollars_per_million_tokens
     path = tmp_path / "curve.csv"
@@ -141,7 +142,7 @@ def test_simulate_json_is_the_library_s_answer() -> None:
         input_tokens=LogNormal(600, 0.5, 10, 3000),
         output_tokens=Uniform(50, 250),
     )
-    assert found == json.loads(json.dumps(told.to_dict()))
+    assert_same(found, told.to_dict())
     assert (found["groups"], found["rate_simulated"]) == (2, 2.0)
     assert found["simulated"]["requests"] == 200
     assert found["simulated"]["goodput"] is not None
@@ -266,21 +267,25 @@ FILES = {
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve", "llama-3-8b"], "Missing option '--gpu'"),
+        (["serve", "llama-3-8b"], "--gpu is missing"),
         (["serve", "llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known"),
         (["serve", *ONE, "--engine", "vlm"], "--engine vlm is not known; did you mean vllm"),
         (["serve", *ONE, "--weights", "int4-gpt"], "int4-gpt"),
         (["serve", *ONE, "--gpus", "3", "--tp", "3"], "--tp 3 does not divide heads=32"),
         (["serve", *ONE, "--gpus", "3", "--tp", "2"], "does not divide the cluster's 3 devices"),
         (["serve", *ONE, "--ep", "2"], "--ep 2"),
-        (["serve", "llama-3.1-70b", "--gpu", "h100"], "does not hold one request of 1500 tokens: short by"),
+        (
+            ["simulate", "llama-3.1-70b", "--gpu", "h100", "--rate", "1"],
+            "does not hold one request of 1500 tokens: sho",
+        ),
+        (["serve", *ONE, "--acceptance", "0.5"], "--acceptance 0.5 has no effect without a draft"),
         (["serve", *ONE, "--rate", "2", "--concurrency", "3"], "are two ways to say the load; give one"),
         (["serve", *ONE, "--input-tokens", "9000"], "is longer than --max-model-len 8192"),
-        (["serve", *ONE, "--acceptance", "2"], "--acceptance 2.0 must be at least 0 and below 1"),
+        (["serve", *ONE, "--draft", "gpt2", "--acceptance", "2"], "--acceptance 2.0 must be at least 0 and below 1"),
         (["serve", *ONE, "--draft", "llama-3.2-1"], "llama-3.2-1"),
         (["serve", *ONE, "--price", "2", "--region", "eastus"], "leave provider and region out"),
         (["serve", *ONE, "--json", "--csv"], "--json and --csv are two forms of one answer; leave one out"),
-        (["serve", *ONE, "--output", "row.csv"], "--output row.csv needs a form; add --csv or --json"),
+        (["serve", *ONE, "--output", "row.foo"], "--output row.foo needs a form"),
         (["serve", *ONE, "--csv", "--output", "no/row.csv"], "its folder does not exist"),
         (["simulate", *ONE], "--rate None, --concurrency None and --trace None: give one of the three"),
         (["simulate", *ONE, "--rate", "1", "--trace", "gap.csv"], "give one of the three"),

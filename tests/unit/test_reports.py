@@ -127,7 +127,7 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
     ServingMemory.__name__: (
         lambda: serving_memory(_serving()),
         "serving llama-3-8b in bf16, KV cache in bf16, on 2 x H100 SXM5 80GB, tp=2, vllm\n",
-        ("KV cache", "budget", "sequences of 8,192 tokens at once"),
+        ("KV cache", "budget", "sequences of 8,192 tokens; cache of"),
         "part",
     ),
     ServingEstimate.__name__: (

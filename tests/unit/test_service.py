@@ -682,6 +682,13 @@ def test_one_of_several_groups_is_simulated_with_its_share() -> None:
     assert row["simulated_ttft_p99"] == found.result.ttft.p99
 
 
+def test_the_simulator_takes_the_same_layout() -> None:
+    eight = job("llama-3.1-70b", gpus=8)
+    assert independent_groups(eight) == 4
+    found = simulate_service(eight, rate=1, requests=20, input_tokens=IN, output_tokens=50)
+    assert (found.groups, found.engine.max_context) == (4, llmhw.serving_memory(eight).longest)
+
+
 def test_blocks_and_sequences_are_those_of_the_job() -> None:
     asked = job(gpu="rtx 4090", weights="int4-gptq", max_sequences=100)
     held = llmhw.serving_memory(asked)
