@@ -15,12 +15,13 @@ from functools import cache
 from typing import Any
 
 from llmhw.block import Kept, block, first_block, last_block, layer_input
+from llmhw.checks import check_items, check_made, checked
 from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Term
 from llmhw.job import ATTENTION, KERNELS, Layout
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
-from llmhw.units import LLMHWError, check_choice, check_count, share
+from llmhw.units import LLMHWError, check_choice, check_count, share, shown
 
 RECOMPUTE = ("none", "selective", "full", "block")
 
@@ -634,8 +635,7 @@ class Case:
     dropout: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "seq_len", "tp", "cp", "expert_tp"):
-            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        check_made(self)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
@@ -666,6 +666,15 @@ def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bo
     return Estimate.of(title, "bytes", parts)
 
 
+def layer_number(spec: ModelSpec, number: Any) -> int:
+    """The number of a layer; below 0 it is counted from the end."""
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or not -spec.num_layers <= number < spec.num_layers:
+        raise LLMHWError(f"layer={shown(number)} is not one of the {spec.num_layers} layers of {spec.name}")
+    return int(number) % spec.num_layers
+
+
+@checked
 def layer_activations(spec: ModelSpec, layer: int | Layer, *, recompute: str = "none", **case: Any) -> Estimate:
     """Activations that one block keeps for the backward pass on one rank, op by op.
 
@@ -681,12 +690,11 @@ def layer_activations(spec: ModelSpec, layer: int | Layer, *, recompute: str = "
     290.0
     """
     check_choice("recompute", recompute, RECOMPUTE[:3])
-    if isinstance(layer, int) and not -spec.num_layers <= layer < spec.num_layers:
-        raise LLMHWError(f"layer={layer} is not one of the {spec.num_layers} layers of {spec.name}")
-    chosen = spec.layers[layer] if isinstance(layer, int) else layer
+    chosen = layer if isinstance(layer, Layer) else spec.layers[layer_number(spec, layer)]
     return _estimate("activations of one layer", spec, Case(**case), [(chosen, recompute, 1)], shared=False)
 
 
+@checked
 def shared_activations(spec: ModelSpec, layers: Iterable[tuple[int, str]], **case: Any) -> Estimate:
     """Tables that layers share, such as rotary embedding and masks: kept once for a micro-batch (the torch profile).
 
@@ -697,6 +705,7 @@ def shared_activations(spec: ModelSpec, layers: Iterable[tuple[int, str]], **cas
     return _estimate("tables that layers share", spec, Case(**case), kinds, shared=True)
 
 
+@checked(layers=None)
 def activations(
     spec: ModelSpec,
     *,
@@ -729,9 +738,9 @@ def activations(
     [26.6, 26.59, 3.08]
     """
     check_choice("recompute", recompute, RECOMPUTE)
-    held = list(range(spec.num_layers) if layers is None else layers)
-    if any(not 0 <= i < spec.num_layers for i in held):
-        raise LLMHWError(f"layers={held} must lie between 0 and {spec.num_layers - 1}")
+    last = spec.num_layers - 1
+    given = range(spec.num_layers) if layers is None else check_items("layers", layers)
+    held = [check_count("layers", i, 0, last) for i in given]
     if recompute == "block" and not 0 < recompute_layers <= len(held):
         raise LLMHWError(
             f"recompute_layers={recompute_layers} must be between 1 and the {len(held)} layers when recompute='block'"

@@ -1,8 +1,9 @@
 """What a public function's arguments must be, checked once where they come in.
 
-`@checked` reads the function's annotations: `int` is a whole number of at least 1, `float` a finite number of at least
-0, `bool` a flag, `str` a name, a class an object of it; `Any` is left alone, as what may be an array. Bounds that
-differ are given beside it. `check_made` does the same for the fields of a dataclass.
+`@checked` reads the function's annotations: `int` is a whole number of at least 1, or of at least 0 where that is the
+default; `float` a finite number of at least 0, `bool` a flag, `str` a name, a class an object of it or the name of one;
+`Any` is left alone, as what may be an array. Bounds that differ are given beside it. `check_made` does the same for the
+fields of a dataclass.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from typing import Any, TypeVar, cast, overload
 
-from llmhw.units import MOST_LETTERS, LLMHWError, check_count, check_number, shown
+from llmhw.units import MOST_LETTERS, MOST_WHOLE, LLMHWError, check_count, check_number, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -112,9 +113,18 @@ _KINDS: dict[str, Check | None] = {
     "bool": check_flag,
     "str": check_text,
 }
-_SEQUENCES = ("Iterable", "Sequence", "list", "tuple", "Collection")
-# Checked by what resolves names, or open on purpose.
+_SEQUENCES = ("Iterable", "Sequence", "list", "tuple", "Collection", "Actions", "Held", "Layers")
+# Open on purpose: what takes them says itself what they may be.
 _OPEN = ("Any", "object", "Path", "PathLike", "Source", "Lengths", "Arrivals", "ArrayLike")
+
+
+# Class -> what finds an object of it by name, and lets an object pass; the rooms that have the names enter themselves.
+_FINDERS: dict[str, Check] = {}
+
+
+def found_by_name(kind: str, find: Check) -> None:
+    """Let `@checked` take names where an object of this class is asked for."""
+    _FINDERS[kind] = find
 
 
 def _parts(annotation: str) -> list[str]:
@@ -136,35 +146,40 @@ def check_of(annotation: str) -> Check | None:
     parts = [part for part in parts if part != "None"]
     names = [part.partition("[")[0].rpartition(".")[2] for part in parts]
     check: Check | None
-    if len(parts) != 1 and set(names) != {"int", "float"}:
+    finder = next((_FINDERS[name] for name in names if name in _FINDERS), None)
+    if finder:
+        check = finder
+    elif len(parts) != 1 and set(names) != {"int", "float"}:
         # a name or an object, an item or many: what takes either says itself what it takes
         return None
-    name, inside = names[-1], parts[-1].partition("[")[2].rpartition("]")[0]
-    if name in _KINDS:
-        check = _KINDS[name]
-    elif name in _OPEN or (name[:1].islower() and name not in _SEQUENCES):
-        return None
-    elif name in _SEQUENCES:
-        item = inside.removesuffix(", ...") if inside.endswith(", ...") or name != "tuple" else ""
-        check = partial(check_items, check=_KINDS.get(item))
-    elif name == "Mapping":
-        check = check_mapping
-    elif name == "Callable":
-        check = check_callable
-    elif len(name) == 1:  # a type variable
-        return None
     else:
-
-        def check(argument: str, value: Any) -> Any:
-            return check_object(argument, value, name)
-
-    if optional and check:
-        inner = check
-        return lambda argument, value: None if value is None else inner(argument, value)
-    return check
+        check = _check_of_one(names[-1], parts[-1].partition("[")[2].rpartition("]")[0])
+    return _or_none(check) if optional and check else check
 
 
-def whole(least: int = 0, most: int = 10**18) -> Check:
+def _or_none(check: Check) -> Check:
+    return lambda argument, value: None if value is None else check(argument, value)
+
+
+def _check_of_one(name: str, inside: str) -> Check | None:
+    """That of one class; `inside` are the brackets behind it."""
+    if name in _KINDS:
+        return _KINDS[name]
+    if name in _OPEN or (name[:1].islower() and name not in (*_SEQUENCES, "dict")):
+        return None
+    if name in _SEQUENCES:
+        item = inside.removesuffix(", ...") if inside.endswith(", ...") or name != "tuple" else ""
+        return partial(check_items, check=_KINDS.get(item))
+    if name in ("Mapping", "dict"):
+        return check_mapping
+    if name == "Callable":
+        return check_callable
+    if len(name) == 1:  # a type variable
+        return None
+    return lambda argument, value: check_object(argument, value, name)
+
+
+def whole(least: int = 0, most: int = MOST_WHOLE) -> Check:
     """The check of a whole number within these bounds."""
     return partial(check_count, least=least, most=most)
 
@@ -183,11 +198,9 @@ def _checks(annotations: Mapping[str, str], bounds: Mapping[str, Check | None]) 
     found = {}
     for name, annotation in annotations.items():
         check = bounds[name] if name in bounds else check_of(annotation)
-        if name in bounds and check and "None" in _parts(annotation):
-            given = check
-            check = lambda argument, value, given=given: None if value is None else given(argument, value)  # noqa: E731
         if check:
-            found[name] = check
+            given = name in bounds and "None" in _parts(annotation)
+            found[name] = _or_none(check) if given else check
     return found
 
 
@@ -212,6 +225,15 @@ def checked(function: Any = None, /, **bounds: Check | None) -> Any:
     return _checked(bounds, function)
 
 
+def _lenient(function: Any) -> dict[str, Check | None]:
+    """Whole numbers whose default is 0 may be 0, and texts whose default is empty may be empty."""
+    code, last = function.__code__, function.__defaults__ or ()
+    placed = code.co_varnames[code.co_argcount - len(last) : code.co_argcount]
+    defaults = dict(zip(placed, last, strict=True)) | (function.__kwdefaults__ or {})
+    empty = {name: partial(check_text, empty=True) for name, value in defaults.items() if value == ""}
+    return empty | {name: whole(0) for name, value in defaults.items() if type(value) is int and value == 0}
+
+
 def _checked(bounds: Mapping[str, Check | None], function: F) -> F:
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -220,7 +242,7 @@ def _checked(bounds: Mapping[str, Check | None], function: F) -> F:
 
     def prepare() -> None:  # at the first call, so that an import does not wait for it
         annotations = {name: str(function.__annotations__[name]) for name in names if name in function.__annotations__}
-        named.update(_checks(annotations, bounds))
+        named.update(_checks(annotations, _lenient(function) | dict(bounds)))
         placed.extend((name, named.get(name)) for name in names[: code.co_argcount])
 
     @wraps(function)

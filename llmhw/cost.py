@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_table
+from llmhw.checks import check_text, checked
 from llmhw.formula import Report, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, Price, instances, prices
 from llmhw.job import asked, check_fields, choice, documented, number
@@ -27,6 +28,7 @@ from llmhw.units import (
     format_quantity,
     maximum,
     plain_fields,
+    shown,
     unknown_name,
     where,
 )
@@ -285,7 +287,7 @@ def _newest_price(
 
 
 def _between_failures(name: str, value: float) -> float:
-    return value if value == inf else check_number(name, value, above=True)
+    return inf if isinstance(value, float) and value == inf else check_number(name, value, above=True)
 
 
 @documented
@@ -300,8 +302,8 @@ class RunOptions:
     price: float | Price | None = asked(  # noqa: RUF009
         "Dollars per device-hour; default: the newest of the catalog, the cheapest of that day.", None, float
     )
-    provider: str | None = asked("The newest price of this provider.", None, str)
-    region: str | None = asked("The newest price in this region.", None, str)
+    provider: str | None = asked("The newest price of this provider.", None, str, check_text)
+    region: str | None = asked("The newest price in this region.", None, str, check_text)
     kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
     mtbf_device_hours: float | None = asked(
         "Device-hours between failures; inf for none; default: as published.", None, float, _between_failures
@@ -449,7 +451,7 @@ def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tu
     try:
         low, high = interval
     except (TypeError, ValueError):
-        raise LLMHWError(f"step_seconds_interval={interval!r} must be two numbers, (low, high)") from None
+        raise LLMHWError(f"step_seconds_interval={shown(interval)} must be two numbers, (low, high)") from None
     low = check_number("step_seconds_interval[0]", low, above=True)
     high = check_number("step_seconds_interval[1]", high, above=True)
     if not low <= estimate <= high:
@@ -523,6 +525,7 @@ class _Ledger:
         return {"watts": watts, "energy_kwh": energy}
 
 
+@checked(step_seconds=None, flops_per_token=None, step_seconds_interval=None)
 def training_run(
     options: RunOptions = RunOptions(),
     *,
@@ -598,6 +601,7 @@ def training_run(
     )
 
 
+@checked
 def price_of(
     device: Accelerator,
     count: int,

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from llmhw.block import Block, Matmul, block
+from llmhw.checks import checked
 from llmhw.flops import attended_pairs, attention_core_flops
 from llmhw.formula import Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, links
@@ -33,7 +34,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.step_time import gap_seconds
-from llmhw.units import LLMHWError, any_of, ceil_div, maximum, minimum, where
+from llmhw.units import LLMHWError, any_of, ceil_div, check_count, maximum, minimum, where
 
 PARTS = (
     "matrix products",
@@ -118,6 +119,7 @@ class Formats:
     ordinary: Any
 
 
+@checked
 def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) -> Formats:
     """The formats of one engine on a device."""
     bits, peak = number_format(weights).bits_per_weight, _peak(device)
@@ -451,10 +453,13 @@ def _block(spec: ModelSpec, layer: Layer, tp: Any, attention_dp: bool, tokens: A
     return block(spec, layer, layout, seq_len=maximum(1, mine))
 
 
+@checked
 def engine_of(
     spec: ModelSpec, cluster: Cluster, *, engine: str, calibration: Mapping[str, Any] | None = None, **layout: Any
 ) -> Engine:
     """An `Engine` with the constants of its device and software; `layout`: its other fields."""
+    for name in ("tp", "pp"):
+        check_count(name, layout.get(name, 1))
     made = Engine(spec, cluster, constants_of(ServingConstants, cluster.accelerator, engine, calibration), **layout)
     if made.all_reduce == "nvls" and not made._link[1]:
         raise LLMHWError(
@@ -465,6 +470,7 @@ def engine_of(
     return made
 
 
+@checked
 def bound(engine: Engine) -> Engine:
     """The same engine at every datasheet's peak, with nothing lost: no measurement is faster."""
     return replace(engine, constants=BOUND)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llmhw.checks import checked
 from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
 from llmhw.memory import kv_cache, lora_states, weights
@@ -145,6 +146,7 @@ def _join(title: str, *estimates: Estimate) -> Estimate:
     return Estimate(title, "bytes", tuple(part for estimate in estimates for part in estimate.parts))
 
 
+@checked
 def training_job(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, **asked: Any) -> TrainingJob:
     """The job of one micro-batch under full recompute on one device, as plain PyTorch and transformers run it.
 
@@ -172,6 +174,7 @@ def training_job(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, 
     )
 
 
+@checked
 def checkpointed_activations(spec: ModelSpec, *, device: str | Accelerator, batch: int = 1, seq_len: int) -> Estimate:
     """Activations of a `training_job` in 16 bit, as `llmhw.training_memory` counts them, part by part.
 
@@ -188,6 +191,7 @@ def checkpointed_activations(spec: ModelSpec, *, device: str | Accelerator, batc
     return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name != "weights"))
 
 
+@checked
 def fit(
     spec: ModelSpec,
     device: str | Accelerator,

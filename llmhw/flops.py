@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.model import Attention, Layer, ModelSpec
-from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum
+from llmhw.model import Attention, Layer, ModelSpec, model_of
+from llmhw.units import LLMHWError, check_choice, maximum, minimum
 
 RECOMPUTE = ("none", "selective", "full")
 _PARTS = ("embedding", "attention", "attention_core", "mlp", "experts", "router", "head")
@@ -189,8 +190,9 @@ def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
     return causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len)
 
 
+@checked(past=whole(0))
 def forward_flops(
-    spec: ModelSpec,
+    spec: ModelSpec | str,
     *,
     batch: int = 1,
     seq_len: int,
@@ -200,6 +202,7 @@ def forward_flops(
 ) -> Estimate:
     """FLOPs of one forward pass, by component.
 
+    spec      a model or its name
     batch     sequences
     seq_len   new tokens of each (1 for a decode step)
     past      tokens of each already in the cache
@@ -214,8 +217,7 @@ def forward_flops(
     >>> forward_flops(model("llama-2-7b"), seq_len=4096).total
     62921270886400
     """
-    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    past = check_count("past", past, least=0)
+    spec = model_of(spec)
     check_choice("logits", logits, ("all", "last"))
     tokens = batch * seq_len
     parts: dict[str, list[Term]] = {name: [] for name in _PARTS}
@@ -263,7 +265,7 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
         yield term(depthwise_conv_flops, "convolution", count, **sizes)
 
 
-def backward_flops(spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:
+def backward_flops(spec: ModelSpec | str, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:
     """FLOPs of one backward pass when every weight is trained: twice the forward, part by part.
 
     Each product Y = X W needs dX = dY W^T and dW = X^T dY; both products inside attention likewise.
@@ -279,7 +281,7 @@ def backward_flops(spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: boo
 
 
 def training_flops(
-    spec: ModelSpec, *, batch: int = 1, seq_len: int, causal: bool = False, recompute: str = "none"
+    spec: ModelSpec | str, *, batch: int = 1, seq_len: int, causal: bool = False, recompute: str = "none"
 ) -> Estimate:
     """FLOPs of one training step: forward, backward and what is recomputed.
 
@@ -292,6 +294,7 @@ def training_flops(
     >>> [part.name for part in step]
     ['forward', 'backward', 'recompute']
     """
+    spec = model_of(spec)
     check_choice("recompute", recompute, RECOMPUTE)
     sizes: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "causal": causal}
     forward, backward = forward_flops(spec, **sizes), backward_flops(spec, **sizes)
@@ -305,7 +308,8 @@ def training_flops(
     return Estimate(title, "FLOP", tuple(parts), forward.note)
 
 
-def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_len: int) -> Estimate:
+@checked
+def convention_flops(spec: ModelSpec | str, convention: str, *, batch: int = 1, seq_len: int) -> Estimate:
     """FLOPs of one training step by a named convention, for comparing with published figures.
 
     convention   "6n": 6 x active parameters x tokens;
@@ -318,7 +322,7 @@ def convention_flops(spec: ModelSpec, convention: str, *, batch: int = 1, seq_le
     765
     """
     check_choice("convention", convention, ("6n", "palm", "megatron", "megatron-model"))
-    tokens = check_count("batch", batch) * check_count("seq_len", seq_len)
+    spec, tokens = model_of(spec), batch * seq_len
     active = spec.parameters.active
     sizes: dict[str, Any]
     if convention == "6n":

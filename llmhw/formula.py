@@ -8,11 +8,23 @@ their total. A `Report` is what prints as a table.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
-from llmhw.units import LLMHWError, format_quantity, html_table, plain_fields, text_table, unknown_name
+from llmhw.units import (
+    MOST,
+    LLMHWError,
+    check_number,
+    format_quantity,
+    html_table,
+    nearest,
+    plain_fields,
+    shown,
+    text_table,
+    unknown_name,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,12 +133,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """What the registry knows of one formula."""
+    """What the registry knows of one formula.
+
+    most   the largest value of inputs that have one, such as a share; all are finite and at least 0
+    """
 
     name: str
     function: Callable[..., Any]
     source: str
     unit: str
+    most: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -134,8 +150,8 @@ class Formula:
 
     @property
     def summary(self) -> str:
-        """First line of the docstring."""
-        return (self.function.__doc__ or "").strip().splitlines()[0]
+        """First line of the docstring; empty where Python was told to leave those out (-OO)."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def body(self) -> list[ast.stmt]:
@@ -144,9 +160,21 @@ class Formula:
         import textwrap
 
         tree = ast.parse(textwrap.dedent(inspect.getsource(self.function)))
-        function = tree.body[0]
-        assert isinstance(function, ast.FunctionDef)
-        return function.body[1:]
+        function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
+        return function.body[1:]  # the source has the docstring, whatever Python was told to leave out
+
+    def checked(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs if they are numbers that the formula is meant for, else a clear error."""
+        import inspect
+
+        try:
+            inspect.signature(self.function).bind(**numbers)
+        except TypeError as error:
+            wanted = ", ".join(inspect.signature(self.function).parameters)
+            raise LLMHWError(f"formula={self.name!r}: {error}; its arguments are {wanted}") from None
+        for name, value in numbers.items():
+            check_number(name, value, most=self.most.get(name, MOST))
+        return dict(numbers)
 
     @property
     def expression(self) -> str:
@@ -166,14 +194,14 @@ class Formula:
 FORMULAS: dict[str, Formula] = {}
 
 
-def formula(*, source: str, unit: str) -> Callable[[F], F]:
-    """Register a formula: where it comes from, and the unit of what it returns."""
+def formula(*, source: str, unit: str, **most: float) -> Callable[[F], F]:
+    """Register a formula: where it comes from, the unit of what it returns, and the most that an input may be."""
 
     def register(function: F) -> F:
         name = function.__name__
         if name in FORMULAS and FORMULAS[name].module != function.__module__:
             raise LLMHWError(f"formula={name!r} is already defined in {FORMULAS[name].module}; give it another name")
-        FORMULAS[name] = Formula(name, function, source, unit)
+        FORMULAS[name] = Formula(name, function, source, unit, most)
         return function
 
     return register
@@ -497,19 +525,33 @@ def explain(name: str, **numbers: Any) -> str:
     >>> print(explain("matmul_flops", tokens=1, weights=4096 * 11008).splitlines()[0])
     matmul_flops: matmul_flops(tokens=1, weights=45088768)
     """
-    if name not in FORMULAS and name not in formulas():
-        raise unknown_name("formula", name, FORMULAS)
-    entry = FORMULAS[name]
-    if numbers:
+    entry = formula_named(name)
+    if not numbers:
         import inspect
 
-        try:
-            inspect.signature(entry.function).bind(**numbers)
-        except TypeError as error:
-            wanted = ", ".join(inspect.signature(entry.function).parameters)
-            raise LLMHWError(f"formula={name!r}: {error}; its arguments are {wanted}") from None
-        return term(entry.function, **numbers).explain()
-    import inspect
+        lines = [f"{entry.name} [{entry.unit}]", *(f"    {line}" for line in entry.expression.splitlines())]
+        return "\n".join([*lines, f"source: {entry.source}", "", inspect.getdoc(entry.function) or ""])
+    given = entry.checked(numbers)
+    put_in = ", ".join(f"{key}={_number(value)}" for key, value in given.items())
+    try:
+        made = term(entry.function, **given)
+        value = made.value
+        sound = not isinstance(value, complex) and 0 <= value < float("inf")
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise LLMHWError(f"{entry.name}({put_in}) has no value ({error}); give numbers that go together") from None
+    if not sound:
+        raise LLMHWError(
+            f"{entry.name}({put_in}) would be {_number(value)} {entry.unit}; give numbers that go together"
+        )
+    return made.explain()
 
-    lines = [f"{name} [{entry.unit}]", *(f"    {line}" for line in entry.expression.splitlines())]
-    return "\n".join([*lines, f"source: {entry.source}", "", inspect.getdoc(entry.function) or ""])
+
+def formula_named(name: str) -> Formula:
+    """The formula of that name; a misspelt one raises `LLMHWError` with those that are near."""
+    known = FORMULAS if isinstance(name, str) and name in FORMULAS else formulas()
+    if isinstance(name, str) and name in known:
+        return known[name]
+    word = re.sub(r"[^a-z0-9]+", "_", name[:100].lower()) if isinstance(name, str) else ""
+    near = [found for found in known if word and word in found][:4] or nearest(word, known)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise LLMHWError(f"formula={shown(name)} is not known; {hint}`llmhw explain` lists all {len(known)}")

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from llmhw.catalog import read_table
-from llmhw.checks import check_made, check_prose, check_text, number, whole
+from llmhw.checks import check_made, check_prose, check_text, checked, found_by_name, number, whole
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict
 from llmhw.units import (
@@ -701,6 +701,11 @@ def cluster_of(wanted: Cluster | Accelerator | str | Sequence[Any]) -> Cluster:
     )
 
 
+found_by_name("Accelerator", lambda _, value: accelerator_of(value))
+found_by_name("Cluster", lambda _, value: cluster_of(value))
+found_by_name("Link", link_of)
+
+
 # -- what a reader asks for -------------------------------------------------------------------
 
 
@@ -753,7 +758,7 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
     ('H100 SXM5 80GB', 8, 'us-east-1')
     """
     for argument, value in (("instance", name), ("provider", provider), ("region", region)):
-        if value is not None:
+        if value is not None or argument == "instance":
             check_text(argument, value)
     rows = read_table("instances")
     if provider is not None:
@@ -770,12 +775,14 @@ def instance(name: str, provider: str | None = None, region: str | None = None) 
     return _instance(found[0], region)
 
 
+@checked
 def instances(accelerator: Accelerator | str | None = None) -> list[Instance]:
     """All rentable machines of the catalog, or those with one accelerator."""
     wanted = None if accelerator is None else accelerator_of(accelerator).name
     return [_instance(row, None) for row in read_table("instances") if wanted in (None, row["accelerator"])]
 
 
+@checked
 def usual_network(accelerator: Accelerator | str) -> Link | None:
     """The fastest network between nodes that a rentable machine with this device has, as each device sees it.
 
@@ -789,6 +796,7 @@ def usual_network(accelerator: Accelerator | str) -> Link | None:
     return max((network for network in found if network), key=lambda network: network.bytes_per_second, default=None)
 
 
+@checked
 def prices(accelerator: Accelerator | str) -> list[Price]:
     """What an hour of a device cost, everywhere the catalog knows: newest first, then cheapest.
 

@@ -8,15 +8,26 @@ answer follows from other fields, a property has it: `pipeline_schedule`, `batch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from textwrap import fill
 from typing import Any, TypeVar
 
-from llmhw.hardware import Cluster
-from llmhw.model import ModelSpec
+from llmhw.checks import check_flag, check_object, check_text, checked
+from llmhw.hardware import Cluster, cluster_of
+from llmhw.model import ModelSpec, model_of
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, check_choice, check_count, check_divides, check_number, indivisible, maximum, where
+from llmhw.units import (
+    LLMHWError,
+    check_choice,
+    check_count,
+    check_divides,
+    check_number,
+    indivisible,
+    maximum,
+    shown,
+    where,
+)
 
 C = TypeVar("C", bound=type)
 
@@ -62,8 +73,8 @@ def share(meaning: str, default: float, rule: str, holds: Callable[[float], bool
     """A part of a whole; `rule` says in words what `holds` tests."""
 
     def check(name: str, value: float) -> float:
-        if not holds(value):
-            raise LLMHWError(f"{name}={value!r} must be {rule}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
+            raise LLMHWError(f"{name}={shown(value)} must be {rule}")
         return value
 
     return asked(meaning, default, float, check)
@@ -76,15 +87,38 @@ def choice(names: Iterable[str], meaning: str, default: str | None) -> Any:
 
 def flag(meaning: str, default: bool | None = False) -> Any:
     """Yes or no."""
-    return asked(meaning, default, bool)
+    return asked(meaning, default, bool, check_flag)
 
 
 def check_fields(job: Any) -> None:
-    """Check every field of a dataclass by itself."""
+    """Check every field of a dataclass by itself; None stands for what was not asked, where that may be."""
     for f in fields(job):
         check, value = f.metadata.get("check"), getattr(job, f.name)
-        if check and value is not None:
+        if check and (value is not None or f.default is not None):
             object.__setattr__(job, f.name, check(f.name, value))
+
+
+def find_named(job: Any) -> None:
+    """Put the objects in the place of names: a model's, and a device's or a cluster's."""
+    object.__setattr__(job, "model", model_of(job.model, "model"))
+    object.__setattr__(job, "cluster", cluster_of(job.cluster))
+
+
+def as_asked(thing: Any) -> dict[str, Any]:
+    """The fields as plain numbers and names: a model, a device and a link by name."""
+    found = {}
+    for f in fields(thing):
+        value = getattr(thing, f.name)
+        if isinstance(value, Cluster):
+            value = {entry.name: _named(getattr(value, entry.name)) for entry in fields(value)}
+        elif is_dataclass(value) and not hasattr(value, "name"):
+            value = as_asked(value)
+        found[f.name] = _named(value)
+    return found
+
+
+def _named(value: Any) -> Any:
+    return getattr(value, "name", value)
 
 
 def documented(made: C) -> C:
@@ -150,6 +184,12 @@ class Layout:
         return maximum(1, self.inside // (self.ep * self.expert_tp) // self.replicas)
 
 
+def _stage(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in (0, 1, 2, 3):
+        raise LLMHWError(f"{name}={shown(value)} is not a stage; use 0, 1, 2 or 3 (FSDP is 3)")
+    return int(value)
+
+
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parallelism:
@@ -169,7 +209,7 @@ class Parallelism:
     cp_kind: str = choice(CP_KINDS, "How context-parallel ranks pass keys and values on.", "ring")
     ep: int = count("Expert-parallel ranks, out of the dp x cp x tp ranks of a stage.")
     expert_tp: int = count("Tensor-parallel ranks of an expert.")
-    zero: int = asked("ZeRO stage: 1 splits optimizer states, 2 gradients too, 3 weights too (FSDP).", 0, int)
+    zero: int = asked("ZeRO stage: 1 splits optimizer states, 2 gradients too, 3 weights too (FSDP).", 0, int, _stage)
     replicas: int = count("HSDP: copies of the sharded model; dp / replicas ranks share one.")
     sequence_parallel: bool = flag("Split norms and residuals over the tp ranks too (Korthikanti et al. 2022).")
     schedule: str = choice(SCHEDULES, "Order of a pipeline's work; 1f1b is interleaved where vpp > 1.", "1f1b")
@@ -178,8 +218,6 @@ class Parallelism:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.zero not in (0, 1, 2, 3):
-            raise LLMHWError(f"zero={self.zero!r} is not a stage; use 0, 1, 2 or 3 (FSDP is 3)")
         if self.schedule == "interleaved" and self.vpp == 1:
             raise LLMHWError("schedule='interleaved' needs vpp of at least 2; use 1f1b for one chunk a stage")
         if self.vpp > 1 and self.schedule == "gpipe":
@@ -206,6 +244,10 @@ class Parallelism:
         """Ranks that hold the same experts, and share their states under ZeRO."""
         return int(self.layout().expert_shards)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and names."""
+        return as_asked(self)
+
     def layout(self, micro_batch: int = 1, micro_batches: int = 1) -> Layout:
         """The numbers alone, with those of the batch."""
         shared = (f.name for f in fields(Layout) if not f.name.startswith("micro"))
@@ -213,6 +255,7 @@ class Parallelism:
         return Layout(**numbers, micro_batch=micro_batch, micro_batches=micro_batches)
 
 
+@checked
 def data_parallel(*, devices: int, tp: int = 1, pp: int = 1, cp: int = 1) -> int:
     """Data-parallel ranks that tensor, pipeline and context parallelism leave of so many devices.
 
@@ -389,6 +432,8 @@ def _check_stages(p: Parallelism, layers: int) -> None:
 class TrainingJob:
     """A training job: what is trained, on what, and how it is laid out.
 
+    model may be a name, cluster too, or a name and a count, as in ("h100", 8); by default every device is a
+    data-parallel rank.
     With recompute per-op, torchtitan's selective checkpointing, the outputs of attention and of every second matrix
     product are kept; block runs `recompute_layers` of each stage again. As compute, fp8 has one scale a tensor.
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
@@ -396,7 +441,7 @@ class TrainingJob:
 
     model: ModelSpec
     cluster: Cluster
-    parallelism: Parallelism = Parallelism()
+    parallelism: Parallelism = None  # type: ignore[assignment]  # data-parallel over the cluster, once that is known
     micro_batch: int = count("Sequences that one data-parallel rank passes through the model at a time.")
     global_batch: int | None = count("Sequences of an optimizer step, over all ranks; default: micro_batch x dp.", None)
     seq_len: int = count("Tokens of each sequence.", 4096)
@@ -404,9 +449,11 @@ class TrainingJob:
         RECOMPUTE, "Run again: attention's core (selective), single operations, every layer or some of a stage.", "none"
     )
     recompute_layers: int = count("Layers of each stage, where recompute is block.", 0, least=0)
-    precision: str = asked("Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str)
+    precision: str = asked(
+        "Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str, check_text
+    )
     compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
-    optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str)
+    optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
     attention: str = choice(ATTENTION, "flash is fused: no score matrix.", "flash")
     kernels: str = choice(KERNELS, "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022).", "torch")
@@ -414,6 +461,10 @@ class TrainingJob:
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
+        find_named(self)
+        if self.parallelism is None:
+            object.__setattr__(self, "parallelism", Parallelism(dp=self.cluster.devices))
+        check_object("parallelism", self.parallelism, "Parallelism")
         check_fields(self)
         p, spec = self.parallelism, self.model
         if p.devices != self.cluster.devices:
@@ -453,6 +504,10 @@ class TrainingJob:
             return self.kernels == "megatron" and self.model.dropout
         return self.dropout
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and names, as it was asked."""
+        return as_asked(self)
+
     def recomputes(self, number: int) -> bool:
         """Whether the forward pass of layer `number` of a stage is run a second time, as a whole."""
         return self.recompute == "full" or (self.recompute == "block" and number < self.recompute_layers)
@@ -475,6 +530,7 @@ def _format(name: str, value: str) -> str:
 class ServingJob:
     """A serving job: what is served, on what, in which formats, and what one instance of the engine may take.
 
+    model and cluster as in `TrainingJob`.
     Split by layers, the stages never work at once (llama.cpp's layer split, device_map="auto" of transformers). To add
     up, tp ranks each take a part and then gather (two-shot), or each read everything (one-shot: one exchange, more
     bytes), or the switch adds up (nvls); auto is the fastest. utilization is vLLM's gpu_memory_utilization.
@@ -516,6 +572,7 @@ class ServingJob:
     )
 
     def __post_init__(self) -> None:
+        find_named(self)
         check_fields(self)
         self._check_lengths()
         self._check_layout()
@@ -560,6 +617,10 @@ class ServingJob:
         check_rules(TENSOR_RULES, x, limits)
         if self.pp > spec.num_layers:
             raise LLMHWError(f"pp={self.pp} is more than layers={spec.num_layers}; every stage needs a layer")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and names, as it was asked."""
+        return as_asked(self)
 
     @property
     def context_limit(self) -> int:

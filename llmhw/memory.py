@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmhw.checks import check_items, check_text, checked
 from llmhw.formula import Estimate, Term, formula, term
-from llmhw.model import ModelSpec, Tensor
-from llmhw.precision import number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, share, unknown_name
+from llmhw.model import ModelSpec, Tensor, model_of
+from llmhw.precision import NumberFormat, number_format, stored_weight_bytes, weight_groups
+from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, share, shown, unknown_name
+
+_format = number_format  # `weights` has a parameter of that name
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -111,10 +114,14 @@ def linear_state_bytes(
 
 
 def weights(
-    spec: ModelSpec, number_format: str = "bf16", *, tensors: Iterable[tuple[Tensor, int]] | None = None
+    spec: ModelSpec | str,
+    number_format: str | NumberFormat = "bf16",
+    *,
+    tensors: Iterable[tuple[Tensor, int]] | None = None,
 ) -> Estimate:
     """Bytes of the weights in a number format, by component.
 
+    spec            a model or its name
     number_format   bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see `llmhw.number_formats()`. Quantized formats keep
                     embeddings, head and norms as their format really does, and count scales and zero points.
     tensors         a rank's part of the tensors, each with how many there are; default: the whole model
@@ -123,27 +130,31 @@ def weights(
     >>> round(weights(model("llama-3-70b")).total / 2**30, 1)
     131.4
     """
+    spec, chosen = model_of(spec), _format(number_format)
     parts: dict[str, list[Term]] = {}
-    for group in weight_groups(spec, number_format, tensors):
+    for group in weight_groups(spec, chosen, tensors):
         stored: dict[str, Any] = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
         parts.setdefault(group.component, []).append(term(stored_weight_bytes, f"in {group.stored_as}", **stored))
-    return Estimate.of(f"weights of {spec.name} in {number_format}", "bytes", parts)
+    called = number_format if isinstance(number_format, str) else chosen.name
+    return Estimate.of(f"weights of {spec.name} in {called}", "bytes", parts)
 
 
 # -- key-value cache --------------------------------------------------------------------------
 
 
+@checked(layers=None)
 def kv_cache(
-    spec: ModelSpec,
+    spec: ModelSpec | str,
     *,
     batch: int = 1,
     seq_len: int,
-    kv_format: str = "bf16",
+    kv_format: str | NumberFormat = "bf16",
     tp: int = 1,
     layers: Iterable[int] | None = None,
 ) -> Estimate:
     """Bytes of the key-value cache, one part for each kind of attention.
 
+    spec       a model or its name
     batch      sequences
     seq_len    tokens of each
     kv_format  bf16, fp16, fp8, int8, ...
@@ -158,10 +169,11 @@ def kv_cache(
     >>> kv_cache(model("llama-2-7b"), seq_len=4096).total / 2**30
     2.0
     """
-    batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
-    bits = number_format(kv_format).bits_per_weight
+    spec, stored = model_of(spec), number_format(kv_format)
+    _check_tp(spec, tp)
+    bits = stored.bits_per_weight
     parts: dict[str, list[Term]] = {}
-    for layer, count in spec.kinds_of(range(spec.num_layers) if layers is None else layers):
+    for layer, count in spec.layer_kinds if layers is None else spec.kinds_of(_numbers(spec, layers)):
         a, linear = layer.attention, layer.linear_attention
         if a:
             sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
@@ -177,11 +189,27 @@ def kv_cache(
             sizes |= {"channels": ceil_div(linear.conv_channels, tp), "kernel": linear.conv_kernel}
             kept = term(linear_state_bytes, linear.kind, count, batch=batch, **sizes, bits_per_element=bits)
             parts.setdefault("state", []).append(kept)
-    return Estimate.of(f"KV cache of {spec.name} in {kv_format}, batch {batch}, {seq_len} tokens", "bytes", parts)
+    called = kv_format if isinstance(kv_format, str) else stored.name
+    return Estimate.of(f"KV cache of {spec.name} in {called}, batch {batch}, {seq_len} tokens", "bytes", parts)
+
+
+def _numbers(spec: ModelSpec, layers: Iterable[int]) -> list[int]:
+    """Numbers of layers that the model has."""
+    return [check_count("layers", layer, 0, spec.num_layers - 1) for layer in check_items("layers", layers)]
+
+
+def _check_tp(spec: ModelSpec, tp: int) -> None:
+    """Heads are split over tensor-parallel ranks, or copied, evenly."""
+    for heads in {layer.attention.kv_heads for layer, _ in spec.layer_kinds if layer.attention}:
+        if heads % tp and tp % heads:
+            raise LLMHWError(
+                f"tp={tp} neither divides kv_heads={heads} of {spec.name} nor is a multiple of it, so KV heads can be "
+                "neither split nor copied evenly"
+            )
 
 
 def kv_cache_bytes_per_token(
-    spec: ModelSpec, kv_format: str = "bf16", *, tp: int = 1, layers: Iterable[int] | None = None
+    spec: ModelSpec | str, kv_format: str | NumberFormat = "bf16", *, tp: int = 1, layers: Iterable[int] | None = None
 ) -> float:
     """Bytes that one more token adds to the cache of one sequence, while it is within every window.
 
@@ -346,7 +374,7 @@ def _trained(tensors: Iterable[tuple[Tensor, int]], optimizer: str, precision: s
     return found | optimizer_parts(held, optimizer_named(optimizer), recipe.state)
 
 
-def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str = "bf16-mixed") -> Estimate:
+def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precision: str = "bf16-mixed") -> Estimate:
     """Bytes of weights, gradients, master copy and optimizer states of full training on one device.
 
     optimizer   adamw, adamw-fp32, adamw-bf16, adamw-8bit, adafactor, sgd, sgd-momentum, lion, muon
@@ -362,8 +390,9 @@ def training_states(spec: ModelSpec, *, optimizer: str = "adamw", precision: str
     >>> round(estimate.total / model("llama-2-7b").parameters.total, 3)
     16.0
     """
-    title = f"training states of {spec.name}: {optimizer}, {precision}"
-    return Estimate.of(title, "bytes", _trained(spec.all_tensors(), optimizer, precision))
+    spec = model_of(spec)
+    held = _trained(spec.all_tensors(), optimizer, precision)
+    return Estimate.of(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", held)
 
 
 LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -374,7 +403,7 @@ LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
 
 
 def lora_tensors(
-    spec: ModelSpec, *, rank: int, targets: str | Iterable[str] = "all-linear"
+    spec: ModelSpec | str, *, rank: int, targets: str | Iterable[str] = "all-linear"
 ) -> list[tuple[Tensor, int]]:
     """The adapter matrices that LoRA adds, each with the number of layers that hold it.
 
@@ -387,12 +416,12 @@ def lora_tensors(
     >>> sum(count * tensor.numel for tensor, count in added)
     4194304
     """
-    rank = check_count("rank", rank)
+    spec, rank = model_of(spec), check_count("rank", rank)
     linear = [(t, count) for layer, count in spec.layer_kinds for t in layer.tensors if t.matmul and len(t.shape) == 2]
     if isinstance(targets, str) and targets in LORA_TARGETS:
         chosen = [(t, n) for t, n in linear if t.component in LORA_TARGETS[targets]]
     else:
-        names = [targets] if isinstance(targets, str) else list(targets)
+        names = [targets] if isinstance(targets, str) else check_items("targets", targets, check_text)
         known = sorted({t.module for t, _ in linear})
         for name in names:
             if name not in known:
@@ -406,7 +435,9 @@ def lora_tensors(
             cut = split if t.split == split else "whole"
             added.append((Tensor(f"{stem}.{name}.weight", shape, t.component, True, part=t.part, split=cut), n))
     if not added:
-        raise LLMHWError(f"targets={targets!r} selects no linear layer of {spec.name}; name modules such as q_proj")
+        raise LLMHWError(
+            f"targets={shown(targets)} selects no linear layer of {spec.name}; name modules such as q_proj"
+        )
     return added
 
 
@@ -427,11 +458,11 @@ def lora_terms(added: Sequence[tuple[Tensor, int]], width: int, *, tp: int = 1) 
 
 
 def lora_states(
-    spec: ModelSpec,
+    spec: ModelSpec | str,
     *,
     rank: int = 16,
     targets: str | Iterable[str] = "all-linear",
-    base_format: str = "bf16",
+    base_format: str | NumberFormat = "bf16",
     optimizer: str = "adamw",
     precision: str = "fp32",
 ) -> Estimate:
@@ -448,12 +479,13 @@ def lora_states(
     >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
     5.9
     """
+    spec, base = model_of(spec), _format(base_format)
     added = lora_tensors(spec, rank=rank, targets=targets)
     adapters = lora_terms(added, precision_named(precision).weights)
-    frozen = [t for part in weights(spec, base_format) for t in part.terms]
+    frozen = [t for part in weights(spec, base) for t in part.terms]
     trained = _trained(added, optimizer, precision)
     del trained["weights"]  # the adapters, counted factor by factor
-    kind = "LoRA" if base_format in ("bf16", "fp16", "fp32") else "QLoRA"
+    kind = "LoRA" if base.name in ("bf16", "fp16", "fp32") else "QLoRA"
     title = f"{kind} states of {spec.name}: rank {rank}, {optimizer}"
     return Estimate.of(title, "bytes", {"frozen weights": frozen, "adapters": adapters, **trained})
 

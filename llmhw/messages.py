@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llmhw.checks import checked
 from llmhw.formula import Report, Table, formula
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
@@ -252,6 +253,7 @@ class Communication(Report):
         return [Table(self.title, columns, self.rows(), right=4)]
 
 
+@checked
 def group_ranks(parallelism: Parallelism, place: Place | int, axis: str) -> tuple[int, ...]:
     """The ranks that one collective joins, seen from one of them.
 
@@ -277,6 +279,7 @@ def group_ranks(parallelism: Parallelism, place: Place | int, axis: str) -> tupl
 _FIRST_BUCKET, _BUCKET = 2**20, 25 * 2**20
 
 
+@checked
 def ddp_buckets(sizes: Iterable[int], bucket_cap_mb: float | None = None) -> list[int]:
     """Bytes of the buckets that DistributedDataParallel reduces, first one first.
 
@@ -312,6 +315,7 @@ def _message(
     return Collective(kind, axis, GROUPS[axis][0](x), calls, size, what, phase, copies)
 
 
+@checked
 def gathered_width(job: TrainingJob) -> int:
     """Bytes of an element of a weight that FSDP gathers: as it is multiplied.
 
@@ -329,6 +333,7 @@ def shard_elements(tensors: Iterable[tuple[Tensor, Any]], shards: Any) -> Any:
     )
 
 
+@checked
 def flat_messages(job: TrainingJob, x: Layout, elements: Any, kind: str = "") -> Iterator[Collective]:
     """Gradients and weights of one flat buffer under ZeRO-0 to 2, in one step.
 
@@ -350,6 +355,7 @@ def flat_messages(job: TrainingJob, x: Layout, elements: Any, kind: str = "") ->
     yield _message(x, "all-gather", axis, split, flat * recipe.weights, f"updated {kind}weights", "step")
 
 
+@checked
 def sharded_messages(
     job: TrainingJob, x: Layout, elements: Any, kind: str = "", what: str = "a block"
 ) -> Iterator[Collective]:
@@ -377,6 +383,7 @@ def sharded_messages(
 # -- activations ------------------------------------------------------------------------------
 
 
+@checked
 def layer_messages(job: TrainingJob, x: Layout, layer: Layer, *, again: bool = False) -> Iterator[Collective]:
     """What a rank sends in one layer for one micro-batch: tensor, context and expert parallel.
 
@@ -468,6 +475,7 @@ def _expert_parallel(job: TrainingJob, x: Layout, stack: Tensor, again: bool) ->
         yield _message(x, "reduce-scatter", "expert_tp", 1, x.expert_tp * size, f"sum of the parts{note}", phase)
 
 
+@checked
 def end_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Iterator[Collective]:
     """Tensor-parallel messages outside the layers, for one micro-batch: the embedding; the head and the loss."""
     meet = _Meetings(job, x)
@@ -482,6 +490,7 @@ def end_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Ite
         yield _message(x, "all-reduce", "tp", 3, size, "loss over the vocabulary", "forward")
 
 
+@checked
 def norm_messages(job: TrainingJob, x: Layout, tensors: Iterable[tuple[Tensor, Any]]) -> Iterator[Collective]:
     """Under sequence parallelism a rank sees part of the tokens, so the gradients of norms are summed, in one step."""
     width, norms = precision_named(job.precision).gradients, [(t, n) for t, n in tensors if t.component == "norms"]
@@ -497,6 +506,7 @@ def norm_messages(job: TrainingJob, x: Layout, tensors: Iterable[tuple[Tensor, A
         yield _message(x, "all-reduce", "tp", on * count * reads, width * t.numel, "gradients of norms", "step")
 
 
+@checked
 def pipeline_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Iterator[Collective]:
     """What a pipeline stage sends and receives in one step.
 
@@ -519,6 +529,7 @@ def pipeline_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -
     yield _message(x, "all-gather", "tp", ahead * arrive, size, "their gradients, put together", "backward")
 
 
+@checked
 def tied_messages(job: TrainingJob, x: Layout, *, tp_rank: int = 0) -> Iterator[Collective]:
     """Tied embeddings lie on both ends of a pipeline, which add up their gradients."""
     if job.model.tied and job.parallelism.pp > 1 and not job.frozen:
@@ -581,6 +592,7 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
                 step.add([_message(x, "all-reduce", axis, 1, size, f"{kind}gradients, by bucket", "backward")])
 
 
+@checked
 def collectives(
     job: TrainingJob, place: Place | int | None = None, *, pp_rank: int = 0, bucket_cap_mb: float | None = None
 ) -> Communication:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llmhw.checks import check_made, check_prose, check_text, whole
+from llmhw.checks import check_made, check_prose, check_text, found_by_name, whole
 from llmhw.files import check_path, read_json
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
@@ -277,13 +277,11 @@ class ModelSpec(Report):
         from llmhw.families import read
 
         if isinstance(config, (str, PathLike)):
-            way_out = "give the path of a config.json"
-            # Python's own writer has Infinity, which published files hold under keys that are not read
-            data = read_json(config, argument="config", way_out=way_out, infinite=True)
-            name = name or _name_in(data) or _name_from(str(config))
+            found, data = _config_at(config)
+            name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = name or _name_in(data) or _name_in(data, "model_type") or "model"
+            name = _name_in(data) or _name_in(data, "model_type") or "model" if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
         return read(data, check_text("name", name))
@@ -423,24 +421,32 @@ def model(name: str | PathLike[str]) -> ModelSpec:
     >>> model("llama-3-70b").parameters.total
     70553706496
     """
+    text = name if isinstance(name, str) else ""
+    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS else None
+    if spec is None:
+        found, config = config_of(name)
+        spec = ModelSpec.from_config(config, name=found)
+    return spec
+
+
+def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The name and the `config.json` of a model, as published: one of the catalog, or that of a path or folder."""
     from os import PathLike, fspath
     from os.path import exists, isdir, join
 
-    from llmhw.catalog import model_names
+    from llmhw.catalog import model_names, read_model
     from llmhw.units import unknown_name
 
     text = fspath(name) if isinstance(name, PathLike) else name
-    if isinstance(text, str) and len(text) <= MOST_LETTERS:
-        found = _of_catalog(text) if text.strip() else None
-        if found:
-            return found
-    elif not isinstance(text, str) or "/" not in text:
-        check_text("model", text)
-    check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
+    text = check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
+    try:
+        return read_model(text)
+    except KeyError:
+        pass
     if isdir(text):
-        return ModelSpec.from_config(join(text, "config.json"))
-    if text == "-" or text.endswith(".json") or exists(text) or text.startswith("/"):
-        return ModelSpec.from_config(text)
+        return _config_at(join(text, "config.json"))
+    if text == "-" or text.endswith(".json") or text.startswith("/") or exists(text):
+        return _config_at(text)
     see = "run `llmhw models` for the list, or give the path of a config.json"
     raise unknown_name("model", text, model_names(), see)
 
@@ -482,10 +488,19 @@ def models() -> list[str]:
     return model_names()
 
 
+found_by_name("ModelSpec", lambda argument, value: model_of(value, argument))
+
+
 def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:
     """The name that a config gives itself, if it is one: some hold a folder of whoever wrote it, or nothing."""
     name = data.get(key) or ""
     return check_text(f"config key {key}", name) if name else ""
+
+
+def _config_at(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
+    # Python's own writer has Infinity, which published files hold under keys that are not read
+    data = read_json(path, argument="config", way_out="give the path of a config.json", infinite=True)
+    return _name_in(data) or _name_from(str(path)), data
 
 
 def _name_from(path: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from llmhw.activations import activations, layer_activations, style_of
 from llmhw.block import saved_bytes, score_matrix_bytes
+from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Term, term
 from llmhw.job import ATTENTION, TrainingJob
 from llmhw.memory import state_bytes, training_states
@@ -288,6 +289,7 @@ def _ends(spec: ModelSpec) -> list[int]:
     return sorted({*(kinds.index(kind) for kind in last), *last.values()})
 
 
+@checked
 def step_peak(
     spec: ModelSpec,
     *,
@@ -337,6 +339,7 @@ def step_peak(
     return replace(highest, phases=phases)
 
 
+@checked
 def peak_of(job: TrainingJob) -> StepPeak:
     """`step_peak` of a job of one micro-batch on one device; `LLMHWError` for what it does not cover."""
     p = job.parallelism

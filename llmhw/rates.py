@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from llmhw.block import Core, Matmul
 from llmhw.catalog import read_calibration
+from llmhw.checks import checked
 from llmhw.formula import formula
 from llmhw.hardware import Accelerator
 from llmhw.units import ceil_div, check_choice, maximum, minimum, where
@@ -165,6 +166,7 @@ def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[s
     return device.family((calibration or read_calibration(kind.calibration))["families"])
 
 
+@checked
 def constants_of(kind: type[C], device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None) -> C:
     """The constants of a device and a software: what is common to all, then the family's, then the software's.
 

@@ -6,12 +6,14 @@ two halves, the gradient of the input and that of the weights, which zero-bubble
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from llmhw.checks import check_items, check_object, checked
 from llmhw.formula import formula
 from llmhw.job import SCHEDULES
-from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum, where
+from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum, shown, where
 
 Actions = tuple[tuple[str, ...], ...]
 
@@ -76,6 +78,7 @@ def stages_in_flight(schedule: str, pp: Any, vpp: Any, micro_batches: Any, stage
     return found / vpp
 
 
+@checked
 def pipeline_actions(schedule: str, pp: int, vpp: int = 1, micro_batches: int = 0) -> Actions:
     """What each stage runs, in order.
 
@@ -143,6 +146,22 @@ class Slot:
     end: int
 
 
+def _check_actions(argument: str, value: Any) -> Actions:
+    orders = tuple(check_items(f"{argument}[{i}]", order) for i, order in enumerate(check_items(argument, value)))
+    for action in (action for order in orders for action in order):
+        if not isinstance(action, str) or not re.fullmatch(r"[FBIW][0-9]{1,9}\.[0-9]{1,9}", action):
+            raise LLMHWError(f"{argument} holds {shown(action)}, which is no action such as 'F0.1'")
+    return orders
+
+
+def _check_slots(argument: str, value: Any) -> tuple[tuple[Slot, ...], ...]:
+    def slot(name: str, entry: Any) -> Slot:
+        return cast(Slot, check_object(name, entry, "Slot"))
+
+    return tuple(check_items(f"{argument}[{i}]", stage, slot) for i, stage in enumerate(check_items(argument, value)))
+
+
+@checked(actions=_check_actions)
 def time_slots(actions: Actions) -> tuple[tuple[Slot, ...], ...]:
     """Put the actions on a clock: each starts when its stage is free and what it needs is there; sends take no time.
 
@@ -185,6 +204,7 @@ def _ready(action: str, last: int, ends: dict[str, int]) -> int | None:
     return ends.get(f"{kind}{here + 1}.{number}")
 
 
+@checked(slots=_check_slots)
 def idle_slots(slots: tuple[tuple[Slot, ...], ...]) -> tuple[int, ...]:
     """Slots in which each stage waits, from the start of the step until the last stage is done.
 
@@ -195,6 +215,7 @@ def idle_slots(slots: tuple[tuple[Slot, ...], ...]) -> tuple[int, ...]:
     return tuple(end - sum(slot.end - slot.start for slot in stage) for stage in slots)
 
 
+@checked(actions=_check_actions)
 def micro_batches_in_flight(actions: Actions) -> tuple[int, ...]:
     """Most forward passes of a chunk whose backward pass is still to come, on each stage.
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import price_of
 from llmhw.engine import Engine, Formats, formats_of
 from llmhw.formula import Ledger, Report, Table
-from llmhw.hardware import Cluster
+from llmhw.hardware import Accelerator, Cluster, cluster_of
 from llmhw.job import (
     BATCH_RULES,
     JOB_RULES,
@@ -47,7 +48,7 @@ from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_ten
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, default_software, time_layouts
 from llmhw.training import StepMemory, on_device
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, where
+from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, shown, where
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
 AXES = ("recompute", "sharding", "micro_batch", "sequence_parallel", "expert_tp", "ep", "cp", "tp")
@@ -83,15 +84,18 @@ class Space:
         for name in given:
             if name not in known:
                 raise LLMHWError(f"{name}={given[name]!r} is no axis of the search; use {', '.join(sorted(known))}")
-        chosen = {name: (value,) if isinstance(value, (int, str)) else tuple(value) for name, value in given.items()}
+        chosen = {name: _values(name, value) for name, value in given.items()}
         for name, values in chosen.items():
             for value in values:
                 if name in _CHOICES:
                     check_choice(name, value, _CHOICES[name])
                 elif name == "sharding":
-                    Parallelism(dp=value[1], zero=value[0], replicas=value[1])
-                elif name not in ("sequence_parallel", "uneven"):
-                    check_count(name, value)
+                    zero, replicas = _pair(name, value)
+                    Parallelism(dp=replicas, zero=zero, replicas=replicas)
+                elif name in ("sequence_parallel", "uneven"):
+                    check_flag(name, value)
+                else:
+                    check_count(name, value, most=_MOST_DEVICES)
         spec, layers = job.model, job.model.num_layers
         experts = limits_of(spec, job.cluster).experts
         divisors = sorted({d for n in counts for d in range(1, n + 1) if n % d == 0})
@@ -110,6 +114,21 @@ class Space:
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes."""
         return tuple(len(getattr(self, name)) for name in AXES)
+
+
+def _values(name: str, value: Any) -> tuple[Any, ...]:
+    """The values to try on one axis: those of a sequence, or a single one."""
+    values = (value,) if isinstance(value, (int, float, str)) else check_items(name, value, empty=False)
+    if len(values) > _MOST_VALUES:
+        raise LLMHWError(f"{name} has {len(values):,} values to try; give at most {_MOST_VALUES:,}")
+    return values
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    items = check_items(name, value)
+    if len(items) != 2:
+        raise LLMHWError(f"{name}={shown(value)} must be pairs of a ZeRO stage and replicas, as in (3, 2)")
+    return items[0], items[1]
 
 
 # -- arrays of layouts ------------------------------------------------------------------------
@@ -587,12 +606,13 @@ def _falls(memory: Any) -> Any:
     return memory < np.concatenate(([np.inf], np.minimum.accumulate(memory)[:-1]))
 
 
+_MOST_DEVICES, _MOST_VALUES = 10**6, 10**4
 _MOST_POINTS = 2**21  # of one array: 16 MiB
 
 
 def search(
     job: TrainingJob | ServingJob,
-    clusters: Iterable[Cluster] | None = None,
+    clusters: Iterable[Cluster | str | tuple[str, int]] | Cluster | str | None = None,
     *,
     best: int = 10,
     price: float | None = None,
@@ -601,7 +621,7 @@ def search(
     """Rank every valid layout of a job, on one cluster or on several kinds and counts of devices.
 
     job        what is trained, with its global batch, or what is served; its own layout and formats are replaced
-    clusters   where; default: the job's cluster
+    clusters   where: clusters, names of devices, or names with counts, as in ["h100", ("h200", 8)]; default: the job's
     best       how many layouts to return
     price      dollars of a device-hour, of all devices; default: the newest of the catalog
     how        values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space` and `ServingSpace`.
@@ -619,10 +639,11 @@ def search(
     >>> found.best[0].seconds <= found.best[1].seconds, found.fitting < found.valid < found.tried
     (True, True)
     """
-    places = [job.cluster] if clusters is None else list(clusters)
-    if not places:
-        raise LLMHWError("clusters=[] is empty; give at least one")
-    tally = _Tally(check_count("best", best))
+    check_object("job", job, "TrainingJob", "ServingJob")
+    places = _clusters(job, clusters)
+    if price is not None:
+        check_number("price", price, above=True)
+    tally = _Tally(check_count("best", best, most=_MOST_VALUES))
     names = ", ".join(dict.fromkeys(str(c) for c in places)) if len(places) < 4 else f"{len(places)} clusters"
     with np.errstate(all="ignore"):  # layouts that break a rule may divide by zero: they are masked
         if isinstance(job, ServingJob):
@@ -631,6 +652,24 @@ def search(
             what = f"{job.batch} x {job.seq_len} tokens a step"
             _search_training(tally, job, places, price, **how)
     return tally.result(f"layouts of {job.model.name} on {names}, {what}")
+
+
+def _clusters(job: TrainingJob | ServingJob, clusters: Any) -> list[Cluster]:
+    """The clusters to search, from objects and names."""
+    if clusters is None:
+        found = [job.cluster]
+    elif isinstance(clusters, (str, Cluster, Accelerator)):
+        found = [cluster_of(clusters)]
+    else:
+        found = [cluster_of(one) for one in check_items("clusters", clusters)]
+    if not found:
+        raise LLMHWError("clusters=[] is empty; give at least one")
+    if len(found) > _MOST_VALUES or max(c.devices for c in found) > _MOST_DEVICES:
+        raise LLMHWError(
+            f"clusters={shown(clusters)} is too much to search; give at most {_MOST_VALUES:,} clusters of at most "
+            f"{_MOST_DEVICES:,} devices each"
+        )
+    return found
 
 
 def _search_training(
@@ -700,10 +739,12 @@ class ServingSpace:
         for name in given:
             if name not in known:
                 raise LLMHWError(f"{name}={given[name]!r} is no axis of the search; use {', '.join(sorted(known))}")
-        chosen = {name: (value,) if isinstance(value, (int, str)) else tuple(value) for name, value in given.items()}
-        for name in ("weights", "kv"):
-            if name in chosen:
-                chosen[name] = tuple(number_format(one).name for one in chosen[name])
+        chosen = {name: _values(name, value) for name, value in given.items()}
+        for name, values in chosen.items():
+            if name in ("weights", "kv"):
+                chosen[name] = tuple(number_format(one).name for one in values)
+            else:
+                chosen[name] = tuple(check_count(name, one, most=_MOST_DEVICES) for one in values)
         divisors = [d for d in range(1, devices + 1) if devices % d == 0]
         experts = limits_of(job.model, job.cluster).experts
         chosen.setdefault("tp", tuple(d for d in divisors if job.model.heads % d == 0))
@@ -769,6 +810,11 @@ def _search_serving(
     rooms: dict[Any, _Room] = {}
     many = len(space.weights) * len(space.kv)
     limits = {"later first token": slo_ttft, "later next token": slo_tpot}
+    for name, limit in (("slo_ttft", slo_ttft), ("slo_tpot", slo_tpot)):
+        if limit is not None:
+            check_number(name, limit, above=True)
+    if concurrency is not None:
+        check_count("concurrency", concurrency)
     load = (input_tokens, output_tokens, concurrency)
     for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
         jobs = []

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration
+from llmhw.checks import checked
 from llmhw.cost import price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
 from llmhw.formula import Estimate, Ledger, Report, Table, explained, formula
@@ -51,7 +52,7 @@ ENGINE_CONSTANTS = {
 }
 
 
-@formula(source="Leviathan, Kalman and Matias 2023, equation 1", unit="tokens")
+@formula(source="Leviathan, Kalman and Matias 2023, equation 1", unit="tokens", acceptance=1)
 def tokens_per_verification(*, acceptance: Any, drafted: Any) -> Any:
     """Tokens that one pass of speculative decoding yields on average.
 
@@ -345,6 +346,7 @@ class ServingEstimate(Report):
 COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s", "a million")
 
 
+@checked
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
     """The `Engine` of one instance of a job, with the constants of its device and software."""
     cluster = job.cluster
@@ -476,6 +478,7 @@ def _ways(job: ServingJob, stages: Any) -> Any:
     return stages if job.split == "tensor" else 1
 
 
+@checked
 def shared_tokens(job: ServingJob) -> int:
     """Tokens of the shared prefix that are never computed again: its whole pages.
 
@@ -486,6 +489,7 @@ def shared_tokens(job: ServingJob) -> int:
     return job.prefix_tokens // job.page_tokens * job.page_tokens if job.engine in PAGE_SIZES else 0
 
 
+@checked
 def serve(
     job: ServingJob,
     *,
@@ -555,6 +559,7 @@ def serve(
     )  # fmt: skip
 
 
+@checked
 def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> tuple[int, int]:
     """Tokens of a request, in and out, if the job takes it."""
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
@@ -594,6 +599,7 @@ def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:
     return replace(service.at(least), tokens_per_second=rate * answer), False
 
 
+@checked
 def step_model(engine: Engine, *, context: float, running: int = 64, prompt_tokens: int = 1024) -> StepModel:
     """An engine's passes as an affine function, for the simulator: what a pass, a token and a cached token cost.
 
@@ -679,6 +685,7 @@ class EngineSteps:
         return whole * self._prompt(self.chunk) + (self._prompt(rest) if rest else 0.0)
 
 
+@checked
 def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
     """Groups of sequences that form their batches on their own: as many as pipeline stages, in every replica.
 
@@ -697,6 +704,7 @@ def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
     return int(job.replicas // together * _ways(job, job.pp))
 
 
+@checked
 def simulation_engine(
     job: ServingJob,
     *,
@@ -856,6 +864,7 @@ class SimulatedService(Report):
         return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
 
 
+@checked
 def simulate_service(
     job: ServingJob,
     *,
@@ -1036,6 +1045,7 @@ def _replayed(trace: str, requests: int | None, speed: float, groups: int) -> _L
     return _Load(round(inputs / number), round(outputs / number), rate, recorded, -(-number // groups), groups)
 
 
+@checked
 def bandwidth_bound_tokens_per_second(
     job: ServingJob, *, input_tokens: int, output_tokens: int, concurrency: int
 ) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
+from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator
 from llmhw.job import PAGE_SIZES, ServingJob
@@ -22,6 +23,7 @@ from llmhw.units import (
     ceil_div,
     check_choice,
     check_count,
+    check_number,
     format_quantity,
     maximum,
 )
@@ -112,14 +114,18 @@ def growing_cache_bytes(*, cache: Any, temporaries: Any, share: Any, beside: Any
     return share * (cache + maximum(cache, temporaries)) + beside
 
 
+@checked
 def memory_constant(name: str, calibration: Mapping[str, Any] | None = None) -> float:
     """A constant of serving memory: from `calibration`, else from `calibration.json`, which says what each is."""
-    return float((calibration or {}).get(name, read_calibration("serving_memory")[name]))
+    known = {key: value for key, value in read_calibration("serving_memory").items() if isinstance(value, (int, float))}
+    check_choice("name", name, known)
+    return check_number(name, (calibration or {}).get(name, known[name]))
 
 
 # -- memory: one device -----------------------------------------------------------------------
 
 
+@checked
 def dealt_layers(layers: int, stages: int) -> tuple[range, ...]:
     """Numbers of the layers of every pipeline stage; what does not divide goes to the stages before the last.
 
@@ -131,6 +137,7 @@ def dealt_layers(layers: int, stages: int) -> tuple[range, ...]:
     return tuple(range(start, end) for start, end in pairwise(accumulate(sizes, initial=0)))
 
 
+@checked(stage=whole(0))
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
     spec, layout = job.model, job.parallelism
@@ -403,6 +410,7 @@ def cache_budget_bytes(*, budget: Any, held: Any) -> Any:
     return budget - held
 
 
+@checked
 def device_budget(device: Accelerator, utilization: float, calibration: Mapping[str, Any] | None = None) -> float:
     """Bytes that an engine may take of a device.
 
@@ -414,6 +422,7 @@ def device_budget(device: Accelerator, utilization: float, calibration: Mapping[
     return float(engine_budget_bytes(memory=device.memory_bytes, driver=driver, utilization=utilization))
 
 
+@checked
 def serving_memory(
     job: ServingJob, *, visible_bytes: float | None = None, calibration: Mapping[str, Any] | None = None
 ) -> ServingMemory:
@@ -451,6 +460,7 @@ def prompt_logits_bytes(*, batch: Any, tokens: Any, vocab: Any, bytes_per_logit:
     return batch * tokens * vocab * bytes_per_logit
 
 
+@checked
 def generation_memory(
     spec: ModelSpec,
     *,
@@ -502,6 +512,7 @@ def generation_memory(
     return max(found, key=lambda e: float(e.total))
 
 
+@checked
 def prompt_workspace(
     spec: ModelSpec,
     *,

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
+from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import optimizer_named, optimizer_parts, precision_named, state_bytes
@@ -57,6 +58,7 @@ class Place:
     expert_shard: int
 
 
+@checked(rank=whole(0))
 def place_of(parallelism: Parallelism, rank: int) -> Place:
     """Where a rank stands.
 
@@ -84,6 +86,7 @@ def place_of(parallelism: Parallelism, rank: int) -> Place:
     )
 
 
+@checked
 def places(parallelism: Parallelism) -> Iterator[Place]:
     """Every rank of the layout, in order."""
     return (place_of(parallelism, rank) for rank in range(parallelism.devices))
@@ -135,6 +138,7 @@ def _experts(tensor: Tensor, x: Layout | Parallelism, ep_rank: Any, expert_tp_ra
     return replace(tensor, shape=shape, experts=count, used=minimum(tensor.used, count))
 
 
+@checked
 def local_tensor(
     layout: Layout | Parallelism,
     tensor: Tensor,
@@ -166,6 +170,7 @@ def row_elements(tensor: Tensor) -> Any:
     return prod(tensor.shape[1:])
 
 
+@checked(pp_rank=whole(0))
 def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
 
@@ -239,6 +244,7 @@ class Stage(Chunk):
         return replace(self, layers={(kind, again): n for kind, n in self.kinds.items()})
 
 
+@checked
 def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
     """The distinct stages of a job's pipeline; `every`: the one that each rank belongs to, in order."""
     again = {"full": job.model.num_layers, "block": job.recompute_layers}.get(job.recompute, 0)
@@ -278,6 +284,7 @@ def _stages(spec: ModelSpec, pp: int, vpp: int, uneven: bool, again: int) -> tup
     return made, tuple(order)
 
 
+@checked(pp_rank=whole(0))
 def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[list[Tensor], list[Tensor]]:
     """Tensors outside the layers on a stage, not yet cut: those before its layers and those behind them.
 
@@ -291,6 +298,7 @@ def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tu
     return before if first else [], behind if last else []
 
 
+@checked
 def rank_tensors(
     spec: ModelSpec,
     parallelism: Parallelism,
@@ -370,6 +378,7 @@ def shard_held(held: Held, layout: Layout, what: str, *, shard: Any = 0, expert_
     return [(t, count) for t, count in made if not (isinstance(count, int) and count == 0)]
 
 
+@checked
 def shard_tensors(spec: ModelSpec, parallelism: Parallelism, place: Place | int, what: str = "optimizer") -> Held:
     """What a rank holds of every tensor once ZeRO is applied, with the number of layers: see `shard_held`.
 
@@ -499,6 +508,7 @@ class StageTensors:
         return self._shards[key]
 
 
+@checked
 def rank_states(
     spec: ModelSpec,
     parallelism: Parallelism,
@@ -535,6 +545,7 @@ def rank_states(
     return Estimate.of(f"training states of {spec.name} on rank {place.rank}: {optimizer}, {precision}", "bytes", parts)
 
 
+@checked
 def rank_parameter_bytes(
     spec: ModelSpec, parallelism: Parallelism, place: Place | int = 0, *, precision: str = "bf16-mixed"
 ) -> int:

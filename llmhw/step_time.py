@@ -14,7 +14,9 @@ from typing import Any
 
 from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
+from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
+from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import optimizer_named, precision_named
@@ -80,11 +82,13 @@ def softwares() -> dict[str, str]:
     return {name: str(values.get("meaning", "")) for name, values in known.items()}
 
 
+@checked
 def default_software(job: TrainingJob) -> str:
     """The newest software with the job's kernels."""
     return "torch-compile" if job.kernels == "torch" else "megatron-2026"
 
 
+@checked
 def network(cluster: Cluster, constants: TrainingConstants) -> Network:
     """A cluster's network, with what collectives reach on it. A link that is needed and not known raises."""
     c = constants
@@ -618,6 +622,7 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
     return stages[slowest].index, found, tuple(totals)
 
 
+@checked
 def time_step(
     job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
 ) -> StepTime:
@@ -646,12 +651,13 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
 
     slowest, found, totals = time_layouts(StepTimer(job, job.layout, constants))
-    parts = {name: float(found.parts.get(name, 0.0)) for name in PARTS}
+    parts = FrozenDict({name: float(found.parts.get(name, 0.0)) for name in PARTS})
     kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
     each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
     return StepTime(parts, each, spread, slowest, reason)
 
 
+@checked
 def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
     """Which measured errors speak for a job: dense or experts; other on devices whose family was hardly measured."""
     if family_of(TrainingConstants, job.cluster.accelerator, calibration) == "other":
@@ -659,6 +665,7 @@ def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> 
     return "experts" if any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors) else "dense"
 
 
+@checked
 def time_bounds(
     job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[float, float, float]]:

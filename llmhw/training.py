@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from llmhw.activations import activations, layer_activations, shared_activations
 from llmhw.block import Block, block, first_block, last_block, layer_input, saved_bytes
 from llmhw.catalog import check_calibration, read_calibration
+from llmhw.checks import checked
 from llmhw.cost import TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
@@ -201,6 +202,7 @@ def on_device(held: Any) -> Any:
     return held * _constant("reserved_over_allocated") + _constant("context_bytes")
 
 
+@checked
 def memory(job: TrainingJob) -> JobMemory:
     """What the ranks of a job hold at their fullest, stage by stage and part by part.
 
@@ -481,7 +483,7 @@ class TrainingEstimate(Report):
     software: str
     time: StepTime
     run: TrainingRun
-    calibration: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @cached_property
     def memory(self) -> JobMemory:
@@ -688,6 +690,7 @@ def _step_flops(job: TrainingJob) -> tuple[float, float]:
     return float(made["forward"]) + backward, again
 
 
+@checked
 def train(
     job: TrainingJob,
     *,

@@ -245,8 +245,8 @@ def plain_fields(thing: Any, *left_out: str) -> dict[str, Any]:
 
 # -- argument checks --------------------------------------------------------------------------
 
-# No whole number, no other number in this field is larger, or smaller and not 0: beyond, sums lose their meaning.
-MOST_WHOLE, MOST, LEAST = 10**18, 1e30, 1e-30
+# No whole number, no other number in this field is larger, or smaller and not 0: arrays hold no more either.
+MOST_WHOLE, MOST, LEAST = 2**63 - 1, 1e30, 1e-30
 MOST_LETTERS = 300
 _PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4, "p": 5}
 _NUMBER = r"([0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(e[+-]?[0-9]{1,3})? ?(?:([kmgtp])(?:(i)?b)?|(b))?"
@@ -259,11 +259,11 @@ def shown(value: Any, most: int = 80) -> str:
     ("'bf61'", '100000000...')
     """
     try:
-        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+        text = repr(value)
     except Exception:  # an int of 5,000 digits, a class with a broken repr
         text = f"<{type(value).__name__}>"
     text = text.replace("\n", " ")
-    if not text.isprintable():
+    if not text.isprintable():  # an object's own repr; that of a text never holds such characters
         text = ascii(text)[1:-1]
     return text if len(text) <= most else text[: most - 3] + "..."
 

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmhw.checks import check_text
+from llmhw.checks import check_items, check_mapping, check_prose, check_text
 from llmhw.frozen import frozen
-from llmhw.units import LLMHWError, check_choice, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_number, shown, unknown_name
 
 _FOLDER = Path(__file__).parent
 
@@ -93,20 +93,73 @@ def read_calibration(subject: str) -> dict[str, Any]:
     return found[check_choice("subject", subject, found)]
 
 
+# What a constant of time may be, by name: more than a first number, or equal to it, and at most a second.
+_SHARE, _POSITIVE, _SECONDS, _FACTOR = ((0.0, 2.0, True), (0.0, 1e18, True), (0.0, 1e3, False), (0.0, 1e6, False))
+_RANGES = {
+    name: bounds
+    for bounds, names in {
+        _SHARE: """matmul matmul8 matmul4 attention state bandwidth inside between unaligned cache weight_only running
+            flash1 flash2 attention_share matmul_share""",
+        _POSITIVE: "per_joule per_unit pace attention8",
+        _SECONDS: "gap host blocking sync inside_latency between_latency step launch each meet",
+        _FACTOR: """fill passes ramp cast accumulate contention jitter skew expand gather_exposed tp_exposed ep_exposed
+            pp_exposed dp_exposed""",
+    }.items()
+    for name in names.split()
+}
+_WORDS = ("meaning", "attention_kernel", "architectures")
+
+
 def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -> None:
-    """Raise `LLMHWError` for constants of another kind, which would be a KeyError deep inside.
+    """Raise `LLMHWError` for constants that are of another kind, are missing, or that no hardware can have.
 
     subject   of `calibration.json`: training_time or serving_time
     kind      of `llmhw validate`, whose --fit writes such constants
     """
-    groups = ("common", "families", "software", "engines", "interval")
-    needed = [name for name in groups if name in read_calibration(subject)]
-    missing = [name for name in needed if not isinstance(calibration.get(name), Mapping)]
+    known = read_calibration(subject)
+    needed = [name for name in ("common", "families", "software", "engines", "interval") if name in known]
+    given = check_mapping("calibration", calibration)
+    missing = [name for name in needed if not isinstance(given.get(name), Mapping)]
     if missing:
-        raise LLMHWError(
-            f"calibration has no {', '.join(missing)}, so it is not one of {subject.replace('_', ' ')}; "
-            f"give what `llmhw validate --kind {kind} --fit` wrote"
-        )
+        raise _no_calibration(subject, kind, ", ".join(missing))
+    _check_constants("common", given["common"])
+    groups = [name for name in needed if name not in ("common", "interval")]
+    for group in groups:
+        for name, constants in given[group].items():
+            _check_constants(f"{group}.{name}", constants)
+    always = set(known["common"]).union(set.intersection(*(set(family) for family in known["families"].values())))
+    for name, family in {"other": {}, **given["families"]}.items():
+        lacking = sorted(always.difference(given["common"], family, _WORDS))
+        if lacking:
+            raise _no_calibration(subject, kind, f"{', '.join(lacking)} for the family {shown(name)}")
+    for meter, interval in given["interval"].items():
+        check_text("calibration interval", meter)
+        _check_interval(f"calibration interval.{meter}", interval)
+
+
+def _no_calibration(subject: str, kind: str, what: str) -> LLMHWError:
+    return LLMHWError(
+        f"calibration has no {what}, so it is not one of {subject.replace('_', ' ')}; "
+        f"give what `llmhw validate --kind {kind} --fit` wrote"
+    )
+
+
+def _check_constants(group: str, constants: Any) -> None:
+    for name, value in check_mapping(f"calibration {group}", constants).items():
+        if name in _WORDS:
+            words = check_items(f"calibration {group}.{name}", value) if name == "architectures" else [value]
+            for word in words:
+                check_prose(f"calibration {group}.{name}", word)
+        else:
+            check_choice(f"calibration {group}", name, _RANGES)
+            least, most, above = _RANGES[name]
+            check_number(f"calibration {group}.{name}", value, least, most=most, above=above)
+
+
+def _check_interval(argument: str, value: Any) -> None:
+    ends = [check_number(argument, end, most=1e3, above=True) for end in check_items(argument, value)]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise LLMHWError(f"{argument}={shown(value)} must be two numbers, the lower one first")
 
 
 # -- models -----------------------------------------------------------------------------------
@@ -154,5 +207,5 @@ def read_model(name: str) -> tuple[str, dict[str, Any]]:
     """
     from json import loads
 
-    short, file = _models_by_key()[_model_key(check_text("model", name))]
+    short, file = _models_by_key()[_model_key(name)]
     return short, loads(_text("models", file))

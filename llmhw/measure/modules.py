@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmhw.families import key_of
 from llmhw.memory import PRECISIONS
-from llmhw.model import ModelSpec
+from llmhw.model import ModelSpec, config_of
 from llmhw.model import model as named_model
 from llmhw.units import LLMHWError, unknown_name
 
@@ -98,20 +98,8 @@ def _config(model: Any) -> Any:
     if isinstance(model, ModelSpec):
         model = getattr(model, "config", None) or model.name
     if not isinstance(model, Mapping):
-        from pathlib import Path
-
-        from llmhw.catalog import model_names, read_model
-        from llmhw.model import _load_json
-
-        path = Path(model)
-        if path.suffix == ".json" or path.is_dir():
-            model = _load_json(path / "config.json" if path.is_dir() else path)
-        else:
-            try:
-                model = read_model(str(model))[1]
-            except KeyError:
-                raise unknown_name("model", str(model), model_names()) from None
-    options = dict(model)
+        model = config_of(model)[1]
+    options = copy.deepcopy(dict(model))  # a spec's own cannot be changed, and transformers changes what it is given
     kind = options.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise LLMHWError(f"model_type={kind!r} is not one that the installed transformers knows; pass a torch module")

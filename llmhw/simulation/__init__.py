@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from llmhw.checks import checked
 from llmhw.queueing import StepModel, littles_law
 from llmhw.simulation.batching import Batches, Continuous
 from llmhw.simulation.cache import OutOfBlocksError, PageTable
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 
+@checked
 def simulate(
     engine: Engine,
     requests: Poisson | Closed | Recorded | Iterable[Request],

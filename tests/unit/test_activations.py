@@ -191,7 +191,7 @@ def test_refusals_name_the_way_out() -> None:
         activations(llama, seq_len=64, recompute="block", recompute_layers=33)
     with pytest.raises(LLMHWError, match=r"precision='bf17' is not known; did you mean bf16"):
         activations(llama, seq_len=64, precision="bf17")
-    with pytest.raises(LLMHWError, match=r"layers=\[32\] must lie between 0 and 31"):
+    with pytest.raises(LLMHWError, match=r"layers=32 must be a whole number of at least 0 and at most 31"):
         activations(llama, seq_len=64, layers=[32])
     with pytest.raises(LLMHWError, match=r"layer=32 is not one of the 32 layers"):
         layer_activations(llama, 32, seq_len=64)

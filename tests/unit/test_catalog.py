@@ -1,12 +1,21 @@
 """The data files: every row loads, says where it comes from, and agrees with its neighbours."""
 
+import json
+import pickle
 import re
+from collections.abc import Iterator, Mapping
+from copy import copy, deepcopy
 from csv import DictReader
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import llmhw
 from llmhw import catalog
+from llmhw.catalog import check_calibration, read_calibration
+from llmhw.rates import ServingConstants, TrainingConstants
 from llmhw.units import LLMHWError
 
 TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures")
@@ -165,3 +174,115 @@ def test_model_names_are_those_of_the_index_and_an_unknown_one_is_a_key_error() 
     assert catalog.model_names() == [row["name"] for row in INDEX]
     with pytest.raises(KeyError):
         catalog.read_model("no-such-model")
+
+
+# -- constants that are given -----------------------------------------------------------------
+
+GIVEN = {"training_time": "training-throughput", "serving_time": "serving"}
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from leaves(entry, (*path, name))
+
+
+USED = [
+    (subject, path)
+    for subject in GIVEN
+    for path in leaves(read_calibration(subject))
+    if path and path[0] in ("common", "families", "software", "engines", "interval")
+]
+
+
+def changed(subject: str, path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """The catalog's constants with one of them changed; `...`: left out."""
+    made = deepcopy(read_calibration(subject))
+    inside = made
+    for name in path[:-1]:
+        inside = inside[name]
+    if value is ...:
+        del inside[path[-1]]
+    else:
+        inside[path[-1]] = value
+    return made
+
+
+@pytest.mark.parametrize("subject", GIVEN)
+def test_the_catalogs_own_constants_pass(subject: str) -> None:
+    check_calibration(subject, GIVEN[subject], read_calibration(subject))
+    check_calibration(subject, GIVEN[subject], deepcopy(read_calibration(subject)))
+
+
+WRONG_CONSTANTS = (None, "x", -1, -1e-9, float("nan"), float("inf"), 1e300, 10**400, [], [1], {"a": 1}, True, object())
+
+
+@pytest.mark.parametrize(("subject", "path"), USED, ids=lambda part: ".".join(part) if isinstance(part, tuple) else "")
+def test_no_wrong_constant_passes(subject: str, path: tuple[str, ...]) -> None:
+    words = path[-1] in ("meaning", "attention_kernel", "architectures")
+    for value in WRONG_CONSTANTS:
+        if words and value in ("x", []):
+            continue
+        with pytest.raises(LLMHWError, match="calibration"):
+            check_calibration(subject, GIVEN[subject], changed(subject, path, value))
+
+
+@pytest.mark.parametrize("subject", GIVEN)
+@pytest.mark.parametrize("given", [None, 3, "x", [], {}, object(), {"common": {}}, {1: 2}, {"interval": {}}])
+def test_what_is_no_calibration(subject: str, given: Any) -> None:
+    with pytest.raises(LLMHWError, match="calibration"):
+        check_calibration(subject, GIVEN[subject], given)
+
+
+def test_constants_that_are_missing_are_named() -> None:
+    for path, message in (
+        (("common", "bandwidth"), "has no bandwidth for the family 'other'"),
+        (("families", "hopper", "matmul"), "has no matmul for the family 'hopper'"),
+        (("families", "other"), "for the family 'other'"),
+        (("interval",), "has no interval"),
+    ):
+        with pytest.raises(LLMHWError, match=message):
+            check_calibration("training_time", "training-throughput", changed("training_time", path, ...))
+
+
+@pytest.mark.parametrize("value", [[1.0], [1, 2, 3], [2.0, 1.0], [0, 1], ["a", "b"]])
+def test_an_interval_is_two_numbers(value: Any) -> None:
+    with pytest.raises(LLMHWError, match=r"calibration interval\.dense"):
+        check_calibration(
+            "training_time", "training-throughput", changed("training_time", ("interval", "dense"), value)
+        )
+
+
+def test_every_constant_has_its_range() -> None:
+    named = {f.name for kind in (TrainingConstants, ServingConstants) for f in fields(kind)}
+    assert named <= set(catalog._RANGES)
+
+
+def test_facts_cannot_be_changed() -> None:
+    for write in (
+        lambda: read_calibration("training_time").update(a=1),
+        lambda: read_calibration("training_time")["common"].__setitem__("bandwidth", 1),
+        lambda: read_calibration("training_time")["families"]["hopper"]["architectures"].append("x"),
+        lambda: llmhw.accelerator("h100").peaks.__setitem__("bf16", 1),
+        lambda: llmhw.accelerator("h100").peaks.pop("bf16"),
+        lambda: llmhw.model("gpt2").parameters.by_component.clear(),
+        lambda: llmhw.model("gpt2").config.update(n_embd=1),
+    ):
+        with pytest.raises(LLMHWError, match="cannot be changed; change a copy of it"):
+            write()
+
+
+def test_a_frozen_fact_is_still_a_dict() -> None:
+    peaks = llmhw.accelerator("h100").peaks
+    assert json.loads(json.dumps(peaks)) == peaks == dict(peaks)
+    again = pickle.loads(pickle.dumps(peaks))
+    assert again == peaks
+    assert type(again) is type(peaks)
+    assert hash(again) == hash(peaks)
+    for own in (copy(peaks), deepcopy(peaks), peaks.copy(), peaks | {}):
+        own["bf16"] = 1.0  # one's own
+    assert llmhw.accelerator("h100").peak("bf16") > 1
+    mine = replace(llmhw.accelerator("h100"), peaks={"bf16": 1e15})
+    with pytest.raises(LLMHWError):
+        mine.peaks["bf16"] = 2  # type: ignore[index]
