@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration
-from llmhw.checks import checked
+from llmhw.checks import checked, whole
 from llmhw.cost import price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
 from llmhw.formula import Estimate, Ledger, Report, Table, explained, formula
@@ -26,6 +26,7 @@ from llmhw.model import ModelSpec
 from llmhw.queueing import StepModel
 from llmhw.serving import ServingMemory, paged_tokens, serving_memory
 from llmhw.units import (
+    MOST_WHOLE,
     LLMHWError,
     any_of,
     check_count,
@@ -864,7 +865,7 @@ class SimulatedService(Report):
         return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
 
 
-@checked
+@checked(rate=None, speed=None, seed=whole(-MOST_WHOLE))
 def simulate_service(
     job: ServingJob,
     *,
