@@ -69,31 +69,17 @@ def write(figure: Figure, path: str | PathLike[str], *, inputs: Iterable[str | P
 
     Raises `LLMHWError` for another ending, and if the path cannot be written.
     """
-    from contextlib import suppress
     from io import BytesIO
-    from os import getpid, replace
-    from pathlib import Path
 
-    from llmhw.files import check_output
+    from llmhw.files import check_output, write_whole
 
     check_output(path, inputs)
-    file = Path(path)
-    form = file.suffix.removeprefix(".").lower()
+    form = str(path).rpartition(".")[2].lower()
     if form not in FORMS:
         raise LLMHWError(f"path={shown(str(path))} must end in .{', .'.join(FORMS)}")
     made = BytesIO()
     figure.savefig(made, format=form, dpi=160, metadata={} if form == "png" else {_DATES[form]: None})
-    target = file.resolve()
-    beside = target.with_name(f".{target.name}.{getpid()}.tmp")
-    try:
-        beside.write_bytes(made.getvalue())
-        replace(beside, target)
-    except OSError as error:
-        reason = f"{shown(str(path))} cannot be written ({error.strerror}); give a path in a folder you may write"
-        raise LLMHWError(reason) from None
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    write_whole(path, made.getvalue, inputs=inputs)
 
 
 # What matplotlib calls the date of a file, which would make every one different.

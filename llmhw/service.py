@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from llmhw.catalog import check_calibration, read_calibration, read_measurements
-from llmhw.checks import checked
+from llmhw.checks import checked, whole
 from llmhw.cost import price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
 from llmhw.engines import ServingEngine, engine_names, serving_engine
@@ -37,6 +37,7 @@ from llmhw.serving import (
     variants,
 )
 from llmhw.units import (
+    MOST_WHOLE,
     LLMHWError,
     any_of,
     check_count,
@@ -1259,7 +1260,7 @@ class SimulatedService(Report):
         return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
 
 
-@checked
+@checked(rate=None, speed=None, seed=whole(-MOST_WHOLE))
 def simulate_service(
     job: ServingJob,
     *,

@@ -14,7 +14,6 @@ from llmhw.cli.terminal import Progress, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
 
-_PLOTS = ("svg", "png", "pdf")
 # More is a mistake, or a question for `llmhw.search`.
 MOST_COMBINATIONS = 10_000
 
@@ -39,7 +38,7 @@ def answer_options(*, explain: bool, plot: bool) -> list[click.Parameter]:
         text = "A part or figure of the answer with its formulas and numbers; any name that is printed."
         found.append(option("-e", "--explain", "part", metavar="NAME", help=text, **settings))
     if plot:
-        text = f"Draw it into a file: .{', .'.join(_PLOTS)}. Needs the extra `plot`."
+        text = "Draw it into a file: .svg, .png or .pdf. Needs the extra `plot`."
         found.append(option("--plot", "plot", metavar="FILE", help=text, **settings))
     return [*found, *common_options()]
 
@@ -222,18 +221,10 @@ class Command(click.Command):
         return out.Sweep(asked, answers, self.shown, flags, tuple(notes))
 
     def _plot(self, answer: Report, path: str, inputs: list[str]) -> None:
-        from io import BytesIO
-
         from llmhw import plot
-        from llmhw.files import write_whole
 
-        ending = path.rpartition(".")[2].lower()
-        if ending not in _PLOTS:
-            raise LLMHWError(f"plot={path!r} must end in .{', .'.join(_PLOTS)}")
         assert self.draw is not None
-        picture = BytesIO()
-        self.draw(plot, answer).savefig(picture, format=ending, bbox_inches="tight")
-        write_whole(path, picture.getvalue, inputs=inputs)
+        plot.write(self.draw(plot, answer), path, inputs=inputs)
 
 
 def _one_provider(options: dict[str, Any]) -> str | None:

@@ -148,7 +148,7 @@ VALIDATE = Command(
     "predicted or skipped with a reason. --fit calibrates the constants to your cluster, for `train` and `serve`.",
     examples=("llmhw validate --kind facts --worst 3", "llmhw validate --kind training-throughput --columns"),
     inputs=("file", "calibration"),
-    draw=lambda plot, answer: plot.validation(answer.found),
+    draw=lambda plot, answer: plot.validate(answer.found),
     shown=Shown(rows=lambda answer: answer.rows() if isinstance(answer, Validated) else answer.plain_rows),
     code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.rows else 1,
 )

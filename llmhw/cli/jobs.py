@@ -133,7 +133,7 @@ MEMORY = Command(
         "llmhw memory llama-3-8b --gpu h100 --explain weights",
     ),
     explain=True,
-    draw=lambda plot, answer: plot.job_memory(answer),
+    draw=lambda plot, answer: plot.memory(answer),
 )
 
 TRAIN = Command(
@@ -167,7 +167,7 @@ TRAIN = Command(
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --explain MFU",
     ),
     explain=True,
-    draw=lambda plot, answer: plot.training_step(answer),
+    draw=lambda plot, answer: plot.train(answer),
     inputs=("calibration", "model"),
 )
 
@@ -287,7 +287,7 @@ SERVE = Command(
         "llmhw serve llama-3-8b --gpu h100 --rate 8 --slo-ttft 0.5 --slo-tpot 0.03",
     ),
     explain=True,
-    draw=lambda plot, answer: plot.serving_curve(answer),
+    draw=lambda plot, answer: plot.serve(answer),
     curve=lambda found: found.records(),
     inputs=("calibration", "model"),
 )
@@ -356,7 +356,7 @@ SIMULATE = Command(
         "llmhw simulate llama-3-8b --gpu h100 --rate 4 --requests 200",
         "llmhw simulate llama-3-8b --gpu h100 --rate 2,8 --requests 200 --output-tokens exponential:200",
     ),
-    draw=lambda plot, answer: plot.simulation(answer),
+    draw=lambda plot, answer: plot.simulate(answer),
     inputs=("calibration", "model", "trace"),
     code=lambda found: 0 if found.result.complete else 130,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from llmhw.checks import checked
+from llmhw.checks import checked, whole
 from llmhw.queueing import StepModel, littles_law
 from llmhw.simulation.batching import Batches, Continuous
 from llmhw.simulation.cache import OutOfBlocksError, PageTable
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-@checked
+@checked(trace_seconds=None, total=whole(0))
 def simulate(
     engine: Engine,
     requests: Poisson | Closed | Recorded | Iterable[Request],
