@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 
-@checked
+@checked(trace_seconds=None)
 def simulate(
     engine: Engine,
     requests: Poisson | Closed | Recorded | Iterable[Request],
