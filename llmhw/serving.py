@@ -512,7 +512,7 @@ def generation_memory(
     return max(found, key=lambda e: float(e.total))
 
 
-@checked
+@checked(tokens=whole(0))
 def prompt_workspace(
     spec: ModelSpec,
     *,
