@@ -442,8 +442,9 @@ def fit(
     utilization   share of a device that an engine takes; default: the engine's own
 
     Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights.
-    Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with. LoRA counts its own states in place of the model's. A model whose activations no
-    profile covers, and a device that does not multiply bf16, have no rows of training; `left_out` says why.
+    Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with.
+    LoRA counts its own states in place of the model's. A model whose activations no profile covers, and a device that
+    does not multiply bf16, have no rows of training; `left_out` says why.
 
     >>> from llmhw import model
     >>> table = fit(model("llama-3-8b"), "RTX 4090")

@@ -147,7 +147,9 @@ class Command(click.Command):
         form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
         file, quiet = options.pop("output"), options.pop("quiet")
         part, plot = options.pop("part", None), options.pop("plot", None)
-        shown = replace(self.shown, rows=self.curve, each="") if options.pop("curve", False) else self.shown
+        shown = self.shown
+        if options.pop("curve", False) and self.curve:
+            shown = replace(shown, rows=self.curve)
         flags = out.flags_of(self)
         many = [p.name for p in self.params if getattr(p, "many", False) and p.name]
         usual = {p.name: (p.usual,) for p in self.params if isinstance(p, Option)}

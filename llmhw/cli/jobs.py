@@ -264,7 +264,7 @@ SERVE = Command(
         option("--acceptance", group=ENGINE, type=REAL, help="Chance that one is accepted; default: 0.7."),
         *field_options(RunOptions, _PRICE),
         _calibration(),
-        option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load, not only the asked one."),
+        option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load."),
     ],
     help="What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.\n\n"
     "The replicas are what tp, pp and attention-dp leave of --gpus. Requests are equal and in steady state; `llmhw "
