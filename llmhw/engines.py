@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from llmhw.checks import check_text
 from llmhw.hardware import Accelerator
 from llmhw.precision import NumberFormat, number_format
 from llmhw.units import LLMHWError, unknown_name
@@ -117,7 +118,7 @@ def serving_engine(name: str) -> ServingEngine:
     >>> serving_engine("vLLM").name, serving_engine("llama.cpp").max_batched_tokens
     ('vllm', 512)
     """
-    word = str(name).casefold()
+    word = check_text("engine", name).casefold()
     for one in _engines().values():
         if word in (one.name, *one.aliases):
             return one

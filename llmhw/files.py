@@ -12,6 +12,8 @@ from llmhw.units import LLMHWError, shown
 MOST_BYTES = 16 * 10**6
 MOST_DEPTH = 40
 MOST_DIGITS = 20
+# Letters of a path that an error shows: nearly all paths are shorter.
+_PATH = 300
 
 
 def read_text(
@@ -40,16 +42,16 @@ def read_text(
         else:
             data = _bytes(name, limit)
     except FileNotFoundError:
-        raise LLMHWError(f"{argument}={shown(fspath(path))} does not exist; {way_out}") from None
+        raise LLMHWError(f"{argument}={shown(fspath(path), _PATH)} does not exist; {way_out}") from None
     except (OSError, AttributeError, ValueError) as error:  # no standard input: it is None, or closed
         reason = getattr(error, "strerror", None) or str(error)
-        raise LLMHWError(f"{argument}={shown(fspath(path))} cannot be read ({reason}); {way_out}") from None
+        raise LLMHWError(f"{argument}={shown(fspath(path), _PATH)} cannot be read ({reason}); {way_out}") from None
     if len(data) > limit:
-        raise LLMHWError(f"{argument}={shown(fspath(path))} has more than {limit:,} bytes; {way_out}")
+        raise LLMHWError(f"{argument}={shown(fspath(path), _PATH)} has more than {limit:,} bytes; {way_out}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LLMHWError(f"{argument}={shown(fspath(path))} is not text in UTF-8 ({error}); {way_out}") from None
+        raise LLMHWError(f"{argument}={shown(fspath(path), _PATH)} is not text in UTF-8 ({error}); {way_out}") from None
 
 
 def check_path(argument: str, path: Any, way_out: str) -> str:
@@ -105,7 +107,7 @@ def read_json(
     from os import fspath
 
     text = read_text(path, argument=argument, limit=limit, way_out=way_out)
-    return parse_json(text, f"{argument}={shown(fspath(path))}", depth, way_out=way_out, infinite=infinite)
+    return parse_json(text, f"{argument}={shown(fspath(path), _PATH)}", depth, way_out=way_out, infinite=infinite)
 
 
 def parse_json(

@@ -424,7 +424,7 @@ def fit(
     *,
     devices: int = 1,
     batch: int = 1,
-    seq_len: int = 4096,
+    seq_len: int | None = None,
     formats: Iterable[str] | None = None,
     kv_format: str | None = None,
     rank: int = 16,
@@ -435,7 +435,7 @@ def fit(
     device        an `Accelerator` or its name
     devices       tensor-parallel ranks; what is shown is what each of them holds
     batch         sequences at a time: cached together for inference, a micro-batch for training
-    seq_len       tokens of each, at most the model's own limit
+    seq_len       tokens of each, at most the model's own limit; default: 4096, or that limit
     formats       weight formats to try for inference; default: `INFERENCE_FORMATS`, those that can be served there
     kv_format     format of the cache; default: the engine's
     rank          of the LoRA adapters, on all linear layers
@@ -453,6 +453,7 @@ def fit(
     """
     gpu = accelerator(device) if isinstance(device, str) else device
     kv = None if kv_format is None else number_format(kv_format).name
+    seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
     q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization))
     jobs, refused = _served(q, formats)
     rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]

@@ -115,7 +115,7 @@ def check_fields(job: Any) -> None:
         if value is None and f.default is not None and f.metadata:
             raise LLMHWError(f"{f.name}=None must be given; its default is {f.default!r}")
         if f.metadata.get("kind") is str and not isinstance(value, str | None):
-            raise LLMHWError(f"{f.name}={value!r} must be a name")
+            raise LLMHWError(f"{f.name}={shown(value)} must be a name")
         if check and (value is not None or f.default is not None) and not isinstance(value, Assumed):
             object.__setattr__(job, f.name, check(f.name, value))
 

@@ -233,9 +233,9 @@ def test_fit_errors() -> None:
         llmhw.fit(SPEC, "h100", devices=3)
     with pytest.raises(LLMHWError, match="batch=1000000 must be at most"):
         llmhw.fit(SPEC, "h100", batch=10**6)
-    with pytest.raises(LLMHWError, match="rank=1.* must be a whole number"):
+    with pytest.raises(LLMHWError, match=r"rank=1.* must be a whole number"):
         llmhw.fit(SPEC, "h100", rank=1e308)  # type: ignore[arg-type]
-    with pytest.raises(LLMHWError, match="utilization='x' must be a number above 0 and at most 1"):
+    with pytest.raises(LLMHWError, match="utilization='x' must be a number"):
         llmhw.fit(SPEC, "h100", utilization="x")  # type: ignore[arg-type]
     with pytest.raises(LLMHWError, match="use='inference, fp5' is not in this table"):
         llmhw.fit(SPEC, "h100")["inference, fp5"]
