@@ -151,7 +151,7 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
     Accelerator.__name__: (lambda: llmhw.accelerator("h100"), "H100 SXM5 80GB\n  architecture  ", ("NVLink 4",), None),
     Validation.__name__: (
         lambda: validate(None, "facts"),
-        "published facts of models: |predicted / measured - 1|, one vote a configuration\nsource ",
+        "published facts of models: |predicted / measured - 1|, one vote a configuration\n96 of 114 rows predicted: ",
         ("all",),
         "source",
     ),
