@@ -957,7 +957,7 @@ def _falcon(c: Config) -> Body:
         raise LLMHWError(
             f"kv_heads={kv} does not divide heads={c.heads}; config keys num_kv_heads and num_attention_heads"
         )
-    a = Attention(c.heads, kv, c.hidden // c.heads, c.hidden // c.heads)
+    a = Attention(c.heads, kv, c.head_dim, c.head_dim)
     b = Builder()
     b.linear("self_attention.query_key_value", "qkv", (c.heads + 2 * kv) * a.head_dim, c.hidden, bias=bias)
     b.linear("self_attention.dense", "o", c.hidden, c.hidden, bias=bias)
