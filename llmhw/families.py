@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_prose, check_text
+from llmhw.frozen import frozen
 from llmhw.model import DROPOUT_RATES, PARTS, Attention, Layer, LinearAttention, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, nearest, shown
 
@@ -1104,7 +1105,7 @@ class Family:
 def _family(read: Callable[[Config], Body], name: str, **facts: Any) -> Family:
     """A `Family`; facts that are no fields of it are defaults of config keys."""
     own = {f.name: facts.pop(f.name) for f in fields(Family) if f.name in facts}
-    return Family(read, name, facts, **own)
+    return Family(read, name, frozen(facts), **own)
 
 
 _EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"

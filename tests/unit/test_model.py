@@ -295,3 +295,45 @@ def test_lists_have_an_entry_for_each_layer() -> None:
     config = published("smollm3-3b") | {"no_rope_layers": [1]}
     with pytest.raises(LLMHWError, match="config key no_rope_layers must list one entry for each"):
         ModelSpec.from_config(config)
+
+
+# -- where a model is looked for --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "mine", "my model.txt"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_config_may_be_in_any_file(tmp_path: Path, name: str, mark: str) -> None:
+    path = tmp_path / name
+    path.write_text(mark + json.dumps(published("gpt2")), encoding="utf-8")
+    for wanted in (path, str(path)):
+        assert llmhw.model(wanted).parameters == llmhw.model("gpt2").parameters
+    if name == "config.json":
+        assert llmhw.model(tmp_path).name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "model='' is an empty path; give a name as `llmhw models` lists them, or the path of a config.json"),
+        (" ", "model=' ' is an empty path"),
+        ("a" * 301, "is not known; run `llmhw models` for the list"),
+        ("a" * 301 + ".json", "cannot be read (File name too long)"),
+        ("/" + "a" * 301, "cannot be read (File name too long)"),
+        ("\ud800", r"model='\ud800' is not known"),
+        ("\x1b[31m", r"model='\x1b[31m' is not known"),
+        ("a\0b", "holds a zero byte"),
+        ("/dev/zero", "cannot be read (it is no regular file)"),
+        ("/dev/null", "cannot be read (it is no regular file)"),
+        ("no/config.json", "config='no/config.json' does not exist; give the path of a config.json"),
+        (3, "model=3 is no path; give a name as `llmhw models` lists them"),
+        (None, "model=None is no path"),
+        (["gpt2"], "model=['gpt2'] is no path"),
+        (b"gpt2", "model=b'gpt2' is no path"),
+    ],
+)
+def test_what_is_no_model(name: Any, message: str) -> None:
+    with pytest.raises(LLMHWError) as raised:
+        llmhw.model(name)
+    assert message in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 500
