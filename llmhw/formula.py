@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
+from llmhw.frozen import FrozenDict
 from llmhw.units import (
     MOST,
     LLMHWError,
@@ -158,7 +159,7 @@ class Formula:
     function: Callable[..., Any]
     source: str
     unit: str
-    most: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=FrozenDict)
 
     @property
     def module(self) -> str:
@@ -227,7 +228,7 @@ def formula(*, source: str, unit: str, **most: float) -> Callable[[F], F]:
         name = function.__name__
         if name in FORMULAS and FORMULAS[name].module != function.__module__:
             raise LLMHWError(f"formula={name!r} is already defined in {FORMULAS[name].module}; give it another name")
-        FORMULAS[name] = Formula(name, function, source, unit, most)
+        FORMULAS[name] = Formula(name, function, source, unit, FrozenDict(most))
         return function
 
     return register
