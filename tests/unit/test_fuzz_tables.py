@@ -258,6 +258,6 @@ def test_devices_and_pipes_are_no_tables(tmp_path: Path) -> None:
     for path in ("/dev/zero", "/dev/null", str(pipe)):
         start = perf_counter()
         for read in (lambda p: validate(p, "serving"), lambda p: list(Recorded(p)), read_constants):
-            with pytest.raises(LLMHWError, match="no regular file|is empty|not JSON|is no file|not a file"):
+            with pytest.raises(LLMHWError, match=r"no regular file|is empty|not JSON|is no file|not a file"):
                 read(path)
         assert perf_counter() - start < SECONDS
