@@ -231,7 +231,8 @@ def _lenient(function: Any) -> dict[str, Check | None]:
     placed = code.co_varnames[code.co_argcount - len(last) : code.co_argcount]
     defaults = dict(zip(placed, last, strict=True)) | (function.__kwdefaults__ or {})
     empty = {name: partial(check_text, empty=True) for name, value in defaults.items() if value == ""}
-    return empty | {name: whole(0) for name, value in defaults.items() if type(value) is int and value == 0}
+    zero = [name for name, value in defaults.items() if type(value) is int and value == 0]
+    return empty | {name: whole(0) for name in zero if function.__annotations__.get(name) == "int"}
 
 
 def _checked(bounds: Mapping[str, Check | None], function: F) -> F:

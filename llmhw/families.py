@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_prose, check_text
+from llmhw.frozen import frozen
 from llmhw.model import DROPOUT_RATES, PARTS, Attention, Layer, LinearAttention, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, nearest, shown
 
@@ -957,7 +958,7 @@ def _falcon(c: Config) -> Body:
         raise LLMHWError(
             f"kv_heads={kv} does not divide heads={c.heads}; config keys num_kv_heads and num_attention_heads"
         )
-    a = Attention(c.heads, kv, c.hidden // c.heads, c.hidden // c.heads)
+    a = Attention(c.heads, kv, c.head_dim, c.head_dim)
     b = Builder()
     b.linear("self_attention.query_key_value", "qkv", (c.heads + 2 * kv) * a.head_dim, c.hidden, bias=bias)
     b.linear("self_attention.dense", "o", c.hidden, c.hidden, bias=bias)
@@ -1104,7 +1105,7 @@ class Family:
 def _family(read: Callable[[Config], Body], name: str, **facts: Any) -> Family:
     """A `Family`; facts that are no fields of it are defaults of config keys."""
     own = {f.name: facts.pop(f.name) for f in fields(Family) if f.name in facts}
-    return Family(read, name, facts, **own)
+    return Family(read, name, frozen(facts), **own)
 
 
 _EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"

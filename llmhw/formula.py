@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
+from llmhw.frozen import FrozenDict
 from llmhw.units import (
     MOST,
     LLMHWError,
@@ -142,7 +143,7 @@ class Formula:
     function: Callable[..., Any]
     source: str
     unit: str
-    most: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=FrozenDict)
 
     @property
     def module(self) -> str:
@@ -150,18 +151,28 @@ class Formula:
 
     @property
     def summary(self) -> str:
-        """First line of the docstring; empty where Python was told to leave those out (-OO)."""
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
+        """First line of the docstring."""
+        return self.doc.partition("\n")[0]
+
+    @property
+    def doc(self) -> str:
+        """The docstring; from the source where Python was told to leave it out (-OO)."""
+        import inspect
+
+        return inspect.getdoc(self.function) or ast.get_docstring(self._source) or ""
 
     @property
     def body(self) -> list[ast.stmt]:
         """The statements of the function, docstring left out."""
+        return self._source.body[1:]
+
+    @property
+    def _source(self) -> ast.FunctionDef:
         import inspect
         import textwrap
 
         tree = ast.parse(textwrap.dedent(inspect.getsource(self.function)))
-        function = next(node for node in tree.body if isinstance(node, ast.FunctionDef))
-        return function.body[1:]  # the source has the docstring, whatever Python was told to leave out
+        return next(node for node in tree.body if isinstance(node, ast.FunctionDef))
 
     def checked(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs if they are numbers that the formula is meant for, else a clear error."""
@@ -201,7 +212,7 @@ def formula(*, source: str, unit: str, **most: float) -> Callable[[F], F]:
         name = function.__name__
         if name in FORMULAS and FORMULAS[name].module != function.__module__:
             raise LLMHWError(f"formula={name!r} is already defined in {FORMULAS[name].module}; give it another name")
-        FORMULAS[name] = Formula(name, function, source, unit, most)
+        FORMULAS[name] = Formula(name, function, source, unit, FrozenDict(most))
         return function
 
     return register
@@ -527,10 +538,8 @@ def explain(name: str, **numbers: Any) -> str:
     """
     entry = formula_named(name)
     if not numbers:
-        import inspect
-
         lines = [f"{entry.name} [{entry.unit}]", *(f"    {line}" for line in entry.expression.splitlines())]
-        return "\n".join([*lines, f"source: {entry.source}", "", inspect.getdoc(entry.function) or ""])
+        return "\n".join([*lines, f"source: {entry.source}", "", entry.doc])
     given = entry.checked(numbers)
     put_in = ", ".join(f"{key}={_number(value)}" for key, value in given.items())
     try:

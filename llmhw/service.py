@@ -490,7 +490,8 @@ def shared_tokens(job: ServingJob) -> int:
     return job.prefix_tokens // job.page_tokens * job.page_tokens if job.engine in PAGE_SIZES else 0
 
 
-@checked
+# what a load says twice, and rates and limits, is checked by its own words
+@checked(rate=None, slo_ttft=None, slo_tpot=None, acceptance=None)
 def serve(
     job: ServingJob,
     *,

@@ -125,7 +125,7 @@ def memory_constant(name: str, calibration: Mapping[str, Any] | None = None) -> 
 # -- memory: one device -----------------------------------------------------------------------
 
 
-@checked
+@checked(layers=whole(1, 10**5), stages=whole(1, 10**5))
 def dealt_layers(layers: int, stages: int) -> tuple[range, ...]:
     """Numbers of the layers of every pipeline stage; what does not divide goes to the stages before the last.
 
@@ -460,7 +460,7 @@ def prompt_logits_bytes(*, batch: Any, tokens: Any, vocab: Any, bytes_per_logit:
     return batch * tokens * vocab * bytes_per_logit
 
 
-@checked
+@checked(prompt_tokens=whole(0), new_tokens=whole(0))
 def generation_memory(
     spec: ModelSpec,
     *,
@@ -512,7 +512,7 @@ def generation_memory(
     return max(found, key=lambda e: float(e.total))
 
 
-@checked
+@checked(tokens=whole(0))
 def prompt_workspace(
     spec: ModelSpec,
     *,

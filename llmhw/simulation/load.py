@@ -153,8 +153,7 @@ def drawer(argument: str, lengths: Lengths, seed: int) -> Callable[[], int]:
         return lambda: constant
     if not callable(getattr(lengths, "draw", None)):
         raise LLMHWError(
-            f"{argument}={shown(lengths)} must be a whole number or a distribution such as "
-            "LogNormal(median=200, sigma=1)"
+            f"{argument}={shown(lengths)} must be a whole number or a distribution, as LogNormal(median=200, sigma=1)"
         )
     random = _stream(seed, argument)
     draw = lengths.draw

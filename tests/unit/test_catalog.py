@@ -268,6 +268,8 @@ def test_facts_cannot_be_changed() -> None:
         lambda: llmhw.accelerator("h100").peaks.pop("bf16"),
         lambda: llmhw.model("gpt2").parameters.by_component.clear(),
         lambda: llmhw.model("gpt2").config.update(n_embd=1),
+        lambda: llmhw.model("gpt2").family.defaults.update(n_embd=1),
+        lambda: llmhw.formulas()["tokens_per_verification"].most.update(acceptance=2),
     ):
         with pytest.raises(LLMHWError, match="cannot be changed; change a copy of it"):
             write()

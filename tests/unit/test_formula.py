@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -191,3 +193,64 @@ def test_rewording_every_label_changes_no_number(monkeypatch: pytest.MonkeyPatch
     assert "labels" in before
     assert "labels" not in after
     assert [x for x in before if x != "labels"] == after
+
+
+# -- whatever is put in -----------------------------------------------------------------------
+
+ANY_NUMBERS = (0, 1, -1, 0.0, -0.5, 0.5, 1e-320, 1e30, 1e308, float("nan"), float("inf"), -float("inf"), 10**18, 10**30)
+ANY_WRONG = (*ANY_NUMBERS, 10**5000, "7B", "", None, True, [1], {}, 1j, b"x", np.zeros(2), object())
+
+
+@pytest.mark.parametrize("name", sorted(FORMULAS))
+def test_no_numbers_break_an_explanation(name: str) -> None:
+    """Each alone in the place of a sensible input, and in the place of all of them."""
+    parameters = list(inspect.signature(FORMULAS[name].function).parameters)
+    whole = dict.fromkeys(parameters, 1)
+    random = Random(name)
+    cases = [whole | {key: value} for key in parameters for value in ANY_WRONG]
+    cases += [dict.fromkeys(parameters, value) for value in ANY_WRONG]
+    cases += [{key: random.choice(ANY_NUMBERS) for key in parameters} for _ in range(100)]
+    for numbers in cases:
+        start, refusal = time.perf_counter(), ""
+        try:
+            text = llmhw.explain(name, **numbers)
+            assert not re.search(r"= -\d|\b(nan|inf)\b", text.splitlines()[-1]), text
+            assert all(value >= 0 for value in numbers.values())
+        except LLMHWError as error:
+            refusal = str(error)
+        assert "\n" not in refusal
+        assert len(refusal) < 1000
+        assert time.perf_counter() - start < 2
+
+
+def test_what_a_formula_refuses_is_said() -> None:
+    def refusal(name: str, **numbers: Any) -> str:
+        with pytest.raises(LLMHWError) as raised:
+            llmhw.explain(name, **numbers)
+        return str(raised.value)
+
+    assert refusal("matmul_flops", tokens=-1, weights=5) == "tokens=-1 must be a number of at least 0"
+    assert refusal("tokens_per_verification", acceptance=1e308, drafted=2).startswith(
+        "acceptance=1e+308 must be a number"
+    )
+    assert refusal("tokens_per_verification", acceptance=2, drafted=2).endswith("of at least 0 and at most 1")
+    assert refusal("tokens_per_verification", acceptance=1, drafted=1).endswith("give numbers that go together")
+    zero = refusal("utilization", flops=1, seconds=0, devices=1, peak_flops_per_second=1)
+    assert zero.startswith("utilization(flops=1, seconds=0, devices=1, peak_flops_per_second=1) has no value (")
+    assert refusal("cache_budget_bytes", budget=1, held=2) == (
+        "cache_budget_bytes(budget=1, held=2) would be -1 bytes; give numbers that go together"
+    )
+
+
+@pytest.mark.parametrize("name", ["kv-cache", "kv_cache", "KV CACHE", "kv_cache_byte"])
+def test_a_formula_that_is_not_known(name: str) -> None:
+    with pytest.raises(LLMHWError) as raised:
+        llmhw.explain(name)
+    assert str(raised.value).startswith(f"formula={name!r} is not known; did you mean kv_cache_bytes")
+    assert f"? `llmhw explain` lists all {len(FORMULAS)}" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 10_000, None, 3, "\ud800", b"x"])
+def test_what_is_no_name_of_a_formula(name: Any) -> None:
+    with pytest.raises(LLMHWError, match="is not known"):
+        llmhw.explain(name)

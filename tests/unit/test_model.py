@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from copy import deepcopy
 from csv import DictReader
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,9 @@ from typing import Any
 import pytest
 
 import llmhw
-from llmhw import catalog
+from llmhw import catalog, families
 from llmhw.catalog import read_model, read_table
-from llmhw.model import COMPONENTS
+from llmhw.model import COMPONENTS, ModelSpec
 from llmhw.units import LLMHWError
 from llmhw.validation.facts import quantity
 from llmhw.validation.table import Row
@@ -200,3 +202,138 @@ def test_a_model_as_numbers() -> None:
     spec = llmhw.model("mixtral-8x7b")
     assert spec.to_dict()["parameters"]["total"] == spec.parameters.total
     assert spec.to_frame()["parameters"].sum() == spec.parameters.total
+
+
+# -- what a config may hold -------------------------------------------------------------------
+
+KINDS_OF_WRONG: tuple[Any, ...] = (
+    "2048", [2048], {"a": 1}, math.nan, math.inf, -math.inf, -1, 1.5, True, 10**300, 10**19, "", "\ud800", "\x1b[31m",
+    [None], [[1]], [[["global"], 10**9]], 5, b"x", object(),
+)  # fmt: skip
+
+
+def published(name: str) -> dict[str, Any]:
+    return deepcopy(dict(read_model(name)[1]))
+
+
+READ = (
+    "llama-3-8b gpt-neo-125m deepseek-v3.2 gpt-oss-20b qwen3-30b-a3b nemotron-h-56b falcon-7b opt-350m gemma-2-2b "
+    "llama-4-scout mimo-v2-flash smollm3-3b qwen3-next-80b-a3b phi-3-mini mpt-7b bloom-560m gpt-j-6b starcoder"
+).split()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_no_value_of_a_config_breaks_its_reading(name: str) -> None:
+    """Every key that is read with every wrong value: an answer that prints, or one line that names the key."""
+    config = published(name)
+    text = config.get("text_config", config)
+    for key in [*text, *families._KEYS]:
+        kept = text.get(key)
+        for value in KINDS_OF_WRONG:
+            text[key] = value
+            message = ""
+            try:
+                spec = ModelSpec.from_config(config)
+                assert 0 < spec.parameters.total <= 10**16
+                assert str(spec).isprintable()
+                assert 0 <= spec.rotary < math.inf
+                json.dumps(spec.to_dict(), allow_nan=False)
+                assert 0 <= llmhw.kv_cache(spec, seq_len=16).total < math.inf
+                assert 0 < llmhw.forward_flops(spec, seq_len=16, causal=True).total < math.inf
+            except LLMHWError as error:
+                message = str(error)
+            assert message.isprintable()
+            assert len(message) < 500
+        if kept is None:
+            text.pop(key)
+        else:
+            text[key] = kept
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"max_position_embeddings": "2048"},
+            "config key max_position_embeddings='2048' must be a whole number from 1 to",
+        ),
+        (
+            {"max_position_embeddings": math.nan},
+            "config key max_position_embeddings=nan must be a whole number from 1 to",
+        ),
+        ({"quantization_config": "fp8"}, "config key quantization_config='fp8' must be an object"),
+        ({"quantization_config": {"quant_method": 3}}, "config key quantization_config.quant_method=3 must be a name"),
+        ({"rope_scaling": {"partial_rotary_factor": "x"}}, "config key rope_scaling.partial_rotary_factor='x' must be"),
+        ({"hidden_size": 10**300}, "config key hidden_size=1000000"),
+        (
+            {"num_hidden_layers": 10**9},
+            "config key num_hidden_layers=1000000000 must be a whole number from 1 to 10,000",
+        ),
+        ({"vocab_size": 10**300}, "config key vocab_size=1000"),
+        ({"_name_or_path": "\ud800"}, r"config key _name_or_path='\ud800' must be a name without control characters"),
+        ({"_name_or_path": "\x1b[31mred"}, r"config key _name_or_path='\x1b[31mred' must be a name without control"),
+        ({"_name_or_path": 5}, "config key _name_or_path=5 must be a name"),
+        ({3: 1}, "config key 3 must be a text"),
+        (
+            {"hidden_size": 10**7, "vocab_size": 10**9},
+            "parameters, more than 1e+16; look for a size with too many digits",
+        ),
+        ({"model_type": 3}, "config key model_type=3 must be a name"),
+        ({"text_config": 3, "model_type": "lama"}, "model_type='lama' is not supported"),
+    ],
+)
+def test_a_wrong_value_is_named(change: dict[Any, Any], message: str) -> None:
+    with pytest.raises(LLMHWError) as raised:
+        ModelSpec.from_config({**published("llama-3-8b"), "head_dim": 128, **change})
+    assert message in str(raised.value)
+
+
+def test_lists_have_an_entry_for_each_layer() -> None:
+    config = published("qwen3-30b-a3b") | {"mlp_only_layers": 5}
+    with pytest.raises(LLMHWError, match="config key mlp_only_layers=5 must be a list of whole numbers"):
+        ModelSpec.from_config(config)
+    config = published("smollm3-3b") | {"no_rope_layers": [1]}
+    with pytest.raises(LLMHWError, match="config key no_rope_layers must list one entry for each"):
+        ModelSpec.from_config(config)
+
+
+# -- where a model is looked for --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "mine", "my model.txt"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_config_may_be_in_any_file(tmp_path: Path, name: str, mark: str) -> None:
+    path = tmp_path / name
+    path.write_text(mark + json.dumps(published("gpt2")), encoding="utf-8")
+    for wanted in (path, str(path)):
+        assert llmhw.model(wanted).parameters == llmhw.model("gpt2").parameters
+    if name == "config.json":
+        assert llmhw.model(tmp_path).name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "model='' is an empty path; give a name as `llmhw models` lists them, or the path of a config.json"),
+        (" ", "model=' ' is an empty path"),
+        ("a" * 301, "is not known; run `llmhw models` for the list"),
+        ("a" * 301 + ".json", "cannot be read (File name too long)"),
+        ("/" + "a" * 301, "cannot be read (File name too long)"),
+        ("\ud800", r"model='\ud800' is not known"),
+        ("\x1b[31m", r"model='\x1b[31m' is not known"),
+        ("a\0b", "holds a zero byte"),
+        ("/dev/zero", "cannot be read (it is no regular file)"),
+        ("/dev/null", "cannot be read (it is no regular file)"),
+        ("no/config.json", "config='no/config.json' does not exist; give the path of a config.json"),
+        (3, "model=3 is no path; give a name as `llmhw models` lists them"),
+        (None, "model=None is no path"),
+        (["gpt2"], "model=['gpt2'] is no path"),
+        (b"gpt2", "model=b'gpt2' is no path"),
+    ],
+)
+def test_what_is_no_model(name: Any, message: str) -> None:
+    with pytest.raises(LLMHWError) as raised:
+        llmhw.model(name)
+    assert message in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 500

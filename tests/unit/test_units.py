@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -95,3 +98,82 @@ def test_divisors_are_listed() -> None:
     with pytest.raises(LLMHWError, match="tp=3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32"):
         units.check_divides("tp", 3, "heads", 32)
     units.check_divides("tp", 8, "heads", 32)
+
+
+def test_divisors_of_a_large_number_are_found_soon() -> None:
+    start = time.perf_counter()
+    with pytest.raises(LLMHWError, match=r"tp=3 does not divide heads=1000000007; use one of 1, 1000000007$"):
+        units.check_divides("tp", 3, "heads", 1_000_000_007)
+    with pytest.raises(LLMHWError, match=r"use one of 1, 2, 4, 5, 8, 10, 16, 20, 25, 32, \.\.\., 1000000000000000000$"):
+        units.check_divides("devices_per_node", 3, "devices", 10**18)
+    with pytest.raises(LLMHWError, match=r"use one of 1, \.\.\., 999999999999999989$"):
+        units.check_divides("pp", 2, "layers", 999_999_999_999_999_989)  # a prime
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 12, 36, 97, 5040, 99_999])
+def test_divisors_are_all_there(n: int) -> None:
+    assert units._divisors(n) == ([k for k in range(1, n + 1) if n % k == 0], True)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("7B", 7 * 10**9), ("80GiB", 80 * 2**30), ("80 gb", 8 * 10**10), ("1.5e12", 15 * 10**11), ("0.5", 0.5),
+     (".5k", 500), ("0", 0), ("1_000", 1000), ("2.3T", 23 * 10**11), ("12345678901234567890", 12345678901234567890)],
+)  # fmt: skip
+def test_numbers_as_people_write_them(text: str, value: float) -> None:
+    found = units.parse_number("weights", text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "B", "-1", "nan", "inf", "1e999", "1e-40", "١٢", "1,5", "0x10", "1e", "1 2", "1QB", "--3", "9" * 5000]
+)
+def test_what_is_no_number(text: str) -> None:
+    with pytest.raises(LLMHWError, match=r"^weights='.*must be a number"):
+        units.parse_number("weights", text)
+
+
+def test_digits_of_other_scripts_are_no_numbers() -> None:
+    assert units.finite("١٢") is None
+    assert units.finite("１２") is None
+    with pytest.raises(LLMHWError):
+        units.parse_count("tokens", "١٢")
+
+
+@pytest.mark.parametrize("value", [10**19, 10**30, 10**5000, 1e300, float("inf")], ids=units.shown)
+def test_no_count_is_beyond_what_an_array_holds(value: float) -> None:
+    with pytest.raises(LLMHWError, match=r"^batch=.* must be a whole number of at least 1"):
+        units.check_count("batch", value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**31, 1e308, 10**5000, float("inf"), float("nan"), "1", True, None, 1j, [1], np.zeros(2)],
+    ids=units.shown,
+)
+def test_no_number_is_beyond_all_bounds(value: object) -> None:
+    with pytest.raises(LLMHWError, match=r"^rate=.* must be a number of at least 0"):
+        units.check_number("rate", value)
+
+
+def test_no_number_is_next_to_nothing() -> None:
+    with pytest.raises(LLMHWError, match=r"^rate=1e-320 is too close to 0; give 0 or more than 1e-30$"):
+        units.check_number("rate", 1e-320)
+    assert units.check_number("rate", 0) == 0
+
+
+@pytest.mark.parametrize(
+    "value", ["a\nb", "\x1b[31m", "\ud800", 10**5000, [[1] * 1000], np.zeros((3, 3)), "x" * 9999], ids=units.shown
+)
+def test_a_value_is_shown_on_one_short_line(value: object) -> None:
+    text = units.shown(value)
+    assert text.isprintable()
+    assert len(text) <= 80
+
+
+@pytest.mark.parametrize("value", [["full"], {}, None, np.zeros(2), 3, b"full"])
+def test_a_choice_is_a_text(value: Any) -> None:
+    with pytest.raises(LLMHWError, match=r"^recompute=.* is not known; use one of none, full$"):
+        units.check_choice("recompute", value, ("none", "full"))
