@@ -17,6 +17,7 @@ LATEST = 1e10
 MOST_REQUESTS = 10**8
 MOST_USERS = 10**6
 MOST_TOKENS = 10**9
+MOST_BYTES = 8 * 10**9
 
 
 def check_requests(argument: str, value: Any, least: int = 0, most: int = MOST_REQUESTS) -> int:
@@ -69,6 +70,8 @@ class Uniform:
         low, high = _check_length("low", self.low), _check_length("high", self.high)
         if high < low:
             raise LLMHWError(f"low={low} must be at most high={high}; exchange the two")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
 
     def draw(self, random: Random, /) -> int:
         return random.randint(self.low, self.high)
@@ -102,9 +105,9 @@ class LogNormal:
     def __post_init__(self) -> None:
         _check_median("median", self.median)
         check_number("sigma", self.sigma, most=10)
-        least = _check_length("least", self.least)
+        object.__setattr__(self, "least", _check_length("least", self.least))
         if self.most is not None:
-            _check_length("most", self.most, least)
+            object.__setattr__(self, "most", _check_length("most", self.most, self.least))
 
     def draw(self, random: Random, /) -> int:
         length = self.median * exp(random.gauss(0, 1) * self.sigma)
@@ -150,8 +153,7 @@ def drawer(argument: str, lengths: Lengths, seed: int) -> Callable[[], int]:
         return lambda: constant
     if not callable(getattr(lengths, "draw", None)):
         raise LLMHWError(
-            f"{argument}={shown(lengths)} must be a whole number or a distribution such as "
-            "LogNormal(median=200, sigma=1)"
+            f"{argument}={shown(lengths)} must be a whole number or a distribution, as LogNormal(median=200, sigma=1)"
         )
     random = _stream(seed, argument)
     draw = lengths.draw
@@ -326,10 +328,8 @@ def _read_rows(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV file, each with its place for messages; empty lines are left out."""
     from csv import Error, reader
-    from os.path import isdir
 
-    if isdir(path):
-        raise LLMHWError(f"{path} is a folder; give the path of a CSV file")
+    _check_file(path)
     columns: list[str] = []
     line = 1
     try:
@@ -358,6 +358,21 @@ def _read_rows(
         raise LLMHWError(f"{path} cannot be read ({error.strerror}); give the path of a CSV file") from None
     if not columns:
         raise LLMHWError(f"{path} is empty; its first line must name the columns")
+
+
+def _check_file(path: str | PathLike[str]) -> None:
+    """Raise `LLMHWError` for what is there and no file, or too large a one."""
+    from os.path import exists, getsize, isdir, isfile
+
+    way_out = "give the path of a CSV file"
+    if not isinstance(path, (str, PathLike)) or not str(path).strip() or "\0" in str(path):
+        raise LLMHWError(f"path={shown(path)} is no path; {way_out}")
+    if isdir(path):
+        raise LLMHWError(f"{path} is a folder; {way_out}")
+    if exists(path) and not isfile(path):
+        raise LLMHWError(f"{path} is no regular file, which is read more than once; {way_out}")
+    if exists(path) and getsize(path) > MOST_BYTES:
+        raise LLMHWError(f"{path} has more than {MOST_BYTES:,} bytes; split it into several files")
 
 
 def _check_columns(path: str, columns: list[str], needed: tuple[str, ...], one_of: tuple[str, ...]) -> None:

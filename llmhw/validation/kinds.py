@@ -19,7 +19,7 @@ from llmhw.units import LLMHWError, unknown_name
 from llmhw.validation import facts, serving, serving_memory, training_memory, training_throughput
 from llmhw.validation.columns import COLUMNS, OF_KIND, other_names
 from llmhw.validation.statistics import Prediction, Validation, groups
-from llmhw.validation.table import Row, Source, Table, table_of
+from llmhw.validation.table import Row, Source, Table, one_line, table_of
 
 Progress = Callable[[int, int], object]
 
@@ -179,7 +179,7 @@ def validate(
             try:
                 done.append(predict(row))
             except LLMHWError as reason:
-                skipped.append((row.name, row.source, str(reason)))
+                skipped.append((row.name, row.source, one_line(str(reason))))
     except KeyboardInterrupt:
         note = f"interrupted after {len(done) + len(skipped):,} values of {total:,} rows"
     known = OF_KIND.get(kind, table.columns) if source is not None else table.columns

@@ -194,13 +194,11 @@ class Validation(Report):
         total = len(self.rows) + len(self.skipped)
         counted = f"{len(self.rows):,} of {total:,} row{'' if total == 1 else 's'} predicted"
         start = f"{self.note[:1].upper()}{self.note[1:]}; " if self.note else ""
-        if self.median_abs_error is None or self.p90_abs_error is None:
+        if not self.groups:
             return f"{start}{counted}"
-        sizes = (
-            f"median error {_percent(self.median_abs_error, '')}, 90th percentile {_percent(self.p90_abs_error, '')}"
-        )
-        held = "" if self.coverage80 is None else f"; 80 % intervals hold {_percent(self.coverage80, '')}"
-        return f"{start}{counted}: {sizes}{held}"
+        middle, high, inside = (_percent(v, "") for v in (self.median_abs_error, self.p90_abs_error, self.coverage80))
+        held = "" if inside == "-" else f"; {inside} lie in their 80 % intervals"
+        return f"{start}{counted}: median error {middle}, 90th percentile {high}{held}"
 
     def warnings(self) -> list[str]:
         """What must be known to trust the numbers."""

@@ -505,6 +505,13 @@ def _label(text: str, most: int = 60) -> str:
     return text if len(text) <= most and text.isprintable() else shown(text, most)
 
 
+def one_line(text: str, most: int = 2000) -> str:
+    """A reason, which a cell may be, without breaks and control characters."""
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def _text(value: Any) -> str:
     """A cell as text: None and nan are empty, truth values in lower case."""
     if value is None or (isinstance(value, float) and value != value):

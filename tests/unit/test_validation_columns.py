@@ -274,8 +274,9 @@ def test_equal_rows_are_predicted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_is_what_is_predicted(kind: str) -> None:
     entry, predict = KINDS[kind], Predictor(kind)
-    rows = [Row(cells) for cells in list(entry.catalog())[::9]]
-    for row in [one for each in rows for one in (each_value(each, entry.measured) if entry.each else [each])]:
+    whole = [Row(cells) for cells in list(entry.catalog())[::9]]
+    rows = [one for row in whole for one in each_value(row, entry.measured)] if entry.each else whole
+    for row in rows:
         try:
             row.check(entry.measured)
             wanted = entry.predict(row)

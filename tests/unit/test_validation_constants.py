@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmhw.units import LLMHWError
-from llmhw.validation import read_constants, write_constants
+from llmhw.validation import input_files, read_constants, write_constants
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -96,3 +96,24 @@ def test_missing_files(tmp_path: Path) -> None:
         read_constants(tmp_path / "fit.json")
     with pytest.raises(LLMHWError, match="cannot be read"):
         read_constants(tmp_path)
+
+
+def never() -> dict[str, Any]:
+    raise AssertionError("nothing is computed before the place is known to be free")
+
+
+def test_constants_are_never_written_onto_the_rows_they_are_fitted_to(tmp_path: Path) -> None:
+    """`validate m.csv --fit m.csv`, and the same file by every other name."""
+    table = tmp_path / "m.csv"
+    table.write_text("a,b\n", encoding="utf-8")
+    (tmp_path / "link.csv").symlink_to(table)
+    os.link(table, tmp_path / "hard.csv")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    names = ["m.csv", "link.csv", "hard.csv", "folder/m.csv", "./m.csv"]
+    for name in names:
+        for source in (table, str(tmp_path / "link.csv")):
+            with pytest.raises(LLMHWError, match="is the file that is read"):
+                write_constants(tmp_path / name, never, inputs=input_files(source))
+    assert table.read_text(encoding="utf-8") == "a,b\n"
+    assert write_constants(tmp_path / "other.json", lambda: {"a": 1}, inputs=input_files(table)) == {"a": 1}
+    assert input_files(None) == input_files([{"a": 1}]) == ()
