@@ -281,6 +281,11 @@ class ServingEstimate(Report):
         drafted = f", draft {draft.spec.name} of {self.service.drafted} tokens" if draft else ""
         return f"{self.memory.title}{drafted}: {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
 
+    @property
+    def setting(self) -> str:
+        """The devices, the network between them, and how often the engine stands on them."""
+        return f"{self.job.cluster}; replicas: {self.job.replicas}"
+
     # -- what it comes to, in words
 
     @property

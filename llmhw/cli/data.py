@@ -12,7 +12,7 @@ from llmhw.cli.options import ENGINE, FORMATS, GPU, KIND, LENGTH, WHOLE, Option,
 from llmhw.cli.output import Listing, Shown
 from llmhw.cli.terminal import Progress, say
 from llmhw.formula import Report, Table
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, check_count
 
 # -- measure ----------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Validated(Report):
 def _validate(options: dict[str, Any]) -> Report:
     from llmhw import validation
 
-    file, kind, worst = options["file"], options["kind"], options["worst"]
+    file, kind, worst = options["file"], options["kind"], check_count("worst", options["worst"], 0)
     if options["columns"]:
         table = validation.columns(kind)
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]

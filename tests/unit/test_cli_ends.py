@@ -66,7 +66,7 @@ def test_an_output_that_takes_nothing(asked: str) -> None:
 def test_interrupted_at_any_moment(after: float) -> None:
     """While Python loads, it ends as by its default: by the signal itself; later with one line and 130."""
     asked = ["simulate", "llama-3-8b", "--gpu", "h100", "--rate", "8", "--requests", "100000000", "--json"]
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); from _llmhw import main; main()"
+    code = "import signal as s; s.signal(s.SIGINT, s.SIG_DFL); print(flush=True); from _llmhw import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
