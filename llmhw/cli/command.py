@@ -210,7 +210,7 @@ class Command(click.Command):
             return self.ask({**options, **{name: options[name][0] for name in many}})
         answers: list[Report | LLMHWError] = []
         asked, notes = [], []
-        if "gpu" in varied and all(options.get(name) == (None,) for name in ("price", "provider", "region")):
+        if {"gpu", "gpus"} & set(varied) and all(options.get(name) == (None,) for name in ("price", "provider", "region")):
             provider = _one_provider(options)
             options = {**options, "provider": (provider,)}
             same = f"all prices are of provider='{provider}', which has every one of these devices"
