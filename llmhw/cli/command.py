@@ -210,7 +210,8 @@ class Command(click.Command):
             return self.ask({**options, **{name: options[name][0] for name in many}})
         answers: list[Report | LLMHWError] = []
         asked, notes = [], []
-        if {"gpu", "gpus"} & set(varied) and all(options.get(name) == (None,) for name in ("price", "provider", "region")):
+        priced = all(options.get(name) == (None,) for name in ("price", "provider", "region"))
+        if priced and {"gpu", "gpus"} & set(varied):
             provider = _one_provider(options)
             options = {**options, "provider": (provider,)}
             same = f"all prices are of provider='{provider}', which has every one of these devices"
@@ -234,6 +235,7 @@ class Command(click.Command):
         from llmhw import plot
 
         assert self.draw is not None
+        plot.style()
         plot.write(self.draw(plot, answer), path, inputs=inputs)
 
 

@@ -103,7 +103,7 @@ def _validate(options: dict[str, Any]) -> Report:
         constants = None
         if fitted:
             constants = validation.write_constants(
-                fitted, lambda: validation.calibration(file, kind, progress=step), inputs=[file] if file else []
+                fitted, lambda: validation.calibration(file, kind, progress=step), inputs=validation.input_files(file)
             )
         elif given:
             constants = validation.read_constants(given)
@@ -150,7 +150,8 @@ VALIDATE = Command(
     inputs=("file", "calibration"),
     draw=lambda plot, answer: plot.validate(answer.found),
     shown=Shown(rows=lambda answer: answer.rows() if isinstance(answer, Validated) else answer.plain_rows),
-    code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.rows else 1,
+    code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.predicted else 1,
+    interrupted=lambda answer: answer.found.note if isinstance(answer, Validated) else "",
 )
 
 

@@ -149,7 +149,7 @@ def test_a_spreadsheet_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asked = ["fit", "llama-3-8b", "--gpu", "h100,h200"]
     assert run(*asked, "--output", "fit.csv").returncode == 0
     assert run(*asked, "--output", "fit.xlsx").returncode == 0
-    rows = list(csv.DictReader((tmp_path / "fit.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "fit.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["device"] for row in rows} == {"H100 SXM5 80GB", "H200 SXM5 141GB"}
     assert {"model", "use", "fits", "needed_bytes", "llmhw_version", "catalog_date"} <= set(rows[0])
     done = run("memory", "llama-3-8b", "--gpu", "h100", "--gpus", "8", "--zero", "3", "--plot", "memory.svg", "--quiet")
@@ -172,8 +172,9 @@ def test_a_benchmark_of_one_s_own_and_constants_for_it(tmp_path: Path, monkeypat
     )
     measured = found.point.tokens_per_second * 1.05
     Path("mine.csv").write_text(
-        "model,gpu,num_gpus,framework,dtype,isl,osl,max_concurrency,output_throughput\n"
-        f"llama-3-8b,H100,1,TensorRT-LLM,bf16,1000,500,32,{measured}\nno-model,H100,1,TensorRT-LLM,bf16,9,9,1,5\n",
+        "model,gpu,num_gpus,framework,dtype,isl,osl,max_concurrency,metric,value\n"
+        f"llama-3-8b,H100,1,TensorRT-LLM,bf16,1000,500,32,output_tokens_per_s_total,{measured}\n"
+        "no-model,H100,1,TensorRT-LLM,bf16,9,9,1,output_tokens_per_s_total,5\n",
         encoding="utf-8",
     )
     done = run("validate", "mine.csv", "--kind", "serving")
