@@ -525,7 +525,7 @@ class ServingEstimate(Report):
     def __str__(self) -> str:
         summary, *curve = self.tables()
         lines = [summary.title, self.verdict, *(f"{name}: {value}" for name, value in summary.rows)]
-        return "\n".join([*lines, *(line for table in curve for line in table.lines())])
+        return "\n".join([*lines, *(line for table in curve for line in table.lines()), *self.below()])
 
 
 def _number(value: float) -> str:
@@ -1207,7 +1207,7 @@ class SimulatedService(Report):
 
     def warnings(self) -> list[str]:
         """What must be known to trust the numbers."""
-        return self.result.warnings()
+        return [*self.result.warnings(), *provenance(self.job)[0]]
 
     @property
     def output_tokens_per_second(self) -> float:
@@ -1258,7 +1258,8 @@ class SimulatedService(Report):
         return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
+        rows = ("  ".join(row).rstrip() for row in self.rows())
+        return "\n".join([self.title, self.verdict, *rows, *self.below()])
 
 
 @checked(rate=None, speed=None, seed=whole(-MOST_WHOLE))
