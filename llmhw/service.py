@@ -530,7 +530,7 @@ class ServingEstimate(Report):
     def __str__(self) -> str:
         summary, *curve = self.tables()
         lines = [summary.title, self.verdict, *(f"{name}: {value}" for name, value in summary.rows)]
-        return "\n".join([*lines, *(line for table in curve for line in table.lines())])
+        return "\n".join([*lines, *(line for table in curve for line in table.lines()), *self.below()])
 
 
 def _number(value: float) -> str:
@@ -1256,7 +1256,8 @@ class SimulatedService(Report):
         return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
+        rows = ("  ".join(row).rstrip() for row in self.rows())
+        return "\n".join([self.title, self.verdict, *rows, *self.below()])
 
 
 @checked(rate=None, speed=None, seed=whole(-MOST_WHOLE))
