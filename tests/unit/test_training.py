@@ -290,7 +290,11 @@ def test_shares_and_what_is_not_there() -> None:
         ({}, {"frozen": True, "optimizer": "lion"}, "optimizer='lion' has no effect here"),
         ({}, {"global_batch": 0}, "global_batch=0 must be a whole number of at least 1"),
         ({}, {"micro_batch": 10**12}, "micro_batch=1000000000000 must be at most 1,000,000,000"),
-        ({}, {"seq_len": 10**30}, "seq_len=1000000000000000000000000000000 must be a whole number of at least 1 and at most"),
+        (
+            {},
+            {"seq_len": 10**30},
+            "seq_len=1000000000000000000000000000000 must be a whole number of at least 1 and at most",
+        ),
     ],
 )
 def test_nothing_is_ignored_in_silence(layout: dict[str, Any], options: dict[str, Any], message: str) -> None:
