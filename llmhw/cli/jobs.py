@@ -213,7 +213,7 @@ FIT = Command(
             ("fits", "fits", ""),
             ("max_seq_len", "longest", "number"),
         ),
-        (("least", "needed_bytes", min),),
+        (("least", "needed_bytes", min), ("smallest", "usable_bytes", min)),
         rows=lambda found: found.records(),
         each="use",
     ),
