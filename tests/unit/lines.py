@@ -243,6 +243,8 @@ def _form(draw: Any, line: list[str], files: dict[str, str]) -> list[str]:
     forms = [[], [], ["--json"], ["--csv"], ["-q"]]
     forms += [["--output", f"{{dir}}/out.{ending}"] for ending in ("json", "csv", "md", "html", "txt", "xlsx")]
     forms += [["--output", f"{{dir}}/{file}", "--json"] for file in files]
+    if name in ("memory", "train", "serve", "simulate", "validate") and not many:
+        forms += [["--plot", "{dir}/plot.svg"]]
     if name in _PARTS and not many:
         forms += [["--explain", part.replace("~", " ")] for part in _PARTS[name].split("|")]
     return list(draw(st.sampled_from(forms)))

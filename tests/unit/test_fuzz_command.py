@@ -75,6 +75,9 @@ def below_nothing(value: Any, path: str = "") -> str:
 
 def check_form(form: str, content: bytes) -> None:
     """That a file, or what is printed, is what its form says."""
+    if form == "svg":
+        assert not re.search(r">[^<]*(nan|inf)\b|[=\" ](nan|inf)[\" ]", content.decode())
+        return
     if form == "xlsx":
         assert zipfile.ZipFile(io.BytesIO(content)).testzip() is None
         return
@@ -130,7 +133,7 @@ def check(folder: Path, asked: Asked) -> None:
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name: after.get(name) for name in before} == before, "an input was written onto"
     made = [name for name in after if name not in before]
-    assert all(re.fullmatch(r"out\.\w+|fitted\.json", name) for name in made), made
+    assert all(re.fullmatch(r"out\.\w+|plot\.svg|fitted\.json", name) for name in made), made
     if done.returncode == 2:
         assert not [name for name in made if name != "fitted.json"], made
     for name in made:
@@ -218,3 +221,10 @@ def test_many_values_are_as_many_lines(name: str, tmp_path: Path) -> None:
             assert all(row.get(key) == right[key] for key in right if key != "best")
 
     agree()
+
+
+def test_what_was_typed_does_not_act_on_the_terminal() -> None:
+    for line in (["model", "gpt2", "\x1b[31m"], ["\x9b"], ["model", "gpt2", "--\x07"], ["model", "a\rb"]):
+        done = told(line)
+        assert done.returncode == 2
+        assert done.stderr.removesuffix("\n").isprintable()
