@@ -17,7 +17,7 @@ endif
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test notebooks lab serve bench lint clean
+.PHONY: help setup book test fuzz notebooks lab serve bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,12 @@ test: lint ## lint, types, floors, unit, truth, doctests, notebooks, book, brows
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --doctest-modules \
 	  --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	  tests/book notebooks llmhw tests
+
+# How many calls; Ctrl-C ends it. What it finds is printed as a line to type.
+CALLS ?= 50000
+fuzz: setup ## attack the command, its files and the public functions (CALLS=50000)
+	LLMHW_FUZZ_EXAMPLES=$(CALLS) $(BIN)/python -m pytest -n 2 --dist load -q \
+	  tests/unit/test_fuzz_command.py tests/unit/test_fuzz_tables.py tests/unit/test_public_functions.py
 
 # Metadata that a run would change (time, Python version) is left out, so a diff shows outputs only.
 notebooks: setup ## run every notebook again, in place

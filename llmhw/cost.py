@@ -500,8 +500,8 @@ class TrainingRun(Report):
     def _price(self) -> tuple[str, str]:
         if self.price is None:
             return "unknown", self.reasons["dollars"]
-        rate, _, origin = str(self.price).partition(" a device-hour (")
-        return rate, "a device-hour, as given" if self.price.kind == "given" else f"a device-hour, {origin[:-1]}"
+        rate, _, origin = str(self.price).partition(" a device-hour")
+        return rate, "a device-hour" + origin.replace(" (", ", ").rstrip(")")
 
     def tables(self) -> list[Table]:
         return [Table(self.title, ("quantity", "value", "range or origin"), self.rows(), prose=True, head=())]

@@ -114,6 +114,11 @@ class Report:
         frame = pandas.DataFrame(list(self.records()))
         return frame.set_index(self.index) if self.index else frame
 
+    @property
+    def setting(self) -> str:
+        """Where and with what, in one line."""
+        return ""
+
     def below(self) -> list[str]:
         """What stands below the numbers: what to know, and what to do next."""
         notes = [f"Note: {line}" for line in self.warnings()]
@@ -122,7 +127,7 @@ class Report:
     def __str__(self) -> str:
         first, *others = self.tables()
         title, *rows = first.lines()
-        verdict = [self.verdict] if self.verdict else []
+        verdict = [line for line in (self.verdict, self.setting) if line]
         more = (line for table in others for line in table.lines())
         return "\n".join([title, *verdict, *rows, *more, *self.below()])
 

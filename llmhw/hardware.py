@@ -113,6 +113,8 @@ class Price(_Fact):
     def __str__(self) -> str:
         machine = f" {self.instance}" if self.instance else ""
         rate = format_quantity(self.dollars_per_device_hour, "dollars")
+        if self.kind == "given":
+            return f"{rate} a device-hour, as given"
         return f"{rate} a device-hour ({self.provider}{machine}, {self.kind}, {self.region}, {self.date})"
 
 

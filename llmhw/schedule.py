@@ -18,7 +18,7 @@ from llmhw.units import LLMHWError, check_choice, check_count, maximum, minimum,
 Actions = tuple[tuple[str, ...], ...]
 
 # Forward passes of an order that is written out action by action; what memory and time need of one is counted without.
-MOST_ACTIONS = 10**6
+MOST_ACTIONS = 3 * 10**5
 
 
 @formula(

@@ -281,6 +281,11 @@ class ServingEstimate(Report):
         drafted = f", draft {draft.spec.name} of {self.service.drafted} tokens" if draft else ""
         return f"{self.memory.title}{drafted}: {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
 
+    @property
+    def setting(self) -> str:
+        """The devices, the network between them, and how often the engine stands on them."""
+        return f"{self.job.cluster}; replicas: {self.job.replicas}"
+
     # -- what it comes to, in words
 
     @property
@@ -525,7 +530,7 @@ class ServingEstimate(Report):
     def __str__(self) -> str:
         summary, *curve = self.tables()
         lines = [summary.title, self.verdict, *(f"{name}: {value}" for name, value in summary.rows)]
-        return "\n".join([*lines, *(line for table in curve for line in table.lines())])
+        return "\n".join([*lines, *(line for table in curve for line in table.lines()), *self.below()])
 
 
 def _number(value: float) -> str:
@@ -1206,8 +1211,8 @@ class SimulatedService(Report):
         return self.result.told(self.groups, self.concurrency)
 
     def warnings(self) -> list[str]:
-        """What must be known to trust the numbers."""
-        return self.result.warnings()
+        """What was assumed, whose constants the speed is computed with, and what must be known to trust the numbers."""
+        return [*assumptions(serving_memory(self.job)), *provenance(self.job)[0], *self.result.warnings()]
 
     @property
     def output_tokens_per_second(self) -> float:
@@ -1224,14 +1229,7 @@ class SimulatedService(Report):
 
     def identity(self) -> dict[str, Any]:
         """What tells this answer from others in a table: the job, how batches are formed, and the load."""
-        job = self.job
-        names = ("engine", "weights", "kv", "tp", "pp", "ep", "attention_dp", "replicas")
-        return {
-            "model": job.model.name,
-            "device": job.cluster.accelerator.name,
-            "devices": job.cluster.devices,
-            **{name: getattr(job, name) for name in names if hasattr(job, name)},
-            "max_model_len": job.context_limit,
+        return serving_memory(self.job).identity() | {
             "mode": self.engine.mode,
             "rate": self.rate,
             "concurrency": self.concurrency,
@@ -1258,7 +1256,8 @@ class SimulatedService(Report):
         return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows())]
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *("  ".join(row).rstrip() for row in self.rows())])
+        rows = ("  ".join(row).rstrip() for row in self.rows())
+        return "\n".join([self.title, self.verdict, *rows, *self.below()])
 
 
 @checked(rate=None, speed=None, seed=whole(-MOST_WHOLE))
@@ -1308,6 +1307,7 @@ def simulate_service(
 
     drawn: dict[str, Any] = {"input_tokens": input_tokens, "output_tokens": output_tokens, "seed": seed}
     _check_asked(rate, concurrency, trace, speed, drawn)
+    _check_limits(slo_ttft, slo_tpot)
     workers = 0
     if options.get("mode") == "disaggregated":
         workers = options["prefill_workers"] = check_count(
@@ -1327,6 +1327,7 @@ def simulate_service(
     limits = {name: value for name, value in given.items() if value is not None}
     slo = SLO(**limits) if limits else None
     found = simulate(engine, load.share(engine), slo=slo, progress=progress, total=load.total)
+    job = settled(job, prompt=load.input_tokens, answer=load.output_tokens)
     return SimulatedService(
         job, engine, groups, load.rate, found, concurrency, trace, load.input_tokens, load.output_tokens
     )

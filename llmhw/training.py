@@ -794,6 +794,11 @@ class TrainingEstimate(Report):
         """Memory of every pipeline stage; computed when it is first asked for."""
         return memory(self.job)
 
+    @property
+    def setting(self) -> str:
+        """The devices, the network between them, the software."""
+        return f"{self.job.cluster}; software {self.software}"
+
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all) of the step's time, of the memory, or one of the named quantities."""
         held, seconds = self.memory, partial(format_quantity, unit="seconds")
@@ -875,6 +880,10 @@ class TrainingEstimate(Report):
         between = f" (80 %: {' to '.join(ends)})" if ends else ""
         endless = "" if self.run.finishes else f" {self.run.verdict}"
         return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}.{endless}"
+
+    def footer(self) -> list[str]:
+        """What was assumed for the run."""
+        return self.run.footer()
 
     def warnings(self) -> list[str]:
         """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""

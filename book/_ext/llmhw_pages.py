@@ -152,19 +152,26 @@ class FormulaIndex(SphinxDirective):
 # -- API --------------------------------------------------------------------------------------
 
 
+# Modules that are imported by their own names, whose public names the page shows, too.
+BESIDE = ("llmhw.engines", "llmhw.plot")
+
+
 def public_objects() -> dict[str, list[tuple[str, Any]]]:
-    """The public names of the library by the module that defines them; a public module brings its own."""
+    """The public names of the library by the module that defines them, and those of the modules beside it."""
     found: dict[str, list[tuple[str, Any]]] = {}
     importlib.import_module("llmhw.search")  # a function and a module: here the module, whatever was imported first
+    modules = [importlib.import_module(name) for name in BESIDE]
     for name in llmhw.__all__:
         thing = getattr(llmhw, name)
         if isinstance(thing, ModuleType):
-            for inner in getattr(thing, "__all__", vars(thing)):
-                value = vars(thing).get(inner)
-                if not inner.startswith("_") and getattr(value, "__module__", None) == thing.__name__:
-                    found.setdefault(thing.__name__, []).append((f"{thing.__name__}.{inner}", value))
+            modules.append(thing)
         elif not name.startswith("__"):
             found.setdefault(getattr(thing, "__module__", "llmhw"), []).append((f"llmhw.{name}", thing))
+    for module in modules:
+        for name in getattr(module, "__all__", vars(module)):
+            value = vars(module).get(name)
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__:
+                found.setdefault(module.__name__, []).append((f"{module.__name__}.{name}", value))
     return found
 
 

@@ -30,7 +30,7 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
 from llmhw.memory import OPTIMIZERS, PRECISIONS
-from llmhw.units import LLMHWError, finite, format_quantity, parse_count
+from llmhw.units import LLMHWError, format_quantity, parse_number
 
 
 def _pattern() -> click.Argument:
@@ -359,15 +359,13 @@ def _topic(topic: str, arguments: tuple[str, ...], options: dict[str, Any]) -> E
 
 
 def _numbers(arguments: Iterable[str]) -> dict[str, float]:
-    """key=value pairs as numbers; 7e9 or 7B."""
+    """key=value pairs as numbers; 7e9, 7B or 80GiB."""
     numbers: dict[str, float] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not (equals and key.isidentifier()):
             raise LLMHWError(f"argument={argument!r} must be key=number, such as tokens=4096 or weights=7B")
-        value = finite(text)
-        value = parse_count(key, text) if value is None else value
-        numbers[key] = int(value) if value.is_integer() and abs(value) < 1e15 else value
+        numbers[key] = parse_number(key, text)
     return numbers
 
 

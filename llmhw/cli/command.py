@@ -73,6 +73,7 @@ class Command(click.Command):
     inputs     names of the options that are files which are read: never written onto
     code       the exit code of an answer
     curve      the rows that --curve asks for
+    interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed, never written to a file
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class Command(click.Command):
         inputs: Iterable[str] = (),
         code: Callable[[Any], int] = lambda answer: 0,
         curve: Callable[[Any], Any] | None = None,
+        interrupted: Callable[[Any], str] = lambda answer: "",
         help: str = "",
     ) -> None:
         every = [*params, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
-        self.inputs, self.exit_code, self.curve = list(inputs), code, curve
+        self.inputs, self.exit_code, self.curve, self.interrupted = list(inputs), code, curve, interrupted
 
     # help
 
@@ -176,7 +178,10 @@ class Command(click.Command):
 
         def made() -> str | bytes:
             answer = self._answer(options, many, varied, flags)
-            self._code = 0 if isinstance(answer, out.Sweep) else self.exit_code(answer)
+            if not isinstance(answer, out.Sweep):
+                self._note, self._code = self.interrupted(answer), self.exit_code(answer)
+                if self._note and file not in (None, "-"):
+                    raise click.Abort
             if part is not None:
                 told = answer.explain(part)  # type: ignore[attr-defined]
                 return out.json_text({"part": part, "explanation": told}) if form == "json" else f"{told}\n"
@@ -187,6 +192,7 @@ class Command(click.Command):
                 return out.text(answer, flags, quiet=quiet, color=color)
             return out.written(answer, form, shown, flags)
 
+        self._note, self._code = "", 0
         if file in (None, "-"):
             found = made()
             if isinstance(found, bytes):
@@ -196,14 +202,17 @@ class Command(click.Command):
             from llmhw.files import write_whole
 
             write_whole(file, made, inputs=inputs)
-        click.get_current_context().exit(self._code)
+        if self._note:
+            say(f"llmhw: {self._note}\n", err=True)
+        click.get_current_context().exit(130 if self._note else self._code)
 
     def _answer(self, options: dict[str, Any], many: list[str], varied: list[str], flags: Any) -> Report:
         if not varied:
             return self.ask({**options, **{name: options[name][0] for name in many}})
         answers: list[Report | LLMHWError] = []
         asked, notes = [], []
-        if "gpu" in varied and all(options.get(name) == (None,) for name in ("price", "provider", "region")):
+        priced = all(options.get(name) == (None,) for name in ("price", "provider", "region"))
+        if priced and {"gpu", "gpus"} & set(varied):
             provider = _one_provider(options)
             options = {**options, "provider": (provider,)}
             same = f"all prices are of provider='{provider}', which has every one of these devices"
@@ -227,6 +236,7 @@ class Command(click.Command):
         from llmhw import plot
 
         assert self.draw is not None
+        plot.style()
         plot.write(self.draw(plot, answer), path, inputs=inputs)
 
 

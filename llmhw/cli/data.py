@@ -12,7 +12,7 @@ from llmhw.cli.options import ENGINE, FORMATS, GPU, KIND, LENGTH, WHOLE, Option,
 from llmhw.cli.output import Listing, Shown
 from llmhw.cli.terminal import Progress, say
 from llmhw.formula import Report, Table
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, check_count
 
 # -- measure ----------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Validated(Report):
 def _validate(options: dict[str, Any]) -> Report:
     from llmhw import validation
 
-    file, kind, worst = options["file"], options["kind"], options["worst"]
+    file, kind, worst = options["file"], options["kind"], check_count("worst", options["worst"], 0)
     if options["columns"]:
         table = validation.columns(kind)
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
@@ -103,7 +103,7 @@ def _validate(options: dict[str, Any]) -> Report:
         constants = None
         if fitted:
             constants = validation.write_constants(
-                fitted, lambda: validation.calibration(file, kind, progress=step), inputs=[file] if file else []
+                fitted, lambda: validation.calibration(file, kind, progress=step), inputs=validation.input_files(file)
             )
         elif given:
             constants = validation.read_constants(given)
@@ -150,7 +150,8 @@ VALIDATE = Command(
     inputs=("file", "calibration"),
     draw=lambda plot, answer: plot.validate(answer.found),
     shown=Shown(rows=lambda answer: answer.rows() if isinstance(answer, Validated) else answer.plain_rows),
-    code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.rows else 1,
+    code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.predicted else 1,
+    interrupted=lambda answer: answer.found.note if isinstance(answer, Validated) else "",
 )
 
 

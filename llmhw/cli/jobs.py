@@ -358,7 +358,7 @@ SIMULATE = Command(
     ),
     draw=lambda plot, answer: plot.simulate(answer),
     inputs=("calibration", "model", "trace"),
-    code=lambda found: 0 if found.result.complete else 130,
+    interrupted=lambda found: "" if found.result.complete else found.result.note,
 )
 
 COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE)}

@@ -159,6 +159,7 @@ class Option(click.Option):
     many    it takes many values, --tp 1,2,4 or --tp 1 --tp 2: each is a combination of its own
     listed  it takes a list: many values for one answer
     usual   its value where it is not given
+    per     how many of the field's units one of the option's is
     """
 
     def __init__(
@@ -169,16 +170,17 @@ class Option(click.Option):
         many: bool = True,
         listed: bool = False,
         usual: Any = None,
+        per: float = 1,
         **settings: Any,
     ) -> None:
         flag = settings.get("is_flag") or "flag_value" in settings
         if settings.get("is_flag") and usual is None and "/" not in names[0]:
             usual = False
-        self.group, self.usual, self.listed = group, usual, listed
+        self.group, self.usual, self.listed, self.per = group, usual, listed, per
         self.many = many and not listed and not flag
         if usual not in (None, False) and not flag:
             settings["help"] = f"{settings.get('help', '')}  [{usual}]"
-        if not (self.many or listed):
+        if not (self.many or listed) and (usual is not None or flag):
             settings["default"] = usual
         super().__init__(names, multiple=self.many or listed, **settings)
 
@@ -192,7 +194,8 @@ class Option(click.Option):
             return super().type_cast_value(ctx, value)
         if not isinstance(value, (tuple, list)):
             value = ()
-        return tuple(self.type(part, self, ctx) for text in value for part in split(str(text)))
+        found = tuple(self.type(part, self, ctx) for text in value for part in split(str(text)))
+        return found if self.per == 1 else tuple(number * self.per for number in found)
 
 
 class Model(click.Argument):
@@ -263,10 +266,6 @@ def seq_len() -> Option:
     return Option(named("seq_len"), group=LENGTH, type=WHOLE, help=text)
 
 
-def _gigabytes(_: Any, __: Any, values: Iterable[float | None]) -> tuple[float | None, ...]:
-    return tuple(None if gb is None else gb * 1e9 for gb in values)
-
-
 # What the command takes otherwise than the field: it depends on the model, or has another unit.
 _OWN: dict[str, Callable[[], Option]] = {
     "seq_len": seq_len,
@@ -275,7 +274,7 @@ _OWN: dict[str, Callable[[], Option]] = {
         "--storage",
         "storage_bytes_per_second",
         type=REAL,
-        callback=_gigabytes,
+        per=1e9,
         group=MONEY,
         help="GB/s into storage, from all devices together.",
     ),

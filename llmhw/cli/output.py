@@ -13,7 +13,7 @@ from llmhw import __version__
 from llmhw.catalog import date
 from llmhw.cli.terminal import folded, width
 from llmhw.formula import Report, Table
-from llmhw.units import LLMHWError, format_quantity, plain
+from llmhw.units import LLMHWError, finite, format_quantity, plain
 
 # -- words ------------------------------------------------------------------------------------
 
@@ -42,6 +42,8 @@ def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
             off = flags[name].secondary_opts
             return flag(name) if value == "True" else off[0] if off else f"without {flag(name)}"
         bare = value[1:-1] if value[0] in "'\"" else value
+        if (per := getattr(flags[name], "per", 1)) != 1 and (number := finite(bare)) is not None:
+            bare = f"{number / per:g}"
         return f"{flag(name)} {bare}" if bare and re.fullmatch(r"[^\s'\"]+", bare) else f"{flag(name)} {value}"
 
     text = re.sub(r"(?<![\w.-])([a-z_0-9]+)=('[^']*'|\"[^\"]*\"|[^\s,;:)]+)", argument, text)
@@ -200,6 +202,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
     for line in folded(spoken, most):
         bad = line.lower().startswith(("does not", "refused"))
         lines.append(click.style(line, fg="red" if bad else "green", bold=True) if color else line)
+    lines += folded([answer.setting] if answer.setting else [], most)
     for table in (first._replace(title=""), *tables):
         spoken_rows = [[*row[:-1], in_flags(row[-1], flags)] if table.prose else row for row in table.rows]
         rows = table._replace(rows=spoken_rows).lines(most)[1:]

@@ -15,7 +15,7 @@ from llmhw.families import key_of
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec, config_of
 from llmhw.model import model as named_model
-from llmhw.units import LLMHWError, unknown_name
+from llmhw.units import LLMHWError, check_choice
 
 # "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.
 _IMPLEMENTATIONS = {"flash": "sdpa", "sdpa": "sdpa", "eager": "eager"}
@@ -124,8 +124,7 @@ def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> A
         for name in _DROPOUTS:
             if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
+    check_choice("precision", precision, PRECISIONS)
     dtype = torch.float32 if PRECISIONS[precision].compute == 4 else torch.bfloat16
     try:
         with no_init_weights():

@@ -24,7 +24,7 @@ from llmhw.measure.report import Measurement, Row
 from llmhw.memory import OPTIMIZERS, PRECISIONS, training_states
 from llmhw.model import ModelSpec
 from llmhw.peak import StepPeak, step_peak
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, unknown_name
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
 
 # Real tensors for models of at most so many parameters; fake ones, of the same sizes, above.
 SMALL = 20_000_000
@@ -270,13 +270,12 @@ def measure_optimizer(model: Any, *, optimizer: str = "adamw", precision: str = 
     >>> print(measure_optimizer("gpt2", precision="bf16-mixed").ratio)
     1.0
     """
-    if optimizer not in OPTIMIZERS_RUN:
-        if optimizer in OPTIMIZERS:
-            raise LLMHWError(
-                f"optimizer={optimizer!r} is not in torch.optim, so there is nothing to measure; "
-                f"use one of {', '.join(OPTIMIZERS_RUN)}"
-            )
-        raise unknown_name("optimizer", optimizer, OPTIMIZERS_RUN)
+    if isinstance(optimizer, str) and optimizer in OPTIMIZERS and optimizer not in OPTIMIZERS_RUN:
+        raise LLMHWError(
+            f"optimizer={optimizer!r} is not in torch.optim, so there is nothing to measure; "
+            f"use one of {', '.join(OPTIMIZERS_RUN)}"
+        )
+    check_choice("optimizer", optimizer, OPTIMIZERS_RUN)
     check_choice("precision", precision, PRECISIONS_RUN)
     spec, own = spec_of(model), _precision_of(model) if isinstance(model, torch.nn.Module) else precision
     given = isinstance(model, torch.nn.Module)

@@ -31,7 +31,7 @@ from llmhw.simulation.record import RequestTrace, Run, StepTrace
 from llmhw.simulation.result import SimulationResult
 from llmhw.simulation.sources import Open, Prefilled, Users
 from llmhw.simulation.statistics import Quantiles, Spread
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity
+from llmhw.units import LLMHWError, check_count, check_number, format_quantity, shown
 
 __all__ = [
     "MODES",
@@ -93,7 +93,7 @@ def simulate(
         try:
             low, high = trace_seconds
         except (TypeError, ValueError):
-            raise LLMHWError(f"trace_seconds={trace_seconds!r} must be two numbers, (from, to)") from None
+            raise LLMHWError(f"trace_seconds={shown(trace_seconds)} must be two numbers, (from, to)") from None
         check_number("trace_seconds[1]", high, check_number("trace_seconds[0]", low))
     if total is None and isinstance(requests, (Poisson, Closed)):
         total = requests.requests

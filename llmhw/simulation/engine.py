@@ -27,8 +27,9 @@ class SLO:
 
     def __post_init__(self) -> None:
         for name in ("ttft_seconds", "tpot_seconds"):
-            if getattr(self, name) != inf:
-                check_number(name, getattr(self, name))
+            value = getattr(self, name)
+            if not (isinstance(value, float) and value == inf):
+                check_number(name, value)
 
 
 @dataclass(frozen=True, slots=True)

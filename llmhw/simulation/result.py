@@ -117,10 +117,6 @@ class SimulationResult(Report):
             found.append("So short a run does not tell whether the engine keeps up: give more requests.")
         if self.relative_error:
             found.append(f"Percentiles are exact to {format_quantity(self.relative_error, 'fraction')}.")
-        for name, limit, usual in (("ttft", "ttft_seconds", 60), ("tpot", "tpot_seconds", 1)):
-            value = inf if self.slo is None else getattr(self.slo, limit)
-            if usual <= value < inf:
-                found.append(f"slo_{name}={value:g} is in seconds; {value:g} ms are slo_{name}={value / 1000:g}.")
         return found
 
     def to_dict(self) -> dict[str, Any]:

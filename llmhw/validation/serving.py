@@ -9,10 +9,12 @@ from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.engine import Engine, engine_of
+from llmhw.engines import engine_names, serving_engine
 from llmhw.hardware import Cluster
 from llmhw.memory import kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
 from llmhw.rates import BOUND, ServingConstants, family_of
+from llmhw.service import lender
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled
@@ -80,14 +82,25 @@ def _offline(row: Row, calibration: Mapping[str, Any]) -> float:
     return best
 
 
+def _constants_of(name: str) -> str:
+    """The constants of the engine that a table calls so, which may be with a version; the name itself if none is."""
+    word = name.casefold()
+    for engine in map(serving_engine, engine_names()):
+        if word.startswith((engine.name, engine.measured_as.casefold(), *engine.aliases)):
+            return lender(engine).constants
+    return name
+
+
 def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, count: int = 0) -> Engine:
+    if not (tp or row["tp"]) and row.count("n_gpus", default=0) == 1:
+        tp = 1  # there is nothing to lay out
     if not (tp or row["tp"]):
         raise LLMHWError("tp not stated, so the layout is not known")
     ranks = tp or row.count("tp")
     return engine_of(
         row.spec(),
         Cluster(row.device(), count or row.count("n_gpus", None), 8),
-        engine=row["software"] or row["engine"],
+        engine=row["software"] or _constants_of(row["engine"]),
         tp=ranks,
         pp=row.count("pp"),
         attention_dp=ranks > 1 and bool(row.flag("attention_dp")),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmhw.families import FAMILIES
 from tests.truth.cases import STACKED_EXPERTS, counts
 from tests.truth.families import config_of, sized
+from tests.unit.command import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,21 +53,38 @@ def test_readme_counts_the_catalog_and_the_layouts() -> None:
     assert f"the ranks of {layouts} parallel layouts" in page
 
 
-def test_readme_shows_what_serve_and_simulate_say() -> None:
-    from llmhw import Cluster, ServingJob, model, serve
-    from llmhw.service import simulate_service
-
+def test_readme_shows_what_the_command_prints() -> None:
+    """Each line below a command is one of the lines that it prints; blanks may be fewer where columns were left out."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), weights="fp8")
-    shown = {row[0]: row for row in serve(job, input_tokens=1000, output_tokens=500).rows()}
-    lines = text[text.index("$ llmhw serve") : text.index("$ llmhw simulate")].splitlines()
-    found = [tuple(line.strip().split("  ")) for line in lines if line[:8].strip().isdigit()]
-    assert len(found) == 4
-    for line in found:
-        assert tuple(cell.strip() for cell in line if cell.strip()) == shown[line[0]]
-    played = {row[0]: row for row in simulate_service(job, rate=8).rows()}
-    for name in ("time to first token", "time per token"):
-        assert " ".join(played[name]) in " ".join(text.split())
+    shown = 0
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for session in block.split("$ llmhw ")[1:]:
+            line, *lines = session.splitlines()
+            done = run(*shlex.split(line))
+            assert (done.returncode, done.stderr) == (0, ""), line
+            printed = {" ".join(printed.split()) for printed in done.stdout.splitlines()}
+            assert [told for told in lines if told.strip() and " ".join(told.split()) not in printed] == [], line
+            shown += len(lines)
+    assert shown > 20
+
+
+def test_readme_runs_as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library part shows runs, and gives what its comments say of it."""
+    for extra in ("matplotlib", "torch"):
+        pytest.importorskip(extra)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert (tmp_path / "step.svg").stat().st_size
+    said = dict(re.findall(r'^(\S.*?) +# "?(\d[\d.]*|Fits.*?)(?:: |\.\.\.|"|$)', code, re.MULTILINE))
+    assert len(said) == 5
+    for expression, value in said.items():
+        found = eval(expression, names)
+        assert (
+            found.startswith(value) if isinstance(found, str) else f"{found:.{len(value.partition('.')[2])}f}" == value
+        )
 
 
 def test_readme_states_the_error_of_published_memory() -> None:

@@ -18,7 +18,7 @@ from llmhw.catalog import read_measurements, read_model
 from llmhw.cli import cli
 from llmhw.cost import RunOptions
 from llmhw.validation import KINDS
-from tests.unit.command import answer, refused, run
+from tests.unit.command import answer, assert_same, refused, run
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,7 +61,7 @@ def test_fit_json() -> None:
     rows = {row["use"]: row for row in found["rows"]}
     assert rows["inference, bf16"]["fits"]
     assert not rows["full training, AdamW mixed precision"]["fits"]
-    assert sum(rows["LoRA, rank 16"]["parts"].values()) == pytest.approx(rows["LoRA, rank 16"]["needed_bytes"])
+    assert sum(rows["LoRA, rank 16"]["parts"].values()) < rows["LoRA, rank 16"]["needed_bytes"]
 
 
 def test_lists() -> None:
@@ -75,11 +75,11 @@ def test_lists() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["model", "deepseek-v3"], ["671 B parameters, 37.6 B active", "68.6 KiB per token", "multi-token"]),
-        (["model", "gemma-3-27b"], ["Not counted: vision"]),
+        (["model", "deepseek-v3"], ["671 B parameters, 37.6 B active", "68.6 KiB", "multi-token"]),
+        (["model", "gemma-3-27b"], ["not counted: vision"]),
         (["fit", "llama-3-70b", "--gpu", "H100 SXM5 80GB"], ["inference, bf16", "no: short by", "QLoRA"]),
         (["models", "gpt2"], ["gpt2-xl", "1.56 B"]),
-        (["gpus", "a100"], ["A100 80GB SXM4", "312 TFLOP/s"]),
+        (["gpus", "a100"], ["A100 80GB SXM4", "312"]),
         (["formats", "gptq"], ["int4-gptq", "4.156"]),
         (["explain"], ["kv_cache_bytes", "formulas"]),
         (["explain", "kv_cache_bytes"], ["source:", "batch * tokens * kv_heads"]),
@@ -91,7 +91,7 @@ def test_lists() -> None:
         (["explain", "lora", "gpt2"], ["adapters"]),
         (["--version"], [llmhw.__version__]),
         (["--help"], ["models", "gpus", "fit", "train", "explain", "validate", "completion"]),
-        ([], ["Usage"]),
+        ([], ["What do you want to know?"]),
         (["completion", "bash"], ["_LLMHW_COMPLETE"]),
         (["completion", "zsh"], ["_LLMHW_COMPLETE"]),
         (["completion", "fish"], ["_LLMHW_COMPLETE"]),
@@ -111,10 +111,10 @@ def test_texts(arguments: list[str], expected: list[str]) -> None:
         (["model", "lama-3-70b"], "did you mean llama-3-70b"),
         (["model", "llama-3-8b", "--batch", "-1"], "--batch -1 must be a whole number of at least 1"),
         (["model", "llama-3-8b", "--seq-len", "0"], "--seq-len 0 must be a whole number of at least 1"),
-        (["model", "llama-3-8b", "--seq-len", "many"], "'many' is not a valid integer"),
+        (["model", "llama-3-8b", "--seq-len", "many"], "--seq-len many must be a number above 0, such as 15e12 or 15T"),
         (["model", "llama-3-8b", "--weights", "int3"], "did you mean"),
-        (["model"], "Missing argument"),
-        (["fit", "llama-3-8b"], "Missing option '--gpu'"),
+        (["model"], "the model is missing, as in: llmhw model llama-3-70b"),
+        (["fit", "llama-3-8b"], '--gpu is missing, as in: llmhw fit llama-3-8b --gpu "RTX 4090"'),
         (["fit", "llama-3-8b", "--gpu", "h10"], "did you mean"),
         (["fit", "llama-3-8b", "--gpu", "a100"], "A100 80GB SXM4"),
         (["fit", "llama-3-8b", "--gpu", "h100", "--rank", "0"], "--rank 0 must be a whole number"),
@@ -125,7 +125,7 @@ def test_texts(arguments: list[str], expected: list[str]) -> None:
         (["explain", "kv_cache_bytes", "batch"], "must be key=number"),
         (["explain", "matmul_flops", "tokens=1"], "its arguments are tokens, weights"),
         (["explain", "weights"], "needs one model"),
-        (["serv"], "No such command 'serv'"),
+        (["serv"], "'serv' is no command; did you mean serve?"),
     ],
 )
 def test_one_clear_line_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -178,7 +178,7 @@ def test_memory_json_adds_up() -> None:
 def test_memory_text() -> None:
     done = run("memory", "llama-3-8b", "--gpu", "rtx 4090")
     assert done.returncode == 0
-    assert "It does not fit: short by" in done.stdout
+    assert "Does not fit: short by" in done.stdout
 
 
 def test_measure_beside_the_prediction() -> None:
@@ -246,15 +246,16 @@ def test_validate_text() -> None:
         "MF0403",
     ):
         assert text in done.stdout
-    assert "|".join(KINDS) in run("validate", "--help").stdout
+    assert ",".join(KINDS) in "".join(run("validate", "--help").stdout.split())
 
 
 def test_validate_nothing_predicted(tmp_path: Path) -> None:
     path = tmp_path / "facts.csv"
     path.write_text(FACTS + "A,card,no-such-model,params_total,1,B,\n", encoding="utf-8")
-    found = answer("validate", str(path), "--kind", "facts")
+    found = json.loads(run("validate", str(path), "--kind", "facts", "--json").stdout)
     assert (found["rows"], found["skipped"], found["bias"], found["coverage80"]) == (0, 1, None, None)
     assert "model='no-such-model' is not known" in run("validate", str(path), "--kind", "facts").stdout
+    assert run("validate", str(path), "--kind", "facts").returncode == 1
 
 
 def test_validate_fits_and_takes_constants(tmp_path: Path) -> None:
@@ -272,21 +273,21 @@ def test_validate_fits_and_takes_constants(tmp_path: Path) -> None:
     worse = answer("validate", str(table), "--kind", "training-memory", "--calibration", str(constants))
     assert worse["median_abs_error"] > 0.5
     done = run("validate", str(table), "--kind", "training-memory", "--fit", str(constants))
-    assert f"The constants were fitted to these rows and written to {constants}" in done.stdout
+    assert f"the constants were fitted to these rows and written to {constants}" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["facts.csv"], "Missing option '--kind'"),
+        (["facts.csv"], "--kind is missing, as in: llmhw validate"),
         (["facts.csv", "--kind", "fact"], "--kind fact is not known; did you mean facts?"),
         (["missing.csv", "--kind", "facts"], "missing.csv does not exist; give the path of a CSV file"),
         ([".", "--kind", "facts"], "is a folder; give the path of a CSV file"),
         (["", "--kind", "facts"], "is a folder"),
         (["binary.csv", "--kind", "facts"], "binary.csv is not a text file; save it as CSV in UTF-8"),
         (["empty.csv", "--kind", "facts"], "empty.csv is empty; its first line must name the columns"),
-        (["other.csv", "--kind", "facts"], "column 'model_name' (did you mean model?) is missing in other.csv"),
-        (["facts.csv", "--kind", "facts", "--worst", "-1"], "-1 is not in the range x>=0"),
+        (["other.csv", "--kind", "facts"], "column 'model_name' (did you mean modle_name?) is missing in other.csv"),
+        (["facts.csv", "--kind", "facts", "--worst", "-1"], "--worst -1 must be"),
         (["facts.csv", "--kind", "facts", "--fit", "fit.json"], "--kind facts has no constants to fit"),
         (["facts.csv", "--kind", "facts", "--calibration", "good.json"], "--kind facts has no constants; leave calib"),
         (["--kind", "training-memory", "--calibration", "no.json"], "no.json does not exist; give a file that"),
@@ -298,7 +299,7 @@ def test_validate_fits_and_takes_constants(tmp_path: Path) -> None:
     ],
 )
 def test_validate_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
-    files = {"facts.csv": FACTS, "binary.csv": "a\0b", "empty.csv": "", "other.csv": "model,fact,value,unit\n"}
+    files = {"facts.csv": FACTS, "binary.csv": "a\0b", "empty.csv": "", "other.csv": "modle_name,fact,value,unit\n"}
     for name, content in (files | {"good.json": "{}"}).items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -323,7 +324,7 @@ def test_train_json_is_the_library_s_answer() -> None:
     cluster = llmhw.Cluster("h100", 64, inter_link="infiniband ndr")
     spec = llmhw.model("llama-3-70b")
     job = llmhw.TrainingJob(model=spec, cluster=cluster, parallelism=layout, global_batch=64, kernels="megatron")
-    assert found == json.loads(json.dumps(llmhw.train(job, tokens=15e12, price=2.5).to_dict()))
+    assert_same(found, llmhw.train(job, tokens=15e12, price=2.5).to_dict())
     keys = {"step_seconds", "step_seconds_interval", "tokens_per_second_per_device", "mfu", "hfu", "memory", "run"}
     assert keys <= set(found)
     assert found["run"]["tokens"] == 15 * 10**12
@@ -354,7 +355,7 @@ def test_train_takes_the_options_of_a_run_in_its_own_units() -> None:
 @pytest.mark.parametrize("command", ["train", "memory", "serve", "simulate"])
 def test_every_field_of_a_job_is_an_option_with_a_help(command: str) -> None:
     job = [llmhw.Parallelism, llmhw.TrainingJob] if command in ("train", "memory") else [llmhw.ServingJob]
-    options = {param.name: param for param in cli.commands[command].params}
+    options = {param.name: param for param in cli.get_command(click.Context(cli), command).params}
     without = {"dp", "weight_offload", "kv_offload"}
     asked = [f for made in job for f in fields(made) if f.metadata and f.name not in without]
     assert {f.name for made in job for f in fields(made) if not f.metadata} <= {"model", "cluster", "parallelism"}
@@ -362,11 +363,12 @@ def test_every_field_of_a_job_is_an_option_with_a_help(command: str) -> None:
         option = options[f.name]
         assert isinstance(option, click.Option)
         assert option.help
-        assert f.name == "seq_len" or option.default == f.default
+        assert f.name == "seq_len" or option.usual == f.default
     shown = " ".join(run(command, "--help").stdout.split())
     for f in asked:
         if isinstance(f.metadata["kind"], tuple):
-            assert f"[{'|'.join(f.metadata['kind'])}]" in shown
+            names = f.metadata["kind"]
+            assert f"[{'|'.join(names)}]" in shown or f"One of {', '.join(names)}." in shown
 
 
 def test_memory_with_and_without_dropout() -> None:
@@ -379,6 +381,7 @@ def test_memory_with_and_without_dropout() -> None:
 def test_train_and_memory_ask_for_the_same_job() -> None:
     options = ["--gpu", "h100", "--gpus", "8", "--zero", "3", "--recompute", "full", "--compute", "fp8"]
     held = answer("memory", "mixtral-8x7b", *options)
+    held.pop("versions")
     assert answer("train", "mixtral-8x7b", *options)["memory"].items() >= held.items()
 
 
@@ -386,13 +389,13 @@ def test_train_text() -> None:
     done = run("train", "llama-3-70b", *ON_64, "--tokens", "15T")
     assert done.returncode == 0, done.stderr
     assert "between nodes: AWS p5.48xlarge network" in done.stdout
-    first, _, parts = done.stdout.partition("part of the step")
-    for text in ("tokens/s in all", "MFU", "it fits", "device-hours", "$", "on_demand", "kWh"):
+    first, _, parts = done.stdout.partition("\npart ")
+    for text in ("tokens/s in all", "MFU", "Fits: ", "device-hours", "$", "on_demand", "kWh"):
         assert text in first
-    for text in ("least", "matrix products", "tensor-parallel", "total", "100.0 %", "Assumed mtbf_device_hours"):
+    for text in ("least", "matrix products", "tensor-parallel", "total", "100.0 %", "assumed --mtbf"):
         assert text in parts
     done = run("train", "llama-3-70b", "--gpu", "h100", "--gpus", "8")
-    assert "it does not fit: short by" in done.stdout
+    assert "Does not fit: short by" in done.stdout
 
 
 def test_train_csv(tmp_path: Path) -> None:
@@ -432,7 +435,10 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
     [
         (["llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known; did you mean H100 PCIe 80GB, H100 SXM5"),
         ([*ONE, "--gpus", "3", "--tp", "3"], "--tp 3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32"),
-        ([*ONE, "--gpus", "12"], "--gpus 12 is not a multiple of 8, a usual node of H100 SXM5 80GB; give devices_per"),
+        (
+            [*ONE, "--gpus", "12"],
+            "--gpus 12 is not a multiple of 8, a usual node of H100 SXM5 80GB; give --devices-per-node",
+        ),
         ([*ONE, "--gpus", "12", "--devices-per-node", "8"], "--devices-per-node 8 does not divide --gpus 12"),
         ([*ONE, "--region", "mars"], "--region mars has no price of H100 SXM5 80GB; the catalog has eastus, "),
         ([*ONE, "--price", "2", "--region", "eastus"], "leave provider and region out"),
@@ -445,13 +451,13 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
         ([*ONE, "--calibration", "no.json"], "no.json does not exist; give a file that `llmhw validate --fit` wrote"),
         ([*ONE, "--calibration", "memory.json"], "calibration has no common, families, software, interval, so it is"),
         ([*ONE, "--network", "NVLnk"], "link='NVLnk' is not known; did you mean NVLink"),
-        ([*ONE, "--network", "-3"], "network='-3' must be a link's name, or a number of GB/s above 0"),
+        ([*ONE, "--network", "-3"], "--network -3 must be a link's name, or a number of GB/s from"),
         (["llama-3-8b", "--gpu", "rtx 4090", "--gpus", "16"], "network between nodes of RTX 4090 is not known: no ma"),
         ([*ONE, "--mtbf", "-1"], "--mtbf -1.0 must be a number above 0"),
         ([*ONE, "--pue", "0.5"], "--pue 0.5 must be a number of at least 1"),
         ([*ONE, "--expert-imbalance", "0.5"], "--expert-imbalance 0.5 must be a number of at least 1"),
         ([*ONE, "--json", "--csv"], "--json and --csv are two forms of one answer; leave one out"),
-        ([*ONE, "--output", "row.csv"], "--output row.csv needs a form; add --csv or --json"),
+        ([*ONE, "--output", "row.foo"], "--output row.foo needs a form: end it in .json"),
         ([*ONE, "--csv", "--output", "no/row.csv"], "no/row.csv cannot be written: its folder does not exist"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_an_output_that_takes_nothing(asked: str) -> None:
 def test_interrupted_at_any_moment(after: float) -> None:
     """While Python loads, it ends as by its default: by the signal itself; later with one line and 130."""
     asked = ["simulate", "llama-3-8b", "--gpu", "h100", "--rate", "8", "--requests", "100000000", "--json"]
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True); from _llmhw import main; main()"
+    code = "import signal as s; s.signal(s.SIGINT, s.SIG_DFL); print(flush=True); from _llmhw import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -244,3 +245,58 @@ def test_too_many_combinations() -> None:
     done = run(*ASK, "--micro-batch", many, "--global-batch", many)
     assert done.returncode == 2
     assert f"39,601 combinations are more than {command.MOST_COMBINATIONS:,}" in done.stderr
+
+
+# -- one answer in three forms ----------------------------------------------------------------
+
+ANSWERS = {
+    "memory llama-3-8b --gpu h100 --gpus 8 --zero 3": {
+        "device_bytes": (r"nvidia-smi +([\d.]+) GiB", 2**30),
+        "fits": (r"^(Fits|Does not fit)", None),
+    },
+    "train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --tokens 1B": {
+        "step_seconds": (r"step +([\d,.]+) ms", 1e-3),
+        "tokens_per_second": (r"tokens/s in all +([\d,.]+)", 1),
+        "mfu": (r"MFU +([\d.]+) %", 0.01),
+        "memory_device_bytes": (r"memory +([\d.]+) GiB", 2**30),
+        "fits": (r"^(Fits|Does not fit)", None),
+    },
+    "train llama-3-70b --gpu h100 --gpus 8": {"fits": (r"^(Fits|Does not fit)", None)},
+    "serve llama-3-8b --gpu h100 --concurrency 16": {
+        "tokens_per_second": (r"all users +([\d,.]+) tokens/s", 1),
+        "ttft_seconds": (r"first token +([\d.]+) ms", 1e-3),
+        "dollars_per_million_tokens": (r"a million tokens +\$([\d.]+)", 1),
+        "longest": (r"longest context +one sequence of ([\d,]+)", 1),
+        "fits": (r"^(Fits|Does not fit)", None),
+    },
+    "serve llama-3-70b --gpu h100": {"fits": (r"^(Fits|Does not fit)", None)},
+    "simulate llama-3-8b --gpu h100 --rate 4 --requests 100": {
+        "simulated_ttft_p50": (r"time to first token .*p50 ([\d.]+) ms", 1e-3),
+        "output_tokens_per_second_of_all": (r"output tokens .*  ([\d,.]+) a second", 1),
+    },
+    "model llama-3-8b": {"parameters_total": (r"total +([\d,]+) ", 1), "weight_bytes": (r"total +([\d.]+) GiB", 2**30)},
+}
+
+
+@pytest.mark.parametrize("line", ANSWERS)
+def test_text_json_and_csv_say_the_same(line: str) -> None:
+    asked = line.split()
+    text, plain, table = (run(*asked, *form).stdout for form in ([], ["--json"], ["--csv"]))
+    (row,) = csv.DictReader(table.splitlines())
+    found = flat(json.loads(plain))
+    for name, (pattern, unit) in ANSWERS[line].items():
+        match = re.search(pattern, text, re.MULTILINE)
+        assert match, f"{name}: {pattern}\n{text}"
+        assert row[name] == str(found.get(name, found.get(f"memory_{name}"))), name
+        if unit is None:
+            assert row[name] == str(match[1] == "Fits")
+        else:
+            last = 10.0 ** -len(match[1].partition(".")[2])  # what the last digit that is printed stands for
+            assert float(match[1].replace(",", "")) == pytest.approx(float(row[name]) / unit, abs=0.51 * last)
+
+
+def flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}_") if isinstance(value, dict) else {prefix + name: value}
+    return found

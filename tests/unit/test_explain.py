@@ -183,4 +183,4 @@ def test_wrong_parts_are_refused(arguments: tuple[str, ...], text: str) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "train", "memory"])
 def test_the_help_names_it(command: str) -> None:
-    assert "--explain PART" in run(command, "--help").stdout
+    assert "--explain NAME" in run(command, "--help").stdout

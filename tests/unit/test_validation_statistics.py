@@ -123,9 +123,10 @@ def test_what_is_printed() -> None:
     assert worst[2] == [("+50.0 %", "150 tokens/s", "100 tokens/s", "b1", "Lab")]
     assert reasons[2] == [("2", "no"), ("1", "why not")]
     assert [part.title for part in validation(row("a1", 90)).sections(worst=0)] == [errors[0]]
-    title, verdict, *text = str(found).splitlines()
+    title, verdict, *text, note = str(found).splitlines()
     assert (title, verdict) == (errors[0], found.verdict)
     assert len({len(line) for line in text}) == 1
+    assert note.startswith("Note: 2 configurations only")
     assert text[0].split()[:4] == ["source", "rows", "skipped", "groups"]
 
 
