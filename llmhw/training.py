@@ -878,7 +878,8 @@ class TrainingEstimate(Report):
             return held.verdict
         step, *ends = format_range((self.step_seconds, *(self.step_seconds_interval or ())), "seconds")
         between = f" (80 %: {' to '.join(ends)})" if ends else ""
-        return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}."
+        endless = "" if self.run.finishes else f" {self.run.verdict}"
+        return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}.{endless}"
 
     def footer(self) -> list[str]:
         """What was assumed for the run."""
@@ -1012,9 +1013,9 @@ class TrainingEstimate(Report):
 
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table of many jobs: what was asked, then what comes out, in base units."""
-        job, run, held = self.job, self.run, self.memory
+        job, held, run = self.job, self.memory, self.run.to_dict()
         low, high = self.step_seconds_interval or (None, None)
-        price = run.price
+        price = self.run.price
         return {
             "model": job.model.name,
             "device": job.cluster.accelerator.name,
@@ -1032,20 +1033,13 @@ class TrainingEstimate(Report):
             "memory_allocated_bytes": held.allocated_bytes,
             "memory_device_bytes": held.device_bytes,
             "memory_capacity_bytes": held.capacity_bytes,
-            "tokens": run.tokens,
-            "days": run.days,
-            "days_low": run.days_low,
-            "days_high": run.days_high,
-            "device_hours": run.device_hours,
-            "goodput": run.goodput,
-            "dollars": run.dollars,
-            "dollars_low": run.dollars_low,
-            "dollars_high": run.dollars_high,
+            **{name: run[name] for name in ("tokens", "days", "days_low", "days_high", "device_hours", "goodput")},
+            **{name: run[name] for name in ("dollars", "dollars_low", "dollars_high")},
             "dollars_per_device_hour": price and price.dollars_per_device_hour,
             "price_provider": price and price.provider,
             "price_region": price and price.region,
             "price_date": price and price.date,
-            "energy_kwh": run.energy_kwh,
+            "energy_kwh": run["energy_kwh"],
             **{f"seconds_{name.replace(' ', '_').replace('-', '_')}": self.time.parts[name] for name in PARTS},
         }
 

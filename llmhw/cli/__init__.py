@@ -179,6 +179,7 @@ def _end(error: BaseException, args: list[str]) -> int:
             ),
             70,
         )
+    told = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)  # of what was typed, nothing acts
     say(f"llmhw: {told}\n", err=True)
     return code
 

@@ -168,7 +168,8 @@ class Command(click.Command):
             raise LLMHWError(f"{number:,} combinations are more than {MOST_COMBINATIONS:,}; use llmhw.search for those")
         if number > 1 and (part is not None or plot is not None):
             raise LLMHWError(
-                f"--{'plot' if plot else 'explain'} is for one answer; give one value of {', '.join(varied)}"
+                f"--{'plot' if plot else 'explain'} is for one answer; give one value of "
+                + ", ".join(max(flags[name].opts, key=len) if name in flags else name for name in varied)
             )
         if part is not None and form not in ("json", "txt"):
             raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")

@@ -358,6 +358,10 @@ class Text(Report):
     text: str
     found: Mapping[str, Any]
 
+    @property
+    def plain_rows(self) -> Sequence[Mapping[str, Any]]:
+        raise LLMHWError("a formula with its numbers is no row of a table; use --json, or leave --csv and .xlsx out")
+
     def tables(self) -> list[Table]:
         return [Table("", (), [(line,) for line in self.text.splitlines()])]
 

@@ -11,7 +11,6 @@ from llmhw.activations import activations
 from llmhw.families import FAMILIES, Body, Builder, Config, Family, Style, key_of
 from llmhw.fit import fit
 from llmhw.job import Parallelism, ServingJob, TrainingJob
-from llmhw.measure import measure_flops, measure_params
 from llmhw.memory import lora_tensors
 from llmhw.model import Attention, ModelSpec
 from llmhw.units import LLMHWError
@@ -101,7 +100,10 @@ def test_serve(toy: ModelSpec, llama: ModelSpec) -> None:
 
 def test_measure(toy: ModelSpec) -> None:
     """transformers builds what it knows; of anything else the module itself is measured."""
+    pytest.importorskip("torch", reason="needs the extra torch")
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmhw.measure import measure_flops, measure_params
 
     class ToyConfig(LlamaConfig):
         model_type = "toy"

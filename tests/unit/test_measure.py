@@ -8,9 +8,14 @@ import sys
 from typing import Any
 
 import pytest
-import torch
 
-from llmhw.measure import (
+from llmhw.model import ModelSpec
+from llmhw.units import LLMHWError
+
+torch = pytest.importorskip("torch", reason="needs the extra torch")
+pytest.importorskip("transformers", reason="needs the extra torch")
+
+from llmhw.measure import (  # noqa: E402
     Measurement,
     Row,
     measure,
@@ -19,8 +24,6 @@ from llmhw.measure import (
     measure_optimizer,
     measure_params,
 )
-from llmhw.model import ModelSpec
-from llmhw.units import LLMHWError
 
 TINY: dict[str, Any] = {
     "model_type": "llama",

@@ -549,3 +549,12 @@ def test_an_imbalance_below_one_is_no_imbalance() -> None:
     for wrong in (0.9, 0, -1, float("nan"), float("inf")):
         with pytest.raises(LLMHWError, match=r"expert_imbalance=.* must be a number of at least 1"):
             job(expert_imbalance=wrong)
+
+
+def test_a_run_that_never_finishes_has_no_days_in_any_form() -> None:
+    found = estimate(recompute="full", run={"mtbf_device_hours": 1e-2, "price": 2})
+    told, row = found.to_dict()["run"], found.to_row()
+    for name in ("days", "days_low", "days_high", "device_hours", "dollars", "dollars_high", "energy_kwh"):
+        assert told[name] is row[name] is None, name
+    assert "Never finishes" in found.verdict
+    assert "Never finishes" not in estimate(recompute="full").verdict
