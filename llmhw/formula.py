@@ -105,7 +105,7 @@ class Report:
 
     def to_row(self) -> dict[str, Any]:
         """`to_dict` without levels, as a row of a table: stage_parts_weights and so on."""
-        return dict(_flat(self.to_dict()))
+        return dict(flat(self.to_dict()))
 
     def to_frame(self) -> Any:
         """A pandas DataFrame in base units; needs pandas."""
@@ -142,10 +142,11 @@ class Report:
         return f"{verdict}{''.join(table.html() for table in self.tables())}{notes}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a tree by one name each: {"a": {"b": 1}} has a_b."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}_")
+            yield from flat(value, f"{prefix}{name}_")
         else:
             yield prefix + name, value
 

@@ -326,8 +326,21 @@ PRICES = Command(
 # -- formulas ---------------------------------------------------------------------------------
 
 
+# Which options a topic of a model uses; a formula takes all its numbers as key=value.
+_USED = {
+    "weights": ("weights",),
+    "kv-cache": ("batch", "seq_len", "weights"),
+    "forward-flops": ("batch", "seq_len"),
+    "training-states": ("optimizer", "precision"),
+    "lora": ("weights", "optimizer"),
+}
+
+
 def _explain(options: dict[str, Any]) -> Report:
     topic, arguments = options["topic"], options["arguments"]
+    for p in (p for p in EXPLAIN.params if isinstance(p, Option) and p.many and p.name):
+        if p.name not in _USED.get(topic, ()) and options[p.name or ""] != p.usual:
+            raise LLMHWError(f"{p.name}={options[p.name]!r} has no effect on topic={topic!r}; leave it out")
     if not topic:
         entries = sorted(llmhw.formulas().values(), key=lambda f: (f.module, f.name))
         rows = [{"name": f.name, "unit": f.unit, "source": f.source, "code": f.expression} for f in entries]

@@ -166,9 +166,9 @@ class Command(click.Command):
             number *= len(options[name])
         if number > MOST_COMBINATIONS:
             raise LLMHWError(f"{number:,} combinations are more than {MOST_COMBINATIONS:,}; use llmhw.search for those")
-        if number > 1 and (part is not None or plot is not None):
+        if number > 1 and (part is not None or plot is not None or not shown.columns):
             raise LLMHWError(
-                f"--{'plot' if plot else 'explain'} is for one answer; give one value of "
+                f"{'--plot' if plot else '--explain' if part else self.name} is for one answer; give one value of "
                 + ", ".join(max(flags[name].opts, key=len) if name in flags else name for name in varied)
             )
         if part is not None and form not in ("json", "txt"):

@@ -111,6 +111,12 @@ def _validate(options: dict[str, Any]) -> Report:
     return Validated(found, worst, fitted)
 
 
+def _draw(plot: Any, answer: Report) -> Any:
+    if not isinstance(answer, Validated):
+        raise LLMHWError("--plot draws errors, and --columns has none; leave one out")
+    return plot.validate(answer.found)
+
+
 def _template(context: click.Context, _: click.Parameter, value: bool) -> None:
     """Print a table to fill in."""
     if value:
@@ -148,7 +154,7 @@ VALIDATE = Command(
     "predicted or skipped with a reason. --fit calibrates the constants to your cluster, for `train` and `serve`.",
     examples=("llmhw validate --kind facts --worst 3", "llmhw validate --kind training-throughput --columns"),
     inputs=("file", "calibration"),
-    draw=lambda plot, answer: plot.validate(answer.found),
+    draw=_draw,
     shown=Shown(rows=lambda answer: answer.rows() if isinstance(answer, Validated) else answer.plain_rows),
     code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.predicted else 1,
     interrupted=lambda answer: answer.found.note if isinstance(answer, Validated) else "",

@@ -12,7 +12,7 @@ import click
 from llmhw import __version__
 from llmhw.catalog import date
 from llmhw.cli.terminal import folded, width
-from llmhw.formula import Report, Table
+from llmhw.formula import Report, Table, flat
 from llmhw.units import LLMHWError, finite, format_quantity, plain
 
 # -- words ------------------------------------------------------------------------------------
@@ -228,6 +228,7 @@ def json_text(value: Any) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    rows = [dict(flat(row)) for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return [names, *([row.get(name) for name in names] for row in rows)]
 

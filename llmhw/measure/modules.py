@@ -15,7 +15,7 @@ from llmhw.families import key_of
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec, config_of
 from llmhw.model import model as named_model
-from llmhw.units import LLMHWError, check_choice
+from llmhw.units import LLMHWError, check_choice, shown
 
 # "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.
 _IMPLEMENTATIONS = {"flash": "sdpa", "sdpa": "sdpa", "eager": "eager"}
@@ -103,7 +103,15 @@ def _config(model: Any) -> Any:
     kind = options.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise LLMHWError(f"model_type={kind!r} is not one that the installed transformers knows; pass a torch module")
-    return CONFIG_MAPPING[kind](**options)
+    try:
+        return CONFIG_MAPPING[kind](**options)
+    except Exception as error:  # each of transformers' checks raises a kind of its own
+        raise _refused(kind, error) from None
+
+
+def _refused(kind: str, error: Exception) -> LLMHWError:
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return LLMHWError(f"transformers does not take this config of model_type={kind!r}: {shown(why, 200)}")
 
 
 def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> Any:
@@ -129,9 +137,9 @@ def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> A
     try:
         with no_init_weights():
             made = AutoModelForCausalLM.from_config(text, attn_implementation=_IMPLEMENTATIONS[attention], dtype=dtype)
-    except ValueError as error:
-        if "attention implementation" not in str(error):
-            raise
+    except Exception as error:
+        if not (isinstance(error, ValueError) and "attention implementation" in str(error)):
+            raise _refused(text.model_type, error) from None
         raise LLMHWError(
             f"attention={attention!r}: transformers does not run model_type={text.model_type!r} with it; use 'eager'"
         ) from None
