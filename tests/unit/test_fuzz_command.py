@@ -251,3 +251,28 @@ def test_refused(line: str) -> None:
 def test_lists_in_every_form(name: str, ending: str, tmp_path: Path) -> None:
     check(tmp_path, Asked([name, "h1" if name in ("gpus", "prices") else "4", "--output", f"{{dir}}/out.{ending}"], {}))
     assert (tmp_path / f"out.{ending}").exists()
+
+
+# Of a question and what grows in it: the column that must not shrink (+) or must not grow (-).
+GROWS = [
+    ("memory {model} --gpu h100 --zero 3 --recompute full --gpus", "1,2,4,8,16,64", "-", "device_bytes"),
+    ("memory {model} --gpu h100 --gpus 8 --zero 3 --micro-batch", "1,2,4,8", "+", "device_bytes"),
+    ("memory {model} --gpu h100 --seq-len", "128,256,1024", "+", "device_bytes"),
+    ("train {model} --gpu h200 --gpus 8 --zero 3 --tokens", "1e9,1e10,1e12", "+", "days"),
+    ("train {model} --gpu h200 --gpus 8 --zero 3 --price", "1,2,30", "+", "dollars"),
+    ("train {model} --gpu h200 --gpus 8 --zero 3 --mtbf", "1000,10000,inf", "-", "days"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 --utilization", "0.5,0.7,0.95", "+", "capacity"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 --concurrency", "1,4,16,64", "+", "tpot_seconds"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 --input-tokens", "100,400,500", "+", "ttft_seconds"),
+    ("model {model} --batch", "1,2,9", "+", "kv_cache_bytes"),
+]
+
+
+@pytest.mark.parametrize(("asked", "values", "way", "column"), GROWS, ids=[case[0] for case in GROWS])
+@pytest.mark.parametrize("model", ["mistral-7b", "llama-3-8b", "gemma-3-12b"])
+def test_more_is_more(model: str, asked: str, values: str, way: str, column: str) -> None:
+    done = told([*asked.format(model=model).split(), values, "--csv"])
+    rows = [row for row in csv.DictReader(io.StringIO(done.stdout)) if not row["refused"]]
+    found = [float(row[column]) for row in rows if row[column]]
+    assert len(found) > 1
+    assert found == sorted(found, reverse=way == "-")
