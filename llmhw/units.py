@@ -330,14 +330,14 @@ def parse_number(argument: str, text: str, least: float = 0.0) -> float:
 def parse_count(argument: str, text: str) -> float:
     """A number above 0 as a person writes it: with an exponent, or with K, M, B or T behind it.
 
-    >>> parse_count("tokens", "15T"), parse_count("tokens", "1.5e12"), parse_count("tokens", "300 b")
-    (15000000000000.0, 1500000000000.0, 300000000000.0)
+    >>> parse_count("tokens", "15T"), parse_count("tokens", "1e9"), parse_count("tokens", "300 b")
+    (15000000000000.0, 1000000000.0, 300000000000.0)
     """
     try:
         value = float(parse_number(argument, text))
     except LLMHWError:
         value = 0.0
-    counted = not text.strip()[-2:-1].isalpha()  # 15 T, and not 15 TB, which is of bytes
+    counted = not text.strip()[-2:].isalpha()  # 15 T, and not 15 TB, which is of bytes
     if not (value > 0 and counted):
         raise LLMHWError(f"{argument}={shown(text)} must be a number above 0, such as 15e12 or 15T")
     return value

@@ -110,7 +110,7 @@ _SIMULATE = [
     "--seed 0|1|12345678901234567890",
 ]
 _ONE = ["--batch 1|4|64|1000", "--seq-len 1|128|8k|131072", "--weights bf16|fp8|int4-gptq|q4_k_m", "--kv bf16|fp8"]
-_MODELS = (
+MODELS = (
     "llama-3-8b gpt2 llama-3-70b mixtral-8x7b deepseek-v3 deepseek-v2-lite gemma-3-27b qwen3-next-80b-a3b gpt-oss-120b "
     "qwen3-30b-a3b llama-4-scout nemotron-3-nano-30b-a3b deepseek-v3.2 kimi-k2 smollm2-135m tinyllama-1.1b falcon-7b "
     "phi-3.5-moe t5 LLAMA-3-8B {config}"
@@ -159,7 +159,7 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
-    model = draw(st.sampled_from(_MODELS.split()))
+    model = draw(st.sampled_from(MODELS.split()))
     if name == "measure":
         return [
             _word(draw, "params|flops|activations|memory|optimizer"),
@@ -264,7 +264,7 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-def _changed(draw: Any, tree: Any) -> Any:
+def changed(draw: Any, tree: Any) -> Any:
     """A tree of JSON with something else at some place, or as it is."""
     made = deepcopy(tree)
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
@@ -312,16 +312,16 @@ _TINY = {
 
 def _config(draw: Any, name: str) -> str:
     if name == "measure":  # which builds it
-        return json.dumps(_changed(draw, _TINY))
+        return json.dumps(changed(draw, _TINY))
     chosen = draw(
-        st.sampled_from([*_MODELS.split()[:16], "bloom-560m", "opt-350m", "mpt-7b", "glm-4.5-air", "gemma-2-2b"])
+        st.sampled_from([*MODELS.split()[:16], "bloom-560m", "opt-350m", "mpt-7b", "glm-4.5-air", "gemma-2-2b"])
     )
-    return json.dumps(_changed(draw, json.loads(json.dumps(llmhw.model(chosen).config, default=dict))))
+    return json.dumps(changed(draw, json.loads(json.dumps(llmhw.model(chosen).config, default=dict))))
 
 
 def _calibration(draw: Any, name: str) -> str:
     subjects = {"train": "training_time", "validate": "training_time"}
-    return json.dumps(_changed(draw, _constants(subjects.get(name, "serving_time"))))
+    return json.dumps(changed(draw, _constants(subjects.get(name, "serving_time"))))
 
 
 def _trace(draw: Any, name: str) -> str:

@@ -182,6 +182,7 @@ def test_memory_text() -> None:
 
 
 def test_measure_beside_the_prediction() -> None:
+    pytest.importorskip("torch", reason="needs the extra torch")
     found = answer("measure", "params", "gpt2")
     assert found["ratio"] == 1
     assert found["measured"] == llmhw.model("gpt2").parameters.total
@@ -202,6 +203,8 @@ def test_measure_beside_the_prediction() -> None:
     ],
 )
 def test_layout_errors(arguments: list[str], message: str) -> None:
+    if arguments[:2] == ["measure", "params"]:
+        pytest.importorskip("torch", reason="needs the extra torch")
     assert message in refused(*arguments)
 
 

@@ -172,7 +172,7 @@ def same(cell: str, value: Any) -> bool:
 def test_forms_agree(name: str, tmp_path: Path) -> None:
     """Text, --json and --csv of one line: all refuse it alike, or tell the same numbers."""
 
-    @examples(1, usual=6)
+    @examples(1, usual=2 if name == "fit" else 6)
     @given(asked=lines(name, wrong=False, form=False))
     def agree(asked: Asked) -> None:
         line = [
@@ -207,13 +207,15 @@ def test_many_values_are_as_many_lines(name: str, tmp_path: Path) -> None:
     values = {"--gpus": "1,8", "--tp": "1,2"} if name != "fit" else {"--gpus": "1,2", "--batch": "1,3"}
     values |= {"--seq-len": "128,777"} if name != "serve" else {"--concurrency": "1,5", "--input-tokens": "100,300"}
 
-    @examples(1, usual=4)
+    @examples(1, usual=1 if name == "fit" else 4)
     @given(asked=lines(name, wrong=False, form=False), data=st.data())
     def agree(asked: Asked, data: Any) -> None:
         line = [word for word in asked_in(tmp_path, asked) if word not in ("--curve", "--csv")]
         flag = data.draw(st.sampled_from(list(values)))
         short = {"--seq-len": "-s", "--concurrency": "-c", "--batch": "-b"}.get(flag, flag)
-        assume(not {flag, short} & set(line) and not any("," in word for word in line))
+        flags = [word for word in line if word.startswith("-")]
+        assume(not {flag, short} & set(flags) and not any("," in word for word in line))
+        assume(len(set(flags)) == len(flags))
         alone = [told([*line, flag, value, "--csv"]) for value in values[flag].split(",")]
         # among many, some combinations may have no use for a network
         assume(not any("--network" in done.stderr and "has no effect" in done.stderr for done in alone))
@@ -253,3 +255,28 @@ def test_refused(line: str) -> None:
 def test_lists_in_every_form(name: str, ending: str, tmp_path: Path) -> None:
     check(tmp_path, Asked([name, "h1" if name in ("gpus", "prices") else "4", "--output", f"{{dir}}/out.{ending}"], {}))
     assert (tmp_path / f"out.{ending}").exists()
+
+
+# Of a question and what grows in it: the column that must not shrink (+) or must not grow (-).
+GROWS = [
+    ("memory {model} --gpu h100 --zero 3 --recompute full --gpus", "1,2,4,8,16,64", "-", "device_bytes"),
+    ("memory {model} --gpu h100 --gpus 8 --zero 3 --micro-batch", "1,2,4,8", "+", "device_bytes"),
+    ("memory {model} --gpu h100 --seq-len", "128,256,1024", "+", "device_bytes"),
+    ("train {model} --gpu h200 --gpus 8 --zero 3 --tokens", "1e9,1e10,1e12", "+", "days"),
+    ("train {model} --gpu h200 --gpus 8 --zero 3 --price", "1,2,30", "+", "dollars"),
+    ("train {model} --gpu h200 --gpus 8 --zero 3 --mtbf", "1000,10000,inf", "-", "days"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 --utilization", "0.5,0.7,0.95", "+", "capacity"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 --concurrency", "1,4,16,64", "+", "tpot_seconds"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 --input-tokens", "100,400,500", "+", "ttft_seconds"),
+    ("model {model} --batch", "1,2,9", "+", "kv_cache_bytes"),
+]
+
+
+@pytest.mark.parametrize(("asked", "values", "way", "column"), GROWS, ids=[case[0] for case in GROWS])
+@pytest.mark.parametrize("model", ["mistral-7b", "llama-3-8b", "gemma-3-12b"])
+def test_more_is_more(model: str, asked: str, values: str, way: str, column: str) -> None:
+    done = told([*asked.format(model=model).split(), values, "--csv"])
+    rows = [row for row in csv.DictReader(io.StringIO(done.stdout)) if not row["refused"]]
+    found = [float(row[column]) for row in rows if row[column]]
+    assert len(found) > 1
+    assert found == sorted(found, reverse=way == "-")

@@ -30,6 +30,7 @@ import llmhw
 from llmhw.service import simulation_engine
 from llmhw.simulation import SLO, Poisson
 from llmhw.units import LLMHWError
+from tests.unit.lines import MODELS, changed
 
 EXAMPLES = int(os.environ.get("LLMHW_FUZZ_EXAMPLES", "0"))
 SECONDS = 2.0
@@ -329,5 +330,70 @@ def test_nothing_breaks_it(data: st.DataObject) -> None:
     call = data.draw(st.sampled_from(CALLS))
     if replaced := sorted(set(call.arguments) - set(call.open)):
         names = data.draw(st.lists(st.sampled_from(replaced), min_size=1, max_size=3, unique=True))
-        changed = {name: data.draw(VALUES) for name in names}
-        assert not problem(call, {**call.arguments, **changed}), f"{call.name}({described(changed)})"
+        wrong = {name: data.draw(VALUES) for name in names}
+        assert not problem(call, {**call.arguments, **wrong}), f"{call.name}({described(wrong)})"
+
+
+# What is right somewhere: so that a call goes deep before something does not fit.
+RIGHT: dict[str, list[Any]] = {
+    "batch": [1, 3, 64],
+    "seq_len": [1, 16, 4096, 131072],
+    "tp": [1, 2, 4, 8],
+    "layers": [None, [0], [1], [0, 1, 2]],
+    "number_format": ["bf16", "fp8", "int4-gptq", "q4_k_m", "nf4", "mxfp4"],
+    "kv_format": ["bf16", "fp8", "int8"],
+    "optimizer": ["adamw", "adamw-8bit", "adafactor", "muon", "sgd"],
+    "precision": ["bf16-mixed", "fp32", "bf16"],
+    "recompute": ["none", "selective", "per-op", "full"],
+    "attention": ["flash", "eager"],
+    "kernels": ["torch", "megatron"],
+    "device": ["h100", "RTX 4090", "MI300X", "TPU v5e", "M4 Max", "V100 SXM2 32GB"],
+    "engine": ["vllm", "tensorrt-llm", "llama.cpp", "transformers"],
+    "targets": ["attention", "all-linear", ["q_proj"]],
+    "convention": ["palm", "6nd", "megatron"],
+    "zero": [0, 1, 2, 3],
+    "micro_batch": [1, 2],
+    "weights": ["bf16", "fp8", "int4-gptq", "q4_k_m", None],
+    "kv": ["bf16", "fp8", None],
+    "max_model_len": [None, 128, 8192],
+    "page_size": [None, 1, 16],
+    "frozen": [True, False],
+    "lora_adapters": [0, 3],
+}
+
+
+@settings(
+    max_examples=EXAMPLES // 10 or 60,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=not EXAMPLES,
+)
+@given(st.data())
+def test_any_model_goes_through_them(data: st.DataObject) -> None:
+    """Models of every family, and configs with something changed, with arguments that are right somewhere."""
+    name = data.draw(
+        st.sampled_from([name for name in MODELS.split() if name.islower() and name not in ("t5", "{config}")])
+    )
+    config = changed(data.draw, json.loads(json.dumps(llmhw.model(name).config, default=dict)))
+    try:
+        spec = llmhw.ModelSpec.from_config(config, name=name)
+    except LLMHWError:
+        return
+    call = data.draw(st.sampled_from([call for call in CALLS if {"spec", "model"} & set(call.arguments)]))
+    arguments = dict(call.arguments)
+    for argument in {"spec", "model"} & set(arguments):
+        arguments[argument] = spec
+    for argument in sorted(set(RIGHT) & set(arguments)):
+        arguments[argument] = data.draw(st.sampled_from([arguments[argument], *RIGHT[argument]]))
+    what = problem(call, arguments)
+    assert not what, f"{what} in {call.name}({described(arguments)}) of {config}"
+    if call.name in ("llmhw.TrainingJob", "llmhw.ServingJob"):
+        try:
+            job = call.function(**arguments)
+        except LLMHWError:
+            return
+        for other in CALLS:
+            if type(other.arguments.get("job")) is type(job):
+                what = problem(other, {**other.arguments, "job": job})
+                assert not what, f"{what} in {other.name}({described(other.arguments)}) of {job}"

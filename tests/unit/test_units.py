@@ -177,3 +177,17 @@ def test_a_value_is_shown_on_one_short_line(value: object) -> None:
 def test_a_choice_is_a_text(value: Any) -> None:
     with pytest.raises(LLMHWError, match=r"^recompute=.* is not known; use one of none, full$"):
         units.check_choice("recompute", value, ("none", "full"))
+
+
+@pytest.mark.parametrize("exponent", range(10))
+@pytest.mark.parametrize("digits", ["1", "2.5", "15"])
+@pytest.mark.parametrize("form", ["{}e{}", "{}E{}", "{}e+{}", " {}e0{} "])
+def test_a_count_with_an_exponent_of_one_digit(digits: str, exponent: int, form: str) -> None:
+    text = form.format(digits, exponent)
+    assert units.parse_count("tokens", text) == float(text)
+
+
+@pytest.mark.parametrize("text", ["15TB", "15 GiB", "15 kb", "e9", "1e", "1ee9", "B"])
+def test_bytes_are_no_count(text: str) -> None:
+    with pytest.raises(LLMHWError, match=r"tokens='.*' must be a number above 0"):
+        units.parse_count("tokens", text)
