@@ -278,3 +278,12 @@ def test_more_is_more(model: str, asked: str, values: str, way: str, column: str
     found = [float(row[column]) for row in rows if row[column]]
     assert len(found) > 1
     assert found == sorted(found, reverse=way == "-")
+
+
+def test_a_small_rate_is_no_zero() -> None:
+    table = told(["serve", "llama-3-8b", "--gpu", "h100", "--rate", "1e-5,0.001"]).stdout
+    assert "0.00500" in table
+    assert "0.500" in table
+    slow = ["train", "deepseek-v3", "--gpu", "T4", "--gpus", "1024", "--kernels", "megatron", "--network", "1"]
+    shown = told([*slow, "--compute", "fp16", "--seq-len", "1"]).stdout
+    assert re.search(r"^tokens/s a device +0\.\d*[1-9]", shown, re.MULTILINE)

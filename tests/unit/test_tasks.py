@@ -31,7 +31,7 @@ TASKS = {
             "prices --kind purchase --max 2500",
             "serve qwen3-32b --gpu 'RTX 3060 12GB,RTX 3090,RTX 4090,RTX 5090' --weights int4-awq --concurrency 1",
         ],
-        [r"RTX 3060 12GB +no", r"RTX 3090 +yes .* [234]\d +[234]\d ", r"3 of 4 fit"],
+        [r"RTX 3060 12GB +no", r"RTX 3090 +yes .* [234]\d\.\d +[234]\d\.\d ", r"3 of 4 fit"],
     ),
     "QLoRA of an 8B at 8k on 24 GB": (
         ["fit llama-3.1-8b --gpu 'RTX 4090' --seq-len 8192 --weights nf4"],
