@@ -22,6 +22,7 @@ from llmhw.units import LLMHWError, check_count, check_number, format_quantity, 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
 if TYPE_CHECKING:
     from llmhw.job import ServingJob, TrainingJob
+    from llmhw.serving import ServingMemory
 
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
 
@@ -94,6 +95,13 @@ class Fit:
     def fits_barely(self) -> bool:
         """Whether it fits by less than the known error."""
         return self.fits and self.needed_bytes * (1 + self.held.error) > self.usable_bytes
+
+    @property
+    def short(self) -> str:
+        """By how much it falls short; "" if it fits."""
+        if self.fits:
+            return ""
+        return f"no, short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
 
     def to_row(self) -> dict[str, Any]:
         """Plain numbers in base units, without parts."""
@@ -178,12 +186,12 @@ class FitTable(Report):
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
     def text_rows(self) -> list[tuple[str, str, str, str, str, str]]:
-        """Use, need, offer, verdict, longest sequence and most sequences as text."""
+        """Use, verdict, need, offer, longest sequence and most sequences as text."""
         return [
             (
                 row.use,
+                row.short or ("barely" if row.fits_barely else "yes"),
                 *format_range((row.usable_bytes, row.needed_bytes), "bytes")[::-1],  # type: ignore[misc]
-                f"no: {row.way_out}" if not row.fits else "barely" if row.fits_barely else "yes",
                 f"{row.max_seq_len:,}" if row.max_seq_len else "-",
                 f"{row.max_sequences:,}" if row.max_sequences else "-",
             )
@@ -198,9 +206,9 @@ class FitTable(Report):
     index = "use"
 
     def tables(self) -> list[Table]:
-        columns = ("use", "needs", "offers", "fits", "longest", "most")
+        columns = ("use", "fits", "needs", "offers", "longest", "most")
         full = (*columns[:-2], "longest sequence", "most sequences")
-        return [Table(self.title, full, self.text_rows(), right=6, head=columns)]
+        return [Table(self.title, full, self.text_rows(), right=2, head=columns)]
 
 
 def training_job(
@@ -267,6 +275,7 @@ class _Question(NamedTuple):
     kv_format: str | None
     rank: int
     utilization: float | None
+    plans: dict[Any, ServingMemory]  # that were made already
 
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
@@ -280,9 +289,7 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
 
 def _inference(name: str, q: _Question) -> Held:
     """An engine's plan: what it holds beside the cache, and the cache of the batch."""
-    from llmhw.serving import serving_memory
-
-    found = serving_memory(_serving_job(q, name))
+    found = _plan(name, q)
     sequences = -(-q.batch // found.job.attention_dp)
     stage = found.stages[found.worst]
     cache = found.cache_bytes(q.seq_len, sequences=sequences)
@@ -290,10 +297,24 @@ def _inference(name: str, q: _Question) -> Held:
     return Held(replace(stage, parts=parts), float(stage.total) + cache, found.budget_bytes)
 
 
+def _plan(name: str, q: _Question) -> ServingMemory:
+    """The plan of an engine: where it has pages, the same for all lengths of sequences."""
+    from llmhw.serving import serving_memory
+
+    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len))
+    for asked in (longest, q):
+        key = (name, asked.gpu.name, asked.devices, asked.seq_len)
+        if key not in q.plans:
+            q.plans[key] = serving_memory(_serving_job(asked, name))
+        if q.plans[key].job.software.paged:
+            break
+    return q.plans[key]
+
+
 def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:
     from llmhw.memory import kv_cache
 
-    room = found.job.context_limit if found.job.page_tokens == 1 else q.seq_len
+    room = q.seq_len if found.job.software.paged else found.job.context_limit
     held = kv_cache(q.spec, batch=q.batch, seq_len=room, kv_format=found.job.kv, tp=q.devices)
     whole = float(held.total)
     # whole pages are a little more than the tokens
@@ -454,7 +475,7 @@ def fit(
     gpu = accelerator(device) if isinstance(device, str) else device
     kv = None if kv_format is None else number_format(kv_format).name
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
-    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization))
+    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}))
     jobs, refused = _served(q, formats)
     rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
     left_out = ""

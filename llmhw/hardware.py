@@ -391,10 +391,10 @@ class Cluster:
     def __str__(self) -> str:
         inside = self.intra_link.name if self.intra_link else "no link"
         between = self.inter_link.name if self.inter_link else "not given"
-        nodes = f"{self.nodes} nodes of {self.devices_per_node}" if self.nodes > 1 else "one node"
+        nodes = f"{self.nodes:,} nodes of {self.devices_per_node}" if self.nodes > 1 else "one node"
         network = f"; between nodes: {between}" if self.nodes > 1 else ""
         memory = format_quantity(self.memory_bytes, "bytes")
-        return f"{self.devices} x {self.accelerator.name}, {nodes} ({inside}{network}), {memory}"
+        return f"{self.devices:,} x {self.accelerator.name}, {nodes} ({inside}{network}), {memory}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in base units; device and links in full."""

@@ -283,8 +283,8 @@ class ServingEstimate(Report):
 
     @property
     def setting(self) -> str:
-        """The devices, the network between them, and how often the engine stands on them."""
-        return f"{self.job.cluster}; replicas: {self.job.replicas}"
+        """The devices and the network between them."""
+        return str(self.job.cluster)
 
     # -- what it comes to, in words
 

@@ -260,9 +260,10 @@ class ServingMemory(StageReport):
         sizes = ("tp", "pp", "ep", "attention_dp")
         layout = "".join(f", {name}={getattr(job, name)}" for name in sizes if getattr(job, name) > 1)
         adapters = f", {job.lora_adapters} LoRA adapters of rank {job.lora_rank}" if job.lora_adapters else ""
+        copies = f", {job.replicas} replicas" if job.replicas > 1 else ""
         return (
-            f"serving {job.model.name} in {job.weights}, KV cache in {job.kv}, on {job.devices} x "
-            f"{job.cluster.accelerator.name}{layout}, {job.engine}{adapters}"
+            f"serving {job.model.name} in {job.weights}, KV cache in {job.kv}, on {job.cluster.devices:,} x "
+            f"{job.cluster.accelerator.name}{layout}{copies}, {job.engine}{adapters}"
         )
 
     @property
@@ -433,8 +434,10 @@ class ServingMemory(StageReport):
         found = []
         for text, other in variants(self.job, self):
             made = serving_memory(other, calibration=self.calibration)
-            if made.longest > self.longest or made.at_once() > self.at_once():
+            if made.at_once() > self.at_once():
                 found.append((made.longest, f"{text}: {made._room_words()}"))
+        if not self.fits and self.longest:
+            found.append((self.longest, f"max_model_len={self.longest}: one sequence of that length"))
         return [text for _, text in sorted(found, reverse=True)]
 
     def at_once(self) -> int:

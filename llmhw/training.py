@@ -141,7 +141,7 @@ class JobMemory(StageReport):
         layout = "".join(f"{name}={getattr(p, name)}, " for name in sizes if getattr(p, name) > 1)
         many = "micro-batch" if job.micro_batches == 1 else "micro-batches"
         return (
-            f"memory of {job.model.name} on {job.cluster.devices} x {job.cluster.accelerator.name}: {layout}"
+            f"memory of {job.model.name} on {job.cluster.devices:,} x {job.cluster.accelerator.name}: {layout}"
             f"zero={p.zero}, micro-batch {job.micro_batch} x {job.seq_len} tokens, "
             f"global batch {job.batch:,} = {job.micro_batches:,} {many}{' a rank' if p.dp > 1 else ''}, "
             f"recompute {job.recompute}"

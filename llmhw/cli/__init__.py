@@ -14,7 +14,7 @@ except ImportError:  # one line, not a traceback: the package itself works witho
     sys.exit("llmhw: the command needs click; install it with: pip install 'llmhw[cli]'")
 
 from llmhw import LLMHWError, __version__
-from llmhw.cli.terminal import OutputError, say
+from llmhw.cli.terminal import OutputError, no_color, say
 
 ISSUES = "https://github.com/llmhw/llmhw/issues"
 
@@ -89,17 +89,11 @@ class Commands(click.Group):
 
 def _options() -> list[click.Parameter]:
     """Those of the command without a command; they may stand behind one too."""
+    silent: dict[str, Any] = {"is_flag": True, "expose_value": False}
     return [
-        click.Option(["--no-color"], is_flag=True, help="No colours; NO_COLOR does the same.", callback=_no_color),
-        click.Option(
-            ["--debug"], is_flag=True, help="Where something breaks inside, the traceback.", expose_value=False
-        ),
+        click.Option(["--no-color"], help="No colours; NO_COLOR does the same.", callback=no_color, **silent),
+        click.Option(["--debug"], help="Where something breaks inside, the traceback.", **silent),
     ]
-
-
-def _no_color(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.color = False
 
 
 def _group() -> Commands:
@@ -115,7 +109,7 @@ def _group() -> Commands:
     return click.version_option(__version__, "-V", "--version", prog_name="llmhw")(group)
 
 
-def _welcome(no_color: bool = False) -> None:
+def _welcome() -> None:
     if click.get_current_context().invoked_subcommand is None:
         say(_WELCOME)
 

@@ -10,7 +10,7 @@ import click
 
 from llmhw.cli import output as out
 from llmhw.cli.options import ANSWER, GROUPS, Option, combinations, meant, option
-from llmhw.cli.terminal import Progress, say, width
+from llmhw.cli.terminal import Progress, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
 
@@ -47,15 +47,10 @@ def common_options() -> list[click.Parameter]:
     """What every command takes, and the command without one."""
     silent: dict[str, Any] = {"group": ANSWER, "many": False, "expose_value": False}
     return [
-        option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same.", callback=_no_color, **silent),
+        option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same.", callback=no_color, **silent),
         option("--debug", is_flag=True, help="Where something breaks inside, the traceback.", **silent),
         Option(["--lang"], metavar="en", help="The language; only en so far.", callback=_language, **silent),
     ]
-
-
-def _no_color(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.color = False
 
 
 def _language(_: click.Context, __: click.Parameter, value: str | None) -> None:
@@ -151,7 +146,11 @@ class Command(click.Command):
         part, plot = options.pop("part", None), options.pop("plot", None)
         shown = self.shown
         if options.pop("curve", False) and self.curve:
+            if form not in ("csv", "xlsx"):
+                raise LLMHWError("--curve asks for rows; add --csv, or --output FILE.csv")
             shown = replace(shown, rows=self.curve)
+        if quiet and form != "txt":
+            raise LLMHWError(f"--quiet prints the verdict alone, which is no {form}; leave one out")
         flags = out.flags_of(self)
         many = [p.name for p in self.params if getattr(p, "many", False) and p.name]
         usual = {p.name: (p.usual,) for p in self.params if isinstance(p, Option)}
@@ -207,6 +206,7 @@ class Command(click.Command):
         click.get_current_context().exit(130 if self._note else self._code)
 
     def _answer(self, options: dict[str, Any], many: list[str], varied: list[str], flags: Any) -> Report:
+        click.get_current_context().meta["many"] = bool(varied)
         if not varied:
             return self.ask({**options, **{name: options[name][0] for name in many}})
         answers: list[Report | LLMHWError] = []

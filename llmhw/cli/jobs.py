@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 import llmhw
 from llmhw.cli.command import Command
 from llmhw.cli.options import (
@@ -71,15 +73,22 @@ def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
 
 
-def _cluster(options: dict[str, Any], *, network: bool = True) -> llmhw.Cluster:
+def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
     """What `cluster_options` describe, taken out of the options."""
     from llmhw.hardware import usual_network
 
     gpu, gpus, per_node = (options.pop(name) for name in ("gpu", "gpus", "devices_per_node"))
     inside = _link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
-    between = _link("inter_link", text, "scale-out") if text is not None else usual_network(gpu) if network else None
-    return llmhw.Cluster(gpu, gpus, per_node, intra_link=inside, inter_link=between)
+    between = usual_network(gpu) if text is None else _link("inter_link", text, "scale-out")
+    made = llmhw.Cluster(gpu, gpus, per_node, intra_link=inside, inter_link=between)
+    # among many combinations, some may well have nothing to send
+    if not click.get_current_context().meta.get("many"):
+        if text is not None and made.nodes == 1:
+            raise llmhw.LLMHWError(f"inter_link={text!r} has no effect: {made.devices} devices are in one node")
+        if inside is not None and made.devices == 1:
+            raise llmhw.LLMHWError(f"intra_link={inside.name!r} has no effect on one device")
+    return made
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -213,7 +222,7 @@ FIT = Command(
             ("fits", "fits", ""),
             ("max_seq_len", "longest", "number"),
         ),
-        (("least", "needed_bytes", min),),
+        (("least", "needed_bytes", min), ("smallest", "usable_bytes", min)),
         rows=lambda found: found.records(),
         each="use",
     ),

@@ -134,8 +134,9 @@ class Sweep(Report):
                 if row.get(key) is not None and row.get("fits") is not False:
                     alike.setdefault(row.get(self.shown.each), {})[i] = row[key]
             for values in alike.values():
+                best = most(values.values())
                 for i, value in values.items():
-                    if len(values) > 1 and value == most(values.values()):
+                    if value == best and len(set(values.values())) > 1:
                         words[i].append(word)
         return words
 

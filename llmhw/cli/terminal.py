@@ -47,6 +47,12 @@ def folded(lines: Iterable[str], most: int | None) -> Iterator[str]:
         yield from wrap(line, most) if most and len(line) > most else [line]
 
 
+def no_color(context: Any, _: Any, value: bool) -> None:
+    """What --no-color does."""
+    if value:
+        context.color = False
+
+
 class Progress:
     """A bar on the terminal for what takes longer than a second; none in a pipe.
 

@@ -77,7 +77,7 @@ def test_lists() -> None:
     [
         (["model", "deepseek-v3"], ["671 B parameters, 37.6 B active", "68.6 KiB", "multi-token"]),
         (["model", "gemma-3-27b"], ["not counted: vision"]),
-        (["fit", "llama-3-70b", "--gpu", "H100 SXM5 80GB"], ["inference, bf16", "no: short by", "QLoRA"]),
+        (["fit", "llama-3-70b", "--gpu", "H100 SXM5 80GB"], ["inference, bf16", "no, short by", "QLoRA"]),
         (["models", "gpt2"], ["gpt2-xl", "1.56 B"]),
         (["gpus", "a100"], ["A100 80GB SXM4", "312"]),
         (["formats", "gptq"], ["int4-gptq", "4.156"]),

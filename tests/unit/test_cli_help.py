@@ -181,3 +181,31 @@ def test_bash_puts_names_with_spaces_in_as_they_must_be_typed(tmp_path: Path) ->
     script += '_llmhw_completion llmhw; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "RTX\\ 5090\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("serve llama-3-8b --gpu h100 --curve", "--curve asks for rows; add --csv"),
+        ("gpus h100 --quiet --json", "--quiet prints the verdict alone"),
+        ("train llama-3-8b --gpu h100 --gpus 8 --network 50", "--network 50 has no effect: 8 devices are in one node"),
+        ("serve llama-3-8b --gpu h100 --link 'NVLink 4'", "has no effect on one device"),
+        ("serve llama-3-8b --gpu h100 --draft-tokens 3", "has no effect without a draft"),
+        ("serve llama-3-8b --gpu h100 --page-size 0", "--page-size 0 must be a whole number of at least 1"),
+        ("serve llama-3-8b --gpu h100 --max-model-len 0", "--max-model-len 0 must be a whole number of at least 1"),
+        ("train llama-3-8b --gpu h100 --global-batch 0", "--global-batch 0 must be a whole number of at least 1"),
+        ("memory llama-3-8b --gpu h100 --recompute-layers -1", "--recompute-layers -1"),
+        ("memory llama-3-8b --gpu h100 --recompute-layers 3", "--recompute-layers 3 has no effect"),
+        ("memory mixtral-8x7b --gpu h100 --expert-imbalance 1e30", "--expert-imbalance 1e+30"),
+        ("simulate llama-3-8b --gpu h100 --rate 1 --speed 2", "--speed 2.0"),
+        ("explain weights gpt2 --batch 4", "--batch 4 has no effect"),
+        ("train llama-3-8b --gpu h100 --price 2 --provider aws", "leave provider"),
+        ("serve llama-3-8b --gpu h100 --slo-tpot 33", "it is in seconds; 33 ms are --slo-tpot 0.033"),
+        ("serve llama-3-8b --gpu h100 --engine vlLM --kv q4_0", "--kv"),
+        ("serve llama-3-8b --gpu 'M4 Max' --engine tensorrt-llm", "--engine tensorrt-llm does not run on M4 Max"),
+        ("serve llama-3-8b --gpu h100 --engine tensorrt-llm --weights q4_k_m", "is not read by tensorrt-llm"),
+        ("serve llama-3-8b --gpu 'A100 80GB SXM4' --weights nvfp4 --engine tensorrt-llm", "does not multiply"),
+    ],
+)
+def test_what_has_no_effect_or_does_not_exist_is_refused(arguments: str, message: str) -> None:
+    assert message in refused(*shlex.split(arguments))

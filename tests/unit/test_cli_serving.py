@@ -84,7 +84,7 @@ def test_serve_text() -> None:
     assert done.returncode == 0, done.stderr
     first, _, curve = done.stdout.partition("tokens/s a user")
     for text in (
-        "replicas: 2",
+        "2 replicas",
         "of weights and",
         "of KV cache",
         "first token",

@@ -121,12 +121,12 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
     FitTable.__name__: (
         lambda: llmhw.fit(llmhw.model("llama-3-8b"), "RTX 4090", seq_len=8192),
         "llama-3-8b on RTX 4090",
-        ("inference, bf16", "no: short by"),
+        ("inference, bf16", "no, short by"),
         "use",
     ),
     ServingMemory.__name__: (
         lambda: serving_memory(_serving()),
-        "serving llama-3-8b in bf16, KV cache in bf16, on 2 x H100 SXM5 80GB, tp=2, vllm\n",
+        "serving llama-3-8b in bf16, KV cache in bf16, on 4 x H100 SXM5 80GB, tp=2, 2 replicas, vllm\n",
         ("KV cache", "budget", "sequences of 8,192 tokens; cache of"),
         "part",
     ),
