@@ -165,7 +165,8 @@ def check_engine(engine: ServingEngine, device: Accelerator, weights: str, kv: s
             f"there; use {_some(fitting)}"
         )
     if not engine.caches(kv):
-        raise LLMHWError(f"kv={kv!r} is not a cache of {engine.name}; use {', '.join(('bf16', 'fp16', *engine.kv))}")
+        known = dict.fromkeys(("bf16", "fp16", *engine.kv))
+        raise LLMHWError(f"kv={kv!r} is not a cache of {engine.name}; use {', '.join(known)}")
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -53,12 +53,12 @@ def _patterns(argument: str, value: Any) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a list of pairs: names, and how often they are repeated")
     for names, times in value:
         _list(argument, names, kind=str)
-        _whole(argument, times, least=1, most=10**4)
+        _whole(argument, times, least=1, most=10**3)
 
 
-# What each key that is read must hold. Bounds are far beyond any model, and keep sizes sums that mean something; null
-# stands for a family's default. What a key's value means for the others (that heads are divided, that a list has an
-# entry for each layer) is checked where it is read.
+# What each key that is read must hold. Bounds are far beyond any model; they keep sizes sums that mean something, and
+# layers so few that every question is answered at once. null stands for a family's default. What a key's value means
+# for the others (that heads are divided, that a list has an entry for each layer) is checked where it is read.
 _WIDTH, _COUNT = (1, 10**7), (1, 10**5)
 _KEYS: dict[str, Check] = {
     **{
@@ -74,7 +74,7 @@ _KEYS: dict[str, Check] = {
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
-            (1, 10**4): "num_hidden_layers n_layer num_layers n_layers",
+            (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
             (1, 10**9): "vocab_size",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
                 index_topk""",

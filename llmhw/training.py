@@ -1055,8 +1055,8 @@ class TrainingEstimate(Report):
         told = [
             ("memory", used, f"of {room}: {fits if held.fits else f'it does not fit: {held.way_out}'}"),
             ("step", step, " to ".join(ends) or "the calibration has none"),
-            ("tokens/s a device", f"{self.tokens_per_second_per_device:,.0f}", ""),
-            ("tokens/s in all", f"{self.tokens_per_second:,.0f}", ""),
+            ("tokens/s a device", format_quantity(self.tokens_per_second_per_device, ""), ""),
+            ("tokens/s in all", format_quantity(self.tokens_per_second, ""), ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
             *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
         ]

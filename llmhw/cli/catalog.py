@@ -256,7 +256,6 @@ MODEL = Command(
     ),
     examples=("llmhw model llama-3-70b", "llmhw model llama-3-8b,qwen3-8b --weights bf16,fp8,int4-gptq"),
     explain=True,
-    inputs=("model",),
 )
 
 

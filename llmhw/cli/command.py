@@ -65,7 +65,6 @@ class Command(click.Command):
     shown      how many answers stand side by side
     examples   lines of the help that run as they are
     draw       from a module with functions that draw, and an answer, to a figure
-    inputs     names of the options that are files which are read: never written onto
     code       the exit code of an answer
     curve      the rows that --curve asks for
     interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed, never written to a file
@@ -81,7 +80,6 @@ class Command(click.Command):
         examples: Iterable[str] = (),
         explain: bool = False,
         draw: Callable[[Any, Any], Any] | None = None,
-        inputs: Iterable[str] = (),
         code: Callable[[Any], int] = lambda answer: 0,
         curve: Callable[[Any], Any] | None = None,
         interrupted: Callable[[Any], str] = lambda answer: "",
@@ -90,7 +88,7 @@ class Command(click.Command):
         every = [*params, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
-        self.inputs, self.exit_code, self.curve, self.interrupted = list(inputs), code, curve, interrupted
+        self.exit_code, self.curve, self.interrupted = code, curve, interrupted
 
     # help
 
@@ -153,8 +151,8 @@ class Command(click.Command):
             )
         if part is not None and form not in ("json", "txt"):
             raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")
-        inputs = [value for name in self.inputs for value in _values(options.get(name)) if isinstance(value, str)]
-        _check_outputs((file, plot), inputs)
+        inputs = _paths(options)
+        _check_outputs(file, plot, inputs)
         ends: list[tuple[str, int]] = []
 
         def made() -> str | bytes:
@@ -267,22 +265,29 @@ def _one_provider(options: dict[str, Any]) -> str | None:
     return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"))
 
 
-def _values(found: Any) -> Sequence[Any]:
-    return found if isinstance(found, (tuple, list)) else [found]
-
-
 def _colored() -> bool:
     from os import environ
 
     return width() is not None and not environ.get("NO_COLOR") and click.get_current_context().color is not False
 
 
-def _check_outputs(files: Iterable[str | None], inputs: list[str]) -> None:
+def _paths(options: dict[str, Any]) -> list[str]:
+    """All that an option may have named as a file: what is read is never written onto."""
+    from os.path import join
+
+    every = [one for value in options.values() for one in (value if isinstance(value, tuple) else (value,))]
+    paths = [path for path in (getattr(one, "path", one) for one in every) if isinstance(path, str) and path]
+    return [*paths, *(join(path, "config.json") for path in paths)]  # of a folder, that is read
+
+
+def _check_outputs(file: str | None, plot: str | None, inputs: list[str]) -> None:
     from llmhw.files import check_output
 
-    for file in files:
-        if file not in (None, "-"):
-            check_output(file, inputs)
+    if file is not None and file == plot:
+        raise LLMHWError(f"output={file!r} and plot={plot!r} are one file; give two")
+    for path in (file, plot):
+        if path not in (None, "-"):
+            check_output(path, inputs)
 
 
 def _missing(param: click.Parameter | None) -> str:

@@ -47,7 +47,6 @@ MEASURE = Command(
     shown=Shown(
         (("measured", "measured", "number"), ("predicted", "predicted", "number"), ("ratio", "ratio", "number"))
     ),
-    inputs=("model",),
 )
 
 
@@ -153,7 +152,6 @@ VALIDATE = Command(
     "Without FILE.csv, the catalog's own table. Rows that measure one configuration again have one vote; every row is "
     "predicted or skipped with a reason. --fit calibrates the constants to your cluster, for `train` and `serve`.",
     examples=("llmhw validate --kind facts --worst 3", "llmhw validate --kind training-throughput --columns"),
-    inputs=("file", "calibration"),
     draw=_draw,
     shown=Shown(rows=lambda answer: answer.rows() if isinstance(answer, Validated) else answer.plain_rows),
     code=lambda answer: 0 if not isinstance(answer, Validated) or answer.found.predicted else 1,

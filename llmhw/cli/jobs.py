@@ -177,7 +177,6 @@ TRAIN = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.train(answer),
-    inputs=("calibration", "model"),
 )
 
 
@@ -298,7 +297,6 @@ SERVE = Command(
     explain=True,
     draw=lambda plot, answer: plot.serve(answer),
     curve=lambda found: found.records(),
-    inputs=("calibration", "model"),
 )
 
 
@@ -366,7 +364,6 @@ SIMULATE = Command(
         "llmhw simulate llama-3-8b --gpu h100 --rate 2,8 --requests 200 --output-tokens exponential:200",
     ),
     draw=lambda plot, answer: plot.simulate(answer),
-    inputs=("calibration", "model", "trace"),
     interrupted=lambda found: "" if found.result.complete else found.result.note,
 )
 

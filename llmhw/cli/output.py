@@ -83,9 +83,9 @@ def _cell(value: Any, unit: str) -> str:
         return value
     if value is None:
         return "-"
-    if unit == "number":
-        return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-    return format_quantity(value, unit)
+    if unit != "number":
+        return format_quantity(value, unit)
+    return f"{value:,}" if isinstance(value, int) else format_quantity(value, "")
 
 
 # Flags whose columns have another name.

@@ -242,7 +242,7 @@ def _form(draw: Any, line: list[str], files: dict[str, str]) -> list[str]:
         return []
     forms = [[], [], ["--json"], ["--csv"], ["-q"]]
     forms += [["--output", f"{{dir}}/out.{ending}"] for ending in ("json", "csv", "md", "html", "txt", "xlsx")]
-    forms += [["--output", f"{{dir}}/{file}", "--json"] for file in files]
+    forms += [["--output", f"{{dir}}/{file}", f"--{form}"] for file in files for form in ("csv", "json")]
     if name in ("memory", "train", "serve", "simulate", "validate") and not many:
         forms += [["--plot", "{dir}/plot.svg"]]
     if name in _PARTS and not many:

@@ -20,7 +20,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import llmhw
 from llmhw.cli import COMMANDS
+from llmhw.validation import template
 from tests.unit.command import Done, run
 from tests.unit.lines import Asked, lines
 
@@ -280,3 +282,56 @@ def test_more_is_more(model: str, asked: str, values: str, way: str, column: str
     found = [float(row[column]) for row in rows if row[column]]
     assert len(found) > 1
     assert found == sorted(found, reverse=way == "-")
+
+
+def test_a_small_rate_is_no_zero() -> None:
+    table = told(["serve", "llama-3-8b", "--gpu", "h100", "--rate", "1e-5,0.001"]).stdout
+    assert "0.00500" in table
+    assert "0.500" in table
+    slow = ["train", "deepseek-v3", "--gpu", "T4", "--gpus", "1024", "--kernels", "megatron", "--network", "1"]
+    shown = told([*slow, "--compute", "fp16", "--seq-len", "1"]).stdout
+    assert re.search(r"^tokens/s a device +0\.\d*[1-9]", shown, re.MULTILINE)
+
+
+FILES = {
+    "config.json": json.dumps(dict(llmhw.model("gpt2").config), default=dict),
+    "lengths.csv": "input_tokens,output_tokens\n3,4\n",
+    "trace.csv": "arrival_seconds,input_tokens,output_tokens\n0,3,4\n",
+    "table.csv": template("serving"),
+    "calibration.json": "{}",
+}
+READ = [
+    "fit {config.json} --gpu h100",
+    "memory {config.json} --gpu h100",
+    "train {folder} --gpu h100",
+    "serve gpt2,{config.json} --gpu h100",
+    "serve gpt2 --gpu h100 --draft {config.json}",
+    "serve gpt2 --gpu h100 --calibration {calibration.json}",
+    "simulate gpt2 --gpu h100 --trace {trace.csv}",
+    "simulate gpt2 --gpu h100 --rate 1 --requests 3 --input-tokens csv:{lengths.csv}",
+    "simulate gpt2 --gpu h100 --rate 1 --requests 3 --output-tokens 3,csv:{lengths.csv}",
+    "model {config.json}",
+    "explain weights {config.json}",
+    "measure params {config.json}",
+    "validate {table.csv} --kind serving",
+]
+PLOTTED = {"memory", "train", "serve", "simulate", "validate"}
+
+
+@pytest.mark.parametrize("other", [os.symlink, os.link, None])
+@pytest.mark.parametrize("line", READ)
+def test_no_input_is_written_onto(line: str, other: Any, tmp_path: Path) -> None:
+    """Whatever a line reads, and by whatever name the file to write is called."""
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    read = re.search(r"{(.*)}", line)[1].replace("folder", "config.json")  # type: ignore[index]
+    words = [re.sub(r"{(.*)}", lambda m: str(tmp_path / m[1].replace("folder", "")), word) for word in line.split()]
+    for flag, name in (("--output", "other.json"), ("--plot", "other.svg"), ("--fit", "other")):
+        if flag == "--output" or (words[0] in PLOTTED if flag == "--plot" else words[0] == "validate"):
+            path = tmp_path / name if other else tmp_path / read
+            if other:
+                other(tmp_path / read, path)
+            done = told([*words, flag, str(path), *([f"--{path.suffix[1:]}"] if flag == "--output" else [])])
+            assert done.returncode == 2
+            assert (tmp_path / read).read_text(encoding="utf-8") == FILES[read]
+            assert "is the file that is read" in done.stderr or flag == "--plot"

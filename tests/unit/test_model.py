@@ -267,7 +267,7 @@ def test_no_value_of_a_config_breaks_its_reading(name: str) -> None:
         ({"hidden_size": 10**300}, "config key hidden_size=1000000"),
         (
             {"num_hidden_layers": 10**9},
-            "config key num_hidden_layers=1000000000 must be a whole number from 1 to 10,000",
+            "config key num_hidden_layers=1000000000 must be a whole number from 1 to 1,000",
         ),
         ({"vocab_size": 10**300}, "config key vocab_size=1000"),
         ({"_name_or_path": "\ud800"}, r"config key _name_or_path='\ud800' must be a name without control characters"),
