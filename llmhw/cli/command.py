@@ -142,28 +142,9 @@ class Command(click.Command):
         form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
         file, quiet = options.pop("output"), options.pop("quiet")
         part, plot = options.pop("part", None), options.pop("plot", None)
-        shown = self.shown
-        if options.pop("curve", False) and self.curve:
-            if form not in ("csv", "xlsx"):
-                raise LLMHWError("--curve asks for rows; add --csv, or --output FILE.csv")
-            shown = replace(shown, rows=self.curve)
-        if quiet and form != "txt":
-            raise LLMHWError(f"--quiet prints the verdict alone, which is no {form}; leave one out")
-        flags = out.flags_of(self)
-        many = [p.name for p in self.params if getattr(p, "many", False) and p.name]
-        usual = {p.name: (p.usual,) for p in self.params if isinstance(p, Option)}
-        options |= {name: options[name] or usual[name] for name in many if name in usual}
-        if "gpu" in many and any(str(gpu).lower() == "all" for gpu in options["gpu"]):
-            from llmhw.hardware import accelerators
-
-            options["gpu"] = tuple(a.name for a in accelerators())
-        varied = [name for name in many if len(options[name]) > 1]
-        number = 1
-        for name in many:
-            number *= len(options[name])
-        if number > MOST_COMBINATIONS:
-            raise LLMHWError(f"{number:,} combinations are more than {MOST_COMBINATIONS:,}; use llmhw.search for those")
-        if number > 1 and (part is not None or plot is not None or not shown.columns):
+        shown = self._shown(form, quiet, options.pop("curve", False))
+        flags, varied = out.flags_of(self), self._expand(options)
+        if varied and (part is not None or plot is not None or not shown.columns):
             raise LLMHWError(
                 f"{'--plot' if plot else '--explain' if part else self.name} is for one answer; give one value of "
                 + ", ".join(max(flags[name].opts, key=len) if name in flags else name for name in varied)
@@ -172,38 +153,60 @@ class Command(click.Command):
             raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")
         inputs = _paths(options)
         _check_outputs(file, plot, inputs)
+        ends: list[tuple[str, int]] = []
 
         def made() -> str | bytes:
-            answer = self._answer(options, many, varied, flags)
-            if not isinstance(answer, out.Sweep):
-                self._note, self._code = self.interrupted(answer), self.exit_code(answer)
-                if self._note and file not in (None, "-"):
-                    raise click.Abort
+            answer = self._answer(options, varied, flags)
+            ends.append(
+                ("", 0) if isinstance(answer, out.Sweep) else (self.interrupted(answer), self.exit_code(answer))
+            )
+            if ends[0][0] and file not in (None, "-"):
+                raise click.Abort
             if part is not None:
                 told = answer.explain(part)  # type: ignore[attr-defined]
                 return out.json_text({"part": part, "explanation": told}) if form == "json" else f"{told}\n"
             if plot is not None:
                 self._plot(answer, plot, inputs)
-            color = file is None and form == "txt" and width() is not None and _colored()
             if form == "txt":
-                return out.text(answer, flags, quiet=quiet, color=color)
+                return out.text(answer, flags, quiet=quiet, color=file is None and _colored())
             return out.written(answer, form, shown, flags)
 
-        self._note, self._code = "", 0
-        if file in (None, "-"):
-            found = made()
-            if isinstance(found, bytes):
-                raise LLMHWError("output='-' takes text; give the name of an .xlsx file")
-            say(found)
-        else:
-            from llmhw.files import write_whole
+        _deliver(made, file, inputs)
+        note, code = ends[0]
+        if note:
+            say(f"llmhw: {note}\n", err=True)
+        click.get_current_context().exit(130 if note else code)
 
-            write_whole(file, made, inputs=inputs)
-        if self._note:
-            say(f"llmhw: {self._note}\n", err=True)
-        click.get_current_context().exit(130 if self._note else self._code)
+    def _shown(self, form: str, quiet: bool, curve: bool) -> out.Shown:
+        """How answers are shown, once what has no effect is refused."""
+        if quiet and form != "txt":
+            raise LLMHWError(f"--quiet prints the verdict alone, which is no {form}; leave one out")
+        if not (curve and self.curve):
+            return self.shown
+        if form not in ("csv", "xlsx"):
+            raise LLMHWError("--curve asks for rows; add --csv, or --output FILE.csv")
+        return replace(self.shown, rows=self.curve)
 
-    def _answer(self, options: dict[str, Any], many: list[str], varied: list[str], flags: Any) -> Report:
+    def _expand(self, options: dict[str, Any]) -> list[str]:
+        """Put the defaults, and all devices, in their places; the options that have several values."""
+        number, varied = 1, []
+        for param in self.params:
+            name = param.name or ""
+            if not getattr(param, "many", False):
+                continue
+            options[name] = options[name] or (getattr(param, "usual", None),)
+            if name == "gpu" and any(str(gpu).lower() == "all" for gpu in options[name]):
+                from llmhw.hardware import accelerators
+
+                options[name] = tuple(a.name for a in accelerators())
+            number *= len(options[name])
+            varied += [name] if len(options[name]) > 1 else []
+        if number > MOST_COMBINATIONS:
+            raise LLMHWError(f"{number:,} combinations are more than {MOST_COMBINATIONS:,}; use llmhw.search for those")
+        return varied
+
+    def _answer(self, options: dict[str, Any], varied: list[str], flags: Any) -> Report:
+        many = [param.name for param in self.params if getattr(param, "many", False) and param.name]
         click.get_current_context().meta["many"] = bool(varied)
         if not varied:
             return self.ask({**options, **{name: options[name][0] for name in many}})
@@ -238,6 +241,18 @@ class Command(click.Command):
         plot.write(self.draw(plot, answer), path, inputs=inputs)
 
 
+def _deliver(made: Callable[[], str | bytes], file: str | None, inputs: list[str]) -> None:
+    """Print it, or write it to a file."""
+    if file not in (None, "-"):
+        from llmhw.files import write_whole
+
+        return write_whole(file, made, inputs=inputs)
+    found = made()
+    if isinstance(found, bytes):
+        raise LLMHWError("output='-' takes text; give the name of an .xlsx file")
+    say(found)
+
+
 def _one_provider(options: dict[str, Any]) -> str | None:
     """Whose prices make a comparison of devices fair; None where nobody has all of them."""
     from llmhw.cost import common_provider
@@ -253,7 +268,7 @@ def _one_provider(options: dict[str, Any]) -> str | None:
 def _colored() -> bool:
     from os import environ
 
-    return not environ.get("NO_COLOR") and click.get_current_context().color is not False
+    return width() is not None and not environ.get("NO_COLOR") and click.get_current_context().color is not False
 
 
 def _paths(options: dict[str, Any]) -> list[str]:
