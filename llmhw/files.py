@@ -229,7 +229,7 @@ def write_whole(
         try:
             with beside.open("wb") as out:
                 made = make()
-                out.write(made.encode() if isinstance(made, str) else made)
+                out.write(made.encode(errors="backslashreplace") if isinstance(made, str) else made)
                 out.flush()
                 fsync(out.fileno())
             replace(beside, file)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
+from inspect import cleandoc
 from textwrap import fill
 from typing import Any, TypeVar
 
@@ -184,9 +185,9 @@ def documented(made: C) -> C:
         if f.metadata:
             kind = f.metadata["kind"]
             rows[f.name] = f.metadata["meaning"] + (f" [{'|'.join(kind)}]" if isinstance(kind, tuple) else "")
-    wide = 4 + max(map(len, rows)) + 2
-    lines = [fill(f"    {name}".ljust(wide) + text, 118, subsequent_indent=" " * wide) for name, text in rows.items()]
-    first, blank, rest = (made.__doc__ or "").partition("\n\n")
+    wide = max(map(len, rows)) + 2
+    lines = [fill(name.ljust(wide) + text, 114, subsequent_indent=" " * wide) for name, text in rows.items()]
+    first, blank, rest = cleandoc(made.__doc__ or "").partition("\n\n")  # as Python 3.13 itself has it
     made.__doc__ = "\n".join([first, "", *lines]) + blank + rest
     return made
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -148,7 +148,12 @@ def dealt_layers(layers: int, stages: int) -> tuple[range, ...]:
     >>> [len(stage) for stage in dealt_layers(61, 4)]
     [15, 15, 16, 15]
     """
-    base, more = divmod(check_count("layers", layers), check_count("stages", stages))
+    return _dealt(check_count("layers", layers), check_count("stages", stages))
+
+
+@lru_cache(maxsize=64)
+def _dealt(layers: int, stages: int) -> tuple[range, ...]:
+    base, more = divmod(layers, stages)
     sizes = (base + (stages - 1 - more <= i < stages - 1) for i in range(stages))
     return tuple(range(start, end) for start, end in pairwise(accumulate(sizes, initial=0)))
 

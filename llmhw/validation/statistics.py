@@ -346,7 +346,7 @@ class Validation(Report):
         if listed:
             rows = [
                 (
-                    f"{100 * g.error:+.1f} %",
+                    f"{100 * g.error:+z.1f} %",
                     format_quantity(g.predicted, g.unit),
                     format_quantity(g.measured, g.unit),
                     ", ".join(g.ids[:4]) + (f" and {len(g.ids) - 4} more" if len(g.ids) > 4 else ""),
@@ -376,4 +376,4 @@ class Validation(Report):
 
 
 def _percent(value: float | None, sign: str) -> str:
-    return "-" if value is None else f"{100 * value:{sign}.1f} %"
+    return "-" if value is None else f"{100 * value:{sign}z.1f} %"
