@@ -153,7 +153,7 @@ def check(folder: Path, asked: Asked) -> None:
 def test_any_line(name: str, tmp_path: Path) -> None:
     share = SHARES.get(name, 1.5)
 
-    @examples(share, usual=max(8, int(share * 2)))
+    @examples(share, usual=max(5, int(share)))
     @given(asked=lines(name))
     def any_line(asked: Asked) -> None:
         check(tmp_path, asked)
@@ -177,7 +177,7 @@ def same(cell: str, value: Any) -> bool:
 def test_forms_agree(name: str, tmp_path: Path) -> None:
     """Text, --json and --csv of one line: all refuse it alike, or tell the same numbers."""
 
-    @examples(1, usual=2 if name == "fit" else 6)
+    @examples(1, usual=1 if name == "fit" else 3)
     @given(asked=lines(name, wrong=False, form=False))
     def agree(asked: Asked) -> None:
         line = [
@@ -212,7 +212,7 @@ def test_many_values_are_as_many_lines(name: str, tmp_path: Path) -> None:
     values = {"--gpus": "1,8", "--tp": "1,2"} if name != "fit" else {"--gpus": "1,2", "--batch": "1,3"}
     values |= {"--seq-len": "128,777"} if name != "serve" else {"--concurrency": "1,5", "--input-tokens": "100,300"}
 
-    @examples(1, usual=1 if name == "fit" else 4)
+    @examples(1, usual=1 if name == "fit" else 2)
     @given(asked=lines(name, wrong=False, form=False), data=st.data())
     def agree(asked: Asked, data: Any) -> None:
         line = [word for word in asked_in(tmp_path, asked) if word not in ("--curve", "--csv")]

@@ -203,8 +203,8 @@ def estimate(*sizes: float) -> Estimate:
     return Estimate("one", "bytes", tuple(_part(f"part {i}", size) for i, size in enumerate(sizes)))
 
 
-@pytest.mark.parametrize("size", [0.0, 1.0, 5e5, 46.8 * GIB, 3e15])
-@pytest.mark.parametrize("capacity", [0.0, 1.0, 53.8 * GIB, 79.6 * GIB, 1e15])
+@pytest.mark.parametrize("size", [0.0, 1.0, 46.8 * GIB, 3e15])
+@pytest.mark.parametrize("capacity", [0.0, 53.8 * GIB, 1e15])
 @pytest.mark.parametrize("bars", [1, 5])
 def test_bars_of_memory_hold_their_capacities(size: float, capacity: float, bars: int) -> None:
     estimates = {f"bar {i}": estimate(size, size / 3) for i in range(bars)}
@@ -224,7 +224,7 @@ def test_a_capacity_beyond_the_bars_is_drawn() -> None:
     assert small.texts[0].get_text() == " 488"
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize(("log_x", "log_y"), [(False, False), (True, True), (True, False)])
 def test_lines_hold_levels_and_points(scale: float, log_x: bool, log_y: bool) -> None:
     series = {"one": [(scale, 2 * scale), (1024 * scale, 4 * scale)], "two": [(2 * scale, scale)]}

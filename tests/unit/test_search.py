@@ -33,9 +33,7 @@ def cluster(devices: int, device: str = "h100") -> llmhw.Cluster:
 
 def job(name: str, devices: int = 64, **options: Any) -> TrainingJob:
     asked = {"global_batch": 256, "seq_len": 2048, "kernels": "megatron"} | options
-    return TrainingJob(
-        model=llmhw.model(name), cluster=cluster(devices), parallelism=Parallelism(dp=devices), **asked
-    )
+    return TrainingJob(model=llmhw.model(name), cluster=cluster(devices), parallelism=Parallelism(dp=devices), **asked)
 
 
 # -- equal to the single answer ---------------------------------------------------------------

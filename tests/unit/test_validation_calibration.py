@@ -21,6 +21,9 @@ ROWS = [row for row in read_measurements("training_throughput") if row["software
 SERVING = read_measurements("inference_throughput")
 ABOUT = ("date", "data", "residuals", "left_out", "interval", "method")
 
+# What they share takes long: one worker makes it.
+pytestmark = pytest.mark.xdist_group("calibration")
+
 
 @pytest.fixture(scope="module")
 def mine() -> dict[str, Any]:

@@ -18,6 +18,9 @@ from tests.unit.stated import check_readme
 ROWS = read_measurements("inference_throughput")
 ONE = next(row for row in ROWS if row["source"].startswith("TensorRT-LLM 0.17") and row["tp"] == "8")
 
+# What they share takes long: one worker makes it.
+pytestmark = pytest.mark.xdist_group("serving")
+
 
 @pytest.fixture(scope="module")
 def found() -> Validation:

@@ -20,6 +20,9 @@ from tests.unit.stated import check_readme
 ROWS = read_measurements("training_throughput")
 ONE = next(row for row in ROWS if row["id"] == "TT0420")  # Llama 3 70B on 64 H100
 
+# What they share takes long: one worker makes it.
+pytestmark = pytest.mark.xdist_group("throughput")
+
 
 @pytest.fixture(scope="module")
 def found() -> Validation:
