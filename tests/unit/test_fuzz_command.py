@@ -29,7 +29,7 @@ from tests.unit.lines import Asked, lines
 EXAMPLES = int(os.environ.get("LLMHW_FUZZ_EXAMPLES", "0"))
 SECONDS = 2.0  # of this process: what others do on the machine is no hang of the command
 # How many of a hundred lines are of this command: most where most can go wrong.
-SHARES = {"train": 22, "serve": 22, "simulate": 14, "memory": 12, "validate": 10, "fit": 3, "model": 4, "explain": 4}
+SHARES = {"train": 22, "serve": 22, "simulate": 14, "memory": 12, "validate": 6, "fit": 3, "model": 4, "explain": 4}
 
 
 def examples(share: float, usual: int) -> Any:
