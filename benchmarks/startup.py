@@ -15,10 +15,17 @@ ROUNDS = 20
 PROGRAMS = {
     "python -c pass": ["-c", "pass"],
     "import llmhw": ["-c", "import llmhw"],
-    "llmhw model llama-3-70b --json": ["-m", "llmhw", "model", "llama-3-70b", "--json"],
-    "llmhw fit llama-3-70b --gpu h100 --json": ["-m", "llmhw", "fit", "llama-3-70b", "--gpu", "h100", "--json"],
-    "llmhw models": ["-m", "llmhw", "models"],
 }
+LINES = (
+    "--help",
+    "model llama-3-70b",
+    "fit llama-3-70b --gpu h100",
+    "memory llama-3-70b --gpu h100 --gpus 64 --tp 8",
+    "train llama-3-70b --gpu h100 --gpus 64 --tp 8",
+    "serve llama-3-70b --gpu h100 --gpus 8 --tp 8",
+    "models",
+)
+PROGRAMS |= {f"llmhw {line}": ["-m", "llmhw", *line.split()] for line in LINES}
 
 
 def seconds(arguments: list[str]) -> float:
@@ -36,9 +43,9 @@ def main() -> None:
             taken[name].append(seconds(arguments))
     medians = {name: statistics.median(times[1:]) for name, times in taken.items()}
     bare = medians["python -c pass"]
-    print(f"{'program':<42} {'median':>8} {'over bare':>10} {'ratio':>6}")
+    print(f"{'program':<52} {'median':>8} {'over bare':>10} {'ratio':>6}")
     for name, median in medians.items():
-        print(f"{name:<42} {median * 1e3:>5.0f} ms {(median - bare) * 1e3:>7.0f} ms {median / bare:>6.1f}")
+        print(f"{name:<52} {median * 1e3:>5.0f} ms {(median - bare) * 1e3:>7.0f} ms {median / bare:>6.1f}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Nothing is counted here: inference is an engine's plan, `llmhw.serving_memory`; 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -361,10 +360,25 @@ def _adapter_states(q: _Question, base: str) -> Estimate:
 
 
 def _most(holds: Callable[[int], Held], most: int) -> int:
-    """The largest number at which a use fits, by bisection; 0 if there is none."""
-    if not holds(1).fits:
+    """The largest number at which a use fits; 0 if there is none. What a use needs grows with the number."""
+    low, high = 1, most
+    least, greatest = holds(low), holds(high)
+    if not least.fits:
         return 0
-    return most if holds(most).fits else bisect_left(range(1, most), True, key=lambda n: not holds(n).fits)
+    if greatest.fits:
+        return most
+    guess = True
+    while high - low > 1:
+        # needs are nearly straight lines, so that the one between the ends soon meets what is offered
+        part = (least.offered - least.needed) / (greatest.needed - least.needed) if guess else 0.5
+        middle = min(max(low + int(part * (high - low)), low + 1), high - 1)
+        held = holds(middle)
+        if held.fits:
+            low, least = middle, held
+        else:
+            high, greatest = middle, held
+        guess = not guess  # every other step is half the way, whatever the needs look like
+    return low
 
 
 def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:
