@@ -221,28 +221,23 @@ def text_table(
     """Lines of a table for the terminal; columns from number `right` on are aligned to the right.
 
     prose   the last column is prose, and aligned to the left all the same
-    width   of the terminal: the widest column is wrapped where a line would be longer
+    width   of the terminal: names of columns, then the widest column, are wrapped where a line would be longer
 
     >>> text_table([("part", "GiB"), ("weights", "2.0")])
     ['part     GiB', 'weights  2.0']
     >>> text_table([("fits", "no, it is far too large")], right=2, width=18)
     ['fits  no, it is', '      far too', '      large']
+    >>> text_table([("gpu", "tokens a second"), ("h100", "1,234,567")], width=16)
+    ['gpu    tokens a', '         second', 'h100  1,234,567']
     """
     lines = list(rows)
     if not lines:
         return []
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    numbers = range(right, len(widths) - prose)
-    least = 8  # a column is not wrapped to less
-    over = sum(widths) + 2 * (len(widths) - 1) - width if width else 0
     cells = [[[cell] for cell in line] for line in lines]
-    if over > 0:
-        from textwrap import wrap
-
-        wide = max(range(len(widths)), key=lambda i: (i not in numbers, widths[i]))
-        widths[wide] = max(least, widths[wide] - over)
-        for line in cells:
-            line[wide] = wrap(line[wide][0], widths[wide]) or [""]
+    numbers = range(right, len(lines[0]) - prose)
+    if width:
+        _wrap(cells, numbers, width)
+    widths = _widths(cells)
     found = []
     for line in cells:
         for k in range(max(map(len, line))):
@@ -252,6 +247,34 @@ def text_table(
             )
             found.append("  ".join(padded).rstrip())
     return found
+
+
+def _widths(cells: Iterable[Sequence[Sequence[str]]]) -> list[int]:
+    """Of each column; a cell is its lines."""
+    return [max(len(text) for cell in column for text in cell) for column in zip(*cells, strict=True)]
+
+
+def _wrap(cells: list[list[list[str]]], numbers: range, width: int) -> None:
+    """Make the lines of a table fit: names of columns of numbers first, then the widest of the others."""
+    from textwrap import wrap
+
+    least = 8  # a column is not wrapped to less
+
+    def over() -> int:
+        return sum(_widths(cells)) + 2 * (len(cells[0]) - 1) - width
+
+    if over() > 0:
+        below = _widths(cells[1:] or cells)
+        for i in numbers:
+            words = max(map(len, cells[0][i][0].split()), default=0)
+            cells[0][i] = wrap(cells[0][i][0], max(below[i], words, 1)) or [""]
+    left = [i for i in range(len(cells[0])) if i not in numbers] or [0]
+    while left and (more := over()) > 0:
+        widths = _widths(cells)
+        wide = left.pop(left.index(max(left, key=lambda i: widths[i])))
+        words = max(map(len, cells[0][wide][0].split()), default=0)
+        for line in cells:
+            line[wide] = wrap(line[wide][0], max(least, words, widths[wide] - more)) or [""]
 
 
 def plain(value: Any) -> Any:

@@ -126,7 +126,7 @@ _HELD = (
     ("fits", "fits", ""),
     ("allocated_bytes", "allocated", "bytes"),
     ("device_bytes", "on the device", "bytes"),
-    ("capacity_bytes", "of", "bytes"),
+    ("capacity_bytes", "it has", "bytes"),
 )
 
 MEMORY = Command(

@@ -149,21 +149,41 @@ class Sweep(Report):
             if first is not None:
                 asked, row, _ = lines[first]
                 told.append(f"{word.capitalize()}: {_said(asked)} ({_cell(row[key], units.get(key, 'number'))}).")
-        held = [row["fits"] for _, row, _ in lines if "fits" in row]
-        return " ".join([f"{sum(map(bool, held))} of {len(lines)} fit.", *told] if held and not all(held) else told)
+        held = [bool(row["fits"]) for _, row, _ in lines if "fits" in row]
+        fit = f"{'All' if all(held) else sum(held)} of {len(lines)} fit."
+        return " ".join([fit.replace("All of", "All"), *told] if held else told)
+
+    def _columns(self) -> dict[str, tuple[str, list[str]]]:
+        """Title and cells of what is worth a column, by key.
+
+        Nothing is claimed for what does not fit, but by how much.
+        """
+        found, rows = {}, [row for _, row, _ in self._lines()]
+        for key, title, unit in self.shown.columns:
+            if any(key in row for row in rows) and key not in self.asked[0]:
+                told = [unit in ("", "bytes") or row.get("fits") is not False for row in rows]
+                found[key] = title, [_cell(r.get(key), unit) if t else "-" for r, t in zip(rows, told, strict=True)]
+        return found
+
+    def _alike(self) -> list[str]:
+        """What is the same in all rows, and not said in each of them."""
+        return [key for key, (_, cells) in self._columns().items() if len(set(cells)) == 1 and not self.shown.each]
+
+    def footer(self) -> list[str]:
+        alike = [key for key in self._alike() if key != "fits"]  # the verdict says that
+        told = [f"{title} {cells[0]}" for key, (title, cells) in self._columns().items() if key in alike]
+        return [f"In all of them: {', '.join(told)}."] if told else []
 
     def tables(self) -> list[Table]:
-        names, lines = list(self.asked[0]), self._lines()
-        columns = [c for c in self.shown.columns if any(c[0] in row for _, row, _ in lines) and c[0] not in names]
+        names, lines, alike = list(self.asked[0]), self._lines(), self._alike()
+        columns = [column for key, column in self._columns().items() if key not in alike]
         rows = []
-        for (asked, row, why), words in zip(lines, self.marks(), strict=True):
-            # nothing is claimed for what does not fit, but by how much
-            told = [c[2] in ("", "bytes") or row.get("fits") is not False for c in columns]
-            cells = [_cell(row.get(c[0]), c[2]) if t else "-" for c, t in zip(columns, told, strict=True)]
+        for i, ((asked, _, why), words) in enumerate(zip(lines, self.marks(), strict=True)):
+            cells = [column[i] for _, column in columns]
             mark = f"refused: {in_flags(why, self.flags)}" if why else ", ".join(words)
             rows.append([*(str(value) for value in asked.values()), *cells, mark])
         left = len(names) + bool(self.shown.each)
-        return [Table(self.title, [*names, *(title for _, title, _ in columns), "best"], rows, left, True)]
+        return [Table(self.title, [*names, *(title for title, _ in columns), "best"], rows, left, True)]
 
     def to_dict(self) -> dict[str, Any]:
         """A list of answers, each with what was asked."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -209,3 +211,48 @@ def test_bash_puts_names_with_spaces_in_as_they_must_be_typed(tmp_path: Path) ->
 )
 def test_what_has_no_effect_or_does_not_exist_is_refused(arguments: str, message: str) -> None:
     assert message in refused(*shlex.split(arguments))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "gpus",
+        "models",
+        "prices",
+        "fit llama-3-8b --gpu h100",
+        "serve llama-3-8b --gpu h100,h200 --weights bf16,fp8 -c 8",
+        "train llama-3-8b --gpu h100 --gpus 8 --recompute none,full",
+        "train llama-3-8b --gpu h100 --gpus 8",
+        "serve deepseek-v3 --gpu h200 --gpus 16 --tp 16",
+    ],
+)
+def test_a_terminal_of_80_columns(line: str) -> None:
+    """No line is longer than the terminal, and colours are there unless they are not wanted."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    def shown(*more: str) -> str:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        command = [sys.executable, "-m", "llmhw", *shlex.split(line), *more]
+        with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            text = b""
+            while True:
+                try:
+                    piece = os.read(ours, 65536)
+                except OSError:  # the other end is closed
+                    break
+                if not piece:
+                    break
+                text += piece
+        os.close(ours)
+        assert process.returncode == 0
+        return text.decode().replace("\r\n", "\n")
+
+    plain = shown("--no-color")
+    assert "\x1b" not in plain
+    assert max(map(len, plain.splitlines())) <= 80

@@ -70,11 +70,11 @@ TASKS = {
         [
             "serve deepseek-v3 --gpu h200 --gpus 32,64,128 --tp 1 --ep 16 --attention-dp 16 --slo-tpot 0.033",
         ],
-        [r"128 +yes +163,840 +[56]\d\d ", r"all prices are of --provider"],
+        [r"128 +[56]\d\d ", r"all prices are of --provider"],
     ),
     "four cards beside each other": (
         ["serve llama-3.1-70b --gpu h100,h200,b200,mi300x --gpus 8 --tp 8 --weights fp8 --concurrency 64"],
-        [r"Fastest: --gpu b200", r"Cheapest: --gpu ", r"mi300x +yes", r"all prices are of --provider"],
+        [r"Fastest: --gpu b200", r"Cheapest: --gpu ", r"All 4 fit", r"all prices are of --provider"],
     ),
     "the longest context of a model with windows": (
         ["serve gemma-3-27b --gpu 'A100 80GB SXM4' --kv fp8"],
@@ -89,11 +89,11 @@ TASKS = {
             "serve mixtral-8x7b --gpu L40S --gpus 4 --tp 1 --pp 4 --concurrency 1,32",
             "serve mixtral-8x7b --gpu L40S --gpus 4 --tp 4 --concurrency 1,32",
         ],
-        [r"32 +yes .* [67]\d\d "],
+        [r"32 .* [67]\d\d "],
     ),
     "how micro-batches change MFU": (
         ["train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --micro-batch 1,2,4"],
-        [r"Fastest: --micro-batch 4", r"1 +yes .* 42\.\d %", r"4 +yes .* 45\.\d %"],
+        [r"Fastest: --micro-batch 4", r"1 .* 42\.\d %", r"4 .* 45\.\d %"],
     ),
     "what a draft model gains": (
         ["serve llama-3-70b --gpu h100 --gpus 8 --tp 8 --draft llama-3.2-1b --concurrency 1"],
