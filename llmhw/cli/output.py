@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import click
@@ -113,6 +114,7 @@ class Sweep(Report):
     def title(self) -> str:
         return f"{len(self.asked):,} combinations of {', '.join(self.asked[0])}"
 
+    @cached_property
     def _lines(self) -> list[tuple[dict[str, Any], Mapping[str, Any], str]]:
         """What was asked, a row of the answer, and why there is none."""
         lines: list[tuple[dict[str, Any], Mapping[str, Any], str]] = []
@@ -126,7 +128,7 @@ class Sweep(Report):
 
     def marks(self) -> list[list[str]]:
         """What each row is best at, of those that fit; nothing where there is nothing to choose from."""
-        rows = [row for _, row, _ in self._lines()]
+        rows = [row for _, row, _ in self._lines]
         words: list[list[str]] = [[] for _ in rows]
         for word, key, most in self.shown.best:
             alike: dict[Any, dict[int, Any]] = {}
@@ -142,7 +144,7 @@ class Sweep(Report):
 
     @property
     def verdict(self) -> str:
-        lines, marks, told = self._lines(), self.marks(), []
+        lines, marks, told = self._lines, self.marks(), []
         units = {key: unit for key, _, unit in self.shown.columns}
         for word, key, _ in () if self.shown.each else self.shown.best:
             first = next((i for i, words in enumerate(marks) if word in words), None)
@@ -153,12 +155,13 @@ class Sweep(Report):
         fit = f"{'All' if all(held) else sum(held)} of {len(lines)} fit."
         return " ".join([fit.replace("All of", "All"), *told] if held else told)
 
+    @cached_property
     def _columns(self) -> dict[str, tuple[str, list[str]]]:
         """Title and cells of what is worth a column, by key.
 
         Nothing is claimed for what does not fit, but by how much.
         """
-        found, rows = {}, [row for _, row, _ in self._lines()]
+        found, rows = {}, [row for _, row, _ in self._lines]
         for key, title, unit in self.shown.columns:
             if any(key in row for row in rows) and key not in self.asked[0]:
                 told = [unit in ("", "bytes") or row.get("fits") is not False for row in rows]
@@ -167,16 +170,16 @@ class Sweep(Report):
 
     def _alike(self) -> list[str]:
         """What is the same in all rows, and not said in each of them."""
-        return [key for key, (_, cells) in self._columns().items() if len(set(cells)) == 1 and not self.shown.each]
+        return [key for key, (_, cells) in self._columns.items() if len(set(cells)) == 1 and not self.shown.each]
 
     def footer(self) -> list[str]:
         alike = [key for key in self._alike() if key != "fits"]  # the verdict says that
-        told = [f"{title} {cells[0]}" for key, (title, cells) in self._columns().items() if key in alike]
+        told = [f"{title} {cells[0]}" for key, (title, cells) in self._columns.items() if key in alike]
         return [f"In all of them: {', '.join(told)}."] if told else []
 
     def tables(self) -> list[Table]:
-        names, lines, alike = list(self.asked[0]), self._lines(), self._alike()
-        columns = [column for key, column in self._columns().items() if key not in alike]
+        names, lines, alike = list(self.asked[0]), self._lines, self._alike()
+        columns = [column for key, column in self._columns.items() if key not in alike]
         rows = []
         for i, ((asked, _, why), words) in enumerate(zip(lines, self.marks(), strict=True)):
             cells = [column[i] for _, column in columns]
@@ -197,7 +200,7 @@ class Sweep(Report):
     def csv_rows(self) -> list[dict[str, Any]]:
         """All rows of all answers; what was asked comes first where a row does not say it."""
         rows = []
-        for (asked, row, why), words in zip(self._lines(), self.marks(), strict=True):
+        for (asked, row, why), words in zip(self._lines, self.marks(), strict=True):
             told = {k: v for k, v in asked.items() if _COLUMN.get(k, k.replace("-", "_")) not in row}
             rows.append({**told, **row, "best": ", ".join(words), "refused": why})
         return rows
