@@ -254,10 +254,10 @@ _TYPES: dict[str, Any] = {
 NONE = ("dp", "weight_offload", "kv_offload")
 
 
-def named(name: str, *more: str) -> list[str]:
+def named(name: str) -> list[str]:
     """The flags of an option: its short one, if it has any, and the long one."""
     flag = "--" + name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
-    return [*([_SHORT[name]] if name in _SHORT else []), flag, name, *more]
+    return [*([_SHORT[name]] if name in _SHORT else []), flag, name]
 
 
 def seq_len() -> Option:

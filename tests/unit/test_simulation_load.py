@@ -8,7 +8,6 @@ import os
 from itertools import islice
 from pathlib import Path
 from random import Random
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -332,9 +331,6 @@ def test_idle_time_and_long_answers_cost_nothing() -> None:
     found = simulate(engine, Poisson(0.0001, 1000, 4000, requests=200))
     assert found.steps == 200 * 4000
     assert calls < 200 * 6
-    start = perf_counter()
-    simulate_service(job(), rate=0.0001, requests=2000)
-    assert perf_counter() - start < 20, "it takes a tenth of a second"
 
 
 def test_traces_are_not_held_in_memory(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -101,14 +100,13 @@ def test_divisors_are_listed() -> None:
 
 
 def test_divisors_of_a_large_number_are_found_soon() -> None:
-    start = time.perf_counter()
+    """A walk to the number would never end."""
     with pytest.raises(LLMHWError, match=r"tp=3 does not divide heads=1000000007; use one of 1, 1000000007$"):
         units.check_divides("tp", 3, "heads", 1_000_000_007)
     with pytest.raises(LLMHWError, match=r"use one of 1, 2, 4, 5, 8, 10, 16, 20, 25, 32, \.\.\., 1000000000000000000$"):
         units.check_divides("devices_per_node", 3, "devices", 10**18)
     with pytest.raises(LLMHWError, match=r"use one of 1, \.\.\., 999999999999999989$"):
         units.check_divides("pp", 2, "layers", 999_999_999_999_999_989)  # a prime
-    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 36, 97, 5040, 99_999])
