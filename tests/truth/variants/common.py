@@ -58,13 +58,13 @@ def experts(draw: st.DrawFn, count_key: str, inner_key: str = "moe_intermediate_
 
 
 def old(draw: st.DrawFn) -> dict[str, Any]:
-    sizes = sizes(draw)
+    common = sizes(draw)
     return {
-        "n_embd": sizes["hidden_size"],
-        "n_head": sizes["num_attention_heads"],
-        "n_layer": sizes["num_hidden_layers"],
+        "n_embd": common["hidden_size"],
+        "n_head": common["num_attention_heads"],
+        "n_layer": common["num_hidden_layers"],
         "n_positions": draw(st.integers(16, 64)),
-        "vocab_size": sizes["vocab_size"],
+        "vocab_size": common["vocab_size"],
         "bos_token_id": 1,
         "eos_token_id": 2,
         **maybe(draw, n_inner=st.integers(8, 90)),
