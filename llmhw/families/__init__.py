@@ -28,6 +28,9 @@ FAMILIES: dict[str, Family] = {
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
+# Keys of a wrapper that hold for its text model, too.
+_OUTSIDE = """quantization_config compression_config hf_quant_config quantization dtype torch_dtype
+    tie_word_embeddings""".split()
 _ELSEWHERE = ("vision_config", "audio_config")
 
 
@@ -55,7 +58,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if isinstance(text, Mapping):
         model_type = text.get("model_type", model_type)
         data = {
-            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype", "tie_word_embeddings") if k in data},
+            **{k: data[k] for k in _OUTSIDE if k in data},
             **text,
             **{k: True for k in _ELSEWHERE if k in data},
         }
@@ -73,7 +76,6 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
     if body.head_bias:
         body.outer.plain("lm_head.bias", "head", (c.vocab,))
-    quantization = data.get("quantization_config") or {}
     sizes = next((layer.attention for layer in body.layers if layer.attention), c)
     made = ModelSpec(
         name=name,
@@ -87,7 +89,6 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
-        quantization=str(quantization.get("quant_method", "")),
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
