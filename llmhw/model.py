@@ -297,7 +297,7 @@ class ModelSpec(Report):
     @property
     def quantization(self) -> str:
         """Method by which its checkpoint is quantized, as its config calls it; "" for none."""
-        from llmhw.checkpoint import method_in
+        from llmhw.quantization import method_in
 
         return method_in(self.config)
 
@@ -308,7 +308,7 @@ class ModelSpec(Report):
         >>> model("gpt-oss-120b").checkpoint.experts.name
         'mxfp4'
         """
-        from llmhw.checkpoint import checkpoint_of
+        from llmhw.quantization import checkpoint_of
 
         return checkpoint_of(self)
 

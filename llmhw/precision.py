@@ -286,8 +286,7 @@ def checkpoint_formats(spec: ModelSpec) -> tuple[NumberFormat, ...]:
         return (_file_format(spec),)
     held: dict[NumberFormat, float] = {}
     for _, fmt, tensor, times in spec.stored:
-        part = _matrices(tensor)
-        held[fmt] = held.get(fmt, 0) + times * fmt.stored_bits(part.rows, part.columns, part.matrices)
+        held[fmt] = held.get(fmt, 0) + times * stored_bits(fmt, tensor)
     least = sum(held.values()) / 100
     order = sorted(held, key=lambda fmt: -held[fmt])
     return tuple(fmt for fmt in order if fmt.bits < 16 and held[fmt] > least) or (checkpoint.wide,)
@@ -484,6 +483,12 @@ def _matrices(tensor: Tensor, kind: str = "") -> _Matrices:
     if len(shape) == 1:
         return _Matrices(tensor.component, kind, 1, shape[0])
     return _Matrices(tensor.component, kind, tensor.out, tensor.into, tensor.numel // (tensor.out * tensor.into))
+
+
+def stored_bits(fmt: NumberFormat, tensor: Tensor) -> int:
+    """Bits of a tensor in a format, whichever way round it is stored."""
+    part = _matrices(tensor)
+    return fmt.stored_bits(part.rows, part.columns, part.matrices)
 
 
 _QUANTIZED_COMPONENTS = ("attention", "mlp", "experts")
