@@ -523,7 +523,7 @@ def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, Serv
     jobs: dict[str, ServingJob] = {}
     refused: dict[str, str] = {}
     for name in _usual_formats(q) if formats is None else formats:
-        if name != CHECKPOINT:
+        if not (isinstance(name, str) and name == CHECKPOINT):
             number_format(name)  # a name that nobody knows is no format to refuse
         try:
             jobs[name] = _serving_job(q, name)

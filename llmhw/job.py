@@ -630,7 +630,7 @@ def _format(name: str, value: str) -> str:
 
 
 def _weights(name: str, value: str) -> str:
-    return CHECKPOINT if value == CHECKPOINT else _format(name, value)
+    return CHECKPOINT if isinstance(value, str) and value == CHECKPOINT else _format(name, value)
 
 
 def _engine(name: str, value: str) -> str:

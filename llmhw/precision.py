@@ -262,6 +262,10 @@ _lookup = number_format  # the functions below have a parameter of that name
 CHECKPOINT = "checkpoint"
 
 
+def _of_checkpoint(name: Any) -> bool:
+    return isinstance(name, str) and name == CHECKPOINT
+
+
 def format_label(spec: ModelSpec, name: str) -> str:
     """The format of weights for a reader: of a checkpoint, what it holds most of, down to a hundredth of its bytes.
 
@@ -309,7 +313,7 @@ def checkpoint_name(spec: ModelSpec) -> str:
 
 def formats_in(spec: ModelSpec, name: str | NumberFormat) -> tuple[NumberFormat, ...]:
     """The format of that name, or those of the model's checkpoint, the one with most bytes first."""
-    return checkpoint_formats(spec) if name == CHECKPOINT else (number_format(name),)
+    return checkpoint_formats(spec) if _of_checkpoint(name) else (number_format(name),)
 
 
 def component_formats(spec: ModelSpec, name: str) -> dict[tuple[int, str], NumberFormat]:
@@ -422,7 +426,7 @@ def weight_groups(
     head bf16 1051
     """
     spec = model_of(spec)
-    if number_format == CHECKPOINT:
+    if _of_checkpoint(number_format):
         if not spec.checkpoint.whole:
             return _checkpoint_groups(spec, None if tensors is None else list(tensors))
         number_format = spec.checkpoint.whole
