@@ -3,7 +3,8 @@
 Two profiles. `kernels="torch"` is what plain PyTorch and transformers keep: we walk through the operations of a
 block in the order in which transformers runs them and note what each one saves, every tensor once. Tests hold the
 result against PyTorch's own saved-tensor hooks, byte for byte. `kernels="megatron"` are the published formulas for
-Megatron-LM's fused kernels (Korthikanti et al. 2022).
+Megatron-LM's fused kernels (Korthikanti et al. 2022). They also stand in where nobody wrote down how transformers
+computes a family's blocks: `by_op` tells, and answers say so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llmhw.block import Kept, block, first_block, last_block, layer_input
 from llmhw.checks import check_items, check_made, checked
 from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Term
-from llmhw.job import ATTENTION, KERNELS, Layout
+from llmhw.job import ATTENTION, KERNELS, Layout, usual_attention
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, check_count, share, shown
@@ -199,10 +200,6 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
     relu         saves its result
     relu2        ReLU, then its square
     """
-    if name not in _ACTIVATIONS:
-        raise LLMHWError(
-            f"hidden_act={name!r} has no op-by-op profile; use kernels='megatron', or one of {', '.join(_ACTIVATIONS)}"
-        )
     kind = _ACTIVATIONS[name]
     if kind in ("relu", "relu2"):
         y = x.like()
@@ -459,15 +456,24 @@ def _block(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> None:
 # -- plain PyTorch and transformers -----------------------------------------------------------
 
 
+def by_op(spec: ModelSpec) -> bool:
+    """Whether the torch profile is exact for this model: it is known how transformers computes each of its blocks.
+
+    >>> from llmhw import model
+    >>> by_op(model("llama-3-8b"))
+    True
+    """
+    return spec.family.style is not None and style_of(spec).activation in _ACTIVATIONS
+
+
 @cache
 def style_of(spec: ModelSpec) -> Style:
-    """The family's style, with what this model's own config changes about it."""
+    """The family's style, with what this model's own config changes about it; for a model that `by_op` covers."""
     style = spec.family.style
     if style is None:
         covered = sorted(key for key, family in FAMILIES.items() if family.style)
         raise LLMHWError(
-            f"model_type={spec.model_type!r} has no op-by-op profile; use kernels='megatron' for the published "
-            f"formulas, or a model of one of {', '.join(covered)}"
+            f"model_type={spec.model_type!r} has no op-by-op profile; use a model of one of {', '.join(covered)}"
         )
     config = spec.config
     named = (config.get(key) for key in ("hidden_activation", "hidden_act", "activation_function"))
@@ -558,7 +564,10 @@ _Stream = Iterator[tuple[str, Term, bool]]  # parts, their terms, and whether la
 
 
 def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head: bool, loss: bool) -> _Stream:
-    """The op-by-op profile; what layers share comes behind them."""
+    """The op-by-op profile; what layers share comes behind them. Without one, the formulas for fused kernels."""
+    if not by_op(spec):
+        yield from _megatron(spec, case, layers, embedding=embedding, head=head, loss=loss)
+        return
     style = style_of(spec)
     tables: dict[str, _Tensor] = {}
     shared: dict[_Tensor, _Where] = {}
@@ -593,7 +602,7 @@ def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, h
         if mode == "full":
             found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
         else:
-            walked = block(spec, layer, x, attention=case.attention, imbalance=case.imbalance, **sizes)
+            walked = block(spec, layer, x, attention=case.attention or "flash", imbalance=case.imbalance, **sizes)
             found.append((walked.kept(batch, selective=mode == "selective"), count))
     if head:
         ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
@@ -611,7 +620,8 @@ class Case:
     batch, seq_len      sequences of the micro-batch and tokens of each
     precision           see `llmhw.memory.PRECISIONS`: the whole model runs in the format it computes with. Autocast,
                         which casts operation by operation, keeps other tensors and is not covered
-    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
+    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices); None: flash,
+                        or eager where transformers has no other
     kernels             torch: what PyTorch and transformers keep, op by op. megatron: the published formulas for
                         Megatron-LM's fused kernels, with grouped heads, gated feed-forward parts, experts and cp
     tp, cp              tensor- and context-parallel ranks; the logits are split over tp, as in a parallel loss
@@ -625,7 +635,7 @@ class Case:
     batch: int = 1
     seq_len: int
     precision: str = "bf16"
-    attention: str = "flash"
+    attention: str | None = None
     kernels: str = "torch"
     tp: int = 1
     sequence_parallel: bool = False
@@ -637,7 +647,8 @@ class Case:
     def __post_init__(self) -> None:
         check_made(self)
         check_choice("precision", self.precision, PRECISIONS)
-        check_choice("attention", self.attention, ATTENTION)
+        if self.attention is not None:
+            check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
         if self.imbalance < 1:
             raise LLMHWError(f"imbalance={self.imbalance} is the busiest rank's load over the mean; use 1 or more")
@@ -656,6 +667,7 @@ class Case:
 
 def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bool) -> Estimate:
     """What layers and ends keep; `shared`: only what layers share, or only what they do not."""
+    case = replace(case, attention=case.attention or usual_attention(spec, case.kernels))
     wanted = {ends.pop("shared")} if "shared" in ends else {True, False}
     profile = _megatron if case.kernels == "megatron" else _torch
     parts: dict[str, list[Term]] = {}
@@ -730,7 +742,8 @@ def activations(
     keeps its two statistics in fp32 and fused attention a few bytes of generator state; where a sliding window needs
     a mask, another kernel runs, which pads it. Not counted: the logits in the model's format, which live as long as
     the caller holds them; temporaries; gradients.
-    Raises `LLMHWError` for a family without an op-by-op profile.
+    Where transformers' way of computing the blocks is not written down (`by_op`), both profiles are the formulas for
+    fused kernels.
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")

@@ -186,7 +186,7 @@ def test_what_cannot_be_measured_says_so() -> None:
     with pytest.raises(LLMHWError, match="the attention of BloomForCausalLM cannot be run again by itself; use 'full'"):
         measure_activations(module, batch=2, seq_len=8, recompute="selective")
     with pytest.raises(LLMHWError, match="transformers does not run model_type='gemma2' with it; use 'eager'"):
-        measure_activations("gemma-2-2b", seq_len=8)
+        measure_activations("gemma-2-2b", seq_len=8, attention="flash")
     net = torch.nn.Linear(2, 2)
     with pytest.raises(LLMHWError, match="inputs=None: say what to call Linear with"):
         measure_activations(net)
