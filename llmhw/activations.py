@@ -134,7 +134,15 @@ class _Tape:
 # -- norms ------------------------------------------------------------------------------------
 
 
-def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1, weights: int = 0) -> _Tensor:
+def _norm(
+    t: _Tape,
+    kind: str,
+    x: _Tensor,
+    part: str = "norms",
+    vectors: int = 1,
+    weights: int = 0,
+    whole: _Tensor | None = None,
+) -> _Tensor:
     """A normalization layer, as transformers computes it.
 
     kind      rms          Llama's: in fp32, back to the model's format, times the weight
@@ -146,6 +154,7 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
               cohere       Cohere's LayerNorm, written out in fp32
     vectors   vectors that are normalized in one row: 1, or the heads when each head is
     weights   elements of the weight, if they are not as many as in a vector
+    whole     the storage that x is a part of, if it is
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
@@ -155,11 +164,11 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
         if kind == "layer-plus-1":
             t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e), key="norm weight")
         return x.like(bytes=t.e)
-    x = t.cast(x, 4)
+    given, x = x, t.cast(x, 4)
     scale = x.like(width=vectors)
     if kind == "cohere":
         x = x.like()
-    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "input in fp32", whole if whole and x is given else x, key="norm input")
     t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
         t.keep(part, "centred input, computed again", x.like(), key="norm input")
@@ -259,8 +268,9 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
         # the output projection needs it token by token, which is one more copy
         return out.like() if s.rotary_cat else out
     size = 4 if s.upcast else t.e
-    t.keep(part, "queries", t.cast(_batched(t, a, q), size))
-    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
+    width = a.heads * a.head_dim
+    t.keep(part, "queries", t.cast(_batched(t, a, q, width), size))
+    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k), width), size))
     scores = t.new(a.heads, keys=t.seq_len)
     if s.softcap:
         t.keep(part, "tanh of the capped scores", scores.like())
@@ -272,13 +282,13 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     if softmax is not probabilities:
         t.keep(part, "probabilities in fp32", softmax, key="probabilities")
     t.keep(part, "probabilities", probabilities, key="probabilities")
-    t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
+    t.keep(part, "values", _batched(t, a, _repeat(t, a, v), a.heads * a.v_head_dim), key="values")
     return out
 
 
-def _batched(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
+def _batched(t: _Tape, a: Attention, x: _Tensor, width: int) -> _Tensor:
     """What a batched matrix product saves: a copy, or a view where the strides allow one."""
-    return x if t.batch == 1 or a.heads == 1 else t.new(a.heads * a.head_dim)
+    return x if t.batch == 1 or a.heads == 1 else t.new(width)
 
 
 def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
@@ -313,7 +323,31 @@ def _part(layer: Layer, part: str, *, stack: bool = False, shared: bool = False)
     return next((t for t in wanted if (t.component == "experts") == stack), None)
 
 
+def _compressed(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Multi-head latent attention: queries and keys out of their compressions, the turned part of the keys shared."""
+    a = _own_heads(t, layer)
+    hidden, x = x.width, t.gathered(x)
+    small, into = _part(layer, "q_a"), "input of the projections out of the compressions"
+    rank = next(n.into for n in layer.tensors if n.part == "kv_b")
+    if small:
+        first = t.linear("qkv", "input of the q and kv compressions", x, small.out)
+        x_q = _norm(t, s.norm, first, "inner norms")
+        q = t.linear("qkv", into, x_q, a.heads * a.head_dim)
+    else:
+        q = t.linear("qkv", "input of the q projection and kv compression", x, a.heads * a.head_dim)
+    both = t.linear("qkv", "input of the q and kv compressions", x, a.latent)
+    inner = _norm(t, s.norm, both.like(width=rank), "inner norms", whole=both)
+    # values are views of what the keys were copied from
+    turned = a.latent - rank
+    v = t.linear("qkv", into, inner, a.heads * (a.head_dim - turned + a.v_head_dim))
+    q, k = _rotate(t, s, replace(a, kv_heads=a.heads), q, v)
+    out = _core(t, s, replace(a, kv_heads=a.heads), q, k, v)
+    return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
 def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    if layer.attention and layer.attention.latent:
+        return _compressed(t, s, layer, x)
     a = _own_heads(t, layer)
     hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
@@ -337,8 +371,8 @@ def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
 def _own_heads(t: _Tape, layer: Layer) -> Attention:
     """The attention of one tensor-parallel rank; KV heads fewer than the ranks are copied."""
     a = layer.attention
-    if a is None or a.latent:
-        raise LLMHWError("a layer without plain attention has no op-by-op profile; use kernels='megatron'")
+    if a is None:
+        raise LLMHWError("a layer without attention has no op-by-op profile; use kernels='megatron'")
     return replace(a, heads=share(a.heads, t.tp), kv_heads=max(1, a.kv_heads // t.tp))
 
 

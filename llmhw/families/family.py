@@ -34,7 +34,7 @@ class Style:
     softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
     router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
-                 sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
+                 sigmoid (in fp32), sigmoid-late (of scores in the model's format), or of the chosen experts only: chosen, chosen-fp32
     clamped      experts clamp gate and up (gpt-oss)
     sinks        a learned score beside the others takes part in the softmax (gpt-oss)
     registry     attention goes through transformers' registry of functions, where its core can be recomputed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmhw.families.builder import Body, Builder, each, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import TWO_NORMS, mtp_of, shared_experts
-from llmhw.families.family import Family, family
+from llmhw.families.family import Family, Style, family
 from llmhw.model import Attention, Layer
 
 _MASKED = "transformers masks a full attention; the pairs that the indexer selects have no reference there"
@@ -62,7 +62,7 @@ def _mla(c: Config) -> Body:
 # fmt: off
 TABLE: dict[str, Family] = {
     "deepseek_v2": family(_mla, "DeepSeek V2", **_MLA_V2),
-    "deepseek_v3": family(_mla, "DeepSeek V3 and R1, Kimi K2", synonyms=("kimi_k2",), **_MLA_V3),
+    "deepseek_v3": family(_mla, "DeepSeek V3 and R1, Kimi K2", style=Style(router="sigmoid", norm_topk=True, rotary_cat=True), synonyms=("kimi_k2",), **_MLA_V3),
     "deepseek_v32": family(_mla, "DeepSeek V3.2", arithmetic=_MASKED, index_topk=2048, index_head_dim=128,
         index_n_heads=64, **_MLA_V3),
     "glm_moe_dsa": family(_mla, "GLM-5", arithmetic=_MASKED, index_topk=2048, index_head_dim=128, index_n_heads=32,

@@ -148,7 +148,7 @@ TABLE: dict[str, Family] = {
         sliding_window=128),
     "glm4_moe": family(_glm4_moe, "GLM-4.5", style=Style(rotary_cat=True, router="sigmoid", norm_topk=True),
         rotary=0.5, first_k_dense_replace=1, n_shared_experts=1),
-    "minimax_m2": family(_minimax_m2, "MiniMax M2", num_key_value_heads=8, head_dim=128),
+    "minimax_m2": family(_minimax_m2, "MiniMax M2", style=Style(router="sigmoid-late", norm_topk=True, rotary_cat=True), num_key_value_heads=8, head_dim=128),
     "olmoe": family(_olmoe, "OLMoE", style=Style()),
     "granitemoe": family(_granitemoe, "Granite MoE", style=Style(router="chosen-fp32")),
     "mimo_v2_flash": family(_mimo_v2_flash, "MiMo V2 Flash", num_key_value_heads=4, head_dim=192, v_head_dim=128,
