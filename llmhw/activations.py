@@ -242,6 +242,8 @@ def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_
 
 def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
     width = int(a.head_dim * s.rotary) // (1 + s.rotary_once)
+    if s.rotary_complex:
+        return [t.table("table of complex numbers", width // 2, 8)]
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
     return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
 
@@ -409,7 +411,7 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     """The router: probabilities, the choice, and the weight of each chosen expert."""
     part, scores, late = "routing", "routing probabilities", s.router.startswith("chosen")
     weights = t.new(used, t.e if s.router == "chosen" else 4)
-    if s.router == "sigmoid":
+    if s.router in ("sigmoid", "softmax-fp32"):
         x32 = t.cast(x, 4)
         if x32 is not x:
             t.keep(part, "router's weight in fp32", _Tensor(count * x.width, 4))
@@ -418,6 +420,8 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
         t.linear(part, "input of the router", x, count)
     if not late:
         t.keep(part, scores, t.new(count, 4))
+    if s.router_groups:
+        t.keep(part, "groups that are left out", t.new(count, 1))
     t.keep(part, "chosen experts", t.new(used, 8))
     if late:
         t.keep(part, scores, weights)
@@ -520,6 +524,7 @@ def style_of(spec: ModelSpec) -> Style:
     for key, name in (("attn_logit_softcapping", "softcap"), ("final_logit_softcapping", "logit_softcap")):
         if key in config:
             changes[name] = bool(config[key])
+    changes["router_groups"] = config.get("topk_method") == "group_limited_greedy"
     if isinstance(config.get("norm_topk_prob"), bool):
         changes["norm_topk"] = config["norm_topk_prob"]
     return replace(style, **changes)
