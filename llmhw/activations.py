@@ -253,6 +253,8 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
     masks = _masks(t, s, a)
+    if a.index_topk:  # every layer has its own, of the tokens that its indexer chose
+        masks = [_Tensor(1, 1 if t.flash else t.e, t.batch, t.seq_len, t.seq_len, grad=False)]
     if t.recompute == "selective":
         t.keep(part, "inputs of the recomputed core", q, k, v, *masks, _positions(t, s))
         return out
@@ -307,6 +309,8 @@ def _masks(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
         # GPT-Neo's windows are buffers of its attention
         name = "causal mask" if a.window is None or not s.registry else "window mask"
         return [t.table(name, 1, t.e, batch=t.batch, keys=t.seq_len)]
+    if a.index_topk:
+        return [t.table("causal mask", 1, 1, keys=t.seq_len)]
     if a.window is not None and t.seq_len >= a.window:
         return [t.table("window mask", 1, 1, keys=t.seq_len)]
     return []

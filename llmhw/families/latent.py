@@ -63,7 +63,7 @@ def _mla(c: Config) -> Body:
 TABLE: dict[str, Family] = {
     "deepseek_v2": family(_mla, "DeepSeek V2", style=Style(router="softmax-fp32", rotary_complex=True, rotary_cat=True), **_MLA_V2),
     "deepseek_v3": family(_mla, "DeepSeek V3 and R1, Kimi K2", style=Style(router="sigmoid", norm_topk=True, rotary_cat=True), synonyms=("kimi_k2",), **_MLA_V3),
-    "deepseek_v32": family(_mla, "DeepSeek V3.2", arithmetic=_MASKED, index_topk=2048, index_head_dim=128,
+    "deepseek_v32": family(_mla, "DeepSeek V3.2", style=Style(router="sigmoid", norm_topk=True, rotary_cat=True, registry=False), arithmetic=_MASKED, index_topk=2048, index_head_dim=128,
         index_n_heads=64, **_MLA_V3),
     "glm_moe_dsa": family(_mla, "GLM-5", arithmetic=_MASKED, index_topk=2048, index_head_dim=128, index_n_heads=32,
         **{**_MLA_V3, "q_lora_rank": 2048}),
