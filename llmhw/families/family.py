@@ -35,8 +35,8 @@ class Style:
     sdpa         transformers runs the family with PyTorch's SDPA
     rotary_complex   one table of complex numbers (DeepSeek V2)
     router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
-                 softmax-fp32 (scores in fp32, too),
-                 sigmoid (in fp32), sigmoid-late (of scores in the model's format), or of the chosen experts only: chosen, chosen-fp32
+                 softmax-fp32 (scores in fp32, too), sigmoid (in fp32), sigmoid-late (of scores in the model's format),
+                 or of the chosen experts only: chosen, chosen-fp32
     router_groups    experts of groups that are not chosen are masked (DeepSeek V2)
     clamped      experts clamp gate and up (gpt-oss)
     sinks        a learned score beside the others takes part in the softmax (gpt-oss)
