@@ -238,6 +238,7 @@ class ModelSpec(Report):
     tensors: tuple[Tensor, ...]
     mtp_tensors: tuple[Tensor, ...] = ()
     left_out: tuple[str, ...] = ()
+    makes: str = "tokens"
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -357,8 +358,9 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Vocabulary and width of the output projection (the embedding table when they are tied)."""
-        return self.vocab_size, next(t.shape[-1] for t in self.tensors if t.component in ("head", "embedding"))
+        """Outputs and inputs of the output projection (the embedding table when they are tied, or it has none)."""
+        heads = (t for part in ("head", "tokens") for t in self.tensors if t.part == part and len(t.shape) == 2)
+        return next(((t.out, t.into) for t in heads), (self.vocab_size, self.hidden))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
@@ -370,6 +372,7 @@ class ModelSpec(Report):
             "quantization": self.quantization,
             "attention": self.attention_summary,
             "left_out": list(self.left_out),
+            "makes": self.makes,
             "parameters": self.parameters.to_dict(),
         }
 

@@ -13,6 +13,7 @@ from llmhw.families import hybrids, latent, llamas, mixtures, older
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
+from llmhw.families.heads import complete
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -28,6 +29,8 @@ FAMILIES: dict[str, Family] = {
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
+# Keys of a wrapper that hold for its text model, too.
+_OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
 _ELSEWHERE = ("vision_config", "audio_config")
 
 
@@ -55,10 +58,12 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if isinstance(text, Mapping):
         model_type = text.get("model_type", model_type)
         data = {
-            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype", "tie_word_embeddings") if k in data},
+            **{k: data[k] for k in _OF_BOTH if k in data},
             **text,
             **{k: True for k in _ELSEWHERE if k in data},
         }
+    if "medusa_num_heads" in data:
+        raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
@@ -67,12 +72,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     family = FAMILIES[key]
     check_keys(data)
     c = Config(data, family.defaults, key)
-    body = family.read(c)
-    tied = c.flag("tie_word_embeddings")
-    if not tied:
-        body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
-    if body.head_bias:
-        body.outer.plain("lm_head.bias", "head", (c.vocab,))
+    makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
     quantization = data.get("quantization_config") or {}
     sizes = next((layer.attention for layer in body.layers if layer.attention), c)
     made = ModelSpec(
@@ -92,6 +92,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
         left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        makes=makes,
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:
