@@ -60,7 +60,8 @@ KEYS: dict[str, Check] = {
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
-                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim word_embed_proj_dim rotary_dim expansion_ratio""",
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim
+                word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
                 num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
