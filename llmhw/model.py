@@ -133,6 +133,7 @@ class Attention:
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
+    causal                   False: every token sees all others, and nothing is cached (encoders)
     """
 
     heads: int
@@ -146,6 +147,7 @@ class Attention:
     index_heads: int = 0
     index_topk: int = 0
     evicts: bool = True
+    causal: bool = True
 
     @property
     def kind(self) -> str:
@@ -290,9 +292,9 @@ class ModelSpec(Report):
     @property
     def family(self) -> Family:
         """What the library knows about its architecture."""
-        from llmhw.families import FAMILIES, key_of
+        from llmhw.families import family_of, key_of
 
-        return FAMILIES[key_of(self.model_type)]
+        return family_of(key_of(self.model_type))
 
     @cached_property
     def rotary(self) -> float:

@@ -70,6 +70,10 @@ _ENDINGS: dict[str, tuple[str, Callable[[Config, Body, bool], None]]] = {
 }
 
 
+# What an encoder makes, by the end of its architecture's name.
+MAKES = {"ForMaskedLM": "masked tokens", **{name: made for name, (made, _) in _ENDINGS.items() if name[:3] == "For"}}
+
+
 def architecture_of(data: Mapping[str, Any]) -> str:
     """The first of a config's `architectures`; "" without any."""
     named = data.get("architectures")
@@ -212,7 +216,9 @@ def complete(c: Config, family_reader: Callable[[Config], Body], tied: bool) -> 
     if architecture in DRAFTS:
         makes, read = DRAFTS[architecture]
         return makes, read(c), False
-    makes, add = head_of(architecture)
     body = family_reader(c)
+    if body.makes:  # an encoder, which has its own heads
+        return body.makes, body, tied and body.makes == MAKES["ForMaskedLM"]
+    makes, add = head_of(architecture)
     add(c, body, tied)
     return makes, body, tied and add is _language
