@@ -660,7 +660,8 @@ def _from_row(row: Mapping[str, str]) -> Accelerator:
 
 # What a device of one's own must state, and what it is where it does not say it.
 _NEEDED = ("name", "memory_mib", "memory_bandwidth_gb_per_second")
-_USUAL = {"scale_up_devices": "1", "year": "0", "status": "given", "memory_status": "given"}
+_UNKNOWN = "an unknown architecture"
+_USUAL = {"scale_up_devices": "1", "year": "0", "architecture": _UNKNOWN, "status": "given", "memory_status": "given"}
 _WHOLE = ("memory_mib", "memory_ecc_mib", "scale_up_devices", "multiprocessors", "year")
 
 
@@ -864,7 +865,7 @@ def _which(name: str, found: list[Accelerator]) -> LLMHWError:
     )
 
 
-def _memory_bytes(memory: str) -> int:
+def memory_bytes(memory: str) -> int:
     """An amount of memory as a person writes it; GB are decimal, GiB binary."""
     text = check_text("memory", memory)
     if not re.search(r"[bB]\s*$", text):
@@ -874,24 +875,25 @@ def _memory_bytes(memory: str) -> int:
 
 def _of_size(name: str, found: list[Accelerator], memory: str) -> Accelerator:
     """The one that is sold with so much memory, or the only one there is with that memory instead of its own."""
-    size = _memory_bytes(memory)
-    sized = [a for a in found if size in _sold(a)] or [a for a in found if abs(size / a.memory_bytes - 1) < 5e-3]
+    size = memory_bytes(memory)
+    sized = [a for a in found if size in sold_bytes(a)] or [a for a in found if abs(size / a.memory_bytes - 1) < 5e-3]
     if len(sized) == 1:
         return sized[0]
     if not sized and len(found) == 1:
         words = frozenset(_words(name)) - _FILLER
-        others = [a for a in accelerators() if size in _sold(a) and words <= _accelerator_names().described[a.name]]
+        others = [
+            a for a in accelerators() if size in sold_bytes(a) and words <= _accelerator_names().described[a.name]
+        ]
         if others:
             listed = ", ".join(a.name for a in others)
             raise LLMHWError(
-                f"memory={memory!r} is not that of {found[0].name}, sold with {found[0].memory_vendor}, but of {listed}; "
-                "give that name"
+                f"memory={memory!r} is not that of {found[0].name}, sold with {found[0].memory_vendor}; use {listed}"
             )
         return given(found[0], memory=memory)
     raise _which(name, sized or found)
 
 
-def _sold(device: Accelerator) -> tuple[int, ...]:
+def sold_bytes(device: Accelerator) -> tuple[int, ...]:
     """The capacity as sold: vendors write GB where they count GiB."""
     count = finite(device.memory_vendor.split(" ")[0])
     return (int(count * 10**9), int(count * 2**30)) if count else ()
@@ -925,7 +927,7 @@ def given(
     said += [f"{fmt}={rate / 1e12:g}" for fmt, rate in rates.items()]
     changes: dict[str, Any] = {"status": "given", "memory_ecc_bytes": None} if memory or device is None else {}
     if memory is not None:
-        size = _memory_bytes(memory)
+        size = memory_bytes(memory)
         changes |= {"memory_bytes": size, "memory_vendor": memory, "memory_status": "given", "memory_source": "given"}
     if bandwidth is not None:
         changes["memory_bandwidth_bytes_per_second"] = _bandwidth(bandwidth)
@@ -936,7 +938,7 @@ def given(
     lacking = [f"{what}={example!r}" for what, (there, example) in examples.items() if not there]
     if lacking:
         raise LLMHWError(f"a device without a name needs memory, bandwidth and a rate; add {', '.join(lacking)}")
-    facts: dict[str, Any] = {"vendor": "", "architecture": "", "year": 0, "form": "", "memory_type": ""}
+    facts: dict[str, Any] = {"vendor": "", "architecture": _UNKNOWN, "year": 0, "form": "", "memory_type": ""}
     return Accelerator(name=f"own [{', '.join(said)}]", peaks=rates, **facts, **changes)
 
 
