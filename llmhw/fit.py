@@ -408,9 +408,12 @@ def _way_out(
         except LLMHWError:
             return False
 
+    tried = 0
     for rival in larger(q.gpu):
-        if rival.memory_bytes >= held.needed * 0.9 and able(rival) and fits({"gpu": rival}):
-            return f"{short}; fits on {rival.name}"
+        if rival.memory_bytes >= held.needed * 0.9 and rival.memory_bytes > tried and able(rival):
+            if fits({"gpu": rival}):
+                return f"{short}; fits on {rival.name}"
+            tried = rival.memory_bytes  # no other of that size holds it either
     more = least_devices(held.job) if held.job else None
     if more is not None:
         return f"{short}; fits with {more.text}"

@@ -7,11 +7,11 @@ know is `None`; asking for it raises `LLMHWError`. No device stands in for anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from llmhw.catalog import read_table
 from llmhw.checks import check_made, check_mapping, check_prose, check_text, checked, found_by_name, number, whole
@@ -501,6 +501,8 @@ _FILLER = frozenset(
         *("generation", "edition", "announced", "with", "design"),
     )
 )
+_SIZE = re.compile(r"\d+gb")
+_FORM = re.compile(r"[a-z]{3,}")
 # Words of a series: "4090" says as much as "RTX 4090".
 _SERIES = frozenset(("rtx", "gtx", "rx", "arc"))
 
@@ -525,12 +527,10 @@ def _split(word: str, vocabulary: frozenset[str]) -> list[str] | None:
     return cuts[0]
 
 
-def _bare(call: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The words of a name, and those that tell it from its kin: "M4 Max 40-core 64GB" -> 40, core, 64gb."""
-    words = _words(call)
+def _apart(words: Sequence[str]) -> frozenset[str]:
+    """Those words of a name that tell it from its kin: "M4 Max 40-core 64GB" -> 40, core, 64gb."""
     cores = {words[i - 1] for i, word in enumerate(words) if word == "core" and i}
-    sizes = {word for word in words if re.fullmatch(r"\d+gb", word)}
-    return frozenset(words) - _FILLER, _SERIES | {"core"} | cores | sizes
+    return _SERIES.union(("core",), cores, (word for word in words if _SIZE.fullmatch(word)))
 
 
 class _Names:
@@ -551,14 +551,18 @@ class _Names:
         for row in rows:
             name = row["name"]
             calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
+            every: set[str] = set()
             for call in calls:
+                words = _words(call)
+                every.update(words)
+                key = frozenset(words) - _FILLER
                 self.spellings[call] = name
-                self.exact.setdefault(frozenset(_words(call)) - _FILLER, name)
-                self.bare.append((name, *_bare(call)))
-            words = set(_words(" ".join([*calls, *(row[column] for column in described_by)])))
+                self.exact.setdefault(key, name)
+                self.bare.append((name, key, _apart(words)))
+            every.update(_words(" ".join([row[column] for column in described_by])))
             # "sxm" finds an SXM5 part.
-            words |= {form.group() for word in _words(row.get("form", "")) if (form := re.match(r"[a-z]{3,}", word))}
-            self.described[name] = words
+            every.update(form.group() for word in _words(row.get("form", "")) if (form := _FORM.match(word)))
+            self.described[name] = every
         self.vocabulary = _FILLER.union(*self.described.values())
 
     def find(self, query: str, argument: str = "") -> str:
@@ -624,8 +628,14 @@ def _cell(text: str, kind: str) -> Any:
 
 def _made(kind: type[F], row: Mapping[str, str], **converted: Any) -> F:
     """A fact from a row: what was converted, and the cells that its other fields are named after."""
-    named = [entry for entry in fields(kind) if entry.name in row.keys() - converted]
-    return kind(**converted, **{entry.name: _cell(row[entry.name], str(entry.type)) for entry in named})
+    types = _field_types(cast(Hashable, kind))
+    named = {name: of for name, of in types.items() if name in row and name not in converted}
+    return kind(**converted, **{name: _cell(row[name], of) for name, of in named.items()})
+
+
+@cache
+def _field_types(kind: Any) -> dict[str, str]:
+    return {entry.name: str(entry.type) for entry in fields(kind)}
 
 
 @cache
@@ -969,7 +979,12 @@ def _pair(text: str) -> tuple[str, float]:
     return fmt.strip(), rate
 
 
-def larger(device: Accelerator) -> list[Accelerator]:
+def _place(form: str) -> str:
+    """Where a device of this form is built in: cards of all forms are alike."""
+    return form if form in ("laptop", "SoC", "APU", "socket") else "card"
+
+
+def larger(device: Accelerator) -> Iterator[Accelerator]:
     """Devices of its vendor that one could take in its place for more memory, the smallest first.
 
     A card is not replaced by a laptop, a CPU or a chip that shares its memory with one.
@@ -977,11 +992,11 @@ def larger(device: Accelerator) -> list[Accelerator]:
     >>> {a.form for a in larger(accelerator("rtx 4090"))} & {"laptop", "SoC"}
     set()
     """
-    own = ("laptop", "SoC", "APU", "socket")
-    fit = {device.form} if device.form in own else {a.form for a in accelerators()}.difference(own)
-    rivals = [a for a in accelerators() if a.vendor == device.vendor and a.form in fit]
-    rivals = [a for a in rivals if a.memory_bytes > device.memory_bytes]
-    return sorted(rivals, key=lambda a: (a.memory_bytes, a.name))
+    rows = [row for row in _rows("accelerators").values() if row["vendor"] == device.vendor]
+    found = [(int(row["memory_mib"]), row["name"]) for row in rows if _place(row["form"]) == _place(device.form)]
+    for mib, name in sorted(found):
+        if mib * MIB > device.memory_bytes:
+            yield _accelerator(name)
 
 
 def accelerators() -> list[Accelerator]:

@@ -770,7 +770,7 @@ def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, Servin
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
     """More devices of a kind, the smallest larger device, and eight of the smallest, where each holds the job."""
     device, count = job.cluster.accelerator, job.cluster.devices
-    rivals = larger(device)
+    rivals = list(larger(device))
     ways = (
         [(device, many) for many in (2, 4, 8) if many > count],
         [(one, count) for one in rivals],

@@ -289,7 +289,7 @@ def test_a_misspelt_name_suggests_the_nearest() -> None:
     assert error_of(accelerator, "rtx 4091") == (
         "accelerator='rtx 4091' is not known; did you mean RTX 4090, RTX 4090 D, RTX A400?"
     )
-    assert error_of(accelerator, "h1000").startswith("accelerator='h1000' is not known; did you mean H100 PCIe 80GB,")
+    assert error_of(accelerator, "h1000").startswith("accelerator='h1000' is not known; did you mean H100 SXM5 80GB,")
     assert error_of(accelerator, "xyzzy") == "accelerator='xyzzy' is not known; run `llmhw gpus` for the list"
     assert error_of(accelerator, "") == "accelerator='' is not known; run `llmhw gpus` for the list"
 
