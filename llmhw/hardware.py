@@ -498,7 +498,7 @@ _FILLER = frozenset(
     (
         *("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "google", "intel", "habana", "apple"),
         *("aws", "amazon", "azure", "gpu", "gpus", "card", "chip", "accelerator", "per", "hgx", "dgx"),
-        *("generation", "edition", "announced", "with", "design"),
+        *("huawei", "ascend", "generation", "edition", "announced", "with", "design"),
     )
 )
 _SIZE = re.compile(r"\d+gb")
