@@ -584,7 +584,8 @@ class _Names:
         if key in self.exact:
             return [self.exact[key]]
         fitting = [name for name, words in self.described.items() if key <= words]
-        kin = {name for name, words, apart in self.bare if key - apart == words - apart}
+        plain = {word for word in key if not _SIZE.fullmatch(word)}
+        kin = {name for name, words, apart in self.bare if plain - apart == words - apart}
         if fitting:
             return [name for name in fitting if name in kin] or fitting
         # Every word is known, but no one thing has them all: name those that have the most.
