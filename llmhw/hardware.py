@@ -498,7 +498,19 @@ _FILLER = frozenset(
     (
         *("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "google", "intel", "habana", "apple"),
         *("aws", "amazon", "azure", "gpu", "gpus", "card", "chip", "accelerator", "per", "hgx", "dgx"),
-        *("huawei", "ascend", "generation", "edition", "announced", "with", "design"),
+        *(
+            "huawei",
+            "ascend",
+            "generation",
+            "edition",
+            "announced",
+            "with",
+            "design",
+            "graphics",
+            "processor",
+            "r",
+            "tm",
+        ),
     )
 )
 _SIZE = re.compile(r"\d+gb")

@@ -159,7 +159,12 @@ def _here() -> Listing:
         rows.append(facts | {"device": None if device is None else device.name, "refused": why})
     cpu = processor()
     notes = [f"as {found[0].tool} prints them; --gpu auto takes them"]
-    notes += [f"the CPU is {cpu}; llama.cpp runs on it too, at the speed of its memory"] if cpu else []
+    if cpu:
+        try:
+            known = f"--gpu {llmhw.accelerator(cpu).name!r} is it"
+        except LLMHWError:
+            known = "the catalog does not have it"
+        notes.append(f"llama.cpp runs on the CPU too, {cpu}: {known}")
     title = _counted(len(cells), "accelerator here", "accelerators here")
     return Listing(title, ("name", "GiB", "in the catalog"), cells, rows, prose=True, notes=notes)
 

@@ -205,6 +205,10 @@ def test_what_nvidia_smi_prints_is_a_device(line: str, name: str) -> None:
         ("Apple M4 Pro 20 core 48 GB", "M4 Pro 20-core 48GB"),
         ("EPYC 9654", "EPYC 9654"),
         ("AMD EPYC 9965", "EPYC 9965"),
+        ("AMD EPYC 9654 96-Core Processor", "EPYC 9654"),
+        ("AMD Ryzen 9 7950X 16-Core Processor", "Ryzen 9 7950X"),
+        ("Intel(R) Xeon(R) Platinum 8480+", "Xeon Platinum 8480+"),
+        ("Intel(R) Arc(TM) B580 Graphics", "Arc B580"),
         ("threadripper 7995wx", "Threadripper PRO 7995WX"),
         ("xeon 8480+", "Xeon Platinum 8480+"),
         ("grace cpu", "Grace"),
@@ -212,6 +216,16 @@ def test_what_nvidia_smi_prints_is_a_device(line: str, name: str) -> None:
 )
 def test_names_as_people_write_them(query: str, name: str) -> None:
     assert accelerator(query).name == name
+
+
+def test_every_name_is_found_without_separators() -> None:
+    for device in accelerators():
+        for text in (
+            "".join(device.name.split()),
+            device.name.replace(" ", "-"),
+            f"{device.name} {device.memory_vendor}",
+        ):
+            assert accelerator(text.lower()) is device
 
 
 # -- sizes ------------------------------------------------------------------------------------
