@@ -56,7 +56,7 @@ def key(name: str) -> str:
 _METHODS = re.compile(
     r"(?:^|-)(gptq|awq|auto-?round|exl[23]|hqq|aqlm|bnb|bitsandbytes|llm-int8|torchao|quark|marlin|nvfp4|mxfp[468]"
     r"|nf4|fp4|fp8|float8|mlx|gguf|ggml|onnx|openvino|ov)"
-    r"((?:-(?:dynamic|static|per-tensor|tensorwise|block|blockwise|kv))*)(?=-|$)"
+    r"((?:-(?:dynamic|static|per-tensor|tensorwise|block|blockwise|kv|turbo|pro|v\d|q[2-8]|[2-8]b(?=-\d+g)))*)(?=-|$)"
 )
 _WIDTHS = re.compile(
     r"(?:^|-)(?:(w(?P<a>\d{1,2})a\d{1,2})|(u?int)(?P<b>[2-8])(?:wo)?|(?P<c>[2-8]|16)-?bits?|(?P<d>\d(?:\.\d{1,2})?)-?bpw"
@@ -170,7 +170,7 @@ def check_format(argument: str, asked: str, name: str, stated: str) -> None:
 # vl, coder, math, reward, embedding, guard, mtp, eagle and draft make another model, and are never here.
 _ROLES = frozenset(
     """instruct it chat base hf pt inst sft dpo rlvr rl thinking reasoning preview latest original abliterated
-    uncensored heretic unsloth ud i1 imat imatrix qat quantized""".split()
+    uncensored heretic obliterated derestricted unsloth ud i1 imat imatrix qat quantized""".split()
 )
 # Owners that files carry as their first word ("Meta-Llama-3-8B"); the owners of the catalog's own ids are others.
 _VENDORS = frozenset("meta google facebook microsoft nvidia ibm amd apple mistral".split())
@@ -245,10 +245,14 @@ class Names:
         return found
 
     @cached_property
-    def _owners(self) -> re.Pattern[str]:
+    def _owners(self) -> frozenset[str]:
         ids = [spelling for entry in self.entries.values() for spelling in entry.spellings if "/" in spelling]
-        owners = _VENDORS.union(_words(spelling.rpartition("/")[0]) for spelling in ids)
-        return re.compile("(?:" + "|".join(sorted(map(re.escape, owners), key=len, reverse=True)) + ")-")
+        return _VENDORS.union(_words(spelling.rpartition("/")[0]) for spelling in ids)
+
+    def _with_and_without_maker(self, words: str) -> list[str]:
+        """The words, then those behind each owner that they may begin with."""
+        dashes = [i for i, letter in enumerate(words) if letter == "-"]
+        return [words, *(words[i + 1 :] for i in dashes if words[:i] in self._owners)]
 
     def exactly(self, name: str) -> str | None:
         """The entry of that name, in any case and with any separators; None for a path."""
@@ -268,9 +272,7 @@ class Names:
         if " and " in stated:
             raise LLMHWError(f"model={shown(name)} states the formats {stated}; leave one out")
         for begin, its_format in ((whole, ""), (rest, stated)):
-            for words in dict.fromkeys(
-                (begin, self._owners.sub("", begin, count=1) if self._owners.match(begin) else begin)
-            ):
+            for words in self._with_and_without_maker(begin):
                 for peel in _PEELS:
                     left = _peeled(words, peel)
                     found = self._match(name, left, words) if left and not (peel and left == words) else None

@@ -181,8 +181,8 @@ def model_index() -> tuple[dict[str, str], ...]:
 
 
 def model_names() -> list[str]:
-    """The short names of all models in the catalog, in the order of the index."""
-    return [row["name"] for row in model_index()]
+    """The short names of the catalog's models in the order of the index, without those of a refused architecture."""
+    return [row["name"] for row in model_index() if not row["refused"]]
 
 
 @cache
