@@ -298,7 +298,7 @@ class Names:
 def _peeled(words: str, peel: tuple[Callable[[str], str], ...]) -> str:
     for step in peel:
         words = step(words)
-    return words
+    return words if re.search("[a-z]", words) else ""
 
 
 def _taken_off(name: str, owner: int, begin: str, left: str) -> tuple[str, ...]:
