@@ -48,15 +48,16 @@ def key(name: str) -> str:
     >>> key("Llama 3 70B") == key("llama3_70b"), key("gemma-3-4b") == key("gemma-34b")
     (True, False)
     """
-    return re.sub(r"(?<!\d)-|-(?!\d)", "", _words(name))
+    words = re.sub(r"(?<![a-z0-9])v(?=\d)", "", _words(name))  # "LLaMA v3.1" is Llama 3.1
+    return re.sub(r"(?<!\d)-|-(?!\d)", "", words)
 
 
 # -- number formats in names ------------------------------------------------------------------
 
 _METHODS = re.compile(
     r"(?:^|-)(gptq|awq|auto-?round|exl[23]|hqq|aqlm|bnb|bitsandbytes|llm-int8|torchao|quark|marlin|nvfp4|mxfp[468]"
-    r"|nf4|fp4|fp8|float8|mlx|gguf|ggml|onnx|openvino|ov)"
-    r"((?:-(?:dynamic|static|per-tensor|tensorwise|block|blockwise|kv|turbo|pro|v\d|q[2-8]|[2-8]b(?=-\d+g)))*)(?=-|$)"
+    r"|nf4|fp4|fp8|float8|mlx|gguf|ggml|safetensors|onnx|openvino|ov)"
+    r"((?:-(?:dynamic|static|per-tensor|tensorwise|block|blockwise|dq|mx|cs|ds|kv|turbo|pro|v\d|q[2-8]|[2-8]b(?=-\d+g)))*)(?=-|$)"
 )
 _WIDTHS = re.compile(
     r"(?:^|-)(?:(w(?P<a>\d{1,2})a\d{1,2})|(u?int)(?P<b>[2-8])(?:wo)?|(?P<c>[2-8]|16)-?bits?|(?P<d>\d(?:\.\d{1,2})?)-?bpw"
@@ -65,7 +66,7 @@ _WIDTHS = re.compile(
 _FLOATS = re.compile(r"(?:^|-)(bf16|bfloat16|fp16|float16|f16|fp32|float32|f32)(?=-|$)")
 _GROUPS = re.compile(r"(?:^|-)(?:gs?(\d{2,4})|(\d{2,4})g)(?=-|$)")
 # Containers of files and of kernels, which say nothing where another word names the format.
-_CONTAINERS = ("gguf", "ggml", "mlx", "marlin", "onnx", "openvino", "ov")
+_CONTAINERS = ("gguf", "ggml", "mlx", "marlin", "safetensors", "onnx", "openvino", "ov")
 # What words mean that are no alias of a number format by themselves, by bits ("" where none are stated).
 _MEANT = {
     "gptq": {"": "int4-gptq", "4": "int4-gptq", "8": "gptq-8bit", "3": "gptq-3bit"},
@@ -121,16 +122,21 @@ def split_format(name: str) -> tuple[str, str]:
     widths, floats = taken(_WIDTHS), [_first_known(one[1]) for one in taken(_FLOATS)]
     groups = taken(_GROUPS) if methods or widths else []
     named = [method for method in methods if method not in _CONTAINERS]
+    if len(named) > 1:
+        named = [method for method in named if method != "bnb"]  # whose nf4 it is
     if not stated and (named or widths):
         bits = next((one[place] for one in widths for place in "abcd" if one[place]), "")
         group = next((f"-g{one[1] or one[2]}" for one in groups if "128" not in one.groups()), "")
         stated = [_format_meant(method, bits, group) for method in named or [_width_alone(widths[0])]]
-    return rest, " and ".join(dict.fromkeys(stated or floats or methods))
+    return rest, " and ".join(
+        dict.fromkeys(stated or floats or [method for method in methods if method != "safetensors"])
+    )
 
 
 def _method(found: re.Match[str]) -> str:
     words = {"bitsandbytes": "bnb", "float8": "fp8", "auto-round": "autoround", "llm-int8": "int8-llm"}
-    return words.get(found[1], found[1]) + ("-block" if "block" in found[2] else "")
+    kind = next((word for word in ("block", "dq", "mx") if word in found[2]), "")
+    return {"fp8-mx": "mxfp8"}.get(method := f"{words.get(found[1], found[1])}{kind and '-'}{kind}", method)
 
 
 def _width_alone(found: re.Match[str]) -> str:
@@ -154,11 +160,20 @@ def _first_known(*spellings: str) -> str:
 
 
 def check_format(argument: str, asked: str, name: str, stated: str) -> None:
-    """Raise `LLMHWError` if a format is asked for another than the one that the model's name states.
+    """Raise `LLMHWError` if a format is asked for that is not the one which the model's name states.
 
-    asked, stated   names of number formats; stated may be "", as `Resolved.format` is where the name says nothing
+    asked    name of a number format
+    stated   `Resolved.format`; of "gguf" any type of GGUF is one, of "mlx-4bit" anything of 4 bits
     """
-    if stated and _first_known(asked) != (_first_known(stated) or stated):
+    from llmhw.catalog import read_table
+
+    facts = {row["name"]: row for row in read_table("number_formats")}
+    meant = facts.get(_first_known(asked), {})
+    agrees = not stated or stated == meant.get("name")
+    if stated and stated not in facts:
+        width = re.search(r"\d+(?=bit)", stated)
+        agrees = stated == meant.get("kind") or (width is not None and width.group() == meant.get("bits"))
+    if not agrees:
         raise LLMHWError(
             f"{argument}={shown(asked)} is not the {stated} that model={shown(name)} states; leave one out"
         )

@@ -132,6 +132,10 @@ def test_the_least_peeling_wins_and_several_are_listed() -> None:
 def test_a_format_that_is_asked_for_must_be_the_one_of_the_name() -> None:
     check_format("weights", "awq", "Qwen3-8B-AWQ", "int4-awq")
     check_format("weights", "fp8", "Qwen3-8B", "")
+    check_format("weights", "Q4_K_M", "Qwen3-8B-GGUF", "gguf")
+    check_format("weights", "int4-awq", "Qwen3-8B-4bit", "mlx-4bit")
+    with pytest.raises(LLMHWError, match=r"weights='bf16' is not the gguf that model='Qwen3-8B-GGUF' states"):
+        check_format("weights", "bf16", "Qwen3-8B-GGUF", "gguf")
     with pytest.raises(LLMHWError, match=r"weights='fp8' is not the int4-awq that model='Qwen3-8B-AWQ' states"):
         check_format("weights", "fp8", "Qwen3-8B-AWQ", "int4-awq")
 
