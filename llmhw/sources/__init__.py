@@ -58,6 +58,24 @@ def config_of(name: str | PathLike[str], hub: bool = False) -> tuple[str, Config
     return _of_repository(text, repository, hub)
 
 
+def fetch(name: str) -> None:
+    """Download the files that describe a model into the local cache, if it is an id of the Hub that is unknown here."""
+    from llmhw.catalog import read_model
+    from llmhw.sources.hub import cached, download, repository_of
+    from llmhw.sources.local import is_path
+
+    repository = repository_of(name)
+    if repository is None or (not repository.stated and is_path(name)) or cached(repository):
+        return
+    try:
+        if repository.revision is None:
+            read_model(repository.id)
+            return
+    except KeyError:
+        pass
+    download(repository)
+
+
 def _of_repository(text: str, repository: Any, hub: bool) -> tuple[str, Config]:
     from llmhw.sources import local
     from llmhw.sources.hub import cached, download

@@ -157,8 +157,9 @@ class _Arguments:
 _READ = frozenset(
     """num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size
     padded_vocab_size make_vocab_size_divisible_by tensor_model_parallel_size max_position_embeddings seq_length
-    num_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_layer_freq q_lora_rank kv_lora_rank qk_head_dim
-    qk_pos_emb_head_dim v_head_dim mtp_num_layers rotary_percent normalization position_embedding_type""".split()
+    num_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_layer_freq
+    q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim v_head_dim mtp_num_layers rotary_percent
+    normalization position_embedding_type""".split()
 )
 
 

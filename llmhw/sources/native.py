@@ -134,8 +134,9 @@ def _windows(k: _Keys, layers: int) -> Config:
     found = k.data.get("sliding_window", k.data.get("_sliding_window"))
     if not isinstance(found, list):
         return {"sliding_window": k.whole("sliding_window") if k.data.get("sliding_window") else None}
-    sizes = {size for size in found if size is not None}
-    if not found or layers % len(found) or len(sizes) > 1 or any(type(size) is not int for size in sizes):
+    whole = all(size is None or type(size) is int for size in found)
+    sizes = {size for size in found if size is not None} if whole else set()
+    if not whole or not found or layers % len(found) or len(sizes) > 1:
         raise LLMHWError(
             f"{k.what}: its key sliding_window is {shown(found, 60)}; it must be a list of one size and null that "
             f"n_layers={layers} repeats; {_WAY_OUT}"
