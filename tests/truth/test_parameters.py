@@ -37,6 +37,9 @@ def assert_same(spec: ModelSpec, reference: torch.nn.Module) -> None:
     theirs = their_shapes(reference)
     assert our_shapes(spec) == theirs
     assert spec.parameters.total == sum(p.numel() for p in reference.parameters())
+
+
+def assert_sorted(spec: ModelSpec, reference: torch.nn.Module) -> None:
     by_component = dict.fromkeys(spec.parameters.by_component, 0)
     for name, parameter in reference.named_parameters():
         by_component[component_of(name)] += parameter.numel()
@@ -70,4 +73,6 @@ def test_catalog(name: str) -> None:
     options = {
         k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"
     }
-    assert_same(model(name), on_meta(CONFIG_MAPPING[model_type](**options)))
+    reference = on_meta(CONFIG_MAPPING[model_type](**options))
+    assert_same(model(name), reference)
+    assert_sorted(model(name), reference)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import llmhw
-from llmhw import catalog, families
+from llmhw import catalog
 from llmhw.catalog import read_model, read_table
+from llmhw.families.config import KEYS
 from llmhw.model import COMPONENTS, ModelSpec
 from llmhw.units import LLMHWError
 from llmhw.validation.facts import quantity
@@ -227,7 +228,7 @@ def test_no_value_of_a_config_breaks_its_reading(name: str) -> None:
     """Every key that is read with every wrong value: an answer that prints, or one line that names the key."""
     config = published(name)
     text = config.get("text_config", config)
-    for key in [*text, *families._KEYS]:
+    for key in [*text, *KEYS]:
         kept = text.get(key)
         for value in KINDS_OF_WRONG:
             text[key] = value
