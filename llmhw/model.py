@@ -441,8 +441,10 @@ def model(name: str | PathLike[str], hub: bool = False) -> ModelSpec:
 def _checked(spec: ModelSpec) -> ModelSpec:
     """The model, if it has as many parameters as the file that it was read from holds, where that is known."""
     stored = spec.config.get("quantization_config") or {}
-    held = stored.get("elements") if stored.get("quant_method") == "gguf" else None
-    if type(held) is int and held != spec.parameters.total:
+    held, choices = stored.get("elements"), stored.get("choices", 0)
+    if stored.get("quant_method") != "gguf" or type(held) is not int or type(choices) is not int:
+        return spec
+    if spec.parameters.total not in (held, held + choices):
         raise LLMHWError(
             f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.total:,} parameters, but the "
             f"file's tensors hold {held:,}: this variant is not covered; give the model's config.json"

@@ -126,8 +126,8 @@ def check(path: str) -> Comparison:
     spec = model(path)
     if spec.quantization:
         raise LLMHWError(
-            f"model={shown(path)} is quantized ({spec.quantization}); check=True compares checkpoints whose tensors are "
-            "not packed"
+            f"model={shown(path)} is quantized ({spec.quantization}); check=True compares checkpoints whose "
+            "tensors are not packed"
         )
     found = checkpoint_at(path)
     own, beside = _sorted(spec, found)

@@ -9,8 +9,9 @@ facts: the sizes of all types of tensors, the names of the mixes. The config tha
     file_type      the mix as `llama-quantize` calls it, such as "Q4_K_M"; else the type that most bytes have
     tensor_bytes   bytes of all tensors, exactly
     file_bytes     bytes of the file, or of all its parts: the tensors, metadata, alignment
-    elements       parameters in the tensors that are the model's: without tables of rotary frequencies, biases of the
-                   router's choice, scales, and multi-token prediction
+    elements       parameters in the tensors that are the model's: without tables of rotary frequencies, scales and
+                   multi-token prediction
+    choices        further numbers that some families count and others do not: biases of the router's choice
     groups         [component, type, elements, bytes], the sums over all tensors; components are those of `llmhw.model`,
                    or mtp
 """
@@ -278,9 +279,12 @@ def _library(what: str) -> Any:
 
 # Of the tensors that are no parameters in transformers: by the end of the name.
 _TABLES = tuple(
-    """rope_freqs.weight rope_factors_long.weight rope_factors_short.weight exp_probs_b exp_probs_b.bias
-    attn_rot_embd.weight .scale .input_scale""".split()
+    """rope_freqs.weight rope_factors_long.weight rope_factors_short.weight attn_rot_embd.weight
+    .scale .input_scale layer_output_scale.weight""".split()
 )
+
+
+_ACTIVATIONS = ("xielu.alpha_p", "xielu.alpha_n")
 
 
 def read(path: str, argument: str) -> tuple[str, Config]:
@@ -307,13 +311,17 @@ def read(path: str, argument: str) -> tuple[str, Config]:
 def _stored(file: File, path: str, layers: int) -> Config:
     """What is stored how, as a `quantization_config`; see the head of this module."""
     groups: dict[tuple[str, str], list[int]] = {}
-    elements = 0
+    # a family's activation has parameters that are written into the metadata
+    elements = sum(len(found) for key in _ACTIVATIONS if isinstance(found := file.metadata.get(key), list))
+    choices = 0
     for name, tensor in file.tensors.items():
         component = component_of(name, layers)
         group = groups.setdefault((component, tensor.kind), [0, 0])
         group[0] += tensor.elements
         group[1] += tensor.bytes
-        if component != "mtp" and not name.endswith(_TABLES):
+        if ".exp_probs_b" in name and component != "mtp":
+            choices += tensor.elements
+        elif component != "mtp" and not name.endswith(_TABLES):
             elements += tensor.elements
     return {
         "quant_method": "gguf",
@@ -321,6 +329,7 @@ def _stored(file: File, path: str, layers: int) -> Config:
         "tensor_bytes": file.tensor_bytes,
         "file_bytes": file.bytes,
         "elements": elements,
+        "choices": choices,
         "groups": [[*key, *counts] for key, counts in groups.items()],
     }
 

@@ -98,33 +98,41 @@ class _Read:
     def heads(self) -> tuple[int, int, int]:
         """Query heads, key-value heads and their size; by the tensors, as some converters write a size of their own."""
         heads, hidden = self.whole("attention.head_count"), self.whole("embedding_length")
-        kv = self.whole("attention.head_count_kv", heads) or heads
+        kv = self.whole("attention.head_count_kv", heads)
         q, k, qkv = (next((b[n].rows for b in self.blocks if n in b), 0) for n in ("attn_q", "attn_k", "attn_qkv"))
         usual = (q or hidden) // heads if heads else 0
         head_dim = self.whole("attention.key_length", usual)
-        if isinstance(self.get("attention.head_count_kv"), list) or not head_dim:
+        if not head_dim or (kv and isinstance(self.get("attention.head_count_kv"), list)):
             return heads, kv, head_dim
         if q and k and k % head_dim == 0:
             kv = k // head_dim
         elif qkv and not q and (qkv // head_dim - heads) > 0 and qkv % head_dim == 0:
             kv = (qkv // head_dim - heads) // 2
-        return heads, kv, head_dim
+        return heads, kv or heads, head_dim
+
+    def outline(self) -> Config:
+        """What all architectures have."""
+        embedding = self.file.tensors.get("token_embd.weight")
+        return {
+            "hidden_size": self.whole("embedding_length"),
+            "num_hidden_layers": self.layers,
+            "vocab_size": embedding.rows if embedding else self.whole("vocab_size"),
+            "tie_word_embeddings": "output.weight" not in self.file.tensors,
+        }
 
     def base(self) -> Config:
         """What nearly all architectures have."""
         heads, kv, head_dim = self.heads()
-        embedding = self.file.tensors.get("token_embd.weight")
+        if not heads:  # a model without attention
+            return self.outline()
         turned = self.whole("rope.dimension_count", head_dim)
         return {
-            "hidden_size": self.whole("embedding_length"),
-            "num_hidden_layers": self.layers,
+            **self.outline(),
             "num_attention_heads": heads,
             "num_key_value_heads": kv,
             "head_dim": head_dim,
             "intermediate_size": self.into("ffn_down") or self.whole("feed_forward_length", 0),
-            "vocab_size": embedding.rows if embedding else self.whole("vocab_size"),
             "max_position_embeddings": self.whole("context_length"),
-            "tie_word_embeddings": "output.weight" not in self.file.tensors,
             "attention_bias": self.has("attn_q.bias", "attn_qkv.bias"),
             "mlp_bias": self.has("ffn_up.bias"),
             **({"partial_rotary_factor": turned / head_dim} if 0 < turned < head_dim else {}),
@@ -277,6 +285,7 @@ def _mimo(r: _Read) -> Config:
 def _mamba(r: _Read) -> Config:
     inner = r.whole("ssm.inner_size")
     return {
+        **({"model_type": "falcon_mamba"} if r.get("ssm.dt_b_c_rms") else {}),
         "intermediate_size": inner,
         "expand": inner / r.whole("embedding_length"),
         "state_size": r.whole("ssm.state_size"),
@@ -288,12 +297,113 @@ def _mamba(r: _Read) -> Config:
 
 
 def _mamba2(r: _Read) -> Config:
-    heads = r.whole("ssm.time_step_rank")
-    return _mamba(r) | {
+    heads, inner = r.whole("ssm.time_step_rank"), r.whole("ssm.inner_size")
+    return {
         "num_heads": heads,
-        "head_dim": r.share(r.whole("ssm.inner_size"), heads),
+        "head_dim": r.share(inner, heads),
+        "expand": inner / max(r.whole("embedding_length"), 1),
         "n_groups": r.whole("ssm.group_count"),
+        "state_size": r.whole("ssm.state_size"),
+        "conv_kernel": r.whole("ssm.conv_kernel"),
+        "use_conv_bias": r.has("ssm_conv1d.bias"),
+        "use_bias": r.has("ssm_in.bias"),
     }
+
+
+def _mamba_beside(r: _Read) -> Config:
+    """Mamba-2 layers of models that have attention, too."""
+    heads, inner, hidden = r.whole("ssm.time_step_rank"), r.whole("ssm.inner_size"), r.whole("embedding_length")
+    return {
+        "mamba_n_heads": heads,
+        "mamba_d_head": r.share(inner, heads),
+        "mamba_n_groups": r.whole("ssm.group_count"),
+        "mamba_d_state": r.whole("ssm.state_size"),
+        "mamba_d_conv": r.whole("ssm.conv_kernel"),
+        "mamba_expand": inner / hidden if inner % max(hidden, 1) else inner // max(hidden, 1),
+        "mamba_conv_bias": r.has("ssm_conv1d.bias"),
+        "mamba_proj_bias": r.has("ssm_in.bias"),
+    }
+
+
+def _granite_hybrid(r: _Read) -> Config:
+    """Granite 4; and Bamba, which has none of Granite's scales."""
+    if r.get("embedding_scale") is None and not r.get("expert_count"):
+        where = [i for i, found in enumerate(r.each("attn_q")) if found]
+        return {"model_type": "bamba", "attn_layer_indices": where, **_mamba_beside(r)}
+    experts = _local_experts(r) if r.get("expert_count") else {"num_local_experts": 0, "num_experts_per_tok": 0}
+    return {
+        "layer_types": r.kinds("ssm_in", "mamba", "attention"),
+        **_mamba_beside(r),
+        **experts,
+        "shared_intermediate_size": r.into("ffn_down_shexp", "ffn_down"),
+    }
+
+
+def _falcon_h1(r: _Read) -> Config:
+    return _mamba_beside(r) | {"mamba_d_ssm": r.whole("ssm.inner_size"), "mamba_rms_norm": r.has("ssm_norm")}
+
+
+def _gemma3n(r: _Read) -> Config:
+    table = r.file.tensors.get("per_layer_token_embd.weight")
+    widths = [block["ffn_down"].shape[0] for block in r.blocks if "ffn_down" in block]
+    return {
+        **r.windows(),
+        "intermediate_size": widths if len(widths) == r.layers else r.into("ffn_down"),
+        "hidden_size_per_layer_input": r.whole("embedding_length_per_layer_input", 0),
+        "vocab_size_per_layer_input": table.rows if table else None,
+        "num_kv_shared_layers": r.whole("attention.shared_kv_layers", 0),
+        "altup_num_inputs": r.whole("altup.num_inputs", 1),
+        "laurel_rank": next((b["laurel_l"].rows for b in r.blocks if "laurel_l" in b), 0),
+    }
+
+
+def _gemma4(r: _Read) -> Config:
+    table = r.file.tensors.get("per_layer_token_embd.weight")
+    windows = r.windows()
+    sliding = r.whole("attention.key_length_swa", r.whole("attention.key_length"))
+    kv = {kind: r.whole("attention.head_count_kv") for kind in ("sliding_attention", "full_attention")}
+    for kind, block in zip(windows.get("layer_types", ()), r.blocks, strict=False):
+        if "attn_k" in block:
+            size = sliding if kind == "sliding_attention" else r.whole("attention.key_length")
+            kv[kind] = r.share(block["attn_k"].rows, size)
+    full = [i for i, kind in enumerate(windows.get("layer_types", ())) if kind == "full_attention"]
+    widths = {block["ffn_down"].shape[0] for block in r.blocks if "ffn_down" in block}
+    experts = {
+        "enable_moe_block": True,
+        "num_experts": r.whole("expert_count"),
+        "top_k_experts": r.whole("expert_used_count"),
+        "moe_intermediate_size": r.into("ffn_down_exps"),
+    } if r.get("expert_count") else {}  # fmt: skip
+    return {
+        **windows,
+        **experts,
+        "head_dim": sliding,
+        "global_head_dim": r.whole("attention.key_length"),
+        "num_key_value_heads": kv["sliding_attention"],
+        "num_global_key_value_heads": kv["full_attention"],
+        "attention_k_eq_v": any("attn_k" in r.blocks[i] and "attn_v" not in r.blocks[i] for i in full),
+        "intermediate_size": min(widths, default=0),
+        "use_double_wide_mlp": len(widths) > 1,
+        "hidden_size_per_layer_input": r.whole("embedding_length_per_layer_input", 0),
+        "vocab_size_per_layer_input": table.rows if table else None,
+        "num_kv_shared_layers": r.whole("attention.shared_kv_layers", 0),
+    }
+
+
+def _exaone_moe(r: _Read) -> Config:
+    return {
+        **r.windows(),
+        **r.experts("num_experts", "moe_intermediate_size"),
+        "num_shared_experts": r.whole("expert_shared_count", 0),
+        "mlp_layer_types": r.kinds("ffn_gate_inp", "sparse", "dense"),
+        "first_k_dense_replace": r.whole("leading_dense_block_count", 0),
+    }
+
+
+def _granite_moe(r: _Read) -> Config:
+    shared = r.into("ffn_down_shexp")
+    more = {"model_type": "granitemoeshared", "shared_intermediate_size": shared} if shared else {}
+    return _local_experts(r) | more
 
 
 def _periods(listed: list[bool], period: str, offset: str) -> Config:
@@ -389,7 +499,15 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[_Read], Config]]] = {
     "olmo2": ("olmo2", lambda r: {"model_type": "olmo3", **r.windows()} if r.windows() else {}),
     "olmoe": ("olmoe", lambda r: r.experts("num_experts", "intermediate_size")),
     "granite": ("granite", _none),
-    "granitemoe": ("granitemoe", _local_experts),
+    "granitemoe": ("granitemoe", _granite_moe),
+    "granitehybrid": ("granitemoehybrid", _granite_hybrid),
+    "falcon-h1": ("falcon_h1", _falcon_h1),
+    "dots1": ("dots1", _shared_experts),
+    "exaone-moe": ("exaone_moe", _exaone_moe),
+    "cohere2moe": ("cohere2_moe", lambda r: {**_exaone_moe(r), "intermediate_size": r.into("ffn_down_exps")}),
+    "gemma3n": ("gemma3n_text", _gemma3n),
+    "gemma4": ("gemma4_text", _gemma4),
+    "hunyuan-dense": ("hunyuan_v1_dense", _none),
     "command-r": ("cohere", lambda r: {"use_qk_norm": r.has("attn_q_norm")}),
     "cohere2": ("cohere2", _windows),
     "exaone4": ("exaone4", lambda r: {"sliding_window": None, **r.windows()}),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from llmhw.units import LLMHWError, shown
 
@@ -132,43 +135,66 @@ def download(repository: Repository) -> str:
     what = f"model={shown(repository.id)}"
     try:
         import huggingface_hub as library
-        from huggingface_hub import errors
+        from huggingface_hub import errors, utils
     except ImportError:
+        way_out = "pip install 'llmhw[hub]', or give the path of its config.json"
+        raise LLMHWError(f"{what} cannot be asked for: hub=True needs huggingface_hub; {way_out}") from None
+    try:
+        with _quiet(utils):
+            folder = _downloaded(library, errors.RemoteEntryNotFoundError, repository)
+    except Exception as error:  # also what its HTTP library raises, which differs between its versions
+        raise LLMHWError(f"{what} {_reason(errors, error, repository)}") from None
+    if not folder:
         raise LLMHWError(
-            f"{what} cannot be asked for: hub=True needs huggingface_hub; pip install 'llmhw[hub]'"
-        ) from None
+            f"{what} is on the Hub, but has no config.json; give its base model, or the path of a config.json"
+        )
+    return folder
+
+
+def _downloaded(library: Any, missing: type[Exception], repository: Repository) -> str:
+    """The folder of the files that there are; empty if there are none."""
     from os.path import dirname
 
-    given = "give the path of its config.json"
-    found = ""
+    with suppress(missing):
+        # downloads ask again and again where nobody answers; this asks once
+        library.get_hf_file_metadata(library.hf_hub_url(repository.id, FILES[0], revision=repository.revision))
+    folder = ""
+    for file in FILES:
+        with suppress(missing):
+            settings = {"revision": repository.revision, "cache_dir": cache_folder()}
+            folder = dirname(library.hf_hub_download(repository.id, file, **settings))
+    return folder
+
+
+@contextmanager
+def _quiet(tools: Any) -> Iterator[None]:
+    """The Hub's library without its log and its bars: what goes wrong is one line."""
+    level, bars = tools.logging.get_verbosity(), tools.are_progress_bars_disabled()
+    tools.logging.set_verbosity(100)
+    if not bars:
+        tools.disable_progress_bars()
     try:
-        for file in FILES:
-            try:
-                found = dirname(
-                    library.hf_hub_download(repository.id, file, revision=repository.revision, cache_dir=cache_folder())
-                )
-            except errors.RemoteEntryNotFoundError:
-                continue  # of this name it has none
-    except errors.GatedRepoError:
-        reason = "is gated: accept its terms on its page, then run `hf auth login` or set HF_TOKEN"
-    except errors.RevisionNotFoundError:
-        reason = f"has no revision {repository.revision!r} on the Hub; leave it out, or look on its page"
-    except errors.RepositoryNotFoundError:
-        reason = "is not on the Hub, or private: look at its spelling, or set HF_TOKEN"
-    except errors.LocalEntryNotFoundError as error:
-        if offline():
-            reason = "is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub; unset it"
-        else:
-            reason = f"cannot be asked for: the Hub is out of reach ({_cause(error)}); look at the connection"
-    except errors.HFValidationError:
-        reason = "is no id of the Hub; write it as org/Name"
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = f"cannot be asked for ({_cause(error)})"
-    else:
-        if not found:
-            raise LLMHWError(f"{what} is on the Hub, but has no config.json; {given}, or of its base model")
-        return found
-    raise LLMHWError(f"{what} {reason}, or {given}")
+        yield
+    finally:
+        tools.logging.set_verbosity(level)
+        if not bars:
+            tools.enable_progress_bars()
+
+
+def _reason(errors: Any, error: Exception, repository: Repository) -> str:
+    """Why a download failed, and what to do."""
+    otherwise = "or give the path of its config.json"
+    if isinstance(error, errors.GatedRepoError):
+        return f"is gated: accept its terms on its page, then run `hf auth login` or set HF_TOKEN, {otherwise}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has no revision {shown(repository.revision)} on the Hub; leave it out, {otherwise}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"is not on the Hub, or private: look at its spelling, set HF_TOKEN, {otherwise}"
+    if isinstance(error, errors.HFValidationError):
+        return f"is no id of the Hub; write it as org/Name, {otherwise}"
+    if offline():
+        return f"is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub; unset it, {otherwise}"
+    return f"cannot be had from the Hub ({_cause(error)}); look at the connection and at HF_ENDPOINT, {otherwise}"
 
 
 def offline() -> bool:
