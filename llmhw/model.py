@@ -275,16 +275,15 @@ class ModelSpec(Report):
         from os import PathLike
 
         from llmhw.families import read
-        from llmhw.sources.local import name_in
-        from llmhw.sources.local import read as source_at
 
         if isinstance(config, (str, PathLike)):
-            path = check_path("config", config, "give the path of a config.json")
-            found, data = source_at(path, "config")
+            from llmhw.sources.local import read as read_source
+
+            found, data = read_source(check_path("config", config, "give the path of a config.json"), "config")
             name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = name_in(data) or name_in(data, "model_type") or "model" if name is None else name
+            name = _name_in(data) if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
         return _checked(read(data, check_text("name", name)))
@@ -436,6 +435,12 @@ def model(name: str | PathLike[str], hub: bool = False) -> ModelSpec:
         found, config = config_of(name, check_flag("hub", hub))
         spec = ModelSpec.from_config(config, name=found)
     return spec
+
+
+def _name_in(data: Mapping[str, Any]) -> str:
+    from llmhw.sources.local import name_in
+
+    return name_in(data) or name_in(data, "model_type") or "model"
 
 
 def _checked(spec: ModelSpec) -> ModelSpec:
