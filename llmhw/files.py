@@ -154,7 +154,7 @@ def parse_json(
             raise LLMHWError(f"{what} has the key {shown(twice)} twice in one object; leave one out")
         return found
 
-    if _depth(text) > depth:
+    if depth_of(text) > depth:
         raise LLMHWError(f"{what} has objects or lists within each other more than {depth} deep; {way_out}")
     try:
         data = json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
@@ -165,7 +165,7 @@ def parse_json(
     return data
 
 
-def _depth(text: str) -> int:
+def depth_of(text: str) -> int:
     """How deep objects and lists lie within each other; brackets inside strings do not count."""
     from re import finditer
 

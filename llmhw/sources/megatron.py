@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmhw.files import MOST_DEPTH, depth_of
 from llmhw.units import LLMHWError, ceil_div, shown
 
 Config = dict[str, Any]
 
-_MOST_YAML = 300_000
+_MOST_YAML = 100_000  # letters; PyYAML reads about as many in a second
+_MOST_ALIASES = 20  # more of them can stand for a text without end
 _MOST = 10**9
 # The arguments' names, and what NeMo and Megatron-Bridge call them.
 _NAMES = {
@@ -67,12 +69,16 @@ def from_arguments(text: str, what: str) -> Config:
 
 def from_yaml(text: str, what: str) -> Config:
     """The object that a text of YAML holds, through PyYAML."""
+    from re import findall
+
     try:
         import yaml
     except ImportError:
         raise LLMHWError(f"{what} is YAML, which needs PyYAML; pip install 'llmhw[yaml]', or give it as JSON") from None
     if len(text) > _MOST_YAML:
         raise LLMHWError(f"{what} has {len(text):,} letters of YAML; at most {_MOST_YAML:,} are read")
+    if depth_of(text) > MOST_DEPTH or len(findall(r"(?m)(?:[:,\[-]|^)\s*\*\w", text)) > _MOST_ALIASES:
+        raise LLMHWError(f"{what} is YAML that is too deep, or has more than {_MOST_ALIASES} aliases; give it as JSON")
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
