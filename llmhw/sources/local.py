@@ -104,12 +104,10 @@ def _of_text(text: str, path: str, what: str) -> tuple[str, Config]:
 
     from llmhw.sources import megatron
 
-    start = text.lstrip()[:1]
-    if start not in ("{", "[") and search(r"--(num-layers|hidden-size)\b", text):
+    is_json, is_yaml = text.lstrip()[:1] in ("{", "[", '"'), path.lower().endswith((".yaml", ".yml"))
+    if not (is_json or is_yaml) and search(r"--(num-layers|hidden-size)\b(?!\s*:)", text):
         return "", megatron.from_arguments(text, what)
-    if path.lower().endswith((".yaml", ".yml")) or (
-        start not in ("{", "[", '"') and search(r"(?m)^[\w-]+:(\s|$)", text)
-    ):
+    if is_yaml or (not is_json and search(r"(?m)^[\w-]+:(\s|$)", text)):
         return _of_data(megatron.from_yaml(text, what), path, what)
     # Python's own writer has Infinity, which published files hold under keys that are not read
     return _of_data(parse_json(text, what, way_out=_WAY_OUT, infinite=True), path, what)
