@@ -25,7 +25,7 @@ _BESIDE = (
 _NAMES = (
     ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
     ("head", r"lm_head|embed_out|^output\."),
-    ("experts", r"\.experts\."),
+    ("experts", r"\.experts\.|block_sparse_moe\.(in|out)put_linear"),
     ("router", r"router|\.gate\.(weight|bias)$|shared_expert_gate"),
     ("embedding", r"embed|wte|wpe"),
     ("attention", r"attn|attention|mixer|conv"),
@@ -96,6 +96,9 @@ class Comparison(Report):
         if self.found.missing and self.found.tensors:
             notes.append(f"files that are not there: {', '.join(self.found.missing[:3])}")
         return notes
+
+    def explain(self, part: str | None = None) -> str:
+        raise LLMHWError(f"explain={part!r} is for predictions; check=True counts what lies on the disk, leave one out")
 
     def to_dict(self) -> dict[str, Any]:
         return {
