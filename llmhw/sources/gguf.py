@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmhw.checks import check_text
 from llmhw.units import LLMHWError, ceil_div, shown
 
 Config = dict[str, Any]
@@ -300,6 +301,7 @@ def read(path: str, argument: str) -> tuple[str, Config]:
         held = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}.get(kind, "a vision or audio tower")
         held = held if isinstance(architecture, str) else "no model"
         raise LLMHWError(f"{what} holds {held}; give the GGUF file of the language model")
+    check_text("general.architecture", architecture)
     if not file.tensors:
         raise LLMHWError(f"{what} holds metadata, such as a vocabulary, but no tensors; give the file of the model")
     config = config_from(file, what)

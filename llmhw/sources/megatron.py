@@ -61,7 +61,7 @@ def from_arguments(text: str, what: str) -> Config:
             values = variables.get(name, {otherwise} if otherwise else set())
             if len(values) != 1 and flag.replace("-", "_") in _READ:
                 said = "is not set there" if not values else f"is set to {' and to '.join(sorted(values)[:3])}"
-                raise LLMHWError(f"{what}: --{flag} is the variable {name}, which {said}; write the number there")
+                raise LLMHWError(f"{what}: --{flag} is the variable {shown(name, 40)}, which {said}; write the number there")
             value = next(iter(values), "")
         data[flag.replace("-", "_")] = _typed(value)
     return from_mapping(data, what)

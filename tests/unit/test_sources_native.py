@@ -314,9 +314,9 @@ torchrun pretrain_gpt.py ${MODEL_ARGS[@]} --save $CHECKPOINTS
 
 def test_variables_of_a_script_are_put_in(tmp_path: Path) -> None:
     assert_same(read(tmp_path, SCRIPT, "run.sh"), "llama-3-8b")
-    with pytest.raises(LLMHWError, match=r"--num-layers is the variable NUM_LAYERS, which is set to 32 and to 64"):
+    with pytest.raises(LLMHWError, match=r"--num-layers is the variable 'NUM_LAYERS', which is set to 32 and to 64"):
         read(tmp_path, SCRIPT.replace("HIDDEN=4096", "NUM_LAYERS=64\nHIDDEN=4096"), "run.sh")
-    with pytest.raises(LLMHWError, match=r"--hidden-size is the variable HIDDEN, which is not set there"):
+    with pytest.raises(LLMHWError, match=r"--hidden-size is the variable 'HIDDEN', which is not set there"):
         read(tmp_path, SCRIPT.replace("HIDDEN=4096;", ""), "run.sh")
 
 
