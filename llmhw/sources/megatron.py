@@ -194,7 +194,7 @@ def from_mapping(data: Mapping[str, Any], what: str) -> Config:
         return common | _like_gpt(a, gated, rotary)
     activation = "--swiglu" if gated else "--squared-relu" if squared else "gelu"
     raise a.refuse(
-        f"--normalization {a.data.get('normalization', 'LayerNorm')} with {activation} and "
+        f"--normalization {shown(a.data.get('normalization', 'LayerNorm'), 40)} with {activation} and "
         f"{'rotary' if rotary else 'learned'} positions is no family that is covered"
     )
 

@@ -389,7 +389,7 @@ def test_the_vocabulary_is_padded_as_megatron_does(tmp_path: Path) -> None:
         ),
         (
             "--num-layers 2 --hidden-size 64 --num-attention-heads 4 --vocab-size 9 --normalization RMSNorm",
-            "--normalization RMSNorm with gelu and learned positions is no family that is covered",
+            "--normalization 'RMSNorm' with gelu and learned positions is no family that is covered",
         ),
         (
             "--num-layers 2 --hidden-size 64 --num-attention-heads 4 --vocab-size 9 --hybrid-override-pattern M*",
