@@ -81,10 +81,19 @@ class Comparison(Report):
             found[tensor.kind] = count + 1, elements + tensor.elements, held + tensor.bytes
         return found
 
-    def tables(self) -> list[Table]:
+    index = "what"
+
+    def records(self) -> list[dict[str, Any]]:
+        """What is predicted and found, elements by component first."""
         rows = [*(self.elements or {}).items(), ("tensors", self.tensors), ("bytes", self.bytes)]
-        cells = [(name, f"{a:,}", f"{b:,}", "" if a == b else f"{b - a:+,}") for name, (a, b) in rows if a or b]
-        columns = ("", "predicted", "found", "difference")
+        return [{"what": name, "predicted": a, "found": b, "difference": b - a} for name, (a, b) in rows if a or b]
+
+    def tables(self) -> list[Table]:
+        cells = [
+            (r["what"], f"{r['predicted']:,}", f"{r['found']:,}", f"{r['difference']:+,}" if r["difference"] else "0")
+            for r in self.records()
+        ]
+        columns = ("elements", "predicted", "found", "difference")
         found = [Table(f"{self.spec.name}: its files beside its config", columns, cells)]
         if self.by_type:
             kinds = [(kind, *(f"{n:,}" for n in counts)) for kind, counts in sorted(self.by_type.items())]

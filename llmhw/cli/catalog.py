@@ -30,7 +30,6 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
 from llmhw.memory import OPTIMIZERS, PRECISIONS
-from llmhw.stored import Comparison, check, total_line
 from llmhw.units import LLMHWError, format_quantity, parse_number
 
 
@@ -180,6 +179,8 @@ class ModelFacts(Report):
         ]
 
     def warnings(self) -> list[str]:
+        from llmhw.stored import total_line
+
         left, file = self.spec.left_out, total_line(self.spec)
         notes = [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
         return [*notes, file] if file else notes
@@ -214,8 +215,10 @@ class ModelFacts(Report):
         return explained(part, weights=[self.weights], cache=[self.cache], FLOPs=[self.forward, self.backward])
 
 
-def _model(options: dict[str, Any]) -> ModelFacts | Comparison:
+def _model(options: dict[str, Any]) -> Report:
     if options["check"]:
+        from llmhw.stored import check
+
         return check(options["model"])
     spec = llmhw.model(options["model"])
     kv, batch = llmhw.number_format(options["kv"]).name, options["batch"]
@@ -247,7 +250,7 @@ MODEL = Command(
         option("--causal", is_flag=True, help="Count only the pairs under the causal mask, as flash kernels do."),
         option("--check", is_flag=True, help="Hold the safetensors files of a folder against the prediction."),
     ],
-    code=lambda answer: int(isinstance(answer, Comparison) and not answer.equal),
+    code=lambda answer: int(not getattr(answer, "equal", True)),
     help="Parameters, weights, KV cache and FLOPs of one model.",
     shown=Shown(
         (

@@ -278,7 +278,7 @@ def _paths(options: dict[str, Any]) -> list[str]:
 
     every = [one for value in options.values() for one in (value if isinstance(value, tuple) else (value,))]
     paths = [path for path in (getattr(one, "path", one) for one in every) if isinstance(path, str) and path]
-    return [*paths, *(join(path, "config.json") for path in paths)]  # of a folder, that is read
+    return [*paths, *(join(path, name) for path in paths for name in ("config.json", "params.json"))]  # of a folder
 
 
 def _check_outputs(file: str | None, plot: str | None, inputs: list[str]) -> None:

@@ -64,9 +64,26 @@ def read(path: str, argument: str, named: str = "") -> tuple[str, Config]:
     for name, _, kind in _OTHERS:
         if path.rpartition("/")[2] == name and name != "adapter_config.json":
             raise LLMHWError(f"{what} is {kind}, no model's config; {_way_out(path)}")
-    text = read_text(path, argument=argument, way_out=_WAY_OUT)
+    text = _text(path, argument)
     name, config = _of_text(text, path, what)
     return name or _name_from(path), config
+
+
+# What was read from a pipe, which gives it once, while a question may name it for many answers.
+_PIPED: dict[tuple[str, int], str] = {}
+
+
+def _text(path: str, argument: str) -> str:
+    """The text of a file; of a pipe that was read to its end before, what it gave then."""
+    import sys
+
+    text = read_text(path, argument=argument, way_out=_WAY_OUT)
+    if path != "-" and not path.startswith("/dev/"):
+        return text
+    key = path, id(sys.stdin)
+    if text:
+        _PIPED[key] = text
+    return text or _PIPED.get(key, "")
 
 
 def _folder(path: str, argument: str, what: str) -> tuple[str, Config]:

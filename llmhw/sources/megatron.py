@@ -16,6 +16,7 @@ from llmhw.units import LLMHWError, ceil_div, shown
 Config = dict[str, Any]
 
 _MOST_YAML = 100_000  # letters; PyYAML reads about as many in a second
+_MOST_SCRIPT = 10**6
 _MOST_ALIASES = 20  # more of them can stand for a text without end
 _MOST = 10**9
 # The arguments' names, and what NeMo and Megatron-Bridge call them.
@@ -48,6 +49,8 @@ def from_arguments(text: str, what: str) -> Config:
     """The config of a command line, or of a script that holds one; variables of the script are put in."""
     from re import findall, sub
 
+    if len(text) > _MOST_SCRIPT:
+        raise LLMHWError(f"{what} has {len(text):,} letters of arguments; at most {_MOST_SCRIPT:,} are read")
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     variables: dict[str, set[str]] = {}
     for name, value in findall(r"(?m)(?:^|[\s;])([A-Za-z_]\w*)=[\"']?([\w.+-]+)[\"']?(?=\s|;|$)", lines):
@@ -61,7 +64,7 @@ def from_arguments(text: str, what: str) -> Config:
             values = variables.get(name, {otherwise} if otherwise else set())
             if len(values) != 1 and flag.replace("-", "_") in _READ:
                 said = "is not set there" if not values else f"is set to {' and to '.join(sorted(values)[:3])}"
-                raise LLMHWError(f"{what}: --{flag} is the variable {shown(name, 40)}, which {said}; write the number there")
+                raise LLMHWError(f"{what}: --{flag} is the variable {shown(name, 40)}, which {said}; write the number")
             value = next(iter(values), "")
         data[flag.replace("-", "_")] = _typed(value)
     return from_mapping(data, what)

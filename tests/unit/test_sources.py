@@ -162,6 +162,14 @@ def test_a_pipe_into_the_command(name: str) -> None:
     assert json.loads(done.stdout)["parameters"]["total"] == TOTAL
 
 
+def test_a_pipe_is_read_once_for_many_answers() -> None:
+    for name in ("-", "/dev/stdin"):
+        command = [sys.executable, "-m", "llmhw", "model", name, "--weights", "bf16,fp8", "--csv"]
+        root = Path(__file__).parents[2]
+        done = subprocess.run(command, input=MEGATRON, capture_output=True, text=True, check=True, cwd=root)
+        assert len(done.stdout.splitlines()) == 3
+
+
 def test_an_empty_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(tmp_path, config=LLAMA))
     assert "model='' is an empty path; give a name as `llmhw models` lists them" in refused("model", "")
