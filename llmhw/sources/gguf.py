@@ -12,8 +12,9 @@ facts: the sizes of all types of tensors, the names of the mixes. The config tha
     elements       parameters in the tensors that are the model's: without tables of rotary frequencies, scales and
                    multi-token prediction
     choices        further numbers that some families count and others do not: biases of the router's choice
-    groups         [component, type, elements, bytes], the sums over all tensors; components are those of `llmhw.model`,
-                   or mtp
+    types          type of ggml -> its elements and bytes, the sums over all tensors
+    groups         the same by component: [component, type, elements, bytes]; components are those of `llmhw.model`, or
+                   mtp
 """
 
 from __future__ import annotations
@@ -316,11 +317,13 @@ def _stored(file: File, path: str, layers: int) -> Config:
     # a family's activation has parameters that are written into the metadata
     elements = sum(len(found) for key in _ACTIVATIONS if isinstance(found := file.metadata.get(key), list))
     choices = 0
+    types: dict[str, list[int]] = {}
     for name, tensor in file.tensors.items():
         component = component_of(name, layers)
         group = groups.setdefault((component, tensor.kind), [0, 0])
-        group[0] += tensor.elements
-        group[1] += tensor.bytes
+        for counts in (group, types.setdefault(tensor.kind, [0, 0])):
+            counts[0] += tensor.elements
+            counts[1] += tensor.bytes
         if ".exp_probs_b" in name and component != "mtp":
             choices += tensor.elements
         elif component != "mtp" and not name.endswith(_TABLES):
@@ -332,6 +335,7 @@ def _stored(file: File, path: str, layers: int) -> Config:
         "file_bytes": file.bytes,
         "elements": elements,
         "choices": choices,
+        "types": types,
         "groups": [[*key, *counts] for key, counts in groups.items()],
     }
 

@@ -77,6 +77,7 @@ def test_bytes_are_those_of_the_file(tmp_path: Path, kind: str) -> None:
         counts[0] += elements
         counts[1] += held
     assert mine == by_type
+    assert {of: list(counts) for of, counts in found["types"].items()} == by_type
 
 
 def test_what_the_header_says_is_what_the_package_reads(tmp_path: Path) -> None:
