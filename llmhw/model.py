@@ -450,9 +450,11 @@ def _name_in(data: Mapping[str, Any]) -> str:
 
 def _checked(spec: ModelSpec) -> ModelSpec:
     """The model, if it has as many parameters as the file that it was read from holds, where that is known."""
-    stored = spec.config.get("quantization_config") or {}
+    stored = spec.config.get("quantization_config")
+    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf":
+        return spec
     held, choices = stored.get("elements"), stored.get("choices", 0)
-    if stored.get("quant_method") != "gguf" or type(held) is not int or type(choices) is not int:
+    if type(held) is not int or type(choices) is not int:
         return spec
     if spec.parameters.total not in (held, held + choices):
         raise LLMHWError(

@@ -233,8 +233,8 @@ def total_line(spec: ModelSpec) -> str:
 
     The tensors, and with metadata and alignment all of the file.
     """
-    stored = spec.config.get("quantization_config") or {}
-    if stored.get("quant_method") != "gguf" or "file_bytes" not in stored:
+    stored = spec.config.get("quantization_config")
+    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf" or "file_bytes" not in stored:
         return ""
     tensors, every = stored["tensor_bytes"], stored["file_bytes"]
     return (

@@ -135,6 +135,7 @@ class _Read:
             "max_position_embeddings": self.whole("context_length"),
             "attention_bias": self.has("attn_q.bias", "attn_qkv.bias"),
             "mlp_bias": self.has("ffn_up.bias"),
+            "bias": self.has("attn_output.bias"),
             **({"partial_rotary_factor": turned / head_dim} if 0 < turned < head_dim else {}),
         }
 
@@ -464,6 +465,7 @@ _ARCHITECTURES: dict[str, tuple[str, Callable[[_Read], Config]]] = {
     "llama": ("llama", _llama),
     "llama4": ("llama4_text", _llama4),
     "mistral3": ("ministral3", lambda r: {"sliding_window": None}),
+    "qwen": ("qwen", lambda r: {"intermediate_size": 2 * (r.into("ffn_down") or 0), "kv_channels": r.heads()[2]}),
     "qwen2": ("qwen2", _none),
     "qwen2vl": ("qwen2", _none),
     "qwen2moe": ("qwen2_moe", _qwen_moe),

@@ -57,8 +57,11 @@ def family(path: Path, name: str, **options: Any) -> Path:
     return write(path, MODELS[name]["metadata"], MODELS[name]["tensors"], **options)
 
 
-def llama(kind: str = "F16", hidden: int = 256, layers: int = 2, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metadata and tensors of a small Llama whose matrices are of one type."""
+def llama(
+    kind: str = "F16", hidden: int = 256, layers: int = 2, heads: int = 2, **more: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata and tensors of a small Llama whose matrices are of one type; `heads` are those of keys and values."""
+    short = hidden // 4 * heads
     metadata = {
         "general.architecture": "llama",
         "llama.block_count": layers,
@@ -66,13 +69,13 @@ def llama(kind: str = "F16", hidden: int = 256, layers: int = 2, **more: Any) ->
         "llama.embedding_length": hidden,
         "llama.feed_forward_length": 2 * hidden,
         "llama.attention.head_count": 4,
-        "llama.attention.head_count_kv": 2,
+        "llama.attention.head_count_kv": heads,
         **more,
     }
     tensors: dict[str, list[Any]] = {"token_embd.weight": [kind, hidden, 64], "output_norm.weight": ["F32", hidden]}
     for i in range(layers):
         for inner, size in {
-            "attn_q": [hidden, hidden], "attn_k": [hidden, hidden // 2], "attn_v": [hidden, hidden // 2],
+            "attn_q": [hidden, hidden], "attn_k": [hidden, short], "attn_v": [hidden, short],
             "attn_output": [hidden, hidden], "ffn_gate": [hidden, 2 * hidden], "ffn_up": [hidden, 2 * hidden],
             "ffn_down": [2 * hidden, hidden], "attn_norm": [hidden], "ffn_norm": [hidden],
         }.items():  # fmt: skip

@@ -145,6 +145,26 @@ def test_the_command_prints_the_bytes_of_the_file(tmp_path: Path) -> None:
     assert answer("serve", str(path), "--gpu", "h100", "--input-tokens", "100", "--output-tokens", "50")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "model_type"),
+    [
+        ("baichuan", "baichuan"), ("internlm2", "internlm2"), ("exaone", "exaone"), ("minicpm", "minicpm"),
+        ("xverse", "xverse"), ("orion", "orion"), ("granite", "granite"), ("mistral3", "ministral3"),
+        ("seed_oss", "seed_oss"), ("ernie4_5", "ernie4_5"), ("smollm3", "smollm3"),
+    ],
+)  # fmt: skip
+def test_relatives_of_llama(tmp_path: Path, architecture: str, model_type: str) -> None:
+    """Those of its tensors, under another architecture's name; Orion's norms have biases."""
+    metadata, tensors = llama(heads=4)
+    metadata = {key.replace("llama.", f"{architecture}."): value for key, value in metadata.items()}
+    if architecture == "orion":
+        norms = {name.replace("weight", "bias"): size for name, size in tensors.items() if "norm" in name}
+        tensors = tensors | norms
+    spec = llmhw.model(write(tmp_path / "model.gguf", metadata | {"general.architecture": architecture}, tensors))
+    assert spec.model_type == model_type
+    assert spec.parameters.total == stored(spec)["elements"]
+
+
 def test_experts_of_their_own(tmp_path: Path) -> None:
     """Files of 2023 hold each expert's matrices for themselves."""
     metadata, tensors = llama("F16", layers=1, **{"llama.expert_count": 4, "llama.expert_used_count": 2})
