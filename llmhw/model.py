@@ -364,9 +364,10 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the output projection (the embedding table when they are tied, or it has none)."""
-        heads = (t for part in ("head", "tokens") for t in self.tensors if t.part == part and len(t.shape) == 2)
-        return next(((t.out, t.into) for t in heads), (self.vocab_size, self.hidden))
+        """Outputs and inputs of the output projection (the embedding table when they are tied); no outputs: (0, hidden)."""
+        part = "tokens" if self.tied else "head"
+        heads = (t for t in self.tensors if t.part == part and len(t.shape) == 2)
+        return next(((t.out, t.into) for t in heads), (0, self.hidden))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
