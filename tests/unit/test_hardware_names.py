@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import llmhw
-from llmhw.hardware import Accelerator, accelerator, accelerators, fitting, given, larger, read_table
+from llmhw.catalog import read_table
+from llmhw.hardware import Accelerator, accelerator, accelerators, fitting, given, larger
 from llmhw.here import Card, device_of
 from llmhw.units import GIB, MIB, LLMHWError
 from tests.unit.command import refused, run
@@ -415,7 +416,7 @@ def test_larger_devices_are_of_the_same_make() -> None:
 
 
 # Dense rates that vendors print, in TFLOP/s: those of rows whose rates are derived from clocks must come near them.
-DATASHEETS = {
+DATASHEETS: dict[str, dict[str, float]] = {
     "RTX 2080 Ti 11GB": {"fp16": 53.8, "int8": 215.2},  # Turing whitepaper, reference clock
     "Quadro RTX 6000": {"fp16": 130.5, "int8": 261},
     "TITAN RTX": {"fp16": 130.5},
