@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import math
 from copy import deepcopy
-from csv import DictReader
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llmhw
-from llmhw import catalog, families
+from llmhw import catalog
 from llmhw.catalog import read_model, read_table
+from llmhw.families.config import KEYS
 from llmhw.model import COMPONENTS, ModelSpec
 from llmhw.units import LLMHWError
 from llmhw.validation.facts import quantity
 from llmhw.validation.table import Row
 
-INDEX = list(DictReader((Path(catalog.__file__).parent / "models" / "INDEX.csv").read_text("utf-8").splitlines()))
+INDEX = [row for row in catalog.model_index() if not row["refused"]]
 
 
 def test_enough_models() -> None:
@@ -227,7 +227,7 @@ def test_no_value_of_a_config_breaks_its_reading(name: str) -> None:
     """Every key that is read with every wrong value: an answer that prints, or one line that names the key."""
     config = published(name)
     text = config.get("text_config", config)
-    for key in [*text, *families._KEYS]:
+    for key in [*text, *KEYS]:
         kept = text.get(key)
         for value in KINDS_OF_WRONG:
             text[key] = value

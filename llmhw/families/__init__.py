@@ -1,0 +1,113 @@
+"""Architectures: how each turns its `config.json` into tensors, and what else is a fact of the family.
+
+A new one is one reader and one entry of a `TABLE`, in the module of its kind. Names, shapes and defaults are those of
+the transformers implementation, which the truth tests build on the meta device and compare tensor by tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmhw.families import encoders, gemma, hybrids, latent, llamas, mixtures, older, remote
+from llmhw.families.builder import Body, Builder
+from llmhw.families.config import Config, check_keys
+from llmhw.families.family import Family, Style
+from llmhw.families.heads import complete
+from llmhw.model import ModelSpec
+from llmhw.units import LLMHWError, nearest, shown
+
+__all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
+
+FAMILIES: dict[str, Family] = {
+    **llamas.TABLE,
+    **gemma.TABLE,
+    **mixtures.TABLE,
+    **latent.TABLE,
+    **hybrids.TABLE,
+    **older.TABLE,
+}
+
+# What no causal language model of transformers stands for.
+ENCODERS: dict[str, Family] = encoders.TABLE
+REMOTE: dict[str, Family] = remote.TABLE
+
+# No model is near it: 10,000 times the largest.
+_MOST_PARAMETERS = 10**16
+# Keys of a wrapper that hold for its text model, too.
+_OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
+_ELSEWHERE = ("vision_config", "audio_config")
+
+
+def key_of(model_type: str) -> str:
+    """The key of a family in `FAMILIES`, by any of its spellings.
+
+    >>> key_of("kimi_k2")
+    'deepseek_v3'
+    """
+    keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
+    if model_type in keys:
+        return keys[model_type]
+    close = nearest(model_type, keys)
+    hint = f"; the nearest are {', '.join(close)}" if close else ""
+    raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
+
+
+def family_of(key: str) -> Family:
+    """The entry of that key, in whichever table."""
+    return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
+
+
+def read(data: Mapping[str, Any], name: str) -> ModelSpec:
+    """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
+    for key in data:
+        if not isinstance(key, str):
+            raise LLMHWError(f"config key {shown(key)} must be a text")
+    text = data.get("text_config")
+    model_type = data.get("model_type")
+    if isinstance(text, Mapping):
+        model_type = text.get("model_type", model_type)
+        data = {
+            **{k: data[k] for k in _OF_BOTH if k in data},
+            **text,
+            **{k: True for k in _ELSEWHERE if k in data},
+        }
+    if "medusa_num_heads" in data:
+        raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
+    if not isinstance(model_type, str) or not model_type:
+        raise LLMHWError(
+            f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
+        )
+    key = key_of(model_type)
+    family = family_of(key)
+    check_keys(data)
+    c = Config(data, family.defaults, key)
+    makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
+    quantization = data.get("quantization_config") or {}
+    sizes = next((layer.attention for layer in body.layers if layer.attention), c)
+    made = ModelSpec(
+        name=name,
+        model_type=model_type,
+        hidden=c.hidden,
+        heads=c.heads,
+        kv_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        intermediate=body.intermediate,
+        vocab_size=c.vocab,
+        max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        tied=tied,
+        dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
+        quantization=str(quantization.get("quant_method", "")),
+        layers=tuple(body.layers),
+        tensors=tuple(body.outer.tensors),
+        mtp_tensors=body.mtp,
+        left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        makes=makes,
+        config=data,
+    )
+    if not 0 < made.parameters.total <= _MOST_PARAMETERS:
+        raise LLMHWError(
+            f"config={shown(name)} describes {made.parameters.total:,} parameters, more than {_MOST_PARAMETERS:.0e}; "
+            "look for a size with too many digits"
+        )
+    return made

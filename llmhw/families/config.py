@@ -1,0 +1,216 @@
+"""A config.json's keys: what each may hold, and their values with a family's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from llmhw.checks import check_prose, check_text
+from llmhw.model import DROPOUT_RATES
+from llmhw.units import LLMHWError, shown
+
+Check = Callable[[str, Any], Any]
+
+
+def _whole(argument: str, value: Any, *, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise LLMHWError(f"{argument}={shown(value)} must be a whole number from {least} to {most:,}")
+
+
+def _number(argument: str, value: Any, *, most: float) -> None:
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise LLMHWError(f"{argument}={shown(value)} must be a number from 0 to {most:g}")
+
+
+def _wholes(argument: str, value: Any, *, least: int, most: int) -> None:
+    """One for all layers, or a list with one for each."""
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        _whole(argument, one, least=least, most=most)
+
+
+def _flag(argument: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise LLMHWError(f"{argument}={shown(value)} must be true or false")
+
+
+def _object(argument: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise LLMHWError(f"{argument}={shown(value)} must be an object")
+
+
+def _list(argument: str, value: Any, *, kind: type) -> None:
+    if not isinstance(value, (list, tuple)) or any(type(entry) is not kind for entry in value):
+        raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
+
+
+def _patterns(argument: str, value: Any) -> None:
+    """GPT-Neo's: lists of names, each with how often it is repeated."""
+    pairs = isinstance(value, (list, tuple)) and all(isinstance(e, (list, tuple)) and len(e) == 2 for e in value)
+    if not pairs:
+        raise LLMHWError(f"{argument}={shown(value)} must be a list of pairs: names, and how often they are repeated")
+    for names, times in value:
+        _list(argument, names, kind=str)
+        _whole(argument, times, least=1, most=10**3)
+
+
+# What each key that is read must hold. Bounds are far beyond any model; they keep sizes sums that mean something, and
+# layers so few that every question is answered at once. null stands for a family's default. What a key's value means
+# for the others (that heads are divided, that a list has an entry for each layer) is checked where it is read.
+_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
+KEYS: dict[str, Check] = {
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size v_head_dim
+                intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
+                qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
+                linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
+                global_head_dim laurel_rank
+                word_embed_proj_dim rotary_dim expansion_ratio""",
+            _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
+                num_experts num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                num_global_key_value_heads top_k_experts altup_num_inputs intermediate_multiple_size
+                multi_query_group_num global_attn_every_n_layers
+                relative_attention_num_buckets
+                linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
+                sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
+                decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
+            (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
+            (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
+            (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
+                local_attention index_topk""",
+            # 0 is none
+            (0, 10**12): "sliding_window sliding_window_size",
+            (0, 10**7): "hidden_size_per_layer_input type_vocab_size markov_rank shared_expert_intermediate_size",
+            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts num_kv_shared_layers",
+            (0, 100): "num_nextn_predict_layers num_mtp_layers",
+        }.items()
+        for key in keys.split()
+    },
+    **dict.fromkeys(
+        """tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bias use_qk_norm qk_layernorm multi_query
+        bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
+        new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
+        use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
+        multi_query_attention add_bias_linear add_qkv_bias rmsnorm post_layer_norm no_bias
+        attention_k_eq_v enable_moe_block use_double_wide_mlp norm_bias decoder_bias classifier_bias""".split(),
+        _flag,
+    ),
+    "intermediate_size": partial(_wholes, least=1, most=10**7),
+    **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
+    **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
+    **dict.fromkeys("attn_logit_softcapping final_logit_softcapping".split(), partial(_number, most=1e9)),
+    **dict.fromkeys(
+        "model_type dtype torch_dtype hidden_act hidden_activation activation_function".split(), check_text
+    ),
+    "hybrid_override_pattern": check_prose,
+    "quantization_config": _object,
+    "rope_parameters": _object,
+    "rope_scaling": _object,
+    "layer_types": partial(_list, kind=str),
+    "layers_block_type": partial(_list, kind=str),
+    "mlp_layer_types": partial(_list, kind=str),
+    "mlp_only_layers": partial(_list, kind=int),
+    "moe_layers": partial(_list, kind=int),
+    "no_rope_layers": partial(_list, kind=int),
+    "attention_types": _patterns,
+}
+
+
+def check_keys(data: Mapping[str, Any]) -> None:
+    """Raise `LLMHWError` for the first key whose value is not of its kind or out of bounds."""
+    for key, value in data.items():
+        check = KEYS.get(key)
+        if check and value is not None:
+            check(f"config key {key}", value)
+    for key in ("rope_parameters", "rope_scaling"):
+        factor = (data.get(key) or {}).get("partial_rotary_factor")
+        if factor is not None:
+            _number(f"config key {key}.partial_rotary_factor", factor, most=1)
+    method = (data.get("quantization_config") or {}).get("quant_method")
+    if method is not None:
+        check_text("config key quantization_config.quant_method", method)
+
+
+class Config:
+    """A config's keys with the family's defaults; a missing or ill-typed key is a clear error."""
+
+    def __init__(self, data: Mapping[str, Any], defaults: Mapping[str, Any], model_type: str) -> None:
+        self.data = data
+        self.defaults = defaults
+        self.model_type = model_type
+
+    def get(self, *keys: str, default: Any = None) -> Any:
+        """The first of these keys that has a value, else the family's default, else `default`.
+
+        null stands for the default, but for keys where it means "none": no window, no low-rank queries.
+        """
+        if keys[0] in ("sliding_window", "q_lora_rank") and keys[0] in self.data:
+            return self.data[keys[0]]
+        for source in (self.data, self.defaults):
+            for key in keys:
+                if source.get(key) is not None:
+                    return source[key]
+        return default
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        return bool(self.get(key, default=default))
+
+    def count(self, *keys: str, default: int | None = None, least: int = 1) -> int:
+        value = self.get(*keys, default=default)
+        if value is None:
+            raise LLMHWError(
+                f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
+            )
+        if isinstance(value, (list, tuple)):
+            raise LLMHWError(f"config key {keys[0]}={shown(value)} must be one whole number in this family")
+        if value < least:  # 0 stands for none in some families, and is none of this one's
+            raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
+        return int(value)
+
+    @property
+    def hidden(self) -> int:
+        return self.count("hidden_size", "n_embd", "d_model", "dim")
+
+    @property
+    def layers(self) -> int:
+        return self.count("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+    @property
+    def heads(self) -> int:
+        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.count("num_key_value_heads", default=self.heads)
+
+    @property
+    def head_dim(self) -> int:
+        if self.get("head_dim") is None and self.hidden % self.heads:
+            raise LLMHWError(
+                f"heads={self.heads} does not divide hidden_size={self.hidden}, and the config gives no head_dim"
+            )
+        return self.count("head_dim", default=self.hidden // self.heads)
+
+    @property
+    def intermediate(self) -> int:
+        return self.count("intermediate_size", "hidden_dim", "n_inner")
+
+    @property
+    def vocab(self) -> int:
+        return self.count("vocab_size", "padded_vocab_size")
+
+    def layer_types(self, otherwise: Callable[[int], str]) -> list[str]:
+        """The attention kind of every layer: from the config's list if it has one."""
+        types = self.get("layer_types")
+        if types is None:
+            return [otherwise(i) for i in range(self.layers)]
+        return self.listed("layer_types", types)
+
+    def listed(self, key: str, found: Any) -> list[Any]:
+        """A list with one entry for each layer."""
+        if len(found) != self.layers:
+            raise LLMHWError(f"config key {key} must list one entry for each of num_hidden_layers={self.layers}")
+        return list(found)
