@@ -364,7 +364,7 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the output projection (the embedding table when they are tied); no outputs: (0, hidden)."""
+        """Outputs and inputs of the head (the embedding table where they are tied); (0, hidden) without one."""
         part = "tokens" if self.tied else "head"
         heads = (t for t in self.tensors if t.part == part and len(t.shape) == 2)
         return next(((t.out, t.into) for t in heads), (0, self.hidden))
