@@ -38,6 +38,12 @@ def _list(argument: str, value: Any, *, kind: type) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
 
 
+def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
+    """A number, or one for each layer."""
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        _whole(argument, entry, least=least, most=most)
+
+
 def _patterns(argument: str, value: Any) -> None:
     """GPT-Neo's: lists of names, each with how often it is repeated."""
     pairs = isinstance(value, (list, tuple)) and all(isinstance(e, (list, tuple)) and len(e) == 2 for e in value)
@@ -57,13 +63,13 @@ KEYS: dict[str, Check] = {
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
             _WIDTH: """hidden_size n_embd d_model head_dim intermediate_size n_inner ffn_dim ffn_hidden_size v_head_dim
-                intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
+                intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 draft_vocab_size target_hidden_size gru_hidden_dim emb_dim
                 word_embed_proj_dim rotary_dim expansion_ratio""",
-            _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
-                num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+            _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
+                num_local_experts n_routed_experts experts_per_token index_n_heads
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
@@ -103,6 +109,29 @@ KEYS: dict[str, Check] = {
     "moe_layers": partial(_list, kind=int),
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
+    # numbers that some configs give for every layer
+    **dict.fromkeys(
+        "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
+        partial(_counts, least=1, most=10**5),
+    ),
+    "moe_intermediate_size": partial(_counts, least=1, most=10**7),
+    "moe_layer_start_index": partial(_counts, least=0, most=10**5),
+    "moe_layer_end_index": partial(_counts, least=-1, most=10**5),
+    "num_attention_heads_per_layer": partial(_list, kind=int),
+    "attention_other_setting": _object,
+    "sparse_attention_config": _object,
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: "prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size",
+            _COUNT: """moe_layer_interval global_attn_every_n_layers prefix_dense_sliding_window_pattern
+                num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
+            (0, 10**7): "shared_intermediate_size share_expert_dim",
+            (0, 10**5): "num_dense_layers num_shared_experts moe_num_shared_experts",
+        }.items()
+        for key in keys.split()
+    },
+    "moe_layer_freq": partial(_counts, least=0, most=10**5),
 }
 
 
@@ -169,7 +198,7 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
-        return self.count("num_key_value_heads", default=self.heads)
+        return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property
     def head_dim(self) -> int:
@@ -193,6 +222,15 @@ class Config:
         if types is None:
             return [otherwise(i) for i in range(self.layers)]
         return self.listed("layer_types", types)
+
+    def alike(self, *keys: str, least: int = 1) -> int:
+        """A count, which some configs repeat for every layer."""
+        value = self.get(*keys)
+        if isinstance(value, (list, tuple)):
+            if len(set(value)) != 1:
+                raise LLMHWError(f"config key {keys[0]}={shown(value)} must be the same number for all layers")
+            return int(value[0])
+        return self.count(*keys, least=least)
 
     def listed(self, key: str, found: Any) -> list[Any]:
         """A list with one entry for each layer."""

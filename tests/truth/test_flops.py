@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM
 
 from llmhw.flops import backward_flops, forward_flops, training_flops
 from llmhw.model import ModelSpec
 from tests.truth.cases import DECODE_FAMILIES, FLOPS_FAMILIES, FLOPS_VARIANTS, RECOMPUTE_FAMILIES
-from tests.truth.families import config_of, published, sized
+from tests.truth.families import causal, config_of, published, sized
 
 
 def count(model: torch.nn.Module, batch: int, seq_len: int, vocab: int, *, backward: bool) -> tuple[int, int]:
@@ -30,7 +29,7 @@ def build(model_type: str, variant: int) -> tuple[torch.nn.Module, ModelSpec]:
     config = config_of(model_type, sized(model_type, variant))
     config._experts_implementation = "eager"
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    model = causal(config, attn_implementation="eager").train()
     return model, ModelSpec.from_config(published(config))
 
 

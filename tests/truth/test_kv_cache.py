@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, StaticCache
+from transformers import StaticCache
 
 from llmhw.families import FAMILIES
 from llmhw.memory import kv_cache
 from llmhw.model import ModelSpec
 from tests.truth.cases import CACHE_DTYPES
-from tests.truth.families import config_of, published, sized
+from tests.truth.families import causal, config_of, published, sized
 
 BATCH, SEQ_LEN = 2, 14
 
@@ -39,7 +39,7 @@ def test_cache_bytes(model_type: str, kv_format: str) -> None:
     if getattr(config, "attention_chunk_size", None):
         config.attention_chunk_size = 6
     spec = ModelSpec.from_config(published(config))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
+    model = causal(config, attn_implementation="eager", dtype=dtype)
     limited = any(layer.attention and layer.attention.span for layer in spec.layers)
     # The dynamic cache of a sliding layer drops the oldest token before the next one comes (window - 1);
     # the static cache allocates what a running model needs, window. We predict the latter.
