@@ -44,6 +44,15 @@ def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
         _whole(argument, entry, least=least, most=most)
 
 
+def _numbers(argument: str, value: Any) -> None:
+    """A list of whole numbers, or a text of them with commas between."""
+    if isinstance(value, str):
+        if not all(part.strip().isdecimal() and len(part) < 10 for part in value.split(",")):
+            raise LLMHWError(f"{argument}={shown(value)} must be whole numbers, with commas between")
+    else:
+        _list(argument, value, kind=int)
+
+
 def _patterns(argument: str, value: Any) -> None:
     """GPT-Neo's: lists of names, each with how often it is repeated."""
     pairs = isinstance(value, (list, tuple)) and all(isinstance(e, (list, tuple)) and len(e) == 2 for e in value)
@@ -117,14 +126,18 @@ KEYS: dict[str, Check] = {
     "moe_intermediate_size": partial(_counts, least=1, most=10**7),
     "moe_layer_start_index": partial(_counts, least=0, most=10**5),
     "moe_layer_end_index": partial(_counts, least=-1, most=10**5),
+    "hybrid_layer_pattern": partial(_list, kind=int),
+    "mtp_layer_types": partial(_list, kind=str),
+    "moe_layers_enum": _numbers,
     "num_attention_heads_per_layer": partial(_list, kind=int),
     "attention_other_setting": _object,
     "sparse_attention_config": _object,
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: "prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size",
+            _WIDTH: "swa_head_dim swa_v_head_dim prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size",
             _COUNT: """moe_layer_interval global_attn_every_n_layers prefix_dense_sliding_window_pattern
+                swa_num_attention_heads swa_num_key_value_heads
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
             (0, 10**7): "shared_intermediate_size share_expert_dim",
             (0, 10**5): "num_dense_layers num_shared_experts moe_num_shared_experts",
@@ -170,6 +183,10 @@ class Config:
                 if source.get(key) is not None:
                     return source[key]
         return default
+
+    def changed(self, **keys: Any) -> Config:
+        """The same with other values; None takes a key out."""
+        return Config({**self.data, **keys}, self.defaults, self.model_type)
 
     def flag(self, key: str, default: bool = False) -> bool:
         return bool(self.get(key, default=default))

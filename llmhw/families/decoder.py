@@ -194,12 +194,16 @@ def shared_experts(
         b.gated_mlp(name, c.hidden, shared, bias=bias, shared=True)
 
 
-def mtp_of(c: Config, last: Layer) -> tuple[Tensor, ...]:
-    """Multi-token-prediction modules: a block, two norms, a 2h-to-h projection and a last norm each."""
-    count: int = c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+def mtp_modules(c: Config, blocks: Iterable[Layer]) -> tuple[Tensor, ...]:
+    """Multi-token-prediction modules: of each a block, two norms, a 2h-to-h projection and a last norm."""
     b = Builder()
     b.norm("enorm", c.hidden)
     b.norm("hnorm", c.hidden)
     b.linear("eh_proj", "mtp", c.hidden, 2 * c.hidden)
     b.norm("shared_head.norm", c.hidden)
-    return (*last.tensors, *b.tensors) * count
+    return tuple(t for block in blocks for t in (*block.tensors, *b.tensors))
+
+
+def mtp_of(c: Config, block: Layer) -> tuple[Tensor, ...]:
+    """As many modules as the config says, with blocks like this one."""
+    return mtp_modules(c, [block] * c.get("num_nextn_predict_layers", "num_mtp_layers", default=0))

@@ -17,6 +17,7 @@ from llmhw.families.decoder import (
     decoder,
     every_nth,
     head_norms,
+    mtp_modules,
     mtp_of,
     qwen_sparse,
     rotary_layers,
@@ -31,7 +32,6 @@ from llmhw.model import Attention, Layer
 from llmhw.units import LLMHWError
 
 _EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"
-_BLOCKS = "transformers masks a full attention; the blocks of keys that the indexer selects have no reference there"
 _LLAMA4 = {
     "intermediate_size_mlp": 16384,
     "interleave_moe_layer_step": 1,
@@ -172,8 +172,25 @@ def _step3p5(c: Config) -> Body:
         head_norms(b, a)
         b.linear("self_attn.g_proj", "g", a.heads, c.hidden)
 
-    mlp = {"shared": c.count("share_expert_dim", "share_expert_dims"), "bias": c.flag("mlp_bias")}
-    return _shared(c, c.layer_types(lambda _: "full_attention"), 3, mlp=mlp, attention=attention, extra=extra)
+    bias, shared = c.flag("mlp_bias"), c.count("share_expert_dim", "share_expert_dims")
+    options = {"attention": attention, "extra": extra}
+    listed, count = c.get("layer_types", default=()), c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+    if count and len(listed) == c.layers + count:  # published lists go on with the modules behind the last layer
+        c, types = c.changed(layer_types=listed[: c.layers]), listed[c.layers :]
+    else:
+        types = c.get("mtp_layer_types", default=["full_attention"] * count)
+    sparse = c.get("moe_layers_enum")
+    if sparse is not None and c.get("mlp_layer_types") is None:
+        chosen = {int(i) for i in (sparse.split(",") if isinstance(sparse, str) else sparse)}
+        c = c.changed(mlp_layer_types=["sparse" if i in chosen else "dense" for i in range(c.layers)])
+    body = _shared(
+        c, c.layer_types(lambda _: "full_attention"), 3, mlp={"shared": shared, "bias": bias}, **options
+    )
+    if not count:
+        return body
+    tail = c.changed(num_hidden_layers=count, layer_types=None, mlp_layer_types=["dense"] * count, moe_layer_freq=None)
+    dense = decoder(tail, types, feed_forward=lambda b, _: b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias), **options)
+    return replace(body, mtp=mtp_modules(c, dense.layers))
 
 
 def _ernie_moe(c: Config) -> Body:
@@ -316,22 +333,32 @@ def _mellum(c: Config) -> Body:
 
 
 def _mimo_v2_flash(c: Config) -> Body:
-    """MiMo-V2-Flash: keys longer than values, and more KV heads in the sliding layers than in the others."""
-    types = c.layer_types(lambda i: "full_attention" if i == 0 or not (i + 1) % 6 else "sliding_attention")
-    bias, v_dim, experts = c.flag("attention_bias"), c.count("v_head_dim"), routed(c, inner="moe_intermediate_size")
+    """MiMo-V2: keys longer than values, and more KV heads in the sliding layers than in the others."""
+    published = c.get("hybrid_layer_pattern")  # 1: sliding
+    if published is not None:
+        published = c.listed("hybrid_layer_pattern", published)
+    types = c.layer_types(
+        lambda i: "sliding_attention" if (published[i] if published else i and (i + 1) % 6) else "full_attention"
+    )
+    bias, experts = c.flag("attention_bias"), routed(c, inner="moe_intermediate_size")
+
+    def attention(kind: str) -> Attention:
+        if kind != "sliding_attention":
+            return Attention(c.heads, c.kv_heads, c.head_dim, c.count("v_head_dim"))
+        # published as the tokens before the query; the query itself is one more
+        before = c.data.get("sliding_window_size")
+        heads = c.count("swa_num_attention_heads", default=c.heads)
+        # transformers doubles the KV heads of sliding layers: there is no key for it in its config
+        kv = c.count("swa_num_key_value_heads", default=2 * c.kv_heads)
+        if heads % kv:
+            raise LLMHWError(f"kv_heads={kv} of the sliding layers does not divide heads={heads}")
+        sizes = c.count("swa_head_dim", default=c.head_dim), c.count("swa_v_head_dim", default=c.count("v_head_dim"))
+        return Attention(heads, kv, *sizes, window=before + 1 if before else c.count("sliding_window"))
 
     def make(kind: str, sparse: bool) -> Layer:
         b = Builder()
-        sliding = kind == "sliding_attention"
-        # published as the tokens before the query; the query itself is one more
-        before = c.data.get("sliding_window_size")
-        window = (before + 1 if before else c.count("sliding_window")) if sliding else None
-        # transformers doubles the KV heads of sliding layers: there is no key for it in the config
-        kv = c.kv_heads * 2 if sliding else c.kv_heads
-        if c.heads % kv:
-            raise LLMHWError(f"kv_heads={kv} of the sliding layers does not divide heads={c.heads}")
-        a = Attention(c.heads, kv, c.head_dim, v_dim, window=window)
-        if sliding:
+        a = attention(kind)
+        if a.window:
             sinks(b, a)
         b.qkvo("self_attn", c.hidden, a, bias=bias)
         experts(b, sparse)
@@ -339,7 +366,9 @@ def _mimo_v2_flash(c: Config) -> Body:
         return b.layer(a)
 
     layers = each(make, types, sparse_layers(c, 1))
-    return Body(layers, outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)
+    # published checkpoints hold three modules of a dense sliding block each, which their configs do not tell
+    mtp = mtp_modules(c, [make("sliding_attention", False)] * 3) if published else ()
+    return Body(layers, outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate, mtp=mtp)
 
 
 def _minimax_m2(c: Config) -> Body:
@@ -382,7 +411,7 @@ TABLE: dict[str, Family] = {
         moe_num_shared_experts=2, moe_layer_start_index=1, moe_layer_end_index=-1, moe_layer_interval=1,
         moe_intermediate_size=1536, tie_word_embeddings=True),
     "minimax_m3_vl_text": family(_minimax_m3, "MiniMax M3", synonyms=("minimax_m3", "minimax_m3_vl"), rotary=0.5,
-        arithmetic=_BLOCKS, num_key_value_heads=4, head_dim=128, num_local_experts=128, num_experts_per_tok=4,
+        num_key_value_heads=4, head_dim=128, num_local_experts=128, num_experts_per_tok=4,
         dense_intermediate_size=12288, shared_intermediate_size=3072, rotary_dim=64, index_n_heads=4,
         index_head_dim=128, index_block_size=128, index_topk_blocks=16),
     "step3p5": family(_step3p5, "Step 3.5 and 3.7", synonyms=("step3p7",), num_key_value_heads=8, head_dim=128,
@@ -415,7 +444,7 @@ TABLE: dict[str, Family] = {
         gating=True),
     "mellum": family(_mellum, "Mellum", num_key_value_heads=4, head_dim=128, sliding_window=1024, num_experts=64,
         num_experts_per_tok=8, moe_intermediate_size=896),
-    "mimo_v2_flash": family(_mimo_v2_flash, "MiMo V2 Flash", num_key_value_heads=4, head_dim=192, v_head_dim=128,
+    "mimo_v2_flash": family(_mimo_v2_flash, "MiMo V2", synonyms=("mimo_v2",), num_key_value_heads=4, head_dim=192, v_head_dim=128,
         sliding_window=129),
 }
 # fmt: on
