@@ -41,7 +41,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("gate up gate_up", "mlp", "column"),  # a plain feed-forward part has up, but no gate
         ("down", "mlp", "row"),
         ("latent mtp", "mlp", "whole"),  # into and out of the width of latent experts; multi-token prediction
-        ("router", "router", "whole"),
+        ("router streams", "router", "whole"),  # streams: hyper-connections, which mix streams of hidden states
+        ("mix", "attention", "whole"),  # between the parts of a layer
         ("norm_in norm norm_out", "norms", "whole"),  # before attention, between, and behind the feed-forward part
         ("q_norm k_norm inner_norm embedding_norm", "norms", "whole"),
         ("tokens", "embedding", "vocab"),

@@ -44,6 +44,15 @@ def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
         _whole(argument, entry, least=least, most=most)
 
 
+def _by_layer(argument: str, value: Any) -> None:
+    """Objects of keys, by the number of a layer."""
+    _object(argument, value)
+    for number, keys in value.items():
+        if not str(number).isdecimal() or not isinstance(keys, Mapping):
+            raise LLMHWError(f"{argument}={shown(value)} must hold objects, by the number of a layer")
+        check_keys(keys)
+
+
 def _numbers(argument: str, value: Any) -> None:
     """A list of whole numbers, or a text of them with commas between."""
     if isinstance(value, str):
@@ -71,9 +80,9 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model head_dim intermediate_size n_inner ffn_dim ffn_hidden_size v_head_dim
+            _WIDTH: """hidden_size n_embd d_model head_dim intermediate_size n_inner ffn_dim ffn_hidden_size
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
-                qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
+                kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 draft_vocab_size target_hidden_size gru_hidden_dim emb_dim
                 word_embed_proj_dim rotary_dim expansion_ratio""",
@@ -126,6 +135,11 @@ KEYS: dict[str, Check] = {
     "moe_intermediate_size": partial(_counts, least=1, most=10**7),
     "moe_layer_start_index": partial(_counts, least=0, most=10**5),
     "moe_layer_end_index": partial(_counts, least=-1, most=10**5),
+    "per_layer_config": _by_layer,
+    "indexer_types": partial(_list, kind=str),
+    "index_topk_pattern": check_prose,
+    "kv_source_layers": partial(_list, kind=int),
+    **dict.fromkeys("use_mla use_dsa router_bias".split(), _flag),
     "hybrid_layer_pattern": partial(_list, kind=int),
     "mtp_layer_types": partial(_list, kind=str),
     "moe_layers_enum": _numbers,
@@ -135,12 +149,18 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: "swa_head_dim swa_v_head_dim prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size",
+            _WIDTH: """swa_head_dim swa_v_head_dim swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
+                prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
+                shared_experts_intermediate_size""",
             _COUNT: """moe_layer_interval global_attn_every_n_layers prefix_dense_sliding_window_pattern
                 swa_num_attention_heads swa_num_key_value_heads
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
-            (0, 10**7): "shared_intermediate_size share_expert_dim",
-            (0, 10**5): "num_dense_layers num_shared_experts moe_num_shared_experts",
+            # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
+            (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
+                swa_qk_rope_head_dim""",
+            (1, 100): "hc_mult",
+            (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num index_topk_freq
+                index_skip_topk_offset""",
         }.items()
         for key in keys.split()
     },
@@ -187,6 +207,12 @@ class Config:
     def changed(self, **keys: Any) -> Config:
         """The same with other values; None takes a key out."""
         return Config({**self.data, **keys}, self.defaults, self.model_type)
+
+    def of_layer(self, number: int) -> Config:
+        """The keys as they are for one layer, where `per_layer_config` has others."""
+        others = self.get("per_layer_config", default={})
+        own = next((values for key, values in others.items() if int(key) == number), {})
+        return self.changed(**own)
 
     def flag(self, key: str, default: bool = False) -> bool:
         return bool(self.get(key, default=default))

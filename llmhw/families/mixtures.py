@@ -108,6 +108,11 @@ def _solar_open(c: Config) -> Body:
     return _shared(c, out_bias=False)
 
 
+def plain_deepseek(c: Config) -> Body:
+    """The language models of DeepSeek's small vision models and OCR: DeepSeek V2 with plain attention."""
+    return _shared(c, first=1, mlp={"bias": c.flag("mlp_bias")})
+
+
 def _dots1(c: Config) -> Body:
     return _shared(c, windows_above(c), qk_norm="head")
 
@@ -435,6 +440,8 @@ TABLE: dict[str, Family] = {
     "cohere2_moe": family(_cohere2_moe, "Cohere Command MoE", head_dim=128, sliding_window=4096, num_experts=8,
         num_experts_per_tok=2, sliding_window_pattern=4, prefix_dense_sliding_window_pattern=1,
         tie_word_embeddings=True),
+    "deepseek_ocr2_text": family(plain_deepseek, "DeepSeek-OCR", synonyms=("unlimited_ocr_text",), n_routed_experts=64,
+        n_shared_experts=2, num_experts_per_tok=6, moe_intermediate_size=1407),
     "flex_olmo": family(_flex_olmo, "FlexOlmo", num_experts=7, num_experts_per_tok=5),
     "flint": family(_flint, "Flint", num_key_value_heads=4, head_dim=128, sliding_window=513, num_experts=256,
         num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=1024,

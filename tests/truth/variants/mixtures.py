@@ -131,6 +131,11 @@ def _granite(draw: st.DrawFn) -> dict[str, Any]:
     return sizes(draw) | bias(draw, shared_intermediate_size=st.sampled_from([0, 16, 24])) | _local(draw)
 
 
+def _deepseek_ocr(draw: st.DrawFn) -> dict[str, Any]:
+    config = _shared(draw, "n_routed_experts", mlp_bias=BOOLS) | bias(draw)
+    return config | {"mlp_layer_types": draw(kinds(config, "dense", "sparse"))}
+
+
 def _flint(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | head_dim(draw) | bias(draw) | experts(draw, "num_experts") | _qwen_dense(draw)
     return _windows(draw, config | {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))})
@@ -164,6 +169,7 @@ VARIANTS = {
     ),
     "aria_text": _aria,
     "cohere2_moe": _cohere_moe,
+    "deepseek_ocr2_text": _deepseek_ocr,
     "flex_olmo": lambda d: sizes(d) | bias(d) | experts(d, "num_experts", "intermediate_size"),
     "flint": _flint,
     "laguna": _laguna,
