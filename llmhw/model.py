@@ -130,10 +130,15 @@ class Attention:
     head_dim, v_head_dim     length of a query/key vector and of a value vector, per head
     window                   a query sees at most this many latest tokens (None: all)
     chunk                    tokens see only their own chunk of this length (Llama 4; None: all)
-    latent                   MLA: elements cached per token in place of keys and values (0: not MLA)
+    latent                   elements cached per token in place of keys and values: MLA, and keys that are values, too
+                             (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
+    causal                   False: every token sees all others, and nothing is cached (encoders)
+    compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
+                             such entries (DeepSeek V4; 0: none). The indexer's keys are of entries, too
+    waiting                  elements kept of each token whose entry is not made yet, and of the last one whose is
     """
 
     heads: int
@@ -147,11 +152,16 @@ class Attention:
     index_heads: int = 0
     index_topk: int = 0
     evicts: bool = True
+    causal: bool = True
+    compression: int = 0
+    waiting: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> str:
-        """full, sliding, chunked or mla."""
-        if self.latent:
+        """full, sliding, chunked, mla or compressed."""
+        if self.compression:
+            return "compressed"
+        if self.latent and not self.window:
             return "mla"
         return "sliding" if self.window else "chunked" if self.chunk else "full"
 
@@ -291,9 +301,9 @@ class ModelSpec(Report):
     @property
     def family(self) -> Family:
         """What the library knows about its architecture."""
-        from llmhw.families import FAMILIES, key_of
+        from llmhw.families import family_of, key_of
 
-        return FAMILIES[key_of(self.model_type)]
+        return family_of(key_of(self.model_type))
 
     @cached_property
     def rotary(self) -> float:

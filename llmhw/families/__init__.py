@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import hybrids, latent, llamas, mixtures, older
+from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, remote
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -17,7 +17,7 @@ from llmhw.families.heads import complete
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
-__all__ = ["FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
+__all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
@@ -26,6 +26,10 @@ FAMILIES: dict[str, Family] = {
     **hybrids.TABLE,
     **older.TABLE,
 }
+
+# What no causal language model of transformers stands for.
+ENCODERS: dict[str, Family] = encoders.TABLE
+REMOTE: dict[str, Family] = remote.TABLE
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
@@ -40,12 +44,17 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    keys = {name: key for key, family in FAMILIES.items() for name in (key, *family.synonyms)}
+    keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
+
+
+def family_of(key: str) -> Family:
+    """The entry of that key, in whichever table."""
+    return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
 
 
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
@@ -69,7 +78,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
         )
     key = key_of(model_type)
-    family = FAMILIES[key]
+    family = family_of(key)
     check_keys(data)
     c = Config(data, family.defaults, key)
     makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))

@@ -117,14 +117,16 @@ class Builder:
 
 @dataclass(frozen=True)
 class Body:
-    """What a reader returns: the blocks, and the tensors outside them."""
+    """What a reader returns: the blocks, and the tensors outside them; `makes` if its head is among them."""
 
     layers: list[Layer]
     outer: Builder
     intermediate: int
     mtp: tuple[Tensor, ...] = ()
     head_bias: bool = False
+    makes: str = ""
     head_in: int | None = None
+    head: str = "lm_head"
 
 
 def attention_of(c: Config, window: int | None = None, chunk: int | None = None) -> Attention:

@@ -53,6 +53,13 @@ def _by_layer(argument: str, value: Any) -> None:
         check_keys(keys)
 
 
+def _rates(argument: str, value: Any) -> None:
+    """Whole numbers by name."""
+    _object(argument, value)
+    for number in value.values():
+        _whole(argument, number, least=1, most=10**5)
+
+
 def _numbers(argument: str, value: Any) -> None:
     """A list of whole numbers, or a text of them with commas between."""
     if isinstance(value, str):
@@ -84,20 +91,22 @@ KEYS: dict[str, Check] = {
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
-                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
                 word_embed_proj_dim rotary_dim expansion_ratio""",
-            _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
+            _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
                 num_local_experts n_routed_experts experts_per_token index_n_heads
+                intermediate_multiple_size multi_query_group_num global_attn_every_n_layers
+                relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
-                index_topk""",
+                local_attention index_topk""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "markov_rank shared_expert_intermediate_size",
+            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size",
             (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts",
             (0, 100): "num_nextn_predict_layers num_mtp_layers",
         }.items()
@@ -107,7 +116,9 @@ KEYS: dict[str, Check] = {
         """tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bias use_qk_norm qk_layernorm multi_query
         bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
-        use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov""".split(),
+        use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
+        multi_query_attention add_bias_linear add_qkv_bias rmsnorm post_layer_norm no_bias
+        norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
@@ -136,6 +147,8 @@ KEYS: dict[str, Check] = {
     "moe_layer_start_index": partial(_counts, least=0, most=10**5),
     "moe_layer_end_index": partial(_counts, least=-1, most=10**5),
     "per_layer_config": _by_layer,
+    "compress_ratios": partial(_list, kind=int),
+    "compress_rates": _rates,
     "indexer_types": partial(_list, kind=str),
     "index_topk_pattern": check_prose,
     "kv_source_layers": partial(_list, kind=int),
@@ -150,10 +163,11 @@ KEYS: dict[str, Check] = {
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
             _WIDTH: """swa_head_dim swa_v_head_dim swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
-                prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
+                o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
                 shared_experts_intermediate_size""",
-            _COUNT: """moe_layer_interval global_attn_every_n_layers prefix_dense_sliding_window_pattern
+            _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
                 swa_num_attention_heads swa_num_key_value_heads
+                compress_rate_csa compress_rate_hca o_groups
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
             # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
             (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
@@ -229,7 +243,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model")
+        return self.count("hidden_size", "n_embd", "d_model", "dim")
 
     @property
     def layers(self) -> int:
@@ -237,7 +251,7 @@ class Config:
 
     @property
     def heads(self) -> int:
-        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads")
+        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
 
     @property
     def kv_heads(self) -> int:
@@ -253,11 +267,11 @@ class Config:
 
     @property
     def intermediate(self) -> int:
-        return self.count("intermediate_size")
+        return self.count("intermediate_size", "hidden_dim", "n_inner")
 
     @property
     def vocab(self) -> int:
-        return self.count("vocab_size")
+        return self.count("vocab_size", "padded_vocab_size")
 
     def layer_types(self, otherwise: Callable[[int], str]) -> list[str]:
         """The attention kind of every layer: from the config's list if it has one."""

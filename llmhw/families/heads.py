@@ -27,9 +27,9 @@ def _labels(c: Config) -> int:
 
 def _language(c: Config, body: Body, tied: bool) -> None:
     if not tied:
-        body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
+        body.outer.linear(body.head, "head", c.vocab, body.head_in or c.hidden)
     if body.head_bias:
-        body.outer.plain("lm_head.bias", "head", (c.vocab,))
+        body.outer.plain(f"{body.head}.bias", "head", (c.vocab,))
 
 
 def _classes(c: Config, body: Body, tied: bool) -> None:
@@ -68,6 +68,10 @@ _ENDINGS: dict[str, tuple[str, Callable[[Config, Body, bool], None]]] = {
     "ChatGLMModel": (_TOKENS, _language),
     "Model": ("embeddings", _none),
 }
+
+
+# What an encoder makes, by the end of its architecture's name.
+MAKES = {"ForMaskedLM": "masked tokens", **{name: made for name, (made, _) in _ENDINGS.items() if name[:3] == "For"}}
 
 
 def architecture_of(data: Mapping[str, Any]) -> str:
@@ -212,7 +216,9 @@ def complete(c: Config, family_reader: Callable[[Config], Body], tied: bool) -> 
     if architecture in DRAFTS:
         makes, read = DRAFTS[architecture]
         return makes, read(c), False
-    makes, add = head_of(architecture)
     body = family_reader(c)
+    if body.makes:  # an encoder, which has its own heads
+        return body.makes, body, tied and body.makes == MAKES["ForMaskedLM"]
+    makes, add = head_of(architecture)
     add(c, body, tied)
     return makes, body, tied and add is _language

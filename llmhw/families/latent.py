@@ -10,7 +10,7 @@ from llmhw.families.config import Config
 from llmhw.families.decoder import TWO_NORMS, FeedForward, mtp_of, rotary_layers, shared_experts, sparse_layers
 from llmhw.families.family import Family, Style, family
 from llmhw.families.mixtures import plain_deepseek
-from llmhw.model import Attention, Layer
+from llmhw.model import Attention, Layer, Tensor
 from llmhw.units import LLMHWError, shown
 
 Extra = Callable[[Builder, Attention], None]
@@ -314,8 +314,104 @@ def _numbered(name: str, number: int) -> str:
     return f"{module}.{number}.{rest}"
 
 
+_RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
+
+
+def _v4_types(c: Config) -> tuple[list[str], dict[str, int]]:
+    """Kinds of layers, and how many tokens an entry of each stands for; by the published spelling or transformers'."""
+    rates = {**_RATES, **c.get("compress_rates", default={})}
+    rates |= {
+        kind: c.count(old)
+        for kind, old in zip(_RATES, ("compress_rate_csa", "compress_rate_hca"), strict=True)
+        if c.get(old) is not None
+    }
+    kinds = {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
+    ratios = c.get("compress_ratios")
+    if ratios is not None and c.get("layer_types") is None:
+        for ratio in ratios:
+            if ratio not in kinds:
+                raise LLMHWError(f"config key compress_ratios has {ratio}; known are 0, 4 and 128")
+        # goes on with the modules for multi-token prediction
+        c = c.changed(layer_types=[kinds[ratio] for ratio in ratios][: c.layers])
+    types = c.layer_types(lambda i: list(_RATES)[0 if i % 2 and i > 1 else 1])
+    for kind in types:
+        if kind not in kinds.values():
+            raise LLMHWError(f"config key layer_types has {kind!r}; known are {', '.join(kinds.values())}")
+    return types, rates
+
+
+def _v4_attention(c: Config, kind: str, rate: int) -> Attention:
+    """Keys that are values, too, of one head: a window, and the past in compressed entries."""
+    wide, dim = c.head_dim, c.count("index_head_dim")
+    a = Attention(c.heads, 1, wide, wide, c.count("sliding_window"), latent=wide)
+    if kind == "heavily_compressed_attention":  # of each token a value and its weight wait
+        return replace(a, compression=rate, waiting=(2 * wide, 0))
+    if kind == "compressed_sparse_attention":  # entries overlap: two of them; so does what the indexer sees
+        a = replace(a, compression=rate, waiting=(4 * (wide + dim), 2 * rate * (wide + dim)))
+        return replace(a, index_dim=dim, index_heads=c.count("index_n_heads"), index_topk=c.count("index_topk"))
+    return a
+
+
+def _v4_compressor(b: Builder, name: str, c: Config, a: Attention, size: int) -> None:
+    """What makes entries of this size; `indexer` ones overlap, and so come in pairs."""
+    width = size * (2 if a.index_dim else 1)
+    b.plain(f"{name}.position_bias", "indexer", (a.compression, width))
+    b.linear(f"{name}.kv_proj", "indexer", width, c.hidden)
+    b.linear(f"{name}.gate_proj", "indexer", width, c.hidden)
+    b.norm(f"{name}.kv_norm", size, "inner_norm")
+
+
+def _deepseek_v4(c: Config) -> Body:
+    """DeepSeek V4: compressed attention, output projection in groups, hyper-connections."""
+    types, rates = _v4_types(c)
+    rank, groups, count = c.count("q_lora_rank"), c.count("o_groups"), c.count("hc_mult")
+    mixed = groups * c.count("o_lora_rank")
+    if c.heads * c.head_dim % groups:
+        raise LLMHWError(f"config key o_groups={groups} does not divide {c.heads} heads of {c.head_dim}")
+
+    def make(kind: str) -> Layer:
+        b, a = Builder(), _v4_attention(c, kind, rates.get(kind, 0))
+        b.plain("self_attn.sinks", "heads", (a.heads,))
+        b.linear("self_attn.q_a_proj", "q_a", rank, c.hidden)
+        b.norm("self_attn.q_a_norm", rank, "inner_norm")
+        b.linear("self_attn.q_b_proj", "q_b", a.heads * a.head_dim, rank)
+        b.linear("self_attn.kv_proj", "kv_a", a.head_dim, c.hidden)
+        b.norm("self_attn.kv_norm", a.head_dim, "inner_norm")
+        # a matrix for each group of heads, one below the other
+        b.linear("self_attn.o_a_proj", "q_b", mixed, a.heads * a.head_dim // groups)
+        b.linear("self_attn.o_b_proj", "o", c.hidden, mixed)
+        if a.compression:
+            _v4_compressor(b, "self_attn.compressor", c, a, a.latent)
+        if a.index_dim:
+            name = "self_attn.compressor.indexer"
+            _v4_compressor(b, name, c, a, a.index_dim)
+            b.linear(f"{name}.q_b_proj", "indexer", a.index_heads * a.index_dim, rank)
+            b.linear(f"{name}.scorer.weights_proj", "indexer", a.index_heads, c.hidden)
+        shared_experts(b, c, True)
+        b.norms(TWO_NORMS, c.hidden)
+        for name in ("attn_hc", "ffn_hc"):
+            streams(b, name, c, (2 + count) * count, 3)
+        return b.layer(a)
+
+    outer = outer_of(c, "model.embed_tokens", "model.norm")
+    streams(outer, "model.hc_head", c, count, 1, "hc_")
+    return Body(each(make, types), outer, c.count("moe_intermediate_size"), mtp=_v4_mtp(c, make))
+
+
+def _v4_mtp(c: Config, make: Callable[[str], Layer]) -> tuple[Tensor, ...]:
+    """Modules for multi-token prediction: a block that sees a window, two projections, norms, and a head of streams."""
+    b = Builder()
+    b.norms(dict.fromkeys(("enorm", "hnorm", "norm"), "norm"), c.hidden)
+    b.linear("e_proj", "mtp", c.hidden, c.hidden)
+    b.linear("h_proj", "mtp", c.hidden, c.hidden)
+    streams(b, "hc_head", c, c.count("hc_mult"), 1, "hc_")
+    count: int = c.get("num_nextn_predict_layers", default=0)
+    return (*make("sliding_attention").tensors, *b.tensors) * count
+
+
 _MASKED = "transformers masks a full attention; the pairs that the indexer selects have no reference there"
 _IDLE = "experts that do nothing take part in the routing: how many multiply depends on the tokens"
+_V4 = "transformers masks all pairs, and mixes streams of hidden states with further small products"
 _V3 = Style(router="sigmoid", norm_topk=True, rotary_cat=True)
 _MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536}
 _MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256}
@@ -329,6 +425,10 @@ TABLE: dict[str, Family] = {
         **_MLA_V3),
     "deepseek_v32": family(_deepseek_v32, "DeepSeek V3.2", style=replace(_V3, registry=False), index_n_heads=64,
         **_INDEX, **_MLA_V3),
+    "deepseek_v4": family(_deepseek_v4, "DeepSeek V4", synonyms=("deepseek_ref",), arithmetic=_V4,
+        num_key_value_heads=1, head_dim=512, q_lora_rank=1024, n_routed_experts=256, n_shared_experts=1,
+        num_experts_per_tok=6, moe_intermediate_size=2048, sliding_window=128, o_groups=8, o_lora_rank=1024,
+        index_n_heads=64, index_head_dim=128, index_topk=512, hc_mult=4, qk_rope_head_dim=64),
     "glm_moe_dsa": family(_glm_moe_dsa, "GLM-5", index_n_heads=32, **_INDEX, **{**_MLA_V3, "q_lora_rank": 2048}),
     "glm4_moe_lite": family(_glm4_moe_lite, "GLM-4.7-Flash", q_lora_rank=768, kv_lora_rank=512, qk_rope_head_dim=64,
         qk_nope_head_dim=192, v_head_dim=256, n_routed_experts=64, n_shared_experts=1, num_experts_per_tok=4,

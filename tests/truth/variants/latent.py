@@ -81,6 +81,32 @@ def _longcat(draw: st.DrawFn) -> dict[str, Any]:
     return config | {"num_layers": draw(st.integers(1, 3)), "ffn_hidden_size": 24, "zero_expert_num": 0}
 
 
+def _deepseek_v4(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | experts(draw, "n_routed_experts")
+    del config["intermediate_size"]
+    groups = draw(st.sampled_from([1, 2]))
+    config |= {
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "q_lora_rank": draw(st.sampled_from([8, 16])),
+        "n_shared_experts": 1,
+        "o_groups": groups,
+        "o_lora_rank": draw(st.sampled_from([4, 8])),
+        "sliding_window": draw(st.integers(20, 40)),
+        "index_head_dim": 16,
+        "index_n_heads": draw(st.integers(1, 3)),
+        "index_topk": draw(st.integers(1, 4)),
+        "hc_mult": draw(st.integers(2, 4)),
+        "compress_rates": {
+            "compressed_sparse_attention": draw(st.integers(2, 5)),
+            "heavily_compressed_attention": draw(st.integers(6, 16)),
+        },
+        "num_nextn_predict_layers": 0,
+    }
+    names = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
+    return config | maybe(draw, layer_types=kinds(config, *names))
+
+
 _PLAIN = "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite mistral4 youtu minicpm3 axk1"
 VARIANTS = {
     **{name: partial(mla, model_type=name) for name in _PLAIN.split()},
@@ -90,4 +116,5 @@ VARIANTS = {
     "mistral_large4_text": _large4,
     "dots3_note_text": _dots3,
     "longcat_flash": _longcat,
+    "deepseek_v4": _deepseek_v4,
 }
