@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmhw.flops import attended_pairs, attention_core_flops, depthwise_conv_flops, indexed_pairs, linear_attention_flops
+from llmhw.flops import (
+    attended_pairs,
+    attention_core_flops,
+    depthwise_conv_flops,
+    indexed_pairs,
+    linear_attention_flops,
+)
 from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
 from llmhw.model import Attention, Layer, ModelSpec, Tensor

@@ -112,9 +112,7 @@ def compressed_cache_bytes(
 
 
 @formula(source="DeepSeek-V4 (2026): what tokens give to an entry waits until it is whole", unit="bytes")
-def waiting_bytes(
-    *, batch: Any, tokens: Any, compression: Any, each: Any, last: Any = 0, bits_per_element: Any
-) -> Any:
+def waiting_bytes(*, batch: Any, tokens: Any, compression: Any, each: Any, last: Any = 0, bits_per_element: Any) -> Any:
     """What one layer keeps of tokens that are in no compressed entry yet.
 
     each   elements of each of them
@@ -216,8 +214,8 @@ def kv_cache(
             parts.setdefault(a.kind, []).append(kept)
             if a.compression:
                 sizes = {"batch": batch, "tokens": seq_len, "compression": a.compression, "bits_per_element": bits}
-                entry = {"latent": a.latent, "index_dim": a.index_dim}
-                parts[a.kind].append(term(compressed_cache_bytes, "compressed entries", count, **sizes, **entry))
+                entry = sizes | {"latent": a.latent, "index_dim": a.index_dim}
+                parts[a.kind].append(term(compressed_cache_bytes, "compressed entries", count, **entry))
                 sizes |= {"each": a.waiting[0], "last": a.waiting[1]}
                 parts.setdefault("state", []).append(term(waiting_bytes, "tokens of the next entry", count, **sizes))
             if a.index_dim and not a.latent:

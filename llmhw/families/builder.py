@@ -78,19 +78,22 @@ class Builder:
         corrected: str = "",
         bias: bool = False,
         swapped: bool = False,
+        width: int | None = None,
     ) -> None:
-        """Router and gated experts, fused as (experts, 2 x inner, hidden) and (experts, hidden, inner).
+        """Router and gated experts, fused as (experts, 2 x inner, width) and (experts, width, inner).
 
+        width       of latent experts; None: the hidden size
         corrected   name of a number for each expert that evens their load, where it is a parameter
         """
-        count = c.alike("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-        used = c.alike("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_top_k", "moe_k")
+        count = c.count("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+        used = c.count("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_top_k", "moe_k")
         if used > count:
             raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         self.linear(f"{prefix}.{router}", "router", count, c.hidden, bias=bias)
         if corrected:
             self.plain(f"{prefix}.{corrected}", "router", (count,))
-        sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+        width = width or c.hidden
+        sizes = {"gate_up": (2 * inner, width), "down": (width, inner)}
         self.experts(f"{prefix}.experts", count, used, sizes, bias=bias, swapped=swapped)
 
     def qkvo(

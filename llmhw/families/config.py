@@ -53,6 +53,12 @@ def _by_layer(argument: str, value: Any) -> None:
         check_keys(keys)
 
 
+def _nested(argument: str, value: Any) -> None:
+    """Keys in an object of their own."""
+    _object(argument, value)
+    check_keys(value)
+
+
 def _rates(argument: str, value: Any) -> None:
     """Whole numbers by name."""
     _object(argument, value)
@@ -152,28 +158,34 @@ KEYS: dict[str, Check] = {
     "indexer_types": partial(_list, kind=str),
     "index_topk_pattern": check_prose,
     "kv_source_layers": partial(_list, kind=int),
-    **dict.fromkeys("use_mla use_dsa router_bias".split(), _flag),
+    **dict.fromkeys("use_mla use_dsa router_bias shared_expert_sink".split(), _flag),
     "hybrid_layer_pattern": partial(_list, kind=int),
+    "local_layer_ids": partial(_list, kind=int),
     "mtp_layer_types": partial(_list, kind=str),
     "moe_layers_enum": _numbers,
     "num_attention_heads_per_layer": partial(_list, kind=int),
-    "attention_other_setting": _object,
-    "sparse_attention_config": _object,
+    "attention_other_setting": _nested,
+    "sparse_attention_config": _nested,
+    "sparse_attention_freq": partial(_list, kind=int),
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """swa_head_dim swa_v_head_dim swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
+            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
                 o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
                 shared_experts_intermediate_size""",
             _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
                 swa_num_attention_heads swa_num_key_value_heads
                 compress_rate_csa compress_rate_hca o_groups
+                sparse_num_index_heads sparse_index_dim sparse_block_size sparse_topk_blocks
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
             # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
             (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
                 swa_qk_rope_head_dim""",
             (1, 100): "hc_mult",
-            (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num index_topk_freq
+            (
+                0,
+                10**5,
+            ): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num index_topk_freq dense_mlp_idx
                 index_skip_topk_offset""",
         }.items()
         for key in keys.split()
@@ -225,7 +237,7 @@ class Config:
     def of_layer(self, number: int) -> Config:
         """The keys as they are for one layer, where `per_layer_config` has others."""
         others = self.get("per_layer_config", default={})
-        own = next((values for key, values in others.items() if int(key) == number), {})
+        own: Mapping[str, Any] = next((values for key, values in others.items() if int(key) == number), {})
         return self.changed(**own)
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -237,6 +249,10 @@ class Config:
             raise LLMHWError(
                 f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
             )
+        if isinstance(value, (list, tuple)):  # some configs repeat it for every layer
+            if len(set(value)) != 1:
+                raise LLMHWError(f"config key {keys[0]}={shown(value)} must be the same number for all layers")
+            value = value[0]
         if value < least:  # 0 stands for none in some families, and is none of this one's
             raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
         return int(value)
@@ -279,15 +295,6 @@ class Config:
         if types is None:
             return [otherwise(i) for i in range(self.layers)]
         return self.listed("layer_types", types)
-
-    def alike(self, *keys: str, least: int = 1) -> int:
-        """A count, which some configs repeat for every layer."""
-        value = self.get(*keys)
-        if isinstance(value, (list, tuple)):
-            if len(set(value)) != 1:
-                raise LLMHWError(f"config key {keys[0]}={shown(value)} must be the same number for all layers")
-            return int(value[0])
-        return self.count(*keys, least=least)
 
     def listed(self, key: str, found: Any) -> list[Any]:
         """A list with one entry for each layer."""

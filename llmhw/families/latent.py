@@ -73,7 +73,9 @@ def indexers(c: Config, otherwise: Callable[[int], str] | None = None) -> list[s
         if kind not in ("full", "shared"):
             raise LLMHWError(f"config key indexer_types has {shown(kind)}; known are full and shared")
     if found[0] != "full":
-        raise LLMHWError("config key indexer_types must begin with full: the first layer has no other's choice to share")
+        raise LLMHWError(
+            "config key indexer_types must begin with full: the first layer has no other's choice to share"
+        )
     return found
 
 
@@ -230,7 +232,7 @@ def _dots3_note(c: Config) -> Body:
     def make(kind: str, sizes: tuple[tuple[str, int], ...], sparse: bool) -> Layer:
         b, own, bias = Builder(), c.changed(**dict(sizes)), c.flag("attention_bias")
         sliding = kind == "sliding_attention"
-        a = attention_of(own, "" if sliding or kind == "full_attention" and not indexed else "full")
+        a = attention_of(own, "" if sliding or (kind == "full_attention" and not indexed) else "full")
         a = replace(a, window=c.count("sliding_window", "sliding_window_size")) if sliding else a
         queries(b, own, a, bias)
         values(b, own, a, bias)
@@ -280,7 +282,7 @@ def _longcat(c: Config) -> Body:
     """LongCat-Flash: two blocks of attention and MLP to one mixture of experts, some of which do nothing."""
     hidden, inner = c.hidden, c.count("ffn_hidden_size")
     count, none = c.count("n_routed_experts"), c.get("zero_expert_num", default=0)
-    used = c.alike("moe_topk", "num_experts_per_tok")
+    used = c.count("moe_topk", "num_experts_per_tok")
     if used > count:
         raise LLMHWError(f"config key moe_topk={used} is more than the {count} experts there are")
     bias = c.flag("attention_bias")

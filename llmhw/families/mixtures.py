@@ -28,10 +28,11 @@ from llmhw.families.decoder import (
     windows_above,
 )
 from llmhw.families.family import Family, Style, family
-from llmhw.model import Attention, Layer
-from llmhw.units import LLMHWError
+from llmhw.model import Attention, Layer, LinearAttention
+from llmhw.units import LLMHWError, shown
 
 _EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"
+_SHORT = "transformers pads short convolutions, and looks scores of the distance up for all pairs"
 _LLAMA4 = {
     "intermediate_size_mlp": 16384,
     "interleave_moe_layer_step": 1,
@@ -178,7 +179,7 @@ def _step3p5(c: Config) -> Body:
         b.linear("self_attn.g_proj", "g", a.heads, c.hidden)
 
     bias, shared = c.flag("mlp_bias"), c.count("share_expert_dim", "share_expert_dims")
-    options = {"attention": attention, "extra": extra}
+    options: dict[str, Any] = {"attention": attention, "extra": extra}
     listed, count = c.get("layer_types", default=()), c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
     if count and len(listed) == c.layers + count:  # published lists go on with the modules behind the last layer
         c, types = c.changed(layer_types=listed[: c.layers]), listed[c.layers :]
@@ -188,27 +189,27 @@ def _step3p5(c: Config) -> Body:
     if sparse is not None and c.get("mlp_layer_types") is None:
         chosen = {int(i) for i in (sparse.split(",") if isinstance(sparse, str) else sparse)}
         c = c.changed(mlp_layer_types=["sparse" if i in chosen else "dense" for i in range(c.layers)])
-    body = _shared(
-        c, c.layer_types(lambda _: "full_attention"), 3, mlp={"shared": shared, "bias": bias}, **options
-    )
+    body = _shared(c, c.layer_types(lambda _: "full_attention"), 3, mlp={"shared": shared, "bias": bias}, **options)
     if not count:
         return body
     tail = c.changed(num_hidden_layers=count, layer_types=None, mlp_layer_types=["dense"] * count, moe_layer_freq=None)
-    dense = decoder(tail, types, feed_forward=lambda b, _: b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias), **options)
+    dense = decoder(
+        tail, types, feed_forward=lambda b, _: b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias), **options
+    )
     return replace(body, mtp=mtp_modules(c, dense.layers))
 
 
 def _ernie_moe(c: Config) -> Body:
     bias = c.flag("use_bias")
-    step, start = c.count("moe_layer_interval"), c.alike("moe_layer_start_index", least=0)
-    end = c.alike("moe_layer_end_index", least=-1)
+    step, start = c.count("moe_layer_interval"), c.count("moe_layer_start_index", least=0)
+    end = c.count("moe_layer_end_index", least=-1)
     last = c.layers - 1 if end == -1 else end
 
     def feed_forward(b: Builder, sparse: int) -> None:
         shared_experts(b, c, sparse, bias=bias)
         if sparse:
             name = "mlp.gate.moe_statics.e_score_correction_bias"
-            b.plain(name, "router", (1, c.alike("moe_num_experts", "num_experts")))
+            b.plain(name, "router", (1, c.count("moe_num_experts", "num_experts")))
 
     body = decoder(
         c,
@@ -218,6 +219,47 @@ def _ernie_moe(c: Config) -> Body:
         sparse=[start <= i <= last and (i + 1) % step == 0 for i in range(c.layers)],
     )
     return replace(body, head_bias=bias)
+
+
+def _ernie_vl_moe(c: Config) -> Body:
+    """ERNIE 4.5 VL: experts of text beside experts of pictures, which no token of text passes through."""
+    bias = c.flag("use_bias")
+    count = c.count("moe_num_experts", "num_experts")
+    used = c.count("moe_k", "num_experts_per_tok")
+    if used > count:
+        raise LLMHWError(f"config key moe_k={used} is more than the {count} experts there are")
+    sizes = c.get("moe_intermediate_size")
+    if not isinstance(sizes, (list, tuple)) or len(sizes) != 2:
+        raise LLMHWError(
+            f"config key moe_intermediate_size={shown(sizes)} must be two: of experts of text and pictures"
+        )
+    start, end = (_first(c, key) for key in ("moe_layer_start_index", "moe_layer_end_index"))
+    last = c.layers - 1 if end is None or end == -1 else end
+    sparse = sparse_layers(c, 1)
+    if c.get("mlp_layer_types") is None and start is not None:
+        sparse = [start <= i <= last for i in range(c.layers)]
+
+    def feed_forward(b: Builder, is_sparse: int) -> None:
+        if not is_sparse:
+            return b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias)
+        for name, inner, each_used in (("text", sizes[0], used), ("vision", sizes[1], 0)):
+            prefix = f"mlp.{name}_moe"
+            b.plain(f"{prefix}.gate.weight", "router", (count, c.hidden), matmul=bool(each_used))
+            b.plain(f"{prefix}.gate.moe_statics.e_score_correction_bias", "router", (1, count))
+            shapes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+            b.experts(f"{prefix}.experts", count, each_used, shapes, bias=False, swapped=False)
+        shared = sizes[0] * c.get("moe_num_shared_experts", default=0)
+        if shared:
+            b.gated_mlp("mlp.shared_experts", c.hidden, shared, bias=bias, shared=True)
+
+    return decoder(c, all_full(c), bias=bias, feed_forward=feed_forward, sparse=sparse)
+
+
+def _first(c: Config, key: str) -> int | None:
+    """Of a number for text and one for pictures, that for text."""
+    found = c.get(key)
+    chosen: int | None = found[0] if isinstance(found, (list, tuple)) and found else found or None
+    return chosen
 
 
 def _hunyuan_moe(c: Config) -> Body:
@@ -236,7 +278,8 @@ def _minimax_m3(c: Config) -> Body:
     """MiniMax M3: an indexer chooses blocks of keys in some layers, for each group of heads."""
     given = c.get("sparse_attention_config", default={})
     chosen = given.get("sparse_attention_freq")
-    kinds = ["minimax_m3_sparse" if flag else "full_attention" for flag in chosen or [0] * c.layers]
+    chosen = c.listed("sparse_attention_freq", chosen) if chosen else [0] * c.layers
+    kinds = ["minimax_m3_sparse" if flag else "full_attention" for flag in chosen]
     count = {
         key: given.get(old) or c.count(key)
         for key, old in (
@@ -304,7 +347,9 @@ def _cohere2_moe(c: Config) -> Body:
     first = c.get("first_k_dense_replace", default=0)
     prefix, rest = c.count("prefix_dense_sliding_window_pattern"), c.count("sliding_window_pattern")
     types = c.layer_types(
-        lambda i: "sliding_attention" if ((i + 1) % prefix if i < first else (i - first + 1) % rest) else "full_attention"
+        lambda i: (
+            "sliding_attention" if ((i + 1) % prefix if i < first else (i - first + 1) % rest) else "full_attention"
+        )
     )
     inner = c.intermediate
     dense = c.get("prefix_dense_intermediate_size", default=inner)
@@ -315,6 +360,111 @@ def _cohere2_moe(c: Config) -> Body:
         shared_experts(b, c, True, inner=inner, shared=inner * c.get("num_shared_experts", default=0))
 
     return decoder(c, types, norms=ONE_NORM, feed_forward=feed_forward, sparse=sparse_layers(c))
+
+
+def _muse_spark(c: Config) -> Body:
+    """Muse Spark: latent experts, gates on attention and on the sums of the residual stream."""
+
+    def gate(b: Builder, a: Attention) -> None:
+        b.linear("self_attn.gate_proj", "g", a.heads * a.head_dim, c.hidden)
+        for name in ("post_attention", "post_feedforward"):
+            b.plain(f"{name}_residual_gate.gate", "mix", (c.hidden,))
+
+    def feed_forward(b: Builder, sparse: int) -> None:
+        if not sparse:
+            return b.gated_mlp("mlp", c.hidden, c.intermediate)
+        width = c.count("moe_hidden_size")
+        b.moe("mlp", c, inner=c.count("moe_intermediate_size"), width=width)
+        b.linear("mlp.pre_expert_proj", "latent", width, c.hidden)
+        b.norm("mlp.pre_expert_norm", width, "inner_norm")
+        b.norm("mlp.experts.post_expert_norm", width, "inner_norm")
+        b.linear("mlp.post_expert_proj", "latent", c.hidden, width)
+
+    last = c.layers - 1
+    types = c.layer_types(lambda i: "sliding_attention" if (last - i) % 4 else "full_attention")
+    norms = {**ONE_NORM, "pre_feedforward_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
+    return decoder(c, types, norms=norms, feed_forward=feed_forward, sparse=sparse_layers(c), extra=gate)
+
+
+def _inkling(c: Config) -> Body:
+    """Inkling: short convolutions on keys, values and both sums, and scores that know the distance."""
+    local = c.get("local_layer_ids")
+    sliding = set(local) if local is not None else {i for i in range(c.layers) if (i + 1) % 6}
+    types = c.layer_types(lambda i: "hybrid_sliding" if i in sliding else "hybrid")
+    kernel, rank, window = (
+        c.count("conv_kernel_size", "sconv_kernel_size"),
+        c.count("d_rel"),
+        c.count("sliding_window_size", "sliding_window"),
+    )
+    inner, dense = c.get("moe_intermediate_size"), c.get("intermediate_size", default=0)
+    if c.get("dense_intermediate_size") is not None:  # in published files the experts have the plain name
+        inner, dense = dense, c.count("dense_intermediate_size")
+    first = c.count("first_k_dense_replace", "dense_mlp_idx", default=0, least=0)
+
+    def make(kind: str, sparse: bool) -> Layer:
+        b = Builder()
+        if kind not in ("hybrid", "hybrid_sliding"):
+            raise LLMHWError(f"config key layer_types has {kind!r}; known are hybrid and hybrid_sliding")
+        a = attention_of(c)
+        if kind == "hybrid_sliding":
+            heads, kv, dim = (
+                c.count(f"swa_{key}") for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
+            )
+            if heads % kv:
+                raise LLMHWError(
+                    f"config key swa_num_key_value_heads={kv} does not divide swa_num_attention_heads={heads}"
+                )
+            a = Attention(heads, kv, dim, dim, window)
+        b.qkvo("self_attn", c.hidden, a)
+        head_norms(b, a)
+        b.linear("self_attn.r_proj", "in_proj", a.heads * rank, c.hidden)
+        b.plain("self_attn.rel_logits_proj.proj", "mix", (rank, a.window or c.count("rel_extent")))
+        cached = a.kv_heads * a.head_dim
+        for name, width in (
+            ("self_attn.k_sconv", cached),
+            ("self_attn.v_sconv", cached),
+            ("attn_sconv", c.hidden),
+            ("mlp_sconv", c.hidden),
+        ):
+            b.plain(f"{name}.conv1d.weight", "conv", (width, 1, kernel))
+        if sparse:
+            _inkling_experts(b, c, inner or 0)
+        else:
+            b.gated_mlp("mlp", c.hidden, dense)
+            b.plain("mlp.global_scale", "mix", (1,))
+        b.norms(TWO_NORMS, c.hidden)
+        state = LinearAttention(
+            kind="convolution",
+            heads=0,
+            key_dim=1,
+            value_dim=1,
+            conv_channels=2 * (cached + c.hidden),
+            conv_kernel=kernel,
+        )
+        return b.layer(a, state)
+
+    outer = outer_of(c, "model.embed_tokens", "model.norm")
+    outer.norm("model.embed_tokens.embed_norm", c.hidden, "embedding_norm")
+    return Body(each(make, types, sparse_layers(c, first)), outer, dense)
+
+
+def _inkling_experts(b: Builder, c: Config, inner: int) -> None:
+    """Experts, and shared ones beside them that the router weighs, too."""
+    count, used, shared = (
+        c.count("n_routed_experts"),
+        c.count("num_experts_per_tok"),
+        c.get("n_shared_experts", default=0),
+    )
+    if used > count:
+        raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
+    weighed = count + (shared if c.flag("shared_expert_sink", default=True) else 0)
+    b.linear("mlp.gate", "router", weighed, c.hidden)
+    b.plain("mlp.gate.global_scale", "router", (1,))
+    sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+    b.experts("mlp.experts", count, used, sizes, bias=False, swapped=False)
+    if shared:
+        sizes = {"gate": (inner, c.hidden), "up": (inner, c.hidden), "down": (c.hidden, inner)}
+        b.experts("mlp.shared_experts", shared, shared, sizes, bias=False, swapped=False)
 
 
 def _flex_olmo(c: Config) -> Body:
@@ -442,6 +592,15 @@ TABLE: dict[str, Family] = {
         tie_word_embeddings=True),
     "deepseek_ocr2_text": family(plain_deepseek, "DeepSeek-OCR", synonyms=("unlimited_ocr_text",), n_routed_experts=64,
         n_shared_experts=2, num_experts_per_tok=6, moe_intermediate_size=1407),
+    "ernie4_5_vl_moe_text": family(_ernie_vl_moe, "ERNIE 4.5 VL", synonyms=("ernie4_5_moe_vl",), num_key_value_heads=4,
+        moe_num_experts=64, moe_k=6, moe_num_shared_experts=2, moe_intermediate_size=[1536, 512],
+        tie_word_embeddings=True),
+    "muse_spark_text": family(_muse_spark, "Muse Spark", num_key_value_heads=16, head_dim=64, sliding_window=2048,
+        num_local_experts=256, num_experts_per_tok=8, moe_intermediate_size=4096, moe_hidden_size=4096),
+    "inkling_text": family(_inkling, "Inkling", rotary=0, arithmetic=_SHORT, num_key_value_heads=8, head_dim=128,
+        swa_num_attention_heads=64, swa_num_key_value_heads=16, swa_head_dim=128, sliding_window_size=512, d_rel=16,
+        rel_extent=1024, conv_kernel_size=4, moe_intermediate_size=3072, n_routed_experts=256, num_experts_per_tok=6,
+        n_shared_experts=2),
     "flex_olmo": family(_flex_olmo, "FlexOlmo", num_experts=7, num_experts_per_tok=5),
     "flint": family(_flint, "Flint", num_key_value_heads=4, head_dim=128, sliding_window=513, num_experts=256,
         num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=1024,

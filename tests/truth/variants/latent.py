@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tests.truth.variants.common import BOOLS, experts, kinds, maybe, sizes
 
-
 INDEXED = ("deepseek_v32", "glm_moe_dsa", "axk2", "hy_v4", "mistral_large4_text", "dots3_note_text")
 DENSE = ("youtu", "minicpm3")
 

@@ -88,7 +88,11 @@ def _minimax_m3(draw: st.DrawFn) -> dict[str, Any]:
 
 def _step(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | head_dim(draw) | bias(draw, mlp_bias=BOOLS) | experts(draw, "n_routed_experts")
-    config |= {"pad_token_id": 0, "share_expert_dim": 8 * draw(st.integers(1, 6)), "sliding_window": draw(st.integers(2, 40))}
+    config |= {
+        "pad_token_id": 0,
+        "share_expert_dim": 8 * draw(st.integers(1, 6)),
+        "sliding_window": draw(st.integers(2, 40)),
+    }
     config |= {"layer_types": draw(kinds(config, "full_attention", "sliding_attention"))}
     heads = config["num_attention_heads"]
     return _sparse(draw, config) | maybe(draw, num_sliding_attention_heads=st.sampled_from([heads, 2 * heads]))
@@ -136,6 +140,41 @@ def _deepseek_ocr(draw: st.DrawFn) -> dict[str, Any]:
     return config | {"mlp_layer_types": draw(kinds(config, "dense", "sparse"))}
 
 
+def _ernie_vl(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | experts(draw, "moe_num_experts")
+    config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+    half = config["head_dim"] // 2
+    section = [half // 2 - 1, half // 2 - 1, 2]
+    config |= {
+        "moe_k": config.pop("num_experts_per_tok"),
+        "moe_intermediate_size": [config["moe_intermediate_size"], 8 * draw(st.integers(1, 6))],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section},
+    }
+    return _sparse(draw, config | maybe(draw, use_bias=BOOLS, moe_num_shared_experts=st.integers(1, 3)))
+
+
+def _muse(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | head_dim(draw) | bias(draw) | experts(draw, "num_local_experts")
+    config |= {"pad_token_id": 0, "moe_hidden_size": 8 * draw(st.integers(1, 6))}
+    return _windows(draw, _sparse(draw, config))
+
+
+def _inkling(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | head_dim(draw) | experts(draw, "n_routed_experts")
+    config |= {
+        "tie_word_embeddings": False,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": draw(st.sampled_from([1, 2, 4])),
+        "swa_head_dim": draw(st.sampled_from([4, 8])),
+        "sliding_window_size": draw(st.integers(2, 40)),
+        "d_rel": draw(st.integers(2, 4)),
+        "rel_extent": draw(st.integers(20, 40)),
+        "n_shared_experts": draw(st.integers(1, 3)),
+        **maybe(draw, conv_kernel_size=st.integers(2, 4)),
+    }
+    return _sparse(draw, config | maybe(draw, layer_types=kinds(config, "hybrid", "hybrid_sliding")))
+
+
 def _flint(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | head_dim(draw) | bias(draw) | experts(draw, "num_experts") | _qwen_dense(draw)
     return _windows(draw, config | {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))})
@@ -170,6 +209,9 @@ VARIANTS = {
     "aria_text": _aria,
     "cohere2_moe": _cohere_moe,
     "deepseek_ocr2_text": _deepseek_ocr,
+    "ernie4_5_vl_moe_text": _ernie_vl,
+    "muse_spark_text": _muse,
+    "inkling_text": _inkling,
     "flex_olmo": lambda d: sizes(d) | bias(d) | experts(d, "num_experts", "intermediate_size"),
     "flint": _flint,
     "laguna": _laguna,
