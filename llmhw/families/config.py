@@ -170,7 +170,8 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
+            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
+                swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
                 o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
                 shared_experts_intermediate_size""",
             _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
@@ -182,11 +183,8 @@ KEYS: dict[str, Check] = {
             (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
                 swa_qk_rope_head_dim""",
             (1, 100): "hc_mult",
-            (
-                0,
-                10**5,
-            ): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num index_topk_freq dense_mlp_idx
-                index_skip_topk_offset""",
+            (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num dense_mlp_idx
+                index_topk_freq index_skip_topk_offset""",
         }.items()
         for key in keys.split()
     },

@@ -307,7 +307,8 @@ def _longcat(c: Config) -> Body:
         return Layer(tuple(parts), a)
 
     layers = each(make, [number for _ in range(c.layers) for number in (0, 1)])
-    return Body(layers, outer_of(c, "model.embed_tokens", "model.norm"), inner)
+    outer = outer_of(c, "model.embed_tokens", "model.norm")
+    return Body(layers, outer, inner, mtp=mtp_of(c, make(1)))  # a half without experts
 
 
 def _numbered(name: str, number: int) -> str:

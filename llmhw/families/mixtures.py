@@ -101,11 +101,21 @@ def _shared(
     return replace(body, mtp=mtp_of(c, body.layers[-1]))
 
 
+def _dense_blocks(c: Config, types: list[str], mlp_bias: bool = False, **facts: Any) -> list[Layer]:
+    """Blocks without experts, for multi-token prediction; facts as of `decoder`."""
+
+    def feed_forward(b: Builder, _: int) -> None:
+        b.gated_mlp("mlp", c.hidden, c.intermediate, bias=mlp_bias)
+
+    return decoder(c, types, feed_forward=feed_forward, sparse=[False] * len(types), **facts).layers
+
+
 def _glm4_moe(c: Config) -> Body:
     return _shared(c, out_bias=False, qk_norm="head" if c.flag("use_qk_norm") else "")
 
 
 def _solar_open(c: Config) -> Body:
+    """Solar Open and GLM-4.5V."""
     return _shared(c, out_bias=False)
 
 
@@ -120,7 +130,9 @@ def _dots1(c: Config) -> Body:
 
 def _exaone_moe(c: Config) -> Body:
     types = every_nth(c, 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
-    return _shared(c, types, 1, bias=False, qk_norm="head")
+    facts: dict[str, Any] = {"bias": False, "qk_norm": "head"}
+    blocks = _dense_blocks(c, ["full_attention"] * c.get("num_nextn_predict_layers", default=0), **facts)
+    return replace(_shared(c, types, 1, **facts), mtp=mtp_modules(c, blocks))
 
 
 def _hy_v3(c: Config) -> Body:
@@ -192,11 +204,7 @@ def _step3p5(c: Config) -> Body:
     body = _shared(c, c.layer_types(lambda _: "full_attention"), 3, mlp={"shared": shared, "bias": bias}, **options)
     if not count:
         return body
-    tail = c.changed(num_hidden_layers=count, layer_types=None, mlp_layer_types=["dense"] * count, moe_layer_freq=None)
-    dense = decoder(
-        tail, types, feed_forward=lambda b, _: b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias), **options
-    )
-    return replace(body, mtp=mtp_modules(c, dense.layers))
+    return replace(body, mtp=mtp_modules(c, _dense_blocks(c, types, bias, **options)))
 
 
 def _ernie_moe(c: Config) -> Body:
@@ -218,7 +226,11 @@ def _ernie_moe(c: Config) -> Body:
         feed_forward=feed_forward,
         sparse=[start <= i <= last and (i + 1) % step == 0 for i in range(c.layers)],
     )
-    return replace(body, head_bias=bias)
+    b = Builder()
+    b.norms({"mtp_emb_norm": "norm", "mtp_hidden_norm": "norm"}, c.hidden)
+    b.linear("mtp_linear_proj", "mtp", c.hidden, 2 * c.hidden)
+    blocks = _dense_blocks(c, ["full_attention"] * c.get("num_nextn_predict_layers", default=0), bias, bias=bias)
+    return replace(body, head_bias=bias, mtp=tuple(t for block in blocks for t in (*block.tensors, *b.tensors)))
 
 
 def _ernie_vl_moe(c: Config) -> Body:
@@ -556,8 +568,11 @@ TABLE: dict[str, Family] = {
     "gpt_oss": family(_gpt_oss, "gpt-oss", style=Style(rotary_once=True, norm="rms-late", sdpa=False,
         softmax_fp32=False, sinks=True, router="chosen", clamped=True), head_dim=64, attention_bias=True,
         sliding_window=128),
-    "glm4_moe": family(_glm4_moe, "GLM-4.5", synonyms=("glm4v_moe_text",), style=Style(rotary_cat=True, router="sigmoid", norm_topk=True),
+    "glm4_moe": family(_glm4_moe, "GLM-4.5", style=Style(rotary_cat=True, router="sigmoid", norm_topk=True),
         rotary=0.5, first_k_dense_replace=1, n_shared_experts=1),
+    "glm4v_moe_text": family(_solar_open, "GLM-4.5V", rotary=0.5, attention_bias=True, first_k_dense_replace=1,
+        n_shared_experts=1, n_routed_experts=128, num_experts_per_tok=8, moe_intermediate_size=1408,
+        num_key_value_heads=8),
     "minimax_m2": family(_minimax_m2, "MiniMax M2", style=Style(router="sigmoid-late", norm_topk=True,
         rotary_cat=True), num_key_value_heads=8, head_dim=128),
     "olmoe": family(_olmoe, "OLMoE", style=Style()),
@@ -610,7 +625,7 @@ TABLE: dict[str, Family] = {
         gating=True),
     "mellum": family(_mellum, "Mellum", num_key_value_heads=4, head_dim=128, sliding_window=1024, num_experts=64,
         num_experts_per_tok=8, moe_intermediate_size=896),
-    "mimo_v2_flash": family(_mimo_v2_flash, "MiMo V2", synonyms=("mimo_v2",), num_key_value_heads=4, head_dim=192, v_head_dim=128,
-        sliding_window=129),
+    "mimo_v2_flash": family(_mimo_v2_flash, "MiMo V2", synonyms=("mimo_v2",), num_key_value_heads=4, head_dim=192,
+        v_head_dim=128, sliding_window=129),
 }
 # fmt: on

@@ -75,7 +75,7 @@ def _longcat(draw: st.DrawFn) -> dict[str, Any]:
         config.pop(key, None)
     config["head_dim"] = config["qk_rope_head_dim"]
     config["expert_ffn_hidden_size"] = config.pop("moe_intermediate_size")
-    # transformers fails with one expert a token, and allocates rows for experts that do nothing, which no checkpoint has
+    # transformers fails with one expert a token, and allocates rows for experts that do nothing; no checkpoint has any
     config["moe_topk"] = max(2, config.pop("num_experts_per_tok"))
     return config | {"num_layers": draw(st.integers(1, 3)), "ffn_hidden_size": 24, "zero_expert_num": 0}
 

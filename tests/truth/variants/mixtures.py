@@ -175,6 +175,17 @@ def _inkling(draw: st.DrawFn) -> dict[str, Any]:
     return _sparse(draw, config | maybe(draw, layer_types=kinds(config, "hybrid", "hybrid_sliding")))
 
 
+def _glm4v_moe(draw: st.DrawFn) -> dict[str, Any]:
+    config = _shared(draw, "n_routed_experts", first_k_dense_replace=st.integers(0, 3), attention_bias=BOOLS)
+    turned = config["hidden_size"] // config["num_attention_heads"] // 4
+    section = [turned - turned // 2, turned // 2, 0]
+    return config | {
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": section,
+        }
+    }  # fmt: skip
+
+
 def _flint(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | head_dim(draw) | bias(draw) | experts(draw, "num_experts") | _qwen_dense(draw)
     return _windows(draw, config | {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))})
@@ -198,6 +209,7 @@ VARIANTS = {
     "hunyuan_v1_moe": _hunyuan,
     "hy_v3": lambda d: _sparse(d, _shared(d, "num_experts", "num_shared_experts", mlp_bias=BOOLS) | head_dim(d)),
     "dots1": lambda d: _windows(d, _shared(d, "n_routed_experts", first_k_dense_replace=st.integers(0, 3))),
+    "glm4v_moe_text": _glm4v_moe,
     "solar_open": lambda d: _shared(d, "n_routed_experts") | head_dim(d) | bias(d),
     "exaone_moe": lambda d: _sparse(d, _windows(d, _shared(d, "num_experts", "num_shared_experts"))),
     "granitemoeshared": _granite,
