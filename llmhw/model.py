@@ -33,7 +33,7 @@ SPLITS = ("column", "row", "vocab", "experts", "whole")
 PARTS: Mapping[str, tuple[str, str]] = {
     part: (component, split)
     for parts, component, split in (
-        ("q k v qkv", "attention", "column"),
+        ("q k v qkv g", "attention", "column"),  # g: a gate on attention's output
         ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
         ("q_b kv_b", "attention", "column"),  # ... and out of the compression
         ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)
@@ -41,7 +41,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("gate up gate_up", "mlp", "column"),  # a plain feed-forward part has up, but no gate
         ("down", "mlp", "row"),
         ("latent mtp", "mlp", "whole"),  # into and out of the width of latent experts; multi-token prediction
-        ("router", "router", "whole"),
+        ("router streams", "router", "whole"),  # streams: hyper-connections, which mix streams of hidden states
+        ("mix", "attention", "whole"),  # between the parts of a layer
         ("norm_in norm norm_out", "norms", "whole"),  # before attention, between, and behind the feed-forward part
         ("q_norm k_norm inner_norm embedding_norm", "norms", "whole"),
         ("tokens", "embedding", "vocab"),
@@ -129,12 +130,16 @@ class Attention:
     head_dim, v_head_dim     length of a query/key vector and of a value vector, per head
     window                   a query sees at most this many latest tokens (None: all)
     chunk                    tokens see only their own chunk of this length (Llama 4; None: all)
-    latent                   MLA: elements cached per token in place of keys and values (0: not MLA)
+    latent                   elements cached per token in place of keys and values: MLA, and keys that are values, too
+                             (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
+    compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
+                             such entries (DeepSeek V4; 0: none). The indexer's keys are of entries, too
+    waiting                  elements kept of each token whose entry is not made yet, and of the last one whose is
     """
 
     heads: int
@@ -150,11 +155,15 @@ class Attention:
     evicts: bool = True
     shared: bool = False
     causal: bool = True
+    compression: int = 0
+    waiting: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> str:
-        """full, sliding, chunked or mla."""
-        if self.latent:
+        """full, sliding, chunked, mla or compressed."""
+        if self.compression:
+            return "compressed"
+        if self.latent and not self.window:
             return "mla"
         return "sliding" if self.window else "chunked" if self.chunk else "full"
 
