@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmhw.files import check_path
-from llmhw.units import LLMHWError, nearest, shown, unknown_name
+from llmhw.units import LLMHWError, nearest, shown
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -91,10 +91,10 @@ def _of_repository(text: str, repository: Any, hub: bool) -> tuple[str, Config]:
 def _unknown(text: str, repository: str = "") -> LLMHWError:
     """The error for a name that is found nowhere."""
     from llmhw.catalog import model_names
+    from llmhw.names import unknown_model
 
     if "/" not in repository:
-        see = "run `llmhw models` for the list, or give the path of a config.json"
-        return unknown_name("model", text, model_names(), see)
+        return unknown_model("model", text, "run `llmhw models` for the list, or give the path of a config.json")
     close = nearest(repository.rpartition("/")[2].lower(), model_names())
     return LLMHWError(
         f"model={shown(text)} is not known: neither in the catalog nor in the Hugging Face cache here; hub=True asks "
