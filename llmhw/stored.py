@@ -19,7 +19,10 @@ _BESIDE = (
         r"(^|\.)(visual|vision_\w+|vision|multi_modal_projector|mm_projector|audio_\w+|image_\w+)\.",
     ),
     ("multi-token prediction", r"(^|\.)mtp(\.|_)|(^|\.)nextn\."),
-    ("buffers", r"inv_freq$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$|(^|\.)position_ids$|expert_bias$"),
+    (
+        "buffers",
+        r"inv_freq$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$|(^|\.)position_ids$|expert_bias$|layer_scalar$",
+    ),
 )
 # The component of a tensor that has another name than in transformers.
 _NAMES = (
