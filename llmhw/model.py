@@ -445,11 +445,11 @@ def model(name: str | PathLike[str], hub: bool = False) -> ModelSpec:
     70553706496
     """
     text = name if isinstance(name, str) else ""
-    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS else None
+    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS and not check_flag("hub", hub) else None
     if spec is None:
         from llmhw.sources import config_of
 
-        found, config = config_of(name, check_flag("hub", hub))
+        found, config = config_of(name, hub)
         spec = ModelSpec.from_config(config, name=found)
     return spec
 
@@ -479,7 +479,13 @@ def _checked(spec: ModelSpec) -> ModelSpec:
 @lru_cache(maxsize=64)
 def _of_catalog(name: str) -> ModelSpec | None:
     from llmhw.catalog import read_model
+    from llmhw.names import models as names
 
+    if names().exactly(name) is None:  # recognized at most: then what lies here under that very name is meant
+        from llmhw.sources import in_cache
+
+        if in_cache(name):
+            return None
     try:
         short, config = read_model(name)
     except KeyError:
