@@ -329,7 +329,7 @@ class _Walk:
     def norms(self) -> Iterator[Op]:
         """OLMo's two norms have no weights, and are kernels that keep their input all the same."""
         a, found = self.layer.attention, False
-        for t in self.layer.tensors:
+        for t in self.layer.used:
             if t.component != "norms" or not t.name.endswith("weight"):
                 continue
             rows, width = self.own, t.shape[0]
@@ -349,10 +349,10 @@ class _Walk:
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
-        gated = {_group(t) for t in self.layer.tensors if t.matmul and t.part in ("gate", "gate_up")}
+        gated = {_group(t) for t in self.layer.used if t.matmul and t.part in ("gate", "gate_up")}
         made: dict[str, Matmul] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
-        for t in self.layer.tensors:
+        for t in self.layer.used:
             if not t.matmul:
                 continue
             local, group = local_tensor(self.x, t, self.layer), _group(t)
@@ -362,6 +362,8 @@ class _Walk:
                 continue
             first = all(m.part != t.component for m in made.values())
             sizes: dict[str, Any] = {"m": self.own if t.split == "whole" else self.tokens}
+            if len(t.shape) == 3:  # a block-diagonal matrix, whose blocks see all tokens
+                sizes["groups"] = local.shape[0]
             if t.split == "experts":
                 spread = self.x.ep * self.x.expert_tp
                 sizes = {
@@ -445,8 +447,9 @@ class _Walk:
                 )  # fmt: skip
         if linear is not None:
             state = linear_attention_flops(
-                tokens=self.tokens, heads=linear.heads / x.tp, key_dim=linear.key_dim, value_dim=linear.value_dim
-            )
+                tokens=self.tokens, heads=linear.heads / x.tp, key_dim=linear.key_dim, value_dim=linear.value_dim,
+                products=linear.products,
+            )  # fmt: skip
             short = depthwise_conv_flops(
                 tokens=self.tokens, channels=linear.conv_channels / x.tp, kernel=linear.conv_kernel
             )

@@ -400,11 +400,7 @@ class Engine:
                 "function": linear_state_bytes,
                 "times": 2,
                 "batch": sequences,
-                "heads": linear.heads / self.ranks,
-                "key_dim": linear.key_dim,
-                "value_dim": linear.value_dim,
-                "channels": linear.conv_channels / self.ranks,
-                "kernel": linear.conv_kernel,
+                **linear.kept(self.ranks, whole=False),
                 "bits_per_element": 8 * self.formats.cache_bytes,
             }
             self._read(ledger, name, cached, flops=share * work.state_flops, rate=rate)

@@ -95,15 +95,18 @@ def attention_core_flops(*, batch: Any, heads: Any, pairs: Any, head_dim: Any, v
 
 
 @formula(source="Gated DeltaNet (Yang et al. 2024), recurrent form: read, update and query the state", unit="FLOP")
-def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: Any) -> Any:
-    """FLOPs of a linear-attention layer's state, in its recurrent form.
+def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: Any, products: Any = 3) -> Any:
+    """FLOPs of a layer's state, in its recurrent form.
 
-    Chunked kernels do more work to fill the tensor cores; this is the least.
+    products   multiply-adds of a token with the state: 3 with the delta rule (Gated DeltaNet, Kimi Delta Attention), 2
+               where it is only updated and queried (Mamba, lightning attention, xLSTM: Dao and Gu 2024, section 3)
+
+    Chunked kernels do more work to fill the tensor cores; this is the least. The decay, elementwise, is not counted.
 
     >>> linear_attention_flops(tokens=1, heads=32, key_dim=128, value_dim=128)
     3145728
     """
-    return 6 * tokens * heads * key_dim * value_dim
+    return 2 * products * tokens * heads * key_dim * value_dim
 
 
 @formula(source="definition of a depthwise convolution", unit="FLOP")
@@ -222,7 +225,7 @@ def forward_flops(
     tokens = batch * seq_len
     parts: dict[str, list[Term]] = {name: [] for name in _PARTS}
     for layer, count in spec.layer_kinds:
-        for t in layer.tensors:
+        for t in layer.used:
             if t.matmul:
                 parts[t.component].append(term(matmul_flops, t.name, count, tokens=tokens, weights=t.active))
         parts["attention_core"] += _core_terms(layer, count, batch=batch, seq_len=seq_len, past=past, causal=causal)
@@ -259,10 +262,13 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
             yield term(attention_core_flops, "sparse-attention indexer", count, **sizes)
     if linear:
         tokens = batch * seq_len
-        sizes = {"tokens": tokens, "heads": linear.heads, "key_dim": linear.key_dim, "value_dim": linear.value_dim}
-        yield term(linear_attention_flops, linear.kind, count, **sizes)
-        sizes = {"tokens": tokens, "channels": linear.conv_channels, "kernel": linear.conv_kernel}
-        yield term(depthwise_conv_flops, "convolution", count, **sizes)
+        if linear.heads and linear.products:
+            sizes = {"heads": linear.heads, "key_dim": linear.key_dim, "value_dim": linear.value_dim}
+            sizes |= {"tokens": tokens, "products": linear.products}
+            yield term(linear_attention_flops, linear.kind, count, **sizes)
+        if linear.conv_channels:
+            sizes = {"tokens": tokens, "channels": linear.conv_channels, "kernel": linear.conv_kernel}
+            yield term(depthwise_conv_flops, "convolution", count, **sizes)
 
 
 def backward_flops(spec: ModelSpec | str, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:

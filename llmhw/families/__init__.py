@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import hybrids, latent, llamas, mixtures, older
+from llmhw.families import hybrids, latent, llamas, mixtures, older, recurrent
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -23,12 +23,16 @@ FAMILIES: dict[str, Family] = {
     **mixtures.TABLE,
     **latent.TABLE,
     **hybrids.TABLE,
+    **recurrent.TABLE,
     **older.TABLE,
 }
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
 _ELSEWHERE = ("vision_config", "audio_config")
+_LONGEST = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length"
+)  # fmt: skip
 
 
 def key_of(model_type: str) -> str:
@@ -68,23 +72,23 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     check_keys(data)
     c = Config(data, family.defaults, key)
     body = family.read(c)
-    tied = c.flag("tie_word_embeddings")
+    tied = body.ties and bool(c.get("tie_embedding", "tie_word_embeddings", default=False))
     if not tied:
-        body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
+        body.outer.linear(body.head, "head", c.vocab, body.head_in or c.hidden)
     if body.head_bias:
-        body.outer.plain("lm_head.bias", "head", (c.vocab,))
+        body.outer.plain(f"{body.head}.bias", "head", (c.vocab,))
     quantization = data.get("quantization_config") or {}
-    sizes = next((layer.attention for layer in body.layers if layer.attention), c)
+    heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
         model_type=model_type,
         hidden=c.hidden,
-        heads=c.heads,
-        kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         intermediate=body.intermediate,
         vocab_size=c.vocab,
-        max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        max_seq_len=c.get(*_LONGEST),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
         quantization=str(quantization.get("quant_method", "")),
@@ -100,3 +104,14 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
             "look for a size with too many digits"
         )
     return made
+
+
+def _heads(c: Config, body: Body) -> tuple[int, int, int]:
+    """Query heads, KV heads and their size: of the attention, or of the state in a model without."""
+    a = next((layer.attention for layer in body.layers if layer.attention), None)
+    if a:
+        return c.heads, a.kv_heads, a.head_dim
+    state = next((layer.linear_attention for layer in body.layers if layer.linear_attention), None)
+    if state and state.heads:
+        return state.heads, state.heads, state.value_dim
+    return c.heads, c.kv_heads, c.head_dim

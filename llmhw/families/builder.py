@@ -69,15 +69,27 @@ class Builder:
         self.linear(down, "down", hidden, inner, **options)
 
     def moe(
-        self, prefix: str, c: Config, *, inner: int, router: str = "gate", bias: bool = False, swapped: bool = False
+        self,
+        prefix: str,
+        c: Config,
+        *,
+        inner: int,
+        router: str = "gate",
+        bias: bool = False,
+        swapped: bool = False,
+        width: int | None = None,
     ) -> None:
-        """Router and gated experts, fused as (experts, 2 x inner, hidden) and (experts, hidden, inner)."""
+        """Router and gated experts, fused as (experts, 2 x inner, width) and (experts, width, inner).
+
+        width   of latent experts; None: the hidden size
+        """
         count = c.count("num_experts", "num_local_experts", "n_routed_experts")
-        used = c.count("num_experts_per_tok", "experts_per_token")
+        used = c.count("num_experts_per_tok", "experts_per_token", "num_experts_per_token")
         if used > count:
             raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         self.linear(f"{prefix}.{router}", "router", count, c.hidden, bias=bias)
-        sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+        width = width or c.hidden
+        sizes = {"gate_up": (2 * inner, width), "down": (width, inner)}
         self.experts(f"{prefix}.experts", count, used, sizes, bias=bias, swapped=swapped)
 
     def qkvo(
@@ -104,7 +116,11 @@ class Builder:
 
 @dataclass(frozen=True)
 class Body:
-    """What a reader returns: the blocks, and the tensors outside them."""
+    """What a reader returns: the blocks, and the tensors outside them.
+
+    head   name of the output head
+    ties   False: the head is apart from the embedding, whatever the config says
+    """
 
     layers: list[Layer]
     outer: Builder
@@ -112,6 +128,8 @@ class Body:
     mtp: tuple[Tensor, ...] = ()
     head_bias: bool = False
     head_in: int | None = None
+    head: str = "lm_head"
+    ties: bool = True
 
 
 def attention_of(c: Config, window: int | None = None, chunk: int | None = None) -> Attention:

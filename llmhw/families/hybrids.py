@@ -2,140 +2,443 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
-from llmhw.families.config import Config
-from llmhw.families.decoder import TWO_NORMS, qwen_sparse, routed
+from llmhw.families.config import Config, check_keys
+from llmhw.families.decoder import POST_NORMS, TWO_NORMS, mtp_of, qwen_sparse, routed
 from llmhw.families.family import Family, family
-from llmhw.model import Attention, Layer, LinearAttention
+from llmhw.families.recurrent import CHUNKS, conv, kinds_of, mamba2
+from llmhw.model import Attention, Layer, LinearAttention, Tensor
 from llmhw.units import LLMHWError
 
-_CHUNKS = "linear attention runs in chunks in transformers; the prediction is its recurrent form"
 _LINEAR = {
     "rotary": 0.25,
-    "arithmetic": _CHUNKS,
+    "arithmetic": CHUNKS,
     "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
     "head_dim": 256,
+    "max_position_embeddings": 32768,
 }
+
+
+# -- Gated DeltaNet ---------------------------------------------------------------------------
+
+
+def _delta(c: Config) -> LinearAttention:
+    """The state of Gated DeltaNet, by the keys that its families share."""
+    key_heads, value_heads = c.count("linear_num_key_heads"), c.count("linear_num_value_heads")
+    key_dim, value_dim = c.count("linear_key_head_dim"), c.count("linear_value_head_dim")
+    channels = 2 * key_heads * key_dim + value_heads * value_dim
+    kernel = c.count("linear_conv_kernel_dim")
+    return LinearAttention("gated-deltanet", value_heads, key_dim, value_dim, channels, kernel, products=3)
+
+
+def _qwen_delta(b: Builder, c: Config) -> LinearAttention:
+    """Qwen's names; Qwen3-Next has two fused projections."""
+    linear = _delta(c)
+    inner, channels = linear.heads * linear.value_dim, linear.conv_channels
+    b.plain("linear_attn.dt_bias", "heads", (linear.heads,))
+    b.plain("linear_attn.A_log", "heads", (linear.heads,))
+    conv(b, "linear_attn.conv1d", channels, linear.conv_kernel)
+    if c.model_type == "qwen3_next":
+        b.linear("linear_attn.in_proj_qkvz", "in_proj", channels + inner, c.hidden)
+        b.linear("linear_attn.in_proj_ba", "in_proj", 2 * linear.heads, c.hidden)
+    else:
+        b.linear("linear_attn.in_proj_qkv", "in_proj", channels, c.hidden)
+        b.linear("linear_attn.in_proj_z", "in_proj", inner, c.hidden)
+        b.linear("linear_attn.in_proj_b", "in_proj", linear.heads, c.hidden)
+        b.linear("linear_attn.in_proj_a", "in_proj", linear.heads, c.hidden)
+    b.norm("linear_attn.norm", linear.value_dim, "inner_norm")
+    b.linear("linear_attn.out_proj", "o", c.hidden, inner)
+    return linear
+
+
+def _gated_attention(b: Builder, c: Config) -> Attention:
+    """Softmax attention whose output is gated, with norms of queries and keys."""
+    a, bias = attention_of(c), c.flag("attention_bias")
+    b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, gated=True)
+    b.norm("self_attn.q_norm", a.head_dim, "q_norm")
+    b.norm("self_attn.k_norm", a.head_dim, "k_norm")
+    return a
 
 
 def _qwen3_next(c: Config) -> Body:
     """Qwen3-Next and Qwen3.5: three layers of Gated DeltaNet to one of gated softmax attention."""
-    key_heads, value_heads = c.count("linear_num_key_heads"), c.count("linear_num_value_heads")
-    key_dim, value_dim = c.count("linear_key_head_dim"), c.count("linear_value_head_dim")
-    kernel = c.count("linear_conv_kernel_dim")
-    channels = 2 * key_heads * key_dim + value_heads * value_dim
-    inner = value_heads * value_dim
-    state = LinearAttention("gated-deltanet", value_heads, key_dim, value_dim, channels, kernel)
     every = c.count("full_attention_interval", default=4)
-    types = c.layer_types(lambda i: "linear_attention" if (i + 1) % every else "full_attention")
+    types = kinds_of(
+        c, lambda i: "linear_attention" if (i + 1) % every else "full_attention", "linear_attention", "full_attention"
+    )
     is_moe, experts = c.get("num_experts") is not None, routed(c, inner="moe_intermediate_size", shared=True)
 
     def make(kind: str, sparse: bool) -> Layer:
-        b = Builder()
-        a: Attention | None = None
+        b, a, linear = Builder(), None, None
         if kind == "linear_attention":
-            b.plain("linear_attn.dt_bias", "heads", (value_heads,))
-            b.plain("linear_attn.A_log", "heads", (value_heads,))
-            b.plain("linear_attn.conv1d.weight", "conv", (channels, 1, kernel))
-            if c.model_type == "qwen3_next":
-                b.linear("linear_attn.in_proj_qkvz", "in_proj", channels + inner, c.hidden)
-                b.linear("linear_attn.in_proj_ba", "in_proj", 2 * value_heads, c.hidden)
-            else:
-                b.linear("linear_attn.in_proj_qkv", "in_proj", channels, c.hidden)
-                b.linear("linear_attn.in_proj_z", "in_proj", inner, c.hidden)
-                b.linear("linear_attn.in_proj_b", "in_proj", value_heads, c.hidden)
-                b.linear("linear_attn.in_proj_a", "in_proj", value_heads, c.hidden)
-            b.norm("linear_attn.norm", value_dim, "inner_norm")
-            b.linear("linear_attn.out_proj", "o", c.hidden, inner)
+            linear = _qwen_delta(b, c)
         else:
-            a = attention_of(c)
-            bias = c.flag("attention_bias")
-            b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, gated=True)
-            b.norm("self_attn.q_norm", a.head_dim, "q_norm")
-            b.norm("self_attn.k_norm", a.head_dim, "k_norm")
+            a = _gated_attention(b, c)
         experts(b, sparse)
         b.norms(TWO_NORMS, c.hidden)
-        return b.layer(a, None if a else state)
+        return b.layer(a, linear)
 
     layers = each(make, types, qwen_sparse(c) if is_moe else [False] * c.layers)
-    return Body(layers, outer_of(c, "model.embed_tokens", "model.norm"), c.get("intermediate_size", default=0))
+    outer = outer_of(c, "model.embed_tokens", "model.norm")
+    return Body(layers, outer, c.get("intermediate_size", default=0), mtp=_qwen_mtp(c, make, is_moe))
 
+
+def _qwen_mtp(c: Config, make: Callable[[str, bool], Layer], is_moe: bool) -> tuple[Tensor, ...]:
+    """Full attention whatever the last layer has; one projection, two norms before and one behind for all of them."""
+    count: int = c.get("mtp_num_hidden_layers", default=0)
+    b = Builder()
+    b.norms(dict.fromkeys(("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"), "norm"), c.hidden)
+    b.linear("fc", "mtp", c.hidden, 2 * c.hidden)
+    return (*b.tensors, *make("full_attention", is_moe).tensors * count) if count else ()
+
+
+def _olmo_hybrid(c: Config) -> Body:
+    """OLMo Hybrid: Gated DeltaNet with norms before, every fourth layer OLMo 3's attention with norms behind."""
+    types = kinds_of(c, _olmo_kind(c.layers), "linear_attention", "full_attention")
+    key_heads = c.count("linear_num_key_heads", default=c.heads)
+    key_dim = c.count("linear_key_head_dim", default=int(0.75 * c.hidden / key_heads))
+    rule = {
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": c.count("linear_num_value_heads", default=c.heads),
+        "linear_key_head_dim": key_dim,
+        "linear_value_head_dim": c.count("linear_value_head_dim", default=2 * key_dim),
+    }
+    linear = _delta(Config({**c.data, **rule}, c.defaults, c.model_type))
+    keys, values = key_heads * key_dim, linear.heads * linear.value_dim
+
+    def make(kind: str) -> Layer:
+        b, a = Builder(), None
+        if kind == "full_attention":
+            a, bias = attention_of(c), c.flag("attention_bias")
+            b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias)
+            b.norm("self_attn.q_norm", a.heads * a.head_dim, "q_norm")
+            b.norm("self_attn.k_norm", a.kv_heads * a.head_dim, "k_norm")
+        else:
+            b.plain("linear_attn.A_log", "heads", (linear.heads,))
+            b.plain("linear_attn.dt_bias", "heads", (linear.heads,))
+            for name, out in (("q", keys), ("k", keys), ("v", values), ("g", values)):
+                b.linear(f"linear_attn.{name}_proj", "in_proj", out, c.hidden)
+            for name in ("a", "b"):
+                b.linear(f"linear_attn.{name}_proj", "in_proj", linear.heads, c.hidden)
+            conv(b, "linear_attn.conv1d", linear.conv_channels, linear.conv_kernel)
+            b.norm("linear_attn.o_norm", linear.value_dim, "inner_norm")
+            b.linear("linear_attn.o_proj", "o", c.hidden, values)
+        b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.norms(POST_NORMS if a else TWO_NORMS, c.hidden)
+        return b.layer(a, None if a else linear)
+
+    return Body(each(make, types), outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)
+
+
+def _olmo_kind(layers: int) -> Callable[[int], str]:
+    return lambda i: "full_attention" if i % 4 == 3 or i == layers - 1 < 3 else "linear_attention"
+
+
+# -- Kimi Delta Attention ---------------------------------------------------------------------
+
+
+def _kda(
+    b: Builder, c: Config, *, heads: int, head_dim: int, kernel: int, low_rank: bool, full_gate: bool
+) -> LinearAttention:
+    """Kimi Delta Attention (Kimi Team 2025): the delta rule with a decay for each channel.
+
+    low_rank    the decay comes through a narrow projection
+    full_gate   the output's gate does not
+    """
+    inner = heads * head_dim
+    for name in ("q_proj", "k_proj", "v_proj"):
+        b.linear(f"self_attn.{name}", "in_proj", inner, c.hidden)
+    conv(b, "self_attn.conv1d", 3 * inner, kernel)
+    b.plain("self_attn.forget_gate.dt_bias", "heads", (inner,))
+    if low_rank:
+        b.plain("self_attn.forget_gate.A_log", "mix", (1, 1, heads, 1))
+        b.linear("self_attn.forget_gate.f_a_proj", "q_a", head_dim, c.hidden)
+        b.linear("self_attn.forget_gate.f_b_proj", "q_b", inner, head_dim)
+    else:
+        b.plain("self_attn.forget_gate.A_log", "heads", (heads,))
+        b.linear("self_attn.forget_gate.f_proj", "in_proj", inner, c.hidden)
+    b.linear("self_attn.b_proj", "in_proj", heads, c.hidden)
+    if full_gate:
+        b.linear("self_attn.g_proj", "in_proj", inner, c.hidden)
+    else:
+        b.linear("self_attn.g_a_proj", "q_a", head_dim, c.hidden)
+        b.linear("self_attn.g_b_proj", "q_b", inner, head_dim)
+    b.norm("self_attn.o_norm", head_dim, "inner_norm")
+    b.linear("self_attn.o_proj", "o", c.hidden, inner)
+    return LinearAttention("kda", heads, head_dim, head_dim, 3 * inner, kernel, products=3)
+
+
+def _latent(b: Builder, c: Config, *, gate: int) -> Attention:
+    """Latent attention beside it; `gate`: outputs of the projection that gates its output."""
+    nope, rope, v_dim = c.count("qk_nope_head_dim"), c.count("qk_rope_head_dim"), c.count("v_head_dim")
+    rank, q_rank, bias = c.count("kv_lora_rank"), c.get("q_lora_rank"), c.flag("attention_bias")
+    a = Attention(c.heads, c.heads, nope + rope, v_dim, latent=rank + rope)
+    if q_rank:
+        b.linear("self_attn.q_a_proj", "q_a", q_rank, c.hidden, bias=bias)
+        b.norm("self_attn.q_a_layernorm", q_rank, "inner_norm")
+        b.linear("self_attn.q_b_proj", "q_b", a.heads * a.head_dim, q_rank)
+    else:
+        b.linear("self_attn.q_proj", "q", a.heads * a.head_dim, c.hidden)
+    b.linear("self_attn.kv_a_proj_with_mqa", "kv_a", rank + rope, c.hidden, bias=bias)
+    b.norm("self_attn.kv_a_layernorm", rank, "inner_norm")
+    b.linear("self_attn.kv_b_proj", "kv_b", a.heads * (nope + v_dim), rank)
+    b.linear("self_attn.o_proj", "o", c.hidden, a.heads * v_dim, bias=bias)
+    if gate:
+        b.linear("self_attn.g_proj", "in_proj", gate, c.hidden)
+    return a
+
+
+def _sparse(c: Config) -> list[bool]:
+    """For each layer, whether it has experts."""
+    first = c.count("first_k_dense_replace", least=0)
+    listed = c.get("mlp_layer_types")
+    if listed is not None:
+        return [kind == "sparse" for kind in c.listed("mlp_layer_types", listed)]
+    return [i >= first for i in range(c.layers)]
+
+
+def _experts(b: Builder, c: Config, sparse: bool) -> None:
+    """Experts of a latent width, if one is given, and shared ones beside them."""
+    if not sparse:
+        return b.gated_mlp("mlp", c.hidden, c.intermediate)
+    inner, width = c.count("moe_intermediate_size"), c.count("routed_expert_hidden_size", default=c.hidden)
+    b.moe("mlp", c, inner=inner, width=width)
+    if width != c.hidden:
+        b.linear("mlp.routed_expert_down_proj", "latent", width, c.hidden)
+        b.linear("mlp.routed_expert_up_proj", "latent", c.hidden, width)
+        if c.flag("latent_moe_use_norm"):
+            b.norm("mlp.routed_expert_norm", width, "inner_norm")
+    shared = c.get("n_shared_experts", "num_shared_experts", default=0)
+    if shared:
+        b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, shared=True)
+
+
+def _kimi_keys(c: Config) -> Config:
+    """The config with what the published ones hold in `linear_attn_config` beside the other keys."""
+    inner = c.get("linear_attn_config", default={})
+    check_keys(
+        {key: inner.get(key) for key in ("head_dim", "num_heads", "short_conv_kernel_size", "use_full_rank_gate")}
+    )
+    lists = {key: inner[key] for key in ("full_attn_layers", "kda_layers") if inner.get(key) is not None}
+    check_keys(lists)
+    names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
+    names |= {"short_conv_kernel_size": "linear_conv_kernel_dim", "use_full_rank_gate": "use_full_rank_gate"}
+    found = {new: inner[old] for old, new in names.items() if inner.get(old) is not None}
+    if c.get("layer_types") is None and len(lists) == 2:
+        kinds = dict.fromkeys(lists["full_attn_layers"], "full_attention")
+        kinds |= dict.fromkeys(lists["kda_layers"], "linear_attention")
+        if sorted(kinds) != list(range(1, c.layers + 1)):
+            raise LLMHWError(
+                f"config key linear_attn_config must name each of the layers 1 to {c.layers} in full_attn_layers or in "
+                "kda_layers"
+            )
+        found["layer_types"] = [kinds[i + 1] for i in range(c.layers)]
+    return Config({**c.data, **found}, c.defaults, c.model_type)
+
+
+def _kimi(c: Config) -> Body:
+    """Kimi Linear and Kimi K3: Kimi Delta Attention, and in some layers latent attention without rotary embedding."""
+    c = _kimi_keys(c)
+    types = kinds_of(
+        c, lambda i: "full_attention" if i and i % 4 == 0 else "linear_attention", "linear_attention", "full_attention"
+    )
+    gate = c.heads * c.count("v_head_dim") if c.flag("mla_use_output_gate") else 0
+    residuals = c.get("attn_res_block_size", default=0)
+
+    def make(kind: str, sparse: bool) -> Layer:
+        b, a, linear = Builder(), None, None
+        if kind == "full_attention":
+            a = _latent(b, c, gate=gate)
+        else:
+            linear = _kda(
+                b, c, heads=c.count("linear_num_heads"), head_dim=c.count("linear_head_dim"),
+                kernel=c.count("linear_conv_kernel_dim"), low_rank=True, full_gate=c.flag("use_full_rank_gate"),
+            )  # fmt: skip
+        _experts(b, c, sparse)
+        b.norms(TWO_NORMS, c.hidden)
+        for name in ("self_attention", "mlp") if residuals else ():  # attention over the sums of earlier blocks
+            b.norm(f"{name}_res_norm", c.hidden, "inner_norm")
+            b.linear(f"{name}_res_proj", "mix", 1, c.hidden)
+        return b.layer(a, linear)
+
+    layers, outer = each(make, types, _sparse(c)), outer_of(c, "model.embed_tokens", "model.norm")
+    if residuals:
+        outer.norm("model.output_attn_res_norm", c.hidden)
+        outer.linear("model.output_attn_res_proj", "project_out", 1, c.hidden)
+    return Body(layers, outer, c.intermediate, mtp=mtp_of(c, layers[-1]), ties=False)
+
+
+def _bailing(c: Config) -> Body:
+    """Ling 3: Kimi Delta Attention, every so many layers latent attention, gated by head."""
+    every = c.count("layer_group_size")
+    types = kinds_of(
+        c, lambda i: "linear_attention" if (i + 1) % every else "full_attention", "linear_attention", "full_attention"
+    )
+    if c.get("q_lora_rank"):
+        raise LLMHWError(
+            f"config key q_lora_rank={c.get('q_lora_rank')} is of Ring 2.5, whose lightning attention is not covered"
+        )
+    kernel = c.count("short_conv_kernel_size")
+    # saved again, head_dim is that of the rotary part; published, that of linear attention
+    head_dim = c.count("linear_head_dim", "head_dim")
+
+    def make(kind: str, sparse: bool) -> Layer:
+        b, a, linear = Builder(), None, None
+        if kind == "full_attention":
+            a = _latent(b, c, gate=c.heads)
+        else:
+            linear = _kda(b, c, heads=c.heads, head_dim=head_dim, kernel=kernel, low_rank=False, full_gate=True)
+        _experts(b, c, sparse)
+        b.norms(TWO_NORMS, c.hidden)
+        return b.layer(a, linear)
+
+    layers = each(make, types, _sparse(c))
+    outer = outer_of(c, "model.embed_tokens", "model.norm")
+    return Body(layers, outer, c.intermediate, mtp=mtp_of(c, make("full_attention", True)), ties=False)
+
+
+# -- lightning attention ----------------------------------------------------------------------
+
+
+def _minimax(c: Config) -> Body:
+    """MiniMax Text-01 and M1: lightning attention, every so many layers softmax attention; experts everywhere."""
+    listed = c.get("attn_type_list")
+    if listed is not None:
+        listed = c.listed("attn_type_list", listed)
+        if set(listed) - {0, 1}:
+            raise LLMHWError("config key attn_type_list must be made of 0, lightning attention, and 1, full attention")
+
+    def otherwise(i: int) -> str:
+        return "full_attention" if (listed[i] if listed else (i + 1) % 2) else "linear_attention"
+
+    types, experts = kinds_of(c, otherwise, "linear_attention", "full_attention"), routed(c)
+
+    def make(kind: str) -> Layer:
+        b, a, linear = Builder(), attention_of(c), None
+        if kind == "full_attention":
+            b.qkvo("self_attn", c.hidden, a)
+        else:
+            inner = a.heads * a.head_dim
+            b.norm("self_attn.norm", inner, "inner_norm")
+            b.linear("self_attn.qkv_proj", "in_proj", 3 * inner, c.hidden)
+            b.linear("self_attn.output_gate", "in_proj", inner, c.hidden)
+            b.linear("self_attn.out_proj", "o", c.hidden, inner)
+            linear = LinearAttention("lightning", a.heads, a.head_dim, a.head_dim, fp32=False)
+        experts(b, True)
+        b.norms(TWO_NORMS, c.hidden)
+        return b.layer(None if linear else a, linear)
+
+    return Body(each(make, types), outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)
+
+
+# -- Nemotron-H -------------------------------------------------------------------------------
 
 _NEMOTRON_LETTERS = {"M": "linear_attention", "*": "full_attention", "E": "moe", "-": "mlp"}
-_NEMOTRON_NAMES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
-def _nemotron_h(c: Config) -> Body:
-    """Nemotron-H and Nemotron 3: blocks of one mixer each - Mamba-2, softmax attention, MLP or experts."""
-    types = c.get("layers_block_type", "layer_types", default=[])
+def _nemotron_kinds(c: Config, pattern_key: str, *list_keys: str) -> list[str]:
+    """Kinds of blocks, from a list or from a pattern of letters."""
+    types = c.get(*list_keys, default=[])
     if not types:
-        pattern = c.get("hybrid_override_pattern", default="")
+        pattern = c.get(pattern_key, default="")
         if not pattern or set(pattern) - set(_NEMOTRON_LETTERS):
-            raise LLMHWError(
-                f"config key hybrid_override_pattern={pattern!r} must be made of {', '.join(_NEMOTRON_LETTERS)}"
-            )
+            raise LLMHWError(f"config key {pattern_key}={pattern!r} must be made of {', '.join(_NEMOTRON_LETTERS)}")
         types = [_NEMOTRON_LETTERS[letter] for letter in pattern]
-    types = [_NEMOTRON_NAMES.get(kind, kind) for kind in types]
-    heads, head_dim = c.count("mamba_num_heads"), c.count("mamba_head_dim")
-    state, groups = c.count("ssm_state_size"), c.count("n_groups", "mamba_n_groups")
-    kernel = c.count("conv_kernel", "mamba_d_conv")
-    inner = heads * head_dim
-    channels = inner + 2 * groups * state
-    mamba = LinearAttention("mamba-2", heads, state, head_dim, channels, kernel)
+    known = {"mamba": "linear_attention", "attention": "full_attention"}
+    types = [known.get(kind, kind) for kind in types]
+    for kind in types:
+        if kind not in _NEMOTRON_LETTERS.values():
+            raise LLMHWError(
+                f"config key {list_keys[0]} has {kind!r}; known are {', '.join(_NEMOTRON_LETTERS.values())}"
+            )
+    return types
+
+
+def _nemotron_block(c: Config, kind: str) -> Layer:
+    """A block of one mixer."""
 
     def plain_mlp(b: Builder, prefix: str, size: int, *, shared: bool = False) -> None:
         names = f"{prefix}.up_proj", f"{prefix}.down_proj"
         b.plain_mlp(*names, c.hidden, size, bias=c.flag("mlp_bias"), shared=shared)
 
-    def make(kind: str) -> Layer:
-        b = Builder()
-        b.norm("norm", c.hidden, "norm_in")
-        if kind == "linear_attention":
-            for name in ("dt_bias", "A_log", "D"):
-                b.plain(f"mixer.{name}", "heads", (heads,))
-            b.plain("mixer.conv1d.weight", "conv", (channels, 1, kernel))
-            if c.flag("use_conv_bias"):
-                b.plain("mixer.conv1d.bias", "conv", (channels,))
-            b.linear("mixer.in_proj", "in_proj", inner + channels + heads, c.hidden, bias=c.flag("use_bias"))
-            b.norm("mixer.norm", inner, "inner_norm")
-            b.linear("mixer.out_proj", "o", c.hidden, inner, bias=c.flag("use_bias"))
-            return b.layer(linear=mamba)
-        if kind == "full_attention":
-            a = attention_of(c)
-            b.qkvo("mixer", c.hidden, a)
-            return b.layer(a)
-        if kind == "mlp":
-            plain_mlp(b, "mixer", c.intermediate)
-        elif kind == "moe":
-            count, used = c.count("n_routed_experts"), c.count("num_experts_per_tok")
-            width, size = c.count("moe_latent_size", default=c.hidden), c.count("moe_intermediate_size")
-            sizes = {"up": (size, width), "down": (width, size)}
-            b.experts("mixer.experts", count, used, sizes, bias=False, swapped=False)
-            b.linear("mixer.gate", "router", count, c.hidden)
-            plain_mlp(b, "mixer.shared_experts", c.count("moe_shared_expert_intermediate_size"), shared=True)
-            if width != c.hidden:
-                b.linear("mixer.fc1_latent_proj", "latent", width, c.hidden, bias=c.flag("mlp_bias"))
-                b.linear("mixer.fc2_latent_proj", "latent", c.hidden, width, bias=c.flag("mlp_bias"))
-        else:
-            raise LLMHWError(f"config key layers_block_type has {kind!r}; known are {', '.join(set(types) - {kind})}")
+    b = Builder()
+    b.norm("norm", c.hidden, "norm_in")
+    if kind == "linear_attention":
+        linear = mamba2(
+            b, "mixer", c.hidden, heads=c.count("mamba_num_heads"), head_dim=c.count("mamba_head_dim"),
+            state=c.count("ssm_state_size"), groups=c.count("n_groups", "mamba_n_groups"),
+            kernel=c.count("conv_kernel", "mamba_d_conv"), conv_bias=c.flag("use_conv_bias"), bias=c.flag("use_bias"),
+        )  # fmt: skip
+        return b.layer(linear=linear)
+    if kind == "full_attention":
+        a = attention_of(c)
+        b.qkvo("mixer", c.hidden, a)
+        return b.layer(a)
+    if kind == "mlp":
+        plain_mlp(b, "mixer", c.intermediate)
         return b.layer()
+    count, used = c.count("n_routed_experts"), c.count("num_experts_per_tok")
+    width, size = c.count("moe_latent_size", default=c.hidden), c.count("moe_intermediate_size")
+    sizes = {"up": (size, width), "down": (width, size)}
+    b.experts("mixer.experts", count, used, sizes, bias=False, swapped=False)
+    b.linear("mixer.gate", "router", count, c.hidden)
+    plain_mlp(b, "mixer.shared_experts", c.count("moe_shared_expert_intermediate_size"), shared=True)
+    if width != c.hidden:
+        b.linear("mixer.fc1_latent_proj", "latent", width, c.hidden, bias=c.flag("mlp_bias"))
+        b.linear("mixer.fc2_latent_proj", "latent", c.hidden, width, bias=c.flag("mlp_bias"))
+    return b.layer()
 
-    return Body(each(make, types), outer_of(c, "model.embeddings", "model.norm_f"), c.intermediate)
+
+def _nemotron_h(c: Config) -> Body:
+    """Nemotron-H and Nemotron 3: blocks of one mixer each - Mamba-2, softmax attention, MLP or experts."""
+    types = _nemotron_kinds(c, "hybrid_override_pattern", "layers_block_type", "layer_types")
+    layers = each(lambda kind: _nemotron_block(c, kind), types)
+    outer = outer_of(c, "model.embeddings", "model.norm_f")
+    return Body(layers, outer, c.intermediate, mtp=_nemotron_mtp(c), ties=False)
+
+
+def _nemotron_mtp(c: Config) -> tuple[Tensor, ...]:
+    """Modules of several blocks each; before them two norms and a projection, behind them a norm."""
+    count: int = c.get("num_nextn_predict_layers", default=0)
+    if not count:
+        return ()
+    kinds = _nemotron_kinds(c, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+    b = Builder()
+    b.norms(dict.fromkeys(("enorm", "hnorm", "final_layernorm"), "norm"), c.hidden)
+    b.linear("eh_proj", "mtp", c.hidden, 2 * c.hidden)
+    return (*b.tensors, *(t for kind in kinds for t in _nemotron_block(c, kind).tensors)) * count
 
 
 # fmt: off
+_KIMI = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128,
+    "num_attention_heads": 32, "n_shared_experts": 1, "num_experts_per_tok": 8, "arithmetic": CHUNKS}
+
 TABLE: dict[str, Family] = {
     "qwen3_next": family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
     "qwen3_5_text": family(_qwen3_next, "Qwen 3.5", synonyms=("qwen3_5",), num_key_value_heads=4, **_LINEAR),
     "qwen3_5_moe_text": family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), num_key_value_heads=2,
         **_LINEAR),
-    "nemotron_h": family(_nemotron_h, "Nemotron-H and Nemotron 3", rotary=0, arithmetic=_CHUNKS,
+    "olmo_hybrid": family(_olmo_hybrid, "OLMo Hybrid", arithmetic=CHUNKS, num_attention_heads=30,
+        intermediate_size=11008, linear_conv_kernel_dim=4, max_position_embeddings=65536),
+    "kimi_linear": family(_kimi, "Kimi Linear and K3", synonyms=("kimi_k3",), rotary=0, moe_intermediate_size=1024,
+        intermediate_size=9216, num_experts=256, linear_head_dim=128, linear_num_heads=32, linear_conv_kernel_dim=4,
+        first_k_dense_replace=1, max_position_embeddings=1048576, **_KIMI),
+    "bailing_hybrid": family(_bailing, "Ling 3", moe_intermediate_size=768, intermediate_size=6144, num_experts=512,
+        head_dim=128, short_conv_kernel_size=4, layer_group_size=6, first_k_dense_replace=2,
+        max_position_embeddings=262144, num_mtp_layers=1, **_KIMI),
+    "minimax": family(_minimax, "MiniMax Text-01 and M1", synonyms=("minimax_text_01", "minimax_m1"),
+        arithmetic=CHUNKS, num_attention_heads=32, num_key_value_heads=8, intermediate_size=14336,
+        num_experts_per_tok=2, num_local_experts=8, max_position_embeddings=131072),
+    "nemotron_h": family(_nemotron_h, "Nemotron-H and Nemotron 3", rotary=0, arithmetic=CHUNKS,
         num_attention_heads=32, num_key_value_heads=8, head_dim=128, mamba_num_heads=128, mamba_head_dim=64,
         ssm_state_size=128, n_groups=8, conv_kernel=4, use_conv_bias=True, intermediate_size=21504, n_routed_experts=8,
-        num_experts_per_tok=2, moe_intermediate_size=7688, moe_shared_expert_intermediate_size=7688),
+        num_experts_per_tok=2, moe_intermediate_size=7688, moe_shared_expert_intermediate_size=7688,
+        mtp_layers_block_type=("full_attention", "moe")),
 }
 # fmt: on

@@ -32,7 +32,6 @@ def _qwen(draw: st.DrawFn, moe: bool) -> dict[str, Any]:
 def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw)
     del config["num_hidden_layers"]
-    config["tie_word_embeddings"] = False  # transformers does not tie this family's head, whatever the config says
     names = st.sampled_from(["linear_attention", "full_attention", "moe", "mlp"])
     groups = draw(st.sampled_from([1, 2]))
     return {
@@ -51,9 +50,51 @@ def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+def _olmo(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | bias(draw)
+    config |= {"num_hidden_layers": draw(st.integers(2, 5)), "linear_conv_kernel_dim": draw(st.integers(2, 4))}
+    own = linear(draw) if draw(BOOLS) else {}
+    own.pop("head_dim", None)
+    return config | own
+
+
+def _latent(draw: st.DrawFn) -> dict[str, Any]:
+    """Latent attention and DeepSeek's experts."""
+    config = sizes(draw) | experts(draw, "num_local_experts")
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    sizes_of = {key: draw(st.sampled_from([4, 8])) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+    config |= {"kv_lora_rank": draw(st.sampled_from([8, 16])), "n_group": 1, "topk_group": 1, **sizes_of}
+    return config | maybe(draw, n_shared_experts=st.integers(1, 2), attention_bias=BOOLS)
+
+
+def _kimi(draw: st.DrawFn) -> dict[str, Any]:
+    config = _latent(draw) | {"linear_head_dim": draw(st.sampled_from([4, 8])), "linear_num_heads": 2}
+    config |= {"linear_conv_kernel_dim": draw(st.integers(2, 4)), "q_lora_rank": draw(st.sampled_from([None, 8]))}
+    config |= maybe(draw, mlp_layer_types=kinds(config, "dense", "sparse"))
+    return config | {"layer_types": [*draw(kinds(config, "linear_attention", "full_attention"))[1:], "full_attention"]}
+
+
+def _bailing(draw: st.DrawFn) -> dict[str, Any]:
+    config = _latent(draw) | head_dim(draw)
+    config |= {"layer_group_size": draw(st.integers(2, 3)), "short_conv_kernel_size": draw(st.integers(2, 4))}
+    config["num_hidden_layers"] = 3
+    return config | maybe(draw, first_k_dense_replace=st.integers(0, 3))
+
+
+def _minimax(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | head_dim(draw) | experts(draw, "num_local_experts", "intermediate_size")
+    config["num_hidden_layers"] = draw(st.integers(2, 4))
+    listed = kinds(config, "linear_attention", "full_attention").map(lambda kinds: ["full_attention", *kinds[1:]])
+    return config | {"block_size": 8} | maybe(draw, layer_types=listed)
+
+
 VARIANTS = {
     "qwen3_next": lambda d: _qwen(d, moe=True),
     "qwen3_5_text": lambda d: _qwen(d, moe=False),
     "qwen3_5_moe_text": lambda d: _qwen(d, moe=True),
     "nemotron_h": _nemotron,
+    "olmo_hybrid": _olmo,
+    "kimi_linear": _kimi,
+    "bailing_hybrid": _bailing,
+    "minimax": _minimax,
 }
