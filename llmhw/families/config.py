@@ -66,7 +66,7 @@ KEYS: dict[str, Check] = {
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 word_embed_proj_dim rotary_dim expansion_ratio state_size mamba_d_state mamba_d_ssm attention_head_dim
-                shared_intermediate_size block_ff_dim block_multiple_of conv_L_cache adapter_rank lru_width
+                block_ff_dim block_multiple_of conv_L_cache adapter_rank lru_width
                 conv1d_width attention_hidden_size ffn_round_up_to_multiple_of linear_head_dim
                 short_conv_kernel_size routed_expert_hidden_size""",
             _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
@@ -82,7 +82,7 @@ KEYS: dict[str, Check] = {
                 index_topk attention_window_size model_max_length context_length""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "shared_expert_intermediate_size",
+            (0, 10**7): "shared_expert_intermediate_size shared_intermediate_size",
             (0, 10**5): """num_local_experts first_k_dense_replace max_window_layers n_shared_experts num_shared_experts
                 num_dense_layers attn_layer_offset expert_layer_offset attn_res_block_size""",
             (0, 100): "num_nextn_predict_layers num_mtp_layers mtp_num_hidden_layers",

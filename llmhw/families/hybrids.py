@@ -308,6 +308,10 @@ def _bailing(c: Config) -> Body:
 
 def _minimax(c: Config) -> Body:
     """MiniMax Text-01 and M1: lightning attention, every so many layers softmax attention; experts everywhere."""
+    if c.get("shared_intermediate_size"):
+        raise LLMHWError(
+            f"config key shared_intermediate_size={c.get('shared_intermediate_size')} of {c.model_type} is not covered"
+        )
     listed = c.get("attn_type_list")
     if listed is not None:
         listed = c.listed("attn_type_list", listed)

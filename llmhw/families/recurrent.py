@@ -505,7 +505,7 @@ def _xlstm(c: Config) -> Body:
         b.linear("ffn.proj_up", "up", inner, c.hidden, bias=bias)
     b.linear("mlstm_layer.out_proj", "o", c.hidden, v, bias=bias)
     b.linear("ffn.proj_down", "down", c.hidden, inner, bias=bias)
-    linear = LinearAttention("mlstm", heads, qk // heads, v // heads, wide=qk + heads)
+    linear = LinearAttention("mlstm", heads, qk // heads, v // heads, narrow=qk + heads, fp32=False)
     outer = outer_of(c, "backbone.embeddings", "backbone.out_norm")
     return Body([b.layer(linear=linear)] * c.layers, outer, inner, ties=False)
 

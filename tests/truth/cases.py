@@ -14,6 +14,11 @@ EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
 FLOPS_FAMILIES = sorted(key for key, family in FAMILIES.items() if not family.arithmetic)
 FLOPS_VARIANTS = (0, 1)
 DECODE_FAMILIES = ("llama", "gpt2", "mixtral", "qwen2", "falcon", "gemma3_text", "gpt_oss")
+# Families whose prompt transformers computes in chunks, and a token after it as the model is meant to.
+RECURRENT_FAMILIES = (
+    "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "mamba",
+    "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "zamba", "zamba2",
+)  # fmt: skip
 RECOMPUTE_FAMILIES = ("llama", "gpt2", "qwen3")
 
 CACHE_DTYPES = ("fp32", "bf16")
@@ -23,6 +28,14 @@ OPTIMIZER_PRECISIONS = ("fp32", "bf16")
 # torch.optim.Muon takes matrices only, not the stacked experts of transformers 5.
 STACKED_EXPERTS = frozenset(
     {
+        "bailing_hybrid",
+        "granitemoehybrid",
+        "jamba",
+        "kimi_linear",
+        "lfm2_moe",
+        "minimax",
+        "recurrent_gemma",
+        "zamba",
         "deepseek_v2",
         "deepseek_v3",
         "deepseek_v32",
@@ -51,7 +64,7 @@ def counts(examples: int = 40) -> dict[str, int]:
     states = len(FAMILIES) * len(OPTIMIZERS) - len(STACKED_EXPERTS)
     return {
         "parameters": examples * len(FAMILIES) + len(model_names()),
-        "FLOPs": 2 * len(FLOPS_FAMILIES) * len(FLOPS_VARIANTS) + len(DECODE_FAMILIES) + len(RECOMPUTE_FAMILIES),
+        "FLOPs": 2 * len(FLOPS_FAMILIES) * len(FLOPS_VARIANTS) + len((*DECODE_FAMILIES, *RECURRENT_FAMILIES)) + len(RECOMPUTE_FAMILIES),
         "KV cache": len(FAMILIES) * len(CACHE_DTYPES),
         "optimizer": states * len(OPTIMIZER_PRECISIONS) + len(MASTER_FAMILIES),
     }

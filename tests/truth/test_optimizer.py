@@ -21,7 +21,7 @@ def bytes_of(tensors: Any) -> int:
 
 def build(model_type: str, dtype: torch.dtype) -> tuple[torch.nn.Module, ModelSpec]:
     config = config_of(model_type, sized(model_type, 0))
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(dtype)  # OLMo Hybrid makes some numbers in fp32
     return model, ModelSpec.from_config(published(config))
 
 
@@ -49,7 +49,7 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
 
 
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
-    outside = ("embed", "wte", "wpe", "lm_head", "project_in", "project_out", "norm", "ln_")
+    outside = ("embed", "wte", "wpe", "head.weight", "project_in", "project_out", "norm", "ln_", "A_log")
     return parameter.ndim == 2 and not any(word in name for word in outside)
 
 

@@ -23,7 +23,12 @@ def linear(draw: st.DrawFn) -> dict[str, Any]:
 
 def _qwen(draw: st.DrawFn, moe: bool) -> dict[str, Any]:
     config = sizes(draw) | linear(draw) | bias(draw)
-    config |= maybe(draw, layer_types=kinds(config, "linear_attention", "full_attention"))
+    if draw(BOOLS):
+        config["num_hidden_layers"] = 4  # the rule's first layer of attention: a cache's length is told by one
+    else:
+        listed = draw(kinds(config, "linear_attention", "full_attention"))
+        config["num_hidden_layers"] = len(listed) + 1
+        config["layer_types"] = ["linear_attention", *listed[1:], "full_attention"]
     if moe:
         config |= experts(draw, "num_experts") | {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))}
     return config
@@ -39,7 +44,7 @@ def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
         **head_dim(draw),
         **experts(draw, "n_routed_experts"),
         # at least one attention layer: transformers cannot tell a cache's length without
-        "layers_block_type": [*draw(st.lists(names, max_size=4)), "full_attention"],
+        "layers_block_type": ["linear_attention", *draw(st.lists(names, max_size=3)), "full_attention"],
         "moe_shared_expert_intermediate_size": 8 * draw(st.integers(1, 6)),
         "mamba_num_heads": groups * draw(st.integers(1, 3)),
         "mamba_head_dim": draw(st.sampled_from([4, 8])),
@@ -70,8 +75,10 @@ def _latent(draw: st.DrawFn) -> dict[str, Any]:
 def _kimi(draw: st.DrawFn) -> dict[str, Any]:
     config = _latent(draw) | {"linear_head_dim": draw(st.sampled_from([4, 8])), "linear_num_heads": 2}
     config |= {"linear_conv_kernel_dim": draw(st.integers(2, 4)), "q_lora_rank": draw(st.sampled_from([None, 8]))}
-    config |= maybe(draw, mlp_layer_types=kinds(config, "dense", "sparse"))
-    return config | {"layer_types": [*draw(kinds(config, "linear_attention", "full_attention"))[1:], "full_attention"]}
+    config |= maybe(draw, first_k_dense_replace=st.integers(0, 3))
+    listed = draw(kinds(config, "linear_attention", "full_attention"))
+    config["layer_types"] = ["linear_attention", *listed[1:], "full_attention"]
+    return config | {"num_hidden_layers": len(listed) + 1}
 
 
 def _bailing(draw: st.DrawFn) -> dict[str, Any]:

@@ -45,16 +45,17 @@ def mamba_keys(draw: st.DrawFn, config: dict[str, Any], inner: int = 0) -> dict[
 
 
 def _bamba(draw: st.DrawFn) -> dict[str, Any]:
-    config = sizes(draw)
-    chosen = draw(st.lists(st.integers(0, config["num_hidden_layers"] - 1), unique=True, min_size=1))
+    config = sizes(draw) | {"num_hidden_layers": draw(st.integers(2, 5))}
+    chosen = draw(st.lists(st.integers(1, config["num_hidden_layers"] - 1), unique=True, min_size=1))
     return config | mamba_keys(draw, config) | bias(draw, mlp_bias=BOOLS) | {"attn_layer_indices": chosen}
 
 
 def _granite(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | bias(draw) | {"shared_intermediate_size": 8 * draw(st.integers(1, 6))}
     config |= mamba_keys(draw, config) | experts(draw, "num_local_experts", "intermediate_size")
-    config |= {"layer_types": draw(kinds(config, "linear_attention", "full_attention"))}
-    config["layer_types"][-1] = "full_attention"
+    config["num_hidden_layers"] = draw(st.integers(2, 5))
+    listed = draw(kinds(config, "linear_attention", "full_attention"))
+    config["layer_types"] = ["linear_attention", *listed[2:], "full_attention"]
     return config | maybe(draw, num_local_experts=st.just(0), position_embedding_type=st.just("rope"))
 
 
@@ -80,7 +81,8 @@ def _hybrids(draw: st.DrawFn, least: int) -> list[str]:
 
 
 def _zamba(draw: st.DrawFn) -> dict[str, Any]:
-    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2)}
+    # transformers shares the block only where it ties the head, too
+    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2), "tie_word_embeddings": True}
     config["num_hidden_layers"] = len(config["layers_block_type"])
     config |= {"mamba_d_state": draw(SMALL), "mamba_d_conv": draw(st.integers(2, 4))}
     config |= {"n_mamba_heads": draw(st.sampled_from([1, 2]))}
@@ -88,7 +90,8 @@ def _zamba(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _zamba2(draw: st.DrawFn) -> dict[str, Any]:
-    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2)}
+    # transformers shares the block only where it ties the head, too
+    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2), "tie_word_embeddings": True}
     config["num_hidden_layers"] = len(config["layers_block_type"])
     config["num_key_value_heads"] = config["num_attention_heads"]
     config |= {"mamba_d_state": draw(SMALL), "mamba_d_conv": draw(st.integers(2, 4)), "adapter_rank": draw(SMALL)}
@@ -130,6 +133,11 @@ def _xlstm(draw: st.DrawFn) -> dict[str, Any]:
     return config | maybe(draw, use_bias=BOOLS, ffn_proj_factor=st.just(1.5), weight_mode=st.just("fused"))
 
 
+def _rwkv(draw: st.DrawFn) -> dict[str, Any]:
+    more = maybe(draw, intermediate_size=st.integers(8, 90))
+    return alone(draw) | more | {"num_hidden_layers": draw(st.integers(2, 4))}
+
+
 VARIANTS = {
     "mamba": _mamba,
     "falcon_mamba": _mamba,
@@ -144,6 +152,6 @@ VARIANTS = {
     "lfm2_moe": _lfm2_moe,
     "lfm3": _lfm3,
     "recurrent_gemma": _recurrent_gemma,
-    "rwkv": lambda d: alone(d) | maybe(d, intermediate_size=st.integers(8, 90)),
+    "rwkv": _rwkv,
     "xlstm": _xlstm,
 }
