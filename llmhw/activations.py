@@ -134,7 +134,15 @@ class _Tape:
 # -- norms ------------------------------------------------------------------------------------
 
 
-def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1, weights: int = 0) -> _Tensor:
+def _norm(
+    t: _Tape,
+    kind: str,
+    x: _Tensor,
+    part: str = "norms",
+    vectors: int = 1,
+    weights: int = 0,
+    whole: _Tensor | None = None,
+) -> _Tensor:
     """A normalization layer, as transformers computes it.
 
     kind      rms          Llama's: in fp32, back to the model's format, times the weight
@@ -146,6 +154,7 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
               cohere       Cohere's LayerNorm, written out in fp32
     vectors   vectors that are normalized in one row: 1, or the heads when each head is
     weights   elements of the weight, if they are not as many as in a vector
+    whole     the storage that x is a part of, if it is
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
@@ -155,11 +164,11 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
         if kind == "layer-plus-1":
             t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e), key="norm weight")
         return x.like(bytes=t.e)
-    x = t.cast(x, 4)
+    given, x = x, t.cast(x, 4)
     scale = x.like(width=vectors)
     if kind == "cohere":
         x = x.like()
-    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "input in fp32", whole if whole and x is given else x, key="norm input")
     t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
         t.keep(part, "centred input, computed again", x.like(), key="norm input")
@@ -233,6 +242,8 @@ def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_
 
 def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
     width = int(a.head_dim * s.rotary) // (1 + s.rotary_once)
+    if s.rotary_complex:
+        return [t.table("table of complex numbers", width // 2, 8)]
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
     return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
 
@@ -242,6 +253,8 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
     masks = _masks(t, s, a)
+    if a.index_topk:  # every layer has its own, of the tokens that its indexer chose
+        masks = [_Tensor(1, 1 if t.flash else t.e, t.batch, t.seq_len, t.seq_len, grad=False)]
     if t.recompute == "selective":
         t.keep(part, "inputs of the recomputed core", q, k, v, *masks, _positions(t, s))
         return out
@@ -259,8 +272,9 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
         # the output projection needs it token by token, which is one more copy
         return out.like() if s.rotary_cat else out
     size = 4 if s.upcast else t.e
-    t.keep(part, "queries", t.cast(_batched(t, a, q), size))
-    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
+    width = a.heads * a.head_dim
+    t.keep(part, "queries", t.cast(_batched(t, a, q, width), size))
+    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k), width), size))
     scores = t.new(a.heads, keys=t.seq_len)
     if s.softcap:
         t.keep(part, "tanh of the capped scores", scores.like())
@@ -272,13 +286,13 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     if softmax is not probabilities:
         t.keep(part, "probabilities in fp32", softmax, key="probabilities")
     t.keep(part, "probabilities", probabilities, key="probabilities")
-    t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
+    t.keep(part, "values", _batched(t, a, _repeat(t, a, v), a.heads * a.v_head_dim), key="values")
     return out
 
 
-def _batched(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
+def _batched(t: _Tape, a: Attention, x: _Tensor, width: int) -> _Tensor:
     """What a batched matrix product saves: a copy, or a view where the strides allow one."""
-    return x if t.batch == 1 or a.heads == 1 else t.new(a.heads * a.head_dim)
+    return x if t.batch == 1 or a.heads == 1 else t.new(width)
 
 
 def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
@@ -295,6 +309,8 @@ def _masks(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
         # GPT-Neo's windows are buffers of its attention
         name = "causal mask" if a.window is None or not s.registry else "window mask"
         return [t.table(name, 1, t.e, batch=t.batch, keys=t.seq_len)]
+    if a.index_topk:
+        return [t.table("causal mask", 1, 1, keys=t.seq_len)]
     if a.window is not None and t.seq_len >= a.window:
         return [t.table("window mask", 1, 1, keys=t.seq_len)]
     return []
@@ -313,7 +329,31 @@ def _part(layer: Layer, part: str, *, stack: bool = False, shared: bool = False)
     return next((t for t in wanted if (t.component == "experts") == stack), None)
 
 
+def _compressed(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Multi-head latent attention: queries and keys out of their compressions, the turned part of the keys shared."""
+    a = _own_heads(t, layer)
+    hidden, x = x.width, t.gathered(x)
+    small, into = _part(layer, "q_a"), "input of the projections out of the compressions"
+    rank = next(n.into for n in layer.tensors if n.part == "kv_b")
+    if small:
+        first = t.linear("qkv", "input of the q and kv compressions", x, small.out)
+        x_q = _norm(t, s.norm, first, "inner norms")
+        q = t.linear("qkv", into, x_q, a.heads * a.head_dim)
+    else:
+        q = t.linear("qkv", "input of the q projection and kv compression", x, a.heads * a.head_dim)
+    both = t.linear("qkv", "input of the q and kv compressions", x, a.latent)
+    inner = _norm(t, s.norm, both.like(width=rank), "inner norms", whole=both)
+    # values are views of what the keys were copied from
+    turned = a.latent - rank
+    v = t.linear("qkv", into, inner, a.heads * (a.head_dim - turned + a.v_head_dim))
+    q, k = _rotate(t, s, replace(a, kv_heads=a.heads), q, v)
+    out = _core(t, s, replace(a, kv_heads=a.heads), q, k, v)
+    return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
 def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    if layer.attention and layer.attention.latent:
+        return _compressed(t, s, layer, x)
     a = _own_heads(t, layer)
     hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
@@ -337,8 +377,8 @@ def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
 def _own_heads(t: _Tape, layer: Layer) -> Attention:
     """The attention of one tensor-parallel rank; KV heads fewer than the ranks are copied."""
     a = layer.attention
-    if a is None or a.latent:
-        raise LLMHWError("a layer without plain attention has no op-by-op profile; use kernels='megatron'")
+    if a is None:
+        raise LLMHWError("a layer without attention has no op-by-op profile; use kernels='megatron'")
     return replace(a, heads=share(a.heads, t.tp), kv_heads=max(1, a.kv_heads // t.tp))
 
 
@@ -375,7 +415,7 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     """The router: probabilities, the choice, and the weight of each chosen expert."""
     part, scores, late = "routing", "routing probabilities", s.router.startswith("chosen")
     weights = t.new(used, t.e if s.router == "chosen" else 4)
-    if s.router == "sigmoid":
+    if s.router in ("sigmoid", "softmax-fp32"):
         x32 = t.cast(x, 4)
         if x32 is not x:
             t.keep(part, "router's weight in fp32", _Tensor(count * x.width, 4))
@@ -384,6 +424,8 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
         t.linear(part, "input of the router", x, count)
     if not late:
         t.keep(part, scores, t.new(count, 4))
+    if s.router_groups:
+        t.keep(part, "groups that are left out", t.new(count, 1))
     t.keep(part, "chosen experts", t.new(used, 8))
     if late:
         t.keep(part, scores, weights)
@@ -486,6 +528,7 @@ def style_of(spec: ModelSpec) -> Style:
     for key, name in (("attn_logit_softcapping", "softcap"), ("final_logit_softcapping", "logit_softcap")):
         if key in config:
             changes[name] = bool(config[key])
+    changes["router_groups"] = config.get("topk_method") == "group_limited_greedy"
     if isinstance(config.get("norm_topk_prob"), bool):
         changes["norm_topk"] = config["norm_topk_prob"]
     return replace(style, **changes)

@@ -137,6 +137,7 @@ class Attention:
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
+    causal                   False: every token sees all others, and nothing is cached (encoders)
     """
 
     heads: int
@@ -150,6 +151,7 @@ class Attention:
     index_heads: int = 0
     index_topk: int = 0
     evicts: bool = True
+    causal: bool = True
 
     @property
     def kind(self) -> str:
@@ -276,6 +278,7 @@ class ModelSpec(Report):
     tensors: tuple[Tensor, ...]
     mtp_tensors: tuple[Tensor, ...] = ()
     left_out: tuple[str, ...] = ()
+    makes: str = "tokens"
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -327,9 +330,9 @@ class ModelSpec(Report):
     @property
     def family(self) -> Family:
         """What the library knows about its architecture."""
-        from llmhw.families import FAMILIES, key_of
+        from llmhw.families import family_of, key_of
 
-        return FAMILIES[key_of(self.model_type)]
+        return family_of(key_of(self.model_type))
 
     @cached_property
     def rotary(self) -> float:
@@ -395,8 +398,9 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Vocabulary and width of the output projection (the embedding table when they are tied)."""
-        return self.vocab_size, next(t.shape[-1] for t in self.tensors if t.component in ("head", "embedding"))
+        """Outputs and inputs of the output projection (the embedding table when they are tied, or it has none)."""
+        heads = (t for part in ("head", "tokens") for t in self.tensors if t.part == part and len(t.shape) == 2)
+        return next(((t.out, t.into) for t in heads), (self.vocab_size, self.hidden))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
@@ -408,6 +412,7 @@ class ModelSpec(Report):
             "quantization": self.quantization,
             "attention": self.attention_summary,
             "left_out": list(self.left_out),
+            "makes": self.makes,
             "parameters": self.parameters.to_dict(),
         }
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import hybrids, latent, llamas, mixtures, older, recurrent
+from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, recurrent
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
+from llmhw.families.heads import complete
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
-__all__ = ["FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
+__all__ = ["ENCODERS", "FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
@@ -27,8 +28,12 @@ FAMILIES: dict[str, Family] = {
     **older.TABLE,
 }
 
+ENCODERS: dict[str, Family] = encoders.TABLE
+
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
+# Keys of a wrapper that hold for its text model, too.
+_OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
 _ELSEWHERE = ("vision_config", "audio_config")
 _LONGEST = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length"
@@ -41,12 +46,17 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    keys = {name: key for key, family in FAMILIES.items() for name in (key, *family.synonyms)}
+    keys = {name: key for key, family in {**FAMILIES, **ENCODERS}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
+
+
+def family_of(key: str) -> Family:
+    """The entry of that key: a decoder's or an encoder's."""
+    return FAMILIES[key] if key in FAMILIES else ENCODERS[key]
 
 
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
@@ -59,24 +69,22 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if isinstance(text, Mapping):
         model_type = text.get("model_type", model_type)
         data = {
-            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype", "tie_word_embeddings") if k in data},
+            **{k: data[k] for k in _OF_BOTH if k in data},
             **text,
             **{k: True for k in _ELSEWHERE if k in data},
         }
+    if "medusa_num_heads" in data:
+        raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
         )
     key = key_of(model_type)
-    family = FAMILIES[key]
+    family = family_of(key)
     check_keys(data)
     c = Config(data, family.defaults, key)
-    body = family.read(c)
-    tied = body.ties and bool(c.get("tie_embedding", "tie_word_embeddings", default=False))
-    if not tied:
-        body.outer.linear(body.head, "head", c.vocab, body.head_in or c.hidden)
-    if body.head_bias:
-        body.outer.plain(f"{body.head}.bias", "head", (c.vocab,))
+    tied = bool(c.get("tie_embedding", "tie_word_embeddings", default=False))
+    makes, body, tied = complete(c, family.read, tied)
     quantization = data.get("quantization_config") or {}
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
@@ -96,6 +104,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
         left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        makes=makes,
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:

@@ -118,6 +118,7 @@ class Builder:
 class Body:
     """What a reader returns: the blocks, and the tensors outside them.
 
+    makes  what it makes, if its head is among the tensors
     head   name of the output head
     ties   False: the head is apart from the embedding, whatever the config says
     """
@@ -127,6 +128,7 @@ class Body:
     intermediate: int
     mtp: tuple[Tensor, ...] = ()
     head_bias: bool = False
+    makes: str = ""
     head_in: int | None = None
     head: str = "lm_head"
     ties: bool = True

@@ -65,24 +65,26 @@ KEYS: dict[str, Check] = {
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size
                 word_embed_proj_dim rotary_dim expansion_ratio state_size mamba_d_state mamba_d_ssm attention_head_dim
                 block_ff_dim block_multiple_of conv_L_cache adapter_rank lru_width
                 conv1d_width attention_hidden_size ffn_round_up_to_multiple_of linear_head_dim
                 short_conv_kernel_size routed_expert_hidden_size""",
             _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
                 n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                global_attn_every_n_layers relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn expand mamba_expand mamba_n_heads
                 num_experts_per_token n_mamba_heads mamba_ngroups num_mem_blocks expert_layer_period attn_layer_period
                 linear_num_heads layer_group_size""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size",
+            (1, 10**9): "vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
-                index_topk attention_window_size model_max_length context_length""",
+                local_attention index_topk attention_window_size model_max_length context_length""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "shared_expert_intermediate_size shared_intermediate_size",
+            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size shared_intermediate_size",
             (0, 10**5): """num_local_experts first_k_dense_replace max_window_layers n_shared_experts num_shared_experts
                 num_dense_layers attn_layer_offset expert_layer_offset attn_res_block_size""",
             (0, 100): "num_nextn_predict_layers num_mtp_layers mtp_num_hidden_layers",
@@ -93,6 +95,8 @@ KEYS: dict[str, Check] = {
         """tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bias use_qk_norm qk_layernorm multi_query
         bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
+        fc_norm enable_confidence_head confidence_head_with_markov
+        norm_bias decoder_bias classifier_bias
         use_conv_bias norm_topk_prob alibi conv_bias tie_embedding block_auto_adjust_ff_dim use_sandwich_norm
         use_attention_gate mamba_conv_bias mamba_proj_bias projectors_bias mamba_rms_norm add_bias_linear
         use_shared_attention_adapter use_full_rank_gate mla_use_output_gate latent_moe_use_norm""".split(),
@@ -183,7 +187,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model")
+        return self.count("hidden_size", "n_embd", "d_model", "dim")
 
     @property
     def layers(self) -> int:
@@ -207,7 +211,7 @@ class Config:
 
     @property
     def intermediate(self) -> int:
-        return self.count("intermediate_size")
+        return self.count("intermediate_size", "hidden_dim", "n_inner")
 
     @property
     def vocab(self) -> int:

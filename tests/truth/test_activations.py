@@ -56,6 +56,8 @@ def test_bytes_equal_what_autograd_keeps(model_type: str) -> None:
         options.pop("layer_norm_elementwise_affine", None)  # a config without norm weights does not say where they are
         for attention in attentions(model_type):
             spec, module = pair(model_type, options, precision, attention)
+            if attention == "flash" and any(one.attention.head_dim != one.attention.v_head_dim for one in spec.layers):
+                continue  # the CPU has no fused kernel for values of another length
             for recompute in modes(model_type):
                 measured = measure_activations(module, batch=batch, seq_len=seq_len, recompute=recompute)
                 predicted = activations(
