@@ -14,9 +14,9 @@ from typing import Any
 from llmhw.flops import attended_pairs, attention_core_flops, depthwise_conv_flops, linear_attention_flops
 from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
-from llmhw.model import Attention, Layer, ModelSpec, Tensor
+from llmhw.model import Attention, Layer, LinearAttention, ModelSpec, Tensor
 from llmhw.sharding import local_tensor
-from llmhw.units import LLMHWError, ceil_div, maximum, minimum, share
+from llmhw.units import ceil_div, maximum, minimum, share
 
 # What fused kernels multiply at once.
 _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
@@ -259,8 +259,6 @@ class Block:
         selective   attention's core is computed again
         stored      bytes that a linear layer keeps of an element of its input, over those of 16 bit
         """
-        if any(isinstance(op, State) for op in self.ops):
-            raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")
         parts: dict[str, list[Term]] = {}
         for op in self.ops:
             for one in op.kept:
@@ -453,7 +451,26 @@ class _Walk:
             short = depthwise_conv_flops(
                 tokens=self.tokens, channels=linear.conv_channels / x.tp, kernel=linear.conv_kernel
             )
-            yield State(name=linear.kind, part="attention", flops=state + short, kernels=_STATE_KERNELS)
+            kept = self._beside_state(linear)
+            yield State(name=linear.kind, part="attention", flops=state + short, kernels=_STATE_KERNELS, kept=kept)
+
+    def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
+        """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""
+        whole, tp = share(self.seq_len, self.x.cp), self.x.tp
+        parts = ("in_proj", "x_proj") if self.layer.attention else ("in_proj", "x_proj", "q_b")
+        before = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.matmul and t.part in parts]
+        results = sum((t.numel // t.into for t in before), start=0)
+        kept = self._keep("state", "results of the projections", results, whole)
+        if linear.conv_channels:
+            kept += self._keep("state", "output of the convolution", share(linear.conv_channels, tp), whole)
+        width = share(linear.heads * linear.value_dim or linear.conv_channels, tp)
+        kept += self._keep("state", "output of the state", width, whole)
+        if not self.layer.attention:  # else they are counted with it
+            kept += self._keep("state", "input of the projections", self.spec.hidden, self.rows, operand=True)
+            closing = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.part == "o" and t.matmul]
+            for t in closing:
+                kept += self._keep("output projection", "input of the output projection", t.into, whole, operand=True)
+        return kept
 
     def _core(self, a: Attention, heads: Any, kv_heads: Any) -> Op:
         own = share(self.seq_len, self.x.cp)

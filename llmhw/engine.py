@@ -283,7 +283,7 @@ class Engine:
                 if self.attention_dp and any_of(self.ep > 1):
                     self._exchanges(one, work, tokens, several, prompts > 0)
                 else:
-                    self._meetings(one, tokens, 2 * several)
+                    self._meetings(one, tokens, layer.sums * several)
             total.merge(one, count)
             launches = launches + count * (work.kernels + self.formats.narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape

@@ -229,6 +229,11 @@ class Layer:
         """The tensors that a token passes through here, wherever they are held."""
         return tuple(t for t in (*self.tensors, *self.borrowed) if t.used)
 
+    @property
+    def sums(self) -> int:
+        """Its parts that a sum over the tensor-parallel ranks closes: attention or a state, and the feed-forward."""
+        return len({t.part for t in self.used if t.matmul and t.part in ("o", "down")})
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, recurrent
+from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, recurrent, varied
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -25,6 +25,7 @@ FAMILIES: dict[str, Family] = {
     **latent.TABLE,
     **hybrids.TABLE,
     **recurrent.TABLE,
+    **varied.TABLE,
     **older.TABLE,
 }
 

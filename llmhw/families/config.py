@@ -77,11 +77,11 @@ KEYS: dict[str, Check] = {
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn expand mamba_expand mamba_n_heads
                 num_experts_per_token n_mamba_heads mamba_ngroups num_mem_blocks expert_layer_period attn_layer_period
-                linear_num_heads layer_group_size""",
+                linear_num_heads layer_group_size n_heads_in_group""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
             (1, 10**9): "vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
-                local_attention index_topk attention_window_size model_max_length context_length""",
+                local_attention index_topk window_length attention_window_size model_max_length context_length""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
             (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size shared_intermediate_size",
@@ -105,7 +105,8 @@ KEYS: dict[str, Check] = {
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
     **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
     **dict.fromkeys(
-        "block_ffn_dim_multiplier qk_dim_factor v_dim_factor ffn_proj_factor".split(), partial(_number, most=1e3)
+        "block_ffn_dim_multiplier ffn_mult qk_dim_factor v_dim_factor ffn_proj_factor".split(),
+        partial(_number, most=1e3),
     ),
     **dict.fromkeys("time_step_rank mamba_dt_rank mamba_d_head".split(), _auto),
     **dict.fromkeys("attn_logit_softcapping final_logit_softcapping".split(), partial(_number, most=1e9)),

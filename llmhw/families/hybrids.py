@@ -10,7 +10,7 @@ from llmhw.families.decoder import POST_NORMS, TWO_NORMS, mtp_of, qwen_sparse, r
 from llmhw.families.family import Family, family
 from llmhw.families.recurrent import CHUNKS, conv, kinds_of, mamba2
 from llmhw.model import Attention, Layer, LinearAttention, Tensor
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, ceil_div
 
 _LINEAR = {
     "rotary": 0.25,
@@ -157,7 +157,9 @@ def _kda(
     conv(b, "self_attn.conv1d", 3 * inner, kernel)
     b.plain("self_attn.forget_gate.dt_bias", "heads", (inner,))
     if low_rank:
-        b.plain("self_attn.forget_gate.A_log", "mix", (1, 1, heads, 1))
+        # K3's is as long as a kernel's tile
+        shape = (ceil_div(heads, 128) * 128,) if full_gate else (1, 1, heads, 1)
+        b.plain("self_attn.forget_gate.A_log", "mix", shape)
         b.linear("self_attn.forget_gate.f_a_proj", "q_a", head_dim, c.hidden)
         b.linear("self_attn.forget_gate.f_b_proj", "q_b", inner, head_dim)
     else:

@@ -117,8 +117,8 @@ def _mamba(c: Config) -> Body:
     b = Builder()
     b.norm("norm", c.hidden, "norm_in")
     inner = c.count("expand") * c.hidden
-    sizes = {"inner": inner, "state": c.count("state_size"), "rank": _rank(c, "time_step_rank")}
-    facts = {"conv_bias": c.flag("use_conv_bias"), "bias": c.flag("use_bias")}
+    sizes: dict[str, Any] = {"inner": inner, "state": c.count("state_size"), "rank": _rank(c, "time_step_rank")}
+    facts: dict[str, Any] = {"conv_bias": c.flag("use_conv_bias"), "bias": c.flag("use_bias")}
     linear = mamba1(b, "mixer", c.hidden, **sizes, kernel=c.count("conv_kernel"), **facts)
     return Body([b.layer(linear=linear)] * c.layers, outer_of(c, "backbone.embeddings", "backbone.norm_f"), inner)
 
@@ -220,9 +220,9 @@ def _every(c: Config, what: str) -> list[bool]:
 
 
 def _jamba(c: Config) -> Body:
-    sizes = {"inner": c.count("mamba_expand") * c.hidden, "state": c.count("mamba_d_state")}
+    sizes: dict[str, Any] = {"inner": c.count("mamba_expand") * c.hidden, "state": c.count("mamba_d_state")}
     rank, kernel, many = _rank(c, "mamba_dt_rank"), c.count("mamba_d_conv"), c.count("num_experts") > 1
-    facts = {"conv_bias": c.flag("mamba_conv_bias"), "bias": c.flag("mamba_proj_bias")}
+    facts: dict[str, Any] = {"conv_bias": c.flag("mamba_conv_bias"), "bias": c.flag("mamba_proj_bias")}
 
     def make(attends: bool, sparse: bool) -> Layer:
         b, a, linear = Builder(), None, None

@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llmhw.families import FAMILIES
 from llmhw.memory import lora_tensors, training_states
 from llmhw.model import ModelSpec
-from tests.truth.cases import MASTER_FAMILIES, OPTIMIZER_PRECISIONS, OPTIMIZERS, STACKED_EXPERTS
+from tests.truth.cases import MASTER_FAMILIES, OPTIMIZER_PRECISIONS, OPTIMIZERS, REFERENCED, STACKED_EXPERTS
 from tests.truth.families import config_of, published, sized
 
 
@@ -63,7 +62,7 @@ def states_of(chosen: list[torch.optim.Optimizer]) -> dict[str, int]:
     return held
 
 
-CASES = [(m, n) for m in sorted(FAMILIES) for n in OPTIMIZERS if not (n == "muon" and m in STACKED_EXPERTS)]
+CASES = [(m, n) for m in REFERENCED for n in OPTIMIZERS if not (n == "muon" and m in STACKED_EXPERTS)]
 
 
 @pytest.mark.parametrize("precision", OPTIMIZER_PRECISIONS)
