@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, recurrent, varied
+from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, recurrent, remote, varied
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -17,7 +17,7 @@ from llmhw.families.heads import complete
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
-__all__ = ["ENCODERS", "FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
+__all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
@@ -25,20 +25,19 @@ FAMILIES: dict[str, Family] = {
     **latent.TABLE,
     **hybrids.TABLE,
     **recurrent.TABLE,
-    **varied.TABLE,
     **older.TABLE,
 }
 
+# What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
+REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
 # Keys of a wrapper that hold for its text model, too.
 _OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
 _ELSEWHERE = ("vision_config", "audio_config")
-_LONGEST = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length"
-)  # fmt: skip
+_LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length")
 
 
 def key_of(model_type: str) -> str:
@@ -47,7 +46,7 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    keys = {name: key for key, family in {**FAMILIES, **ENCODERS}.items() for name in (key, *family.synonyms)}
+    keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
     close = nearest(model_type, keys)
@@ -56,8 +55,8 @@ def key_of(model_type: str) -> str:
 
 
 def family_of(key: str) -> Family:
-    """The entry of that key: a decoder's or an encoder's."""
-    return FAMILIES[key] if key in FAMILIES else ENCODERS[key]
+    """The entry of that key, in whichever table."""
+    return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
 
 
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
@@ -84,8 +83,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     family = family_of(key)
     check_keys(data)
     c = Config(data, family.defaults, key)
-    tied = bool(c.get("tie_embedding", "tie_word_embeddings", default=False))
-    makes, body, tied = complete(c, family.read, tied)
+    makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     quantization = data.get("quantization_config") or {}
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(

@@ -116,9 +116,8 @@ class Builder:
 
 @dataclass(frozen=True)
 class Body:
-    """What a reader returns: the blocks, and the tensors outside them.
+    """What a reader returns: the blocks, and the tensors outside them; `makes` if its head is among them.
 
-    makes  what it makes, if its head is among the tensors
     head   name of the output head
     ties   False: the head is apart from the embedding, whatever the config says
     """

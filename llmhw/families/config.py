@@ -53,10 +53,48 @@ def _patterns(argument: str, value: Any) -> None:
         _whole(argument, times, least=1, most=10**3)
 
 
+_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
+_INTS, _NAMES = partial(_list, kind=int), partial(_list, kind=str)
+
+# Those of hybrids and of recurrent models.
+_RECURRENT: dict[str, Check] = {
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """state_size mamba_d_state mamba_d_ssm attention_head_dim block_ff_dim block_multiple_of
+                conv_L_cache adapter_rank lru_width conv1d_width attention_hidden_size ffn_round_up_to_multiple_of
+                linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
+            _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
+                num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size n_heads_in_group""",
+            (1, 10**12): "window_length attention_window_size model_max_length context_length",
+            (0, 10**7): "shared_intermediate_size",
+            (0, 10**5): """num_local_experts num_shared_experts num_dense_layers attn_layer_offset expert_layer_offset
+                attn_res_block_size""",
+            (0, 100): "mtp_num_hidden_layers",
+        }.items()
+        for key in keys.split()
+    },
+    **dict.fromkeys(
+        """conv_bias tie_embedding block_auto_adjust_ff_dim use_sandwich_norm use_attention_gate mamba_conv_bias
+        mamba_proj_bias projectors_bias mamba_rms_norm add_bias_linear use_shared_attention_adapter use_full_rank_gate
+        mla_use_output_gate latent_moe_use_norm""".split(),
+        _flag,
+    ),
+    **dict.fromkeys(
+        "block_ffn_dim_multiplier ffn_mult qk_dim_factor v_dim_factor ffn_proj_factor".split(),
+        partial(_number, most=1e3),
+    ),
+    **dict.fromkeys("time_step_rank mamba_dt_rank mamba_d_head".split(), _auto),
+    **dict.fromkeys("attn_layer_indices full_attn_idxs full_attn_layers kda_layers attn_type_list".split(), _INTS),
+    **dict.fromkeys("block_types mtp_layers_block_type".split(), _NAMES),
+    "linear_attn_config": _object,
+    "mtp_hybrid_override_pattern": check_prose,
+    "weight_mode": check_text,
+}
+
 # What each key that is read must hold. Bounds are far beyond any model; they keep sizes sums that mean something, and
 # layers so few that every question is answered at once. null stands for a family's default. What a key's value means
 # for the others (that heads are divided, that a list has an entry for each layer) is checked where it is read.
-_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
 KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
@@ -65,29 +103,24 @@ KEYS: dict[str, Check] = {
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
-                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size
-                word_embed_proj_dim rotary_dim expansion_ratio state_size mamba_d_state mamba_d_ssm attention_head_dim
-                block_ff_dim block_multiple_of conv_L_cache adapter_rank lru_width
-                conv1d_width attention_hidden_size ffn_round_up_to_multiple_of linear_head_dim
-                short_conv_kernel_size routed_expert_hidden_size""",
-            _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
-                n_routed_experts num_experts_per_tok experts_per_token index_n_heads
-                global_attn_every_n_layers relative_attention_num_buckets
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
+                word_embed_proj_dim rotary_dim expansion_ratio""",
+            _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
+                num_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                intermediate_multiple_size multi_query_group_num global_attn_every_n_layers
+                relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
-                decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn expand mamba_expand mamba_n_heads
-                num_experts_per_token n_mamba_heads mamba_ngroups num_mem_blocks expert_layer_period attn_layer_period
-                linear_num_heads layer_group_size n_heads_in_group""",
+                decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
-                local_attention index_topk window_length attention_window_size model_max_length context_length""",
+                local_attention index_topk""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size shared_intermediate_size",
-            (0, 10**5): """num_local_experts first_k_dense_replace max_window_layers n_shared_experts num_shared_experts
-                num_dense_layers attn_layer_offset expert_layer_offset attn_res_block_size""",
-            (0, 100): "num_nextn_predict_layers num_mtp_layers mtp_num_hidden_layers",
+            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size",
+            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts",
+            (0, 100): "num_nextn_predict_layers num_mtp_layers",
         }.items()
         for key in keys.split()
     },
@@ -95,26 +128,19 @@ KEYS: dict[str, Check] = {
         """tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bias use_qk_norm qk_layernorm multi_query
         bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
-        fc_norm enable_confidence_head confidence_head_with_markov
-        norm_bias decoder_bias classifier_bias
-        use_conv_bias norm_topk_prob alibi conv_bias tie_embedding block_auto_adjust_ff_dim use_sandwich_norm
-        use_attention_gate mamba_conv_bias mamba_proj_bias projectors_bias mamba_rms_norm add_bias_linear
-        use_shared_attention_adapter use_full_rank_gate mla_use_output_gate latent_moe_use_norm""".split(),
+        use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
+        multi_query_attention add_bias_linear add_qkv_bias rmsnorm post_layer_norm no_bias
+        norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
+    **_RECURRENT,
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
     **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
-    **dict.fromkeys(
-        "block_ffn_dim_multiplier ffn_mult qk_dim_factor v_dim_factor ffn_proj_factor".split(),
-        partial(_number, most=1e3),
-    ),
-    **dict.fromkeys("time_step_rank mamba_dt_rank mamba_d_head".split(), _auto),
     **dict.fromkeys("attn_logit_softcapping final_logit_softcapping".split(), partial(_number, most=1e9)),
     **dict.fromkeys(
         "model_type dtype torch_dtype hidden_act hidden_activation activation_function".split(), check_text
     ),
     "hybrid_override_pattern": check_prose,
-    "weight_mode": check_text,
     "quantization_config": _object,
     "rope_parameters": _object,
     "rope_scaling": _object,
@@ -123,15 +149,6 @@ KEYS: dict[str, Check] = {
     "mlp_layer_types": partial(_list, kind=str),
     "mlp_only_layers": partial(_list, kind=int),
     "moe_layers": partial(_list, kind=int),
-    "attn_layer_indices": partial(_list, kind=int),
-    "full_attn_idxs": partial(_list, kind=int),
-    "full_attn_layers": partial(_list, kind=int),
-    "kda_layers": partial(_list, kind=int),
-    "attn_type_list": partial(_list, kind=int),
-    "linear_attn_config": _object,
-    "block_types": partial(_list, kind=str),
-    "mtp_layers_block_type": partial(_list, kind=str),
-    "mtp_hybrid_override_pattern": check_prose,
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
 }
@@ -196,7 +213,7 @@ class Config:
 
     @property
     def heads(self) -> int:
-        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads")
+        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
 
     @property
     def kv_heads(self) -> int:
@@ -216,7 +233,7 @@ class Config:
 
     @property
     def vocab(self) -> int:
-        return self.count("vocab_size")
+        return self.count("vocab_size", "padded_vocab_size")
 
     def layer_types(self, otherwise: Callable[[int], str]) -> list[str]:
         """The attention kind of every layer: from the config's list if it has one."""

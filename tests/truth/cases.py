@@ -7,15 +7,11 @@ import os
 from llmhw.catalog import model_names
 from llmhw.families import FAMILIES
 
-# Families that transformers has no class of; their sizes are held against published ones.
-WITHOUT_CLASS = frozenset({"nemotron-nas"})
-REFERENCED = sorted(set(FAMILIES) - WITHOUT_CLASS)
-
 # Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
 EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
 
 # Families whose FLOPs torch cannot confirm: transformers multiplies otherwise than the model is meant to run.
-FLOPS_FAMILIES = [key for key in REFERENCED if not FAMILIES[key].arithmetic]
+FLOPS_FAMILIES = sorted(key for key, family in FAMILIES.items() if not family.arithmetic)
 FLOPS_VARIANTS = (0, 1)
 DECODE_FAMILIES = ("llama", "gpt2", "mixtral", "qwen2", "falcon", "gemma3_text", "gpt_oss")
 # Families whose prompt transformers computes in chunks, and a token after it as the model is meant to.
@@ -27,11 +23,13 @@ RECURRENT_FAMILIES = (
 RECOMPUTE_FAMILIES = ("llama", "gpt2", "qwen3")
 STEPS = (*DECODE_FAMILIES, *RECURRENT_FAMILIES, *RECOMPUTE_FAMILIES)
 
+# transformers' first GPT keeps no cache.
+CACHED = sorted(FAMILIES.keys() - {"openai-gpt"})
 CACHE_DTYPES = ("fp32", "bf16")
 
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor", "muon")
 OPTIMIZER_PRECISIONS = ("fp32", "bf16")
-# torch.optim.Muon takes matrices only, not the stacked experts of transformers 5.
+# torch.optim.Muon takes matrices only, not the stacked experts and other stacks of transformers 5.
 STACKED_EXPERTS = frozenset(
     {
         "bailing_hybrid",
@@ -67,10 +65,10 @@ MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
 
 def counts(examples: int = 40) -> dict[str, int]:
     """Cases by quantity. A FLOPs case is one pass of one model; an optimizer case is one model's step."""
-    states = len(REFERENCED) * len(OPTIMIZERS) - len(STACKED_EXPERTS)
+    states = len(FAMILIES) * len(OPTIMIZERS) - len(STACKED_EXPERTS)
     return {
-        "parameters": examples * len(REFERENCED) + len(model_names()),
+        "parameters": examples * len(FAMILIES) + len(model_names()),
         "FLOPs": 2 * len(FLOPS_FAMILIES) * len(FLOPS_VARIANTS) + len(STEPS),
-        "KV cache": len(REFERENCED) * len(CACHE_DTYPES),
+        "KV cache": len(CACHED) * len(CACHE_DTYPES),
         "optimizer": states * len(OPTIMIZER_PRECISIONS) + len(MASTER_FAMILIES),
     }

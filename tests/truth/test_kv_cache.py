@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, StaticCache
 
 from llmhw.memory import kv_cache
 from llmhw.model import ModelSpec
-from tests.truth.cases import CACHE_DTYPES, REFERENCED
+from tests.truth.cases import CACHE_DTYPES, CACHED
 from tests.truth.families import config_of, published, sized
 
 BATCH, SEQ_LEN = 2, 14
@@ -35,7 +35,7 @@ def cache_tensors(model: torch.nn.Module, output: Any, cache: Any) -> list[torch
 
 
 @pytest.mark.parametrize("kv_format", CACHE_DTYPES)
-@pytest.mark.parametrize("model_type", REFERENCED)
+@pytest.mark.parametrize("model_type", CACHED)
 def test_cache_bytes(model_type: str, kv_format: str) -> None:
     dtype = torch.float32 if kv_format == "fp32" else torch.bfloat16
     config = config_of(model_type, sized(model_type, 1))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from llmhw.families import FAMILIES
 from llmhw.memory import lora_tensors, training_states
 from llmhw.model import ModelSpec
-from tests.truth.cases import MASTER_FAMILIES, OPTIMIZER_PRECISIONS, OPTIMIZERS, REFERENCED, STACKED_EXPERTS
+from tests.truth.cases import MASTER_FAMILIES, OPTIMIZER_PRECISIONS, OPTIMIZERS, STACKED_EXPERTS
 from tests.truth.families import config_of, published, sized
 
 
@@ -38,7 +39,8 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
     elif name == "adafactor":
         chosen = [torch.optim.Adafactor(parameters)]
     else:
-        blocks = [p for n, p in model.named_parameters() if is_block_matrix(n, p)]
+        ends = {id(e.weight) for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}
+        blocks = [p for n, p in model.named_parameters() if is_block_matrix(n, p) and id(p) not in ends]
         ids = {id(p) for p in blocks}
         rest = [p for p in parameters if id(p) not in ids]
         chosen = [torch.optim.Muon(blocks), torch.optim.AdamW(rest)]
@@ -48,7 +50,7 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
 
 
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
-    outside = ("embed", "wte", "wpe", "head.weight", "project_in", "project_out", "norm", "ln_", "A_log")
+    outside = ("embed", "wpe", "project_in", "project_out", "norm", "ln_", "A_log")
     return parameter.ndim == 2 and not any(word in name for word in outside)
 
 
@@ -62,7 +64,7 @@ def states_of(chosen: list[torch.optim.Optimizer]) -> dict[str, int]:
     return held
 
 
-CASES = [(m, n) for m in REFERENCED for n in OPTIMIZERS if not (n == "muon" and m in STACKED_EXPERTS)]
+CASES = [(m, n) for m in sorted(FAMILIES) for n in OPTIMIZERS if not (n == "muon" and m in STACKED_EXPERTS)]
 
 
 @pytest.mark.parametrize("precision", OPTIMIZER_PRECISIONS)

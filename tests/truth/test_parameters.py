@@ -12,9 +12,9 @@ from transformers import CONFIG_MAPPING
 
 from llmhw import model
 from llmhw.catalog import model_names, read_model
-from llmhw.families import key_of
+from llmhw.families import FAMILIES, key_of
 from llmhw.model import ModelSpec
-from tests.truth.cases import EXAMPLES, REFERENCED
+from tests.truth.cases import EXAMPLES
 from tests.truth.families import config_of, kwargs, on_meta, our_shapes, published, their_shapes
 
 # How the tensor names of transformers sort into our components
@@ -46,7 +46,7 @@ def assert_sorted(spec: ModelSpec, reference: torch.nn.Module) -> None:
     assert spec.parameters.by_component == by_component
 
 
-@pytest.mark.parametrize("model_type", REFERENCED)
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_random_configs(model_type: str) -> None:
     @settings(
         max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)

@@ -14,10 +14,10 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from llmhw import model
 from llmhw.catalog import read_table
+from llmhw.families import FAMILIES
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, weight_bytes, weight_groups
 from llmhw.validation import Row, facts
-from tests.truth.cases import REFERENCED
 from tests.truth.families import config_of, on_meta, sized
 
 GGUF_FACTS = ("gguf_file_size", "gguf_bits_per_weight")
@@ -63,7 +63,7 @@ def test_block_fp8_is_as_large_as_transformers_layer(rows: int, columns: int) ->
     assert number_format("fp8-block").stored_bits(rows, columns) == 8 * theirs
 
 
-@pytest.mark.parametrize("model_type", REFERENCED)
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_quantized_matrices_are_the_ones_transformers_quantizes(model_type: str) -> None:
     """Every linear layer but the head, as its quantizers choose them; the router is our exception, see below."""
     config = config_of(model_type, sized(model_type, 0))
