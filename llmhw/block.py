@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmhw.flops import attended_pairs, attention_core_flops, depthwise_conv_flops, linear_attention_flops
+from llmhw.flops import (
+    attended_pairs,
+    attention_core_flops,
+    convolutions,
+    depthwise_conv_flops,
+    linear_attention_flops,
+)
 from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
 from llmhw.model import Attention, Layer, LinearAttention, ModelSpec, Tensor
@@ -342,7 +348,7 @@ class _Walk:
             yield self._norm("second norm", self.own, self.spec.hidden, True)
 
     def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
-        kept = self._keep("norms", f"input of {name}", self.spec.hidden, self.rows) if keeps else ()
+        kept = self._keep("norms", f"input of {name}", width, self.rows) if keeps else ()
         return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept)
 
     def products(self) -> Iterator[Op]:
@@ -429,7 +435,7 @@ class _Walk:
                 pairs = attended_pairs(replace(a, index_topk=0), seq_len=self.seq_len)
                 yield Core(
                     name="indexer", part="attention", batch=x.micro_batch, heads=a.index_heads, kv_heads=1,
-                    queries=share(self.seq_len, x.cp), keys=self.seq_len, pairs=pairs / x.cp,
+                    queries=share(self.seq_len, x.cp), keys=self.seq_len, pairs=pairs / a.index_block / x.cp,
                     head_dim=a.index_dim, v_head_dim=0,
                 )  # fmt: skip
             if self.spec.rotary:
@@ -448,11 +454,11 @@ class _Walk:
                 tokens=self.tokens, heads=linear.heads / x.tp, key_dim=linear.key_dim, value_dim=linear.value_dim,
                 products=linear.products,
             )  # fmt: skip
-            short = depthwise_conv_flops(
-                tokens=self.tokens, channels=linear.conv_channels / x.tp, kernel=linear.conv_kernel
-            )
+            for t in convolutions(self.layer):
+                outputs, inputs, kernel = local_tensor(self.x, t, self.layer).shape
+                state = state + depthwise_conv_flops(tokens=self.tokens, channels=outputs * inputs, kernel=kernel)
             kept = self._beside_state(linear)
-            yield State(name=linear.kind, part="attention", flops=state + short, kernels=_STATE_KERNELS, kept=kept)
+            yield State(name=linear.kind, part="attention", flops=state, kernels=_STATE_KERNELS, kept=kept)
 
     def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
         """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""

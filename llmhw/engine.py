@@ -358,7 +358,7 @@ class Engine:
         lengths = {"seq_len": int(tokens), "past": int(past)}
         cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
         if a.index_heads:
-            every = attended_pairs(replace(a, index_topk=0), **lengths)
+            every = attended_pairs(replace(a, index_topk=0), **lengths) / a.index_block
             cores.append(("indexer", a.index_heads, every, a.index_dim, 0))
         for name, heads, pairs, head_dim, v_head_dim in cores:
             behind = Ledger(ledger.detail)
@@ -383,7 +383,8 @@ class Engine:
             self._read(ledger, "keys and values", every | cached)
         if a.index_dim:
             cached = {"function": latent_cache_bytes, "tokens": context, "latent": a.index_dim}
-            scores = {"heads": a.index_heads, "pairs": context, "head_dim": a.index_dim, "v_head_dim": 0}
+            scores = {"heads": a.index_heads, "pairs": context / a.index_block}
+            scores |= {"head_dim": a.index_dim, "v_head_dim": 0}
             self._read(ledger, "keys of the indexer", every | cached, scores)
 
     def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, share: Any, sequences: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.model import Attention, Layer, ModelSpec, model_of
+from llmhw.model import Attention, Layer, ModelSpec, Tensor, model_of
 from llmhw.units import LLMHWError, check_choice, maximum, minimum
 
 RECOMPUTE = ("none", "selective", "full")
@@ -260,7 +260,8 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
         yield term(attention_core_flops, f"{a.kind} attention", count, **sizes)
         if a.index_heads:
             seen = causal_pairs(**lengths, window=past + seq_len) if causal else pairs
-            sizes = {"batch": batch, "heads": a.index_heads, "pairs": seen, "head_dim": a.index_dim, "v_head_dim": 0}
+            sizes = {"batch": batch, "heads": a.index_heads, "pairs": seen // a.index_block}
+            sizes |= {"head_dim": a.index_dim, "v_head_dim": 0}
             yield term(attention_core_flops, "sparse-attention indexer", count, **sizes)
     if linear:
         tokens = batch * seq_len
@@ -268,9 +269,14 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
             sizes = {"heads": linear.heads, "key_dim": linear.key_dim, "value_dim": linear.value_dim}
             sizes |= {"tokens": tokens, "products": linear.products}
             yield term(linear_attention_flops, linear.kind, count, **sizes)
-        if linear.conv_channels:
-            sizes = {"tokens": tokens, "channels": linear.conv_channels, "kernel": linear.conv_kernel}
-            yield term(depthwise_conv_flops, "convolution", count, **sizes)
+    for t in convolutions(layer):
+        sizes = {"tokens": batch * seq_len, "channels": t.shape[0] * t.shape[1], "kernel": t.shape[2]}
+        yield term(depthwise_conv_flops, "convolution", count, **sizes)
+
+
+def convolutions(layer: Layer) -> Iterator[Tensor]:
+    """The weights of its short convolutions: outputs, inputs of each, kernel."""
+    return (t for t in layer.used if t.part == "conv" and len(t.shape) == 3)
 
 
 def backward_flops(spec: ModelSpec | str, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:

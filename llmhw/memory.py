@@ -196,6 +196,9 @@ def kv_cache(
                 sizes |= {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
                 kept = term(kv_cache_bytes, "keys and values", count, **sizes, bits_per_element=bits)
             parts.setdefault(a.kind, []).append(kept)
+            if a.index_dim and not a.latent:
+                sizes = {"batch": batch, "tokens": seq_len, "latent": a.index_dim, "bits_per_element": bits}
+                parts[a.kind].append(term(latent_cache_bytes, "keys of the indexer", count, **sizes))
         if linear:
             sizes = {"batch": batch, **linear.kept(tp), "bits_per_element": bits}
             kept = term(linear_state_bytes, linear.kind, count, **sizes)

@@ -136,6 +136,7 @@ class Attention:
     latent                   MLA: elements cached per token in place of keys and values (0: not MLA)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
+    index_block              tokens whose keys it averages into one
     evicts                   True if engines keep only the window in the cache
     causal                   False: every token sees all others, and nothing is cached (encoders)
     """
@@ -150,6 +151,7 @@ class Attention:
     index_dim: int = 0
     index_heads: int = 0
     index_topk: int = 0
+    index_block: int = 1
     evicts: bool = True
     causal: bool = True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, recurrent, remote, varied
+from llmhw.families import delta, encoders, hybrids, latent, llamas, mixtures, older, recurrent, remote, varied
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -23,6 +23,7 @@ FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
+    **delta.TABLE,
     **hybrids.TABLE,
     **recurrent.TABLE,
     **older.TABLE,

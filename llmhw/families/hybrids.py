@@ -1,309 +1,17 @@
-"""Hybrids of softmax and linear attention."""
+"""Hybrids of softmax attention with lightning attention or Mamba, in blocks unlike Llama's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
-from llmhw.families.config import Config, check_keys
-from llmhw.families.decoder import POST_NORMS, TWO_NORMS, mtp_of, qwen_sparse, routed
+from llmhw.families.config import Config
+from llmhw.families.decoder import TWO_NORMS, routed
 from llmhw.families.family import Family, family
-from llmhw.families.recurrent import CHUNKS, conv, kinds_of, mamba2
+from llmhw.families.recurrent import CHUNKS, SCAN, conv, divided, kinds_of, mamba2, rank_of
 from llmhw.model import Attention, Layer, LinearAttention, Tensor
-from llmhw.units import LLMHWError, ceil_div
-
-_LINEAR = {
-    "rotary": 0.25,
-    "arithmetic": CHUNKS,
-    "linear_conv_kernel_dim": 4,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "head_dim": 256,
-    "max_position_embeddings": 32768,
-}
-
-
-# -- Gated DeltaNet ---------------------------------------------------------------------------
-
-
-def _delta(c: Config) -> LinearAttention:
-    """The state of Gated DeltaNet, by the keys that its families share."""
-    key_heads, value_heads = c.count("linear_num_key_heads"), c.count("linear_num_value_heads")
-    key_dim, value_dim = c.count("linear_key_head_dim"), c.count("linear_value_head_dim")
-    channels = 2 * key_heads * key_dim + value_heads * value_dim
-    kernel = c.count("linear_conv_kernel_dim")
-    return LinearAttention("gated-deltanet", value_heads, key_dim, value_dim, channels, kernel, products=3)
-
-
-def _qwen_delta(b: Builder, c: Config) -> LinearAttention:
-    """Qwen's names; Qwen3-Next has two fused projections."""
-    linear = _delta(c)
-    inner, channels = linear.heads * linear.value_dim, linear.conv_channels
-    b.plain("linear_attn.dt_bias", "heads", (linear.heads,))
-    b.plain("linear_attn.A_log", "heads", (linear.heads,))
-    conv(b, "linear_attn.conv1d", channels, linear.conv_kernel)
-    if c.model_type == "qwen3_next":
-        b.linear("linear_attn.in_proj_qkvz", "in_proj", channels + inner, c.hidden)
-        b.linear("linear_attn.in_proj_ba", "in_proj", 2 * linear.heads, c.hidden)
-    else:
-        b.linear("linear_attn.in_proj_qkv", "in_proj", channels, c.hidden)
-        b.linear("linear_attn.in_proj_z", "in_proj", inner, c.hidden)
-        b.linear("linear_attn.in_proj_b", "in_proj", linear.heads, c.hidden)
-        b.linear("linear_attn.in_proj_a", "in_proj", linear.heads, c.hidden)
-    b.norm("linear_attn.norm", linear.value_dim, "inner_norm")
-    b.linear("linear_attn.out_proj", "o", c.hidden, inner)
-    return linear
-
-
-def _gated_attention(b: Builder, c: Config) -> Attention:
-    """Softmax attention whose output is gated, with norms of queries and keys."""
-    a, bias = attention_of(c), c.flag("attention_bias")
-    b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias, gated=True)
-    b.norm("self_attn.q_norm", a.head_dim, "q_norm")
-    b.norm("self_attn.k_norm", a.head_dim, "k_norm")
-    return a
-
-
-def _qwen3_next(c: Config) -> Body:
-    """Qwen3-Next and Qwen3.5: three layers of Gated DeltaNet to one of gated softmax attention."""
-    every = c.count("full_attention_interval", default=4)
-    types = kinds_of(
-        c, lambda i: "linear_attention" if (i + 1) % every else "full_attention", "linear_attention", "full_attention"
-    )
-    is_moe, experts = c.get("num_experts") is not None, routed(c, inner="moe_intermediate_size", shared=True)
-
-    def make(kind: str, sparse: bool) -> Layer:
-        b, a, linear = Builder(), None, None
-        if kind == "linear_attention":
-            linear = _qwen_delta(b, c)
-        else:
-            a = _gated_attention(b, c)
-        experts(b, sparse)
-        b.norms(TWO_NORMS, c.hidden)
-        return b.layer(a, linear)
-
-    layers = each(make, types, qwen_sparse(c) if is_moe else [False] * c.layers)
-    outer = outer_of(c, "model.embed_tokens", "model.norm")
-    return Body(layers, outer, c.get("intermediate_size", default=0), mtp=_qwen_mtp(c, make, is_moe))
-
-
-def _qwen_mtp(c: Config, make: Callable[[str, bool], Layer], is_moe: bool) -> tuple[Tensor, ...]:
-    """Full attention whatever the last layer has; one projection, two norms before and one behind for all of them."""
-    count: int = c.get("mtp_num_hidden_layers", default=0)
-    b = Builder()
-    b.norms(dict.fromkeys(("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"), "norm"), c.hidden)
-    b.linear("fc", "mtp", c.hidden, 2 * c.hidden)
-    return (*b.tensors, *make("full_attention", is_moe).tensors * count) if count else ()
-
-
-def _olmo_hybrid(c: Config) -> Body:
-    """OLMo Hybrid: Gated DeltaNet with norms before, every fourth layer OLMo 3's attention with norms behind."""
-    types = kinds_of(c, _olmo_kind(c.layers), "linear_attention", "full_attention")
-    key_heads = c.count("linear_num_key_heads", default=c.heads)
-    key_dim = c.count("linear_key_head_dim", default=int(0.75 * c.hidden / key_heads))
-    rule = {
-        "linear_num_key_heads": key_heads,
-        "linear_num_value_heads": c.count("linear_num_value_heads", default=c.heads),
-        "linear_key_head_dim": key_dim,
-        "linear_value_head_dim": c.count("linear_value_head_dim", default=2 * key_dim),
-    }
-    linear = _delta(Config({**c.data, **rule}, c.defaults, c.model_type))
-    keys, values = key_heads * key_dim, linear.heads * linear.value_dim
-
-    def make(kind: str) -> Layer:
-        b, a = Builder(), None
-        if kind == "full_attention":
-            a, bias = attention_of(c), c.flag("attention_bias")
-            b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias)
-            b.norm("self_attn.q_norm", a.heads * a.head_dim, "q_norm")
-            b.norm("self_attn.k_norm", a.kv_heads * a.head_dim, "k_norm")
-        else:
-            b.plain("linear_attn.A_log", "heads", (linear.heads,))
-            b.plain("linear_attn.dt_bias", "heads", (linear.heads,))
-            for name, out in (("q", keys), ("k", keys), ("v", values), ("g", values)):
-                b.linear(f"linear_attn.{name}_proj", "in_proj", out, c.hidden)
-            for name in ("a", "b"):
-                b.linear(f"linear_attn.{name}_proj", "in_proj", linear.heads, c.hidden)
-            conv(b, "linear_attn.conv1d", linear.conv_channels, linear.conv_kernel)
-            b.norm("linear_attn.o_norm", linear.value_dim, "inner_norm")
-            b.linear("linear_attn.o_proj", "o", c.hidden, values)
-        b.gated_mlp("mlp", c.hidden, c.intermediate)
-        b.norms(POST_NORMS if a else TWO_NORMS, c.hidden)
-        return b.layer(a, None if a else linear)
-
-    return Body(each(make, types), outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)
-
-
-def _olmo_kind(layers: int) -> Callable[[int], str]:
-    return lambda i: "full_attention" if i % 4 == 3 or i == layers - 1 < 3 else "linear_attention"
-
-
-# -- Kimi Delta Attention ---------------------------------------------------------------------
-
-
-def _kda(
-    b: Builder, c: Config, *, heads: int, head_dim: int, kernel: int, low_rank: bool, full_gate: bool
-) -> LinearAttention:
-    """Kimi Delta Attention (Kimi Team 2025): the delta rule with a decay for each channel.
-
-    low_rank    the decay comes through a narrow projection
-    full_gate   the output's gate does not
-    """
-    inner = heads * head_dim
-    for name in ("q_proj", "k_proj", "v_proj"):
-        b.linear(f"self_attn.{name}", "in_proj", inner, c.hidden)
-    conv(b, "self_attn.conv1d", 3 * inner, kernel)
-    b.plain("self_attn.forget_gate.dt_bias", "heads", (inner,))
-    if low_rank:
-        # K3's is as long as a kernel's tile
-        shape = (ceil_div(heads, 128) * 128,) if full_gate else (1, 1, heads, 1)
-        b.plain("self_attn.forget_gate.A_log", "mix", shape)
-        b.linear("self_attn.forget_gate.f_a_proj", "q_a", head_dim, c.hidden)
-        b.linear("self_attn.forget_gate.f_b_proj", "q_b", inner, head_dim)
-    else:
-        b.plain("self_attn.forget_gate.A_log", "heads", (heads,))
-        b.linear("self_attn.forget_gate.f_proj", "in_proj", inner, c.hidden)
-    b.linear("self_attn.b_proj", "in_proj", heads, c.hidden)
-    if full_gate:
-        b.linear("self_attn.g_proj", "in_proj", inner, c.hidden)
-    else:
-        b.linear("self_attn.g_a_proj", "q_a", head_dim, c.hidden)
-        b.linear("self_attn.g_b_proj", "q_b", inner, head_dim)
-    b.norm("self_attn.o_norm", head_dim, "inner_norm")
-    b.linear("self_attn.o_proj", "o", c.hidden, inner)
-    return LinearAttention("kda", heads, head_dim, head_dim, 3 * inner, kernel, products=3)
-
-
-def _latent(b: Builder, c: Config, *, gate: int) -> Attention:
-    """Latent attention beside it; `gate`: outputs of the projection that gates its output."""
-    nope, rope, v_dim = c.count("qk_nope_head_dim"), c.count("qk_rope_head_dim"), c.count("v_head_dim")
-    rank, q_rank, bias = c.count("kv_lora_rank"), c.get("q_lora_rank"), c.flag("attention_bias")
-    a = Attention(c.heads, c.heads, nope + rope, v_dim, latent=rank + rope)
-    if q_rank:
-        b.linear("self_attn.q_a_proj", "q_a", q_rank, c.hidden, bias=bias)
-        b.norm("self_attn.q_a_layernorm", q_rank, "inner_norm")
-        b.linear("self_attn.q_b_proj", "q_b", a.heads * a.head_dim, q_rank)
-    else:
-        b.linear("self_attn.q_proj", "q", a.heads * a.head_dim, c.hidden)
-    b.linear("self_attn.kv_a_proj_with_mqa", "kv_a", rank + rope, c.hidden, bias=bias)
-    b.norm("self_attn.kv_a_layernorm", rank, "inner_norm")
-    b.linear("self_attn.kv_b_proj", "kv_b", a.heads * (nope + v_dim), rank)
-    b.linear("self_attn.o_proj", "o", c.hidden, a.heads * v_dim, bias=bias)
-    if gate:
-        b.linear("self_attn.g_proj", "in_proj", gate, c.hidden)
-    return a
-
-
-def _sparse(c: Config) -> list[bool]:
-    """For each layer, whether it has experts."""
-    first = c.count("first_k_dense_replace", least=0)
-    listed = c.get("mlp_layer_types")
-    if listed is not None:
-        return [kind == "sparse" for kind in c.listed("mlp_layer_types", listed)]
-    return [i >= first for i in range(c.layers)]
-
-
-def _experts(b: Builder, c: Config, sparse: bool) -> None:
-    """Experts of a latent width, if one is given, and shared ones beside them."""
-    if not sparse:
-        return b.gated_mlp("mlp", c.hidden, c.intermediate)
-    inner, width = c.count("moe_intermediate_size"), c.count("routed_expert_hidden_size", default=c.hidden)
-    b.moe("mlp", c, inner=inner, width=width)
-    if width != c.hidden:
-        b.linear("mlp.routed_expert_down_proj", "latent", width, c.hidden)
-        b.linear("mlp.routed_expert_up_proj", "latent", c.hidden, width)
-        if c.flag("latent_moe_use_norm"):
-            b.norm("mlp.routed_expert_norm", width, "inner_norm")
-    shared = c.get("n_shared_experts", "num_shared_experts", default=0)
-    if shared:
-        b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, shared=True)
-
-
-def _kimi_keys(c: Config) -> Config:
-    """The config with what the published ones hold in `linear_attn_config` beside the other keys."""
-    inner = c.get("linear_attn_config", default={})
-    check_keys(
-        {key: inner.get(key) for key in ("head_dim", "num_heads", "short_conv_kernel_size", "use_full_rank_gate")}
-    )
-    lists = {key: inner[key] for key in ("full_attn_layers", "kda_layers") if inner.get(key) is not None}
-    check_keys(lists)
-    names = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
-    names |= {"short_conv_kernel_size": "linear_conv_kernel_dim", "use_full_rank_gate": "use_full_rank_gate"}
-    found = {new: inner[old] for old, new in names.items() if inner.get(old) is not None}
-    if c.get("layer_types") is None and len(lists) == 2:
-        kinds = dict.fromkeys(lists["full_attn_layers"], "full_attention")
-        kinds |= dict.fromkeys(lists["kda_layers"], "linear_attention")
-        if sorted(kinds) != list(range(1, c.layers + 1)):
-            raise LLMHWError(
-                f"config key linear_attn_config must name each of the layers 1 to {c.layers} in full_attn_layers or in "
-                "kda_layers"
-            )
-        found["layer_types"] = [kinds[i + 1] for i in range(c.layers)]
-    return Config({**c.data, **found}, c.defaults, c.model_type)
-
-
-def _kimi(c: Config) -> Body:
-    """Kimi Linear and Kimi K3: Kimi Delta Attention, and in some layers latent attention without rotary embedding."""
-    c = _kimi_keys(c)
-    types = kinds_of(
-        c, lambda i: "full_attention" if i and i % 4 == 0 else "linear_attention", "linear_attention", "full_attention"
-    )
-    gate = c.heads * c.count("v_head_dim") if c.flag("mla_use_output_gate") else 0
-    residuals = c.get("attn_res_block_size", default=0)
-
-    def make(kind: str, sparse: bool) -> Layer:
-        b, a, linear = Builder(), None, None
-        if kind == "full_attention":
-            a = _latent(b, c, gate=gate)
-        else:
-            linear = _kda(
-                b, c, heads=c.count("linear_num_heads"), head_dim=c.count("linear_head_dim"),
-                kernel=c.count("linear_conv_kernel_dim"), low_rank=True, full_gate=c.flag("use_full_rank_gate"),
-            )  # fmt: skip
-        _experts(b, c, sparse)
-        b.norms(TWO_NORMS, c.hidden)
-        for name in ("self_attention", "mlp") if residuals else ():  # attention over the sums of earlier blocks
-            b.norm(f"{name}_res_norm", c.hidden, "inner_norm")
-            b.linear(f"{name}_res_proj", "mix", 1, c.hidden)
-        return b.layer(a, linear)
-
-    layers, outer = each(make, types, _sparse(c)), outer_of(c, "model.embed_tokens", "model.norm")
-    if residuals:
-        outer.norm("model.output_attn_res_norm", c.hidden)
-        outer.linear("model.output_attn_res_proj", "project_out", 1, c.hidden)
-    return Body(layers, outer, c.intermediate, mtp=mtp_of(c, layers[-1]), ties=False)
-
-
-def _bailing(c: Config) -> Body:
-    """Ling 3: Kimi Delta Attention, every so many layers latent attention, gated by head."""
-    every = c.count("layer_group_size")
-    types = kinds_of(
-        c, lambda i: "linear_attention" if (i + 1) % every else "full_attention", "linear_attention", "full_attention"
-    )
-    if c.get("q_lora_rank"):
-        raise LLMHWError(
-            f"config key q_lora_rank={c.get('q_lora_rank')} is of Ring 2.5, whose lightning attention is not covered"
-        )
-    kernel = c.count("short_conv_kernel_size")
-    # saved again, head_dim is that of the rotary part; published, that of linear attention
-    head_dim = c.count("linear_head_dim", "head_dim")
-
-    def make(kind: str, sparse: bool) -> Layer:
-        b, a, linear = Builder(), None, None
-        if kind == "full_attention":
-            a = _latent(b, c, gate=c.heads)
-        else:
-            linear = _kda(b, c, heads=c.heads, head_dim=head_dim, kernel=kernel, low_rank=False, full_gate=True)
-        _experts(b, c, sparse)
-        b.norms(TWO_NORMS, c.hidden)
-        return b.layer(a, linear)
-
-    layers = each(make, types, _sparse(c))
-    outer = outer_of(c, "model.embed_tokens", "model.norm")
-    return Body(layers, outer, c.intermediate, mtp=mtp_of(c, make("full_attention", True)), ties=False)
-
+from llmhw.units import LLMHWError
 
 # -- lightning attention ----------------------------------------------------------------------
 
@@ -421,23 +129,124 @@ def _nemotron_mtp(c: Config) -> tuple[Tensor, ...]:
     return (*b.tensors, *(t for kind in kinds for t in _nemotron_block(c, kind).tensors)) * count
 
 
-# fmt: off
-_KIMI = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128,
-    "num_attention_heads": 32, "n_shared_experts": 1, "num_experts_per_tok": 8, "arithmetic": CHUNKS}
+# -- Zamba: one block of attention that several layers share ------------------------------------
 
+
+def _zamba_mamba(b: Builder, prefix: str, c: Config) -> LinearAttention:
+    """Mamba in heads, each with its own projections of the time step, B and C."""
+    inner, state = c.count("mamba_expand") * c.hidden, c.count("mamba_d_state")
+    rank, heads, bias = rank_of(c, "mamba_dt_rank"), c.count("n_mamba_heads"), c.flag("mamba_proj_bias")
+    head_dim, kernel = divided(c, inner, "n_mamba_heads"), c.count("mamba_d_conv")
+    b.plain(f"{prefix}.x_proj_weight", "in_proj", (heads, rank + 2 * state, head_dim), matmul=True)
+    b.plain(f"{prefix}.dt_proj_weight", "in_proj", (heads, head_dim, rank), matmul=True)
+    b.plain(f"{prefix}.dt_proj_bias", "heads", (heads, head_dim))
+    b.plain(f"{prefix}.A_log", "heads", (heads, head_dim, state))
+    b.plain(f"{prefix}.D", "heads", (heads, head_dim))
+    conv(b, f"{prefix}.conv1d", inner, kernel, bias=c.flag("mamba_conv_bias"))
+    b.linear(f"{prefix}.in_proj", "in_proj", 2 * inner, c.hidden, bias=bias)
+    b.linear(f"{prefix}.out_proj", "o", c.hidden, inner, bias=bias)
+    return LinearAttention("mamba", inner, state, 1, inner, kernel)
+
+
+def _zamba2_mamba(b: Builder, prefix: str, c: Config) -> LinearAttention:
+    inner = c.count("mamba_expand") * c.hidden
+    return mamba2(
+        b, prefix, c.hidden, heads=c.count("n_mamba_heads"), head_dim=divided(c, inner, "n_mamba_heads"),
+        state=c.count("mamba_d_state"), groups=c.count("mamba_ngroups"), kernel=c.count("mamba_d_conv"),
+        conv_bias=True, bias=c.flag("add_bias_linear"),
+    )  # fmt: skip
+
+
+def _zamba_block(c: Config, uses: Iterable[int]) -> tuple[Attention, tuple[Tensor, ...]]:
+    """A shared block, which sees the embedding beside its input.
+
+    uses   which of the hybrid layers run it: each has its own low-rank adapters, held by the block
+    """
+    new, prefix, wide = c.model_type == "zamba2", "shared_transf", 2 * c.hidden
+    inner = c.count("intermediate_size", default=4 * c.hidden)
+    size = c.count("attention_head_dim", default=_of(wide, c.heads))
+    a, b = Attention(c.heads, c.kv_heads, size, size), Builder()
+    if new:
+        prefix, bias, rank = "shared_transformer", c.flag("add_bias_linear"), c.count("adapter_rank")
+        b.linear(f"{prefix}.feed_forward.gate_up_proj", "gate_up", 2 * inner, c.hidden, bias=bias)
+        b.linear(f"{prefix}.feed_forward.down_proj", "down", c.hidden, inner, bias=bias)
+        for use in uses:
+            for part, width, out in (
+                ("q", wide, wide),
+                ("k", wide, wide),
+                ("v", wide, wide),
+                ("", c.hidden, 2 * inner),
+            ):
+                if part and not c.flag("use_shared_attention_adapter"):
+                    continue
+                name = f"self_attn.linear_{part}_adapter_list" if part else "feed_forward.gate_up_proj_adapter_list"
+                b.linear(f"{prefix}.{name}.{use}.0", "adapter_a" if part else "latent", rank, width)
+                b.linear(f"{prefix}.{name}.{use}.1", "q_b" if part else "adapter_b", out, rank)
+    else:
+        b.gated_mlp(f"{prefix}.feed_forward", c.hidden, inner)
+    for name, heads in (("q", a.heads), ("k", a.kv_heads), ("v", a.kv_heads)):
+        b.linear(f"{prefix}.self_attn.{name}_proj", name, heads * size, wide)
+    b.linear(f"{prefix}.self_attn.o_proj", "o", c.hidden, c.heads * size)
+    b.norm(f"{prefix}.input_layernorm", wide, "norm_in")
+    b.norm(f"{prefix}.pre_ff_layernorm", c.hidden)
+    return a, tuple(b.tensors)
+
+
+def _of(wide: int, heads: int) -> int:
+    if wide % heads:
+        raise LLMHWError(f"heads={heads} does not divide twice the hidden_size, {wide}")
+    return wide // heads
+
+
+def _for_use(tensors: tuple[Tensor, ...], use: int) -> tuple[Tensor, ...]:
+    """The tensors of a shared block; of its adapters only those of this use are computed with."""
+
+    def used(t: Tensor) -> int:
+        return int("_adapter_list." not in t.name or f"_adapter_list.{use}." in t.name)
+
+    return tuple(replace(t, used=used(t)) for t in tensors)
+
+
+def _zamba(c: Config) -> Body:
+    """Zamba and Zamba2: Mamba everywhere, and in hybrid layers before it a block that all of them share, in turn."""
+    new = c.model_type == "zamba2"
+    types = kinds_of(c, _zamba2_kind if new else _zamba_kind(c), "linear_attention", "hybrid")
+    mixer, count = (_zamba2_mamba, c.count("num_mem_blocks")) if new else (_zamba_mamba, 1)
+    hybrids = [i for i, kind in enumerate(types) if kind == "hybrid"]
+    count = min(count, len(hybrids)) if hybrids else 1
+    blocks = [_zamba_block(c, range(n, len(hybrids), count)) for n in range(count)]
+
+    def make(kind: str, use: int) -> Layer:
+        b = Builder()
+        prefix = "mamba_decoder." if kind == "hybrid" else ""
+        linear = mixer(b, f"{prefix}mamba", c)
+        b.norm(f"{prefix}input_layernorm", c.hidden, "norm_in" if kind != "hybrid" else "norm")
+        if kind != "hybrid":
+            return b.layer(linear=linear)
+        b.linear("linear", "mix", c.hidden, c.hidden)
+        a, shared = blocks[use % count]
+        shared = _for_use(shared, use)
+        if use < count:
+            b.tensors += shared
+            return b.layer(a, linear)
+        return replace(b.layer(a, linear), borrowed=tuple(t for t in shared if t.used))
+
+    uses = [hybrids.index(i) if kind == "hybrid" else 0 for i, kind in enumerate(types)]
+    inner = c.count("intermediate_size", default=4 * c.hidden)
+    return Body(each(make, types, uses), outer_of(c, "model.embed_tokens", "model.final_layernorm"), inner)
+
+
+def _zamba_kind(c: Config) -> Callable[[int], str]:
+    period, offset = c.count("attn_layer_period"), c.count("attn_layer_offset", least=0)
+    return lambda i: "hybrid" if i == 2 or (i > 2 and (i - 3) % period == offset) else "linear_attention"
+
+
+def _zamba2_kind(i: int) -> str:
+    return "hybrid" if i in (6, 12, 18, 24, 30, 36, 42, 47, 51) else "linear_attention"
+
+
+# fmt: off
 TABLE: dict[str, Family] = {
-    "qwen3_next": family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
-    "qwen3_5_text": family(_qwen3_next, "Qwen 3.5", synonyms=("qwen3_5",), num_key_value_heads=4, **_LINEAR),
-    "qwen3_5_moe_text": family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), num_key_value_heads=2,
-        **_LINEAR),
-    "olmo_hybrid": family(_olmo_hybrid, "OLMo Hybrid", arithmetic=CHUNKS, num_attention_heads=30,
-        intermediate_size=11008, linear_conv_kernel_dim=4, max_position_embeddings=65536),
-    "kimi_linear": family(_kimi, "Kimi Linear and K3", synonyms=("kimi_k3",), rotary=0, moe_intermediate_size=1024,
-        intermediate_size=9216, num_experts=256, linear_head_dim=128, linear_num_heads=32, linear_conv_kernel_dim=4,
-        first_k_dense_replace=1, max_position_embeddings=1048576, **_KIMI),
-    "bailing_hybrid": family(_bailing, "Ling 3", moe_intermediate_size=768, intermediate_size=6144, num_experts=512,
-        head_dim=128, short_conv_kernel_size=4, layer_group_size=6, first_k_dense_replace=2,
-        max_position_embeddings=262144, num_mtp_layers=1, **_KIMI),
     "minimax": family(_minimax, "MiniMax Text-01 and M1", synonyms=("minimax_text_01", "minimax_m1"),
         arithmetic=CHUNKS, num_attention_heads=32, num_key_value_heads=8, intermediate_size=14336,
         num_experts_per_tok=2, num_local_experts=8, max_position_embeddings=131072),
@@ -446,5 +255,11 @@ TABLE: dict[str, Family] = {
         ssm_state_size=128, n_groups=8, conv_kernel=4, use_conv_bias=True, intermediate_size=21504, n_routed_experts=8,
         num_experts_per_tok=2, moe_intermediate_size=7688, moe_shared_expert_intermediate_size=7688,
         mtp_layers_block_type=("full_attention", "moe")),
+    "zamba": family(_zamba, "Zamba", rotary=0, arithmetic=SCAN, num_attention_heads=16, num_key_value_heads=16,
+        intermediate_size=14848, n_mamba_heads=2, attn_layer_period=6, attn_layer_offset=4, mamba_d_state=16,
+        mamba_d_conv=4, mamba_expand=2, mamba_conv_bias=True, max_position_embeddings=4096, tie_word_embeddings=True),
+    "zamba2": family(_zamba, "Zamba 2", arithmetic=CHUNKS, num_attention_heads=32, n_mamba_heads=8, mamba_ngroups=1,
+        mamba_d_state=64, mamba_d_conv=4, mamba_expand=2, num_mem_blocks=1, adapter_rank=128,
+        max_position_embeddings=4096, tie_word_embeddings=True),
 }
 # fmt: on

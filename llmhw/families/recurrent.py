@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import ONE_NORM, TWO_NORMS, routed
 from llmhw.families.family import Family, family
-from llmhw.model import Attention, Layer, LinearAttention, Tensor
+from llmhw.model import Layer, LinearAttention
 from llmhw.units import LLMHWError, ceil_div
 
 CHUNKS = "linear attention runs in chunks in transformers; the prediction is its recurrent form"
 _PADDED = "transformers' convolution computes its padding, too; the prediction is that of the tokens"
-_SCAN = "transformers adds to the state and lets it decay element by element, which torch does not count"
+SCAN = "transformers adds to the state and lets it decay element by element, which torch does not count"
 
 # Spellings of the kinds of layers, as transformers maps them: older configs have those on the left.
-_KINDS = {"mamba": "linear_attention", "attention": "full_attention", "recurrent": "linear_attention"}
+_KINDS = {
+    "mamba": "linear_attention",
+    "attention": "full_attention",
+    "recurrent": "linear_attention",
+    "indexed_attention": "full_attention",
+    "qwen_sparse_attention": "full_attention",
+}
 
 
 def conv(b: Builder, name: str, channels: int, kernel: int, *, bias: bool = False) -> None:
@@ -44,7 +49,7 @@ def _auto(c: Config, key: str, otherwise: int) -> int:
     return otherwise if c.get(key, default="auto") == "auto" else c.count(key)
 
 
-def _divided(c: Config, inner: int, key: str) -> int:
+def divided(c: Config, inner: int, key: str) -> int:
     """Size of each of the heads that `key` counts."""
     if inner % c.count(key):
         raise LLMHWError(f"config key {key}={c.count(key)} does not divide the {inner} channels of Mamba")
@@ -108,7 +113,7 @@ def _short_conv(b: Builder, prefix: str, c: Config) -> LinearAttention:
 # -- Mamba alone ------------------------------------------------------------------------------
 
 
-def _rank(c: Config, key: str) -> int:
+def rank_of(c: Config, key: str) -> int:
     return _auto(c, key, ceil_div(c.hidden, 16))
 
 
@@ -117,7 +122,7 @@ def _mamba(c: Config) -> Body:
     b = Builder()
     b.norm("norm", c.hidden, "norm_in")
     inner = c.count("expand") * c.hidden
-    sizes: dict[str, Any] = {"inner": inner, "state": c.count("state_size"), "rank": _rank(c, "time_step_rank")}
+    sizes: dict[str, Any] = {"inner": inner, "state": c.count("state_size"), "rank": rank_of(c, "time_step_rank")}
     facts: dict[str, Any] = {"conv_bias": c.flag("use_conv_bias"), "bias": c.flag("use_bias")}
     linear = mamba1(b, "mixer", c.hidden, **sizes, kernel=c.count("conv_kernel"), **facts)
     return Body([b.layer(linear=linear)] * c.layers, outer_of(c, "backbone.embeddings", "backbone.norm_f"), inner)
@@ -145,7 +150,7 @@ def _mamba2(c: Config) -> Body:
 def _mamba2_of(b: Builder, c: Config, **facts: Any) -> LinearAttention:
     """Mamba-2 by the keys that Bamba, Granite 4 and Falcon-H1 share."""
     inner = c.get("mamba_d_ssm") or c.count("mamba_expand") * c.hidden
-    head_dim = _auto(c, "mamba_d_head", _divided(c, inner, "mamba_n_heads"))
+    head_dim = _auto(c, "mamba_d_head", divided(c, inner, "mamba_n_heads"))
     heads = c.count("mamba_n_heads")
     if heads * head_dim != inner:
         raise LLMHWError(f"config keys mamba_n_heads={heads} times mamba_d_head={head_dim} must be {inner} channels")
@@ -221,7 +226,7 @@ def _every(c: Config, what: str) -> list[bool]:
 
 def _jamba(c: Config) -> Body:
     sizes: dict[str, Any] = {"inner": c.count("mamba_expand") * c.hidden, "state": c.count("mamba_d_state")}
-    rank, kernel, many = _rank(c, "mamba_dt_rank"), c.count("mamba_d_conv"), c.count("num_experts") > 1
+    rank, kernel, many = rank_of(c, "mamba_dt_rank"), c.count("mamba_d_conv"), c.count("num_experts") > 1
     facts: dict[str, Any] = {"conv_bias": c.flag("mamba_conv_bias"), "bias": c.flag("mamba_proj_bias")}
 
     def make(attends: bool, sparse: bool) -> Layer:
@@ -242,122 +247,6 @@ def _jamba(c: Config) -> Body:
 
     layers = each(make, _every(c, "attn"), _every(c, "expert"))
     return Body(layers, outer_of(c, "model.embed_tokens", "model.final_layernorm"), c.intermediate)
-
-
-# -- Zamba: one block of attention that several layers share ------------------------------------
-
-
-def _zamba_mamba(b: Builder, prefix: str, c: Config) -> LinearAttention:
-    """Mamba in heads, each with its own projections of the time step, B and C."""
-    inner, state = c.count("mamba_expand") * c.hidden, c.count("mamba_d_state")
-    rank, heads, bias = _rank(c, "mamba_dt_rank"), c.count("n_mamba_heads"), c.flag("mamba_proj_bias")
-    head_dim, kernel = _divided(c, inner, "n_mamba_heads"), c.count("mamba_d_conv")
-    b.plain(f"{prefix}.x_proj_weight", "in_proj", (heads, rank + 2 * state, head_dim), matmul=True)
-    b.plain(f"{prefix}.dt_proj_weight", "in_proj", (heads, head_dim, rank), matmul=True)
-    b.plain(f"{prefix}.dt_proj_bias", "heads", (heads, head_dim))
-    b.plain(f"{prefix}.A_log", "heads", (heads, head_dim, state))
-    b.plain(f"{prefix}.D", "heads", (heads, head_dim))
-    conv(b, f"{prefix}.conv1d", inner, kernel, bias=c.flag("mamba_conv_bias"))
-    b.linear(f"{prefix}.in_proj", "in_proj", 2 * inner, c.hidden, bias=bias)
-    b.linear(f"{prefix}.out_proj", "o", c.hidden, inner, bias=bias)
-    return LinearAttention("mamba", inner, state, 1, inner, kernel)
-
-
-def _zamba2_mamba(b: Builder, prefix: str, c: Config) -> LinearAttention:
-    inner = c.count("mamba_expand") * c.hidden
-    return mamba2(
-        b, prefix, c.hidden, heads=c.count("n_mamba_heads"), head_dim=_divided(c, inner, "n_mamba_heads"),
-        state=c.count("mamba_d_state"), groups=c.count("mamba_ngroups"), kernel=c.count("mamba_d_conv"),
-        conv_bias=True, bias=c.flag("add_bias_linear"),
-    )  # fmt: skip
-
-
-def _zamba_block(c: Config, uses: Iterable[int]) -> tuple[Attention, tuple[Tensor, ...]]:
-    """A shared block, which sees the embedding beside its input.
-
-    uses   which of the hybrid layers run it: each has its own low-rank adapters, held by the block
-    """
-    new, prefix, wide = c.model_type == "zamba2", "shared_transf", 2 * c.hidden
-    inner = c.count("intermediate_size", default=4 * c.hidden)
-    size = c.count("attention_head_dim", default=_of(wide, c.heads))
-    a, b = Attention(c.heads, c.kv_heads, size, size), Builder()
-    if new:
-        prefix, bias, rank = "shared_transformer", c.flag("add_bias_linear"), c.count("adapter_rank")
-        b.linear(f"{prefix}.feed_forward.gate_up_proj", "gate_up", 2 * inner, c.hidden, bias=bias)
-        b.linear(f"{prefix}.feed_forward.down_proj", "down", c.hidden, inner, bias=bias)
-        for use in uses:
-            for part, width, out in (
-                ("q", wide, wide),
-                ("k", wide, wide),
-                ("v", wide, wide),
-                ("", c.hidden, 2 * inner),
-            ):
-                if part and not c.flag("use_shared_attention_adapter"):
-                    continue
-                name = f"self_attn.linear_{part}_adapter_list" if part else "feed_forward.gate_up_proj_adapter_list"
-                b.linear(f"{prefix}.{name}.{use}.0", "adapter_a" if part else "latent", rank, width)
-                b.linear(f"{prefix}.{name}.{use}.1", "q_b" if part else "adapter_b", out, rank)
-    else:
-        b.gated_mlp(f"{prefix}.feed_forward", c.hidden, inner)
-    for name, heads in (("q", a.heads), ("k", a.kv_heads), ("v", a.kv_heads)):
-        b.linear(f"{prefix}.self_attn.{name}_proj", name, heads * size, wide)
-    b.linear(f"{prefix}.self_attn.o_proj", "o", c.hidden, c.heads * size)
-    b.norm(f"{prefix}.input_layernorm", wide, "norm_in")
-    b.norm(f"{prefix}.pre_ff_layernorm", c.hidden)
-    return a, tuple(b.tensors)
-
-
-def _of(wide: int, heads: int) -> int:
-    if wide % heads:
-        raise LLMHWError(f"heads={heads} does not divide twice the hidden_size, {wide}")
-    return wide // heads
-
-
-def _for_use(tensors: tuple[Tensor, ...], use: int) -> tuple[Tensor, ...]:
-    """The tensors of a shared block; of its adapters only those of this use are computed with."""
-
-    def used(t: Tensor) -> int:
-        return int("_adapter_list." not in t.name or f"_adapter_list.{use}." in t.name)
-
-    return tuple(replace(t, used=used(t)) for t in tensors)
-
-
-def _zamba(c: Config) -> Body:
-    """Zamba and Zamba2: Mamba everywhere, and in hybrid layers before it a block that all of them share, in turn."""
-    new = c.model_type == "zamba2"
-    types = kinds_of(c, _zamba2_kind if new else _zamba_kind(c), "linear_attention", "hybrid")
-    mixer, count = (_zamba2_mamba, c.count("num_mem_blocks")) if new else (_zamba_mamba, 1)
-    hybrids = [i for i, kind in enumerate(types) if kind == "hybrid"]
-    count = min(count, len(hybrids)) if hybrids else 1
-    blocks = [_zamba_block(c, range(n, len(hybrids), count)) for n in range(count)]
-
-    def make(kind: str, use: int) -> Layer:
-        b = Builder()
-        prefix = "mamba_decoder." if kind == "hybrid" else ""
-        linear = mixer(b, f"{prefix}mamba", c)
-        b.norm(f"{prefix}input_layernorm", c.hidden, "norm_in" if kind != "hybrid" else "norm")
-        if kind != "hybrid":
-            return b.layer(linear=linear)
-        b.linear("linear", "mix", c.hidden, c.hidden)
-        a, shared = blocks[use % count]
-        shared = _for_use(shared, use)
-        if use < count:
-            b.tensors += shared
-            return b.layer(a, linear)
-        return replace(b.layer(a, linear), borrowed=tuple(t for t in shared if t.used))
-
-    uses = [hybrids.index(i) if kind == "hybrid" else 0 for i, kind in enumerate(types)]
-    inner = c.count("intermediate_size", default=4 * c.hidden)
-    return Body(each(make, types, uses), outer_of(c, "model.embed_tokens", "model.final_layernorm"), inner)
-
-
-def _zamba_kind(c: Config) -> Callable[[int], str]:
-    period, offset = c.count("attn_layer_period"), c.count("attn_layer_offset", least=0)
-    return lambda i: "hybrid" if i == 2 or (i > 2 and (i - 3) % period == offset) else "linear_attention"
-
-
-def _zamba2_kind(i: int) -> str:
-    return "hybrid" if i in (6, 12, 18, 24, 30, 36, 42, 47, 51) else "linear_attention"
 
 
 # -- short convolutions -----------------------------------------------------------------------
@@ -511,7 +400,7 @@ def _xlstm(c: Config) -> Body:
 
 
 # fmt: off
-_MAMBA = {"rotary": 0, "arithmetic": _SCAN, "expand": 2, "state_size": 16, "conv_kernel": 4, "use_conv_bias": True,
+_MAMBA = {"rotary": 0, "arithmetic": SCAN, "expand": 2, "state_size": 16, "conv_kernel": 4, "use_conv_bias": True,
     "tie_word_embeddings": True}
 _HYBRID = {"arithmetic": CHUNKS, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336,
     "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2,
@@ -532,7 +421,7 @@ TABLE: dict[str, Family] = {
         "intermediate_size": 11008}),
     "bamba": family(_bamba, "Bamba", rotary=0.5, max_position_embeddings=262144, **_HYBRID),
     "falcon_h1": family(_falcon_h1, "Falcon-H1", max_position_embeddings=8192, mamba_d_ssm=1024, **_HYBRID),
-    "jamba": family(_jamba, "Jamba", rotary=0, arithmetic=_SCAN, num_attention_heads=32, num_key_value_heads=8,
+    "jamba": family(_jamba, "Jamba", rotary=0, arithmetic=SCAN, num_attention_heads=32, num_key_value_heads=8,
         intermediate_size=14336, max_position_embeddings=262144, num_experts_per_tok=2, num_experts=16,
         expert_layer_period=2, expert_layer_offset=1, attn_layer_period=8, attn_layer_offset=4, mamba_d_state=16,
         mamba_d_conv=4, mamba_expand=2, mamba_conv_bias=True),
@@ -540,12 +429,6 @@ TABLE: dict[str, Family] = {
     "falcon_mamba": family(_mamba, "Falcon Mamba", **_MAMBA),
     "mamba2": family(_mamba2, "Mamba-2", rotary=0, arithmetic=CHUNKS, num_heads=128, head_dim=64, state_size=128,
         expand=2, conv_kernel=4, n_groups=8, use_conv_bias=True),
-    "zamba": family(_zamba, "Zamba", rotary=0, arithmetic=_SCAN, num_attention_heads=16, num_key_value_heads=16,
-        intermediate_size=14848, n_mamba_heads=2, attn_layer_period=6, attn_layer_offset=4, mamba_d_state=16,
-        mamba_d_conv=4, mamba_expand=2, mamba_conv_bias=True, max_position_embeddings=4096, tie_word_embeddings=True),
-    "zamba2": family(_zamba, "Zamba 2", arithmetic=CHUNKS, num_attention_heads=32, n_mamba_heads=8, mamba_ngroups=1,
-        mamba_d_state=64, mamba_d_conv=4, mamba_expand=2, num_mem_blocks=1, adapter_rank=128,
-        max_position_embeddings=4096, tie_word_embeddings=True),
     "recurrent_gemma": family(_recurrent_gemma, "RecurrentGemma", rotary=0.5, num_attention_heads=10,
         intermediate_size=7680, attention_window_size=2048, conv1d_width=4,
         block_types=("recurrent", "recurrent", "attention"), tie_word_embeddings=True),

@@ -38,6 +38,7 @@ STACKED_EXPERTS = frozenset(
         "kimi_linear",
         "lfm2_moe",
         "minimax",
+        "qwen4_exp_text",
         "recurrent_gemma",
         "zamba",
         "deepseek_v2",

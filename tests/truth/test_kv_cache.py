@@ -30,7 +30,8 @@ def cache_tensors(model: torch.nn.Module, output: Any, cache: Any) -> list[torch
     kept = next((output[key] for key in ("past_key_values", "cache_params", "state") if key in output), cache)
     inside = [vars(m).get(key) for m in model.modules() for key in ("conv1d_state", "recurrent_states")]
     beside = [getattr(kept, key, None) for key in ("linear_cache", "rnn_state")]
-    layers = [vars(layer) for layer in getattr(kept, "layers", ())]
+    # transformers keeps the positions of tokens for its indexer, engines do not
+    layers = [{k: v for k, v in vars(x).items() if "position" not in k} for x in getattr(kept, "layers", ())]
     return tensors_in([layers, beside, inside, kept if isinstance(kept, list) else None])
 
 

@@ -1,4 +1,4 @@
-"""Hybrids of softmax and linear attention."""
+"""Hybrids with lightning attention or Mamba."""
 
 from __future__ import annotations
 
@@ -6,32 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.truth.variants.common import BOOLS, bias, experts, head_dim, kinds, maybe, sizes
-
-
-def linear(draw: st.DrawFn) -> dict[str, Any]:
-    keys = draw(st.sampled_from([1, 2, 4]))
-    return {
-        "linear_num_key_heads": keys,
-        "linear_num_value_heads": keys * draw(st.sampled_from([1, 2])),
-        "linear_key_head_dim": draw(st.sampled_from([4, 8])),
-        "linear_value_head_dim": draw(st.sampled_from([4, 8])),
-        "linear_conv_kernel_dim": draw(st.integers(2, 4)),
-        **head_dim(draw),
-    }
-
-
-def _qwen(draw: st.DrawFn, moe: bool) -> dict[str, Any]:
-    config = sizes(draw) | linear(draw) | bias(draw)
-    if draw(BOOLS):
-        config["num_hidden_layers"] = 4  # the rule's first layer of attention: a cache's length is told by one
-    else:
-        listed = draw(kinds(config, "linear_attention", "full_attention"))
-        config["num_hidden_layers"] = len(listed) + 1
-        config["layer_types"] = ["linear_attention", *listed[1:], "full_attention"]
-    if moe:
-        config |= experts(draw, "num_experts") | {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))}
-    return config
+from tests.truth.variants.common import BOOLS, experts, head_dim, kinds, maybe, sizes
+from tests.truth.variants.recurrent import SMALL
 
 
 def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
@@ -55,39 +31,6 @@ def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def _olmo(draw: st.DrawFn) -> dict[str, Any]:
-    config = sizes(draw) | bias(draw)
-    config |= {"num_hidden_layers": draw(st.integers(2, 5)), "linear_conv_kernel_dim": draw(st.integers(2, 4))}
-    own = linear(draw) if draw(BOOLS) else {}
-    own.pop("head_dim", None)
-    return config | own
-
-
-def _latent(draw: st.DrawFn) -> dict[str, Any]:
-    """Latent attention and DeepSeek's experts."""
-    config = sizes(draw) | experts(draw, "num_local_experts")
-    config["num_key_value_heads"] = config["num_attention_heads"]
-    sizes_of = {key: draw(st.sampled_from([4, 8])) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
-    config |= {"kv_lora_rank": draw(st.sampled_from([8, 16])), "n_group": 1, "topk_group": 1, **sizes_of}
-    return config | maybe(draw, n_shared_experts=st.integers(1, 2), attention_bias=BOOLS)
-
-
-def _kimi(draw: st.DrawFn) -> dict[str, Any]:
-    config = _latent(draw) | {"linear_head_dim": draw(st.sampled_from([4, 8])), "linear_num_heads": 2}
-    config |= {"linear_conv_kernel_dim": draw(st.integers(2, 4)), "q_lora_rank": draw(st.sampled_from([None, 8]))}
-    config |= maybe(draw, first_k_dense_replace=st.integers(0, 3))
-    listed = draw(kinds(config, "linear_attention", "full_attention"))
-    config["layer_types"] = ["linear_attention", *listed[1:], "full_attention"]
-    return config | {"num_hidden_layers": len(listed) + 1}
-
-
-def _bailing(draw: st.DrawFn) -> dict[str, Any]:
-    config = _latent(draw) | head_dim(draw)
-    config |= {"layer_group_size": draw(st.integers(2, 3)), "short_conv_kernel_size": draw(st.integers(2, 4))}
-    config["num_hidden_layers"] = 3
-    return config | maybe(draw, first_k_dense_replace=st.integers(0, 3))
-
-
 def _minimax(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | head_dim(draw) | experts(draw, "num_local_experts", "intermediate_size")
     config["num_hidden_layers"] = draw(st.integers(2, 4))
@@ -95,13 +38,35 @@ def _minimax(draw: st.DrawFn) -> dict[str, Any]:
     return config | {"block_size": 8} | maybe(draw, layer_types=listed)
 
 
+def _hybrids(draw: st.DrawFn, least: int) -> list[str]:
+    """Kinds of layers, at least so many of them hybrid; transformers wants another kind first."""
+    kinds = draw(st.lists(st.sampled_from(["linear_attention", "hybrid"]), max_size=3))
+    return ["linear_attention", *kinds, *["hybrid"] * least]
+
+
+def _zamba(draw: st.DrawFn) -> dict[str, Any]:
+    # transformers shares the block only where it ties the head, too
+    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2), "tie_word_embeddings": True}
+    config["num_hidden_layers"] = len(config["layers_block_type"])
+    config |= {"mamba_d_state": draw(SMALL), "mamba_d_conv": draw(st.integers(2, 4))}
+    config |= {"n_mamba_heads": draw(st.sampled_from([1, 2]))}
+    return config | maybe(draw, mamba_conv_bias=BOOLS, mamba_proj_bias=BOOLS, mamba_dt_rank=st.integers(1, 9))
+
+
+def _zamba2(draw: st.DrawFn) -> dict[str, Any]:
+    # transformers shares the block only where it ties the head, too
+    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2), "tie_word_embeddings": True}
+    config["num_hidden_layers"] = len(config["layers_block_type"])
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    config |= {"mamba_d_state": draw(SMALL), "mamba_d_conv": draw(st.integers(2, 4)), "adapter_rank": draw(SMALL)}
+    config |= {"n_mamba_heads": draw(st.sampled_from([2, 4])), "num_mem_blocks": draw(st.integers(1, 2))}
+    more = {"mamba_ngroups": st.sampled_from([1, 2]), "use_mem_rope": BOOLS}
+    return config | maybe(draw, use_shared_attention_adapter=BOOLS, add_bias_linear=BOOLS, **more)
+
+
 VARIANTS = {
-    "qwen3_next": lambda d: _qwen(d, moe=True),
-    "qwen3_5_text": lambda d: _qwen(d, moe=False),
-    "qwen3_5_moe_text": lambda d: _qwen(d, moe=True),
     "nemotron_h": _nemotron,
-    "olmo_hybrid": _olmo,
-    "kimi_linear": _kimi,
-    "bailing_hybrid": _bailing,
     "minimax": _minimax,
+    "zamba": _zamba,
+    "zamba2": _zamba2,
 }

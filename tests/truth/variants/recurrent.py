@@ -74,32 +74,6 @@ def _jamba(draw: st.DrawFn) -> dict[str, Any]:
     return config | {"mamba_expand": draw(st.integers(1, 3))} | more
 
 
-def _hybrids(draw: st.DrawFn, least: int) -> list[str]:
-    """Kinds of layers, at least so many of them hybrid; transformers wants another kind first."""
-    kinds = draw(st.lists(st.sampled_from(["linear_attention", "hybrid"]), max_size=3))
-    return ["linear_attention", *kinds, *["hybrid"] * least]
-
-
-def _zamba(draw: st.DrawFn) -> dict[str, Any]:
-    # transformers shares the block only where it ties the head, too
-    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2), "tie_word_embeddings": True}
-    config["num_hidden_layers"] = len(config["layers_block_type"])
-    config |= {"mamba_d_state": draw(SMALL), "mamba_d_conv": draw(st.integers(2, 4))}
-    config |= {"n_mamba_heads": draw(st.sampled_from([1, 2]))}
-    return config | maybe(draw, mamba_conv_bias=BOOLS, mamba_proj_bias=BOOLS, mamba_dt_rank=st.integers(1, 9))
-
-
-def _zamba2(draw: st.DrawFn) -> dict[str, Any]:
-    # transformers shares the block only where it ties the head, too
-    config = sizes(draw) | {"layers_block_type": _hybrids(draw, 2), "tie_word_embeddings": True}
-    config["num_hidden_layers"] = len(config["layers_block_type"])
-    config["num_key_value_heads"] = config["num_attention_heads"]
-    config |= {"mamba_d_state": draw(SMALL), "mamba_d_conv": draw(st.integers(2, 4)), "adapter_rank": draw(SMALL)}
-    config |= {"n_mamba_heads": draw(st.sampled_from([2, 4])), "num_mem_blocks": draw(st.integers(1, 2))}
-    more = {"mamba_ngroups": st.sampled_from([1, 2]), "use_mem_rope": BOOLS}
-    return config | maybe(draw, use_shared_attention_adapter=BOOLS, add_bias_linear=BOOLS, **more)
-
-
 def _lfm2(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw) | {"conv_L_cache": draw(st.integers(2, 4))}
     config |= {"layer_types": [*draw(kinds(config, "conv", "full_attention"))[1:], "full_attention"]}
@@ -146,8 +120,6 @@ VARIANTS = {
     "granitemoehybrid": _granite,
     "falcon_h1": _falcon_h1,
     "jamba": _jamba,
-    "zamba": _zamba,
-    "zamba2": _zamba2,
     "lfm2": _lfm2,
     "lfm2_moe": _lfm2_moe,
     "lfm3": _lfm3,
