@@ -110,6 +110,11 @@ class Tensor:
         return stem.rsplit(".", 1)[-1]
 
     @property
+    def is_linear(self) -> bool:
+        """A linear layer, or a stack of experts: what quantizers pack, but not the blocks of a diagonal (RG-LRU)."""
+        return self.matmul and (len(self.shape) == 2 or self.experts > 1)
+
+    @property
     def is_block_matrix(self) -> bool:
         """A matrix of the blocks, which Muon is applied to: no embedding, head, norm or bias."""
         return self.matmul and self.component in ("attention", "mlp", "experts", "router")
