@@ -245,8 +245,63 @@ def _zamba2_kind(i: int) -> str:
     return "hybrid" if i in (6, 12, 18, 24, 30, 36, 42, 47, 51) else "linear_attention"
 
 
+# -- ZAYA -------------------------------------------------------------------------------------
+
+
+def _cca(b: Builder, c: Config, a: Attention) -> LinearAttention:
+    """Compressed convolutional attention: queries and keys of the last tokens mixed, half of the values delayed."""
+    keys, bias, name = a.kv_heads * a.head_dim, c.flag("attention_bias"), "self_attn.qkv_proj"
+    channels, first, second = a.heads * a.head_dim + keys, c.count("cca_time0"), c.count("cca_time1")
+    b.linear("self_attn.o_proj", "o", c.hidden, a.heads * a.head_dim, bias=bias)
+    b.linear(f"{name}.q_proj", "in_proj", a.heads * a.head_dim, c.hidden, bias=bias)
+    b.linear(f"{name}.k_proj", "in_proj", keys, c.hidden, bias=bias)
+    for half in ("current", "delayed"):
+        b.linear(f"{name}.v_proj_{half}", "in_proj", keys // 2, c.hidden, bias=bias)
+    for kind, inputs, kernel in (("depthwise", 1, first), ("grouped", a.head_dim, second)):
+        b.plain(f"{name}.conv_qk_{kind}.weight", "conv", (channels, inputs, kernel))
+        b.plain(f"{name}.conv_qk_{kind}.bias", "conv", (channels,))
+    b.plain("self_attn.qk_norm.temp", "heads", (a.kv_heads,))
+    return LinearAttention("cca", conv_channels=channels, conv_kernel=first + second - 2, narrow=keys // 2)
+
+
+def _zaya(c: Config) -> Body:
+    types = kinds_of(c, lambda _: "hybrid", "hybrid", "hybrid_sliding")
+    width, count, inner = c.count("router_hidden_size"), c.count("num_experts"), c.count("moe_intermediate_size")
+    if c.count("num_experts_per_tok") != 1:
+        raise LLMHWError(f"config key num_experts_per_tok={c.count('num_experts_per_tok')} of zaya must be 1")
+
+    def make(kind: str, first: bool) -> Layer:
+        b, a = Builder(), attention_of(c, c.count("sliding_window") if kind == "hybrid_sliding" else None)
+        linear = _cca(b, c, a)
+        if not first:
+            b.plain("mlp.gate.router_states_scale", "router", (width,))
+        b.linear("mlp.gate.down_proj", "router", width, c.hidden, bias=True)
+        b.norm("mlp.gate.router_mlp.norm", width, "inner_norm")
+        for name in ("fc1", "fc2"):
+            b.linear(f"mlp.gate.router_mlp.{name}", "router", width, width, bias=True)
+        b.linear("mlp.gate.router_mlp.out_proj", "router", count + 1, width)  # one more, that does nothing
+        sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+        b.experts("mlp.experts", count, 1, sizes, bias=False, swapped=False)
+        b.norms(TWO_NORMS, c.hidden)
+        for where in ("attention", "mlp"):
+            for what in ("hidden_states", "residual"):
+                for kind_of in ("scale", "bias"):
+                    b.plain(f"post_{where}_residual_scale.{what}_{kind_of}", "norm", (c.hidden,))
+        return b.layer(a, linear)
+
+    outer = outer_of(c, "model.embed_tokens", "model.norm")
+    for name in ("scale", "bias"):
+        outer.plain(f"model.input_hidden_states_{name}", "embedding_norm", (c.hidden,))
+    layers = each(make, types, [i == 0 for i in range(c.layers)])
+    return Body(layers, outer, inner, head_bias=c.flag("lm_head_bias"))
+
+
 # fmt: off
 TABLE: dict[str, Family] = {
+    "zaya": family(_zaya, "ZAYA", rotary=0.5, num_attention_heads=8, num_key_value_heads=2, head_dim=128, cca_time0=2,
+        cca_time1=2, moe_intermediate_size=2048, num_experts=16, num_experts_per_tok=1, router_hidden_size=256,
+        max_position_embeddings=131072, tie_word_embeddings=True,
+        arithmetic="transformers' first convolution computes the padding of the second, too"),
     "minimax": family(_minimax, "MiniMax Text-01 and M1", synonyms=("minimax_text_01", "minimax_m1"),
         arithmetic=CHUNKS, num_attention_heads=32, num_key_value_heads=8, intermediate_size=14336,
         num_experts_per_tok=2, num_local_experts=8, max_position_embeddings=131072),

@@ -41,6 +41,7 @@ STACKED_EXPERTS = frozenset(
         "qwen4_exp_text",
         "recurrent_gemma",
         "zamba",
+        "zaya",
         "deepseek_v2",
         "deepseek_v3",
         "deepseek_v32",

@@ -64,7 +64,16 @@ def _zamba2(draw: st.DrawFn) -> dict[str, Any]:
     return config | maybe(draw, use_shared_attention_adapter=BOOLS, add_bias_linear=BOOLS, **more)
 
 
+def _zaya(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | head_dim(draw) | {"num_experts": draw(st.sampled_from([2, 4])), "num_experts_per_tok": 1}
+    config |= {"moe_intermediate_size": 8 * draw(st.integers(1, 6)), "router_hidden_size": draw(SMALL)}
+    config |= maybe(draw, cca_time0=st.integers(2, 3), cca_time1=st.integers(2, 3), lm_head_bias=BOOLS)
+    listed = kinds(config, "hybrid", "hybrid_sliding")
+    return config | {"sliding_window": draw(st.integers(2, 40))} | maybe(draw, attention_bias=BOOLS, layer_types=listed)
+
+
 VARIANTS = {
+    "zaya": _zaya,
     "nemotron_h": _nemotron,
     "minimax": _minimax,
     "zamba": _zamba,
