@@ -31,7 +31,10 @@ FAMILIES: dict[str, Family] = {
 
 # What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
-REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE}
+REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE}
+
+# Known, and too unlike the others: why.
+REFUSED: dict[str, str] = {**recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
@@ -50,6 +53,8 @@ def key_of(model_type: str) -> str:
     keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
+    if model_type in REFUSED:
+        raise LLMHWError(f"model_type={shown(model_type)} is not supported: {REFUSED[model_type]}")
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")

@@ -375,10 +375,12 @@ def _bailing(c: Config) -> Body:
     types = kinds_of(
         c, lambda i: "linear_attention" if (i + 1) % every else "full_attention", "linear_attention", "full_attention"
     )
-    if c.get("q_lora_rank"):
-        raise LLMHWError(
-            f"config key q_lora_rank={c.get('q_lora_rank')} is of Ring 2.5, whose lightning attention is not covered"
-        )
+    for key in ("q_lora_rank", "group_norm_size"):
+        if c.get(key):
+            raise LLMHWError(
+                f"config key {key}={c.get(key)} is of Ring 2.5, whose lightning attention beside latent attention is "
+                "not covered"
+            )
     kernel = c.count("short_conv_kernel_size")
     # saved again, head_dim is that of the rotary part; published, that of linear attention
     head_dim = c.count("linear_head_dim", "head_dim")

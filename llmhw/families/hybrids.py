@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config
-from llmhw.families.decoder import TWO_NORMS, routed
+from llmhw.families.decoder import TWO_NORMS, mtp_of, routed
 from llmhw.families.family import Family, family
 from llmhw.families.recurrent import CHUNKS, SCAN, conv, divided, kinds_of, mamba2, rank_of
 from llmhw.model import Attention, Layer, LinearAttention, Tensor
@@ -49,6 +49,40 @@ def _minimax(c: Config) -> Body:
         return b.layer(None if linear else a, linear)
 
     return Body(each(make, types), outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)
+
+
+def _ring_linear(c: Config) -> Body:
+    """Ring linear 2: lightning attention, but softmax attention at each group's end and behind the last whole group."""
+    group, norms, bias = c.count("layer_group_size"), c.flag("use_qk_norm"), c.flag("use_bias")
+    whole, first = c.layers // group * group, c.count("first_k_dense_replace", least=0)
+    inner, width = c.count("moe_intermediate_size"), c.count("moe_shared_expert_intermediate_size", default=0, least=0)
+
+    def make(full: bool, sparse: bool) -> Layer:
+        b, a, linear = Builder(), attention_of(c), None
+        wide, kv = a.heads * a.head_dim, (a.kv_heads if full else a.heads) * a.head_dim
+        b.linear("attention.query_key_value", "qkv" if full else "in_proj", wide + 2 * kv, c.hidden, bias=bias)
+        b.linear("attention.dense", "o", c.hidden, wide, bias=bias)
+        if norms:
+            b.norm("attention.query_layernorm", a.head_dim, "q_norm")
+            b.norm("attention.key_layernorm", a.head_dim, "k_norm")
+        if not full:
+            b.linear("attention.g_proj", "in_proj", wide, c.hidden)
+            b.norm("attention.g_norm", wide, "inner_norm")
+            linear = LinearAttention("lightning", a.heads, a.head_dim, a.head_dim)
+        if sparse:
+            b.moe("mlp", c, inner=inner)
+            shared = (width or inner) * c.count("num_shared_experts", least=0)
+            if shared:
+                b.gated_mlp("mlp.shared_experts", c.hidden, shared, shared=True)
+        else:
+            b.gated_mlp("mlp", c.hidden, c.intermediate)
+        b.norms(TWO_NORMS, c.hidden)
+        return b.layer(None if linear else a, linear)
+
+    full = [(i + 1) % group == 0 or i >= whole for i in range(c.layers)]
+    layers = each(make, full, [i >= first for i in range(c.layers)])
+    mtp = mtp_of(c, make(True, True))
+    return Body(layers, outer_of(c, "model.word_embeddings", "model.norm"), c.intermediate, mtp=mtp)
 
 
 # -- Nemotron-H -------------------------------------------------------------------------------
@@ -316,5 +350,12 @@ TABLE: dict[str, Family] = {
     "zamba2": family(_zamba, "Zamba 2", arithmetic=CHUNKS, num_attention_heads=32, n_mamba_heads=8, mamba_ngroups=1,
         mamba_d_state=64, mamba_d_conv=4, mamba_expand=2, num_mem_blocks=1, adapter_rank=128,
         max_position_embeddings=4096, tie_word_embeddings=True),
+}
+
+# Their code lies on the Hub.
+REMOTE: dict[str, Family] = {
+    "bailing_moe_linear": family(_ring_linear, "Ring linear 2", rotary=0.5, layer_group_size=5, use_qk_norm=True,
+        first_k_dense_replace=1, num_experts=256, num_experts_per_tok=8, num_shared_experts=1,
+        moe_intermediate_size=512),
 }
 # fmt: on

@@ -370,6 +370,44 @@ def _rwkv(c: Config) -> Body:
     return Body(each(make, [i == 0 for i in range(c.layers)]), outer, inner, head="head")
 
 
+def _rwkv7(c: Config) -> Body:
+    """RWKV 7: a state for each head, of which a direction is taken out before the next key and value go in."""
+    if c.get("attn") is not None or (c.get("value_dim") or c.hidden) not in (c.hidden, [c.hidden] * c.layers):
+        raise LLMHWError("config keys attn and value_dim of rwkv7 are not covered; no published model has them")
+    head_dim, inner = c.count("head_dim", "head_size"), c.count("intermediate_size", default=4 * c.hidden)
+    if c.hidden % head_dim:
+        raise LLMHWError(f"config key head_dim={head_dim} does not divide hidden_size={c.hidden}")
+    heads, norm_bias = c.hidden // head_dim, c.flag("norm_bias")
+    names = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
+    ranks = {name: c.count(key) for name, key in names.items()}
+    # the state is read, changed twice and queried
+    linear = LinearAttention("rwkv-7", heads, head_dim, head_dim, products=4, narrow=2 * c.hidden)
+
+    def make(first: bool) -> Layer:
+        b = Builder()
+        b.norms({**({"pre_norm": "norm"} if first else {}), "attn_norm": "norm_in"}, c.hidden, bias=norm_bias)
+        b.norm("ffn_norm", c.hidden, bias=norm_bias)
+        for name in "rwkvag":
+            b.plain(f"attn.x_{name}", "mix", (1, 1, c.hidden))
+        for name in ("k_k", "k_a"):
+            b.plain(f"attn.{name}", "heads", (c.hidden,))
+        b.plain("attn.r_k", "heads", (heads, head_dim))
+        for name in "rkv":
+            b.linear(f"attn.{name}_proj", "in_proj", c.hidden, c.hidden)
+        for name, rank in ranks.items():
+            if name != "v" or not first:  # the first layer's values are those that the others are mixed with
+                b.linear(f"attn.{name}_lora.lora.0", "q_a", rank, c.hidden)
+                b.linear(f"attn.{name}_lora.lora.2", "q_b", c.hidden, rank, bias=name != "g")
+        b.norm("attn.g_norm", c.hidden, "inner_norm", bias=True)
+        b.linear("attn.o_proj", "o", c.hidden, c.hidden)
+        b.plain("ffn.x_k", "latent", (c.hidden,))
+        b.plain_mlp("ffn.key", "ffn.value", c.hidden, inner)
+        return b.layer(linear=linear)
+
+    outer = outer_of(c, "model.embeddings", "model.norm", norm_bias=norm_bias)
+    return Body(each(make, [i == 0 for i in range(c.layers)]), outer, inner)
+
+
 def _xlstm(c: Config) -> Body:
     """xLSTM 7B: matrix memories (mLSTM), each with a normalizer and the largest gate so far."""
     heads, bias = c.count("num_heads"), c.flag("use_bias")
@@ -435,5 +473,14 @@ TABLE: dict[str, Family] = {
     "rwkv": family(_rwkv, "RWKV 4", rotary=0, context_length=1024),
     "xlstm": family(_xlstm, "xLSTM", rotary=0, arithmetic=CHUNKS, num_heads=8, qk_dim_factor=0.5, v_dim_factor=1.0,
         ffn_proj_factor=2.667, ffn_round_up_to_multiple_of=64, weight_mode="single"),
+}
+
+REFUSED = {
+    "hrm_text": "it runs two stacks of layers in turn, several times for a token",
+}
+
+# Their code lies on the Hub.
+REMOTE: dict[str, Family] = {
+    "rwkv7": family(_rwkv7, "RWKV 7", rotary=0, head_dim=64, norm_bias=True),
 }
 # fmt: on

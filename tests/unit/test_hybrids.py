@@ -119,11 +119,33 @@ def test_multi_token_prediction() -> None:
             {"model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24, "vocab_size": 50280},
             129_135_360,
         ),
+        (
+            # RWKV-7 2.9B, by the formula and the sizes of Peng et al. 2025 (arXiv 2503.14456), appendix
+            {
+                "model_type": "rwkv7", "hidden_size": 2560, "num_hidden_layers": 32, "intermediate_size": 10240,
+                "head_dim": 64, "decay_low_rank_dim": 96, "a_low_rank_dim": 96, "v_low_rank_dim": 64,
+                "gate_low_rank_dim": 320, "vocab_size": 65536,
+            },
+            2 * 2560 * 65536 + 4 * 2560 + 32 * 2560 * (12 * 2560 + 2 * (96 + 96 + 64 + 320) + 19) - 2560 * (2 * 64 + 1),
+        ),
     ],
-    ids=["lfm2-1.2b", "falcon-h1-0.5b", "mamba-130m"],
+    ids=["lfm2-1.2b", "falcon-h1-0.5b", "mamba-130m", "rwkv7-2.9b"],
 )  # fmt: skip
 def test_published_totals(config: dict[str, Any], total: int) -> None:
     assert ModelSpec.from_config(config).parameters.total == total
+
+
+def test_ring_linear() -> None:
+    """Ring-mini-linear-2.0: 16.4 B parameters, 1.6 B of them active, 957 M without embedding and head, as stated."""
+    spec = ModelSpec.from_config(
+        {
+            "model_type": "bailing_moe_linear", "hidden_size": 2048, "intermediate_size": 5120, "num_hidden_layers": 20,
+            "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 157184, "head_dim": 128,
+        }
+    )  # fmt: skip
+    assert round(spec.parameters.total / 1e9, 1) == 16.4
+    assert round((spec.parameters.active - 2 * 157184 * 2048) / 1e6) == 957
+    assert spec.attention_summary == {"lightning": 16, "full": 4}
 
 
 # -- counted everywhere -----------------------------------------------------------------------
@@ -195,6 +217,7 @@ def test_state_of_one_rank() -> None:
         ({"model_type": "bailing_hybrid", "q_lora_rank": 64}, "q_lora_rank=64 is of Ring 2.5"),
         ({"model_type": "minimax", "attn_type_list": [0, 2]}, "attn_type_list must be made of 0, lightning"),
         ({"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": [2], "kda_layers": [2]}}, "1 to 2"),
+        ({"model_type": "hrm_text"}, "'hrm_text' is not supported: it runs two stacks of layers in turn"),
         ({"model_type": "mamba", "time_step_rank": "full"}, "time_step_rank='full' must be a whole number"),
     ],
 )
