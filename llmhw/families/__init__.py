@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import delta, encoders, hybrids, latent, llamas, mixtures, older, recurrent, remote, varied
+from llmhw.families import (
+    delta,
+    encoders,
+    gemma,
+    hybrids,
+    latent,
+    llamas,
+    mixtures,
+    older,
+    recurrent,
+    remote,
+    varied,
+)
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -21,6 +33,7 @@ __all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Famil
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
+    **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
     **delta.TABLE,

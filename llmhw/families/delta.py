@@ -9,11 +9,13 @@ from math import isqrt
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config, check_keys
 from llmhw.families.decoder import POST_NORMS, TWO_NORMS, mtp_of, qwen_sparse, routed
-from llmhw.families.family import Family, family
+from llmhw.families.family import Family, Style, family
 from llmhw.families.recurrent import CHUNKS, conv, kinds_of
 from llmhw.model import Attention, Layer, LinearAttention, Tensor
 from llmhw.units import LLMHWError, ceil_div
 
+_QWEN = Style(norm="rms-plus-1", rotary_cat=True, norm_topk=True, state="gated-deltanet", gated=True)
+_QWEN_35 = replace(_QWEN, rotary_batch=True)
 _LINEAR = {
     "rotary": 0.25,
     "arithmetic": CHUNKS,
@@ -405,10 +407,11 @@ _KIMI = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nop
     "num_attention_heads": 32, "n_shared_experts": 1, "num_experts_per_tok": 8, "arithmetic": CHUNKS}
 
 TABLE: dict[str, Family] = {
-    "qwen3_next": family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
-    "qwen3_5_text": family(_qwen3_next, "Qwen 3.5", synonyms=("qwen3_5",), num_key_value_heads=4, **_LINEAR),
-    "qwen3_5_moe_text": family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), num_key_value_heads=2,
-        **_LINEAR),
+    "qwen3_next": family(_qwen3_next, "Qwen 3 Next", style=_QWEN, num_key_value_heads=2, **_LINEAR),
+    "qwen3_5_text": family(_qwen3_next, "Qwen 3.5", style=_QWEN_35, synonyms=("qwen3_5",),
+        num_key_value_heads=4, **_LINEAR),
+    "qwen3_5_moe_text": family(_qwen3_next, "Qwen 3.5 MoE", style=_QWEN_35, synonyms=("qwen3_5_moe",),
+        num_key_value_heads=2, **_LINEAR),
     "qwen4_exp_text": family(_qwen4_exp, "Qwen 4 Exp", synonyms=("qwen4_exp",), num_attention_heads=16,
         num_key_value_heads=2, moe_intermediate_size=512, shared_expert_intermediate_size=512, num_experts=512,
         num_experts_per_tok=10, hc_count=4, hc_lowrank=320, ple_conv_kernel_size=4, ngram_size=3, heads_per_ngram=8,
