@@ -3,7 +3,8 @@
 Two profiles. `kernels="torch"` is what plain PyTorch and transformers keep: we walk through the operations of a
 block in the order in which transformers runs them and note what each one saves, every tensor once. Tests hold the
 result against PyTorch's own saved-tensor hooks, byte for byte. `kernels="megatron"` are the published formulas for
-Megatron-LM's fused kernels (Korthikanti et al. 2022).
+Megatron-LM's fused kernels (Korthikanti et al. 2022). They also stand in where nobody wrote down how transformers
+computes a family's blocks: `by_op` tells, and answers say so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llmhw.block import Kept, block, first_block, last_block, layer_input
 from llmhw.checks import check_items, check_made, checked
 from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Term
-from llmhw.job import ATTENTION, KERNELS, Layout
+from llmhw.job import ATTENTION, KERNELS, Layout, usual_attention
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, check_count, share, shown
@@ -133,7 +134,15 @@ class _Tape:
 # -- norms ------------------------------------------------------------------------------------
 
 
-def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1, weights: int = 0) -> _Tensor:
+def _norm(
+    t: _Tape,
+    kind: str,
+    x: _Tensor,
+    part: str = "norms",
+    vectors: int = 1,
+    weights: int = 0,
+    whole: _Tensor | None = None,
+) -> _Tensor:
     """A normalization layer, as transformers computes it.
 
     kind      rms          Llama's: in fp32, back to the model's format, times the weight
@@ -145,6 +154,7 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
               cohere       Cohere's LayerNorm, written out in fp32
     vectors   vectors that are normalized in one row: 1, or the heads when each head is
     weights   elements of the weight, if they are not as many as in a vector
+    whole     the storage that x is a part of, if it is
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
@@ -154,11 +164,11 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
         if kind == "layer-plus-1":
             t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e), key="norm weight")
         return x.like(bytes=t.e)
-    x = t.cast(x, 4)
+    given, x = x, t.cast(x, 4)
     scale = x.like(width=vectors)
     if kind == "cohere":
         x = x.like()
-    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "input in fp32", whole if whole and x is given else x, key="norm input")
     t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
         t.keep(part, "centred input, computed again", x.like(), key="norm input")
@@ -199,10 +209,6 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
     relu         saves its result
     relu2        ReLU, then its square
     """
-    if name not in _ACTIVATIONS:
-        raise LLMHWError(
-            f"hidden_act={name!r} has no op-by-op profile; use kernels='megatron', or one of {', '.join(_ACTIVATIONS)}"
-        )
     kind = _ACTIVATIONS[name]
     if kind in ("relu", "relu2"):
         y = x.like()
@@ -236,8 +242,11 @@ def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_
 
 def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
     width = int(a.head_dim * s.rotary) // (1 + s.rotary_once)
+    if s.rotary_complex:
+        return [t.table("table of complex numbers", width // 2, 8)]
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
-    return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
+    batch, size = t.batch if s.rotary_batch else 1, 4 if s.rotary_fp32 else t.e
+    return [t.table(f"{name} table{which}", width, size, batch=batch) for name in ("cos", "sin")]
 
 
 def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) -> _Tensor:
@@ -245,6 +254,8 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
     masks = _masks(t, s, a)
+    if a.index_topk:  # every layer has its own, of the tokens that its indexer chose
+        masks = [_Tensor(1, 1 if t.flash else t.e, t.batch, t.seq_len, t.seq_len, grad=False)]
     if t.recompute == "selective":
         t.keep(part, "inputs of the recomputed core", q, k, v, *masks, _positions(t, s))
         return out
@@ -262,8 +273,9 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
         # the output projection needs it token by token, which is one more copy
         return out.like() if s.rotary_cat else out
     size = 4 if s.upcast else t.e
-    t.keep(part, "queries", t.cast(_batched(t, a, q), size))
-    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
+    width = a.heads * a.head_dim
+    t.keep(part, "queries", t.cast(_batched(t, a, q, width), size))
+    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k), width), size))
     scores = t.new(a.heads, keys=t.seq_len)
     if s.softcap:
         t.keep(part, "tanh of the capped scores", scores.like())
@@ -275,13 +287,13 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     if softmax is not probabilities:
         t.keep(part, "probabilities in fp32", softmax, key="probabilities")
     t.keep(part, "probabilities", probabilities, key="probabilities")
-    t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
+    t.keep(part, "values", _batched(t, a, _repeat(t, a, v), a.heads * a.v_head_dim), key="values")
     return out
 
 
-def _batched(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
+def _batched(t: _Tape, a: Attention, x: _Tensor, width: int) -> _Tensor:
     """What a batched matrix product saves: a copy, or a view where the strides allow one."""
-    return x if t.batch == 1 or a.heads == 1 else t.new(a.heads * a.head_dim)
+    return x if t.batch == 1 or a.heads == 1 else t.new(width)
 
 
 def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
@@ -298,6 +310,8 @@ def _masks(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
         # GPT-Neo's windows are buffers of its attention
         name = "causal mask" if a.window is None or not s.registry else "window mask"
         return [t.table(name, 1, t.e, batch=t.batch, keys=t.seq_len)]
+    if a.index_topk:
+        return [t.table("causal mask", 1, 1, keys=t.seq_len)]
     if a.window is not None and t.seq_len >= a.window:
         return [t.table("window mask", 1, 1, keys=t.seq_len)]
     return []
@@ -316,32 +330,127 @@ def _part(layer: Layer, part: str, *, stack: bool = False, shared: bool = False)
     return next((t for t in wanted if (t.component == "experts") == stack), None)
 
 
+def _compressed(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Multi-head latent attention: queries and keys out of their compressions, the turned part of the keys shared."""
+    a = _own_heads(t, layer)
+    hidden, x = x.width, t.gathered(x)
+    small, into = _part(layer, "q_a"), "input of the projections out of the compressions"
+    rank = next(n.into for n in layer.tensors if n.part == "kv_b")
+    if small:
+        first = t.linear("qkv", "input of the q and kv compressions", x, small.out)
+        x_q = _norm(t, s.norm, first, "inner norms")
+        q = t.linear("qkv", into, x_q, a.heads * a.head_dim)
+    else:
+        q = t.linear("qkv", "input of the q projection and kv compression", x, a.heads * a.head_dim)
+    both = t.linear("qkv", "input of the q and kv compressions", x, a.latent)
+    inner = _norm(t, s.norm, both.like(width=rank), "inner norms", whole=both)
+    # values are views of what the keys were copied from
+    turned = a.latent - rank
+    v = t.linear("qkv", into, inner, a.heads * (a.head_dim - turned + a.v_head_dim))
+    q, k = _rotate(t, s, replace(a, kv_heads=a.heads), q, v)
+    out = _core(t, s, replace(a, kv_heads=a.heads), q, k, v)
+    return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
 def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    if layer.linear_attention:
+        return _delta(t, s, layer, x)
+    if layer.attention and layer.attention.latent:
+        return _compressed(t, s, layer, x)
     a = _own_heads(t, layer)
     hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
-    if _part(layer, "qkv"):
+    both = None
+    if s.gated:
+        # a query and its gate are parts of one row
+        both, k, v = (t.linear("qkv", _QKV, x, n) for n in (2 * widths[0], *widths[1:]))
+        q = both.like(width=widths[0])
+    elif _part(layer, "qkv"):
         # queries, keys and values are views of one result, which lives as long as one of them
         q = k = v = t.linear("qkv", "input of the qkv projection", x, sum(widths))
     else:
-        q, k, v = (t.linear("qkv", "input of the q, k and v projections", x, width) for width in widths)
+        q, k, v = (t.linear("qkv", _QKV, x, width) for width in widths)
     for name, width in (("q", a.heads), ("k", a.kv_heads)):
         weight = _part(layer, f"{name}_norm")
         if weight:
             vectors = width if weight.shape[-1] == a.head_dim else 1
             elements = weight.numel if weight.shape == (a.head_dim,) else share(weight.numel, t.tp)
-            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements)
+            whole = both if name == "q" else None
+            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements, whole)
             q, k = (normed, k) if name == "q" else (q, normed)
     q, k = _rotate(t, s, a, q, k)
     out = _core(t, s, a, q, k, v)
+    if s.gated:
+        out = t.mul("output projection", ("output of the attention core", "sigmoid of the gate"), out, out.like())
     return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
+_QKV = "input of the q, k and v projections"
+_CHUNK = 64  # tokens that transformers' own delta rule takes at once
+
+
+def _delta(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Gated DeltaNet as transformers' own code runs it: in fp32, on whole chunks of tokens, chunk after chunk."""
+    linear = layer.linear_attention
+    assert linear is not None
+    hidden, x = x.width, t.gathered(x)
+    heads, channels = share(linear.heads, t.tp), share(linear.conv_channels, t.tp)
+    values, part = heads * linear.value_dim, "linear attention"
+    mixed = t.linear("qkv", "input of the projections", x, channels)
+    # keys of as many heads as values are not repeated: in fp32 they stay views of what they were cut from
+    views = t.e == 4 and channels == heads * (2 * linear.key_dim + linear.value_dim)
+    fused = sum(n.part == "in_proj" for n in layer.tensors) == 2
+    z = t.new(channels + values if views and fused else values)
+    t.keep(part, "input of the convolution", mixed)
+    padded = t.new(channels, rows=t.seq_len + linear.conv_kernel - 1)
+    t.keep(part, "its result, with the padding", padded)
+    t.keep(part, "share that is written", t.new(heads))
+    for label in ("decay of each head", "its negative"):
+        t.keep(part, label, _Tensor(heads, 4))
+    for label in ("input of softplus", "result of softplus"):
+        t.keep(part, label, t.new(heads, 4))
+    if views:
+        t.keep(part, "queries, keys and values", t.new(channels))
+    else:
+        for label in ("queries", "keys"):
+            t.keep(part, label, t.new(heads * linear.key_dim, 4))
+    _delta_core(t, part, heads, linear.key_dim, linear.value_dim)
+    out = t.new(values, 4)
+    t.keep("norms", "input in fp32", out)
+    t.keep("norms", "1 / root mean square", t.new(heads, 4))
+    for label in ("normalized, before the weight", "normalized, before the gate"):
+        t.keep("norms", label, t.new(values))
+    t.keep("activation function", "input of silu", t.cast(z, 4))
+    t.keep("activation function", "activated gate", t.new(values, 4))
+    return t.scattered(t.linear("output projection", "input of the output projection", t.new(values), hidden))
+
+
+def _delta_core(t: _Tape, part: str, heads: int, key_dim: int, value_dim: int) -> None:
+    """The rule itself: queries and keys normalized, each chunk solved as a triangular system, the state passed on.
+
+    In fp32, where tokens fill the last chunk, strides make it keep four more copies of queries and keys: 1 to 3 %.
+    """
+    chunks = -(-t.seq_len // _CHUNK)
+
+    def rows(label: str, width: int, times: int = 1, count: int = chunks * _CHUNK) -> None:
+        for _ in range(times):
+            t.keep(part, label, t.new(width, 4, rows=count))
+
+    rows("1 / the lengths of queries and keys", heads, 2, t.seq_len)
+    rows("products of tokens of a chunk, and their decays", heads * _CHUNK, 5)
+    rows("queries, keys and what they write", heads * key_dim, 4 if chunks == 1 else 6)
+    rows("values, new and corrected", heads * value_dim, 3)
+    rows("decays", heads, 4)
+    rows("decays of whole chunks", heads, count=chunks)
+    rows("states between chunks", heads * key_dim * value_dim, count=chunks)
+    t.keep(part, "mask of a chunk", _Tensor(_CHUNK * _CHUNK, 1))
 
 
 def _own_heads(t: _Tape, layer: Layer) -> Attention:
     """The attention of one tensor-parallel rank; KV heads fewer than the ranks are copied."""
     a = layer.attention
-    if a is None or a.latent:
-        raise LLMHWError("a layer without plain attention has no op-by-op profile; use kernels='megatron'")
+    if a is None:
+        raise LLMHWError("a layer without attention has no op-by-op profile; use kernels='megatron'")
     return replace(a, heads=share(a.heads, t.tp), kv_heads=max(1, a.kv_heads // t.tp))
 
 
@@ -378,7 +487,7 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     """The router: probabilities, the choice, and the weight of each chosen expert."""
     part, scores, late = "routing", "routing probabilities", s.router.startswith("chosen")
     weights = t.new(used, t.e if s.router == "chosen" else 4)
-    if s.router == "sigmoid":
+    if s.router in ("sigmoid", "softmax-fp32"):
         x32 = t.cast(x, 4)
         if x32 is not x:
             t.keep(part, "router's weight in fp32", _Tensor(count * x.width, 4))
@@ -387,6 +496,8 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
         t.linear(part, "input of the router", x, count)
     if not late:
         t.keep(part, scores, t.new(count, 4))
+    if s.router_groups:
+        t.keep(part, "groups that are left out", t.new(count, 1))
     t.keep(part, "chosen experts", t.new(used, 8))
     if late:
         t.keep(part, scores, weights)
@@ -459,15 +570,26 @@ def _block(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> None:
 # -- plain PyTorch and transformers -----------------------------------------------------------
 
 
+def by_op(spec: ModelSpec) -> bool:
+    """Whether the torch profile is exact for this model: it is known how transformers computes each of its blocks.
+
+    >>> from llmhw import model
+    >>> by_op(model("llama-3-8b"))
+    True
+    """
+    style = spec.family.style
+    states = {layer.linear_attention.kind for layer, _ in spec.layer_kinds if layer.linear_attention}
+    return style is not None and style_of(spec).activation in _ACTIVATIONS and states <= {style.state}
+
+
 @cache
 def style_of(spec: ModelSpec) -> Style:
-    """The family's style, with what this model's own config changes about it."""
+    """The family's style, with what this model's own config changes about it; for a model that `by_op` covers."""
     style = spec.family.style
     if style is None:
         covered = sorted(key for key, family in FAMILIES.items() if family.style)
         raise LLMHWError(
-            f"model_type={spec.model_type!r} has no op-by-op profile; use kernels='megatron' for the published "
-            f"formulas, or a model of one of {', '.join(covered)}"
+            f"model_type={spec.model_type!r} has no op-by-op profile; use a model of one of {', '.join(covered)}"
         )
     config = spec.config
     named = (config.get(key) for key in ("hidden_activation", "hidden_act", "activation_function"))
@@ -480,6 +602,7 @@ def style_of(spec: ModelSpec) -> Style:
     for key, name in (("attn_logit_softcapping", "softcap"), ("final_logit_softcapping", "logit_softcap")):
         if key in config:
             changes[name] = bool(config[key])
+    changes["router_groups"] = config.get("topk_method") == "group_limited_greedy"
     if isinstance(config.get("norm_topk_prob"), bool):
         changes["norm_topk"] = config["norm_topk_prob"]
     return replace(style, **changes)
@@ -507,11 +630,21 @@ def _tape(spec: ModelSpec, style: Style, case: Case, recompute: str, tables: dic
     )
 
 
+def _widest(spec: ModelSpec) -> Attention:
+    """The attention of a hybrid's other layers, whose tables are handed to all."""
+    found = (layer.attention for layer in spec.layers if layer.attention)
+    return next(found, Attention(spec.heads, spec.kv_heads, spec.head_dim, spec.head_dim))
+
+
 def _layer(spec: ModelSpec, style: Style, t: _Tape, layer: Layer) -> None:
     """One layer on a tape that has seen none of its tensors but what all layers share."""
     x = t.scattered(t.new(spec.hidden))
     if t.recompute != "full":
         _block(t, style, layer, x)
+        return
+    if layer.attention is None:
+        tables = [*_rotary_tables(t, style, _widest(spec)), _positions(t, style)]
+        t.keep("layer inputs", "input of a recomputed layer", x, *tables, key="layer input")
         return
     a = _own_heads(t, layer)
     tables = [*_masks(t, style, a), *(_rotary_tables(t, style, a) if style.rotary else [])]
@@ -542,7 +675,9 @@ def _head(spec: ModelSpec, style: Style, t: _Tape, loss: bool) -> None:
     x = t.gathered(x)
     if width != spec.hidden:
         x = t.linear("head", "input of the projection out", x, width)
-    logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp), "head input")
+    if not spec.head_shape[0]:
+        return
+    logits = t.linear("head", "input of the head", x, share(spec.head_shape[0], t.tp), "head input")
     if style.logit_softcap:
         t.keep("head", "tanh of the capped logits", logits.like())
         logits = logits.like()
@@ -558,7 +693,10 @@ _Stream = Iterator[tuple[str, Term, bool]]  # parts, their terms, and whether la
 
 
 def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head: bool, loss: bool) -> _Stream:
-    """The op-by-op profile; what layers share comes behind them."""
+    """The op-by-op profile; what layers share comes behind them. Without one, the formulas for fused kernels."""
+    if not by_op(spec):
+        yield from _megatron(spec, case, layers, embedding=embedding, head=head, loss=loss)
+        return
     style = style_of(spec)
     tables: dict[str, _Tensor] = {}
     shared: dict[_Tensor, _Where] = {}
@@ -593,7 +731,7 @@ def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, h
         if mode == "full":
             found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
         else:
-            walked = block(spec, layer, x, attention=case.attention, imbalance=case.imbalance, **sizes)
+            walked = block(spec, layer, x, attention=case.attention or "flash", imbalance=case.imbalance, **sizes)
             found.append((walked.kept(batch, selective=mode == "selective"), count))
     if head:
         ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
@@ -611,7 +749,8 @@ class Case:
     batch, seq_len      sequences of the micro-batch and tokens of each
     precision           see `llmhw.memory.PRECISIONS`: the whole model runs in the format it computes with. Autocast,
                         which casts operation by operation, keeps other tensors and is not covered
-    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
+    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices); None: flash,
+                        or eager where transformers has no other
     kernels             torch: what PyTorch and transformers keep, op by op. megatron: the published formulas for
                         Megatron-LM's fused kernels, with grouped heads, gated feed-forward parts, experts and cp
     tp, cp              tensor- and context-parallel ranks; the logits are split over tp, as in a parallel loss
@@ -625,7 +764,7 @@ class Case:
     batch: int = 1
     seq_len: int
     precision: str = "bf16"
-    attention: str = "flash"
+    attention: str | None = None
     kernels: str = "torch"
     tp: int = 1
     sequence_parallel: bool = False
@@ -637,7 +776,8 @@ class Case:
     def __post_init__(self) -> None:
         check_made(self)
         check_choice("precision", self.precision, PRECISIONS)
-        check_choice("attention", self.attention, ATTENTION)
+        if self.attention is not None:
+            check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
         if self.imbalance < 1:
             raise LLMHWError(f"imbalance={self.imbalance} is the busiest rank's load over the mean; use 1 or more")
@@ -656,6 +796,7 @@ class Case:
 
 def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bool) -> Estimate:
     """What layers and ends keep; `shared`: only what layers share, or only what they do not."""
+    case = replace(case, attention=case.attention or usual_attention(spec, case.kernels))
     wanted = {ends.pop("shared")} if "shared" in ends else {True, False}
     profile = _megatron if case.kernels == "megatron" else _torch
     parts: dict[str, list[Term]] = {}
@@ -730,7 +871,8 @@ def activations(
     keeps its two statistics in fp32 and fused attention a few bytes of generator state; where a sliding window needs
     a mask, another kernel runs, which pads it. Not counted: the logits in the model's format, which live as long as
     the caller holds them; temporaries; gradients.
-    Raises `LLMHWError` for a family without an op-by-op profile.
+    Where transformers' way of computing the blocks is not written down (`by_op`), both profiles are the formulas for
+    fused kernels.
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")

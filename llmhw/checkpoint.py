@@ -148,7 +148,7 @@ class Checkpoint:
     def format_of(self, tensor: Tensor, number: int | None) -> NumberFormat:
         """The format of a tensor of layer `number`, or of one outside the layers."""
         table = tensor.component == "embedding" and tensor.part == "tokens"
-        if not (tensor.matmul or table) or self.kept.hold(tensor.name, number):
+        if not (tensor.is_linear or table) or self.kept.hold(tensor.name, number):
             return self.wide
         for modules, fmt in self.named:
             if modules.hold(tensor.name, number):

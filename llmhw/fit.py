@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Report, Table
-from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
+from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
 from llmhw.model import ModelSpec
 from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, number_format
@@ -221,24 +221,19 @@ def training_job(
     batch     sequences of the micro-batch
     asked     other fields of `TrainingJob`: seq_len, optimizer, precision, frozen
 
-    Attention is fused where transformers has it so. Where a family has no op-by-op profile, the kernels are Megatron's.
-
     >>> from llmhw import model
     >>> job = training_job(model("gemma-2-2b"), device="h100")
-    >>> job.kernels, job.attention
-    ('torch', 'eager')
+    >>> job.recompute, job.attention
+    ('full', 'eager')
     """
     from llmhw.job import Parallelism, TrainingJob
 
-    style = spec.family.style
     return TrainingJob(
         model=spec,
         cluster=Cluster(device, devices),
         parallelism=Parallelism(tp=devices),
         micro_batch=batch,
         recompute="full",
-        attention="flash" if style is None or style.sdpa else "eager",
-        kernels="torch" if style else "megatron",
         **asked,
     )
 
@@ -410,10 +405,12 @@ def _way_out(
         except LLMHWError:
             return False
 
-    rivals = [a for a in accelerators() if a.vendor == q.gpu.vendor and a.memory_bytes > q.gpu.memory_bytes]
-    for rival in sorted(rivals, key=lambda a: (a.memory_bytes, a.name)):
-        if rival.memory_bytes >= held.needed * 0.9 and able(rival) and fits({"gpu": rival}):
-            return f"{short}; fits on {rival.name}"
+    tried = 0
+    for rival in larger(q.gpu):
+        if rival.memory_bytes >= held.needed * 0.9 and rival.memory_bytes > tried and able(rival):
+            if fits({"gpu": rival}):
+                return f"{short}; fits on {rival.name}"
+            tried = rival.memory_bytes  # no other of that size holds it either
     more = least_devices(held.job) if held.job else None
     if more is not None:
         return f"{short}; fits with {more.text}"

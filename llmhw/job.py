@@ -156,6 +156,17 @@ def assumed(value: int | float | str) -> Any:
     return kinds[type(value)](value)
 
 
+def usual_attention(spec: ModelSpec, kernels: str) -> str:
+    """The attention that a training job runs with: flash, or eager where plain PyTorch has no other for the family.
+
+    >>> from llmhw.model import model
+    >>> usual_attention(model("gemma-2-2b"), "torch"), usual_attention(model("gemma-2-2b"), "megatron")
+    ('eager', 'flash')
+    """
+    style = spec.family.style
+    return "eager" if kernels == "torch" and style is not None and not style.sdpa else "flash"
+
+
 def find_named(job: Any) -> None:
     """Put the objects in the place of names: a model's, and a device's or a cluster's."""
     object.__setattr__(job, "model", model_of(job.model, "model"))
@@ -356,6 +367,7 @@ class Limits:
     seq_len: int
     node: int
     batch: int = 1
+    shared: bool = False
 
 
 def check_rules(rules: Iterable[Rule], x: Layout, limits: Limits | None) -> None:
@@ -408,6 +420,11 @@ TENSOR_RULES = (
             f"tp={x.tp} neither divides kv_heads={m.kv_heads} nor is a multiple of it, so KV heads can be "
             "neither split nor copied evenly"
         ),
+    ),
+    Rule(
+        "shared blocks lie on one stage",
+        lambda x, m: (x.pp == 1) | (not m.shared),
+        lambda x, m: f"pp={x.pp} would part layers of {m.name} from the block that they share; use pp=1",
     ),
     Rule(
         "tp fits node boundaries",
@@ -469,7 +486,9 @@ def _experts(spec: ModelSpec) -> int:
 
 def limits_of(spec: ModelSpec, cluster: Cluster, *, seq_len: int = 1, batch: int = 1) -> Limits:
     """What layouts of this model on this cluster are held against."""
-    return Limits(spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, cluster.devices_per_node, batch)
+    shared = any(layer.borrowed for layer, _ in spec.layer_kinds)
+    node = cluster.devices_per_node
+    return Limits(spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, node, batch, shared)
 
 
 def filling_micro_batches(p: Parallelism) -> int:
@@ -528,13 +547,17 @@ class TrainingJob:
     compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
-    attention: str = choice(ATTENTION, "flash is fused: no score matrix.", "flash")
+    attention: str = choice(
+        ATTENTION, "flash is fused: no score matrix. Default: flash, or eager where plain PyTorch has no other.", None
+    )
     kernels: str = choice(KERNELS, "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022).", "torch")
     dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
         find_named(self)
+        if self.attention is None or isinstance(self.attention, Assumed):
+            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
         if self.parallelism is None:
             object.__setattr__(self, "parallelism", Parallelism(dp=self.cluster.devices))
         check_object("parallelism", self.parallelism, "Parallelism")

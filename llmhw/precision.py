@@ -252,6 +252,11 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
     text = str(name) if type(name).__module__ == "torch" else check_text("number_format", name)
     entry = _by_key().get(_key(text))
     if entry is None:
+        from llmhw.names import split_format
+
+        left, stated = split_format(text)  # as the names of checkpoints write it: "FP8-dynamic", "GPTQ-Int4"
+        entry = None if left else _formats().get(stated)
+    if entry is None:
         raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
     return entry
 
@@ -504,9 +509,9 @@ def _sixteen_bit(spec: ModelSpec) -> NumberFormat:
 
 def _simple_format(spec: ModelSpec, chosen: NumberFormat, tensor: Tensor) -> NumberFormat:
     """The format of one tensor where `chosen` is the model's."""
-    packed = chosen.rule == "all" or (tensor.matmul and tensor.component in _QUANTIZED_COMPONENTS)
+    packed = chosen.rule == "all" or (tensor.is_linear and tensor.component in _QUANTIZED_COMPONENTS)
     if chosen.rule == "mlx":
-        packed = (tensor.matmul or tensor.part == "tokens") and not tensor.into % chosen.group
+        packed = (tensor.is_linear or tensor.part == "tokens") and not tensor.into % chosen.group
     elif chosen.rule == "experts" and spec.parameters.by_component["experts"]:
         packed = tensor.matmul and tensor.component == "experts"
     return chosen if packed else _sixteen_bit(spec)

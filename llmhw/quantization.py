@@ -179,15 +179,22 @@ def checkpoint_of(spec: ModelSpec) -> Checkpoint:
         if value is None or value in ({}, "", False):
             continue
         if isinstance(value, str):
-            return _worded(key, value, wide)
+            return _worded(key, value, wide, spec)
         if not isinstance(value, Mapping):
             raise _wrong(key, value, "must be an object, or the name of a number format")
         return _read(Keys(value, key), wide, spec)
     return Checkpoint(wide=wide)
 
 
-def _worded(key: str, value: str, wide: NumberFormat) -> Checkpoint:
+def _worded(key: str, value: str, wide: NumberFormat, spec: ModelSpec) -> Checkpoint:
     """A number format's name in place of an object: stored by the rules of that format."""
+    average = re.fullmatch(r"(exl[23])-(\d{1,2}(?:\.\d+)?)bpw", value)
+    if average:
+        q = Keys({"quant_method": average[1], "bits": float(average[2])}, key)
+        return replace(_exllama(q, spec), method=average[1], wide=wide)
+    if value == "gguf":
+        note = "the name does not say which GGUF file: Q4_K_M is taken, as llama.cpp does"
+        return Checkpoint(method="gguf", wide=wide, whole=number_format("Q4_K_M"), note=note)
     try:
         fmt = number_format(check_text(f"config key {key}", value))
     except LLMHWError as error:

@@ -13,7 +13,7 @@ from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
-from llmhw.hardware import Accelerator, Cluster, accelerators
+from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
 from llmhw.model import Layer, ModelSpec, Tensor
@@ -197,7 +197,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
     if job.engine == "llama.cpp":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.vocab_size, "hidden": spec.hidden}
+        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
         return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
     kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
     forward = term(
@@ -213,7 +213,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         tokens=job.max_batched_tokens,
         hidden=spec.hidden,
         sequences=job.max_sequences,
-        vocab=spec.vocab_size,
+        vocab=spec.head_shape[0],
         bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration),
     )
     if last and sampling.value > forward.value:
@@ -806,12 +806,11 @@ def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, Servin
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
     """More devices of a kind, the smallest larger device, and eight of the smallest, where each holds the job."""
     device, count = job.cluster.accelerator, job.cluster.devices
-    larger = [a for a in accelerators() if a.vendor == device.vendor and a.memory_bytes > device.memory_bytes]
-    larger.sort(key=lambda a: a.memory_bytes)
+    rivals = list(larger(device))
     ways = (
         [(device, many) for many in (2, 4, 8) if many > count],
-        [(one, count) for one in larger],
-        [(one, 8) for one in larger if count < 8],
+        [(one, count) for one in rivals],
+        [(one, 8) for one in rivals if count < 8],
     )
     for places in ways:
         for one, many in places:
@@ -932,7 +931,7 @@ def prompt_workspace(
         vectors = term(forward_workspace_bytes, "vectors beside them", devices, feed_forward=0, residuals=8, **sizes)
         moments["the prompt's attention"] = (scores, vectors)
     if prompt_logits:
-        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.vocab_size)
+        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.head_shape[0])
         last = term(forward_workspace_bytes, "hidden states", feed_forward=0, residuals=2, **sizes)
         moments["the prompt's logits"] = (logits, last)
     note, terms = max(moments.items(), key=lambda item: sum(float(t.value) for t in item[1]))

@@ -179,10 +179,8 @@ def test_every_number_explains_itself() -> None:
 
 def test_refusals_name_the_way_out() -> None:
     llama = model("llama-3-8b")
-    with pytest.raises(LLMHWError, match=r"model_type='mpt' has no op-by-op profile; use kernels='megatron'"):
-        activations(model("mpt-7b"), seq_len=64)
     with pytest.raises(LLMHWError, match=r"attention='flash': transformers does not run model_type='gemma2' with SDPA"):
-        activations(model("gemma-2-9b"), seq_len=64)
+        activations(model("gemma-2-9b"), seq_len=64, attention="flash")
     with pytest.raises(LLMHWError, match=r"attention of model_type='bloom' cannot be run again by itself"):
         activations(model("bloom-560m"), seq_len=64, attention="eager", recompute="selective")
     with pytest.raises(LLMHWError, match=r"recompute='selectiv' is not known; did you mean selective"):
@@ -197,8 +195,6 @@ def test_refusals_name_the_way_out() -> None:
         layer_activations(llama, 32, seq_len=64)
     with pytest.raises(LLMHWError, match=r"imbalance=0.5 is the busiest rank's load over the mean; use 1 or more"):
         activations(llama, seq_len=64, kernels="megatron", imbalance=0.5)
-    with pytest.raises(LLMHWError, match=r"kernels='megatron' covers attention layers"):
-        activations(model("qwen3-next-80b-a3b"), seq_len=64, kernels="megatron")
 
 
 def test_the_profile_covers_most_of_the_catalog() -> None:
