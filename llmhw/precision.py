@@ -527,7 +527,10 @@ def _simple_types(
 def _checkpoint_groups(spec: ModelSpec, tensors: list[tuple[Tensor, int]] | None) -> list[WeightGroup]:
     """Weights as the checkpoint has them; a rank's, by the formats that tensors of that name have in all layers."""
     if spec.checkpoint.file_bytes:
-        return list(_grouped((_file_format(spec), _matrices(t), n) for t, n in tensors or spec.all_tensors()))
+        fmt, held = _file_format(spec), dict.fromkeys(COMPONENTS, 0)
+        for tensor, times in spec.all_tensors() if tensors is None else tensors:
+            held[tensor.component] += times * tensor.numel
+        return [WeightGroup(name, fmt.name, n, fmt.bits) for name, n in held.items() if n]
     if tensors is None:
         return list(_whole_checkpoint(spec))
     shares: dict[tuple[str, str], dict[NumberFormat, int]] = {}
