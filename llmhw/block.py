@@ -547,9 +547,12 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
              element=4),
     )  # fmt: skip
     own = share(tokens, layout.spread)
+    norm = Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last)
+    if not vocab:  # an embedder
+        return Block((norm, *_projections(spec, layout, tokens, "head")))
     return Block(
         (
-            Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last),
+            norm,
             *_projections(spec, layout, tokens, "head"),
             Matmul(name="head", part="head", m=tokens, n=columns, k=width, split="vocab", kept=taken),
             Pass(

@@ -498,7 +498,19 @@ _FILLER = frozenset(
     (
         *("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "google", "intel", "habana", "apple"),
         *("aws", "amazon", "azure", "gpu", "gpus", "card", "chip", "accelerator", "per", "hgx", "dgx"),
-        *("generation", "edition", "announced", "with", "design"),
+        *(
+            "huawei",
+            "ascend",
+            "generation",
+            "edition",
+            "announced",
+            "with",
+            "design",
+            "graphics",
+            "processor",
+            "r",
+            "tm",
+        ),
     )
 )
 _SIZE = re.compile(r"\d+gb")
@@ -584,7 +596,8 @@ class _Names:
         if key in self.exact:
             return [self.exact[key]]
         fitting = [name for name, words in self.described.items() if key <= words]
-        kin = {name for name, words, apart in self.bare if key - apart == words - apart}
+        plain = {word for word in key if not _SIZE.fullmatch(word)}
+        kin = {name for name, words, apart in self.bare if plain - apart == words - apart}
         if fitting:
             return [name for name in fitting if name in kin] or fitting
         # Every word is known, but no one thing has them all: name those that have the most.

@@ -19,6 +19,8 @@ from llmhw.units import MIB, LLMHWError, shown
 
 # Tools answer within a second; a driver that hangs must not hang us.
 SECONDS = 20.0
+# Drivers of different years print totals that differ by that much: 16160 and 16384 MiB of a V100.
+_SAME = 0.02
 _BY_HAND = (
     "give the device by hand: --gpu NAME (`llmhw gpus` lists them), or --gpu-memory, --gpu-bandwidth, --gpu-tflops"
 )
@@ -235,7 +237,7 @@ def device_of(card: Card) -> Accelerator:
     best = _nearest(card.memory_bytes, found)
     if best is None:
         return _of_memory(card, _one(card, found))
-    return _of_memory(card, best) if abs(card.memory_bytes / best.memory_bytes - 1) > 0.01 else best
+    return _of_memory(card, best) if abs(card.memory_bytes / best.memory_bytes - 1) > _SAME else best
 
 
 def _one(card: Card, found: list[Accelerator]) -> Accelerator:

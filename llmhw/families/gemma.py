@@ -181,7 +181,8 @@ _GEMMA4: dict[str, Any] = {
 # fmt: off
 TABLE: dict[str, Family] = {
     "gemma3n_text": family(_gemma3n, "Gemma 3n", synonyms=("gemma3n",), arithmetic=_ALTUP, vocab_size=262400,
-        hidden_size=2048, intermediate_size=16384, num_hidden_layers=35, num_attention_heads=8, num_key_value_heads=2, head_dim=256,
+        hidden_size=2048, intermediate_size=16384, num_hidden_layers=35, num_attention_heads=8, num_key_value_heads=2,
+        head_dim=256,
         max_position_embeddings=32768, sliding_window=512, vocab_size_per_layer_input=262144,
         hidden_size_per_layer_input=256, num_kv_shared_layers=15, altup_num_inputs=4, laurel_rank=64,
         tie_word_embeddings=True),
