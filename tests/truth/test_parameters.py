@@ -20,13 +20,13 @@ from tests.truth.families import config_of, kwargs, on_meta, our_shapes, publish
 
 # How the tensor names of transformers sort into our components
 COMPONENT = (
-    ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
+    ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d|scale$"),
     ("head", r"lm_head|project_out"),
-    ("embedding", r"embed|wte|wpe|project_in"),
+    ("embedding", r"embed|wte|wpe|project_in|per_layer_model_projection|altup_projections"),
     ("experts", r"\.experts\."),
-    ("router", r"router|(mlp|mixer)\.gate\.weight|shared_expert_gate"),
+    ("router", r"router|altup|(mlp|mixer)\.gate\.weight|shared_expert_gate"),
     ("attention", r"attn|attention|mixer\.(([qkvo]|in|out)_proj|dt_bias|A_log|D|conv1d)"),
-    ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse|mixer"),
+    ("mlp", r"mlp|per_layer|laurel|ffn|fc\d|feed_forward|block_sparse|mixer"),
 )
 
 
