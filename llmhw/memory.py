@@ -218,7 +218,7 @@ def kv_cache(
         if a and a.causal and not a.shared:
             sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
-                sizes |= {"latent": a.latent, "index_dim": 0 if a.compression else a.index_dim}
+                sizes |= {"latent": a.latent, "index_dim": a.index_dim if a.index_pool == 1 else 0}
                 kept = term(latent_cache_bytes, "latent and rotary key", count, **sizes, bits_per_element=bits)
             else:
                 sizes |= {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
@@ -230,9 +230,10 @@ def kv_cache(
                 parts[a.kind].append(term(compressed_cache_bytes, "compressed entries", count, **entry))
                 sizes |= {"each": a.waiting[0], "last": a.waiting[1]}
                 parts.setdefault("state", []).append(term(waiting_bytes, "tokens of the next entry", count, **sizes))
-            if a.index_dim and not a.latent:
-                sizes = {"batch": batch, "tokens": seq_len, "latent": a.index_dim, "bits_per_element": bits}
-                parts[a.kind].append(term(latent_cache_bytes, "keys of the indexer", count, **sizes))
+            elif a.index_dim and (a.index_pool > 1 or not a.latent):
+                sizes = {"batch": batch, "tokens": seq_len, "compression": a.index_pool, "latent": a.index_dim}
+                kept = term(compressed_cache_bytes, "keys of the indexer", count, **sizes, bits_per_element=bits)
+                parts[a.kind].append(kept)
         if linear:
             sizes = {"batch": batch, **linear.kept(tp), "bits_per_element": bits}
             kept = term(linear_state_bytes, linear.kind, count, **sizes)

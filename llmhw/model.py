@@ -148,7 +148,8 @@ class Attention:
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
     compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
-                             such entries (DeepSeek V4; 0: none). The indexer's keys are of entries, too
+                             such entries (DeepSeek V4; 0: none)
+    index_pool               tokens behind one key of the indexer
     waiting                  elements kept of each token whose entry is not made yet, and of the last one whose is
     """
 
@@ -167,6 +168,7 @@ class Attention:
     shared: bool = False
     causal: bool = True
     compression: int = 0
+    index_pool: int = 1
     waiting: tuple[int, int] = (0, 0)
 
     @property

@@ -150,7 +150,7 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size
+            _WIDTH: """hidden_size n_embd d_model n_inner ffn_dim ffn_hidden_size
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
@@ -219,7 +219,7 @@ KEYS: dict[str, Check] = {
     "indexer_types": partial(_list, kind=str),
     "index_topk_pattern": check_prose,
     "kv_source_layers": partial(_list, kind=int),
-    **dict.fromkeys("use_mla use_dsa router_bias shared_expert_sink".split(), _flag),
+    **dict.fromkeys("use_mla use_dsa use_cla router_bias shared_expert_sink".split(), _flag),
     "hybrid_layer_pattern": partial(_list, kind=int),
     "local_layer_ids": partial(_list, kind=int),
     "mtp_layer_types": partial(_list, kind=str),
@@ -231,18 +231,19 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
+            _WIDTH: """linear_head_dim moe_hidden_size conv_kernel_size
+                sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
                 swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
                 o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
                 shared_experts_intermediate_size""",
             _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
                 swa_num_attention_heads swa_num_key_value_heads
-                compress_rate_csa compress_rate_hca o_groups
+                linear_num_heads index_kpool compress_rate_csa compress_rate_hca o_groups
                 sparse_num_index_heads sparse_index_dim sparse_block_size sparse_topk_blocks
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
-            # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
-            (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
-                swa_qk_rope_head_dim""",
+            # 0: no rotary part, which some call the size of a head; no latent attention in DeepSeek's small models
+            (0, 10**7): """shared_intermediate_size share_expert_dim head_dim qk_nope_head_dim qk_rope_head_dim
+                v_head_dim swa_qk_rope_head_dim""",
             (1, 100): "hc_mult",
             (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num dense_mlp_idx
                 index_topk_freq index_skip_topk_offset""",
@@ -334,11 +335,13 @@ class Config:
 
     @property
     def head_dim(self) -> int:
-        if self.get("head_dim") is None and self.hidden % self.heads:
+        if self.get("head_dim"):
+            return self.count("head_dim")
+        if self.hidden % self.heads:
             raise LLMHWError(
                 f"heads={self.heads} does not divide hidden_size={self.hidden}, and the config gives no head_dim"
             )
-        return self.count("head_dim", default=self.hidden // self.heads)
+        return self.hidden // self.heads
 
     @property
     def intermediate(self) -> int:

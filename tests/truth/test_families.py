@@ -14,9 +14,10 @@ from llmhw.model import DROPOUT_RATES
 
 
 def module_of(model_type: str) -> str:
-    """The source of transformers' implementation."""
+    """The source of transformers' implementation, without towers for pictures."""
     package = CONFIG_MAPPING[model_type].__module__.rpartition(".")
-    return inspect.getsource(import_module(f"{package[0]}.{package[2].replace('configuration', 'modeling')}"))
+    source = inspect.getsource(import_module(f"{package[0]}.{package[2].replace('configuration', 'modeling')}"))
+    return re.sub(r"^class \w*Vision.*?(?=^class |\Z)", "", source, flags=re.S | re.M)
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
