@@ -109,9 +109,8 @@ _RECURRENT: dict[str, Check] = {
                 linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
             _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
                 num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size
-                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim group_norm_size
-                hc_count
-                hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
+                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim
+                group_norm_size hc_count hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
                 make_ngram_vocab_size_divisible_by indexer_n_heads indexer_head_dim indexer_compress_ratio cca_time0
                 cca_time1 router_hidden_size""",
             (3, 10**8): "ngram_vocab_size_base",
