@@ -13,6 +13,7 @@ from llmhw.families import hybrids, latent, llamas, mixtures, older
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
+from llmhw.families.wrappers import unwrap
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -28,7 +29,6 @@ FAMILIES: dict[str, Family] = {
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
-_ELSEWHERE = ("vision_config", "audio_config")
 
 
 def key_of(model_type: str) -> str:
@@ -50,15 +50,8 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     for key in data:
         if not isinstance(key, str):
             raise LLMHWError(f"config key {shown(key)} must be a text")
-    text = data.get("text_config")
-    model_type = data.get("model_type")
-    if isinstance(text, Mapping):
-        model_type = text.get("model_type", model_type)
-        data = {
-            **{k: data[k] for k in ("quantization_config", "dtype", "torch_dtype", "tie_word_embeddings") if k in data},
-            **text,
-            **{k: True for k in _ELSEWHERE if k in data},
-        }
+    found = unwrap(data)
+    data, model_type = found.text, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
@@ -91,7 +84,8 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
-        left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        towers=found.towers(c),
+        left_out=found.left_out,
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:
