@@ -277,7 +277,7 @@ WRAPPERS: dict[str, Wrapper] = {
     "smolvlm": _wrapper(_idefics3, "llama", scale_factor=2),
     "lfm2_vl": _wrapper(_lfm2, "lfm2", tied=True, downsample_factor=2, projector_hidden_size=2560,
         projector_bias=True, projector_use_layernorm=True),
-    "llama4": _wrapper(_llama4, "llama4_text", prefix=""),
+    "llama4": _wrapper(_llama4, "llama4_text", tied=None, prefix=""),
     "mllama": _wrapper(_mllama, "mllama_text_model"),
 }
 # fmt: on
