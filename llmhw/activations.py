@@ -3,7 +3,8 @@
 Two profiles. `kernels="torch"` is what plain PyTorch and transformers keep: we walk through the operations of a
 block in the order in which transformers runs them and note what each one saves, every tensor once. Tests hold the
 result against PyTorch's own saved-tensor hooks, byte for byte. `kernels="megatron"` are the published formulas for
-Megatron-LM's fused kernels (Korthikanti et al. 2022).
+Megatron-LM's fused kernels (Korthikanti et al. 2022). They also stand in where nobody wrote down how transformers
+computes a family's blocks: `by_op` tells, and answers say so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llmhw.block import Kept, block, first_block, last_block, layer_input
 from llmhw.checks import check_items, check_made, checked
 from llmhw.families import FAMILIES, Style
 from llmhw.formula import Estimate, Term
-from llmhw.job import ATTENTION, KERNELS, Layout
+from llmhw.job import ATTENTION, KERNELS, Layout, usual_attention
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.units import LLMHWError, check_choice, check_count, share, shown
@@ -133,7 +134,15 @@ class _Tape:
 # -- norms ------------------------------------------------------------------------------------
 
 
-def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1, weights: int = 0) -> _Tensor:
+def _norm(
+    t: _Tape,
+    kind: str,
+    x: _Tensor,
+    part: str = "norms",
+    vectors: int = 1,
+    weights: int = 0,
+    whole: _Tensor | None = None,
+) -> _Tensor:
     """A normalization layer, as transformers computes it.
 
     kind      rms          Llama's: in fp32, back to the model's format, times the weight
@@ -145,6 +154,7 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
               cohere       Cohere's LayerNorm, written out in fp32
     vectors   vectors that are normalized in one row: 1, or the heads when each head is
     weights   elements of the weight, if they are not as many as in a vector
+    whole     the storage that x is a part of, if it is
     """
     if kind.startswith("layer"):
         x = t.cast(x, 4) if kind == "layer-fp32" else x
@@ -154,11 +164,11 @@ def _norm(t: _Tape, kind: str, x: _Tensor, part: str = "norms", vectors: int = 1
         if kind == "layer-plus-1":
             t.keep(part, "1 + weight", _Tensor(x.width // vectors, t.e), key="norm weight")
         return x.like(bytes=t.e)
-    x = t.cast(x, 4)
+    given, x = x, t.cast(x, 4)
     scale = x.like(width=vectors)
     if kind == "cohere":
         x = x.like()
-    t.keep(part, "input in fp32", x, key="norm input")
+    t.keep(part, "input in fp32", whole if whole and x is given else x, key="norm input")
     t.keep(part, "1 / root mean square", scale, key="norm scale")
     if kind == "cohere":
         t.keep(part, "centred input, computed again", x.like(), key="norm input")
@@ -199,10 +209,6 @@ def _activate(t: _Tape, name: str, x: _Tensor, part: str = "activation function"
     relu         saves its result
     relu2        ReLU, then its square
     """
-    if name not in _ACTIVATIONS:
-        raise LLMHWError(
-            f"hidden_act={name!r} has no op-by-op profile; use kernels='megatron', or one of {', '.join(_ACTIVATIONS)}"
-        )
     kind = _ACTIVATIONS[name]
     if kind in ("relu", "relu2"):
         y = x.like()
@@ -236,6 +242,8 @@ def _rotate(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor) -> tuple[_
 
 def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
     width = int(a.head_dim * s.rotary) // (1 + s.rotary_once)
+    if s.rotary_complex:
+        return [t.table("table of complex numbers", width // 2, 8)]
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
     return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
 
@@ -245,6 +253,8 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     part = "attention"
     out = t.new(a.heads * a.v_head_dim)
     masks = _masks(t, s, a)
+    if a.index_topk:  # every layer has its own, of the tokens that its indexer chose
+        masks = [_Tensor(1, 1 if t.flash else t.e, t.batch, t.seq_len, t.seq_len, grad=False)]
     if t.recompute == "selective":
         t.keep(part, "inputs of the recomputed core", q, k, v, *masks, _positions(t, s))
         return out
@@ -262,8 +272,9 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
         # the output projection needs it token by token, which is one more copy
         return out.like() if s.rotary_cat else out
     size = 4 if s.upcast else t.e
-    t.keep(part, "queries", t.cast(_batched(t, a, q), size))
-    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k)), size))
+    width = a.heads * a.head_dim
+    t.keep(part, "queries", t.cast(_batched(t, a, q, width), size))
+    t.keep(part, "keys", t.cast(_batched(t, a, _repeat(t, a, k), width), size))
     scores = t.new(a.heads, keys=t.seq_len)
     if s.softcap:
         t.keep(part, "tanh of the capped scores", scores.like())
@@ -275,13 +286,13 @@ def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) 
     if softmax is not probabilities:
         t.keep(part, "probabilities in fp32", softmax, key="probabilities")
     t.keep(part, "probabilities", probabilities, key="probabilities")
-    t.keep(part, "values", _batched(t, a, _repeat(t, a, v)), key="values")
+    t.keep(part, "values", _batched(t, a, _repeat(t, a, v), a.heads * a.v_head_dim), key="values")
     return out
 
 
-def _batched(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
+def _batched(t: _Tape, a: Attention, x: _Tensor, width: int) -> _Tensor:
     """What a batched matrix product saves: a copy, or a view where the strides allow one."""
-    return x if t.batch == 1 or a.heads == 1 else t.new(a.heads * a.head_dim)
+    return x if t.batch == 1 or a.heads == 1 else t.new(width)
 
 
 def _repeat(t: _Tape, a: Attention, x: _Tensor) -> _Tensor:
@@ -298,6 +309,8 @@ def _masks(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
         # GPT-Neo's windows are buffers of its attention
         name = "causal mask" if a.window is None or not s.registry else "window mask"
         return [t.table(name, 1, t.e, batch=t.batch, keys=t.seq_len)]
+    if a.index_topk:
+        return [t.table("causal mask", 1, 1, keys=t.seq_len)]
     if a.window is not None and t.seq_len >= a.window:
         return [t.table("window mask", 1, 1, keys=t.seq_len)]
     return []
@@ -316,7 +329,31 @@ def _part(layer: Layer, part: str, *, stack: bool = False, shared: bool = False)
     return next((t for t in wanted if (t.component == "experts") == stack), None)
 
 
+def _compressed(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Multi-head latent attention: queries and keys out of their compressions, the turned part of the keys shared."""
+    a = _own_heads(t, layer)
+    hidden, x = x.width, t.gathered(x)
+    small, into = _part(layer, "q_a"), "input of the projections out of the compressions"
+    rank = next(n.into for n in layer.tensors if n.part == "kv_b")
+    if small:
+        first = t.linear("qkv", "input of the q and kv compressions", x, small.out)
+        x_q = _norm(t, s.norm, first, "inner norms")
+        q = t.linear("qkv", into, x_q, a.heads * a.head_dim)
+    else:
+        q = t.linear("qkv", "input of the q projection and kv compression", x, a.heads * a.head_dim)
+    both = t.linear("qkv", "input of the q and kv compressions", x, a.latent)
+    inner = _norm(t, s.norm, both.like(width=rank), "inner norms", whole=both)
+    # values are views of what the keys were copied from
+    turned = a.latent - rank
+    v = t.linear("qkv", into, inner, a.heads * (a.head_dim - turned + a.v_head_dim))
+    q, k = _rotate(t, s, replace(a, kv_heads=a.heads), q, v)
+    out = _core(t, s, replace(a, kv_heads=a.heads), q, k, v)
+    return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
 def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    if layer.attention and layer.attention.latent:
+        return _compressed(t, s, layer, x)
     a = _own_heads(t, layer)
     hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
@@ -340,8 +377,8 @@ def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
 def _own_heads(t: _Tape, layer: Layer) -> Attention:
     """The attention of one tensor-parallel rank; KV heads fewer than the ranks are copied."""
     a = layer.attention
-    if a is None or a.latent:
-        raise LLMHWError("a layer without plain attention has no op-by-op profile; use kernels='megatron'")
+    if a is None:
+        raise LLMHWError("a layer without attention has no op-by-op profile; use kernels='megatron'")
     return replace(a, heads=share(a.heads, t.tp), kv_heads=max(1, a.kv_heads // t.tp))
 
 
@@ -378,7 +415,7 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
     """The router: probabilities, the choice, and the weight of each chosen expert."""
     part, scores, late = "routing", "routing probabilities", s.router.startswith("chosen")
     weights = t.new(used, t.e if s.router == "chosen" else 4)
-    if s.router == "sigmoid":
+    if s.router in ("sigmoid", "softmax-fp32"):
         x32 = t.cast(x, 4)
         if x32 is not x:
             t.keep(part, "router's weight in fp32", _Tensor(count * x.width, 4))
@@ -387,6 +424,8 @@ def _route(t: _Tape, s: Style, x: _Tensor, count: int, used: int) -> _Tensor:
         t.linear(part, "input of the router", x, count)
     if not late:
         t.keep(part, scores, t.new(count, 4))
+    if s.router_groups:
+        t.keep(part, "groups that are left out", t.new(count, 1))
     t.keep(part, "chosen experts", t.new(used, 8))
     if late:
         t.keep(part, scores, weights)
@@ -459,15 +498,24 @@ def _block(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> None:
 # -- plain PyTorch and transformers -----------------------------------------------------------
 
 
+def by_op(spec: ModelSpec) -> bool:
+    """Whether the torch profile is exact for this model: it is known how transformers computes each of its blocks.
+
+    >>> from llmhw import model
+    >>> by_op(model("llama-3-8b"))
+    True
+    """
+    return spec.family.style is not None and style_of(spec).activation in _ACTIVATIONS
+
+
 @cache
 def style_of(spec: ModelSpec) -> Style:
-    """The family's style, with what this model's own config changes about it."""
+    """The family's style, with what this model's own config changes about it; for a model that `by_op` covers."""
     style = spec.family.style
     if style is None:
         covered = sorted(key for key, family in FAMILIES.items() if family.style)
         raise LLMHWError(
-            f"model_type={spec.model_type!r} has no op-by-op profile; use kernels='megatron' for the published "
-            f"formulas, or a model of one of {', '.join(covered)}"
+            f"model_type={spec.model_type!r} has no op-by-op profile; use a model of one of {', '.join(covered)}"
         )
     config = spec.config
     named = (config.get(key) for key in ("hidden_activation", "hidden_act", "activation_function"))
@@ -480,6 +528,7 @@ def style_of(spec: ModelSpec) -> Style:
     for key, name in (("attn_logit_softcapping", "softcap"), ("final_logit_softcapping", "logit_softcap")):
         if key in config:
             changes[name] = bool(config[key])
+    changes["router_groups"] = config.get("topk_method") == "group_limited_greedy"
     if isinstance(config.get("norm_topk_prob"), bool):
         changes["norm_topk"] = config["norm_topk_prob"]
     return replace(style, **changes)
@@ -558,7 +607,10 @@ _Stream = Iterator[tuple[str, Term, bool]]  # parts, their terms, and whether la
 
 
 def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head: bool, loss: bool) -> _Stream:
-    """The op-by-op profile; what layers share comes behind them."""
+    """The op-by-op profile; what layers share comes behind them. Without one, the formulas for fused kernels."""
+    if not by_op(spec):
+        yield from _megatron(spec, case, layers, embedding=embedding, head=head, loss=loss)
+        return
     style = style_of(spec)
     tables: dict[str, _Tensor] = {}
     shared: dict[_Tensor, _Where] = {}
@@ -593,7 +645,7 @@ def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, h
         if mode == "full":
             found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
         else:
-            walked = block(spec, layer, x, attention=case.attention, imbalance=case.imbalance, **sizes)
+            walked = block(spec, layer, x, attention=case.attention or "flash", imbalance=case.imbalance, **sizes)
             found.append((walked.kept(batch, selective=mode == "selective"), count))
     if head:
         ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
@@ -611,7 +663,8 @@ class Case:
     batch, seq_len      sequences of the micro-batch and tokens of each
     precision           see `llmhw.memory.PRECISIONS`: the whole model runs in the format it computes with. Autocast,
                         which casts operation by operation, keeps other tensors and is not covered
-    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices)
+    attention           flash (a fused kernel: PyTorch's SDPA, FlashAttention) or eager (score matrices); None: flash,
+                        or eager where transformers has no other
     kernels             torch: what PyTorch and transformers keep, op by op. megatron: the published formulas for
                         Megatron-LM's fused kernels, with grouped heads, gated feed-forward parts, experts and cp
     tp, cp              tensor- and context-parallel ranks; the logits are split over tp, as in a parallel loss
@@ -625,7 +678,7 @@ class Case:
     batch: int = 1
     seq_len: int
     precision: str = "bf16"
-    attention: str = "flash"
+    attention: str | None = None
     kernels: str = "torch"
     tp: int = 1
     sequence_parallel: bool = False
@@ -637,7 +690,8 @@ class Case:
     def __post_init__(self) -> None:
         check_made(self)
         check_choice("precision", self.precision, PRECISIONS)
-        check_choice("attention", self.attention, ATTENTION)
+        if self.attention is not None:
+            check_choice("attention", self.attention, ATTENTION)
         check_choice("kernels", self.kernels, KERNELS)
         if self.imbalance < 1:
             raise LLMHWError(f"imbalance={self.imbalance} is the busiest rank's load over the mean; use 1 or more")
@@ -656,6 +710,7 @@ class Case:
 
 def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bool) -> Estimate:
     """What layers and ends keep; `shared`: only what layers share, or only what they do not."""
+    case = replace(case, attention=case.attention or usual_attention(spec, case.kernels))
     wanted = {ends.pop("shared")} if "shared" in ends else {True, False}
     profile = _megatron if case.kernels == "megatron" else _torch
     parts: dict[str, list[Term]] = {}
@@ -730,7 +785,8 @@ def activations(
     keeps its two statistics in fp32 and fused attention a few bytes of generator state; where a sliding window needs
     a mask, another kernel runs, which pads it. Not counted: the logits in the model's format, which live as long as
     the caller holds them; temporaries; gradients.
-    Raises `LLMHWError` for a family without an op-by-op profile.
+    Where transformers' way of computing the blocks is not written down (`by_op`), both profiles are the formulas for
+    fused kernels.
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")

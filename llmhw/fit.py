@@ -219,24 +219,19 @@ def training_job(
     batch     sequences of the micro-batch
     asked     other fields of `TrainingJob`: seq_len, optimizer, precision, frozen
 
-    Attention is fused where transformers has it so. Where a family has no op-by-op profile, the kernels are Megatron's.
-
     >>> from llmhw import model
     >>> job = training_job(model("gemma-2-2b"), device="h100")
-    >>> job.kernels, job.attention
-    ('torch', 'eager')
+    >>> job.recompute, job.attention
+    ('full', 'eager')
     """
     from llmhw.job import Parallelism, TrainingJob
 
-    style = spec.family.style
     return TrainingJob(
         model=spec,
         cluster=Cluster(device, devices),
         parallelism=Parallelism(tp=devices),
         micro_batch=batch,
         recompute="full",
-        attention="flash" if style is None or style.sdpa else "eager",
-        kernels="torch" if style else "megatron",
         **asked,
     )
 

@@ -155,6 +155,17 @@ def assumed(value: int | float | str) -> Any:
     return kinds[type(value)](value)
 
 
+def usual_attention(spec: ModelSpec, kernels: str) -> str:
+    """The attention that a training job runs with: flash, or eager where plain PyTorch has no other for the family.
+
+    >>> from llmhw.model import model
+    >>> usual_attention(model("gemma-2-2b"), "torch"), usual_attention(model("gemma-2-2b"), "megatron")
+    ('eager', 'flash')
+    """
+    style = spec.family.style
+    return "eager" if kernels == "torch" and style is not None and not style.sdpa else "flash"
+
+
 def find_named(job: Any) -> None:
     """Put the objects in the place of names: a model's, and a device's or a cluster's."""
     object.__setattr__(job, "model", model_of(job.model, "model"))
@@ -527,13 +538,17 @@ class TrainingJob:
     compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
-    attention: str = choice(ATTENTION, "flash is fused: no score matrix.", "flash")
+    attention: str = choice(
+        ATTENTION, "flash is fused: no score matrix. Default: flash, or eager where plain PyTorch has no other.", None
+    )
     kernels: str = choice(KERNELS, "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022).", "torch")
     dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
         find_named(self)
+        if self.attention is None or isinstance(self.attention, Assumed):
+            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
         if self.parallelism is None:
             object.__setattr__(self, "parallelism", Parallelism(dp=self.cluster.devices))
         check_object("parallelism", self.parallelism, "Parallelism")

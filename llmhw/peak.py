@@ -19,11 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.activations import activations, layer_activations, style_of
+from llmhw.activations import activations, by_op, layer_activations, style_of
 from llmhw.block import saved_bytes, score_matrix_bytes
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Term, term
-from llmhw.job import ATTENTION, TrainingJob
+from llmhw.job import ATTENTION, TrainingJob, usual_attention
 from llmhw.memory import state_bytes, training_states
 from llmhw.model import Layer, ModelSpec
 from llmhw.units import LLMHWError, check_choice, check_count
@@ -298,7 +298,7 @@ def step_peak(
     optimizer: str = "adamw",
     precision: str = "bf16",
     recompute: str = "none",
-    attention: str = "flash",
+    attention: str | None = None,
 ) -> StepPeak:
     """Highest memory of a training step of plain PyTorch and transformers on one device.
 
@@ -306,21 +306,26 @@ def step_peak(
     optimizer        adamw, sgd, sgd-momentum or adafactor of torch.optim; foreach, as CUDA has it by default
     precision        fp32 or bf16: of weights, gradients and states (no autocast, no master copy)
     recompute        none, or full: every layer is checkpointed
-    attention        flash (PyTorch's scaled_dot_product_attention) or eager
+    attention        flash (PyTorch's scaled_dot_product_attention) or eager; None: as transformers runs the family
 
     The step is one of many: optimizer states exist, gradients are freed after each update (`zero_grad()`), and
     nothing but the loss outlives the forward pass. Parts: weights, gradients, optimizer states, activations,
     logits and loss, temporaries. `.phases` has the highest moment of the forward and backward pass and of the
     optimizer's step; in the very first step, forward and backward lack the optimizer states.
 
-    Raises `LLMHWError` for a family without an op-by-op profile; see `llmhw.activations`.
+    Raises `LLMHWError` for a model without an op-by-op profile (`llmhw.activations.by_op`).
 
     >>> from llmhw import model
     >>> peak = step_peak(model("llama-3-8b"), batch=1, seq_len=4096, recompute="full")
     >>> peak.moment, round(peak.total / 2**30, 1)
     ('optimizer step', 74.8)
     """
-    step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention)
+    if not by_op(spec):
+        raise LLMHWError(
+            f"model={spec.name!r} has no op-by-op profile, so the moments of its step are not known; ask "
+            "llmhw.training_memory, which takes the formulas for fused kernels"
+        )
+    step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention or usual_attention(spec, "torch"))
     states = training_states(spec, optimizer=optimizer, precision=precision)
     fixed = {
         "weights": list(states.part("weights").terms),

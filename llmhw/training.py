@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
-from llmhw.activations import activations, layer_activations, shared_activations
+from llmhw.activations import activations, by_op, layer_activations, shared_activations
 from llmhw.block import Block, block, first_block, last_block, layer_input, saved_bytes
 from llmhw.catalog import check_calibration, read_calibration
 from llmhw.checks import checked
@@ -18,7 +18,7 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Layout, TrainingJob, data_parallel, filling_micro_batches
+from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches
 from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
@@ -167,7 +167,7 @@ class JobMemory(StageReport):
 
     def warnings(self) -> list[str]:
         """What must be known to trust the answer."""
-        return _assumed_batch(self.job) + _cannot_run(self.job)
+        return _assumed(self.job) + _cannot_run(self.job)
 
     def next_steps(self) -> list[str]:
         """Changes that make the job fit, tried on it, in the order of what they lose; [] where it fits well."""
@@ -316,8 +316,20 @@ def known_error() -> float:
     return float(read_calibration("training_memory")["residuals"]["all"]["median_abs_error"])
 
 
+def _assumed(job: TrainingJob) -> list[str]:
+    """What was chosen for the job: attention, the formulas of its activations, a batch that fills the pipeline."""
+    found = []
+    if isinstance(job.attention, Assumed) and job.attention != "flash":
+        found.append(f"attention={job.attention!r} is assumed: transformers has no fused attention of this family")
+    if job.kernels == "torch" and not by_op(job.model):
+        found.append(
+            f"activations are those of fused kernels, by the published formulas: how transformers computes "
+            f"{job.model.family.name} op by op is not in the catalog, and may keep more"
+        )
+    return found + _assumed_batch(job)
+
+
 def _assumed_batch(job: TrainingJob) -> list[str]:
-    """That a batch was chosen to fill the pipeline, if it was."""
     p = job.parallelism
     if job.global_batch is not None or p.pp == 1:
         return []
@@ -887,7 +899,7 @@ class TrainingEstimate(Report):
 
     def warnings(self) -> list[str]:
         """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""
-        found = _assumed_batch(self.job)
+        found = _assumed(self.job)
         waits = {name: s / self.step_seconds for name, s in self.time.parts.items() if name not in WORK}
         most = max(waits, key=lambda name: waits[name])
         cause = f"{100 * waits[most]:.0f} % of the step is {most}"

@@ -38,7 +38,7 @@ MEASURE = Command(
         option("--optimizer", group=FORMATS, help="adamw, sgd, sgd-momentum, adafactor or muon; default: adamw."),
         option("--precision", group=FORMATS, help="fp32, bf16, ...; default: as the measurement has it."),
         option("--recompute", group=ENGINE, help="none, selective or full; default: none."),
-        option("--attention", group=ENGINE, help="flash or eager; default: flash."),
+        option("--attention", group=ENGINE, help="flash or eager; default: flash where transformers has it."),
         option("--gpu", "device_memory", type=GPU, group="Devices", help="With memory: does it fit this accelerator?"),
     ],
     help="Take a quantity from PyTorch, beside the prediction. Needs the extra `torch`.\n\n"

@@ -33,8 +33,11 @@ class Style:
     logit_softcap   tanh on the logits
     softmax_fp32 eager attention takes the softmax in fp32
     sdpa         transformers runs the family with PyTorch's SDPA
+    rotary_complex   one table of complex numbers (DeepSeek V2)
     router       softmax over all experts (weights stay in fp32: Mixtral), softmax-cast (weights in the model's format),
-                 sigmoid (in fp32), or of the chosen experts only: chosen, chosen-fp32
+                 softmax-fp32 (scores in fp32, too), sigmoid (in fp32), sigmoid-late (of scores in the model's format),
+                 or of the chosen experts only: chosen, chosen-fp32
+    router_groups    experts of groups that are not chosen are masked (DeepSeek V2)
     clamped      experts clamp gate and up (gpt-oss)
     sinks        a learned score beside the others takes part in the softmax (gpt-oss)
     registry     attention goes through transformers' registry of functions, where its core can be recomputed
@@ -59,7 +62,9 @@ class Style:
     softmax_fp32: bool = True
     sdpa: bool = True
     learned: str = ""
+    rotary_complex: bool = False
     router: str = "softmax-cast"
+    router_groups: bool = False
     norm_topk: bool = False
     clamped: bool = False
     sinks: bool = False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmhw.families.builder import Body, Builder, each, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import TWO_NORMS, mtp_of, shared_experts
-from llmhw.families.family import Family, family
+from llmhw.families.family import Family, Style, family
 from llmhw.model import Attention, Layer
 
 _MASKED = "transformers masks a full attention; the pairs that the indexer selects have no reference there"
+_V3 = Style(router="sigmoid", norm_topk=True, rotary_cat=True)
 _MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536}
 _MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256}
 
@@ -61,9 +64,12 @@ def _mla(c: Config) -> Body:
 
 # fmt: off
 TABLE: dict[str, Family] = {
-    "deepseek_v2": family(_mla, "DeepSeek V2", **_MLA_V2),
-    "deepseek_v3": family(_mla, "DeepSeek V3 and R1, Kimi K2", synonyms=("kimi_k2",), **_MLA_V3),
-    "deepseek_v32": family(_mla, "DeepSeek V3.2", arithmetic=_MASKED, index_topk=2048, index_head_dim=128,
+    "deepseek_v2": family(_mla, "DeepSeek V2", style=Style(router="softmax-fp32", rotary_complex=True,
+        rotary_cat=True), **_MLA_V2),
+    "deepseek_v3": family(_mla, "DeepSeek V3 and R1, Kimi K2", style=_V3, synonyms=("kimi_k2",),
+        **_MLA_V3),
+    "deepseek_v32": family(_mla, "DeepSeek V3.2", style=replace(_V3, registry=False), arithmetic=_MASKED,
+        index_topk=2048, index_head_dim=128,
         index_n_heads=64, **_MLA_V3),
     "glm_moe_dsa": family(_mla, "GLM-5", arithmetic=_MASKED, index_topk=2048, index_head_dim=128, index_n_heads=32,
         **{**_MLA_V3, "q_lora_rank": 2048}),

@@ -300,7 +300,7 @@ def measure_activations(
     batch: int = 1,
     seq_len: int = 128,
     precision: str = "bf16",
-    attention: str = "flash",
+    attention: str | None = None,
     recompute: str = "none",
     recompute_layers: int = 0,
     loss: bool = True,
@@ -314,7 +314,8 @@ def measure_activations(
                       a catalog name, the path of a `config.json`, a dict, a config object of transformers
     batch, seq_len    sequences and tokens of each, for a language model
     precision         number format of a model built here: fp32, bf16, ... (autocast is not used)
-    attention         flash (PyTorch's SDPA, which is a flash kernel on CPU as well) or eager, of a model built here
+    attention         flash (PyTorch's SDPA, which is a flash kernel on CPU as well) or eager, of a model built here;
+                      None: flash, or eager where transformers has no other
     recompute         none; selective (the attention core runs again in the backward pass); full (transformers'
                       gradient checkpointing, without reentry, on every layer); block (on the first
                       `recompute_layers` layers)
@@ -331,7 +332,8 @@ def measure_activations(
     Raises `LLMHWError` for a recompute mode that the module does not support.
     """
     check_choice("recompute", recompute, RECOMPUTE)
-    check_choice("attention", attention, ATTENTION)
+    if attention is not None:
+        check_choice("attention", attention, ATTENTION)
     batch, seq_len = check_count("batch", batch), check_count("seq_len", seq_len)
     own_inputs = inputs is not None
     with contextlib.ExitStack() as stack:

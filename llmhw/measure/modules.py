@@ -114,12 +114,12 @@ def _refused(kind: str, error: Exception) -> LLMHWError:
     return LLMHWError(f"transformers does not take this config of model_type={kind!r}: {shown(why, 200)}")
 
 
-def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> Any:
+def build(model: Any, *, precision: str = "bf16", attention: str | None = None) -> Any:
     """transformers' causal language model of a config, in training mode, without dropout.
 
     model       catalog name, path of a `config.json`, its content as a dict, or transformers' config object
     precision   see `llmhw.memory.PRECISIONS`: the model is built in the number format it computes with
-    attention   flash (PyTorch's SDPA) or eager
+    attention   flash (PyTorch's SDPA) or eager; None: flash, or eager where transformers has no other
 
     Inside a `torch._subclasses.FakeTensorMode` the weights take no memory.
     """
@@ -134,12 +134,15 @@ def build(model: Any, *, precision: str = "bf16", attention: str = "flash") -> A
                 setattr(part, name, 0.0)
     check_choice("precision", precision, PRECISIONS)
     dtype = torch.float32 if PRECISIONS[precision].compute == 4 else torch.bfloat16
+    implementation = _IMPLEMENTATIONS[attention or "flash"]
     try:
         with no_init_weights():
-            made = AutoModelForCausalLM.from_config(text, attn_implementation=_IMPLEMENTATIONS[attention], dtype=dtype)
+            made = AutoModelForCausalLM.from_config(text, attn_implementation=implementation, dtype=dtype)
     except Exception as error:
         if not (isinstance(error, ValueError) and "attention implementation" in str(error)):
             raise _refused(text.model_type, error) from None
+        if attention is None:
+            return build(model, precision=precision, attention="eager")
         raise LLMHWError(
             f"attention={attention!r}: transformers does not run model_type={text.model_type!r} with it; use 'eager'"
         ) from None
@@ -157,7 +160,7 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
     return made.train()
 
 
-def made(model: Any, precision: str, attention: str) -> Any:
+def made(model: Any, precision: str, attention: str | None) -> Any:
     """The module of a caller's model, on tensors of the active mode."""
     if isinstance(model, torch.nn.Module):
         return _copy(model)

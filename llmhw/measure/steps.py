@@ -509,7 +509,7 @@ def measure_memory(
     optimizer: str = "adamw",
     precision: str = "bf16",
     recompute: str = "none",
-    attention: str = "flash",
+    attention: str | None = None,
     device_memory: int | float | str | None = None,
     run: str = "fake",
     inputs: Mapping[str, Any] | tuple[Any, ...] | None = None,
@@ -522,7 +522,8 @@ def measure_memory(
     optimizer        adamw, sgd, sgd-momentum, adafactor
     precision        fp32 or bf16: of weights, gradients and optimizer states (no autocast)
     recompute        none, or full: transformers' gradient checkpointing of every layer
-    attention        flash (PyTorch's scaled_dot_product_attention) or eager
+    attention        flash (PyTorch's scaled_dot_product_attention) or eager; None: flash, or eager where
+                     transformers has no other
     device_memory    bytes of a device, or an accelerator's name: notes say whether the step fits
     run              fake: nothing is allocated. real: a step is also run on CUDA, else on the CPU, and its
                      allocator asked, unless it does not fit there
@@ -538,7 +539,8 @@ def measure_memory(
     check_choice("optimizer", optimizer, STEP_OPTIMIZERS)
     check_choice("precision", precision, STEP_PRECISIONS)
     check_choice("recompute", recompute, STEP_RECOMPUTE)
-    check_choice("attention", attention, ATTENTION)
+    if attention is not None:
+        check_choice("attention", attention, ATTENTION)
     check_choice("run", run, RUNS)
     spec = spec_of(model)
     _check_length(spec, seq_len)

@@ -56,6 +56,8 @@ def test_bytes_equal_what_autograd_keeps(model_type: str) -> None:
         options.pop("layer_norm_elementwise_affine", None)  # a config without norm weights does not say where they are
         for attention in attentions(model_type):
             spec, module = pair(model_type, options, precision, attention)
+            if attention == "flash" and any(one.attention.head_dim != one.attention.v_head_dim for one in spec.layers):
+                continue  # the CPU has no fused kernel for values of another length
             for recompute in modes(model_type):
                 measured = measure_activations(module, batch=batch, seq_len=seq_len, recompute=recompute)
                 predicted = activations(
@@ -186,7 +188,7 @@ def test_what_cannot_be_measured_says_so() -> None:
     with pytest.raises(LLMHWError, match="the attention of BloomForCausalLM cannot be run again by itself; use 'full'"):
         measure_activations(module, batch=2, seq_len=8, recompute="selective")
     with pytest.raises(LLMHWError, match="transformers does not run model_type='gemma2' with it; use 'eager'"):
-        measure_activations("gemma-2-2b", seq_len=8)
+        measure_activations("gemma-2-2b", seq_len=8, attention="flash")
     net = torch.nn.Linear(2, 2)
     with pytest.raises(LLMHWError, match="inputs=None: say what to call Linear with"):
         measure_activations(net)

@@ -13,6 +13,7 @@ from llmhw.fit import fit
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.memory import lora_tensors
 from llmhw.model import Attention, ModelSpec
+from llmhw.peak import step_peak
 from llmhw.units import LLMHWError
 
 SIZES: dict[str, Any] = {
@@ -116,14 +117,20 @@ def test_measure(toy: ModelSpec) -> None:
 
 
 def test_what_a_family_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a style only PyTorch's op-by-op profile is missing."""
+    """Without a style PyTorch's op-by-op profile is missing: the formulas stand in for it, and the answers say so."""
     monkeypatch.setitem(FAMILIES, "toy", Family(_toy, "Toy"))
     spec = ModelSpec.from_config({**SIZES, "model_type": "toy"})
-    message = r"model_type='toy' has no op-by-op profile; use kernels='megatron'"
-    with pytest.raises(LLMHWError, match=message):
-        llmhw.training_memory(_training(spec, kernels="torch"))
-    with pytest.raises(LLMHWError, match=message):
-        llmhw.train(_training(spec, kernels="torch")).to_row()
+    formulas = (
+        "activations are those of fused kernels, by the published formulas: how transformers computes Toy op by op"
+    )
+    for answer in (llmhw.training_memory(_training(spec, kernels="torch")), llmhw.train(_training(spec))):
+        assert any(formulas in warning for warning in answer.warnings())
+    case = {"batch": 2, "seq_len": 64, "precision": "bf16"}
+    assert activations(spec, **case).total == activations(spec, kernels="megatron", **case).total
+    with pytest.raises(
+        LLMHWError, match="model='toy' has no op-by-op profile, so the moments of its step are not known"
+    ):
+        step_peak(spec, seq_len=64)
     assert llmhw.train(_training(spec, kernels="megatron")).to_row()["tokens_per_second"]
     with pytest.raises(LLMHWError, match=r"model_type='toi' is not supported.*the nearest are toy"):
         ModelSpec.from_config({**SIZES, "model_type": "toi"})

@@ -31,8 +31,6 @@ def test_fit_counts_what_training_memory_counts(name: str, batch: int, seq_len: 
     spec = llmhw.model(name)
     seq_len = min(seq_len, spec.max_seq_len or seq_len)
     options: dict[str, Any] = {"micro_batch": batch, "seq_len": seq_len, "recompute": "full"}
-    options |= {"kernels": "megatron"} if name == "deepseek-v3" else {}
-    options |= {"attention": "eager"} if name == "gemma-2-2b" else {}
 
     def parts(**recipe: Any) -> dict[str, float]:
         job = TrainingJob(model=spec, cluster=llmhw.Cluster("h200", 1), **options, **recipe)

@@ -114,7 +114,7 @@ def test_any_module() -> None:
         (lambda: measure_memory(TINY, recompute="selective"), "recompute='selective' is not known; use one of none"),
         (lambda: measure_memory(TINY, device_memory="rtx 4900"), "rtx 4900"),
         (
-            lambda: measure_memory("gemma-2-2b", seq_len=8),
+            lambda: measure_memory("gemma-2-2b", seq_len=8, attention="flash"),
             "transformers does not run model_type='gemma2' with it; use 'eager'",
         ),
         (lambda: measure_memory("gpt2", seq_len=2048), "seq_len=2048 is more than the 1024 positions that gpt2 has"),
