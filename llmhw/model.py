@@ -199,11 +199,14 @@ class Tower:
 
     kind       one of `TOWERS`
     tensors    each with how many layers hold it; `*` in a name stands for the layer's number
+    width      elements of what it hands to the text model for one token: its hidden size, and those that go to further
+               layers
     tokens     tokens of the prompt that one picture, tile or clip of full size stands for, where the config says so
     """
 
     kind: str
     tensors: tuple[tuple[Tensor, int], ...]
+    width: int
     tokens: int | None = None
 
     @property
@@ -438,9 +441,10 @@ class ModelSpec(Report):
 
     def __str__(self) -> str:
         p = self.parameters
-        active = "" if p.active == p.total else f", {format_quantity(p.active, 'count')} active"
+        active = "" if p.active == p.text else f", {format_quantity(p.active, 'count')} active"
+        towers = "".join(f", {format_quantity(t.params, 'count')} of them {t.kind}" for t in self.towers)
         return (
-            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{active}, "
+            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{towers}{active}, "
             f"{self.num_layers} layers, hidden {self.hidden}, {self.heads} heads, {self.kv_heads} KV heads, "
             f"vocabulary {self.vocab_size}"
         )

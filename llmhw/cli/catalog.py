@@ -29,7 +29,7 @@ from llmhw.cli.options import (
 )
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
-from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
 from llmhw.units import LLMHWError, format_quantity, parse_number
 
 
@@ -179,8 +179,7 @@ class ModelFacts(Report):
         ]
 
     def warnings(self) -> list[str]:
-        left = self.spec.left_out
-        return [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        return told_towers(self.spec, how="in parameters and weights; what is active, and FLOPs, are the text model's")
 
     def to_dict(self) -> dict[str, Any]:
         tokens = self.batch * self.seq_len

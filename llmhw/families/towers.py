@@ -129,6 +129,7 @@ class TowerBuilder:
         self.times = times
         self.tensors: list[tuple[Tensor, int]] = into.tensors if into else []
         self.tokens: int | None = None
+        self.streams = 1  # layers of the text model that are given vectors of their own
 
     def at(self, name: str, times: int = 1) -> TowerBuilder:
         """A builder for what lies under this name, which so many layers hold."""
@@ -172,8 +173,9 @@ class TowerBuilder:
         self.linear("up_proj", inner, hidden, bias=bias)
         self.linear("down_proj", out or hidden, inner, bias=bias)
 
-    def made(self) -> Tower:
-        return Tower(self.kind, tuple(self.tensors), self.tokens)
+    def made(self, hidden: int) -> Tower:
+        """The tower, beside a text model of this hidden size."""
+        return Tower(self.kind, tuple(self.tensors), hidden * self.streams, self.tokens)
 
 
 @dataclass(frozen=True)

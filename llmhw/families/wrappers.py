@@ -62,7 +62,7 @@ class Wrapped:
         return c
 
     def towers(self) -> tuple[Tower, ...]:
-        return tuple(b.made() for b in (self.vision, self.audio) if b.tensors)
+        return tuple(b.made(self.hidden) for b in (self.vision, self.audio) if b.tensors)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def _visual(encoder: str) -> Callable[[Wrapped], None]:
     """An encoder that itself ends in the text model's width."""
 
     def read(w: Wrapped) -> None:
-        w.sees("visual", encoder)
+        v = w.sees("visual", encoder)
+        w.vision.streams = 1 + len(v.listed_in("deepstack_visual_indexes"))
 
     return read
 
@@ -229,13 +230,15 @@ def _mllama(w: Wrapped) -> None:
 _PERCEIVER = {"hidden_size": 4096, "resampler_n_latents": 64, "resampler_depth": 3, "resampler_n_heads": 16,
     "resampler_head_dim": 96, "num_key_value_heads": 4}  # fmt: skip
 _PERCEIVER_NORMS = ("input_latents_norm", "input_context_norm", "post_attention_layernorm")
-_CLIP: dict[str, Any] = {"vision_config": {"intermediate_size": 4096, "hidden_size": 1024, "patch_size": 14, "image_size": 336,
-    "num_hidden_layers": 24, "num_attention_heads": 16}, "vision_feature_layer": -2}  # fmt: skip
-_PIXTRAL: dict[str, Any] = {"vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "patch_size": 14, "image_size": 1540}, "spatial_merge_size": 2}  # fmt: skip
-_SIGLIP: dict[str, Any] = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-    "patch_size": 14, "image_size": 384, "num_hidden_layers": 26, "num_attention_heads": 16,
-    "vision_use_head": False}, "vision_feature_layer": -1}  # fmt: skip
+_CLIP: dict[str, Any] = {"vision_feature_layer": -2, "vision_config": {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 336}}  # fmt: skip
+_PIXTRAL: dict[str, Any] = {"spatial_merge_size": 2, "vision_config": {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 1540}}  # fmt: skip
+_SIGLIP: dict[str, Any] = {"vision_feature_layer": -1, "vision_config": {"model_type": "siglip_vision_model",
+    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 384, "vision_use_head": False}}  # fmt: skip
 
 # fmt: off
 WRAPPERS: dict[str, Wrapper] = {
