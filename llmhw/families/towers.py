@@ -81,7 +81,7 @@ class Part(Config):
 
     @property
     def depth(self) -> int:
-        return self.blocks(self.own("num_hidden_layers", "depth", "encoder_layers", "num_layers"))
+        return self.blocks(self.own("num_hidden_layers", "depth", "encoder_layers", "num_layers", "num_blocks"))
 
     @property
     def inner(self) -> int:
