@@ -185,6 +185,8 @@ def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
     >>> attended_pairs(Attention(1, 1, 64, 64, index_topk=2), seq_len=4)
     7
     """
+    if not a.causal:  # half of a window lies before a token, half behind, itself among them
+        return seq_len * (seq_len if a.window is None else minimum(a.window + 1, seq_len))
     if a.chunk:
         return chunked_pairs(seq_len=seq_len, past=past, chunk=a.chunk)
     return causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len)

@@ -136,6 +136,7 @@ class Attention:
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
+    causal                   False: every token sees all others, and nothing is cached (encoders)
     """
 
     heads: int
@@ -149,6 +150,7 @@ class Attention:
     index_heads: int = 0
     index_topk: int = 0
     evicts: bool = True
+    causal: bool = True
 
     @property
     def kind(self) -> str:
@@ -274,6 +276,7 @@ class ModelSpec(Report):
     mtp_tensors: tuple[Tensor, ...] = ()
     towers: tuple[Tower, ...] = ()
     left_out: tuple[str, ...] = ()
+    makes: str = "tokens"
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -325,9 +328,9 @@ class ModelSpec(Report):
     @property
     def family(self) -> Family:
         """What the library knows about its architecture."""
-        from llmhw.families import FAMILIES, key_of
+        from llmhw.families import family_of, key_of
 
-        return FAMILIES[key_of(self.model_type)]
+        return family_of(key_of(self.model_type))
 
     @cached_property
     def rotary(self) -> float:
@@ -401,8 +404,9 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Vocabulary and width of the output projection (the embedding table when they are tied)."""
-        return self.vocab_size, next(t.shape[-1] for t in self.tensors if t.component in ("head", "embedding"))
+        """Outputs and inputs of the output projection (the embedding table when they are tied, or it has none)."""
+        heads = (t for part in ("head", "tokens") for t in self.tensors if t.part == part and len(t.shape) == 2)
+        return next(((t.out, t.into) for t in heads), (self.vocab_size, self.hidden))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
@@ -415,6 +419,7 @@ class ModelSpec(Report):
             "attention": self.attention_summary,
             "towers": {t.kind: {"parameters": t.params, "tokens": t.tokens} for t in self.towers},
             "left_out": list(self.left_out),
+            "makes": self.makes,
             "parameters": self.parameters.to_dict(),
         }
 

@@ -638,6 +638,11 @@ def provenance(job: ServingJob) -> tuple[list[str], bool]:
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
     """The `Engine` of one instance of a job, with the constants of its device and software."""
     cluster = job.cluster
+    if job.model.makes != "tokens":
+        raise LLMHWError(
+            f"model={job.model.name!r} makes {job.model.makes}, not tokens: how fast is not modelled; "
+            "llmhw.serving_memory and llmhw.fit say what it takes"
+        )
     if calibration is not None:
         check_calibration("serving_time", "serving", calibration)
     for name in ("weight_offload", "kv_offload"):
@@ -876,6 +881,10 @@ def _check_limits(slo_ttft: float | None, slo_tpot: float | None) -> None:
 
 def _check_draft(draft: ModelSpec | None, tokens: int | None, acceptance: float | None) -> tuple[int, float]:
     """Drafted tokens and the chance of each; 0 without a draft, of which neither says anything."""
+    if draft is not None and draft.makes not in ("tokens", "draft tokens"):
+        raise LLMHWError(
+            f"draft={draft.name!r} makes {draft.makes}: only drafts that make tokens one by one are modelled"
+        )
     for name, value in (("draft_tokens", tokens), ("acceptance", acceptance)):
         if draft is None and value is not None:
             raise LLMHWError(f"{name}={value!r} has no effect without a draft; give draft, or leave {name} out")

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import hybrids, latent, llamas, mixtures, older
+from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
+from llmhw.families.heads import complete
 from llmhw.families.wrappers import unwrap
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
-__all__ = ["FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
+__all__ = ["ENCODERS", "FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
@@ -26,6 +27,8 @@ FAMILIES: dict[str, Family] = {
     **hybrids.TABLE,
     **older.TABLE,
 }
+
+ENCODERS: dict[str, Family] = encoders.TABLE
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
@@ -37,7 +40,7 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    keys = {name: key for key, family in FAMILIES.items() for name in (key, *family.synonyms)}
+    keys = {name: key for key, family in {**FAMILIES, **ENCODERS}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
     close = nearest(model_type, keys)
@@ -45,11 +48,18 @@ def key_of(model_type: str) -> str:
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
 
 
+def family_of(key: str) -> Family:
+    """The entry of that key: a decoder's or an encoder's."""
+    return FAMILIES[key] if key in FAMILIES else ENCODERS[key]
+
+
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
     for key in data:
         if not isinstance(key, str):
             raise LLMHWError(f"config key {shown(key)} must be a text")
+    if "medusa_num_heads" in data:
+        raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
     data, model_type = found.text, found.model_type
     if not isinstance(model_type, str) or not model_type:
@@ -57,15 +67,10 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
         )
     key = key_of(model_type)
-    family = FAMILIES[key]
+    family = family_of(key)
     check_keys(data)
     c = Config(data, family.defaults, key)
-    body = family.read(c)
-    tied = c.flag("tie_word_embeddings")
-    if not tied:
-        body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
-    if body.head_bias:
-        body.outer.plain("lm_head.bias", "head", (c.vocab,))
+    makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
     quantization = data.get("quantization_config") or {}
     sizes = next((layer.attention for layer in body.layers if layer.attention), c)
     made = ModelSpec(
@@ -86,6 +91,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         mtp_tensors=body.mtp,
         towers=found.towers(c),
         left_out=found.left_out,
+        makes=makes,
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from llmhw.families.towers import GATED, Encoder, Names, Part, TowerBuilder, attend, block, encoder
 from llmhw.units import LLMHWError
 
-_KEYLESS = {"key_bias": False}  # Whisper's keys have no bias
-_WHISPER = Names(mlp=("fc1", "fc2"), norms=("self_attn_layer_norm", "final_layer_norm"), **_KEYLESS)
+# Whisper's keys have no bias.
+_WHISPER = Names(mlp=("fc1", "fc2"), norms=("self_attn_layer_norm", "final_layer_norm"), key_bias=False)
 
 
 def _convs(b: TowerBuilder, c: Part) -> None:
@@ -47,7 +47,7 @@ def _qwen3(b: TowerBuilder, c: Part) -> None:
 
 def _glmasr(b: TowerBuilder, c: Part) -> None:
     _convs(b, c)
-    names = Names(out="o_proj", norms=("input_layernorm", "post_attention_layernorm"), **_KEYLESS)
+    names = Names(out="o_proj", norms=("input_layernorm", "post_attention_layernorm"), key_bias=False)
     sizes = {"width": c.heads * c.head_dim, "kv": c.kv_heads * c.head_dim}
     block(b.at("layers.*", c.depth), c.width, c.inner, names, **sizes)
     b.norm("norm", c.width)
@@ -56,7 +56,7 @@ def _glmasr(b: TowerBuilder, c: Part) -> None:
 def _realtime(b: TowerBuilder, c: Part) -> None:
     _convs(b.at("embedder"), c)
     names = Names(out="o_proj", mlp=GATED, norms=_WHISPER.norms, norm_bias=False, mlp_bias=False, down_bias=True,
-        **_KEYLESS)  # fmt: skip
+        key_bias=False)  # fmt: skip
     sizes = {"width": c.heads * c.head_dim, "kv": c.kv_heads * c.head_dim}
     block(b.at("layers.*", c.depth), c.width, c.inner, names, **sizes)
     b.rms("norm", c.width)

@@ -104,13 +104,14 @@ class Builder:
 
 @dataclass(frozen=True)
 class Body:
-    """What a reader returns: the blocks, and the tensors outside them."""
+    """What a reader returns: the blocks, and the tensors outside them; `makes` if its head is among them."""
 
     layers: list[Layer]
     outer: Builder
     intermediate: int
     mtp: tuple[Tensor, ...] = ()
     head_bias: bool = False
+    makes: str = ""
     head_in: int | None = None
 
 

@@ -60,19 +60,21 @@ KEYS: dict[str, Check] = {
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size
                 word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
                 num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                global_attn_every_n_layers relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size",
+            (1, 10**9): "vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
-                index_topk""",
+                local_attention index_topk""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "shared_expert_intermediate_size",
+            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size",
             (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts",
             (0, 100): "num_nextn_predict_layers num_mtp_layers",
         }.items()
@@ -82,7 +84,8 @@ KEYS: dict[str, Check] = {
         """tie_word_embeddings attention_bias mlp_bias use_sliding_window use_bias use_qk_norm qk_layernorm multi_query
         bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
-        use_conv_bias norm_topk_prob alibi""".split(),
+        use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
+        norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
@@ -156,7 +159,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model")
+        return self.count("hidden_size", "n_embd", "d_model", "dim")
 
     @property
     def layers(self) -> int:
@@ -180,7 +183,7 @@ class Config:
 
     @property
     def intermediate(self) -> int:
-        return self.count("intermediate_size")
+        return self.count("intermediate_size", "hidden_dim", "n_inner")
 
     @property
     def vocab(self) -> int:

@@ -292,7 +292,8 @@ def _radio(b: TowerBuilder, c: Part) -> None:
     e.linear("patch_projection", c.width, pixels, bias=False)
     if c.get("video_temporal_patch_size"):
         e.linear("video_patch_projection", c.width, pixels * c.count("video_temporal_patch_size"), bias=False)
-    inner, mlp = int(c.width * c.number("mlp_ratio")), ("mlp.fc1", "mlp.fc2")
+    inner = int(c.width * c.number("mlp_ratio"))
+    mlp: tuple[str, ...] = ("mlp.fc1", "mlp.fc2")
     if c.flag("use_swiglu_ffn"):
         inner, mlp = (int(inner * 2 / 3) + 7) // 8 * 8, GATED
     layer = b.at("encoder.layer.*", c.depth)

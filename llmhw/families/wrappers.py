@@ -873,7 +873,8 @@ def _short(key: str) -> str:
 def _merged(data: Mapping[str, Any], key: str | None, tied: Any) -> dict[str, Any]:
     """The text model's keys, with those of the wrapper that hold for it, too."""
     merged = {**{k: data[k] for k in _SHARED if k in data}, **(data[key] if key else data)}
-    return {**merged, "tie_word_embeddings": tied}
+    # what stands on the blocks is said by the wrapper, too
+    return {**merged, "tie_word_embeddings": tied, "architectures": data.get("architectures")}
 
 
 def _tie(data: Mapping[str, Any], text: Mapping[str, Any], wrapper: Wrapper) -> Any:
