@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmhw.families.towers import GATED, Encoder, Names, Part, TowerBuilder, attend, block, encoder
+from llmhw.families.towers import GATED, Encoder, Names, Part, TowerBuilder, attend, block, encoder, renamed
 from llmhw.units import LLMHWError
 
 # Whisper's keys have no bias.
@@ -63,10 +63,13 @@ def _realtime(b: TowerBuilder, c: Part) -> None:
 
 
 def _dots3(b: TowerBuilder, c: Part) -> None:
+    old = c.sub("whisper_config", {})
+    c = Part({**c.data, **renamed(old.data, _WHISPER_KEYS)}, c.defaults, c.model_type)
     inner = c.count("downsample_hidden_size")
     for i, into in enumerate((1, inner, inner)):
         b.conv(f"conv_stem.convs.{i}", inner, into, 3, 3)
-    b.linear("conv_stem.conv_out", c.width, c.count("conv_output_size"), bias=False)
+    read = c.count("conv_output_size", default=inner * ((c.count("feature_size") + 7) // 8))
+    b.linear("conv_stem.conv_out", c.width, read, bias=False)
     layer, bias, queries = b.at("layers.*", c.depth), c.flag("attention_bias"), c.heads * c.head_dim
     a = layer.at("self_attn")
     a.linear("q_proj", queries, c.width, bias=bias)
@@ -259,11 +262,17 @@ def _vibevoice(b: TowerBuilder, c: Part) -> None:
     b.conv("head.conv", c.count("hidden_size"), channels, kernel)
 
 
+_WHISPER_KEYS = {"d_model": "hidden_size", "encoder_attention_heads": "num_attention_heads",
+    "encoder_layers": "num_hidden_layers", "encoder_ffn_dim": "intermediate_size",
+    "num_mel_bins": "feature_size"}  # fmt: skip
 _AUDIO = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
     "num_mel_bins": 128}  # fmt: skip
 _D_MODEL = {"d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32, "encoder_attention_heads": 20,
     "num_mel_bins": 128}  # fmt: skip
 _QWEN3_AUDIO = {"downsample_hidden_size": 480, "output_dim": 3584}
+_PARAKEET = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 8,
+    "num_mel_bins": 80, "convolution_bias": True, "conv_kernel_size": 9, "subsampling_factor": 8,
+    "subsampling_conv_channels": 256, "subsampling_conv_kernel_size": 3, "subsampling_conv_stride": 2}  # fmt: skip
 
 # fmt: off
 ENCODERS: dict[str, Encoder] = {
@@ -277,8 +286,10 @@ ENCODERS: dict[str, Encoder] = {
         encoder_attention_heads=16, num_mel_bins=128, **_QWEN3_AUDIO),
     "glmasr_encoder": encoder(_glmasr, **_AUDIO),
     "voxtral_realtime_encoder": encoder(_realtime, **{**_AUDIO, "num_attention_heads": 32}, head_dim=64),
-    "dots3_note_audio_encoder": encoder(_dots3, **_AUDIO, num_key_value_heads=20, head_dim=64, attention_bias=True,
-        downsample_hidden_size=480, conv_output_size=7680, adapter_input_size=1280, adapter_out_dim=5120),
+    "dots3_note_audio_encoder": encoder(_dots3, {"whisper_adapter_in_dim": "adapter_input_size",
+        "whisper_adapter_out_dim": "adapter_out_dim"}, hidden_size=1280, intermediate_size=5120,
+        num_hidden_layers=32, num_attention_heads=20, feature_size=128, attention_bias=True,
+        downsample_hidden_size=480, adapter_input_size=1280, adapter_out_dim=5120),
     "granite_speech_encoder": encoder(_granite, hidden_dim=1024, num_layers=10, num_heads=8, dim_head=128,
         input_dim=160, output_dim=42, feedforward_mult=4, max_pos_emb=512, conv_kernel_size=15,
         conv_expansion_factor=2),
@@ -287,10 +298,8 @@ ENCODERS: dict[str, Encoder] = {
         ext_pw_out_channel=1024, depthwise_separable_out_channel=1024, depthwise_multiplier=1, kernel_size=3),
     "gemma4_audio": encoder(_gemma4, hidden_size=1024, num_hidden_layers=12, num_attention_heads=8,
         subsampling_conv_channels=[128, 32], conv_kernel_size=5, output_proj_dims=1536),
-    "parakeet_encoder": encoder(_parakeet, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
-        num_attention_heads=8, num_mel_bins=80, attention_bias=True, convolution_bias=True, conv_kernel_size=9,
-        subsampling_factor=8, subsampling_conv_channels=256, subsampling_conv_kernel_size=3,
-        subsampling_conv_stride=2),
+    "parakeet_encoder": encoder(_parakeet, **_PARAKEET, attention_bias=True),
+    "nemotron_sound": encoder(_parakeet, **_PARAKEET, attention_bias=False),
     "fun_asr_nano_encoder": encoder(_fun_asr, hidden_size=512, intermediate_size=2048, num_hidden_layers=70,
         num_mel_bins=80, num_stacked_frames=7, fsmn_kernel_size=11, num_timestamp_prediction_layers=20),
     "muse_spark_audio": encoder(_muse_spark, hidden_sizes=[256, 512, 1024, 2048], depths=[2, 2, 2, 2],

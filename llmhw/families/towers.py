@@ -65,11 +65,11 @@ class Part(Config):
             raise LLMHWError(f"{self.named(key)} must be a whole number, or two of them")
         return value[0], value[1]
 
-    def sub(self, key: str, defaults: Mapping[str, Any]) -> Part:
-        """The config under a key, with an encoder's defaults."""
+    def sub(self, key: str, defaults: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> Part:
+        """The config under a key, with an encoder's defaults and other names of its keys."""
         found = self.get(key, default={})
         _object(self.named(key), found)
-        return Part(found, defaults, key)
+        return Part(renamed(found, aliases or {}), defaults, key)
 
     def own(self, *keys: str) -> str:
         """Of several names of a size, the one that this encoder has a default for."""
@@ -81,7 +81,9 @@ class Part(Config):
 
     @property
     def depth(self) -> int:
-        return self.blocks(self.own("num_hidden_layers", "depth", "encoder_layers", "num_layers", "num_blocks"))
+        return self.blocks(
+            self.own("num_hidden_layers", "depth", "encoder_layers", "num_layers", "num_blocks", "n_layers")
+        )
 
     @property
     def inner(self) -> int:
@@ -236,11 +238,23 @@ Read = Callable[[TowerBuilder, Part], None]
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder of images or sound: what makes its tensors, and what transformers applies for keys left out."""
+    """An encoder of images or sound.
+
+    read       makes its tensors
+    defaults   what transformers applies for keys left out
+    aliases    other names of keys, in older files, and the key
+    """
 
     read: Read
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
-def encoder(read: Read, **defaults: Any) -> Encoder:
-    return Encoder(read, defaults)
+def encoder(read: Read, aliases: Mapping[str, str] | None = None, /, **defaults: Any) -> Encoder:
+    return Encoder(read, defaults, aliases or {})
+
+
+def renamed(data: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
+    """The same with the names that keys have today; those that are there already win."""
+    old = {new: data[name] for name, new in aliases.items() if data.get(name) is not None}
+    return {**old, **{name: value for name, value in data.items() if value is not None or name not in old}}

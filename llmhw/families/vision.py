@@ -152,12 +152,13 @@ def _qk_norm(c: Part) -> tuple[str, ...]:
 
 
 def _janus(b: TowerBuilder, c: Part) -> None:
-    if c.flag("use_qk_norm"):
-        raise LLMHWError(f"{c.named('use_qk_norm')}=true is not covered: it has norms with biases for each head")
     _patch(b, c, "embeddings.patch_embedding")
     b.table("embeddings.position_embedding", c.patches, c.width)
     names = Names(out="projection_layer", qkv_bias=c.flag("attention_bias"))
-    block(b.at("encoder.layers.*", c.depth), c.width, int(c.width * c.number("mlp_ratio")), names)
+    layer = b.at("encoder.layers.*", c.depth)
+    block(layer, c.width, int(c.width * c.number("mlp_ratio")), names)
+    for name in _qk_norm(c):
+        layer.norm(f"self_attn.{name}", c.width)
     b.norm("post_layernorm", c.width)
 
 
@@ -334,7 +335,10 @@ def _dots3(b: TowerBuilder, c: Part) -> None:
     """Its last layers have experts, and each its own number of them."""
     _patch(b, c, "patch_embed.proj")
     b.rms("patch_embed.norm", c.width)
-    kinds = c.listed_in("mlp_layer_types", str)
+    kinds, own = c.listed_in("mlp_layer_types", str), c.sub("per_layer_config", {})
+    if routed := c.listed_in("pyramid_num_routed"):  # older files: experts of every layer, -1 for none
+        kinds = tuple("sparse" if count > 0 else "dense" for count in routed)
+        own = Part({str(i): {"num_local_experts": n} for i, n in enumerate(routed)}, {}, own.model_type)
     if len(kinds) != c.depth:
         raise LLMHWError(f"{c.named('mlp_layer_types')} must list one entry for each of {c.depth} layers")
     bias = c.flag("attention_bias")
@@ -344,7 +348,7 @@ def _dots3(b: TowerBuilder, c: Part) -> None:
     layer.rms("norm1", c.width)
     layer.rms("norm2", c.width)
     b.at("blocks.*.mlp", kinds.count("dense")).gated(c.width, c.inner, bias=c.flag("mlp_bias"))
-    inner, own = c.count("moe_intermediate_size"), c.sub("per_layer_config", {})
+    inner = c.count("moe_intermediate_size")
     for i in (i for i, kind in enumerate(kinds) if kind == "sparse"):
         experts = own.sub(str(i), {}).count("num_local_experts", default=c.count("num_local_experts"))
         m = b.at("blocks.*.mlp")
@@ -358,18 +362,18 @@ def _dots3(b: TowerBuilder, c: Part) -> None:
     b.rms("norm", c.width)
 
 
-def _scaled_layers(b: TowerBuilder, c: Part) -> None:
+def _scaled_layers(b: TowerBuilder, c: Part, inner: int) -> None:
     layer = b.at("layers.*", c.depth)
-    block(layer, c.width, c.inner, _SCALED)
+    block(layer, c.width, inner, _SCALED)
     layer.plain("lambda_1", c.width)
     layer.plain("lambda_2", c.width)
 
 
 def _step3p5(b: TowerBuilder, c: Part) -> None:
     _patch(b, c, "embeddings.patch_embedding", bias=False)
-    b.table("embeddings.position_embedding", c.count("max_position_embeddings"), c.width)
+    b.table("embeddings.position_embedding", c.patches, c.width)
     b.norm("pre_layernorm", c.width)
-    _scaled_layers(b, c)
+    _scaled_layers(b, c, int(c.width * c.number("mlp_ratio")))
     b.conv("downsampler1", 2 * c.width, c.width, 3, 3)
     b.conv("downsampler2", 4 * c.width, 2 * c.width, 3, 3)
 
@@ -380,7 +384,7 @@ def _inkling2(b: TowerBuilder, c: Part) -> None:
     _flat_patch(b, c, "embeddings.patch_embedding", bias=False)
     b.table("embeddings.position_embedding", c.count("posemb_grid_size") ** 2, c.width)
     b.norm("pre_layernorm", c.width)
-    _scaled_layers(b, c)
+    _scaled_layers(b, c, c.inner)
     m, joined = b.at("merger"), c.width * c.count("spatial_merge_size") ** 2
     out, bias = c.count("text_hidden_size"), c.flag("projector_bias")
     m.chain(("linear_1", c.count("projection_hidden_dim")), ("linear_2", out), into=joined, bias=bias)
@@ -678,12 +682,14 @@ ENCODERS: dict[str, Encoder] = {
         num_attention_heads=16, image_size=2016, patch_size=14, temporal_patch_size=2, spatial_merge_size=2),
     "ernie4_5_vl_moe_vision": encoder(_ernie, hidden_size=1280, intermediate_size=5120, depth=32, num_heads=16,
         in_channels=3, patch_size=14, spatial_merge_size=2, temporal_merge_size=2),
-    "dots3_note_vision_encoder": encoder(_dots3, hidden_size=1536, intermediate_size=4224, num_hidden_layers=42,
+    "dots3_note_vision_encoder": encoder(_dots3, {"embed_dim": "hidden_size", "num_heads": "num_attention_heads",
+        "use_bias": "attention_bias"}, hidden_size=1536, intermediate_size=4224, num_hidden_layers=42,
         num_attention_heads=24, patch_size=14, moe_intermediate_size=2112, num_local_experts=64, adapter_in_dim=1536,
         adapter_out_dim=5120, adapter_merge_size=2, mlp_layer_types=25 * ["dense"] + 17 * ["sparse"],
         per_layer_config={str(i): {"num_local_experts": 4 * (i - 24)} for i in range(25, 40)}),
-    "step3p5_vision": encoder(_step3p5, hidden_size=1536, intermediate_size=8960, num_hidden_layers=47,
-        num_attention_heads=16, image_size=728, patch_size=14, max_position_embeddings=2704),
+    "step3p5_vision": encoder(_step3p5, {"width": "hidden_size", "layers": "num_hidden_layers",
+        "heads": "num_attention_heads"}, hidden_size=1536, mlp_ratio=8960 / 1536, num_hidden_layers=47,
+        num_attention_heads=16, image_size=728, patch_size=14),
     "inkling2_vision": encoder(_inkling2, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23,
         num_attention_heads=16, patch_size=20, posemb_grid_size=32, spatial_merge_size=2, projection_hidden_dim=4096,
         text_hidden_size=4608),
@@ -693,7 +699,8 @@ ENCODERS: dict[str, Encoder] = {
         layer_types=["conv", "conv", *5 * ["full_attention", "conv"], "full_attention", "conv"]),
     "muse_vision": encoder(_muse, hidden_size=1536, intermediate_size=8960, num_hidden_layers=50,
         num_attention_heads=16, patch_size=14, patch_temporal=2, pos_emb_height=32, pos_emb_width=32),
-    "molmo2_vision": encoder(_molmo2, hidden_size=1152, intermediate_size=4304, num_hidden_layers=25,
+    "molmo2_vision": encoder(_molmo2, {"image_default_input_size": "image_size", "image_patch_size": "patch_size",
+        "image_num_pos": "num_position_embeddings"}, hidden_size=1152, intermediate_size=4304, num_hidden_layers=25,
         num_attention_heads=16, num_key_value_heads=16, head_dim=72, image_size=[378, 378], patch_size=14,
         num_position_embeddings=729, attention_bias=True),
     "cosmos3_edge_vision": encoder(_siglip2, hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
@@ -704,8 +711,8 @@ ENCODERS: dict[str, Encoder] = {
     "deepseek_ocr2_vision": encoder(_sam_and),
     "hunyuan_vl_vision": encoder(_hunyuan, hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
         num_attention_heads=16, patch_size=16, spatial_merge_size=2, max_image_size=2048, text_hidden_size=3072),
-    "inkling_vision": encoder(_inkling, patch_size=40, temporal_patch_size=2, num_hidden_layers=24,
-        text_hidden_size=6144),
+    "inkling_vision": encoder(_inkling, {"num_hidden_layers": "n_layers"}, patch_size=40, temporal_patch_size=2,
+        n_layers=24, text_hidden_size=6144),
     "phi4_multimodal_vision": encoder(_siglip, hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
         num_attention_heads=16, image_size=448, patch_size=14, vision_use_head=True),
     "kosmos_2_vision_model": encoder(_clip, **_CLIP_LARGE),

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmhw.families.audio import ENCODERS as AUDIO
 from llmhw.families.config import Config
-from llmhw.families.towers import GATED, Encoder, Names, Part, TowerBuilder, attend, block
+from llmhw.families.towers import GATED, Encoder, Names, Part, TowerBuilder, attend, block, renamed
 from llmhw.families.vision import ENCODERS as VISION
 from llmhw.families.vision import codes, sam_neck
 from llmhw.model import Tower
@@ -47,7 +47,7 @@ class Wrapped:
             close = nearest(kind, ENCODERS) if isinstance(kind, str) else []
             hint = f"; the nearest are {', '.join(close)}" if close else ""
             raise LLMHWError(f"config key {key}.model_type={shown(kind)} is no encoder that is supported{hint}")
-        c = self.c.sub(key, ENCODERS[kind].defaults)
+        c = self.c.sub(key, ENCODERS[kind].defaults, ENCODERS[kind].aliases)
         c.encoder = kind
         return c
 
@@ -76,7 +76,9 @@ class Wrapper:
     tied       whether transformers ties embeddings and output head, where the wrapper does not say; None: as the text
                model's config says it, because the wrapper's flag counts for nothing
     either     a text model's flag ties, too
+    ties       False: the head is never the embedding table, whatever a config says
     prefix     what precedes the names of the towers
+    aliases    other names of its keys, in older files, and the key
     defaults   what transformers applies for keys of the wrapper that are left out
     """
 
@@ -84,7 +86,9 @@ class Wrapper:
     text: str
     tied: bool | None = False
     either: bool = False
+    ties: bool = True
     prefix: str = "model."
+    aliases: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -279,7 +283,7 @@ def _aria(w: Wrapped) -> None:
 def _queries(c: Part) -> int:
     """The most queries that any number of patches has."""
     sizes = c.sub("projector_patch_to_query_dict", {})
-    return max((sizes.count(str(key)) for key in sizes.data), default=256)
+    return max((sizes.count(key) for key in sizes.data), default=256)
 
 
 def _cohere2(w: Wrapped, norm: str = "", inner: int | None = None) -> None:
@@ -442,8 +446,15 @@ def _minimax_m3(w: Wrapped) -> None:
 
 
 def _molmo2(w: Wrapped) -> None:
-    v, a = w.sees("vision_tower", "molmo2_vision"), w.c.sub("adapter_config", _MOLMO2)
-    into = v.width * len(a.listed_in("vision_feature_layer"))
+    a = w.c.sub("adapter_config", _MOLMO2, {"vit_layers": "vision_feature_layer"})
+    layers = a.listed_in("vision_feature_layer")
+    if "vit_config" in w.c.data:  # an older file names layers behind those that are read; its checkpoint has none
+        v = w.part("vision_config", "molmo2_vision")
+        depth = max((i % max(v.depth, 1) for i in layers), default=0) + 1
+        old = {**w.c.data, "vision_config": {**v.data, "num_hidden_layers": depth}}
+        w.c = Part(old, w.c.defaults, w.c.model_type)
+    w.sees("vision_tower", "molmo2_vision")
+    into = a.width * len(layers)
     bias = a.flag("attention_bias")
     p = w.vision.at("multi_modal_projector")
     queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
@@ -478,10 +489,10 @@ def _nemotron_omni(w: Wrapped) -> None:
     p.rms("layer_norm", into)
     _two(p, inner, w.hidden, into, bias=False)
     if w.c.get("audio_config") is not None:
-        a = w.hears("audio_tower", otherwise="parakeet_encoder")
+        a = w.hears("audio_tower", "nemotron_sound")
         e = w.audio.at("embed_audio")
         e.rms("layer_norm", a.width)
-        inner, bias = a.count("projection_hidden_size"), a.flag("projection_bias")
+        inner, bias = a.count("projection_hidden_size", default=4096), a.flag("projection_bias")
         _two(e, inner, w.hidden, a.width, bias=bias)
 
 
@@ -734,7 +745,7 @@ WRAPPERS: dict[str, Wrapper] = {
     "lfm2_vl": _wrapper(_lfm2, "lfm2", tied=True, downsample_factor=2, projector_hidden_size=2560,
         projector_bias=True, projector_use_layernorm=True),
     "llama4": _wrapper(_llama4, "llama4_text", tied=None, prefix=""),
-    "mllama": _wrapper(_mllama, "mllama_text_model"),
+    "mllama": _wrapper(_mllama, "mllama_text_model", ties=False),
     "gemma4": _wrapper(_gemma4, "gemma4_text", tied=True),
     "gemma4_unified": _wrapper(_gemma4_unified, "gemma4_unified_text", tied=True),
     "aria": _wrapper(_aria, "aria_text"),
@@ -743,7 +754,7 @@ WRAPPERS: dict[str, Wrapper] = {
         **_SIGLIP["vision_config"], "num_attention_heads": 14}),
     "cohere_compass": _wrapper(_visual("qwen3_vl_vision"), "cohere_compass_text"),
     "qwen4_exp": _wrapper(_visual("qwen3_5_vision"), "qwen4_exp_text"),
-    "cosmos3_edge": _wrapper(_edge, "cosmos3_edge_text", projector_hidden_size=11520),
+    "cosmos3_edge": _wrapper(_edge, "cosmos3_edge_text", projector_hidden_size=11520, ties=False),
     "deepseek_vl": _wrapper(_deepseek_vl, "llama", tied=True),
     "deepseek_vl_hybrid": _wrapper(_deepseek_hybrid, "llama", tied=True),
     "deepseek_ocr2": _wrapper(_deepseek_ocr2, "deepseek_ocr2_text"),
@@ -757,8 +768,8 @@ WRAPPERS: dict[str, Wrapper] = {
     "granite4_vision": _wrapper(_granite4_vision, "granite4_vision_text"),
     "hunyuan_vl": _wrapper(_alone("vision_tower", "hunyuan_vl_vision"), "hunyuan_vl_text", tied=True),
     "hyperclovax_vision_v2": _wrapper(_hyperclovax, "hyperclovax", tied=True),
-    "inkling2": _wrapper(_alone("vision_tower", "inkling2_vision"), "inkling2_text"),
-    "inkling_mm_model": _wrapper(_inkling, "inkling_text"),
+    "inkling2": _wrapper(_alone("vision_tower", "inkling2_vision"), "inkling2_text", ties=False),
+    "inkling_mm_model": _wrapper(_inkling, "inkling_text", ties=False),
     "janus": _wrapper(_janus, "llama", tied=True),
     "lfm3_vl": _wrapper(_lfm3, "lfm3", tied=True, projector_hidden_size=4096, projector_bias=True),
     "minicpm_ocr": _wrapper(_minicpm, "qwen3_5_text", tied=True, **_MINICPM),
@@ -766,11 +777,11 @@ WRAPPERS: dict[str, Wrapper] = {
     "minicpmv4_7": _wrapper(_minicpm, "qwen3_5_text", **_MINICPM),
     "minimax_m3_vl": _wrapper(_minimax_m3, "minimax_m3_vl_text", projector_hidden_size=6144,
         merged_hidden_size=24576),
-    "molmo2": _wrapper(_molmo2, "molmo2_text"),
+    "molmo2": _wrapper(_molmo2, "molmo2_text", aliases={"vit_config": "vision_config"}, ties=False),
     "muse_glimmer": _wrapper(_muse, "muse_glimmer_text", **_MUSE),
-    "muse_spark": _wrapper(_muse_spark, "muse_spark_text", **_MUSE),
-    "nemotron_h_omni": _wrapper(_nemotron_omni, "nemotron_h", prefix="", projector_hidden_size=4096,
-        downsample_ratio=0.5),
+    "muse_spark": _wrapper(_muse_spark, "muse_spark_text", **_MUSE, ties=False),
+    "nemotron_h_omni": _wrapper(_nemotron_omni, "nemotron_h", prefix="", projector_hidden_size=4096, tied=None,
+        downsample_ratio=0.5, aliases={"sound_config": "audio_config", "vit_hidden_size": "vision_hidden_size"}),
     "ovis2": _wrapper(_ovis2, "qwen2", tied=True, hidden_size=1536),
     "paddleocr_vl": _wrapper(_paddleocr, "paddleocr_vl_text", tied=True, either=True),
     "step3p7": _wrapper(_step3p7, "step3p5"),
@@ -778,24 +789,24 @@ WRAPPERS: dict[str, Wrapper] = {
     "kosmos-2": _wrapper(_kosmos("kosmos_2_vision_model"), "kosmos_2_text_model", tied=True, prefix="",
         latent_query_num=64),
     "kosmos-2.5": _wrapper(_kosmos("kosmos_2_5_vision_model"), "kosmos_2_5_text_model", tied=True, prefix="",
-        latent_query_num=2048),
+        latent_query_num=2048, ties=False),
     "blip-2": _wrapper(_blip2, "opt", tied=None, prefix="", num_query_tokens=32),
     "instructblip": _wrapper(_instructblip, "opt", tied=None, prefix="", num_query_tokens=32),
     "instructblipvideo": _wrapper(_instructblip, "opt", tied=None, prefix="", num_query_tokens=32),
-    "voxtral": _wrapper(_whispered("voxtral_encoder", _voxtral), "llama"),
+    "voxtral": _wrapper(_whispered("voxtral_encoder", _voxtral), "llama", ties=False),
     "voxtral_realtime": _wrapper(_whispered("voxtral_realtime_encoder", _realtime), "voxtral_realtime_text",
         tied=True, downsample_factor=4),
-    "qwen2_audio": _wrapper(_whispered("qwen2_audio_encoder", _qwen2_audio), "qwen2"),
+    "qwen2_audio": _wrapper(_whispered("qwen2_audio_encoder", _qwen2_audio), "qwen2", ties=False),
     "qwen3_asr": _wrapper(_whispered("qwen3_asr_encoder", _qwen3_asr), "qwen3", tied=True),
     "glmasr": _wrapper(_whispered("glmasr_encoder", _glmasr), "llama", tied=True),
     "qwen2_5_omni_thinker": _wrapper(_qwen2_5_omni, "qwen2_5_omni_text"),
     "qwen3_omni_moe_thinker": _wrapper(_qwen3_omni, "qwen3_omni_moe_text"),
     "granite_speech": _wrapper(_granite_speech, "granite", tied=True, window_size=15, downsample_rate=5),
     "granite_speech_plus": _wrapper(_granite_speech, "granite", tied=True, window_size=15, downsample_rate=5),
-    "phi4_multimodal": _wrapper(_phi4, "phi4_multimodal"),
+    "phi4_multimodal": _wrapper(_phi4, "phi3"),
     "fun_asr_nano": _wrapper(_fun_asr, "qwen3", tied=True),
     "moss_transcribe_diarize": _wrapper(_moss, "qwen3", tied=True, audio_merge_size=4, projector_bias=True),
-    "vibevoice_asr": _wrapper(_vibevoice, "qwen2", semantic_tokenizer_encoder_config={"hidden_size": 128}),
+    "vibevoice_asr": _wrapper(_vibevoice, "qwen2", semantic_tokenizer_encoder_config={"hidden_size": 128}, ties=False),
 }
 # fmt: on
 
@@ -843,7 +854,7 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
         text = _merged(data, key, tied=_tie(data, data[key] if key else data, wrapper))
 
         def towers(text: Config) -> tuple[Tower, ...]:
-            wrapped = Wrapped(Part(data, wrapper.defaults, str(kind)), text, wrapper.prefix)
+            wrapped = Wrapped(Part(renamed(data, wrapper.aliases), wrapper.defaults, str(kind)), text, wrapper.prefix)
             wrapper.read(wrapped)
             return wrapped.towers()
 
@@ -885,6 +896,8 @@ def _tie(data: Mapping[str, Any], text: Mapping[str, Any], wrapper: Wrapper) -> 
     """
     outer, inner = data.get("tie_word_embeddings"), text.get("tie_word_embeddings")
     version = data.get("transformers_version")
+    if not wrapper.ties:
+        return False
     if wrapper.tied is None:
         return inner
     if isinstance(version, str) and version.partition(".")[0].isdigit() and int(version.partition(".")[0]) >= 5:

@@ -55,12 +55,82 @@ def shrunk(draw: Draw, config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in made.items() if not key.endswith("token_id")}
 
 
+def base(wrapper: str) -> dict[str, Any]:
+    """transformers' default config of a wrapper, with the parts that it leaves out by default."""
+    parts = {key: CONFIG_MAPPING[kind]() for key, kind in _PARTS.get(wrapper, {}).items()}
+    made: dict[str, Any] = CONFIG_MAPPING[wrapper](**parts, **_BASES.get(wrapper, {})).to_dict()
+    return made
+
+
+def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """What a wrapper wants of its parts, beside this text model."""
+    hidden = text.get("hidden_size") or text.get("n_embd", 64)
+    vision = made.get("vision_config") or {}
+    layers = vision.get("num_hidden_layers")
+    if wrapper in ("dots3_note", "lfm3_vl", "muse_glimmer", "muse_spark"):
+        names = {"dots3_note": ("dense", "sparse"), "lfm3_vl": ("conv", "full_attention")}
+        kinds = st.sampled_from(names.get(wrapper, ("full_attention", "window_attention")))
+        key = "mlp_layer_types" if wrapper == "dots3_note" else "layer_types"
+        vision[key] = [draw(kinds) for _ in range(layers)]
+    if wrapper == "dots3_note":
+        sparse = [i for i, kind in enumerate(vision["mlp_layer_types"]) if kind == "sparse"]
+        vision |= {"per_layer_config": {i: {"num_local_experts": draw(st.integers(2, 5))} for i in sparse}}
+        vision |= {"adapter_in_dim": vision["hidden_size"], "adapter_merge_size": vision["spatial_merge_size"]}
+        vision["mlp_bias"] = vision["mlp_bias"] and not sparse
+        made["audio_config"]["adapter_input_size"] = made["audio_config"]["hidden_size"]
+    elif wrapper == "deepseek_ocr2":
+        del vision["encoder_config"]["layer_types"]
+    elif wrapper == "granite4_vision":
+        vision |= {"hidden_size": 64 * draw(st.integers(1, 3)), "num_attention_heads": 2, "image_size": 32}
+    elif wrapper == "muse_spark":
+        made["audio_config"] |= {"num_hidden_layers": 4, "out_hidden_size": hidden}
+    elif wrapper == "nemotron_h_omni":
+        made["audio_config"] |= {"projection_hidden_size": 24, "projection_bias": draw(st.booleans())}
+    elif wrapper == "deepseek_vl_hybrid":
+        made["high_res_vision_config"]["global_attn_indexes"] = [0]
+    elif wrapper == "granite_docling":
+        vision |= {"out_hidden_size": hidden, "scale_factor": 2, "image_size": 32, "patch_size": 4}
+        made["density_router_hidden_size"] = draw(st.sampled_from([None, 8]))
+        vision["deepstack_visual_indexes"] = list(range(draw(st.integers(0, layers))))
+    elif wrapper == "ovis2":
+        made |= {"hidden_size": hidden, "vocab_size": text["vocab_size"]}
+    elif wrapper == "molmo2":
+        made["adapter_config"]["vision_feature_layer"] = [draw(st.integers(0, layers - 1)) for _ in range(2)]
+    elif wrapper == "fun_asr_nano":
+        made["adaptor_config"] |= {"hidden_size": hidden, "intermediate_size": hidden // 4}
+        made["audio_config"]["num_timestamp_prediction_layers"] = draw(st.integers(0, 2))
+        made["audio_config"]["num_hidden_layers"] = draw(st.integers(3, 5))
+    elif wrapper == "inkling_mm_model":
+        vision |= {
+            "patch_size": draw(st.sampled_from([4, 6, 12])),
+            "n_layers": draw(st.integers(7, 12)),
+            "temporal_patch_size": 2,
+        }
+    return made
+
+
+# Parts that wrappers have none of by default, and keys without a default.
+_PARTS = {
+    "gemma4": {"vision_config": "gemma4_vision", "audio_config": "gemma4_audio"},
+    "gemma4_unified": {"vision_config": "gemma4_unified_vision", "audio_config": "gemma4_unified_audio"},
+    "nemotron_h_omni": {"audio_config": "parakeet_encoder"},
+}
+_BASES: dict[str, dict[str, Any]] = {
+    "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 12}},
+    "granite4_vision": {"downsample_rate": "1/4", "deepstack_layer_map": [[0, 0], [1, 2]]},
+}
+
+
 def kwargs(draw: Draw, wrapper: str) -> dict[str, Any]:
     """Keyword arguments of a random small config of this wrapper."""
-    made = shrunk(draw, {k: v for k, v in CONFIG_MAPPING[wrapper]().to_dict().items() if k != "text_config"})
+    made = shrunk(draw, {k: v for k, v in base(wrapper).items() if k != "text_config"})
     made = {k: v for k, v in made.items() if k not in ("model_type", "transformers_version", "architectures", "dtype")}
-    key = key_of(WRAPPERS[wrapper].text)
-    made["text_config"] = {"model_type": WRAPPERS[wrapper].text, **VARIANTS[key](draw)}
+    text = {"model_type": WRAPPERS[wrapper].text, **VARIANTS[key_of(WRAPPERS[wrapper].text)](draw)}
+    made = fitting(draw, wrapper, made, text)
+    if "text_config" in base(wrapper):
+        made["text_config"] = text
+    else:  # its keys lie beside the wrapper's
+        made |= {key: value for key, value in text.items() if key != "model_type"}
     if WRAPPERS[wrapper].tied is not None:
         made["tie_word_embeddings"] = draw(st.booleans())
     return made
