@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older
+from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, remote
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -18,7 +18,7 @@ from llmhw.families.wrappers import unwrap
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
-__all__ = ["ENCODERS", "FAMILIES", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
+__all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Family", "Style", "key_of", "read"]
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
@@ -28,7 +28,9 @@ FAMILIES: dict[str, Family] = {
     **older.TABLE,
 }
 
+# What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
+REMOTE: dict[str, Family] = remote.TABLE
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
@@ -40,7 +42,7 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    keys = {name: key for key, family in {**FAMILIES, **ENCODERS}.items() for name in (key, *family.synonyms)}
+    keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
     close = nearest(model_type, keys)
@@ -49,8 +51,8 @@ def key_of(model_type: str) -> str:
 
 
 def family_of(key: str) -> Family:
-    """The entry of that key: a decoder's or an encoder's."""
-    return FAMILIES[key] if key in FAMILIES else ENCODERS[key]
+    """The entry of that key, in whichever table."""
+    return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
 
 
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:

@@ -113,6 +113,7 @@ class Body:
     head_bias: bool = False
     makes: str = ""
     head_in: int | None = None
+    head: str = "lm_head"
 
 
 def attention_of(c: Config, window: int | None = None, chunk: int | None = None) -> Attention:

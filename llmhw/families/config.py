@@ -60,16 +60,17 @@ KEYS: dict[str, Check] = {
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
-                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size
+                draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
                 word_embed_proj_dim rotary_dim expansion_ratio""",
-            _COUNT: """num_attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads num_experts
-                num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
-                global_attn_every_n_layers relative_attention_num_buckets
+            _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
+                num_experts num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                intermediate_multiple_size multi_query_group_num global_attn_every_n_layers
+                relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
                 local_attention index_topk""",
             # 0 is none
@@ -85,6 +86,7 @@ KEYS: dict[str, Check] = {
         bias enable_bias do_layer_norm_before _remove_final_layer_norm layer_norm_elementwise_affine parallel_attn
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
         use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
+        multi_query_attention add_bias_linear add_qkv_bias rmsnorm post_layer_norm no_bias
         norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
@@ -167,7 +169,7 @@ class Config:
 
     @property
     def heads(self) -> int:
-        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads")
+        return self.count("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
 
     @property
     def kv_heads(self) -> int:
@@ -187,7 +189,7 @@ class Config:
 
     @property
     def vocab(self) -> int:
-        return self.count("vocab_size")
+        return self.count("vocab_size", "padded_vocab_size")
 
     def layer_types(self, otherwise: Callable[[int], str]) -> list[str]:
         """The attention kind of every layer: from the config's list if it has one."""

@@ -27,9 +27,9 @@ def _labels(c: Config) -> int:
 
 def _language(c: Config, body: Body, tied: bool) -> None:
     if not tied:
-        body.outer.linear("lm_head", "head", c.vocab, body.head_in or c.hidden)
+        body.outer.linear(body.head, "head", c.vocab, body.head_in or c.hidden)
     if body.head_bias:
-        body.outer.plain("lm_head.bias", "head", (c.vocab,))
+        body.outer.plain(f"{body.head}.bias", "head", (c.vocab,))
 
 
 def _classes(c: Config, body: Body, tied: bool) -> None:

@@ -59,6 +59,81 @@ def _gptj(c: Config) -> Body:
     return Body([b.layer(a)] * c.layers, outer, inner, head_bias=True)
 
 
+def _codegen(c: Config) -> Body:
+    inner = c.count("n_inner", default=4 * c.hidden)
+    a = attention_of(c)
+    b = Builder()
+    b.norm("ln_1", c.hidden, "norm_in", bias=True)
+    b.linear("attn.qkv_proj", "qkv", 3 * c.hidden, c.hidden)
+    b.linear("attn.out_proj", "o", c.hidden, c.hidden)
+    b.plain_mlp("mlp.fc_in", "mlp.fc_out", c.hidden, inner, bias=True)
+    outer = outer_of(c, "transformer.wte", "transformer.ln_f", norm_bias=True)
+    return Body([b.layer(a)] * c.layers, outer, inner, head_bias=True)
+
+
+def _openai_gpt(c: Config) -> Body:
+    """GPT-1: norms behind the sums, and none behind the last block."""
+    a = attention_of(c)
+    b = Builder()
+    b.linear("attn.c_attn", "qkv", 3 * c.hidden, c.hidden, bias=True, swapped=True)
+    b.linear("attn.c_proj", "o", c.hidden, c.hidden, bias=True, swapped=True)
+    b.norm("ln_1", c.hidden, bias=True)
+    b.plain_mlp("mlp.c_fc", "mlp.c_proj", c.hidden, 4 * c.hidden, bias=True, swapped=True)
+    b.norm("ln_2", c.hidden, "norm_out", bias=True)
+    positions = ("transformer.positions_embed", c.count("n_positions", "max_position_embeddings"))
+    outer = outer_of(c, "transformer.tokens_embed", None, positions=positions)
+    return Body([b.layer(a)] * c.layers, outer, 4 * c.hidden)
+
+
+def _ctrl(c: Config) -> Body:
+    inner = c.count("dff")
+    a = attention_of(c)
+    b = Builder()
+    for name, part in (("Wq", "q"), ("Wk", "k"), ("Wv", "v"), ("dense", "o")):
+        b.linear(f"multi_head_attention.{name}", part, c.hidden, c.hidden, bias=True)
+    b.plain_mlp("ffn.0", "ffn.2", c.hidden, inner, bias=True)
+    b.norms({"layernorm1": "norm_in", "layernorm2": "norm"}, c.hidden, bias=True)
+    outer = outer_of(c, "transformer.w", "transformer.layernorm", norm_bias=True)
+    return Body([b.layer(a)] * c.layers, outer, inner, head_bias=True)
+
+
+def _xglm(c: Config) -> Body:
+    """XGLM, whose positions are computed, and BioGPT, whose are learned."""
+    learned = c.model_type == "biogpt"
+    inner = c.intermediate if learned else c.count("ffn_dim")
+    a = attention_of(c)
+    b = Builder()
+    b.norm("self_attn_layer_norm", c.hidden, "norm_in", bias=True)
+    b.qkvo("self_attn", c.hidden, a, bias=True, out_bias=True, out_name="out_proj")
+    b.norm("final_layer_norm", c.hidden, bias=True)
+    b.plain_mlp("fc1", "fc2", c.hidden, inner, bias=True)
+    stem = "biogpt" if learned else "model"
+    rows = (f"{stem}.embed_positions", c.count("max_position_embeddings") + 2) if learned else None  # two of padding
+    outer = outer_of(c, f"{stem}.embed_tokens", f"{stem}.layer_norm", norm_bias=True, positions=rows)
+    return Body([b.layer(a)] * c.layers, outer, inner, head="output_projection" if learned else "lm_head")
+
+
+def _gpt_neox_japanese(c: Config) -> Body:
+    """One bias only, of the last block's attention."""
+    inner = c.count("intermediate_multiple_size") * c.hidden
+    a = attention_of(c)
+
+    def make(last: bool) -> Layer:
+        b = Builder()
+        b.norm("input_layernorm", c.hidden, "norm_in", bias=True)
+        b.norm("post_attention_layernorm", c.hidden, bias=True)
+        b.linear("attention.query_key_value", "qkv", 3 * c.hidden, c.hidden)
+        b.linear("attention.dense", "o", c.hidden, c.hidden)
+        if last:
+            b.plain("attention.dense_bias", "o", (c.hidden,))
+        b.plain_mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", c.hidden, inner)
+        return b.layer(a)
+
+    layers = each(make, (i == c.layers - 1 for i in range(c.layers)))
+    outer = outer_of(c, "gpt_neox_japanese.embed_in", "gpt_neox_japanese.final_layer_norm", norm_bias=True)
+    return Body(layers, outer, inner, head="embed_out")
+
+
 def _gpt_neox(c: Config) -> Body:
     bias = c.flag("attention_bias")
     a = attention_of(c)
@@ -175,13 +250,27 @@ TABLE: dict[str, Family] = {
     "phi": family(_phi, "Phi 1 and 2", style=Style(block="parallel", norm="layer", activation="gelu_new",
         rotary_cat=True), rotary=0.5),
     "phi3": family(_phi3, "Phi 3 and 4", style=Style(rotary_cat=True)),
-    "gpt2": family(_gpt2, "GPT-2", style=Style(norm="layer", activation="gelu_new", softmax_fp32=False,
+    "gpt2": family(_gpt2, "GPT-2", synonyms=("gpt-sw3",), style=Style(norm="layer", activation="gelu_new",
+        softmax_fp32=False,
         learned="batch"), rotary=0, dropout=True, n_positions=1024, tie_word_embeddings=True),
     "gpt_bigcode": family(_gpt2, "GPT-BigCode", style=Style(norm="layer", activation="gelu_pytorch_tanh",
         learned="batch"), rotary=0, dropout=True, n_positions=1024, multi_query=True, tie_word_embeddings=True),
     "gpt_neo": family(_gpt_neo, "GPT-Neo", style=Style(norm="layer", activation="gelu_new", sdpa=False, upcast=True,
         learned="batch", registry=False), rotary=0, attention_types=[[["global", "local"], 12]], window_size=256,
         max_position_embeddings=2048, tie_word_embeddings=True),
+    "codegen": family(_codegen, "CodeGen", rotary=0.25, vocab_size=50400, n_embd=4096, n_layer=28, n_head=16,
+        n_positions=2048),
+    "openai-gpt": family(_openai_gpt, "GPT", rotary=0, dropout=True, vocab_size=40478, n_embd=768, n_layer=12,
+        n_head=12, n_positions=512, tie_word_embeddings=True),
+    "ctrl": family(_ctrl, "CTRL", rotary=0, dropout=True, vocab_size=246534, n_embd=1280, n_layer=48, n_head=16,
+        dff=8192, n_positions=256, tie_word_embeddings=True),
+    "xglm": family(_xglm, "XGLM", rotary=0, dropout=True, vocab_size=256008, d_model=1024, num_layers=24,
+        attention_heads=16, ffn_dim=4096, max_position_embeddings=2048, tie_word_embeddings=True),
+    "biogpt": family(_xglm, "BioGPT", rotary=0, dropout=True, vocab_size=42384, hidden_size=1024, num_hidden_layers=24,
+        num_attention_heads=16, intermediate_size=4096, max_position_embeddings=1024, tie_word_embeddings=True),
+    "gpt_neox_japanese": family(_gpt_neox_japanese, "GPT-NeoX Japanese", vocab_size=32000, hidden_size=2560,
+        num_hidden_layers=32, num_attention_heads=32, intermediate_multiple_size=4, max_position_embeddings=2048,
+        tie_word_embeddings=True),
     "gptj": family(_gptj, "GPT-J", rotary=0.25),
     "gpt_neox": family(_gpt_neox, "GPT-NeoX and Pythia", style=Style(block="parallel", norm="layer", activation="gelu",
         rotary_cat=True), rotary=0.25, attention_bias=True),

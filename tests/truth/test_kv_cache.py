@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, StaticCache
 
-from llmhw.families import FAMILIES
 from llmhw.memory import kv_cache
 from llmhw.model import ModelSpec
-from tests.truth.cases import CACHE_DTYPES
+from tests.truth.cases import CACHE_DTYPES, CACHED
 from tests.truth.families import config_of, published, sized
 
 BATCH, SEQ_LEN = 2, 14
@@ -28,7 +27,7 @@ def cache_tensors(cache: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kv_format", CACHE_DTYPES)
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", CACHED)
 def test_cache_bytes(model_type: str, kv_format: str) -> None:
     dtype = torch.float32 if kv_format == "fp32" else torch.bfloat16
     config = config_of(model_type, sized(model_type, 1))

@@ -39,7 +39,8 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
     elif name == "adafactor":
         chosen = [torch.optim.Adafactor(parameters)]
     else:
-        blocks = [p for n, p in model.named_parameters() if is_block_matrix(n, p)]
+        ends = {id(e.weight) for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None}
+        blocks = [p for n, p in model.named_parameters() if is_block_matrix(n, p) and id(p) not in ends]
         ids = {id(p) for p in blocks}
         rest = [p for p in parameters if id(p) not in ids]
         chosen = [torch.optim.Muon(blocks), torch.optim.AdamW(rest)]
@@ -49,7 +50,7 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
 
 
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
-    outside = ("embed", "wte", "wpe", "lm_head", "project_in", "project_out", "norm", "ln_")
+    outside = ("embed", "wpe", "project_in", "project_out", "norm", "ln_")
     return parameter.ndim == 2 and not any(word in name for word in outside)
 
 

@@ -67,7 +67,37 @@ def _gpt_neox(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
+def _xglm(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw)
+    names = {"hidden_size": "d_model", "num_hidden_layers": "num_layers", "intermediate_size": "ffn_dim"}
+    names |= {"num_attention_heads": "attention_heads", "vocab_size": "vocab_size"}
+    return {new: config[name] for name, new in names.items()}
+
+
+def _japanese(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | {"intermediate_multiple_size": draw(st.integers(1, 4))}
+    del config["num_key_value_heads"], config["intermediate_size"]
+    return config
+
+
+def _biogpt(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | {"max_position_embeddings": draw(st.integers(16, 64)), "pad_token_id": 1}
+    del config["num_key_value_heads"]
+    return config
+
+
+def _ctrl(draw: st.DrawFn) -> dict[str, Any]:
+    return {**old(draw), "dff": 8 * draw(st.integers(1, 12))}
+
+
 VARIANTS = {
+    # its heads lie in four parts, as it was trained
+    "codegen": lambda d: old(d) | {"rotary_dim": 4, "n_head": 4, "n_embd": d(st.sampled_from([32, 64]))},
+    "openai-gpt": lambda d: {k: v for k, v in old(d).items() if k != "n_inner"},
+    "ctrl": _ctrl,
+    "xglm": _xglm,
+    "biogpt": _biogpt,
+    "gpt_neox_japanese": _japanese,
     "gpt2": old,
     "gpt_bigcode": lambda d: old(d) | maybe(d, multi_query=BOOLS),
     "gptj": lambda d: old(d) | {"rotary_dim": 4},
