@@ -171,7 +171,8 @@ def told_towers(spec: ModelSpec, width: float = 2, how: str = "whole on every de
     named = [f"{kind} tower {format_quantity(size, 'bytes')}" for kind, size in sizes.items()]
     found = [f"with {' and '.join(named)}, {how}"] if named else []
     if spec.left_out:
-        found.append(f"not counted: {', '.join(spec.left_out)} part of this model, which transformers does not define")
+        left = ", ".join(spec.left_out)
+        found.append(f"not counted: {left} part of this model, whose tensors its config does not tell")
     return found
 
 

@@ -73,6 +73,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     check_keys(data)
     c = Config(data, family.defaults, key)
     makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
+    towers, left_out = found.towers(c)
     quantization = data.get("quantization_config") or {}
     sizes = next((layer.attention for layer in body.layers if layer.attention), c)
     made = ModelSpec(
@@ -91,8 +92,8 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
-        towers=found.towers(c),
-        left_out=found.left_out,
+        towers=towers,
+        left_out=left_out,
         makes=makes,
         config=data,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from llmhw.families.audio import ENCODERS as AUDIO
@@ -78,6 +79,7 @@ class Wrapper:
     either     a text model's flag ties, too
     ties       False: the head is never the embedding table, whatever a config says
     prefix     what precedes the names of the towers
+    bare       its towers have no configs of their own
     aliases    other names of its keys, in older files, and the key
     defaults   what transformers applies for keys of the wrapper that are left out
     """
@@ -87,6 +89,7 @@ class Wrapper:
     tied: bool | None = False
     either: bool = False
     ties: bool = True
+    bare: bool = False
     prefix: str = "model."
     aliases: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -763,7 +766,7 @@ WRAPPERS: dict[str, Wrapper] = {
     "pp_chart2table": _wrapper(_got_ocr2, "qwen2", tied=True),
     "ernie4_5_vl_moe": _wrapper(_ernie, "ernie4_5_vl_moe_text", tied=True),
     "dots3_note": _wrapper(_dots3, "dots3_note_text"),
-    "fuyu": _wrapper(_fuyu, "persimmon", patch_size=30, num_channels=3),
+    "fuyu": _wrapper(_fuyu, "persimmon", bare=True, patch_size=30, num_channels=3),
     "granite_docling": _wrapper(_granite_docling, "granite_docling_text", tied=True),
     "granite4_vision": _wrapper(_granite4_vision, "granite4_vision_text"),
     "hunyuan_vl": _wrapper(_alone("vision_tower", "hunyuan_vl_vision"), "hunyuan_vl_text", tied=True),
@@ -830,14 +833,21 @@ class Unwrapped:
 
     text         the text model's keys
     model_type   and what it is; anything, if the config does not say
-    towers       makes the towers, given the text model's config
+    read         makes the towers, given the text model's config
+    stated       whether their sizes are in the config
     left_out     parts that are not counted
     """
 
     text: Mapping[str, Any]
     model_type: Any
-    towers: Callable[[Config], tuple[Tower, ...]] = lambda _: ()
+    read: Callable[[Config], tuple[Tower, ...]] = lambda _: ()
+    stated: bool = True
     left_out: tuple[str, ...] = ()
+
+    def towers(self, text: Config) -> tuple[tuple[Tower, ...], tuple[str, ...]]:
+        """The towers, and the parts that are not counted."""
+        made = self.read(text)
+        return (made, self.left_out) if self.stated else ((), (*self.left_out, *(tower.kind for tower in made)))
 
 
 def unwrap(data: Mapping[str, Any]) -> Unwrapped:
@@ -850,17 +860,14 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
     kind = data.get("model_type")
     key = next((k for k in _TEXTS if isinstance(data.get(k), Mapping)), None)
     wrapper = WRAPPERS.get(kind) if isinstance(kind, str) else None
-    if wrapper and (key or any(k.endswith("_config") and k != "quantization_config" for k in data)):
+    if wrapper and (key or any(_is_part(k) for k in data)):
         text = _merged(data, key, tied=_tie(data, data[key] if key else data, wrapper))
-
-        def towers(text: Config) -> tuple[Tower, ...]:
-            wrapped = Wrapped(Part(renamed(data, wrapper.aliases), wrapper.defaults, str(kind)), text, wrapper.prefix)
-            wrapper.read(wrapped)
-            return wrapped.towers()
-
-        return Unwrapped(text, (data[key].get("model_type") if key else None) or wrapper.text, towers, left_out)
+        model_type = (data[key].get("model_type") if key else None) or wrapper.text
+        makes = partial(_towers_of, wrapper, Part(renamed(data, wrapper.aliases), wrapper.defaults, str(kind)))
+        stated = wrapper.bare or any(_is_part(k) and k != key for k in data)
+        return Unwrapped(text, model_type, makes, stated, left_out)
     if key:
-        left_out += tuple(_short(k) for k, v in data.items() if _is_part(k, v) and k != key)
+        left_out += tuple(_short(k) for k, v in data.items() if _is_part(k) and isinstance(v, Mapping) and k != key)
         flags = (source.get("tie_word_embeddings") for source in (data[key], data))
         text = _merged(data, key, tied=next((flag for flag in flags if flag is not None), None))
         return Unwrapped(text, text.get("model_type", kind), left_out=left_out)
@@ -871,10 +878,16 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
     return Unwrapped(data, kind)
 
 
-def _is_part(key: str, value: Any) -> bool:
+def _towers_of(wrapper: Wrapper, c: Part, text: Config) -> tuple[Tower, ...]:
+    wrapped = Wrapped(c, text, wrapper.prefix)
+    wrapper.read(wrapped)
+    return wrapped.towers()
+
+
+def _is_part(key: str) -> bool:
     """Whether a key holds the config of a part of the model."""
     stem, _, end = key.rpartition("_")
-    return end in ("config", "cfg") and isinstance(value, Mapping) and stem not in ("quantization", "generation")
+    return end in ("config", "cfg") and stem not in ("quantization", "generation")
 
 
 def _short(key: str) -> str:
