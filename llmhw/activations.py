@@ -245,7 +245,8 @@ def _rotary_tables(t: _Tape, s: Style, a: Attention) -> list[_Tensor]:
     if s.rotary_complex:
         return [t.table("table of complex numbers", width // 2, 8)]
     which = f" of {a.kind} layers" if s.rotary_by_kind else ""
-    return [t.table(f"{name} table{which}", width, 4 if s.rotary_fp32 else t.e) for name in ("cos", "sin")]
+    batch, size = t.batch if s.rotary_batch else 1, 4 if s.rotary_fp32 else t.e
+    return [t.table(f"{name} table{which}", width, size, batch=batch) for name in ("cos", "sin")]
 
 
 def _core(t: _Tape, s: Style, a: Attention, q: _Tensor, k: _Tensor, v: _Tensor) -> _Tensor:
@@ -352,26 +353,97 @@ def _compressed(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
 
 
 def _attention(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    if layer.linear_attention:
+        return _delta(t, s, layer, x)
     if layer.attention and layer.attention.latent:
         return _compressed(t, s, layer, x)
     a = _own_heads(t, layer)
     hidden, x = x.width, t.gathered(x)
     widths = (a.heads * a.head_dim, a.kv_heads * a.head_dim, a.kv_heads * a.v_head_dim)
-    if _part(layer, "qkv"):
+    both = None
+    if s.gated:
+        # a query and its gate are parts of one row
+        both, k, v = (t.linear("qkv", _QKV, x, n) for n in (2 * widths[0], *widths[1:]))
+        q = both.like(width=widths[0])
+    elif _part(layer, "qkv"):
         # queries, keys and values are views of one result, which lives as long as one of them
         q = k = v = t.linear("qkv", "input of the qkv projection", x, sum(widths))
     else:
-        q, k, v = (t.linear("qkv", "input of the q, k and v projections", x, width) for width in widths)
+        q, k, v = (t.linear("qkv", _QKV, x, width) for width in widths)
     for name, width in (("q", a.heads), ("k", a.kv_heads)):
         weight = _part(layer, f"{name}_norm")
         if weight:
             vectors = width if weight.shape[-1] == a.head_dim else 1
             elements = weight.numel if weight.shape == (a.head_dim,) else share(weight.numel, t.tp)
-            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements)
+            whole = both if name == "q" else None
+            normed = _norm(t, s.norm, q if name == "q" else k, "qk norms", vectors, elements, whole)
             q, k = (normed, k) if name == "q" else (q, normed)
     q, k = _rotate(t, s, a, q, k)
     out = _core(t, s, a, q, k, v)
+    if s.gated:
+        out = t.mul("output projection", ("output of the attention core", "sigmoid of the gate"), out, out.like())
     return t.scattered(t.linear("output projection", "input of the output projection", out, hidden))
+
+
+_QKV = "input of the q, k and v projections"
+_CHUNK = 64  # tokens that transformers' own delta rule takes at once
+
+
+def _delta(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
+    """Gated DeltaNet as transformers' own code runs it: in fp32, on whole chunks of tokens, chunk after chunk."""
+    linear = layer.linear_attention
+    assert linear is not None
+    hidden, x = x.width, t.gathered(x)
+    heads, channels = share(linear.heads, t.tp), share(linear.conv_channels, t.tp)
+    values, part = heads * linear.value_dim, "linear attention"
+    mixed = t.linear("qkv", "input of the projections", x, channels)
+    # keys of as many heads as values are not repeated: in fp32 they stay views of what they were cut from
+    views = t.e == 4 and channels == heads * (2 * linear.key_dim + linear.value_dim)
+    fused = sum(n.part == "in_proj" for n in layer.tensors) == 2
+    z = t.new(channels + values if views and fused else values)
+    t.keep(part, "input of the convolution", mixed)
+    padded = t.new(channels, rows=t.seq_len + linear.conv_kernel - 1)
+    t.keep(part, "its result, with the padding", padded)
+    t.keep(part, "share that is written", t.new(heads))
+    for label in ("decay of each head", "its negative"):
+        t.keep(part, label, _Tensor(heads, 4))
+    for label in ("input of softplus", "result of softplus"):
+        t.keep(part, label, t.new(heads, 4))
+    if views:
+        t.keep(part, "queries, keys and values", t.new(channels))
+    else:
+        for label in ("queries", "keys"):
+            t.keep(part, label, t.new(heads * linear.key_dim, 4))
+    _delta_core(t, part, heads, linear.key_dim, linear.value_dim)
+    out = t.new(values, 4)
+    t.keep("norms", "input in fp32", out)
+    t.keep("norms", "1 / root mean square", t.new(heads, 4))
+    for label in ("normalized, before the weight", "normalized, before the gate"):
+        t.keep("norms", label, t.new(values))
+    t.keep("activation function", "input of silu", t.cast(z, 4))
+    t.keep("activation function", "activated gate", t.new(values, 4))
+    return t.scattered(t.linear("output projection", "input of the output projection", t.new(values), hidden))
+
+
+def _delta_core(t: _Tape, part: str, heads: int, key_dim: int, value_dim: int) -> None:
+    """The rule itself: queries and keys normalized, each chunk solved as a triangular system, the state passed on.
+
+    In fp32, where tokens fill the last chunk, strides make it keep four more copies of queries and keys: 1 to 3 %.
+    """
+    chunks = -(-t.seq_len // _CHUNK)
+
+    def rows(label: str, width: int, times: int = 1, count: int = chunks * _CHUNK) -> None:
+        for _ in range(times):
+            t.keep(part, label, t.new(width, 4, rows=count))
+
+    rows("1 / the lengths of queries and keys", heads, 2, t.seq_len)
+    rows("products of tokens of a chunk, and their decays", heads * _CHUNK, 5)
+    rows("queries, keys and what they write", heads * key_dim, 4 if chunks == 1 else 6)
+    rows("values, new and corrected", heads * value_dim, 3)
+    rows("decays", heads, 4)
+    rows("decays of whole chunks", heads, count=chunks)
+    rows("states between chunks", heads * key_dim * value_dim, count=chunks)
+    t.keep(part, "mask of a chunk", _Tensor(_CHUNK * _CHUNK, 1))
 
 
 def _own_heads(t: _Tape, layer: Layer) -> Attention:
@@ -505,7 +577,9 @@ def by_op(spec: ModelSpec) -> bool:
     >>> by_op(model("llama-3-8b"))
     True
     """
-    return spec.family.style is not None and style_of(spec).activation in _ACTIVATIONS
+    style = spec.family.style
+    states = {layer.linear_attention.kind for layer, _ in spec.layer_kinds if layer.linear_attention}
+    return style is not None and style_of(spec).activation in _ACTIVATIONS and states <= {style.state}
 
 
 @cache
@@ -556,11 +630,21 @@ def _tape(spec: ModelSpec, style: Style, case: Case, recompute: str, tables: dic
     )
 
 
+def _widest(spec: ModelSpec) -> Attention:
+    """The attention of a hybrid's other layers, whose tables are handed to all."""
+    found = (layer.attention for layer in spec.layers if layer.attention)
+    return next(found, Attention(spec.heads, spec.kv_heads, spec.head_dim, spec.head_dim))
+
+
 def _layer(spec: ModelSpec, style: Style, t: _Tape, layer: Layer) -> None:
     """One layer on a tape that has seen none of its tensors but what all layers share."""
     x = t.scattered(t.new(spec.hidden))
     if t.recompute != "full":
         _block(t, style, layer, x)
+        return
+    if layer.attention is None:
+        tables = [*_rotary_tables(t, style, _widest(spec)), _positions(t, style)]
+        t.keep("layer inputs", "input of a recomputed layer", x, *tables, key="layer input")
         return
     a = _own_heads(t, layer)
     tables = [*_masks(t, style, a), *(_rotary_tables(t, style, a) if style.rotary else [])]

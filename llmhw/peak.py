@@ -313,17 +313,19 @@ def step_peak(
     logits and loss, temporaries. `.phases` has the highest moment of the forward and backward pass and of the
     optimizer's step; in the very first step, forward and backward lack the optimizer states.
 
-    Raises `LLMHWError` for a model without an op-by-op profile (`llmhw.activations.by_op`).
+    Raises `LLMHWError` for a model without an op-by-op profile (`llmhw.activations.by_op`), or with other attention
+    than the plain one.
 
     >>> from llmhw import model
     >>> peak = step_peak(model("llama-3-8b"), batch=1, seq_len=4096, recompute="full")
     >>> peak.moment, round(peak.total / 2**30, 1)
     ('optimizer step', 74.8)
     """
-    if not by_op(spec):
+    plain = all(layer.attention and not layer.attention.latent for layer, _ in spec.layer_kinds)
+    if not by_op(spec) or not plain or style_of(spec).gated:
         raise LLMHWError(
-            f"model={spec.name!r} has no op-by-op profile, so the moments of its step are not known; ask "
-            "llmhw.training_memory, which takes the formulas for fused kernels"
+            f"model={spec.name!r} has no profile of the moments of a step: it is known for plain attention; ask "
+            "llmhw.training_memory, which adds up the largest parts"
         )
     step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention or usual_attention(spec, "torch"))
     states = training_states(spec, optimizer=optimizer, precision=precision)

@@ -27,6 +27,7 @@ class Style:
     rotary_fp32  the tables stay in fp32
     rotary_own   every layer repeats the tables' entries anew
     rotary_by_kind   sliding layers have tables of their own
+    rotary_batch   the tables have rows for every sequence
     rotary_cat   turned and plain parts of the queries are joined, also where the plain part is empty
     query_scale  queries are multiplied by a number for each position (Llama 4, Ministral 3)
     softcap      tanh on the attention scores
@@ -41,6 +42,8 @@ class Style:
     clamped      experts clamp gate and up (gpt-oss)
     sinks        a learned score beside the others takes part in the softmax (gpt-oss)
     registry     attention goes through transformers' registry of functions, where its core can be recomputed
+    state        kind of the linear attention whose operations are known; "" for none
+    gated        the output of attention is multiplied by a sigmoid (Qwen 3.5)
     alibi        positions are biases of the scores, one row for each head (BLOOM); layers are handed no position ids
     upcast       queries and keys are multiplied in fp32 (GPT-Neo)
     norm_topk    the chosen experts' weights are divided by their sum
@@ -55,6 +58,7 @@ class Style:
     rotary_fp32: bool = False
     rotary_own: bool = False
     rotary_by_kind: bool = False
+    rotary_batch: bool = False
     rotary_cat: bool = False
     query_scale: bool = False
     softcap: bool = False
@@ -71,6 +75,8 @@ class Style:
     upcast: bool = False
     registry: bool = True
     alibi: bool = False
+    state: str = ""
+    gated: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import TWO_NORMS, qwen_sparse, routed
-from llmhw.families.family import Family, family
+from llmhw.families.family import Family, Style, family
 from llmhw.model import Attention, Layer, LinearAttention
 from llmhw.units import LLMHWError
 
 _CHUNKS = "linear attention runs in chunks in transformers; the prediction is its recurrent form"
+_QWEN = Style(norm="rms-plus-1", rotary_cat=True, norm_topk=True, state="gated-deltanet", gated=True)
+_QWEN_35 = replace(_QWEN, rotary_batch=True)
 _LINEAR = {
     "rotary": 0.25,
     "arithmetic": _CHUNKS,
@@ -129,9 +133,11 @@ def _nemotron_h(c: Config) -> Body:
 
 # fmt: off
 TABLE: dict[str, Family] = {
-    "qwen3_next": family(_qwen3_next, "Qwen 3 Next", num_key_value_heads=2, **_LINEAR),
-    "qwen3_5_text": family(_qwen3_next, "Qwen 3.5", synonyms=("qwen3_5",), num_key_value_heads=4, **_LINEAR),
-    "qwen3_5_moe_text": family(_qwen3_next, "Qwen 3.5 MoE", synonyms=("qwen3_5_moe",), num_key_value_heads=2,
+    "qwen3_next": family(_qwen3_next, "Qwen 3 Next", style=_QWEN, num_key_value_heads=2, **_LINEAR),
+    "qwen3_5_text": family(_qwen3_next, "Qwen 3.5", style=_QWEN_35, synonyms=("qwen3_5",),
+        num_key_value_heads=4, **_LINEAR),
+    "qwen3_5_moe_text": family(_qwen3_next, "Qwen 3.5 MoE", style=_QWEN_35, synonyms=("qwen3_5_moe",),
+        num_key_value_heads=2,
         **_LINEAR),
     "nemotron_h": family(_nemotron_h, "Nemotron-H and Nemotron 3", rotary=0, arithmetic=_CHUNKS,
         num_attention_heads=32, num_key_value_heads=8, head_dim=128, mamba_num_heads=128, mamba_head_dim=64,
