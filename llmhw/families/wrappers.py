@@ -898,7 +898,9 @@ def _merged(data: Mapping[str, Any], key: str | None, tied: Any) -> dict[str, An
     """The text model's keys, with those of the wrapper that hold for it, too."""
     merged = {**{k: data[k] for k in _SHARED if k in data}, **(data[key] if key else data)}
     # what stands on the blocks is said by the wrapper, too
-    return {**merged, "tie_word_embeddings": tied, "architectures": data.get("architectures")}
+    outer = {"tie_word_embeddings": tied, "architectures": data.get("architectures")}
+    inner = {name: value for name, value in merged.items() if name not in outer}
+    return inner | {name: value for name, value in outer.items() if value is not None}
 
 
 def _tie(data: Mapping[str, Any], text: Mapping[str, Any], wrapper: Wrapper) -> Any:
