@@ -174,6 +174,45 @@ def _gemma4(b: TowerBuilder, c: Part) -> None:
     b.linear("output_proj", c.count("output_proj_dims"), width)
 
 
+def _gemma3n(b: TowerBuilder, c: Part) -> None:
+    """A conformer; its convolutions are padded in time so that they see the past only."""
+    width, bins, into = c.width, c.count("input_feat_size"), 1
+    kernels, strides = _pairs(c, "sscp_conv_kernel_size"), _pairs(c, "sscp_conv_stride_size")
+    channels = c.listed_in("sscp_conv_channel_size")
+    s = b.at("subsample_conv_projection")
+    for i, (out, kernel, stride) in enumerate(zip(channels, kernels, strides, strict=False)):
+        s.conv(f"conv_{i}.conv", out, into, *kernel, bias=False)
+        s.rms(f"conv_{i}.norm", out)
+        bins, into = (bins + 2 - kernel[1]) // stride[1] + 1, out
+    s.linear("input_proj_linear", width, into * bins, bias=False)
+    layer = b.at("conformer.*", c.blocks("conf_num_hidden_layers"))
+    for name in ("ffw_layer_start", "ffw_layer_end"):
+        layer.rms(f"{name}.pre_layer_norm", width)
+        layer.at(name).chain(("ffw_layer_1", 4 * width), ("ffw_layer_2", width), into=width, bias=False)
+        layer.rms(f"{name}.post_layer_norm", width)
+    a = layer.at("attention")
+    for name in ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.relative_position_embedding.pos_proj", "post"):
+        a.linear(name, width, width, bias=False)
+    a.plain("attn.per_dim_scale", width // c.count("conf_num_attention_heads"))
+    a.rms("pre_attn_norm", width)
+    a.rms("post_norm", width)
+    v = layer.at("lconv1d")
+    v.rms("pre_layer_norm", width)
+    v.linear("linear_start", 2 * width, width, bias=False)
+    v.conv("depthwise_conv1d", width, 1, c.count("conf_conv_kernel_size"), bias=False)
+    v.rms("conv_norm", width)
+    v.linear("linear_end", width, width, bias=False)
+    layer.rms("norm", width)
+
+
+def _pairs(c: Part, key: str) -> list[tuple[int, int]]:
+    """Kernels or strides, each over time and frequency."""
+    found = c.get(key)
+    if not isinstance(found, (list, tuple)) or len(found) > 10:
+        raise LLMHWError(f"{c.named(key)} must be a list of pairs")
+    return [Part({"pair": entry}, {}, f"{c.model_type}.{key}").pair("pair") for entry in found]
+
+
 def _parakeet(b: TowerBuilder, c: Part) -> None:
     """FastConformer."""
     width, channels, kernel = c.width, c.count("subsampling_conv_channels"), c.count("subsampling_conv_kernel_size")
@@ -298,6 +337,10 @@ ENCODERS: dict[str, Encoder] = {
         ext_pw_out_channel=1024, depthwise_separable_out_channel=1024, depthwise_multiplier=1, kernel_size=3),
     "gemma4_audio": encoder(_gemma4, hidden_size=1024, num_hidden_layers=12, num_attention_heads=8,
         subsampling_conv_channels=[128, 32], conv_kernel_size=5, output_proj_dims=1536),
+    "gemma3n_audio": encoder(_gemma3n, hidden_size=1536, input_feat_size=128, vocab_size=128,
+        conf_num_hidden_layers=12, conf_num_attention_heads=8, conf_conv_kernel_size=5,
+        sscp_conv_channel_size=[128, 32], sscp_conv_kernel_size=[[3, 3], [3, 3]],
+        sscp_conv_stride_size=[[2, 2], [2, 2]]),
     "parakeet_encoder": encoder(_parakeet, **_PARAKEET, attention_bias=True),
     "nemotron_sound": encoder(_parakeet, **_PARAKEET, attention_bias=False),
     "fun_asr_nano_encoder": encoder(_fun_asr, hidden_size=512, intermediate_size=2048, num_hidden_layers=70,

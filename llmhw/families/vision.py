@@ -550,62 +550,6 @@ def _primes(number: int) -> list[int]:
     return sorted([*found, *([number] if number > 1 else [])], reverse=True)
 
 
-def codes(b: TowerBuilder, c: Part) -> None:
-    """A VQ-GAN: an encoder into codes, and a decoder of them."""
-    base, latent, steps = c.count("base_channels"), c.count("latent_channels"), c.listed_in("channel_multiplier")
-    blocks, words, deep = c.blocks("num_res_blocks"), c.count("num_embeddings"), c.count("embed_dim")
-    channels, e = base, b.at("encoder")
-    e.conv("conv_in", base, c.channels, 3, 3)
-    for i, step in enumerate(steps):
-        for j in range(blocks):
-            _residual(e.at(f"down.{i}.block.{j}"), channels, base * step)
-            channels = base * step
-            if i == len(steps) - 1:
-                _attention_over_pixels(e.at(f"down.{i}.attn.{j}"), channels)
-        if i < len(steps) - 1:
-            e.conv(f"down.{i}.downsample.conv", channels, channels, 3, 3)
-    _middle(e.at("mid"), channels)
-    e.norm("norm_out", channels)
-    e.conv("conv_out", latent * (2 if c.flag("double_latent") else 1), channels, 3, 3)
-    b.table("quantize.embedding", words, deep)
-    b.conv("quant_conv", deep, latent, 1, 1)
-    b.conv("post_quant_conv", latent, deep, 1, 1)
-    d = b.at("decoder")
-    d.conv("conv_in", channels, latent, 3, 3)
-    _middle(d.at("mid"), channels)
-    for i, step in reversed(list(enumerate(steps))):
-        for j in range(blocks + 1):
-            _residual(d.at(f"up.{i}.block.{j}"), channels, base * step)
-            channels = base * step
-            if i == len(steps) - 1:
-                _attention_over_pixels(d.at(f"up.{i}.attn.{j}"), channels)
-        if i:
-            d.conv(f"up.{i}.upsample.conv", channels, channels, 3, 3)
-    d.norm("norm_out", channels)
-    d.conv("conv_out", c.count("out_channels"), channels, 3, 3)
-
-
-def _residual(b: TowerBuilder, into: int, out: int) -> None:
-    b.norm("norm1", into)
-    b.conv("conv1", out, into, 3, 3)
-    b.norm("norm2", out)
-    b.conv("conv2", out, out, 3, 3)
-    if into != out:
-        b.conv("nin_shortcut", out, into, 1, 1)
-
-
-def _attention_over_pixels(b: TowerBuilder, channels: int) -> None:
-    b.norm("norm", channels)
-    for name in ("q", "k", "v", "proj_out"):
-        b.conv(name, channels, channels, 1, 1)
-
-
-def _middle(b: TowerBuilder, channels: int) -> None:
-    _residual(b.at("block_1"), channels, channels)
-    _attention_over_pixels(b.at("attn_1"), channels)
-    _residual(b.at("block_2"), channels, channels)
-
-
 _VIT_SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _SO400M = {"hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16}
 _SAM = {"hidden_size": 768, "output_channels": 256, "num_hidden_layers": 12, "num_attention_heads": 12,

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from llmhw.families.audio import ENCODERS as AUDIO
+from llmhw.families.codes import emu3, vq_gan
 from llmhw.families.config import Config
 from llmhw.families.towers import GATED, Encoder, Names, Part, TowerBuilder, attend, block, renamed
 from llmhw.families.vision import ENCODERS as VISION
-from llmhw.families.vision import codes, sam_neck
+from llmhw.families.vision import sam_neck
 from llmhw.model import Tower
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -24,6 +25,7 @@ class Wrapped:
     c        the wrapper's own keys
     text     the text model's
     vision, audio   builders of its towers
+    left_out        parts that cannot be counted
     """
 
     def __init__(self, c: Part, text: Config, prefix: str) -> None:
@@ -31,6 +33,7 @@ class Wrapped:
         self.text = text
         self.vision = TowerBuilder("vision", prefix)
         self.audio = TowerBuilder("audio", prefix)
+        self.left_out: list[str] = []
 
     @property
     def hidden(self) -> int:
@@ -64,8 +67,9 @@ class Wrapped:
         ENCODERS[c.encoder].read(self.audio.at(name), c)
         return c
 
-    def towers(self) -> tuple[Tower, ...]:
-        return tuple(b.made(self.hidden) for b in (self.vision, self.audio) if b.tensors)
+    def made(self) -> tuple[tuple[Tower, ...], tuple[str, ...]]:
+        """The towers, and the parts that cannot be counted."""
+        return tuple(b.made(self.hidden) for b in (self.vision, self.audio) if b.tensors), tuple(self.left_out)
 
 
 @dataclass(frozen=True)
@@ -412,7 +416,7 @@ def _janus(w: Wrapped) -> None:
     w.vision.linear("aligner.fc1", width, v.width)
     w.vision.at("aligner", v.blocks("depth") - 1).linear("hidden_layers.*", width, width)
     q = w.c.sub("vq_config", _JANUS_CODES)
-    codes(w.vision.at("vqmodel"), q)
+    vq_gan(w.vision.at("vqmodel"), q)
     words, deep, out = q.count("num_embeddings"), q.count("embed_dim"), q.count("projection_dim")
     w.vision.table("generation_embeddings", words, deep)
     w.vision.linear("generation_aligner.fc1", out, deep)
@@ -595,6 +599,75 @@ def _granite4_vision(w: Wrapped) -> None:
 # -- sound
 
 
+def _emu3(w: Wrapped) -> None:
+    emu3(w.vision.at("vqmodel"), w.c.sub("vq_config", _EMU3_CODES))
+
+
+def _stacked(b: TowerBuilder, c: Part, *, normed: bool) -> None:
+    """Nemotron's encoders of stacked frames; `normed`: heads have norms."""
+    b.linear("embedder.projection", c.width, c.count("subsampling_factor") * c.count("num_mel_bins"), bias=False)
+    _frames(b, c, normed=normed)
+
+
+def _frames(b: TowerBuilder, c: Part, *, normed: bool) -> None:
+    b.norm("input_layer_norm", c.width)
+    layer, head = b.at("layers.*", c.depth), c.head_dim
+    sizes = {"width": c.heads * head, "kv": c.kv_heads * head}
+    block(layer, c.width, c.inner, Names(out="o_proj", qkv_bias=False), **sizes)
+    for name in ("q_norm", "k_norm") if normed else ():
+        layer.norm(f"self_attn.{name}", head)
+    b.norm("layer_norm", c.width)
+
+
+def _nemo(w: Wrapped) -> None:
+    """Nemotron 3.5 Transcribe: what is said, who says it, and when each word is."""
+    audio = w.c.sub("audio_config", {})
+    asr, who = audio.sub("asr_config", _NEMO_ASR), audio.sub("diarization_config", {})
+    heard, head, when = (
+        who.sub("audio_config", _NEMO_WHO),
+        who.sub("head_config", _NEMO_HEAD),
+        w.c.sub("word_timestamp_config", _NEMO_WHEN),
+    )
+    _stacked(w.audio.at("audio_tower.asr_encoder"), asr, normed=True)
+    d = w.audio.at("audio_tower.diarization_model")
+    d.plain("silence_embeds", heard.width)
+    _stacked(d.at("model.audio_tower"), heard, normed=False)
+    width, people = head.width, head.count("num_speakers")
+    d.linear("model.proj", width, head.count("audio_hidden_size"))
+    d.conv("model.upsampler.conv", width * head.count("subsampling_factor"), width, 3)
+    d.chain(("classifier.dense", width), ("classifier.out_proj", people), into=width)
+    w.audio.norm("audio_tower.asr_norm", asr.width)
+    w.audio.norm("audio_tower.speaker_norm", people)
+    w.audio.linear("multi_modal_projector", w.hidden, asr.width)
+    t, factor = w.audio.at("word_timestamp_encoder"), when.count("upsampling_factor")
+    t.conv("upsampler", when.width, when.width, factor)
+    _frames(t, when, normed=True)
+    TowerBuilder("audio", "", into=w.audio).conv("word_timestamp_head", when.count("vocab_size"), when.width, 1)
+
+
+def _gemma3n(w: Wrapped) -> None:
+    """The encoder of pictures is one of the timm library, whose sizes the config does not hold."""
+    a = w.hears("audio_tower", "gemma3n_audio")
+    v = w.c.sub("vision_config", {"hidden_size": 2048, "vocab_size": 128})
+    w.left_out.append("vision encoder")
+    for name, b, c in (("vision", w.vision, v), ("audio", w.audio, a)):
+        e = b.at(f"embed_{name}")
+        e.table("embedding", c.count("vocab_size"), c.width)
+        e.rms("hard_embedding_norm", c.width)
+        e.rms("soft_embedding_norm", c.width)
+        e.linear("embedding_projection", w.hidden, c.width, bias=False)
+
+
+def _timm(w: Wrapped) -> None:
+    """FastVLM's and the Perception LM's: as above; here the projector."""
+    v = w.c.sub("vision_config", {"hidden_size": 3072})
+    sizes = v.sub("model_args", {})
+    width = sizes.count("embed_dim", default=v.width)
+    w.left_out.append("vision encoder")
+    bias = w.c.flag("multimodal_projector_bias", True)
+    _two(w.vision.at("multi_modal_projector"), w.hidden, w.hidden, width, bias=bias)
+
+
 def _whispered(encoder: str, projector: Callable[[Wrapped, Part], None]) -> Callable[[Wrapped], None]:
     def read(w: Wrapped) -> None:
         projector(w, w.hears("audio_tower", encoder))
@@ -702,6 +775,16 @@ _ADAPTOR = {"hidden_size": 1024, "intermediate_size": 256, "num_hidden_layers": 
 _JANUS_CODES = {"embed_dim": 8, "num_embeddings": 16384, "latent_channels": 256, "in_channels": 3, "out_channels": 3,
     "base_channels": 128, "channel_multiplier": [1, 1, 2, 2, 4], "num_res_blocks": 2, "num_hidden_layers": 2,
     "projection_dim": 2048, "image_token_embed_dim": 2048}  # fmt: skip
+_EMU3_CODES = {"codebook_size": 32768, "embed_dim": 4, "latent_channels": 4, "in_channels": 3, "out_channels": 3,
+    "temporal_downsample_factor": 4, "base_channels": 256, "channel_multiplier": [1, 2, 2, 4], "num_res_blocks": 2,
+    "attn_resolutions": [3], "hidden_size": 1024}  # fmt: skip
+_NEMO_ASR = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 10,
+    "num_mel_bins": 128, "subsampling_factor": 8}  # fmt: skip
+_NEMO_WHO = {**_NEMO_ASR, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 31,
+    "num_attention_heads": 8}  # fmt: skip
+_NEMO_HEAD = {"hidden_size": 192, "num_speakers": 8, "audio_hidden_size": 512, "subsampling_factor": 8}
+_NEMO_WHEN = {"hidden_size": 1280, "intermediate_size": 640, "num_hidden_layers": 2, "num_attention_heads": 16,
+    "vocab_size": 23863, "upsampling_factor": 2}  # fmt: skip
 _UNIFIED = {"patch_size": 16, "pooling_kernel_size": 3, "mm_embed_dim": 3840, "mm_posemb_size": 1120,
     "output_proj_dims": 3840}  # fmt: skip
 _MINICPM = {"merge_kernel_size": [2, 2], "merger_times": 1}
@@ -809,6 +892,11 @@ WRAPPERS: dict[str, Wrapper] = {
     "phi4_multimodal": _wrapper(_phi4, "phi3"),
     "fun_asr_nano": _wrapper(_fun_asr, "qwen3", tied=True),
     "moss_transcribe_diarize": _wrapper(_moss, "qwen3", tied=True, audio_merge_size=4, projector_bias=True),
+    "emu3": _wrapper(_emu3, "emu3_text_model"),
+    "nemo_speechlm": _wrapper(_nemo, "nemotron_h", ties=False),
+    "gemma3n": _wrapper(_gemma3n, "gemma3n_text", tied=True),
+    "fast_vlm": _wrapper(_timm, "qwen2"),
+    "perception_lm": _wrapper(_timm, "llama"),
     "vibevoice_asr": _wrapper(_vibevoice, "qwen2", semantic_tokenizer_encoder_config={"hidden_size": 128}, ties=False),
 }
 # fmt: on
@@ -833,21 +921,23 @@ class Unwrapped:
 
     text         the text model's keys
     model_type   and what it is; anything, if the config does not say
-    read         makes the towers, given the text model's config
+    read         makes the towers, and names what cannot be counted, given the text model's config
     stated       whether their sizes are in the config
     left_out     parts that are not counted
     """
 
     text: Mapping[str, Any]
     model_type: Any
-    read: Callable[[Config], tuple[Tower, ...]] = lambda _: ()
+    read: Callable[[Config], tuple[tuple[Tower, ...], tuple[str, ...]]] = lambda _: ((), ())
     stated: bool = True
     left_out: tuple[str, ...] = ()
 
     def towers(self, text: Config) -> tuple[tuple[Tower, ...], tuple[str, ...]]:
         """The towers, and the parts that are not counted."""
-        made = self.read(text)
-        return (made, self.left_out) if self.stated else ((), (*self.left_out, *(tower.kind for tower in made)))
+        made, unknown = self.read(text)
+        if self.stated:
+            return made, (*unknown, *self.left_out)
+        return (), (*(tower.kind for tower in made), *self.left_out)
 
 
 def unwrap(data: Mapping[str, Any]) -> Unwrapped:
@@ -878,10 +968,10 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
     return Unwrapped(data, kind)
 
 
-def _towers_of(wrapper: Wrapper, c: Part, text: Config) -> tuple[Tower, ...]:
+def _towers_of(wrapper: Wrapper, c: Part, text: Config) -> tuple[tuple[Tower, ...], tuple[str, ...]]:
     wrapped = Wrapped(c, text, wrapper.prefix)
     wrapper.read(wrapped)
-    return wrapped.towers()
+    return wrapped.made()
 
 
 def _is_part(key: str) -> bool:

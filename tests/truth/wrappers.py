@@ -92,6 +92,15 @@ def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]
         vision |= {"out_hidden_size": hidden, "scale_factor": 2, "image_size": 32, "patch_size": 4}
         made["density_router_hidden_size"] = draw(st.sampled_from([None, 8]))
         vision["deepstack_visual_indexes"] = list(range(draw(st.integers(0, layers))))
+    elif wrapper == "emu3":
+        vq = made["vq_config"]
+        vq |= {"base_channels": 32, "hidden_size": 32 * vq["channel_multiplier"][-1], "num_attention_heads": 4}
+        made["vocabulary_map"] = {"<image>": 3}
+    elif wrapper == "nemo_speechlm":
+        who = made["audio_config"]["diarization_config"]
+        who["head_config"]["audio_hidden_size"] = who["audio_config"]["hidden_size"]
+        width = made["audio_config"]["asr_config"]["hidden_size"]
+        made["word_timestamp_config"] |= {"hidden_size": width, "blank_token_id": 0}
     elif wrapper == "ovis2":
         made |= {"hidden_size": hidden, "vocab_size": text["vocab_size"]}
     elif wrapper == "molmo2":
