@@ -136,6 +136,7 @@ class Attention:
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
+    shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
     """
 
@@ -150,6 +151,7 @@ class Attention:
     index_heads: int = 0
     index_topk: int = 0
     evicts: bool = True
+    shared: bool = False
     causal: bool = True
 
     @property
@@ -485,8 +487,8 @@ def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     from os import PathLike, fspath
     from os.path import exists, isdir, join
 
-    from llmhw.catalog import model_names, read_model
-    from llmhw.units import unknown_name
+    from llmhw.catalog import read_model
+    from llmhw.names import unknown_model
 
     text = fspath(name) if isinstance(name, PathLike) else name
     text = check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
@@ -499,7 +501,7 @@ def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     if text == "-" or text.endswith(".json") or text.startswith("/") or exists(text):
         return _config_at(text)
     see = "run `llmhw models` for the list, or give the path of a config.json"
-    raise unknown_name("model", text, model_names(), see)
+    raise unknown_model("model", text, see)
 
 
 @lru_cache(maxsize=64)

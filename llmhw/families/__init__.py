@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, remote
+from llmhw.families import encoders, gemma, hybrids, latent, llamas, mixtures, older, remote
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
 from llmhw.families.heads import complete
-from llmhw.families.wrappers import unwrap
+from llmhw.families.wrappers import REFUSED, unwrap
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -22,6 +22,7 @@ __all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Famil
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
+    **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
     **hybrids.TABLE,

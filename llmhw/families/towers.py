@@ -207,15 +207,21 @@ VIT = Names()
 GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
-def attend(b: TowerBuilder, hidden: int, names: Names = VIT, *, width: int = 0, kv: int = 0, head: int = 0) -> None:
-    """Attention's projections; `width`, `kv`: sizes of queries and of keys, if not `hidden`; `head`: of its norms."""
+def attend(
+    b: TowerBuilder, hidden: int, names: Names = VIT, *, width: int = 0, kv: int = 0, values: int = 0, head: int = 0
+) -> None:
+    """Attention's projections.
+
+    width, kv, values   sizes of queries, of keys and of values, where they differ from `hidden`, from each other
+    head                size of its norms
+    """
     width = width or hidden
     kv = kv or width
     a = b.at(names.attn)
     if len(names.qkv) == 1:
         a.linear(names.qkv[0], width + 2 * kv, hidden, bias=names.qkv_bias)
     else:
-        for name, out in zip(names.qkv, (width, kv, kv), strict=True):
+        for name, out in zip(names.qkv, (width, kv, values or kv), strict=True):
             a.linear(name, out, hidden, bias=names.qkv_bias and (names.key_bias or name != names.qkv[1]))
     a.linear(names.out, hidden, width, bias=names.out_bias)
     for name in names.qk_norm:
