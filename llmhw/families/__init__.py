@@ -46,6 +46,8 @@ def key_of(model_type: str) -> str:
     keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
+    if model_type in REFUSED:
+        raise LLMHWError(f"model_type={shown(model_type)} is not supported: {REFUSED[model_type]}")
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
