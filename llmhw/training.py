@@ -440,11 +440,14 @@ class StepMemory:
             held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
             for name, terms in state_terms(held, self.x, uncut=uncut, **names).items():
                 found.put(name, terms)
-            for name, terms in whole_towers(self.spec, precision_named(job.precision).weights).items():
-                if stage.first:
-                    found.put(name, terms)
+            for name, terms in self.towers(stage).items():
+                found.put(name, terms)
             self._states[stage.index] = found
         return self._states[stage.index]
+
+    def towers(self, stage: Stage) -> dict[str, list[Term]]:
+        """Towers, which are frozen and lie whole on every rank of the first stage."""
+        return whole_towers(self.spec, precision_named(self.job.precision).weights) if stage.first else {}
 
     # activations
 
