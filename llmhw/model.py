@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llmhw.checks import check_made, check_prose, check_text, found_by_name, whole
-from llmhw.files import check_path, read_json
+from llmhw.checks import check_flag, check_made, check_prose, check_text, found_by_name, whole
+from llmhw.files import check_path
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
 from llmhw.units import MOST_LETTERS, LLMHWError, format_quantity, plain_fields, shown
@@ -318,14 +318,16 @@ class ModelSpec(Report):
         from llmhw.families import read
 
         if isinstance(config, (str, PathLike)):
-            found, data = _config_at(config)
+            from llmhw.sources.local import read as read_source
+
+            found, data = read_source(check_path("config", config, "give the path of a config.json"), "config")
             name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = _name_in(data) or _name_in(data, "model_type") or "model" if name is None else name
+            name = _name_in(data) if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
-        return read(data, check_text("name", name))
+        return _checked(read(data, check_text("name", name)))
 
     @property
     def family(self) -> Family:
@@ -465,11 +467,15 @@ class ModelSpec(Report):
         return [Table(str(self), ("component", "parameters", "share"), rows)]
 
 
-def model(name: str | PathLike[str]) -> ModelSpec:
-    """The model of that name: one of the catalog, or the path of a `config.json` or of its folder.
+def model(name: str | PathLike[str], hub: bool = False) -> ModelSpec:
+    """The model of that name: one of the catalog, of the Hub's local cache, or of a file.
 
-    Short names, aliases and Hugging Face ids work, in any case; "-" reads a config from standard input. A misspelt name
-    raises `LLMHWError` and suggests the nearest ones.
+    name   short names, aliases and Hugging Face ids of the catalog, in any case; any other id of the Hub,
+           "org/Name@revision" or its address, from the local Hugging Face cache; the path of a folder or of a file:
+           config.json, a GGUF file, params.json, arguments of Megatron-LM; "-" reads one from standard input
+    hub    download the few small files that describe an id that is not in the cache (needs the extra `hub`)
+
+    A misspelt name raises `LLMHWError` and suggests the nearest ones.
 
     >>> model("llama-3-70b").parameters.total
     70553706496
@@ -477,31 +483,33 @@ def model(name: str | PathLike[str]) -> ModelSpec:
     text = name if isinstance(name, str) else ""
     spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS else None
     if spec is None:
-        found, config = config_of(name)
+        from llmhw.sources import config_of
+
+        found, config = config_of(name, check_flag("hub", hub))
         spec = ModelSpec.from_config(config, name=found)
     return spec
 
 
-def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """The name and the `config.json` of a model, as published: one of the catalog, or that of a path or folder."""
-    from os import PathLike, fspath
-    from os.path import exists, isdir, join
+def _name_in(data: Mapping[str, Any]) -> str:
+    from llmhw.sources.local import name_in
 
-    from llmhw.catalog import read_model
-    from llmhw.names import unknown_model
+    return name_in(data) or name_in(data, "model_type") or "model"
 
-    text = fspath(name) if isinstance(name, PathLike) else name
-    text = check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
-    try:
-        return read_model(text)
-    except KeyError:
-        pass
-    if isdir(text):
-        return _config_at(join(text, "config.json"))
-    if text == "-" or text.endswith(".json") or text.startswith("/") or exists(text):
-        return _config_at(text)
-    see = "run `llmhw models` for the list, or give the path of a config.json"
-    raise unknown_model("model", text, see)
+
+def _checked(spec: ModelSpec) -> ModelSpec:
+    """The model, if it has as many parameters as the file that it was read from holds, where that is known."""
+    stored = spec.config.get("quantization_config")
+    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf":
+        return spec
+    held, choices = stored.get("elements"), stored.get("choices", 0)
+    if type(held) is not int or type(choices) is not int:
+        return spec
+    if spec.parameters.total not in (held, held + choices):
+        raise LLMHWError(
+            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.total:,} parameters, but the "
+            f"file's tensors hold {held:,}: this variant is not covered; give the model's config.json"
+        )
+    return spec
 
 
 @lru_cache(maxsize=64)
@@ -542,24 +550,3 @@ def models() -> list[str]:
 
 
 found_by_name("ModelSpec", lambda argument, value: model_of(value, argument))
-
-
-def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:
-    """The name that a config gives itself, if it is one: some hold a folder of whoever wrote it, or nothing."""
-    name = data.get(key) or ""
-    return check_text(f"config key {key}", name) if name else ""
-
-
-def _config_at(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    # Python's own writer has Infinity, which published files hold under keys that are not read
-    data = read_json(path, argument="config", way_out="give the path of a config.json", infinite=True)
-    return _name_in(data) or _name_from(str(path)), data
-
-
-def _name_from(path: str) -> str:
-    from pathlib import Path
-
-    if path == "-" or path.startswith("/dev/"):
-        return "model"
-    file = Path(path)
-    return (file.stem if file.stem != "config" else file.resolve().parent.name or "config")[:MOST_LETTERS]
