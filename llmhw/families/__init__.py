@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, gemma, hybrids, latent, llamas, mixtures, older, remote
+from llmhw.families import encoders, gemma, held, hybrids, latent, llamas, mixtures, older, remote
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -31,7 +31,7 @@ FAMILIES: dict[str, Family] = {
 
 # What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
-REMOTE: dict[str, Family] = remote.TABLE
+REMOTE: dict[str, Family] = {**remote.TABLE, **held.TABLE}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmhw.families.towers import Names, Part, TowerBuilder, attend
+
+
+def _vq_encoder(b: TowerBuilder, c: Part, attends: Callable[[int], bool], *, middle: bool = True) -> int:
+    """The encoder of a VQ-GAN, and the way into its codes and out of them; its last channels.
+
+    attends   whether blocks at this step of the way down have attention
+    middle    whether there is attention at the bottom
+    """
+    base, latent, steps = c.count("base_channels"), c.count("latent_channels"), c.listed_in("channel_multiplier")
+    deep, channels, e = c.count("embed_dim"), base, b.at("encoder")
+    e.conv("conv_in", base, c.channels, 3, 3)
+    for i, step in enumerate(steps):
+        for j in range(c.blocks("num_res_blocks")):
+            _residual(e.at(f"down.{i}.block.{j}"), channels, base * step)
+            channels = base * step
+            if attends(i):
+                _attention_over_pixels(e.at(f"down.{i}.attn.{j}"), channels)
+        if i < len(steps) - 1:
+            e.conv(f"down.{i}.downsample.conv", channels, channels, 3, 3)
+    _middle(e.at("mid"), channels, attends=middle)
+    e.norm("norm_out", channels)
+    e.conv("conv_out", latent * (2 if c.flag("double_latent") else 1), channels, 3, 3)
+    b.table("quantize.embedding", c.count("num_embeddings"), deep)
+    b.conv("quant_conv", deep, latent, 1, 1)
+    b.conv("post_quant_conv", latent, deep, 1, 1)
+    return channels
+
+
+def chameleon(b: TowerBuilder, c: Part) -> None:
+    """Chameleon's, which reads pictures only."""
+    seen, side, vanilla = c.listed_in("attn_resolutions"), c.count("resolution"), c.text("attn_type") == "vanilla"
+    _vq_encoder(b, c, lambda i: vanilla and side >> i in seen, middle=vanilla)
 
 
 def vq_gan(b: TowerBuilder, c: Part) -> None:
     """A VQ-GAN: an encoder into codes, and a decoder of them."""
     base, latent, steps = c.count("base_channels"), c.count("latent_channels"), c.listed_in("channel_multiplier")
-    blocks, words, deep = c.blocks("num_res_blocks"), c.count("num_embeddings"), c.count("embed_dim")
-    channels, e = base, b.at("encoder")
-    e.conv("conv_in", base, c.channels, 3, 3)
-    for i, step in enumerate(steps):
-        for j in range(blocks):
-            _residual(e.at(f"down.{i}.block.{j}"), channels, base * step)
-            channels = base * step
-            if i == len(steps) - 1:
-                _attention_over_pixels(e.at(f"down.{i}.attn.{j}"), channels)
-        if i < len(steps) - 1:
-            e.conv(f"down.{i}.downsample.conv", channels, channels, 3, 3)
-    _middle(e.at("mid"), channels)
-    e.norm("norm_out", channels)
-    e.conv("conv_out", latent * (2 if c.flag("double_latent") else 1), channels, 3, 3)
-    b.table("quantize.embedding", words, deep)
-    b.conv("quant_conv", deep, latent, 1, 1)
-    b.conv("post_quant_conv", latent, deep, 1, 1)
+    blocks = c.blocks("num_res_blocks")
+    channels = _vq_encoder(b, c, lambda i: i == len(steps) - 1)
     d = b.at("decoder")
     d.conv("conv_in", channels, latent, 3, 3)
     _middle(d.at("mid"), channels)
@@ -56,9 +75,10 @@ def _attention_over_pixels(b: TowerBuilder, channels: int) -> None:
         b.conv(name, channels, channels, 1, 1)
 
 
-def _middle(b: TowerBuilder, channels: int) -> None:
+def _middle(b: TowerBuilder, channels: int, *, attends: bool = True) -> None:
     _residual(b.at("block_1"), channels, channels)
-    _attention_over_pixels(b.at("attn_1"), channels)
+    if attends:
+        _attention_over_pixels(b.at("attn_1"), channels)
     _residual(b.at("block_2"), channels, channels)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmhw.families.codes import emu3, vq_gan
+from llmhw.families.codes import chameleon, emu3, vq_gan
 from llmhw.families.towers import GATED, Names, Part, TowerBuilder, attend, block
 from llmhw.families.vision import sam_neck
 from llmhw.families.wrapped import Wrapped, Wrapper, wrapper
@@ -430,9 +430,9 @@ def _video_llama_3(w: Wrapped) -> None:
     w.vision.at("projector.readout").chain(("0", w.hidden), ("2", w.hidden), into=v.width)
 
 
-def _kosmos(encoder: str) -> Callable[[Wrapped], None]:
+def _kosmos(name: str, encoder: str) -> Callable[[Wrapped], None]:
     def read(w: Wrapped) -> None:
-        v = w.sees("vision_model", encoder)
+        v = w.sees(name, encoder)
         p = w.vision.at("image_to_text_projection")
         p.plain("latent_query", w.c.count("latent_query_num"), w.hidden)
         p.linear("dense", w.hidden, v.width)
@@ -502,6 +502,10 @@ def _granite4_vision(w: Wrapped) -> None:
 
 
 # -- sound
+
+
+def _chameleon(w: Wrapped) -> None:
+    chameleon(w.vision.at("vqmodel"), w.c.sub("vq_config", _CHAMELEON))
 
 
 def _emu3(w: Wrapped) -> None:
@@ -690,6 +694,8 @@ _NEMO_WHO = {**_NEMO_ASR, "hidden_size": 512, "intermediate_size": 2048, "num_hi
 _NEMO_HEAD = {"hidden_size": 192, "num_speakers": 8, "audio_hidden_size": 512, "subsampling_factor": 8}
 _NEMO_WHEN = {"hidden_size": 1280, "intermediate_size": 640, "num_hidden_layers": 2, "num_attention_heads": 16,
     "vocab_size": 23863, "upsampling_factor": 2}  # fmt: skip
+_KOSMOS = {"embed_dim": "hidden_size", "layers": "num_hidden_layers", "attention_heads": "num_attention_heads"}
+_CHAMELEON = {**_JANUS_CODES, "embed_dim": 256, "num_embeddings": 8192, "resolution": 512, "attn_type": "vanilla"}
 _UNIFIED = {"patch_size": 16, "pooling_kernel_size": 3, "mm_embed_dim": 3840, "mm_posemb_size": 1120,
     "output_proj_dims": 3840}  # fmt: skip
 _MINICPM = {"merge_kernel_size": [2, 2], "merger_times": 1}
@@ -777,10 +783,10 @@ TABLE: dict[str, Wrapper] = {
     "paddleocr_vl": wrapper(_paddleocr, "paddleocr_vl_text", tied=True, either=True),
     "step3p7": wrapper(_step3p7, "step3p5"),
     "video_llama_3": wrapper(_video_llama_3, "qwen2"),
-    "kosmos-2": wrapper(_kosmos("kosmos_2_vision_model"), "kosmos_2_text_model", tied=True, prefix="",
-        latent_query_num=64),
-    "kosmos-2.5": wrapper(_kosmos("kosmos_2_5_vision_model"), "kosmos_2_5_text_model", tied=True, prefix="",
-        latent_query_num=2048, ties=False),
+    "kosmos-2": wrapper(_kosmos("vision_model.model", "kosmos_2_vision_model"), "kosmos_2_text_model", tied=True,
+        either=True, prefix="", words=_KOSMOS, latent_query_num=64),
+    "kosmos-2.5": wrapper(_kosmos("vision_model", "kosmos_2_5_vision_model"), "kosmos_2_5_text_model", tied=None,
+        prefix="", words=_KOSMOS, latent_query_num=2048),
     "blip-2": wrapper(_blip2, "opt", tied=None, prefix="", num_query_tokens=32),
     "instructblip": wrapper(_instructblip, "opt", tied=None, prefix="", num_query_tokens=32),
     "instructblipvideo": wrapper(_instructblip, "opt", tied=None, prefix="", num_query_tokens=32),
@@ -797,6 +803,7 @@ TABLE: dict[str, Wrapper] = {
     "phi4_multimodal": wrapper(_phi4, "phi3"),
     "fun_asr_nano": wrapper(_fun_asr, "qwen3", tied=True),
     "moss_transcribe_diarize": wrapper(_moss, "qwen3", tied=True, audio_merge_size=4, projector_bias=True),
+    "chameleon": wrapper(_chameleon, "chameleon"),
     "emu3": wrapper(_emu3, "emu3_text_model"),
     "nemo_speechlm": wrapper(_nemo, "nemotron_h", ties=False),
     "gemma3n": wrapper(_gemma3n, "gemma3n_text", tied=True),

@@ -82,6 +82,7 @@ class Wrapper:
     prefix     what precedes the names of the towers
     bare       its towers have no configs of their own
     aliases    other names of its keys, in older files, and the key
+    words      other names of the text model's keys
     defaults   what transformers applies for keys of the wrapper that are left out
     """
 
@@ -93,6 +94,7 @@ class Wrapper:
     bare: bool = False
     prefix: str = "model."
     aliases: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 

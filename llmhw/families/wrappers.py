@@ -30,7 +30,6 @@ _VERSIONS: dict[str, dict[str, str]] = {"minicpmv": {"2.5": "llama", "2.6": "qwe
 # Wrappers whose text part is no decoder alone, with the reason.
 REFUSED: dict[str, str] = {
     "blip": "its text model is a BERT that attends to the picture in every layer",
-    "chameleon": "its decoder is in transformers as a part of it only",
     "diffusion_gemma": "it has the text model twice, as an encoder and as a decoder that denoises",
     "evolla": "its decoder attends to proteins in added layers",
     "florence2": "its text model is an encoder and a decoder",
@@ -85,7 +84,7 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
     key = next((k for k in _TEXTS if isinstance(data.get(k), Mapping)), None)
     wrapper = WRAPPERS.get(kind) if isinstance(kind, str) else None
     if wrapper and (key or any(_is_part(k) for k in data)):
-        text = _merged(data, key, tied=_tie(data, data[key] if key else data, wrapper))
+        text = renamed(_merged(data, key, tied=_tie(data, data[key] if key else data, wrapper)), wrapper.words)
         model_type = (data[key].get("model_type") if key else None) or wrapper.text
         makes = partial(_towers_of, wrapper, Part(renamed(data, wrapper.aliases), wrapper.defaults, str(kind)))
         stated = wrapper.bare or any(_is_part(k) and k != key for k in data)

@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 from llmhw.families import key_of
 from llmhw.families.wrappers import WRAPPERS
 from tests.truth.variants import VARIANTS
+from tests.truth.variants.common import sizes
 
 Draw = st.DrawFn
 _HEADS = ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads")
@@ -92,6 +93,13 @@ def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]
         vision |= {"out_hidden_size": hidden, "scale_factor": 2, "image_size": 32, "patch_size": 4}
         made["density_router_hidden_size"] = draw(st.sampled_from([None, 8]))
         vision["deepstack_visual_indexes"] = list(range(draw(st.integers(0, layers))))
+    elif wrapper == "chameleon":
+        made["vq_config"] |= {
+            "base_channels": 32,
+            "resolution": 32,
+            "attn_resolutions": draw(st.sampled_from([None, [8]])),
+        }
+        made["vocabulary_map"] = {"<image>": 3}
     elif wrapper == "emu3":
         vq = made["vq_config"]
         vq |= {"base_channels": 32, "hidden_size": 32 * vq["channel_multiplier"][-1], "num_attention_heads": 4}
@@ -118,6 +126,20 @@ def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]
     return made
 
 
+def _text(draw: Draw, key: str) -> dict[str, Any]:
+    """Keyword arguments of a random small text model."""
+    if key in VARIANTS:
+        return VARIANTS[key](draw)
+    made = sizes(draw)
+    if key == "mllama_text_model":
+        return made | {"cross_attention_layers": list(range(0, made["num_hidden_layers"], 2))}
+    if key.startswith("kosmos"):
+        names = {"hidden_size": "embed_dim", "num_hidden_layers": "layers", "num_attention_heads": "attention_heads"}
+        made = {names.get(name, name): value for name, value in made.items()}
+        return made | {"ffn_dim": 24} | {"hidden_size": made["embed_dim"]}
+    return made
+
+
 # Parts that wrappers have none of by default, and keys without a default.
 _PARTS = {
     "gemma4": {"vision_config": "gemma4_vision", "audio_config": "gemma4_audio"},
@@ -134,7 +156,7 @@ def kwargs(draw: Draw, wrapper: str) -> dict[str, Any]:
     """Keyword arguments of a random small config of this wrapper."""
     made = shrunk(draw, {k: v for k, v in base(wrapper).items() if k != "text_config"})
     made = {k: v for k, v in made.items() if k not in ("model_type", "transformers_version", "architectures", "dtype")}
-    text = {"model_type": WRAPPERS[wrapper].text, **VARIANTS[key_of(WRAPPERS[wrapper].text)](draw)}
+    text = {"model_type": WRAPPERS[wrapper].text, **_text(draw, key_of(WRAPPERS[wrapper].text))}
     made = fitting(draw, wrapper, made, text)
     if "text_config" in base(wrapper):
         made["text_config"] = text
