@@ -19,7 +19,10 @@ _BESIDE = (
         r"(^|\.)(visual|vision_\w+|vision|multi_modal_projector|mm_projector|audio_\w+|image_\w+)\.",
     ),
     ("multi-token prediction", r"(^|\.)mtp(\.|_)|(^|\.)nextn\."),
-    ("buffers", r"inv_freq$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$|(^|\.)position_ids$|expert_bias$"),
+    (
+        "buffers",
+        r"inv_freq$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$|(^|\.)position_ids$|expert_bias$|layer_scalar$",
+    ),
 )
 # The component of a tensor that has another name than in transformers.
 _NAMES = (
@@ -136,6 +139,8 @@ def check(path: str) -> Comparison:
     if path == "-" or not exists(path):
         raise LLMHWError(f"model={shown(path)} is no folder or file here; check=True compares a checkpoint on disk")
     spec = model(path)
+    if spec.quantization == "gguf":
+        raise LLMHWError(f"model={shown(path)} is a GGUF file, which is read by its tensors; check=True adds nothing")
     if spec.quantization:
         raise LLMHWError(
             f"model={shown(path)} is quantized ({spec.quantization}); check=True compares checkpoints whose "
@@ -235,10 +240,12 @@ def total_line(spec: ModelSpec) -> str:
     The tensors, and with metadata and alignment all of the file.
     """
     stored = spec.config.get("quantization_config")
-    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf" or "file_bytes" not in stored:
+    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf":
         return ""
-    tensors, every = stored["tensor_bytes"], stored["file_bytes"]
+    tensors, every, mix = (stored.get(key) for key in ("tensor_bytes", "file_bytes", "file_type"))
+    if type(tensors) is not int or type(every) is not int or not str(mix).isprintable():
+        return ""
     return (
         f"the file has {every:,} bytes ({format_quantity(every, 'file_bytes')}): {tensors:,} of tensors in "
-        f"{stored['file_type']}, {every - tensors:,} of metadata and alignment"
+        f"{mix}, {every - tensors:,} of metadata and alignment"
     )

@@ -23,6 +23,11 @@ def _number(argument: str, value: Any, *, most: float) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a number from 0 to {most:g}")
 
 
+def _auto(argument: str, value: Any) -> None:
+    if value != "auto":
+        _whole(argument, value, least=1, most=10**7)
+
+
 def _wholes(argument: str, value: Any, *, least: int, most: int) -> None:
     """One for all layers, or a list with one for each."""
     for one in value if isinstance(value, (list, tuple)) else [value]:
@@ -44,6 +49,43 @@ def _list(argument: str, value: Any, *, kind: type) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
 
 
+def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
+    """A number, or one for each layer."""
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        _whole(argument, entry, least=least, most=most)
+
+
+def _by_layer(argument: str, value: Any) -> None:
+    """Objects of keys, by the number of a layer."""
+    _object(argument, value)
+    for number, keys in value.items():
+        if not str(number).isdecimal() or not isinstance(keys, Mapping):
+            raise LLMHWError(f"{argument}={shown(value)} must hold objects, by the number of a layer")
+        check_keys(keys)
+
+
+def _nested(argument: str, value: Any) -> None:
+    """Keys in an object of their own."""
+    _object(argument, value)
+    check_keys(value)
+
+
+def _rates(argument: str, value: Any) -> None:
+    """Whole numbers by name."""
+    _object(argument, value)
+    for number in value.values():
+        _whole(argument, number, least=1, most=10**5)
+
+
+def _numbers(argument: str, value: Any) -> None:
+    """A list of whole numbers, or a text of them with commas between."""
+    if isinstance(value, str):
+        if not all(part.strip().isdecimal() and len(part) < 10 for part in value.split(",")):
+            raise LLMHWError(f"{argument}={shown(value)} must be whole numbers, with commas between")
+    else:
+        _list(argument, value, kind=int)
+
+
 def _patterns(argument: str, value: Any) -> None:
     """GPT-Neo's: lists of names, each with how often it is repeated."""
     pairs = isinstance(value, (list, tuple)) and all(isinstance(e, (list, tuple)) and len(e) == 2 for e in value)
@@ -54,23 +96,69 @@ def _patterns(argument: str, value: Any) -> None:
         _whole(argument, times, least=1, most=10**3)
 
 
+_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
+_INTS, _NAMES = partial(_list, kind=int), partial(_list, kind=str)
+
+# Those of hybrids and of recurrent models.
+_RECURRENT: dict[str, Check] = {
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """state_size mamba_d_state mamba_d_ssm attention_head_dim block_ff_dim block_multiple_of
+                conv_L_cache adapter_rank lru_width conv1d_width attention_hidden_size ffn_round_up_to_multiple_of
+                linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
+            _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
+                num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size
+                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim group_norm_size
+                hc_count
+                hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
+                make_ngram_vocab_size_divisible_by indexer_n_heads indexer_head_dim indexer_compress_ratio cca_time0
+                cca_time1 router_hidden_size""",
+            (3, 10**8): "ngram_vocab_size_base",
+            (1, 10**12): "indexer_budget window_length attention_window_size model_max_length context_length",
+            (0, 10**7): "shared_intermediate_size",
+            (0, 10**5): """num_local_experts num_shared_experts num_dense_layers attn_layer_offset expert_layer_offset
+                attn_res_block_size""",
+            (0, 100): "mtp_num_hidden_layers",
+        }.items()
+        for key in keys.split()
+    },
+    **dict.fromkeys(
+        """conv_bias tie_embedding block_auto_adjust_ff_dim use_sandwich_norm use_attention_gate mamba_conv_bias
+        mamba_proj_bias projectors_bias mamba_rms_norm add_bias_linear use_shared_attention_adapter use_full_rank_gate
+        mla_use_output_gate latent_moe_use_norm""".split(),
+        _flag,
+    ),
+    **dict.fromkeys(
+        "block_ffn_dim_multiplier ffn_mult qk_dim_factor v_dim_factor ffn_proj_factor".split(),
+        partial(_number, most=1e3),
+    ),
+    **dict.fromkeys("time_step_rank mamba_dt_rank mamba_d_head".split(), _auto),
+    **dict.fromkeys(
+        "ple_layer_ids attn_layer_indices full_attn_idxs full_attn_layers kda_layers attn_type_list".split(), _INTS
+    ),
+    **dict.fromkeys("block_types mtp_layers_block_type".split(), _NAMES),
+    "linear_attn_config": _object,
+    "mtp_hybrid_override_pattern": check_prose,
+    "weight_mode": check_text,
+}
+
 # What each key that is read must hold. Bounds are far beyond any model; they keep sizes sums that mean something, and
 # layers so few that every question is answered at once. null stands for a family's default. What a key's value means
 # for the others (that heads are divided, that a list has an entry for each layer) is checked where it is read.
-_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
 KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size v_head_dim
-                intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
-                qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
+            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size
+                intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
+                kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
                 global_head_dim laurel_rank
                 word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
-                num_experts num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                n_routed_experts experts_per_token index_n_heads
                 num_global_key_value_heads top_k_experts altup_num_inputs intermediate_multiple_size
                 multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
@@ -98,6 +186,7 @@ KEYS: dict[str, Check] = {
         attention_k_eq_v enable_moe_block use_double_wide_mlp norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
+    **_RECURRENT,
     "intermediate_size": partial(_wholes, least=1, most=10**7),
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
     **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
@@ -116,6 +205,51 @@ KEYS: dict[str, Check] = {
     "moe_layers": partial(_list, kind=int),
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
+    # numbers that some configs give for every layer
+    **dict.fromkeys(
+        "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
+        partial(_counts, least=1, most=10**5),
+    ),
+    "moe_intermediate_size": partial(_counts, least=1, most=10**7),
+    "moe_layer_start_index": partial(_counts, least=0, most=10**5),
+    "moe_layer_end_index": partial(_counts, least=-1, most=10**5),
+    "per_layer_config": _by_layer,
+    "compress_ratios": partial(_list, kind=int),
+    "compress_rates": _rates,
+    "indexer_types": partial(_list, kind=str),
+    "index_topk_pattern": check_prose,
+    "kv_source_layers": partial(_list, kind=int),
+    **dict.fromkeys("use_mla use_dsa router_bias shared_expert_sink".split(), _flag),
+    "hybrid_layer_pattern": partial(_list, kind=int),
+    "local_layer_ids": partial(_list, kind=int),
+    "mtp_layer_types": partial(_list, kind=str),
+    "moe_layers_enum": _numbers,
+    "num_attention_heads_per_layer": partial(_list, kind=int),
+    "attention_other_setting": _nested,
+    "sparse_attention_config": _nested,
+    "sparse_attention_freq": partial(_list, kind=int),
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
+                swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
+                o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
+                shared_experts_intermediate_size""",
+            _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
+                swa_num_attention_heads swa_num_key_value_heads
+                compress_rate_csa compress_rate_hca o_groups
+                sparse_num_index_heads sparse_index_dim sparse_block_size sparse_topk_blocks
+                num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
+            # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
+            (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
+                swa_qk_rope_head_dim""",
+            (1, 100): "hc_mult",
+            (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num dense_mlp_idx
+                index_topk_freq index_skip_topk_offset""",
+        }.items()
+        for key in keys.split()
+    },
+    "moe_layer_freq": partial(_counts, least=0, most=10**5),
 }
 
 
@@ -147,13 +281,23 @@ class Config:
 
         null stands for the default, but for keys where it means "none": no window, no low-rank queries.
         """
-        if keys[0] in ("sliding_window", "q_lora_rank") and keys[0] in self.data:
+        if keys[0] in ("sliding_window", "q_lora_rank", "mamba_d_ssm") and keys[0] in self.data:
             return self.data[keys[0]]
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
                     return source[key]
         return default
+
+    def changed(self, **keys: Any) -> Config:
+        """The same with other values; None takes a key out."""
+        return Config({**self.data, **keys}, self.defaults, self.model_type)
+
+    def of_layer(self, number: int) -> Config:
+        """The keys as they are for one layer, where `per_layer_config` has others."""
+        others = self.get("per_layer_config", default={})
+        own: Mapping[str, Any] = next((values for key, values in others.items() if int(key) == number), {})
+        return self.changed(**own)
 
     def flag(self, key: str, default: bool = False) -> bool:
         return bool(self.get(key, default=default))
@@ -164,8 +308,10 @@ class Config:
             raise LLMHWError(
                 f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
             )
-        if isinstance(value, (list, tuple)):
-            raise LLMHWError(f"config key {keys[0]}={shown(value)} must be one whole number in this family")
+        if isinstance(value, (list, tuple)):  # some configs repeat it for every layer
+            if len(set(value)) != 1:
+                raise LLMHWError(f"config key {keys[0]}={shown(value)} must be the same number for all layers")
+            value = value[0]
         if value < least:  # 0 stands for none in some families, and is none of this one's
             raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
         return int(value)
@@ -184,7 +330,7 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
-        return self.count("num_key_value_heads", default=self.heads)
+        return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property
     def head_dim(self) -> int:

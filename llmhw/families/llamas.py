@@ -51,7 +51,11 @@ def _glm(c: Config) -> Body:
     if c.model_type == "glm4":
         norms = {**norms, "post_self_attn_layernorm": "norm", "post_mlp_layernorm": "norm_out"}
     return decoder(
-        c, all_full(c), out_bias=False, norms=norms, feed_forward=lambda b, _: b.fused_mlp(c.hidden, c.intermediate)
+        c,
+        all_full(c),
+        out_bias=False,
+        norms=norms,
+        feed_forward=lambda b, _: b.fused_mlp("mlp", c.hidden, c.intermediate),
     )
 
 

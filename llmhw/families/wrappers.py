@@ -91,8 +91,8 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
         return Unwrapped(text, model_type, makes, stated, left_out)
     if key:
         left_out += tuple(_short(k) for k, v in data.items() if _is_part(k) and isinstance(v, Mapping) and k != key)
-        flags = (source.get("tie_word_embeddings") for source in (data[key], data))
-        text = _merged(data, key, tied=next((flag for flag in flags if flag is not None), None))
+        inner, outer = _flag_in(data[key]), _flag_in(data)
+        text = _merged(data, key, tied=outer if inner is None else inner)
         return Unwrapped(text, text.get("model_type", kind), left_out=left_out)
     if wrapper:
         return Unwrapped(data, wrapper.text)
@@ -129,8 +129,17 @@ def _merged(data: Mapping[str, Any], key: str | None, tied: Any) -> dict[str, An
     merged = {**{k: data[k] for k in _SHARED if k in data}, **(data[key] if key else data)}
     # what stands on the blocks is said by the wrapper, too
     outer = {"tie_word_embeddings": tied, "architectures": data.get("architectures")}
-    inner = {name: value for name, value in merged.items() if name not in outer}
+    left = ("architectures",) if tied is None else ("architectures", *_TIES)
+    inner = {name: value for name, value in merged.items() if name not in left}
     return inner | {name: value for name, value in outer.items() if value is not None}
+
+
+_TIES = ("tie_word_embeddings", "tie_embedding")
+
+
+def _flag_in(data: Mapping[str, Any]) -> Any:
+    """What a config says of its embeddings, under either name of the key."""
+    return next((data[name] for name in _TIES if data.get(name) is not None), None)
 
 
 def _tie(data: Mapping[str, Any], text: Mapping[str, Any], wrapper: Wrapper) -> Any:
@@ -139,7 +148,7 @@ def _tie(data: Mapping[str, Any], text: Mapping[str, Any], wrapper: Wrapper) -> 
     transformers 4 went by the text model's flag, transformers 5 goes by the wrapper's. A file says which of them wrote
     it; of one that does not, the wrapper's flag counts if there is one.
     """
-    outer, inner = data.get("tie_word_embeddings"), text.get("tie_word_embeddings")
+    outer, inner = _flag_in(data), _flag_in(text)
     version = data.get("transformers_version")
     if not wrapper.ties:
         return False

@@ -13,6 +13,7 @@ model. `llmhw.catalog` is asked first, so a name of it never looks at the disk.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llmhw.files import check_path
@@ -38,42 +39,58 @@ def config_of(name: str | PathLike[str], hub: bool = False) -> tuple[str, Config
     from os import PathLike, fspath
 
     from llmhw.catalog import read_model
+    from llmhw.sources import local
     from llmhw.sources.hub import repository_of
 
     text = fspath(name) if isinstance(name, PathLike) else name
     text = check_path("model", text, _WAY_OUT)
     repository = repository_of(text)
-    try:
-        if repository is None or repository.revision is None:
-            return read_model(repository.id if repository else text)
-    except KeyError:
-        pass
-    if repository is None or not repository.stated:
-        from llmhw.sources import local
-
-        if local.is_path(text):
-            return local.read(text, "config")
+    if repository is None or repository.revision is None:
+        with suppress(KeyError):
+            if not in_cache(text) and not (hub and _asked_for(text)):
+                return read_model(repository.id if repository else text)
+    if (repository is None or not repository.stated) and local.is_path(text):
+        return local.read(text, "config")
     if repository is None:
         raise _unknown(text)
     return _of_repository(text, repository, hub)
 
 
+def in_cache(name: str) -> bool:
+    """Whether a name means what the local Hugging Face cache holds: an id there that is no name of the catalog itself.
+
+    What the catalog only recognizes under another name is another checkpoint, such as a quantized one.
+    """
+    from llmhw.names import models
+    from llmhw.sources.hub import cached, repository_of
+
+    if "/" not in name or models().exactly(name) is not None:
+        return False
+    repository = repository_of(name)
+    return repository is not None and models().exactly(repository.id) is None and cached(repository) is not None
+
+
 def fetch(name: str) -> None:
     """Download the files that describe a model into the local cache, if it is an id of the Hub that is unknown here."""
-    from llmhw.catalog import read_model
     from llmhw.sources.hub import cached, download, repository_of
+
+    repository = repository_of(name) if _asked_for(name) else None
+    if repository and not cached(repository):
+        download(repository)
+
+
+def _asked_for(name: str) -> bool:
+    """Whether the Hub is to be asked for a name: no name of the catalog itself, and nothing here."""
+    from llmhw.names import models
+    from llmhw.sources.hub import repository_of
     from llmhw.sources.local import is_path
 
     repository = repository_of(name)
-    if repository is None or (not repository.stated and is_path(name)) or cached(repository):
-        return
-    try:
-        if repository.revision is None:
-            read_model(repository.id)
-            return
-    except KeyError:
-        pass
-    download(repository)
+    if repository is None or (not repository.stated and is_path(name)):
+        return False
+    if repository.revision is None and models().exactly(repository.id) is not None:
+        return False
+    return "/" in repository.id or models().find(repository.id) is None
 
 
 def _of_repository(text: str, repository: Any, hub: bool) -> tuple[str, Config]:

@@ -49,9 +49,9 @@ def read(path: str, argument: str, named: str = "") -> tuple[str, Config]:
     from os.path import isdir
 
     what = f"{argument}={shown(named or path, _PATH)}"
-    if isdir(path):
+    if path != "-" and isdir(path):
         return _folder(path, argument, what)
-    head = first_bytes(path, 8)
+    head = b"" if path == "-" else first_bytes(path, 8)
     ending = path.lower().rpartition(".")[2]
     if head[:4] == b"GGUF" or ending == "gguf":
         from llmhw.sources import gguf

@@ -67,6 +67,10 @@ def from_arguments(text: str, what: str) -> Config:
                 raise LLMHWError(f"{what}: --{flag} is the variable {shown(name, 40)}, which {said}; write the number")
             value = next(iter(values), "")
         data[flag.replace("-", "_")] = _typed(value)
+    if "num_query_groups" in data and "group_query_attention" not in data:
+        raise LLMHWError(
+            f"{what}: --num-query-groups counts only with --group-query-attention; add it, or leave it out"
+        )
     return from_mapping(data, what)
 
 
@@ -180,6 +184,7 @@ def from_mapping(data: Mapping[str, Any], what: str) -> Config:
             raise a.refuse(f"--{key.replace('_', '-')} makes a model that is not covered in this form")
     gated, squared = _activation(a)
     norm = a.word("normalization") or "layernorm"
+    norm += "1p" if norm == "layernorm" and a.flag("apply_layernorm_1p") else ""
     rotary = _rotary(a)
     a.data = {**a.data, "gated": gated}
     common = _common(a)
@@ -264,8 +269,9 @@ def _vocabulary(a: _Arguments) -> int:
             f"{a.what} leaves the vocabulary to its tokenizer; add --padded-vocab-size, or --vocab-size and "
             "--make-vocab-size-divisible-by"
         )
+    words = a.whole("vocab_size") + (a.word("tokenizer_type") == "nulltokenizer")  # that one adds the end of a text
     multiple = a.whole("make_vocab_size_divisible_by", 128) * a.whole("tensor_model_parallel_size", 1)
-    return ceil_div(a.whole("vocab_size"), multiple) * multiple if multiple else a.whole("vocab_size")
+    return ceil_div(words, multiple) * multiple if multiple else words
 
 
 def _biases(a: _Arguments) -> tuple[bool, bool]:

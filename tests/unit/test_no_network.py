@@ -64,7 +64,7 @@ def seen(code: str) -> list[str]:
 ELSEWHERE = [
     ["model", "org/Nothing"],
     ["model", "https://huggingface.co/org/Nothing/resolve/main/config.json"],
-    ["measure", "params", "meta-llama/Llama-3-8B"],
+    ["measure", "params", "org/Nothing"],
     ["validate", "https://example.org/table.csv", "--kind", "serving"],
     ["fit", "gpt2", "--gpu", "https://example.org/gpu"],
 ]

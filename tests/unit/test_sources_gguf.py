@@ -140,6 +140,9 @@ def test_the_command_prints_the_bytes_of_the_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"the file has {path.stat().st_size:,} bytes" in done.stdout
     assert f"{found['tensor_bytes']:,} of tensors in Q6_K" in done.stdout
+    assert "is a GGUF file, which is read by its tensors; --check adds nothing" in refused(
+        "model", str(path), "--check"
+    )
     for line in (["fit", str(path), "--gpu", "h100"], ["memory", str(path), "--gpu", "h100"]):
         assert run(*line).returncode == 0
     assert answer("serve", str(path), "--gpu", "h100", "--input-tokens", "100", "--output-tokens", "50")

@@ -149,6 +149,14 @@ def test_what_lies_beside_a_config_in_the_cache(cache: Path) -> None:
     assert spec.config["quantization_config"]["quantization"]["quant_algo"] == "FP8"
 
 
+def test_an_id_in_the_cache_is_itself_and_not_what_the_catalog_recognizes_in_it(cache: Path) -> None:
+    assert llmhw.model("maker/Meta-Llama-3-8B-Instruct-bnb-4bit").name == "llama-3-8b"
+    keep(cache, "mine/Meta-Llama-3-8B-Instruct-bnb-4bit", {"config.json": TINY})
+    assert llmhw.model("mine/Meta-Llama-3-8B-Instruct-bnb-4bit").hidden == 64
+    keep(cache, "meta-llama/Meta-Llama-3-8B", {"config.json": TINY})
+    assert llmhw.model("meta-llama/Meta-Llama-3-8B").hidden == 4096, "an id of the catalog"
+
+
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [

@@ -361,11 +361,17 @@ def test_the_vocabulary_is_padded_as_megatron_does(tmp_path: Path) -> None:
     assert read(tmp_path, base, "a.sh").vocab_size == 50304
     assert read(tmp_path, f"{base} --tensor-model-parallel-size 8", "a.sh").vocab_size == 51200
     assert read(tmp_path, f"{base} --make-vocab-size-divisible-by 1", "a.sh").vocab_size == 50257
+    null = base.replace("50257", "131072") + " --tokenizer-type NullTokenizer"
+    assert read(tmp_path, null, "a.sh").vocab_size == 131200
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (
+            "--num-layers 2 --hidden-size 64 --num-attention-heads 4 --num-query-groups 2 --vocab-size 9",
+            "--num-query-groups counts only with --group-query-attention; add it, or leave it out",
+        ),
         ("--hidden-size 64", "does not say --num-attention-heads, which is needed; add it"),
         (
             "--num-layers 2 --hidden-size 64 --num-attention-heads 4",
