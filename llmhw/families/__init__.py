@@ -22,7 +22,6 @@ from llmhw.families import (
     recurrent,
     remote,
     varied,
-    wrappers,
 )
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
@@ -50,7 +49,7 @@ ENCODERS: dict[str, Family] = encoders.TABLE
 REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
 
 # Known, and too unlike the others: why.
-REFUSED: dict[str, str] = {**recurrent.REFUSED, **wrappers.REFUSED}
+REFUSED: dict[str, str] = {**recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16

@@ -495,6 +495,8 @@ def _sam_and(b: TowerBuilder, c: Part) -> None:
     names = Names(out="o_proj", mlp=GATED, norms=_LLAMA.norms, norm_bias=False, out_bias=False, mlp_bias=False)
     block(v.at("layers.*", e.depth), e.width, e.inner, names, width=e.heads * head, kv=e.kv_heads * head)
     v.rms("norm", e.width)
+    b.table("query_768_resolution", 144, e.width)
+    b.table("query_1024_resolution", 256, e.width)
 
 
 def _sam_down(b: TowerBuilder, c: Part) -> None:

@@ -13,6 +13,7 @@ from llmhw.families.projectors import TABLE as WRAPPERS
 from llmhw.families.towers import Part, renamed
 from llmhw.families.wrapped import Wrapped, Wrapper
 from llmhw.model import Tower
+from llmhw.units import LLMHWError, shown
 
 __all__ = ["REFUSED", "WRAPPERS", "Unwrapped", "unwrap"]
 
@@ -81,6 +82,8 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
         kept = {key: data[key] for key in (*_SHARED, "transformers_version") if key in data}
         data = {**kept, **thinker, "model_type": f"{data.get('model_type')}_thinker"}
     kind = data.get("model_type")
+    if isinstance(kind, str) and kind in REFUSED:
+        raise LLMHWError(f"model_type={shown(kind)} is not supported: {REFUSED[kind]}")
     key = next((k for k in _TEXTS if isinstance(data.get(k), Mapping)), None)
     wrapper = WRAPPERS.get(kind) if isinstance(kind, str) else None
     if wrapper and (key or any(_is_part(k) for k in data)):

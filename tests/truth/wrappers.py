@@ -78,7 +78,8 @@ def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]
         vision |= {"per_layer_config": {i: {"num_local_experts": draw(st.integers(2, 5))} for i in sparse}}
         vision |= {"adapter_in_dim": vision["hidden_size"], "adapter_merge_size": vision["spatial_merge_size"]}
         vision["mlp_bias"] = vision["mlp_bias"] and not sparse
-        made["audio_config"]["adapter_input_size"] = made["audio_config"]["hidden_size"]
+        vision["adapter_out_dim"] = hidden
+        made["audio_config"] |= {"adapter_input_size": made["audio_config"]["hidden_size"], "adapter_out_dim": hidden}
     elif wrapper == "deepseek_ocr2":
         del vision["encoder_config"]["layer_types"]
     elif wrapper == "granite4_vision":
