@@ -30,6 +30,12 @@ POST_NORMS = {"post_attention_layernorm": "norm", "post_feedforward_layernorm": 
 FOUR_NORMS = {**TWO_NORMS, "pre_feedforward_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
 
 
+def head_norms(b: Builder, a: Attention, together: bool = False) -> None:
+    """Norms of queries and keys: of each head, or of all heads together."""
+    for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
+        b.norm(f"self_attn.{name}", a.head_dim * (heads if together else 1), name)
+
+
 def decoder(
     c: Config,
     types: list[str],
@@ -43,23 +49,25 @@ def decoder(
     feed_forward: FeedForward | None = None,
     sparse: Iterable[bool] | None = None,
     extra: Callable[[Builder, Attention], None] | None = None,
+    attention: Callable[[str], Attention] | None = None,
 ) -> Body:
     """Llama and everything built like it; the arguments are where the relatives differ.
 
     bias       of the attention's projections; None: what the config says
     out_bias   of the output projection; None: as the others of attention
     sparse     for each layer, whether it has experts; None: all of them, in a family that has some
+    extra      adds what else an attention has
+    attention  that of a kind of layer; None: heads of one number and size, and the kind's window or chunk
     """
 
     qkv_bias = c.flag("attention_bias") if bias is None else bias
 
     def make(kind: str, is_sparse: bool) -> Layer:
         b = Builder()
-        a = attention_of(c, *window_of(c, kind))
+        a = attention(kind) if attention else attention_of(c, *window_of(c, kind))
         b.qkvo("self_attn", c.hidden, a, bias=qkv_bias, out_bias=qkv_bias if out_bias is None else out_bias)
         if qk_norm:
-            for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
-                b.norm(f"self_attn.{name}", a.head_dim * (heads if qk_norm == "hidden" else 1), name)
+            head_norms(b, a, qk_norm == "hidden")
         if extra:
             extra(b, a)
         if feed_forward:
@@ -87,6 +95,12 @@ def _qwen_windows(c: Config) -> list[str]:
     """Qwen's rule: windows only when switched on, from layer max_window_layers upward."""
     on = c.flag("use_sliding_window") and c.get("sliding_window")
     first = c.get("max_window_layers")
+    return c.layer_types(lambda i: "sliding_attention" if on and i >= first else "full_attention")
+
+
+def windows_above(c: Config) -> list[str]:
+    """A window from layer max_window_layers upward, where there is one."""
+    on, first = c.get("sliding_window"), c.get("max_window_layers")
     return c.layer_types(lambda i: "sliding_attention" if on and i >= first else "full_attention")
 
 
@@ -136,23 +150,60 @@ def qwen_sparse(c: Config) -> list[bool]:
     return [i not in dense and (i + 1) % step == 0 for i in range(c.layers)]
 
 
-def shared_experts(b: Builder, c: Config, sparse: int) -> None:
-    """DeepSeek's feed-forward: dense first layers, then routed experts beside always-on shared ones."""
+def sparse_layers(c: Config, first: int = 0) -> list[bool]:
+    """For each layer, whether it has experts: as listed, or from a layer on; `first`: where a config says neither."""
+    listed = c.get("mlp_layer_types")
+    if listed:
+        known = ("dense", "sparse", "moe")
+        for kind in listed:
+            if kind not in known:
+                raise LLMHWError(f"config key mlp_layer_types has {kind!r}; known are {', '.join(known)}")
+        return [kind != "dense" for kind in c.listed("mlp_layer_types", listed)]
+    every = c.get("moe_layer_freq", default=1)
+    if not isinstance(every, int):
+        return [bool(flag) for flag in c.listed("moe_layer_freq", every)]
+    dense = c.count("first_k_dense_replace", "num_dense_layers", default=first, least=0)
+    return [i >= dense and i % max(every, 1) == 0 for i in range(c.layers)]
+
+
+def shared_experts(
+    b: Builder,
+    c: Config,
+    sparse: int,
+    *,
+    inner: int | None = None,
+    shared: int | None = None,
+    name: str = "mlp.shared_experts",
+    bias: bool = False,
+    **options: Any,
+) -> None:
+    """DeepSeek's feed-forward: dense first layers, then routed experts beside always-on shared ones.
+
+    inner     size of an expert
+    shared    size of the always-on ones together, 0 without any; None: so many experts as the config says
+    bias      of the dense and of the always-on part
+    options   as in `Builder.moe`
+    """
     if not sparse:
-        return b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
-    inner = c.count("moe_intermediate_size")
-    b.moe("mlp", c, inner=inner)
-    shared = c.get("n_shared_experts", default=0)
+        return b.gated_mlp("mlp", c.hidden, c.intermediate, bias=bias)
+    inner = inner or c.count("moe_intermediate_size")
+    b.moe("mlp", c, inner=inner, **options)
+    if shared is None:
+        shared = inner * c.get("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", default=0)
     if shared:
-        b.gated_mlp("mlp.shared_experts", c.hidden, inner * shared, shared=True)
+        b.gated_mlp(name, c.hidden, shared, bias=bias, shared=True)
 
 
-def mtp_of(c: Config, last: Layer) -> tuple[Tensor, ...]:
-    """Multi-token-prediction modules: a block, two norms, a 2h-to-h projection and a last norm each."""
-    count: int = c.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+def mtp_modules(c: Config, blocks: Iterable[Layer]) -> tuple[Tensor, ...]:
+    """Multi-token-prediction modules: of each a block, two norms, a 2h-to-h projection and a last norm."""
     b = Builder()
     b.norm("enorm", c.hidden)
     b.norm("hnorm", c.hidden)
     b.linear("eh_proj", "mtp", c.hidden, 2 * c.hidden)
     b.norm("shared_head.norm", c.hidden)
-    return (*last.tensors, *b.tensors) * count
+    return tuple(t for block in blocks for t in (*block.tensors, *b.tensors))
+
+
+def mtp_of(c: Config, block: Layer) -> tuple[Tensor, ...]:
+    """As many modules as the config says, with blocks like this one."""
+    return mtp_modules(c, [block] * c.get("num_nextn_predict_layers", "num_mtp_layers", default=0))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmhw.model import ModelSpec
 from tests.truth.variants import VARIANTS
@@ -31,11 +35,44 @@ def published(config: Any) -> dict[str, Any]:
     return written
 
 
+class WithHead(torch.nn.Module):
+    """A text model that transformers has only as a part of a wrapper, with the wrapper's output head."""
+
+    def __init__(self, config: Any, text_model: type[PreTrainedModel], options: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = text_model._from_config(config, **options)
+        dtype = next(self.model.parameters()).dtype
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
+        self.all_tied_weights_keys = {}
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+            self.all_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.lm_head
+
+    def forward(self, **inputs: Any) -> CausalLMOutputWithPast:
+        out = self.model(**inputs)
+        logits = self.lm_head(out.last_hidden_state)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
+
+
+def causal(config: Any, **options: Any) -> torch.nn.Module:
+    """transformers' causal language model of a config; options as of `from_config`."""
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        made: torch.nn.Module = AutoModelForCausalLM.from_config(config, **options)
+        return made
+    name = type(config).__module__.replace("configuration", "modeling")
+    __import__(name)
+    classes = [thing for thing in vars(sys.modules[name]).values() if getattr(thing, "config_class", 0) is type(config)]
+    (text_model,) = (found for found in classes if "self.embed_tokens = " in inspect.getsource(found))
+    return WithHead(config, text_model, options)
+
+
 def on_meta(config: Any) -> torch.nn.Module:
     """transformers' causal language model of this config, without storage."""
     with torch.device("meta"):
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    return model
+        return causal(config, attn_implementation="eager")
 
 
 def their_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -49,7 +86,8 @@ def their_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def our_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The same of a `ModelSpec`."""
-    shapes = {f"{i}.{t.name}": t.shape for i, layer in enumerate(spec.layers) for t in layer.tensors}
+    each = 2 if spec.model_type == "longcat_flash" else 1  # our layers are halves of its layers
+    shapes = {f"{i // each}.{t.name}": t.shape for i, layer in enumerate(spec.layers) for t in layer.tensors}
     return shapes | {t.name: t.shape for t in spec.tensors}
 
 
