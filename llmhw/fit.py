@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Report, Table
-from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
+from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
@@ -403,10 +403,12 @@ def _way_out(
         except LLMHWError:
             return False
 
-    rivals = [a for a in accelerators() if a.vendor == q.gpu.vendor and a.memory_bytes > q.gpu.memory_bytes]
-    for rival in sorted(rivals, key=lambda a: (a.memory_bytes, a.name)):
-        if rival.memory_bytes >= held.needed * 0.9 and able(rival) and fits({"gpu": rival}):
-            return f"{short}; fits on {rival.name}"
+    tried = 0
+    for rival in larger(q.gpu):
+        if rival.memory_bytes >= held.needed * 0.9 and rival.memory_bytes > tried and able(rival):
+            if fits({"gpu": rival}):
+                return f"{short}; fits on {rival.name}"
+            tried = rival.memory_bytes  # no other of that size holds it either
     more = least_devices(held.job) if held.job else None
     if more is not None:
         return f"{short}; fits with {more.text}"

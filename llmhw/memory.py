@@ -175,7 +175,7 @@ def kv_cache(
     parts: dict[str, list[Term]] = {}
     for layer, count in spec.layer_kinds if layers is None else spec.kinds_of(_numbers(spec, layers)):
         a, linear = layer.attention, layer.linear_attention
-        if a and a.causal:
+        if a and a.causal and not a.shared:
             sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
                 sizes |= {"latent": a.latent, "index_dim": a.index_dim}

@@ -133,6 +133,7 @@ class Attention:
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
+    shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
     """
 
@@ -147,6 +148,7 @@ class Attention:
     index_heads: int = 0
     index_topk: int = 0
     evicts: bool = True
+    shared: bool = False
     causal: bool = True
 
     @property

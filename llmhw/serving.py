@@ -13,7 +13,7 @@ from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
-from llmhw.hardware import Accelerator, Cluster, accelerators
+from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
 from llmhw.model import Layer, ModelSpec, Tensor
@@ -770,12 +770,11 @@ def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, Servin
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
     """More devices of a kind, the smallest larger device, and eight of the smallest, where each holds the job."""
     device, count = job.cluster.accelerator, job.cluster.devices
-    larger = [a for a in accelerators() if a.vendor == device.vendor and a.memory_bytes > device.memory_bytes]
-    larger.sort(key=lambda a: a.memory_bytes)
+    rivals = list(larger(device))
     ways = (
         [(device, many) for many in (2, 4, 8) if many > count],
-        [(one, count) for one in larger],
-        [(one, 8) for one in larger if count < 8],
+        [(one, count) for one in rivals],
+        [(one, 8) for one in rivals if count < 8],
     )
     for places in ways:
         for one, many in places:

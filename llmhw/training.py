@@ -26,7 +26,7 @@ from llmhw.peak import StepPeak, peak_of
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
-from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
+from llmhw.step_time import PARTS, StepTime, class_of, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
 
 
@@ -909,6 +909,9 @@ class TrainingEstimate(Report):
             found.append(cause)
         if self.job.parallelism.offload != "none":
             found.append("what moves to and from the host is charged no time")
+        if class_of(self.job) == "other":
+            kind = self.job.cluster.accelerator.architecture
+            found.append(f"no constants were fitted to {kind}: those of other devices are used, with a wider interval")
         if self.step_seconds_interval is None:
             found.append("no measured step is near to this job: its time has no interval")
         return found + list(self.run.warnings())

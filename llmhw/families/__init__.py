@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, remote
+from llmhw.families import encoders, gemma, hybrids, latent, llamas, mixtures, older, remote
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -21,6 +21,7 @@ __all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Famil
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
+    **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
     **hybrids.TABLE,

@@ -23,6 +23,12 @@ def _number(argument: str, value: Any, *, most: float) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a number from 0 to {most:g}")
 
 
+def _wholes(argument: str, value: Any, *, least: int, most: int) -> None:
+    """One for all layers, or a list with one for each."""
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        _whole(argument, one, least=least, most=most)
+
+
 def _flag(argument: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise LLMHWError(f"{argument}={shown(value)} must be true or false")
@@ -56,27 +62,29 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model head_dim intermediate_size n_inner ffn_dim ffn_hidden_size v_head_dim
+            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size v_head_dim
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
+                global_head_dim laurel_rank
                 word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
                 num_experts num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
-                intermediate_multiple_size multi_query_group_num global_attn_every_n_layers
+                num_global_key_value_heads top_k_experts altup_num_inputs intermediate_multiple_size
+                multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
                 sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size padded_vocab_size num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
                 local_attention index_topk""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size",
-            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts",
+            (0, 10**7): "hidden_size_per_layer_input type_vocab_size markov_rank shared_expert_intermediate_size",
+            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts num_kv_shared_layers",
             (0, 100): "num_nextn_predict_layers num_mtp_layers",
         }.items()
         for key in keys.split()
@@ -87,9 +95,10 @@ KEYS: dict[str, Check] = {
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
         use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
         multi_query_attention add_bias_linear add_qkv_bias rmsnorm post_layer_norm no_bias
-        norm_bias decoder_bias classifier_bias""".split(),
+        attention_k_eq_v enable_moe_block use_double_wide_mlp norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
+    "intermediate_size": partial(_wholes, least=1, most=10**7),
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
     **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
     **dict.fromkeys("attn_logit_softcapping final_logit_softcapping".split(), partial(_number, most=1e9)),
@@ -155,6 +164,8 @@ class Config:
             raise LLMHWError(
                 f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
             )
+        if isinstance(value, (list, tuple)):
+            raise LLMHWError(f"config key {keys[0]}={shown(value)} must be one whole number in this family")
         if value < least:  # 0 stands for none in some families, and is none of this one's
             raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
         return int(value)

@@ -28,6 +28,7 @@ STACKED_EXPERTS = frozenset(
         "deepseek_v2",
         "deepseek_v3",
         "deepseek_v32",
+        "gemma4_text",
         "glm4_moe",
         "glm_moe_dsa",
         "gpt_oss",
