@@ -441,8 +441,8 @@ def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     from os import PathLike, fspath
     from os.path import exists, isdir, join
 
-    from llmhw.catalog import model_names, read_model
-    from llmhw.units import unknown_name
+    from llmhw.catalog import read_model
+    from llmhw.names import unknown_model
 
     text = fspath(name) if isinstance(name, PathLike) else name
     text = check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
@@ -455,7 +455,7 @@ def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     if text == "-" or text.endswith(".json") or text.startswith("/") or exists(text):
         return _config_at(text)
     see = "run `llmhw models` for the list, or give the path of a config.json"
-    raise unknown_name("model", text, model_names(), see)
+    raise unknown_model("model", text, see)
 
 
 @lru_cache(maxsize=64)

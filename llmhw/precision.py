@@ -249,6 +249,11 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
     text = str(name) if type(name).__module__ == "torch" else check_text("number_format", name)
     entry = _by_key().get(_key(text))
     if entry is None:
+        from llmhw.names import split_format
+
+        left, stated = split_format(text)  # as the names of checkpoints write it: "FP8-dynamic", "GPTQ-Int4"
+        entry = None if left else _formats().get(stated)
+    if entry is None:
         raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
     return entry
 

@@ -39,7 +39,7 @@ def predict_inference(row: Row, *, calibration: Mapping[str, Any] | None = None)
     if row["program"] not in _INFERENCE:
         raise row.error("program", f"one of {', '.join(_INFERENCE)}")
     meter, parts = _INFERENCE[row["program"]](row, constants)
-    measured = row.positive("peak_mem_gb") * GIB
+    measured = row.positive("peak_mem_gb") * GIB * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
     return Prediction(predicted=sum(parts.values()), measured=measured, unit="bytes", meter=meter, parts=parts)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from llmhw.catalog import model_names
-from llmhw.families import FAMILIES
+from transformers import CONFIG_MAPPING
+
+from llmhw.catalog import model_index, read_model
+from llmhw.families import FAMILIES, key_of
 
 # Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
 EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
@@ -49,11 +52,29 @@ STACKED_EXPERTS = frozenset(
 MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
 
 
+def text_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that describes the text model."""
+    found: dict[str, Any] = config.get("text_config", config)
+    return found
+
+
+def _shapes() -> list[str]:
+    found: dict[tuple[str, ...], str] = {}
+    for row in model_index():
+        if not row["refused"]:
+            found.setdefault((row["model_type"], row["parameters_transformers"]), row["name"])
+    return [name for name in found.values() if key_of(text_of(read_model(name)[1])["model_type"]) in CONFIG_MAPPING]
+
+
+# Models of the catalog that transformers has a class for, the first of each shape.
+SHAPES = _shapes()
+
+
 def counts(examples: int = 40) -> dict[str, int]:
     """Cases by quantity. A FLOPs case is one pass of one model; an optimizer case is one model's step."""
     states = len(FAMILIES) * len(OPTIMIZERS) - len(STACKED_EXPERTS)
     return {
-        "parameters": examples * len(FAMILIES) + len(model_names()),
+        "parameters": examples * len(FAMILIES) + len(SHAPES),
         "FLOPs": 2 * len(FLOPS_FAMILIES) * len(FLOPS_VARIANTS) + len(DECODE_FAMILIES) + len(RECOMPUTE_FAMILIES),
         "KV cache": len(CACHED) * len(CACHE_DTYPES),
         "optimizer": states * len(OPTIMIZER_PRECISIONS) + len(MASTER_FAMILIES),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from copy import deepcopy
-from csv import DictReader
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from llmhw.units import LLMHWError
 from llmhw.validation.facts import quantity
 from llmhw.validation.table import Row
 
-INDEX = list(DictReader((Path(catalog.__file__).parent / "models" / "INDEX.csv").read_text("utf-8").splitlines()))
+INDEX = [row for row in catalog.model_index() if not row["refused"]]
 
 
 def test_enough_models() -> None:
