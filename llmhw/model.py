@@ -33,7 +33,7 @@ SPLITS = ("column", "row", "vocab", "experts", "whole")
 PARTS: Mapping[str, tuple[str, str]] = {
     part: (component, split)
     for parts, component, split in (
-        ("q k v qkv", "attention", "column"),
+        ("q k v qkv g", "attention", "column"),  # g: a gate on attention's output
         ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
         ("q_b kv_b", "attention", "column"),  # ... and out of the compression
         ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)

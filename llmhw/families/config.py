@@ -44,6 +44,15 @@ def _list(argument: str, value: Any, *, kind: type) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
 
 
+def _window_pattern(argument: str, value: Any) -> None:
+    """Every how many layers, or a letter for each of a few: L for a window, G for a layer that sees everything."""
+    if isinstance(value, str):
+        if not 1 <= len(value) <= 1000 or set(value) - {"L", "G"}:
+            raise LLMHWError(f"{argument}={shown(value)} must be a whole number, or letters L and G, such as LLLG")
+    else:
+        _whole(argument, value, least=1, most=10**5)
+
+
 def _patterns(argument: str, value: Any) -> None:
     """GPT-Neo's: lists of names, each with how often it is repeated."""
     pairs = isinstance(value, (list, tuple)) and all(isinstance(e, (list, tuple)) and len(e) == 2 for e in value)
@@ -62,7 +71,7 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size v_head_dim
+            _WIDTH: """hidden_size n_embd n_embed d_model head_dim n_inner ffn_dim ffn_hidden_size v_head_dim
                 intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
                 qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
@@ -75,7 +84,7 @@ KEYS: dict[str, Check] = {
                 multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
-                sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
+                no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
             (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
@@ -116,6 +125,12 @@ KEYS: dict[str, Check] = {
     "moe_layers": partial(_list, kind=int),
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
+    **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
+    # of further relatives of Llama
+    **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
+    **dict.fromkeys("use_post_norm norm_after swin_norm use_bidirectional_attention is_moe".split(), _flag),
+    "qk_norm_type": check_text,
+    "cross_attention_layers": partial(_list, kind=int),
 }
 
 
@@ -172,7 +187,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model", "dim")
+        return self.count("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 
     @property
     def layers(self) -> int:

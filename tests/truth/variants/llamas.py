@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.truth.variants.common import BOOLS, bias, head_dim, maybe, sizes, window
+from tests.truth.variants.common import BOOLS, bias, head_dim, kinds, maybe, sizes, window
 
 
 def _qwen_window(draw: st.DrawFn) -> dict[str, Any]:
@@ -17,6 +17,31 @@ def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
     config = sizes(draw)
     config |= {"head_dim": config["hidden_size"] // config["num_attention_heads"]}
     return config | bias(draw, mlp_bias=BOOLS)
+
+
+def _internlm3(draw: st.DrawFn) -> dict[str, Any]:
+    same = draw(BOOLS)  # transformers refuses others
+    return sizes(draw) | head_dim(draw) | {"attention_bias": same, "mlp_bias": same}
+
+
+def _same_head(draw: st.DrawFn) -> dict[str, Any]:
+    return {}
+
+
+def _no_groups(config: dict[str, Any]) -> dict[str, Any]:
+    """A head of keys and values for each of queries."""
+    del config["num_key_value_heads"]
+    return config
+
+
+def _kinds(draw: st.DrawFn, config: dict[str, Any]) -> dict[str, Any]:
+    """Layers with a window and without, in any order."""
+    return config | maybe(draw, layer_types=kinds(config, "full_attention", "sliding_attention"))
+
+
+def _molmo2(draw: st.DrawFn) -> dict[str, Any]:
+    more = maybe(draw, qk_norm_type=st.sampled_from(["qwen3", "olmo"]), additional_vocab_size=st.integers(0, 20))
+    return sizes(draw) | head_dim(draw) | bias(draw) | more
 
 
 VARIANTS = {
@@ -40,7 +65,32 @@ VARIANTS = {
     "seed_oss": lambda d: sizes(d) | head_dim(d) | bias(d, attention_out_bias=BOOLS, mlp_bias=BOOLS),
     "ernie4_5": lambda d: sizes(d) | head_dim(d) | maybe(d, use_bias=BOOLS),
     "smollm3": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS) | window(d, use_sliding_window=BOOLS),
-    "stablelm": lambda d: sizes(d) | maybe(d, use_qkv_bias=BOOLS, use_parallel_residual=BOOLS),
+    "stablelm": lambda d: sizes(d) | maybe(d, use_qkv_bias=BOOLS, use_parallel_residual=BOOLS, qk_layernorm=BOOLS),
     "starcoder2": lambda d: sizes(d) | maybe(d, use_bias=BOOLS) | window(d),
     "nemotron": _nemotron,
+    "internlm3": _internlm3,
+    "iquestcoder": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
+    "emu3": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS),
+    "helium": lambda d: sizes(d) | _same_head(d) | bias(d, mlp_bias=BOOLS),
+    "hyperclovax": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS, use_post_norm=BOOLS),
+    "cwm": lambda d: sizes(d) | head_dim(d) | window(d, mlp_bias=BOOLS),
+    "arcee": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
+    "jais2": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
+    "cosmos3_edge_text": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
+    "apertus": lambda d: sizes(d) | bias(d, hidden_act=st.sampled_from(["silu"])),
+    "bitnet": lambda d: sizes(d) | bias(d),
+    "nanochat": lambda d: sizes(d) | bias(d),
+    "hunyuan_v1_dense": lambda d: sizes(d) | head_dim(d) | bias(d),
+    "hunyuan_vl_text": lambda d: sizes(d) | head_dim(d) | bias(d),
+    "chameleon": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS, swin_norm=BOOLS),
+    "molmo2_text": _molmo2,
+    "muse_glimmer_text": lambda d: _kinds(d, sizes(d) | head_dim(d) | bias(d) | window(d)),
+    "persimmon": lambda d: _no_groups(sizes(d)) | maybe(d, qk_layernorm=BOOLS),
+    "ministral": lambda d: _kinds(d, sizes(d) | window(d) | head_dim(d)),
+    "voxtral_realtime_text": lambda d: sizes(d) | window(d) | head_dim(d),
+    "vaultgemma": lambda d: sizes(d) | head_dim(d) | bias(d) | window(d),
+    "glm4v_text": lambda d: sizes(d),
+    "glm_ocr_text": lambda d: sizes(d),
+    "granite_swa": lambda d: _kinds(d, sizes(d) | bias(d, mlp_bias=BOOLS) | window(d)),
+    "cohere_compass_text": lambda d: _kinds(d, sizes(d) | bias(d) | window(d)),
 }
