@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmhw.flops import attended_pairs, attention_core_flops, depthwise_conv_flops, linear_attention_flops
+from llmhw.flops import (
+    attended_pairs,
+    attention_core_flops,
+    depthwise_conv_flops,
+    indexed_pairs,
+    linear_attention_flops,
+)
 from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
@@ -426,7 +432,7 @@ class _Walk:
             heads, kv_heads = share(a.heads, x.tp), maximum(1, share(a.kv_heads, x.tp))
             yield self._core(a, heads, kv_heads)
             if a.index_heads:  # whole on every rank: its choice holds for all heads
-                pairs = attended_pairs(replace(a, index_topk=0), seq_len=self.seq_len)
+                pairs = indexed_pairs(a, seq_len=self.seq_len)
                 yield Core(
                     name="indexer", part="attention", batch=x.micro_batch, heads=a.index_heads, kv_heads=1,
                     queries=share(self.seq_len, x.cp), keys=self.seq_len, pairs=pairs / x.cp,
@@ -547,9 +553,12 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
              element=4),
     )  # fmt: skip
     own = share(tokens, layout.spread)
+    norm = Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last)
+    if not vocab:  # an embedder
+        return Block((norm, *_projections(spec, layout, tokens, "head")))
     return Block(
         (
-            Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last),
+            norm,
             *_projections(spec, layout, tokens, "head"),
             Matmul(name="head", part="head", m=tokens, n=columns, k=width, split="vocab", kept=taken),
             Pass(

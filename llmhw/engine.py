@@ -14,7 +14,7 @@ from typing import Any
 
 from llmhw.block import Block, Matmul, block
 from llmhw.checks import checked
-from llmhw.flops import attended_pairs, attention_core_flops
+from llmhw.flops import attended_pairs, attention_core_flops, indexed_pairs
 from llmhw.formula import Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, links
 from llmhw.job import Layout
@@ -172,6 +172,9 @@ def seen_tokens(a: Attention, context: Any) -> Any:
     """
     if a.chunk:
         return where(context < a.chunk, context, a.chunk / 2)
+    if a.compression:
+        entries = context / a.compression
+        return minimum(context, a.window or context) + minimum(entries, a.index_topk or entries)
     return minimum(context, a.window or a.index_topk or context)
 
 
@@ -358,7 +361,7 @@ class Engine:
         lengths = {"seq_len": int(tokens), "past": int(past)}
         cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
         if a.index_heads:
-            every = attended_pairs(replace(a, index_topk=0), **lengths)
+            every = indexed_pairs(a, **lengths)
             cores.append(("indexer", a.index_heads, every, a.index_dim, 0))
         for name, heads, pairs, head_dim, v_head_dim in cores:
             behind = Ledger(ledger.detail)
@@ -382,8 +385,9 @@ class Engine:
             cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
             self._read(ledger, "keys and values", every | cached)
         if a.index_dim:
-            cached = {"function": latent_cache_bytes, "tokens": context, "latent": a.index_dim}
-            scores = {"heads": a.index_heads, "pairs": context, "head_dim": a.index_dim, "v_head_dim": 0}
+            keys = context / a.compression if a.compression else context
+            cached = {"function": latent_cache_bytes, "tokens": keys, "latent": a.index_dim}
+            scores = {"heads": a.index_heads, "pairs": keys, "head_dim": a.index_dim, "v_head_dim": 0}
             self._read(ledger, "keys of the indexer", every | cached, scores)
 
     def _states(self, ledger: Ledger, linear: LinearAttention, work: Block, share: Any, sequences: Any) -> None:

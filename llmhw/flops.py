@@ -78,6 +78,25 @@ def chunked_pairs(*, seq_len: Any, past: Any = 0, chunk: Any) -> Any:
     return upto_end - upto_past
 
 
+@formula(source="DeepSeek-V4 (2026): an entry for every few tokens, seen once they all are past", unit="pairs")
+def compressed_pairs(*, seq_len: Any, past: Any = 0, compression: Any, most: Any) -> Any:
+    """Pairs of queries and compressed entries of the past.
+
+    compression   tokens that one entry stands for
+    most          entries that one query sees at most
+
+    >>> compressed_pairs(seq_len=8, compression=4, most=100), compressed_pairs(seq_len=8, compression=2, most=1)
+    (6, 7)
+    """
+    upto = []
+    for end in (past + seq_len, past):
+        grown = minimum(end, compression * most)
+        whole = grown // compression
+        upto.append(compression * whole * (whole - 1) // 2 + whole * (grown - compression * whole + 1))
+        upto[-1] += most * (end - grown)
+    return upto[0] - upto[1]
+
+
 @formula(source="Vaswani et al. 2017: Q times K transposed, then the probabilities times V", unit="FLOP")
 def attention_core_flops(*, batch: Any, heads: Any, pairs: Any, head_dim: Any, v_head_dim: Any) -> Any:
     """FLOPs of attention itself: scores and weighted values, without the projections.
@@ -189,7 +208,19 @@ def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
         return seq_len * (seq_len if a.window is None else minimum(a.window + 1, seq_len))
     if a.chunk:
         return chunked_pairs(seq_len=seq_len, past=past, chunk=a.chunk)
+    if a.compression:
+        near = causal_pairs(seq_len=seq_len, past=past, window=a.window or past + seq_len)
+        return near + compressed_pairs(
+            seq_len=seq_len, past=past, compression=a.compression, most=a.index_topk or past + seq_len
+        )
     return causal_pairs(seq_len=seq_len, past=past, window=a.window or a.index_topk or past + seq_len)
+
+
+def indexed_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
+    """Pairs that an indexer scores to choose among them: all that are past, tokens or entries."""
+    if a.compression:
+        return compressed_pairs(seq_len=seq_len, past=past, compression=a.compression, most=past + seq_len)
+    return causal_pairs(seq_len=seq_len, past=past, window=past + seq_len)
 
 
 @checked(past=whole(0))
@@ -251,12 +282,13 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
     lengths = {"seq_len": seq_len, "past": past}
     sizes: dict[str, Any]
     if a:
-        pairs = attended_pairs(a, **lengths) if causal else int(all_pairs(**lengths))
+        entries = (past + seq_len) // a.compression if a.compression else 0
+        pairs = attended_pairs(a, **lengths) if causal else int(all_pairs(**lengths)) + seq_len * entries
         sizes = {"batch": batch, "heads": a.heads, "pairs": pairs}
         sizes |= {"head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
         yield term(attention_core_flops, f"{a.kind} attention", count, **sizes)
         if a.index_heads:
-            seen = causal_pairs(**lengths, window=past + seq_len) if causal else pairs
+            seen = indexed_pairs(a, **lengths) if causal else seq_len * entries if a.compression else pairs
             sizes = {"batch": batch, "heads": a.index_heads, "pairs": seen, "head_dim": a.index_dim, "v_head_dim": 0}
             yield term(attention_core_flops, "sparse-attention indexer", count, **sizes)
     if linear:

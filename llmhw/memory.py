@@ -96,6 +96,34 @@ def latent_cache_bytes(*, batch: Any, tokens: Any, latent: Any, index_dim: Any =
     return batch * tokens * (latent + index_dim) * bits_per_element / 8
 
 
+@formula(source="DeepSeek-V4 (2026): an entry, and its indexer's key, for every few tokens", unit="bytes")
+def compressed_cache_bytes(
+    *, batch: Any, tokens: Any, compression: Any, latent: Any, index_dim: Any = 0, bits_per_element: Any
+) -> Any:
+    """Cache of one layer's compressed entries, which are keys and values at once.
+
+    compression        tokens that one entry stands for
+    latent, index_dim  elements of an entry and of its key for the indexer
+
+    >>> compressed_cache_bytes(batch=1, tokens=4096, compression=128, latent=512, bits_per_element=16)
+    32768.0
+    """
+    return batch * (tokens // compression) * (latent + index_dim) * bits_per_element / 8
+
+
+@formula(source="DeepSeek-V4 (2026): what tokens give to an entry waits until it is whole", unit="bytes")
+def waiting_bytes(*, batch: Any, tokens: Any, compression: Any, each: Any, last: Any = 0, bits_per_element: Any) -> Any:
+    """What one layer keeps of tokens that are in no compressed entry yet.
+
+    each   elements of each of them
+    last   elements of the last one that is in one
+
+    >>> waiting_bytes(batch=1, tokens=130, compression=128, each=1024, bits_per_element=16)
+    4096.0
+    """
+    return batch * (tokens % compression * each + minimum(tokens // compression, 1) * last) * bits_per_element / 8
+
+
 @formula(source="Gated DeltaNet (Yang et al. 2024): a matrix per head, and the convolution's last inputs", unit="bytes")
 def linear_state_bytes(
     *, batch: Any, heads: Any, key_dim: Any, value_dim: Any, channels: Any, kernel: Any, bits_per_element: Any
@@ -178,12 +206,21 @@ def kv_cache(
         if a and a.causal and not a.shared:
             sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
-                sizes |= {"latent": a.latent, "index_dim": a.index_dim}
+                sizes |= {"latent": a.latent, "index_dim": 0 if a.compression else a.index_dim}
                 kept = term(latent_cache_bytes, "latent and rotary key", count, **sizes, bits_per_element=bits)
             else:
                 sizes |= {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
                 kept = term(kv_cache_bytes, "keys and values", count, **sizes, bits_per_element=bits)
             parts.setdefault(a.kind, []).append(kept)
+            if a.compression:
+                sizes = {"batch": batch, "tokens": seq_len, "compression": a.compression, "bits_per_element": bits}
+                entry = sizes | {"latent": a.latent, "index_dim": a.index_dim}
+                parts[a.kind].append(term(compressed_cache_bytes, "compressed entries", count, **entry))
+                sizes |= {"each": a.waiting[0], "last": a.waiting[1]}
+                parts.setdefault("state", []).append(term(waiting_bytes, "tokens of the next entry", count, **sizes))
+            if a.index_dim and not a.latent:
+                sizes = {"batch": batch, "tokens": seq_len, "latent": a.index_dim, "bits_per_element": bits}
+                parts[a.kind].append(term(latent_cache_bytes, "keys of the indexer", count, **sizes))
         if linear:
             sizes = {"heads": ceil_div(linear.heads, tp), "key_dim": linear.key_dim, "value_dim": linear.value_dim}
             sizes |= {"channels": ceil_div(linear.conv_channels, tp), "kernel": linear.conv_kernel}

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llmhw.checks import check_made, check_prose, check_text, found_by_name, whole
-from llmhw.files import check_path, read_json
+from llmhw.checks import check_flag, check_made, check_prose, check_text, found_by_name, whole
+from llmhw.files import check_path
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
 from llmhw.units import MOST_LETTERS, LLMHWError, format_quantity, plain_fields, shown
@@ -41,7 +41,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("gate up gate_up", "mlp", "column"),  # a plain feed-forward part has up, but no gate
         ("down", "mlp", "row"),
         ("latent mtp", "mlp", "whole"),  # into and out of the width of latent experts; multi-token prediction
-        ("router", "router", "whole"),
+        ("router streams", "router", "whole"),  # streams: hyper-connections, which mix streams of hidden states
+        ("mix", "attention", "whole"),  # between the parts of a layer
         ("norm_in norm norm_out", "norms", "whole"),  # before attention, between, and behind the feed-forward part
         ("q_norm k_norm inner_norm embedding_norm", "norms", "whole"),
         ("tokens", "embedding", "vocab"),
@@ -129,12 +130,16 @@ class Attention:
     head_dim, v_head_dim     length of a query/key vector and of a value vector, per head
     window                   a query sees at most this many latest tokens (None: all)
     chunk                    tokens see only their own chunk of this length (Llama 4; None: all)
-    latent                   MLA: elements cached per token in place of keys and values (0: not MLA)
+    latent                   elements cached per token in place of keys and values: MLA, and keys that are values, too
+                             (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
     evicts                   True if engines keep only the window in the cache
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
+    compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
+                             such entries (DeepSeek V4; 0: none). The indexer's keys are of entries, too
+    waiting                  elements kept of each token whose entry is not made yet, and of the last one whose is
     """
 
     heads: int
@@ -150,11 +155,15 @@ class Attention:
     evicts: bool = True
     shared: bool = False
     causal: bool = True
+    compression: int = 0
+    waiting: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> str:
-        """full, sliding, chunked or mla."""
-        if self.latent:
+        """full, sliding, chunked, mla or compressed."""
+        if self.compression:
+            return "compressed"
+        if self.latent and not self.window:
             return "mla"
         return "sliding" if self.window else "chunked" if self.chunk else "full"
 
@@ -282,14 +291,16 @@ class ModelSpec(Report):
         from llmhw.families import read
 
         if isinstance(config, (str, PathLike)):
-            found, data = _config_at(config)
+            from llmhw.sources.local import read as read_source
+
+            found, data = read_source(check_path("config", config, "give the path of a config.json"), "config")
             name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = _name_in(data) or _name_in(data, "model_type") or "model" if name is None else name
+            name = _name_in(data) if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
-        return read(data, check_text("name", name))
+        return _checked(read(data, check_text("name", name)))
 
     @property
     def family(self) -> Family:
@@ -362,9 +373,10 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the output projection (the embedding table when they are tied, or it has none)."""
-        heads = (t for part in ("head", "tokens") for t in self.tensors if t.part == part and len(t.shape) == 2)
-        return next(((t.out, t.into) for t in heads), (self.vocab_size, self.hidden))
+        """Outputs and inputs of the head (the embedding table where they are tied); (0, hidden) without one."""
+        part = "tokens" if self.tied else "head"
+        heads = (t for t in self.tensors if t.part == part and len(t.shape) == 2)
+        return next(((t.out, t.into) for t in heads), (0, self.hidden))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
@@ -419,49 +431,61 @@ class ModelSpec(Report):
         return [Table(str(self), ("component", "parameters", "share"), rows)]
 
 
-def model(name: str | PathLike[str]) -> ModelSpec:
-    """The model of that name: one of the catalog, or the path of a `config.json` or of its folder.
+def model(name: str | PathLike[str], hub: bool = False) -> ModelSpec:
+    """The model of that name: one of the catalog, of the Hub's local cache, or of a file.
 
-    Short names, aliases and Hugging Face ids work, in any case; "-" reads a config from standard input. A misspelt name
-    raises `LLMHWError` and suggests the nearest ones.
+    name   short names, aliases and Hugging Face ids of the catalog, in any case; any other id of the Hub,
+           "org/Name@revision" or its address, from the local Hugging Face cache; the path of a folder or of a file:
+           config.json, a GGUF file, params.json, arguments of Megatron-LM; "-" reads one from standard input
+    hub    download the few small files that describe an id that is not in the cache (needs the extra `hub`)
+
+    A misspelt name raises `LLMHWError` and suggests the nearest ones.
 
     >>> model("llama-3-70b").parameters.total
     70553706496
     """
     text = name if isinstance(name, str) else ""
-    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS else None
+    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS and not check_flag("hub", hub) else None
     if spec is None:
-        found, config = config_of(name)
+        from llmhw.sources import config_of
+
+        found, config = config_of(name, hub)
         spec = ModelSpec.from_config(config, name=found)
     return spec
 
 
-def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """The name and the `config.json` of a model, as published: one of the catalog, or that of a path or folder."""
-    from os import PathLike, fspath
-    from os.path import exists, isdir, join
+def _name_in(data: Mapping[str, Any]) -> str:
+    from llmhw.sources.local import name_in
 
-    from llmhw.catalog import read_model
-    from llmhw.names import unknown_model
+    return name_in(data) or name_in(data, "model_type") or "model"
 
-    text = fspath(name) if isinstance(name, PathLike) else name
-    text = check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
-    try:
-        return read_model(text)
-    except KeyError:
-        pass
-    if isdir(text):
-        return _config_at(join(text, "config.json"))
-    if text == "-" or text.endswith(".json") or text.startswith("/") or exists(text):
-        return _config_at(text)
-    see = "run `llmhw models` for the list, or give the path of a config.json"
-    raise unknown_model("model", text, see)
+
+def _checked(spec: ModelSpec) -> ModelSpec:
+    """The model, if it has as many parameters as the file that it was read from holds, where that is known."""
+    stored = spec.config.get("quantization_config")
+    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf":
+        return spec
+    held, choices = stored.get("elements"), stored.get("choices", 0)
+    if type(held) is not int or type(choices) is not int:
+        return spec
+    if spec.parameters.total not in (held, held + choices):
+        raise LLMHWError(
+            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.total:,} parameters, but the "
+            f"file's tensors hold {held:,}: this variant is not covered; give the model's config.json"
+        )
+    return spec
 
 
 @lru_cache(maxsize=64)
 def _of_catalog(name: str) -> ModelSpec | None:
     from llmhw.catalog import read_model
+    from llmhw.names import models as names
 
+    if names().exactly(name) is None:  # recognized at most: then what lies here under that very name is meant
+        from llmhw.sources import in_cache
+
+        if in_cache(name):
+            return None
     try:
         short, config = read_model(name)
     except KeyError:
@@ -496,24 +520,3 @@ def models() -> list[str]:
 
 
 found_by_name("ModelSpec", lambda argument, value: model_of(value, argument))
-
-
-def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:
-    """The name that a config gives itself, if it is one: some hold a folder of whoever wrote it, or nothing."""
-    name = data.get(key) or ""
-    return check_text(f"config key {key}", name) if name else ""
-
-
-def _config_at(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    # Python's own writer has Infinity, which published files hold under keys that are not read
-    data = read_json(path, argument="config", way_out="give the path of a config.json", infinite=True)
-    return _name_in(data) or _name_from(str(path)), data
-
-
-def _name_from(path: str) -> str:
-    from pathlib import Path
-
-    if path == "-" or path.startswith("/dev/"):
-        return "model"
-    file = Path(path)
-    return (file.stem if file.stem != "config" else file.resolve().parent.name or "config")[:MOST_LETTERS]

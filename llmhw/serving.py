@@ -197,7 +197,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
     if job.engine == "llama.cpp":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.vocab_size, "hidden": spec.hidden}
+        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
         return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
     kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
     forward = term(
@@ -213,7 +213,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         tokens=job.max_batched_tokens,
         hidden=spec.hidden,
         sequences=job.max_sequences,
-        vocab=spec.vocab_size,
+        vocab=spec.head_shape[0],
         bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration),
     )
     if last and sampling.value > forward.value:
@@ -895,7 +895,7 @@ def prompt_workspace(
         vectors = term(forward_workspace_bytes, "vectors beside them", devices, feed_forward=0, residuals=8, **sizes)
         moments["the prompt's attention"] = (scores, vectors)
     if prompt_logits:
-        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.vocab_size)
+        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.head_shape[0])
         last = term(forward_workspace_bytes, "hidden states", feed_forward=0, residuals=2, **sizes)
         moments["the prompt's logits"] = (logits, last)
     note, terms = max(moments.items(), key=lambda item: sum(float(t.value) for t in item[1]))

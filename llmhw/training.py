@@ -539,7 +539,7 @@ class StepMemory:
         return found
 
     def _loss(self) -> Term:
-        sizes: dict[str, Any] = {"vocab": self.spec.vocab_size, "tp": self.x.tp}
+        sizes: dict[str, Any] = {"vocab": self.spec.head_shape[0], "tp": self.x.tp}
         if self.job.kernels == "megatron":
             return term(unfused_gradient_bytes, "gradient of the head", hidden=self.spec.hidden, **sizes)
         sizes |= {"batch": self.x.micro_batch, "seq_len": self.job.seq_len, "cp": self.x.cp}

@@ -256,8 +256,11 @@ class ModelFacts(Report):
         ]
 
     def warnings(self) -> list[str]:
-        left = self.spec.left_out
-        return [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        from llmhw.stored import total_line
+
+        left, file = self.spec.left_out, total_line(self.spec)
+        notes = [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        return [*notes, file] if file else notes
 
     def to_dict(self) -> dict[str, Any]:
         tokens = self.batch * self.seq_len
@@ -289,7 +292,11 @@ class ModelFacts(Report):
         return explained(part, weights=[self.weights], cache=[self.cache], FLOPs=[self.forward, self.backward])
 
 
-def _model(options: dict[str, Any]) -> ModelFacts:
+def _model(options: dict[str, Any]) -> Report:
+    if options["check"]:
+        from llmhw.stored import check
+
+        return check(options["model"])
     spec = llmhw.model(options["model"])
     kv, batch = llmhw.number_format(options["kv"]).name, options["batch"]
     sizes = {"batch": batch, "seq_len": default_seq_len(spec, options["seq_len"])}
@@ -318,7 +325,9 @@ MODEL = Command(
         Option(named("weights"), group=FORMATS, type=FORMAT, usual="bf16", help="Weight format."),
         Option(named("kv"), group=FORMATS, type=FORMAT, usual="bf16", help="Cache format."),
         option("--causal", is_flag=True, help="Count only the pairs under the causal mask, as flash kernels do."),
+        option("--check", is_flag=True, help="Hold the safetensors files of a folder against the prediction."),
     ],
+    code=lambda answer: int(not getattr(answer, "equal", True)),
     help="Parameters, weights, KV cache and FLOPs of one model.",
     shown=Shown(
         (

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from llmhw.cli import output as out
-from llmhw.cli.options import ANSWER, DEVICE_FACTS, GROUPS, Option, combinations, meant, option
+from llmhw.cli.options import ANSWER, DEVICE_FACTS, GROUPS, Model, Option, combinations, hub_option, meant, option
 from llmhw.cli.terminal import Progress, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
@@ -85,7 +85,8 @@ class Command(click.Command):
         interrupted: Callable[[Any], str] = lambda answer: "",
         help: str = "",
     ) -> None:
-        every = [*params, *answer_options(explain=explain, plot=draw is not None)]
+        hub = [hub_option()] if any(isinstance(param, Model) for param in params) else []
+        every = [*params, *hub, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.exit_code, self.curve, self.interrupted = code, curve, interrupted
@@ -300,7 +301,7 @@ def _paths(options: dict[str, Any]) -> list[str]:
 
     every = [one for value in options.values() for one in (value if isinstance(value, tuple) else (value,))]
     paths = [path for path in (getattr(one, "path", one) for one in every) if isinstance(path, str) and path]
-    return [*paths, *(join(path, "config.json") for path in paths)]  # of a folder, that is read
+    return [*paths, *(join(path, name) for path in paths for name in ("config.json", "params.json"))]  # of a folder
 
 
 def _check_outputs(file: str | None, plot: str | None, inputs: list[str]) -> None:

@@ -31,14 +31,28 @@ class Names(click.ParamType[str]):
         self.names = names
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        if self.name == "model" and ("/" in incomplete or "." in incomplete[:2]):
-            return [CompletionItem(incomplete, type="file")]
         before, comma, start = incomplete.rpartition(",")
         return [
             CompletionItem(before + comma + name)
             for name in self.names()
             if name.lower().startswith(start.strip().lower())
         ]
+
+
+class ModelName(Names):
+    """What a model is read from. With --hub, what is not here yet is downloaded into the local cache."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if "/" in incomplete or "." in incomplete[:2]:
+            return [CompletionItem(incomplete, type="file")]
+        return super().shell_complete(ctx, param, incomplete)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if ctx and ctx.meta.get("hub"):
+            from llmhw.sources import fetch
+
+            fetch(str(value))
+        return str(value)
 
 
 class Choices(Names):
@@ -132,7 +146,7 @@ class Lengths(click.ParamType[Any]):
 # What `llmhw explain` explains of a model, beside single formulas.
 TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
 
-MODEL = Names("model", llmhw.models)
+MODEL = ModelName("model", llmhw.models)
 GPU = Names("gpu", lambda: [*(a.name for a in llmhw.accelerators()), "all", "auto"])
 FORMAT = Names("format", llmhw.number_formats)
 LINK = Names("link", lambda: [link.name for link in llmhw.links()])
@@ -205,7 +219,7 @@ class Model(click.Argument):
     group = ""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        return tuple(split(str(value)))
+        return tuple(self.type(name, self, ctx) for name in split(str(value)))
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -216,6 +230,16 @@ def option(*names: str, **settings: Any) -> Option:
 def model_argument() -> Model:
     """The model that a command is asked about."""
     return Model(["model"], type=MODEL, metavar="MODEL")
+
+
+def hub_option() -> Option:
+    """--hub, which every command with a model takes."""
+
+    def ask(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta["hub"] = value
+
+    text = "Download the config of a model of the Hub that is not here. Needs the extra `hub`."
+    return option("--hub", is_flag=True, is_eager=True, expose_value=False, callback=ask, help=text)
 
 
 DEVICES, LAYOUT, LENGTH = "Devices", "Layout", "Batch and lengths"

@@ -58,10 +58,10 @@ class Builder:
         self.linear(f"{prefix}.gate_proj", "gate", inner, hidden, **options)
         self.plain_mlp(f"{prefix}.up_proj", f"{prefix}.down_proj", hidden, inner, **options)
 
-    def fused_mlp(self, hidden: int, inner: int) -> None:
-        """Gate and up in one matrix, and down."""
-        self.linear("mlp.gate_up_proj", "gate_up", 2 * inner, hidden)
-        self.linear("mlp.down_proj", "down", hidden, inner)
+    def fused_mlp(self, prefix: str, hidden: int, inner: int, **options: bool) -> None:
+        """Gate and up in one matrix, and down; `options` as in `linear`."""
+        self.linear(f"{prefix}.gate_up_proj", "gate_up", 2 * inner, hidden, **options)
+        self.linear(f"{prefix}.down_proj", "down", hidden, inner, **options)
 
     def plain_mlp(self, up: str, down: str, hidden: int, inner: int, **options: bool) -> None:
         """Two matrices; `options` as in `linear`."""
@@ -69,15 +69,31 @@ class Builder:
         self.linear(down, "down", hidden, inner, **options)
 
     def moe(
-        self, prefix: str, c: Config, *, inner: int, router: str = "gate", bias: bool = False, swapped: bool = False
+        self,
+        prefix: str,
+        c: Config,
+        *,
+        inner: int,
+        router: str = "gate",
+        corrected: str = "",
+        bias: bool = False,
+        swapped: bool = False,
+        width: int | None = None,
     ) -> None:
-        """Router and gated experts, fused as (experts, 2 x inner, hidden) and (experts, hidden, inner)."""
-        count = c.count("num_experts", "num_local_experts", "n_routed_experts")
-        used = c.count("num_experts_per_tok", "experts_per_token")
+        """Router and gated experts, fused as (experts, 2 x inner, width) and (experts, width, inner).
+
+        width       of latent experts; None: the hidden size
+        corrected   name of a number for each expert that evens their load, where it is a parameter
+        """
+        count = c.count("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+        used = c.count("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_top_k", "moe_k")
         if used > count:
             raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         self.linear(f"{prefix}.{router}", "router", count, c.hidden, bias=bias)
-        sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
+        if corrected:
+            self.plain(f"{prefix}.{corrected}", "router", (count,))
+        width = width or c.hidden
+        sizes = {"gate_up": (2 * inner, width), "down": (width, inner)}
         self.experts(f"{prefix}.experts", count, used, sizes, bias=bias, swapped=swapped)
 
     def qkvo(

@@ -44,6 +44,12 @@ def _list(argument: str, value: Any, *, kind: type) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
 
 
+def _directions(argument: str, value: Any) -> None:
+    """Whether tokens see later ones: all of them, or those of an image."""
+    if not isinstance(value, bool) and value not in ("all", "vision"):
+        raise LLMHWError(f"{argument}={shown(value)} must be true, false, 'all' or 'vision'")
+
+
 def _window_pattern(argument: str, value: Any) -> None:
     """Every how many layers, or a letter for each of a few: L for a window, G for a layer that sees everything."""
     if isinstance(value, str):
@@ -51,6 +57,43 @@ def _window_pattern(argument: str, value: Any) -> None:
             raise LLMHWError(f"{argument}={shown(value)} must be a whole number, or letters L and G, such as LLLG")
     else:
         _whole(argument, value, least=1, most=10**5)
+
+
+def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
+    """A number, or one for each layer."""
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        _whole(argument, entry, least=least, most=most)
+
+
+def _by_layer(argument: str, value: Any) -> None:
+    """Objects of keys, by the number of a layer."""
+    _object(argument, value)
+    for number, keys in value.items():
+        if not str(number).isdecimal() or not isinstance(keys, Mapping):
+            raise LLMHWError(f"{argument}={shown(value)} must hold objects, by the number of a layer")
+        check_keys(keys)
+
+
+def _nested(argument: str, value: Any) -> None:
+    """Keys in an object of their own."""
+    _object(argument, value)
+    check_keys(value)
+
+
+def _rates(argument: str, value: Any) -> None:
+    """Whole numbers by name."""
+    _object(argument, value)
+    for number in value.values():
+        _whole(argument, number, least=1, most=10**5)
+
+
+def _numbers(argument: str, value: Any) -> None:
+    """A list of whole numbers, or a text of them with commas between."""
+    if isinstance(value, str):
+        if not all(part.strip().isdecimal() and len(part) < 10 for part in value.split(",")):
+            raise LLMHWError(f"{argument}={shown(value)} must be whole numbers, with commas between")
+    else:
+        _list(argument, value, kind=int)
 
 
 def _patterns(argument: str, value: Any) -> None:
@@ -71,15 +114,15 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd n_embed d_model head_dim n_inner ffn_dim ffn_hidden_size v_head_dim
-                intermediate_size_mlp moe_intermediate_size moe_latent_size moe_shared_expert_intermediate_size
-                qk_nope_head_dim qk_rope_head_dim kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
+            _WIDTH: """hidden_size n_embd n_embed d_model head_dim n_inner ffn_dim ffn_hidden_size
+                intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
+                kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
                 global_head_dim laurel_rank
                 word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
-                num_experts num_local_experts n_routed_experts num_experts_per_tok experts_per_token index_n_heads
+                num_local_experts n_routed_experts experts_per_token index_n_heads
                 num_global_key_value_heads top_k_experts altup_num_inputs intermediate_multiple_size
                 multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
@@ -128,9 +171,55 @@ KEYS: dict[str, Check] = {
     **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
     # of further relatives of Llama
     **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
-    **dict.fromkeys("use_post_norm norm_after swin_norm use_bidirectional_attention is_moe".split(), _flag),
+    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    "use_bidirectional_attention": _directions,
     "qk_norm_type": check_text,
     "cross_attention_layers": partial(_list, kind=int),
+    # numbers that some configs give for every layer
+    **dict.fromkeys(
+        "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
+        partial(_counts, least=1, most=10**5),
+    ),
+    "moe_intermediate_size": partial(_counts, least=1, most=10**7),
+    "moe_layer_start_index": partial(_counts, least=0, most=10**5),
+    "moe_layer_end_index": partial(_counts, least=-1, most=10**5),
+    "per_layer_config": _by_layer,
+    "compress_ratios": partial(_list, kind=int),
+    "compress_rates": _rates,
+    "indexer_types": partial(_list, kind=str),
+    "index_topk_pattern": check_prose,
+    "kv_source_layers": partial(_list, kind=int),
+    **dict.fromkeys("use_mla use_dsa router_bias shared_expert_sink".split(), _flag),
+    "hybrid_layer_pattern": partial(_list, kind=int),
+    "local_layer_ids": partial(_list, kind=int),
+    "mtp_layer_types": partial(_list, kind=str),
+    "moe_layers_enum": _numbers,
+    "num_attention_heads_per_layer": partial(_list, kind=int),
+    "attention_other_setting": _nested,
+    "sparse_attention_config": _nested,
+    "sparse_attention_freq": partial(_list, kind=int),
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
+                swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
+                o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
+                shared_experts_intermediate_size""",
+            _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
+                swa_num_attention_heads swa_num_key_value_heads
+                compress_rate_csa compress_rate_hca o_groups
+                sparse_num_index_heads sparse_index_dim sparse_block_size sparse_topk_blocks
+                num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
+            # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
+            (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
+                swa_qk_rope_head_dim""",
+            (1, 100): "hc_mult",
+            (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num dense_mlp_idx
+                index_topk_freq index_skip_topk_offset""",
+        }.items()
+        for key in keys.split()
+    },
+    "moe_layer_freq": partial(_counts, least=0, most=10**5),
 }
 
 
@@ -170,6 +259,16 @@ class Config:
                     return source[key]
         return default
 
+    def changed(self, **keys: Any) -> Config:
+        """The same with other values; None takes a key out."""
+        return Config({**self.data, **keys}, self.defaults, self.model_type)
+
+    def of_layer(self, number: int) -> Config:
+        """The keys as they are for one layer, where `per_layer_config` has others."""
+        others = self.get("per_layer_config", default={})
+        own: Mapping[str, Any] = next((values for key, values in others.items() if int(key) == number), {})
+        return self.changed(**own)
+
     def flag(self, key: str, default: bool = False) -> bool:
         return bool(self.get(key, default=default))
 
@@ -179,8 +278,10 @@ class Config:
             raise LLMHWError(
                 f"config of model_type={self.model_type!r} has no {' or '.join(keys)}; is it a complete config.json?"
             )
-        if isinstance(value, (list, tuple)):
-            raise LLMHWError(f"config key {keys[0]}={shown(value)} must be one whole number in this family")
+        if isinstance(value, (list, tuple)):  # some configs repeat it for every layer
+            if len(set(value)) != 1:
+                raise LLMHWError(f"config key {keys[0]}={shown(value)} must be the same number for all layers")
+            value = value[0]
         if value < least:  # 0 stands for none in some families, and is none of this one's
             raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
         return int(value)
@@ -199,7 +300,7 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
-        return self.count("num_key_value_heads", default=self.heads)
+        return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property
     def head_dim(self) -> int:

@@ -22,6 +22,7 @@ from llmhw.families.decoder import (
 )
 from llmhw.families.family import Family, Style, family
 from llmhw.model import Attention
+from llmhw.units import LLMHWError
 
 
 def _llama(c: Config) -> Body:
@@ -73,6 +74,9 @@ def _hyperclovax(c: Config) -> Body:
 
 
 def _helium(c: Config) -> Body:
+    """Llama whose heads together are as wide as the hidden states."""
+    if c.heads * c.head_dim != c.hidden:
+        raise LLMHWError(f"heads={c.heads} of head_dim={c.head_dim} must be hidden_size={c.hidden} wide in this family")
     return decoder(c, all_full(c), out_bias=False, mlp_bias=c.flag("mlp_bias"))
 
 
@@ -209,7 +213,7 @@ _GLM_NORMS = {**TWO_NORMS, "post_self_attn_layernorm": "norm", "post_mlp_layerno
 
 def _glm_with(c: Config, norms: Mapping[str, str], bias: bool) -> Body:
     def mlp(b: Builder, _: int) -> None:
-        b.fused_mlp(c.hidden, c.intermediate)
+        b.fused_mlp("mlp", c.hidden, c.intermediate)
 
     return decoder(c, all_full(c), bias=bias, out_bias=False, norms=norms, feed_forward=mlp)
 
@@ -349,10 +353,11 @@ TABLE: dict[str, Family] = {
         sliding_window=4096, tie_word_embeddings=True),
     "cohere_compass_text": family(_cohere_compass, "Cohere Compass", style=Style(block="parallel", norm="cohere"),
         sliding_window=4096, tie_word_embeddings=True),
-    "exaone4": family(_exaone4, "EXAONE 4", synonyms=("exaone4_5_text",), style=Style(block="post"), sliding_window=4096),
+    "exaone4": family(_exaone4, "EXAONE 4", synonyms=("exaone4_5_text",), style=Style(block="post"),
+        sliding_window=4096),
     "seed_oss": family(_seed_oss, "Seed-OSS", style=Style(), dropout=True, head_dim=128, attention_bias=True),
-    "ernie4_5": family(_ernie, "ERNIE 4.5", synonyms=("paddleocr_vl_text",), style=Style(rotary_fp32=True, rotary_own=True), head_dim=128,
-        tie_word_embeddings=True),
+    "ernie4_5": family(_ernie, "ERNIE 4.5", synonyms=("paddleocr_vl_text",), style=Style(rotary_fp32=True,
+        rotary_own=True), head_dim=128, tie_word_embeddings=True),
     "smollm3": family(_smollm3, "SmolLM3", style=Style(), num_key_value_heads=4, no_rope_layer_interval=4,
         tie_word_embeddings=True),
     "stablelm": family(_stablelm, "StableLM", style=Style(norm="layer", rotary_cat=True), rotary=0.25),

@@ -239,7 +239,7 @@ def _phi3(c: Config) -> Body:
     b = Builder()
     b.linear("self_attn.o_proj", "o", c.hidden, a.heads * a.head_dim)
     b.linear("self_attn.qkv_proj", "qkv", (a.heads + 2 * a.kv_heads) * a.head_dim, c.hidden)
-    b.fused_mlp(c.hidden, c.intermediate)
+    b.fused_mlp("mlp", c.hidden, c.intermediate)
     b.norm("input_layernorm", c.hidden, "norm_in")
     b.norm("post_attention_layernorm", c.hidden)
     return Body([b.layer(a)] * c.layers, outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)

@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmhw.families import key_of
 from llmhw.memory import PRECISIONS
-from llmhw.model import ModelSpec, config_of
+from llmhw.model import ModelSpec
 from llmhw.model import model as named_model
+from llmhw.sources import config_of
 from llmhw.units import LLMHWError, check_choice, shown
 
 # "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.

@@ -12,9 +12,10 @@ from typing import Any
 
 from llmhw.files import parse_json
 from llmhw.hardware import Accelerator, accelerator, fitting, given
-from llmhw.model import ModelSpec, config_of, model
+from llmhw.model import ModelSpec, model
 from llmhw.names import Resolved, check_format, find_model
 from llmhw.precision import number_format
+from llmhw.sources import config_of
 from llmhw.units import LLMHWError, finite, nearest, shown
 from llmhw.validation.columns import FLAGS, NUMBER, RATES
 

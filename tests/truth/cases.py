@@ -8,7 +8,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from llmhw.catalog import model_index, read_model
-from llmhw.families import FAMILIES, key_of
+from llmhw.families import FAMILIES, key_of, latent, mixtures
 
 # Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
 EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
@@ -26,29 +26,9 @@ CACHE_DTYPES = ("fp32", "bf16")
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor", "muon")
 OPTIMIZER_PRECISIONS = ("fp32", "bf16")
 # torch.optim.Muon takes matrices only, not the stacked experts of transformers 5.
-STACKED_EXPERTS = frozenset(
-    {
-        "deepseek_v2",
-        "deepseek_v3",
-        "deepseek_v32",
-        "gemma4_text",
-        "glm4_moe",
-        "glm_moe_dsa",
-        "gpt_oss",
-        "granitemoe",
-        "llama4_text",
-        "minimax_m2",
-        "mimo_v2_flash",
-        "mixtral",
-        "nemotron_h",
-        "olmoe",
-        "phimoe",
-        "qwen2_moe",
-        "qwen3_5_moe_text",
-        "qwen3_moe",
-        "qwen3_next",
-    }
-)
+_WITHOUT = {"minicpm3", "youtu"}
+_FURTHER = {"gemma4_text", "nemotron_h", "qwen3_5_moe_text", "qwen3_next"}
+STACKED_EXPERTS = frozenset({*mixtures.TABLE, *latent.TABLE} - _WITHOUT | _FURTHER)
 MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM
 
 from llmhw.flops import backward_flops, forward_flops, training_flops
 from llmhw.model import ModelSpec
 from tests.truth.cases import DECODE_FAMILIES, FLOPS_FAMILIES, FLOPS_VARIANTS, RECOMPUTE_FAMILIES
-from tests.truth.families import config_of, published, sized
+from tests.truth.families import causal, config_of, published, sized
 
 
 def count(model: torch.nn.Module, batch: int, seq_len: int, vocab: int, *, backward: bool) -> tuple[int, int]:
@@ -30,7 +29,7 @@ def build(model_type: str, variant: int) -> tuple[torch.nn.Module, ModelSpec]:
     config = config_of(model_type, sized(model_type, variant))
     config._experts_implementation = "eager"
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    model = causal(config, attn_implementation="eager").train()
     return model, ModelSpec.from_config(published(config))
 
 
@@ -67,9 +66,23 @@ def test_full_recompute(model_type: str) -> None:
     assert training_flops(spec, seq_len=7, recompute="full").total == forward + backward
 
 
+@pytest.mark.parametrize("kind", ["sliding", "compressed_sparse", "heavily_compressed"])
+@pytest.mark.parametrize("seq_len", [4, 14, 17])
+def test_compressed_attention(kind: str, seq_len: int) -> None:
+    """DeepSeek V4 to the last operation but the mixing of its streams, a product of small matrices in every half."""
+    options = sized("deepseek_v4", 0) | {"layer_types": [f"{kind}_attention"] * 2, "num_hidden_layers": 2}
+    config = config_of("deepseek_v4", options | {"mlp_layer_types": None})
+    config._experts_implementation = "eager"
+    spec = ModelSpec.from_config(published(config))
+    model = causal(config, attn_implementation="eager")
+    forward, _ = count(model, 2, seq_len, spec.vocab_size, backward=False)
+    mixing = 2 * 2 * (2 * 2 * seq_len) * options["hc_mult"] ** 2 * spec.hidden
+    assert forward_flops(spec, batch=2, seq_len=seq_len).total + mixing == forward
+
+
 def test_causal_pairs_against_a_mask() -> None:
     """Pairs that are left by real masks, counted one by one."""
-    from llmhw.flops import causal_pairs, chunked_pairs
+    from llmhw.flops import causal_pairs, chunked_pairs, compressed_pairs
 
     for past in (0, 3, 8):
         for new in (1, 5, 12):
@@ -80,3 +93,5 @@ def test_causal_pairs_against_a_mask() -> None:
                 chunk = int(((key <= query) & (key // size == query // size)).sum())
                 assert causal_pairs(seq_len=new, past=past, window=size) == window
                 assert chunked_pairs(seq_len=new, past=past, chunk=size) == chunk
+                entries = ((query + 1) // size).clamp(max=2).sum()
+                assert compressed_pairs(seq_len=new, past=past, compression=size, most=2) == int(entries)

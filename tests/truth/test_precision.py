@@ -83,9 +83,12 @@ def test_quantized_matrices_are_the_ones_transformers_quantizes(model_type: str)
     ]
     ours = Counter(tensor.name.removesuffix(".weight") for tensor in packed)
     # AWQ, GPTQ and the fp8 checkpoints keep routers in 16 bit; bitsandbytes would pack those that are nn.Linear
-    routers = {"feed_forward.router", "mlp.router", "mlp.shared_expert_gate", "router.proj"}
-    routers |= {name for name in theirs if "altup" in name}  # they choose among streams
-    routers.add("model.per_layer_model_projection")  # of the embedding's width, and counted with it
+    routers = {
+        *("feed_forward.router", "mlp.router", "mlp.shared_expert_gate", "mlp.gate.wg", "mlp.router.gate"),
+        *("mlp.router.classifier", "router.proj"),
+        "model.per_layer_model_projection",  # of the embedding's width, and counted with it
+        *(name for name in theirs if "altup" in name),  # they choose among streams
+    }
     theirs = Counter({name: count for name, count in theirs.items() if name not in routers})
     if model_type == "olmo":  # its norms have no weights, so the last module is a linear layer, which is kept
         theirs["mlp.down_proj"] += 1

@@ -436,7 +436,7 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known; did you mean H100 SXM5 80GB, T10 16GB"),
+        (["llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known; did you mean H100 SXM5 80GB, H20 96GB"),
         ([*ONE, "--gpus", "3", "--tp", "3"], "--tp 3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32"),
         (
             [*ONE, "--gpus", "12"],

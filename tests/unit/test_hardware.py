@@ -287,7 +287,7 @@ def test_an_ambiguous_name_lists_the_choices() -> None:
 
 def test_a_misspelt_name_suggests_the_nearest() -> None:
     assert error_of(accelerator, "rtx 4091") == (
-        "accelerator='rtx 4091' is not known; did you mean RTX 4090, RTX 4090 D, RTX A400?"
+        "accelerator='rtx 4091' is not known; did you mean RTX 4090, RTX 4090 D?"
     )
     assert error_of(accelerator, "h1000").startswith("accelerator='h1000' is not known; did you mean H100 SXM5 80GB,")
     assert error_of(accelerator, "xyzzy") == "accelerator='xyzzy' is not known; run `llmhw gpus` for the list"

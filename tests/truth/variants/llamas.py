@@ -14,9 +14,7 @@ def _qwen_window(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _nemotron(draw: st.DrawFn) -> dict[str, Any]:
-    config = sizes(draw)
-    config |= {"head_dim": config["hidden_size"] // config["num_attention_heads"]}
-    return config | bias(draw, mlp_bias=BOOLS)
+    return _exact(sizes(draw)) | bias(draw, mlp_bias=BOOLS)
 
 
 def _internlm3(draw: st.DrawFn) -> dict[str, Any]:
@@ -24,8 +22,15 @@ def _internlm3(draw: st.DrawFn) -> dict[str, Any]:
     return sizes(draw) | head_dim(draw) | {"attention_bias": same, "mlp_bias": same}
 
 
-def _same_head(draw: st.DrawFn) -> dict[str, Any]:
-    return {}
+def _exact(config: dict[str, Any]) -> dict[str, Any]:
+    """Heads that together are as wide as the hidden states."""
+    return config | {"head_dim": config["hidden_size"] // config["num_attention_heads"]}
+
+
+def _compass(draw: st.DrawFn) -> dict[str, Any]:
+    config = _kinds(draw, sizes(draw) | bias(draw) | window(draw))
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    return config | {"rope_parameters": dict.fromkeys(set(config.get("layer_types", ["full_attention"])), rope)}
 
 
 def _no_groups(config: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +76,7 @@ VARIANTS = {
     "internlm3": _internlm3,
     "iquestcoder": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
     "emu3": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS),
-    "helium": lambda d: sizes(d) | _same_head(d) | bias(d, mlp_bias=BOOLS),
+    "helium": lambda d: _exact(sizes(d)) | bias(d, mlp_bias=BOOLS),
     "hyperclovax": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS, use_post_norm=BOOLS),
     "cwm": lambda d: sizes(d) | head_dim(d) | window(d, mlp_bias=BOOLS),
     "arcee": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
@@ -82,7 +87,7 @@ VARIANTS = {
     "nanochat": lambda d: sizes(d) | bias(d),
     "hunyuan_v1_dense": lambda d: sizes(d) | head_dim(d) | bias(d),
     "hunyuan_vl_text": lambda d: sizes(d) | head_dim(d) | bias(d),
-    "chameleon": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS, swin_norm=BOOLS),
+    "chameleon": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS, swin_norm=BOOLS) | {"vocabulary_map": {}},
     "molmo2_text": _molmo2,
     "muse_glimmer_text": lambda d: _kinds(d, sizes(d) | head_dim(d) | bias(d) | window(d)),
     "persimmon": lambda d: _no_groups(sizes(d)) | maybe(d, qk_layernorm=BOOLS),
@@ -92,5 +97,5 @@ VARIANTS = {
     "glm4v_text": lambda d: sizes(d),
     "glm_ocr_text": lambda d: sizes(d),
     "granite_swa": lambda d: _kinds(d, sizes(d) | bias(d, mlp_bias=BOOLS) | window(d)),
-    "cohere_compass_text": lambda d: _kinds(d, sizes(d) | bias(d) | window(d)),
+    "cohere_compass_text": _compass,
 }
