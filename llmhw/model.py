@@ -252,6 +252,7 @@ class ModelSpec(Report):
     mtp_tensors: tuple[Tensor, ...] = ()
     left_out: tuple[str, ...] = ()
     makes: str = "tokens"
+    assumed: Mapping[str, int] = field(default_factory=FrozenDict)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -389,6 +390,7 @@ class ModelSpec(Report):
             "attention": self.attention_summary,
             "left_out": list(self.left_out),
             "makes": self.makes,
+            "assumed": dict(self.assumed),
             "parameters": self.parameters.to_dict(),
         }
 

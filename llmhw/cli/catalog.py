@@ -260,6 +260,9 @@ class ModelFacts(Report):
 
         left, file = self.spec.left_out, total_line(self.spec)
         notes = [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        if self.spec.assumed:
+            sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
+            notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
         return [*notes, file] if file else notes
 
     def to_dict(self) -> dict[str, Any]:

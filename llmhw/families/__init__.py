@@ -14,6 +14,8 @@ from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
 from llmhw.families.heads import complete
+from llmhw.families.sizes import sizes_of
+from llmhw.frozen import frozen
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -58,6 +60,12 @@ def family_of(key: str) -> Family:
     return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
 
 
+def defaults_of(model_type: str) -> dict[str, Any]:
+    """What transformers applies for keys that a config of this type leaves out."""
+    key = key_of(model_type)
+    return {**family_of(key).defaults, **sizes_of(key), **(sizes_of(model_type) if model_type != key else {})}
+
+
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
     for key in data:
@@ -81,7 +89,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     key = key_of(model_type)
     family = family_of(key)
     check_keys(data)
-    c = Config(data, family.defaults, key)
+    c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
     quantization = data.get("quantization_config") or {}
     sizes = next((layer.attention for layer in body.layers if layer.attention), c)
@@ -103,6 +111,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         mtp_tensors=body.mtp,
         left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
         makes=makes,
+        assumed=frozen(c.assumed),
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:

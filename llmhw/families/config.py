@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_prose, check_text
+from llmhw.families.sizes import COLUMNS
 from llmhw.model import DROPOUT_RATES
 from llmhw.units import LLMHWError, shown
 
@@ -245,6 +246,7 @@ class Config:
         self.data = data
         self.defaults = defaults
         self.model_type = model_type
+        self.assumed: dict[str, Any] = {}  # sizes that were asked for and are those of the defaults
 
     def get(self, *keys: str, default: Any = None) -> Any:
         """The first of these keys that has a value, else the family's default, else `default`.
@@ -256,12 +258,16 @@ class Config:
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
+                    if source is self.defaults and keys[0] in COLUMNS:
+                        self.assumed[keys[0]] = source[key]
                     return source[key]
         return default
 
     def changed(self, **keys: Any) -> Config:
         """The same with other values; None takes a key out."""
-        return Config({**self.data, **keys}, self.defaults, self.model_type)
+        made = Config({**self.data, **keys}, self.defaults, self.model_type)
+        made.assumed = self.assumed
+        return made
 
     def of_layer(self, number: int) -> Config:
         """The keys as they are for one layer, where `per_layer_config` has others."""
@@ -300,6 +306,8 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
+        if "num_key_value_heads" in self.data and self.data["num_key_value_heads"] is None:
+            return self.heads  # null is none of their own, not the class's default
         return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property

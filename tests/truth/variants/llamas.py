@@ -44,6 +44,13 @@ def _kinds(draw: st.DrawFn, config: dict[str, Any]) -> dict[str, Any]:
     return config | maybe(draw, layer_types=kinds(config, "full_attention", "sliding_attention"))
 
 
+def _sections(config: dict[str, Any]) -> dict[str, Any]:
+    """Rotary angles of time, height and width."""
+    half = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]) // 2
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
+    return config | {"rope_parameters": rope}
+
+
 def _molmo2(draw: st.DrawFn) -> dict[str, Any]:
     more = maybe(draw, qk_norm_type=st.sampled_from(["qwen3", "olmo"]), additional_vocab_size=st.integers(0, 20))
     return sizes(draw) | head_dim(draw) | bias(draw) | more
@@ -81,7 +88,7 @@ VARIANTS = {
     "cwm": lambda d: sizes(d) | head_dim(d) | window(d, mlp_bias=BOOLS),
     "arcee": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
     "jais2": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
-    "cosmos3_edge_text": lambda d: sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS),
+    "cosmos3_edge_text": lambda d: _sections(sizes(d) | head_dim(d) | bias(d, mlp_bias=BOOLS)),
     "apertus": lambda d: sizes(d) | bias(d, hidden_act=st.sampled_from(["silu"])),
     "bitnet": lambda d: sizes(d) | bias(d),
     "nanochat": lambda d: sizes(d) | bias(d),
@@ -94,8 +101,8 @@ VARIANTS = {
     "ministral": lambda d: _kinds(d, sizes(d) | window(d) | head_dim(d)),
     "voxtral_realtime_text": lambda d: sizes(d) | window(d) | head_dim(d),
     "vaultgemma": lambda d: sizes(d) | head_dim(d) | bias(d) | window(d),
-    "glm4v_text": lambda d: sizes(d),
-    "glm_ocr_text": lambda d: sizes(d),
+    "glm4v_text": lambda d: _sections(sizes(d)),
+    "glm_ocr_text": lambda d: _sections(sizes(d)),
     "granite_swa": lambda d: _kinds(d, sizes(d) | bias(d, mlp_bias=BOOLS) | window(d)),
     "cohere_compass_text": _compass,
 }
