@@ -338,6 +338,7 @@ class ModelSpec(Report):
     towers: tuple[Tower, ...] = ()
     left_out: tuple[str, ...] = ()
     makes: str = "tokens"
+    assumed: Mapping[str, int] = field(default_factory=FrozenDict)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -484,6 +485,7 @@ class ModelSpec(Report):
             "towers": {t.kind: {"parameters": t.params, "tokens": t.tokens} for t in self.towers},
             "left_out": list(self.left_out),
             "makes": self.makes,
+            "assumed": dict(self.assumed),
             "parameters": self.parameters.to_dict(),
         }
 

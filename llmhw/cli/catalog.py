@@ -259,8 +259,11 @@ class ModelFacts(Report):
         from llmhw.stored import total_line
 
         how = "in parameters and weights; what is active, and FLOPs, are the text model's"
-        file = total_line(self.spec)
-        return [*told_towers(self.spec, how=how), *([file] if file else [])]
+        notes, file = told_towers(self.spec, how=how), total_line(self.spec)
+        if self.spec.assumed:
+            sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
+            notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
+        return [*notes, file] if file else notes
 
     def to_dict(self) -> dict[str, Any]:
         tokens = self.batch * self.seq_len

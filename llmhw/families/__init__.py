@@ -27,7 +27,9 @@ from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
 from llmhw.families.heads import complete
+from llmhw.families.sizes import sizes_of
 from llmhw.families.wrappers import unwrap
+from llmhw.frozen import frozen
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -77,6 +79,12 @@ def family_of(key: str) -> Family:
     return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
 
 
+def defaults_of(model_type: str) -> dict[str, Any]:
+    """What transformers applies for keys that a config of this type leaves out."""
+    key = key_of(model_type)
+    return {**family_of(key).defaults, **sizes_of(key), **(sizes_of(model_type) if model_type != key else {})}
+
+
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
     for key in data:
@@ -93,7 +101,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     key = key_of(model_type)
     family = family_of(key)
     check_keys(data)
-    c = Config(data, family.defaults, key)
+    c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     towers, left_out = found.towers(c)
     quantization = data.get("quantization_config") or {}
@@ -117,6 +125,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         towers=towers,
         left_out=left_out,
         makes=makes,
+        assumed=frozen(c.assumed),
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:
