@@ -13,7 +13,17 @@ from llmhw.checks import check_items, check_text, checked
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.model import ModelSpec, Tensor, model_of
 from llmhw.precision import NumberFormat, number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, share, shown, unknown_name
+from llmhw.units import (
+    LLMHWError,
+    ceil_div,
+    check_choice,
+    check_count,
+    format_quantity,
+    minimum,
+    share,
+    shown,
+    unknown_name,
+)
 
 _format = number_format  # `weights` has a parameter of that name
 
@@ -164,7 +174,8 @@ def weights(
     spec            a model or its name
     number_format   bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see `llmhw.number_formats()`. Quantized formats keep
                     embeddings, head and norms as their format really does, and count scales and zero points.
-    tensors         a rank's part of the tensors, each with how many there are; default: the whole model
+    tensors         a rank's part of the text model's tensors, each with how many there are; default: the whole model,
+                    with its towers, which quantized formats leave in 16 bit
 
     >>> from llmhw import model
     >>> round(weights(model("llama-3-70b")).total / 2**30, 1)
@@ -175,8 +186,34 @@ def weights(
     for group in weight_groups(spec, chosen, tensors):
         stored: dict[str, Any] = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
         parts.setdefault(group.component, []).append(term(stored_weight_bytes, f"in {group.stored_as}", **stored))
+    if tensors is None:
+        parts |= tower_terms(spec, chosen.bits / 8)
     called = number_format if isinstance(number_format, str) else chosen.name
     return Estimate.of(f"weights of {spec.name} in {called}", "bytes", parts)
+
+
+def tower_terms(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
+    """Bytes of vision and audio towers, by kind; `width`: bytes of an element, at least 2."""
+    return {
+        tower.kind: [term(state_bytes, f"{tower.kind} tower", elements=tower.params, bytes_per_element=max(width, 2))]
+        for tower in spec.towers
+    }
+
+
+def whole_towers(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
+    """The same as parts of what a device holds: every rank of the first pipeline stage has them whole."""
+    return {f"{kind} tower": terms for kind, terms in tower_terms(spec, width).items()}
+
+
+def told_towers(spec: ModelSpec, width: float = 2, how: str = "whole on every device of the first stage") -> list[str]:
+    """In words, which towers an answer counts and which parts it leaves out."""
+    sizes = {kind: sum(float(t.value) for t in terms) for kind, terms in tower_terms(spec, width).items()}
+    named = [f"{kind} tower {format_quantity(size, 'bytes')}" for kind, size in sizes.items()]
+    found = [f"with {' and '.join(named)}, {how}"] if named else []
+    if spec.left_out:
+        left = ", ".join(spec.left_out)
+        found.append(f"not counted: {left} part of this model, whose tensors its config does not tell")
+    return found
 
 
 # -- key-value cache --------------------------------------------------------------------------
@@ -430,7 +467,7 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     precision   fp32, bf16-mixed, bf16-mixed-fp32-grads, bf16
 
     Counts what persists from step to step. Activations, the temporary copies of the update step and the
-    framework's context come on top.
+    framework's context come on top. Towers are frozen, in the format of the weights.
 
     >>> from llmhw import model
     >>> estimate = training_states(model("llama-2-7b"))
@@ -441,6 +478,7 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     """
     spec = model_of(spec)
     held = _trained(spec.all_tensors(), optimizer, precision)
+    held |= whole_towers(spec, precision_named(precision).weights)
     return Estimate.of(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", held)
 
 

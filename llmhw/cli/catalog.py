@@ -31,7 +31,7 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
-from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
 from llmhw.rates import half_format
 from llmhw.units import LLMHWError, check_choice, format_quantity, parse_number
 
@@ -258,8 +258,11 @@ class ModelFacts(Report):
     def warnings(self) -> list[str]:
         from llmhw.stored import total_line
 
-        left, file = self.spec.left_out, total_line(self.spec)
-        notes = [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        how = "in parameters and weights; what is active, and FLOPs, are the text model's"
+        notes, file = told_towers(self.spec, how=how), total_line(self.spec)
+        if self.spec.assumed:
+            sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
+            notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
         return [*notes, file] if file else notes
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_prose, check_text
+from llmhw.families.sizes import COLUMNS
 from llmhw.model import DROPOUT_RATES
 from llmhw.units import LLMHWError, shown
 
@@ -47,6 +48,21 @@ def _object(argument: str, value: Any) -> None:
 def _list(argument: str, value: Any, *, kind: type) -> None:
     if not isinstance(value, (list, tuple)) or any(type(entry) is not kind for entry in value):
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
+
+
+def _directions(argument: str, value: Any) -> None:
+    """Whether tokens see later ones: all of them, or those of an image."""
+    if not isinstance(value, bool) and value not in ("all", "vision"):
+        raise LLMHWError(f"{argument}={shown(value)} must be true, false, 'all' or 'vision'")
+
+
+def _window_pattern(argument: str, value: Any) -> None:
+    """Every how many layers, or a letter for each of a few: L for a window, G for a layer that sees everything."""
+    if isinstance(value, str):
+        if not 1 <= len(value) <= 1000 or set(value) - {"L", "G"}:
+            raise LLMHWError(f"{argument}={shown(value)} must be a whole number, or letters L and G, such as LLLG")
+    else:
+        _whole(argument, value, least=1, most=10**5)
 
 
 def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
@@ -149,7 +165,7 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model n_inner ffn_dim ffn_hidden_size
+            _WIDTH: """hidden_size n_embd n_embed d_model n_inner ffn_dim ffn_hidden_size
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
@@ -162,7 +178,7 @@ KEYS: dict[str, Check] = {
                 multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
-                sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
+                no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
             (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
@@ -204,6 +220,13 @@ KEYS: dict[str, Check] = {
     "moe_layers": partial(_list, kind=int),
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
+    **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
+    # of further relatives of Llama
+    **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
+    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    "use_bidirectional_attention": _directions,
+    "qk_norm_type": check_text,
+    "cross_attention_layers": partial(_list, kind=int),
     # numbers that some configs give for every layer
     **dict.fromkeys(
         "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
@@ -275,6 +298,7 @@ class Config:
         self.data = data
         self.defaults = defaults
         self.model_type = model_type
+        self.assumed: dict[str, Any] = {}  # sizes that were asked for and are those of the defaults
 
     def get(self, *keys: str, default: Any = None) -> Any:
         """The first of these keys that has a value, else the family's default, else `default`.
@@ -286,12 +310,16 @@ class Config:
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
+                    if source is self.defaults and keys[0] in COLUMNS:
+                        self.assumed[keys[0]] = source[key]
                     return source[key]
         return default
 
     def changed(self, **keys: Any) -> Config:
         """The same with other values; None takes a key out."""
-        return Config({**self.data, **keys}, self.defaults, self.model_type)
+        made = Config({**self.data, **keys}, self.defaults, self.model_type)
+        made.assumed = self.assumed
+        return made
 
     def of_layer(self, number: int) -> Config:
         """The keys as they are for one layer, where `per_layer_config` has others."""
@@ -318,7 +346,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model", "dim")
+        return self.count("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 
     @property
     def layers(self) -> int:
@@ -330,6 +358,8 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
+        if "num_key_value_heads" in self.data and self.data["num_key_value_heads"] is None:
+            return self.heads  # null is none of their own, not the class's default
         return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property

@@ -76,7 +76,7 @@ def test_lists() -> None:
     ("arguments", "expected"),
     [
         (["model", "deepseek-v3"], ["671 B parameters, 37.6 B active", "68.6 KiB", "multi-token"]),
-        (["model", "gemma-3-27b"], ["not counted: vision"]),
+        (["model", "gemma-3-27b"], ["27.4 B parameters, 423 M of them vision", "with vision tower 807 MiB"]),
         (["fit", "llama-3-70b", "--gpu", "H100 SXM5 80GB"], ["inference, bf16", "no, short by", "QLoRA"]),
         (["models", "gpt2"], ["gpt2-xl", "1.56 B"]),
         (["gpus", "a100"], ["A100 80GB SXM4", "312"]),
