@@ -230,7 +230,7 @@ KEYS: dict[str, Check] = {
     # numbers that some configs give for every layer
     **dict.fromkeys(
         "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
-        partial(_counts, least=1, most=10**5),
+        partial(_counts, least=0, most=10**5),  # 0: a dense model of a family with experts
     ),
     "moe_intermediate_size": partial(_counts, least=1, most=10**7),
     "moe_layer_start_index": partial(_counts, least=0, most=10**5),
