@@ -106,7 +106,6 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     towers, left_out = found.towers(c)
-    quantization = data.get("quantization_config") or {}
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
@@ -120,7 +119,6 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         max_seq_len=c.get(*_LONGEST),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
-        quantization=str(quantization.get("quant_method", "")),
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,

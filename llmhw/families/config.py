@@ -210,7 +210,6 @@ KEYS: dict[str, Check] = {
         "model_type dtype torch_dtype hidden_act hidden_activation activation_function".split(), check_text
     ),
     "hybrid_override_pattern": check_prose,
-    "quantization_config": _object,
     "rope_parameters": _object,
     "rope_scaling": _object,
     "layer_types": partial(_list, kind=str),
@@ -286,9 +285,6 @@ def check_keys(data: Mapping[str, Any]) -> None:
         factor = (data.get(key) or {}).get("partial_rotary_factor")
         if factor is not None:
             _number(f"config key {key}.partial_rotary_factor", factor, most=1)
-    method = (data.get("quantization_config") or {}).get("quant_method")
-    if method is not None:
-        check_text("config key quantization_config.quant_method", method)
 
 
 class Config:

@@ -48,7 +48,7 @@ REFUSED: dict[str, str] = {
 }
 _TEXTS = ("text_config", "llm_config", "language_config", "llm_cfg")
 _SPEECH = ("talker_config", "token2wav_config", "code2wav_config")  # what speaks in the Omni models
-_SHARED = ("quantization_config", "dtype", "torch_dtype")
+_SHARED = tuple("quantization_config compression_config hf_quant_config quantization dtype torch_dtype".split())
 
 
 @dataclass(frozen=True)
