@@ -126,16 +126,28 @@ def waiting_bytes(*, batch: Any, tokens: Any, compression: Any, each: Any, last:
 
 @formula(source="Gated DeltaNet (Yang et al. 2024): a matrix per head, and the convolution's last inputs", unit="bytes")
 def linear_state_bytes(
-    *, batch: Any, heads: Any, key_dim: Any, value_dim: Any, channels: Any, kernel: Any, bits_per_element: Any
+    *,
+    batch: Any,
+    heads: Any,
+    key_dim: Any,
+    value_dim: Any,
+    channels: Any,
+    kernel: Any,
+    wide: Any = 0,
+    narrow: Any = 0,
+    bits_per_element: Any,
 ) -> Any:
-    """State of one linear-attention layer; it does not grow with the sequence.
+    """State of one layer of linear attention or of a state-space model; it does not grow with the sequence.
 
-    The recurrent matrix is kept in fp32, the convolution's inputs in the cache's format.
+    wide, narrow   further elements, such as a normalizer's, in fp32 and in the cache's format
+
+    The recurrent matrix is kept in fp32, the convolution's inputs in the cache's format. Of Mamba every channel is a
+    head, of Mamba-2 and of linear attention a head has a matrix of keys and values.
 
     >>> linear_state_bytes(batch=1, heads=32, key_dim=128, value_dim=128, channels=8192, kernel=4, bits_per_element=16)
     2162688.0
     """
-    return batch * (heads * key_dim * value_dim * 4 + channels * kernel * bits_per_element / 8)
+    return batch * ((heads * key_dim * value_dim + wide) * 4 + (channels * kernel + narrow) * bits_per_element / 8)
 
 
 # -- weights ----------------------------------------------------------------------------------
@@ -222,9 +234,8 @@ def kv_cache(
                 sizes = {"batch": batch, "tokens": seq_len, "latent": a.index_dim, "bits_per_element": bits}
                 parts[a.kind].append(term(latent_cache_bytes, "keys of the indexer", count, **sizes))
         if linear:
-            sizes = {"heads": ceil_div(linear.heads, tp), "key_dim": linear.key_dim, "value_dim": linear.value_dim}
-            sizes |= {"channels": ceil_div(linear.conv_channels, tp), "kernel": linear.conv_kernel}
-            kept = term(linear_state_bytes, linear.kind, count, batch=batch, **sizes, bits_per_element=bits)
+            sizes = {"batch": batch, **linear.kept(tp), "bits_per_element": bits}
+            kept = term(linear_state_bytes, linear.kind, count, **sizes)
             parts.setdefault("state", []).append(kept)
     called = kv_format if isinstance(kv_format, str) else stored.name
     return Estimate.of(f"KV cache of {spec.name} in {called}, batch {batch}, {seq_len} tokens", "bytes", parts)

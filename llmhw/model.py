@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
+from operator import truediv
 from typing import TYPE_CHECKING, Any
 
 from llmhw.checks import check_flag, check_made, check_prose, check_text, found_by_name, whole
 from llmhw.files import check_path
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
-from llmhw.units import MOST_LETTERS, LLMHWError, format_quantity, plain_fields, shown
+from llmhw.units import MOST_LETTERS, LLMHWError, ceil_div, format_quantity, plain_fields, shown
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -37,6 +38,9 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
         ("q_b kv_b", "attention", "column"),  # ... and out of the compression
         ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)
+        ("mix adapter_a", "attention", "whole"),  # into and between the parts of a layer
+        ("adapter_b", "mlp", "column"),
+        ("x_proj", "attention", "row"),  # of Mamba: every channel gives its part of the time step, B and C
         ("o", "attention", "row"),  # closes attention, and what stands in its place
         ("gate up gate_up", "mlp", "column"),  # a plain feed-forward part has up, but no gate
         ("down", "mlp", "row"),
@@ -67,7 +71,7 @@ class Tensor:
     component  one of `COMPONENTS`
     matmul     True if activations are multiplied by it (False: norms, biases, looked-up embeddings)
     experts    experts stacked in it, 1 for an ordinary tensor
-    used       how many of those experts one token passes through
+    used       how many of those experts one token passes through; 0: only other layers, which borrow it, use it
     part       what it is in its block: one of `PARTS`
     split      how tensor (or expert) parallelism cuts it:
                column    by the outputs of a linear layer, by heads in attention; its bias too
@@ -97,14 +101,19 @@ class Tensor:
 
     @property
     def active(self) -> int:
-        """Elements one token uses."""
-        return self.numel // self.experts * self.used
+        """Elements one token uses, in this layer or in one that borrows it."""
+        return self.numel // self.experts * max(self.used, 1)
 
     @property
     def module(self) -> str:
         """Last part of the module's name, as LoRA target lists write it ("q_proj")."""
         stem = self.name.removesuffix(".weight").removesuffix(".bias")
         return stem.rsplit(".", 1)[-1]
+
+    @property
+    def is_linear(self) -> bool:
+        """A linear layer, or a stack of experts: what quantizers pack, but not the blocks of a diagonal (RG-LRU)."""
+        return self.matmul and (len(self.shape) == 2 or self.experts > 1)
 
     @property
     def is_block_matrix(self) -> bool:
@@ -134,6 +143,7 @@ class Attention:
                              (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
+    index_block              tokens whose keys it averages into one
     evicts                   True if engines keep only the window in the cache
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
@@ -152,6 +162,7 @@ class Attention:
     index_dim: int = 0
     index_heads: int = 0
     index_topk: int = 0
+    index_block: int = 1
     evicts: bool = True
     shared: bool = False
     causal: bool = True
@@ -175,32 +186,71 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class LinearAttention:
-    """A layer with a state of fixed size in place of a cache (Gated DeltaNet, Mamba-2).
+    """What one layer keeps of the whole past in a fixed size: linear attention, a state-space model, a convolution.
 
-    heads                 value heads, each with a state of key_dim x value_dim
+    heads                 heads, each with a state of key_dim x value_dim in fp32; 0 without one
     key_dim, value_dim    sizes of that state
+    products              multiply-adds of a token with every element of the state: 2 to add to it and to query it,
+                          3 with the delta rule, which reads it first
     conv_channels, conv_kernel   the short causal convolution before it
+    conv_kept             inputs of every channel that are kept for it; None: as many as the kernel is long
+    wide, narrow          further elements that a sequence keeps, in fp32 and in the format of the cache
+    fp32                  False: the state is kept in the format of the cache, too
     """
 
     kind: str
-    heads: int
-    key_dim: int
-    value_dim: int
-    conv_channels: int
-    conv_kernel: int
+    heads: int = 0
+    key_dim: int = 1
+    value_dim: int = 1
+    conv_channels: int = 0
+    conv_kernel: int = 0
+    products: int = 2
+    conv_kept: int | None = None
+    wide: int = 0
+    narrow: int = 0
+    fp32: bool = True
+
+    def kept(self, ranks: Any = 1, *, whole: bool = True) -> dict[str, Any]:
+        """Inputs of `llmhw.memory.linear_state_bytes` for one of the ranks that share the heads out.
+
+        whole   heads are not divided further than they can be
+        """
+        part = ceil_div if whole else truediv
+        heads = part(self.heads, ranks)
+        narrow = part(self.narrow, ranks) + (0 if self.fp32 else heads * self.key_dim * self.value_dim)
+        kernel = self.conv_kernel if self.conv_kept is None else self.conv_kept
+        found: dict[str, Any] = {"heads": heads if self.fp32 else 0, "key_dim": self.key_dim}
+        found |= {"value_dim": self.value_dim, "channels": part(self.conv_channels, ranks), "kernel": kernel}
+        if self.wide or self.narrow or not self.fp32:
+            found |= {"wide": part(self.wide, ranks), "narrow": narrow}
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer block: its attention (or what stands in its place) and its tensors."""
+    """One block: its attention, its state or both, and its tensors.
+
+    borrowed   tensors of another layer that this one computes with, too (Zamba's shared blocks)
+    """
 
     tensors: tuple[Tensor, ...]
     attention: Attention | None = None
     linear_attention: LinearAttention | None = None
+    borrowed: tuple[Tensor, ...] = ()
 
     @property
     def params(self) -> int:
         return sum(t.numel for t in self.tensors)
+
+    @property
+    def used(self) -> tuple[Tensor, ...]:
+        """The tensors that a token passes through here, wherever they are held."""
+        return tuple(t for t in (*self.tensors, *self.borrowed) if t.used)
+
+    @property
+    def sums(self) -> int:
+        """Its parts that a sum over the tensor-parallel ranks closes: attention or a state, and the feed-forward."""
+        return len({t.part for t in self.used if t.matmul and t.part in ("o", "down")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,8 +460,8 @@ class ModelSpec(Report):
         """How many layers have which kind of attention."""
         counts: dict[str, int] = {}
         for layer, count in self.layer_kinds:
-            mixer = layer.attention or layer.linear_attention
-            kind = mixer.kind if mixer else "none"
+            kinds = [mixer.kind for mixer in (layer.attention, layer.linear_attention) if mixer]
+            kind = " + ".join(kinds) or "none"
             counts[kind] = counts.get(kind, 0) + count
         return counts
 

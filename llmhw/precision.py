@@ -391,7 +391,7 @@ def _simple_types(
     sixteen_bit = number_format("fp16" if spec.dtype == "float16" else "bf16")
     has_experts = any(tensor.component == "experts" for tensor, _ in spec.all_tensors())
     for tensor, times in tensors:
-        packed = chosen.rule == "all" or (tensor.matmul and tensor.component in _QUANTIZED_COMPONENTS)
+        packed = chosen.rule == "all" or (tensor.is_linear and tensor.component in _QUANTIZED_COMPONENTS)
         if chosen.rule == "experts" and has_experts:
             packed = tensor.matmul and tensor.component == "experts"
         yield (chosen if packed else sixteen_bit), _matrices(tensor), times

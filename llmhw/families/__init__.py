@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, gemma, hybrids, latent, llamas, mixtures, older, remote
+from llmhw.families import (
+    delta,
+    encoders,
+    gemma,
+    hybrids,
+    latent,
+    llamas,
+    mixtures,
+    older,
+    recurrent,
+    remote,
+    varied,
+)
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
@@ -26,19 +38,25 @@ FAMILIES: dict[str, Family] = {
     **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
+    **delta.TABLE,
     **hybrids.TABLE,
+    **recurrent.TABLE,
     **older.TABLE,
 }
 
 # What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
-REMOTE: dict[str, Family] = remote.TABLE
+REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE}
+
+# Known, and too unlike the others: why.
+REFUSED: dict[str, str] = {**recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
 # Keys of a wrapper that hold for its text model, too.
 _OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
 _ELSEWHERE = ("vision_config", "audio_config")
+_LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length")
 
 
 def key_of(model_type: str) -> str:
@@ -50,6 +68,8 @@ def key_of(model_type: str) -> str:
     keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
+    if model_type in REFUSED:
+        raise LLMHWError(f"model_type={shown(model_type)} is not supported: {REFUSED[model_type]}")
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
@@ -90,19 +110,19 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     family = family_of(key)
     check_keys(data)
     c = Config(data, defaults_of(model_type), key)
-    makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
+    makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     quantization = data.get("quantization_config") or {}
-    sizes = next((layer.attention for layer in body.layers if layer.attention), c)
+    heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
         model_type=model_type,
         hidden=c.hidden,
-        heads=c.heads,
-        kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         intermediate=body.intermediate,
         vocab_size=c.vocab,
-        max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        max_seq_len=c.get(*_LONGEST),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
         quantization=str(quantization.get("quant_method", "")),
@@ -120,3 +140,14 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
             "look for a size with too many digits"
         )
     return made
+
+
+def _heads(c: Config, body: Body) -> tuple[int, int, int]:
+    """Query heads, KV heads and their size: of the attention, or of the state in a model without."""
+    a = next((layer.attention for layer in body.layers if layer.attention), None)
+    if a:
+        return c.heads, a.kv_heads, a.head_dim
+    state = next((layer.linear_attention for layer in body.layers if layer.linear_attention), None)
+    if state and state.heads:
+        return state.heads, state.heads, state.value_dim
+    return c.heads, c.kv_heads, c.head_dim

@@ -24,6 +24,11 @@ def _number(argument: str, value: Any, *, most: float) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a number from 0 to {most:g}")
 
 
+def _auto(argument: str, value: Any) -> None:
+    if value != "auto":
+        _whole(argument, value, least=1, most=10**7)
+
+
 def _wholes(argument: str, value: Any, *, least: int, most: int) -> None:
     """One for all layers, or a list with one for each."""
     for one in value if isinstance(value, (list, tuple)) else [value]:
@@ -107,10 +112,56 @@ def _patterns(argument: str, value: Any) -> None:
         _whole(argument, times, least=1, most=10**3)
 
 
+_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
+_INTS, _NAMES = partial(_list, kind=int), partial(_list, kind=str)
+
+# Those of hybrids and of recurrent models.
+_RECURRENT: dict[str, Check] = {
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """state_size mamba_d_state mamba_d_ssm attention_head_dim block_ff_dim block_multiple_of
+                conv_L_cache adapter_rank lru_width conv1d_width attention_hidden_size ffn_round_up_to_multiple_of
+                linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
+            _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
+                num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size
+                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim group_norm_size
+                hc_count
+                hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
+                make_ngram_vocab_size_divisible_by indexer_n_heads indexer_head_dim indexer_compress_ratio cca_time0
+                cca_time1 router_hidden_size""",
+            (3, 10**8): "ngram_vocab_size_base",
+            (1, 10**12): "indexer_budget window_length attention_window_size model_max_length context_length",
+            (0, 10**7): "shared_intermediate_size",
+            (0, 10**5): """num_local_experts num_shared_experts num_dense_layers attn_layer_offset expert_layer_offset
+                attn_res_block_size""",
+            (0, 100): "mtp_num_hidden_layers",
+        }.items()
+        for key in keys.split()
+    },
+    **dict.fromkeys(
+        """conv_bias tie_embedding block_auto_adjust_ff_dim use_sandwich_norm use_attention_gate mamba_conv_bias
+        mamba_proj_bias projectors_bias mamba_rms_norm add_bias_linear use_shared_attention_adapter use_full_rank_gate
+        mla_use_output_gate latent_moe_use_norm""".split(),
+        _flag,
+    ),
+    **dict.fromkeys(
+        "block_ffn_dim_multiplier ffn_mult qk_dim_factor v_dim_factor ffn_proj_factor".split(),
+        partial(_number, most=1e3),
+    ),
+    **dict.fromkeys("time_step_rank mamba_dt_rank mamba_d_head".split(), _auto),
+    **dict.fromkeys(
+        "ple_layer_ids attn_layer_indices full_attn_idxs full_attn_layers kda_layers attn_type_list".split(), _INTS
+    ),
+    **dict.fromkeys("block_types mtp_layers_block_type".split(), _NAMES),
+    "linear_attn_config": _object,
+    "mtp_hybrid_override_pattern": check_prose,
+    "weight_mode": check_text,
+}
+
 # What each key that is read must hold. Bounds are far beyond any model; they keep sizes sums that mean something, and
 # layers so few that every question is answered at once. null stands for a family's default. What a key's value means
 # for the others (that heads are divided, that a list has an entry for each layer) is checked where it is read.
-_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
 KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
@@ -123,7 +174,7 @@ KEYS: dict[str, Check] = {
                 global_head_dim laurel_rank
                 word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
-                num_local_experts n_routed_experts experts_per_token index_n_heads
+                n_routed_experts experts_per_token index_n_heads
                 num_global_key_value_heads top_k_experts altup_num_inputs intermediate_multiple_size
                 multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
@@ -151,6 +202,7 @@ KEYS: dict[str, Check] = {
         attention_k_eq_v enable_moe_block use_double_wide_mlp norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
+    **_RECURRENT,
     "intermediate_size": partial(_wholes, least=1, most=10**7),
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
     **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
@@ -253,7 +305,7 @@ class Config:
 
         null stands for the default, but for keys where it means "none": no window, no low-rank queries.
         """
-        if keys[0] in ("sliding_window", "q_lora_rank") and keys[0] in self.data:
+        if keys[0] in ("sliding_window", "q_lora_rank", "mamba_d_ssm") and keys[0] in self.data:
             return self.data[keys[0]]
         for source in (self.data, self.defaults):
             for key in keys:
