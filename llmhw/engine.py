@@ -394,9 +394,8 @@ class Engine:
             cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
             self._read(ledger, "keys and values", every | cached)
         if a.index_dim:
-            keys = context / (a.compression or a.index_block)
-            cached = {"function": latent_cache_bytes, "tokens": context / a.compression if a.compression else context}
-            cached |= {"latent": a.index_dim}
+            keys = context / (a.index_pool * a.index_block)
+            cached = {"function": latent_cache_bytes, "tokens": context / a.index_pool, "latent": a.index_dim}
             scores = {"heads": a.index_heads, "pairs": keys, "head_dim": a.index_dim, "v_head_dim": 0}
             self._read(ledger, "keys of the indexer", every | cached, scores)
 

@@ -361,7 +361,7 @@ def _stored(spec: ModelSpec, name: str) -> Iterator[tuple[int, NumberFormat, Ten
 def _file_format(spec: ModelSpec) -> NumberFormat:
     """What the weights of a GGUF file are in on average, by the name of the type with most bytes."""
     held, name = spec.checkpoint, spec.checkpoint.types[0][0] if spec.checkpoint.types else "gguf"
-    bits = 8 * held.file_bytes / spec.parameters.total
+    bits = 8 * held.file_bytes / spec.parameters.text
     compute = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}.get(name, "int8")
     return NumberFormat(name, bits, "gguf", compute, "all", source="the file's own count of its tensors")
 
@@ -405,7 +405,7 @@ class _Matrices:
 def weight_groups(
     spec: ModelSpec | str, number_format: str | NumberFormat, tensors: Iterable[tuple[Tensor, int]] | None = None
 ) -> list[WeightGroup]:
-    """All weights of a model, grouped by component and by the format they are stored in.
+    """All weights of a text model, grouped by component and by the format they are stored in.
 
     spec           a `ModelSpec`, or the name of a model
     number_format  name of a format or a `NumberFormat`, or "checkpoint": as the model's files have it
@@ -449,7 +449,7 @@ def weight_groups(
 
 
 def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
-    """Bytes of all weights of a model in a format: the sum over `weight_groups`.
+    """Bytes of all weights of a text model in a format: the sum over `weight_groups`.
 
     >>> from llmhw import model
     >>> round(weight_bytes(model("llama-3-70b"), "int4-gptq") / 1e9, 1)
@@ -459,14 +459,14 @@ def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> fl
 
 
 def model_bits_per_weight(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
-    """Bits per weight over the whole model, the tensors that stay in 16 or 32 bit included.
+    """Bits per weight over the whole text model, the tensors that stay in 16 or 32 bit included.
 
     >>> from llmhw import model
     >>> round(model_bits_per_weight(model("llama-3.1-8b"), "Q4_K_M"), 4)
     4.8944
     """
     spec = model_of(spec)
-    return weight_bytes(spec, number_format) * 8 / spec.parameters.total
+    return weight_bytes(spec, number_format) * 8 / spec.parameters.text
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,15 @@ from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
-from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
+from llmhw.memory import (
+    kv_cache,
+    kv_cache_bytes_per_token,
+    lora_tensors,
+    lora_terms,
+    told_towers,
+    weights,
+    whole_towers,
+)
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.precision import checkpoint_name, format_label, formats_in, number_format
 from llmhw.sharding import local_tensor, outer_tensors
@@ -193,6 +201,34 @@ def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
     return beside + communication
 
 
+@formula(
+    source="vLLM's encoder budget: a step's tokens, or one item that has more; profile_run holds them beside the batch",
+    unit="bytes",
+)
+def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_element: Any = 2) -> Any:
+    """Outputs of vision and audio towers that an engine keeps until the text model has read them.
+
+    batched   tokens of the largest batch
+    item      tokens of the longest picture or clip
+    width     elements a token
+
+    >>> encoder_output_bytes(batched=8192, item=16384, width=4096) / 2**20
+    128.0
+    """
+    return maximum(batched, item) * width * bytes_per_element
+
+
+def _towers(job: ServingJob) -> list[Part]:
+    """Weights of the towers, and their outputs where an engine sets room for them aside."""
+    spec = job.model
+    parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
+    if parts and job.software.paged:
+        width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
+        sizes: dict[str, Any] = {"batched": job.max_batched_tokens, "item": item, "width": width}
+        parts.append(Part("encoder outputs", (term(encoder_output_bytes, "of the largest batch", **sizes),)))
+    return parts
+
+
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
@@ -225,6 +261,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
+    parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
@@ -716,6 +753,7 @@ def assumptions(held: ServingMemory) -> list[str]:
             found.append(
                 f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
             )
+    found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found

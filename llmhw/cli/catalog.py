@@ -31,7 +31,7 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
-from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
 from llmhw.precision import CHECKPOINT, checkpoint_name, weight_groups
 from llmhw.rates import half_format
 from llmhw.units import LLMHWError, check_choice, format_quantity, parse_number
@@ -277,12 +277,15 @@ class ModelFacts(Report):
     def warnings(self) -> list[str]:
         from llmhw.stored import total_line
 
-        left, file = self.spec.left_out, total_line(self.spec)
-        told = [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        how = "in parameters and weights; what is active, and FLOPs, are the text model's"
+        notes, file = told_towers(self.spec, how=how), total_line(self.spec)
+        if self.spec.assumed:
+            sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
+            notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
         if self.weight_format != CHECKPOINT and self.spec.quantization:
-            told.append(f"the checkpoint is quantized ({self.spec.quantization}): --weights checkpoint shows it")
+            notes.append(f"the checkpoint is quantized ({self.spec.quantization}): --weights checkpoint shows it")
         note = self.spec.checkpoint.note if self.weight_format == CHECKPOINT else ""
-        return [line for line in (*told, note, file) if line]
+        return [line for line in (*notes, note, file) if line]
 
     def to_dict(self) -> dict[str, Any]:
         tokens = self.batch * self.seq_len

@@ -162,11 +162,12 @@ def outer_of(
     *,
     norm_bias: bool = False,
     width: int | None = None,
+    rows: int | None = None,
     positions: tuple[str, int] | None = None,
 ) -> Builder:
     """The embedding, the learned positions and the last norm; `positions`: name and rows."""
     b = Builder()
-    b.plain(f"{embed}.weight", "tokens", (c.vocab, width or c.hidden))
+    b.plain(f"{embed}.weight", "tokens", (rows or c.vocab, width or c.hidden))
     if positions:
         b.plain(f"{positions[0]}.weight", "positions", (positions[1], c.hidden))
     if norm:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_prose, check_text
+from llmhw.families.sizes import COLUMNS
 from llmhw.model import DROPOUT_RATES
 from llmhw.units import LLMHWError, shown
 
@@ -47,6 +48,21 @@ def _object(argument: str, value: Any) -> None:
 def _list(argument: str, value: Any, *, kind: type) -> None:
     if not isinstance(value, (list, tuple)) or any(type(entry) is not kind for entry in value):
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
+
+
+def _directions(argument: str, value: Any) -> None:
+    """Whether tokens see later ones: all of them, or those of an image."""
+    if not isinstance(value, bool) and value not in ("all", "vision"):
+        raise LLMHWError(f"{argument}={shown(value)} must be true, false, 'all' or 'vision'")
+
+
+def _window_pattern(argument: str, value: Any) -> None:
+    """Every how many layers, or a letter for each of a few: L for a window, G for a layer that sees everything."""
+    if isinstance(value, str):
+        if not 1 <= len(value) <= 1000 or set(value) - {"L", "G"}:
+            raise LLMHWError(f"{argument}={shown(value)} must be a whole number, or letters L and G, such as LLLG")
+    else:
+        _whole(argument, value, least=1, most=10**5)
 
 
 def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
@@ -109,9 +125,8 @@ _RECURRENT: dict[str, Check] = {
                 linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
             _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
                 num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size
-                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim group_norm_size
-                hc_count
-                hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
+                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim
+                group_norm_size hc_count hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
                 make_ngram_vocab_size_divisible_by indexer_n_heads indexer_head_dim indexer_compress_ratio cca_time0
                 cca_time1 router_hidden_size""",
             (3, 10**8): "ngram_vocab_size_base",
@@ -150,7 +165,7 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model head_dim n_inner ffn_dim ffn_hidden_size
+            _WIDTH: """hidden_size n_embd n_embed d_model n_inner ffn_dim ffn_hidden_size
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
@@ -163,7 +178,7 @@ KEYS: dict[str, Check] = {
                 multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
-                sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
+                no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
             (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
@@ -204,10 +219,17 @@ KEYS: dict[str, Check] = {
     "moe_layers": partial(_list, kind=int),
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
+    **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
+    # of further relatives of Llama
+    **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
+    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    "use_bidirectional_attention": _directions,
+    "qk_norm_type": check_text,
+    "cross_attention_layers": partial(_list, kind=int),
     # numbers that some configs give for every layer
     **dict.fromkeys(
         "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
-        partial(_counts, least=1, most=10**5),
+        partial(_counts, least=0, most=10**5),  # 0: a dense model of a family with experts
     ),
     "moe_intermediate_size": partial(_counts, least=1, most=10**7),
     "moe_layer_start_index": partial(_counts, least=0, most=10**5),
@@ -218,7 +240,7 @@ KEYS: dict[str, Check] = {
     "indexer_types": partial(_list, kind=str),
     "index_topk_pattern": check_prose,
     "kv_source_layers": partial(_list, kind=int),
-    **dict.fromkeys("use_mla use_dsa router_bias shared_expert_sink".split(), _flag),
+    **dict.fromkeys("use_mla use_dsa use_cla router_bias shared_expert_sink".split(), _flag),
     "hybrid_layer_pattern": partial(_list, kind=int),
     "local_layer_ids": partial(_list, kind=int),
     "mtp_layer_types": partial(_list, kind=str),
@@ -230,18 +252,19 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
+            _WIDTH: """linear_head_dim moe_hidden_size conv_kernel_size
+                sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
                 swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
                 o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
                 shared_experts_intermediate_size""",
             _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
                 swa_num_attention_heads swa_num_key_value_heads
-                compress_rate_csa compress_rate_hca o_groups
+                linear_num_heads index_kpool compress_rate_csa compress_rate_hca o_groups
                 sparse_num_index_heads sparse_index_dim sparse_block_size sparse_topk_blocks
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
-            # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
-            (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
-                swa_qk_rope_head_dim""",
+            # 0: no rotary part, which some call the size of a head; no latent attention in DeepSeek's small models
+            (0, 10**7): """shared_intermediate_size share_expert_dim head_dim qk_nope_head_dim qk_rope_head_dim
+                v_head_dim swa_qk_rope_head_dim""",
             (1, 100): "hc_mult",
             (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num dense_mlp_idx
                 index_topk_freq index_skip_topk_offset""",
@@ -271,6 +294,7 @@ class Config:
         self.data = data
         self.defaults = defaults
         self.model_type = model_type
+        self.assumed: dict[str, Any] = {}  # sizes that were asked for and are those of the defaults
 
     def get(self, *keys: str, default: Any = None) -> Any:
         """The first of these keys that has a value, else the family's default, else `default`.
@@ -282,12 +306,16 @@ class Config:
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
+                    if source is self.defaults and keys[0] in COLUMNS:
+                        self.assumed[keys[0]] = source[key]
                     return source[key]
         return default
 
     def changed(self, **keys: Any) -> Config:
         """The same with other values; None takes a key out."""
-        return Config({**self.data, **keys}, self.defaults, self.model_type)
+        made = Config({**self.data, **keys}, self.defaults, self.model_type)
+        made.assumed = self.assumed
+        return made
 
     def of_layer(self, number: int) -> Config:
         """The keys as they are for one layer, where `per_layer_config` has others."""
@@ -314,7 +342,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model", "dim")
+        return self.count("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 
     @property
     def layers(self) -> int:
@@ -326,15 +354,19 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
+        if "num_key_value_heads" in self.data and self.data["num_key_value_heads"] is None:
+            return self.heads  # null is none of their own, not the class's default
         return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property
     def head_dim(self) -> int:
-        if self.get("head_dim") is None and self.hidden % self.heads:
+        if self.get("head_dim"):
+            return self.count("head_dim")
+        if self.hidden % self.heads:
             raise LLMHWError(
                 f"heads={self.heads} does not divide hidden_size={self.hidden}, and the config gives no head_dim"
             )
-        return self.count("head_dim", default=self.hidden // self.heads)
+        return self.hidden // self.heads
 
     @property
     def intermediate(self) -> int:

@@ -348,7 +348,7 @@ def test_every_checkpoint_of_the_catalog_is_read() -> None:
             assert all(fmt.bits >= 16 for fmt in checkpoint_formats(spec))
             continue
         seen.add(spec.quantization)
-        bits = 8 * weight_bytes(spec, "checkpoint") / spec.parameters.total
+        bits = 8 * weight_bytes(spec, "checkpoint") / spec.parameters.text
         assert checkpoint_formats(spec)[0].bits < bits < 9.5, name
         assert not spec.checkpoint.note, name
     assert seen >= {"fp8", "mxfp4", "modelopt", "compressed-tensors"}
