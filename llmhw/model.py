@@ -148,7 +148,7 @@ class Attention:
                              (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
-    index_block              tokens whose keys it averages into one
+    index_block              tokens whose keys, each of them cached, it averages into one when it scores
     evicts                   True if engines keep only the window in the cache
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
