@@ -128,6 +128,29 @@ def plain_deepseek(c: Config) -> Body:
     return _shared(c, first=1, mlp={"bias": c.flag("mlp_bias")})
 
 
+def bailing_moe(c: Config) -> Body:
+    """Ling and Ring 1 and 2, and LLaDA 2: fused queries, keys and values; names of the code on the Hub."""
+    bias, norms = c.flag("use_bias"), c.flag("use_qk_norm")
+    size = c.count("moe_shared_expert_intermediate_size", default=c.count("moe_intermediate_size"))
+    shared = size * c.get("num_shared_experts", "n_shared_experts", default=0)
+
+    def make(sparse: bool) -> Layer:
+        b, a = Builder(), attention_of(c)
+        wide = (a.heads + 2 * a.kv_heads) * a.head_dim
+        b.linear("attention.query_key_value", "qkv", wide, c.hidden, bias=bias or c.flag("use_qkv_bias"))
+        if norms:
+            b.norm("attention.query_layernorm", a.head_dim, "q_norm")
+            b.norm("attention.key_layernorm", a.head_dim, "k_norm")
+        b.linear("attention.dense", "o", c.hidden, a.heads * a.head_dim, bias=bias)
+        shared_experts(b, c, sparse, shared=shared)
+        b.norms(TWO_NORMS, c.hidden)
+        return b.layer(a)
+
+    layers = each(make, sparse_layers(c))
+    outer = outer_of(c, "model.word_embeddings", "model.norm")
+    return Body(layers, outer, c.intermediate, mtp=mtp_of(c, make(True)))
+
+
 def _dots1(c: Config) -> Body:
     return _shared(c, windows_above(c), qk_norm="head")
 
@@ -416,7 +439,7 @@ def _inkling(c: Config) -> Body:
         c.count("d_rel"),
         c.count("sliding_window_size", "sliding_window"),
     )
-    inner, dense = c.get("moe_intermediate_size"), c.get("intermediate_size", default=0)
+    inner, dense = c.count("moe_intermediate_size"), c.get("intermediate_size", default=0)
     if c.get("dense_intermediate_size") is not None:  # in published files the experts have the plain name
         inner, dense = dense, c.count("dense_intermediate_size")
     first = c.count("first_k_dense_replace", "dense_mlp_idx", default=0, least=0)
@@ -448,7 +471,7 @@ def _inkling(c: Config) -> Body:
         ):
             b.plain(f"{name}.conv1d.weight", "conv", (width, 1, kernel))
         if sparse:
-            _inkling_experts(b, c, inner or 0)
+            _inkling_experts(b, c, inner)
         else:
             b.gated_mlp("mlp", c.hidden, dense)
             b.plain("mlp.global_scale", "mix", (1,))
@@ -569,7 +592,8 @@ TABLE: dict[str, Family] = {
     "mixtral": family(_mixtral, "Mixtral", style=Style(router="softmax", norm_topk=True), num_key_value_heads=8,
         num_experts_per_tok=2, num_local_experts=8),
     "qwen2_moe": family(_qwen2_moe, "Qwen 2 MoE", style=Style(), max_window_layers=28, sliding_window=4096,
-        qkv_bias=True),
+        qkv_bias=True, num_experts=60, num_experts_per_tok=4, moe_intermediate_size=1408,
+        shared_expert_intermediate_size=5632),
     "qwen3_moe": family(_qwen3_moe, "Qwen 3 MoE", synonyms=("qwen3_vl_moe_text", "qwen3_omni_moe_text"), style=Style(),
         num_key_value_heads=4, sliding_window=4096),
     "phimoe": family(_phimoe, "Phi 3.5 MoE", num_key_value_heads=8),
