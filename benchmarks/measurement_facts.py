@@ -223,7 +223,8 @@ def training_throughput(row: Row) -> Facts:
     torch = running.startswith(("torch", "fsdp")) and (pp == 1 or titan)
     frozen = "lora" in row["model_name"].lower()
     single = "no interleaving" in row["notes"] or "SimuMax" in row["source"]
-    spec = Row({**row, **found}).spec() if found or all(row[column] for column in _SIZES) else None
+    sizes = {**row, **found, "n_params": ""}  # which some sources count in their own way
+    spec = Row(sizes).spec() if found or all(row[column] for column in _SIZES) else None
     experts = spec is not None and spec.parameters.active != spec.parameters.total
     gpt = spec is not None and spec.model_type == "gpt2"
     counted = any(name in row["source"] for name in ("Narayanan", "BLOOM"))

@@ -170,7 +170,7 @@ def costs(stated: float, offers: list[Price]) -> Case:
 
 
 def cards_named(start: str) -> list[llmhw.Accelerator]:
-    return [card for card in llmhw.accelerators() if card.name.startswith(start)]
+    return [card for card in llmhw.accelerators() if f"{card.name} ".startswith(f"{start} ")]
 
 
 # -- 1 The matching table ---------------------------------------------------------------------
@@ -343,7 +343,8 @@ def training_7b() -> Iterable[Case]:
 @check(18)
 def needs_several_cards() -> Finding:
     need = states(7e9)
-    enough = [card for card in llmhw.accelerators() if card.vendor == "NVIDIA" and room(card.name) >= need]
+    cards = [card for card in llmhw.accelerators() if card.vendor == "NVIDIA" and card.form not in ("SoC", "socket")]
+    enough = [card for card in cards if room(card.name) >= need]
     smallest = min(enough, key=lambda card: card.memory_bytes)
     shown = f"{gib(need)}; {gib(room(smallest.name))} on {smallest.name}"
     then = not [card for card in enough if card.year <= 2022]

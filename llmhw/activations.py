@@ -675,7 +675,9 @@ def _head(spec: ModelSpec, style: Style, t: _Tape, loss: bool) -> None:
     x = t.gathered(x)
     if width != spec.hidden:
         x = t.linear("head", "input of the projection out", x, width)
-    logits = t.linear("head", "input of the head", x, share(spec.vocab_size, t.tp), "head input")
+    if not spec.head_shape[0]:
+        return
+    logits = t.linear("head", "input of the head", x, share(spec.head_shape[0], t.tp), "head input")
     if style.logit_softcap:
         t.keep("head", "tanh of the capped logits", logits.like())
         logits = logits.like()

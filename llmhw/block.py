@@ -14,15 +14,16 @@ from typing import Any
 from llmhw.flops import (
     attended_pairs,
     attention_core_flops,
+    convolutions,
     depthwise_conv_flops,
     indexed_pairs,
     linear_attention_flops,
 )
 from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
-from llmhw.model import Attention, Layer, ModelSpec, Tensor
+from llmhw.model import Attention, Layer, LinearAttention, ModelSpec, Tensor
 from llmhw.sharding import local_tensor
-from llmhw.units import LLMHWError, ceil_div, maximum, minimum, share
+from llmhw.units import ceil_div, maximum, minimum, share
 
 # What fused kernels multiply at once.
 _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
@@ -265,8 +266,6 @@ class Block:
         selective   attention's core is computed again
         stored      bytes that a linear layer keeps of an element of its input, over those of 16 bit
         """
-        if any(isinstance(op, State) for op in self.ops):
-            raise LLMHWError("kernels='megatron' covers attention layers; this model has linear attention, too")
         parts: dict[str, list[Term]] = {}
         for op in self.ops:
             for one in op.kept:
@@ -335,7 +334,7 @@ class _Walk:
     def norms(self) -> Iterator[Op]:
         """OLMo's two norms have no weights, and are kernels that keep their input all the same."""
         a, found = self.layer.attention, False
-        for t in self.layer.tensors:
+        for t in self.layer.used:
             if t.component != "norms" or not t.name.endswith("weight"):
                 continue
             rows, width = self.own, t.shape[0]
@@ -350,15 +349,15 @@ class _Walk:
             yield self._norm("second norm", self.own, self.spec.hidden, True)
 
     def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
-        kept = self._keep("norms", f"input of {name}", self.spec.hidden, self.rows) if keeps else ()
+        kept = self._keep("norms", f"input of {name}", width, self.rows) if keeps else ()
         return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept)
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
-        gated = {_group(t) for t in self.layer.tensors if t.matmul and t.part in ("gate", "gate_up")}
+        gated = {_group(t) for t in self.layer.used if t.matmul and t.part in ("gate", "gate_up")}
         made: dict[str, Matmul] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
-        for t in self.layer.tensors:
+        for t in self.layer.used:
             if not t.matmul:
                 continue
             local, group = local_tensor(self.x, t, self.layer), _group(t)
@@ -368,6 +367,8 @@ class _Walk:
                 continue
             first = all(m.part != t.component for m in made.values())
             sizes: dict[str, Any] = {"m": self.own if t.split == "whole" else self.tokens}
+            if len(t.shape) == 3:  # a block-diagonal matrix, whose blocks see all tokens
+                sizes["groups"] = local.shape[0]
             if t.split == "experts":
                 spread = self.x.ep * self.x.expert_tp
                 sizes = {
@@ -451,12 +452,32 @@ class _Walk:
                 )  # fmt: skip
         if linear is not None:
             state = linear_attention_flops(
-                tokens=self.tokens, heads=linear.heads / x.tp, key_dim=linear.key_dim, value_dim=linear.value_dim
-            )
-            short = depthwise_conv_flops(
-                tokens=self.tokens, channels=linear.conv_channels / x.tp, kernel=linear.conv_kernel
-            )
-            yield State(name=linear.kind, part="attention", flops=state + short, kernels=_STATE_KERNELS)
+                tokens=self.tokens, heads=linear.heads / x.tp, key_dim=linear.key_dim, value_dim=linear.value_dim,
+                products=linear.products,
+            )  # fmt: skip
+            for t in convolutions(self.layer):
+                outputs, inputs, kernel = local_tensor(self.x, t, self.layer).shape
+                state = state + depthwise_conv_flops(tokens=self.tokens, channels=outputs * inputs, kernel=kernel)
+            kept = self._beside_state(linear)
+            yield State(name=linear.kind, part="attention", flops=state, kernels=_STATE_KERNELS, kept=kept)
+
+    def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
+        """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""
+        whole, tp = share(self.seq_len, self.x.cp), self.x.tp
+        parts = ("in_proj", "x_proj") if self.layer.attention else ("in_proj", "x_proj", "q_b")
+        before = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.matmul and t.part in parts]
+        results = sum((t.numel // t.into for t in before), start=0)
+        kept = self._keep("state", "results of the projections", results, whole)
+        if linear.conv_channels:
+            kept += self._keep("state", "output of the convolution", share(linear.conv_channels, tp), whole)
+        width = share(linear.heads * linear.value_dim or linear.conv_channels, tp)
+        kept += self._keep("state", "output of the state", width, whole)
+        if not self.layer.attention:  # else they are counted with it
+            kept += self._keep("state", "input of the projections", self.spec.hidden, self.rows, operand=True)
+            closing = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.part == "o" and t.matmul]
+            for t in closing:
+                kept += self._keep("output projection", "input of the output projection", t.into, whole, operand=True)
+        return kept
 
     def _core(self, a: Attention, heads: Any, kv_heads: Any) -> Op:
         own = share(self.seq_len, self.x.cp)
@@ -553,9 +574,12 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
              element=4),
     )  # fmt: skip
     own = share(tokens, layout.spread)
+    norm = Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last)
+    if not vocab:  # an embedder
+        return Block((norm, *_projections(spec, layout, tokens, "head")))
     return Block(
         (
-            Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last),
+            norm,
             *_projections(spec, layout, tokens, "head"),
             Matmul(name="head", part="head", m=tokens, n=columns, k=width, split="vocab", kept=taken),
             Pass(

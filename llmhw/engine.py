@@ -286,7 +286,7 @@ class Engine:
                 if self.attention_dp and any_of(self.ep > 1):
                     self._exchanges(one, work, tokens, several, prompts > 0)
                 else:
-                    self._meetings(one, tokens, 2 * several)
+                    self._meetings(one, tokens, layer.sums * several)
             total.merge(one, count)
             launches = launches + count * (work.kernels + self.formats.narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
@@ -385,8 +385,8 @@ class Engine:
             cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
             self._read(ledger, "keys and values", every | cached)
         if a.index_dim:
-            keys = context / a.index_pool
-            cached = {"function": latent_cache_bytes, "tokens": keys, "latent": a.index_dim}
+            keys = context / (a.index_pool * a.index_block)
+            cached = {"function": latent_cache_bytes, "tokens": context / a.index_pool, "latent": a.index_dim}
             scores = {"heads": a.index_heads, "pairs": keys, "head_dim": a.index_dim, "v_head_dim": 0}
             self._read(ledger, "keys of the indexer", every | cached, scores)
 
@@ -404,11 +404,7 @@ class Engine:
                 "function": linear_state_bytes,
                 "times": 2,
                 "batch": sequences,
-                "heads": linear.heads / self.ranks,
-                "key_dim": linear.key_dim,
-                "value_dim": linear.value_dim,
-                "channels": linear.conv_channels / self.ranks,
-                "kernel": linear.conv_kernel,
+                **linear.kept(self.ranks, whole=False),
                 "bits_per_element": 8 * self.formats.cache_bytes,
             }
             self._read(ledger, name, cached, flops=share * work.state_flops, rate=rate)

@@ -58,8 +58,10 @@ class ServingEngine:
         return self.utilization < 1
 
     def runs_on(self, device: Accelerator) -> bool:
-        """Whether there is a build for the device."""
-        return device.vendor in self.vendors and not device.architecture.startswith(self.without or ("-",))
+        """Whether there is a build for the device; one of unknown vendor is taken for such."""
+        return (not device.vendor or device.vendor in self.vendors) and not device.architecture.startswith(
+            self.without or ("-",)
+        )
 
     def reads(self, fmt: NumberFormat) -> bool:
         """Whether it reads weights in this format."""

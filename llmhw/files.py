@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmhw.units import LLMHWError, shown
 
@@ -68,8 +68,9 @@ def check_path(argument: str, path: Any, way_out: str) -> str:
     return name
 
 
-def _bytes(name: str, limit: int) -> bytes:
-    """At most limit + 1 bytes of a regular file, or of a pipe that the shell has opened for this process."""
+@contextmanager
+def opened(name: str) -> Iterator[BinaryIO]:
+    """A regular file, or a pipe that the shell has opened for this process; `OSError` for anything else."""
     import os
     from stat import S_ISDIR, S_ISFIFO, S_ISREG
 
@@ -77,14 +78,33 @@ def _bytes(name: str, limit: int) -> bytes:
     descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         mode = os.fstat(descriptor).st_mode
-        opened = name.startswith(("/dev/fd/", "/proc/self/fd/")) or name == "/dev/stdin"
-        if not (S_ISREG(mode) or (opened and S_ISFIFO(mode))):
+        given = name.startswith(("/dev/fd/", "/proc/self/fd/")) or name == "/dev/stdin"
+        if not (S_ISREG(mode) or (given and S_ISFIFO(mode))):
             raise OSError(0, "it is a folder" if S_ISDIR(mode) else "it is no regular file")
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(limit + 1)
+            yield file
     finally:
         os.close(descriptor)
+
+
+def first_bytes(name: str, count: int) -> bytes:
+    """The first bytes of a regular file; nothing of what is none, or cannot be read."""
+    from os.path import isfile
+
+    try:
+        if isfile(name):
+            with opened(name) as file:
+                return file.read(count)
+    except (OSError, ValueError):
+        pass
+    return b""
+
+
+def _bytes(name: str, limit: int) -> bytes:
+    """At most limit + 1 bytes of a file."""
+    with opened(name) as file:
+        return file.read(limit + 1)
 
 
 def read_json(
@@ -134,7 +154,7 @@ def parse_json(
             raise LLMHWError(f"{what} has the key {shown(twice)} twice in one object; leave one out")
         return found
 
-    if _depth(text) > depth:
+    if depth_of(text) > depth:
         raise LLMHWError(f"{what} has objects or lists within each other more than {depth} deep; {way_out}")
     try:
         data = json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
@@ -145,7 +165,7 @@ def parse_json(
     return data
 
 
-def _depth(text: str) -> int:
+def depth_of(text: str) -> int:
     """How deep objects and lists lie within each other; brackets inside strings do not count."""
     from re import finditer
 

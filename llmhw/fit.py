@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Report, Table
-from llmhw.hardware import Accelerator, Cluster, accelerator, accelerators
-from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
+from llmhw.hardware import Accelerator, Cluster, accelerator, larger
+from llmhw.memory import (
+    PRECISIONS,
+    lora_tensors,
+    lora_terms,
+    optimizer_named,
+    optimizer_parts,
+    told_towers,
+    weights,
+    whole_towers,
+)
 from llmhw.model import ModelSpec
 from llmhw.precision import number_format
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
@@ -129,6 +138,7 @@ class FitTable(Report):
     engine     whose plan the rows of inference are, by format of the weights
     refused    formats that no row is for, and why
     left_out   why there are no rows of training; "" if there are
+    towers     which towers are counted beside the text model, and which parts of it are not, in words
     """
 
     model: str
@@ -141,6 +151,7 @@ class FitTable(Report):
     rows: tuple[Fit, ...]
     refused: dict[str, str]
     left_out: str = ""
+    towers: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -163,7 +174,7 @@ class FitTable(Report):
     def warnings(self) -> list[str]:
         """What there is no row for."""
         told = [f"no inference in {name}: {why}" for name, why in self.refused.items()]
-        return [*told, *([f"no training: {self.left_out}"] if self.left_out else [])]
+        return [*self.towers, *told, *([f"no training: {self.left_out}"] if self.left_out else [])]
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
@@ -200,7 +211,8 @@ class FitTable(Report):
     def records(self) -> list[dict[str, Any]]:
         """Needs and offers in bytes, by use."""
         asked = ("model", "device", "devices", "batch", "seq_len", "kv_format")
-        return [{name: getattr(self, name) for name in asked} | row.to_row() for row in self.rows]
+        told = {name: getattr(self, name) for name in asked}
+        return [told | row.to_row() | {"towers": "; ".join(self.towers)} for row in self.rows]
 
     index = "use"
 
@@ -252,7 +264,8 @@ def checkpointed_activations(
 
     asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "precision": "bf16", "frozen": True}
     (stage,) = memory(training_job(spec, device=device, devices=devices, **asked)).stages
-    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name != "weights"))
+    held = {"weights", *whole_towers(spec)}
+    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name not in held))
 
 
 # -- one use ----------------------------------------------------------------------------------
@@ -348,6 +361,7 @@ def _adapter_states(q: _Question, base: str) -> Estimate:
         "adapters": lora_terms(added, recipe.weights, tp=q.devices),
         "gradients": lora_terms(added, recipe.gradients, tp=q.devices),
     }
+    parts |= whole_towers(q.spec)
     return Estimate.of("LoRA states", "bytes", parts | optimizer_parts(cut, optimizer_named("adamw"), recipe.state))
 
 
@@ -403,10 +417,12 @@ def _way_out(
         except LLMHWError:
             return False
 
-    rivals = [a for a in accelerators() if a.vendor == q.gpu.vendor and a.memory_bytes > q.gpu.memory_bytes]
-    for rival in sorted(rivals, key=lambda a: (a.memory_bytes, a.name)):
-        if rival.memory_bytes >= held.needed * 0.9 and able(rival) and fits({"gpu": rival}):
-            return f"{short}; fits on {rival.name}"
+    tried = 0
+    for rival in larger(q.gpu):
+        if rival.memory_bytes >= held.needed * 0.9 and rival.memory_bytes > tried and able(rival):
+            if fits({"gpu": rival}):
+                return f"{short}; fits on {rival.name}"
+            tried = rival.memory_bytes  # no other of that size holds it either
     more = least_devices(held.job) if held.job else None
     if more is not None:
         return f"{short}; fits with {more.text}"
@@ -506,7 +522,8 @@ def fit(
     engine = {name: job.engine for name, job in jobs.items()}
     caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
-    return FitTable(*place, caches, engine, tuple(rows), refused, left_out)
+    towers = tuple(told_towers(spec, how="whole on each device"))
+    return FitTable(*place, caches, engine, tuple(rows), refused, left_out, towers)
 
 
 def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, ServingJob], dict[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, Term, formula, term
-from llmhw.model import Attention, Layer, ModelSpec, model_of
+from llmhw.model import Attention, Layer, ModelSpec, Tensor, model_of
 from llmhw.units import LLMHWError, check_choice, maximum, minimum
 
 RECOMPUTE = ("none", "selective", "full")
@@ -114,15 +114,18 @@ def attention_core_flops(*, batch: Any, heads: Any, pairs: Any, head_dim: Any, v
 
 
 @formula(source="Gated DeltaNet (Yang et al. 2024), recurrent form: read, update and query the state", unit="FLOP")
-def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: Any) -> Any:
-    """FLOPs of a linear-attention layer's state, in its recurrent form.
+def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: Any, products: Any = 3) -> Any:
+    """FLOPs of a layer's state, in its recurrent form.
 
-    Chunked kernels do more work to fill the tensor cores; this is the least.
+    products   multiply-adds of a token with the state: 3 with the delta rule (Gated DeltaNet, Kimi Delta Attention), 2
+               where it is only updated and queried (Mamba, lightning attention, xLSTM: Dao and Gu 2024, section 3)
+
+    Chunked kernels do more work to fill the tensor cores; this is the least. The decay, elementwise, is not counted.
 
     >>> linear_attention_flops(tokens=1, heads=32, key_dim=128, value_dim=128)
     3145728
     """
-    return 6 * tokens * heads * key_dim * value_dim
+    return 2 * products * tokens * heads * key_dim * value_dim
 
 
 @formula(source="definition of a depthwise convolution", unit="FLOP")
@@ -217,8 +220,9 @@ def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
 
 
 def indexed_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
-    """Pairs of queries and keys that an indexer scores to choose among them: all that are past."""
-    return compressed_pairs(seq_len=seq_len, past=past, compression=a.index_pool, most=past + seq_len)
+    """Pairs that an indexer scores to choose among them: all that are past; keys may stand for several tokens."""
+    together = a.index_pool * a.index_block
+    return compressed_pairs(seq_len=seq_len, past=past, compression=together, most=past + seq_len)
 
 
 @checked(past=whole(0))
@@ -253,7 +257,7 @@ def forward_flops(
     tokens = batch * seq_len
     parts: dict[str, list[Term]] = {name: [] for name in _PARTS}
     for layer, count in spec.layer_kinds:
-        for t in layer.tensors:
+        for t in layer.used:
             if t.matmul:
                 parts[t.component].append(term(matmul_flops, t.name, count, tokens=tokens, weights=t.active))
         parts["attention_core"] += _core_terms(layer, count, batch=batch, seq_len=seq_len, past=past, causal=causal)
@@ -286,15 +290,24 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
         sizes |= {"head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
         yield term(attention_core_flops, f"{a.kind} attention", count, **sizes)
         if a.index_heads:
-            seen = indexed_pairs(a, **lengths) if causal else seq_len * ((past + seq_len) // a.index_pool)
+            every = seq_len * ((past + seq_len) // (a.index_pool * a.index_block))
+            seen = indexed_pairs(a, **lengths) if causal else every
             sizes = {"batch": batch, "heads": a.index_heads, "pairs": seen, "head_dim": a.index_dim, "v_head_dim": 0}
             yield term(attention_core_flops, "sparse-attention indexer", count, **sizes)
     if linear:
         tokens = batch * seq_len
-        sizes = {"tokens": tokens, "heads": linear.heads, "key_dim": linear.key_dim, "value_dim": linear.value_dim}
-        yield term(linear_attention_flops, linear.kind, count, **sizes)
-        sizes = {"tokens": tokens, "channels": linear.conv_channels, "kernel": linear.conv_kernel}
+        if linear.heads and linear.products:
+            sizes = {"heads": linear.heads, "key_dim": linear.key_dim, "value_dim": linear.value_dim}
+            sizes |= {"tokens": tokens, "products": linear.products}
+            yield term(linear_attention_flops, linear.kind, count, **sizes)
+    for t in convolutions(layer):
+        sizes = {"tokens": batch * seq_len, "channels": t.shape[0] * t.shape[1], "kernel": t.shape[2]}
         yield term(depthwise_conv_flops, "convolution", count, **sizes)
+
+
+def convolutions(layer: Layer) -> Iterator[Tensor]:
+    """The weights of its short convolutions: outputs, inputs of each, kernel."""
+    return (t for t in layer.used if t.part == "conv" and len(t.shape) == 3)
 
 
 def backward_flops(spec: ModelSpec | str, *, batch: int = 1, seq_len: int, causal: bool = False) -> Estimate:

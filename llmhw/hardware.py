@@ -7,14 +7,14 @@ know is `None`; asking for it raises `LLMHWError`. No device stands in for anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from llmhw.catalog import read_table
-from llmhw.checks import check_made, check_prose, check_text, checked, found_by_name, number, whole
+from llmhw.checks import check_made, check_mapping, check_prose, check_text, checked, found_by_name, number, whole
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict
 from llmhw.units import (
@@ -27,8 +27,10 @@ from llmhw.units import (
     check_count,
     check_divides,
     check_number,
+    finite,
     format_quantity,
     nearest,
+    parse_number,
     plain_fields,
     shown,
     unknown_name,
@@ -176,6 +178,8 @@ class Accelerator(_Fact, Report):
     """One GPU, TPU or other accelerator.
 
     memory_bytes                        what the device's driver offers for use: at most this can be allocated
+    memory_ecc_bytes                    what is left of it once ECC is switched on; None if that takes nothing, if it is
+                                        on as sold, or is not known
     memory_vendor                       the capacity as sold, in the vendor's words
     memory_bandwidth_bytes_per_second   to and from its own memory
     peaks                               dense matrix rates in FLOP/s, by number format; with fp32 accumulation
@@ -218,16 +222,31 @@ class Accelerator(_Fact, Report):
     source: str = ""
     memory_source: str = ""
     note: str = ""
+    memory_ecc_bytes: int | None = None
 
     def __post_init__(self) -> None:
         facts = ("vendor", "architecture", "form", "memory_vendor", "memory_type", "status", "memory_status", "date")
         texts = dict.fromkeys((*facts, "source", "memory_source", "note"), check_prose)
         rates = ("memory_bandwidth_bytes_per_second", "fp16_accumulate_peak", "link_bytes_per_second", "tdp_watts")
-        check_made(self, **texts, **dict.fromkeys(rates, number(above=True)))
+        check_made(self, **texts, **dict.fromkeys(rates, number(above=True)), year=whole(0))
         peaks = {
             check_text("peaks", fmt): check_number(f"peaks[{fmt!r}]", v, above=True) for fmt, v in self.peaks.items()
         }
         object.__setattr__(self, "peaks", FrozenDict(peaks))
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: str = "row") -> Accelerator:
+        """A device of one's own from cells named as the columns of `catalog/accelerators.csv`.
+
+        row     name, memory_mib, memory_bandwidth_gb_per_second and at least one rate are needed; the others may be
+                left out or empty
+        where   what an error calls it
+
+        >>> mine = {"name": "mine", "memory_mib": 24576, "memory_bandwidth_gb_per_second": 1008, "bf16_tflops": 165}
+        >>> Accelerator.from_row(mine).peak("bf16")
+        165000000000000.0
+        """
+        return _from_row(_own_row(row, where))
 
     def family(self, families: Mapping[str, Mapping[str, Any]]) -> str:
         """Which of these families of constants, each with its `architectures`, is the device's; else `other`."""
@@ -277,8 +296,14 @@ tf32, fp16, bf16, int8
             f"{format_quantity(self.memory_bytes, 'bytes')} usable ({self.memory_status}), sold as {self.memory_vendor}"
         )
         found = [
-            ("architecture", f"{self.vendor} {self.architecture}, {self.form}, {self.year}"),
+            (
+                "architecture",
+                ", ".join(
+                    filter(None, (f"{self.vendor} {self.architecture}".strip(), self.form, f"{self.year or ''}"))
+                ),
+            ),
             ("memory", f"{memory} {self.memory_type}"),
+            *([("with ECC on", format_quantity(self.memory_ecc_bytes, "bytes"))] if self.memory_ecc_bytes else []),
             ("bandwidth", format_quantity(self.memory_bandwidth_bytes_per_second, "bytes/s")),
             *((f"{fmt} dense", format_quantity(rate, "FLOP/s")) for fmt, rate in self.peaks.items()),
         ]
@@ -471,11 +496,27 @@ class Instance(_Fact):
 # Words that name no device: who makes or sells it, what it is in general.
 _FILLER = frozenset(
     (
-        *("nvidia", "geforce", "tesla", "quadro", "amd", "radeon", "instinct", "google", "intel", "habana", "apple"),
+        *("nvidia", "geforce", "tesla", "amd", "radeon", "instinct", "google", "intel", "habana", "apple"),
         *("aws", "amazon", "azure", "gpu", "gpus", "card", "chip", "accelerator", "per", "hgx", "dgx"),
-        *("generation", "edition", "announced"),
+        *(
+            "huawei",
+            "ascend",
+            "generation",
+            "edition",
+            "announced",
+            "with",
+            "design",
+            "graphics",
+            "processor",
+            "r",
+            "tm",
+        ),
     )
 )
+_SIZE = re.compile(r"\d+gb")
+_FORM = re.compile(r"[a-z]{3,}")
+# Words of a series: "4090" says as much as "RTX 4090".
+_SERIES = frozenset(("rtx", "gtx", "rx", "arc"))
 
 
 def _words(text: str) -> list[str]:
@@ -485,16 +526,23 @@ def _words(text: str) -> list[str]:
 
 
 def _split(word: str, vocabulary: frozenset[str]) -> list[str] | None:
-    """`word` cut into known words, the longest first ("h100sxm5" -> h100, sxm5); None if it cannot be."""
+    """`word` cut into the fewest known words ("h100sxm5" -> h100, sxm5), no number in two; None if it cannot be."""
     # from the end: what is left behind each place is cut once, however many ways lead there
     cuts: list[list[str] | None] = [None] * len(word) + [[]]
     for begin in range(len(word) - 1, -1, -1):
         for end in range(len(word), begin, -1):
-            rest = cuts[end]
-            if rest is not None and word[begin:end] in vocabulary:
-                cuts[begin] = [word[begin:end], *rest]
-                break
+            rest, best, piece = cuts[end], cuts[begin], word[begin:end]
+            if rest is None or piece not in vocabulary or (rest and piece.isdecimal() and rest[0].isdecimal()):
+                continue
+            if best is None or len(rest) + 1 < len(best):
+                cuts[begin] = [piece, *rest]
     return cuts[0]
+
+
+def _apart(words: Sequence[str]) -> frozenset[str]:
+    """Those words of a name that tell it from its kin: "M4 Max 40-core 64GB" -> 40, core, 64gb."""
+    cores = {words[i - 1] for i, word in enumerate(words) if word == "core" and i}
+    return _SERIES.union(("core",), cores, (word for word in words if _SIZE.fullmatch(word)))
 
 
 class _Names:
@@ -503,6 +551,7 @@ class _Names:
     spellings    each name and alias, as it is written -> that name
     exact        the words of a name or alias -> that name
     described    name -> every word that describes it, in any order; names in the order of the table
+    bare         the words of a name or alias, and those of them that tell its kin apart: size, cores, series -> names
     """
 
     def __init__(self, argument: str, see: str, rows: Iterable[Mapping[str, str]], described_by: Iterable[str]) -> None:
@@ -510,19 +559,34 @@ class _Names:
         self.spellings: dict[str, str] = {}
         self.exact: dict[frozenset[str], str] = {}
         self.described: dict[str, set[str]] = {}
+        self.bare: list[tuple[str, frozenset[str], frozenset[str]]] = []
         for row in rows:
             name = row["name"]
             calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
+            every: set[str] = set()
             for call in calls:
+                words = _words(call)
+                every.update(words)
+                key = frozenset(words) - _FILLER
                 self.spellings[call] = name
-                self.exact.setdefault(frozenset(_words(call)) - _FILLER, name)
-            words = set(_words(" ".join([*calls, *(row[column] for column in described_by)])))
+                self.exact.setdefault(key, name)
+                self.bare.append((name, key, _apart(words)))
+            every.update(_words(" ".join([row[column] for column in described_by])))
             # "sxm" finds an SXM5 part.
-            words |= {form.group() for word in _words(row.get("form", "")) if (form := re.match(r"[a-z]{3,}", word))}
-            self.described[name] = words
+            every.update(form.group() for word in _words(row.get("form", "")) if (form := _FORM.match(word)))
+            self.described[name] = every
         self.vocabulary = _FILLER.union(*self.described.values())
 
     def find(self, query: str, argument: str = "") -> str:
+        """The one name that a query means."""
+        fitting = self.fitting(query, argument)
+        if len(fitting) == 1:
+            return fitting[0]
+        shown = ", ".join(fitting[:12]) + (f", ... ({len(fitting)} in all)" if len(fitting) > 12 else "")
+        raise LLMHWError(f"{self.argument}={query!r} is ambiguous; use one of {shown}")
+
+    def fitting(self, query: str, argument: str = "") -> list[str]:
+        """The names that a query may mean: that which it spells, else its kin, else all that its words describe."""
         if not isinstance(query, str) or len(query) > MOST_LETTERS:
             check_text(argument or self.argument, query)
         cut = [_split(word, self.vocabulary) for word in _words(query)]
@@ -530,13 +594,12 @@ class _Names:
         if None in cut or not key:
             raise self._unknown(query)
         if key in self.exact:
-            return self.exact[key]
+            return [self.exact[key]]
         fitting = [name for name, words in self.described.items() if key <= words]
-        if len(fitting) == 1:
-            return fitting[0]
+        plain = {word for word in key if not _SIZE.fullmatch(word)}
+        kin = {name for name, words, apart in self.bare if plain - apart == words - apart}
         if fitting:
-            shown = ", ".join(fitting[:12]) + (f", ... ({len(fitting)} in all)" if len(fitting) > 12 else "")
-            raise LLMHWError(f"{self.argument}={query!r} is ambiguous; use one of {shown}")
+            return [name for name in fitting if name in kin] or fitting
         # Every word is known, but no one thing has them all: name those that have the most.
         most = max(len(key & words) for words in self.described.values())
         raise self._unknown(query, [name for name, words in self.described.items() if len(key & words) == most])
@@ -553,7 +616,7 @@ class _Names:
                         begin.setdefault(" ".join(words[:n]), []).append(name)
             spoken = " ".join(word for word in _words(query) if word not in _FILLER)
             for choice in nearest(spoken or query, [*self.spellings, *begin], most=3):
-                found += begin.get(choice) or [self.spellings[choice]]
+                found += [self.spellings[choice]] if choice in self.spellings else begin[choice]
         if not found:
             return unknown_name(self.argument, query, self.described, self.see)
         return LLMHWError(
@@ -578,8 +641,14 @@ def _cell(text: str, kind: str) -> Any:
 
 def _made(kind: type[F], row: Mapping[str, str], **converted: Any) -> F:
     """A fact from a row: what was converted, and the cells that its other fields are named after."""
-    named = [entry for entry in fields(kind) if entry.name in row.keys() - converted]
-    return kind(**converted, **{entry.name: _cell(row[entry.name], str(entry.type)) for entry in named})
+    types = _field_types(cast(Hashable, kind))
+    named = {name: of for name, of in types.items() if name in row and name not in converted}
+    return kind(**converted, **{name: _cell(row[name], of) for name, of in named.items()})
+
+
+@cache
+def _field_types(kind: Any) -> dict[str, str]:
+    return {entry.name: str(entry.type) for entry in fields(kind)}
 
 
 @cache
@@ -595,16 +664,73 @@ def _accelerator_names() -> _Names:
 
 @cache
 def _accelerator(name: str) -> Accelerator:
-    row = _rows("accelerators")[name]
+    return _from_row(_rows("accelerators")[name])
+
+
+def _from_row(row: Mapping[str, str]) -> Accelerator:
+    ecc = row["memory_ecc_mib"]
     return _made(
         Accelerator,
         row,
         memory_bytes=int(row["memory_mib"]) * MIB,
+        memory_ecc_bytes=int(ecc) * MIB if ecc else None,
         memory_bandwidth_bytes_per_second=_rate(row["memory_bandwidth_gb_per_second"], GB),
         peaks={fmt: _rate(row[f"{fmt}_tflops"], 1e12) for fmt in FORMATS if row[f"{fmt}_tflops"]},
         fp16_accumulate_peak=_rate(row["fp16_accumulate_tflops"], 1e12),
         link_bytes_per_second=_rate(row["link_gb_per_second"], GB),
     )
+
+
+# What a device of one's own must state, and what it is where it does not say it.
+_NEEDED = ("name", "memory_mib", "memory_bandwidth_gb_per_second")
+_UNKNOWN = "an unknown architecture"
+_USUAL = {"scale_up_devices": "1", "year": "0", "architecture": _UNKNOWN, "status": "given", "memory_status": "given"}
+_WHOLE = ("memory_mib", "memory_ecc_mib", "scale_up_devices", "multiprocessors", "year")
+
+
+def _own_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The cells of a device of one's own as the catalog has them, each checked."""
+    columns = list(next(iter(_rows("accelerators").values())))
+    cells = dict.fromkeys(columns, "") | _USUAL
+    for column, value in check_mapping(where, row).items():
+        if not isinstance(column, str) or column not in columns:
+            raise unknown_name(f"column of {where}", column, columns)
+        text = "" if value is None else str(value).strip()
+        if text and (column in _WHOLE or column == "tdp_watts" or column.endswith(("_tflops", "_per_second"))):
+            found = finite(text)
+            whole = column not in _WHOLE or (found is not None and found.is_integer())
+            if found is None or not whole or not 0 < found <= 1e9:
+                kind = "a whole number" if column in _WHOLE else "a number"
+                raise LLMHWError(f"{column}={shown(text)} of {where} must be {kind} above 0 and at most 1e9")
+            text = f"{int(found)}" if column in _WHOLE else text
+        cells[column] = text or cells[column]
+    missing = [column for column in _NEEDED if not cells[column]]
+    if not any(cells[f"{fmt}_tflops"] for fmt in FORMATS):
+        missing.append("bf16_tflops or another rate")
+    if missing:
+        raise LLMHWError(f"{where} has no {', '.join(missing)}; see the columns of llmhw/catalog/accelerators.csv")
+    for column in ("link", "host_link"):
+        if cells[column]:
+            cells[column] = link(cells[column]).name
+    return cells
+
+
+def _from_file(path: str) -> Accelerator:
+    """The device of a CSV file with the catalog's columns and one row."""
+    from csv import DictReader, Error
+
+    from llmhw.files import read_text
+
+    way_out = "give a CSV file with a row of llmhw/catalog/accelerators.csv's columns"
+    lines = read_text(path, argument="accelerator", limit=10**6, way_out=way_out).splitlines(keepends=True)
+    try:
+        rows = [{k: v for k, v in row.items() if v} for row in DictReader(lines, restval="")]
+    except Error as error:
+        raise LLMHWError(f"accelerator={shown(path)} cannot be read as CSV: {error}; {way_out}") from None
+    rows = [row for row in rows if row]
+    if len(rows) != 1:
+        raise LLMHWError(f"accelerator={shown(path)} has {len(rows)} rows; {way_out}, one device a file")
+    return Accelerator.from_row(rows[0], path)
 
 
 @cache
@@ -712,22 +838,178 @@ found_by_name("Link", link_of)
 # -- what a reader asks for -------------------------------------------------------------------
 
 
-def accelerator(name: str) -> Accelerator:
+def accelerator(name: str, memory: str | None = None) -> Accelerator:
     """The accelerator of that name.
 
-    name   any words that describe one device, in any order and case, with or without separators:
-           "h100", "H100 SXM5 80GB", "NVIDIA H100 80GB HBM3", "rtx4090", "v100-32gb"
+    name     any words that describe one device, in any order and case, with or without separators:
+             "h100", "H100 SXM5 80GB", "NVIDIA H100 80GB HBM3", "rtx4090", "v100-sxm2-32gb"; or a file, "my_card.csv",
+             with one row of the catalog's columns
+    memory   which of the sizes that a name is sold with: "96 GB"; or another one, which the device then has
 
     "h100", "h200" and "b200" mean the SXM parts. A name that fits several devices ("a100") raises
-    `LLMHWError` with the choices; a misspelt one suggests the nearest.
+    `LLMHWError` with the choices, or their sizes; a misspelt one suggests the nearest.
 
-    >>> accelerator("rtx4090").name, accelerator("v100-32gb").name
-    ('RTX 4090', 'V100 SXM2 32GB')
-    >>> accelerator("v100")
+    >>> accelerator("rtx4090").name, accelerator("h20", memory="96 GB").name
+    ('RTX 4090', 'H20 96GB')
+    >>> accelerator("v100 pcie")
     Traceback (most recent call last):
-    llmhw.units.LLMHWError: accelerator='v100' is ambiguous; use one of V100 SXM2 16GB, V100 SXM2 32GB, V100 PCIe 16GB
+    llmhw.units.LLMHWError: accelerator='v100 pcie' has 16 GB or 32 GB of memory; add memory='32GB', or use one of \
+V100 PCIe 16GB, V100 PCIe 32GB
     """
-    return _accelerator(_accelerator_names().find(name))
+    if isinstance(name, str) and len(name) <= MOST_LETTERS and name.lower().endswith(".csv"):
+        return given(_from_file(name), memory=memory)
+    found = fitting(name)
+    if memory is not None:
+        return _of_size(name, found, memory)
+    if len(found) > 1:
+        raise _which(name, found)
+    return found[0]
+
+
+def fitting(name: str) -> list[Accelerator]:
+    """All accelerators that a name may mean: one, or the sizes and kinds of it.
+
+    >>> [a.name for a in fitting("h20")]
+    ['H20 96GB', 'H20 141GB']
+    """
+    return [_accelerator(one) for one in _accelerator_names().fitting(name)]
+
+
+def _which(name: str, found: list[Accelerator]) -> LLMHWError:
+    """Ask which of several devices a name means: which size, where they differ in nothing else."""
+    sizes = list(dict.fromkeys(a.memory_vendor for a in found))
+    listed = ", ".join(a.name for a in found[:12]) + (f", ... ({len(found)} in all)" if len(found) > 12 else "")
+    kin = {re.sub(r" ?\b\d+GB\b", "", a.name) for a in found}
+    if len(kin) > 1 or len(sizes) < len(found):
+        return LLMHWError(f"accelerator={name!r} is ambiguous; use one of {listed}")
+    one = sizes[-1].replace(" ", "")
+    return LLMHWError(
+        f"accelerator={name!r} has {' or '.join(sizes)} of memory; add memory='{one}', or use one of {listed}"
+    )
+
+
+def memory_bytes(memory: str) -> int:
+    """An amount of memory as a person writes it; GB are decimal, GiB binary."""
+    text = check_text("memory", memory)
+    if not re.search(r"[bB]\s*$", text):
+        raise LLMHWError(f"memory={shown(text)} must be an amount of memory with its unit, such as 24GB or 22.5GiB")
+    return int(parse_number("memory", text, least=1e6))
+
+
+def _of_size(name: str, found: list[Accelerator], memory: str) -> Accelerator:
+    """The one that is sold with so much memory, or the only one there is with that memory instead of its own."""
+    size = memory_bytes(memory)
+    sized = [a for a in found if size in sold_bytes(a)] or [a for a in found if abs(size / a.memory_bytes - 1) < 5e-3]
+    if len(sized) == 1:
+        return sized[0]
+    if not sized and len(found) == 1:
+        words = frozenset(_words(name)) - _FILLER
+        others = [
+            a for a in accelerators() if size in sold_bytes(a) and words <= _accelerator_names().described[a.name]
+        ]
+        if others:
+            listed = ", ".join(a.name for a in others)
+            raise LLMHWError(
+                f"memory={memory!r} is not that of {found[0].name}, sold with {found[0].memory_vendor}; use {listed}"
+            )
+        return given(found[0], memory=memory)
+    raise _which(name, sized or found)
+
+
+def sold_bytes(device: Accelerator) -> tuple[int, ...]:
+    """The capacity as sold: vendors write GB where they count GiB."""
+    count = finite(device.memory_vendor.split(" ")[0])
+    return (int(count * 10**9), int(count * 2**30)) if count else ()
+
+
+def given(
+    device: Accelerator | None = None,
+    *,
+    memory: str | None = None,
+    bandwidth: str | None = None,
+    tflops: Iterable[str] | Mapping[str, float] = (),
+) -> Accelerator:
+    """A device with facts of one's own, which its name then says; those of the device given are kept otherwise.
+
+    device      None: all of it is one's own, and memory, bandwidth and a rate are needed
+    memory      "24GB", "22.5GiB": what can be allocated
+    bandwidth   "1008GB/s" of its memory
+    tflops      dense rates: ("bf16=165", "fp8=330"), or {"bf16": 165}
+
+    >>> given(accelerator("rtx 4090"), memory="48 GB").name
+    'RTX 4090 [48GB]'
+    >>> given(memory="24GB", bandwidth="1TB/s", tflops={"bf16": 165}).ridge("bf16")
+    165.0
+    """
+    rates = _rates(tflops)
+    if memory is None and bandwidth is None and not rates:
+        if device is None:
+            raise LLMHWError("accelerator is missing; give one, or its memory, bandwidth and tflops")
+        return device
+    said = [text.replace(" ", "") for text in (memory, bandwidth) if text]
+    said += [f"{fmt}={rate / 1e12:g}" for fmt, rate in rates.items()]
+    changes: dict[str, Any] = {"status": "given", "memory_ecc_bytes": None} if memory or device is None else {}
+    if memory is not None:
+        size = memory_bytes(memory)
+        changes |= {"memory_bytes": size, "memory_vendor": memory, "memory_status": "given", "memory_source": "given"}
+    if bandwidth is not None:
+        changes["memory_bandwidth_bytes_per_second"] = _bandwidth(bandwidth)
+    if device is not None:
+        name = f"{device.name} [{', '.join(said)}]"
+        return replace(device, name=name, peaks={**device.peaks, **rates}, **changes)
+    examples = {"memory": (memory, "24GB"), "bandwidth": (bandwidth, "1008GB/s"), "tflops": (rates, "bf16=165")}
+    lacking = [f"{what}={example!r}" for what, (there, example) in examples.items() if not there]
+    if lacking:
+        raise LLMHWError(f"a device without a name needs memory, bandwidth and a rate; add {', '.join(lacking)}")
+    facts: dict[str, Any] = {"vendor": "", "architecture": _UNKNOWN, "year": 0, "form": "", "memory_type": ""}
+    return Accelerator(name=f"own [{', '.join(said)}]", peaks=rates, **facts, **changes)
+
+
+def _bandwidth(text: str) -> float:
+    """Bytes a second, as in 1008GB/s or 1.8TB/s."""
+    found = re.fullmatch(r"\s*(.+?[bB])\s*/\s*s\s*", check_text("bandwidth", text))
+    if not found:
+        raise LLMHWError(f"bandwidth={shown(text)} must be an amount a second, such as 1008GB/s or 1.8TB/s")
+    return float(parse_number("bandwidth", found[1], least=1e6))
+
+
+def _rates(tflops: Iterable[str] | Mapping[str, float]) -> dict[str, float]:
+    """Dense rates in FLOP/s by number format."""
+    pairs = tflops.items() if isinstance(tflops, Mapping) else [_pair(one) for one in tflops]
+    rates = {}
+    for fmt, value in pairs:
+        word = re.sub(r"[^a-z0-9_]", "", str(fmt)[:MOST_LETTERS].lower())
+        key = check_choice("format of tflops", _FORMAT_WORDS.get(word, word), FORMATS)
+        rates[key] = check_number(f"tflops[{key!r}]", value, above=True, most=1e9) * 1e12
+    return rates
+
+
+def _pair(text: str) -> tuple[str, float]:
+    fmt, _, number = check_text("tflops", text).partition("=")
+    rate = finite(number.strip())
+    if rate is None or not 0 < rate <= 1e9:
+        raise LLMHWError(f"tflops={shown(text)} must be a format and a rate in TFLOP/s, such as bf16=165")
+    return fmt.strip(), rate
+
+
+def _place(form: str) -> str:
+    """Where a device of this form is built in: cards of all forms are alike."""
+    return form if form in ("laptop", "SoC", "APU", "socket") else "card"
+
+
+def larger(device: Accelerator) -> Iterator[Accelerator]:
+    """Devices of its vendor that one could take in its place for more memory, the smallest first.
+
+    A card is not replaced by a laptop, a CPU or a chip that shares its memory with one.
+
+    >>> {a.form for a in larger(accelerator("rtx 4090"))} & {"laptop", "SoC"}
+    set()
+    """
+    rows = [row for row in _rows("accelerators").values() if row["vendor"] == device.vendor]
+    found = [(int(row["memory_mib"]), row["name"]) for row in rows if _place(row["form"]) == _place(device.form)]
+    for mib, name in sorted(found):
+        if mib * MIB > device.memory_bytes:
+            yield _accelerator(name)
 
 
 def accelerators() -> list[Accelerator]:

@@ -366,6 +366,7 @@ class Limits:
     seq_len: int
     node: int
     batch: int = 1
+    shared: bool = False
 
 
 def check_rules(rules: Iterable[Rule], x: Layout, limits: Limits | None) -> None:
@@ -418,6 +419,11 @@ TENSOR_RULES = (
             f"tp={x.tp} neither divides kv_heads={m.kv_heads} nor is a multiple of it, so KV heads can be "
             "neither split nor copied evenly"
         ),
+    ),
+    Rule(
+        "shared blocks lie on one stage",
+        lambda x, m: (x.pp == 1) | (not m.shared),
+        lambda x, m: f"pp={x.pp} would part layers of {m.name} from the block that they share; use pp=1",
     ),
     Rule(
         "tp fits node boundaries",
@@ -479,7 +485,9 @@ def _experts(spec: ModelSpec) -> int:
 
 def limits_of(spec: ModelSpec, cluster: Cluster, *, seq_len: int = 1, batch: int = 1) -> Limits:
     """What layouts of this model on this cluster are held against."""
-    return Limits(spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, cluster.devices_per_node, batch)
+    shared = any(layer.borrowed for layer, _ in spec.layer_kinds)
+    node = cluster.devices_per_node
+    return Limits(spec.name, spec.heads, spec.kv_heads, _experts(spec), seq_len, node, batch, shared)
 
 
 def filling_micro_batches(p: Parallelism) -> int:

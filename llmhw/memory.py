@@ -13,7 +13,17 @@ from llmhw.checks import check_items, check_text, checked
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.model import ModelSpec, Tensor, model_of
 from llmhw.precision import NumberFormat, number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, share, shown, unknown_name
+from llmhw.units import (
+    LLMHWError,
+    ceil_div,
+    check_choice,
+    check_count,
+    format_quantity,
+    minimum,
+    share,
+    shown,
+    unknown_name,
+)
 
 _format = number_format  # `weights` has a parameter of that name
 
@@ -126,16 +136,28 @@ def waiting_bytes(*, batch: Any, tokens: Any, compression: Any, each: Any, last:
 
 @formula(source="Gated DeltaNet (Yang et al. 2024): a matrix per head, and the convolution's last inputs", unit="bytes")
 def linear_state_bytes(
-    *, batch: Any, heads: Any, key_dim: Any, value_dim: Any, channels: Any, kernel: Any, bits_per_element: Any
+    *,
+    batch: Any,
+    heads: Any,
+    key_dim: Any,
+    value_dim: Any,
+    channels: Any,
+    kernel: Any,
+    wide: Any = 0,
+    narrow: Any = 0,
+    bits_per_element: Any,
 ) -> Any:
-    """State of one linear-attention layer; it does not grow with the sequence.
+    """State of one layer of linear attention or of a state-space model; it does not grow with the sequence.
 
-    The recurrent matrix is kept in fp32, the convolution's inputs in the cache's format.
+    wide, narrow   further elements, such as a normalizer's, in fp32 and in the cache's format
+
+    The recurrent matrix is kept in fp32, the convolution's inputs in the cache's format. Of Mamba every channel is a
+    head, of Mamba-2 and of linear attention a head has a matrix of keys and values.
 
     >>> linear_state_bytes(batch=1, heads=32, key_dim=128, value_dim=128, channels=8192, kernel=4, bits_per_element=16)
     2162688.0
     """
-    return batch * (heads * key_dim * value_dim * 4 + channels * kernel * bits_per_element / 8)
+    return batch * ((heads * key_dim * value_dim + wide) * 4 + (channels * kernel + narrow) * bits_per_element / 8)
 
 
 # -- weights ----------------------------------------------------------------------------------
@@ -152,7 +174,8 @@ def weights(
     spec            a model or its name
     number_format   bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see `llmhw.number_formats()`. Quantized formats keep
                     embeddings, head and norms as their format really does, and count scales and zero points.
-    tensors         a rank's part of the tensors, each with how many there are; default: the whole model
+    tensors         a rank's part of the text model's tensors, each with how many there are; default: the whole model,
+                    with its towers, which quantized formats leave in 16 bit
 
     >>> from llmhw import model
     >>> round(weights(model("llama-3-70b")).total / 2**30, 1)
@@ -163,8 +186,34 @@ def weights(
     for group in weight_groups(spec, chosen, tensors):
         stored: dict[str, Any] = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
         parts.setdefault(group.component, []).append(term(stored_weight_bytes, f"in {group.stored_as}", **stored))
+    if tensors is None:
+        parts |= tower_terms(spec, chosen.bits / 8)
     called = number_format if isinstance(number_format, str) else chosen.name
     return Estimate.of(f"weights of {spec.name} in {called}", "bytes", parts)
+
+
+def tower_terms(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
+    """Bytes of vision and audio towers, by kind; `width`: bytes of an element, at least 2."""
+    return {
+        tower.kind: [term(state_bytes, f"{tower.kind} tower", elements=tower.params, bytes_per_element=max(width, 2))]
+        for tower in spec.towers
+    }
+
+
+def whole_towers(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
+    """The same as parts of what a device holds: every rank of the first pipeline stage has them whole."""
+    return {f"{kind} tower": terms for kind, terms in tower_terms(spec, width).items()}
+
+
+def told_towers(spec: ModelSpec, width: float = 2, how: str = "whole on every device of the first stage") -> list[str]:
+    """In words, which towers an answer counts and which parts it leaves out."""
+    sizes = {kind: sum(float(t.value) for t in terms) for kind, terms in tower_terms(spec, width).items()}
+    named = [f"{kind} tower {format_quantity(size, 'bytes')}" for kind, size in sizes.items()]
+    found = [f"with {' and '.join(named)}, {how}"] if named else []
+    if spec.left_out:
+        left = ", ".join(spec.left_out)
+        found.append(f"not counted: {left} part of this model, whose tensors its config does not tell")
+    return found
 
 
 # -- key-value cache --------------------------------------------------------------------------
@@ -203,7 +252,7 @@ def kv_cache(
     parts: dict[str, list[Term]] = {}
     for layer, count in spec.layer_kinds if layers is None else spec.kinds_of(_numbers(spec, layers)):
         a, linear = layer.attention, layer.linear_attention
-        if a and a.causal:
+        if a and a.causal and not a.shared:
             sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
                 sizes |= {"latent": a.latent, "index_dim": a.index_dim if a.index_pool == 1 else 0}
@@ -223,9 +272,8 @@ def kv_cache(
                 kept = term(compressed_cache_bytes, "keys of the indexer", count, **sizes, bits_per_element=bits)
                 parts[a.kind].append(kept)
         if linear:
-            sizes = {"heads": ceil_div(linear.heads, tp), "key_dim": linear.key_dim, "value_dim": linear.value_dim}
-            sizes |= {"channels": ceil_div(linear.conv_channels, tp), "kernel": linear.conv_kernel}
-            kept = term(linear_state_bytes, linear.kind, count, batch=batch, **sizes, bits_per_element=bits)
+            sizes = {"batch": batch, **linear.kept(tp), "bits_per_element": bits}
+            kept = term(linear_state_bytes, linear.kind, count, **sizes)
             parts.setdefault("state", []).append(kept)
     called = kv_format if isinstance(kv_format, str) else stored.name
     return Estimate.of(f"KV cache of {spec.name} in {called}, batch {batch}, {seq_len} tokens", "bytes", parts)
@@ -419,7 +467,7 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     precision   fp32, bf16-mixed, bf16-mixed-fp32-grads, bf16
 
     Counts what persists from step to step. Activations, the temporary copies of the update step and the
-    framework's context come on top.
+    framework's context come on top. Towers are frozen, in the format of the weights.
 
     >>> from llmhw import model
     >>> estimate = training_states(model("llama-2-7b"))
@@ -430,6 +478,7 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     """
     spec = model_of(spec)
     held = _trained(spec.all_tensors(), optimizer, precision)
+    held |= whole_towers(spec, precision_named(precision).weights)
     return Estimate.of(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", held)
 
 

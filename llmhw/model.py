@@ -10,20 +10,22 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
+from operator import truediv
 from typing import TYPE_CHECKING, Any
 
-from llmhw.checks import check_made, check_prose, check_text, found_by_name, whole
-from llmhw.files import check_path, read_json
+from llmhw.checks import check_flag, check_made, check_prose, check_text, found_by_name, whole
+from llmhw.files import check_path
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
-from llmhw.units import MOST_LETTERS, LLMHWError, format_quantity, plain_fields, shown
+from llmhw.units import MOST_LETTERS, LLMHWError, ceil_div, format_quantity, plain_fields, shown
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from llmhw.families import Family
 
-COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head")
+TOWERS = ("vision", "audio")
+COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head", *TOWERS)
 SPLITS = ("column", "row", "vocab", "experts", "whole")
 
 # What a tensor is in its block, with its component and how tensor parallelism cuts it. After Megatron-LM (Shoeybi et
@@ -37,6 +39,9 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
         ("q_b kv_b", "attention", "column"),  # ... and out of the compression
         ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)
+        ("mix adapter_a", "attention", "whole"),  # into and between the parts of a layer
+        ("adapter_b", "mlp", "column"),
+        ("x_proj", "attention", "row"),  # of Mamba: every channel gives its part of the time step, B and C
         ("o", "attention", "row"),  # closes attention, and what stands in its place
         ("gate up gate_up", "mlp", "column"),  # a plain feed-forward part has up, but no gate
         ("down", "mlp", "row"),
@@ -49,6 +54,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("positions project_in", "embedding", "whole"),
         ("project_out", "head", "whole"),
         ("head", "head", "vocab"),
+        ("vision", "vision", "whole"),  # encoders of images and sound, and what projects into the text model
+        ("audio", "audio", "whole"),
     )
     for part in parts.split()
 }
@@ -67,7 +74,7 @@ class Tensor:
     component  one of `COMPONENTS`
     matmul     True if activations are multiplied by it (False: norms, biases, looked-up embeddings)
     experts    experts stacked in it, 1 for an ordinary tensor
-    used       how many of those experts one token passes through
+    used       how many of those experts one token passes through; 0: only other layers, which borrow it, use it
     part       what it is in its block: one of `PARTS`
     split      how tensor (or expert) parallelism cuts it:
                column    by the outputs of a linear layer, by heads in attention; its bias too
@@ -97,14 +104,19 @@ class Tensor:
 
     @property
     def active(self) -> int:
-        """Elements one token uses."""
-        return self.numel // self.experts * self.used
+        """Elements one token uses, in this layer or in one that borrows it."""
+        return self.numel // self.experts * max(self.used, 1)
 
     @property
     def module(self) -> str:
         """Last part of the module's name, as LoRA target lists write it ("q_proj")."""
         stem = self.name.removesuffix(".weight").removesuffix(".bias")
         return stem.rsplit(".", 1)[-1]
+
+    @property
+    def is_linear(self) -> bool:
+        """A linear layer, or a stack of experts: what quantizers pack, but not the blocks of a diagonal (RG-LRU)."""
+        return self.matmul and (len(self.shape) == 2 or self.experts > 1)
 
     @property
     def is_block_matrix(self) -> bool:
@@ -134,7 +146,9 @@ class Attention:
                              (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
+    index_block              tokens whose keys it averages into one
     evicts                   True if engines keep only the window in the cache
+    shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
     compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
                              such entries (DeepSeek V4; 0: none)
@@ -152,7 +166,9 @@ class Attention:
     index_dim: int = 0
     index_heads: int = 0
     index_topk: int = 0
+    index_block: int = 1
     evicts: bool = True
+    shared: bool = False
     causal: bool = True
     compression: int = 0
     index_pool: int = 1
@@ -175,41 +191,102 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class LinearAttention:
-    """A layer with a state of fixed size in place of a cache (Gated DeltaNet, Mamba-2).
+    """What one layer keeps of the whole past in a fixed size: linear attention, a state-space model, a convolution.
 
-    heads                 value heads, each with a state of key_dim x value_dim
+    heads                 heads, each with a state of key_dim x value_dim in fp32; 0 without one
     key_dim, value_dim    sizes of that state
+    products              multiply-adds of a token with every element of the state: 2 to add to it and to query it,
+                          3 with the delta rule, which reads it first
     conv_channels, conv_kernel   the short causal convolution before it
+    conv_kept             inputs of every channel that are kept for it; None: as many as the kernel is long
+    wide, narrow          further elements that a sequence keeps, in fp32 and in the format of the cache
+    fp32                  False: the state is kept in the format of the cache, too
     """
 
     kind: str
-    heads: int
-    key_dim: int
-    value_dim: int
-    conv_channels: int
-    conv_kernel: int
+    heads: int = 0
+    key_dim: int = 1
+    value_dim: int = 1
+    conv_channels: int = 0
+    conv_kernel: int = 0
+    products: int = 2
+    conv_kept: int | None = None
+    wide: int = 0
+    narrow: int = 0
+    fp32: bool = True
+
+    def kept(self, ranks: Any = 1, *, whole: bool = True) -> dict[str, Any]:
+        """Inputs of `llmhw.memory.linear_state_bytes` for one of the ranks that share the heads out.
+
+        whole   heads are not divided further than they can be
+        """
+        part = ceil_div if whole else truediv
+        heads = part(self.heads, ranks)
+        narrow = part(self.narrow, ranks) + (0 if self.fp32 else heads * self.key_dim * self.value_dim)
+        kernel = self.conv_kernel if self.conv_kept is None else self.conv_kept
+        found: dict[str, Any] = {"heads": heads if self.fp32 else 0, "key_dim": self.key_dim}
+        found |= {"value_dim": self.value_dim, "channels": part(self.conv_channels, ranks), "kernel": kernel}
+        if self.wide or self.narrow or not self.fp32:
+            found |= {"wide": part(self.wide, ranks), "narrow": narrow}
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer block: its attention (or what stands in its place) and its tensors."""
+    """One block: its attention, its state or both, and its tensors.
+
+    borrowed   tensors of another layer that this one computes with, too (Zamba's shared blocks)
+    """
 
     tensors: tuple[Tensor, ...]
     attention: Attention | None = None
     linear_attention: LinearAttention | None = None
+    borrowed: tuple[Tensor, ...] = ()
 
     @property
     def params(self) -> int:
         return sum(t.numel for t in self.tensors)
+
+    @property
+    def used(self) -> tuple[Tensor, ...]:
+        """The tensors that a token passes through here, wherever they are held."""
+        return tuple(t for t in (*self.tensors, *self.borrowed) if t.used)
+
+    @property
+    def sums(self) -> int:
+        """Its parts that a sum over the tensor-parallel ranks closes: attention or a state, and the feed-forward."""
+        return len({t.part for t in self.used if t.matmul and t.part in ("o", "down")})
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """An encoder of images or sound beside the text model, with what projects its outputs into it.
+
+    kind       one of `TOWERS`
+    tensors    each with how many layers hold it; `*` in a name stands for the layer's number
+    width      elements of what it hands to the text model for one token: its hidden size, and those that go to further
+               layers
+    tokens     tokens of the prompt that one picture, tile or clip of full size stands for, where the config says so
+    """
+
+    kind: str
+    tensors: tuple[tuple[Tensor, int], ...]
+    width: int
+    tokens: int | None = None
+
+    @property
+    def params(self) -> int:
+        return sum(t.numel * count for t, count in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """Parameter counts of a model.
 
-    total           all weights of the text model; tied embeddings counted once
-    active          weights one token uses: total less the experts it is not routed to (the embedding table counts)
-    by_component    the same total split into embedding, attention, mlp, experts, router, norms, head
+    total           all weights, with those of vision and audio towers; tied embeddings counted once
+    active          weights one token of text uses: those of the text model less the experts it is not routed to (the
+                    embedding table counts)
+    by_component    the same total split into embedding, attention, mlp, experts, router, norms, head, vision, audio
     mtp             further weights of multi-token-prediction layers in the checkpoint, not in total
     """
 
@@ -217,6 +294,16 @@ class Parameters:
     active: int
     by_component: Mapping[str, int]
     mtp: int = 0
+
+    @property
+    def towers(self) -> int:
+        """Of the total, those of the towers."""
+        return sum(self.by_component[kind] for kind in TOWERS)
+
+    @property
+    def text(self) -> int:
+        """Of the total, those of the text model."""
+        return self.total - self.towers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -250,13 +337,15 @@ class ModelSpec(Report):
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     mtp_tensors: tuple[Tensor, ...] = ()
+    towers: tuple[Tower, ...] = ()
     left_out: tuple[str, ...] = ()
     makes: str = "tokens"
+    assumed: Mapping[str, int] = field(default_factory=FrozenDict)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_made(self, dtype=check_prose, quantization=check_prose, intermediate=whole(0), max_seq_len=whole(1))
-        for entry, kind in (("layers", Layer), ("tensors", Tensor), ("mtp_tensors", Tensor)):
+        for entry, kind in (("layers", Layer), ("tensors", Tensor), ("mtp_tensors", Tensor), ("towers", Tower)):
             for thing in getattr(self, entry):
                 if type(thing) is not kind:
                     raise LLMHWError(f"{entry} holds {shown(thing)}, which is no {kind.__name__}")
@@ -282,23 +371,25 @@ class ModelSpec(Report):
         config   path of the file, or its content as a dict
         name     what to call the model; default: the file's folder, or `_name_or_path`
 
-        Counts the text model. Vision and audio towers of multimodal configs are left out and named in
-        `.left_out`. Raises `LLMHWError` for a file that cannot be read, JSON that is not a model's config,
-        an unknown `model_type`, a missing key, or sizes that do not fit each other.
+        Layers and tensors are those of the text model; vision and audio towers are in `.towers`, and named in
+        `.left_out` where transformers does not define them. Raises `LLMHWError` for a file that cannot be read,
+        JSON that is not a model's config, an unknown `model_type`, a missing key, or sizes that do not fit.
         """
         from os import PathLike
 
         from llmhw.families import read
 
         if isinstance(config, (str, PathLike)):
-            found, data = _config_at(config)
+            from llmhw.sources.local import read as read_source
+
+            found, data = read_source(check_path("config", config, "give the path of a config.json"), "config")
             name = found if name is None else name
         elif isinstance(config, Mapping):
             data = dict(config)
-            name = _name_in(data) or _name_in(data, "model_type") or "model" if name is None else name
+            name = _name_in(data) if name is None else name
         else:
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
-        return read(data, check_text("name", name))
+        return _checked(read(data, check_text("name", name)))
 
     @property
     def family(self) -> Family:
@@ -346,12 +437,17 @@ class ModelSpec(Report):
         return tuple(counts.values())
 
     def all_tensors(self) -> Iterator[tuple[Tensor, int]]:
-        """Every distinct tensor and how many layers hold it, layers first."""
+        """Every distinct tensor of the text model and how many layers hold it, layers first."""
         for layer, count in self.layer_kinds:
             for tensor in layer.tensors:
                 yield tensor, count
         for tensor in self.tensors:
             yield tensor, 1
+
+    def tower_tensors(self) -> Iterator[tuple[Tensor, int]]:
+        """Every distinct tensor of the towers and how many of their layers hold it."""
+        for tower in self.towers:
+            yield from tower.tensors
 
     @cached_property
     def parameters(self) -> Parameters:
@@ -362,6 +458,9 @@ class ModelSpec(Report):
             by_component[tensor.component] += count * tensor.numel
             total += count * tensor.numel
             active += count * tensor.active
+        for tower in self.towers:
+            by_component[tower.kind] += tower.params
+            total += tower.params
         return Parameters(total, active, FrozenDict(by_component), sum(t.numel for t in self.mtp_tensors))
 
     @cached_property
@@ -371,9 +470,10 @@ class ModelSpec(Report):
 
     @cached_property
     def head_shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the output projection (the embedding table when they are tied, or it has none)."""
-        heads = (t for part in ("head", "tokens") for t in self.tensors if t.part == part and len(t.shape) == 2)
-        return next(((t.out, t.into) for t in heads), (self.vocab_size, self.hidden))
+        """Outputs and inputs of the head (the embedding table where they are tied); (0, hidden) without one."""
+        part = "tokens" if self.tied else "head"
+        heads = (t for t in self.tensors if t.part == part and len(t.shape) == 2)
+        return next(((t.out, t.into) for t in heads), (0, self.hidden))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers under stable keys."""
@@ -384,8 +484,10 @@ class ModelSpec(Report):
             "dtype": self.dtype,
             "quantization": self.quantization,
             "attention": self.attention_summary,
+            "towers": {t.kind: {"parameters": t.params, "tokens": t.tokens} for t in self.towers},
             "left_out": list(self.left_out),
             "makes": self.makes,
+            "assumed": dict(self.assumed),
             "parameters": self.parameters.to_dict(),
         }
 
@@ -405,16 +507,17 @@ class ModelSpec(Report):
         """How many layers have which kind of attention."""
         counts: dict[str, int] = {}
         for layer, count in self.layer_kinds:
-            mixer = layer.attention or layer.linear_attention
-            kind = mixer.kind if mixer else "none"
+            kinds = [mixer.kind for mixer in (layer.attention, layer.linear_attention) if mixer]
+            kind = " + ".join(kinds) or "none"
             counts[kind] = counts.get(kind, 0) + count
         return counts
 
     def __str__(self) -> str:
         p = self.parameters
-        active = "" if p.active == p.total else f", {format_quantity(p.active, 'count')} active"
+        active = "" if p.active == p.text else f", {format_quantity(p.active, 'count')} active"
+        towers = "".join(f", {format_quantity(t.params, 'count')} of them {t.kind}" for t in self.towers)
         return (
-            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{active}, "
+            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{towers}{active}, "
             f"{self.num_layers} layers, hidden {self.hidden}, {self.heads} heads, {self.kv_heads} KV heads, "
             f"vocabulary {self.vocab_size}"
         )
@@ -428,49 +531,61 @@ class ModelSpec(Report):
         return [Table(str(self), ("component", "parameters", "share"), rows)]
 
 
-def model(name: str | PathLike[str]) -> ModelSpec:
-    """The model of that name: one of the catalog, or the path of a `config.json` or of its folder.
+def model(name: str | PathLike[str], hub: bool = False) -> ModelSpec:
+    """The model of that name: one of the catalog, of the Hub's local cache, or of a file.
 
-    Short names, aliases and Hugging Face ids work, in any case; "-" reads a config from standard input. A misspelt name
-    raises `LLMHWError` and suggests the nearest ones.
+    name   short names, aliases and Hugging Face ids of the catalog, in any case; any other id of the Hub,
+           "org/Name@revision" or its address, from the local Hugging Face cache; the path of a folder or of a file:
+           config.json, a GGUF file, params.json, arguments of Megatron-LM; "-" reads one from standard input
+    hub    download the few small files that describe an id that is not in the cache (needs the extra `hub`)
+
+    A misspelt name raises `LLMHWError` and suggests the nearest ones.
 
     >>> model("llama-3-70b").parameters.total
     70553706496
     """
     text = name if isinstance(name, str) else ""
-    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS else None
+    spec = _of_catalog(text) if text.strip() and len(text) <= MOST_LETTERS and not check_flag("hub", hub) else None
     if spec is None:
-        found, config = config_of(name)
+        from llmhw.sources import config_of
+
+        found, config = config_of(name, hub)
         spec = ModelSpec.from_config(config, name=found)
     return spec
 
 
-def config_of(name: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """The name and the `config.json` of a model, as published: one of the catalog, or that of a path or folder."""
-    from os import PathLike, fspath
-    from os.path import exists, isdir, join
+def _name_in(data: Mapping[str, Any]) -> str:
+    from llmhw.sources.local import name_in
 
-    from llmhw.catalog import model_names, read_model
-    from llmhw.units import unknown_name
+    return name_in(data) or name_in(data, "model_type") or "model"
 
-    text = fspath(name) if isinstance(name, PathLike) else name
-    text = check_path("model", text, "give a name as `llmhw models` lists them, or the path of a config.json")
-    try:
-        return read_model(text)
-    except KeyError:
-        pass
-    if isdir(text):
-        return _config_at(join(text, "config.json"))
-    if text == "-" or text.endswith(".json") or text.startswith("/") or exists(text):
-        return _config_at(text)
-    see = "run `llmhw models` for the list, or give the path of a config.json"
-    raise unknown_name("model", text, model_names(), see)
+
+def _checked(spec: ModelSpec) -> ModelSpec:
+    """The model, if it has as many parameters as the file that it was read from holds, where that is known."""
+    stored = spec.config.get("quantization_config")
+    if not isinstance(stored, Mapping) or stored.get("quant_method") != "gguf":
+        return spec
+    held, choices = stored.get("elements"), stored.get("choices", 0)
+    if type(held) is not int or type(choices) is not int:
+        return spec
+    if spec.parameters.total not in (held, held + choices):
+        raise LLMHWError(
+            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.total:,} parameters, but the "
+            f"file's tensors hold {held:,}: this variant is not covered; give the model's config.json"
+        )
+    return spec
 
 
 @lru_cache(maxsize=64)
 def _of_catalog(name: str) -> ModelSpec | None:
     from llmhw.catalog import read_model
+    from llmhw.names import models as names
 
+    if names().exactly(name) is None:  # recognized at most: then what lies here under that very name is meant
+        from llmhw.sources import in_cache
+
+        if in_cache(name):
+            return None
     try:
         short, config = read_model(name)
     except KeyError:
@@ -505,24 +620,3 @@ def models() -> list[str]:
 
 
 found_by_name("ModelSpec", lambda argument, value: model_of(value, argument))
-
-
-def _name_in(data: Mapping[str, Any], key: str = "_name_or_path") -> str:
-    """The name that a config gives itself, if it is one: some hold a folder of whoever wrote it, or nothing."""
-    name = data.get(key) or ""
-    return check_text(f"config key {key}", name) if name else ""
-
-
-def _config_at(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    # Python's own writer has Infinity, which published files hold under keys that are not read
-    data = read_json(path, argument="config", way_out="give the path of a config.json", infinite=True)
-    return _name_in(data) or _name_from(str(path)), data
-
-
-def _name_from(path: str) -> str:
-    from pathlib import Path
-
-    if path == "-" or path.startswith("/dev/"):
-        return "model"
-    file = Path(path)
-    return (file.stem if file.stem != "config" else file.resolve().parent.name or "config")[:MOST_LETTERS]

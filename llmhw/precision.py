@@ -249,6 +249,11 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
     text = str(name) if type(name).__module__ == "torch" else check_text("number_format", name)
     entry = _by_key().get(_key(text))
     if entry is None:
+        from llmhw.names import split_format
+
+        left, stated = split_format(text)  # as the names of checkpoints write it: "FP8-dynamic", "GPTQ-Int4"
+        entry = None if left else _formats().get(stated)
+    if entry is None:
         raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
     return entry
 
@@ -294,7 +299,7 @@ class _Matrices:
 def weight_groups(
     spec: ModelSpec | str, number_format: str | NumberFormat, tensors: Iterable[tuple[Tensor, int]] | None = None
 ) -> list[WeightGroup]:
-    """All weights of a model, grouped by component and by the format they are stored in.
+    """All weights of a text model, grouped by component and by the format they are stored in.
 
     spec           a `ModelSpec`, or the name of a model
     number_format  name of a format or a `NumberFormat`
@@ -332,7 +337,7 @@ def weight_groups(
 
 
 def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
-    """Bytes of all weights of a model in a format: the sum over `weight_groups`.
+    """Bytes of all weights of a text model in a format: the sum over `weight_groups`.
 
     >>> from llmhw import model
     >>> round(weight_bytes(model("llama-3-70b"), "int4-gptq") / 1e9, 1)
@@ -342,14 +347,14 @@ def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> fl
 
 
 def model_bits_per_weight(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
-    """Bits per weight over the whole model, the tensors that stay in 16 or 32 bit included.
+    """Bits per weight over the whole text model, the tensors that stay in 16 or 32 bit included.
 
     >>> from llmhw import model
     >>> round(model_bits_per_weight(model("llama-3.1-8b"), "Q4_K_M"), 4)
     4.8944
     """
     spec = model_of(spec)
-    return weight_bytes(spec, number_format) * 8 / spec.parameters.total
+    return weight_bytes(spec, number_format) * 8 / spec.parameters.text
 
 
 @lru_cache(maxsize=64)
@@ -386,7 +391,7 @@ def _simple_types(
     sixteen_bit = number_format("fp16" if spec.dtype == "float16" else "bf16")
     has_experts = any(tensor.component == "experts" for tensor, _ in spec.all_tensors())
     for tensor, times in tensors:
-        packed = chosen.rule == "all" or (tensor.matmul and tensor.component in _QUANTIZED_COMPONENTS)
+        packed = chosen.rule == "all" or (tensor.is_linear and tensor.component in _QUANTIZED_COMPONENTS)
         if chosen.rule == "experts" and has_experts:
             packed = tensor.matmul and tensor.component == "experts"
         yield (chosen if packed else sixteen_bit), _matrices(tensor), times

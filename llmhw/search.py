@@ -171,7 +171,9 @@ class _Memory(StepMemory):
         if stage.index not in self._states:
             plain = optimizer_named(self.job.optimizer).scheme == "plain"
             parts = self._sums if plain else self._real
-            made = [dict(parts(stage, zero, replicas)) for zero, replicas in self.sharding]
+            beside = {name: sum(t.value for t in terms) for name, terms in self.towers(stage).items()}
+            beside = {name: held for name, held in beside.items() if name not in self.away}
+            made = [{**dict(parts(stage, zero, replicas)), **beside} for zero, replicas in self.sharding]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
             found = self._states[stage.index] = Ledger()
             rest = [sum(v for name, v in one.items() if name not in apart) for one in made]

@@ -460,6 +460,9 @@ class ServingEstimate(Report):
         held = self.memory
         per_device = sum(float(part.value) for part in held.stages[held.worst] if part.name == "weights")
         size = f"{format_quantity(per_device, 'bytes')} of weights"
+        for part in held.stages[held.worst]:
+            if part.name.endswith(" tower"):
+                size += f" and {format_quantity(float(part.value), 'bytes')} of {part.name}"
         if not held.kv_bytes:
             return f"{size} on each device, and no room for a KV cache"
         text = f"{size} and {format_quantity(held.kv_bytes, 'bytes')} of KV cache on each device"
@@ -1254,6 +1257,7 @@ class SimulatedService(Report):
             "verdict": self.verdict,
             "groups": self.groups,
             "rate_simulated": None if self.rate is None else self.rate / self.groups,
+            "warnings": self.warnings(),
             "output_tokens_per_second_of_all": self.output_tokens_per_second,
             "max_sequences": self.engine.max_sequences,
             "kv_blocks": self.engine.kv_blocks,

@@ -13,9 +13,17 @@ from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
-from llmhw.hardware import Accelerator, Cluster, accelerators
+from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
-from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
+from llmhw.memory import (
+    kv_cache,
+    kv_cache_bytes_per_token,
+    lora_tensors,
+    lora_terms,
+    told_towers,
+    weights,
+    whole_towers,
+)
 from llmhw.model import Layer, ModelSpec, Tensor
 from llmhw.precision import number_format
 from llmhw.sharding import local_tensor, outer_tensors
@@ -193,11 +201,39 @@ def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
     return beside + communication
 
 
+@formula(
+    source="vLLM's encoder budget: a step's tokens, or one item that has more; profile_run holds them beside the batch",
+    unit="bytes",
+)
+def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_element: Any = 2) -> Any:
+    """Outputs of vision and audio towers that an engine keeps until the text model has read them.
+
+    batched   tokens of the largest batch
+    item      tokens of the longest picture or clip
+    width     elements a token
+
+    >>> encoder_output_bytes(batched=8192, item=16384, width=4096) / 2**20
+    128.0
+    """
+    return maximum(batched, item) * width * bytes_per_element
+
+
+def _towers(job: ServingJob) -> list[Part]:
+    """Weights of the towers, and their outputs where an engine sets room for them aside."""
+    spec = job.model
+    parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
+    if parts and job.software.paged:
+        width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
+        sizes: dict[str, Any] = {"batched": job.max_batched_tokens, "item": item, "width": width}
+        parts.append(Part("encoder outputs", (term(encoder_output_bytes, "of the largest batch", **sizes),)))
+    return parts
+
+
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
     if job.engine == "llama.cpp":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.vocab_size, "hidden": spec.hidden}
+        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
         return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
     kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
     forward = term(
@@ -213,7 +249,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         tokens=job.max_batched_tokens,
         hidden=spec.hidden,
         sequences=job.max_sequences,
-        vocab=spec.vocab_size,
+        vocab=spec.head_shape[0],
         bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration),
     )
     if last and sampling.value > forward.value:
@@ -225,6 +261,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
+    parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
@@ -716,6 +753,7 @@ def assumptions(held: ServingMemory) -> list[str]:
         found.append(
             f"weights={str(job.weights)!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
         )
+    found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
@@ -770,12 +808,11 @@ def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, Servin
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
     """More devices of a kind, the smallest larger device, and eight of the smallest, where each holds the job."""
     device, count = job.cluster.accelerator, job.cluster.devices
-    larger = [a for a in accelerators() if a.vendor == device.vendor and a.memory_bytes > device.memory_bytes]
-    larger.sort(key=lambda a: a.memory_bytes)
+    rivals = list(larger(device))
     ways = (
         [(device, many) for many in (2, 4, 8) if many > count],
-        [(one, count) for one in larger],
-        [(one, 8) for one in larger if count < 8],
+        [(one, count) for one in rivals],
+        [(one, 8) for one in rivals if count < 8],
     )
     for places in ways:
         for one, many in places:
@@ -896,7 +933,7 @@ def prompt_workspace(
         vectors = term(forward_workspace_bytes, "vectors beside them", devices, feed_forward=0, residuals=8, **sizes)
         moments["the prompt's attention"] = (scores, vectors)
     if prompt_logits:
-        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.vocab_size)
+        logits = term(prompt_logits_bytes, "logits of the prompt", batch=batch, tokens=tokens, vocab=spec.head_shape[0])
         last = term(forward_workspace_bytes, "hidden states", feed_forward=0, residuals=2, **sizes)
         moments["the prompt's logits"] = (logits, last)
     note, terms = max(moments.items(), key=lambda item: sum(float(t.value) for t in item[1]))

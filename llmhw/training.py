@@ -19,14 +19,14 @@ from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
 from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches
-from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
+from llmhw.memory import PRECISIONS, optimizer_named, precision_named, told_towers, training_states, whole_towers
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
-from llmhw.step_time import PARTS, StepTime, default_software, time_bounds, time_step
+from llmhw.step_time import PARTS, StepTime, class_of, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
 
 
@@ -318,7 +318,8 @@ def known_error() -> float:
 
 def _assumed(job: TrainingJob) -> list[str]:
     """What was chosen for the job: attention, the formulas of its activations, a batch that fills the pipeline."""
-    found = []
+    width = precision_named(job.precision).weights
+    found = told_towers(job.model, width, "frozen, whole on every rank of the first stage")
     if isinstance(job.attention, Assumed) and job.attention != "flash":
         found.append(f"attention={job.attention!r} is assumed: transformers has no fused attention of this family")
     if job.kernels == "torch" and not by_op(job.model):
@@ -423,7 +424,7 @@ class StepMemory:
     def _lies_elsewhere(self) -> set[str]:
         """Parts of the states that are not on the device."""
         states = {"master copy", "momentum", "variance", "step counters"}
-        every = states | {"weights", "gradients"}
+        every = states | {"weights", "gradients", *(f"{tower.kind} tower" for tower in self.spec.towers)}
         away = {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
         # adapters are some hundredths of a percent of the weights, and their states as little
         return away | (states | {"gradients"}) if self.job.frozen else away
@@ -439,8 +440,14 @@ class StepMemory:
             held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
             for name, terms in state_terms(held, self.x, uncut=uncut, **names).items():
                 found.put(name, terms)
+            for name, terms in self.towers(stage).items():
+                found.put(name, terms)
             self._states[stage.index] = found
         return self._states[stage.index]
+
+    def towers(self, stage: Stage) -> dict[str, list[Term]]:
+        """Towers, which are frozen and lie whole on every rank of the first stage."""
+        return whole_towers(self.spec, precision_named(self.job.precision).weights) if stage.first else {}
 
     # activations
 
@@ -539,7 +546,7 @@ class StepMemory:
         return found
 
     def _loss(self) -> Term:
-        sizes: dict[str, Any] = {"vocab": self.spec.vocab_size, "tp": self.x.tp}
+        sizes: dict[str, Any] = {"vocab": self.spec.head_shape[0], "tp": self.x.tp}
         if self.job.kernels == "megatron":
             return term(unfused_gradient_bytes, "gradient of the head", hidden=self.spec.hidden, **sizes)
         sizes |= {"batch": self.x.micro_batch, "seq_len": self.job.seq_len, "cp": self.x.cp}
@@ -909,6 +916,9 @@ class TrainingEstimate(Report):
             found.append(cause)
         if self.job.parallelism.offload != "none":
             found.append("what moves to and from the host is charged no time")
+        if class_of(self.job) == "other":
+            kind = self.job.cluster.accelerator.architecture
+            found.append(f"no constants were fitted to {kind}: those of other devices are used, with a wider interval")
         if self.step_seconds_interval is None:
             found.append("no measured step is near to this job: its time has no interval")
         return found + list(self.run.warnings())
@@ -1144,7 +1154,7 @@ def train(
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
-    usual = _ADAPTED if job.frozen else Default("tokens", 20 * job.model.parameters.total, _COMPUTE_OPTIMAL)
+    usual = _ADAPTED if job.frozen else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,

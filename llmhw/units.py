@@ -380,13 +380,47 @@ def finite(text: str) -> float | None:
     return value if math.isfinite(value) and "_" not in text and text.isascii() else None
 
 
-def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
-    """The known names that look most like `word`, best first."""
-    import difflib
+# How much two names look alike, from 0 to 1, for one to be suggested for the other.
+_ALIKE = 0.72
 
-    by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word[:100].lower(), by_lower, n=most, cutoff=0.5)  # a long word takes long
-    return [by_lower[name] for name in close]
+
+def nearest(word: str, choices: Iterable[str], most: int = 4) -> list[str]:
+    """The known names that look most like `word`, best first; those of its family, with the same first letters, lead.
+
+    >>> nearest("lama-3-8b", ["llama-3-8b", "llama-3-70b", "gemma-7b"]), nearest("lfm2", ["olmo2", "glm"])
+    (['llama-3-8b', 'llama-3-70b'], [])
+    """
+    from difflib import SequenceMatcher
+    from re import match
+
+    def family(name: str) -> str:
+        found = match("[a-z]+", name)
+        return found.group() if found else name
+
+    wanted = word[:100].casefold()  # a long word takes long
+    matcher = SequenceMatcher(b=wanted)
+
+    def alike(name: str) -> float:
+        """How much they look alike: as wholes, or, nearly as much, the word and as many letters of the name."""
+        matcher.set_seq1(name)
+        whole = matcher.ratio() if matcher.real_quick_ratio() >= _ALIKE else 0.0
+        if len(wanted) == len(name) > 2 and (
+            sorted(wanted) == sorted(name) or sum(a != b for a, b in zip(wanted, name, strict=True)) == 1
+        ):
+            return max(whole, 0.85)  # two letters changed places, or one is another
+        matcher.set_seq1(name[: len(wanted) + 1])
+        begun = matcher.ratio() if len(wanted) > 1 and matcher.quick_ratio() >= _ALIKE else 0.0
+        longer = 0.75 if len(name) > 2 and wanted.startswith(name) else 0.0
+        return max(whole, 0.95 * begun, longer)
+
+    scores = []
+    for place, choice in enumerate(choices):
+        name = choice.casefold()
+        score = alike(name)
+        if score >= _ALIKE:
+            begins = next((i for i, (a, b) in enumerate(zip(wanted, name, strict=False)) if a != b), len(wanted))
+            scores.append((family(name) != family(wanted), -score, -begins, place, choice))
+    return list(dict.fromkeys(choice for *_, choice in sorted(scores)))[:most]
 
 
 def unknown_name(argument: str, value: object, choices: Iterable[str], see: str = "") -> LLMHWError:

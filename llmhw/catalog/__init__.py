@@ -175,39 +175,26 @@ def _check_interval(argument: str, value: Any) -> None:
 # -- models -----------------------------------------------------------------------------------
 
 
+def model_index() -> tuple[dict[str, str], ...]:
+    """The rows of `models/INDEX.csv`, in alphabetical order of the names. They are not to be changed."""
+    return _rows("models", "INDEX.csv")
+
+
 def model_names() -> list[str]:
-    """The short names of all models in the catalog, in the order of the index."""
-    return [row["name"] for row in _rows("models", "INDEX.csv")]
-
-
-def _model_key(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter not in "-_ ")
+    """The short names of the catalog's models in the order of the index, without those of a refused architecture."""
+    return [row["name"] for row in model_index() if not row["refused"]]
 
 
 @cache
-def _models_by_key() -> dict[str, tuple[str, str]]:
-    """Every accepted spelling -> (short name, file). A short name wins over an alias, an alias over a Hub id."""
-    found: dict[str, tuple[str, str]] = {}
-    rows = _rows("models", "INDEX.csv")
-    spellings = (
-        lambda row: [row["name"]],
-        lambda row: row["aliases"].replace("|", ";").split(";"),
-        lambda row: [row["hf_id"]],
-        lambda row: [row["hf_id"].rpartition("/")[2]],
-    )
-    for spelling in spellings:
-        for row in rows:
-            for name in spelling(row):
-                if name.strip():
-                    found.setdefault(_model_key(name), (row["name"], row["file"]))
-    return found
+def _model_files() -> dict[str, str]:
+    return {row["name"]: row["file"] for row in model_index()}
 
 
 def read_model(name: str) -> tuple[str, dict[str, Any]]:
     """The short name and the published `config.json` of a model of the catalog.
 
-    name   its short name, one of its aliases or its Hugging Face id; case, spaces, dashes and underscores
-           do not matter
+    name   its short name, an alias, its Hugging Face id, or what people make of these: see `llmhw.names`. What lies
+           on the disk under this name is meant instead, unless the name is the catalog's to the letter.
 
     A name that is not in the catalog raises `KeyError`; `llmhw.model` turns it into a hint.
 
@@ -216,6 +203,14 @@ def read_model(name: str) -> tuple[str, dict[str, Any]]:
     ('llama-3-70b', 80)
     """
     from json import loads
+    from os.path import exists
 
-    short, file = _models_by_key()[_model_key(name)]
-    return short, loads(_text("models", file))
+    from llmhw.names import find_model, models
+
+    short = models().exactly(name)
+    if short is None:
+        found = None if exists(name) else find_model(name)
+        if found is None:
+            raise KeyError(name)
+        short = found.name
+    return short, loads(_text("models", _model_files()[short]))

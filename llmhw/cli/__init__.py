@@ -100,7 +100,9 @@ def _group() -> Commands:
     group = Commands(
         "llmhw",
         help="Which hardware a language model needs, what it will do there, and what it will cost.\n\n"
-        "MODEL is a model of the catalog (`llmhw models`), or the path of a Hugging Face config.json.",
+        "MODEL is a model of the catalog (`llmhw models`), an id of the Hugging Face Hub whose files are in the local "
+        "cache (--hub downloads them), the path of a folder, a config.json, params.json or GGUF file, or of arguments "
+        "of Megatron-LM; - is standard input.",
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         invoke_without_command=True,
         callback=_welcome,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,10 @@ from llmhw.cli.options import (
 )
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
-from llmhw.memory import OPTIMIZERS, PRECISIONS
-from llmhw.units import LLMHWError, format_quantity, parse_number
+from llmhw.hardware import memory_bytes, sold_bytes
+from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
+from llmhw.rates import half_format
+from llmhw.units import LLMHWError, check_choice, format_quantity, parse_number
 
 
 def _pattern() -> click.Argument:
@@ -66,30 +69,104 @@ def _models(options: dict[str, Any]) -> Listing:
     return Listing(_counted(len(cells), "model", "models"), columns, cells, [s.to_dict() for s in specs], right=2)
 
 
+# A word that says more than the beginning of one: "rtx 40" is every RTX 40 card, and "4060" is no part of "1406".
+def _matches(a: llmhw.Accelerator, words: Iterable[str]) -> bool:
+    facts = f"{a.name} {a.vendor} {a.architecture} {a.form} {a.memory_type}".lower()
+    found = re.findall(r"[a-z]+|\d+|[a-z0-9]+", facts) + re.split(r"[^a-z0-9.]+", facts)
+    return all(any(one.startswith(word) for one in found) for word in words)
+
+
+def _joined(a: llmhw.Accelerator) -> str:
+    return "".join(a.name.lower().split())
+
+
+def _peak(a: llmhw.Accelerator, fmt: str) -> str:
+    rate = a.peaks.get(fmt, 0.0) / 1e12
+    return "-" if not rate else f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
 def _gpus(options: dict[str, Any]) -> Listing:
-    wanted = options["pattern"].lower()
-    found = [a for a in llmhw.accelerators() if wanted in a.name.lower() or wanted in a.vendor.lower()]
-    _some(found, options["pattern"], "accelerator", "gpus")
+    if options["here"]:
+        return _here()
+    found = llmhw.accelerators()
+    words = " ".join(options["pattern"]).lower().split()
+    if vendor := options["vendor"]:
+        known = list(dict.fromkeys(a.vendor for a in found))
+        wanted = check_choice("vendor", next((v for v in known if v.lower() == vendor.lower()), vendor), known)
+        found = [a for a in found if a.vendor == wanted]
+    if least := options["memory_at_least"]:
+        size = memory_bytes(least)
+        found = [a for a in found if max(a.memory_bytes, *sold_bytes(a)) >= size]
+    found = [a for a in found if _matches(a, words)] or [a for a in found if "".join(words) in _joined(a)]
+    if not found:
+        limits = [f"--vendor {vendor}"] * bool(vendor) + [f"--memory-at-least {least}"] * bool(least)
+        told = " with ".join([f"pattern={' '.join(words)!r}", *limits])
+        raise LLMHWError(f"{told} matches no accelerator; run `llmhw gpus` for all of them")
+    groups: dict[str, list[llmhw.Accelerator]] = {}
+    for a in found:
+        groups.setdefault(_kind(a) if len(found) > _GROUPED else "", []).append(a)
+    cells: list[Sequence[str]] = []
+    for kind, members in groups.items():
+        cells += [(f"{kind}:", "", "", "", "", "", "")] if kind else []
+        cells += [
+            (
+                f"  {a.name}" if kind else a.name,
+                str(a.year),
+                f"{a.memory_bytes / 2**30:,.1f}",
+                f"{a.memory_bandwidth_bytes_per_second / 1e9:,.0f}",
+                _peak(a, half_format(a)),
+                _peak(a, "fp8"),
+                f"{a.link_bytes_per_second / 1e9:,.0f}" if a.link_bytes_per_second else "-",
+            )
+            for a in members
+        ]
+    columns = ("name", "year", "GiB", "GB/s", "16 bit", "fp8", "link")
+    notes = (
+        "GiB: what the driver offers; 16 bit (bf16, else fp16) and fp8: dense TFLOP/s; link: GB/s, one way. "
+        'Names with spaces want quotes: --gpu "RTX 4090".',
+    )
+    title = _counted(len(found), "accelerator", "accelerators")
+    return Listing(title, columns, cells, [a.to_dict() for a in found], notes=notes)
 
-    def peak(a: llmhw.Accelerator, fmt: str) -> str:
-        return f"{a.peaks[fmt] / 1e12:,.0f}" if fmt in a.peaks else "-"
 
-    cells = [
-        (
-            a.name,
-            str(a.year),
-            f"{a.memory_bytes / 2**30:,.1f}",
-            f"{a.memory_bandwidth_bytes_per_second / 1e9:,.0f}",
-            peak(a, "bf16"),
-            peak(a, "fp8"),
-            f"{a.link_bytes_per_second / 1e9:,.0f}" if a.link_bytes_per_second else "-",
-        )
-        for a in found
-    ]
-    columns = ("name", "year", "GiB", "GB/s", "bf16", "fp8", "link")
-    note = 'bf16 and fp8: dense TFLOP/s; link: GB/s, one way. Names with spaces want quotes: --gpu "RTX 4090".'
-    title = _counted(len(cells), "accelerator", "accelerators")
-    return Listing(title, columns, cells, [a.to_dict() for a in found], notes=(note,))
+# More rows than that stand in groups.
+_GROUPED = 16
+
+
+def _kind(a: llmhw.Accelerator) -> str:
+    """The group of a device: its vendor, and what it is in."""
+    forms = {"laptop": "laptops", "SoC": "systems on a chip", "APU": "systems on a chip", "socket": "CPUs"}
+    series = re.split(r"[ +]", a.architecture)[0] if a.vendor in ("NVIDIA", "AMD", "Intel") else ""
+    return ", ".join(filter(None, (a.vendor, forms.get(a.form, series))))
+
+
+def _here() -> Listing:
+    """The accelerators of this machine, and what the catalog has of them."""
+    from llmhw.here import cards, device_of, devices_here, processor
+
+    found = cards()
+    if not found:
+        devices_here()  # says that there is none, and what to do
+    cells, rows = [], []
+    for card in found:
+        try:
+            device, why = device_of(card), ""
+        except LLMHWError as error:
+            device, why = None, str(error)
+        memory = "-" if card.memory_bytes is None else f"{card.memory_bytes / 2**30:,.1f}"
+        cells.append((card.name, memory, why if device is None else device.name))
+        facts = {"tool": card.tool, "name": card.name, "memory_bytes": card.memory_bytes}
+        rows.append(facts | {"device": None if device is None else device.name, "refused": why})
+    cpu = processor()
+    notes = [f"as {found[0].tool} prints them; --gpu auto takes them"]
+    if cpu:
+        try:
+            known = f"--gpu {llmhw.accelerator(cpu).name!r} is it"
+        except LLMHWError:
+            known = "the catalog does not have it"
+        notes.append(f"llama.cpp runs on the CPU too, {cpu}: {known}")
+    title = _counted(len(cells), "accelerator here", "accelerators here")
+    return Listing(title, ("name", "GiB", "in the catalog"), cells, rows, prose=True, notes=notes)
 
 
 def _links(options: dict[str, Any]) -> Listing:
@@ -179,8 +256,14 @@ class ModelFacts(Report):
         ]
 
     def warnings(self) -> list[str]:
-        left = self.spec.left_out
-        return [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        from llmhw.stored import total_line
+
+        how = "in parameters and weights; what is active, and FLOPs, are the text model's"
+        notes, file = told_towers(self.spec, how=how), total_line(self.spec)
+        if self.spec.assumed:
+            sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
+            notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
+        return [*notes, file] if file else notes
 
     def to_dict(self) -> dict[str, Any]:
         tokens = self.batch * self.seq_len
@@ -212,7 +295,11 @@ class ModelFacts(Report):
         return explained(part, weights=[self.weights], cache=[self.cache], FLOPs=[self.forward, self.backward])
 
 
-def _model(options: dict[str, Any]) -> ModelFacts:
+def _model(options: dict[str, Any]) -> Report:
+    if options["check"]:
+        from llmhw.stored import check
+
+        return check(options["model"])
     spec = llmhw.model(options["model"])
     kv, batch = llmhw.number_format(options["kv"]).name, options["batch"]
     sizes = {"batch": batch, "seq_len": default_seq_len(spec, options["seq_len"])}
@@ -241,7 +328,9 @@ MODEL = Command(
         Option(named("weights"), group=FORMATS, type=FORMAT, usual="bf16", help="Weight format."),
         Option(named("kv"), group=FORMATS, type=FORMAT, usual="bf16", help="Cache format."),
         option("--causal", is_flag=True, help="Count only the pairs under the causal mask, as flash kernels do."),
+        option("--check", is_flag=True, help="Hold the safetensors files of a folder against the prediction."),
     ],
+    code=lambda answer: int(not getattr(answer, "equal", True)),
     help="Parameters, weights, KV cache and FLOPs of one model.",
     shown=Shown(
         (
@@ -408,6 +497,22 @@ EXPLAIN = Command(
 )
 
 
+GPUS = Command(
+    "gpus",
+    _gpus,
+    [
+        click.Argument(["pattern"], nargs=-1, metavar="[WORDS]..."),
+        option("--vendor", group="Devices", many=False, help="Of this vendor alone."),
+        option("--memory-at-least", group="Devices", many=False, metavar="24GB", help="With at least so much memory."),
+        option("--here", group="Devices", is_flag=True, help="Those of this machine, as its drivers print them."),
+    ],
+    help="Accelerators: memory, bandwidth, dense rates, links. WORDS are beginnings of what describes them: a name, a "
+    "series, a vendor, an architecture, a kind of memory.",
+    shown=LISTED,
+    examples=("llmhw gpus rtx 40", "llmhw gpus --vendor amd --memory-at-least 48GB"),
+)
+
+
 def _list(name: str, ask: Any, help: str, example: str) -> Command:
     return Command(name, ask, [_pattern()], help=help, shown=LISTED, examples=(example,))
 
@@ -419,7 +524,7 @@ COMMANDS = {
         _list(
             "models", _models, "The models of the catalog whose name or family contains PATTERN.", "llmhw models qwen3"
         ),
-        _list("gpus", _gpus, "The accelerators whose name or vendor contains PATTERN.", "llmhw gpus h100"),
+        GPUS,
         _list("links", _links, "The links and networks whose name or kind contains PATTERN.", "llmhw links infiniband"),
         _list("formats", _formats, "The number formats whose name contains PATTERN.", "llmhw formats q4"),
         PRICES,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from llmhw.cli import output as out
-from llmhw.cli.options import ANSWER, GROUPS, Option, combinations, meant, option
+from llmhw.cli.options import ANSWER, DEVICE_FACTS, GROUPS, Model, Option, combinations, hub_option, meant, option
 from llmhw.cli.terminal import Progress, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
@@ -85,7 +85,8 @@ class Command(click.Command):
         interrupted: Callable[[Any], str] = lambda answer: "",
         help: str = "",
     ) -> None:
-        every = [*params, *answer_options(explain=explain, plot=draw is not None)]
+        hub = [hub_option()] if any(isinstance(param, Model) for param in params) else []
+        every = [*params, *hub, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.exit_code, self.curve, self.interrupted = code, curve, interrupted
@@ -118,7 +119,9 @@ class Command(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         given = list(args)
         try:
-            return super().parse_args(context, args)
+            rest = super().parse_args(context, args)
+            self._check_device(context)
+            return rest
         except LLMHWError as error:
             raise LLMHWError(out.in_flags(str(error), out.flags_of(self))) from None
         except click.NoSuchOption as error:
@@ -129,6 +132,14 @@ class Command(click.Command):
             raise click.UsageError(f"{_missing(error.param)}: {self.examples[0]}", context) from None
         except click.UsageError as error:
             raise click.UsageError(_quoting(given, error.format_message()), context) from None
+
+    def _check_device(self, context: click.Context) -> None:
+        """A device has a name, or all its facts are given."""
+        given = context.params
+        if context.resilient_parsing:  # a shell asks what could stand there
+            return
+        if "gpu_memory" in given and not given["gpu"] and not any(given[name] for name in DEVICE_FACTS):
+            raise click.MissingParameter(ctx=context, param=next(p for p in self.params if p.name == "gpu"))
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -190,15 +201,13 @@ class Command(click.Command):
     def _expand(self, options: dict[str, Any]) -> list[str]:
         """Put the defaults, and all devices, in their places; the options that have several values."""
         number, varied = 1, []
+        if "gpu" in options and any(gpu.lower() in ("all", "auto") for gpu in options["gpu"]):
+            _find_devices(options)
         for param in self.params:
             name = param.name or ""
             if not getattr(param, "many", False):
                 continue
             options[name] = options[name] or (getattr(param, "usual", None),)
-            if name == "gpu" and any(str(gpu).lower() == "all" for gpu in options[name]):
-                from llmhw.hardware import accelerators
-
-                options[name] = tuple(a.name for a in accelerators())
             number *= len(options[name])
             varied += [name] if len(options[name]) > 1 else []
         if number > MOST_COMBINATIONS:
@@ -223,7 +232,8 @@ class Command(click.Command):
         every = list(combinations(options, many))
         with Progress(self.name or "") as step:
             for i, one in enumerate(every):
-                asked.append({max(flags[n].opts, key=len)[2:] if n in flags else n: one[n] for n in varied})
+                told = {n: getattr(one[n], "name", one[n]) for n in varied}
+                asked.append({max(flags[n].opts, key=len)[2:] if n in flags else n: v for n, v in told.items()})
                 try:
                     answers.append(self.ask(dict(one)))
                 except LLMHWError as error:
@@ -253,13 +263,27 @@ def _deliver(made: Callable[[], str | bytes], file: str | None, inputs: list[str
     say(found)
 
 
+def _find_devices(options: dict[str, Any]) -> None:
+    """Put all devices in the place of `all`, and those of this machine, with their number, in that of `auto`."""
+    from llmhw.hardware import accelerators
+
+    if any(gpu.lower() == "all" for gpu in options["gpu"]):
+        options["gpu"] = tuple(a.name for a in accelerators())
+        return
+    from llmhw.here import devices_here
+
+    device, count = devices_here()
+    options["gpu"] = tuple(device if gpu.lower() == "auto" else gpu for gpu in options["gpu"])
+    options["gpus"] = options.get("gpus") or (count,)
+
+
 def _one_provider(options: dict[str, Any]) -> str | None:
     """Whose prices make a comparison of devices fair; None where nobody has all of them."""
     from llmhw.cost import common_provider
-    from llmhw.hardware import accelerator
+    from llmhw.hardware import accelerator_of
 
     try:
-        devices = [accelerator(name) for name in options["gpu"]]
+        devices = [accelerator_of(name) for name in options["gpu"]]
     except LLMHWError:
         return None  # the row of that name says so
     return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"))
@@ -277,7 +301,7 @@ def _paths(options: dict[str, Any]) -> list[str]:
 
     every = [one for value in options.values() for one in (value if isinstance(value, tuple) else (value,))]
     paths = [path for path in (getattr(one, "path", one) for one in every) if isinstance(path, str) and path]
-    return [*paths, *(join(path, "config.json") for path in paths)]  # of a folder, that is read
+    return [*paths, *(join(path, name) for path in paths for name in ("config.json", "params.json"))]  # of a folder
 
 
 def _check_outputs(file: str | None, plot: str | None, inputs: list[str]) -> None:

@@ -116,13 +116,22 @@ def _draw(plot: Any, answer: Report) -> Any:
     return plot.validate(answer.found)
 
 
-def _template(context: click.Context, _: click.Parameter, value: bool) -> None:
-    """Print a table to fill in."""
-    if value:
+def _template(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Print a table to fill in: of the kind behind --template, else of --kind, which may be read later."""
+    kind = value or context.params.get("kind")
+    if value is not None and kind is None:
+        context.meta["template"] = True
+    elif value is not None:
         from llmhw.validation import template
 
-        say(template(context.params["kind"]))
+        say(template(str(kind)))
         context.exit()
+
+
+def _kind(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if context.meta.get("template"):
+        _template(context, parameter, value)
+    return value
 
 
 VALIDATE = Command(
@@ -130,12 +139,24 @@ VALIDATE = Command(
     _validate,
     [
         click.Argument(["file"], required=False, metavar="[FILE.csv]"),
-        option("--kind", group="Question", many=False, type=KIND, required=True, is_eager=True, help="What it holds."),
+        option(
+            "--kind",
+            group="Question",
+            many=False,
+            type=KIND,
+            required=True,
+            is_eager=True,
+            callback=_kind,
+            help="What it holds.",
+        ),
         option(
             "--template",
             group="Question",
-            is_flag=True,
+            is_flag=False,
+            flag_value="",
+            is_eager=True,
             expose_value=False,
+            metavar="[KIND]",
             callback=_template,
             help="Print the columns of a table of that kind, with an example, to fill in.",
         ),

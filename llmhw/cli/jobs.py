@@ -10,6 +10,7 @@ import llmhw
 from llmhw.cli.command import Command
 from llmhw.cli.options import (
     COUNT,
+    DEVICE_FACTS,
     ENGINE,
     FORMAT,
     FORMATS,
@@ -24,8 +25,8 @@ from llmhw.cli.options import (
     WHOLE,
     Option,
     cluster_options,
+    device_options,
     field_options,
-    gpu_option,
     model_argument,
     named,
     option,
@@ -73,11 +74,24 @@ def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
 
 
+def _device(options: dict[str, Any]) -> llmhw.Accelerator:
+    """What `device_options` describe, taken out of the options."""
+    from llmhw.hardware import given
+
+    gpu, memory, bandwidth, tflops = (options.pop(name) for name in ("gpu", *DEVICE_FACTS))
+    if gpu is None:
+        return given(memory=memory, bandwidth=bandwidth, tflops=tflops)
+    # a device that was read from this machine is one already
+    device = given(gpu, memory=memory) if isinstance(gpu, llmhw.Accelerator) else llmhw.accelerator(gpu, memory)
+    return given(device, bandwidth=bandwidth, tflops=tflops)
+
+
 def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
     """What `cluster_options` describe, taken out of the options."""
     from llmhw.hardware import usual_network
 
-    gpu, gpus, per_node = (options.pop(name) for name in ("gpu", "gpus", "devices_per_node"))
+    gpu = _device(options)
+    gpus, per_node = (options.pop(name) for name in ("gpus", "devices_per_node"))
     inside = _link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
     between = usual_network(gpu) if text is None else _link("inter_link", text, "scale-out")
@@ -188,7 +202,7 @@ def _fit(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     formats = options.pop("weights")
     options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
-    return llmhw.fit(spec, options.pop("gpu"), formats=formats or None, **options)
+    return llmhw.fit(spec, _device(options), formats=formats or None, **options)
 
 
 FIT = Command(
@@ -196,7 +210,7 @@ FIT = Command(
     _fit,
     [
         model_argument(),
-        gpu_option(),
+        *device_options(),
         Option(named("gpus"), group="Devices", type=WHOLE, usual=1, help="Devices that the model is split over."),
         option("--utilization", group="Devices", type=REAL, help="Share that an engine takes; default: its own."),
         Option(named("batch"), group=LENGTH, type=WHOLE, usual=1, help="Sequences at a time."),

@@ -31,14 +31,28 @@ class Names(click.ParamType[str]):
         self.names = names
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        if self.name == "model" and ("/" in incomplete or "." in incomplete[:2]):
-            return [CompletionItem(incomplete, type="file")]
         before, comma, start = incomplete.rpartition(",")
         return [
             CompletionItem(before + comma + name)
             for name in self.names()
             if name.lower().startswith(start.strip().lower())
         ]
+
+
+class ModelName(Names):
+    """What a model is read from. With --hub, what is not here yet is downloaded into the local cache."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if "/" in incomplete or "." in incomplete[:2]:
+            return [CompletionItem(incomplete, type="file")]
+        return super().shell_complete(ctx, param, incomplete)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if ctx and ctx.meta.get("hub"):
+            from llmhw.sources import fetch
+
+            fetch(str(value))
+        return str(value)
 
 
 class Choices(Names):
@@ -132,8 +146,8 @@ class Lengths(click.ParamType[Any]):
 # What `llmhw explain` explains of a model, beside single formulas.
 TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
 
-MODEL = Names("model", llmhw.models)
-GPU = Names("gpu", lambda: [*(a.name for a in llmhw.accelerators()), "all"])
+MODEL = ModelName("model", llmhw.models)
+GPU = Names("gpu", lambda: [*(a.name for a in llmhw.accelerators()), "all", "auto"])
 FORMAT = Names("format", llmhw.number_formats)
 LINK = Names("link", lambda: [link.name for link in llmhw.links()])
 MODE = Choices("mode", lambda: import_module("llmhw.simulation").MODES)
@@ -205,7 +219,7 @@ class Model(click.Argument):
     group = ""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        return tuple(split(str(value)))
+        return tuple(self.type(name, self, ctx) for name in split(str(value)))
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -216,6 +230,16 @@ def option(*names: str, **settings: Any) -> Option:
 def model_argument() -> Model:
     """The model that a command is asked about."""
     return Model(["model"], type=MODEL, metavar="MODEL")
+
+
+def hub_option() -> Option:
+    """--hub, which every command with a model takes."""
+
+    def ask(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta["hub"] = value
+
+    text = "Download the config of a model of the Hub that is not here. Needs the extra `hub`."
+    return option("--hub", is_flag=True, is_eager=True, expose_value=False, callback=ask, help=text)
 
 
 DEVICES, LAYOUT, LENGTH = "Devices", "Layout", "Batch and lengths"
@@ -315,17 +339,33 @@ def taken(made: type, options: dict[str, Any]) -> dict[str, Any]:
     return {f.name: options.pop(f.name) for f in fields(made) if f.name in options}
 
 
-def gpu_option(required: bool = True) -> Option:
-    """--gpu."""
-    text = "Accelerator, by any words that describe one (`llmhw gpus`), or `all`."
-    return Option(named("gpu"), group=DEVICES, type=GPU, required=required, help=text)
+# What a device of one's own is given, beside or instead of --gpu.
+DEVICE_FACTS = ("gpu_memory", "gpu_bandwidth", "gpu_tflops")
+
+
+def device_options() -> list[click.Parameter]:
+    """--gpu, and facts of a device of one's own."""
+    text = "Accelerator, by any words that describe one (`llmhw gpus`), `all`, `auto` (of this machine), or a .csv row."
+    facts: dict[str, Any] = {"group": DEVICES, "type": click.STRING}
+    return [
+        Option(named("gpu"), group=DEVICES, type=GPU, help=text),
+        option("--gpu-memory", metavar="24GB", help="Which size --gpu has, or a memory of your own.", **facts),
+        option("--gpu-bandwidth", metavar="1008GB/s", help="Of its memory, instead of the catalog's.", **facts),
+        option(
+            "--gpu-tflops",
+            listed=True,
+            metavar="bf16=165,fp8=330",
+            help="Dense rates, instead of the catalog's. Without --gpu: a device of your own.",
+            **facts,
+        ),
+    ]
 
 
 def cluster_options() -> list[click.Parameter]:
     """The devices of a job and how they are joined."""
     return [
-        gpu_option(),
-        Option(named("gpus"), group=DEVICES, type=WHOLE, usual=1, help="Devices in all."),
+        *device_options(),
+        Option(named("gpus"), group=DEVICES, type=WHOLE, usual=1, help="Devices in all; --gpu auto: all there are."),
         option(
             "--devices-per-node",
             "devices_per_node",
@@ -359,6 +399,9 @@ _SYNONYMS = {
     "--kv": "kv-cache-dtype kv-format kv-dtype cache-format",
     "--gpus": "num-gpus n-gpus devices num-devices gpu-count world-size",
     "--gpu": "device accelerator card hardware",
+    "--gpu-memory": "vram memory gpu-vram device-memory",
+    "--gpu-bandwidth": "bandwidth memory-bandwidth",
+    "--gpu-tflops": "tflops flops gpu-flops peak",
     "--tp": "tensor-parallel-size tensor-parallel tensor-model-parallel-size",
     "--pp": "pipeline-parallel-size pipeline-parallel pipeline-model-parallel-size",
     "--cp": "context-parallel-size context-parallel",

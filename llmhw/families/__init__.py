@@ -9,11 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmhw.families import encoders, hybrids, latent, llamas, mixtures, older, remote
+from llmhw.families import (
+    delta,
+    encoders,
+    gemma,
+    held,
+    hybrids,
+    latent,
+    llamas,
+    mixtures,
+    older,
+    recurrent,
+    remote,
+    varied,
+)
 from llmhw.families.builder import Body, Builder
 from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
 from llmhw.families.heads import complete
+from llmhw.families.sizes import sizes_of
+from llmhw.families.wrappers import unwrap
+from llmhw.frozen import frozen
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
 
@@ -21,21 +37,25 @@ __all__ = ["ENCODERS", "FAMILIES", "REMOTE", "Body", "Builder", "Config", "Famil
 
 FAMILIES: dict[str, Family] = {
     **llamas.TABLE,
+    **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
+    **delta.TABLE,
     **hybrids.TABLE,
+    **recurrent.TABLE,
     **older.TABLE,
 }
 
 # What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
-REMOTE: dict[str, Family] = remote.TABLE
+REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
+
+# Known, and too unlike the others: why.
+REFUSED: dict[str, str] = {**recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
-# Keys of a wrapper that hold for its text model, too.
-_OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
-_ELSEWHERE = ("vision_config", "audio_config")
+_LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length")
 
 
 def key_of(model_type: str) -> str:
@@ -47,6 +67,8 @@ def key_of(model_type: str) -> str:
     keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
     if model_type in keys:
         return keys[model_type]
+    if model_type in REFUSED:
+        raise LLMHWError(f"model_type={shown(model_type)} is not supported: {REFUSED[model_type]}")
     close = nearest(model_type, keys)
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
@@ -57,22 +79,21 @@ def family_of(key: str) -> Family:
     return next(table[key] for table in (FAMILIES, ENCODERS, REMOTE) if key in table)
 
 
+def defaults_of(model_type: str) -> dict[str, Any]:
+    """What transformers applies for keys that a config of this type leaves out."""
+    key = key_of(model_type)
+    return {**family_of(key).defaults, **sizes_of(key), **(sizes_of(model_type) if model_type != key else {})}
+
+
 def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     """A config as a `ModelSpec`; see `ModelSpec.from_config`."""
     for key in data:
         if not isinstance(key, str):
             raise LLMHWError(f"config key {shown(key)} must be a text")
-    text = data.get("text_config")
-    model_type = data.get("model_type")
-    if isinstance(text, Mapping):
-        model_type = text.get("model_type", model_type)
-        data = {
-            **{k: data[k] for k in _OF_BOTH if k in data},
-            **text,
-            **{k: True for k in _ELSEWHERE if k in data},
-        }
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
+    found = unwrap(data)
+    data, model_type = found.text, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
@@ -80,28 +101,31 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     key = key_of(model_type)
     family = family_of(key)
     check_keys(data)
-    c = Config(data, family.defaults, key)
-    makes, body, tied = complete(c, family.read, c.flag("tie_word_embeddings"))
+    c = Config(data, defaults_of(model_type), key)
+    makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
+    towers, left_out = found.towers(c)
     quantization = data.get("quantization_config") or {}
-    sizes = next((layer.attention for layer in body.layers if layer.attention), c)
+    heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
         model_type=model_type,
         hidden=c.hidden,
-        heads=c.heads,
-        kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         intermediate=body.intermediate,
         vocab_size=c.vocab,
-        max_seq_len=c.get("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        max_seq_len=c.get(*_LONGEST),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
         quantization=str(quantization.get("quant_method", "")),
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
-        left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        towers=towers,
+        left_out=left_out,
         makes=makes,
+        assumed=frozen(c.assumed),
         config=data,
     )
     if not 0 < made.parameters.total <= _MOST_PARAMETERS:
@@ -110,3 +134,14 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
             "look for a size with too many digits"
         )
     return made
+
+
+def _heads(c: Config, body: Body) -> tuple[int, int, int]:
+    """Query heads, KV heads and their size: of the attention, or of the state in a model without."""
+    a = next((layer.attention for layer in body.layers if layer.attention), None)
+    if a:
+        return c.heads, a.kv_heads, a.head_dim
+    state = next((layer.linear_attention for layer in body.layers if layer.linear_attention), None)
+    if state and state.heads:
+        return state.heads, state.heads, state.value_dim
+    return c.heads, c.kv_heads, c.head_dim

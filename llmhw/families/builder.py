@@ -86,7 +86,9 @@ class Builder:
         corrected   name of a number for each expert that evens their load, where it is a parameter
         """
         count = c.count("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-        used = c.count("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_top_k", "moe_k")
+        used = c.count(
+            "num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k"
+        )
         if used > count:
             raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         self.linear(f"{prefix}.{router}", "router", count, c.hidden, bias=bias)
@@ -120,7 +122,11 @@ class Builder:
 
 @dataclass(frozen=True)
 class Body:
-    """What a reader returns: the blocks, and the tensors outside them; `makes` if its head is among them."""
+    """What a reader returns: the blocks, and the tensors outside them; `makes` if its head is among them.
+
+    head   name of the output head
+    ties   False: the head is apart from the embedding, whatever the config says
+    """
 
     layers: list[Layer]
     outer: Builder
@@ -130,6 +136,7 @@ class Body:
     makes: str = ""
     head_in: int | None = None
     head: str = "lm_head"
+    ties: bool = True
 
 
 def attention_of(c: Config, window: int | None = None, chunk: int | None = None) -> Attention:
@@ -155,11 +162,12 @@ def outer_of(
     *,
     norm_bias: bool = False,
     width: int | None = None,
+    rows: int | None = None,
     positions: tuple[str, int] | None = None,
 ) -> Builder:
     """The embedding, the learned positions and the last norm; `positions`: name and rows."""
     b = Builder()
-    b.plain(f"{embed}.weight", "tokens", (c.vocab, width or c.hidden))
+    b.plain(f"{embed}.weight", "tokens", (rows or c.vocab, width or c.hidden))
     if positions:
         b.plain(f"{positions[0]}.weight", "positions", (positions[1], c.hidden))
     if norm:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_prose, check_text
+from llmhw.families.sizes import COLUMNS
 from llmhw.model import DROPOUT_RATES
 from llmhw.units import LLMHWError, shown
 
@@ -23,6 +24,17 @@ def _number(argument: str, value: Any, *, most: float) -> None:
         raise LLMHWError(f"{argument}={shown(value)} must be a number from 0 to {most:g}")
 
 
+def _auto(argument: str, value: Any) -> None:
+    if value != "auto":
+        _whole(argument, value, least=1, most=10**7)
+
+
+def _wholes(argument: str, value: Any, *, least: int, most: int) -> None:
+    """One for all layers, or a list with one for each."""
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        _whole(argument, one, least=least, most=most)
+
+
 def _flag(argument: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise LLMHWError(f"{argument}={shown(value)} must be true or false")
@@ -36,6 +48,21 @@ def _object(argument: str, value: Any) -> None:
 def _list(argument: str, value: Any, *, kind: type) -> None:
     if not isinstance(value, (list, tuple)) or any(type(entry) is not kind for entry in value):
         raise LLMHWError(f"{argument}={shown(value)} must be a list of {'names' if kind is str else 'whole numbers'}")
+
+
+def _directions(argument: str, value: Any) -> None:
+    """Whether tokens see later ones: all of them, or those of an image."""
+    if not isinstance(value, bool) and value not in ("all", "vision"):
+        raise LLMHWError(f"{argument}={shown(value)} must be true, false, 'all' or 'vision'")
+
+
+def _window_pattern(argument: str, value: Any) -> None:
+    """Every how many layers, or a letter for each of a few: L for a window, G for a layer that sees everything."""
+    if isinstance(value, str):
+        if not 1 <= len(value) <= 1000 or set(value) - {"L", "G"}:
+            raise LLMHWError(f"{argument}={shown(value)} must be a whole number, or letters L and G, such as LLLG")
+    else:
+        _whole(argument, value, least=1, most=10**5)
 
 
 def _counts(argument: str, value: Any, *, least: int, most: int) -> None:
@@ -85,35 +112,82 @@ def _patterns(argument: str, value: Any) -> None:
         _whole(argument, times, least=1, most=10**3)
 
 
+_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
+_INTS, _NAMES = partial(_list, kind=int), partial(_list, kind=str)
+
+# Those of hybrids and of recurrent models.
+_RECURRENT: dict[str, Check] = {
+    **{
+        key: partial(_whole, least=least, most=most)
+        for (least, most), keys in {
+            _WIDTH: """state_size mamba_d_state mamba_d_ssm attention_head_dim block_ff_dim block_multiple_of
+                conv_L_cache adapter_rank lru_width conv1d_width attention_hidden_size ffn_round_up_to_multiple_of
+                linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
+            _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
+                num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size
+                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim
+                group_norm_size hc_count hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
+                make_ngram_vocab_size_divisible_by indexer_n_heads indexer_head_dim indexer_compress_ratio cca_time0
+                cca_time1 router_hidden_size""",
+            (3, 10**8): "ngram_vocab_size_base",
+            (1, 10**12): "indexer_budget window_length attention_window_size model_max_length context_length",
+            (0, 10**7): "shared_intermediate_size",
+            (0, 10**5): """num_local_experts num_shared_experts num_dense_layers attn_layer_offset expert_layer_offset
+                attn_res_block_size""",
+            (0, 100): "mtp_num_hidden_layers",
+        }.items()
+        for key in keys.split()
+    },
+    **dict.fromkeys(
+        """conv_bias tie_embedding block_auto_adjust_ff_dim use_sandwich_norm use_attention_gate mamba_conv_bias
+        mamba_proj_bias projectors_bias mamba_rms_norm add_bias_linear use_shared_attention_adapter use_full_rank_gate
+        mla_use_output_gate latent_moe_use_norm""".split(),
+        _flag,
+    ),
+    **dict.fromkeys(
+        "block_ffn_dim_multiplier ffn_mult qk_dim_factor v_dim_factor ffn_proj_factor".split(),
+        partial(_number, most=1e3),
+    ),
+    **dict.fromkeys("time_step_rank mamba_dt_rank mamba_d_head".split(), _auto),
+    **dict.fromkeys(
+        "ple_layer_ids attn_layer_indices full_attn_idxs full_attn_layers kda_layers attn_type_list".split(), _INTS
+    ),
+    **dict.fromkeys("block_types mtp_layers_block_type".split(), _NAMES),
+    "linear_attn_config": _object,
+    "mtp_hybrid_override_pattern": check_prose,
+    "weight_mode": check_text,
+}
+
 # What each key that is read must hold. Bounds are far beyond any model; they keep sizes sums that mean something, and
 # layers so few that every question is answered at once. null stands for a family's default. What a key's value means
 # for the others (that heads are divided, that a list has an entry for each layer) is checked where it is read.
-_WIDTH, _COUNT = (1, 10**7), (1, 10**5)
 KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd d_model intermediate_size n_inner ffn_dim ffn_hidden_size
+            _WIDTH: """hidden_size n_embd n_embed d_model n_inner ffn_dim ffn_hidden_size
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
                 draft_vocab_size target_hidden_size gru_hidden_dim emb_dim dim hidden_dim embedding_size kv_channels dff
+                global_head_dim laurel_rank
                 word_embed_proj_dim rotary_dim expansion_ratio""",
             _COUNT: """num_attention_heads attention_heads n_head num_heads n_heads num_key_value_heads num_kv_heads
-                num_local_experts n_routed_experts experts_per_token index_n_heads
-                intermediate_multiple_size multi_query_group_num global_attn_every_n_layers
+                n_routed_experts experts_per_token index_n_heads
+                num_global_key_value_heads top_k_experts altup_num_inputs intermediate_multiple_size
+                multi_query_group_num global_attn_every_n_layers
                 relative_attention_num_buckets
                 linear_num_key_heads linear_num_value_heads mamba_num_heads n_groups mamba_n_groups
-                sliding_window_pattern _sliding_window_pattern no_rope_layer_interval full_attention_interval
+                no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size padded_vocab_size num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
                 local_attention index_topk""",
             # 0 is none
             (0, 10**12): "sliding_window sliding_window_size",
-            (0, 10**7): "type_vocab_size markov_rank shared_expert_intermediate_size",
-            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts",
+            (0, 10**7): "hidden_size_per_layer_input type_vocab_size markov_rank shared_expert_intermediate_size",
+            (0, 10**5): "first_k_dense_replace max_window_layers n_shared_experts num_kv_shared_layers",
             (0, 100): "num_nextn_predict_layers num_mtp_layers",
         }.items()
         for key in keys.split()
@@ -124,9 +198,11 @@ KEYS: dict[str, Check] = {
         new_decoder_architecture lm_head_bias attention_out_bias qkv_bias use_qkv_bias use_parallel_residual
         use_conv_bias norm_topk_prob alibi fc_norm enable_confidence_head confidence_head_with_markov
         multi_query_attention add_bias_linear add_qkv_bias rmsnorm post_layer_norm no_bias
-        norm_bias decoder_bias classifier_bias""".split(),
+        attention_k_eq_v enable_moe_block use_double_wide_mlp norm_bias decoder_bias classifier_bias""".split(),
         _flag,
     ),
+    **_RECURRENT,
+    "intermediate_size": partial(_wholes, least=1, most=10**7),
     **dict.fromkeys("partial_rotary_factor rotary_pct".split(), partial(_number, most=1)),
     **dict.fromkeys(DROPOUT_RATES, partial(_number, most=1)),
     **dict.fromkeys("attn_logit_softcapping final_logit_softcapping".split(), partial(_number, most=1e9)),
@@ -144,6 +220,13 @@ KEYS: dict[str, Check] = {
     "moe_layers": partial(_list, kind=int),
     "no_rope_layers": partial(_list, kind=int),
     "attention_types": _patterns,
+    **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
+    # of further relatives of Llama
+    **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
+    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    "use_bidirectional_attention": _directions,
+    "qk_norm_type": check_text,
+    "cross_attention_layers": partial(_list, kind=int),
     # numbers that some configs give for every layer
     **dict.fromkeys(
         "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
@@ -215,23 +298,28 @@ class Config:
         self.data = data
         self.defaults = defaults
         self.model_type = model_type
+        self.assumed: dict[str, Any] = {}  # sizes that were asked for and are those of the defaults
 
     def get(self, *keys: str, default: Any = None) -> Any:
         """The first of these keys that has a value, else the family's default, else `default`.
 
         null stands for the default, but for keys where it means "none": no window, no low-rank queries.
         """
-        if keys[0] in ("sliding_window", "q_lora_rank") and keys[0] in self.data:
+        if keys[0] in ("sliding_window", "q_lora_rank", "mamba_d_ssm") and keys[0] in self.data:
             return self.data[keys[0]]
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
+                    if source is self.defaults and keys[0] in COLUMNS:
+                        self.assumed[keys[0]] = source[key]
                     return source[key]
         return default
 
     def changed(self, **keys: Any) -> Config:
         """The same with other values; None takes a key out."""
-        return Config({**self.data, **keys}, self.defaults, self.model_type)
+        made = Config({**self.data, **keys}, self.defaults, self.model_type)
+        made.assumed = self.assumed
+        return made
 
     def of_layer(self, number: int) -> Config:
         """The keys as they are for one layer, where `per_layer_config` has others."""
@@ -258,7 +346,7 @@ class Config:
 
     @property
     def hidden(self) -> int:
-        return self.count("hidden_size", "n_embd", "d_model", "dim")
+        return self.count("hidden_size", "n_embd", "n_embed", "d_model", "dim")
 
     @property
     def layers(self) -> int:
@@ -270,6 +358,8 @@ class Config:
 
     @property
     def kv_heads(self) -> int:
+        if "num_key_value_heads" in self.data and self.data["num_key_value_heads"] is None:
+            return self.heads  # null is none of their own, not the class's default
         return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property

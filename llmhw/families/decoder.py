@@ -46,6 +46,7 @@ def decoder(
     norms: Mapping[str, str] = TWO_NORMS,
     norm_bias: bool = False,
     norm: str | None = "model.norm",
+    mlp_bias: bool = False,
     feed_forward: FeedForward | None = None,
     sparse: Iterable[bool] | None = None,
     extra: Callable[[Builder, Attention], None] | None = None,
@@ -73,7 +74,7 @@ def decoder(
         if feed_forward:
             feed_forward(b, is_sparse)
         else:
-            b.gated_mlp("mlp", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
+            b.gated_mlp("mlp", c.hidden, c.intermediate, bias=mlp_bias)
         b.norms(norms, c.hidden, bias=norm_bias)
         return b.layer(a)
 
@@ -105,9 +106,10 @@ def windows_above(c: Config) -> list[str]:
 
 
 def every_nth(c: Config, default: int) -> list[str]:
-    """Every n-th layer sees everything, the others a window."""
-    n = c.count("sliding_window_pattern", "_sliding_window_pattern", default=default)
-    return c.layer_types(lambda i: "sliding_attention" if (i + 1) % n else "full_attention")
+    """Every n-th layer sees everything, the others a window; `LLLG` is a pattern of kinds, L for a window."""
+    pattern = c.get("sliding_window_pattern", "_sliding_window_pattern", default=default)
+    kinds = pattern if isinstance(pattern, str) else "L" * (pattern - 1) + "G"
+    return c.layer_types(lambda i: "sliding_attention" if kinds[i % len(kinds)] == "L" else "full_attention")
 
 
 def rotary_layers(c: Config) -> list[int]:

@@ -220,5 +220,6 @@ def complete(c: Config, family_reader: Callable[[Config], Body], tied: bool) -> 
     if body.makes:  # an encoder, which has its own heads
         return body.makes, body, tied and body.makes == MAKES["ForMaskedLM"]
     makes, add = head_of(architecture)
+    tied = tied and body.ties
     add(c, body, tied)
     return makes, body, tied and add is _language

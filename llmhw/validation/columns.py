@@ -22,6 +22,7 @@ class Column:
     unit      of its numbers
     kind      of its cells: text, count (a whole number), positive (a number above 0), flag (true or false), choice
     choices   of a choice, in lower case
+    words     other words for a choice
     least, most   of a count
     names     other names, as `plain_name` writes them
     """
@@ -30,6 +31,7 @@ class Column:
     unit: str = ""
     kind: str = "text"
     choices: tuple[str, ...] = ()
+    words: tuple[tuple[str, str], ...] = ()
     least: int = 1
     most: int = 10**9
     names: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class Column:
             return text if known is None else str(known).lower()
         if self.kind == "choice":
             lower = text.casefold().removesuffix(".0")
+            lower = dict(self.words).get(plain_name(lower), lower)
             return lower if lower in self.choices else text
         return text
 
@@ -92,6 +95,11 @@ def _choice(meaning: str, choices: str, names: str = "") -> Column:
 
 
 _RANKS = 100_000
+RATES = ("bf16", "fp16", "fp32", "fp8", "int8", "fp4")
+_SCOPES = {
+    **dict.fromkeys("one one_device per_device per_gpu gpu each max_over_ranks".split(), "device"),
+    **dict.fromkeys("total all all_devices sum_over_devices over_all_devices".split(), "sum"),
+}
 _RECOMPUTE = "none selective per-op block full unknown"
 
 COLUMNS: dict[str, Column] = {
@@ -108,13 +116,33 @@ COLUMNS: dict[str, Column] = {
         "a model of `llmhw models`, or any name if the sizes below are given", "model model_id hf_model model_path"
     ),
     "model": _text("the catalog's name or a config.json, where model_name is the source's own"),
-    "config": _text("keys of the config with other values, as a JSON object; with model_type: all of it"),
+    "config": _text(
+        "a config.json: its path, from the table's folder, or as a JSON object; an object without model_type: keys of "
+        "the model's config that have other values; or a name as in model"
+    ),
+    "n_params": _positive(
+        "parameters: a row whose model has other than that, by 2 %, is left out",
+        "count",
+        "model_n_params num_params num_parameters total_params",
+    ),
     "n_layers": _count("layers", names="num_layers num_hidden_layers layers n_layer", most=10_000),
     "d_model": _count("hidden size", names="hidden_size hidden n_embd"),
     "n_heads": _count("attention heads", names="num_attention_heads num_heads heads n_head"),
     "n_kv_heads": _count("heads of keys and values", names="num_key_value_heads kv_heads num_kv_heads n_head_kv"),
-    "d_ff": _count("width of the feed-forward part", names="intermediate_size ffn_hidden_size"),
+    "d_ff": _count("width of the feed-forward part", names="intermediate_size ffn_hidden_size n_ff n_inner"),
     "vocab": _count("tokens of the vocabulary", names="vocab_size n_vocab"),
+    "head_dim": _count("of a query and key", "elements", "head_size attention_head_dim", most=100_000),
+    "tied": _flag("the output head is the embedding table", "tie_word_embeddings tied_embeddings"),
+    "n_experts": _count(
+        "experts of a layer, each as wide as d_ff says; none: a dense model",
+        names="n_expert num_experts num_local_experts n_routed_experts experts",
+        most=100_000,
+    ),
+    "n_experts_used": _count(
+        "experts of a layer that a token passes through",
+        names="n_expert_used num_experts_per_tok experts_per_token",
+        most=100_000,
+    ),
     # -- the devices
     "gpu": _text(
         "an accelerator of `llmhw gpus`, as the source writes it",
@@ -122,6 +150,15 @@ COLUMNS: dict[str, Column] = {
     ),
     "device": _text("the catalog's name of the accelerator, where gpu is the source's own"),
     "device_changes": _text("fields of the accelerator with other values, as a JSON object"),
+    "gpu_memory": _text(
+        "of a device: which one of that name; or, with gpu_bandwidth and a rate, of one that the catalog lacks",
+        "gpu_mem_gb gpu_memory_gb gpu_mem vram vram_gb device_memory",
+    ),
+    "gpu_bandwidth": _text("of its memory: 1008, 1.79TB/s", "gpu_bandwidth_gb_per_s memory_bandwidth"),
+    **{
+        f"gpu_tflops_{fmt}": _positive(f"dense rate in {fmt} of a device that the catalog lacks", "TFLOP/s")
+        for fmt in RATES
+    },
     "n_gpus": _count(
         "devices in all", names="num_gpus gpus gpu_count n_devices num_devices world_size num_accelerators"
     ),
@@ -174,7 +211,16 @@ COLUMNS: dict[str, Column] = {
     "measured_value": _positive("the measured value", "as measured_kind says", "value result"),
     # -- memory of training
     "program": _text("what ran: megatron, megatron-deepspeed, fsdp2 or litgpt; of inference, transformers or autoawq"),
-    "peak_mem_gib": _positive("peak of one device", "GiB, or unit_bytes", "peak_memory_gib max_memory_gib"),
+    "peak_mem_gib": _positive(
+        "peak of one device, or what mem_scope says", "GiB, or unit_bytes", "peak_memory_gib max_memory_gib"
+    ),
+    "mem_scope": Column(
+        "whose memory the peak is: device, or sum over all devices",
+        kind="choice",
+        choices=("device", "sum"),
+        words=tuple(_SCOPES.items()),
+        names=("memory_scope",),
+    ),
     "unit_bytes": _positive("one of the source's unit, if it is not the GiB", "bytes"),
     "mem_kind": _text("the meter: allocated, reserved, or nvidia-smi"),
     "method": _text("pretrain, full, lora, ..."),
@@ -190,8 +236,10 @@ COLUMNS: dict[str, Column] = {
     "kv_dtype": _text("number format of the cache", "kv kv_cache_dtype kv_cache"),
     "metric": _choice(
         "what was measured",
-        "decode_tok_per_s decode_ms_per_token prefill_tok_per_s ttft_ms request_latency_ms output_tokens_per_s_total "
-        "output_tokens_per_s_per_gpu tokens_per_s_total",
+        "decode_tok_per_s decode_ms_per_token tpot_ms prefill_tok_per_s ttft_ms request_latency_ms "
+        "output_tokens_per_s_total output_tokens_per_s_per_gpu in_plus_out_tokens_per_s_total "
+        "in_plus_out_tokens_per_s_per_gpu tokens_per_s_total mean_tpot_ms median_tpot_ms mean_tpot_s median_tpot_s "
+        "batch_latency_ms batch_latency_s request_latency_s",
     ),
     "value": _positive("the measured value", "as metric, or unit, says", "measured_value result"),
     "isl": _count(
@@ -215,7 +263,7 @@ COLUMNS: dict[str, Column] = {
     "batch": _count("sequences at a time", "sequences", "batch_size bs", most=10**6),
     "requests": _count("in all", names="num_prompts num_requests request_count"),
     "attention_dp": _flag("attention is data-parallel", "enable_dp_attention enable_attention_dp"),
-    "peak_mem_gb": _positive("peak over all devices", "GiB", "peak_memory_gb"),
+    "peak_mem_gb": _positive("peak over all devices, or what mem_scope says", "GiB", "peak_memory_gb"),
     "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved"),
     "read_at": _choice("end: the meter was read when the answer was done", "end"),
     "prompt_logits": _flag("logits of the whole prompt are made"),
@@ -260,8 +308,8 @@ COLUMNS: dict[str, Column] = {
 }
 
 _BOOKS = ("id", "source", "duplicate_of", "source_opened", "evidence", "not_predicted", "cluster")
-_SIZES = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_ff", "vocab")
-_DEVICE = ("gpu", "device", "device_changes")
+_SIZES = tuple("n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used".split())
+_DEVICE = ("gpu", "device", "device_changes", "gpu_memory", "gpu_bandwidth", *(f"gpu_tflops_{fmt}" for fmt in RATES))
 
 
 def _columns(names: str, *groups: Iterable[str]) -> tuple[str, ...]:
@@ -278,9 +326,9 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         _DEVICE,
     ),
     "training-memory": _columns(
-        "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind tp pp vpp cp ep dp zero_stage "
-        "global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode flash_attention method "
-        "optimizer compiled outer_layers adapter weights trained_params model config",
+        "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
+        "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
+        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config",
         _SIZES,
         _DEVICE,
     ),
@@ -291,21 +339,24 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         _DEVICE,
     ),
     "inference-memory": _columns(
-        "model_name quant engine program batch isl osl peak_mem_gb mem_kind n_gpus kv_dtype weights meter read_at "
-        "prompt_logits mask_tokens model config"
+        "model_name quant engine program batch isl osl peak_mem_gb mem_kind mem_scope n_gpus kv_dtype weights meter "
+        "read_at prompt_logits mask_tokens model config",
+        _SIZES,
     ),
     "kv-capacity": _columns(
         "model_name quant gpu tp kv_cache_tokens kv_cache_gib_per_gpu model_load_gib_per_gpu pp gpu_memory_utilization "
         "max_model_len max_num_seqs max_num_batched_tokens block_size vllm_version total_gpu_memory_gib visible_gib "
         "card_gib weights kv_unstated weights_unstated notes quantity model config",
+        _SIZES,
         _DEVICE,
     ),
     "llama-cpp-memory": _columns(
         "model_name arch quant bpw n_ctx n_ubatch model_size_gib kv_self_mib gpu_compute_mib host_compute_mib "
         "flash_attn mla_attn kv_type_k kv_type_v gpu_model_buffer_mib per_device_compute_mib weights quantity model "
-        "config"
+        "config",
+        _SIZES,
     ),
-    "facts": _columns("model_name fact value unit quant weights rotary_buffers use model config"),
+    "facts": _columns("model_name fact value unit quant weights rotary_buffers use model config", _SIZES),
 }
 
 

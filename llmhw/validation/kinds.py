@@ -274,8 +274,7 @@ class Predictor:
             if known[1]:
                 return f"{row.error(column, known[1])}".replace(row.name or "row", _NAME, 1)
             clean.append((column, known[0]))
-        alone = Row.of_text([cell for cell in clean if cell[1]], _NAME)
-        alone.called = row.called
+        alone = Row.of_text([cell for cell in clean if cell[1]], _NAME).of_table(row.called, row.folder)
         try:
             return self._fresh(alone)
         except LLMHWError as reason:

@@ -11,8 +11,9 @@ from llmhw.catalog import read_calibration
 from llmhw.engine import Engine, engine_of
 from llmhw.engines import engine_names, serving_engine
 from llmhw.hardware import Cluster
-from llmhw.memory import kv_cache_bytes_per_token, weights
+from llmhw.memory import kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
+from llmhw.precision import weight_bytes
 from llmhw.rates import BOUND, ServingConstants, family_of
 from llmhw.service import lender
 from llmhw.units import GIB, LLMHWError
@@ -88,7 +89,7 @@ def _constants_of(name: str) -> str:
     for engine in map(serving_engine, engine_names()):
         if word.startswith((engine.name, engine.measured_as.casefold(), *engine.aliases)):
             return lender(engine).constants
-    return name
+    return next((known for known in read_calibration("serving_time")["engines"] if word.startswith(known)), name)
 
 
 def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, count: int = 0) -> Engine:
@@ -119,7 +120,7 @@ _MOST_SEQUENCES = 2048  # TensorRT-LLM's default max_batch_size
 @cache
 def _sizes(spec: ModelSpec, stored: str, cached: str) -> tuple[float, float]:
     """Bytes of the weights, and of a token in the cache."""
-    return float(weights(spec, stored).total), float(kv_cache_bytes_per_token(spec, cached))
+    return weight_bytes(spec, stored), float(kv_cache_bytes_per_token(spec, cached))
 
 
 def _room(engine: Engine, tokens: float) -> float:
@@ -133,10 +134,27 @@ def _room(engine: Engine, tokens: float) -> float:
     return max(1.0, min(most, _CACHE_SHARE * free / each))
 
 
+# Metrics that are another one in another unit, or what of its spread is told.
+_OTHER_METRICS = {
+    **{
+        f"{of}_tpot_{unit}": ("tpot_ms", factor)
+        for of in ("mean", "median")
+        for unit, factor in (("ms", 1), ("s", 1e3))
+    },
+    "batch_latency_ms": ("request_latency_ms", 1),
+    "batch_latency_s": ("request_latency_ms", 1e3),
+    "request_latency_s": ("request_latency_ms", 1e3),
+}
+# Tokens of answers, or of prompts and answers, in a second.
+_RATES = tuple(f"{of}_tokens_per_s_{over}" for of in ("output", "in_plus_out") for over in ("total", "per_gpu"))
+
+
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot."""
     known = calibration or read_calibration("serving_time")
     metric, value = row["metric"], row.positive("value", None)
+    metric, factor = _OTHER_METRICS.get(metric, (metric, 1.0))
+    value *= factor
     if metric == "tokens_per_s_total" and row["mean_isl"]:
         return _prediction(_offline(row, known), value, metric, False, known)
     engine = _engine(row, known)
@@ -148,13 +166,15 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
         predicted, value, seconds = 1 / engine.seconds(decoding=1, context=prompt + made / 2), value, False
     elif metric == "decode_ms_per_token":
         predicted, value = engine.seconds(decoding=1, context=prompt + answer / 2), value * 1e-3
+    elif metric == "tpot_ms":
+        predicted, value = engine.seconds(decoding=max(1, batch), context=prompt + answer / 2), value * 1e-3
     elif metric == "prefill_tok_per_s":
         predicted, seconds = prompt / engine.prompt_seconds(prompt, chunk=512), False
     elif metric == "ttft_ms":
         predicted, value = engine.seconds(prompts=max(1, batch), prompt_tokens=prompt), value * 1e-3
     elif metric == "request_latency_ms":
         predicted, value = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer), value * 1e-3
-    elif metric in ("output_tokens_per_s_total", "output_tokens_per_s_per_gpu"):
+    elif metric in _RATES:
         if not prompt or not answer:
             raise LLMHWError("isl or osl not stated: the lengths of prompts and answers are not known")
         seconds = False
@@ -165,6 +185,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
             room = _room(engine, prompt + answer)
             requests = row.count("requests", 0) or None
             predicted = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, requests=requests)
+        predicted *= (prompt + answer) / answer if metric.startswith("in_plus_out") else 1
         predicted /= row.count("n_gpus") if metric.endswith("per_gpu") else 1
     else:
         raise row.error("metric", f"one of {', '.join(COLUMNS['metric'].choices)}")

@@ -39,7 +39,7 @@ def predict_inference(row: Row, *, calibration: Mapping[str, Any] | None = None)
     if row["program"] not in _INFERENCE:
         raise row.error("program", f"one of {', '.join(_INFERENCE)}")
     meter, parts = _INFERENCE[row["program"]](row, constants)
-    measured = row.positive("peak_mem_gb") * GIB
+    measured = row.positive("peak_mem_gb") * GIB * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
     return Prediction(predicted=sum(parts.values()), measured=measured, unit="bytes", meter=meter, parts=parts)
 
 
@@ -357,7 +357,7 @@ def _file_bytes(row: Row, spec: ModelSpec) -> float:
         bits = 0.0
     if abs(bits / printed - 1) < 0.01:
         return weight_bytes(spec, name)
-    return float(stored_weight_bytes(elements=spec.parameters.total, bits_per_weight=printed))
+    return float(stored_weight_bytes(elements=spec.parameters.text, bits_per_weight=printed))
 
 
 def _llama_cpp_cache(row: Row, spec: ModelSpec) -> float:

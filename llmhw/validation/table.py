@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from math import floor, log10, prod
 from os import PathLike
 from typing import Any
 
-from llmhw.catalog import model_names, read_model
 from llmhw.files import parse_json
-from llmhw.hardware import Accelerator, accelerator
+from llmhw.hardware import Accelerator, accelerator, fitting, given
 from llmhw.model import ModelSpec, model
+from llmhw.names import Resolved, check_format, find_model
 from llmhw.precision import number_format
-from llmhw.units import LLMHWError, finite, nearest, shown, unknown_name
-from llmhw.validation.columns import FLAGS, NUMBER
+from llmhw.sources import config_of
+from llmhw.units import LLMHWError, finite, nearest, shown
+from llmhw.validation.columns import FLAGS, NUMBER, RATES
 
 Source = str | PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -35,9 +37,11 @@ class Row(dict[str, str]):
     name     the row's id, or its line in the file if it has none; an id that comes twice bears its line too
     flaw     why the row cannot be read, "" if it can
     called   what the file calls a column that it has under another name
+    folder   the table's, which the paths of its cells are relative to; "" for rows in memory
     """
 
     called: Mapping[str, str] = {}
+    folder: str = ""
 
     def __init__(self, cells: Mapping[str, Any], name: str = "", flaw: str = "") -> None:
         super().__init__({column: _text(value) for column, value in cells.items()})
@@ -63,9 +67,12 @@ class Row(dict[str, str]):
 
     def with_cells(self, **cells: str) -> Row:
         """The row with other values in these cells."""
-        row = Row({**self, **cells}, self.name, self.flaw)
-        row.called = self.called
-        return row
+        return Row({**self, **cells}, self.name, self.flaw).of_table(self.called, self.folder)
+
+    def of_table(self, called: Mapping[str, str], folder: str) -> Row:
+        """The row itself, with what its table says of it."""
+        self.called, self.folder = called, folder
+        return self
 
     def error(self, column: str, expected: str) -> LLMHWError:
         """The error for a cell that cannot be used: row, column, value and what is expected."""
@@ -118,11 +125,20 @@ class Row(dict[str, str]):
     def device(self) -> Accelerator:
         """The accelerator named by `device`, else by `gpu`, with other values for what `device_changes` names (JSON).
 
-        An unknown one raises `LLMHWError` with the nearest known names.
+        One that the catalog lacks is made of `gpu_memory`, `gpu_bandwidth` and a `gpu_tflops_...`. Without these an
+        unknown one raises `LLMHWError` with the nearest known names.
         """
-        if not (self["device"] or self["gpu"]):
-            raise self.error("gpu", "the name of an accelerator; run `llmhw gpus` for the list")
-        found = accelerator(self["device"] or self["gpu"])
+        name = self["device"] or self["gpu"]
+        rates = {fmt: self.positive(f"gpu_tflops_{fmt}") for fmt in RATES if self[f"gpu_tflops_{fmt}"]}
+        memory = _with_unit(self["gpu_memory"], "GB")
+        try:
+            if not name:
+                raise self.error("gpu", "the name of an accelerator; run `llmhw gpus` for the list")
+            found = _device_called(name, memory)
+        except LLMHWError:
+            if not (memory and self["gpu_bandwidth"] and rates):
+                raise
+            found = given(memory=memory, bandwidth=_with_unit(self["gpu_bandwidth"], "GB/s"), tflops=rates)
         changes = _json(self, "device_changes")
         for name, value in changes.items():
             known = getattr(found, name, None) if name in Accelerator.__dataclass_fields__ else None
@@ -135,53 +151,90 @@ class Row(dict[str, str]):
         return replace(found, **changes) if changes else found
 
     def number_format(self, default: str = "") -> str:
-        """The library's name of the format of the weights: of `weights`, else of `quant`, else `default`."""
-        name = self["weights"] or self["quant"] or default
+        """The library's name of the format of the weights: of `weights`, else of `quant`, else of the model's name.
+
+        default   what it is where nobody says it
+        """
+        called = find_called(self["model"] or self["model_name"])
+        stated = called.format if called else ""
+        name = self["weights"] or self["quant"] or stated or default
         if not name:
             raise self.error("quant", "the number format of the file; run `llmhw formats` for the list")
-        return number_format(name).name
+        found = number_format(without_remark(name))
+        if stated and self["quant"] and not self["weights"]:
+            check_format("quant", found.name, self["model_name"], stated)
+        return found.name
 
     def spec(self) -> ModelSpec:
         """The model of the row: what its columns say first of these.
 
-        config       with `model_type`: a whole config.json
+        config       with `model_type`, a whole config.json; or the path of one, from the table's folder; or a name
         model        a name of the catalog or the path of a config.json; `n_layers` and the keys of `config` (JSON)
                      stand in place of the catalog's own
-        sizes        n_layers, d_model, n_heads, d_ff and vocab of a dense model: see `sized_model`
+        sizes        n_layers, d_model, n_heads, d_ff, vocab and the like: see `sized_model`
         model_name   as `model`, without a remark in brackets and, at need, its owner; before the sizes, if it has
-                     experts, which no sizes describe
+                     experts and the sizes none
+
+        Other parameters than `n_params` says, by 2 % or more than its last digit, raise `LLMHWError`.
         """
-        changes = _json(self, "config")
-        if "model_type" in changes:
-            return _changed("", self["config"], 0)
+        found = self._spec()
+        if self["n_params"]:
+            self._check_params(found)
+        return found
+
+    def _check_params(self, found: ModelSpec) -> None:
+        stated, counted = self.positive("n_params"), found.parameters
+        digits = f"{stated:.15e}".partition("e")[0].rstrip("0").replace(".", "")
+        rounding = 0.5 * 10.0 ** (floor(log10(stated)) - len(digits) + 1)
+        again = prod(found.head_shape) if found.tied else 0  # many count a tied head beside the embedding
+        off = min(abs(counted.total + more - stated) for more in (0, counted.mtp, again))
+        if off > max(0.02 * counted.total, rounding):
+            raise LLMHWError(
+                f"{self.called.get('n_params', 'n_params')}={self['n_params']} is not the {counted.total:.4g} of "
+                f"{found.name}, which model_name={shown(self['model_name'])} was taken for; mend one of them"
+            )
+
+    def _spec(self) -> ModelSpec:
+        config, layers = self["config"], self.count("n_layers", 0, least=0, most=10_000)
         missing = [column for column in SIZES if not self[column]]
-        if not (missing or self["model"] or _has_experts(self["model_name"])):
+        if config and config[0] not in "{[":
+            try:
+                return _changed(_beside(config, self.folder), "", layers)
+            except LLMHWError:
+                if missing or config.endswith(".json"):
+                    raise
+            config = ""
+        changes = _json(self, "config") if config else {}
+        if "model_type" in changes:
+            return _changed("", config, 0)
+        experts = self["n_experts"]
+        if not (missing or self["model"] or (not experts and _has_experts(self["model_name"]))):
             heads = self.count("n_heads")
             return sized_model(
-                layers=self.count("n_layers", most=10_000),
+                layers=layers,
                 hidden=self.count("d_model"),
                 heads=heads,
                 kv_heads=self.count("n_kv_heads", heads),
                 inner=self.count("d_ff"),
                 vocab=self.count("vocab"),
                 positions=self.count("seq_len", 2048),
-                config=self["config"],
+                head_dim=self.count("head_dim", 0, least=0),
+                tied=self.flag("tied"),
+                experts=self.count("n_experts", 0, least=0),
+                used=self.count("n_experts_used", None) if experts else 0,
+                config=config,
             )
-        name = self["model"] or self["model_name"].partition(" (")[0]
+        name = _beside(self["model"], self.folder) or without_remark(self["model_name"])
         if not name:
             raise self.error("model_name", "the name of a model; run `llmhw models` for the list")
-        layers = self.count("n_layers", 0, least=0, most=10_000)
         try:
-            return _changed(name, self["config"], layers)
+            return _changed(name, config, layers)
         except LLMHWError:
-            bare = name.rpartition("/")[2].casefold()
-            if bare not in model_names():
-                if len(missing) < len(SIZES) and not self["model"]:
-                    raise LLMHWError(
-                        f"{', '.join(missing)} not stated, and model_name={self['model_name']!r} is not in the catalog"
-                    ) from None
-                raise
-        return _changed(bare, self["config"], layers)
+            if len(missing) < len(SIZES) and not self["model"] and find_called(name) is None:
+                raise LLMHWError(
+                    f"{', '.join(missing)} not stated, and model_name={self['model_name']!r} is not in the catalog"
+                ) from None
+            raise
 
     def check(self, measured: Iterable[str]) -> None:
         """Raise `LLMHWError` with the reason why this row cannot be compared, if there is one.
@@ -203,6 +256,71 @@ class Row(dict[str, str]):
             self.positive(column)
 
 
+def without_remark(text: str) -> str:
+    """A cell without a remark in brackets at its end.
+
+    >>> without_remark("Llama 3 8B (truncated)"), without_remark("fp8")
+    ('Llama 3 8B', 'fp8')
+    """
+    return text.partition(" (")[0]
+
+
+@cache
+def find_called(name: str) -> Resolved | None:
+    """The model of the catalog that a cell means; None if there is none, or several."""
+    try:
+        return find_model(without_remark(name))
+    except LLMHWError:
+        return None
+
+
+def _beside(path: str, folder: str) -> str:
+    """A path from the table's folder, if such a file is there; else what it is."""
+    from os.path import exists, isabs, join
+
+    beside = join(folder, path)
+    return beside if path and folder and not isabs(path) and exists(beside) else path
+
+
+def _with_unit(text: str, unit: str) -> str | None:
+    """A size or rate with its unit, which tables often leave to the column's name; None for an empty cell."""
+    return f"{text}{unit}" if text and finite(text) is not None else text or None
+
+
+@cache
+def _device_called(name: str, memory: str | None) -> Accelerator:
+    """The device that a cell means, with what its source wrote around it: "Pi 5 (RTX 4090)", "MI300X 750W".
+
+    memory   which of the devices of that name it is
+    """
+    outside, _, inside = name.partition("(")
+    found: dict[str, Accelerator] = {}
+    problem: LLMHWError | None = None
+    for call in (name,) if not inside else (outside, inside.partition(")")[0]):
+        bare, watts = _power_apart(call)
+        try:
+            one = accelerator(bare, memory if memory and len(fitting(bare)) > 1 else None)
+        except LLMHWError as error:
+            problem = problem or error
+            continue
+        if watts and one.tdp_watts != watts:
+            problem = LLMHWError(f"gpu={shown(name)} draws {watts:g} W, and {one.name} {one.tdp_watts or 0:g} W")
+            continue
+        found[one.name] = one
+    if len(found) > 1:
+        raise LLMHWError(f"gpu={shown(name)} names {' and '.join(found)}; leave one out")
+    if not found:
+        raise problem or LLMHWError(f"gpu={shown(name)} names no device")
+    return next(iter(found.values()))
+
+
+def _power_apart(call: str) -> tuple[str, float]:
+    """The name of a device without its power, and that power in watts; 0 if it states none."""
+    words = call.split()
+    power = [word for word in words if word[-1:] in "Ww" and word[:-1].isdigit()]
+    return " ".join(word for word in words if word not in power), float(power[0][:-1]) if power else 0.0
+
+
 def _json(row: Row, column: str) -> dict[str, Any]:
     try:
         return parse_json(row[column] or "{}", column)
@@ -216,7 +334,7 @@ def _has_experts(name: str) -> bool:
         counted = model(name).parameters
     except LLMHWError:
         return False
-    return counted.active != counted.total
+    return counted.active != counted.text
 
 
 @cache
@@ -224,23 +342,40 @@ def _changed(name: str, config: str, layers: int) -> ModelSpec:
     """A model of the catalog, or of a file, with other values in its config; or, without a name, of that config."""
     from json import loads
 
-    changes: dict[str, Any] = loads(config or "{}") | ({"num_hidden_layers": layers} if layers else {})
-    if not changes:
+    changes: dict[str, Any] = loads(config or "{}")
+    if name and not changes and layers in (0, model(name).num_layers):
         return model(name)
-    try:
-        short, known = read_model(name) if name else ("model", {})
-    except KeyError:
-        raise unknown_name("model", name, model_names(), "run `llmhw models` for the list") from None
+    changes |= {"num_hidden_layers": layers} if layers else {}
+    short, known = config_of(name) if name else ("model", {})
     return ModelSpec.from_config({**known, **changes}, name=short)
 
 
 @cache
 def sized_model(
-    *, layers: int, hidden: int, heads: int, kv_heads: int, inner: int, vocab: int, positions: int, config: str = ""
+    *,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    inner: int,
+    vocab: int,
+    positions: int,
+    head_dim: int = 0,
+    tied: bool | None = None,
+    experts: int = 0,
+    used: int = 0,
+    config: str = "",
 ) -> ModelSpec:
-    """A GPT where the feed-forward part is 4 x hidden wide and every head has its own keys, else a Llama.
+    """A model of these sizes: a Mixtral if it has experts, else a GPT or a Llama.
 
+    It is a GPT where the feed-forward part is 4 x hidden wide, every head has its own keys, and nobody says how wide
+    a head is or whether the output head is tied.
+
+    inner       width of the feed-forward part, or of one expert
     positions   longest sequence, which a GPT has embeddings for
+    head_dim    of a query; 0: hidden / heads
+    tied        whether the output head is the embedding table; None: a Llama's is not
+    experts     in every layer, and how many of them a token passes through
     config      keys of its config with other values, as JSON
 
     >>> sized_model(layers=24, hidden=2304, heads=24, kv_heads=24, inner=9216, vocab=51200, positions=2048).model_type
@@ -249,7 +384,7 @@ def sized_model(
     from json import loads
 
     known: dict[str, Any]
-    if inner == 4 * hidden and kv_heads == heads:
+    if inner == 4 * hidden and kv_heads == heads and not (head_dim or experts or tied is not None):
         known = {
             "model_type": "gpt2",
             "n_embd": hidden,
@@ -260,14 +395,17 @@ def sized_model(
         }
     else:
         known = {
-            "model_type": "llama",
+            "model_type": "mixtral" if experts else "llama",
             "hidden_size": hidden,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "intermediate_size": inner,
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": bool(tied),
+            "max_position_embeddings": positions,
         }
+        known |= {"head_dim": head_dim} if head_dim else {}
+        known |= {"num_local_experts": experts, "num_experts_per_tok": used} if experts else {}
     known |= {"vocab_size": vocab} | loads(config or "{}")
     return ModelSpec.from_config(known, name=known["model_type"])
 
@@ -378,7 +516,10 @@ class _Lines(Collection[Row]):
         return any(row is other for other in self)
 
     def __iter__(self) -> Iterator[Row]:
+        from os.path import dirname
+
         columns, twice, width = self.columns, self.twice, len(self.columns)
+        folder = dirname(str(self.path))
         called = {new: old for old, new in self.names.items()}
         at = columns.index("id") if "id" in columns else width
         for line, values in _csv_lines(self.path):
@@ -395,10 +536,7 @@ class _Lines(Collection[Row]):
                 cells += [""] * (width - len(cells))
             i = cells[at] if at < width else ""
             name = f"line {line}" if not i else f"{_label(i)} (line {line})" if i in twice else _label(i)
-            row = Row.of_text(zip(columns, cells, strict=False), name, flaw)
-            if called:
-                row.called = called
-            yield row
+            yield Row.of_text(zip(columns, cells, strict=False), name, flaw).of_table(called, folder)
 
 
 def _open_csv(source: str | PathLike[str]) -> Table:

@@ -68,6 +68,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     if meter == "device":
         predicted += constants["context_bytes"]
     measured = row.positive("peak_mem_gib") * row.positive("unit_bytes", GIB)
+    measured /= row.count("n_gpus", None) if row["mem_scope"] == "sum" else 1
     return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts={"tensors": tensors})
 
 

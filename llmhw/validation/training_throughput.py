@@ -10,12 +10,13 @@ from typing import Any
 from llmhw.flops import convention_flops, training_flops
 from llmhw.hardware import Cluster, Link
 from llmhw.job import Parallelism, TrainingJob
+from llmhw.names import split_format
 from llmhw.rates import TrainingConstants, family_of
 from llmhw.step_time import class_of, default_software, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
 from llmhw.validation.statistics import Prediction, scaled
-from llmhw.validation.table import Row
+from llmhw.validation.table import Row, without_remark
 
 # Columns without which no row can be predicted
 REQUIRED = ("model_name", "gpu", "n_gpus", "seq_len", "global_batch", "measured_kind", "measured_value")
@@ -72,6 +73,12 @@ def _recompute(row: Row) -> str:
     return found
 
 
+def _compute(precision: str) -> str:
+    """The format of a cell such as "fp8 (most submissions)" or "fp8-cs"; the cell itself where it is none."""
+    left, stated = split_format(without_remark(precision))
+    return precision if left or not stated else stated
+
+
 def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
     """Jobs of every micro-batch and number of chunks that the row leaves open."""
     spec = row.spec()
@@ -112,7 +119,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     global_batch=steps * micro * dp,
                     seq_len=row.count("seq_len", None),
                     precision=row["recipe"] or recipe,
-                    compute=row["compute"] or row["precision"] or None,
+                    compute=row["compute"] or _compute(row["precision"]) or None,
                     recompute="none" if recompute == "as needed" else recompute,
                     recompute_layers=spec.num_layers // 2 // pp if recompute == "block" else 0,
                     attention="eager" if row["flash_attention"] == "false" else "flash",

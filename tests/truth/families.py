@@ -14,8 +14,15 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from llmhw.families import FAMILIES
 from llmhw.model import ModelSpec
 from tests.truth.variants import VARIANTS
+
+
+def known_types() -> list[tuple[str, str]]:
+    """Every spelling of a text model that transformers has a class for, with its family."""
+    names = [(name, key) for key, family in FAMILIES.items() for name in (key, *family.synonyms)]
+    return [(n, k) for n, k in names if n in CONFIG_MAPPING and not CONFIG_MAPPING[n].sub_configs_defaults]
 
 
 @st.composite
@@ -41,6 +48,8 @@ class WithHead(torch.nn.Module):
     def __init__(self, config: Any, text_model: type[PreTrainedModel], options: dict[str, Any]) -> None:
         super().__init__()
         self.model = text_model._from_config(config, **options)
+        if hasattr(self.model, "vqmodel"):  # of Chameleon's images
+            del self.model.vqmodel
         dtype = next(self.model.parameters()).dtype
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
         self.all_tied_weights_keys = {}

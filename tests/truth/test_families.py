@@ -10,7 +10,8 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from llmhw.families import FAMILIES
-from llmhw.model import DROPOUT_RATES
+from llmhw.model import DROPOUT_RATES, ModelSpec
+from tests.truth.families import config_of, known_types, on_meta, our_shapes, published, sized, their_shapes
 
 
 def module_of(model_type: str) -> str:
@@ -30,3 +31,25 @@ def test_rotary(model_type: str) -> None:
 def test_dropout(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
     assert FAMILIES[model_type].dropout == any((getattr(config, key, 0) or 0) > 0 for key in DROPOUT_RATES)
+
+
+@pytest.mark.parametrize(("model_type", "key"), [pair for pair in known_types() if pair[0] != pair[1]])
+def test_synonyms(model_type: str, key: str) -> None:
+    """A spelling with a class of its own is built as the family it is counted to."""
+    for variant in (0, 1):
+        config = config_of(model_type, sized(key, variant))
+        assert our_shapes(ModelSpec.from_config(published(config))) == their_shapes(on_meta(config))
+
+
+# Switches of some families, which the classes of others do not know.
+SWITCHES = "attention_bias mlp_bias use_bias qkv_bias use_qkv_bias use_qk_norm qk_layernorm lm_head_bias norm_bias"
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES.keys() & CONFIG_MAPPING.keys()))
+def test_switches_of_other_families(model_type: str) -> None:
+    """What transformers does not read makes no tensors."""
+    known = CONFIG_MAPPING[model_type]
+    names = {*getattr(known, "__dataclass_fields__", {}), *known.attribute_map}
+    others = {name: True for name in SWITCHES.split() if name not in names}
+    config = config_of(model_type, sized(model_type, 0) | others)
+    assert our_shapes(ModelSpec.from_config(published(config) | others)) == their_shapes(on_meta(config))

@@ -17,18 +17,32 @@ from tests.truth.families import causal, config_of, published, sized
 BATCH, SEQ_LEN = 2, 14
 
 
-def cache_tensors(cache: Any) -> list[torch.Tensor]:
-    """Every tensor with a batch dimension that the cache's layers hold; keys that are the values, too, count once."""
-    found = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        twice = keys is not None and keys.shape == values.shape and torch.equal(keys, values)
-        for name, value in vars(layer).items():
-            if twice and name == "values":
-                continue
-            nested = value.values() if isinstance(value, dict) else [value]
-            found += [t for t in nested if isinstance(t, torch.Tensor) and t.ndim > 2]
+def tensors_in(held: Any) -> list[torch.Tensor]:
+    """Every tensor with a batch dimension, however deep it lies."""
+    if isinstance(held, torch.Tensor):
+        return [held] if held.ndim > 1 else []
+    if isinstance(held, dict):
+        held = list(held.values())
+    return [t for one in held for t in tensors_in(one)] if isinstance(held, (list, tuple)) else []
+
+
+def facts_of(layer: Any) -> dict[str, Any]:
+    """What a layer of a cache holds; keys that are the values, too, count once. transformers keeps the positions of
+    tokens for its indexer, engines do not."""
+    found = {name: held for name, held in vars(layer).items() if "position" not in name}
+    keys, values = found.get("keys"), found.get("values")
+    if isinstance(keys, torch.Tensor) and keys.shape == values.shape and keys.ndim > 2 and torch.equal(keys, values):
+        del found["values"]
     return found
+
+
+def cache_tensors(model: torch.nn.Module, output: Any, cache: Any) -> list[torch.Tensor]:
+    """What the model keeps of the sequences: in a cache with layers, a list of its own, or in its modules."""
+    kept = next((output[key] for key in ("past_key_values", "cache_params", "state") if key in output), cache)
+    inside = [vars(m).get(key) for m in model.modules() for key in ("conv1d_state", "recurrent_states")]
+    beside = [getattr(kept, key, None) for key in ("linear_cache", "rnn_state")]
+    layers = [facts_of(layer) for layer in getattr(kept, "layers", ())]
+    return tensors_in([layers, beside, inside, kept if isinstance(kept, list) else None])
 
 
 # Its compressed entries have no static cache; its windows are longer than the sequence here.
@@ -58,7 +72,7 @@ def test_cache_bytes(model_type: str, kv_format: str) -> None:
     cache = StaticCache(config=config, max_cache_len=SEQ_LEN) if limited else None
     ids = torch.randint(3, spec.vocab_size, (BATCH, SEQ_LEN))
     with torch.no_grad():
-        cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
-    held = sum(t.numel() * t.element_size() for t in cache_tensors(cache))
+        output = model(input_ids=ids, use_cache=True, **({"past_key_values": cache} if cache else {}))
+    held = sum(t.numel() * t.element_size() for t in cache_tensors(model, output, cache))
     predicted = kv_cache(spec, batch=BATCH, seq_len=SEQ_LEN, kv_format=kv_format)
     assert predicted.total == held

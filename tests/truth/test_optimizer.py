@@ -49,7 +49,7 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
 
 
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
-    outside = ("embed", "wpe", "project_in", "project_out", "norm", "ln_")
+    outside = ("embed", "wpe", "per_layer_model", "model.altup", "project_in", "project_out", "norm", "ln_", "A_log")
     return parameter.ndim == 2 and not any(word in name for word in outside)
 
 

@@ -68,24 +68,24 @@ def test_quantized_matrices_are_the_ones_transformers_quantizes(model_type: str)
     """Every linear layer but the head, as its quantizers choose them; the router is our exception, see below."""
     config = config_of(model_type, sized(model_type, 0))
     reference = on_meta(config)
-    kept = set(get_keys_to_not_convert(reference))
-    theirs = Counter(
-        re.sub(r"^.*?\.\d+\.", "", name)
-        for name, module in reference.named_modules()
+    # a block that layers share is tied, which transformers' rule for the head takes for another name of the head
+    kept = {name for name in get_keys_to_not_convert(reference) if "shared_transf" not in name}
+    linear = {
+        id(module.weight): name
+        for name, module in reversed(list(reference.named_modules()))
         if isinstance(module, (torch.nn.Linear, Conv1D)) and name not in kept
-    )
+    }
+    theirs = Counter(re.sub(r"^.*?\.\d+\.", "", name) for name in linear.values())
     spec = ModelSpec.from_config(config.to_dict())
-    packed = [
-        tensor
-        for layer in spec.layers
-        for tensor in layer.tensors
-        if tensor.matmul and tensor.component in ("attention", "mlp")
-    ]
+    held = [*(tensor for layer in spec.layers for tensor in layer.tensors), *spec.tensors]
+    packed = [tensor for tensor in held if tensor.is_linear and tensor.component in ("attention", "mlp")]
     ours = Counter(tensor.name.removesuffix(".weight") for tensor in packed)
     # AWQ, GPTQ and the fp8 checkpoints keep routers in 16 bit; bitsandbytes would pack those that are nn.Linear
     routers = {
-        *("feed_forward.router", "mlp.router", "mlp.shared_expert_gate", "mlp.gate.wg", "mlp.router.gate"),
-        "mlp.router.classifier",
+        *("feed_forward.router", "mlp.router", "mlp.shared_expert_gate", "mlp.router.gate", "mlp.router.classifier"),
+        "router.proj",
+        "model.per_layer_model_projection",  # of the embedding's width, and counted with it
+        *(name for name in theirs if "altup" in name or name.startswith("mlp.gate.")),  # these choose among streams
     }
     theirs = Counter({name: count for name, count in theirs.items() if name not in routers})
     if model_type == "olmo":  # its norms have no weights, so the last module is a linear layer, which is kept

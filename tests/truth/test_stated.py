@@ -32,7 +32,7 @@ def test_which_families_stack_experts(model_type: str) -> None:
     from tests.truth.families import published
 
     stacked = any(
-        t.experts > 1
+        t.experts > 1 or (t.matmul and len(t.shape) > 2)
         for variant in (0, 1)
         for layer in ModelSpec.from_config(published(config_of(model_type, sized(model_type, variant)))).layers
         for t in layer.tensors

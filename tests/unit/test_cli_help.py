@@ -204,7 +204,7 @@ def test_bash_puts_names_with_spaces_in_as_they_must_be_typed(tmp_path: Path) ->
         ("train llama-3-8b --gpu h100 --price 2 --provider aws", "leave provider"),
         ("serve llama-3-8b --gpu h100 --slo-tpot 33", "it is in seconds; 33 ms are --slo-tpot 0.033"),
         ("serve llama-3-8b --gpu h100 --engine vlLM --kv q4_0", "--kv"),
-        ("serve llama-3-8b --gpu 'M4 Max' --engine tensorrt-llm", "--engine tensorrt-llm does not run on M4 Max"),
+        ("serve llama-3-8b --gpu 'M4 Max 128GB' --engine tensorrt-llm", "--engine tensorrt-llm does not run on M4 Max"),
         ("serve llama-3-8b --gpu h100 --engine tensorrt-llm --weights q4_k_m", "is not read by tensorrt-llm"),
         ("serve llama-3-8b --gpu 'A100 80GB SXM4' --weights nvfp4 --engine tensorrt-llm", "does not multiply"),
     ],

@@ -42,9 +42,11 @@ def test_causal_needs_less(name: str) -> None:
     full = llmhw.forward_flops(spec, batch=2, seq_len=4096)
     causal = llmhw.forward_flops(spec, batch=2, seq_len=4096, causal=True)
     last = llmhw.forward_flops(spec, batch=2, seq_len=4096, logits="last")
-    assert causal.total < full.total
-    assert last.total < full.total
-    assert last["head"] * 4096 == full["head"]
+    if any(layer.attention and layer.attention.causal for layer in spec.layers):
+        assert causal.total < full.total
+    if spec.makes == "tokens":
+        assert last.total < full.total
+        assert last["head"] * 4096 == full["head"]
     assert llmhw.forward_flops(spec, batch=4, seq_len=4096).total == 2 * full.total
 
 

@@ -73,7 +73,7 @@ def test_memory_is_what_the_driver_offers(name: str, mib: int) -> None:
 
 def test_memory_is_near_the_capacity_as_sold() -> None:
     for device in accelerators():
-        if device.vendor != "Apple":  # their memory is shared with the CPU
+        if device.form not in ("SoC", "APU"):  # their memory is shared with the CPU
             sold = float(device.memory_vendor.split()[0])
             assert sold * 0.93e9 < device.memory_bytes <= sold * 2**30 * 1.01, device.name
 
@@ -113,6 +113,10 @@ def test_half_the_bits_at_most_double_the_rate(name: str) -> None:
         ("B300 SXM 288GB", "fp4"),  # Blackwell Ultra triples fp4
         ("GB300 NVL72", "fp4"),
         ("Rubin NVL72", "fp8"),
+        ("Trainium3", "fp8"),
+        ("MLU370-X8", "int8"),
+        # bf16 runs at a lower rate than fp16, which int8 doubles
+        *((row["name"], "int8") for row in ROWS if row["architecture"] == "Da Vinci 910"),
     }
     for narrow, wide in wider.items():
         if narrow not in peaks or wide not in peaks or (name, narrow) in faster_by_design:
@@ -220,10 +224,10 @@ def test_every_link_is_found_by_its_name_and_aliases() -> None:
         ("NVIDIA A100-SXM4-80GB", "A100 80GB SXM4"),
         ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe"),
         ("Tesla V100-SXM2-16GB", "V100 SXM2 16GB"),
-        ("v100-32gb", "V100 SXM2 32GB"),
+        ("v100-sxm2-32gb", "V100 SXM2 32GB"),
         ("rtx4090", "RTX 4090"),
         ("4090", "RTX 4090"),
-        ("NVIDIA GeForce RTX 4060 Ti", "RTX 4060 Ti 16GB"),
+        ("NVIDIA GeForce RTX 4060 Ti 16GB", "RTX 4060 Ti 16GB"),
         ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
         ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000 Blackwell Workstation"),
         ("a10", "A10"),
@@ -236,7 +240,8 @@ def test_every_link_is_found_by_its_name_and_aliases() -> None:
         ("tpu7x", "TPU v7"),
         ("gaudi3", "Gaudi 3"),
         ("trn1", "Trainium1"),
-        ("Apple M2 Ultra", "M2 Ultra 192GB"),
+        ("Apple M2 Ultra 192GB", "M2 Ultra 192GB"),
+        ("m3 max 40-core 64gb", "M3 Max 40-core 64GB"),
     ],
 )
 def test_forgiving_names(query: str, name: str) -> None:
@@ -265,7 +270,7 @@ def test_any_text_is_a_device_or_a_clear_error(text: str) -> None:
         answer = accelerator(text).name
     except LLMHWError as error:
         answer = str(error)
-    assert answer in NAMES or answer.startswith(f"accelerator={text!r} is "[:70])
+    assert answer in NAMES or answer.startswith(f"accelerator={text!r} "[:70])
 
 
 def test_an_ambiguous_name_lists_the_choices() -> None:
@@ -282,9 +287,9 @@ def test_an_ambiguous_name_lists_the_choices() -> None:
 
 def test_a_misspelt_name_suggests_the_nearest() -> None:
     assert error_of(accelerator, "rtx 4091") == (
-        "accelerator='rtx 4091' is not known; did you mean RTX 4090, RTX 5090, RTX 4080?"
+        "accelerator='rtx 4091' is not known; did you mean RTX 4090, RTX 4090 D?"
     )
-    assert error_of(accelerator, "h1000").startswith("accelerator='h1000' is not known; did you mean H100 PCIe 80GB,")
+    assert error_of(accelerator, "h1000").startswith("accelerator='h1000' is not known; did you mean H100 SXM5 80GB,")
     assert error_of(accelerator, "xyzzy") == "accelerator='xyzzy' is not known; run `llmhw gpus` for the list"
     assert error_of(accelerator, "") == "accelerator='' is not known; run `llmhw gpus` for the list"
 
@@ -292,7 +297,7 @@ def test_a_misspelt_name_suggests_the_nearest() -> None:
 def test_a_part_that_was_never_made_is_not_known() -> None:
     assert error_of(accelerator, "h100 40gb") == (
         "accelerator='h100 40gb' is not known; did you mean"
-        " A100 40GB PCIe, A100 40GB SXM4, H100 PCIe 80GB, H100 SXM5 80GB, H100 NVL 94GB?"
+        " A100 40GB PCIe, A100 40GB SXM4, A800 40GB PCIe, H100 PCIe 80GB, H100 SXM5 64GB, H100 SXM5 80GB?"
     )
 
 
@@ -347,7 +352,7 @@ def test_a_link_that_is_not_known_is_a_clear_error() -> None:
     assert error_of(Cluster("h100", 16).link_for, 16) == (
         "inter_link of 16 x H100 SXM5 80GB is not known; give it, as in inter_link='InfiniBand NDR 4x'"
     )
-    assert error_of(Cluster("m2 ultra", 2).link_for, 2) == (
+    assert error_of(Cluster("m2 ultra 192gb", 2).link_for, 2) == (
         "intra_link of 2 x M2 Ultra 192GB is not known; give it, as in intra_link='PCIe 5.0 x16'"
     )
     assert error_of(Cluster("h100", 8).link_for, 9) == "group=9 exceeds devices=8 of the cluster"

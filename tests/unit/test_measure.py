@@ -110,7 +110,7 @@ def test_any_module() -> None:
         (lambda: measure_memory(TINY, batch=-1), "batch=-1 must be a whole number of at least 1"),
         (lambda: measure_memory(TINY, seq_len=0), "seq_len=0 must be a whole number of at least 1"),
         (lambda: measure_memory(TINY, optimizer="adam"), "optimizer='adam' is not known; did you mean adamw?"),
-        (lambda: measure_memory(TINY, precision="fp8"), "precision='fp8' is not known; did you mean fp32?"),
+        (lambda: measure_memory(TINY, precision="fp8"), "precision='fp8' is not known; use one of fp32, bf16"),
         (lambda: measure_memory(TINY, recompute="selective"), "recompute='selective' is not known; use one of none"),
         (lambda: measure_memory(TINY, device_memory="rtx 4900"), "rtx 4900"),
         (

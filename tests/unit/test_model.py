@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from copy import deepcopy
-from csv import DictReader
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from llmhw.units import LLMHWError
 from llmhw.validation.facts import quantity
 from llmhw.validation.table import Row
 
-INDEX = list(DictReader((Path(catalog.__file__).parent / "models" / "INDEX.csv").read_text("utf-8").splitlines()))
+INDEX = [row for row in catalog.model_index() if not row["refused"]]
 
 
 def test_enough_models() -> None:
@@ -41,7 +40,7 @@ def test_published_counts_that_are_rounded(row: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("row", [r for r in INDEX if r["published_kind"] == "more_parts"], ids=lambda r: r["name"])
 def test_published_counts_with_more_parts(row: dict[str, str]) -> None:
-    """The published total adds a vision tower, prediction layers or scales to the text model."""
+    """The published total adds prediction layers or scales to the model."""
     assert 0 < llmhw.model(row["name"]).parameters.total <= int(float(row["parameters_published"]))
 
 
@@ -50,8 +49,8 @@ def test_components_add_up(name: str) -> None:
     p = llmhw.model(name).parameters
     assert tuple(p.by_component) == COMPONENTS
     assert sum(p.by_component.values()) == p.total
-    assert 0 < p.active <= p.total
-    assert (p.active == p.total) == (p.by_component["experts"] == 0)
+    assert 0 < p.active <= p.text == p.total - p.by_component["vision"] - p.by_component["audio"]
+    assert (p.active == p.text) == (p.by_component["experts"] == 0)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +188,9 @@ def test_more_experts_used_than_there_are() -> None:
 
 
 def test_vision_towers_are_named() -> None:
-    assert llmhw.model("gemma-3-27b").left_out == ("vision",)
-    assert llmhw.model("llama-3-8b").left_out == ()
+    spec = llmhw.model("gemma-3-27b")
+    assert [(t.kind, t.tokens, t.width) for t in spec.towers] == [("vision", 256, 5376)]
+    assert llmhw.model("llama-3-8b").towers == llmhw.model("llama-3-8b").left_out == spec.left_out == ()
 
 
 def test_attention_kinds() -> None:

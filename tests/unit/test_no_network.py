@@ -62,9 +62,9 @@ def seen(code: str) -> list[str]:
 
 # Names that a hub or a server would know are refused here.
 ELSEWHERE = [
-    ["model", "meta-llama/Llama-3-8B"],
-    ["model", "https://huggingface.co/gpt2/resolve/main/config.json"],
-    ["measure", "params", "meta-llama/Llama-3-8B"],
+    ["model", "org/Nothing"],
+    ["model", "https://huggingface.co/org/Nothing/resolve/main/config.json"],
+    ["measure", "params", "org/Nothing"],
     ["validate", "https://example.org/table.csv", "--kind", "serving"],
     ["fit", "gpt2", "--gpu", "https://example.org/gpu"],
 ]

@@ -314,4 +314,4 @@ def test_every_rule_of_every_mix_can_be_read() -> None:
 def test_every_model_of_the_catalog(name: str) -> None:
     for short in model_names():
         spec_of = catalog_model(short)
-        assert sum(group.elements for group in weight_groups(spec_of, name)) == spec_of.parameters.total, short
+        assert sum(group.elements for group in weight_groups(spec_of, name)) == spec_of.parameters.text, short

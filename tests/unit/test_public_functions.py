@@ -347,7 +347,7 @@ RIGHT: dict[str, list[Any]] = {
     "recompute": ["none", "selective", "per-op", "full"],
     "attention": ["flash", "eager"],
     "kernels": ["torch", "megatron"],
-    "device": ["h100", "RTX 4090", "MI300X", "TPU v5e", "M4 Max", "V100 SXM2 32GB"],
+    "device": ["h100", "RTX 4090", "MI300X", "TPU v5e", "M4 Max 128GB", "V100 SXM2 32GB"],
     "engine": ["vllm", "tensorrt-llm", "llama.cpp", "transformers"],
     "targets": ["attention", "all-linear", ["q_proj"]],
     "convention": ["palm", "6nd", "megatron"],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from html import escape
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,16 @@ def _distributed() -> Report:
     return DistributedMeasurement("two stages", _job(), rows, orders, orders, (), 1.0)
 
 
+def _compared() -> Report:
+    from tempfile import TemporaryDirectory
+
+    from llmhw.stored import check
+    from tests.unit.test_stored import checkpoint
+
+    with TemporaryDirectory() as folder:
+        return check(str(checkpoint(Path(folder) / "mine", num_hidden_layers=3)))
+
+
 # what makes one; how its text begins; words that must be in its text; what its frame is indexed by
 REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]] = {
     Estimate.__name__: (
@@ -117,6 +128,12 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
         "collectives of llama-3-8b on rank 0, one step\nwhat ",
         ("reduce-scatter", "in a step"),
         None,
+    ),
+    "Comparison": (
+        _compared,
+        "mine: its files beside its config\nnot equal: ",
+        ("attention", "-3,072", "in the files", "F16"),
+        "what",
     ),
     FitTable.__name__: (
         lambda: llmhw.fit(llmhw.model("llama-3-8b"), "RTX 4090", seq_len=8192),

@@ -81,7 +81,7 @@ TASKS = {
         [r"longest context +one sequence of 131,072 tokens"],
     ),
     "gpt-oss on a Mac": (
-        ["serve gpt-oss-20b --gpu 'M3 Max'"],
+        ["serve gpt-oss-20b --gpu 'M3 Max 128GB'"],
         [r"^Fits: ", r"in mxfp4", r"llama\.cpp", r"[3-9]\d\.\d tokens/s for each of 1", r"constants of other devices"],
     ),
     "Mixtral on four L40S: tensors or stages": (

@@ -77,7 +77,9 @@ def test_no_name_means_two_columns_of_a_kind(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_catalog_s_columns_have_their_own_names(kind: str) -> None:
-    assert other_names(kind, next(iter(KINDS[kind].catalog()))) == {}
+    """But those of sizes, which are called as their sources call them."""
+    sizes = {"gpu_mem_gb", "n_layer", "n_head", "n_head_kv", "n_vocab"}
+    assert other_names(kind, next(iter(KINDS[kind].catalog()))).keys() <= sizes
 
 
 # -- tables to fill, and help -----------------------------------------------------------------

@@ -62,8 +62,11 @@ def test_no_code_of_the_library_reads_facts_out_of_words() -> None:
                 used.add((path.name, found[0]))
     assert used == {
         ("table.py", 'self["source"] or "(no source)"'),
-        ("table.py", 'self["model_name"])):'),
-        ("table.py", 'self["model_name"].partition(" (")[0]'),
+        ("table.py", 'self["model_name"])'),
+        ("table.py", 'self["model_name"]))):'),
+        ("table.py", 'self["model_name"], stated)'),
+        ("table.py", 'self["model_name"])'),
+        ("table.py", "self['model_name'])} was taken for; mend one of them\""),
         ("table.py", "self['model_name']!r} is not in the catalog\""),
     }
 
