@@ -417,7 +417,7 @@ def _glm5_next(c: Config) -> Body:
     """GLM-5 Next: Kimi's delta attention, latent attention with pooled keys of its indexer, hyper-connections."""
     heads, dim, kernel = c.count("linear_num_heads"), c.count("linear_head_dim"), c.count("linear_conv_kernel_dim")
     wide, pool, rank = heads * dim, c.count("index_kpool"), c.count("q_lora_rank")
-    state = LinearAttention("kimi-delta", heads, dim, dim, 3 * wide, kernel)
+    state = LinearAttention("kimi-delta", heads, dim, dim, 3 * wide, kernel, products=3)
     bias, count = c.flag("attention_bias"), c.count("hc_mult")
 
     def delta(b: Builder) -> None:
@@ -462,7 +462,7 @@ _V4 = "transformers masks all pairs, and mixes streams of hidden states with fur
 _V3 = Style(router="sigmoid", norm_topk=True, rotary_cat=True)
 _SIZES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
 _MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536, "n_routed_experts": 64,
-           "moe_intermediate_size": 1407, **_SIZES}  # fmt: skip
+           "num_experts_per_tok": 6, "moe_intermediate_size": 1407, **_SIZES}  # fmt: skip
 _MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256,
            "num_experts_per_tok": 8, "moe_intermediate_size": 2048, **_SIZES}  # fmt: skip
 _INDEX = {"arithmetic": _MASKED, "index_topk": 2048, "index_head_dim": 128}

@@ -476,13 +476,9 @@ def _inkling(c: Config) -> Body:
             b.gated_mlp("mlp", c.hidden, dense)
             b.plain("mlp.global_scale", "mix", (1,))
         b.norms(TWO_NORMS, c.hidden)
+        channels = 2 * (cached + c.hidden)
         state = LinearAttention(
-            kind="convolution",
-            heads=0,
-            key_dim=1,
-            value_dim=1,
-            conv_channels=2 * (cached + c.hidden),
-            conv_kernel=kernel,
+            "convolution", conv_channels=channels, conv_kernel=kernel, conv_kept=0, wide=channels * kernel
         )
         return b.layer(a, state)
 
