@@ -28,11 +28,10 @@ from llmhw.families.decoder import (
     windows_above,
 )
 from llmhw.families.family import Family, Style, family
-from llmhw.model import Attention, Layer, LinearAttention
+from llmhw.model import Attention, Layer
 from llmhw.units import LLMHWError, shown
 
 _EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"
-_SHORT = "transformers pads short convolutions, and looks scores of the distance up for all pairs"
 _LLAMA4 = {
     "intermediate_size_mlp": 16384,
     "interleave_moe_layer_step": 1,
@@ -429,83 +428,6 @@ def _muse_spark(c: Config) -> Body:
     return decoder(c, types, norms=norms, feed_forward=feed_forward, sparse=sparse_layers(c), extra=gate)
 
 
-def _inkling(c: Config) -> Body:
-    """Inkling: short convolutions on keys, values and both sums, and scores that know the distance."""
-    local = c.get("local_layer_ids")
-    sliding = set(local) if local is not None else {i for i in range(c.layers) if (i + 1) % 6}
-    types = c.layer_types(lambda i: "hybrid_sliding" if i in sliding else "hybrid")
-    kernel, rank, window = (
-        c.count("conv_kernel_size", "sconv_kernel_size"),
-        c.count("d_rel"),
-        c.count("sliding_window_size", "sliding_window"),
-    )
-    inner, dense = c.count("moe_intermediate_size"), c.get("intermediate_size", default=0)
-    if c.get("dense_intermediate_size") is not None:  # in published files the experts have the plain name
-        inner, dense = dense, c.count("dense_intermediate_size")
-    first = c.count("first_k_dense_replace", "dense_mlp_idx", default=0, least=0)
-
-    def make(kind: str, sparse: bool) -> Layer:
-        b = Builder()
-        if kind not in ("hybrid", "hybrid_sliding"):
-            raise LLMHWError(f"config key layer_types has {kind!r}; known are hybrid and hybrid_sliding")
-        a = attention_of(c)
-        if kind == "hybrid_sliding":
-            heads, kv, dim = (
-                c.count(f"swa_{key}") for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
-            )
-            if heads % kv:
-                raise LLMHWError(
-                    f"config key swa_num_key_value_heads={kv} does not divide swa_num_attention_heads={heads}"
-                )
-            a = Attention(heads, kv, dim, dim, window)
-        b.qkvo("self_attn", c.hidden, a)
-        head_norms(b, a)
-        b.linear("self_attn.r_proj", "in_proj", a.heads * rank, c.hidden)
-        b.plain("self_attn.rel_logits_proj.proj", "mix", (rank, a.window or c.count("rel_extent")))
-        cached = a.kv_heads * a.head_dim
-        for name, width in (
-            ("self_attn.k_sconv", cached),
-            ("self_attn.v_sconv", cached),
-            ("attn_sconv", c.hidden),
-            ("mlp_sconv", c.hidden),
-        ):
-            b.plain(f"{name}.conv1d.weight", "conv", (width, 1, kernel))
-        if sparse:
-            _inkling_experts(b, c, inner)
-        else:
-            b.gated_mlp("mlp", c.hidden, dense)
-            b.plain("mlp.global_scale", "mix", (1,))
-        b.norms(TWO_NORMS, c.hidden)
-        channels = 2 * (cached + c.hidden)
-        state = LinearAttention(
-            "convolution", conv_channels=channels, conv_kernel=kernel, conv_kept=0, wide=channels * kernel
-        )
-        return b.layer(a, state)
-
-    outer = outer_of(c, "model.embed_tokens", "model.norm")
-    outer.norm("model.embed_tokens.embed_norm", c.hidden, "embedding_norm")
-    return Body(each(make, types, sparse_layers(c, first)), outer, dense)
-
-
-def _inkling_experts(b: Builder, c: Config, inner: int) -> None:
-    """Experts, and shared ones beside them that the router weighs, too."""
-    count, used, shared = (
-        c.count("n_routed_experts"),
-        c.count("num_experts_per_tok"),
-        c.get("n_shared_experts", default=0),
-    )
-    if used > count:
-        raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
-    weighed = count + (shared if c.flag("shared_expert_sink", default=True) else 0)
-    b.linear("mlp.gate", "router", weighed, c.hidden)
-    b.plain("mlp.gate.global_scale", "router", (1,))
-    sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
-    b.experts("mlp.experts", count, used, sizes, bias=False, swapped=False)
-    if shared:
-        sizes = {"gate": (inner, c.hidden), "up": (inner, c.hidden), "down": (c.hidden, inner)}
-        b.experts("mlp.shared_experts", shared, shared, sizes, bias=False, swapped=False)
-
-
 def _flex_olmo(c: Config) -> Body:
     return decoder(c, all_full(c), qk_norm="hidden", norms=POST_NORMS, feed_forward=routed(c))
 
@@ -582,6 +504,13 @@ def _phimoe(c: Config) -> Body:
     return replace(body, head_bias=c.flag("lm_head_bias"))
 
 
+# Known, and too unlike the others: why.
+REFUSED = {
+    "dbrx": "its experts lie below each other in plain matrices",
+    "hunyuan": "Hunyuan-Large shares keys and values between layers; hunyuan_v1_moe is read",
+    "jetmoe": "its attention is a mixture of experts, too",
+}
+
 # fmt: off
 TABLE: dict[str, Family] = {
     "llama4_text": family(_llama4, "Llama 4", synonyms=("llama4",), arithmetic=_EVERY_EXPERT, **_LLAMA4),
@@ -640,10 +569,6 @@ TABLE: dict[str, Family] = {
         tie_word_embeddings=True),
     "muse_spark_text": family(_muse_spark, "Muse Spark", num_key_value_heads=16, head_dim=64, sliding_window=2048,
         num_local_experts=256, num_experts_per_tok=8, moe_intermediate_size=4096, moe_hidden_size=4096),
-    "inkling_text": family(_inkling, "Inkling", rotary=0, arithmetic=_SHORT, num_key_value_heads=8, head_dim=128,
-        swa_num_attention_heads=64, swa_num_key_value_heads=16, swa_head_dim=128, sliding_window_size=512, d_rel=16,
-        rel_extent=1024, conv_kernel_size=4, moe_intermediate_size=3072, n_routed_experts=256, num_experts_per_tok=6,
-        n_shared_experts=2),
     "flex_olmo": family(_flex_olmo, "FlexOlmo", num_experts=7, num_experts_per_tok=5),
     "flint": family(_flint, "Flint", num_key_value_heads=4, head_dim=128, sliding_window=513, num_experts=256,
         num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=1024,

@@ -125,8 +125,8 @@ TABLE: dict[str, Family] = {
     "baichuan": family(_baichuan, "Baichuan 1 and 2"),
     "qwen": family(_qwen, "Qwen 1", seq_length=8192),
     "exaone": family(_exaone, "EXAONE 3"),
-    "bailing_moe": family(bailing_moe, "Ling, Ring and LLaDA 2", synonyms=("bailing_moe_v2", "llada2_moe"), num_experts=64,
-        num_experts_per_tok=6, moe_intermediate_size=1408),
+    "bailing_moe": family(bailing_moe, "Ling, Ring and LLaDA 2", synonyms=("bailing_moe_v2", "llada2_moe"),
+        num_experts=64, num_experts_per_tok=6, moe_intermediate_size=1408),
     "minicpm": family(_minicpm, "MiniCPM", tie_word_embeddings=True),
     "orion": family(_orion, "Orion"),
 }
