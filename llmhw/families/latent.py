@@ -120,7 +120,8 @@ def blocks(
 def _deepseek_v2(c: Config) -> Body:
     """DeepSeek V2; its small vision models have plain attention in the same blocks."""
     if not c.flag("use_mla", default=True):
-        return plain_deepseek(c)
+        first = c.data.get("first_k_dense_replace")
+        return plain_deepseek(c.changed(first_k_dense_replace=1 if first is None else first))
     bias = c.flag("mlp_bias")
     return blocks(c, feed_forward=lambda b, sparse: shared_experts(b, c, sparse, bias=bias))
 
