@@ -76,7 +76,8 @@ class Tensor:
     component  one of `COMPONENTS`
     matmul     True if activations are multiplied by it (False: norms, biases, looked-up embeddings)
     experts    experts stacked in it, 1 for an ordinary tensor
-    used       how many of those experts one token passes through; 0: only other layers, which borrow it, use it
+    used       how many of those experts one token passes through; 0: only other layers, which borrow it, use
+               it; of experts, only tokens that are no text do
     part       what it is in its block: one of `PARTS`
     split      how tensor (or expert) parallelism cuts it:
                column    by the outputs of a linear layer, by heads in attention; its bias too
@@ -107,7 +108,7 @@ class Tensor:
     @property
     def active(self) -> int:
         """Elements one token uses, in this layer or in one that borrows it."""
-        return self.numel // self.experts * max(self.used, 1)
+        return self.numel // self.experts * (self.used if self.experts > 1 else 1)
 
     @property
     def module(self) -> str:
@@ -118,7 +119,7 @@ class Tensor:
     @property
     def is_linear(self) -> bool:
         """A linear layer, or a stack of experts: what quantizers pack, but not the blocks of a diagonal (RG-LRU)."""
-        return self.matmul and (len(self.shape) == 2 or self.experts > 1)
+        return self.matmul and (len(self.shape) == 2 or self.component == "experts")
 
     @property
     def is_block_matrix(self) -> bool:

@@ -15,6 +15,7 @@ from llmhw.families import (
     gemma,
     held,
     hybrids,
+    inkling,
     latent,
     llamas,
     mixtures,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
+    **inkling.TABLE,
     **delta.TABLE,
     **hybrids.TABLE,
     **recurrent.TABLE,
@@ -51,7 +53,7 @@ ENCODERS: dict[str, Family] = encoders.TABLE
 REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
 
 # Known, and too unlike the others: why.
-REFUSED: dict[str, str] = {**recurrent.REFUSED}
+REFUSED: dict[str, str] = {**mixtures.REFUSED, **recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
