@@ -88,7 +88,7 @@ def test_every_answer_says_what_is_in_it() -> None:
         assert "with vision tower 1.07 GiB" in done.stdout + done.stderr
     served = answer("serve", "qwen3-vl-8b", "--gpu", "h100")
     assert any("with vision tower 1.07 GiB" in line for line in served["warnings"])
-    assert "vision tower 1.07 GiB" in answer("fit", "qwen3-vl-8b", "--gpu", "h100")[0]["towers"]
+    assert "vision tower 1.07 GiB" in answer("fit", "qwen3-vl-8b", "--gpu", "h100")["towers"][0]
     assert answer("model", "qwen3-vl-8b")["towers"]["vision"]["parameters"] == 576388336
 
 
