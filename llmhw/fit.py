@@ -24,7 +24,7 @@ from llmhw.memory import (
     whole_towers,
 )
 from llmhw.model import ModelSpec
-from llmhw.precision import number_format
+from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, number_format
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from llmhw.job import ServingJob, TrainingJob
     from llmhw.serving import ServingMemory
 
-INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
+# Beside the checkpoint's own; nvfp4 where a device multiplies 4-bit floats.
+INFERENCE_FORMATS = ("bf16", "fp8", "int8", "nvfp4", "int4-gptq", "q4_k_m")
 
 # A model that states no longest sequence is asked about this many tokens at most.
 _LIMIT = 131072
@@ -190,8 +191,9 @@ class FitTable(Report):
 
     def __getitem__(self, use: str) -> Fit:
         found = {row.use: row for row in self.rows}
-        if use in found:
-            return found[use]
+        short = {name.partition(" (")[0]: row for name, row in found.items()}  # "inference, checkpoint"
+        if use in short | found:
+            return (short | found)[use]
         why = "".join(f"; {line}" for line in self.warnings())
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
@@ -482,7 +484,8 @@ def fit(
     devices       tensor-parallel ranks; what is shown is what each of them holds
     batch         sequences at a time: cached together for inference, a micro-batch for training
     seq_len       tokens of each, at most the model's own limit; default: 4096, or that limit
-    formats       weight formats to try for inference; default: `INFERENCE_FORMATS`, those that can be served there
+    formats       weight formats to try for inference; default: that of a quantized checkpoint, and of
+                  `INFERENCE_FORMATS` those that can be served there
     kv_format     format of the cache; default: the engine's
     rank          of the LoRA adapters, on all linear layers
     utilization   share of a device that an engine takes; default: the engine's own
@@ -502,7 +505,8 @@ def fit(
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
     q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}))
     jobs, refused = _served(q, formats)
-    rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
+    called = {name: format_label(spec, name) for name in jobs}
+    rows = [_row(_INFERENCE + called[name], partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
     left_out = ""
     try:
         gpu.peak("bf16")
@@ -519,7 +523,7 @@ def fit(
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
     if not rows:
         raise LLMHWError(f"{next(iter(refused.values()))}; no training: {left_out}")
-    engine = {name: job.engine for name, job in jobs.items()}
+    engine = {called[name]: job.engine for name, job in jobs.items()}
     caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
     towers = tuple(told_towers(spec, how="whole on each device"))
@@ -530,11 +534,27 @@ def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, Serv
     """The job of each format, and why there is none of others; a default that cannot be served is not asked for."""
     jobs: dict[str, ServingJob] = {}
     refused: dict[str, str] = {}
-    half = "bf16" if _trains(q.gpu) else "fp16"
-    for name in (half, *INFERENCE_FORMATS[1:]) if formats is None else formats:
-        number_format(name)  # a name that nobody knows is no format to refuse
+    for name in _usual_formats(q) if formats is None else formats:
+        if not (isinstance(name, str) and name == CHECKPOINT):
+            number_format(name)  # a name that nobody knows is no format to refuse
         try:
             jobs[name] = _serving_job(q, name)
         except LLMHWError as error:
             refused[name] = str(error)
-    return jobs, refused if formats is not None or not jobs else {}
+    told = refused if formats is not None or not jobs else {CHECKPOINT: refused.get(CHECKPOINT, "")}
+    return jobs, {name: why for name, why in told.items() if why}
+
+
+def _usual_formats(q: _Question) -> list[str]:
+    """The checkpoint's own format if it is quantized, and others that devices like this one multiply."""
+    half = "bf16" if _trains(q.gpu) else "fp16"
+    names = [half, *INFERENCE_FORMATS[1:]]
+    if "fp4" not in q.gpu.peaks:
+        names.remove("nvfp4")
+    if not q.spec.quantization:
+        return names
+    try:
+        own = checkpoint_name(q.spec)
+    except LLMHWError:  # its row says why
+        own = CHECKPOINT
+    return [CHECKPOINT, *(name for name in names if number_format(name).name != own)]

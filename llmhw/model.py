@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from operator import truediv
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from llmhw.units import MOST_LETTERS, LLMHWError, ceil_div, format_quantity, pla
 if TYPE_CHECKING:
     from os import PathLike
 
+    from llmhw.checkpoint import Checkpoint
     from llmhw.families import Family
+    from llmhw.precision import NumberFormat
 
 TOWERS = ("vision", "audio")
 COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head", *TOWERS)
@@ -151,7 +153,8 @@ class Attention:
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
     compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
-                             such entries (DeepSeek V4; 0: none). The indexer's keys are of entries, too
+                             such entries (DeepSeek V4; 0: none)
+    index_pool               tokens behind one key of the indexer
     waiting                  elements kept of each token whose entry is not made yet, and of the last one whose is
     """
 
@@ -170,6 +173,7 @@ class Attention:
     shared: bool = False
     causal: bool = True
     compression: int = 0
+    index_pool: int = 1
     waiting: tuple[int, int] = (0, 0)
 
     @property
@@ -331,7 +335,6 @@ class ModelSpec(Report):
     max_seq_len: int | None
     tied: bool
     dtype: str
-    quantization: str
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     mtp_tensors: tuple[Tensor, ...] = ()
@@ -342,7 +345,7 @@ class ModelSpec(Report):
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        check_made(self, dtype=check_prose, quantization=check_prose, intermediate=whole(0), max_seq_len=whole(1))
+        check_made(self, dtype=check_prose, intermediate=whole(0), max_seq_len=whole(1))
         for entry, kind in (("layers", Layer), ("tensors", Tensor), ("mtp_tensors", Tensor), ("towers", Tower)):
             for thing in getattr(self, entry):
                 if type(thing) is not kind:
@@ -395,6 +398,39 @@ class ModelSpec(Report):
         from llmhw.families import family_of, key_of
 
         return family_of(key_of(self.model_type))
+
+    @property
+    def quantization(self) -> str:
+        """Method by which its checkpoint is quantized, as its config calls it; "" for none."""
+        from llmhw.quantization import method_in
+
+        return method_in(self.config)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """In which number format its files hold each tensor; a method that is not known raises `LLMHWError`.
+
+        >>> model("gpt-oss-120b").checkpoint.experts.name
+        'mxfp4'
+        """
+        from llmhw.quantization import checkpoint_of
+
+        return checkpoint_of(self)
+
+    @cached_property
+    def stored(self) -> tuple[tuple[int, NumberFormat, Tensor, int], ...]:
+        """Every tensor as its files hold it: kind of its layer (-1: outside), format, tensor, and how many."""
+        from llmhw.checkpoint import stored_tensors
+
+        return stored_tensors(self)
+
+    def in_format(self, number_format: str) -> ModelSpec:
+        """The same model with a checkpoint in that number format, such as a name ending in AWQ stands for.
+
+        >>> model("llama-3-8b").in_format("awq").checkpoint.whole.name
+        'int4-awq'
+        """
+        return replace(self, config={**self.config, "quantization_config": number_format})
 
     @cached_property
     def rotary(self) -> float:
@@ -577,6 +613,7 @@ def _checked(spec: ModelSpec) -> ModelSpec:
 @lru_cache(maxsize=64)
 def _of_catalog(name: str) -> ModelSpec | None:
     from llmhw.catalog import read_model
+    from llmhw.names import find_model
     from llmhw.names import models as names
 
     if names().exactly(name) is None:  # recognized at most: then what lies here under that very name is meant
@@ -588,7 +625,9 @@ def _of_catalog(name: str) -> ModelSpec | None:
         short, config = read_model(name)
     except KeyError:
         return None
-    return ModelSpec.from_config(config, name=short)
+    spec, found = ModelSpec.from_config(config, name=short), find_model(name)
+    stated = found.format if found and names().exactly(name) is None else ""
+    return spec.in_format(stated) if stated and not spec.quantization else spec
 
 
 def model_of(spec: ModelSpec | str | PathLike[str], argument: str = "spec") -> ModelSpec:

@@ -25,7 +25,7 @@ from llmhw.memory import (
     whole_towers,
 )
 from llmhw.model import Layer, ModelSpec, Tensor
-from llmhw.precision import number_format
+from llmhw.precision import checkpoint_name, format_label, formats_in, number_format
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
     LLMHWError,
@@ -303,8 +303,9 @@ class ServingMemory(StageReport):
         layout = "".join(f", {name}={getattr(job, name)}" for name in sizes if getattr(job, name) > 1)
         adapters = f", {job.lora_adapters} LoRA adapters of rank {job.lora_rank}" if job.lora_adapters else ""
         copies = f", {job.replicas} replicas" if job.replicas > 1 else ""
+        stored = format_label(job.model, str(job.weights))
         return (
-            f"serving {job.model.name} in {job.weights}, KV cache in {job.kv}, on {job.cluster.devices:,} x "
+            f"serving {job.model.name} in {stored}, KV cache in {job.kv}, on {job.cluster.devices:,} x "
             f"{job.cluster.accelerator.name}{layout}{copies}, {job.engine}{adapters}"
         )
 
@@ -731,9 +732,7 @@ def assumptions(held: ServingMemory) -> list[str]:
     device, engine, limit = job.cluster.accelerator, job.software, job.model.max_seq_len or 0
     if not job.was_asked("engine") and engine.name != "vllm":
         found.append(f"engine={str(job.engine)!r} assumed: it reads the weights and runs on {device.name}")
-    if not job.was_asked("weights"):
-        own = f"; its checkpoint is in {job.model.quantization}" if job.model.quantization else ""
-        found.append(f"weights={str(job.weights)!r} assumed{own}")
+    found += _formats_assumed(job)
     if not job.was_asked("tp") and job.cluster.devices > 1:
         axis = "pp" if job.split == "layers" else "tp"
         found.append(
@@ -749,14 +748,51 @@ def assumptions(held: ServingMemory) -> list[str]:
         found.append(
             f"max_model_len={job.context_limit} is above the model's limit of {limit:,}: it needs rope scaling"
         )
-    if engine.expands(device, number_format(job.weights)):
-        found.append(
-            f"weights={str(job.weights)!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
-        )
+    for fmt in formats_in(job.model, job.weights):
+        if engine.expands(device, fmt):
+            found.append(
+                f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
+            )
     found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
+
+
+def _formats_assumed(job: ServingJob) -> list[str]:
+    """What was assumed of the formats of weights and cache, and how it stands to the checkpoint's own."""
+    found, weights, spec = [], str(job.weights), job.model
+    if job.was_asked("weights"):
+        return _dequantized(job) if spec.quantization else []
+    own, label = checkpoint_name(spec), format_label(spec, weights)
+    if not spec.checkpoint.quantized:
+        found.append(f"weights={weights!r} assumed")
+    elif weights == own:
+        found.append(f"weights={label!r} assumed: the format of its checkpoint")
+    else:
+        theirs = " + ".join(fmt.name for fmt in formats_in(spec, "checkpoint"))
+        found.append(
+            f"weights={weights!r} assumed: its checkpoint is in {theirs}, which {job.engine} does not run on "
+            f"{job.cluster.accelerator.name}"
+        )
+    if spec.checkpoint.note:
+        found.append(spec.checkpoint.note)
+    if spec.checkpoint.kv and not job.was_asked("kv"):
+        if job.kv == spec.checkpoint.kv:
+            found.append(f"kv={str(job.kv)!r} assumed: the checkpoint has scales for it")
+        else:
+            found.append(
+                f"kv={str(job.kv)!r} assumed: the checkpoint has scales for {spec.checkpoint.kv}, which are not used"
+            )
+    return found
+
+
+def _dequantized(job: ServingJob) -> list[str]:
+    """That 16-bit weights were asked for where the checkpoint has fewer bits."""
+    weights, spec = str(job.weights), job.model
+    if weights == "checkpoint" or number_format(weights).bits < 16:
+        return []
+    return [f"weights={weights!r}: its checkpoint is quantized ({spec.quantization}); this is the model dequantized"]
 
 
 # Formats that are tried in place of one with more bits, best first.
@@ -772,7 +808,7 @@ def _narrower(job: ServingJob) -> list[str]:
         fitting = engine.reads(fmt) and engine.expands(device, fmt) is False
         if fitting and (fmt.kind == "gguf") == (engine.weights[0] == "gguf"):
             found.setdefault(fmt.bits, name)
-    bits = number_format(job.weights).bits_per_weight
+    bits = formats_in(job.model, job.weights)[0].bits_per_weight
     return [name for name in found.values() if number_format(name).bits_per_weight < 0.9 * bits]
 
 

@@ -93,7 +93,9 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
-    data, model_type = found.text, found.model_type
+    # a wrapper's own architecture says what it makes
+    given = {"architectures": data["architectures"]} if "architectures" in data else {}
+    data, model_type = {**found.text, **given}, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
@@ -104,7 +106,6 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     towers, left_out = found.towers(c)
-    quantization = data.get("quantization_config") or {}
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
@@ -118,7 +119,6 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         max_seq_len=c.get(*_LONGEST),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
-        quantization=str(quantization.get("quant_method", "")),
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,

@@ -26,6 +26,8 @@ _REMOTE: dict[str, tuple[str, tuple[str, ...]]] = {
     "llava_mistral": ("mistral", ("vision",)),
     "llava_qwen": ("qwen2", ("vision",)),
 }
+# What the text model of a wrapper is that does not say so.
+_TEXT_OF = {"deepseek_vl_v2": "deepseek_v2"}
 # The same, where a key `version` says which one it is.
 _VERSIONS: dict[str, dict[str, str]] = {"minicpmv": {"2.5": "llama", "2.6": "qwen2", "4.5": "qwen3"}}
 # Wrappers whose text part is no decoder alone, with the reason.
@@ -46,7 +48,7 @@ REFUSED: dict[str, str] = {
 }
 _TEXTS = ("text_config", "llm_config", "language_config", "llm_cfg")
 _SPEECH = ("talker_config", "token2wav_config", "code2wav_config")  # what speaks in the Omni models
-_SHARED = ("quantization_config", "dtype", "torch_dtype")
+_SHARED = tuple("quantization_config compression_config hf_quant_config quantization dtype torch_dtype".split())
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,10 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
         left_out += tuple(_short(k) for k, v in data.items() if _is_part(k) and isinstance(v, Mapping) and k != key)
         inner, outer = _flag_in(data[key]), _flag_in(data)
         text = _merged(data, key, tied=outer if inner is None else inner)
-        return Unwrapped(text, text.get("model_type", kind), left_out=left_out)
+        inside = (
+            text.get("model_type") if isinstance(data[key].get("model_type"), str) else _TEXT_OF.get(str(kind), kind)
+        )
+        return Unwrapped(text, inside, left_out=left_out)
     if wrapper:
         return Unwrapped(data, wrapper.text)
     if isinstance(kind, str) and kind in _REMOTE:

@@ -100,7 +100,8 @@ def test_every_row_has_a_source_a_status_and_a_known_rule() -> None:
         assert row["source"], row["name"]
         assert row["locator"], row["name"]
         assert row["status"] in ("published", "derived"), row["name"]
-        assert row["rule"] in ("all", "matrices", "experts", "gguf"), row["name"]
+        assert row["rule"] in ("all", "matrices", "experts", "mlx", "gguf"), row["name"]
+        assert not row["like"] or row["like"] in number_formats(), row["name"]
         assert row["kind"] in ("float", "integer", "block", "gguf"), row["name"]
         assert row["compute"] in number_formats(), row["name"]
 
