@@ -34,7 +34,7 @@ EACH = max(EXAMPLES // 10, 1)
 # Their vision encoder is one of the timm library, whose sizes no config holds.
 TIMM = {"fast_vlm", "gemma3n", "perception_lm"}
 # Their text model is not read.
-TEXTLESS = {"glm5_next", "inkling2"}
+TEXTLESS = {"inkling2"}
 
 
 def on_meta(wrapper: str, config: Any) -> torch.nn.Module:
@@ -95,7 +95,7 @@ def test_random_configs(wrapper: str) -> None:
 def test_enough() -> None:
     """Of transformers' wrappers, those that are compared here; the Omni models are their thinkers."""
     held = {*WRAPPERS, "mistral4", "qwen2_5_omni", "qwen3_omni_moe"} - TIMM - TEXTLESS
-    assert len(held & CLASSES.keys()) >= 94
+    assert len(held & CLASSES.keys()) >= 95
     assert CLASSES.keys() == {*held, *TIMM, *TEXTLESS, *REFUSED}
 
 
@@ -114,9 +114,11 @@ def test_refused_by_name(wrapper: str) -> None:
 def test_what_speaks_is_left_out() -> None:
     """Of the Omni models the thinker is read, as engines serve it."""
     thinker = CONFIG_MAPPING["qwen2_5_omni_thinker"]().to_dict()
-    spec = ModelSpec.from_config({"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {"a": 1}})
+    omni = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": thinker}
+    spec = ModelSpec.from_config(omni | {"talker_config": {"a": 1}})
     assert spec.towers == ModelSpec.from_config(thinker).towers
     assert spec.left_out == ("talker",)
+    assert spec.makes == "tokens"
 
 
 def test_ties_as_the_file_was_written() -> None:
