@@ -603,9 +603,9 @@ def _checked(spec: ModelSpec) -> ModelSpec:
     held, choices = stored.get("elements"), stored.get("choices", 0)
     if type(held) is not int or type(choices) is not int:
         return spec
-    if spec.parameters.total not in (held, held + choices):
+    if spec.parameters.text not in (held, held + choices):
         raise LLMHWError(
-            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.total:,} parameters, but the "
+            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.text:,} parameters, but the "
             f"file's tensors hold {held:,}: this variant is not covered; give the model's config.json"
         )
     return spec

@@ -95,9 +95,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
-    # a wrapper's own architecture says what it makes
-    given = {"architectures": data["architectures"]} if "architectures" in data else {}
-    data, model_type = {**found.text, **given}, found.model_type
+    data, model_type = found.text, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
