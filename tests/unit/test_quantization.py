@@ -245,7 +245,7 @@ def test_bytes_are_those_of_compressed_tensors(quantization: dict[str, Any], the
 
 
 def published(row: dict[str, str]) -> tuple[float, float]:
-    """Predicted and published bytes of a checkpoint; a copy of the tied embedding, which some files hold, is added."""
+    """Predicted and published bytes of a checkpoint, with towers, and a copy of the tied embedding where files hold one."""
     spec = llmhw.model(row["model"])
     if row["quantization"]:
         found = json.loads(row["quantization"])
@@ -253,7 +253,8 @@ def published(row: dict[str, str]) -> tuple[float, float]:
         spec = replace(spec, config={**config, "quantization_config": found})
     half = replace(spec, dtype="float16") if spec.dtype == "float32" else spec
     copies = 2 * spec.parameters.by_component["embedding"] if row["copies"] == "head" else 0
-    return checkpoint_bytes(half) + copies, 1e9 * sum(map(float, row["shards_gb"].split()))
+    beside = copies + 2 * spec.parameters.towers
+    return checkpoint_bytes(half) + beside, 1e9 * sum(map(float, row["shards_gb"].split()))
 
 
 def test_published_checkpoints() -> None:
