@@ -245,7 +245,7 @@ def test_bytes_are_those_of_compressed_tensors(quantization: dict[str, Any], the
 
 
 def published(row: dict[str, str]) -> tuple[float, float]:
-    """Predicted and published bytes of a checkpoint, with towers, and a copy of the tied embedding where files hold one."""
+    """Predicted and published bytes of a checkpoint, towers and copies of a tied embedding that files hold included."""
     spec = llmhw.model(row["model"])
     if row["quantization"]:
         found = json.loads(row["quantization"])
@@ -414,7 +414,7 @@ def test_mutated_configs_are_read_or_refused_in_one_line() -> None:
     chance = random.Random(11)
     seeds = [form for form, _, _ in FORMS] + [form for form, _ in KEPT] + [form for form, _ in MLX]
     refused = []
-    for _ in range(1500):
+    for _ in range(500):
         quantization = changed(chance, copy.deepcopy(chance.choice(seeds)))
         try:
             spec = read(quantization, chance.choice(["quantization_config", "quantization", "hf_quant_config"]))
@@ -423,4 +423,4 @@ def test_mutated_configs_are_read_or_refused_in_one_line() -> None:
         except LLMHWError as error:
             refused.append(str(error))
     assert [told for told in refused if "\n" in told or "config key" not in told] == []
-    assert 300 < len(refused) < 1400
+    assert 100 < len(refused) < 450
