@@ -168,6 +168,14 @@ def test_modules_that_a_file_keeps_are_kept(quantization: dict[str, Any], name: 
     assert ("mlp", "bf16") not in held
 
 
+def test_a_star_behind_a_number_stands_for_more_digits() -> None:
+    excluded = {"quant_algo": "FP8", "exclude_modules": ["model.layers.1*", "model.layers.0.mlp*"]}
+    spec = read(excluded, num_hidden_layers=12)
+    held = {(g.component, g.stored_as): g.elements for g in weight_groups(spec, "checkpoint")}
+    assert held["attention", "bf16"] * 12 == 3 * spec.parameters.by_component["attention"]  # layers 1, 10 and 11
+    assert held["mlp", "bf16"] * 12 == 4 * spec.parameters.by_component["mlp"]
+
+
 def test_modules_have_formats_of_their_own() -> None:
     mixed = {
         "quant_method": "modelopt",
