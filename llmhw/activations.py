@@ -48,7 +48,8 @@ class _Tensor:
 
     def like(self, **changes: Any) -> _Tensor:
         """A fresh tensor of the same shape but for the changes."""
-        return replace(self, **{"table": "", **changes})
+        same = {"width": self.width, "bytes": self.bytes, "batch": self.batch, "seq_len": self.seq_len}
+        return _Tensor(**same | {"keys": self.keys, "grad": self.grad} | changes)
 
     def term(self, label: str, key: str, times: int = 1) -> Term:
         """Its bytes, so many times."""
