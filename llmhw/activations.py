@@ -797,7 +797,8 @@ class Case:
 
 def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bool) -> Estimate:
     """What layers and ends keep; `shared`: only what layers share, or only what they do not."""
-    case = replace(case, attention=case.attention or usual_attention(spec, case.kernels))
+    if case.attention is None:
+        case = replace(case, attention=usual_attention(spec, case.kernels))
     wanted = {ends.pop("shared")} if "shared" in ends else {True, False}
     profile = _megatron if case.kernels == "megatron" else _torch
     parts: dict[str, list[Term]] = {}

@@ -5,9 +5,11 @@ Nothing is counted here: inference is an engine's plan, `llmhw.serving_memory`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import checked
@@ -382,18 +384,26 @@ def _most(holds: Callable[[int], Held], most: int) -> int:
         return 0
     if greatest.fits:
         return most
-    guess = True
-    while high - low > 1:
-        # needs are nearly straight lines, so that the one between the ends soon meets what is offered
-        part = (least.offered - least.needed) / (greatest.needed - least.needed) if guess else 0.5
-        middle = min(max(low + int(part * (high - low)), low + 1), high - 1)
+    known = [(low, least.needed), (high, greatest.needed)]
+    for step in count(1):
+        if high - low <= 1:
+            break
+        # needs are nearly straight lines or parabolas; every fourth step is half the way, whatever they look like
+        guess = low + _fitting(known[-3:], range(low + 1, high), least.offered) if step % 4 else (low + high) // 2
+        middle = min(max(guess, low + 1), high - 1)
         held = holds(middle)
-        if held.fits:
-            low, least = middle, held
-        else:
-            high, greatest = middle, held
-        guess = not guess  # every other step is half the way, whatever the needs look like
+        low, high = (middle, high) if held.fits else (low, middle)
+        known.append((middle, held.needed))
     return low
+
+
+def _fitting(known: Sequence[tuple[int, float]], numbers: range, offered: float) -> int:
+    """How many of these numbers need no more than is offered, on the curve through two or three known needs."""
+    (a, at_a), (b, at_b), *more = known
+    slope, bend = (at_b - at_a) / (b - a), 0.0
+    for c, at_c in more:
+        bend = ((at_c - at_a) / (c - a) - slope) / (c - b)
+    return bisect_left(numbers, True, key=lambda n: at_a + slope * (n - a) + bend * (n - a) * (n - b) > offered)
 
 
 def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:

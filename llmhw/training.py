@@ -368,7 +368,8 @@ def _metered(tensors: Any, apart: Any) -> tuple[Term, Term]:
 
 def on_device(held: Any) -> Any:
     """What nvidia-smi shows where tensors and blocks apart from them take so many bytes."""
-    return _metered(held, 0)[1].value
+    reserved = allocator_bytes(tensors=held, ratio=_constant("reserved_over_allocated"))
+    return shown_bytes(reserved=reserved, context=_constant("context_bytes"))
 
 
 @checked
@@ -444,8 +445,8 @@ def held_bytes(job: TrainingJob) -> dict[str, float]:
 
 def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
-    pairs = ((sum(parts.values()), apart) for parts, apart in _totals(_OnAnyDevice(job)))
-    return float(_metered(*max(pairs, key=sum))[1].value)
+    totals = _totals(_OnAnyDevice(job))
+    return float(on_device(max(sum(parts.values()) + apart for parts, apart in totals)))
 
 
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
