@@ -57,6 +57,9 @@ class WithHead(torch.nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
             self.all_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.model.get_input_embeddings()
+
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.lm_head
 
