@@ -362,7 +362,8 @@ def _adapters(base: str, q: _Question) -> Held:
     asked: dict[str, Any] = {"device": q.gpu, "devices": q.devices, "batch": q.batch, "seq_len": q.seq_len}
     states = _adapter_states(q.spec, q.devices, q.rank, base)
     kept = held_bytes(training_job(q.spec, **asked, **_FROZEN))
-    total = float(states.total) + sum(value for name, value in kept.items() if name != "weights")
+    counted = {"weights", *whole_towers(q.spec)}
+    total = float(states.total) + sum(value for name, value in kept.items() if name not in counted)
 
     def explained() -> Estimate:
         return Estimate("training", "bytes", (*states.parts, *checkpointed_activations(q.spec, **asked).parts))
@@ -385,7 +386,7 @@ def _adapter_states(spec: ModelSpec, devices: int, rank: int, base: str) -> Esti
         "adapters": lora_terms(added, recipe.weights, tp=devices),
         "gradients": lora_terms(added, recipe.gradients, tp=devices),
     }
-    parts |= whole_towers(q.spec)
+    parts |= whole_towers(spec)
     return Estimate.of("LoRA states", "bytes", parts | optimizer_parts(cut, optimizer_named("adamw"), recipe.state))
 
 
