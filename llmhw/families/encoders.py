@@ -236,6 +236,26 @@ _BASE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+# Known, and too unlike the others: why.
+REFUSED: dict[str, str] = {
+    name: why
+    for names, why in {
+        """t5 mt5 umt5 longt5 t5gemma switch_transformers bart mbart marian pegasus pegasus_x bigbird_pegasus blenderbot
+        blenderbot-small plbart mvp led prophetnet m2m_100 nllb-moe fsmt encoder-decoder rag""": (
+            "it is an encoder, and a decoder that attends to it"
+        ),
+        "trocr": "it is a decoder that attends to an encoder of pictures",
+        """whisper speech_to_text moonshine musicgen musicgen_melody moshi bark speecht5 seamless_m4t seamless_m4t_v2
+        wav2vec2 wav2vec2-bert hubert wavlm mimi encodec dac""": "it hears or makes sound, and is no language model",
+        """clip clip_text_model clip_vision_model siglip siglip_text_model siglip_vision_model siglip2 vit dinov2
+        dinov3_vit align altclip""": "it is an encoder of pictures, and is no language model",
+        "albert": "its layers are one, which runs many times",
+        "xlnet": "its attention has two streams",
+        "reformer big_bird": "its attention is of hashes and blocks",
+    }.items()
+    for name in names.split()
+}
+
 # fmt: off
 TABLE: dict[str, Family] = {
     "bert": family(_bert, "BERT", **_BASE),
