@@ -57,10 +57,16 @@ class WithHead(torch.nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
             self.all_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        embedding: torch.nn.Module = self.model.embed_tokens
+        return embedding
+
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.lm_head
 
     def forward(self, **inputs: Any) -> CausalLMOutputWithPast:
+        if "t_cond" in inspect.getsource(type(self.model.layers[0])):  # how late Voxtral's words may be
+            inputs["t_cond"] = self.lm_head.weight[:1]
         out = self.model(**inputs)
         logits = self.lm_head(out.last_hidden_state)
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)

@@ -7,7 +7,9 @@ import re
 from importlib import import_module
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmhw.families import FAMILIES
 from llmhw.model import DROPOUT_RATES, ModelSpec
@@ -16,6 +18,9 @@ from tests.truth.families import config_of, known_types, on_meta, our_shapes, pu
 
 def module_of(model_type: str) -> str:
     """The source of transformers' implementation."""
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if name:
+        return inspect.getsource(import_module(getattr(transformers, name).__module__))
     package = CONFIG_MAPPING[model_type].__module__.rpartition(".")
     return inspect.getsource(import_module(f"{package[0]}.{package[2].replace('configuration', 'modeling')}"))
 
