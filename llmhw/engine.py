@@ -28,7 +28,7 @@ from llmhw.messages import (
     nodes_reached,
 )
 from llmhw.model import Attention, Layer, LinearAttention, ModelSpec
-from llmhw.precision import number_format
+from llmhw.precision import NumberFormat, component_formats, formats_in, number_format
 from llmhw.rates import (
     BOUND,
     ServingConstants,
@@ -105,10 +105,9 @@ def scheduling_seconds(*, step_seconds: Any, sequences: Any, each_seconds: Any) 
 
 # Formats that the tensor cores multiply as they are stored; all others are expanded to 16 bit first.
 _NATIVE = {
-    "fp8": ("fp8", "matmul8"),
-    "mxfp8": ("fp8", "matmul8"),
-    "nvfp4": ("fp4", "matmul4"),
-    "mxfp4": ("fp4", "matmul4"),
+    **dict.fromkeys(("fp8", "fp8-block", "mxfp8"), ("fp8", "matmul8")),
+    **dict.fromkeys(("nvfp4", "mxfp4"), ("fp4", "matmul4")),
+    "int8": ("int8", "matmul8"),
 }
 _WIDE = ("fp16", "bf16", "fp32")
 
@@ -134,14 +133,15 @@ class Formats:
 
 
 @checked
-def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) -> Formats:
+def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat | str, kv: str) -> Formats:
     """The formats of one engine on a device."""
-    bits, peak = number_format(weights).bits_per_weight, _peak(device)
+    weights = number_format(weights)
+    bits, peak = weights.bits_per_weight, _peak(device)
     wide = powered_peak(device, c, peak) * c.matmul
-    if weights in _WIDE:
+    fmt, share = _NATIVE.get(weights.like or weights.name, ("", ""))
+    if weights.name in _WIDE:
         products = wide
-    elif weights in _NATIVE and _NATIVE[weights][0] in device.peaks:
-        fmt, share = _NATIVE[weights]
+    elif fmt in device.peaks and weights.compute == fmt:
         products = device.peak(fmt) * getattr(c, share) * wide / (peak * c.matmul)
     else:
         products = wide * c.weight_only
@@ -151,8 +151,8 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: str, kv: str) 
         attending=wide / c.matmul * c.attention * faster,
         weight_bytes=bits / 8,
         cache_bytes=number_format(kv).bits_per_weight / 8,
-        narrow=int(weights not in _WIDE),
-        sent_bytes=1.0 if weights in ("fp8", "fp8-block", "mxfp8") else 2.0,
+        narrow=int(weights.name not in _WIDE),
+        sent_bytes=1.0 if fmt == "fp8" else 2.0,
         ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
     )
 
@@ -186,10 +186,11 @@ class Engine:
     tp, pp           tensor-parallel ranks, and stages that run one after another (llama.cpp's layer split is pp)
     attention_dp     each rank attends to its own sequences, experts are spread (`tp` is then the ranks in all)
     ep               ranks that experts are spread over; with attention_dp, tokens go to them by all-to-all
-    weights, kv      number formats of weights and cache
+    weights, kv      number formats of weights and cache; weights "checkpoint": as the model's files have them
     constants        what kernels and links reach
     all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
-    many             numbers of many formats in place of `weights` and `kv`; tp and pp may be arrays then
+    many             numbers of many formats in place of `weights` and `kv`, as in `stored`, and of what is most under
+                     (-1, ""); tp and pp may be arrays then
     """
 
     spec: ModelSpec
@@ -202,7 +203,7 @@ class Engine:
     weights: str = "bf16"
     kv: str = "bf16"
     all_reduce: str = "two-shot"
-    many: Formats | None = None
+    many: Mapping[tuple[int, str], Formats] | None = None
 
     @property
     def device(self) -> Accelerator:
@@ -210,8 +211,17 @@ class Engine:
 
     @cached_property
     def formats(self) -> Formats:
-        """What the formats come to."""
-        return self.many or formats_of(self.device, self.constants, self.weights, self.kv)
+        """What the formats come to, of weights that of most of them."""
+        if self.many:
+            return self.many[-1, ""]
+        return formats_of(self.device, self.constants, formats_in(self.spec, self.weights)[0], self.kv)
+
+    @cached_property
+    def stored(self) -> Mapping[tuple[int, str], Formats]:
+        """The same of each component's matrices, by number of the layer kind; -1: outside the layers."""
+        found = component_formats(self.spec, self.weights)
+        made = {fmt: formats_of(self.device, self.constants, fmt, self.kv) for fmt in found.values()}
+        return self.many or {key: made[fmt] for key, fmt in found.items()}
 
     @cached_property
     def bandwidth(self) -> float:
@@ -265,11 +275,11 @@ class Engine:
         several = where(self.tp > 1, 1, 0)
         plain = isinstance(self.tp, int) and isinstance(tokens, (int, float))
         block_of: Callable[..., Block] = _block if plain else _block.__wrapped__  # arrays have no hash
-        for layer, count in self.spec.layer_kinds:
+        for kind, (layer, count) in enumerate(self.spec.layer_kinds):
             work = block_of(self.spec, layer, self.tp, self.attention_dp, tokens)
             one = Ledger(detail)
             for m in work.matmuls:
-                self._product(one, m, tokens, m.part != "router")
+                self._product(one, m, tokens, self.stored[kind, m.part])
             for op in work.passes:
                 moved = {"memory_bytes": op.forward_bytes * c.passes, "bandwidth_bytes_per_second": self.bandwidth}
                 one.add("elementwise", op.name, stream_seconds, **moved)
@@ -292,7 +302,7 @@ class Engine:
         vocab, width = self.spec.head_shape
         rows = prompts + decoding if logits is None else logits
         head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
-        self._product(total, head, rows, False)
+        self._product(total, head, rows, self.stored[-1, "head"])
         waits = {"kernels": launches, "host_seconds": c.launch, "busy_seconds": total.total}
         total.add("waiting for the host", "launches", waiting_seconds, **waits)
         total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.meet)
@@ -327,15 +337,14 @@ class Engine:
         """The total of `prompt`."""
         return self.prompt(tokens, **how).total
 
-    def _product(self, ledger: Ledger, m: Matmul, tokens: Any, quantized: bool) -> None:
+    def _product(self, ledger: Ledger, m: Matmul, tokens: Any, f: Formats) -> None:
         """The best tile or none, or reading the weights if that takes longer."""
-        c, f, rows, groups, behind = self.constants, self.formats, m.m, m.groups, Ledger(ledger.detail)
+        c, rows, groups, behind = self.constants, m.m, m.groups, Ledger(ledger.detail)
         if m.experts > 1:
             # a batch reads the experts that it touches, and these share its rows
             given = {"experts": m.experts, "used": m.used, "tokens": tokens}
             groups = groups * behind.add("", "experts of all ranks", experts_touched, **given) / m.experts
             rows = rows * m.groups / maximum(groups, 1e-9)
-        ordinary = f.ordinary if quantized else self.device.peaks.get("fp32")
         ledger.add(
             "matrix products",
             m.name,
@@ -344,12 +353,12 @@ class Engine:
             n=m.n,
             k=m.k,
             groups=groups,
-            flops_per_second=f.products if quantized else self.wide,
-            vector_flops_per_second=ordinary,
+            flops_per_second=f.products,
+            vector_flops_per_second=f.ordinary,
             bandwidth_bytes_per_second=self.bandwidth,
             units=self.device.multiprocessors,
             fill=c.fill,
-            b_bytes=f.weight_bytes if quantized else 2.0,
+            b_bytes=f.weight_bytes,
             gap_seconds=c.gap,
             because=behind,
         )
@@ -385,9 +394,8 @@ class Engine:
             cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
             self._read(ledger, "keys and values", every | cached)
         if a.index_dim:
-            keys = context / (a.compression or a.index_block)
-            cached = {"function": latent_cache_bytes, "tokens": context / a.compression if a.compression else context}
-            cached |= {"latent": a.index_dim}
+            keys = context / (a.index_pool * a.index_block)
+            cached = {"function": latent_cache_bytes, "tokens": context / a.index_pool, "latent": a.index_dim}
             scores = {"heads": a.index_heads, "pairs": keys, "head_dim": a.index_dim, "v_head_dim": 0}
             self._read(ledger, "keys of the indexer", every | cached, scores)
 

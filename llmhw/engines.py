@@ -11,7 +11,8 @@ from typing import Any
 
 from llmhw.checks import check_text
 from llmhw.hardware import Accelerator
-from llmhw.precision import NumberFormat, number_format
+from llmhw.model import ModelSpec
+from llmhw.precision import CHECKPOINT, NumberFormat, checkpoint_name, format_label, formats_in, number_format
 from llmhw.units import LLMHWError, unknown_name
 
 
@@ -65,7 +66,7 @@ class ServingEngine:
 
     def reads(self, fmt: NumberFormat) -> bool:
         """Whether it reads weights in this format."""
-        return fmt.name in self.weights or (fmt.kind == "gguf" and "gguf" in self.weights)
+        return fmt.name in self.weights or fmt.like in self.weights or (fmt.kind == "gguf" and "gguf" in self.weights)
 
     def caches(self, name: str) -> bool:
         """Whether it keeps the cache in this format."""
@@ -82,7 +83,7 @@ class ServingEngine:
         place = (device.vendor, device.architecture.split(" ")[0].split("+")[0])
         for entry in self.weight_only:
             name, _, words = entry.partition(":")
-            if name == fmt.name and set(words.split("+")) & set(place):
+            if name in (fmt.name, fmt.like) and set(words.split("+")) & set(place):
                 return True
         return None
 
@@ -127,35 +128,70 @@ def serving_engine(name: str) -> ServingEngine:
     raise unknown_name("engine", name, _engines())
 
 
-def default_engine(device: Accelerator, fmt: NumberFormat | None) -> ServingEngine:
+def default_engine(device: Accelerator, fmt: NumberFormat) -> ServingEngine:
     """What serves where nobody says: vllm where it runs and the weights are no GGUF file, else llama.cpp."""
     first, second = serving_engine("vllm"), serving_engine("llama.cpp")
-    return first if first.runs_on(device) and (fmt is None or fmt.kind != "gguf") else second
+    return first if first.runs_on(device) and fmt.kind != "gguf" else second
 
 
-# What the checkpoints of a method hold: `quant_method` in a config.json.
-_CHECKPOINTS = {"fp8": "fp8-block", "mxfp4": "mxfp4", "gptq": "int4-gptq", "awq": "int4-awq", "modelopt": "nvfp4"}
-
-
-def default_weights(engine: ServingEngine, device: Accelerator, quantization: str) -> str:
+def default_weights(engine: ServingEngine, device: Accelerator, spec: ModelSpec) -> str:
     """The format of weights where nobody says: the checkpoint's own, what the engine takes, else 16 bit.
 
-    quantization   of the checkpoint: `ModelSpec.quantization`
+    A checkpoint in fp32 is loaded in 16 bit by all engines but transformers.
+
+    >>> from llmhw import accelerator, model
+    >>> default_weights(serving_engine("vllm"), accelerator("h100"), model("gpt-oss-20b"))
+    'mxfp4'
     """
-    own = _CHECKPOINTS.get(quantization, "")
-    for name in (own, engine.default_weights, "bf16", "fp16", "fp32"):
-        if name and engine.reads(number_format(name)) and engine.expands(device, number_format(name)) is not None:
+    own = checkpoint_name(spec) if spec.checkpoint.quantized else ""
+    wide = spec.checkpoint.wide.name
+    if wide == "fp32" and engine.name != "transformers":
+        wide = "bf16"
+    for name in (own, engine.default_weights, wide, "bf16", "fp16", "fp32"):
+        if name and all(runs(engine, device, fmt) for fmt in formats_in(spec, name)):
             return name
     return "bf16"
 
 
-def check_engine(engine: ServingEngine, device: Accelerator, weights: str, kv: str) -> None:
+def runs(engine: ServingEngine, device: Accelerator, fmt: NumberFormat) -> bool:
+    """Whether an engine reads weights in this format and multiplies or expands them on the device."""
+    return engine.reads(fmt) and engine.expands(device, fmt) is not None
+
+
+def default_cache(engine: ServingEngine, device: Accelerator, spec: ModelSpec, weights: str) -> str:
+    """The format of the cache where nobody says: the one that the checkpoint has scales for, else 16 bit.
+
+    weights   what the engine loads; in another format than the checkpoint's, the scales are not there
+    """
+    half = "bf16" if "bf16" in device.peaks else "fp16"
+    if weights not in _own(spec):
+        return half
+    return spec.checkpoint.kv if spec.checkpoint.kv and engine.caches(spec.checkpoint.kv) else half
+
+
+def _own(spec: ModelSpec) -> tuple[str, ...]:
+    """The names of the checkpoint's own format; none where its method is not known."""
+    try:
+        return (CHECKPOINT, checkpoint_name(spec))
+    except LLMHWError:
+        return ()
+
+
+def check_engine(engine: ServingEngine, device: Accelerator, spec: ModelSpec, weights: str, kv: str) -> None:
     """Refuse an engine on a device, or formats, that it does not run; says which do."""
+    for fmt in formats_in(spec, weights):
+        _check_format(engine, device, fmt, format_label(spec, weights))
+    if not engine.caches(kv):
+        known = dict.fromkeys(("bf16", "fp16", *engine.kv))
+        raise LLMHWError(f"kv={kv!r} is not a cache of {engine.name}; use {', '.join(known)}")
+
+
+def _check_format(engine: ServingEngine, device: Accelerator, fmt: NumberFormat, weights: str) -> None:
+    """The same for one format of the weights; `weights`: what it is called in the error."""
     if not engine.runs_on(device):
         fitting = [one.name for one in _engines().values() if one.runs_on(device)]
         way = f"use engine={' or '.join(map(repr, fitting))}" if fitting else "no engine of the catalog does"
         raise LLMHWError(f"engine={engine.name!r} does not run on {device.name}; {way}")
-    fmt = number_format(weights)
     if not engine.reads(fmt):
         others = [one.name for one in _engines().values() if one.runs_on(device) and one.reads(fmt)]
         way = f"; engines that do: {', '.join(others)}" if others else ""
@@ -166,9 +202,6 @@ def check_engine(engine: ServingEngine, device: Accelerator, weights: str, kv: s
             f"weights={weights!r}: {device.name} does not multiply {fmt.compute}, and {engine.name} does not expand it "
             f"there; use {_some(fitting)}"
         )
-    if not engine.caches(kv):
-        known = dict.fromkeys(("bf16", "fp16", *engine.kv))
-        raise LLMHWError(f"kv={kv!r} is not a cache of {engine.name}; use {', '.join(known)}")
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, larger
-from llmhw.memory import PRECISIONS, lora_tensors, lora_terms, optimizer_named, optimizer_parts, weights
+from llmhw.memory import (
+    PRECISIONS,
+    lora_tensors,
+    lora_terms,
+    optimizer_named,
+    optimizer_parts,
+    told_towers,
+    weights,
+    whole_towers,
+)
 from llmhw.model import ModelSpec
-from llmhw.precision import number_format
+from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, number_format
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
@@ -23,7 +32,8 @@ if TYPE_CHECKING:
     from llmhw.job import ServingJob, TrainingJob
     from llmhw.serving import ServingMemory
 
-INFERENCE_FORMATS = ("bf16", "fp8", "int8", "int4-gptq", "q4_k_m")
+# Beside the checkpoint's own; nvfp4 where a device multiplies 4-bit floats.
+INFERENCE_FORMATS = ("bf16", "fp8", "int8", "nvfp4", "int4-gptq", "q4_k_m")
 
 # A model that states no longest sequence is asked about this many tokens at most.
 _LIMIT = 131072
@@ -129,6 +139,7 @@ class FitTable(Report):
     engine     whose plan the rows of inference are, by format of the weights
     refused    formats that no row is for, and why
     left_out   why there are no rows of training; "" if there are
+    towers     which towers are counted beside the text model, and which parts of it are not, in words
     """
 
     model: str
@@ -141,6 +152,7 @@ class FitTable(Report):
     rows: tuple[Fit, ...]
     refused: dict[str, str]
     left_out: str = ""
+    towers: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -163,7 +175,7 @@ class FitTable(Report):
     def warnings(self) -> list[str]:
         """What there is no row for."""
         told = [f"no inference in {name}: {why}" for name, why in self.refused.items()]
-        return [*told, *([f"no training: {self.left_out}"] if self.left_out else [])]
+        return [*self.towers, *told, *([f"no training: {self.left_out}"] if self.left_out else [])]
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
@@ -179,8 +191,9 @@ class FitTable(Report):
 
     def __getitem__(self, use: str) -> Fit:
         found = {row.use: row for row in self.rows}
-        if use in found:
-            return found[use]
+        short = {name.partition(" (")[0]: row for name, row in found.items()}  # "inference, checkpoint"
+        if use in short | found:
+            return (short | found)[use]
         why = "".join(f"; {line}" for line in self.warnings())
         raise LLMHWError(f"use={use!r} is not in this table; use one of {', '.join(found)}{why}")
 
@@ -200,7 +213,8 @@ class FitTable(Report):
     def records(self) -> list[dict[str, Any]]:
         """Needs and offers in bytes, by use."""
         asked = ("model", "device", "devices", "batch", "seq_len", "kv_format")
-        return [{name: getattr(self, name) for name in asked} | row.to_row() for row in self.rows]
+        told = {name: getattr(self, name) for name in asked}
+        return [told | row.to_row() | {"towers": "; ".join(self.towers)} for row in self.rows]
 
     index = "use"
 
@@ -252,7 +266,8 @@ def checkpointed_activations(
 
     asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "precision": "bf16", "frozen": True}
     (stage,) = memory(training_job(spec, device=device, devices=devices, **asked)).stages
-    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name != "weights"))
+    held = {"weights", *whole_towers(spec)}
+    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name not in held))
 
 
 # -- one use ----------------------------------------------------------------------------------
@@ -348,6 +363,7 @@ def _adapter_states(q: _Question, base: str) -> Estimate:
         "adapters": lora_terms(added, recipe.weights, tp=q.devices),
         "gradients": lora_terms(added, recipe.gradients, tp=q.devices),
     }
+    parts |= whole_towers(q.spec)
     return Estimate.of("LoRA states", "bytes", parts | optimizer_parts(cut, optimizer_named("adamw"), recipe.state))
 
 
@@ -468,7 +484,8 @@ def fit(
     devices       tensor-parallel ranks; what is shown is what each of them holds
     batch         sequences at a time: cached together for inference, a micro-batch for training
     seq_len       tokens of each, at most the model's own limit; default: 4096, or that limit
-    formats       weight formats to try for inference; default: `INFERENCE_FORMATS`, those that can be served there
+    formats       weight formats to try for inference; default: that of a quantized checkpoint, and of
+                  `INFERENCE_FORMATS` those that can be served there
     kv_format     format of the cache; default: the engine's
     rank          of the LoRA adapters, on all linear layers
     utilization   share of a device that an engine takes; default: the engine's own
@@ -488,7 +505,8 @@ def fit(
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
     q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}))
     jobs, refused = _served(q, formats)
-    rows = [_row(_INFERENCE + name, partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
+    called = {name: format_label(spec, name) for name in jobs}
+    rows = [_row(_INFERENCE + called[name], partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
     left_out = ""
     try:
         gpu.peak("bf16")
@@ -505,21 +523,38 @@ def fit(
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
     if not rows:
         raise LLMHWError(f"{next(iter(refused.values()))}; no training: {left_out}")
-    engine = {name: job.engine for name, job in jobs.items()}
+    engine = {called[name]: job.engine for name, job in jobs.items()}
     caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
-    return FitTable(*place, caches, engine, tuple(rows), refused, left_out)
+    towers = tuple(told_towers(spec, how="whole on each device"))
+    return FitTable(*place, caches, engine, tuple(rows), refused, left_out, towers)
 
 
 def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, ServingJob], dict[str, str]]:
     """The job of each format, and why there is none of others; a default that cannot be served is not asked for."""
     jobs: dict[str, ServingJob] = {}
     refused: dict[str, str] = {}
-    half = "bf16" if _trains(q.gpu) else "fp16"
-    for name in (half, *INFERENCE_FORMATS[1:]) if formats is None else formats:
-        number_format(name)  # a name that nobody knows is no format to refuse
+    for name in _usual_formats(q) if formats is None else formats:
+        if not (isinstance(name, str) and name == CHECKPOINT):
+            number_format(name)  # a name that nobody knows is no format to refuse
         try:
             jobs[name] = _serving_job(q, name)
         except LLMHWError as error:
             refused[name] = str(error)
-    return jobs, refused if formats is not None or not jobs else {}
+    told = refused if formats is not None or not jobs else {CHECKPOINT: refused.get(CHECKPOINT, "")}
+    return jobs, {name: why for name, why in told.items() if why}
+
+
+def _usual_formats(q: _Question) -> list[str]:
+    """The checkpoint's own format if it is quantized, and others that devices like this one multiply."""
+    half = "bf16" if _trains(q.gpu) else "fp16"
+    names = [half, *INFERENCE_FORMATS[1:]]
+    if "fp4" not in q.gpu.peaks:
+        names.remove("nvfp4")
+    if not q.spec.quantization:
+        return names
+    try:
+        own = checkpoint_name(q.spec)
+    except LLMHWError:  # its row says why
+        own = CHECKPOINT
+    return [CHECKPOINT, *(name for name in names if number_format(name).name != own)]

@@ -220,10 +220,9 @@ def attended_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
 
 
 def indexed_pairs(a: Attention, *, seq_len: Any, past: Any = 0) -> Any:
-    """Pairs that an indexer scores to choose among them: all that are past; tokens, blocks of them or entries."""
-    if a.compression:
-        return compressed_pairs(seq_len=seq_len, past=past, compression=a.compression, most=past + seq_len)
-    return causal_pairs(seq_len=seq_len, past=past, window=past + seq_len) // a.index_block
+    """Pairs that an indexer scores to choose among them: all that are past; keys may stand for several tokens."""
+    together = a.index_pool * a.index_block
+    return compressed_pairs(seq_len=seq_len, past=past, compression=together, most=past + seq_len)
 
 
 @checked(past=whole(0))
@@ -291,13 +290,8 @@ def _core_terms(layer: Layer, count: int, *, batch: int, seq_len: int, past: int
         sizes |= {"head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
         yield term(attention_core_flops, f"{a.kind} attention", count, **sizes)
         if a.index_heads:
-            seen = (
-                indexed_pairs(a, **lengths)
-                if causal
-                else seq_len * entries
-                if a.compression
-                else pairs // a.index_block
-            )
+            every = seq_len * ((past + seq_len) // (a.index_pool * a.index_block))
+            seen = indexed_pairs(a, **lengths) if causal else every
             sizes = {"batch": batch, "heads": a.index_heads, "pairs": seen, "head_dim": a.index_dim, "v_head_dim": 0}
             yield term(attention_core_flops, "sparse-attention indexer", count, **sizes)
     if linear:

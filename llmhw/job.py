@@ -18,6 +18,7 @@ from llmhw.checks import check_flag, check_object, check_text, checked
 from llmhw.engines import (
     ServingEngine,
     check_engine,
+    default_cache,
     default_engine,
     default_weights,
     engine_names,
@@ -25,7 +26,7 @@ from llmhw.engines import (
 )
 from llmhw.hardware import Cluster, cluster_of
 from llmhw.model import ModelSpec, model_of
-from llmhw.precision import number_format
+from llmhw.precision import CHECKPOINT, formats_in, number_format
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -651,6 +652,10 @@ def _format(name: str, value: str) -> str:
     return number_format(value).name
 
 
+def _weights(name: str, value: str) -> str:
+    return CHECKPOINT if isinstance(value, str) and value == CHECKPOINT else _format(name, value)
+
+
 def _engine(name: str, value: str) -> str:
     return serving_engine(value).name
 
@@ -706,9 +711,11 @@ class ServingJob:
     )
     engine: str = asked("What serves; default: vllm, or llama.cpp for GGUF files and on Apple.", None, ENGINES, _engine)
     weights: str = asked(
-        "Weight format: `llmhw formats`; default: the checkpoint's own, else 16 bit.", None, str, _format
+        "Weight format: `llmhw formats`; default: checkpoint, its own, where the engine reads it.", None, str, _weights
     )
-    kv: str = asked("Cache format; default: 16 bit.", None, str, _format)
+    kv: str = asked(
+        "Cache format; default: the one that the checkpoint has scales for, else 16 bit.", None, str, _format
+    )
     page_size: int | None = bounded(
         "Tokens of a page of the cache (PagedAttention); default: the engine's.", None, _TOKENS
     )
@@ -745,7 +752,7 @@ class ServingJob:
             if self.lora_rank > self.model.hidden:
                 raise LLMHWError(f"lora_rank={self.lora_rank} must be at most hidden={self.model.hidden}")
         self._assume()
-        check_engine(self.software, self.cluster.accelerator, self.weights, self.kv)
+        check_engine(self.software, self.cluster.accelerator, self.model, self.weights, self.kv)
         self._check_lengths()
         self._check_layout()
 
@@ -758,13 +765,13 @@ class ServingJob:
     def _assume(self) -> None:
         """What follows from the model, the device and the engine."""
         device = self.cluster.accelerator
-        self._set(engine=default_engine(device, number_format(self.weights) if self.weights else None).name)
+        self._set(engine=default_engine(device, formats_in(self.model, self.weights or CHECKPOINT)[0]).name)
         engine = self.software
         if engine.runs_on(device):
-            self._set(weights=default_weights(engine, device, self.model.quantization))
+            self._set(weights=default_weights(engine, device, self.model))
+        self._set(weights="bf16")
         self._set(
-            weights="bf16",
-            kv="bf16" if "bf16" in device.peaks else "fp16",
+            kv=default_cache(engine, device, self.model, self.weights),
             split=engine.split if self.tp is None or self.tp == 1 else "tensor",
             utilization=engine.utilization,
             max_sequences=engine.max_sequences or 1,

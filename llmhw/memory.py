@@ -12,10 +12,26 @@ from typing import Any
 from llmhw.checks import check_items, check_text, checked
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.model import ModelSpec, Tensor, model_of
-from llmhw.precision import NumberFormat, number_format, stored_weight_bytes, weight_groups
-from llmhw.units import LLMHWError, ceil_div, check_choice, check_count, minimum, share, shown, unknown_name
-
-_format = number_format  # `weights` has a parameter of that name
+from llmhw.precision import (
+    CHECKPOINT,
+    NumberFormat,
+    format_label,
+    formats_in,
+    number_format,
+    stored_weight_bytes,
+    weight_groups,
+)
+from llmhw.units import (
+    LLMHWError,
+    ceil_div,
+    check_choice,
+    check_count,
+    format_quantity,
+    minimum,
+    share,
+    shown,
+    unknown_name,
+)
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -155,28 +171,58 @@ def linear_state_bytes(
 
 def weights(
     spec: ModelSpec | str,
-    number_format: str | NumberFormat = "bf16",
+    number_format: str | NumberFormat = CHECKPOINT,
     *,
     tensors: Iterable[tuple[Tensor, int]] | None = None,
 ) -> Estimate:
     """Bytes of the weights in a number format, by component.
 
     spec            a model or its name
-    number_format   bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see `llmhw.number_formats()`. Quantized formats keep
-                    embeddings, head and norms as their format really does, and count scales and zero points.
-    tensors         a rank's part of the tensors, each with how many there are; default: the whole model
+    number_format   "checkpoint", as its files have it; or bf16, fp8, int4-gptq, nf4, q4_k_m, ...: see
+                    `llmhw.number_formats()`. Quantized formats keep embeddings, head and norms as their format really
+                    does, and count scales and zero points.
+    tensors         a rank's part of the text model's tensors, each with how many there are; default: the whole model,
+                    with its towers, which quantized formats leave in 16 bit
 
     >>> from llmhw import model
     >>> round(weights(model("llama-3-70b")).total / 2**30, 1)
     131.4
+    >>> round(weights(model("gpt-oss-20b")).total / 1e9, 2), round(weights(model("gpt-oss-20b"), "bf16").total / 1e9, 2)
+    (13.76, 41.83)
     """
-    spec, chosen = model_of(spec), _format(number_format)
+    spec = model_of(spec)
     parts: dict[str, list[Term]] = {}
-    for group in weight_groups(spec, chosen, tensors):
+    for group in weight_groups(spec, number_format, tensors):
         stored: dict[str, Any] = {"elements": group.elements, "bits_per_weight": group.bits_per_weight}
         parts.setdefault(group.component, []).append(term(stored_weight_bytes, f"in {group.stored_as}", **stored))
-    called = number_format if isinstance(number_format, str) else chosen.name
+    if tensors is None:
+        parts |= tower_terms(spec, formats_in(spec, number_format)[0].bits / 8)
+    called = format_label(spec, number_format) if isinstance(number_format, str) else number_format.name
     return Estimate.of(f"weights of {spec.name} in {called}", "bytes", parts)
+
+
+def tower_terms(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
+    """Bytes of vision and audio towers, by kind; `width`: bytes of an element, at least 2."""
+    return {
+        tower.kind: [term(state_bytes, f"{tower.kind} tower", elements=tower.params, bytes_per_element=max(width, 2))]
+        for tower in spec.towers
+    }
+
+
+def whole_towers(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
+    """The same as parts of what a device holds: every rank of the first pipeline stage has them whole."""
+    return {f"{kind} tower": terms for kind, terms in tower_terms(spec, width).items()}
+
+
+def told_towers(spec: ModelSpec, width: float = 2, how: str = "whole on every device of the first stage") -> list[str]:
+    """In words, which towers an answer counts and which parts it leaves out."""
+    sizes = {kind: sum(float(t.value) for t in terms) for kind, terms in tower_terms(spec, width).items()}
+    named = [f"{kind} tower {format_quantity(size, 'bytes')}" for kind, size in sizes.items()]
+    found = [f"with {' and '.join(named)}, {how}"] if named else []
+    if spec.left_out:
+        left = ", ".join(spec.left_out)
+        found.append(f"not counted: {left} part of this model, whose tensors its config does not tell")
+    return found
 
 
 # -- key-value cache --------------------------------------------------------------------------
@@ -218,7 +264,7 @@ def kv_cache(
         if a and a.causal and not a.shared:
             sizes: dict[str, Any] = {"batch": batch, "tokens": seq_len if a.span is None else minimum(seq_len, a.span)}
             if a.latent:
-                sizes |= {"latent": a.latent, "index_dim": 0 if a.compression else a.index_dim}
+                sizes |= {"latent": a.latent, "index_dim": a.index_dim if a.index_pool == 1 else 0}
                 kept = term(latent_cache_bytes, "latent and rotary key", count, **sizes, bits_per_element=bits)
             else:
                 sizes |= {"kv_heads": ceil_div(a.kv_heads, tp), "head_dim": a.head_dim, "v_head_dim": a.v_head_dim}
@@ -230,9 +276,10 @@ def kv_cache(
                 parts[a.kind].append(term(compressed_cache_bytes, "compressed entries", count, **entry))
                 sizes |= {"each": a.waiting[0], "last": a.waiting[1]}
                 parts.setdefault("state", []).append(term(waiting_bytes, "tokens of the next entry", count, **sizes))
-            if a.index_dim and not a.latent:
-                sizes = {"batch": batch, "tokens": seq_len, "latent": a.index_dim, "bits_per_element": bits}
-                parts[a.kind].append(term(latent_cache_bytes, "keys of the indexer", count, **sizes))
+            elif a.index_dim and (a.index_pool > 1 or not a.latent):
+                sizes = {"batch": batch, "tokens": seq_len, "compression": a.index_pool, "latent": a.index_dim}
+                kept = term(compressed_cache_bytes, "keys of the indexer", count, **sizes, bits_per_element=bits)
+                parts[a.kind].append(kept)
         if linear:
             sizes = {"batch": batch, **linear.kept(tp), "bits_per_element": bits}
             kept = term(linear_state_bytes, linear.kind, count, **sizes)
@@ -429,7 +476,7 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     precision   fp32, bf16-mixed, bf16-mixed-fp32-grads, bf16
 
     Counts what persists from step to step. Activations, the temporary copies of the update step and the
-    framework's context come on top.
+    framework's context come on top. Towers are frozen, in the format of the weights.
 
     >>> from llmhw import model
     >>> estimate = training_states(model("llama-2-7b"))
@@ -440,6 +487,7 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     """
     spec = model_of(spec)
     held = _trained(spec.all_tensors(), optimizer, precision)
+    held |= whole_towers(spec, precision_named(precision).weights)
     return Estimate.of(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", held)
 
 
@@ -527,13 +575,13 @@ def lora_states(
     >>> round(lora_states(model("llama-3-8b"), base_format="nf4-dq").total / 2**30, 1)
     5.9
     """
-    spec, base = model_of(spec), _format(base_format)
+    spec, base = model_of(spec), base_format
     added = lora_tensors(spec, rank=rank, targets=targets)
     adapters = lora_terms(added, precision_named(precision).weights)
     frozen = [t for part in weights(spec, base) for t in part.terms]
     trained = _trained(added, optimizer, precision)
     del trained["weights"]  # the adapters, counted factor by factor
-    kind = "LoRA" if base.name in ("bf16", "fp16", "fp32") else "QLoRA"
+    kind = "LoRA" if all(fmt.bits >= 16 for fmt in formats_in(spec, base)) else "QLoRA"
     title = f"{kind} states of {spec.name}: rank {rank}, {optimizer}"
     return Estimate.of(title, "bytes", {"frozen weights": frozen, "adapters": adapters, **trained})
 

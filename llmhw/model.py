@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from operator import truediv
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,12 @@ from llmhw.units import MOST_LETTERS, LLMHWError, ceil_div, format_quantity, pla
 if TYPE_CHECKING:
     from os import PathLike
 
+    from llmhw.checkpoint import Checkpoint
     from llmhw.families import Family
+    from llmhw.precision import NumberFormat
 
-COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head")
+TOWERS = ("vision", "audio")
+COMPONENTS = ("embedding", "attention", "mlp", "experts", "router", "norms", "head", *TOWERS)
 SPLITS = ("column", "row", "vocab", "experts", "whole")
 
 # What a tensor is in its block, with its component and how tensor parallelism cuts it. After Megatron-LM (Shoeybi et
@@ -53,6 +56,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("positions project_in", "embedding", "whole"),
         ("project_out", "head", "whole"),
         ("head", "head", "vocab"),
+        ("vision", "vision", "whole"),  # encoders of images and sound, and what projects into the text model
+        ("audio", "audio", "whole"),
     )
     for part in parts.split()
 }
@@ -148,7 +153,8 @@ class Attention:
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
     compression              tokens behind one further entry of the cache: beside its window, a query sees the past in
-                             such entries (DeepSeek V4; 0: none). The indexer's keys are of entries, too
+                             such entries (DeepSeek V4; 0: none)
+    index_pool               tokens behind one key of the indexer
     waiting                  elements kept of each token whose entry is not made yet, and of the last one whose is
     """
 
@@ -167,6 +173,7 @@ class Attention:
     shared: bool = False
     causal: bool = True
     compression: int = 0
+    index_pool: int = 1
     waiting: tuple[int, int] = (0, 0)
 
     @property
@@ -254,12 +261,34 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tower:
+    """An encoder of images or sound beside the text model, with what projects its outputs into it.
+
+    kind       one of `TOWERS`
+    tensors    each with how many layers hold it; `*` in a name stands for the layer's number
+    width      elements of what it hands to the text model for one token: its hidden size, and those that go to further
+               layers
+    tokens     tokens of the prompt that one picture, tile or clip of full size stands for, where the config says so
+    """
+
+    kind: str
+    tensors: tuple[tuple[Tensor, int], ...]
+    width: int
+    tokens: int | None = None
+
+    @property
+    def params(self) -> int:
+        return sum(t.numel * count for t, count in self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
     """Parameter counts of a model.
 
-    total           all weights of the text model; tied embeddings counted once
-    active          weights one token uses: total less the experts it is not routed to (the embedding table counts)
-    by_component    the same total split into embedding, attention, mlp, experts, router, norms, head
+    total           all weights, with those of vision and audio towers; tied embeddings counted once
+    active          weights one token of text uses: those of the text model less the experts it is not routed to (the
+                    embedding table counts)
+    by_component    the same total split into embedding, attention, mlp, experts, router, norms, head, vision, audio
     mtp             further weights of multi-token-prediction layers in the checkpoint, not in total
     """
 
@@ -267,6 +296,16 @@ class Parameters:
     active: int
     by_component: Mapping[str, int]
     mtp: int = 0
+
+    @property
+    def towers(self) -> int:
+        """Of the total, those of the towers."""
+        return sum(self.by_component[kind] for kind in TOWERS)
+
+    @property
+    def text(self) -> int:
+        """Of the total, those of the text model."""
+        return self.total - self.towers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -296,18 +335,18 @@ class ModelSpec(Report):
     max_seq_len: int | None
     tied: bool
     dtype: str
-    quantization: str
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     mtp_tensors: tuple[Tensor, ...] = ()
+    towers: tuple[Tower, ...] = ()
     left_out: tuple[str, ...] = ()
     makes: str = "tokens"
     assumed: Mapping[str, int] = field(default_factory=FrozenDict)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        check_made(self, dtype=check_prose, quantization=check_prose, intermediate=whole(0), max_seq_len=whole(1))
-        for entry, kind in (("layers", Layer), ("tensors", Tensor), ("mtp_tensors", Tensor)):
+        check_made(self, dtype=check_prose, intermediate=whole(0), max_seq_len=whole(1))
+        for entry, kind in (("layers", Layer), ("tensors", Tensor), ("mtp_tensors", Tensor), ("towers", Tower)):
             for thing in getattr(self, entry):
                 if type(thing) is not kind:
                     raise LLMHWError(f"{entry} holds {shown(thing)}, which is no {kind.__name__}")
@@ -333,9 +372,9 @@ class ModelSpec(Report):
         config   path of the file, or its content as a dict
         name     what to call the model; default: the file's folder, or `_name_or_path`
 
-        Counts the text model. Vision and audio towers of multimodal configs are left out and named in
-        `.left_out`. Raises `LLMHWError` for a file that cannot be read, JSON that is not a model's config,
-        an unknown `model_type`, a missing key, or sizes that do not fit each other.
+        Layers and tensors are those of the text model; vision and audio towers are in `.towers`, and named in
+        `.left_out` where transformers does not define them. Raises `LLMHWError` for a file that cannot be read,
+        JSON that is not a model's config, an unknown `model_type`, a missing key, or sizes that do not fit.
         """
         from os import PathLike
 
@@ -359,6 +398,39 @@ class ModelSpec(Report):
         from llmhw.families import family_of, key_of
 
         return family_of(key_of(self.model_type))
+
+    @property
+    def quantization(self) -> str:
+        """Method by which its checkpoint is quantized, as its config calls it; "" for none."""
+        from llmhw.quantization import method_in
+
+        return method_in(self.config)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """In which number format its files hold each tensor; a method that is not known raises `LLMHWError`.
+
+        >>> model("gpt-oss-120b").checkpoint.experts.name
+        'mxfp4'
+        """
+        from llmhw.quantization import checkpoint_of
+
+        return checkpoint_of(self)
+
+    @cached_property
+    def stored(self) -> tuple[tuple[int, NumberFormat, Tensor, int], ...]:
+        """Every tensor as its files hold it: kind of its layer (-1: outside), format, tensor, and how many."""
+        from llmhw.checkpoint import stored_tensors
+
+        return stored_tensors(self)
+
+    def in_format(self, number_format: str) -> ModelSpec:
+        """The same model with a checkpoint in that number format, such as a name ending in AWQ stands for.
+
+        >>> model("llama-3-8b").in_format("awq").checkpoint.whole.name
+        'int4-awq'
+        """
+        return replace(self, config={**self.config, "quantization_config": number_format})
 
     @cached_property
     def rotary(self) -> float:
@@ -399,12 +471,17 @@ class ModelSpec(Report):
         return tuple(counts.values())
 
     def all_tensors(self) -> Iterator[tuple[Tensor, int]]:
-        """Every distinct tensor and how many layers hold it, layers first."""
+        """Every distinct tensor of the text model and how many layers hold it, layers first."""
         for layer, count in self.layer_kinds:
             for tensor in layer.tensors:
                 yield tensor, count
         for tensor in self.tensors:
             yield tensor, 1
+
+    def tower_tensors(self) -> Iterator[tuple[Tensor, int]]:
+        """Every distinct tensor of the towers and how many of their layers hold it."""
+        for tower in self.towers:
+            yield from tower.tensors
 
     @cached_property
     def parameters(self) -> Parameters:
@@ -415,6 +492,9 @@ class ModelSpec(Report):
             by_component[tensor.component] += count * tensor.numel
             total += count * tensor.numel
             active += count * tensor.active
+        for tower in self.towers:
+            by_component[tower.kind] += tower.params
+            total += tower.params
         return Parameters(total, active, FrozenDict(by_component), sum(t.numel for t in self.mtp_tensors))
 
     @cached_property
@@ -438,6 +518,7 @@ class ModelSpec(Report):
             "dtype": self.dtype,
             "quantization": self.quantization,
             "attention": self.attention_summary,
+            "towers": {t.kind: {"parameters": t.params, "tokens": t.tokens} for t in self.towers},
             "left_out": list(self.left_out),
             "makes": self.makes,
             "assumed": dict(self.assumed),
@@ -467,9 +548,10 @@ class ModelSpec(Report):
 
     def __str__(self) -> str:
         p = self.parameters
-        active = "" if p.active == p.total else f", {format_quantity(p.active, 'count')} active"
+        active = "" if p.active == p.text else f", {format_quantity(p.active, 'count')} active"
+        towers = "".join(f", {format_quantity(t.params, 'count')} of them {t.kind}" for t in self.towers)
         return (
-            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{active}, "
+            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{towers}{active}, "
             f"{self.num_layers} layers, hidden {self.hidden}, {self.heads} heads, {self.kv_heads} KV heads, "
             f"vocabulary {self.vocab_size}"
         )
@@ -531,6 +613,7 @@ def _checked(spec: ModelSpec) -> ModelSpec:
 @lru_cache(maxsize=64)
 def _of_catalog(name: str) -> ModelSpec | None:
     from llmhw.catalog import read_model
+    from llmhw.names import find_model
     from llmhw.names import models as names
 
     if names().exactly(name) is None:  # recognized at most: then what lies here under that very name is meant
@@ -542,7 +625,9 @@ def _of_catalog(name: str) -> ModelSpec | None:
         short, config = read_model(name)
     except KeyError:
         return None
-    return ModelSpec.from_config(config, name=short)
+    spec, found = ModelSpec.from_config(config, name=short), find_model(name)
+    stated = found.format if found and names().exactly(name) is None else ""
+    return spec.in_format(stated) if stated and not spec.quantization else spec
 
 
 def model_of(spec: ModelSpec | str | PathLike[str], argument: str = "spec") -> ModelSpec:

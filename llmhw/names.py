@@ -72,8 +72,8 @@ _MEANT = {
     "gptq": {"": "int4-gptq", "4": "int4-gptq", "8": "gptq-8bit", "3": "gptq-3bit"},
     "awq": {"": "int4-awq", "4": "int4-awq"},
     "bnb": {"": "nf4", "4": "nf4", "8": "int8-llm"},
-    "w4a16": {"4": "int4-gptq"},
-    "w8a16": {"8": "gptq-8bit"},
+    "w4a16": {"4": "int4-w4a16"},
+    "w8a16": {"8": "int8-w8a16"},
     "fp4": {"": "nvfp4"},
 }
 
@@ -170,7 +170,7 @@ def check_format(argument: str, asked: str, name: str, stated: str) -> None:
     facts = {row["name"]: row for row in read_table("number_formats")}
     meant = facts.get(_first_known(asked), {})
     agrees = not stated or stated == meant.get("name")
-    if stated and stated not in facts:
+    if stated and (stated not in facts or facts[stated]["rule"] == "mlx"):  # "4bit" alone is MLX's word, at most
         width = re.search(r"\d+(?=bit)", stated)
         agrees = stated == meant.get("kind") or (width is not None and width.group() == meant.get("bits"))
     if not agrees:

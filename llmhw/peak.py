@@ -388,7 +388,7 @@ def _moments(step: _Step, all_gradients: list[Term]) -> Iterator[tuple[str, str,
 def _update(step: _Step) -> list[Term]:
     """Temporary tensors of torch.optim's update."""
     if step.optimizer == "adamw":
-        return [step.elements("square roots of the variance, for all weights at once", step.spec.parameters.total)]
+        return [step.elements("square roots of the variance, for all weights at once", step.spec.parameters.text)]
     if step.optimizer == "adafactor":
         largest = max(t.numel for t, _ in step.spec.all_tensors())
         return [step.elements("update of the largest tensor", largest)]

@@ -86,7 +86,9 @@ class NumberFormat:
     compute           the format in which tensor cores multiply such weights; weight-only formats are
                       unpacked to 16 bit first
     rule              which tensors are stored so: "all" of them; "matrices" of attention, MLP and experts;
-                      "experts" (all matrices where a model has none); "gguf", llama.cpp's rules
+                      "experts" (all matrices where a model has none); "mlx", all matrices whose rows are whole
+                      groups, embedding, head and router too; "gguf", llama.cpp's rules
+    like              format of the catalog whose kernels read it, where it is not in an engine's list itself
     base              gguf: the type of most tensors
     overrides         gguf: for each kind of tensor, "condition:type" pairs, the first that holds
     source, note      where the facts come from, and what a reader should know
@@ -98,6 +100,7 @@ class NumberFormat:
     compute: str
     rule: str
     source: str
+    like: str = ""
     group: int = 0
     layout: str = ""
     scale_bits: int = 0
@@ -116,8 +119,8 @@ class NumberFormat:
 
     def __post_init__(self) -> None:
         sizes = ("group", "scale_bits", "zero_bits", "outer_group", "outer_scale_bits")
-        texts = ("rule", "compute", "layout", "base", "source", "locator", "status", "note")
-        totals = dict.fromkeys((*sizes, "row_bits", "column_bits", "tensor_bits"), whole(0, 2**20))
+        texts = ("rule", "like", "compute", "layout", "base", "source", "locator", "status", "note")
+        totals = dict.fromkeys((*sizes, "row_bits", "column_bits", "tensor_bits"), whole(0, 2**40))
         check_made(self, **totals, **dict.fromkeys(texts, check_prose), bits=_check_bits)
 
     @property
@@ -260,6 +263,109 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
 
 _lookup = number_format  # the functions below have a parameter of that name
 
+# In place of a format's name: as the files of the model have it, see `llmhw.checkpoint`.
+CHECKPOINT = "checkpoint"
+
+
+def _of_checkpoint(name: Any) -> bool:
+    return isinstance(name, str) and name == CHECKPOINT
+
+
+def format_label(spec: ModelSpec, name: str) -> str:
+    """The format of weights for a reader: of a checkpoint, what it holds most of, down to a hundredth of its bytes.
+
+    >>> from llmhw import model
+    >>> format_label(model("kimi-k2.5"), "checkpoint"), format_label(model("llama-3-8b"), "fp8")
+    ('checkpoint (int4-w4a16-g32)', 'fp8')
+    """
+    if name != CHECKPOINT:
+        return name
+    return f"{name} ({' + '.join(fmt.name for fmt in checkpoint_formats(spec))})"
+
+
+def checkpoint_formats(spec: ModelSpec) -> tuple[NumberFormat, ...]:
+    """The formats that a checkpoint's quantized weights are in, by bytes; where there are none, its 16- or 32-bit one.
+
+    Those with less than a hundredth of the bytes are left out.
+    """
+    checkpoint = spec.checkpoint
+    if checkpoint.whole:
+        return (checkpoint.whole,)
+    if checkpoint.file_bytes:
+        return (_file_format(spec),)
+    held: dict[NumberFormat, float] = {}
+    for _, fmt, tensor, times in spec.stored:
+        held[fmt] = held.get(fmt, 0) + times * stored_bits(fmt, tensor)
+    least = sum(held.values()) / 100
+    order = sorted(held, key=lambda fmt: -held[fmt])
+    return tuple(fmt for fmt in order if fmt.bits < 16 and held[fmt] > least) or (checkpoint.wide,)
+
+
+def checkpoint_name(spec: ModelSpec) -> str:
+    """The format of the catalog that the checkpoint is in, tensor by tensor; "checkpoint" where there is no such one.
+
+    >>> from llmhw import model
+    >>> checkpoint_name(model("gpt-oss-20b")), checkpoint_name(model("kimi-k2.5")), checkpoint_name(model("llama-3-8b"))
+    ('mxfp4', 'checkpoint', 'bf16')
+    """
+    found = checkpoint_formats(spec)
+    name = found[0].name
+    if len(found) > 1 or spec.checkpoint.file_bytes or name not in _formats():
+        return CHECKPOINT
+    alike = spec.checkpoint.whole or weight_groups(spec, CHECKPOINT) == weight_groups(spec, name)
+    return name if alike else CHECKPOINT
+
+
+def formats_in(spec: ModelSpec, name: str | NumberFormat) -> tuple[NumberFormat, ...]:
+    """The format of that name, or those of the model's checkpoint, the one with most bytes first."""
+    return checkpoint_formats(spec) if _of_checkpoint(name) else (number_format(name),)
+
+
+def component_formats(spec: ModelSpec, name: str) -> dict[tuple[int, str], NumberFormat]:
+    """The format that most of each component's matrices are in, by number of the layer kind; -1: outside the layers.
+
+    A product is timed by it. GGUF mixes have the type of most tensors everywhere in the layers.
+
+    >>> from llmhw import model
+    >>> found = component_formats(model("gpt-oss-20b"), "checkpoint")
+    >>> found[0, "experts"].name, found[0, "attention"].name, found[-1, "head"].name
+    ('mxfp4', 'bf16', 'bf16')
+    """
+    most: dict[tuple[int, str], dict[NumberFormat, int]] = {}
+    for kind, fmt, tensor, times in _stored(spec, name):
+        component = "head" if spec.tied and tensor.part == "tokens" else tensor.component
+        if tensor.matmul or component == "head":
+            found = most.setdefault((kind, component), {})
+            found[fmt] = found.get(fmt, 0) + times * tensor.numel
+    return {key: max(found, key=lambda fmt: found[fmt]) for key, found in most.items()}
+
+
+def _stored(spec: ModelSpec, name: str) -> Iterator[tuple[int, NumberFormat, Tensor, int]]:
+    """Every distinct tensor: number of its layer kind, format, and how many there are."""
+    chosen = _lookup(name) if name != CHECKPOINT else spec.checkpoint.whole
+    if name == CHECKPOINT and spec.checkpoint.file_bytes:
+        chosen = _file_format(spec)
+    if chosen is None:
+        yield from spec.stored
+        return
+    kinds = [(i, times, layer.tensors) for i, (layer, times) in enumerate(spec.layer_kinds)]
+    for kind, times, tensors in (*kinds, (-1, 1, spec.tensors)):
+        for tensor in tensors:
+            if chosen.rule == "gguf":
+                fmt = chosen if tensor.component in _QUANTIZED_COMPONENTS else _sixteen_bit(spec)
+            else:
+                fmt = _simple_format(spec, chosen, tensor)
+            yield kind, fmt, tensor, times
+
+
+def _file_format(spec: ModelSpec) -> NumberFormat:
+    """What the weights of a GGUF file are in on average, by the name of the type with most bytes."""
+    held, name = spec.checkpoint, spec.checkpoint.types[0][0] if spec.checkpoint.types else "gguf"
+    bits = 8 * held.file_bytes / spec.parameters.total
+    compute = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}.get(name, "int8")
+    return NumberFormat(name, bits, "gguf", compute, "all", source="the file's own count of its tensors")
+
+
 # -- a model's tensors in a format ------------------------------------------------------------
 
 
@@ -299,12 +405,13 @@ class _Matrices:
 def weight_groups(
     spec: ModelSpec | str, number_format: str | NumberFormat, tensors: Iterable[tuple[Tensor, int]] | None = None
 ) -> list[WeightGroup]:
-    """All weights of a model, grouped by component and by the format they are stored in.
+    """All weights of a text model, grouped by component and by the format they are stored in.
 
     spec           a `ModelSpec`, or the name of a model
-    number_format  name of a format or a `NumberFormat`
+    number_format  name of a format or a `NumberFormat`, or "checkpoint": as the model's files have it
     tensors        a rank's part of the tensors, each with how many there are; default: the whole model. Of a GGUF mix,
-                   whose types depend on the layer, the rank gets its share of every component
+                   whose types depend on the layer, the rank gets its share of every component; of a checkpoint that
+                   treats layers differently, the average of its layers
 
     Quantized formats leave embeddings, output head, norms, biases and the router of experts in 16 bit, as GPTQ,
     AWQ, bitsandbytes and the fp8 and fp4 checkpoints do. MXFP4 packs only the experts of a model that has some.
@@ -323,7 +430,12 @@ def weight_groups(
     norms bf16 1
     head bf16 1051
     """
-    spec, chosen = model_of(spec), _lookup(number_format)
+    spec = model_of(spec)
+    if _of_checkpoint(number_format):
+        if not spec.checkpoint.whole:
+            return _checkpoint_groups(spec, None if tensors is None else list(tensors))
+        number_format = spec.checkpoint.whole
+    chosen = _lookup(number_format)
     if tensors is None:
         return list(_weight_groups(spec, chosen))
     held = list(tensors)
@@ -337,7 +449,7 @@ def weight_groups(
 
 
 def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
-    """Bytes of all weights of a model in a format: the sum over `weight_groups`.
+    """Bytes of all weights of a text model in a format: the sum over `weight_groups`.
 
     >>> from llmhw import model
     >>> round(weight_bytes(model("llama-3-70b"), "int4-gptq") / 1e9, 1)
@@ -347,14 +459,14 @@ def weight_bytes(spec: ModelSpec | str, number_format: str | NumberFormat) -> fl
 
 
 def model_bits_per_weight(spec: ModelSpec | str, number_format: str | NumberFormat) -> float:
-    """Bits per weight over the whole model, the tensors that stay in 16 or 32 bit included.
+    """Bits per weight over the whole text model, the tensors that stay in 16 or 32 bit included.
 
     >>> from llmhw import model
     >>> round(model_bits_per_weight(model("llama-3.1-8b"), "Q4_K_M"), 4)
     4.8944
     """
     spec = model_of(spec)
-    return weight_bytes(spec, number_format) * 8 / spec.parameters.total
+    return weight_bytes(spec, number_format) * 8 / spec.parameters.text
 
 
 @lru_cache(maxsize=64)
@@ -363,9 +475,9 @@ def _weight_groups(spec: ModelSpec, chosen: NumberFormat) -> tuple[WeightGroup, 
     return tuple(_grouped(_gguf_types(spec, chosen) if gguf else _simple_types(spec, chosen, spec.all_tensors())))
 
 
-def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, int]]) -> list[WeightGroup]:
-    elements: dict[tuple[str, str], int] = {}
-    bits: dict[tuple[str, str], int] = {}
+def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, float]]) -> list[WeightGroup]:
+    elements: dict[tuple[str, str], float] = {}
+    bits: dict[tuple[str, str], float] = {}
     for stored, part, times in assigned:
         key = (part.component, stored.name)
         elements[key] = elements.get(key, 0) + times * part.matrices * part.rows * part.columns
@@ -382,19 +494,57 @@ def _matrices(tensor: Tensor, kind: str = "") -> _Matrices:
     return _Matrices(tensor.component, kind, tensor.out, tensor.into, tensor.numel // (tensor.out * tensor.into))
 
 
+def stored_bits(fmt: NumberFormat, tensor: Tensor) -> int:
+    """Bits of a tensor in a format, whichever way round it is stored."""
+    part = _matrices(tensor)
+    return fmt.stored_bits(part.rows, part.columns, part.matrices)
+
+
 _QUANTIZED_COMPONENTS = ("attention", "mlp", "experts")
+
+
+def _sixteen_bit(spec: ModelSpec) -> NumberFormat:
+    return number_format("fp16" if spec.dtype == "float16" else "bf16")
+
+
+def _simple_format(spec: ModelSpec, chosen: NumberFormat, tensor: Tensor) -> NumberFormat:
+    """The format of one tensor where `chosen` is the model's."""
+    packed = chosen.rule == "all" or (tensor.is_linear and tensor.component in _QUANTIZED_COMPONENTS)
+    if chosen.rule == "mlx":
+        packed = (tensor.is_linear or tensor.part == "tokens") and not tensor.into % chosen.group
+    elif chosen.rule == "experts" and spec.parameters.by_component["experts"]:
+        packed = tensor.matmul and tensor.component == "experts"
+    return chosen if packed else _sixteen_bit(spec)
 
 
 def _simple_types(
     spec: ModelSpec, chosen: NumberFormat, tensors: Iterable[tuple[Tensor, int]]
 ) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
-    sixteen_bit = number_format("fp16" if spec.dtype == "float16" else "bf16")
-    has_experts = any(tensor.component == "experts" for tensor, _ in spec.all_tensors())
     for tensor, times in tensors:
-        packed = chosen.rule == "all" or (tensor.is_linear and tensor.component in _QUANTIZED_COMPONENTS)
-        if chosen.rule == "experts" and has_experts:
-            packed = tensor.matmul and tensor.component == "experts"
-        yield (chosen if packed else sixteen_bit), _matrices(tensor), times
+        yield _simple_format(spec, chosen, tensor), _matrices(tensor), times
+
+
+def _checkpoint_groups(spec: ModelSpec, tensors: list[tuple[Tensor, int]] | None) -> list[WeightGroup]:
+    """Weights as the checkpoint has them; a rank's, by the formats that tensors of that name have in all layers."""
+    if spec.checkpoint.file_bytes:
+        return list(_grouped((_file_format(spec), _matrices(t), n) for t, n in tensors or spec.all_tensors()))
+    if tensors is None:
+        return list(_whole_checkpoint(spec))
+    shares: dict[tuple[str, str], dict[NumberFormat, int]] = {}
+    for _, fmt, tensor, times in spec.stored:
+        found = shares.setdefault((tensor.name, tensor.component), {})
+        found[fmt] = found.get(fmt, 0) + times
+    return _grouped(
+        (fmt, _matrices(tensor), times * part / sum(found.values()))
+        for tensor, times in tensors
+        for found in (shares[tensor.name, tensor.component],)
+        for fmt, part in found.items()
+    )
+
+
+@lru_cache(maxsize=64)
+def _whole_checkpoint(spec: ModelSpec) -> tuple[WeightGroup, ...]:
+    return tuple(_grouped((fmt, _matrices(tensor), times) for _, fmt, tensor, times in spec.stored))
 
 
 # -- GGUF: llama.cpp chooses a type for every tensor ------------------------------------------

@@ -22,6 +22,7 @@ import numpy as np
 from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import price_of
 from llmhw.engine import Engine, Formats, formats_of
+from llmhw.engines import runs
 from llmhw.formula import Ledger, Report, Table
 from llmhw.hardware import Accelerator, Cluster, cluster_of
 from llmhw.job import (
@@ -41,7 +42,7 @@ from llmhw.job import (
 )
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
-from llmhw.precision import number_format, number_formats
+from llmhw.precision import CHECKPOINT, checkpoint_name, component_formats, formats_in, number_format, number_formats
 from llmhw.rates import TrainingConstants, constants_of, half_format
 from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
@@ -171,7 +172,9 @@ class _Memory(StepMemory):
         if stage.index not in self._states:
             plain = optimizer_named(self.job.optimizer).scheme == "plain"
             parts = self._sums if plain else self._real
-            made = [dict(parts(stage, zero, replicas)) for zero, replicas in self.sharding]
+            beside = {name: sum(t.value for t in terms) for name, terms in self.towers(stage).items()}
+            beside = {name: held for name, held in beside.items() if name not in self.away}
+            made = [{**dict(parts(stage, zero, replicas)), **beside} for zero, replicas in self.sharding]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
             found = self._states[stage.index] = Ledger()
             rest = [sum(v for name, v in one.items() if name not in apart) for one in made]
@@ -745,7 +748,7 @@ class ServingSpace:
         chosen = {name: _values(name, value) for name, value in given.items()}
         for name, values in chosen.items():
             if name in ("weights", "kv"):
-                chosen[name] = tuple(number_format(one).name for one in values)
+                chosen[name] = tuple(one if one == CHECKPOINT else number_format(one).name for one in values)
             else:
                 chosen[name] = tuple(check_count(name, one, most=_MOST_DEVICES) for one in values)
         divisors = [d for d in range(1, devices + 1) if devices % d == 0]
@@ -759,6 +762,9 @@ class ServingSpace:
         files = [f for f in number_formats() if engine.reads(number_format(f)) and number_format(f).bits <= 16]
         if not engine.default_weights:
             files = [f for f in files if number_format(f).kind != "gguf"]
+        own = checkpoint_name(job.model) if "weights" not in chosen and job.model.checkpoint.quantized else ""
+        if own and all(engine.reads(fmt) for fmt in formats_in(job.model, own)):
+            files = [own]
         chosen.setdefault("weights", tuple(files))
         chosen.setdefault("kv", tuple(f for f in ("bf16", "fp8") if engine.caches(f)))
         return cls(**chosen)
@@ -850,8 +856,8 @@ def _search_serving(
             tally.refused[_rule(error)] += many * len(jobs)
             continue
         device = cluster.accelerator
-        runs = [job.software.expands(device, number_format(name)) is not None for name in space.weights]
-        fits = (found["capacity"] > 0) & np.array(runs).reshape(1, -1, 1)
+        able = [all(runs(job.software, device, f) for f in formats_in(job.model, name)) for name in space.weights]
+        fits = (found["capacity"] > 0) & np.array(able).reshape(1, -1, 1)
         tally.refused["memory"] += int((found["capacity"] <= 0).sum())
         for (name, limit), which in zip(limits.items(), ("first", "next"), strict=True):
             if limit is not None:
@@ -909,8 +915,10 @@ class _ServingGrid:
         job, space = self.jobs[0], self.space
         engine = engine_for(job)
         device, c = job.cluster.accelerator, engine.constants
-        rows = [formats_of(device, c, name, "bf16") for name in space.weights]
-        columns = [formats_of(device, c, "bf16", name) for name in space.kv]
+        half = number_format("bf16")
+        columns = [formats_of(device, c, half, name) for name in space.kv]
+        most = [{(-1, ""): formats_in(job.model, name)[0]} for name in space.weights]
+        stored = [component_formats(job.model, name) | main for name, main in zip(space.weights, most, strict=True)]
 
         def over(found: list[Formats], name: str, *shape: int) -> Any:
             values = [getattr(one, name) for one in found]
@@ -921,10 +929,14 @@ class _ServingGrid:
             cluster=job.cluster,
             tp=np.array([one.tp * one.attention_dp for one in self.jobs]).reshape(-1, 1, 1),
             pp=np.array([one.pp for one in self.jobs]).reshape(-1, 1, 1),
-            many=Formats(
-                **{name: over(rows, name, 1, -1, 1) for name in _OF_WEIGHTS},
-                **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
-            ),
+            many={
+                key: Formats(
+                    **{name: over(rows, name, 1, -1, 1) for name in _OF_WEIGHTS},
+                    **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
+                )
+                for key in stored[0]
+                for rows in ([formats_of(device, c, found[key], "bf16") for found in stored],)
+            },
         )
 
     def found(self, made: dict[str, Any], price: float, flat: int) -> Found:

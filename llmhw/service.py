@@ -24,7 +24,7 @@ from llmhw.hardware import Accelerator, Cluster, Price, accelerator
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
 from llmhw.model import ModelSpec
-from llmhw.precision import number_format
+from llmhw.precision import formats_in, number_format
 from llmhw.queueing import StepModel
 from llmhw.rates import ServingConstants, family_of
 from llmhw.serving import (
@@ -460,6 +460,9 @@ class ServingEstimate(Report):
         held = self.memory
         per_device = sum(float(part.value) for part in held.stages[held.worst] if part.name == "weights")
         size = f"{format_quantity(per_device, 'bytes')} of weights"
+        for part in held.stages[held.worst]:
+            if part.name.endswith(" tower"):
+                size += f" and {format_quantity(float(part.value), 'bytes')} of {part.name}"
         if not held.kv_bytes:
             return f"{size} on each device, and no room for a KV cache"
         text = f"{size} and {format_quantity(held.kv_bytes, 'bytes')} of KV cache on each device"
@@ -578,9 +581,8 @@ def _kind(device: Accelerator) -> str:
     return device.architecture if family == "other" else family
 
 
-def _alike(fmt: str) -> str:
+def _alike(name: str) -> str:
     """A format that takes as long: all floats of 16 bit are bf16."""
-    name = number_format(fmt).name
     return "bf16" if name in ("fp16", "F16") else name
 
 
@@ -606,7 +608,7 @@ def measured() -> frozenset[tuple[str, str, str]]:
         engine = next((name for start, name in names.items() if software.startswith(start)), None)
         try:
             if engine:
-                found.add((engine, _kind(accelerator(device)), _alike(fmt)))
+                found.add((engine, _kind(accelerator(device)), _alike(number_format(fmt).name)))
         except LLMHWError:
             continue
     return frozenset(found)
@@ -615,7 +617,7 @@ def measured() -> frozenset[tuple[str, str, str]]:
 def provenance(job: ServingJob) -> tuple[list[str], bool]:
     """Where the constants of a speed come from, in words, and whether they are borrowed or of other devices."""
     engine, kind, known = job.software, _kind(job.cluster.accelerator), measured()
-    source, found = lender(engine), []
+    source, found, stored = lender(engine), [], formats_in(job.model, job.weights)[0]
     here = {fmt for name, at, fmt in known if name == source.name and at == kind}
     own = {fmt for name, at, fmt in known if name == engine.name and at == kind}
     if source is not engine:
@@ -626,8 +628,8 @@ def provenance(job: ServingJob) -> tuple[list[str], bool]:
         )
     if not here | own:
         found.append(f"no run of {source.name} on {kind} is in the measurements: constants of other devices are used")
-    elif _alike(job.weights) not in here | own:
-        found.append(f"no run with weights={str(job.weights)!r} on {kind} is in the measurements of {source.name}")
+    elif _alike(stored.like or stored.name) not in here | own:
+        found.append(f"no run with weights={stored.name!r} on {kind} is in the measurements of {source.name}")
     return found, source is not engine or not here | own
 
 
@@ -1254,6 +1256,7 @@ class SimulatedService(Report):
             "verdict": self.verdict,
             "groups": self.groups,
             "rate_simulated": None if self.rate is None else self.rate / self.groups,
+            "warnings": self.warnings(),
             "output_tokens_per_second_of_all": self.output_tokens_per_second,
             "max_sequences": self.engine.max_sequences,
             "kv_blocks": self.engine.kv_blocks,

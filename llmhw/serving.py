@@ -15,9 +15,17 @@ from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
-from llmhw.memory import kv_cache, kv_cache_bytes_per_token, lora_tensors, lora_terms, weights
+from llmhw.memory import (
+    kv_cache,
+    kv_cache_bytes_per_token,
+    lora_tensors,
+    lora_terms,
+    told_towers,
+    weights,
+    whole_towers,
+)
 from llmhw.model import Layer, ModelSpec, Tensor
-from llmhw.precision import number_format
+from llmhw.precision import checkpoint_name, format_label, formats_in, number_format
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
     LLMHWError,
@@ -193,6 +201,34 @@ def engine_overhead_bytes(*, beside: Any, communication: Any = 0) -> Any:
     return beside + communication
 
 
+@formula(
+    source="vLLM's encoder budget: a step's tokens, or one item that has more; profile_run holds them beside the batch",
+    unit="bytes",
+)
+def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_element: Any = 2) -> Any:
+    """Outputs of vision and audio towers that an engine keeps until the text model has read them.
+
+    batched   tokens of the largest batch
+    item      tokens of the longest picture or clip
+    width     elements a token
+
+    >>> encoder_output_bytes(batched=8192, item=16384, width=4096) / 2**20
+    128.0
+    """
+    return maximum(batched, item) * width * bytes_per_element
+
+
+def _towers(job: ServingJob) -> list[Part]:
+    """Weights of the towers, and their outputs where an engine sets room for them aside."""
+    spec = job.model
+    parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
+    if parts and job.software.paged:
+        width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
+        sizes: dict[str, Any] = {"batched": job.max_batched_tokens, "item": item, "width": width}
+        parts.append(Part("encoder outputs", (term(encoder_output_bytes, "of the largest batch", **sizes),)))
+    return parts
+
+
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
@@ -225,6 +261,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     spec = job.model
     held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
+    parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
@@ -266,8 +303,9 @@ class ServingMemory(StageReport):
         layout = "".join(f", {name}={getattr(job, name)}" for name in sizes if getattr(job, name) > 1)
         adapters = f", {job.lora_adapters} LoRA adapters of rank {job.lora_rank}" if job.lora_adapters else ""
         copies = f", {job.replicas} replicas" if job.replicas > 1 else ""
+        stored = format_label(job.model, str(job.weights))
         return (
-            f"serving {job.model.name} in {job.weights}, KV cache in {job.kv}, on {job.cluster.devices:,} x "
+            f"serving {job.model.name} in {stored}, KV cache in {job.kv}, on {job.cluster.devices:,} x "
             f"{job.cluster.accelerator.name}{layout}{copies}, {job.engine}{adapters}"
         )
 
@@ -694,9 +732,7 @@ def assumptions(held: ServingMemory) -> list[str]:
     device, engine, limit = job.cluster.accelerator, job.software, job.model.max_seq_len or 0
     if not job.was_asked("engine") and engine.name != "vllm":
         found.append(f"engine={str(job.engine)!r} assumed: it reads the weights and runs on {device.name}")
-    if not job.was_asked("weights"):
-        own = f"; its checkpoint is in {job.model.quantization}" if job.model.quantization else ""
-        found.append(f"weights={str(job.weights)!r} assumed{own}")
+    found += _formats_assumed(job)
     if not job.was_asked("tp") and job.cluster.devices > 1:
         axis = "pp" if job.split == "layers" else "tp"
         found.append(
@@ -712,13 +748,51 @@ def assumptions(held: ServingMemory) -> list[str]:
         found.append(
             f"max_model_len={job.context_limit} is above the model's limit of {limit:,}: it needs rope scaling"
         )
-    if engine.expands(device, number_format(job.weights)):
-        found.append(
-            f"weights={str(job.weights)!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
-        )
+    for fmt in formats_in(job.model, job.weights):
+        if engine.expands(device, fmt):
+            found.append(
+                f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
+            )
+    found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
+
+
+def _formats_assumed(job: ServingJob) -> list[str]:
+    """What was assumed of the formats of weights and cache, and how it stands to the checkpoint's own."""
+    found, weights, spec = [], str(job.weights), job.model
+    if job.was_asked("weights"):
+        return _dequantized(job) if spec.quantization else []
+    own, label = checkpoint_name(spec), format_label(spec, weights)
+    if not spec.checkpoint.quantized:
+        found.append(f"weights={weights!r} assumed")
+    elif weights == own:
+        found.append(f"weights={label!r} assumed: the format of its checkpoint")
+    else:
+        theirs = " + ".join(fmt.name for fmt in formats_in(spec, "checkpoint"))
+        found.append(
+            f"weights={weights!r} assumed: its checkpoint is in {theirs}, which {job.engine} does not run on "
+            f"{job.cluster.accelerator.name}"
+        )
+    if spec.checkpoint.note:
+        found.append(spec.checkpoint.note)
+    if spec.checkpoint.kv and not job.was_asked("kv"):
+        if job.kv == spec.checkpoint.kv:
+            found.append(f"kv={str(job.kv)!r} assumed: the checkpoint has scales for it")
+        else:
+            found.append(
+                f"kv={str(job.kv)!r} assumed: the checkpoint has scales for {spec.checkpoint.kv}, which are not used"
+            )
+    return found
+
+
+def _dequantized(job: ServingJob) -> list[str]:
+    """That 16-bit weights were asked for where the checkpoint has fewer bits."""
+    weights, spec = str(job.weights), job.model
+    if weights == "checkpoint" or number_format(weights).bits < 16:
+        return []
+    return [f"weights={weights!r}: its checkpoint is quantized ({spec.quantization}); this is the model dequantized"]
 
 
 # Formats that are tried in place of one with more bits, best first.
@@ -734,7 +808,7 @@ def _narrower(job: ServingJob) -> list[str]:
         fitting = engine.reads(fmt) and engine.expands(device, fmt) is False
         if fitting and (fmt.kind == "gguf") == (engine.weights[0] == "gguf"):
             found.setdefault(fmt.bits, name)
-    bits = number_format(job.weights).bits_per_weight
+    bits = formats_in(job.model, job.weights)[0].bits_per_weight
     return [name for name in found.values() if number_format(name).bits_per_weight < 0.9 * bits]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmhw.formula import Report, Table
-from llmhw.model import COMPONENTS, ModelSpec, model
+from llmhw.model import COMPONENTS, TOWERS, ModelSpec, model
 from llmhw.precision import number_format, weight_groups
 from llmhw.sources.headers import Checkpoint, Stored, checkpoint_at
 from llmhw.units import LLMHWError, check_choice, format_quantity, shown
@@ -161,7 +161,8 @@ def check(path: str) -> Comparison:
             f"model={shown(path)} lacks {len(found.missing)} of its {found.files} files, such as {found.missing[0]}; "
             "download them"
         )
-    elements = {name: [n, 0] for name, n in spec.parameters.by_component.items()}
+    # towers are listed beside the text model
+    elements = {name: [n, 0] for name, n in spec.parameters.by_component.items() if name not in TOWERS}
     for name in own:
         elements[component_of(spec, name)][1] += found.tensors[name].elements
     held = sum(found.tensors[name].bytes for name in own)

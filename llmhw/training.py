@@ -19,7 +19,7 @@ from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
 from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches
-from llmhw.memory import PRECISIONS, optimizer_named, precision_named, training_states
+from llmhw.memory import PRECISIONS, optimizer_named, precision_named, told_towers, training_states, whole_towers
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
@@ -318,7 +318,8 @@ def known_error() -> float:
 
 def _assumed(job: TrainingJob) -> list[str]:
     """What was chosen for the job: attention, the formulas of its activations, a batch that fills the pipeline."""
-    found = []
+    width = precision_named(job.precision).weights
+    found = told_towers(job.model, width, "frozen, whole on every rank of the first stage")
     if isinstance(job.attention, Assumed) and job.attention != "flash":
         found.append(f"attention={job.attention!r} is assumed: transformers has no fused attention of this family")
     if job.kernels == "torch" and not by_op(job.model):
@@ -423,7 +424,7 @@ class StepMemory:
     def _lies_elsewhere(self) -> set[str]:
         """Parts of the states that are not on the device."""
         states = {"master copy", "momentum", "variance", "step counters"}
-        every = states | {"weights", "gradients"}
+        every = states | {"weights", "gradients", *(f"{tower.kind} tower" for tower in self.spec.towers)}
         away = {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
         # adapters are some hundredths of a percent of the weights, and their states as little
         return away | (states | {"gradients"}) if self.job.frozen else away
@@ -439,8 +440,14 @@ class StepMemory:
             held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
             for name, terms in state_terms(held, self.x, uncut=uncut, **names).items():
                 found.put(name, terms)
+            for name, terms in self.towers(stage).items():
+                found.put(name, terms)
             self._states[stage.index] = found
         return self._states[stage.index]
+
+    def towers(self, stage: Stage) -> dict[str, list[Term]]:
+        """Towers, which are frozen and lie whole on every rank of the first stage."""
+        return whole_towers(self.spec, precision_named(self.job.precision).weights) if stage.first else {}
 
     # activations
 
@@ -1147,7 +1154,7 @@ def train(
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
-    usual = _ADAPTED if job.frozen else Default("tokens", 20 * job.model.parameters.total, _COMPUTE_OPTIMAL)
+    usual = _ADAPTED if job.frozen else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,

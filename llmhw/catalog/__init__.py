@@ -190,6 +190,11 @@ def _model_files() -> dict[str, str]:
     return {row["name"]: row["file"] for row in model_index()}
 
 
+@cache
+def _quantization_files() -> frozenset[str]:
+    return frozenset(path.name for path in _FOLDER.joinpath("hf_quant_config").glob("*.json"))
+
+
 def read_model(name: str) -> tuple[str, dict[str, Any]]:
     """The short name and the published `config.json` of a model of the catalog.
 
@@ -213,4 +218,7 @@ def read_model(name: str) -> tuple[str, dict[str, Any]]:
         if found is None:
             raise KeyError(name)
         short = found.name
-    return short, loads(_text("models", _model_files()[short]))
+    config = loads(_text("models", _model_files()[short]))
+    if f"{short}.json" in _quantization_files():  # as it lies beside the published config
+        config["hf_quant_config"] = loads(_text("hf_quant_config", f"{short}.json"))
+    return short, config

@@ -31,7 +31,8 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, Text
 from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
-from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
+from llmhw.precision import CHECKPOINT, checkpoint_name, weight_groups
 from llmhw.rates import half_format
 from llmhw.units import LLMHWError, check_choice, format_quantity, parse_number
 
@@ -207,6 +208,7 @@ class ModelFacts(Report):
     batch: int
     seq_len: int
     kv_format: str
+    weight_format: str
     weights: Estimate
     cache: Estimate
     forward: Estimate
@@ -219,6 +221,18 @@ class ModelFacts(Report):
     @property
     def number_format(self) -> str:
         return self.weights.title
+
+    @property
+    def by_format(self) -> dict[str, dict[str, float]]:
+        """Bytes of the weights by the format that they are stored in, and by component."""
+        found: dict[str, dict[str, float]] = {}
+        for group in weight_groups(self.spec, self.weight_format):
+            found.setdefault(group.stored_as, {})[group.component] = group.bytes
+        return dict(sorted(found.items(), key=lambda item: -sum(item[1].values())))
+
+    @property
+    def bits_per_weight(self) -> float:
+        return float(8 * self.weights.total / self.spec.parameters.total)
 
     @property
     def per_token(self) -> float:
@@ -243,6 +257,10 @@ class ModelFacts(Report):
         ]
         if p.mtp:
             parts.append(("multi-token prediction, beside the total", f"{p.mtp:,}", ""))
+        formats = [
+            (fmt, format_quantity(sum(held.values()), "bytes"), ", ".join(held)) for fmt, held in self.by_format.items()
+        ]
+        stored = f"{self.bits_per_weight:.4g} bits a weight"
         a_token = [
             (f"KV cache in {self.kv_format}", format_quantity(self.per_token, "bytes")),
             ("forward", format_quantity(self.forward.total / tokens, "FLOP")),
@@ -251,6 +269,7 @@ class ModelFacts(Report):
         return [
             Table(self.title, ("component", "parameters", "share"), parts),
             Table(self.weights.title, ("part", "size", "share"), self.weights.rows()),
+            Table(stored, ("stored in", "size", "what"), formats, right=1, prose=True),
             Table(f"{self.forward.title} ({self.forward.note})", ("part", "FLOPs", "share"), self.forward.rows()),
             Table("", ("a token", "size"), a_token),
         ]
@@ -258,20 +277,25 @@ class ModelFacts(Report):
     def warnings(self) -> list[str]:
         from llmhw.stored import total_line
 
-        left, file = self.spec.left_out, total_line(self.spec)
-        notes = [f"not counted: {', '.join(left)} part of this multimodal model"] if left else []
+        how = "in parameters and weights; what is active, and FLOPs, are the text model's"
+        notes, file = told_towers(self.spec, how=how), total_line(self.spec)
         if self.spec.assumed:
             sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
             notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
-        return [*notes, file] if file else notes
+        if self.weight_format != CHECKPOINT and self.spec.quantization:
+            notes.append(f"the checkpoint is quantized ({self.spec.quantization}): --weights checkpoint shows it")
+        note = self.spec.checkpoint.note if self.weight_format == CHECKPOINT else ""
+        return [line for line in (*notes, note, file) if line]
 
     def to_dict(self) -> dict[str, Any]:
         tokens = self.batch * self.seq_len
         return self.spec.to_dict() | {
             "batch": self.batch,
             "seq_len": self.seq_len,
-            "weight_format": self.weights.title.rpartition(" in ")[2],
+            "weight_format": checkpoint_name(self.spec) if self.weight_format == CHECKPOINT else self.weight_format,
             "weight_bytes": self.weights.total,
+            "bits_per_weight": self.bits_per_weight,
+            "weight_bytes_by_format": {fmt: sum(held.values()) for fmt, held in self.by_format.items()},
             "kv_format": self.kv_format,
             "kv_cache_bytes_per_token": self.per_token,
             "kv_cache_bytes": self.cache.total,
@@ -301,13 +325,15 @@ def _model(options: dict[str, Any]) -> Report:
 
         return check(options["model"])
     spec = llmhw.model(options["model"])
-    kv, batch = llmhw.number_format(options["kv"]).name, options["batch"]
+    fmt, batch = options["weights"], options["batch"]
+    kv = llmhw.number_format(options["kv"] or (fmt == CHECKPOINT and spec.checkpoint.kv) or "bf16").name
     sizes = {"batch": batch, "seq_len": default_seq_len(spec, options["seq_len"])}
     return ModelFacts(
         spec,
         **sizes,
         kv_format=kv,
-        weights=llmhw.weights(spec, options["weights"]),
+        weight_format=fmt if fmt == CHECKPOINT else llmhw.number_format(fmt).name,
+        weights=llmhw.weights(spec, fmt),
         cache=llmhw.kv_cache(spec, kv_format=kv, **sizes),
         forward=llmhw.forward_flops(spec, causal=options["causal"], **sizes),
         backward=llmhw.backward_flops(spec, causal=options["causal"], **sizes),
@@ -325,8 +351,8 @@ MODEL = Command(
         model_argument(),
         _batch(),
         seq_len(),
-        Option(named("weights"), group=FORMATS, type=FORMAT, usual="bf16", help="Weight format."),
-        Option(named("kv"), group=FORMATS, type=FORMAT, usual="bf16", help="Cache format."),
+        Option(named("weights"), group=FORMATS, type=FORMAT, usual="checkpoint", help="Weight format."),
+        Option(named("kv"), group=FORMATS, type=FORMAT, help="Cache format; default: the checkpoint's, else 16 bit."),
         option("--causal", is_flag=True, help="Count only the pairs under the causal mask, as flash kernels do."),
         option("--check", is_flag=True, help="Hold the safetensors files of a folder against the prediction."),
     ],
@@ -449,7 +475,8 @@ def _topic(topic: str, arguments: tuple[str, ...], options: dict[str, Any]) -> E
     spec, batch, fmt = llmhw.model(arguments[0]), options["batch"], options["weights"]
     tokens = default_seq_len(spec, options["seq_len"])
     if topic == "weights":
-        return llmhw.weights(spec, fmt)
+        return llmhw.weights(spec, fmt or CHECKPOINT)
+    fmt = fmt or "bf16"
     if topic == "kv-cache":
         return llmhw.kv_cache(spec, batch=batch, seq_len=tokens, kv_format=fmt)
     if topic == "forward-flops":
@@ -478,7 +505,12 @@ EXPLAIN = Command(
         click.Argument(["arguments"], nargs=-1, metavar="[MODEL | key=value ...]"),
         _batch(),
         seq_len(),
-        Option([*named("weights"), "--format"], group=FORMATS, type=FORMAT, usual="bf16", help="Weights or cache."),
+        Option(
+            [*named("weights"), "--format"],
+            group=FORMATS,
+            type=FORMAT,
+            help="Weights or cache; default: the checkpoint's, bf16.",
+        ),
         option(
             "--optimizer", group=FORMATS, type=Choices("name", lambda: OPTIMIZERS), usual="adamw", help="Its states."
         ),

@@ -148,7 +148,7 @@ TOPICS = ("weights", "kv-cache", "forward-flops", "training-states", "lora")
 
 MODEL = ModelName("model", llmhw.models)
 GPU = Names("gpu", lambda: [*(a.name for a in llmhw.accelerators()), "all", "auto"])
-FORMAT = Names("format", llmhw.number_formats)
+FORMAT = Names("format", lambda: ["checkpoint", *llmhw.number_formats()])
 LINK = Names("link", lambda: [link.name for link in llmhw.links()])
 MODE = Choices("mode", lambda: import_module("llmhw.simulation").MODES)
 SOFTWARE = Choices("software", lambda: import_module("llmhw.step_time").softwares())

@@ -13,6 +13,7 @@ from llmhw.families import (
     delta,
     encoders,
     gemma,
+    held,
     hybrids,
     latent,
     llamas,
@@ -27,6 +28,7 @@ from llmhw.families.config import Config, check_keys
 from llmhw.families.family import Family, Style
 from llmhw.families.heads import complete
 from llmhw.families.sizes import sizes_of
+from llmhw.families.wrappers import unwrap
 from llmhw.frozen import frozen
 from llmhw.model import ModelSpec
 from llmhw.units import LLMHWError, nearest, shown
@@ -46,16 +48,13 @@ FAMILIES: dict[str, Family] = {
 
 # What no causal language model of transformers stands for.
 ENCODERS: dict[str, Family] = encoders.TABLE
-REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE}
+REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
 
 # Known, and too unlike the others: why.
 REFUSED: dict[str, str] = {**recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
-# Keys of a wrapper that hold for its text model, too.
-_OF_BOTH = ("architectures", "quantization_config", "dtype", "torch_dtype", "tie_word_embeddings")
-_ELSEWHERE = ("vision_config", "audio_config")
 _LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length")
 
 
@@ -91,17 +90,12 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     for key in data:
         if not isinstance(key, str):
             raise LLMHWError(f"config key {shown(key)} must be a text")
-    text = data.get("text_config")
-    model_type = data.get("model_type")
-    if isinstance(text, Mapping):
-        model_type = text.get("model_type", model_type)
-        data = {
-            **{k: data[k] for k in _OF_BOTH if k in data},
-            **text,
-            **{k: True for k in _ELSEWHERE if k in data},
-        }
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
+    found = unwrap(data)
+    # a wrapper's own architecture says what it makes
+    given = {"architectures": data["architectures"]} if "architectures" in data else {}
+    data, model_type = {**found.text, **given}, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
@@ -111,7 +105,7 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     check_keys(data)
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
-    quantization = data.get("quantization_config") or {}
+    towers, left_out = found.towers(c)
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
@@ -125,11 +119,11 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
         max_seq_len=c.get(*_LONGEST),
         tied=tied,
         dtype=str(c.get("dtype", "torch_dtype", default="bfloat16")).removeprefix("torch."),
-        quantization=str(quantization.get("quant_method", "")),
         layers=tuple(body.layers),
         tensors=tuple(body.outer.tensors),
         mtp_tensors=body.mtp,
-        left_out=tuple(k.removesuffix("_config") for k in _ELSEWHERE if data.get(k)),
+        towers=towers,
+        left_out=left_out,
         makes=makes,
         assumed=frozen(c.assumed),
         config=data,

@@ -125,9 +125,8 @@ _RECURRENT: dict[str, Check] = {
                 linear_head_dim short_conv_kernel_size routed_expert_hidden_size""",
             _COUNT: """expand mamba_expand mamba_n_heads num_experts_per_token n_mamba_heads mamba_ngroups
                 num_mem_blocks expert_layer_period attn_layer_period linear_num_heads layer_group_size
-                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim group_norm_size
-                hc_count
-                hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
+                n_heads_in_group head_size decay_low_rank_dim a_low_rank_dim v_low_rank_dim gate_low_rank_dim
+                group_norm_size hc_count hc_lowrank ple_embed_dim ple_conv_kernel_size ngram_size heads_per_ngram
                 make_ngram_vocab_size_divisible_by indexer_n_heads indexer_head_dim indexer_compress_ratio cca_time0
                 cca_time1 router_hidden_size""",
             (3, 10**8): "ngram_vocab_size_base",
@@ -166,7 +165,7 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """hidden_size n_embd n_embed d_model head_dim n_inner ffn_dim ffn_hidden_size
+            _WIDTH: """hidden_size n_embd n_embed d_model n_inner ffn_dim ffn_hidden_size
                 intermediate_size_mlp moe_latent_size moe_shared_expert_intermediate_size
                 kv_lora_rank q_lora_rank index_head_dim linear_key_head_dim
                 linear_value_head_dim linear_conv_kernel_dim mamba_head_dim ssm_state_size conv_kernel mamba_d_conv
@@ -211,7 +210,6 @@ KEYS: dict[str, Check] = {
         "model_type dtype torch_dtype hidden_act hidden_activation activation_function".split(), check_text
     ),
     "hybrid_override_pattern": check_prose,
-    "quantization_config": _object,
     "rope_parameters": _object,
     "rope_scaling": _object,
     "layer_types": partial(_list, kind=str),
@@ -231,7 +229,7 @@ KEYS: dict[str, Check] = {
     # numbers that some configs give for every layer
     **dict.fromkeys(
         "num_experts num_experts_per_tok moe_num_experts moe_topk moe_top_k moe_k num_shared_expert".split(),
-        partial(_counts, least=1, most=10**5),
+        partial(_counts, least=0, most=10**5),  # 0: a dense model of a family with experts
     ),
     "moe_intermediate_size": partial(_counts, least=1, most=10**7),
     "moe_layer_start_index": partial(_counts, least=0, most=10**5),
@@ -242,7 +240,7 @@ KEYS: dict[str, Check] = {
     "indexer_types": partial(_list, kind=str),
     "index_topk_pattern": check_prose,
     "kv_source_layers": partial(_list, kind=int),
-    **dict.fromkeys("use_mla use_dsa router_bias shared_expert_sink".split(), _flag),
+    **dict.fromkeys("use_mla use_dsa use_cla router_bias shared_expert_sink".split(), _flag),
     "hybrid_layer_pattern": partial(_list, kind=int),
     "local_layer_ids": partial(_list, kind=int),
     "mtp_layer_types": partial(_list, kind=str),
@@ -254,18 +252,19 @@ KEYS: dict[str, Check] = {
     **{
         key: partial(_whole, least=least, most=most)
         for (least, most), keys in {
-            _WIDTH: """moe_hidden_size conv_kernel_size sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
+            _WIDTH: """linear_head_dim moe_hidden_size conv_kernel_size
+                sconv_kernel_size d_rel rel_extent swa_head_dim swa_v_head_dim
                 swa_q_lora_rank swa_kv_lora_rank swa_qk_nope_head_dim gated_norm_rank
                 o_lora_rank prefix_dense_intermediate_size dense_intermediate_size expert_ffn_hidden_size
                 shared_experts_intermediate_size""",
             _COUNT: """moe_layer_interval prefix_dense_sliding_window_pattern
                 swa_num_attention_heads swa_num_key_value_heads
-                compress_rate_csa compress_rate_hca o_groups
+                linear_num_heads index_kpool compress_rate_csa compress_rate_hca o_groups
                 sparse_num_index_heads sparse_index_dim sparse_block_size sparse_topk_blocks
                 num_sliding_attention_heads num_attention_groups index_block_size index_topk_blocks""",
-            # 0: no rotary part, and no latent attention at all in DeepSeek's small vision models
-            (0, 10**7): """shared_intermediate_size share_expert_dim qk_nope_head_dim qk_rope_head_dim v_head_dim
-                swa_qk_rope_head_dim""",
+            # 0: no rotary part, which some call the size of a head; no latent attention in DeepSeek's small models
+            (0, 10**7): """shared_intermediate_size share_expert_dim head_dim qk_nope_head_dim qk_rope_head_dim
+                v_head_dim swa_qk_rope_head_dim""",
             (1, 100): "hc_mult",
             (0, 10**5): """num_dense_layers num_shared_experts moe_num_shared_experts zero_expert_num dense_mlp_idx
                 index_topk_freq index_skip_topk_offset""",
@@ -286,9 +285,6 @@ def check_keys(data: Mapping[str, Any]) -> None:
         factor = (data.get(key) or {}).get("partial_rotary_factor")
         if factor is not None:
             _number(f"config key {key}.partial_rotary_factor", factor, most=1)
-    method = (data.get("quantization_config") or {}).get("quant_method")
-    if method is not None:
-        check_text("config key quantization_config.quant_method", method)
 
 
 class Config:
@@ -364,11 +360,13 @@ class Config:
 
     @property
     def head_dim(self) -> int:
-        if self.get("head_dim") is None and self.hidden % self.heads:
+        if self.get("head_dim"):
+            return self.count("head_dim")
+        if self.hidden % self.heads:
             raise LLMHWError(
                 f"heads={self.heads} does not divide hidden_size={self.hidden}, and the config gives no head_dim"
             )
-        return self.count("head_dim", default=self.hidden // self.heads)
+        return self.hidden // self.heads
 
     @property
     def intermediate(self) -> int:

@@ -10,7 +10,7 @@ from llmhw.families.config import Config
 from llmhw.families.decoder import TWO_NORMS, FeedForward, mtp_of, rotary_layers, shared_experts, sparse_layers
 from llmhw.families.family import Family, Style, family
 from llmhw.families.mixtures import plain_deepseek
-from llmhw.model import Attention, Layer, Tensor
+from llmhw.model import Attention, Layer, LinearAttention, Tensor
 from llmhw.units import LLMHWError, shown
 
 Extra = Callable[[Builder, Attention], None]
@@ -351,7 +351,8 @@ def _v4_attention(c: Config, kind: str, rate: int) -> Attention:
         return replace(a, compression=rate, waiting=(2 * wide, 0))
     if kind == "compressed_sparse_attention":  # entries overlap: two of them; so does what the indexer sees
         a = replace(a, compression=rate, waiting=(4 * (wide + dim), 2 * rate * (wide + dim)))
-        return replace(a, index_dim=dim, index_heads=c.count("index_n_heads"), index_topk=c.count("index_topk"))
+        a = replace(a, index_dim=dim, index_pool=rate)
+        return replace(a, index_heads=c.count("index_n_heads"), index_topk=c.count("index_topk"))
     return a
 
 
@@ -412,6 +413,49 @@ def _v4_mtp(c: Config, make: Callable[[str], Layer]) -> tuple[Tensor, ...]:
     return (*make("sliding_attention").tensors, *b.tensors) * count
 
 
+def _glm5_next(c: Config) -> Body:
+    """GLM-5 Next: Kimi's delta attention, latent attention with pooled keys of its indexer, hyper-connections."""
+    heads, dim, kernel = c.count("linear_num_heads"), c.count("linear_head_dim"), c.count("linear_conv_kernel_dim")
+    wide, pool, rank = heads * dim, c.count("index_kpool"), c.count("q_lora_rank")
+    state = LinearAttention("kimi-delta", heads, dim, dim, 3 * wide, kernel)
+    bias, count = c.flag("attention_bias"), c.count("hc_mult")
+
+    def delta(b: Builder) -> None:
+        for name in ("q", "k", "v"):
+            b.linear(f"self_attn.{name}_proj", "in_proj", wide, c.hidden)
+        b.plain("self_attn.conv1d.weight", "conv", (3 * wide, 1, kernel))
+        b.plain("self_attn.forget_gate.dt_bias", "heads", (wide,))
+        b.plain("self_attn.forget_gate.A_log", "heads", (heads,))
+        for name in ("forget_gate.f", "g"):
+            b.linear(f"self_attn.{name}_a_proj", "q_a", dim, c.hidden)
+            b.linear(f"self_attn.{name}_b_proj", "in_proj", wide, dim)
+        b.linear("self_attn.b_proj", "in_proj", heads, c.hidden)
+        b.norm("self_attn.o_norm", dim, "inner_norm")
+        b.linear("self_attn.o_proj", "o", c.hidden, wide)
+
+    def make(kind: str, index: str, sparse: bool) -> Layer:
+        b, a = Builder(), None
+        if kind == "linear_attention":
+            delta(b)
+        else:
+            a = replace(attention_of(c, index), index_pool=pool)
+            queries(b, c, a, bias)
+            values(b, c, a, bias)
+            if a.index_dim:
+                indexer(b, c, a, rank)
+                b.plain("self_attn.indexer.index_kpool_compress_ape", "indexer", (pool, a.index_dim))
+                b.plain("self_attn.indexer.index_kpool_compress_gate", "indexer", (a.index_dim, c.hidden))
+        shared_experts(b, c, sparse)
+        b.norms(TWO_NORMS, c.hidden)
+        for name in ("attn_hc", "ffn_hc"):
+            streams(b, name, c, (2 + count) * count, 3)
+        return b.layer(a, None if a else state)
+
+    types = c.layer_types(lambda i: "indexed_attention" if i % 4 == 3 else "linear_attention")
+    layers = each(make, types, indexers(c), sparse_layers(c, 3))
+    return Body(layers, outer_of(c, "model.embed_tokens", "model.norm"), c.intermediate)
+
+
 _MASKED = "transformers masks a full attention; the pairs that the indexer selects have no reference there"
 _IDLE = "experts that do nothing take part in the routing: how many multiply depends on the tokens"
 _V4 = "transformers masks all pairs, and mixes streams of hidden states with further small products"
@@ -433,6 +477,10 @@ TABLE: dict[str, Family] = {
         num_experts_per_tok=6, moe_intermediate_size=2048, sliding_window=128, o_groups=8, o_lora_rank=1024,
         index_n_heads=64, index_head_dim=128, index_topk=512, hc_mult=4, qk_rope_head_dim=64),
     "glm_moe_dsa": family(_glm_moe_dsa, "GLM-5", index_n_heads=32, **_INDEX, **{**_MLA_V3, "q_lora_rank": 2048}),
+    "glm5_next_text": family(_glm5_next, "GLM-5 Next", rotary=0, index_n_heads=32, index_kpool=16, q_lora_rank=1536,
+        kv_lora_rank=512, qk_rope_head_dim=0, qk_nope_head_dim=256, v_head_dim=256, n_routed_experts=288,
+        n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048, linear_num_heads=64,
+        linear_head_dim=128, linear_conv_kernel_dim=4, hc_mult=4, **_INDEX),
     "glm4_moe_lite": family(_glm4_moe_lite, "GLM-4.7-Flash", q_lora_rank=768, kv_lora_rank=512, qk_rope_head_dim=64,
         qk_nope_head_dim=192, v_head_dim=256, n_routed_experts=64, n_shared_experts=1, num_experts_per_tok=4,
         moe_intermediate_size=1536),

@@ -114,9 +114,13 @@ def _glm4_moe(c: Config) -> Body:
     return _shared(c, out_bias=False, qk_norm="head" if c.flag("use_qk_norm") else "")
 
 
-def _solar_open(c: Config) -> Body:
-    """Solar Open and GLM-4.5V."""
+def _glm4v_moe(c: Config) -> Body:
     return _shared(c, out_bias=False)
+
+
+def _solar_open(c: Config) -> Body:
+    """Every layer has experts, whatever keys of GLM's are left in a config."""
+    return _shared(c.changed(first_k_dense_replace=0), out_bias=False)
 
 
 def plain_deepseek(c: Config) -> Body:
@@ -275,13 +279,17 @@ def _first(c: Config, key: str) -> int | None:
 
 
 def _hunyuan_moe(c: Config) -> Body:
+    if c.flag("use_cla"):
+        raise LLMHWError("config key use_cla=true: layers that share keys and values are not covered in this family")
+    inner = c.count("moe_intermediate_size", "intermediate_size")
+    shared = c.intermediate * c.count("num_shared_expert", default=1)
+
     def extra(b: Builder, a: Attention) -> None:
         b.norm("self_attn.query_layernorm", a.head_dim, "q_norm")
         b.norm("self_attn.key_layernorm", a.head_dim, "k_norm")
 
     def feed_forward(b: Builder, _: int) -> None:
-        inner = c.intermediate
-        shared_experts(b, c, True, inner=inner, shared=inner, name="mlp.shared_mlp", router="gate.wg")
+        shared_experts(b, c, True, inner=inner, shared=shared, name="mlp.shared_mlp", router="gate.wg")
 
     return decoder(c, all_full(c), extra=extra, feed_forward=feed_forward)
 
@@ -570,7 +578,7 @@ TABLE: dict[str, Family] = {
         sliding_window=128),
     "glm4_moe": family(_glm4_moe, "GLM-4.5", style=Style(rotary_cat=True, router="sigmoid", norm_topk=True),
         rotary=0.5, first_k_dense_replace=1, n_shared_experts=1),
-    "glm4v_moe_text": family(_solar_open, "GLM-4.5V", rotary=0.5, attention_bias=True, first_k_dense_replace=1,
+    "glm4v_moe_text": family(_glm4v_moe, "GLM-4.5V", rotary=0.5, attention_bias=True, first_k_dense_replace=1,
         n_shared_experts=1, n_routed_experts=128, num_experts_per_tok=8, moe_intermediate_size=1408,
         num_key_value_heads=8),
     "minimax_m2": family(_minimax_m2, "MiniMax M2", style=Style(router="sigmoid-late", norm_topk=True,
@@ -586,7 +594,7 @@ TABLE: dict[str, Family] = {
         index_head_dim=128, index_block_size=128, index_topk_blocks=16),
     "step3p5": family(_step3p5, "Step 3.5 and 3.7", synonyms=("step3p7",), num_key_value_heads=8, head_dim=128,
         n_routed_experts=288, num_experts_per_tok=8, moe_intermediate_size=1280, share_expert_dim=1280),
-    "hunyuan_v1_moe": family(_hunyuan_moe, "Hunyuan A13B", synonyms=("hunyuan",), num_experts=1, moe_topk=1),
+    "hunyuan_v1_moe": family(_hunyuan_moe, "Hunyuan A13B", num_experts=1, moe_topk=1),
     "hy_v3": family(_hy_v3, "Hunyuan 3", num_key_value_heads=8, head_dim=128, num_experts=192, num_experts_per_tok=8,
         num_shared_experts=1, moe_intermediate_size=1536),
     "dots1": family(_dots1, "dots.llm1", sliding_window=4096, max_window_layers=62, moe_intermediate_size=1408),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,9 +28,10 @@ _DROPOUTS = (
 
 
 def spec_of(model: Any) -> ModelSpec | None:
-    """The specification of what a caller names a model; None for a module without a known config."""
-    if isinstance(model, ModelSpec):
-        return model
+    """The specification of what a caller names a model; None for a module without a known config.
+
+    What is not a module yet will be built as a language model, without towers.
+    """
     if isinstance(model, torch.nn.Module):
         config: Any = getattr(model, "config", None)
         if not hasattr(config, "to_dict"):
@@ -38,11 +40,15 @@ def spec_of(model: Any) -> ModelSpec | None:
             return ModelSpec.from_config(config.to_dict())
         except LLMHWError:  # a family the library does not know: measured all the same, without a prediction
             return None
-    if isinstance(model, Mapping):
-        return ModelSpec.from_config(model)
-    if hasattr(model, "to_dict"):
-        return ModelSpec.from_config(model.to_dict())
-    return named_model(model)
+    if isinstance(model, ModelSpec):
+        found = model
+    elif isinstance(model, Mapping):
+        found = ModelSpec.from_config(model)
+    elif hasattr(model, "to_dict"):
+        found = ModelSpec.from_config(model.to_dict())
+    else:
+        found = named_model(model)
+    return replace(found, towers=()) if found.towers else found
 
 
 def name_of(model: Any) -> str:

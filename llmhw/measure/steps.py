@@ -7,6 +7,7 @@ and arithmetic are not. So the training step of an 8B model is measured on a lap
 from __future__ import annotations
 
 import contextlib
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,8 +73,14 @@ def _check_length(spec: ModelSpec | None, seq_len: int) -> None:
 # -- parameters -------------------------------------------------------------------------------
 
 
+def _numberless(name: str) -> str:
+    """A tensor's name with `*` for the numbers in it."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+
 def _component(known: Mapping[str, str], name: str) -> str:
     """The component of a tensor of transformers: `known` names those of a layer relative to it."""
+    name = _numberless(name)
     while name and name not in known:
         name = name.partition(".")[2]
     return known.get(name, "other")
@@ -90,7 +97,7 @@ def measure_params(model: Any) -> Measurement:
     Row(name='parameters', measured=124439808, predicted=124439808)
     """
     spec = spec_of(model)
-    known = {t.name: t.component for t, _ in spec.all_tensors()} if spec else {}
+    known = {_numberless(t.name): t.component for t, _ in (*spec.all_tensors(), *spec.tower_tensors())} if spec else {}
     with quiet(), fake():
         module = model if isinstance(model, torch.nn.Module) else made(model, "bf16", "eager")
         found: dict[str, int] = {}

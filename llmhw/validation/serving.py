@@ -11,8 +11,9 @@ from llmhw.catalog import read_calibration
 from llmhw.engine import Engine, engine_of
 from llmhw.engines import engine_names, serving_engine
 from llmhw.hardware import Cluster
-from llmhw.memory import kv_cache_bytes_per_token, weights
+from llmhw.memory import kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
+from llmhw.precision import weight_bytes
 from llmhw.rates import BOUND, ServingConstants, family_of
 from llmhw.service import lender
 from llmhw.units import GIB, LLMHWError
@@ -119,7 +120,7 @@ _MOST_SEQUENCES = 2048  # TensorRT-LLM's default max_batch_size
 @cache
 def _sizes(spec: ModelSpec, stored: str, cached: str) -> tuple[float, float]:
     """Bytes of the weights, and of a token in the cache."""
-    return float(weights(spec, stored).total), float(kv_cache_bytes_per_token(spec, cached))
+    return weight_bytes(spec, stored), float(kv_cache_bytes_per_token(spec, cached))
 
 
 def _room(engine: Engine, tokens: float) -> float:

@@ -357,7 +357,7 @@ def _file_bytes(row: Row, spec: ModelSpec) -> float:
         bits = 0.0
     if abs(bits / printed - 1) < 0.01:
         return weight_bytes(spec, name)
-    return float(stored_weight_bytes(elements=spec.parameters.total, bits_per_weight=printed))
+    return float(stored_weight_bytes(elements=spec.parameters.text, bits_per_weight=printed))
 
 
 def _llama_cpp_cache(row: Row, spec: ModelSpec) -> float:

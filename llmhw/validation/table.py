@@ -334,7 +334,7 @@ def _has_experts(name: str) -> bool:
         counted = model(name).parameters
     except LLMHWError:
         return False
-    return counted.active != counted.total
+    return counted.active != counted.text
 
 
 @cache

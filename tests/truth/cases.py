@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING
 
 from llmhw.catalog import model_index, read_model
 from llmhw.families import FAMILIES, key_of, latent, mixtures
+from llmhw.families.wrappers import unwrap
 
 # Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
 EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
@@ -43,9 +44,9 @@ MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
 
 
 def text_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that describes the text model."""
-    found: dict[str, Any] = config.get("text_config", config)
-    return found
+    """The part of a config that describes the text model, with its model_type."""
+    found = unwrap(config)
+    return {**found.text, "model_type": key_of(found.model_type)}
 
 
 def _shapes() -> list[str]:
@@ -53,7 +54,7 @@ def _shapes() -> list[str]:
     for row in model_index():
         if not row["refused"]:
             found.setdefault((row["model_type"], row["parameters_transformers"]), row["name"])
-    return [name for name in found.values() if key_of(text_of(read_model(name)[1])["model_type"]) in CONFIG_MAPPING]
+    return [name for name in found.values() if text_of(read_model(name)[1])["model_type"] in CONFIG_MAPPING]
 
 
 # Models of the catalog that transformers has a class for, the first of each shape.

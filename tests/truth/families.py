@@ -53,7 +53,7 @@ class WithHead(torch.nn.Module):
         dtype = next(self.model.parameters()).dtype
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
         self.all_tied_weights_keys = {}
-        if config.tie_word_embeddings:
+        if getattr(config, "tie_word_embeddings", False):
             self.lm_head.weight = self.model.embed_tokens.weight
             self.all_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 

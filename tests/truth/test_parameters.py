@@ -13,20 +13,20 @@ from transformers import CONFIG_MAPPING
 
 from llmhw import model
 from llmhw.catalog import read_model
-from llmhw.families import FAMILIES, key_of
+from llmhw.families import FAMILIES
 from llmhw.model import ModelSpec
 from tests.truth.cases import EXAMPLES, SHAPES, text_of
 from tests.truth.families import config_of, kwargs, on_meta, our_shapes, published, their_shapes
 
 # How the tensor names of transformers sort into our components
 COMPONENT = (
-    ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
+    ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d|scale$"),
     ("head", r"lm_head|project_out"),
-    ("embedding", r"embed|wte|wpe|project_in"),
+    ("embedding", r"embed|wte|wpe|project_in|per_layer_model_projection|altup_projections"),
     ("experts", r"\.experts\."),
-    ("router", r"router|(mlp|mixer)\.gate\.weight|shared_expert_gate"),
+    ("router", r"router|altup|(mlp|mixer)\.gate\.weight|shared_expert_gate"),
     ("attention", r"attn|attention|mixer\.(([qkvo]|in|out)_proj|dt_bias|A_log|D|conv1d)"),
-    ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse|mixer"),
+    ("mlp", r"mlp|per_layer|laurel|ffn|fc\d|feed_forward|block_sparse|mixer"),
 )
 
 
@@ -37,14 +37,15 @@ def component_of(name: str) -> str:
 def assert_same(spec: ModelSpec, reference: torch.nn.Module) -> None:
     theirs = their_shapes(reference)
     assert our_shapes(spec) == theirs
-    assert spec.parameters.total == sum(p.numel() for p in reference.parameters())
+    assert spec.parameters.text == sum(p.numel() for p in reference.parameters())
 
 
 def assert_sorted(spec: ModelSpec, reference: torch.nn.Module) -> None:
     by_component = dict.fromkeys(spec.parameters.by_component, 0)
     for name, parameter in reference.named_parameters():
         by_component[component_of(name)] += parameter.numel()
-    assert spec.parameters.by_component == by_component
+    towers = {tower.kind: tower.params for tower in spec.towers}
+    assert spec.parameters.by_component == by_component | towers
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -73,7 +74,7 @@ def test_catalog(name: str) -> None:
     options = {
         k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"
     }
-    config = CONFIG_MAPPING[key_of(text["model_type"])](**options)
+    config = CONFIG_MAPPING[text["model_type"]](**options)
     architecture = written["architectures"][0]
     if architecture.endswith("Model"):  # an encoder or an embedder, which has no head
         with torch.device("meta"):

@@ -15,6 +15,7 @@ import llmhw
 from llmhw.catalog import read_measurements
 from llmhw.engine import PARTS, Engine, Formats, bound, engine_of, experts_touched, formats_of
 from llmhw.messages import all_reduce_wire_bytes
+from llmhw.precision import NumberFormat, component_formats, number_format
 from llmhw.rates import BOUND, ServingConstants, constants_of
 from llmhw.service import engine_for, serve
 from llmhw.units import LLMHWError
@@ -158,9 +159,14 @@ def test_many_layouts_and_formats_at_once(name: str) -> None:
     spec, cluster = llmhw.model(name), llmhw.Cluster("h100", 8)
     constants = constants_of(ServingConstants, cluster.accelerator, "tensorrt-llm-2025")
     names, ranks = ("bf16", "fp8", "int4-gptq"), (1, 2, 4, 8)
-    each = [formats_of(cluster.accelerator, constants, weights, "bf16") for weights in names]
-    columns = {f.name: np.array([[getattr(found, f.name)] for found in each]) for f in fields(Formats)}
-    whole = Engine(spec, cluster, constants, tp=np.array(ranks), many=Formats(**columns))
+
+    def column(stored: list[NumberFormat]) -> Formats:
+        each = [formats_of(cluster.accelerator, constants, fmt, "bf16") for fmt in stored]
+        return Formats(**{f.name: np.array([[getattr(found, f.name)] for found in each]) for f in fields(Formats)})
+
+    rows = [component_formats(spec, name) | {(-1, ""): number_format(name)} for name in names]
+    many = {key: column([row[key] for row in rows]) for key in rows[0]}
+    whole = Engine(spec, cluster, constants, tp=np.array(ranks), many=many)
     for load in LOADS:
         alone = [[Engine(spec, cluster, constants, tp=n, weights=w).seconds(**load) for n in ranks] for w in names]
         assert whole.seconds(**load).tolist() == alone

@@ -185,7 +185,7 @@ def test_experts_fill_memory_though_few_compute() -> None:
     # "37B active, so it needs 74 GB": every expert must be in memory, because the next token may be routed to it.
     spec = llmhw.model("deepseek-v3")
     assert spec.parameters.active / 1e9 == pytest.approx(37.6, abs=0.05)
-    assert llmhw.weights(spec).total == 2 * spec.parameters.total
+    assert llmhw.weights(spec, "bf16").total == 2 * spec.parameters.total
 
 
 def test_feed_forward_width_is_read_not_assumed() -> None:

@@ -100,7 +100,8 @@ def test_every_row_has_a_source_a_status_and_a_known_rule() -> None:
         assert row["source"], row["name"]
         assert row["locator"], row["name"]
         assert row["status"] in ("published", "derived"), row["name"]
-        assert row["rule"] in ("all", "matrices", "experts", "gguf"), row["name"]
+        assert row["rule"] in ("all", "matrices", "experts", "mlx", "gguf"), row["name"]
+        assert not row["like"] or row["like"] in number_formats(), row["name"]
         assert row["kind"] in ("float", "integer", "block", "gguf"), row["name"]
         assert row["compute"] in number_formats(), row["name"]
 
@@ -314,4 +315,4 @@ def test_every_rule_of_every_mix_can_be_read() -> None:
 def test_every_model_of_the_catalog(name: str) -> None:
     for short in model_names():
         spec_of = catalog_model(short)
-        assert sum(group.elements for group in weight_groups(spec_of, name)) == spec_of.parameters.total, short
+        assert sum(group.elements for group in weight_groups(spec_of, name)) == spec_of.parameters.text, short

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.truth.variants.common import BOOLS, experts, kinds, maybe, sizes
 
-INDEXED = ("deepseek_v32", "glm_moe_dsa", "axk2", "hy_v4", "mistral_large4_text", "dots3_note_text")
+INDEXED = ("deepseek_v32", "glm_moe_dsa", "axk2", "hy_v4", "mistral_large4_text", "dots3_note_text", "glm5_next_text")
 DENSE = ("youtu", "minicpm3")
 
 
@@ -69,6 +69,19 @@ def _dots3(draw: st.DrawFn) -> dict[str, Any]:
     return config | maybe(draw, layer_types=kinds(config, "indexed_attention", "sliding_attention"))
 
 
+def _glm5_next(draw: st.DrawFn) -> dict[str, Any]:
+    config = _shared_indexers(draw, "glm5_next_text") | {
+        "pad_token_id": 0,
+        "qk_rope_head_dim": 0,
+        "hc_mult": draw(st.integers(2, 4)),
+        "index_kpool": draw(st.sampled_from([1, 2, 4])),
+        "linear_num_heads": draw(st.sampled_from([1, 2, 4])),
+        "linear_head_dim": draw(st.sampled_from([8, 16])),
+    }
+    config["index_topk"] = 4 * config["index_topk"]
+    return config | maybe(draw, layer_types=kinds(config, "linear_attention", "indexed_attention"))
+
+
 def _longcat(draw: st.DrawFn) -> dict[str, Any]:
     config = mla(draw, "axk1")
     for key in ("num_hidden_layers", "intermediate_size", "n_shared_experts", "first_k_dense_replace", "n_group"):
@@ -115,5 +128,6 @@ VARIANTS = {
     "mistral_large4_text": _large4,
     "dots3_note_text": _dots3,
     "longcat_flash": _longcat,
+    "glm5_next_text": _glm5_next,
     "deepseek_v4": _deepseek_v4,
 }
