@@ -64,7 +64,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
 
 
 # Keys of the dropout behind a block's two parts, as the families' configs spell it.
-DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "resid_dropout", "residual_dropout", "dropout")
+DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "residual_dropout", "dropout")
 
 
 @dataclass(frozen=True, slots=True)

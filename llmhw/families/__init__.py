@@ -106,6 +106,11 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     towers, left_out = found.towers(c)
+    if not towers and c.assumed.keys() >= {"vocab_size", "hidden_size", "num_hidden_layers"}:
+        raise LLMHWError(
+            f"config={shown(name)} of model_type={shown(model_type)} has no vocab_size, no hidden_size and no "
+            "num_hidden_layers; is it a complete config.json?"
+        )
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,
