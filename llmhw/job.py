@@ -767,7 +767,7 @@ class ServingJob:
         device = self.cluster.accelerator
         self._set(engine=default_engine(device, formats_in(self.model, self.weights or CHECKPOINT)[0]).name)
         engine = self.software
-        if engine.runs_on(device):
+        if self.weights is None and engine.runs_on(device):
             self._set(weights=default_weights(engine, device, self.model))
         self._set(weights="bf16")
         self._set(

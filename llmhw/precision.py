@@ -361,7 +361,7 @@ def _stored(spec: ModelSpec, name: str) -> Iterator[tuple[int, NumberFormat, Ten
 def _file_format(spec: ModelSpec) -> NumberFormat:
     """What the weights of a GGUF file are in on average, by the name of the type with most bytes."""
     held, name = spec.checkpoint, spec.checkpoint.types[0][0] if spec.checkpoint.types else "gguf"
-    bits = 8 * held.file_bytes / spec.parameters.total
+    bits = 8 * held.file_bytes / spec.parameters.text
     compute = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}.get(name, "int8")
     return NumberFormat(name, bits, "gguf", compute, "all", source="the file's own count of its tensors")
 
@@ -527,7 +527,10 @@ def _simple_types(
 def _checkpoint_groups(spec: ModelSpec, tensors: list[tuple[Tensor, int]] | None) -> list[WeightGroup]:
     """Weights as the checkpoint has them; a rank's, by the formats that tensors of that name have in all layers."""
     if spec.checkpoint.file_bytes:
-        return list(_grouped((_file_format(spec), _matrices(t), n) for t, n in tensors or spec.all_tensors()))
+        fmt, held = _file_format(spec), dict.fromkeys(COMPONENTS, 0)
+        for tensor, times in spec.all_tensors() if tensors is None else tensors:
+            held[tensor.component] += times * tensor.numel
+        return [WeightGroup(name, fmt.name, n, fmt.bits) for name, n in held.items() if n]
     if tensors is None:
         return list(_whole_checkpoint(spec))
     shares: dict[tuple[str, str], dict[NumberFormat, int]] = {}

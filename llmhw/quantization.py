@@ -437,7 +437,9 @@ def _fp8(q: Keys, spec: ModelSpec) -> Checkpoint:
 
 
 def _fbgemm(q: Keys, spec: ModelSpec) -> Checkpoint:
-    return _plan(spec, kept=q.modules(*_SKIPPED, style="convert"), layers=number_format("fp8-channel"))
+    return _plan(
+        spec, kept=q.modules(*_SKIPPED, style="convert"), layers=_made("fp8-channel", "fp8-fbgemm", row_bits=32)
+    )
 
 
 def _kept(fmt: str) -> Callable[[Keys, ModelSpec], Checkpoint]:
@@ -791,7 +793,7 @@ def _auto_round(q: Keys, spec: ModelSpec) -> Checkpoint:
 
 def _mlx(q: Keys, spec: ModelSpec) -> Checkpoint:
     """MLX: every linear layer and embedding whose rows are whole groups; modules may have formats of their own."""
-    bits, group, mode = _bits(q, default=4), _group(q, default=64), q.text("mode", default="affine")
+    bits, group, mode = _bits(q, default=4), q.whole("group_size", default=64), q.text("mode", default="affine")
     if mode not in ("affine", "mxfp4", "mxfp8", "nvfp4"):
         raise _wrong(q.key("mode"), mode, "must be affine, mxfp4, mxfp8 or nvfp4")
     named: list[tuple[Modules, NumberFormat | None]] = []
@@ -801,7 +803,7 @@ def _mlx(q: Keys, spec: ModelSpec) -> Checkpoint:
             other = of.text("mode", default="affine" if "bits" in of.data else mode)
             fmt = mlx_format(
                 _bits(of, default=bits),
-                _group(of, default=group),
+                of.whole("group_size", default=group),
                 other if other in ("mxfp4", "mxfp8", "nvfp4") else "affine",
             )
             named.append((_modules([name], "module", q.path), fmt))
