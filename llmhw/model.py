@@ -41,7 +41,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
         ("q_b kv_b", "attention", "column"),  # ... and out of the compression
         ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)
-        ("mix adapter_a", "attention", "whole"),  # into and between the parts of a layer
+        ("mix adapter_a", "attention", "whole"),  # between the parts of a layer, and into an adapter
         ("adapter_b", "mlp", "column"),
         ("x_proj", "attention", "row"),  # of Mamba: every channel gives its part of the time step, B and C
         ("o", "attention", "row"),  # closes attention, and what stands in its place
@@ -49,7 +49,6 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("down", "mlp", "row"),
         ("latent mtp", "mlp", "whole"),  # into and out of the width of latent experts; multi-token prediction
         ("router streams", "router", "whole"),  # streams: hyper-connections, which mix streams of hidden states
-        ("mix", "attention", "whole"),  # between the parts of a layer
         ("norm_in norm norm_out", "norms", "whole"),  # before attention, between, and behind the feed-forward part
         ("q_norm k_norm inner_norm embedding_norm", "norms", "whole"),
         ("tokens", "embedding", "vocab"),

@@ -222,7 +222,7 @@ KEYS: dict[str, Check] = {
     **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
     # of further relatives of Llama
     **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
-    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    **dict.fromkeys("use_post_norm is_moe".split(), _flag),
     "use_bidirectional_attention": _directions,
     "qk_norm_type": check_text,
     "cross_attention_layers": partial(_list, kind=int),

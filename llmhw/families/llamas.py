@@ -9,6 +9,7 @@ from llmhw.families.builder import Body, Builder, attention_of, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import (
     FOUR_NORMS,
+    GLM_NORMS,
     ONE_NORM,
     POST_NORMS,
     TWO_NORMS,
@@ -19,6 +20,7 @@ from llmhw.families.decoder import (
     every_nth,
     plain,
     rotary_layers,
+    window_of,
 )
 from llmhw.families.family import Family, Style, family
 from llmhw.model import Attention
@@ -127,15 +129,6 @@ def _hunyuan(c: Config) -> Body:
     return decoder(c, all_full(c), extra=norms)
 
 
-def _chameleon(c: Config) -> Body:
-    def norms(b: Builder, a: Attention) -> None:
-        for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
-            for what in ("weight", "bias"):
-                b.plain(f"self_attn.{name}.{what}", name, (heads, a.head_dim))
-
-    return decoder(c, all_full(c), extra=norms, mlp_bias=c.flag("mlp_bias"))
-
-
 def _molmo2(c: Config) -> Body:
     """Rows for the tokens of images behind those of the vocabulary, which are never predicted."""
     bias = bool(c.get("attention_bias", "qkv_bias", default=False))
@@ -159,6 +152,36 @@ def _muse_glimmer(c: Config) -> Body:
 def _vaultgemma(c: Config) -> Body:
     norms = {**ONE_NORM, "pre_feedforward_layernorm": "norm"}
     return decoder(c, every_nth(c, 2), norms=norms)
+
+
+def _diffllama(c: Config) -> Body:
+    """Differential attention: a second softmax is taken off the first, each over both halves of the values."""
+
+    def lambdas(b: Builder, a: Attention) -> None:
+        for name in ("q1", "k1", "q2", "k2"):
+            b.plain(f"self_attn.lambda_{name}", "mix", (a.head_dim,))
+
+    if c.kv_heads % 2:
+        raise LLMHWError(f"config key num_key_value_heads={c.kv_heads} must be even: values are halved by heads")
+    body = decoder(c, all_full(c), extra=lambdas)
+    # the scores are multiplied with both halves in turn, so that heads compute twice and cache once
+    twice = replace(body.layers[0], attention=replace(attention_of(c), heads=2 * c.heads))
+    return replace(body, layers=[twice] * c.layers)
+
+
+def _doge(c: Config) -> Body:
+    """Attention whose mask is made of the values, and residuals with a weight for each element."""
+    if c.flag("is_moe"):
+        raise LLMHWError("config key is_moe=true of model_type='doge' is not covered: experts of a single neuron")
+    bias = c.flag("attention_bias")
+
+    def more(b: Builder, a: Attention) -> None:
+        b.plain("self_attn.A", "mix", (a.kv_heads,))
+        b.linear("self_attn.dt_proj", "mix", a.kv_heads, a.kv_heads * a.head_dim, bias=bias)
+        b.plain("input_residual", "mix", (c.hidden,))
+        b.plain("post_attention_residual", "mix", (c.hidden,))
+
+    return decoder(c, all_full(c), qk_norm="head", extra=more, mlp_bias=c.flag("mlp_bias"))
 
 
 def _persimmon(c: Config) -> Body:
@@ -193,7 +216,12 @@ def _gemma2(c: Config) -> Body:
 
 
 def _gemma3(c: Config) -> Body:
-    return decoder(c, every_nth(c, 6), norms=FOUR_NORMS, qk_norm="head")
+    both = c.flag("use_bidirectional_attention")  # EmbeddingGemma: tokens see later ones, too
+
+    def attention(kind: str) -> Attention:
+        return replace(attention_of(c, *window_of(c, kind)), causal=not both)
+
+    return decoder(c, every_nth(c, 6), norms=FOUR_NORMS, qk_norm="head", attention=attention)
 
 
 def _glm(c: Config) -> Body:
@@ -201,14 +229,11 @@ def _glm(c: Config) -> Body:
 
 
 def _glm4(c: Config) -> Body:
-    return _glm_with(c, _GLM_NORMS, c.flag("attention_bias"))
+    return _glm_with(c, GLM_NORMS, c.flag("attention_bias"))
 
 
 def _glm4v(c: Config) -> Body:
-    return _glm_with(c, _GLM_NORMS, c.model_type == "glm4v_text")
-
-
-_GLM_NORMS = {**TWO_NORMS, "post_self_attn_layernorm": "norm", "post_mlp_layernorm": "norm_out"}
+    return _glm_with(c, GLM_NORMS, c.model_type == "glm4v_text")
 
 
 def _glm_with(c: Config, norms: Mapping[str, str], bias: bool) -> Body:
@@ -305,11 +330,12 @@ TABLE: dict[str, Family] = {
     "nanochat": family(_nanochat, "nanochat"),
     "hunyuan_v1_dense": family(_hunyuan, "Hunyuan", style=Style()),
     "hunyuan_vl_text": family(_hunyuan, "Hunyuan OCR", tie_word_embeddings=True),
-    "chameleon": family(_chameleon, "Chameleon"),
     "molmo2_text": family(_molmo2, "Molmo 2", num_key_value_heads=8, head_dim=128,
         qk_norm_type="qwen3", additional_vocab_size=128),
     "muse_glimmer_text": family(_muse_glimmer, "Muse Glimmer", num_key_value_heads=2, head_dim=128,
         sliding_window=2048),
+    "diffllama": family(_diffllama, "DiffLlama"),
+    "doge": family(_doge, "Doge"),
     "persimmon": family(_persimmon, "Persimmon", rotary=0.5, qk_layernorm=True),
     "mistral": family(_mistral, "Mistral", style=Style(), num_key_value_heads=8, sliding_window=4096),
     "ministral3": family(_mistral, "Mistral 3", style=Style(query_scale=True), num_key_value_heads=8, head_dim=128),

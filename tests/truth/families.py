@@ -48,8 +48,6 @@ class WithHead(torch.nn.Module):
     def __init__(self, config: Any, text_model: type[PreTrainedModel], options: dict[str, Any]) -> None:
         super().__init__()
         self.model = text_model._from_config(config, **options)
-        if hasattr(self.model, "vqmodel"):  # of Chameleon's images
-            del self.model.vqmodel
         dtype = next(self.model.parameters()).dtype
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
         self.all_tied_weights_keys = {}

@@ -94,9 +94,12 @@ VARIANTS = {
     "nanochat": lambda d: sizes(d) | bias(d),
     "hunyuan_v1_dense": lambda d: sizes(d) | head_dim(d) | bias(d),
     "hunyuan_vl_text": lambda d: _sections(sizes(d) | head_dim(d) | bias(d)),
-    "chameleon": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS, swin_norm=BOOLS) | {"vocabulary_map": {}},
     "molmo2_text": _molmo2,
     "muse_glimmer_text": lambda d: _kinds(d, sizes(d) | head_dim(d) | bias(d) | window(d)),
+    "diffllama": lambda d: (
+        sizes(d) | head_dim(d) | bias(d) | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    ),
+    "doge": lambda d: sizes(d) | bias(d, mlp_bias=BOOLS),
     "persimmon": lambda d: _no_groups(sizes(d)) | maybe(d, qk_layernorm=BOOLS),
     "ministral": lambda d: _kinds(d, sizes(d) | window(d) | head_dim(d)),
     "voxtral_realtime_text": lambda d: sizes(d) | window(d) | head_dim(d),
