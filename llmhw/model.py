@@ -75,7 +75,8 @@ class Tensor:
     component  one of `COMPONENTS`
     matmul     True if activations are multiplied by it (False: norms, biases, looked-up embeddings)
     experts    experts stacked in it, 1 for an ordinary tensor
-    used       how many of those experts one token passes through; 0: only other layers, which borrow it, use it
+    used       how many of those experts one token passes through; 0: only other layers, which borrow it, use
+               it; of experts, only tokens that are no text do
     part       what it is in its block: one of `PARTS`
     split      how tensor (or expert) parallelism cuts it:
                column    by the outputs of a linear layer, by heads in attention; its bias too
@@ -106,7 +107,7 @@ class Tensor:
     @property
     def active(self) -> int:
         """Elements one token uses, in this layer or in one that borrows it."""
-        return self.numel // self.experts * max(self.used, 1)
+        return self.numel // self.experts * (self.used if self.experts > 1 else 1)
 
     @property
     def module(self) -> str:
@@ -117,7 +118,7 @@ class Tensor:
     @property
     def is_linear(self) -> bool:
         """A linear layer, or a stack of experts: what quantizers pack, but not the blocks of a diagonal (RG-LRU)."""
-        return self.matmul and (len(self.shape) == 2 or self.experts > 1)
+        return self.matmul and (len(self.shape) == 2 or self.component == "experts")
 
     @property
     def is_block_matrix(self) -> bool:
@@ -147,7 +148,7 @@ class Attention:
                              (0: keys and values)
     index_dim                elements of the sparse-attention indexer's key, cached per token (0: none)
     index_heads, index_topk  the indexer's query heads, and how many tokens it selects for a query
-    index_block              tokens whose keys it averages into one
+    index_block              tokens whose keys, each of them cached, it averages into one when it scores
     evicts                   True if engines keep only the window in the cache
     shared                   True: it reads the keys and values that an earlier layer cached, and caches none
     causal                   False: every token sees all others, and nothing is cached (encoders)
@@ -601,9 +602,9 @@ def _checked(spec: ModelSpec) -> ModelSpec:
     held, choices = stored.get("elements"), stored.get("choices", 0)
     if type(held) is not int or type(choices) is not int:
         return spec
-    if spec.parameters.total not in (held, held + choices):
+    if spec.parameters.text not in (held, held + choices):
         raise LLMHWError(
-            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.total:,} parameters, but the "
+            f"config={shown(spec.name)} describes a {spec.model_type} of {spec.parameters.text:,} parameters, but the "
             f"file's tensors hold {held:,}: this variant is not covered; give the model's config.json"
         )
     return spec

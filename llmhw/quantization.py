@@ -134,7 +134,7 @@ def _pattern(entry: str, style: str) -> str:
         return f"(?:{entry[3:]}).*"
     if style == "regex":
         return f"(?:{entry}).*"
-    if _LITERAL.fullmatch(entry):
+    if _LITERAL.fullmatch(entry) and not re.search(r"[1-9]\*$", entry):  # layers.1* is layers 1, 10, 11, ...
         return ""
     if style == "convert":
         pattern = rf"(?:{entry})(?:(?<=\.)|(?=\.|$)).*"

@@ -15,6 +15,7 @@ from llmhw.families import (
     gemma,
     held,
     hybrids,
+    inkling,
     latent,
     llamas,
     mixtures,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     **gemma.TABLE,
     **mixtures.TABLE,
     **latent.TABLE,
+    **inkling.TABLE,
     **delta.TABLE,
     **hybrids.TABLE,
     **recurrent.TABLE,
@@ -51,7 +53,7 @@ ENCODERS: dict[str, Family] = encoders.TABLE
 REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
 
 # Known, and too unlike the others: why.
-REFUSED: dict[str, str] = {**recurrent.REFUSED}
+REFUSED: dict[str, str] = {**mixtures.REFUSED, **recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
@@ -93,9 +95,11 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
-    # a wrapper's own architecture says what it makes
-    given = {"architectures": data["architectures"]} if "architectures" in data else {}
-    data, model_type = {**found.text, **given}, found.model_type
+    # what stands around the text model of a draft
+    around = {
+        key: data[key] for key in ("backbone_hidden_size", "use_ordered_embeddings", "num_centroids") if key in data
+    }
+    data, model_type = {**found.text, **around}, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"

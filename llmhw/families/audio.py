@@ -285,6 +285,8 @@ def _vibevoice(b: TowerBuilder, c: Part) -> None:
     """Stages of convolutions; each halves, or more, the samples and doubles the channels."""
     kernel, channels, scale = c.count("kernel_size"), c.count("num_filters"), c.count("ffn_expansion")
     depths, ratios = c.listed_in("depths"), c.listed_in("downsampling_ratios")
+    if len(ratios) < len(depths) - 1:
+        raise LLMHWError(f"{c.named('downsampling_ratios')} must list {len(depths) - 1} numbers, one between depths")
     b.conv("stem.conv.conv", channels, c.count("channels"), kernel)
     for i, depth in enumerate(depths):
         name = f"conv_layers.{i - 1}" if i else "stem"

@@ -120,7 +120,8 @@ def blocks(
 def _deepseek_v2(c: Config) -> Body:
     """DeepSeek V2; its small vision models have plain attention in the same blocks."""
     if not c.flag("use_mla", default=True):
-        return plain_deepseek(c)
+        first = c.data.get("first_k_dense_replace")
+        return plain_deepseek(c.changed(first_k_dense_replace=1 if first is None else first))
     bias = c.flag("mlp_bias")
     return blocks(c, feed_forward=lambda b, sparse: shared_experts(b, c, sparse, bias=bias))
 
@@ -417,7 +418,7 @@ def _glm5_next(c: Config) -> Body:
     """GLM-5 Next: Kimi's delta attention, latent attention with pooled keys of its indexer, hyper-connections."""
     heads, dim, kernel = c.count("linear_num_heads"), c.count("linear_head_dim"), c.count("linear_conv_kernel_dim")
     wide, pool, rank = heads * dim, c.count("index_kpool"), c.count("q_lora_rank")
-    state = LinearAttention("kimi-delta", heads, dim, dim, 3 * wide, kernel)
+    state = LinearAttention("kimi-delta", heads, dim, dim, 3 * wide, kernel, products=3)
     bias, count = c.flag("attention_bias"), c.count("hc_mult")
 
     def delta(b: Builder) -> None:
@@ -460,8 +461,11 @@ _MASKED = "transformers masks a full attention; the pairs that the indexer selec
 _IDLE = "experts that do nothing take part in the routing: how many multiply depends on the tokens"
 _V4 = "transformers masks all pairs, and mixes streams of hidden states with further small products"
 _V3 = Style(router="sigmoid", norm_topk=True, rotary_cat=True)
-_MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536}
-_MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256}
+_SIZES = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
+_MLA_V2 = {"first_k_dense_replace": 0, "n_shared_experts": 2, "q_lora_rank": 1536, "n_routed_experts": 64,
+           "num_experts_per_tok": 6, "moe_intermediate_size": 1407, **_SIZES}  # fmt: skip
+_MLA_V3 = {"first_k_dense_replace": 3, "n_shared_experts": 1, "q_lora_rank": 1536, "n_routed_experts": 256,
+           "num_experts_per_tok": 8, "moe_intermediate_size": 2048, **_SIZES}  # fmt: skip
 _INDEX = {"arithmetic": _MASKED, "index_topk": 2048, "index_head_dim": 128}
 
 # fmt: off
@@ -476,7 +480,8 @@ TABLE: dict[str, Family] = {
         num_key_value_heads=1, head_dim=512, q_lora_rank=1024, n_routed_experts=256, n_shared_experts=1,
         num_experts_per_tok=6, moe_intermediate_size=2048, sliding_window=128, o_groups=8, o_lora_rank=1024,
         index_n_heads=64, index_head_dim=128, index_topk=512, hc_mult=4, qk_rope_head_dim=64),
-    "glm_moe_dsa": family(_glm_moe_dsa, "GLM-5", index_n_heads=32, **_INDEX, **{**_MLA_V3, "q_lora_rank": 2048}),
+    "glm_moe_dsa": family(_glm_moe_dsa, "GLM-5", index_n_heads=32, **_INDEX, **{**_MLA_V3, "q_lora_rank": 2048,
+        "qk_nope_head_dim": 192, "v_head_dim": 256}),
     "glm5_next_text": family(_glm5_next, "GLM-5 Next", rotary=0, index_n_heads=32, index_kpool=16, q_lora_rank=1536,
         kv_lora_rank=512, qk_rope_head_dim=0, qk_nope_head_dim=256, v_head_dim=256, n_routed_experts=288,
         n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048, linear_num_heads=64,

@@ -29,11 +29,10 @@ from llmhw.families.decoder import (
     windows_above,
 )
 from llmhw.families.family import Family, Style, family
-from llmhw.model import Attention, Layer, LinearAttention
+from llmhw.model import Attention, Layer
 from llmhw.units import LLMHWError, shown
 
 _EVERY_EXPERT = "transformers multiplies every expert with every token, not only the routed ones"
-_SHORT = "transformers pads short convolutions, and looks scores of the distance up for all pairs"
 _LLAMA4 = {
     "intermediate_size_mlp": 16384,
     "interleave_moe_layer_step": 1,
@@ -127,6 +126,29 @@ def _solar_open(c: Config) -> Body:
 def plain_deepseek(c: Config) -> Body:
     """The language models of DeepSeek's small vision models and OCR: DeepSeek V2 with plain attention."""
     return _shared(c, first=1, mlp={"bias": c.flag("mlp_bias")})
+
+
+def bailing_moe(c: Config) -> Body:
+    """Ling and Ring 1 and 2, and LLaDA 2: fused queries, keys and values; names of the code on the Hub."""
+    bias, norms = c.flag("use_bias"), c.flag("use_qk_norm")
+    size = c.count("moe_shared_expert_intermediate_size", default=c.count("moe_intermediate_size"))
+    shared = size * c.get("num_shared_experts", "n_shared_experts", default=0)
+
+    def make(sparse: bool) -> Layer:
+        b, a = Builder(), attention_of(c)
+        wide = (a.heads + 2 * a.kv_heads) * a.head_dim
+        b.linear("attention.query_key_value", "qkv", wide, c.hidden, bias=bias or c.flag("use_qkv_bias"))
+        if norms:
+            b.norm("attention.query_layernorm", a.head_dim, "q_norm")
+            b.norm("attention.key_layernorm", a.head_dim, "k_norm")
+        b.linear("attention.dense", "o", c.hidden, a.heads * a.head_dim, bias=bias)
+        shared_experts(b, c, sparse, shared=shared)
+        b.norms(TWO_NORMS, c.hidden)
+        return b.layer(a)
+
+    layers = each(make, sparse_layers(c))
+    outer = outer_of(c, "model.word_embeddings", "model.norm")
+    return Body(layers, outer, c.intermediate, mtp=mtp_of(c, make(True)))
 
 
 def _dots1(c: Config) -> Body:
@@ -407,87 +429,6 @@ def _muse_spark(c: Config) -> Body:
     return decoder(c, types, norms=norms, feed_forward=feed_forward, sparse=sparse_layers(c), extra=gate)
 
 
-def _inkling(c: Config) -> Body:
-    """Inkling: short convolutions on keys, values and both sums, and scores that know the distance."""
-    local = c.get("local_layer_ids")
-    sliding = set(local) if local is not None else {i for i in range(c.layers) if (i + 1) % 6}
-    types = c.layer_types(lambda i: "hybrid_sliding" if i in sliding else "hybrid")
-    kernel, rank, window = (
-        c.count("conv_kernel_size", "sconv_kernel_size"),
-        c.count("d_rel"),
-        c.count("sliding_window_size", "sliding_window"),
-    )
-    inner, dense = c.get("moe_intermediate_size"), c.get("intermediate_size", default=0)
-    if c.get("dense_intermediate_size") is not None:  # in published files the experts have the plain name
-        inner, dense = dense, c.count("dense_intermediate_size")
-    first = c.count("first_k_dense_replace", "dense_mlp_idx", default=0, least=0)
-
-    def make(kind: str, sparse: bool) -> Layer:
-        b = Builder()
-        if kind not in ("hybrid", "hybrid_sliding"):
-            raise LLMHWError(f"config key layer_types has {kind!r}; known are hybrid and hybrid_sliding")
-        a = attention_of(c)
-        if kind == "hybrid_sliding":
-            heads, kv, dim = (
-                c.count(f"swa_{key}") for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
-            )
-            if heads % kv:
-                raise LLMHWError(
-                    f"config key swa_num_key_value_heads={kv} does not divide swa_num_attention_heads={heads}"
-                )
-            a = Attention(heads, kv, dim, dim, window)
-        b.qkvo("self_attn", c.hidden, a)
-        head_norms(b, a)
-        b.linear("self_attn.r_proj", "in_proj", a.heads * rank, c.hidden)
-        b.plain("self_attn.rel_logits_proj.proj", "mix", (rank, a.window or c.count("rel_extent")))
-        cached = a.kv_heads * a.head_dim
-        for name, width in (
-            ("self_attn.k_sconv", cached),
-            ("self_attn.v_sconv", cached),
-            ("attn_sconv", c.hidden),
-            ("mlp_sconv", c.hidden),
-        ):
-            b.plain(f"{name}.conv1d.weight", "conv", (width, 1, kernel))
-        if sparse:
-            _inkling_experts(b, c, inner or 0)
-        else:
-            b.gated_mlp("mlp", c.hidden, dense)
-            b.plain("mlp.global_scale", "mix", (1,))
-        b.norms(TWO_NORMS, c.hidden)
-        state = LinearAttention(
-            kind="convolution",
-            heads=0,
-            key_dim=1,
-            value_dim=1,
-            conv_channels=2 * (cached + c.hidden),
-            conv_kernel=kernel,
-        )
-        return b.layer(a, state)
-
-    outer = outer_of(c, "model.embed_tokens", "model.norm")
-    outer.norm("model.embed_tokens.embed_norm", c.hidden, "embedding_norm")
-    return Body(each(make, types, sparse_layers(c, first)), outer, dense)
-
-
-def _inkling_experts(b: Builder, c: Config, inner: int) -> None:
-    """Experts, and shared ones beside them that the router weighs, too."""
-    count, used, shared = (
-        c.count("n_routed_experts"),
-        c.count("num_experts_per_tok"),
-        c.get("n_shared_experts", default=0),
-    )
-    if used > count:
-        raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
-    weighed = count + (shared if c.flag("shared_expert_sink", default=True) else 0)
-    b.linear("mlp.gate", "router", weighed, c.hidden)
-    b.plain("mlp.gate.global_scale", "router", (1,))
-    sizes = {"gate_up": (2 * inner, c.hidden), "down": (c.hidden, inner)}
-    b.experts("mlp.experts", count, used, sizes, bias=False, swapped=False)
-    if shared:
-        sizes = {"gate": (inner, c.hidden), "up": (inner, c.hidden), "down": (c.hidden, inner)}
-        b.experts("mlp.shared_experts", shared, shared, sizes, bias=False, swapped=False)
-
-
 def _flex_olmo(c: Config) -> Body:
     return decoder(c, all_full(c), qk_norm="hidden", norms=POST_NORMS, feed_forward=routed(c))
 
@@ -575,6 +516,13 @@ def _kolibri1(c: Config) -> Body:
     return decoder(c, types, bias=False, qk_norm="head", norms=GLM_NORMS, feed_forward=experts)
 
 
+# Known, and too unlike the others: why.
+REFUSED = {
+    "dbrx": "its experts lie below each other in plain matrices",
+    "hunyuan": "Hunyuan-Large shares keys and values between layers; hunyuan_v1_moe is read",
+    "jetmoe": "its attention is a mixture of experts, too",
+}
+
 # fmt: off
 TABLE: dict[str, Family] = {
     "kolibri1": family(_kolibri1, "Kolibri 1", num_key_value_heads=4, head_dim=128, sliding_window=513),
@@ -582,7 +530,8 @@ TABLE: dict[str, Family] = {
     "mixtral": family(_mixtral, "Mixtral", style=Style(router="softmax", norm_topk=True), num_key_value_heads=8,
         num_experts_per_tok=2, num_local_experts=8),
     "qwen2_moe": family(_qwen2_moe, "Qwen 2 MoE", style=Style(), max_window_layers=28, sliding_window=4096,
-        qkv_bias=True),
+        qkv_bias=True, num_experts=60, num_experts_per_tok=4, moe_intermediate_size=1408,
+        shared_expert_intermediate_size=5632),
     "qwen3_moe": family(_qwen3_moe, "Qwen 3 MoE", synonyms=("qwen3_vl_moe_text", "qwen3_omni_moe_text"), style=Style(),
         num_key_value_heads=4, sliding_window=4096),
     "phimoe": family(_phimoe, "Phi 3.5 MoE", num_key_value_heads=8),
@@ -633,10 +582,6 @@ TABLE: dict[str, Family] = {
         tie_word_embeddings=True),
     "muse_spark_text": family(_muse_spark, "Muse Spark", num_key_value_heads=16, head_dim=64, sliding_window=2048,
         num_local_experts=256, num_experts_per_tok=8, moe_intermediate_size=4096, moe_hidden_size=4096),
-    "inkling_text": family(_inkling, "Inkling", rotary=0, arithmetic=_SHORT, num_key_value_heads=8, head_dim=128,
-        swa_num_attention_heads=64, swa_num_key_value_heads=16, swa_head_dim=128, sliding_window_size=512, d_rel=16,
-        rel_extent=1024, conv_kernel_size=4, moe_intermediate_size=3072, n_routed_experts=256, num_experts_per_tok=6,
-        n_shared_experts=2),
     "flex_olmo": family(_flex_olmo, "FlexOlmo", num_experts=7, num_experts_per_tok=5),
     "flint": family(_flint, "Flint", num_key_value_heads=4, head_dim=128, sliding_window=513, num_experts=256,
         num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=1024,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from llmhw.families.builder import Body, Builder, attention_of, outer_of
 from llmhw.families.config import Config
 from llmhw.families.family import Family, family
+from llmhw.families.mixtures import bailing_moe
 from llmhw.model import Attention
 from llmhw.units import LLMHWError
 
@@ -124,6 +125,8 @@ TABLE: dict[str, Family] = {
     "baichuan": family(_baichuan, "Baichuan 1 and 2"),
     "qwen": family(_qwen, "Qwen 1", seq_length=8192),
     "exaone": family(_exaone, "EXAONE 3"),
+    "bailing_moe": family(bailing_moe, "Ling, Ring and LLaDA 2", synonyms=("bailing_moe_v2", "llada2_moe"),
+        num_experts=64, num_experts_per_tok=6, moe_intermediate_size=1408),
     "minicpm": family(_minicpm, "MiniCPM", tie_word_embeddings=True),
     "orion": family(_orion, "Orion"),
 }

@@ -98,10 +98,7 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
         left_out += tuple(_short(k) for k, v in data.items() if _is_part(k) and isinstance(v, Mapping) and k != key)
         inner, outer = _flag_in(data[key]), _flag_in(data)
         text = _merged(data, key, tied=outer if inner is None else inner)
-        inside = (
-            text.get("model_type") if isinstance(data[key].get("model_type"), str) else _TEXT_OF.get(str(kind), kind)
-        )
-        return Unwrapped(text, inside, left_out=left_out)
+        return Unwrapped(text, text.get("model_type") or _TEXT_OF.get(str(kind), kind), left_out=left_out)
     if wrapper:
         return Unwrapped(data, wrapper.text)
     if isinstance(kind, str) and kind in _REMOTE:

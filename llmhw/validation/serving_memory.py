@@ -14,7 +14,7 @@ from llmhw.catalog import read_calibration
 from llmhw.formula import formula
 from llmhw.hardware import Cluster
 from llmhw.job import ServingJob
-from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights
+from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights, whole_towers
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
 from llmhw.serving import (
@@ -279,7 +279,12 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
     if quantity == "kv_cache_tokens":
         return Prediction(predicted=found.kv_tokens, measured=row.positive(quantity), unit="tokens", meter="tokens")
     meter = "cache" if quantity.startswith("kv") else "weights"
-    predicted = found.kv_bytes if meter == "cache" else max(float(stage["weights"]) for stage in found.stages)
+    loaded = ("weights", *whole_towers(spec))
+    predicted = (
+        found.kv_bytes
+        if meter == "cache"
+        else max(sum(float(part.value) for part in stage if part.name in loaded) for stage in found.stages)
+    )
     return Prediction(predicted=predicted, measured=row.positive(quantity) * GIB, unit="bytes", meter=meter)
 
 

@@ -187,7 +187,7 @@ class Row(dict[str, str]):
         digits = f"{stated:.15e}".partition("e")[0].rstrip("0").replace(".", "")
         rounding = 0.5 * 10.0 ** (floor(log10(stated)) - len(digits) + 1)
         again = prod(found.head_shape) if found.tied else 0  # many count a tied head beside the embedding
-        off = min(abs(counted.total + more - stated) for more in (0, counted.mtp, again))
+        off = min(abs(counted.total + more - stated) for more in (0, counted.mtp, again, -counted.towers))
         if off > max(0.02 * counted.total, rounding):
             raise LLMHWError(
                 f"{self.called.get('n_params', 'n_params')}={self['n_params']} is not the {counted.total:.4g} of "

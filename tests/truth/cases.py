@@ -8,7 +8,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from llmhw.catalog import model_index, read_model
-from llmhw.families import FAMILIES, key_of, latent, mixtures
+from llmhw.families import FAMILIES, inkling, key_of, latent, mixtures
 from llmhw.families.wrappers import unwrap
 
 # Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
@@ -39,7 +39,7 @@ _FURTHER = set(
     """gemma4_text nemotron_h qwen3_5_moe_text qwen3_next bailing_hybrid granitemoehybrid jamba kimi_linear lfm2_moe
     minimax qwen4_exp_text recurrent_gemma zamba zaya""".split()
 )
-STACKED_EXPERTS = frozenset({*mixtures.TABLE, *latent.TABLE} - _WITHOUT | _FURTHER)
+STACKED_EXPERTS = frozenset({*mixtures.TABLE, *latent.TABLE, *inkling.TABLE} - _WITHOUT | _FURTHER)
 MASTER_FAMILIES = ("llama", "gpt2", "qwen3", "gemma2", "falcon", "phi3")
 
 

@@ -56,8 +56,7 @@ class WithHead(torch.nn.Module):
             self.all_tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        embedding: torch.nn.Module = self.model.embed_tokens
-        return embedding
+        return self.model.get_input_embeddings()
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.lm_head

@@ -47,8 +47,8 @@ def cache_tensors(model: torch.nn.Module, output: Any, cache: Any) -> list[torch
 
 # Its compressed entries have no static cache; its windows are longer than the sequence here.
 ONLY_DYNAMIC = "deepseek_v4"
-# What these hold in fp32: keys of the indexer, turned by tables in fp32; inputs of short convolutions.
-IN_FP32 = {("dots3_note_text", "bf16"), ("inkling_text", "bf16")}
+# The first one's keys of the indexer are in fp32, turned by tables in fp32; the second does not run all in bf16.
+IN_FP32 = {("dots3_note_text", "bf16"), ("inkling2_text", "bf16")}
 # Of each token it keeps what the pooled keys of its indexer are made of, and makes them anew in every step.
 POOLED = "glm5_next_text"
 CASES = [(m, f) for m, f in product(CACHED, CACHE_DTYPES) if m != POOLED and (m, f) not in IN_FP32]

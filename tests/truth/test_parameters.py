@@ -20,6 +20,7 @@ from tests.truth.families import config_of, kwargs, on_meta, our_shapes, publish
 
 # How the tensor names of transformers sort into our components
 COMPONENT = (
+    ("router", r"_hc\.|hc_head"),  # hyper-connections
     ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d|scale$"),
     ("head", r"lm_head|project_out"),
     ("embedding", r"embed|wte|wpe|project_in|per_layer_model_projection|altup_projections"),
@@ -74,7 +75,12 @@ def test_catalog(name: str) -> None:
     options = {
         k: v for k, v in text.items() if k not in ("quantization_config", "model_type", "auto_map") and k[0] != "_"
     }
-    config = CONFIG_MAPPING[text["model_type"]](**options)
+    kind = text["model_type"]
+    if options.get("use_mla") is False:  # transformers has DeepSeek V2 with plain attention under another name
+        layers, first = options["num_hidden_layers"], options.get("first_k_dense_replace", 1)
+        kind = "deepseek_ocr2_text"
+        options["mlp_layer_types"] = ["dense" if i < first else "sparse" for i in range(layers)]
+    config = CONFIG_MAPPING[kind](**options)
     architecture = written["architectures"][0]
     if architecture.endswith("Model"):  # an encoder or an embedder, which has no head
         with torch.device("meta"):

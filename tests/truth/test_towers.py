@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
 
+from llmhw.families import key_of
 from llmhw.families.audio import ENCODERS
 from llmhw.families.towers import Part, TowerBuilder
 from llmhw.families.wrappers import REFUSED, WRAPPERS
@@ -28,10 +29,12 @@ CLASSES = {
     **modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     **modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 }
-# Random configs of each wrapper; the long run is LLMHW_TRUTH_EXAMPLES=320.
-EACH = max(EXAMPLES // 8, 1)
+# Random configs of each wrapper; the long run is LLMHW_TRUTH_EXAMPLES=400.
+EACH = max(EXAMPLES // 10, 1)
 # Their vision encoder is one of the timm library, whose sizes no config holds.
 TIMM = {"fast_vlm", "gemma3n", "perception_lm"}
+# Their text model is not read.
+TEXTLESS = {"inkling2"}
 
 
 def on_meta(wrapper: str, config: Any) -> torch.nn.Module:
@@ -75,7 +78,7 @@ def assert_same(spec: ModelSpec, reference: torch.nn.Module) -> None:
     assert spec.parameters.total == sum(p.numel() for p in reference.parameters())
 
 
-@pytest.mark.parametrize("wrapper", sorted(WRAPPERS.keys() - TIMM))
+@pytest.mark.parametrize("wrapper", sorted(WRAPPERS.keys() - TIMM - TEXTLESS))
 def test_random_configs(wrapper: str) -> None:
     @settings(
         max_examples=EACH, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -91,9 +94,15 @@ def test_random_configs(wrapper: str) -> None:
 
 def test_enough() -> None:
     """Of transformers' wrappers, those that are compared here; the Omni models are their thinkers."""
-    held = {*WRAPPERS, "mistral4", "qwen2_5_omni", "qwen3_omni_moe"} - TIMM
+    held = {*WRAPPERS, "mistral4", "qwen2_5_omni", "qwen3_omni_moe"} - TIMM - TEXTLESS
     assert len(held & CLASSES.keys()) >= 95
-    assert CLASSES.keys() == {*held, *TIMM, *REFUSED}
+    assert CLASSES.keys() == {*held, *TIMM, *TEXTLESS, *REFUSED}
+
+
+@pytest.mark.parametrize("wrapper", sorted(TEXTLESS))
+def test_text_models_that_are_not_read(wrapper: str) -> None:
+    with pytest.raises(LLMHWError, match="is not supported"):
+        key_of(WRAPPERS[wrapper].text)
 
 
 @pytest.mark.parametrize("wrapper", sorted(REFUSED))
@@ -105,9 +114,11 @@ def test_refused_by_name(wrapper: str) -> None:
 def test_what_speaks_is_left_out() -> None:
     """Of the Omni models the thinker is read, as engines serve it."""
     thinker = CONFIG_MAPPING["qwen2_5_omni_thinker"]().to_dict()
-    spec = ModelSpec.from_config({"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {"a": 1}})
+    omni = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": thinker}
+    spec = ModelSpec.from_config(omni | {"talker_config": {"a": 1}})
     assert spec.towers == ModelSpec.from_config(thinker).towers
     assert spec.left_out == ("talker",)
+    assert spec.makes == "tokens"
 
 
 def test_ties_as_the_file_was_written() -> None:

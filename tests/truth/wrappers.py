@@ -105,6 +105,7 @@ def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]
         vq = made["vq_config"]
         vq |= {"base_channels": 32, "hidden_size": 32 * vq["channel_multiplier"][-1], "num_attention_heads": 4}
         made["vocabulary_map"] = {"<image>": 3}
+        text["pad_token_id"] = 0
     elif wrapper == "nemo_speechlm":
         who = made["audio_config"]["diarization_config"]
         who["head_config"]["audio_hidden_size"] = who["audio_config"]["hidden_size"]

@@ -168,6 +168,14 @@ def test_modules_that_a_file_keeps_are_kept(quantization: dict[str, Any], name: 
     assert ("mlp", "bf16") not in held
 
 
+def test_a_star_behind_a_number_stands_for_more_digits() -> None:
+    excluded = {"quant_algo": "FP8", "exclude_modules": ["model.layers.1*", "model.layers.0.mlp*"]}
+    spec = read(excluded, num_hidden_layers=12)
+    held = {(g.component, g.stored_as): g.elements for g in weight_groups(spec, "checkpoint")}
+    assert held["attention", "bf16"] * 12 == 3 * spec.parameters.by_component["attention"]  # layers 1, 10 and 11
+    assert held["mlp", "bf16"] * 12 == 4 * spec.parameters.by_component["mlp"]
+
+
 def test_modules_have_formats_of_their_own() -> None:
     mixed = {
         "quant_method": "modelopt",
@@ -245,7 +253,7 @@ def test_bytes_are_those_of_compressed_tensors(quantization: dict[str, Any], the
 
 
 def published(row: dict[str, str]) -> tuple[float, float]:
-    """Predicted and published bytes of a checkpoint; a copy of the tied embedding, which some files hold, is added."""
+    """Predicted and published bytes of a checkpoint, towers and copies of a tied embedding that files hold included."""
     spec = llmhw.model(row["model"])
     if row["quantization"]:
         found = json.loads(row["quantization"])
@@ -253,7 +261,8 @@ def published(row: dict[str, str]) -> tuple[float, float]:
         spec = replace(spec, config={**config, "quantization_config": found})
     half = replace(spec, dtype="float16") if spec.dtype == "float32" else spec
     copies = 2 * spec.parameters.by_component["embedding"] if row["copies"] == "head" else 0
-    return checkpoint_bytes(half) + copies, 1e9 * sum(map(float, row["shards_gb"].split()))
+    beside = copies + 2 * spec.parameters.towers
+    return checkpoint_bytes(half) + beside, 1e9 * sum(map(float, row["shards_gb"].split()))
 
 
 def test_published_checkpoints() -> None:
@@ -413,7 +422,7 @@ def test_mutated_configs_are_read_or_refused_in_one_line() -> None:
     chance = random.Random(11)
     seeds = [form for form, _, _ in FORMS] + [form for form, _ in KEPT] + [form for form, _ in MLX]
     refused = []
-    for _ in range(1500):
+    for _ in range(500):
         quantization = changed(chance, copy.deepcopy(chance.choice(seeds)))
         try:
             spec = read(quantization, chance.choice(["quantization_config", "quantization", "hf_quant_config"]))
@@ -422,4 +431,4 @@ def test_mutated_configs_are_read_or_refused_in_one_line() -> None:
         except LLMHWError as error:
             refused.append(str(error))
     assert [told for told in refused if "\n" in told or "config key" not in told] == []
-    assert 300 < len(refused) < 1400
+    assert 100 < len(refused) < 450

@@ -159,22 +159,6 @@ def _muse(draw: st.DrawFn) -> dict[str, Any]:
     return _windows(draw, _sparse(draw, config))
 
 
-def _inkling(draw: st.DrawFn) -> dict[str, Any]:
-    config = sizes(draw) | head_dim(draw) | experts(draw, "n_routed_experts")
-    config |= {
-        "tie_word_embeddings": False,
-        "swa_num_attention_heads": 4,
-        "swa_num_key_value_heads": draw(st.sampled_from([1, 2, 4])),
-        "swa_head_dim": draw(st.sampled_from([4, 8])),
-        "sliding_window_size": draw(st.integers(2, 40)),
-        "d_rel": draw(st.integers(2, 4)),
-        "rel_extent": draw(st.integers(20, 40)),
-        "n_shared_experts": draw(st.integers(1, 3)),
-        **maybe(draw, conv_kernel_size=st.integers(2, 4)),
-    }
-    return _sparse(draw, config | maybe(draw, layer_types=kinds(config, "hybrid", "hybrid_sliding")))
-
-
 def _glm4v_moe(draw: st.DrawFn) -> dict[str, Any]:
     config = _shared(draw, "n_routed_experts", first_k_dense_replace=st.integers(0, 3), attention_bias=BOOLS)
     turned = config["hidden_size"] // config["num_attention_heads"] // 4
@@ -230,7 +214,6 @@ VARIANTS = {
     "deepseek_ocr2_text": _deepseek_ocr,
     "ernie4_5_vl_moe_text": _ernie_vl,
     "muse_spark_text": _muse,
-    "inkling_text": _inkling,
     "flex_olmo": lambda d: sizes(d) | bias(d) | experts(d, "num_experts", "intermediate_size"),
     "flint": _flint,
     "laguna": _laguna,
