@@ -432,6 +432,13 @@ class ModelSpec(Report):
         """
         return replace(self, config={**self.config, "quantization_config": number_format})
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What its architecture has for keys that a config leaves out."""
+        from llmhw.families import defaults_of
+
+        return defaults_of(self.model_type)
+
     @cached_property
     def rotary(self) -> float:
         """Share of a query's and key's elements that the rotary embedding turns; 0 without one."""
@@ -440,7 +447,8 @@ class ModelSpec(Report):
             return 0
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         shares = (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), config.get("rotary_pct"))
-        turned = config.get("qk_rope_head_dim") or config.get("rotary_dim") or 0
+        latent = self.defaults.get("qk_rope_head_dim")
+        turned = config.get("qk_rope_head_dim") or config.get("rotary_dim") or latent or 0
         return next((share for share in (*shares, turned / self.head_dim) if share), known)
 
     @property
