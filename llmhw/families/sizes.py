@@ -77,9 +77,7 @@ kolibri1 128000 2560 . 50 48 . 262144
   shared_expert_intermediate_size=512 num_experts=384 num_experts_per_tok=6 moe_intermediate_size=512
 llama4_text 202048 5120 8192 48 40 8 131072
 mixtral 32000 4096 14336 32 32 . 131072
-qwen2_moe 151936 2048 5632 24 16 16 32768
-  decoder_sparse_step=1 shared_expert_intermediate_size=5632 num_experts=60 num_experts_per_tok=4
-  moe_intermediate_size=1408
+qwen2_moe 151936 2048 5632 24 16 16 32768 decoder_sparse_step=1
 qwen3_moe 151936 2048 6144 24 32 . 32768
   decoder_sparse_step=1 num_experts=128 num_experts_per_tok=8 moe_intermediate_size=768
 qwen3_vl_moe_text . . 5632 . 16 16 128000
@@ -109,25 +107,16 @@ deepseek_ocr2_text 102400 4096 11008 32 32 . 2048
 unlimited_ocr_text 129280 1280 6848 12 10 10 32768 sliding_window=128 moe_intermediate_size=896
 ernie4_5_vl_moe_text 103424 2560 12288 28 20 . 131072
 muse_spark_text 202048 8192 16384 62 128 . 1048576
-inkling_text 201024 6144 24576 66 64 . 131072
 flex_olmo 100352 4096 11008 32 32 . 4096
 flint 150144 2048 6144 49 32 . 262144 decoder_sparse_step=1
 laguna 100352 2048 8192 40 48 . 131072
 mellum 98304 2304 7168 28 32 . 131072
 mimo_v2_flash 152576 4096 16384 48 64 . 131072 n_routed_experts=256 num_experts_per_tok=8 moe_intermediate_size=2048
 deepseek_v2 102400 4096 11008 32 32 . 2048
-  kv_lora_rank=512 n_routed_experts=64 moe_intermediate_size=1407 qk_nope_head_dim=128 qk_rope_head_dim=64
-  v_head_dim=128
 deepseek_v3 129280 7168 18432 61 128 128 4096
-  kv_lora_rank=512 num_experts_per_tok=8 moe_intermediate_size=2048 qk_nope_head_dim=128 qk_rope_head_dim=64
-  v_head_dim=128
 deepseek_v32 129280 7168 18432 61 128 128 163840
-  kv_lora_rank=512 num_experts_per_tok=8 moe_intermediate_size=2048 qk_nope_head_dim=128 qk_rope_head_dim=64
-  v_head_dim=128
 deepseek_v4 129280 4096 . 43 64 . 1048576
 glm_moe_dsa 154880 6144 12288 78 64 64 202752
-  kv_lora_rank=512 num_experts_per_tok=8 moe_intermediate_size=2048 qk_nope_head_dim=192 qk_rope_head_dim=64
-  v_head_dim=256
 glm5_next_text 154880 4096 12288 45 64 64 1048576
 glm4_moe_lite 154880 2048 10240 47 20 20 202752
 mistral4 131072 4096 12288 36 32 32 1048576
@@ -139,6 +128,8 @@ hy_v4 120832 2816 6912 34 32 32 262144
 mistral_large4_text 204800 6144 24576 72 64 64 1048576 first_k_dense_replace=1
 dots3_note_text 152064 5120 13824 46 128 128 524288
 longcat_flash 131072 6144 . 28 64 . 131072
+inkling_text 201024 6144 24576 66 64 . 131072
+inkling2_text 201024 4608 . 48 48 . 1048576
 qwen3_next 151936 2048 5632 48 16 . .
   decoder_sparse_step=1 shared_expert_intermediate_size=512 num_experts=512 num_experts_per_tok=10
   moe_intermediate_size=512
