@@ -48,7 +48,8 @@ class _Tensor:
 
     def like(self, **changes: Any) -> _Tensor:
         """A fresh tensor of the same shape but for the changes."""
-        return replace(self, **{"table": "", **changes})
+        same = {"width": self.width, "bytes": self.bytes, "batch": self.batch, "seq_len": self.seq_len}
+        return _Tensor(**same | {"keys": self.keys, "grad": self.grad} | changes)
 
     def term(self, label: str, key: str, times: int = 1) -> Term:
         """Its bytes, so many times."""
@@ -796,7 +797,8 @@ class Case:
 
 def _estimate(what: str, spec: ModelSpec, case: Case, layers: Layers, **ends: bool) -> Estimate:
     """What layers and ends keep; `shared`: only what layers share, or only what they do not."""
-    case = replace(case, attention=case.attention or usual_attention(spec, case.kernels))
+    if case.attention is None:
+        case = replace(case, attention=usual_attention(spec, case.kernels))
     wanted = {ends.pop("shared")} if "shared" in ends else {True, False}
     profile = _megatron if case.kernels == "megatron" else _torch
     parts: dict[str, list[Term]] = {}

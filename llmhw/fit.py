@@ -5,9 +5,11 @@ Nothing is counted here: inference is an engine's plan, `llmhw.serving_memory`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import checked
@@ -40,23 +42,30 @@ _LIMIT = 131072
 _INFERENCE = "inference, "
 # More sequences than anybody runs on one device at a time.
 _MOST = 2**16
+# What of a training job holds the activations of one with adapters.
+_FROZEN: dict[str, Any] = {"precision": "bf16", "frozen": True}
 
 
 class Held(NamedTuple):
     """What a use needs of one device at some batch and length, and what the device offers for it.
 
-    estimate   the need, part by part
     needed     bytes, by the meter that `offered` is read on
     offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
+    explained  makes `estimate`: most of those that are tried are asked for a number alone
     error      share by which half of measured needs are further from the predicted one; 0: an engine keeps its share
     job        of full training
     """
 
-    estimate: Estimate
     needed: float
     offered: float
+    explained: Callable[[], Estimate]
     error: float = 0.0
     job: TrainingJob | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        """The need, part by part."""
+        return self.explained()
 
     @property
     def fits(self) -> bool:
@@ -264,7 +273,7 @@ def checkpointed_activations(
     """
     from llmhw.training import memory
 
-    asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "precision": "bf16", "frozen": True}
+    asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, **_FROZEN}
     (stage,) = memory(training_job(spec, device=device, devices=devices, **asked)).stages
     held = {"weights", *whole_towers(spec)}
     return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name not in held))
@@ -302,8 +311,11 @@ def _inference(name: str, q: _Question) -> Held:
     sequences = -(-q.batch // found.job.attention_dp)
     stage = found.stages[found.worst]
     cache = found.cache_bytes(q.seq_len, sequences=sequences)
-    parts = (*stage.parts, *_cache_part(found, q, cache))
-    return Held(replace(stage, parts=parts), float(stage.total) + cache, found.budget_bytes)
+
+    def explained() -> Estimate:
+        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, cache)))
+
+    return Held(float(stage.total) + cache, found.budget_bytes, explained)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
@@ -333,37 +345,48 @@ def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:
 
 def _full(q: _Question, **recipe: Any) -> Held:
     """Full training by the nvidia-smi meter."""
-    from llmhw.training import known_error, memory
+    from llmhw.training import device_bytes, known_error, memory
 
     job = training_job(q.spec, device=q.gpu, devices=q.devices, batch=q.batch, seq_len=q.seq_len, **recipe)
-    found = memory(job)
-    return Held(found.stages[0], found.device_bytes, found.capacity_bytes, known_error(), job)
+
+    def explained() -> Estimate:
+        return memory(job).stages[0]
+
+    return Held(device_bytes(job), q.gpu.memory_bytes, explained, known_error(), job)
 
 
 def _adapters(base: str, q: _Question) -> Held:
     """LoRA: its own states in place of the model's, by the same meter."""
-    from llmhw.training import known_error, on_device
+    from llmhw.training import held_bytes, known_error, on_device
 
-    kept = checkpointed_activations(q.spec, device=q.gpu, devices=q.devices, batch=q.batch, seq_len=q.seq_len)
-    estimate = Estimate("training", "bytes", (*_adapter_states(q, base).parts, *kept.parts))
-    return Held(estimate, float(on_device(float(estimate.total))), q.gpu.memory_bytes, known_error())
+    asked: dict[str, Any] = {"device": q.gpu, "devices": q.devices, "batch": q.batch, "seq_len": q.seq_len}
+    states = _adapter_states(q.spec, q.devices, q.rank, base)
+    kept = held_bytes(training_job(q.spec, **asked, **_FROZEN))
+    counted = {"weights", *whole_towers(q.spec)}
+    total = float(states.total) + sum(value for name, value in kept.items() if name not in counted)
+
+    def explained() -> Estimate:
+        return Estimate("training", "bytes", (*states.parts, *checkpointed_activations(q.spec, **asked).parts))
+
+    return Held(float(on_device(total)), q.gpu.memory_bytes, explained, known_error())
 
 
-def _adapter_states(q: _Question, base: str) -> Estimate:
+@lru_cache(maxsize=16)
+def _adapter_states(spec: ModelSpec, devices: int, rank: int, base: str) -> Estimate:
     """`llmhw.lora_states` of one of several tensor-parallel ranks."""
     from llmhw.job import Parallelism
     from llmhw.sharding import local_tensor
 
-    p, recipe = Parallelism(tp=q.devices), PRECISIONS["fp32"]
-    added = lora_tensors(q.spec, rank=q.rank)
-    held = [(local_tensor(p, t), n) for t, n in q.spec.all_tensors()]
+    p, recipe = Parallelism(tp=devices), PRECISIONS["fp32"]
+    added = lora_tensors(spec, rank=rank)
+    held = [(local_tensor(p, t), n) for t, n in spec.all_tensors()]
     cut = [(local_tensor(p, t), n) for t, n in added]
     parts = {
-        "frozen weights": [t for part in weights(q.spec, base, tensors=held) for t in part.terms],
-        "adapters": lora_terms(added, recipe.weights, tp=q.devices),
-        "gradients": lora_terms(added, recipe.gradients, tp=q.devices),
+        "frozen weights": [t for part in weights(spec, base, tensors=held) for t in part.terms],
+        "adapters": lora_terms(added, recipe.weights, tp=devices),
+        "gradients": lora_terms(added, recipe.gradients, tp=devices),
     }
-    parts |= whole_towers(q.spec)
+    parts |= whole_towers(spec)
     return Estimate.of("LoRA states", "bytes", parts | optimizer_parts(cut, optimizer_named("adamw"), recipe.state))
 
 
@@ -378,18 +401,26 @@ def _most(holds: Callable[[int], Held], most: int) -> int:
         return 0
     if greatest.fits:
         return most
-    guess = True
-    while high - low > 1:
-        # needs are nearly straight lines, so that the one between the ends soon meets what is offered
-        part = (least.offered - least.needed) / (greatest.needed - least.needed) if guess else 0.5
-        middle = min(max(low + int(part * (high - low)), low + 1), high - 1)
+    known = [(low, least.needed), (high, greatest.needed)]
+    for step in count(1):
+        if high - low <= 1:
+            break
+        # needs are nearly straight lines or parabolas; every fourth step is half the way, whatever they look like
+        guess = low + _fitting(known[-3:], range(low + 1, high), least.offered) if step % 4 else (low + high) // 2
+        middle = min(max(guess, low + 1), high - 1)
         held = holds(middle)
-        if held.fits:
-            low, least = middle, held
-        else:
-            high, greatest = middle, held
-        guess = not guess  # every other step is half the way, whatever the needs look like
+        low, high = (middle, high) if held.fits else (low, middle)
+        known.append((middle, held.needed))
     return low
+
+
+def _fitting(known: Sequence[tuple[int, float]], numbers: range, offered: float) -> int:
+    """How many of these numbers need no more than is offered, on the curve through two or three known needs."""
+    (a, at_a), (b, at_b), *more = known
+    slope, bend = (at_b - at_a) / (b - a), 0.0
+    for c, at_c in more:
+        bend = ((at_c - at_a) / (c - a) - slope) / (c - b)
+    return bisect_left(numbers, True, key=lambda n: at_a + slope * (n - a) + bend * (n - a) * (n - b) > offered)
 
 
 def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:

@@ -372,8 +372,8 @@ class Cluster:
         if inside is None and per_node > 1:
             inside = device.scale_up_link if min(per_node, count) <= domain else _own(device.host_link, None)
         values = (device, count, per_node, inside, link_of("inter_link", inter_link))
-        for entry, value in zip(fields(self), values, strict=True):
-            object.__setattr__(self, entry.name, value)
+        for name, value in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def nodes(self) -> int:
@@ -1005,11 +1005,16 @@ def larger(device: Accelerator) -> Iterator[Accelerator]:
     >>> {a.form for a in larger(accelerator("rtx 4090"))} & {"laptop", "SoC"}
     set()
     """
-    rows = [row for row in _rows("accelerators").values() if row["vendor"] == device.vendor]
-    found = [(int(row["memory_mib"]), row["name"]) for row in rows if _place(row["form"]) == _place(device.form)]
-    for mib, name in sorted(found):
+    for mib, name in _by_memory(device.vendor, _place(device.form)):
         if mib * MIB > device.memory_bytes:
             yield _accelerator(name)
+
+
+@cache
+def _by_memory(vendor: str, place: str) -> list[tuple[int, str]]:
+    """Memory in MiB and names of a vendor's devices that are built in alike, the smallest first."""
+    rows = [row for row in _rows("accelerators").values() if row["vendor"] == vendor and _place(row["form"]) == place]
+    return sorted((int(row["memory_mib"]), row["name"]) for row in rows)
 
 
 def accelerators() -> list[Accelerator]:

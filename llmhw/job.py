@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
+from functools import cache, partial
 from inspect import cleandoc
 from textwrap import fill
 from typing import Any, TypeVar
@@ -112,14 +112,23 @@ def flag(meaning: str, default: bool | None = False) -> Any:
 
 def check_fields(job: Any) -> None:
     """Check every field of a dataclass by itself; None stands for what was not asked, where that may be."""
-    for f in fields(job):
-        check, value = f.metadata.get("check"), getattr(job, f.name)
-        if value is None and f.default is not None and f.metadata:
-            raise LLMHWError(f"{f.name}=None must be given; its default is {f.default!r}")
-        if f.metadata.get("kind") is str and not isinstance(value, str | None):
-            raise LLMHWError(f"{f.name}={shown(value)} must be a name")
-        if check and (value is not None or f.default is not None) and not isinstance(value, Assumed):
-            object.__setattr__(job, f.name, check(f.name, value))
+    for name, default, is_name, check in _fields_asked(job.__class__):
+        value = getattr(job, name)
+        if value is None:
+            if default is not None:
+                raise LLMHWError(f"{name}=None must be given; its default is {default!r}")
+            continue
+        if is_name and not isinstance(value, str):
+            raise LLMHWError(f"{name}={shown(value)} must be a name")
+        if check and not isinstance(value, Assumed):
+            object.__setattr__(job, name, check(name, value))
+
+
+@cache
+def _fields_asked(kind: type) -> list[tuple[str, Any, bool, Any]]:
+    """Name, default, whether it is a name, and check of each field that was made with `asked`."""
+    made = [(f.name, f.default, f.metadata) for f in fields(kind) if f.metadata]
+    return [(name, default, said["kind"] is str, said["check"]) for name, default, said in made]
 
 
 class Assumed:
@@ -319,8 +328,7 @@ class Parallelism:
 
     def layout(self, micro_batch: int = 1, micro_batches: int = 1) -> Layout:
         """The numbers alone, with those of the batch."""
-        shared = (f.name for f in fields(Layout) if not f.name.startswith("micro"))
-        numbers = {name: getattr(self, name) for name in shared}
+        numbers = {name: getattr(self, name) for name in Layout.__slots__ if not name.startswith("micro")}
         return Layout(**numbers, micro_batch=micro_batch, micro_batches=micro_batches)
 
 

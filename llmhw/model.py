@@ -392,7 +392,7 @@ class ModelSpec(Report):
             raise LLMHWError(f"config={shown(config)} must be the path of a config.json, or its content as a dict")
         return _checked(read(data, check_text("name", name)))
 
-    @property
+    @cached_property
     def family(self) -> Family:
         """What the library knows about its architecture."""
         from llmhw.families import family_of, key_of

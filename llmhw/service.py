@@ -18,7 +18,7 @@ from llmhw.catalog import check_calibration, read_calibration, read_measurements
 from llmhw.checks import checked, whole
 from llmhw.cost import price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
-from llmhw.engines import ServingEngine, engine_names, serving_engine
+from llmhw.engines import ServingEngine, default_weights, engine_names, serving_engine
 from llmhw.formula import Estimate, Ledger, Part, Report, Table, explained, formula, term
 from llmhw.hardware import Accelerator, Cluster, Price, accelerator
 from llmhw.job import ServingJob
@@ -841,7 +841,7 @@ def serve(
     job = settled(job, prompt=prompt, answer=answer, concurrency=asked)
     held, room = _fitting(job, prompt + answer, draft)
     engine = engine_for(job, calibration=known)
-    guesser = None if draft is None else replace(engine, spec=draft)
+    guesser = None if draft is None else replace(engine, spec=draft, weights=_draft_weights(job, draft))
     service = Service(job, engine, prompt, answer, guesser, drafted, accepted, calibration=calibration, wanted=asked)
     curve = tuple(service.at(n) for n in sorted({*(2**i for i in range(room.bit_length())), room})) if room else ()
     slo = (slo_ttft, slo_tpot)
@@ -938,7 +938,12 @@ def _fitting(job: ServingJob, tokens: int, draft: ModelSpec | None = None) -> tu
 
 def _draft_bytes(job: ServingJob, draft: ModelSpec) -> float:
     """Weights of a draft on a device."""
-    return float(weights(draft, job.weights).total) / (job.tp * job.pp)
+    return float(weights(draft, _draft_weights(job, draft)).total) / (job.tp * job.pp)
+
+
+def _draft_weights(job: ServingJob, draft: ModelSpec) -> str:
+    """The format of a draft: what was asked for the job, else its own checkpoint's."""
+    return job.weights if job.was_asked("weights") else default_weights(job.software, job.cluster.accelerator, draft)
 
 
 def _room(job: ServingJob, tokens: int) -> tuple[ServingMemory, int]:

@@ -14,7 +14,7 @@ from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
-from llmhw.job import TENSOR_RULES, Layout, ServingJob, limits_of
+from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
 from llmhw.memory import (
     kv_cache,
     kv_cache_bytes_per_token,
@@ -169,12 +169,32 @@ def _dealt(layers: int, stages: int) -> tuple[range, ...]:
 @checked(stage=whole(0))
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
-    spec, layout = job.model, job.parallelism
+    return _tensors(job.model, job.parallelism, stage)
+
+
+def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Tensor, int]]:
     before, behind = outer_tensors(spec, layout, stage)
     held = [(local_tensor(layout, t), 1) for t in (*before, *behind)]
-    for layer, count in spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage]):
+    for layer, count in _kinds(spec, layout.pp, stage):
         held += [(local_tensor(layout, t, layer), count) for t in layer.tensors]
     return held
+
+
+@lru_cache(maxsize=64)
+def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int) -> Estimate:
+    """Weights of one rank of a stage, which are the same on every device and at every length."""
+    return weights(spec, fmt, tensors=_tensors(spec, layout, stage))
+
+
+def _numbers(spec: ModelSpec, pp: int, stage: int) -> range | None:
+    """Numbers of the layers of a stage; None: all."""
+    return dealt_layers(spec.num_layers, pp)[stage] if pp > 1 else None
+
+
+def _kinds(spec: ModelSpec, pp: int, stage: int) -> tuple[tuple[Layer, int], ...]:
+    """The distinct layers of a stage, each with how often it occurs."""
+    numbers = _numbers(spec, pp, stage)
+    return spec.layer_kinds if numbers is None else spec.kinds_of(numbers)
 
 
 def feed_forward_width(layer: Layer, hidden: int, tp: int = 1) -> float:
@@ -235,7 +255,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
     if job.engine == "llama.cpp":
         sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
         return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
-    kinds = spec.kinds_of(dealt_layers(spec.num_layers, job.pp)[stage])
+    kinds = _kinds(spec, job.pp, stage)
     forward = term(
         forward_workspace_bytes,
         "the widest block",
@@ -259,7 +279,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
-    held = weights(spec, job.weights, tensors=stage_tensors(job, stage))
+    held = _weights(spec, job.weights, job.parallelism, stage)
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
@@ -334,7 +354,7 @@ class ServingMemory(StageReport):
     def _token_bytes(self, stage: int) -> float:
         """Cache of one token on a device of a stage, while it is within every window."""
         job = self.job
-        numbers = dealt_layers(job.model.num_layers, job.pp)[stage]
+        numbers = _numbers(job.model, job.pp, stage)
         return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
 
     @property
@@ -362,7 +382,7 @@ class ServingMemory(StageReport):
         job, i = self.job, self.worst if stage is None else stage
         if check_count("seq_len", seq_len) > job.context_limit:
             raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.context_limit}; raise that")
-        numbers = dealt_layers(job.model.num_layers, job.pp)[i]
+        numbers = _numbers(job.model, job.pp, i)
 
         def held(tokens: int) -> float:
             if not tokens:

@@ -157,7 +157,7 @@ def local_tensor(
     """
     if tensor.split == "experts":
         return _experts(tensor, layout, ep_rank, expert_tp_rank)
-    if tensor.split == "whole":
+    if tensor.split == "whole" or (type(layout.tp) is int and layout.tp == 1):
         return tensor
     if tensor.split == "column":
         return replace(tensor, shape=_columns(layer, tensor, layout.tp, tp_rank))

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import combinations
 from typing import Any
 
@@ -369,7 +369,8 @@ def _metered(tensors: Any, apart: Any) -> tuple[Term, Term]:
 
 def on_device(held: Any) -> Any:
     """What nvidia-smi shows where tensors and blocks apart from them take so many bytes."""
-    return _metered(held, 0)[1].value
+    reserved = allocator_bytes(tensors=held, ratio=_constant("reserved_over_allocated"))
+    return shown_bytes(reserved=reserved, context=_constant("context_bytes"))
 
 
 @checked
@@ -389,15 +390,64 @@ def memory(job: TrainingJob) -> JobMemory:
     True
     """
     job.check_effects()
+    return JobMemory(job, *_stages(_OnAnyDevice(job)))
+
+
+class _OnAnyDevice:
+    """A job as a key that is the same whatever its devices are: they decide what there is room for, not what is held.
+
+    A table of one model on all devices asks for the same jobs again and again.
+    """
+
+    __slots__ = ("asked", "job")
+
+    def __init__(self, job: TrainingJob) -> None:
+        self.job = job
+        self.asked = tuple(getattr(job, name) for name in job.__slots__ if name != "cluster")
+
+    def __hash__(self) -> int:
+        return hash(self.asked)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OnAnyDevice) and self.asked == other.asked
+
+
+@lru_cache(maxsize=16)
+def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...]]:
+    """`JobMemory.stages` and `JobMemory.unreused`."""
+    job, stages, unreused = key.job, [], []
     held = StepMemory(job, job.layout, detail="terms")
-    stages, unreused = [], []
     for number, stage in enumerate(stages_of(job, every=True)):
         moments = held.moments(stage, number)
         name, fullest = max(moments.items(), key=lambda item: float(item[1].total))
         parts = tuple(Part(n, tuple(t), held.note(n, number)) for n, t in fullest.terms.items() if t)
         stages.append(Estimate(f"stage {number} of {job.model.name}", "bytes", parts, name))
         unreused.append(float(held.unreused(moments, stage)))
-    return JobMemory(job, tuple(stages), tuple(unreused))
+    return tuple(stages), tuple(unreused)
+
+
+@lru_cache(maxsize=4096)
+def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], float], ...]:
+    """The same as numbers, of the distinct stages alone: parts at the fullest moment, and bytes apart from them."""
+    job, totals = key.job, []
+    held = StepMemory(job, job.layout)
+    for stage in stages_of(job):
+        moments = held.moments(stage, stage.index)
+        fullest = max(moments.values(), key=lambda found: float(found.total))
+        totals.append((fullest.parts, float(held.unreused(moments, stage))))
+    return tuple(totals)
+
+
+def held_bytes(job: TrainingJob) -> dict[str, float]:
+    """`JobMemory.stages` of a job without pipeline as numbers, by part, without formulas."""
+    ((parts, _),) = _totals(_OnAnyDevice(job))
+    return parts
+
+
+def device_bytes(job: TrainingJob) -> float:
+    """`JobMemory.device_bytes` without formulas."""
+    totals = _totals(_OnAnyDevice(job))
+    return float(on_device(max(sum(parts.values()) + apart for parts, apart in totals)))
 
 
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
@@ -684,15 +734,6 @@ def changed(job: TrainingJob, changes: Mapping[str, Any]) -> TrainingJob | None:
     return found
 
 
-def _device_bytes(job: TrainingJob) -> float:
-    """`JobMemory.device_bytes` without formulas, of the distinct stages alone."""
-    held, needs = StepMemory(job, job.layout), []
-    for stage in stages_of(job):
-        moments = held.moments(stage, stage.index)
-        needs.append(max(float(found.total) for found in moments.values()) + float(held.unreused(moments, stage)))
-    return float(on_device(max(needs)))
-
-
 def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     """What may be changed so that a job holds less, by kind, in the order of what that loses; milder ones first."""
     p, c = job.parallelism, job.cluster
@@ -723,12 +764,15 @@ def _text(job: TrainingJob, changes: Mapping[str, Any]) -> str:
     )
 
 
+def _well(job: TrainingJob) -> bool:
+    """Whether it fits, and not barely."""
+    return device_bytes(job) * (1 + known_error()) <= job.cluster.accelerator.memory_bytes
+
+
 def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
     """The change, if the job then fits, and not barely."""
     made = changed(job, changes)
-    if made is None or _device_bytes(made) * (1 + known_error()) > made.cluster.accelerator.memory_bytes:
-        return None
-    return Step(_text(job, changes), changes, made, memory(made))
+    return Step(_text(job, changes), changes, made, memory(made)) if made and _well(made) else None
 
 
 def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
@@ -767,10 +811,10 @@ def least_devices(job: TrainingJob) -> Step | None:
     node = {"tp": c.devices_per_node, "sequence_parallel": True} if c.devices_per_node > p.tp else {}
     for way in ({}, furthest, node, furthest | node):
         more = [{"devices": c.devices * 2**power, "zero": 3} | way for power in range(1, 13)]
-        can = [changes for changes in more if changed(job, changes)]
-        fits = [partial(_try, job, changes) for changes in can]
-        if fits and fits[-1]():
-            return fits[bisect_left(fits, True, hi=len(fits) - 1, key=lambda attempt: attempt() is not None)]()
+        can = [(changes, made) for changes in more if (made := changed(job, changes))]
+        if can and _well(can[-1][1]):
+            changes, made = can[bisect_left(can, True, hi=len(can) - 1, key=lambda one: _well(one[1]))]
+            return Step(_text(job, changes), changes, made, memory(made))
     return None
 
 
