@@ -18,6 +18,7 @@ from llmhw.families.decoder import (
     all_sliding,
     decoder,
     every_nth,
+    mtp_of,
     plain,
     rotary_layers,
     window_of,
@@ -200,7 +201,8 @@ def _persimmon(c: Config) -> Body:
 
 
 def _qwen2(c: Config) -> Body:
-    return decoder(c, _qwen_windows(c), bias=True, out_bias=False)
+    body = decoder(c, _qwen_windows(c), bias=True, out_bias=False)
+    return replace(body, mtp=mtp_of(c, body.layers[-1]))  # MiMo's
 
 
 def _qwen3(c: Config) -> Body:
@@ -271,7 +273,8 @@ def _cohere_compass(c: Config) -> Body:
 
 def _exaone4(c: Config) -> Body:
     types = every_nth(c, 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
-    return decoder(c, types, bias=False, qk_norm="head", norms=POST_NORMS)
+    body = decoder(c, types, bias=False, qk_norm="head", norms=POST_NORMS)
+    return replace(body, mtp=mtp_of(c, body.layers[-1]))
 
 
 def _seed_oss(c: Config) -> Body:

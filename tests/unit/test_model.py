@@ -206,6 +206,14 @@ def test_bloom_as_it_was_published() -> None:
     assert spec.max_seq_len == 2048
 
 
+@pytest.mark.parametrize("name", ["mimo-7b", "exaone-4.5-33b"])
+def test_checkpoints_with_multi_token_prediction(name: str) -> None:
+    """What the Hub counts in the checkpoint is the model with the block that drafts its next tokens."""
+    row = next(row for row in model_index() if row["name"] == name)
+    counts = llmhw.model(name).parameters
+    assert counts.total + counts.mtp == int(row["parameters_published"])
+
+
 def test_layer_types_must_cover_every_layer() -> None:
     config = LLAMA | {"model_type": "gemma2", "head_dim": 8, "layer_types": ["full_attention"]}
     with pytest.raises(LLMHWError, match="layer_types must list one entry for each of num_hidden_layers=2"):
