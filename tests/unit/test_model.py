@@ -12,7 +12,7 @@ import pytest
 
 import llmhw
 from llmhw import catalog
-from llmhw.catalog import read_model, read_table
+from llmhw.catalog import model_index, read_model, read_table
 from llmhw.families.config import KEYS
 from llmhw.model import COMPONENTS, ModelSpec
 from llmhw.units import LLMHWError
