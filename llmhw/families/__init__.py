@@ -57,6 +57,8 @@ REFUSED: dict[str, str] = {**mixtures.REFUSED, **recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
+# A config without any of them is none: what is left out of one is as transformers has it.
+_SIZES = "hidden_size n_embd n_embed d_model dim num_hidden_layers n_layer num_layers n_layers vocab_size".split()
 _LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length")
 
 
@@ -95,13 +97,15 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
-    data, model_type = found.text, found.model_type
+    whole, data, model_type = data, found.text, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
         )
     key = key_of(model_type)
     family = family_of(key)
+    if found.text is whole and not any(data.get(size) is not None for size in _SIZES):
+        raise LLMHWError(f"config of model_type={model_type!r} has no sizes; is it a complete config.json?")
     check_keys(data)
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
