@@ -57,8 +57,6 @@ REFUSED: dict[str, str] = {**mixtures.REFUSED, **recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
-# A config without any of them is none: what is left out of one is as transformers has it.
-_SIZES = "hidden_size n_embd n_embed d_model dim num_hidden_layers n_layer num_layers n_layers vocab_size".split()
 _LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "context_length")
 
 
@@ -97,19 +95,26 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
-    whole, data, model_type = data, found.text, found.model_type
+    # what stands around the text model of a draft
+    around = {
+        key: data[key] for key in ("backbone_hidden_size", "use_ordered_embeddings", "num_centroids") if key in data
+    }
+    data, model_type = {**found.text, **around}, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
         )
     key = key_of(model_type)
     family = family_of(key)
-    if found.text is whole and not any(data.get(size) is not None for size in _SIZES):
-        raise LLMHWError(f"config of model_type={model_type!r} has no sizes; is it a complete config.json?")
     check_keys(data)
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     towers, left_out = found.towers(c)
+    if not towers and c.assumed.keys() >= {"vocab_size", "hidden_size", "num_hidden_layers"}:
+        raise LLMHWError(
+            f"config={shown(name)} of model_type={shown(model_type)} has no vocab_size, no hidden_size and no "
+            "num_hidden_layers; is it a complete config.json?"
+        )
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,

@@ -50,6 +50,7 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
 
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
     outside = ("embed", "wpe", "per_layer_model", "model.altup", "project_in", "project_out", "norm", "ln_", "A_log")
+    name = name.replace("ada_rms_norm", "delay")  # two matrices
     return parameter.ndim == 2 and not any(word in name for word in outside)
 
 
