@@ -331,7 +331,7 @@ class Config:
         return default
 
     def _assume(self, key: str, value: Any) -> None:
-        """Notes that a size is the default's; raises `LLMHWError` where the config states it in another tool's words."""
+        """Notes that a size is the default's; raises `LLMHWError` where the config has it in another tool's words."""
         for name in _ELSEWHERE.get(key, ()):
             if name not in self.defaults and self.data.get(name) is not None:
                 raise LLMHWError(
