@@ -590,7 +590,8 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
 
 
 def _projections(spec: ModelSpec, layout: Layout, tokens: Any, component: str) -> tuple[Matmul, ...]:
-    """Matrices between a narrow embedding and the layers, whole on every rank (OPT-350M)."""
-    held = (t for t in spec.tensors if t.matmul and t.split == "whole" and t.component == component)
+    """Matrices between the layers and what is at their ends, whole on every rank (OPT-350M, DeepSeek-V4's streams)."""
+    first = component == "embedding"
+    held = (t for t in spec.tensors if t.matmul and t.split == "whole" and (t.component == "embedding") == first)
     rows = share(tokens, layout.spread)
     return tuple(Matmul(name=t.module, part=component, m=rows, n=t.out, k=t.into) for t in held)

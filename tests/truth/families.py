@@ -6,6 +6,8 @@ import inspect
 import json
 import re
 import sys
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -105,6 +107,11 @@ def our_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 def sized(model_type: str, variant: int) -> dict[str, Any]:
     """One fixed small config of a family, two variants; drawn from the same strategies, so nothing is special."""
+    return deepcopy(_sized(model_type, variant))
+
+
+@cache
+def _sized(model_type: str, variant: int) -> dict[str, Any]:
     from hypothesis import HealthCheck, Phase, find, settings
 
     seen: list[dict[str, Any]] = []
