@@ -570,12 +570,12 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         find_named(self)
-        if self.attention is None or isinstance(self.attention, Assumed):
-            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
         if self.parallelism is None:
             object.__setattr__(self, "parallelism", Parallelism(dp=self.cluster.devices))
         check_object("parallelism", self.parallelism, "Parallelism")
         check_fields(self)
+        if self.attention is None or isinstance(self.attention, Assumed):
+            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
         p, spec = self.parallelism, self.model
         if p.devices != self.cluster.devices:
             raise LLMHWError(

@@ -181,7 +181,7 @@ KEYS: dict[str, Check] = {
                 no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
                 local_attention index_topk""",
             # 0 is none
@@ -221,10 +221,11 @@ KEYS: dict[str, Check] = {
     "attention_types": _patterns,
     **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
     # of further relatives of Llama
-    **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
-    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    **dict.fromkeys("additional_vocab_size vocab_size_per_layer_input".split(), partial(_whole, least=0, most=10**9)),
+    **dict.fromkeys("use_post_norm is_moe use_ordered_embeddings".split(), _flag),
     "use_bidirectional_attention": _directions,
     "qk_norm_type": check_text,
+    **dict.fromkeys("backbone_hidden_size num_centroids".split(), partial(_whole, least=1, most=10**7)),
     "cross_attention_layers": partial(_list, kind=int),
     # numbers that some configs give for every layer
     **dict.fromkeys(
@@ -330,7 +331,7 @@ class Config:
         return default
 
     def _assume(self, key: str, value: Any) -> None:
-        """Notes that a size is the default's; raises `LLMHWError` where a config states it in another tool's words."""
+        """Notes that a size is the default's; raises `LLMHWError` where the config has it in another tool's words."""
         for name in _ELSEWHERE.get(key, ()):
             if name not in self.defaults and self.data.get(name) is not None:
                 raise LLMHWError(
