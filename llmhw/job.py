@@ -176,6 +176,12 @@ def usual_attention(spec: ModelSpec, kernels: str) -> str:
     return "eager" if kernels == "torch" and style is not None and not style.sdpa else "flash"
 
 
+def saves_attention(job: TrainingJob) -> bool:
+    """Whether recompute="selective" saves much: not of fused attention, nor where its core cannot run by itself."""
+    style = job.model.family.style
+    return job.attention == "eager" and (job.kernels != "torch" or style is None or style.registry)
+
+
 def find_named(job: Any) -> None:
     """Put the objects in the place of names: a model's, and a device's or a cluster's."""
     object.__setattr__(job, "model", model_of(job.model, "model"))

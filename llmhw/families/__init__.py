@@ -53,7 +53,7 @@ ENCODERS: dict[str, Family] = encoders.TABLE
 REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
 
 # Known, and too unlike the others: why.
-REFUSED: dict[str, str] = {**mixtures.REFUSED, **recurrent.REFUSED}
+REFUSED: dict[str, str] = {**encoders.REFUSED, **mixtures.REFUSED, **recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
