@@ -57,12 +57,12 @@ def built(config: Any, architectures: Iterable[str] = ()) -> torch.nn.Module | N
     """transformers' model of a config, without storage; None where it has no class for what is named."""
     kind = config.model_type
     tables = (OTHERS, CAUSAL) if kind in ENCODERS or _synonym(kind) else (WRAPPERS, CAUSAL, OTHERS)
-    named = list(architectures) or [next((table[kind] for table in tables if kind in table), None)]
+    named: list[Any] = list(architectures) or [next((table[kind] for table in tables if kind in table), None)]
     for name in [name for entry in named for name in ([entry] if isinstance(entry, str) else entry or ())]:
-        found = getattr(transformers, name, None)
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+        make: Any = getattr(getattr(transformers, name, None), "_from_config", None)  # of models only
+        if make:
             with torch.device("meta"):
-                made: torch.nn.Module = found._from_config(config, attn_implementation="eager")
+                made: torch.nn.Module = make(config, attn_implementation="eager")
             return getattr(made, "thinker", made)  # of the Omni models the part that is served
     return None
 
@@ -102,7 +102,7 @@ def theirs(data: Mapping[str, Any], text_only: bool = False) -> int | str:
         return f"transformers cannot build it: {type(error).__name__} {str(error).splitlines()[:1]}"
     if model is None:
         return f"transformers has no class {', '.join(architectures)}"
-    return sum(p.numel() for n, p in model.named_parameters() if not (text_only and _TOWER.search(n)))
+    return sum(int(p.numel()) for n, p in model.named_parameters() if not (text_only and _TOWER.search(n)))
 
 
 class Count:

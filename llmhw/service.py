@@ -633,15 +633,19 @@ def provenance(job: ServingJob) -> tuple[list[str], bool]:
     return found, source is not engine or not here | own
 
 
+def _check_makes(spec: ModelSpec) -> None:
+    if spec.makes != "tokens":
+        raise LLMHWError(
+            f"model={spec.name!r} makes {spec.makes}, not tokens: how fast is not modelled; llmhw.serving_memory and "
+            "llmhw.fit say what it takes"
+        )
+
+
 @checked
 def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None) -> Engine:
     """The `Engine` of one instance of a job, with the constants of its device and software."""
     cluster = job.cluster
-    if job.model.makes != "tokens":
-        raise LLMHWError(
-            f"model={job.model.name!r} makes {job.model.makes}, not tokens: how fast is not modelled; "
-            "llmhw.serving_memory and llmhw.fit say what it takes"
-        )
+    _check_makes(job.model)
     if calibration is not None:
         check_calibration("serving_time", "serving", calibration)
     for name in ("weight_offload", "kv_offload"):
@@ -905,6 +909,7 @@ _MOST_SECONDS = {"slo_ttft": 600, "slo_tpot": 10}
 @checked
 def check_lengths(job: ServingJob, input_tokens: int, output_tokens: int) -> tuple[int, int]:
     """Tokens of a request, in and out, if the job takes it."""
+    _check_makes(job.model)
     prompt, answer = check_count("input_tokens", input_tokens), check_count("output_tokens", output_tokens)
     limit = job.context_limit if job.was_asked("max_model_len") else job.model.max_seq_len or 0
     if prompt + answer > limit:

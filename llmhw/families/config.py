@@ -367,7 +367,7 @@ class Config:
                 raise LLMHWError(f"config key {keys[0]}={shown(value)} must be the same number for all layers")
             value = value[0]
         if value < least:  # 0 stands for none in some families, and is none of this one's
-            raise LLMHWError(f"config key {keys[0]}={value!r} must be a whole number of at least {least}")
+            raise LLMHWError(f"config key {keys[0]}={shown(value)} must be a whole number of at least {least}")
         return int(value)
 
     @property

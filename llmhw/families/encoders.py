@@ -26,9 +26,9 @@ def _task(c: Config) -> str:
     architecture = architecture_of(c.data)
     if not architecture:
         return "Model"
-    known = c.model_type.replace("-", "").replace("_", "")
+    known = {str(name).replace("-", "").replace("_", "") for name in (c.model_type, c.data.get("model_type"))}
     found = next((task for task in (*MAKES, "Model") if architecture.endswith(task)), "")
-    if not found or architecture.removesuffix(found).casefold() != known:
+    if not found or architecture.removesuffix(found).casefold() not in known:
         raise LLMHWError(
             f"config key architectures={[architecture]!r} of model_type={c.model_type!r} is not covered, and is not "
             f"taken for another; known are Model, {', '.join(MAKES)}"
@@ -148,6 +148,8 @@ _LM_HEAD = ("lm_head.dense", "lm_head.layer_norm")
 
 
 def _bert(c: Config) -> Body:
+    if c.data.get("use_task_id"):
+        raise LLMHWError("config key use_task_id=True of model_type='ernie' is not covered: it embeds tasks, too")
     head = _Head("pooler.dense", _PREDICTIONS, "cls.predictions.bias")
     return _finish(c, [_block(c, _BERT)] * c.layers, _embeddings(c, c.hidden), head)
 
@@ -278,8 +280,8 @@ REFUSED: dict[str, str] = {
 
 # fmt: off
 TABLE: dict[str, Family] = {
-    "bert": family(_bert, "BERT", **_BASE),
-    "roberta": family(_roberta, "RoBERTa", synonyms=("camembert",), **{**_BASE, "vocab_size": 50265}),
+    "bert": family(_bert, "BERT", synonyms=("ernie",), **_BASE),
+    "roberta": family(_roberta, "RoBERTa", synonyms=("camembert", "data2vec-text"), **{**_BASE, "vocab_size": 50265}),
     "xlm-roberta": family(_roberta, "XLM-RoBERTa", **_BASE),
     "distilbert": family(_distilbert, "DistilBERT", **{**_BASE, "num_hidden_layers": 6}),
     "mpnet": family(_mpnet, "MPNet", **{**_BASE, "vocab_size": 30527}),

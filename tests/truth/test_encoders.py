@@ -70,7 +70,10 @@ def our(spec: ModelSpec) -> Counter[tuple[int, ...]]:
     return Counter(t.shape for t, count in spec.all_tensors() for _ in range(count))
 
 
-@pytest.mark.parametrize("model_type", sorted(ENCODERS))
+SPELLINGS = sorted(name for key, family in ENCODERS.items() for name in (key, *family.synonyms))
+
+
+@pytest.mark.parametrize("model_type", SPELLINGS)
 def test_random_configs(model_type: str) -> None:
     @settings(max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.data())

@@ -180,7 +180,9 @@ def test_changed_configs(part: int) -> None:
             known += answers(data)
         except Exception as error:
             text = json.dumps(kept, default=str)
-            raise AssertionError(f"config {number} of part {part}: {type(error).__name__} {error}: {text}") from error
+            raise AssertionError(
+                f"config {number} of part {part}: {type(error).__name__} {error}: {text}"[:5000]
+            ) from error
         assert repr(data) == repr(kept), "a config was written onto"
     assert known, "some changes leave a model"
 

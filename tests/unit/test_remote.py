@@ -71,7 +71,7 @@ def test_counts(name: str, config: dict[str, Any], count: int) -> None:
 
 @pytest.mark.parametrize("model_type", sorted(REMOTE))
 def test_every_command_answers(model_type: str) -> None:
-    sizes = _sizes(model_type, 512, 1024, 8, 4, 1000, ffn_hidden_size=1024, multi_query_group_num=2)
+    sizes = _sizes(model_type, 512, 1024, 8, 4, 1000, ffn_hidden_size=1024, ffn_dim=1024, multi_query_group_num=2)
     missing = {"attention": {"no_op": True}, "ffn": {"no_op": True}}
     sizes["block_configs"] = [{"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": 2.0}}] * 3 + [missing]
     sizes["cross_attention_layers"] = [1]
