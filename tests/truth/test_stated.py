@@ -11,7 +11,7 @@ import pytest
 
 from llmhw.families import FAMILIES
 from tests.truth.cases import STACKED_EXPERTS, counts
-from tests.truth.families import config_of, sized
+from tests.truth.families import has_experts, sized
 from tests.unit.command import run
 
 ROOT = Path(__file__).parents[2]
@@ -28,16 +28,9 @@ def test_stated_counts(page: str) -> None:
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_which_families_stack_experts(model_type: str) -> None:
     """Muon is left out only where experts are stacked, so the count above is the count that runs."""
-    from llmhw.model import ModelSpec
-    from tests.truth.families import published
-
-    stacked = any(
-        t.experts > 1 or (t.matmul and len(t.shape) > 2)
-        for variant in (0, 1)
-        for layer in ModelSpec.from_config(published(config_of(model_type, sized(model_type, variant)))).layers
-        for t in layer.tensors
+    assert all(
+        has_experts(model_type, sized(model_type, variant)) == (model_type in STACKED_EXPERTS) for variant in (0, 1)
     )
-    assert stacked == (model_type in STACKED_EXPERTS)
 
 
 def test_readme_counts_the_catalog_and_the_layouts() -> None:
