@@ -440,7 +440,7 @@ class _Walk:
                     head_dim=a.index_dim, v_head_dim=0,
                 )  # fmt: skip
             if self.spec.rotary:
-                width = (heads + kv_heads) * a.head_dim
+                width = (heads + (0 if a.shared else kv_heads)) * a.head_dim
                 yield Pass(name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2)
             if self.attention == "eager":
                 # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
@@ -482,11 +482,10 @@ class _Walk:
     def _core(self, a: Attention, heads: Any, kv_heads: Any) -> Op:
         own = share(self.seq_len, self.x.cp)
         stored = heads if a.latent else kv_heads
-        kept = (
-            *self._keep("attention", "queries", heads * a.head_dim, own),
-            *self._keep("attention", "keys", stored * a.head_dim, own),
-            *self._keep("attention", "values", stored * a.v_head_dim, own),
-        )
+        kept = self._keep("attention", "queries", heads * a.head_dim, own)
+        if not a.shared:  # else the layer keeps them that made them
+            kept += self._keep("attention", "keys", stored * a.head_dim, own)
+            kept += self._keep("attention", "values", stored * a.v_head_dim, own)
         if self.attention == "flash":
             kept += self._keep("attention", "logarithms of the softmax sums", heads, own, element=4, core=True)
         else:
@@ -591,7 +590,8 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
 
 
 def _projections(spec: ModelSpec, layout: Layout, tokens: Any, component: str) -> tuple[Matmul, ...]:
-    """Matrices between a narrow embedding and the layers, whole on every rank (OPT-350M)."""
-    held = (t for t in spec.tensors if t.matmul and t.split == "whole" and t.component == component)
+    """Matrices between the layers and what is at their ends, whole on every rank (OPT-350M, DeepSeek-V4's streams)."""
+    first = component == "embedding"
+    held = (t for t in spec.tensors if t.matmul and t.split == "whole" and (t.component == "embedding") == first)
     rows = share(tokens, layout.spread)
     return tuple(Matmul(name=t.module, part=component, m=rows, n=t.out, k=t.into) for t in held)

@@ -545,6 +545,10 @@ def _apart(words: Sequence[str]) -> frozenset[str]:
     return _SERIES.union(("core",), cores, (word for word in words if _SIZE.fullmatch(word)))
 
 
+def _aliases(row: Mapping[str, str]) -> list[str]:
+    return [alias.strip() for alias in row["aliases"].split(";") if alias.strip()]
+
+
 class _Names:
     """How the things of one table may be called.
 
@@ -562,7 +566,7 @@ class _Names:
         self.bare: list[tuple[str, frozenset[str], frozenset[str]]] = []
         for row in rows:
             name = row["name"]
-            calls = [name, *(alias.strip() for alias in row["aliases"].split(";") if alias.strip())]
+            calls = [name, *_aliases(row)]
             every: set[str] = set()
             for call in calls:
                 words = _words(call)
@@ -660,6 +664,13 @@ def _rows(table: str) -> dict[str, dict[str, str]]:
 def _accelerator_names() -> _Names:
     columns = ("form", "memory_vendor", "memory_type", "architecture")
     return _Names("accelerator", "run `llmhw gpus` for the list", _rows("accelerators").values(), columns)
+
+
+@cache
+def _spelled() -> dict[str, str]:
+    """Names and aliases as the catalog writes them, in lower case, for which no words must be taken apart."""
+    called = ((call, row["name"]) for row in _rows("accelerators").values() for call in (row["name"], *_aliases(row)))
+    return {call.casefold(): name for call, name in called}
 
 
 @cache
@@ -872,7 +883,8 @@ def fitting(name: str) -> list[Accelerator]:
     >>> [a.name for a in fitting("h20")]
     ['H20 96GB', 'H20 141GB']
     """
-    return [_accelerator(one) for one in _accelerator_names().fitting(name)]
+    spelled = _spelled().get(name.casefold()) if isinstance(name, str) else None
+    return [_accelerator(one) for one in ([spelled] if spelled else _accelerator_names().fitting(name))]
 
 
 def _which(name: str, found: list[Accelerator]) -> LLMHWError:

@@ -176,6 +176,12 @@ def usual_attention(spec: ModelSpec, kernels: str) -> str:
     return "eager" if kernels == "torch" and style is not None and not style.sdpa else "flash"
 
 
+def saves_attention(job: TrainingJob) -> bool:
+    """Whether recompute="selective" saves much: not of fused attention, nor where its core cannot run by itself."""
+    style = job.model.family.style
+    return job.attention == "eager" and (job.kernels != "torch" or style is None or style.registry)
+
+
 def find_named(job: Any) -> None:
     """Put the objects in the place of names: a model's, and a device's or a cluster's."""
     object.__setattr__(job, "model", model_of(job.model, "model"))
@@ -564,12 +570,12 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         find_named(self)
-        if self.attention is None or isinstance(self.attention, Assumed):
-            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
         if self.parallelism is None:
             object.__setattr__(self, "parallelism", Parallelism(dp=self.cluster.devices))
         check_object("parallelism", self.parallelism, "Parallelism")
         check_fields(self)
+        if self.attention is None or isinstance(self.attention, Assumed):
+            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
         p, spec = self.parallelism, self.model
         if p.devices != self.cluster.devices:
             raise LLMHWError(

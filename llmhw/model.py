@@ -41,7 +41,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("q_a kv_a indexer", "attention", "whole"),  # low-rank compressions of MLA, sparse attention's indexer
         ("q_b kv_b", "attention", "column"),  # ... and out of the compression
         ("in_proj conv heads", "attention", "column"),  # linear attention; a number for each head (sinks, decay)
-        ("mix adapter_a", "attention", "whole"),  # into and between the parts of a layer
+        ("mix adapter_a", "attention", "whole"),  # between the parts of a layer, and into an adapter
         ("adapter_b", "mlp", "column"),
         ("x_proj", "attention", "row"),  # of Mamba: every channel gives its part of the time step, B and C
         ("o", "attention", "row"),  # closes attention, and what stands in its place
@@ -49,7 +49,6 @@ PARTS: Mapping[str, tuple[str, str]] = {
         ("down", "mlp", "row"),
         ("latent mtp", "mlp", "whole"),  # into and out of the width of latent experts; multi-token prediction
         ("router streams", "router", "whole"),  # streams: hyper-connections, which mix streams of hidden states
-        ("mix", "attention", "whole"),  # between the parts of a layer
         ("norm_in norm norm_out", "norms", "whole"),  # before attention, between, and behind the feed-forward part
         ("q_norm k_norm inner_norm embedding_norm", "norms", "whole"),
         ("tokens", "embedding", "vocab"),
@@ -64,7 +63,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
 
 
 # Keys of the dropout behind a block's two parts, as the families' configs spell it.
-DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "resid_dropout", "residual_dropout", "dropout")
+DROPOUT_RATES = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "residual_dropout", "dropout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,6 +432,13 @@ class ModelSpec(Report):
         """
         return replace(self, config={**self.config, "quantization_config": number_format})
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What its architecture has for keys that a config leaves out."""
+        from llmhw.families import defaults_of
+
+        return defaults_of(self.model_type)
+
     @cached_property
     def rotary(self) -> float:
         """Share of a query's and key's elements that the rotary embedding turns; 0 without one."""
@@ -441,7 +447,8 @@ class ModelSpec(Report):
             return 0
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         shares = (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), config.get("rotary_pct"))
-        turned = config.get("qk_rope_head_dim") or config.get("rotary_dim") or 0
+        latent = self.defaults.get("qk_rope_head_dim")
+        turned = config.get("qk_rope_head_dim") or config.get("rotary_dim") or latent or 0
         return next((share for share in (*shares, turned / self.head_dim) if share), known)
 
     @property

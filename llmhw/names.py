@@ -242,11 +242,16 @@ class Names:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = {entry.name: entry for entry in entries}
-        self._exact = {key(name): name for name in self.entries}
+
+    @cached_property
+    def _exact(self) -> dict[str, str]:
+        """Names and other spellings, as `key` writes them -> the entries that have them."""
+        found = {key(name): name for name in self.entries}
         for bare in (False, True):
             for entry in self.entries.values():
                 for spelling in entry.spellings:
-                    self._exact.setdefault(key(spelling.rpartition("/")[2] if bare else spelling), entry.name)
+                    found.setdefault(key(spelling.rpartition("/")[2] if bare else spelling), entry.name)
+        return found
 
     @cached_property
     def _barer(self) -> dict[str, list[str]]:
@@ -271,6 +276,8 @@ class Names:
 
     def exactly(self, name: str) -> str | None:
         """The entry of that name, in any case and with any separators; None for a path."""
+        if name in self.entries:  # to the letter, for which no spelling must be read
+            return name
         return None if name[:1] in "./~" or name[-1:] in "/\\" else self._exact.get(key(name))
 
     def find(self, name: str) -> Resolved | None:

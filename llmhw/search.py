@@ -39,6 +39,7 @@ from llmhw.job import (
     ServingJob,
     TrainingJob,
     limits_of,
+    saves_attention,
 )
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
@@ -107,7 +108,7 @@ class Space:
         chosen.setdefault("vpp", tuple(range(1, layers // 2 + 1)))
         chosen.setdefault("ep", tuple(d for d in range(1, experts + 1) if experts % d == 0 and d in divisors))
         chosen.setdefault("expert_tp", tuple(d for d in divisors if d <= node) if experts > 1 else (1,))
-        if job.attention == "eager":  # of fused attention selective recompute saves next to nothing
+        if saves_attention(job):
             chosen.setdefault("recompute", ("none", "selective", "full"))
         return cls(**chosen)
 

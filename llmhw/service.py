@@ -19,7 +19,7 @@ from llmhw.checks import checked, whole
 from llmhw.cost import price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
 from llmhw.engines import ServingEngine, default_weights, engine_names, serving_engine
-from llmhw.formula import Estimate, Ledger, Part, Report, Table, explained, formula, term
+from llmhw.formula import Estimate, Ledger, Part, Report, Table, explained, flat, formula, term
 from llmhw.hardware import Accelerator, Cluster, Price, accelerator
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token, weights
@@ -1253,6 +1253,10 @@ class SimulatedService(Report):
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
         }
+
+    def to_row(self) -> dict[str, Any]:
+        """One row: the same without what is said in words."""
+        return dict(flat({name: value for name, value in self.to_dict().items() if name != "warnings"}))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: the job, the load of all groups, and the result of one."""

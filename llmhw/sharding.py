@@ -439,9 +439,11 @@ def state_terms(
 def uncut_rows(spec: ModelSpec, layout: Layout | Parallelism, tp_rank: int = 0) -> Any:
     """Elements of the token embedding's gradient that DTensor computes on each rank beside those of its own rows.
 
-    FSDP cuts them away; None where tensor parallelism cuts no rows.
+    FSDP cuts them away; None where tensor parallelism cuts no rows, and for a draft, whose table is its target's.
     """
-    table = next(t for t in spec.tensors if t.part == "tokens")
+    table = next((t for t in spec.tensors if t.part == "tokens"), None)
+    if table is None:
+        return None
     more = table.numel - local_tensor(layout, table, tp_rank=tp_rank).numel
     return more if isinstance(layout, Layout) or more else None
 

@@ -18,7 +18,7 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches
+from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, saves_attention
 from llmhw.memory import PRECISIONS, optimizer_named, precision_named, told_towers, training_states, whole_towers
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
@@ -739,7 +739,7 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     p, c = job.parallelism, job.cluster
     ranks = min(c.devices_per_node, c.devices // (p.pp * p.cp))
     doubled = [2**i for i in range(1, 11)]
-    recompute = ["selective"] if job.recompute == "none" and job.attention == "eager" else []
+    recompute = ["selective"] if job.recompute == "none" and saves_attention(job) else []
     recompute += [] if job.recompute == "full" else ["full"]
     smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
     trained = not job.frozen

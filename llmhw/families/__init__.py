@@ -53,7 +53,7 @@ ENCODERS: dict[str, Family] = encoders.TABLE
 REMOTE: dict[str, Family] = {**remote.TABLE, **varied.TABLE, **recurrent.REMOTE, **hybrids.REMOTE, **held.TABLE}
 
 # Known, and too unlike the others: why.
-REFUSED: dict[str, str] = {**mixtures.REFUSED, **recurrent.REFUSED}
+REFUSED: dict[str, str] = {**encoders.REFUSED, **mixtures.REFUSED, **recurrent.REFUSED}
 
 # No model is near it: 10,000 times the largest.
 _MOST_PARAMETERS = 10**16
@@ -95,7 +95,11 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     if "medusa_num_heads" in data:
         raise LLMHWError(f"config={shown(name)} is of Medusa's heads, which stand on another model; give that model")
     found = unwrap(data)
-    data, model_type = found.text, found.model_type
+    # what stands around the text model of a draft
+    around = {
+        key: data[key] for key in ("backbone_hidden_size", "use_ordered_embeddings", "num_centroids") if key in data
+    }
+    data, model_type = {**found.text, **around}, found.model_type
     if not isinstance(model_type, str) or not model_type:
         raise LLMHWError(
             f"config={shown(name)} has no model_type, so it is not a model's config.json; give one of the Hub"
@@ -106,6 +110,11 @@ def read(data: Mapping[str, Any], name: str) -> ModelSpec:
     c = Config(data, defaults_of(model_type), key)
     makes, body, tied = complete(c, family.read, bool(c.get("tie_embedding", "tie_word_embeddings")))
     towers, left_out = found.towers(c)
+    if not towers and c.assumed.keys() >= {"vocab_size", "hidden_size", "num_hidden_layers"}:
+        raise LLMHWError(
+            f"config={shown(name)} of model_type={shown(model_type)} has no vocab_size, no hidden_size and no "
+            "num_hidden_layers; is it a complete config.json?"
+        )
     heads, kv_heads, head_dim = _heads(c, body)
     made = ModelSpec(
         name=name,

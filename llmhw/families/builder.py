@@ -126,6 +126,7 @@ class Body:
 
     head   name of the output head
     ties   False: the head is apart from the embedding, whatever the config says
+    tied   True: the head of a draft is its embedding
     """
 
     layers: list[Layer]
@@ -137,6 +138,7 @@ class Body:
     head_in: int | None = None
     head: str = "lm_head"
     ties: bool = True
+    tied: bool = False
 
 
 def attention_of(c: Config, window: int | None = None, chunk: int | None = None) -> Attention:

@@ -181,7 +181,7 @@ KEYS: dict[str, Check] = {
                 no_rope_layer_interval full_attention_interval
                 decoder_sparse_step interleave_moe_layer_step num_ln_in_parallel_attn""",
             (1, 10**3): "num_hidden_layers n_layer num_layers n_layers",
-            (1, 10**9): "vocab_size padded_vocab_size vocab_size_per_layer_input num_labels",
+            (1, 10**9): "vocab_size padded_vocab_size num_labels",
             (1, 10**12): """max_position_embeddings n_positions max_seq_len seq_length attention_chunk_size window_size
                 local_attention index_topk""",
             # 0 is none
@@ -221,10 +221,11 @@ KEYS: dict[str, Check] = {
     "attention_types": _patterns,
     **dict.fromkeys("sliding_window_pattern _sliding_window_pattern".split(), _window_pattern),
     # of further relatives of Llama
-    **dict.fromkeys("additional_vocab_size".split(), partial(_whole, least=0, most=10**9)),
-    **dict.fromkeys("use_post_norm norm_after swin_norm".split(), _flag),
+    **dict.fromkeys("additional_vocab_size vocab_size_per_layer_input".split(), partial(_whole, least=0, most=10**9)),
+    **dict.fromkeys("use_post_norm is_moe use_ordered_embeddings".split(), _flag),
     "use_bidirectional_attention": _directions,
     "qk_norm_type": check_text,
+    **dict.fromkeys("backbone_hidden_size num_centroids".split(), partial(_whole, least=1, most=10**7)),
     "cross_attention_layers": partial(_list, kind=int),
     # numbers that some configs give for every layer
     **dict.fromkeys(
@@ -287,6 +288,24 @@ def check_keys(data: Mapping[str, Any]) -> None:
             _number(f"config key {key}.partial_rotary_factor", factor, most=1)
 
 
+# What other tools call a size. A config that has one of these in place of transformers' key is not one of transformers,
+# so the value that transformers has for a key that is left out is not meant.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    size: tuple(names.split())
+    for sizes, names in {
+        "hidden_size": "hidden_dim embed_dim emb_dim embedding_dim model_dim base_emb_dim",
+        "intermediate_size ffn_dim": """ffn_embed_dim ffn_hidden_size ffn_hidden_dim ffn_dim d_ff dff mlp_dim inner_dim
+            base_mlp_dim""",
+        "num_hidden_layers": "num_decoder_layers base_num_decoder_layers n_blocks num_blocks",
+        "num_attention_heads": "num_query_heads n_query_heads num_q_heads base_num_query_heads",
+        "num_key_value_heads": """num_kv_heads n_kv_heads n_head_kv num_kv_groups num_query_groups n_query_groups
+            base_num_kv_heads""",
+        "vocab_size": "n_vocab",
+    }.items()
+    for size in sizes.split()
+}
+
+
 class Config:
     """A config's keys with the family's defaults; a missing or ill-typed key is a clear error."""
 
@@ -306,10 +325,21 @@ class Config:
         for source in (self.data, self.defaults):
             for key in keys:
                 if source.get(key) is not None:
-                    if source is self.defaults and keys[0] in COLUMNS:
-                        self.assumed[keys[0]] = source[key]
+                    if source is self.defaults:
+                        self._assume(keys[0], source[key])
                     return source[key]
         return default
+
+    def _assume(self, key: str, value: Any) -> None:
+        """Notes that a size is the default's; raises `LLMHWError` where the config has it in another tool's words."""
+        for name in _ELSEWHERE.get(key, ()):
+            if name not in self.defaults and self.data.get(name) is not None:
+                raise LLMHWError(
+                    f"config key {name}={shown(self.data[name])} is not what transformers calls {key} for "
+                    f"model_type={self.model_type!r}; rename it, or give the published config.json"
+                )
+        if key in COLUMNS and value is not None:
+            self.assumed[key] = value
 
     def changed(self, **keys: Any) -> Config:
         """The same with other values; None takes a key out."""
@@ -356,6 +386,9 @@ class Config:
     def kv_heads(self) -> int:
         if "num_key_value_heads" in self.data and self.data["num_key_value_heads"] is None:
             return self.heads  # null is none of their own, not the class's default
+        found = self.get("num_key_value_heads", "num_attention_groups")
+        if found is None:
+            self._assume("num_key_value_heads", None)
         return self.count("num_key_value_heads", "num_attention_groups", default=self.heads)
 
     @property

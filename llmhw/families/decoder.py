@@ -27,6 +27,7 @@ def window_of(c: Config, kind: str) -> tuple[int | None, int | None]:
 ONE_NORM = {"input_layernorm": "norm_in"}
 TWO_NORMS = {**ONE_NORM, "post_attention_layernorm": "norm"}
 POST_NORMS = {"post_attention_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
+GLM_NORMS = {**TWO_NORMS, "post_self_attn_layernorm": "norm", "post_mlp_layernorm": "norm_out"}
 FOUR_NORMS = {**TWO_NORMS, "pre_feedforward_layernorm": "norm", "post_feedforward_layernorm": "norm_out"}
 
 

@@ -11,7 +11,7 @@ from llmhw.families.config import Config
 from llmhw.families.family import Family, family
 from llmhw.families.heads import MAKES, architecture_of
 from llmhw.model import Attention, Layer
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, shown
 
 
 def _attention(c: Config, window: int | None = None) -> Attention:
@@ -88,6 +88,12 @@ def _finish(c: Config, layers: list[Layer], outer: Builder, head: _Head, *, narr
 def _embeddings(c: Config, width: int, *, positions: bool = True, types: bool = True) -> Builder:
     outer = Builder()
     outer.plain("embeddings.word_embeddings.weight", "tokens", (c.vocab, width))
+    kind = c.get("position_embedding_type", default="absolute")
+    if positions and kind != "absolute":
+        raise LLMHWError(
+            f"config key position_embedding_type={shown(kind)} of model_type={c.model_type!r} is not covered; learned "
+            "positions are: absolute"
+        )
     if positions:
         rows = c.count("max_position_embeddings")
         outer.plain("embeddings.position_embeddings.weight", "positions", (rows, width))
@@ -186,6 +192,20 @@ def _nomic_bert(c: Config) -> Body:
     return _finish(c, [b.layer(a)] * c.layers, _embeddings(c, c.hidden, positions=False), head)
 
 
+def _jina_v3(c: Config) -> Body:
+    """XLM-RoBERTa with a rotary embedding; the adapters for tasks are left out, as in transformers."""
+    names = _names(
+        "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+        "self_attn.o_proj",
+        norm="post_attention_layernorm",
+        up="mlp.fc1",
+        down="mlp.fc2",
+        norm_out="post_mlp_layernorm",
+    )
+    head = _Head("pooler.dense", _LM_HEAD, "lm_head.bias", "classifier.dense", "classifier.out_proj")
+    return _finish(c, [_block(c, names)] * c.layers, _embeddings(c, c.hidden, positions=False), head)
+
+
 def _modernbert(c: Config) -> Body:
     """ModernBERT: norms before, fused gate, and windows in two layers of three."""
     bias, norm_bias, mlp_bias = c.flag("attention_bias"), c.flag("norm_bias"), c.flag("mlp_bias")
@@ -236,6 +256,26 @@ _BASE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+# Known, and too unlike the others: why.
+REFUSED: dict[str, str] = {
+    name: why
+    for names, why in {
+        """t5 mt5 umt5 longt5 t5gemma switch_transformers bart mbart marian pegasus pegasus_x bigbird_pegasus blenderbot
+        blenderbot-small plbart mvp led prophetnet m2m_100 nllb-moe fsmt encoder-decoder rag""": (
+            "it is an encoder, and a decoder that attends to it"
+        ),
+        "trocr": "it is a decoder that attends to an encoder of pictures",
+        """whisper speech_to_text moonshine musicgen musicgen_melody moshi bark speecht5 seamless_m4t seamless_m4t_v2
+        wav2vec2 wav2vec2-bert hubert wavlm mimi encodec dac""": "it hears or makes sound, and is no language model",
+        """clip clip_text_model clip_vision_model siglip siglip_text_model siglip_vision_model siglip2 vit dinov2
+        dinov3_vit align altclip""": "it is an encoder of pictures, and is no language model",
+        "albert": "its layers are one, which runs many times",
+        "xlnet": "its attention has two streams",
+        "reformer big_bird": "its attention is of hashes and blocks",
+    }.items()
+    for name in names.split()
+}
+
 # fmt: off
 TABLE: dict[str, Family] = {
     "bert": family(_bert, "BERT", **_BASE),
@@ -247,6 +287,9 @@ TABLE: dict[str, Family] = {
         "intermediate_size": 1024}),
     "nomic_bert": family(_nomic_bert, "Nomic BERT", **{**_BASE, "rotary": 1, "vocab_size": 30528,
         "max_position_embeddings": 2048, "dropout": False}),
+    "jina_embeddings_v3": family(_jina_v3, "Jina embeddings 3", **{**_BASE, "rotary": 1, "vocab_size": 250002,
+        "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
+        "max_position_embeddings": 8194, "type_vocab_size": 1}),
     "modernbert": family(_modernbert, "ModernBERT", **{**_BASE, "rotary": 1, "vocab_size": 50368,
         "num_hidden_layers": 22, "intermediate_size": 1152, "max_position_embeddings": 8192, "local_attention": 128,
         "decoder_bias": True, "dropout": False}),

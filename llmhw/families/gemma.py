@@ -22,6 +22,8 @@ def _shared_from(c: Config, types: list[str]) -> int:
     """The first layer that keeps no keys and values of its own: it reads those of the last one of its kind before."""
     shared = c.count("num_kv_shared_layers", default=0, least=0)
     first = c.layers - shared
+    if shared == c.layers and c.get("backbone_hidden_size"):
+        return 0  # a draft reads the caches of its target
     if shared and (first < 1 or set(types[first:]) - set(types[:first])):
         raise LLMHWError(
             f"config key num_kv_shared_layers={shared} leaves no layer of each kind that caches for the others; "

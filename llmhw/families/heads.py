@@ -198,6 +198,19 @@ def _markov(outer: Builder, c: Config, inner: Config) -> None:
         outer.linear("confidence_head.proj", "project_out", 1, width, bias=True)
 
 
+def _gemma4_assistant(c: Config) -> Body:
+    """Gemma 4's drafts: blocks that read the caches of the target, between projections from its width and back."""
+    from llmhw.families import FAMILIES
+
+    width = c.count("backbone_hidden_size")
+    body = FAMILIES[c.model_type].read(c.changed(num_kv_shared_layers=c.layers))
+    body.outer.linear("pre_projection", "project_in", c.hidden, 2 * width)
+    body.outer.linear("post_projection", "project_out", width, c.hidden)
+    if c.flag("use_ordered_embeddings"):  # the head looks at tokens of the best clusters only
+        body.outer.linear("masked_embedding.centroids", "project_out", c.count("num_centroids"), c.hidden)
+    return replace(body, tied=c.flag("tie_word_embeddings", True))
+
+
 _ONE, _BLOCK = "draft tokens", "blocks of draft tokens"
 
 # An architecture -> what it makes, and its reader.
@@ -207,6 +220,8 @@ DRAFTS: dict[str, tuple[str, Callable[[Config], Body]]] = {
     "DFlashDraftModel": (_BLOCK, _dflash),
     "DSparkDraftModel": (_BLOCK, _dflash),
     "DominoDraftModel": (_BLOCK, _dflash),
+    "Gemma4AssistantForCausalLM": (_ONE, _gemma4_assistant),
+    "Gemma4UnifiedAssistantForCausalLM": (_ONE, _gemma4_assistant),
 }
 
 
@@ -215,7 +230,8 @@ def complete(c: Config, family_reader: Callable[[Config], Body], tied: bool) -> 
     architecture = architecture_of(c.data)
     if architecture in DRAFTS:
         makes, read = DRAFTS[architecture]
-        return makes, read(c), False
+        draft = read(c)
+        return makes, draft, draft.tied
     body = family_reader(c)
     if body.makes:  # an encoder, which has its own heads
         return body.makes, body, tied and body.makes == MAKES["ForMaskedLM"]

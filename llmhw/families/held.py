@@ -70,7 +70,7 @@ def _chameleon(c: Config) -> Body:
             b.plain(f"self_attn.{name}.weight", name, (heads, a.head_dim))
             b.plain(f"self_attn.{name}.bias", name, (heads, a.head_dim))
 
-    return decoder(c, all_full(c), extra=head_norms)
+    return decoder(c, all_full(c), extra=head_norms, mlp_bias=c.flag("mlp_bias"))
 
 
 # fmt: off

@@ -9,6 +9,7 @@ from llmhw.families.builder import Body, Builder, attention_of, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import (
     FOUR_NORMS,
+    GLM_NORMS,
     ONE_NORM,
     POST_NORMS,
     TWO_NORMS,
@@ -17,8 +18,10 @@ from llmhw.families.decoder import (
     all_sliding,
     decoder,
     every_nth,
+    mtp_of,
     plain,
     rotary_layers,
+    window_of,
 )
 from llmhw.families.family import Family, Style, family
 from llmhw.model import Attention
@@ -127,15 +130,6 @@ def _hunyuan(c: Config) -> Body:
     return decoder(c, all_full(c), extra=norms)
 
 
-def _chameleon(c: Config) -> Body:
-    def norms(b: Builder, a: Attention) -> None:
-        for name, heads in (("q_norm", a.heads), ("k_norm", a.kv_heads)):
-            for what in ("weight", "bias"):
-                b.plain(f"self_attn.{name}.{what}", name, (heads, a.head_dim))
-
-    return decoder(c, all_full(c), extra=norms, mlp_bias=c.flag("mlp_bias"))
-
-
 def _molmo2(c: Config) -> Body:
     """Rows for the tokens of images behind those of the vocabulary, which are never predicted."""
     bias = bool(c.get("attention_bias", "qkv_bias", default=False))
@@ -161,6 +155,36 @@ def _vaultgemma(c: Config) -> Body:
     return decoder(c, every_nth(c, 2), norms=norms)
 
 
+def _diffllama(c: Config) -> Body:
+    """Differential attention: a second softmax is taken off the first, each over both halves of the values."""
+
+    def lambdas(b: Builder, a: Attention) -> None:
+        for name in ("q1", "k1", "q2", "k2"):
+            b.plain(f"self_attn.lambda_{name}", "mix", (a.head_dim,))
+
+    if c.kv_heads % 2:
+        raise LLMHWError(f"config key num_key_value_heads={c.kv_heads} must be even: values are halved by heads")
+    body = decoder(c, all_full(c), extra=lambdas)
+    # the scores are multiplied with both halves in turn, so that heads compute twice and cache once
+    twice = replace(body.layers[0], attention=replace(attention_of(c), heads=2 * c.heads))
+    return replace(body, layers=[twice] * c.layers)
+
+
+def _doge(c: Config) -> Body:
+    """Attention whose mask is made of the values, and residuals with a weight for each element."""
+    if c.flag("is_moe"):
+        raise LLMHWError("config key is_moe=true of model_type='doge' is not covered: experts of a single neuron")
+    bias = c.flag("attention_bias")
+
+    def more(b: Builder, a: Attention) -> None:
+        b.plain("self_attn.A", "mix", (a.kv_heads,))
+        b.linear("self_attn.dt_proj", "mix", a.kv_heads, a.kv_heads * a.head_dim, bias=bias)
+        b.plain("input_residual", "mix", (c.hidden,))
+        b.plain("post_attention_residual", "mix", (c.hidden,))
+
+    return decoder(c, all_full(c), qk_norm="head", extra=more, mlp_bias=c.flag("mlp_bias"))
+
+
 def _persimmon(c: Config) -> Body:
     """GPT-NeoX's matrices with biases, and norms of each head with biases."""
     a = attention_of(c)
@@ -177,7 +201,8 @@ def _persimmon(c: Config) -> Body:
 
 
 def _qwen2(c: Config) -> Body:
-    return decoder(c, _qwen_windows(c), bias=True, out_bias=False)
+    body = decoder(c, _qwen_windows(c), bias=True, out_bias=False)
+    return replace(body, mtp=mtp_of(c, body.layers[-1]))  # MiMo's
 
 
 def _qwen3(c: Config) -> Body:
@@ -193,7 +218,12 @@ def _gemma2(c: Config) -> Body:
 
 
 def _gemma3(c: Config) -> Body:
-    return decoder(c, every_nth(c, 6), norms=FOUR_NORMS, qk_norm="head")
+    both = c.flag("use_bidirectional_attention")  # EmbeddingGemma: tokens see later ones, too
+
+    def attention(kind: str) -> Attention:
+        return replace(attention_of(c, *window_of(c, kind)), causal=not both)
+
+    return decoder(c, every_nth(c, 6), norms=FOUR_NORMS, qk_norm="head", attention=attention)
 
 
 def _glm(c: Config) -> Body:
@@ -201,14 +231,11 @@ def _glm(c: Config) -> Body:
 
 
 def _glm4(c: Config) -> Body:
-    return _glm_with(c, _GLM_NORMS, c.flag("attention_bias"))
+    return _glm_with(c, GLM_NORMS, c.flag("attention_bias"))
 
 
 def _glm4v(c: Config) -> Body:
-    return _glm_with(c, _GLM_NORMS, c.model_type == "glm4v_text")
-
-
-_GLM_NORMS = {**TWO_NORMS, "post_self_attn_layernorm": "norm", "post_mlp_layernorm": "norm_out"}
+    return _glm_with(c, GLM_NORMS, c.model_type == "glm4v_text")
 
 
 def _glm_with(c: Config, norms: Mapping[str, str], bias: bool) -> Body:
@@ -246,7 +273,8 @@ def _cohere_compass(c: Config) -> Body:
 
 def _exaone4(c: Config) -> Body:
     types = every_nth(c, 4) if c.get("sliding_window") else c.layer_types(lambda i: "full_attention")
-    return decoder(c, types, bias=False, qk_norm="head", norms=POST_NORMS)
+    body = decoder(c, types, bias=False, qk_norm="head", norms=POST_NORMS)
+    return replace(body, mtp=mtp_of(c, body.layers[-1]))
 
 
 def _seed_oss(c: Config) -> Body:
@@ -292,31 +320,31 @@ TABLE: dict[str, Family] = {
     "llama": family(_llama, "Llama 1 to 3", style=Style(), gguf="70b-gqa"),
     "internlm3": family(_internlm3, "InternLM 3", style=Style(), num_key_value_heads=2, head_dim=128),
     "iquestcoder": family(_llama, "IQuest Coder", style=Style(), num_key_value_heads=8, head_dim=128),
-    "emu3": family(_llama, "Emu3", synonyms=("emu3_text_model",), style=Style(), num_key_value_heads=8),
-    "helium": family(_helium, "Helium", style=Style(), head_dim=128),
-    "hyperclovax": family(_hyperclovax, "HyperCLOVA X", style=Style(block="sandwich"), use_post_norm=True),
+    "emu3_text_model": family(_llama, "Emu3", num_key_value_heads=8),
+    "helium": family(_helium, "Helium", head_dim=128),
+    "hyperclovax": family(_hyperclovax, "HyperCLOVA X", use_post_norm=True),
     "cwm": family(_cwm, "Code World Model", style=Style(), num_key_value_heads=8, head_dim=128, sliding_window=8192),
     "arcee": family(_arcee, "Arcee AFM", style=Style(activation="relu2")),
     "jais2": family(_arcee, "Jais 2", style=Style(norm="layer", activation="relu2"), attention_bias=True,
         mlp_bias=True),
-    "cosmos3_edge_text": family(_cosmos, "Cosmos 3 Edge", style=Style(activation="relu2"), num_key_value_heads=8,
-        head_dim=128),
+    "cosmos3_edge_text": family(_cosmos, "Cosmos 3 Edge", num_key_value_heads=8, head_dim=128),
     "apertus": family(_apertus, "Apertus", hidden_act="xielu"),
     "bitnet": family(_bitnet, "BitNet", num_key_value_heads=5),
     "nanochat": family(_nanochat, "nanochat"),
     "hunyuan_v1_dense": family(_hunyuan, "Hunyuan", style=Style()),
-    "hunyuan_vl_text": family(_hunyuan, "Hunyuan OCR", style=Style(), tie_word_embeddings=True),
-    "chameleon": family(_chameleon, "Chameleon"),
-    "molmo2_text": family(_molmo2, "Molmo 2", style=Style(), num_key_value_heads=8, head_dim=128,
+    "hunyuan_vl_text": family(_hunyuan, "Hunyuan OCR", tie_word_embeddings=True),
+    "molmo2_text": family(_molmo2, "Molmo 2", num_key_value_heads=8, head_dim=128,
         qk_norm_type="qwen3", additional_vocab_size=128),
     "muse_glimmer_text": family(_muse_glimmer, "Muse Glimmer", num_key_value_heads=2, head_dim=128,
         sliding_window=2048),
+    "diffllama": family(_diffllama, "DiffLlama"),
+    "doge": family(_doge, "Doge"),
     "persimmon": family(_persimmon, "Persimmon", rotary=0.5, qk_layernorm=True),
     "mistral": family(_mistral, "Mistral", style=Style(), num_key_value_heads=8, sliding_window=4096),
     "ministral3": family(_mistral, "Mistral 3", style=Style(query_scale=True), num_key_value_heads=8, head_dim=128),
     "ministral": family(_ministral, "Ministral", style=Style(), num_key_value_heads=8, sliding_window=4096),
-    "voxtral_realtime_text": family(_voxtral, "Voxtral Realtime", num_key_value_heads=8, head_dim=128,
-        sliding_window=4096),
+    "voxtral_realtime_text": family(_voxtral, "Voxtral Realtime", num_key_value_heads=8, sliding_window=4096,
+        arithmetic="the scale for a delay is made once for all tokens"),
     "qwen2": family(_qwen2, "Qwen 2 and 2.5", synonyms=("mimo", "qwen2_vl_text", "qwen2_5_vl_text",
         "qwen2_5_omni_text"), style=Style(), gguf="70b", max_window_layers=28,
         sliding_window=4096),
@@ -337,10 +365,8 @@ TABLE: dict[str, Family] = {
         attention_bias=True),
     "glm4": family(_glm4, "GLM-4-0414", style=Style(block="sandwich", rotary_own=True, rotary_cat=True), rotary=0.5,
         head_dim=128, attention_bias=True),
-    "glm4v_text": family(_glm4v, "GLM-4.1V", style=Style(block="sandwich", rotary_own=True, rotary_cat=True),
-        num_key_value_heads=2),
-    "glm_ocr_text": family(_glm4v, "GLM-OCR", style=Style(block="sandwich", rotary_own=True, rotary_cat=True),
-        num_key_value_heads=8),
+    "glm4v_text": family(_glm4v, "GLM-4.1V", num_key_value_heads=2),
+    "glm_ocr_text": family(_glm4v, "GLM-OCR", num_key_value_heads=8),
     "olmo": family(_olmo, "OLMo", style=Style(norm="layer-fp32", rotary_fp32=True)),
     "olmo2": family(_olmo2, "OLMo 2", style=Style(block="post", norm="rms-late", rotary_fp32=True)),
     "olmo3": family(_olmo2, "OLMo 3", style=Style(block="post", norm="rms-late", rotary_fp32=True,
@@ -351,8 +377,7 @@ TABLE: dict[str, Family] = {
         tie_word_embeddings=True),
     "cohere2": family(_cohere2, "Cohere Command R7B and A", style=Style(block="parallel", norm="cohere"),
         sliding_window=4096, tie_word_embeddings=True),
-    "cohere_compass_text": family(_cohere_compass, "Cohere Compass", style=Style(block="parallel", norm="cohere"),
-        sliding_window=4096, tie_word_embeddings=True),
+    "cohere_compass_text": family(_cohere_compass, "Cohere Compass", sliding_window=4096, tie_word_embeddings=True),
     "exaone4": family(_exaone4, "EXAONE 4", synonyms=("exaone4_5_text",), style=Style(block="post"),
         sliding_window=4096),
     "seed_oss": family(_seed_oss, "Seed-OSS", style=Style(), dropout=True, head_dim=128, attention_bias=True),

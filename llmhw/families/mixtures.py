@@ -9,6 +9,7 @@ from typing import Any
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import (
+    GLM_NORMS,
     ONE_NORM,
     POST_NORMS,
     TWO_NORMS,
@@ -504,6 +505,17 @@ def _phimoe(c: Config) -> Body:
     return replace(body, head_bias=c.flag("lm_head_bias"))
 
 
+def _kolibri1(c: Config) -> Body:
+    """Kolibri: norms before and behind both parts, a window in four of five layers, an expert that is always on."""
+    types = c.layer_types(lambda i: "sliding_attention" if (i + 1) % 5 else "full_attention")
+    always = c.count("shared_expert_intermediate_size")
+
+    def experts(b: Builder, sparse: int) -> None:
+        shared_experts(b, c, sparse, shared=always)
+
+    return decoder(c, types, bias=False, qk_norm="head", norms=GLM_NORMS, feed_forward=experts)
+
+
 # Known, and too unlike the others: why.
 REFUSED = {
     "dbrx": "its experts lie below each other in plain matrices",
@@ -513,6 +525,7 @@ REFUSED = {
 
 # fmt: off
 TABLE: dict[str, Family] = {
+    "kolibri1": family(_kolibri1, "Kolibri 1", num_key_value_heads=4, head_dim=128, sliding_window=513),
     "llama4_text": family(_llama4, "Llama 4", synonyms=("llama4",), arithmetic=_EVERY_EXPERT, **_LLAMA4),
     "mixtral": family(_mixtral, "Mixtral", style=Style(router="softmax", norm_topk=True), num_key_value_heads=8,
         num_experts_per_tok=2, num_local_experts=8),

@@ -5,8 +5,11 @@ Names are those of that code. Tests hold the sums against published counts of pa
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmhw.families.builder import Body, Builder, attention_of, outer_of
 from llmhw.families.config import Config
+from llmhw.families.decoder import all_full, decoder
 from llmhw.families.family import Family, family
 from llmhw.families.mixtures import bailing_moe
 from llmhw.model import Attention
@@ -117,6 +120,11 @@ def _orion(c: Config) -> Body:
     return Body([b.layer(a)] * c.layers, outer, c.intermediate)
 
 
+def _bidirectional(c: Config) -> Body:
+    """NVIDIA's embedders: Llama whose tokens see later ones, too."""
+    return decoder(c, all_full(c), attention=lambda kind: replace(attention_of(c), causal=False))
+
+
 # fmt: off
 TABLE: dict[str, Family] = {
     "chatglm": family(_chatglm, "ChatGLM 2 and 3, GLM-4-9B", rotary=0.5, kv_channels=128, seq_length=8192),
@@ -128,6 +136,7 @@ TABLE: dict[str, Family] = {
     "bailing_moe": family(bailing_moe, "Ling, Ring and LLaDA 2", synonyms=("bailing_moe_v2", "llada2_moe"),
         num_experts=64, num_experts_per_tok=6, moe_intermediate_size=1408),
     "minicpm": family(_minicpm, "MiniCPM", tie_word_embeddings=True),
+    "llama_bidirec": family(_bidirectional, "Llama Nemotron Embed"),
     "orion": family(_orion, "Orion"),
 }
 # fmt: on

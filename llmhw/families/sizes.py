@@ -35,11 +35,13 @@ hunyuan_v1_dense 290943 4096 11008 32 32 . 2048
 hunyuan_vl_text 290943 4096 11008 32 32 . 2048
 molmo2_text 151936 4096 12288 36 32 . 36864
 muse_glimmer_text 202048 6656 19968 52 32 . 131072
+diffllama 32000 2048 8192 16 32 . 2048
+doge 32768 1024 2048 32 8 . 2048 num_experts=16384 num_experts_per_tok=64
 persimmon 262144 4096 16384 36 64 . 16384
 mistral 32000 4096 14336 32 32 . 131072
 ministral3 131072 4096 14336 34 32 . 262144
 ministral 32000 4096 14336 32 32 . 131072
-voxtral_realtime_text 32000 4096 14336 32 32 . 131072 head_dim=-
+voxtral_realtime_text 32000 4096 14336 32 32 . 131072
 qwen2 151936 4096 22016 32 32 32 32768
 qwen2_vl_text 152064 8192 29568 80 64 8 . max_window_layers=80
 qwen2_5_vl_text 152064 8192 29568 80 64 8 . max_window_layers=80
@@ -71,11 +73,11 @@ stablelm 50304 2560 6912 32 32 32 4096
 starcoder2 49152 3072 12288 30 24 . 4096
 nemotron 256000 6144 24576 32 48 . 4096
 gemma4_unified_text . . . . . . 262144 sliding_window=1024
+kolibri1 128000 2560 . 50 48 . 262144
+  shared_expert_intermediate_size=512 num_experts=384 num_experts_per_tok=6 moe_intermediate_size=512
 llama4_text 202048 5120 8192 48 40 8 131072
 mixtral 32000 4096 14336 32 32 . 131072
-qwen2_moe 151936 2048 5632 24 16 16 32768
-  decoder_sparse_step=1 shared_expert_intermediate_size=5632 num_experts=60 num_experts_per_tok=4
-  moe_intermediate_size=1408
+qwen2_moe 151936 2048 5632 24 16 16 32768 decoder_sparse_step=1
 qwen3_moe 151936 2048 6144 24 32 . 32768
   decoder_sparse_step=1 num_experts=128 num_experts_per_tok=8 moe_intermediate_size=768
 qwen3_vl_moe_text . . 5632 . 16 16 128000
@@ -83,8 +85,7 @@ qwen3_vl_moe_text . . 5632 . 16 16 128000
 qwen3_omni_moe_text 3584 . 18944 28 28 . .
 phimoe 32064 4096 6400 32 32 . 131072 num_local_experts=16 num_experts_per_tok=2
 gpt_oss 201088 2880 2880 36 64 8 131072 num_local_experts=128 num_experts_per_tok=4
-glm4_moe 151552 4096 10944 46 96 8 131072
-  n_routed_experts=128 num_experts_per_tok=8 moe_intermediate_size=1408
+glm4_moe 151552 4096 10944 46 96 8 131072 n_routed_experts=128 num_experts_per_tok=8 moe_intermediate_size=1408
 glm4v_moe_text 151424 4096 10944 46 96 . 65536
 minimax_m2 200064 3072 1536 62 48 . 196608 num_local_experts=256 num_experts_per_tok=8
 olmoe 50304 2048 2048 16 16 . 4096 num_experts=64 num_experts_per_tok=8
@@ -106,26 +107,17 @@ deepseek_ocr2_text 102400 4096 11008 32 32 . 2048
 unlimited_ocr_text 129280 1280 6848 12 10 10 32768 sliding_window=128 moe_intermediate_size=896
 ernie4_5_vl_moe_text 103424 2560 12288 28 20 . 131072
 muse_spark_text 202048 8192 16384 62 128 . 1048576
-inkling_text 201024 6144 24576 66 64 . 131072
 flex_olmo 100352 4096 11008 32 32 . 4096
 flint 150144 2048 6144 49 32 . 262144 decoder_sparse_step=1
 laguna 100352 2048 8192 40 48 . 131072
 mellum 98304 2304 7168 28 32 . 131072
-mimo_v2_flash 152576 4096 16384 48 64 . 131072
-  n_routed_experts=256 num_experts_per_tok=8 moe_intermediate_size=2048
+mimo_v2_flash 152576 4096 16384 48 64 . 131072 n_routed_experts=256 num_experts_per_tok=8 moe_intermediate_size=2048
 deepseek_v2 102400 4096 11008 32 32 . 2048
-  kv_lora_rank=512 n_routed_experts=64 moe_intermediate_size=1407 qk_nope_head_dim=128 qk_rope_head_dim=64
-  v_head_dim=128
 deepseek_v3 129280 7168 18432 61 128 128 4096
-  kv_lora_rank=512 num_experts_per_tok=8 moe_intermediate_size=2048 qk_nope_head_dim=128 qk_rope_head_dim=64
-  v_head_dim=128
 deepseek_v32 129280 7168 18432 61 128 128 163840
-  kv_lora_rank=512 num_experts_per_tok=8 moe_intermediate_size=2048 qk_nope_head_dim=128 qk_rope_head_dim=64
-  v_head_dim=128
 deepseek_v4 129280 4096 . 43 64 . 1048576
 glm_moe_dsa 154880 6144 12288 78 64 64 202752
-  kv_lora_rank=512 num_experts_per_tok=8 moe_intermediate_size=2048 qk_nope_head_dim=192 qk_rope_head_dim=64
-  v_head_dim=256
+glm5_next_text 154880 4096 12288 45 64 64 1048576
 glm4_moe_lite 154880 2048 10240 47 20 20 202752
 mistral4 131072 4096 12288 36 32 32 1048576
 youtu 128256 2048 6144 32 16 16 131072
@@ -136,13 +128,36 @@ hy_v4 120832 2816 6912 34 32 32 262144
 mistral_large4_text 204800 6144 24576 72 64 64 1048576 first_k_dense_replace=1
 dots3_note_text 152064 5120 13824 46 128 128 524288
 longcat_flash 131072 6144 . 28 64 . 131072
-qwen3_next 151936 2048 5632 48 16 . 32768
+inkling_text 201024 6144 24576 66 64 . 131072
+inkling2_text 201024 4608 . 48 48 . 1048576
+qwen3_next 151936 2048 5632 48 16 . .
   decoder_sparse_step=1 shared_expert_intermediate_size=512 num_experts=512 num_experts_per_tok=10
   moe_intermediate_size=512
-qwen3_5_text 248320 4096 12288 32 16 . 32768
-qwen3_5_moe_text 248320 2048 . 40 16 . 32768
+qwen3_5_text 248320 4096 12288 32 16 . .
+qwen3_5_moe_text 248320 2048 . 40 16 . .
   shared_expert_intermediate_size=512 num_experts=256 num_experts_per_tok=8 moe_intermediate_size=512
-nemotron_h 131072 4096 . . . . 4096 n_shared_experts=1
+qwen4_exp_text 248320 2048 . 40 . . .
+olmo_hybrid 100352 3840 . 32 . . .
+kimi_linear 163840 2304 . 27 . 32 .
+bailing_hybrid 157184 2560 . 42 . 32 .
+zaya 262272 2048 . 40 . . .
+minimax 32000 4096 . 32 . . .
+nemotron_h 131072 4096 . . . . 4096 n_shared_experts=1 expand=2
+zamba 32000 3712 . 76 . . .
+zamba2 32000 2560 . 54 . . .
+lfm2 65536 2560 . 32 . . .
+lfm2_moe 65536 2048 . 32 . . .
+lfm3 128000 2048 . 24 . . .
+granitemoehybrid 32000 4096 . 32 . . .
+bamba 128000 4096 . 32 . . .
+falcon_h1 128000 4096 . 32 . . .
+jamba 65536 4096 . 32 . . .
+mamba 50280 768 . 32 . . .
+falcon_mamba 50280 768 . 32 . . .
+mamba2 32768 4096 . 64 . . .
+recurrent_gemma 256000 2560 . 26 . . .
+rwkv 50277 4096 . 32 . . .
+xlstm 50304 4096 . 32 . . .
 phi 51200 2048 8192 24 32 . 2048
 phi3 32064 3072 8192 32 32 . 4096
 gpt2 50257 768 . 12 12 . .

@@ -105,7 +105,8 @@ def unwrap(data: Mapping[str, Any]) -> Unwrapped:
         return Unwrapped(data, _REMOTE[kind][0], left_out=_REMOTE[kind][1])
     if isinstance(kind, str) and str(data.get("version")) in _VERSIONS.get(kind, {}):
         return Unwrapped(data, _VERSIONS[kind][str(data["version"])], left_out=("vision",))
-    return Unwrapped(data, kind)
+    left_out += tuple(_short(k) for k, v in data.items() if _is_part(k) and isinstance(v, Mapping))
+    return Unwrapped(data, kind, left_out=left_out)
 
 
 def _towers_of(wrapper: Wrapper, c: Part, text: Config) -> tuple[tuple[Tower, ...], tuple[str, ...]]:

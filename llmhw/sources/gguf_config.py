@@ -288,7 +288,7 @@ def _mamba(r: _Read) -> Config:
     return {
         **({"model_type": "falcon_mamba"} if r.get("ssm.dt_b_c_rms") else {}),
         "intermediate_size": inner,
-        "expand": inner / r.whole("embedding_length"),
+        "expand": r.share(inner, r.whole("embedding_length")),
         "state_size": r.whole("ssm.state_size"),
         "conv_kernel": r.whole("ssm.conv_kernel"),
         "time_step_rank": r.whole("ssm.time_step_rank"),
@@ -302,7 +302,7 @@ def _mamba2(r: _Read) -> Config:
     return {
         "num_heads": heads,
         "head_dim": r.share(inner, heads),
-        "expand": inner / max(r.whole("embedding_length"), 1),
+        "expand": r.share(inner, r.whole("embedding_length")),
         "n_groups": r.whole("ssm.group_count"),
         "state_size": r.whole("ssm.state_size"),
         "conv_kernel": r.whole("ssm.conv_kernel"),
@@ -320,7 +320,7 @@ def _mamba_beside(r: _Read) -> Config:
         "mamba_n_groups": r.whole("ssm.group_count"),
         "mamba_d_state": r.whole("ssm.state_size"),
         "mamba_d_conv": r.whole("ssm.conv_kernel"),
-        "mamba_expand": inner / hidden if inner % max(hidden, 1) else inner // max(hidden, 1),
+        "mamba_expand": r.share(inner, hidden),
         "mamba_conv_bias": r.has("ssm_conv1d.bias"),
         "mamba_proj_bias": r.has("ssm_in.bias"),
     }

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import sys
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -50,8 +51,6 @@ class WithHead(torch.nn.Module):
     def __init__(self, config: Any, text_model: type[PreTrainedModel], options: dict[str, Any]) -> None:
         super().__init__()
         self.model = text_model._from_config(config, **options)
-        if hasattr(self.model, "vqmodel"):  # of Chameleon's images
-            del self.model.vqmodel
         dtype = next(self.model.parameters()).dtype
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False, dtype=dtype)
         self.all_tied_weights_keys = {}
@@ -66,6 +65,8 @@ class WithHead(torch.nn.Module):
         return self.lm_head
 
     def forward(self, **inputs: Any) -> CausalLMOutputWithPast:
+        if "t_cond" in inspect.getsource(type(self.model.layers[0])):  # how late Voxtral's words may be
+            inputs["t_cond"] = self.lm_head.weight[:1]
         out = self.model(**inputs)
         logits = self.lm_head(out.last_hidden_state)
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
@@ -110,7 +111,7 @@ def sized(model_type: str, variant: int) -> dict[str, Any]:
 
     A mixture of experts must have some: where the draw has none, as a model of one layer may, a later one is taken.
     """
-    return dict(_sized(model_type, variant))
+    return deepcopy(_sized(model_type, variant))
 
 
 @cache

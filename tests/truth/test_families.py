@@ -7,7 +7,9 @@ import re
 from importlib import import_module
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmhw.families import FAMILIES
 from llmhw.model import DROPOUT_RATES, ModelSpec
@@ -16,8 +18,9 @@ from tests.truth.families import config_of, known_types, on_meta, our_shapes, pu
 
 def module_of(model_type: str) -> str:
     """The source of transformers' implementation, without towers for pictures."""
-    package = CONFIG_MAPPING[model_type].__module__.rpartition(".")
-    source = inspect.getsource(import_module(f"{package[0]}.{package[2].replace('configuration', 'modeling')}"))
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    module = getattr(transformers, name).__module__ if name else CONFIG_MAPPING[model_type].__module__
+    source = inspect.getsource(import_module(module.replace("configuration", "modeling")))
     return re.sub(r"^class \w*Vision.*?(?=^class |\Z)", "", source, flags=re.S | re.M)
 
 

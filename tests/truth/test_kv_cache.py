@@ -65,7 +65,7 @@ def test_cache_bytes(model_type: str, kv_format: str) -> None:
     if getattr(config, "attention_chunk_size", None):
         config.attention_chunk_size = 6
     spec = ModelSpec.from_config(published(config))
-    model = causal(config, attn_implementation="eager", dtype=dtype)
+    model = causal(config, attn_implementation="eager", dtype=dtype).eval()
     limited = model_type != ONLY_DYNAMIC and any(layer.attention and layer.attention.span for layer in spec.layers)
     # The dynamic cache of a sliding layer drops the oldest token before the next one comes (window - 1);
     # the static cache allocates what a running model needs, window. We predict the latter.

@@ -50,6 +50,7 @@ def step(model: torch.nn.Module, name: str) -> list[torch.optim.Optimizer]:
 
 def is_block_matrix(name: str, parameter: torch.Tensor) -> bool:
     outside = ("embed", "wpe", "per_layer_model", "model.altup", "project_in", "project_out", "norm", "ln_", "A_log")
+    name = name.replace("ada_rms_norm", "delay")  # two matrices
     return parameter.ndim == 2 and not any(word in name for word in outside)
 
 
@@ -63,22 +64,23 @@ def states_of(chosen: list[torch.optim.Optimizer]) -> dict[str, int]:
     return held
 
 
-CASES = [(m, n) for m in sorted(FAMILIES) for n in OPTIMIZERS if not (n == "muon" and m in STACKED_EXPERTS)]
-
-
 @pytest.mark.parametrize("precision", OPTIMIZER_PRECISIONS)
-@pytest.mark.parametrize(("model_type", "name"), CASES)
-def test_states(model_type: str, name: str, precision: str) -> None:
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_states(model_type: str, precision: str) -> None:
+    """A step of each optimizer on one model, whose building takes longer than they all."""
     model, spec = build(model_type, torch.float32 if precision == "fp32" else torch.bfloat16)
-    predicted = training_states(spec, optimizer=name, precision=precision)
-    held = states_of(step(model, name))
-    assert predicted["weights"] == bytes_of(model.parameters())
-    assert predicted["gradients"] == bytes_of(p.grad for p in model.parameters())
-    assert predicted.total == bytes_of(model.parameters()) * 2 + sum(held.values())
-    if name == "adamw":
-        assert predicted["momentum"] == held["exp_avg"]
-        assert predicted["variance"] == held["exp_avg_sq"]
-        assert predicted["step counters"] == held["step"]
+    for name in OPTIMIZERS:
+        if name == "muon" and model_type in STACKED_EXPERTS:
+            continue
+        predicted = training_states(spec, optimizer=name, precision=precision)
+        held = states_of(step(model, name))
+        assert predicted["weights"] == bytes_of(model.parameters()), name
+        assert predicted["gradients"] == bytes_of(p.grad for p in model.parameters()), name
+        assert predicted.total == bytes_of(model.parameters()) * 2 + sum(held.values()), name
+        if name == "adamw":
+            assert predicted["momentum"] == held["exp_avg"]
+            assert predicted["variance"] == held["exp_avg_sq"]
+            assert predicted["step counters"] == held["step"]
 
 
 @pytest.mark.parametrize("model_type", MASTER_FAMILIES)

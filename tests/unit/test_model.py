@@ -12,7 +12,7 @@ import pytest
 
 import llmhw
 from llmhw import catalog
-from llmhw.catalog import read_model, read_table
+from llmhw.catalog import model_index, read_model, read_table
 from llmhw.families.config import KEYS
 from llmhw.model import COMPONENTS, ModelSpec
 from llmhw.units import LLMHWError
@@ -120,7 +120,7 @@ def test_from_path_folder_and_dict(tmp_path: Path) -> None:
             '{"model_type": "lama"}',
             "model_type='lama' is not supported, and is not approximated; the nearest are llama",
         ),
-        ('{"model_type": "llama"}', "config of model_type='llama' has no num_hidden_layers"),
+        ('{"model_type": "llama"}', "of model_type='llama' has no vocab_size, no hidden_size and no num_hidden_layers"),
         ('{"model_type": 3}', "has no model_type"),
     ],
 )
@@ -161,13 +161,57 @@ LLAMA: dict[str, Any] = {
         ({"hidden_size": 0}, "config key hidden_size=0 must be a whole number from 1 to 10,000,000"),
         ({"hidden_size": "64"}, "config key hidden_size='64' must be a whole number"),
         ({"num_hidden_layers": -2}, "config key num_hidden_layers=-2"),
-        ({"vocab_size": None}, "has no vocab_size"),
+        ({"model_type": "internlm2", "vocab_size": None}, "has no vocab_size"),
         ({"tie_word_embeddings": "yes"}, "config key tie_word_embeddings='yes' must be true or false"),
     ],
 )
 def test_sizes_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(LLMHWError, match=message):
         llmhw.ModelSpec.from_config(LLAMA | change)
+
+
+def test_sizes_of_the_class() -> None:
+    """What a published file leaves out because the class has it, as llava-1.5 does, is taken from there, and said."""
+    text = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096}
+    spec = llmhw.ModelSpec.from_config(text)
+    assert (spec.hidden, spec.num_layers, spec.heads, spec.kv_heads, spec.intermediate) == (4096, 32, 32, 32, 11008)
+    assert spec.parameters.total == 6_738_939_904  # of the 7,063,427,072 of llava-1.5-7b, without its tower
+    assert set(spec.assumed) == {"hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"}
+    assert llmhw.ModelSpec.from_config(LLAMA | {"max_position_embeddings": 8}).assumed == {}
+    assert llmhw.ModelSpec.from_config(LLAMA).max_seq_len == 2048
+
+
+def test_null_is_no_grouped_heads() -> None:
+    """The class of Mistral has 8 KV heads where a config says nothing, and as many as heads where it says null."""
+    mistral = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"} | {"model_type": "mistral"}
+    assert llmhw.ModelSpec.from_config(mistral).kv_heads == 8
+    assert llmhw.ModelSpec.from_config(mistral | {"num_attention_heads": 4, "num_key_value_heads": None}).kv_heads == 4
+
+
+def test_patterns_of_letters() -> None:
+    config = LLAMA | {"model_type": "exaone4", "num_hidden_layers": 5, "sliding_window": 64}
+    spec = llmhw.ModelSpec.from_config(config | {"sliding_window_pattern": "LLG"})
+    windows = [layer.attention and layer.attention.window for layer in spec.layers]
+    assert windows == [64, 64, None, 64, 64]
+    listed = {"sliding_window_pattern": "LLLG", "layer_types": ["full_attention"] * 5}
+    assert llmhw.ModelSpec.from_config(config | listed).attention_summary == {"full": 5}
+    with pytest.raises(LLMHWError, match="must be a whole number, or letters L and G, such as LLLG"):
+        llmhw.ModelSpec.from_config(config | {"sliding_window_pattern": "LXG"})
+
+
+def test_bloom_as_it_was_published() -> None:
+    config = {"model_type": "bloom", "n_embed": 1024, "n_layer": 24, "num_attention_heads": 16, "vocab_size": 250880}
+    spec = llmhw.ModelSpec.from_config(config | {"seq_length": 2048, "n_inner": None})
+    assert spec.parameters.total == 559_214_592
+    assert spec.max_seq_len == 2048
+
+
+@pytest.mark.parametrize("name", ["mimo-7b", "exaone-4.5-33b"])
+def test_checkpoints_with_multi_token_prediction(name: str) -> None:
+    """What the Hub counts in the checkpoint is the model with the block that drafts its next tokens."""
+    row = next(row for row in model_index() if row["name"] == name)
+    counts = llmhw.model(name).parameters
+    assert counts.total + counts.mtp == int(row["parameters_published"])
 
 
 def test_layer_types_must_cover_every_layer() -> None:

@@ -187,9 +187,9 @@ def test_shares_of_the_hubs_downloads_that_are_found_by_id() -> None:
             asked[group] += count
             found[group] += count * (meant is not None)
             read[group] += count * (meant is not None and meant.name not in refused)
-    assert found["decoders"] / asked["decoders"] > 0.94
-    assert found["all"] / asked["all"] > 0.91
-    assert read["decoders"] / asked["decoders"] > 0.82
+    assert found["decoders"] / asked["decoders"] > 0.95
+    assert found["all"] / asked["all"] > 0.935
+    assert read["decoders"] / asked["decoders"] > 0.95
 
 
 def test_models_of_a_refused_architecture_are_refused_by_its_name() -> None:

@@ -74,6 +74,7 @@ def test_every_command_answers(model_type: str) -> None:
     sizes = _sizes(model_type, 512, 1024, 8, 4, 1000, ffn_hidden_size=1024, multi_query_group_num=2)
     missing = {"attention": {"no_op": True}, "ffn": {"no_op": True}}
     sizes["block_configs"] = [{"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": 2.0}}] * 3 + [missing]
+    sizes["cross_attention_layers"] = [1]
     sizes |= dict.fromkeys(("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim"), 32)
     spec = ModelSpec.from_config({**sizes, "max_position_embeddings": 4096, "kv_channels": 64})
     assert llmhw.fit(spec, "rtx 4090").to_dict()

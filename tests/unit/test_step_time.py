@@ -582,7 +582,7 @@ def test_stragglers() -> None:
 @pytest.mark.parametrize(
     ("options", "software", "message"),
     [
-        ({}, "megatron-2027", "software='megatron-2027' is not known; did you mean megatron-2026, "),
+        ({}, "megatron-2027", "software='megatron-2027' is not known; did you mean megatron-2021, "),
         (
             {"gpu": "A100 80GB SXM", "compute": "fp8"},
             None,

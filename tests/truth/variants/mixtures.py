@@ -175,7 +175,14 @@ def _flint(draw: st.DrawFn) -> dict[str, Any]:
     return _windows(draw, config | {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))})
 
 
+def _kolibri1(draw: st.DrawFn) -> dict[str, Any]:
+    config = sizes(draw) | head_dim(draw) | experts(draw, "num_experts") | window(draw)
+    config |= {"shared_expert_intermediate_size": 8 * draw(st.integers(1, 6))}
+    return config | maybe(draw, layer_types=kinds(config, "full_attention", "sliding_attention"))
+
+
 VARIANTS = {
+    "kolibri1": _kolibri1,
     "mixtral": lambda d: sizes(d) | window(d) | _local(d),
     "qwen2_moe": _qwen2_moe,
     "qwen3_moe": lambda d: sizes(d) | head_dim(d) | bias(d) | experts(d, "num_experts") | _qwen_dense(d),

@@ -56,8 +56,10 @@ def _falcon(draw: st.DrawFn) -> dict[str, Any]:
     del config["intermediate_size"]
     config |= maybe(draw, multi_query=BOOLS, parallel_attn=BOOLS, bias=BOOLS, new_decoder_architecture=BOOLS)
     config |= maybe(draw, ffn_hidden_size=st.integers(8, 90), num_ln_in_parallel_attn=st.sampled_from([1, 2]))
-    if not config.get("new_decoder_architecture"):
-        config["num_kv_heads"] = config["num_attention_heads"]  # transformers cannot run other values here
+    if not config.get("new_decoder_architecture"):  # transformers cannot run other values here
+        config["num_kv_heads"] = config["num_attention_heads"]
+        if config.get("parallel_attn", True):
+            config["num_ln_in_parallel_attn"] = 1
     return config
 
 
