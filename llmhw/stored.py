@@ -22,7 +22,8 @@ _BESIDE = (
     (
         "buffers",
         r"inv_freq$|(^|\.)rotary\w*\.\w+$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$"
-        r"|(^|\.)(position|token_type)_ids$|expert_bias$|layer_scalar$|(^|\.)gate\.bias$|balancing_biases$|(^|\.)act_fn\.(beta|eps)$"
+        r"|(^|\.)(position|token_type)_ids$|expert_bias$|layer_scalar$|(^|\.)gate\.bias$"
+        r"|balancing_biases$|(^|\.)act_fn\.(beta|eps)$"
         r"|(^|\.)((query|key|diagonal)_decay|slope_rate|tid2eid|layer_multipliers|ngram_heads_(offsets|vocab_sizes))$",
     ),
 )
