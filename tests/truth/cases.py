@@ -49,10 +49,14 @@ def text_of(config: dict[str, Any]) -> dict[str, Any]:
     return {**found.text, "model_type": key_of(found.model_type)}
 
 
+# transformers' class of Kimi Linear has not K3's latent experts, and its Chameleon wants a list of picture tokens.
+_WITHOUT_CLASS = {"kimi-k3", "chameleon-7b"}
+
+
 def _shapes() -> list[str]:
     found: dict[tuple[str, ...], str] = {}
     for row in model_index():
-        if not row["refused"]:
+        if not row["refused"] and row["name"] not in _WITHOUT_CLASS:
             found.setdefault((row["model_type"], row["parameters_transformers"]), row["name"])
     return [name for name in found.values() if text_of(read_model(name)[1])["model_type"] in CONFIG_MAPPING]
 
