@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.truth.variants.common import BOOLS, bias, experts, kinds, maybe, sizes
+from tests.truth.variants.common import BOOLS, bias, experts, head_dim, kinds, maybe, sizes
 
 
 def linear(draw: st.DrawFn) -> dict[str, Any]:
