@@ -11,8 +11,8 @@ from llmhw.catalog import model_index, read_model
 from llmhw.families import FAMILIES, inkling, key_of, latent, mixtures
 from llmhw.families.wrappers import unwrap
 
-# Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=200.
-EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "40"))
+# Random configs of each family; the long run is LLMHW_TRUTH_EXAMPLES=40.
+EXAMPLES = int(os.environ.get("LLMHW_TRUTH_EXAMPLES", "12"))
 
 # Families whose FLOPs torch cannot confirm: transformers multiplies otherwise than the model is meant to run.
 FLOPS_FAMILIES = sorted(key for key, family in FAMILIES.items() if not family.arithmetic)
@@ -65,7 +65,7 @@ def _shapes() -> list[str]:
 SHAPES = _shapes()
 
 
-def counts(examples: int = 40) -> dict[str, int]:
+def counts(examples: int = 12) -> dict[str, int]:
     """Cases by quantity. A FLOPs case is one pass of one model; an optimizer case is one model's step."""
     states = len(FAMILIES) * len(OPTIMIZERS) - len(STACKED_EXPERTS)
     return {
