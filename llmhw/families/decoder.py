@@ -8,7 +8,7 @@ from typing import Any
 from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config
 from llmhw.model import Attention, Layer, Tensor
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, shown
 
 FeedForward = Callable[[Builder, int], None]  # adds a layer's feed-forward part; is told whether it has experts
 
@@ -21,7 +21,7 @@ def window_of(c: Config, kind: str) -> tuple[int | None, int | None]:
         return c.count("sliding_window"), None
     if kind == "chunked_attention":
         return None, c.count("attention_chunk_size")
-    raise LLMHWError(f"config key layer_types has {kind!r}; this family knows full, sliding and chunked attention")
+    raise LLMHWError(f"config key layer_types has {shown(kind)}; this family knows full, sliding and chunked attention")
 
 
 ONE_NORM = {"input_layernorm": "norm_in"}
@@ -160,7 +160,7 @@ def sparse_layers(c: Config, first: int = 0) -> list[bool]:
         known = ("dense", "sparse", "moe")
         for kind in listed:
             if kind not in known:
-                raise LLMHWError(f"config key mlp_layer_types has {kind!r}; known are {', '.join(known)}")
+                raise LLMHWError(f"config key mlp_layer_types has {shown(kind)}; known are {', '.join(known)}")
         return [kind != "dense" for kind in c.listed("mlp_layer_types", listed)]
     every = c.get("moe_layer_freq", default=1)
     if not isinstance(every, int):

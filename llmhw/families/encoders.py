@@ -30,8 +30,8 @@ def _task(c: Config) -> str:
     found = next((task for task in (*MAKES, "Model") if architecture.endswith(task)), "")
     if not found or architecture.removesuffix(found).casefold() not in known:
         raise LLMHWError(
-            f"config key architectures={[architecture]!r} of model_type={c.model_type!r} is not covered, and is not "
-            f"taken for another; known are Model, {', '.join(MAKES)}"
+            f"config key architectures={shown([architecture])} of model_type={c.model_type!r} is not covered, and is "
+            f"not taken for another; known are Model, {', '.join(MAKES)}"
         )
     return found
 

@@ -93,8 +93,8 @@ def head_of(architecture: str) -> tuple[str, Callable[[Config, Body, bool], None
     found = next((head for ending, head in _ENDINGS.items() if architecture.endswith(ending)), (_TOKENS, _language))
     if architecture and found[1] in (_language, _none) and _OTHERS.search(architecture):
         raise LLMHWError(
-            f"config key architectures={[architecture]!r} is a draft model, not the language model of its model_type; "
-            f"those that are known are {', '.join(sorted(DRAFTS))}"
+            f"config key architectures={shown([architecture])} is a draft model, not the language model of its "
+            f"model_type; those that are known are {', '.join(sorted(DRAFTS))}"
         )
     return found
 

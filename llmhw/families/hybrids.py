@@ -11,7 +11,7 @@ from llmhw.families.decoder import TWO_NORMS, mtp_of, routed
 from llmhw.families.family import Family, family
 from llmhw.families.recurrent import CHUNKS, SCAN, conv, divided, kinds_of, mamba2, rank_of
 from llmhw.model import Attention, Layer, LinearAttention, Tensor
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, shown
 
 # -- lightning attention ----------------------------------------------------------------------
 
@@ -96,14 +96,16 @@ def _nemotron_kinds(c: Config, pattern_key: str, *list_keys: str) -> list[str]:
     if not types:
         pattern = c.get(pattern_key, default="")
         if not pattern or set(pattern) - set(_NEMOTRON_LETTERS):
-            raise LLMHWError(f"config key {pattern_key}={pattern!r} must be made of {', '.join(_NEMOTRON_LETTERS)}")
+            raise LLMHWError(
+                f"config key {pattern_key}={shown(pattern)} must be made of {', '.join(_NEMOTRON_LETTERS)}"
+            )
         types = [_NEMOTRON_LETTERS[letter] for letter in pattern]
     known = {"mamba": "linear_attention", "attention": "full_attention"}
     types = [known.get(kind, kind) for kind in types]
     for kind in types:
         if kind not in _NEMOTRON_LETTERS.values():
             raise LLMHWError(
-                f"config key {list_keys[0]} has {kind!r}; known are {', '.join(_NEMOTRON_LETTERS.values())}"
+                f"config key {list_keys[0]} has {shown(kind)}; known are {', '.join(_NEMOTRON_LETTERS.values())}"
             )
     return types
 

@@ -9,7 +9,7 @@ from llmhw.families.config import Config
 from llmhw.families.decoder import TWO_NORMS, head_norms, sparse_layers
 from llmhw.families.family import Family, family
 from llmhw.model import Attention, Layer, LinearAttention
-from llmhw.units import LLMHWError
+from llmhw.units import LLMHWError, shown
 
 
 def _types(c: Config) -> list[str]:
@@ -19,7 +19,7 @@ def _types(c: Config) -> list[str]:
     types = c.layer_types(lambda i: "hybrid_sliding" if i in sliding else "hybrid")
     for kind in types:
         if kind not in ("hybrid", "hybrid_sliding"):
-            raise LLMHWError(f"config key layer_types has {kind!r}; known are hybrid and hybrid_sliding")
+            raise LLMHWError(f"config key layer_types has {shown(kind)}; known are hybrid and hybrid_sliding")
     return types
 
 

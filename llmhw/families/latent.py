@@ -340,7 +340,7 @@ def _v4_types(c: Config) -> tuple[list[str], dict[str, int]]:
     types = c.layer_types(lambda i: list(_RATES)[0 if i % 2 and i > 1 else 1])
     for kind in types:
         if kind not in kinds.values():
-            raise LLMHWError(f"config key layer_types has {kind!r}; known are {', '.join(kinds.values())}")
+            raise LLMHWError(f"config key layer_types has {shown(kind)}; known are {', '.join(kinds.values())}")
     return types, rates
 
 

@@ -10,7 +10,7 @@ from llmhw.families.config import Config
 from llmhw.families.decoder import ONE_NORM, TWO_NORMS, routed
 from llmhw.families.family import Family, family
 from llmhw.model import Layer, LinearAttention
-from llmhw.units import LLMHWError, ceil_div
+from llmhw.units import LLMHWError, ceil_div, shown
 
 CHUNKS = "linear attention runs in chunks in transformers; the prediction is its recurrent form"
 _PADDED = "transformers' convolution computes its padding, too; the prediction is that of the tokens"
@@ -40,7 +40,7 @@ def kinds_of(c: Config, otherwise: Callable[[int], str], *known: str) -> list[st
     types = [_KINDS.get(kind, kind) for kind in types]
     for kind in types:
         if kind not in known:
-            raise LLMHWError(f"config key layer_types has {kind!r}; {c.model_type} knows {', '.join(known)}")
+            raise LLMHWError(f"config key layer_types has {shown(kind)}; {c.model_type} knows {', '.join(known)}")
     return types
 
 
@@ -315,7 +315,7 @@ def _recurrent_gemma(c: Config) -> Body:
     """Griffin: two layers of RG-LRU to one of sliding attention."""
     pattern = c.get("block_types")
     if not pattern or set(pattern) - {"recurrent", "attention"}:
-        raise LLMHWError(f"config key block_types={pattern!r} must be made of 'recurrent' and 'attention'")
+        raise LLMHWError(f"config key block_types={shown(pattern)} must be made of 'recurrent' and 'attention'")
     width, kernel, heads = c.count("lru_width", default=c.hidden), c.count("conv1d_width"), c.heads
     inner, block = c.intermediate // 2, width // heads
     a = attention_of(c, window=c.count("attention_window_size"))

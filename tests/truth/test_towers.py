@@ -28,8 +28,8 @@ CLASSES = {
     **modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     **modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 }
-# Random configs of each wrapper; the long run is LLMHW_TRUTH_EXAMPLES=400.
-EACH = max(EXAMPLES // 10, 1)
+# Random configs of each wrapper; the long run is LLMHW_TRUTH_EXAMPLES=160.
+EACH = max(EXAMPLES // 4, 1)
 # Their vision encoder is one of the timm library, whose sizes no config holds.
 TIMM = {"fast_vlm", "gemma3n", "perception_lm"}
 
