@@ -32,7 +32,7 @@ _NAMES = (
     ("attention", r"norm\.W_(down|up)\."),
     ("router", r"(^|\.)hc_\w+$|(e_score_correction|expert)_bias$"),
     ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
-    ("head", r"lm_head|embed_out|unembed|^output\."),
+    ("head", r"lm_head|embed_out|(^|\.)unembed\.|^(output|head)\."),
     ("experts", r"\.experts\.|block_sparse_moe\.(in|out)put_linear"),
     ("router", r"router|\.gate\.(weight|bias)$|shared_expert_gate"),
     ("embedding", r"embed|wte|wpe"),
@@ -223,7 +223,7 @@ def _sorted(spec: ModelSpec, found: Checkpoint) -> tuple[list[str], dict[str, tu
         number = search(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,6})\.", name)
         if number and int(number[1]) >= spec.num_layers:
             kind = kind or "multi-token prediction"
-        if spec.tied and search(r"(^|\.)(lm_head|embed_out)\.weight$", name):
+        if spec.tied and search(r"(^|\.)(lm_head|embed_out|unembed)\.weight$|^head\.weight$", name):
             kind = "a copy of the tied embeddings"
         if not kind:
             own.append(name)
