@@ -240,7 +240,7 @@ def component_of(spec: ModelSpec, name: str) -> str:
     inner = search(r"(?:^|\.)\d{1,6}\.(.*)", name)
     known = _components(spec)
     short = inner[1] if inner else name
-    for end in (short, name):
+    for end in (name, short):
         if end in known:
             return known[end]
     return next((component for component, pattern in _NAMES if search(pattern, name)), COMPONENTS[1])
@@ -249,7 +249,8 @@ def component_of(spec: ModelSpec, name: str) -> str:
 def _components(spec: ModelSpec) -> dict[str, str]:
     found = {tensor.name: tensor.component for layer, _ in spec.layer_kinds for tensor in layer.tensors}
     outer = {tensor.name: tensor.component for tensor in spec.tensors}
-    return {name.partition(".")[2]: component for name, component in outer.items()} | outer | found
+    inner = {name.partition(".")[2]: component for name, component in outer.items() if name.count(".") > 1}
+    return inner | outer | found
 
 
 def total_line(spec: ModelSpec) -> str:
