@@ -45,6 +45,8 @@ class Builder:
         self, prefix: str, count: int, used: int, sizes: Mapping[str, tuple[int, int]], *, bias: bool, swapped: bool
     ) -> None:
         """Stacked expert matrices, as transformers 5 holds them; `sizes` are outputs and inputs of one expert."""
+        if used > count:
+            raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         stack = Tensor("", (), "experts", True, count, used, split="experts")
         for part, size in sizes.items():
             shape = (count, *(size[::-1] if swapped else size))
@@ -89,8 +91,6 @@ class Builder:
         used = c.count(
             "num_experts_per_tok", "experts_per_token", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k"
         )
-        if used > count:
-            raise LLMHWError(f"config key num_experts_per_tok={used} is more than the {count} experts there are")
         self.linear(f"{prefix}.{router}", "router", count, c.hidden, bias=bias)
         if corrected:
             self.plain(f"{prefix}.{corrected}", "router", (count,))
