@@ -416,8 +416,8 @@ def _delta(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
         for label in ("queries", "keys"):
             t.keep(part, label, t.new(heads * linear.key_dim, 4))
     _delta_core(t, part, heads, linear.key_dim, linear.value_dim)
-    out = t.new(values, 4)
-    t.keep("norms", "input in fp32", out)
+    # the padded result of a single head needs no copy to lie token by token
+    t.keep("norms", "input in fp32", t.new(values, 4, rows=_padded(t) if t.e == 4 and heads == 1 else 0))
     t.keep("norms", "1 / root mean square", t.new(heads, 4))
     for label in ("normalized, before the weight", "normalized, before the gate"):
         t.keep("norms", label, t.new(values))
@@ -426,14 +426,19 @@ def _delta(t: _Tape, s: Style, layer: Layer, x: _Tensor) -> _Tensor:
     return t.scattered(t.linear("output projection", "input of the output projection", t.new(values), hidden))
 
 
+def _padded(t: _Tape) -> int:
+    """Tokens of whole chunks."""
+    return -(-t.seq_len // _CHUNK) * _CHUNK
+
+
 def _delta_core(t: _Tape, part: str, heads: int, key_dim: int, value_dim: int) -> None:
     """The rule itself: queries and keys normalized, each chunk solved as a triangular system, the state passed on.
 
     In fp32, where tokens fill the last chunk, strides make it keep four more copies of queries and keys: 1 to 3 %.
     """
-    chunks = -(-t.seq_len // _CHUNK)
+    chunks = _padded(t) // _CHUNK
 
-    def rows(label: str, width: int, times: int = 1, count: int = chunks * _CHUNK) -> None:
+    def rows(label: str, width: int, times: int = 1, count: int = _padded(t)) -> None:
         for _ in range(times):
             t.keep(part, label, t.new(width, 4, rows=count))
 

@@ -1024,9 +1024,10 @@ def larger(device: Accelerator) -> Iterator[Accelerator]:
 
 @cache
 def _by_memory(vendor: str, place: str) -> list[tuple[int, str]]:
-    """Memory in MiB and names of a vendor's devices that are built in alike, the smallest first."""
+    """Memory in MiB and names of a vendor's devices that are built in alike and can be had, the smallest first."""
     rows = [row for row in _rows("accelerators").values() if row["vendor"] == vendor and _place(row["form"]) == place]
-    return sorted((int(row["memory_mib"]), row["name"]) for row in rows)
+    had = (row for row in rows if not row["note"].startswith("Announced"))
+    return sorted((int(row["memory_mib"]), row["name"]) for row in had)
 
 
 def accelerators() -> list[Accelerator]:

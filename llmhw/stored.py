@@ -16,26 +16,38 @@ from llmhw.units import LLMHWError, check_choice, format_quantity, shown
 _BESIDE = (
     (
         "vision and audio parts",
-        r"(^|\.)(visual|vision_\w+|vision|multi_modal_projector|mm_projector|audio_\w+|image_\w+)\.",
+        r"^([a-zA-Z_]\w*\.)*(visual|vision_\w+|vision|multi_modal_projector|mm_projector|audio_\w+|image_\w+)\.",
     ),
     ("multi-token prediction", r"(^|\.)mtp(\.|_)|(^|\.)nextn\."),
     (
         "buffers",
-        r"inv_freq$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$|(^|\.)position_ids$|expert_bias$|layer_scalar$",
+        r"inv_freq$|(^|\.)rotary\w*\.\w+$|masked_bias$|(^|\.)attn\.bias$|e_score_correction_bias$"
+        r"|(^|\.)(position|token_type)_ids$|expert_bias$|layer_scalar$|(^|\.)gate\.bias$"
+        r"|balancing_biases$|(^|\.)act_fn\.(beta|eps)$"
+        r"|(^|\.)((query|key|diagonal)_decay|slope_rate|tid2eid|layer_multipliers|ngram_heads_(offsets|vocab_sizes))$",
     ),
 )
 # The component of a tensor that has another name than in transformers.
 _NAMES = (
+    ("attention", r"norm\.W_(down|up)\."),
+    ("router", r"(^|\.)hc_\w+$|(e_score_correction|expert)_bias$"),
     ("norms", r"norm|(^|\.)ln_|(^|\.)norm_\d"),
-    ("head", r"lm_head|embed_out|^output\."),
+    ("head", r"lm_head|embed_out|(^|\.)unembed\.|^(output|head)\."),
     ("experts", r"\.experts\.|block_sparse_moe\.(in|out)put_linear"),
     ("router", r"router|\.gate\.(weight|bias)$|shared_expert_gate"),
     ("embedding", r"embed|wte|wpe"),
     ("attention", r"attn|attention|mixer|conv"),
     ("mlp", r"mlp|ffn|fc\d|feed_forward|block_sparse|shared"),
 )
-# What safetensors calls a format, as `llmhw.precision` does.
-_KINDS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64": "fp64"}
+# Where files hold names like these, and none of the model's own tensor: in how many tensors they hold that one.
+_PARTS = (
+    (r"(^|\.)k_conv1d\.weight$", r"attn\.conv1d\.weight$", 3),
+    (r"(^|\.)(att_proj|w?qkv(_proj)?)\.weight$", r"(^|\.)[kv]_proj\.", 0),
+    (r"(^|\.)(ff_proj|gate_up_proj)\.weight$", r"(^|\.)mlp\.up_proj\.", 0),
+    (r"(^|\.)new_embedding$", r"(^|\.)embed_tokens\.weight$", 2),
+)
+# Numbers that nobody trains.
+_WHOLE = ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,10 +160,9 @@ def check(path: str) -> Comparison:
         )
     found = checkpoint_at(path)
     own, beside = _sorted(spec, found)
-    split = any(_EXPERT in name for name in own) and _has_numbered(own)
     groups = weight_groups(spec, _format(spec))
     predicted = sum(round(group.bytes) for group in groups)
-    counted = _tensors(spec, split)
+    counted = _tensors(spec, own)
     if found.missing and not found.tensors:
         if found.total is None:
             raise LLMHWError(f"model={shown(path)} has an index without total_size, and none of its files is there")
@@ -170,26 +181,27 @@ def check(path: str) -> Comparison:
     return Comparison(spec, found, pairs, (predicted, held), (counted, len(own)), beside)
 
 
-_EXPERT = ".experts."
-
-
-def _has_numbered(names: list[str]) -> bool:
-    from re import search
-
-    return any(search(r"\.experts\.\d+\.", name) for name in names)
-
-
 def _format(spec: ModelSpec) -> str:
     return number_format(check_choice("dtype", spec.dtype, ("bfloat16", "float16", "float32", "float64"))).name
 
 
-def _tensors(spec: ModelSpec, split: bool) -> int:
-    """How many tensors the model has in its files, which hold each expert for itself where they are split."""
+def _tensors(spec: ModelSpec, own: list[str]) -> int:
+    """How many tensors the model has in files with these names: experts and convolutions each for itself, or joined.
+
+    own   names of the model's tensors in the files
+    """
+    from re import search
+
+    def held(pattern: str) -> bool:
+        return any(search(pattern, name) for name in own)
+
+    experts = held(r"\.experts\.\d+\.")
+    other = [(ours, parts) for theirs, ours, parts in _PARTS if held(theirs) and not held(ours)]
     total = 0
     for tensor, count in spec.all_tensors():
-        parts = (
-            tensor.experts * (2 if tensor.part == "gate_up" else 1) if split and tensor.component == "experts" else 1
-        )
+        parts = next((parts for ours, parts in other if search(ours, tensor.name)), 1)
+        if experts and tensor.component == "experts":
+            parts = tensor.experts * (2 if tensor.part == "gate_up" else 1)
         total += count * parts
     return total
 
@@ -199,17 +211,23 @@ def _sorted(spec: ModelSpec, found: Checkpoint) -> tuple[list[str], dict[str, tu
     from re import search
 
     own, beside = [], dict[str, tuple[int, int]]()
+    counted = tuple(f".{tensor.name}" for tensor, _ in spec.all_tensors())
     for name in sorted(found.names):
-        kind = next((kind for kind, pattern in _BESIDE if search(pattern, name)), "")
+        matches = ((kind, search(pattern, name)) for kind, pattern in _BESIDE)
+        kind, ending = next(((kind, match[0]) for kind, match in matches if match), ("", ""))
+        tensor = found.tensors.get(name, Stored("", 0, 0))
+        if kind == "buffers" and any(known.endswith(ending) for known in counted):
+            kind = ""  # what others have as a buffer is trained here
+        elif tensor.kind in _WHOLE:
+            kind = kind or "buffers"
         number = search(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,6})\.", name)
         if number and int(number[1]) >= spec.num_layers:
             kind = kind or "multi-token prediction"
-        if spec.tied and search(r"(^|\.)(lm_head|embed_out)\.weight$", name):
+        if spec.tied and search(r"(^|\.)(lm_head|embed_out|unembed)\.weight$|^head\.weight$", name):
             kind = "a copy of the tied embeddings"
         if not kind:
             own.append(name)
             continue
-        tensor = found.tensors.get(name, Stored("", 0, 0))
         elements, held = beside.get(kind, (0, 0))
         beside[kind] = elements + tensor.elements, held + tensor.bytes
     return own, beside
@@ -222,7 +240,7 @@ def component_of(spec: ModelSpec, name: str) -> str:
     inner = search(r"(?:^|\.)\d{1,6}\.(.*)", name)
     known = _components(spec)
     short = inner[1] if inner else name
-    for end in (short, name):
+    for end in (name, short):
         if end in known:
             return known[end]
     return next((component for component, pattern in _NAMES if search(pattern, name)), COMPONENTS[1])
@@ -231,7 +249,8 @@ def component_of(spec: ModelSpec, name: str) -> str:
 def _components(spec: ModelSpec) -> dict[str, str]:
     found = {tensor.name: tensor.component for layer, _ in spec.layer_kinds for tensor in layer.tensors}
     outer = {tensor.name: tensor.component for tensor in spec.tensors}
-    return {name.partition(".")[2]: component for name, component in outer.items()} | outer | found
+    inner = {name.partition(".")[2]: component for name, component in outer.items() if name.count(".") > 1}
+    return inner | outer | found
 
 
 def total_line(spec: ModelSpec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,27 @@ def digits(number: float) -> str:
     return mantissa.replace(".", "").replace("-", "").strip("0")
 
 
+def words(text: str) -> str:
+    return f" {' '.join(re.findall(r'[a-z0-9.]+', text.lower()))} "
+
+
+@cache
 def hardware_figures() -> set[str]:
-    """Significant digits of every peak, bandwidth and price of the catalog, if three or more: 80 proves nothing."""
+    """Significant digits of the peaks, bandwidths and prices of devices that chapters name, if three or more.
+
+    80 proves nothing, and of several hundred devices one or other has almost every number.
+    """
+    told = words(
+        " ".join(cell.source for path in NOTEBOOKS for kind in ("code", "markdown") for cell in cells(path, kind))
+    )
     found = set()
     for name in ("accelerators.csv", "purchase_prices.csv"):
         with (ROOT / "llmhw" / "catalog" / name).open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                for column, value in row.items():
-                    if value and re.search(r"_tflops$|_per_second$|^dollars$", column):
-                        found.add(digits(float(value)))
+                names = (row.get("accelerator") or row["name"], *(row.get("aliases") or "").split(";"))
+                if any(words(each) in told for each in names if each):
+                    columns = [c for c in row if re.search(r"_tflops$|_per_second$|^dollars$", c)]
+                    found |= {digits(float(row[column])) for column in columns if row[column]}
     return {text for text in found if len(text) >= 3}
 
 

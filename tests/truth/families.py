@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from llmhw.families import FAMILIES
 from llmhw.model import ModelSpec
+from tests.truth.cases import STACKED_EXPERTS
 from tests.truth.variants import VARIANTS
 
 
@@ -106,7 +107,10 @@ def our_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def sized(model_type: str, variant: int) -> dict[str, Any]:
-    """One fixed small config of a family, two variants; drawn from the same strategies, so nothing is special."""
+    """One fixed small config of a family, two variants; drawn from the same strategies, so nothing is special.
+
+    A mixture of experts must have some: where the draw has none, as a model of one layer may, a later one is taken.
+    """
     return deepcopy(_sized(model_type, variant))
 
 
@@ -115,11 +119,22 @@ def _sized(model_type: str, variant: int) -> dict[str, Any]:
     from hypothesis import HealthCheck, Phase, find, settings
 
     seen: list[dict[str, Any]] = []
+    taken: list[dict[str, Any]] = []
+    first = 6 + 5 * variant
 
     def take(options: dict[str, Any]) -> bool:
         seen.append(options)
-        return len(seen) > 6 + 5 * variant
+        if len(seen) > first and (model_type not in STACKED_EXPERTS or has_experts(model_type, options)):
+            taken.append(options)
+        return bool(taken) and (taken[0] is seen[first] or len(taken) > variant)  # the variants shall differ
 
-    quick = settings(database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    find(kwargs(model_type), take, settings=quick)
-    return seen[-1]
+    health = list(HealthCheck)
+    quick = settings(database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=health)
+    find(kwargs(model_type), take, settings=settings(quick, max_examples=500))
+    return taken[-1]
+
+
+def has_experts(model_type: str, options: dict[str, Any]) -> bool:
+    """By our own description: experts of a feed-forward part, or other stacks of matrices."""
+    layers = ModelSpec.from_config(published(config_of(model_type, options))).layers
+    return any(t.experts > 1 or (t.matmul and len(t.shape) > 2) for layer in layers for t in layer.tensors)

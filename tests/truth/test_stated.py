@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from llmhw.families import FAMILIES
-from tests.truth.cases import STACKED_EXPERTS, counts
-from tests.truth.families import config_of, sized
+from llmhw.families import ENCODERS, FAMILIES, REMOTE
+from llmhw.families.wrappers import WRAPPERS
+from tests.truth.cases import FLOPS_FAMILIES, STACKED_EXPERTS, counts
+from tests.truth.families import has_experts, sized
 from tests.unit.command import run
 
 ROOT = Path(__file__).parents[2]
@@ -28,16 +29,9 @@ def test_stated_counts(page: str) -> None:
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_which_families_stack_experts(model_type: str) -> None:
     """Muon is left out only where experts are stacked, so the count above is the count that runs."""
-    from llmhw.model import ModelSpec
-    from tests.truth.families import published
-
-    stacked = any(
-        t.experts > 1 or (t.matmul and len(t.shape) > 2)
-        for variant in (0, 1)
-        for layer in ModelSpec.from_config(published(config_of(model_type, sized(model_type, variant)))).layers
-        for t in layer.tensors
+    assert all(
+        has_experts(model_type, sized(model_type, variant)) == (model_type in STACKED_EXPERTS) for variant in (0, 1)
     )
-    assert stacked == (model_type in STACKED_EXPERTS)
 
 
 def test_readme_counts_the_catalog_and_the_layouts() -> None:
@@ -47,6 +41,10 @@ def test_readme_counts_the_catalog_and_the_layouts() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     catalog = f"{len(llmhw.models())} models, {len(llmhw.accelerators())} accelerators, "
     assert f"{catalog}{len(llmhw.number_formats())} number formats" in text
+    read = len(FAMILIES) + len(ENCODERS) + len(REMOTE)
+    assert f"architectures that are read, {read} families" in text
+    assert f"{len(WRAPPERS)} wrappers" in text
+    assert f"{len(FLOPS_FAMILIES)} of the {len(FAMILIES)} families" in text
     layouts = len(FEW) + len(MORE)
     assert f"{layouts} layouts" in text
     page = " ".join((ROOT / "book/how-to-read.md").read_text(encoding="utf-8").split())
@@ -95,3 +93,27 @@ def test_readme_states_the_error_of_published_memory() -> None:
     assert f"over {len(found.groups)} configurations ({len(found.rows)} rows of" in text
     assert f"median error is {100 * found.median_abs_error:.1f} %" in text
     assert f"90th percentile {100 * found.p90_abs_error:.1f} %" in text
+
+
+def test_the_architecture_of_contributing_is_in_the_tree() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"in `([\w/]+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL)
+    assert [path for path, _ in shown] == ["llmhw/families/llamas.py", "tests/truth/variants/llamas.py"]
+    for path, code in shown:
+        held = (ROOT / path).read_text(encoding="utf-8")
+        assert [part for part in code.split("\n\n") if part.rstrip() not in held] == []
+
+
+def test_readme_states_the_error_of_published_checkpoints() -> None:
+    from statistics import median
+
+    from llmhw.catalog import read_table
+    from tests.unit.test_quantization import published
+
+    sizes = [published(row) for row in read_table("checkpoint_sizes") if row["use"] == "truth"]
+    errors = [100 * abs(mine / theirs - 1) for mine, theirs in sizes]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert (
+        f"over {len(errors)} other checkpoints, in the forms above, {median(errors):.2f} % and {max(errors):.2f} %"
+        in text
+    )

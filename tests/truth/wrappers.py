@@ -119,6 +119,8 @@ def fitting(draw: Draw, wrapper: str, made: dict[str, Any], text: dict[str, Any]
         made["adaptor_config"] |= {"hidden_size": hidden, "intermediate_size": hidden // 4}
         made["audio_config"]["num_timestamp_prediction_layers"] = draw(st.integers(0, 2))
         made["audio_config"]["num_hidden_layers"] = draw(st.integers(3, 5))
+    elif wrapper == "inkling2":
+        vision["text_hidden_size"] = hidden
     elif wrapper == "inkling_mm_model":
         vision |= {
             "patch_size": draw(st.sampled_from([4, 6, 12])),

@@ -123,6 +123,22 @@ def test_what_lies_beside_the_model_is_listed(tmp_path: Path) -> None:
     assert tied.beside == {"a copy of the tied embeddings": (1600, 3200)}
 
 
+def test_what_nobody_trains_is_no_difference_and_what_is_not_known_is_one(tmp_path: Path) -> None:
+    buffers = {
+        "model.layers.0.mlp.gate.tid2eid": np.zeros(6, np.int64),
+        "model.layers.0.some.count": np.zeros(3, np.int32),
+        "model.rotary_emb.alpha": np.zeros(2, np.float32),
+        "model.layers.1.block_sparse_moe.gate.bias": np.zeros(4, np.float16),
+    }
+    found = check(str(checkpoint(tmp_path / "buffers", tensors() | buffers)))
+    assert found.equal
+    assert found.beside == {"buffers": (15, 76)}
+    for name in ("model.layers.0.self_attn.q_proj.bias", "model.layers.0.mlp.vision_gate.weight", "model.scale"):
+        found = check(str(checkpoint(tmp_path / name, tensors() | {name: np.zeros(8, np.float16)})))
+        assert not found.equal
+        assert found.beside == {}
+
+
 def test_an_index_without_its_files(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "mine", parts=3)
     one, *others = sorted(folder.glob("*.safetensors"))
