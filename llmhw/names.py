@@ -353,7 +353,7 @@ def find_model(name: str) -> Resolved | None:
     """The model of the catalog that a name means, as `Names.find` looks for it.
 
     >>> find_model("bartowski/Meta-Llama-3-8B-Instruct-GGUF:Q4_K_M")
-    Resolved(name='llama-3-8b', format='Q4_K_M', peeled=('bartowski', 'Meta', 'Instruct'))
+    Resolved(name='llama-3-8b', format='Q4_K_M', peeled=('bartowski',))
     """
     return models().find(name)
 

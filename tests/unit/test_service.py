@@ -443,7 +443,7 @@ def test_what_does_not_fit_is_an_answer_without_speed() -> None:
     # every step was tried: it fits
     steps = found.next_steps()
     assert any(step.startswith("devices=2, tp=2: ") for step in steps)
-    assert any(step.startswith("device='B100 SXM 192GB': ") for step in steps)
+    assert any(step.startswith("device='B200 SXM 180GB': ") for step in steps)
     assert any(step.startswith("weights='fp8': ") for step in steps)
     tried = asked("llama-3.1-70b", "h100", weights="fp8").point.tokens_per_second
     assert any(step.startswith(f"weights='fp8': {tried:,.0f} tokens/s") for step in steps)
