@@ -10,6 +10,7 @@ from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config, check_keys
 from llmhw.families.decoder import POST_NORMS, TWO_NORMS, mtp_of, qwen_sparse, routed
 from llmhw.families.family import Family, Style, family
+from llmhw.families.latent import queries, values
 from llmhw.families.recurrent import CHUNKS, conv, kinds_of
 from llmhw.model import Attention, Layer, LinearAttention, Tensor
 from llmhw.units import LLMHWError, ceil_div
@@ -274,18 +275,10 @@ def _kda(
 def _latent(b: Builder, c: Config, *, gate: int) -> Attention:
     """Latent attention beside it; `gate`: outputs of the projection that gates its output."""
     nope, rope, v_dim = c.count("qk_nope_head_dim"), c.count("qk_rope_head_dim"), c.count("v_head_dim")
-    rank, q_rank, bias = c.count("kv_lora_rank"), c.get("q_lora_rank"), c.flag("attention_bias")
-    a = Attention(c.heads, c.heads, nope + rope, v_dim, latent=rank + rope)
-    if q_rank:
-        b.linear("self_attn.q_a_proj", "q_a", q_rank, c.hidden, bias=bias)
-        b.norm("self_attn.q_a_layernorm", q_rank, "inner_norm")
-        b.linear("self_attn.q_b_proj", "q_b", a.heads * a.head_dim, q_rank)
-    else:
-        b.linear("self_attn.q_proj", "q", a.heads * a.head_dim, c.hidden)
-    b.linear("self_attn.kv_a_proj_with_mqa", "kv_a", rank + rope, c.hidden, bias=bias)
-    b.norm("self_attn.kv_a_layernorm", rank, "inner_norm")
-    b.linear("self_attn.kv_b_proj", "kv_b", a.heads * (nope + v_dim), rank)
-    b.linear("self_attn.o_proj", "o", c.hidden, a.heads * v_dim, bias=bias)
+    a = Attention(c.heads, c.heads, nope + rope, v_dim, latent=c.count("kv_lora_rank") + rope)
+    bias = c.flag("attention_bias")
+    queries(b, c, a, bias)
+    values(b, c, a, bias)
     if gate:
         b.linear("self_attn.g_proj", "in_proj", gate, c.hidden)
     return a

@@ -9,7 +9,7 @@ from llmhw.families.builder import Body, Builder, attention_of, each, outer_of
 from llmhw.families.config import Config
 from llmhw.families.decoder import ONE_NORM, TWO_NORMS, routed
 from llmhw.families.family import Family, family
-from llmhw.model import Layer, LinearAttention
+from llmhw.model import Attention, Layer, LinearAttention
 from llmhw.units import LLMHWError, ceil_div, shown
 
 CHUNKS = "linear attention runs in chunks in transformers; the prediction is its recurrent form"
@@ -164,17 +164,22 @@ def _mamba2_of(b: Builder, c: Config, **facts: Any) -> LinearAttention:
 _PRE_FF = {**ONE_NORM, "pre_ff_layernorm": "norm"}
 
 
+def _mixer(b: Builder, c: Config, kind: str) -> tuple[Attention | None, LinearAttention | None]:
+    """What mixes the tokens of a layer: attention or Mamba-2."""
+    if kind != "full_attention":
+        return None, _mamba2_of(b, c)
+    a, bias = attention_of(c), c.flag("attention_bias")
+    b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias)
+    return a, None
+
+
 def _bamba(c: Config) -> Body:
     chosen = c.get("attn_layer_indices", default=())
     types = kinds_of(c, lambda i: "full_attention" if i in chosen else "linear_attention", *_KINDS.values())
 
     def make(kind: str) -> Layer:
-        b, a, linear = Builder(), None, None
-        if kind == "full_attention":
-            a, bias = attention_of(c), c.flag("attention_bias")
-            b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias)
-        else:
-            linear = _mamba2_of(b, c)
+        b = Builder()
+        a, linear = _mixer(b, c, kind)
         b.gated_mlp("feed_forward", c.hidden, c.intermediate, bias=c.flag("mlp_bias"))
         b.norms(_PRE_FF, c.hidden)
         return b.layer(a, linear)
@@ -200,12 +205,8 @@ def _granitemoehybrid(c: Config) -> Body:
     experts = routed(c, "block_sparse_moe", router="router") if c.count("num_local_experts", least=0) else None
 
     def make(kind: str) -> Layer:
-        b, a, linear = Builder(), None, None
-        if kind == "full_attention":
-            a, bias = attention_of(c), c.flag("attention_bias")
-            b.qkvo("self_attn", c.hidden, a, bias=bias, out_bias=bias)
-        else:
-            linear = _mamba2_of(b, c)
+        b = Builder()
+        a, linear = _mixer(b, c, kind)
         if experts:
             experts(b, True)
         b.linear("shared_mlp.input_linear", "gate_up", 2 * inner, c.hidden, shared=experts is not None)

@@ -13,21 +13,13 @@ import pytest
 import llmhw
 from llmhw.families import FAMILIES
 from llmhw.model import ModelSpec
+from tests.unit.configs import sizes
 
 
 def _sizes(
     model_type: str, hidden: int, inner: int, heads: int, kv_heads: int, layers: int, vocab: int, **more: Any
 ) -> dict[str, Any]:
-    return {
-        "model_type": model_type,
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "num_hidden_layers": layers,
-        "vocab_size": vocab,
-        **more,
-    }
+    return sizes(model_type, hidden, inner, heads, layers, vocab, num_key_value_heads=kv_heads, **more)
 
 
 def _experts(count: int, used: int, inner: int, **more: Any) -> dict[str, Any]:

@@ -15,22 +15,15 @@ import pytest
 import llmhw
 from llmhw.units import LLMHWError
 from tests.unit.command import refused, run
+from tests.unit.configs import TINY
 
-LLAMA: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "vocab_size": 100,
-}
 PARAMS: dict[str, Any] = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "vocab_size": 100}
 MEGATRON = (
     "torchrun pretrain_gpt.py --num-layers 2 --hidden-size 64 --ffn-hidden-size 128 --num-attention-heads 4 --swiglu "
     "--normalization RMSNorm --disable-bias-linear --untie-embeddings-and-output-weights "
     "--position-embedding-type rope --padded-vocab-size 100"
 )
-TOTAL = llmhw.ModelSpec.from_config(LLAMA).parameters.total
+TOTAL = llmhw.ModelSpec.from_config(TINY).parameters.total
 
 
 def put(folder: Path, **files: Any) -> Path:
@@ -47,14 +40,14 @@ def put(folder: Path, **files: Any) -> Path:
 @pytest.mark.parametrize("name", ["config.json", "CONFIG.JSON", "mine.jsonc", "mine", "my model.txt"])
 def test_a_config_in_any_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    path.write_text(json.dumps(LLAMA), encoding="utf-8")
+    path.write_text(json.dumps(TINY), encoding="utf-8")
     assert llmhw.model(path).parameters.total == llmhw.model(str(path)).parameters.total == TOTAL
 
 
 def test_a_folder_is_read_by_what_it_holds(tmp_path: Path) -> None:
-    assert llmhw.model(put(tmp_path / "hf", config=LLAMA)).name == "hf"
+    assert llmhw.model(put(tmp_path / "hf", config=TINY)).name == "hf"
     assert llmhw.model(put(tmp_path / "native", params=PARAMS)).name == "native"
-    both = put(tmp_path / "both", config=LLAMA, params=PARAMS | {"n_layers": 3})
+    both = put(tmp_path / "both", config=TINY, params=PARAMS | {"n_layers": 3})
     assert llmhw.model(both).num_layers == 2
     with pytest.raises(LLMHWError, match=r"is a folder without a config.json \(it is empty\); give the path of a"):
         llmhw.model(put(tmp_path / "empty"))
@@ -64,12 +57,12 @@ def test_a_folder_is_read_by_what_it_holds(tmp_path: Path) -> None:
 
 def test_a_name_is_asked_before_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    put(tmp_path / "gpt2", config=LLAMA)
+    put(tmp_path / "gpt2", config=TINY)
     assert llmhw.model("gpt2").model_type == "gpt2"
     assert llmhw.model("./gpt2").model_type == "llama"
 
 
-@pytest.mark.parametrize("config", [LLAMA, LLAMA | {"quantization_config": None}])
+@pytest.mark.parametrize("config", [TINY, TINY | {"quantization_config": None}])
 def test_what_hf_quant_config_says_is_part_of_the_config(tmp_path: Path, config: dict[str, Any]) -> None:
     said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head"]}}
     folder = put(tmp_path, config=config, hf_quant_config=said)
@@ -77,7 +70,7 @@ def test_what_hf_quant_config_says_is_part_of_the_config(tmp_path: Path, config:
         spec = llmhw.model(path)
         assert spec.quantization == "modelopt"
         assert spec.config["quantization_config"]["quantization"]["quant_algo"] == "FP8"
-    own = put(tmp_path, config=LLAMA | {"quantization_config": {"quant_method": "fp8"}})
+    own = put(tmp_path, config=TINY | {"quantization_config": {"quant_method": "fp8"}})
     assert llmhw.model(own).quantization == "fp8"
 
 
@@ -86,7 +79,7 @@ def test_a_safetensors_file_is_the_model_of_the_config_beside_it(tmp_path: Path)
     path.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(LLMHWError, match=r"holds weights, and no config.json lies beside it; give the path"):
         llmhw.model(path)
-    put(tmp_path, config=LLAMA)
+    put(tmp_path, config=TINY)
     assert llmhw.model(path).parameters.total == TOTAL
 
 
@@ -111,7 +104,7 @@ def test_other_files_of_a_checkpoint_are_refused_by_what_they_are(tmp_path: Path
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(LLMHWError, match=f"is {what}, no model's config; give the path of the model's config.json"):
         llmhw.model(path)
-    put(tmp_path, config=LLAMA)
+    put(tmp_path, config=TINY)
     assert f"is {what}, no model's config; give {tmp_path / 'config.json'}, which lies beside it" in refused(
         "model", str(path)
     )
@@ -147,7 +140,7 @@ def test_pickled_weights(tmp_path: Path, name: str, head: bytes) -> None:
 # -- standard input ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", [json.dumps(LLAMA), json.dumps(PARAMS), MEGATRON])
+@pytest.mark.parametrize("text", [json.dumps(TINY), json.dumps(PARAMS), MEGATRON])
 def test_standard_input_takes_all_that_a_file_may_hold(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     spec = llmhw.model("-")
@@ -171,7 +164,7 @@ def test_a_pipe_is_read_once_for_many_answers() -> None:
 
 
 def test_an_empty_name_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(put(tmp_path, config=LLAMA))
+    monkeypatch.chdir(put(tmp_path, config=TINY))
     assert "model='' is an empty path; give a name as `llmhw models` lists them" in refused("model", "")
 
 

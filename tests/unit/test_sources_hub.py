@@ -19,15 +19,8 @@ from llmhw.catalog import read_model
 from llmhw.sources.hub import repository_of
 from llmhw.units import LLMHWError
 from tests.unit.command import refused, run
+from tests.unit.configs import TINY
 
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "vocab_size": 100,
-}
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
