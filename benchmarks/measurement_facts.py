@@ -478,9 +478,6 @@ def backend(row: Row) -> str:
     return "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
 
 
-# Mean tokens of prompts and answers of MLPerf's data sets. Answers: 294.45, 684.68 and 3,880 tokens a sample in its
-# reference implementations; prompts as commonly quoted for OpenOrca, the long-context mix and the reasoning mix.
-_MLPERF = {"llama2-70b": (294, 294), "llama3.1-405b": (9428, 685), "deepseek-r1": (800, 3880)}
 # How many requests TensorRT-LLM's overview of performance runs, by the lengths of prompts and answers.
 _REQUESTS = {
     (128, 128): 30_000,
@@ -496,14 +493,10 @@ _REQUESTS = {
 }
 
 
-def _reason_of_serving(row: Row, mlperf: bool) -> str:
+def _reason_of_serving(row: Row) -> str:
     batch = row["batch_or_concurrency"]
     if row["gpu"] == "A100 SXM 80GB" and row["metric"] == "prefill_tok_per_s":
         return "681 tokens/s on A100 SXM beside 7,504 on A100 PCIe in one table: the card was not itself"
-    if mlperf and batch != "Offline":
-        return "a scenario with limits on latency: throughput depends on the arrivals"
-    if mlperf and row["model_name"] not in _MLPERF:
-        return f"model_name={row['model_name']!r}: the lengths of its data set are not known"
     if "," in row["gpu"] and "x16" in row["gpu"]:
         return "two kinds of devices in one system"
     if row["metric"] == "ttft_ms" and batch.isdigit() and int(batch) > 1 and "queueing" in row["notes"]:
@@ -563,26 +556,25 @@ def inference_throughput(row: Row) -> Facts:
     experts = parameters is not None and parameters.active != parameters.total
     shared = experts and ("attention-DP" in row["notes"] or "MLPerf" in row["source"])
     stored, cached = served_formats(row)
-    prompt, answer = _MLPERF.get(row["model_name"], ("", "")) if mlperf else ("", "")
-    requests = ""
+    prompt, answer, requests = "", "", ""
     if "perf-overview" in row["source"] and not row["batch_or_concurrency"].isdigit():
         requests = str(_REQUESTS.get((row.count("isl", 0, least=0), row.count("osl", 0, least=0)), ""))
     if "InferenceX" in row["source"]:  # lengths from 0.8 to 1.0 of what is stated; ten requests for each at a time
-        prompt, answer = round(0.9 * row.count("isl")), round(0.9 * row.count("osl"))
+        prompt, answer = (str(round(0.9 * row.count(name))) for name in ("isl", "osl"))
         requests = str(10 * row.count("batch_or_concurrency"))
     fused = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
     return (
         found
         | {
-            "not_predicted": _reason_of_serving(row, mlperf),
+            "not_predicted": _reason_of_serving(row),
             "cluster": cluster_of(row),
             "device": served_device(row["gpu"]),
             "software": engine(row),
             "backends": backend(row),
             "weights": stored,
             "kv_dtype": cached,
-            "mean_isl": str(prompt),
-            "mean_osl": str(answer),
+            "mean_isl": prompt,
+            "mean_osl": answer,
             "requests": requests,
             # a decode row's isl is the depth already
             "past": _stated(row, r"@ d(\d+)") if row["metric"].startswith("prefill") else "",
