@@ -226,10 +226,10 @@ _KEY = re.compile(r"- kv\s+\d+:\s+(\S+)\s+([a-z]+\d*)(?:\[\S*?)?\s+= (.*)")
 _SIZE = re.compile(r"(?:print_info|llm_load_print_meta|print_meta): (\w+)\s*= (\[[\d, ]+\]|\S+)")
 _SIZES = {
     "n_ctx_train": "context_length", "n_embd": "embedding_length", "n_layer": "block_count",
-    "n_ff": "feed_forward_length", "n_head": "attention.head_count", "n_head_kv": "attention.head_count_kv", "n_embd_head_k": "attention.key_length",
-    "n_embd_head_v": "attention.value_length", "n_rot": "rope.dimension_count", "n_expert": "expert_count",
-    "n_expert_used": "expert_used_count", "n_vocab": "vocab_size", "n_swa": "attention.sliding_window",
-    "n_ff_exp": "expert_feed_forward_length",
+    "n_ff": "feed_forward_length", "n_head": "attention.head_count", "n_head_kv": "attention.head_count_kv",
+    "n_embd_head_k": "attention.key_length", "n_embd_head_v": "attention.value_length",
+    "n_rot": "rope.dimension_count", "n_expert": "expert_count", "n_expert_used": "expert_used_count",
+    "n_vocab": "vocab_size", "n_swa": "attention.sliding_window", "n_ff_exp": "expert_feed_forward_length",
 }  # fmt: skip
 
 _DEVICE = tuple(
@@ -346,8 +346,8 @@ def _buffers(lines: Iterable[str]) -> dict[str, dict[str, float]]:
             place = "host" if device.startswith(_HOST) else device
             held = found.setdefault(place, {})
             # a graph is reserved more than once: the largest counts
-            more = max if name == "compute buffer" else lambda a, b: a + b
-            held[name] = more(held.get(name, 0.0), float(size.replace(",", "")) * MIB)
+            before, more = held.get(name, 0.0), float(size.replace(",", "")) * MIB
+            held[name] = max(before, more) if name == "compute buffer" else before + more
     return found
 
 
@@ -360,7 +360,7 @@ def _metadata(lines: list[str]) -> dict[str, Any]:
             found[key] = [int(one) for one in items] if all(one.isdecimal() for one in items) else None
         else:
             found[key] = int(value) if kind[0] in "ui" and value.isdecimal() else value.strip()
-    sizes: dict[str, str] = dict(match.groups() for line in lines for match in _SIZE.finditer(line))
+    sizes = {match[1]: match[2] for line in lines for match in _SIZE.finditer(line)}
     arch = found.setdefault("general.architecture", sizes.get("arch", ""))
     for name, key in _SIZES.items():
         number = finite(sizes.get(name, "").partition(",")[0].strip("[]"))
