@@ -822,8 +822,6 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
     trained = not job.frozen
     plain = job.kernels == "torch" and job.loss != "chunked"
-    shorter = [2**i for i in range(16, 7, -1) if 2**i < job.seq_len]
-    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16"}
     return [
         [{"schedule": "1f1b"}] if p.schedule == "gpipe" else [],
         [{"loss": "chunked"}] if plain else [],
@@ -834,9 +832,17 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
         [{"micro_batch": n} for n in smaller] if job.micro_batch > 1 else [],
         [{"optimizer": "adamw-8bit"}] if trained and job.optimizer == "adamw" else [],
         [{"offload": "optimizer"}] if trained and p.offload == "none" else [],
-        [{"offload": "all"}] if p.offload != "all" else [],
-        [adapters, adapters | {"base": "nf4-dq"}] if trained else [{"base": "nf4-dq"}] if job.base is None else [],
-        [{"seq_len": n} for n in shorter],
+    ]
+
+
+def _last_resorts(job: TrainingJob) -> list[list[dict[str, Any]]]:
+    """What changes the job itself, or its speed by far: by kind, milder ones first."""
+    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16"}
+    fewer = [{"base": "nf4-dq"}] if job.base is None else []
+    return [
+        [{"offload": "all"}] if job.parallelism.offload != "all" else [],
+        fewer if job.frozen else [adapters, adapters | {"base": "nf4-dq"}],
+        [{"seq_len": 2**i} for i in range(16, 7, -1) if 2**i < job.seq_len],
     ]
 
 
@@ -863,7 +869,8 @@ def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
 def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
     """Changes with which a job fits its devices, those that lose least first; then the least devices that would do.
 
-    One change of each kind, the mildest that fits; where hardly any does, two kinds at their furthest, then more.
+    One change of each kind, the mildest that fits; where hardly any does, two kinds at their furthest, then more; at
+    last what changes the job itself.
     """
     kinds = _choices(job)
     found: list[Step] = []
@@ -883,6 +890,11 @@ def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
             if step and len(found) < most:
                 found.append(step)
                 enough.append(set(together))
+    furthest = {"recompute": "full", "recompute_layers": 0, "micro_batch": 1}
+    for mild in _last_resorts(job) if len(found) < 2 else ():
+        ways = [way | changes for way in ({}, furthest) for changes in mild]
+        step = next((step for changes in ways if (step := _try(job, changes))), None)
+        found += [step] if step else []
     yield from found[:most]
     more = least_devices(job)
     if more is not None:
