@@ -18,6 +18,7 @@ from llmhw.checks import check_prose, checked
 from llmhw.formula import Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator
 from llmhw.job import ServingJob, limits_of
+from llmhw.margin import known_error
 from llmhw.model import ModelSpec, model
 from llmhw.names import find_model
 from llmhw.precision import number_format
@@ -275,7 +276,7 @@ class EngineLog:
 
     def count(self, name: str) -> int | None:
         """A setting that is a whole number above 0."""
-        text = self.settings.get(name, "").replace(",", "")
+        text = self.settings.get(name, "").replace(",", "").rstrip(".")
         return int(text) if text.isdecimal() and len(text) < 12 and int(text) else None
 
     def on(self, name: str) -> bool:
@@ -466,8 +467,9 @@ _CACHES = {"fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "fp8_inc": "fp8", "f16": "fp16"
 def _asked(log: EngineLog, spec: ModelSpec) -> dict[str, Any]:
     """The arguments of a `ServingJob` that the log states."""
     kv = log.settings.get("kv", "").lower()
+    version = re.match(r"\d+\.\d+(\.\d+)?", log.settings.get("version", "")) if log.engine == "vllm" else None
     found: dict[str, Any] = {
-        "engine": log.engine,
+        "engine": f"{log.engine}:{version[0]}" if version else log.engine,
         "weights": _weights(log, spec),
         "kv": number_format(_CACHES.get(kv, kv)).name if kv else None,
         "tp": log.count("tp"),
@@ -517,7 +519,7 @@ def compare(
     found = _spec(read) if spec is None else model(spec) if isinstance(spec, str) else spec
     gpu = device or read.device
     if not gpu:
-        raise LLMHWError("device: the log does not name it; give device=, such as 'RTX 3090'")
+        raise LLMHWError("the log does not name its device; give device='RTX 3090' or whatever it is")
     gpu = accelerator(gpu) if isinstance(gpu, str) else gpu
     fields = _asked(read, found) | asked
     ranks = fields.get("tp", 1) * fields.get("pp", 1) * fields.get("attention_dp", 1)
@@ -552,7 +554,6 @@ class Compared(NamedTuple):
 
 # Quantity -> the entry of `calibration.json` that says how far predictions are from logs.
 _RESIDUALS = {
-    "weights": "kv-capacity, weights",
     "KV cache": "kv-capacity, bytes",
     "tokens": "kv-capacity, tokens",
     "sequences": "kv-capacity, tokens",
@@ -563,6 +564,8 @@ _LLAMA_CPP = {"weights": "weights", "KV cache": "cache", "compute buffer": "comp
 def _known_error(engine: str, quantity: str) -> float | None:
     """The 90th percentile over published logs; one in a hundred at least, as logs round."""
     told = f"llama-cpp-memory, {_LLAMA_CPP.get(quantity)}" if engine == "llama.cpp" else _RESIDUALS.get(quantity, "")
+    if (engine, quantity) == ("vllm", "weights"):  # SGLang counts what loading leaves behind, too
+        told = "kv-capacity, weights"
     entry = read_calibration("serving_memory")["residuals"].get(told)
     return None if entry is None else max(0.01, float(entry["p90_abs_error"]))
 
@@ -591,11 +594,16 @@ class LogComparison(Report):
     @cached_property
     def rows(self) -> dict[str, Compared]:
         """By quantity."""
-        made = self._llama_cpp() if self.log.engine == "llama.cpp" else self._paged()
-        return {
-            name: Compared(name, measured, predicted, unit, _known_error(self.log.engine, name))
-            for name, (measured, predicted, unit) in made.items()
-        }
+        engine = self.log.engine
+        made = self._llama_cpp() if engine == "llama.cpp" else self._paged()
+        rows = {n: Compared(n, *numbers, _known_error(engine, n)) for n, numbers in made.items()}
+        if engine != "llama.cpp" and (left := made.get("KV cache", (0.0,))[0]) > 0:
+            # a cache is what is left over: of a small one, the same error of the rest is a larger share
+            share = known_error("paged") * self.held.budget_bytes / left
+            for name in ("KV cache", "tokens", "sequences"):
+                if name in rows:
+                    rows[name] = rows[name]._replace(error=max(share, rows[name].error or 0.0))
+        return rows
 
     def _part(self, *names: str) -> float:
         """The largest sum of these parts over the stages."""

@@ -173,7 +173,7 @@ class _Memory(StepMemory):
         """All that stays on the device in one sum, but what the moments of a step tell apart."""
         if stage.index not in self._states:
             plain = optimizer_named(self.job.optimizer).scheme == "plain"
-            parts = self._sums if plain else self._real
+            parts = self._adapters if self.job.frozen else self._sums if plain else self._real
             beside = {name: sum(t.value for t in terms) for name, terms in self.towers(stage).items()}
             beside = {name: held for name, held in beside.items() if name not in self.away}
             made = [{**dict(parts(stage, zero, replicas)), **beside} for zero, replicas in self.sharding]
@@ -185,6 +185,12 @@ class _Memory(StepMemory):
                 if any(name in one for one in made):
                     found.parts[name] = _stacked([one[name] for one in made], "sharding")
         return self._states[stage.index]
+
+    def _adapters(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
+        """The same where only adapters are trained."""
+        for name, terms in self.adapted(stage, replace(self.x, zero=zero, replicas=replicas)).items():
+            if name not in self.away:
+                yield name, sum(t.value for t in terms)
 
     def _real(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
         """Parts of the states under one way of sharding, tensor by tensor."""

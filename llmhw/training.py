@@ -536,7 +536,7 @@ class StepMemory:
             whole = stage.first and job.kernels == "torch" and self.x.zero < 3
             uncut = uncut_rows(self.spec, self.x) if whole else None
             held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
-            made = self._adapted(stage) if job.frozen else state_terms(held, self.x, uncut=uncut, **names)
+            made = self.adapted(stage, self.x) if job.frozen else state_terms(held, self.x, uncut=uncut, **names)
             for name, terms in made.items():
                 found.put(name, terms)
             for name, terms in self.towers(stage).items():
@@ -544,9 +544,9 @@ class StepMemory:
             self._states[stage.index] = found
         return self._states[stage.index]
 
-    def _adapted(self, stage: Stage) -> dict[str, list[Term]]:
+    def adapted(self, stage: Stage, x: Layout) -> dict[str, list[Term]]:
         """Frozen weights, and adapters with all that is kept to train them; ZeRO-3 cuts both."""
-        job, x = self.job, self.x
+        job = self.job
         held = self.tensors.held(stage)
         if job.base is None:
             found = {"weights": state_terms(held, x, precision=job.precision)["weights"]}

@@ -420,10 +420,7 @@ COMPARE = Command(
         ),
         rows=lambda found: [found.held.identity() | row for row in found.records()],
     ),
-    examples=(
-        'llmhw compare server.log --gpu "RTX 3090"',
-        "docker logs vllm 2>&1 | llmhw compare - --gpu h100",
-    ),
+    examples=('llmhw compare server.log --gpu "RTX 3090"',),
 )
 
 COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE, COMPARE)}
