@@ -106,6 +106,8 @@ def device_of(text: str) -> str:
 # Devices of speeds whose memory, or card, is not stated in so many words: the usual ones.
 _ASSUMED = {
     "A100": "A100 80GB SXM4",
+    # Argonne's: four in a node, as its Polaris has
+    "A100 (memory size not stated in repo)": "A100 40GB SXM4",
     "RTX 2080 Ti": "RTX 2080 Ti 11GB",
     "Radeon 8060S": "Ryzen AI Max+ 395 128GB",
     "Framework Mainboard": "Ryzen AI Max+ 395 128GB",
@@ -125,7 +127,7 @@ def served_device(text: str) -> str:
     outside, _, inside = text.removeprefix("Virtualized ").partition(" (")
     card = re.match(r"(?:Nvidia|AMD|Intel) (?!Spark)([^)]*)", inside)
     name = card[1].removesuffix(" ECO") if card else outside
-    return device_of(_ASSUMED.get(name, name))
+    return device_of(_ASSUMED.get(text) or _ASSUMED.get(name, name))
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
