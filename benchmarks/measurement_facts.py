@@ -18,8 +18,9 @@ import llmhw.catalog
 from llmhw import LLMHWError, accelerator
 from llmhw.catalog import model_names, read_model
 from llmhw.names import find_model
+from llmhw.validation.serving import software_of
 from llmhw.validation.statistics import source_family
-from llmhw.validation.table import Row
+from llmhw.validation.table import Row, split_quant
 
 FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 
@@ -406,9 +407,8 @@ _FORMATS = {
 def served_formats(row: Row) -> tuple[str, str]:
     """Formats of weights and cache: what `quant` says of both, or the usual ones of a model and an engine."""
     quant, name = row["quant"].lower().partition(" (")[0], row["model_name"].lower()
-    split = re.match(r"weight = (\w+), kv cache = (\w+)", quant) or re.match(r"(\w+) weights, (\w+) kv", quant)
-    if split:
-        return split[1], split[2]
+    if split_quant(quant)[1]:
+        return split_quant(quant)
     if "gpt-oss" in name and quant.startswith("f16"):
         return "F16", "fp16"
     if "gpt-oss" in name and not quant:
@@ -436,36 +436,9 @@ def served_model(row: Row) -> Facts:
     return {"model": known.name} if known else {}
 
 
-# Engines by the words that name them; a version before the one that stands here is the generation before.
-_ENGINES = {
-    "fastertransformer": ("fastertransformer", (0, 0), ""),
-    "lmdeploy": ("lmdeploy", (0, 0), ""),
-    "litgpt": ("litgpt", (0, 0), ""),
-    "deepspeed": ("deepspeed-mii", (0, 0), ""),
-    "llama.cpp": ("llama-cpp", (0, 0), ""),
-    "sglang": ("sglang", (0, 0), ""),
-    "tensorrt-llm": ("tensorrt-llm-2025", (0, 10), "tensorrt-llm-2023"),
-    "tensorrt": ("tensorrt-llm-2025", (0, 0), ""),
-    "vllm": ("vllm-v1", (0, 8), "vllm-v0"),
-    "mango": ("vllm-v1", (0, 0), ""),
-}
-
-
 def engine(row: Row) -> str:
     """Which engine ran, in which generation; empty for one that is not known."""
-    text = row["engine"].lower()
-    for part, (name, newest, before) in _ENGINES.items():
-        if part not in text:
-            continue
-        if name == "tensorrt-llm-2025" and ("pytorch" in text or "InferenceX" in row["source"]):
-            return "tensorrt-llm-pytorch"
-        found = re.search(rf"{part}[ _-](\d+)\.(\d+)", text)
-        # one without a version is of its year
-        version = (int(found[1]), int(found[2])) if found else (99, 0) if row["year"] > "2024" else (0, 7)
-        if part == "tensorrt-llm" and not found:
-            version = newest
-        return before if version < newest else name
-    return ""
+    return software_of(row["engine"], row["year"])
 
 
 def backend(row: Row) -> str:
@@ -550,7 +523,6 @@ def _stated(row: Row, pattern: str) -> str:
 
 
 def inference_throughput(row: Row) -> Facts:
-    mlperf = row["metric"] == "tokens_per_s_total" and "MLPerf" in row["source"]
     found = served_model(row)
     parameters = Row(found).spec().parameters if found else None
     experts = parameters is not None and parameters.active != parameters.total
