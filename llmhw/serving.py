@@ -512,9 +512,8 @@ class ServingMemory(StageReport):
             made = serving_memory(other, calibration=self.calibration)
             if made.at_once() > self.at_once():
                 found.append((made.longest, f"{text}: {made._room_words()}"))
-        if not self.fits and self.longest:
-            found.append((self.longest, f"max_model_len={self.longest}: one sequence of that length"))
-        return [text for _, text in sorted(found, reverse=True)]
+        # what makes a job fit stands in the order of what it loses
+        return [text for _, text in (sorted(found, reverse=True) if self.fits else found)]
 
     def at_once(self) -> int:
         """Sequences of max_model_len in one instance."""
@@ -852,32 +851,56 @@ def _narrower(job: ServingJob) -> list[str]:
 
 
 def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, ServingJob]]:
-    """Changes of a job that may help, in words: a smaller cache, fewer bits, more devices, a larger device."""
-    engine = job.software
+    """Changes of a job that may help, in words; only what is not on already.
+
+    Of a job that fits: what makes its cache larger or its batches. Of one that does not: the mildest change of each
+    kind with which it does, in the order of what they lose; then more devices, and larger ones.
+    """
     kept: dict[str, Any] = {"engine": str(job.engine), "tp": job.tp, "pp": job.pp}
-    tries: list[dict[str, Any]] = []
-    smaller = [
-        n for n in engine.kv if number_format(n).bits < number_format(job.kv).bits and number_format(n).bits >= 8
-    ]
-    tries += [{"kv": name} for name in smaller[:1]]
-    tries += [{"weights": name} for name in _narrower(job)]
     axis = "pp" if job.split == "layers" else "tp"
-    more = 2 * getattr(job, axis)
-    if more * job.devices // getattr(job, axis) <= job.cluster.devices:
-        tries.append({axis: more})
-    if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
-        tries.append({"max_sequences": max(8, 2 * job.max_sequences)})
-    if not held.fits and held.longest:
-        tries.append({"max_model_len": held.longest})
-    if not held.fits and engine.paged and job.max_batched_tokens > 2048:
-        tries.append({"max_batched_tokens": 2048})
-    for change in tries:
-        try:
-            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), replace(job, **(kept | change))
-        except LLMHWError:
-            continue
+    for mild in _changes(job, held, axis):
+        for change in mild:
+            try:
+                other = replace(job, **(kept | change))
+                if not held.fits:
+                    made = serving_memory(other, visible_bytes=held.visible_bytes, calibration=held.calibration)
+                    if not made.fits:
+                        continue
+            except LLMHWError:
+                continue
+            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), other
+            if not held.fits:
+                break
     if not held.fits:
         yield from _larger(job, axis, kept)
+
+
+def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[dict[str, Any]]]:
+    """The same by kind, milder ones first."""
+    engine, bits = job.software, number_format(job.kv).bits
+    if held.fits:
+        if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
+            yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
+    else:
+        yield [{"max_sequences": n} for n in _halves(job.max_sequences, 1)]
+        yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
+        yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
+    yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]
+    if engine.paged and not held.fits:
+        yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
+    more = 2 * getattr(job, axis)
+    yield [{axis: more}] if more * job.devices // getattr(job, axis) <= job.cluster.devices else []
+    for name in _narrower(job):
+        yield [{"weights": name}]
+
+
+def _halves(number: int, least: int) -> list[int]:
+    """Half of a number, a quarter, and so on.
+
+    >>> _halves(256, 64)
+    [128, 64]
+    """
+    return [number >> i for i in range(1, number.bit_length()) if number >> i >= least]
 
 
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
