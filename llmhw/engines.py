@@ -58,6 +58,11 @@ class ServingEngine:
         """Whether it shares a pool of pages out; else each sequence has a block for the longest one."""
         return self.utilization < 1
 
+    @property
+    def cells(self) -> bool:
+        """Whether it is llama.cpp or built on it: cells for every slot are allocated when it starts."""
+        return self.weights[0] == "gguf"
+
     def runs_on(self, device: Accelerator) -> bool:
         """Whether there is a build for the device; one of unknown vendor is taken for such."""
         return (not device.vendor or device.vendor in self.vendors) and not device.architecture.startswith(

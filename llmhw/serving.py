@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+from llmhw import llamacpp
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
@@ -85,21 +86,6 @@ def sampling_workspace_bytes(*, tokens: Any, hidden: Any, sequences: Any, vocab:
     return tokens * hidden * 2 + sequences * vocab * bytes_per_logit
 
 
-@formula(
-    source="ggml's graph allocator: logits of a micro-batch, or its scores, beside two hidden states", unit="bytes"
-)
-def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) -> Any:
-    """llama.cpp's compute buffer on one device, in fp32.
-
-    batch    tokens of a micro-batch (n_ubatch)
-    scores   query heads x cached tokens where attention is not fused, else 0
-
-    >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
-    266.5
-    """
-    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
-
-
 @formula(source="device memory less what its driver keeps", unit="bytes")
 def engine_budget_bytes(*, memory: Any, driver: Any, utilization: Any) -> Any:
     """What an engine may take of a device: a share of what CUDA shows.
@@ -169,6 +155,8 @@ def _dealt(layers: int, stages: int) -> tuple[range, ...]:
 @checked(stage=whole(0))
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
+    if job.software.cells:
+        return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
     return _tensors(job.model, job.parallelism, stage)
 
 
@@ -252,9 +240,8 @@ def _towers(job: ServingJob) -> list[Part]:
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
-    if job.engine == "llama.cpp":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
-        return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
+    if job.software.cells:
+        return Part("compute buffer", tuple(llamacpp.compute_terms(job, stage, job.context_limit)))
     kinds = _kinds(spec, job.pp, stage)
     forward = term(
         forward_workspace_bytes,
@@ -279,7 +266,11 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
-    held = _weights(spec, job.weights, job.parallelism, stage)
+    held = (
+        weights(spec, job.weights, tensors=stage_tensors(job, stage))
+        if job.software.cells
+        else _weights(spec, job.weights, job.parallelism, stage)
+    )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
@@ -354,6 +345,8 @@ class ServingMemory(StageReport):
     def _token_bytes(self, stage: int) -> float:
         """Cache of one token on a device of a stage, while it is within every window."""
         job = self.job
+        if job.software.cells:
+            return self._cells(llamacpp.STEP, stage, 1) / llamacpp.STEP
         numbers = _numbers(job.model, job.pp, stage)
         return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
 
@@ -373,6 +366,13 @@ class ServingMemory(StageReport):
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
 
+    def _cells(self, tokens: int, stage: int, slots: int) -> float:
+        """llama.cpp's cache on a device: cells for so many tokens in each slot."""
+        job = self.job
+        numbers = llamacpp.layers_on(job, stage)
+        terms = llamacpp.cache_terms(job.model, layers=numbers, **llamacpp.cache_options(job, tokens, slots))
+        return sum(float(t.value) for t in terms)
+
     def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
         """Cache of sequences of this length on a device of a stage (default: the worst), as the engine lays it out.
 
@@ -382,6 +382,8 @@ class ServingMemory(StageReport):
         job, i = self.job, self.worst if stage is None else stage
         if check_count("seq_len", seq_len) > job.context_limit:
             raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.context_limit}; raise that")
+        if job.software.cells:
+            return self._cells(job.context_limit, i, sequences) * (1 - job.kv_offload)
         numbers = _numbers(job.model, job.pp, i)
 
         def held(tokens: int) -> float:
@@ -416,14 +418,18 @@ class ServingMemory(StageReport):
 
         def fits(tokens: int) -> bool:
             alone = self if paged else self._with_limit(tokens)
-            return all(alone.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
+            slots = job.max_sequences if job.software.cells else 1
+            return all(alone.cache_bytes(tokens, i, sequences=slots) <= left for i, left in enumerate(alone.left_bytes))
 
         return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
         """The same devices with room for other lengths."""
         tokens = max(tokens, self.job.prefix_tokens + 1)
-        return replace(self, job=self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens})))
+        job = self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens}))
+        if job.software.cells:  # whose compute buffer depends on them
+            return memory_of(job, self.visible_bytes, self.calibration)
+        return replace(self, job=job)
 
     @property
     def graphs_bytes(self) -> float:

@@ -17,8 +17,8 @@ from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights, whole_towers
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
+from llmhw.llamacpp import compute_buffer_bytes
 from llmhw.serving import (
-    compute_buffer_bytes,
     generation_memory,
     growing_cache_bytes,
     prompt_workspace,
