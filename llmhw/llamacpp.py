@@ -13,7 +13,7 @@ from typing import Any
 
 from llmhw.formula import Estimate, Term, formula, term
 from llmhw.job import ServingJob
-from llmhw.memory import kv_cache_bytes, latent_cache_bytes, linear_state_bytes, weights
+from llmhw.memory import kept_by, kv_cache_bytes, latent_cache_bytes, linear_state_bytes, weights
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.precision import number_format
 from llmhw.units import ceil_div, maximum, minimum
@@ -74,6 +74,26 @@ def attention_buffer_bytes(*, batch: Any, cells: Any, heads: Any, hidden: Any, m
     return batch * (cells * (heads * 4 + mask) + 4 * hidden * 4)
 
 
+@formula(source="ggml's graph allocator: queries of multi-head latent attention, turned to latents, fp32", unit="bytes")
+def latent_buffer_bytes(
+    *, batch: Any, heads: Any, head_dim: Any, latent: Any, rank: Any, hidden: Any, cells: Any = 0, mask: Any = 0
+) -> Any:
+    """What a layer of multi-head latent attention needs of the compute buffer, where it works on latents.
+
+    head_dim       of a query as it comes from its matrix
+    latent, rank   elements cached for a token, and those of them without the rotary key
+    cells, mask    where attention is not fused, whose scores are held, and bytes of the mask for each; else 0
+
+    Queries, the same in latents, both with their rotary part, latents that come out, two hidden states. A log of
+    DeepSeek R1 has 476 MiB.
+
+    >>> sizes = {"heads": 128, "head_dim": 192, "latent": 576, "rank": 512, "hidden": 7168}
+    >>> latent_buffer_bytes(batch=512, **sizes) / 2**20
+    476.0
+    """
+    return batch * (heads * (head_dim + rank + latent + rank + cells) + 2 * hidden) * 4 + batch * cells * mask
+
+
 @formula(source="ggml's graph allocator: outputs of a token's experts and what they are made of, fp32", unit="bytes")
 def expert_buffer_bytes(*, batch: Any, used: Any, feed_forward: Any, hidden: Any, copied: Any = 0) -> Any:
     """What a layer's experts need of the compute buffer.
@@ -108,15 +128,6 @@ def cell_count(tokens: int) -> int:
     return -(-tokens // STEP) * STEP
 
 
-def span(spec: ModelSpec, attention: Attention) -> int | None:
-    """The window or chunk that llama.cpp and MLX honour: only in models that have layers without one, too.
-
-    Where every layer has the window (Mistral 7B v0.1, Phi-3 mini), their graphs attend to everything and keep it.
-    """
-    kinds = [layer.attention for layer, _ in spec.layer_kinds if layer.attention]
-    return attention.span if any(a.span is None for a in kinds) else None
-
-
 def cache_terms(
     spec: ModelSpec,
     *,
@@ -125,17 +136,17 @@ def cache_terms(
     micro_batch: int = 512,
     keys: str = "fp16",
     values: str = "",
-    full: bool = False,
+    second: bool = False,
     layers: Iterable[int] | None = None,
-    ranks: int = 1,
 ) -> list[Term]:
     """The cache of some layers: cells for `tokens` in each slot, a state of each.
 
+    spec           as the engine keeps it: `llmhw.memory.kept_by`
     keys, values   formats of the two; "": values as keys
-    full           layers with a window keep all cells (--swa-full, versions before May 2025)
-    ranks          devices that share it; with rows split over devices the first has it all
+    second         of multi-head latent attention the latent without its rotary key is cached again, as values
 
-    Keys and values of every cell; the latent alone of multi-head latent attention; recurrent states in fp32.
+    Keys and values of every cell, or latents; recurrent states in fp32. Rows that are split over devices (--split-mode
+    row) leave the cache whole on the first.
     """
     cells = cell_count(tokens)
     bits = [number_format(name).bits_per_weight for name in (keys, values or keys)]
@@ -143,14 +154,17 @@ def cache_terms(
     for layer, count in spec.layer_kinds if layers is None else spec.kinds_of(list(layers)):
         a, linear = layer.attention, layer.linear_attention
         if a and a.causal and not a.shared:
-            window = None if full else span(spec, a)
+            window = a.span
             kept = cells if window is None else window_cells(cells=cells, window=window, micro_batch=micro_batch)
             sizes: dict[str, Any] = {"batch": slots, "tokens": kept}
             if a.latent:
                 one = term(latent_cache_bytes, "latents", count, **sizes, latent=a.latent, bits_per_element=bits[0])
                 found.append(one)
+                if second:
+                    low_rank: dict[str, Any] = {"latent": latent_rank(a), "bits_per_element": bits[1]}
+                    found.append(term(latent_cache_bytes, "latents as values", count, **sizes, **low_rank))
             else:
-                heads = sizes | {"kv_heads": ceil_div(a.kv_heads, ranks)}
+                heads = sizes | {"kv_heads": a.kv_heads}
                 key = {"head_dim": a.head_dim, "v_head_dim": 0, "bits_per_element": bits[0]}
                 value = {"head_dim": 0, "v_head_dim": a.v_head_dim, "bits_per_element": bits[1]}
                 label = "" if window is None else " within the window"
@@ -178,15 +192,20 @@ def _head_on_device(job: ServingJob) -> bool:
     return job.gpu_layers is None or job.gpu_layers > 0
 
 
-def _head(spec: ModelSpec) -> list[Tensor]:
+def head_tensors(spec: ModelSpec) -> list[tuple[Tensor, int]]:
     """The final norm and the head; a tied one is loaded once more."""
     before = [t for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
     behind = [t for t in spec.tensors if t not in before]
-    return behind + [t for t in before if spec.tied and t.part == "tokens"]
+    return [(t, 1) for t in behind + [t for t in before if spec.tied and t.part == "tokens"]]
 
 
 def _expert_tensors(layer: Layer) -> list[Tensor]:
     return [t for t in layer.tensors if t.component == "experts" and t.experts > 1]
+
+
+def expert_stacks(spec: ModelSpec) -> list[Tensor]:
+    """The matrices that lead out of the experts, each a stack."""
+    return [t for layer, _ in spec.layer_kinds for t in _expert_tensors(layer) if t.part == "down"]
 
 
 def _kept_in_host(job: ServingJob, number: int) -> bool:
@@ -206,7 +225,7 @@ def device_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
             away = _expert_tensors(layer) if wanted else []
             held += [(t, count) for t in layer.tensors if t not in away]
     if stage == job.pp - 1 and _head_on_device(job):
-        held += [(t, 1) for t in _head(job.model)]
+        held += head_tensors(job.model)
     return held
 
 
@@ -220,7 +239,7 @@ def host_tensors(job: ServingJob) -> list[tuple[Tensor, int]]:
     moved = range(first, min(job.cpu_moe, spec.num_layers))
     for layer, count in spec.kinds_of(moved) if moved else ():
         held += [(t, count) for t in _expert_tensors(layer)]
-    return held if _head_on_device(job) else held + [(t, 1) for t in _head(spec) if not spec.tied]
+    return held if _head_on_device(job) or spec.tied else held + head_tensors(spec)
 
 
 def _stored(job: ServingJob, tensors: list[tuple[Tensor, int]]) -> float:
@@ -231,8 +250,15 @@ def _stored(job: ServingJob, tensors: list[tuple[Tensor, int]]) -> float:
 
 
 def fused(job: ServingJob) -> bool:
-    """Whether attention is fused: -fa auto is on wherever there is a kernel."""
-    return job.flash_attention is not False
+    """Whether attention is fused: -fa auto is on wherever there is a kernel; a quantized cache of values needs it."""
+    if job.flash_attention is None:
+        return job.software.flash or number_format(job.kv_v or job.kv).bits < 16
+    return job.flash_attention
+
+
+def kept(job: ServingJob) -> ModelSpec:
+    """The model with the cache that this version keeps."""
+    return kept_by(job.model, "none" if job.swa_full else job.software.windows, job.software.latent)
 
 
 def micro_batch(job: ServingJob) -> int:
@@ -249,21 +275,34 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     spec, batch = job.model, micro_batch(job)
     cells, hidden = cell_count(tokens), spec.hidden
     sizes: dict[str, Any] = {"batch": batch, "hidden": hidden}
-    heads = 0 if fused(job) else max((a.heads for a in _attentions(spec)), default=0)
-    mask = 6 if fused(job) else 4
-    found = [term(attention_buffer_bytes, "attention", cells=cells, heads=heads, mask=mask, **sizes)]
-    experts = [t for layer, _ in spec.layer_kinds for t in _expert_tensors(layer) if t.part == "down"]
+    found = [attention_term(a, cells, fused(job), sizes) for a in _attentions(kept(job))]
+    experts = expert_stacks(spec)
     if experts:
         largest = max(experts, key=lambda t: t.numel)
         copied = 0.0
         if job.cpu_moe and batch * largest.used >= 32 * largest.experts:
             copied = _stored(job, [(largest, 1)])
-        one = {"used": largest.used, "feed_forward": largest.into, "copied": copied}
+        one: dict[str, Any] = {"used": largest.used, "feed_forward": largest.into, "copied": copied}
         found.append(term(expert_buffer_bytes, "experts", **sizes, **one))
-    if stage == job.pp - 1:
-        copied = 0.0 if _head_on_device(job) else _stored(job, [(t, 1) for t in _head(spec) if t.matmul or spec.tied])
+    if stage == job.pp - 1 or not found:
+        copied = 0.0 if _head_on_device(job) else _stored(job, head_tensors(spec))
         found.append(term(compute_buffer_bytes, "logits", vocab=spec.head_shape[0], copied=copied, **sizes))
     return [max(found, key=lambda t: float(t.value))]
+
+
+def attention_term(a: Attention, cells: int, fused: bool, sizes: dict[str, Any]) -> Term:
+    """The moment of a layer's attention in the compute buffer."""
+    if a.kind == "mla":
+        given = {"heads": a.heads, "head_dim": a.head_dim, "latent": a.latent, "rank": latent_rank(a)}
+        given |= {"cells": 0, "mask": 0} if fused else {"cells": cells, "mask": 4}
+        return term(latent_buffer_bytes, "attention", **given, **sizes)
+    scores = {"heads": 0, "mask": 6} if fused else {"heads": a.heads, "mask": 4}
+    return term(attention_buffer_bytes, "attention", cells=cells, **scores, **sizes)
+
+
+def latent_rank(a: Attention) -> int:
+    """Elements of a latent without its rotary key."""
+    return a.latent - (a.head_dim - a.v_head_dim)
 
 
 def _attentions(spec: ModelSpec) -> list[Attention]:
@@ -277,7 +316,7 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
     parts: dict[str, list[Term]] = {"weights": held}
     if first:
-        parts["KV cache"] = cache_terms(spec, layers=range(first), **cache_options(job, tokens))
+        parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
     sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": cell_count(tokens)}
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]
     return Estimate.of(f"host memory of {spec.name}", "bytes", parts)
@@ -291,7 +330,7 @@ def cache_options(job: ServingJob, tokens: int, slots: int | None = None) -> dic
         "micro_batch": micro_batch(job),
         "keys": job.kv,
         "values": job.kv_v or "",
-        "full": job.swa_full,
+        "second": job.software.latent == "both",
     }
 
 
@@ -306,6 +345,3 @@ def read_per_token(job: ServingJob) -> tuple[float, float]:
 
     device = [pair for i in range(job.pp) for pair in device_tensors(job, i)]
     return _stored(job, active(device)), _stored(job, active(host_tensors(job)))
-
-
-__all__ = ["cache_options", "cache_terms", "compute_terms", "device_tensors", "host_memory", "read_per_token"]

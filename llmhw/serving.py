@@ -17,6 +17,7 @@ from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, ter
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
 from llmhw.memory import (
+    kept_by,
     kv_cache,
     kv_cache_bytes_per_token,
     lora_tensors,
@@ -226,9 +227,15 @@ def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_eleme
     return maximum(batched, item) * width * bytes_per_element
 
 
+# Engines that read towers only from a file of their own (--mmproj).
+ONE_FILE = ("llama.cpp", "koboldcpp")
+
+
 def _towers(job: ServingJob) -> list[Part]:
     """Weights of the towers, and their outputs where an engine sets room for them aside."""
     spec = job.model
+    if job.software.name in ONE_FILE:
+        return []
     parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
     if parts and job.software.paged:
         width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
@@ -242,7 +249,9 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
     spec, last = job.model, stage == job.pp - 1
     if job.software.cells:
         return Part("compute buffer", tuple(llamacpp.compute_terms(job, stage, job.context_limit)))
-    kinds = _kinds(spec, job.pp, stage)
+    if job.software.share_of == "start":
+        return Part("activations", (), "outside of the engine's share")
+    kinds, whole = _kinds(spec, job.pp, stage), job.software.share_of == "device"
     forward = term(
         forward_workspace_bytes,
         "the widest block",
@@ -257,7 +266,8 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         hidden=spec.hidden,
         sequences=job.max_sequences,
         vocab=spec.head_shape[0],
-        bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration),
+        # vLLM's profile draws a token for all sequences; others make their logits in fp32 and draw from a few
+        bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration) if whole else 4,
     )
     if last and sampling.value > forward.value:
         return Part("logits", (sampling,), "they come when the activations have gone, and are larger")
@@ -279,11 +289,12 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    context = 0.0 if job.software.paged else memory_constant("context_bytes", calibration)
+    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
+    context = 0.0 if job.software.paged or unified else memory_constant("context_bytes", calibration)
     overhead = term(
         engine_overhead_bytes,
         "outside the allocator",
-        beside=memory_constant("beside_bytes", calibration) + context,
+        beside=0.0 if unified else memory_constant("beside_bytes", calibration) + context,
         communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
     )
     parts.append(Part("engine", (overhead,)))
@@ -348,29 +359,43 @@ class ServingMemory(StageReport):
         if job.software.cells:
             return self._cells(llamacpp.STEP, stage, 1) / llamacpp.STEP
         numbers = _numbers(job.model, job.pp, stage)
-        return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
+        return kv_cache_bytes_per_token(self._kept, job.kv, tp=job.tp, layers=numbers)
 
     @property
     def kv_bytes(self) -> float:
-        """Room for the cache on a device of the worst stage; 0 where there is none."""
-        return max(0.0, self.left_bytes[self.worst])
+        """Room for the cache on a device of the worst stage; 0 where there is none. llama.cpp takes what it is asked."""
+        left = max(0.0, self.left_bytes[self.worst])
+        asked = self.cache_bytes(self.job.context_limit, sequences=self.job.max_sequences) if self._allocates else left
+        return min(left, asked)
 
     @property
     def kv_tokens(self) -> int:
         """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
 
-        Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
         """
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
+        if self._allocates:
+            return self.job.max_sequences * llamacpp.cell_count(self.job.context_limit) if self.fits else 0
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
+
+    @property
+    def _allocates(self) -> bool:
+        """Whether the cache is allocated for the longest sequences when the engine starts, and no more."""
+        return self.job.software.cells
+
+    @property
+    def _kept(self) -> ModelSpec:
+        """The model with the cache that the engine keeps."""
+        return kept_by(self.job.model, self.job.software.windows)
 
     def _cells(self, tokens: int, stage: int, slots: int) -> float:
         """llama.cpp's cache on a device: cells for so many tokens in each slot."""
         job = self.job
         numbers = llamacpp.layers_on(job, stage)
-        terms = llamacpp.cache_terms(job.model, layers=numbers, **llamacpp.cache_options(job, tokens, slots))
+        terms = llamacpp.cache_terms(llamacpp.kept(job), layers=numbers, **llamacpp.cache_options(job, tokens, slots))
         return sum(float(t.value) for t in terms)
 
     def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
@@ -389,7 +414,7 @@ class ServingMemory(StageReport):
         def held(tokens: int) -> float:
             if not tokens:
                 return 0.0
-            return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
+            return float(kv_cache(self._kept, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
         paged = job.software.paged
         room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
@@ -447,6 +472,7 @@ class ServingMemory(StageReport):
     def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
         """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
         each = enumerate(self.stages)
+        sequences = self.job.max_sequences if self._allocates else sequences
         return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
@@ -519,7 +545,7 @@ class ServingMemory(StageReport):
     @property
     def windowed(self) -> bool:
         """Whether some layers cache less than every token, so that no one number of tokens fills the cache."""
-        kinds = [layer.attention for layer, _ in self.job.model.layer_kinds]
+        kinds = [layer.attention for layer, _ in self._kept.layer_kinds]
         return any(a is None or a.window or a.chunk for a in kinds)
 
     def longest_words(self) -> str:
@@ -665,8 +691,8 @@ def serving_memory(
     >>> from llmhw import Cluster, model
     >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 4), tp=4)
     >>> found = serving_memory(job)
-    >>> found.fits, 450_000 < found.kv_tokens < 500_000, found.sequences(8192)
-    (True, True, 58)
+    >>> found.fits, 430_000 < found.kv_tokens < 480_000, found.sequences(8192)
+    (True, True, 55)
     """
     return memory_of(settled(job, visible_bytes=visible_bytes, calibration=calibration), visible_bytes, calibration)
 
@@ -681,6 +707,8 @@ def memory_of(
 
 # -- what nobody asked for --------------------------------------------------------------------
 
+# What llama.cpp leaves free of a device when it chooses n_ctx (--fit-target).
+_SPARE = 2**30
 # Tokens that a layout must hold where no request says how many.
 _SOME_TOKENS = 4096
 
@@ -703,7 +731,7 @@ def settled(
 
     >>> from llmhw import Cluster, model
     >>> job = settled(ServingJob(model=model("llama-3.1-8b"), cluster=Cluster("rtx 3090", 1)))
-    >>> 40_000 < job.max_model_len < 41_000
+    >>> 44_000 < job.max_model_len < 45_000
     True
     """
     engine = job.software
@@ -720,7 +748,16 @@ def settled(
         return memory_of(job.assuming(**values, **more), visible_bytes, calibration)
 
     values |= _layout(job, tokens, lambda **layout: tried(**layout, **({"max_model_len": least} if open_end else {})))
-    if open_end and not engine.paged and prompt is not None:
+    if open_end and engine.cells:
+        # what llama.cpp takes by itself; versions that take the model's longest lower it to what fits
+        limit = max(least, min(engine.context or job.context_limit, job.context_limit))
+        most = 0
+        if not engine.context:
+            budget = tried(max_model_len=limit).budget_bytes
+            held = job.assuming(**values, max_model_len=limit)
+            most = memory_of(held, max(0.0, budget - _SPARE) / job.utilization, calibration).longest
+        values["max_model_len"] = most if least <= most < limit else limit
+    elif open_end and not engine.paged and prompt is not None:
         values["max_model_len"] = least
     elif open_end:
         longest = tried().longest
@@ -758,7 +795,7 @@ def assumptions(held: ServingMemory) -> list[str]:
     device, engine, limit = job.cluster.accelerator, job.software, job.model.max_seq_len or 0
     if not job.was_asked("engine") and engine.name != "vllm":
         found.append(f"engine={str(job.engine)!r} assumed: it reads the weights and runs on {device.name}")
-    found += _formats_assumed(job)
+    found += _defaults_assumed(job) + _formats_assumed(job)
     if not job.was_asked("tp") and job.cluster.devices > 1:
         axis = "pp" if job.split == "layers" else "tp"
         found.append(
@@ -779,10 +816,24 @@ def assumptions(held: ServingMemory) -> list[str]:
             found.append(
                 f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
             )
-    found += told_towers(job.model)
+    if job.software.name in ONE_FILE and job.model.towers:
+        size = sum(float(t.value) for terms in whole_towers(job.model).values() for t in terms)
+        found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
+    else:
+        found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
+
+
+def _defaults_assumed(job: ServingJob) -> list[str]:
+    """The engine's own sizes, which follow its version and the device."""
+    names = ("utilization", "max_sequences", "max_batched_tokens")
+    values = [f"{name}={getattr(job, name)}" for name in names if not job.was_asked(name)]
+    if not values or not job.software.paged:
+        return []
+    version = job.software.version or "its newest version"
+    return [f"{', '.join(values)} assumed: what {job.software.name}, {version}, takes on this device"]
 
 
 def _formats_assumed(job: ServingJob) -> list[str]:

@@ -7,24 +7,26 @@ A row of the last two tables holds several measured values. `each_value` makes o
 from __future__ import annotations
 
 import re
+from math import ceil, log2
+from dataclasses import replace
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from llmhw import llamacpp
 from llmhw.catalog import read_calibration
 from llmhw.formula import formula
 from llmhw.hardware import Cluster
 from llmhw.job import ServingJob
-from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights, whole_towers
+from llmhw.memory import kept_by, kv_cache, state_bytes, weights, whole_towers
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
-from llmhw.llamacpp import compute_buffer_bytes
 from llmhw.serving import (
     generation_memory,
     growing_cache_bytes,
     prompt_workspace,
     serving_memory,
 )
-from llmhw.units import GIB, MIB, LLMHWError
+from llmhw.units import GIB, MIB, LLMHWError, maximum
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
 
@@ -366,39 +368,96 @@ def _file_bytes(row: Row, spec: ModelSpec) -> float:
 
 
 def _llama_cpp_cache(row: Row, spec: ModelSpec) -> float:
-    """Keys and values in two formats; with mla_attn the latent, and for its first kind the transposed values too."""
-    tokens, attention = row.count("n_ctx", None), spec.layers[0].attention
-    assert attention is not None
-    bits = {side: number_format(row[f"kv_type_{side}"] or row["kv_type_k"]).bits_per_weight for side in ("k", "v")}
-    if attention.latent and not row["kv_type_v"]:
-        latent = latent_cache_bytes(batch=1, tokens=tokens, latent=attention.latent, bits_per_element=bits["k"])
-        if row["mla_attn"] == "1":
-            low_rank = attention.latent - spec.layers[0].attention.head_dim + attention.v_head_dim  # type: ignore[union-attr]
-            latent += latent_cache_bytes(batch=1, tokens=tokens, latent=low_rank, bits_per_element=bits["v"])
-        return float(spec.num_layers * latent)
-    sizes = {"batch": 1, "tokens": tokens, "kv_heads": attention.heads if attention.latent else attention.kv_heads}
-    keys = kv_cache_bytes(head_dim=attention.head_dim, v_head_dim=0, bits_per_element=bits["k"], **sizes)
-    values = kv_cache_bytes(head_dim=0, v_head_dim=attention.v_head_dim, bits_per_element=bits["v"], **sizes)
-    return float(spec.num_layers * (keys + values))
+    """Keys and values in two formats. ik_llama.cpp caches latents as mla_attn says: twice in its first kind."""
+    latents = bool(row["kv_type_k"] and not row["kv_type_v"])
+    kept = kept_by(spec, latent="one" if latents else "heads")
+    found = llamacpp.cache_terms(
+        kept,
+        tokens=row.count("n_ctx", None),
+        keys=row["kv_type_k"],
+        values=row["kv_type_v"],
+        second=row["mla_attn"] == "1",
+    )
+    return sum(float(t.value) for t in found)
 
 
 def _compute(row: Row, spec: ModelSpec, quantity: str) -> float:
-    if spec.layers[0].attention is None or spec.layers[0].attention.latent:
-        raise LLMHWError(
-            "ik_llama.cpp's compute buffer for latent attention depends on how it is cut, which is not said"
-        )
+    """The compute buffers of all devices together, or the host's."""
+    batch, cells = row.count("n_ubatch", None), row.count("n_ctx", None)
     on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
-    if quantity.startswith("host") and (on_device or "CPU=" not in row["per_device_compute_mib"]):
-        raise LLMHWError("the host's staging buffer beside a GPU")
-    if on_device and row["gpu_model_buffer_mib"] in ("", "0", "0.0"):
-        raise LLMHWError("weights stay in host memory and are copied to the GPU matrix by matrix")
-    fused = row.flag("flash_attn")
-    scores = 0 if fused else spec.heads * row.count("n_ctx", None)
-    return float(
-        compute_buffer_bytes(
-            batch=row.count("n_ubatch", None), vocab=spec.vocab_size, scores=scores, hidden=spec.hidden
+    if quantity.startswith("host") and on_device:
+        return float(llamacpp.staging_buffer_bytes(batch=batch, hidden=spec.hidden, cells=cells))
+    devices = max(1, row["per_device_compute_mib"].count("CUDA") - 1) if on_device else 1
+    held = max(_attention_buffer(row, spec, batch, cells), _expert_buffer(spec, batch))
+    copied = 0.0
+    if on_device and row["gpu_model_buffer_mib"] in ("0", "0.0"):
+        copied = float(weights(spec, row["weights"], tensors=llamacpp.head_tensors(spec)).total)
+    sizes: dict[str, Any] = {"vocab": spec.vocab_size, "hidden": spec.hidden}
+    last = float(llamacpp.compute_buffer_bytes(batch=batch, copied=copied, **sizes))
+    return (devices - 1) * held + max(held, last)
+
+
+def _expert_buffer(spec: ModelSpec, batch: int) -> float:
+    stacks = llamacpp.expert_stacks(spec)
+    if not stacks:
+        return 0.0
+    largest = max(stacks, key=lambda t: t.numel)
+    sizes: dict[str, Any] = {"used": largest.used, "feed_forward": largest.into, "hidden": spec.hidden}
+    return float(llamacpp.expert_buffer_bytes(batch=batch, **sizes))
+
+
+def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> float:
+    a, fused = spec.layers[0].attention, bool(row.flag("flash_attn"))
+    assert a is not None
+    if a.latent and (row["kv_type_v"] or row["mla_attn"] in ("", "0")):
+        a = replace(a, latent=0, kv_heads=a.heads)
+    if a.latent and fused and row["attn_max_b"] and (row["mla_attn"] == "3" or row["attn_max_b"] != "0"):
+        on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
+        return float(
+            expanded_latent_bytes(
+                batch=batch,
+                cells=cells,
+                heads=a.heads,
+                head_dim=a.head_dim,
+                v_head_dim=a.v_head_dim,
+                hidden=spec.hidden,
+                most=row.count("attn_max_b", 0, least=0) * MIB or 2**60,
+                bits_per_element=16 if on_device else number_format(row["kv_type_k"]).bits_per_weight,
+            )
         )
-    )
+    return float(llamacpp.attention_term(a, cells, fused, {"batch": batch, "hidden": spec.hidden}).value)
+
+
+@formula(source="ik_llama.cpp: build_deepseek2, keys and values made of latents for some heads at a time", unit="bytes")
+def expanded_latent_bytes(
+    *,
+    batch: Any,
+    cells: Any,
+    heads: Any,
+    head_dim: Any,
+    v_head_dim: Any,
+    hidden: Any,
+    most: Any,
+    bits_per_element: Any,
+) -> Any:
+    """What a layer of latent attention needs of ik_llama.cpp's compute buffer, where it makes keys and values again.
+
+    most               bytes in fp32 of the keys and values of the heads at work at a time (attn_max_b)
+    bits_per_element   of keys and values in the cache's format; on a GPU 16
+
+    Those of all other heads wait for their turn. DeepSeek R1 with 2,048 cells, all heads at a time: a log has 450.01.
+
+    >>> sizes = {"heads": 128, "head_dim": 192, "v_head_dim": 128, "hidden": 7168, "most": 2**29}
+    >>> expanded_latent_bytes(batch=512, cells=2048, bits_per_element=8.5, **sizes) / 2**20
+    454.0
+    """
+    nope = head_dim - (head_dim - v_head_dim)
+    wide = cells * heads * (nope + v_head_dim) * 4
+    turns = 2 ** maximum(0, ceil(log2(wide / most)))
+    narrow = cells * heads * bits_per_element / 8 / turns
+    waiting = (turns - 1) * narrow * (head_dim + v_head_dim)
+    queries = batch * (heads * (2 * head_dim + head_dim - nope) + hidden) * 4
+    return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
 
 
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
