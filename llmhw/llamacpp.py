@@ -55,23 +55,25 @@ def compute_buffer_bytes(*, batch: Any, vocab: Any, hidden: Any, states: Any = 1
 
 
 @formula(
-    source="ggml's graph allocator: scores of all heads and their mask in fp32, and four hidden states", unit="bytes"
+    source="ggml's graph allocator: scores of all heads and their mask, queries and three hidden states, fp32",
+    unit="bytes",
 )
-def attention_buffer_bytes(*, batch: Any, cells: Any, heads: Any, hidden: Any, mask: Any = 4) -> Any:
+def attention_buffer_bytes(*, batch: Any, cells: Any, heads: Any, queries: Any, hidden: Any, mask: Any = 4) -> Any:
     """What a layer's attention needs of the compute buffer.
 
-    cells   that a token may see: those of a slot
-    heads   query heads whose scores are held; 0 where attention is fused
-    mask    bytes of the mask for each token and cell: 4; 6 where attention is fused (fp32, and its copy in fp16)
+    cells     that a token may see: those of a slot
+    heads     query heads whose scores are held; 0 where attention is fused
+    queries   elements of a token's queries, and of its keys and values where these are made of latents
+    mask      bytes of the mask for each token and cell: 4; 6 where attention is fused (fp32, and its copy in fp16)
 
     Logs of Llama 3 8B at 8,192 cells and of Llama 2 7B at 4,096 have 560 and 296 MiB.
 
-    >>> attention_buffer_bytes(batch=512, cells=8192, heads=32, hidden=4096) / 2**20
+    >>> attention_buffer_bytes(batch=512, cells=8192, heads=32, queries=4096, hidden=4096) / 2**20
     560.0
-    >>> attention_buffer_bytes(batch=512, cells=4096, heads=32, hidden=4096) / 2**20
+    >>> attention_buffer_bytes(batch=512, cells=4096, heads=32, queries=4096, hidden=4096) / 2**20
     296.0
     """
-    return batch * (cells * (heads * 4 + mask) + 4 * hidden * 4)
+    return batch * (cells * (heads * 4 + mask) + (queries + 3 * hidden) * 4)
 
 
 @formula(source="ggml's graph allocator: queries of multi-head latent attention, turned to latents, fp32", unit="bytes")
@@ -108,13 +110,16 @@ def expert_buffer_bytes(*, batch: Any, used: Any, feed_forward: Any, hidden: Any
 
 
 @formula(source="ggml-backend.cpp: embeddings of a micro-batch and the mask of its attention, fp32", unit="bytes")
-def staging_buffer_bytes(*, batch: Any, hidden: Any, cells: Any) -> Any:
+def staging_buffer_bytes(*, batch: Any, hidden: Any, cells: Any, copies: Any = 1) -> Any:
     """What is written in host memory for the devices to read: the log's CUDA_Host compute buffer.
+
+    hidden   elements of a token; of all its experts where these are computed in host memory
+    copies   of the mask: 4 where several devices work as a pipeline (all layers on devices, split by layer)
 
     >>> staging_buffer_bytes(batch=512, hidden=6144, cells=32768) / 2**20  # a log of GLM-4 32B: 76.01 MiB
     76.0
     """
-    return batch * (hidden + cells) * 4
+    return batch * (hidden + copies * cells) * 4
 
 
 # -- the cache --------------------------------------------------------------------------------
@@ -297,7 +302,9 @@ def attention_term(a: Attention, cells: int, fused: bool, sizes: dict[str, Any])
         given |= {"cells": 0, "mask": 0} if fused else {"cells": cells, "mask": 4}
         return term(latent_buffer_bytes, "attention", **given, **sizes)
     scores = {"heads": 0, "mask": 6} if fused else {"heads": a.heads, "mask": 4}
-    return term(attention_buffer_bytes, "attention", cells=cells, **scores, **sizes)
+    # heads of unlike keys and values are made of latents
+    made = 2 * a.v_head_dim if a.head_dim != a.v_head_dim else 0
+    return term(attention_buffer_bytes, "attention", cells=cells, queries=a.heads * (a.head_dim + made), **scores, **sizes)
 
 
 def latent_rank(a: Attention) -> int:
@@ -318,6 +325,8 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
     sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": cell_count(tokens)}
+    if job.pp > 1 and not first and not job.cpu_moe:
+        sizes["copies"] = 4
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]
     return Estimate.of(f"host memory of {spec.name}", "bytes", parts)
 

@@ -362,7 +362,7 @@ def _file_bytes(row: Row, spec: ModelSpec) -> float:
         bits = model_bits_per_weight(spec, number_format(name))
     except LLMHWError:
         bits = 0.0
-    if abs(bits / printed - 1) < 0.01:
+    if abs(bits / printed - 1) < 0.004:
         return weight_bytes(spec, name)
     return float(stored_weight_bytes(elements=spec.parameters.text, bits_per_weight=printed))
 
@@ -384,24 +384,61 @@ def _llama_cpp_cache(row: Row, spec: ModelSpec) -> float:
 def _compute(row: Row, spec: ModelSpec, quantity: str) -> float:
     """The compute buffers of all devices together, or the host's."""
     batch, cells = row.count("n_ubatch", None), row.count("n_ctx", None)
-    on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
+    on_device, logged = row["gpu_compute_mib"] not in ("", "0", "0.0"), row["per_device_compute_mib"]
+    if not on_device and "CPU=" not in logged:
+        raise LLMHWError("the host's staging buffer without the device that reads it")
+    attention = _attention_buffer(row, spec, batch, cells)
+    devices = max(1, logged.count("CUDA") - 1) if on_device else 1
     if quantity.startswith("host") and on_device:
-        return float(llamacpp.staging_buffer_bytes(batch=batch, hidden=spec.hidden, cells=cells))
-    devices = max(1, row["per_device_compute_mib"].count("CUDA") - 1) if on_device else 1
-    held = max(_attention_buffer(row, spec, batch, cells), _expert_buffer(spec, batch))
+        sizes: dict[str, Any] = {"batch": batch, "hidden": spec.hidden, "cells": cells}
+        stacks = llamacpp.expert_stacks(spec)
+        made = 0.0
+        if stacks and _share_on_devices(row) < 0.5 and not _copied(row, spec, batch):
+            sizes["hidden"] *= stacks[0].used
+            made = _expert_buffer(row, spec, batch, False)
+        elif devices > 1 and _share_on_devices(row) > 0.9:
+            sizes["copies"] = 4
+        staged = max(made, float(llamacpp.staging_buffer_bytes(**sizes)))
+        cached = row["gpu_kv_mib"] and row.positive("gpu_kv_mib") < 0.9 * row.positive("kv_self_mib")
+        return max(staged, attention) if cached else staged  # with layers that are on no device
+    held = max(attention, _expert_buffer(row, spec, batch, on_device))
     copied = 0.0
     if on_device and row["gpu_model_buffer_mib"] in ("0", "0.0"):
         copied = float(weights(spec, row["weights"], tensors=llamacpp.head_tensors(spec)).total)
-    sizes: dict[str, Any] = {"vocab": spec.vocab_size, "hidden": spec.hidden}
-    last = float(llamacpp.compute_buffer_bytes(batch=batch, copied=copied, **sizes))
+    head: dict[str, Any] = {"vocab": spec.vocab_size, "hidden": spec.hidden}
+    last = float(llamacpp.compute_buffer_bytes(batch=batch, copied=copied, **head))
     return (devices - 1) * held + max(held, last)
 
 
-def _expert_buffer(spec: ModelSpec, batch: int) -> float:
+# The memory of a large card, in place of buffers of weights that a log does not have.
+_LARGE_CARD = 48 * GIB
+
+
+def _share_on_devices(row: Row) -> float:
+    """Which share of the weights is on devices: by the log's buffers, else as much as so many cards hold."""
+    whole = row.positive("model_size_gib") * GIB
+    if row["gpu_model_buffer_mib"]:
+        return float(row["gpu_model_buffer_mib"]) * MIB / whole
+    return min(1.0, row.count("n_gpus_listed", 0, least=0) * _LARGE_CARD / whole)
+
+
+def _copied(row: Row, spec: ModelSpec, batch: int) -> bool:
+    """Whether experts in host memory are computed on the GPU: by the tokens that each gets."""
+    stacks = llamacpp.expert_stacks(spec)
+    return bool(stacks) and _share_on_devices(row) < 0.5 and batch * stacks[0].used > 32 * stacks[0].experts
+
+
+def _expert_buffer(row: Row, spec: ModelSpec, batch: int, on_device: bool) -> float:
+    """What experts make; of ik_llama.cpp with experts in host memory both stacks that lead in, copied at a time."""
     stacks = llamacpp.expert_stacks(spec)
     if not stacks:
         return 0.0
     largest = max(stacks, key=lambda t: t.numel)
+    if on_device and _copied(row, spec, batch):
+        named = re.search(r"- ([\d.]+) bpw", row["quant"])
+        bits = float(named[1]) if named else row.positive("bpw")
+        both = 2 * float(stored_weight_bytes(elements=largest.numel, bits_per_weight=bits))
+        return both + batch * (3 * largest.used * largest.into + spec.hidden) * 4
     sizes: dict[str, Any] = {"used": largest.used, "feed_forward": largest.into, "hidden": spec.hidden}
     return float(llamacpp.expert_buffer_bytes(batch=batch, **sizes))
 
@@ -409,7 +446,7 @@ def _expert_buffer(spec: ModelSpec, batch: int) -> float:
 def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> float:
     a, fused = spec.layers[0].attention, bool(row.flag("flash_attn"))
     assert a is not None
-    if a.latent and (row["kv_type_v"] or row["mla_attn"] in ("", "0")):
+    if a.latent and row["kv_type_v"]:
         a = replace(a, latent=0, kv_heads=a.heads)
     if a.latent and fused and row["attn_max_b"] and (row["mla_attn"] == "3" or row["attn_max_b"] != "0"):
         on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
@@ -460,11 +497,14 @@ def expanded_latent_bytes(
     return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
 
 
+_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k n_gpus_listed per_device_compute_mib".split()
+
+
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
     """What was loaded, as far as it decides the value."""
     chosen = _quantity(row, LLAMA_CPP_MEASURED)
     names = {
         "model_size_gib": ("quant", "bpw"),
         "kv_self_mib": ("n_ctx", "mla_attn", "kv_type_k", "kv_type_v"),
-    }.get(chosen, ("n_ctx", "n_ubatch", "flash_attn"))
+    }.get(chosen, _COMPUTE)
     return (row.spec().name, chosen, *(row[name] for name in names))
