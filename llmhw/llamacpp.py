@@ -104,9 +104,9 @@ def expert_buffer_bytes(*, batch: Any, used: Any, feed_forward: Any, hidden: Any
     copied   bytes of a stack of experts, where these lie in host memory and are computed on the device
 
     >>> expert_buffer_bytes(batch=512, used=8, feed_forward=768, hidden=2048) / 2**20
-    52.0
+    48.0
     """
-    return batch * (used * (feed_forward + hidden) + 2 * hidden) * 4 + copied
+    return batch * (used * (feed_forward + hidden) + hidden) * 4 + copied
 
 
 @formula(source="ggml-backend.cpp: embeddings of a micro-batch and the mask of its attention, fp32", unit="bytes")

@@ -425,7 +425,7 @@ def _share_on_devices(row: Row) -> float:
 def _copied(row: Row, spec: ModelSpec, batch: int) -> bool:
     """Whether experts in host memory are computed on the GPU: by the tokens that each gets."""
     stacks = llamacpp.expert_stacks(spec)
-    return bool(stacks) and _share_on_devices(row) < 0.5 and batch * stacks[0].used > 32 * stacks[0].experts
+    return bool(stacks) and _share_on_devices(row) < 0.5 and batch * stacks[0].used >= 32 * stacks[0].experts
 
 
 def _expert_buffer(row: Row, spec: ModelSpec, batch: int, on_device: bool) -> float:
@@ -497,7 +497,7 @@ def expanded_latent_bytes(
     return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
 
 
-_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k n_gpus_listed per_device_compute_mib".split()
+_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k gpu_model_buffer_mib".split()
 
 
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
