@@ -776,7 +776,9 @@ class ServingJob:
     flash_attention: bool | None = flag("Fused attention; default: auto, wherever llama.cpp has a kernel.", None)
     kv_v: str | None = asked("Format of cached values in llama.cpp; default: as keys, --kv.", None, str, _format)
     swa_full: bool = flag("Layers with a sliding window keep all tokens in llama.cpp's cache, too.")
-    gpu_layers: int | None = bounded("Layers on devices, the last ones, in llama.cpp; default: all.", None, 10**6, least=0)
+    gpu_layers: int | None = bounded(
+        "Layers on devices, the last ones, in llama.cpp; default: all.", None, 10**6, least=0
+    )
     cpu_moe: int = bounded("Layers, the first ones, whose experts stay in host memory (llama.cpp).", 0, 10**6, least=0)
     prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
     lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)

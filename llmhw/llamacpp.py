@@ -8,7 +8,6 @@ and ggml/src/ggml-backend.cpp, and start-up logs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from llmhw.formula import Estimate, Term, formula, term
@@ -16,7 +15,7 @@ from llmhw.job import ServingJob
 from llmhw.memory import kept_by, kv_cache_bytes, latent_cache_bytes, linear_state_bytes, weights
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
 from llmhw.precision import number_format
-from llmhw.units import ceil_div, maximum, minimum
+from llmhw.units import ceil_div, minimum
 
 # -- formulas ---------------------------------------------------------------------------------
 
@@ -170,8 +169,8 @@ def cache_terms(
                     found.append(term(latent_cache_bytes, "latents as values", count, **sizes, **low_rank))
             else:
                 heads = sizes | {"kv_heads": a.kv_heads}
-                key = {"head_dim": a.head_dim, "v_head_dim": 0, "bits_per_element": bits[0]}
-                value = {"head_dim": 0, "v_head_dim": a.v_head_dim, "bits_per_element": bits[1]}
+                key: dict[str, Any] = {"head_dim": a.head_dim, "v_head_dim": 0, "bits_per_element": bits[0]}
+                value: dict[str, Any] = {"head_dim": 0, "v_head_dim": a.v_head_dim, "bits_per_element": bits[1]}
                 label = "" if window is None else " within the window"
                 found.append(term(kv_cache_bytes, f"keys{label}", count, **heads, **key))
                 found.append(term(kv_cache_bytes, f"values{label}", count, **heads, **value))
@@ -235,7 +234,7 @@ def device_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
 
 
 def host_tensors(job: ServingJob) -> list[tuple[Tensor, int]]:
-    """Tensors in host memory: the embedding, layers that are on no device, and experts that --n-cpu-moe leaves there."""
+    """Tensors in host memory: the embedding, layers on no device, and experts that --n-cpu-moe leaves there."""
     spec = job.model
     held = [(t, 1) for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
     first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
@@ -298,13 +297,14 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
 def attention_term(a: Attention, cells: int, fused: bool, sizes: dict[str, Any]) -> Term:
     """The moment of a layer's attention in the compute buffer."""
     if a.kind == "mla":
-        given = {"heads": a.heads, "head_dim": a.head_dim, "latent": a.latent, "rank": latent_rank(a)}
+        given: dict[str, Any] = {"heads": a.heads, "head_dim": a.head_dim, "latent": a.latent, "rank": latent_rank(a)}
         given |= {"cells": 0, "mask": 0} if fused else {"cells": cells, "mask": 4}
         return term(latent_buffer_bytes, "attention", **given, **sizes)
-    scores = {"heads": 0, "mask": 6} if fused else {"heads": a.heads, "mask": 4}
     # heads of unlike keys and values are made of latents
     made = 2 * a.v_head_dim if a.head_dim != a.v_head_dim else 0
-    return term(attention_buffer_bytes, "attention", cells=cells, queries=a.heads * (a.head_dim + made), **scores, **sizes)
+    given = {"heads": 0, "mask": 6} if fused else {"heads": a.heads, "mask": 4}
+    given |= {"cells": cells, "queries": a.heads * (a.head_dim + made)}
+    return term(attention_buffer_bytes, "attention", **given, **sizes)
 
 
 def latent_rank(a: Attention) -> int:

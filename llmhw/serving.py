@@ -364,7 +364,7 @@ class ServingMemory(StageReport):
 
     @property
     def kv_bytes(self) -> float:
-        """Room for the cache on a device of the worst stage; 0 where there is none. llama.cpp takes what it is asked."""
+        """Room for the cache on a device of the worst stage; 0 where there is none. llama.cpp allocates n_ctx."""
         left = max(0.0, self.left_bytes[self.worst])
         asked = self.cache_bytes(self.job.context_limit, sequences=self.job.max_sequences) if self._allocates else left
         return min(left, asked)
@@ -373,7 +373,8 @@ class ServingMemory(StageReport):
     def kv_tokens(self) -> int:
         """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
 
-        Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What lies in
+        host memory (kv_offload) is counted.
         """
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:

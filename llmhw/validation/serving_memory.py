@@ -7,9 +7,9 @@ A row of the last two tables holds several measured values. `each_value` makes o
 from __future__ import annotations
 
 import re
-from math import ceil, log2
-from dataclasses import replace
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import ceil, log2
 from typing import Any
 
 from llmhw import llamacpp
