@@ -107,6 +107,7 @@ COLUMNS: dict[str, Column] = {
     "id": _text("name of the row in messages", "run_id test_id"),
     "source": _text("who published it: successive releases of one source share a vote", "reference"),
     "duplicate_of": _text("id of the row that this one repeats: it does not count"),
+    "year": _text("of the measurement: which generation ran of an engine without a version"),
     "source_opened": _text("false: nobody has read the source, so the row does not count"),
     "evidence": _text("analytic, estimate or oom: nobody measured it, so the row does not count"),
     "not_predicted": _text("why the row is not to be predicted"),
@@ -346,7 +347,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "serving": _columns(
         "model_name quant gpu n_gpus tp engine batch_or_concurrency isl osl metric value pp ep kv_dtype software "
         "weights attention_dp requests mean_isl mean_osl past n_ubatch flash_attn backends prefill_gpus "
-        "prefill_workers prefill_attention_dp decode_workers assumed seq_len model config",
+        "prefill_workers prefill_attention_dp decode_workers assumed year seq_len model config",
         _SIZES,
         _DEVICE,
     ),
