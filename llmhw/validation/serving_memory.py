@@ -486,7 +486,7 @@ def expanded_latent_bytes(
 
     >>> sizes = {"heads": 128, "head_dim": 192, "v_head_dim": 128, "hidden": 7168, "most": 2**29}
     >>> expanded_latent_bytes(batch=512, cells=2048, bits_per_element=8.5, **sizes) / 2**20
-    454.0
+    452.0
     """
     nope = head_dim - (head_dim - v_head_dim)
     wide = cells * heads * (nope + v_head_dim) * 4
