@@ -704,7 +704,7 @@ def bounded(meaning: str, default: int | None, most: int, *, least: int = 1) -> 
 
 
 # Options that llama.cpp has, and what is built on it.
-CELL_OPTIONS = ("n_ctx", "n_batch", "flash_attention", "kv_v", "swa_full", "gpu_layers", "cpu_moe")
+CELL_OPTIONS = ("n_ctx", "n_batch", "flash_attention", "kv_v", "swa_full", "n_gpu_layers", "n_cpu_moe")
 _TOKENS = 10**9
 _RANKS = 10**6
 
@@ -776,10 +776,12 @@ class ServingJob:
     flash_attention: bool | None = flag("Fused attention; default: auto, wherever llama.cpp has a kernel.", None)
     kv_v: str | None = asked("Format of cached values in llama.cpp; default: as keys, --kv.", None, str, _format)
     swa_full: bool = flag("Layers with a sliding window keep all tokens in llama.cpp's cache, too.")
-    gpu_layers: int | None = bounded(
+    n_gpu_layers: int | None = bounded(
         "Layers on devices, the last ones, in llama.cpp; default: all.", None, 10**6, least=0
     )
-    cpu_moe: int = bounded("Layers, the first ones, whose experts stay in host memory (llama.cpp).", 0, 10**6, least=0)
+    n_cpu_moe: int = bounded(
+        "Layers, the first ones, whose experts stay in host memory (llama.cpp).", 0, 10**6, least=0
+    )
     prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
     lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)
     lora_rank: int = bounded("Rank of each adapter; default: 16.", None, 10**6)
