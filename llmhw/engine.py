@@ -49,6 +49,8 @@ PARTS = (
     "elementwise",
     "attention over prompts",
     "attention over the cache",
+    "adapters",
+    "host memory",
     "all-reduces",
     "all-to-alls",
     "slowest rank",

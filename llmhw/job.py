@@ -24,7 +24,7 @@ from llmhw.engines import (
     engine_names,
     serving_engine,
 )
-from llmhw.hardware import Cluster, cluster_of
+from llmhw.hardware import Cluster, accelerator, cluster_of
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
 from llmhw.units import (
@@ -36,6 +36,7 @@ from llmhw.units import (
     check_number,
     indivisible,
     maximum,
+    parse_number,
     shown,
     where,
 )
@@ -50,6 +51,7 @@ CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
 ENGINES = engine_names()
 SPLITS = ("tensor", "layers")
+LORA_TARGETS = ("all-linear", "attention", "mlp")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
 
@@ -670,6 +672,18 @@ def _weights(name: str, value: str) -> str:
     return CHECKPOINT if isinstance(value, str) and value == CHECKPOINT else _format(name, value)
 
 
+def _host(name: str, value: str) -> str:
+    """The name of a processor, or a bandwidth as it was given."""
+    text = check_text(name, value).strip()
+    if text.lower().endswith("b/s"):
+        parse_number(name, text[: text.rindex("/")].strip(), least=1e6)
+        return text
+    found = accelerator(text)
+    if not found.architecture.startswith("CPU"):
+        raise LLMHWError(f"{name}={value!r} is no processor of a host; use a CPU of the catalog, or 83GB/s of its memory")
+    return found.name
+
+
 def _engine(name: str, value: str) -> str:
     return serving_engine(value).name
 
@@ -749,9 +763,23 @@ class ServingJob:
     prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
     lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)
     lora_rank: int = bounded("Rank of each adapter; default: 16.", None, 10**6)
-    weight_offload: float = share("Share of weights in host memory.", 0.0, "a share from 0 to 1", lambda x: 0 <= x <= 1)
+    lora_targets: str = choice(
+        LORA_TARGETS, "Matrices that adapters are at; vLLM and Punica: all that are not experts.", "all-linear"
+    )
+    weight_offload: float = share(
+        "Share of weights in host memory: read in every pass, or, by llama.cpp, computed there.",
+        0.0,
+        "a share from 0 to 1",
+        lambda x: 0 <= x <= 1,
+    )
     kv_offload: float = share(
         "Share of the cache there.", 0.0, "a share of at least 0 and below 1", lambda x: 0 <= x < 1
+    )
+    host: str | None = asked(
+        "Processor of the host, or its memory's bandwidth (83GB/s); default: EPYC 9654, or Ryzen 9 7950X for GDDR.",
+        None,
+        str,
+        _host,
     )
 
     def __post_init__(self) -> None:
@@ -765,6 +793,12 @@ class ServingJob:
                 raise LLMHWError(f"lora_rank={self.lora_rank} has no effect without adapters; give lora_adapters=1")
             if self.lora_rank > self.model.hidden:
                 raise LLMHWError(f"lora_rank={self.lora_rank} must be at most hidden={self.model.hidden}")
+        if self.lora_targets != "all-linear" and not self.lora_adapters:
+            raise LLMHWError(f"lora_targets={self.lora_targets!r} has no effect without adapters; give lora_adapters=1")
+        if self.host is not None and not (self.weight_offload or self.kv_offload):
+            raise LLMHWError(
+                f"host={self.host!r} has no effect without anything there; give weight_offload or kv_offload"
+            )
         self._assume()
         check_engine(self.software, self.cluster.accelerator, self.model, self.weights, self.kv)
         self._check_lengths()

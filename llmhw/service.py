@@ -14,6 +14,7 @@ from math import ceil, gcd, inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from llmhw.beside import host_cpu, laden
 from llmhw.catalog import check_calibration, read_calibration, read_measurements
 from llmhw.checks import checked, whole
 from llmhw.cost import price_of
@@ -648,12 +649,6 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
     _check_makes(job.model)
     if calibration is not None:
         check_calibration("serving_time", "serving", calibration)
-    for name in ("weight_offload", "kv_offload"):
-        if getattr(job, name):
-            raise LLMHWError(
-                f"{name}={getattr(job, name)}: how long it takes to read from host memory is not modelled; use 0, or "
-                "serving_memory(job) for what fits"
-            )
     for link in (cluster.intra_link, cluster.inter_link):
         if link is not None and not _SLOWEST <= link.bytes_per_second <= _FASTEST:
             raise LLMHWError(
@@ -664,7 +659,7 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
     # an instance that does not fill its nodes has the same part of each
     per_node = node if job.devices <= node else gcd(job.devices, node)
     one = Cluster(cluster.accelerator, job.devices, per_node, cluster.intra_link, cluster.inter_link)
-    return engine_of(
+    made = engine_of(
         job.model,
         one,
         engine=lender(job.software).constants,
@@ -677,6 +672,7 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
         all_reduce=job.all_reduce,
         calibration=calibration,
     )
+    return laden(made, job)
 
 
 @dataclass(frozen=True)
