@@ -33,8 +33,7 @@ FACTS: dict[str, tuple[str, ...]] = {
         "trained_params unit_bytes".split()
     ),
     "inference_throughput": tuple(
-        "not_predicted model config device software weights kv_dtype attention_dp mean_isl mean_osl "
-        "requests".split()
+        "not_predicted model config device software weights kv_dtype attention_dp mean_isl mean_osl requests".split()
     ),
     "inference_memory": tuple("not_predicted program model weights meter prompt_logits read_at mask_tokens".split()),
     "vllm_capacity": tuple(

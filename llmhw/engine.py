@@ -51,6 +51,7 @@ PARTS = (
     "attention over the cache",
     "adapters",
     "host memory",
+    "draft",
     "all-reduces",
     "all-to-alls",
     "slowest rank",

@@ -680,7 +680,9 @@ def _host(name: str, value: str) -> str:
         return text
     found = accelerator(text)
     if not found.architecture.startswith("CPU"):
-        raise LLMHWError(f"{name}={value!r} is no processor of a host; use a CPU of the catalog, or 83GB/s of its memory")
+        raise LLMHWError(
+            f"{name}={value!r} is no processor of a host; use a CPU of the catalog, or 83GB/s of its memory"
+        )
     return found.name
 
 
