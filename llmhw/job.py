@@ -687,7 +687,8 @@ def _host(name: str, value: str) -> str:
 
 
 def _engine(name: str, value: str) -> str:
-    return serving_engine(value).name
+    found = serving_engine(value)
+    return f"{found.name}:{found.version}" if found.version else found.name
 
 
 def _up_to(name: str, value: Any, least: int, most: int) -> int:
@@ -739,7 +740,13 @@ class ServingJob:
     all_reduce: str = choice(
         ALL_REDUCES, "How tp ranks add up: in two exchanges, in one of more bytes, in the switch.", "two-shot"
     )
-    engine: str = asked("What serves; default: vllm, or llama.cpp for GGUF files and on Apple.", None, ENGINES, _engine)
+    engine: str = asked(
+        "What serves, with its version or the newest: vllm, vllm:0.9.2; default: vllm, or llama.cpp for GGUF files and "
+        "on Apple.",
+        None,
+        ENGINES,
+        _engine,
+    )
     weights: str = asked(
         "Weight format: `llmhw formats`; default: checkpoint, its own, where the engine reads it.", None, str, _weights
     )
@@ -752,7 +759,7 @@ class ServingJob:
     utilization: float = share(
         "Share of the memory to take; default: the engine's.",
         None,
-        "above 0 and at most 1; vLLM's default is 0.9",
+        "above 0 and at most 1; vLLM's default is 0.92",
         lambda x: 0 < x <= 1,
     )
     max_sequences: int = bounded("Sequences that run at a time on tp x pp ranks; default: the engine's.", None, 10**6)
@@ -816,7 +823,9 @@ class ServingJob:
         """What follows from the model, the device and the engine."""
         device = self.cluster.accelerator
         self._set(engine=default_engine(device, formats_in(self.model, self.weights or CHECKPOINT)[0]).name)
-        engine = self.software
+        engine, whole = self.software, 0
+        if self.context_limit <= engine.whole_up_to:
+            whole = min(self.context_limit, _TOKENS)
         if self.weights is None and engine.runs_on(device):
             self._set(weights=default_weights(engine, device, self.model))
         self._set(weights="bf16")
@@ -824,8 +833,8 @@ class ServingJob:
             kv=default_cache(engine, device, self.model, self.weights),
             split=engine.split if self.tp is None or self.tp == 1 else "tensor",
             utilization=engine.utilization,
-            max_sequences=engine.max_sequences or 1,
-            max_batched_tokens=engine.max_batched_tokens or 8192,
+            max_sequences=min(engine.max_sequences or 1, self.max_batched_tokens or MOST),
+            max_batched_tokens=max(engine.max_batched_tokens or 8192, whole),
             lora_rank=16,
             tp=1,
             pp=1,
@@ -857,8 +866,9 @@ class ServingJob:
 
     @property
     def software(self) -> ServingEngine:
-        """What `llmhw.engines` knows of the engine."""
-        return serving_engine(self.engine)
+        """What `llmhw.engines` knows of the engine, with its defaults on the device."""
+        ranks = (self.tp or 1) * (self.pp or 1)
+        return serving_engine(self.engine).on(self.cluster.accelerator, ranks)
 
     def _check_lengths(self) -> None:
         """Lengths of sequences and of pages."""
