@@ -47,6 +47,7 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
 ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
+LOSSES = ("plain", "fused", "chunked")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
 ENGINES = engine_names()
@@ -131,6 +132,10 @@ def _fields_asked(kind: type) -> list[tuple[str, Any, bool, Any]]:
     """Name, default, whether it is a name, and check of each field that was made with `asked`."""
     made = [(f.name, f.default, f.metadata) for f in fields(kind) if f.metadata]
     return [(name, default, said["kind"] is str, said["check"]) for name, default, said in made]
+
+
+def _format(name: str, value: str) -> str:
+    return number_format(value).name
 
 
 class Assumed:
@@ -563,6 +568,16 @@ class TrainingJob:
     compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
+    rank: int = count("Rank of the adapters, on all linear layers, in fp32.", 16)
+    base: str | None = asked(
+        "Format of the frozen weights, as nf4-dq for QLoRA; default: that of the weights.", None, str, _format
+    )
+    loss: str = choice(
+        LOSSES,
+        "plain: logits in fp32 and their gradients; fused: gradients over 16-bit logits (Unsloth); chunked: never all "
+        "logits at once (Liger, Cut Cross-Entropy).",
+        "plain",
+    )
     attention: str = choice(
         ATTENTION, "flash is fused: no score matrix. Default: flash, or eager where plain PyTorch has no other.", None
     )
@@ -593,6 +608,8 @@ class TrainingJob:
                 f"expert_imbalance={self.expert_imbalance:g} must be at most the experts of a layer of {spec.name}, "
                 f"{limits.experts}"
             )
+        if self.rank > spec.hidden:
+            raise LLMHWError(f"rank={self.rank} must be at most hidden={spec.hidden}")
         if self.recompute == "block" and not 0 < self.recompute_layers <= spec.num_layers // p.pp:
             raise LLMHWError(
                 f"recompute_layers={self.recompute_layers} must be between 1 and the {spec.num_layers // p.pp} layers "
@@ -658,14 +675,13 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("optimizer", "weights that are trained, frozen=False", lambda job: not job.frozen),
+    ("rank", "adapters, frozen=True", lambda job: job.frozen),
+    ("base", "adapters, frozen=True", lambda job: job.frozen),
+    ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
 )
 
 
 # -- serving ----------------------------------------------------------------------------------
-
-
-def _format(name: str, value: str) -> str:
-    return number_format(value).name
 
 
 def _weights(name: str, value: str) -> str:

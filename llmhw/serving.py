@@ -15,6 +15,7 @@ from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
+from llmhw.margin import barely, fit_words, known_error
 from llmhw.memory import (
     kv_cache,
     kv_cache_bytes_per_token,
@@ -485,11 +486,20 @@ class ServingMemory(StageReport):
         return f"{self.fit_words(job.context_limit)}; longest context: {self.longest:,} tokens."
 
     def fit_words(self, tokens: int, sequences: int = 1) -> str:
-        """That so many sequences fit, and how near to the limit."""
-        needs, has = self.needed_bytes(tokens, sequences), self.budget_bytes
-        barely = self.needed_bytes(tokens) > (1 - BARELY) * has
-        sizes = f"{format_quantity(needs, 'bytes')} of {format_quantity(has, 'bytes')} a device"
-        return f"Fits barely: {sizes}" if barely else f"Fits: {sizes}"
+        """That so many sequences fit, and how near one of them is to the limit."""
+        needs = self.needed_bytes(tokens, sequences)
+        return fit_words(self.needed_bytes(tokens), self.budget_bytes, self.error, shown=needs)
+
+    @property
+    def error(self) -> float:
+        """Share of a need that nine of ten measured ones are within: see `llmhw.margin`."""
+        engine = self.job.software
+        return known_error("paged" if engine.paged else "llama.cpp" if engine.weights[0] == "gguf" else "generate")
+
+    @property
+    def fits_barely(self) -> bool:
+        """Whether one sequence of max_model_len fits by less than the known error."""
+        return self.fits and barely(self.needed_bytes(self.job.context_limit), self.budget_bytes, self.error)
 
     def warnings(self) -> list[str]:
         """What was assumed, and what the numbers leave out."""
@@ -614,10 +624,6 @@ class ServingMemory(StageReport):
 
     def footer(self) -> tuple[str]:
         return (self.summary(),)
-
-
-# Share of the budget that one request leaves, below which it only just fits.
-BARELY = 0.05
 
 
 def _many(sequences: int) -> str:
