@@ -17,7 +17,7 @@ from llmhw.memory import kv_cache, lora_tensors
 from llmhw.model import Layer, ModelSpec
 from llmhw.precision import component_formats, formats_in
 from llmhw.rates import ServingConstants, constants_of
-from llmhw.units import LLMHWError, format_quantity, maximum, minimum, share
+from llmhw.units import LLMHWError, any_of, format_quantity, maximum, minimum, share
 
 
 @formula(
@@ -164,10 +164,16 @@ class Laden(Engine):
     def timed(self, **load: Any) -> Ledger:
         """Time of one pass, by part: that of the model, "adapters", and "host memory"."""
         tokens = load.get("prompts", 0) * load.get("prompt_tokens", 0) + load.get("decoding", 0)
-        shared = self.computes and tokens < COPIED_FROM and bool(self.weight_offload or self.expert_layers)
+        if not any_of(tokens):
+            return super().timed(**load)
+        shared = self.computes and bool(self.weight_offload or self.expert_layers)
+        if shared and not isinstance(tokens, (int, float)):
+            raise LLMHWError(
+    computes            the host's processor multiplies what it holds, unless a pass has many tokens (llama.cpp); else
+                "0, or serve(job) for this one"
+            )
+        shared = shared and tokens < COPIED_FROM
         found = self._shared_out(load) if shared else super().timed(**load)
-        if not tokens:
-            return found
         if self.host is not None and not shared:
             self._weights_come(found, tokens)
         if self.host is not None and self.kv_offload:
@@ -212,17 +218,15 @@ class Laden(Engine):
 
     def _weights_come(self, ledger: Ledger, tokens: Any) -> None:
         """The device reads what it needs of the weights in host memory; the head is one of them."""
-        one = Ledger(ledger.detail)
-        for label, numel, width, share_, experts in self._away:
+        for (kind, part, away, experts), elements in self._away.items():
             behind = Ledger(ledger.detail)
             touched: Any = 1
             if experts:
                 given = {"experts": experts[0], "used": experts[1], "tokens": tokens}
                 touched = behind.add("", "experts of all ranks", experts_touched, **given) / experts[0]
-            sizes = {"elements": share_ * numel, "bytes_per_element": width, "touched": touched, "ranks": self.tp}
-            moved = behind.add("", "weights of a device", away_bytes, **sizes)
-            self._come(one, label, moved, behind)
-        ledger.merge(one)
+            sizes = {"elements": away * elements, "bytes_per_element": self.stored[kind, part].weight_bytes}
+            moved = behind.add("", "weights of a device", away_bytes, **sizes, touched=touched, ranks=self.tp)
+            self._come(ledger, f"{part} in host memory", moved, behind)
 
     def _come(self, ledger: Ledger, label: str, moved: Any, behind: Ledger) -> None:
         assert self.host is not None
@@ -234,23 +238,20 @@ class Laden(Engine):
         ledger.add("host memory", label, host_read_seconds, memory_bytes=moved, **speed, because=behind)
 
     @cached_property
-    def _away(self) -> tuple[tuple[str, float, float, float, tuple[int, int] | None], ...]:
-        """Of every component with weights in host memory: elements, their bytes, the share, experts and those used."""
-        sums: dict[tuple[Any, ...], float] = {}
-        kinds = [(k, t, n) for k, (layer, n) in enumerate(self.spec.layer_kinds) for t in layer.tensors]
+    def _away(self) -> dict[tuple[int, str, float, tuple[int, int] | None], float]:
+        """Elements of every layer kind and component, with the share in host memory; of experts, how many and used."""
+        sums: dict[tuple[int, str, float, tuple[int, int] | None], float] = {}
+        kinds = [(k, t, n) for k, (layer, n) in enumerate(self.spec.layer_kinds) for t in layer.tensors if t.is_linear]
         # llama.cpp deals layers, and its head stays on the device
         heads = () if self.computes else ("tokens", "head") if self.spec.tied else ("head",)
         for kind, t, count in (*kinds, *((-1, t, 1) for t in self.spec.tensors if t.part in heads)):
-            part = "head" if kind < 0 else t.component
-            routed = t.experts > 1
-            away = self.weight_offload
+            away, routed = self.weight_offload, t.experts > 1
             if routed and self.expert_layers:
                 away = max(away, min(1.0, self.expert_layers / self.spec.num_layers))
-            if (t.is_linear or kind < 0) and away:
-                width = self.stored[kind, part].weight_bytes
-                key = (part, width, away, (t.experts, t.used) if routed else None)
+            if away:
+                key = (kind, t.component if kind >= 0 else "head", away, (t.experts, t.used) if routed else None)
                 sums[key] = sums.get(key, 0) + count * t.numel
-        return tuple((f"{part} in host memory", n, width, away, ex) for (part, width, away, ex), n in sums.items())
+        return sums
 
     def _cache_comes(self, ledger: Ledger, load: dict[str, Any]) -> None:
         """Decoding reads a share of its cache from the host; a prompt writes as much, and reads what is before it."""
