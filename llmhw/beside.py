@@ -12,7 +12,8 @@ from typing import Any
 from llmhw.engine import Engine, experts_touched, formats_of
 from llmhw.formula import Ledger, formula
 from llmhw.hardware import Accelerator, Cluster, Link, accelerator, given, link_of
-from llmhw.job import ServingJob
+from llmhw.job import ServingJob, in_host
+from llmhw.llamacpp import layers_on
 from llmhw.memory import kv_cache, lora_tensors
 from llmhw.model import Layer, ModelSpec
 from llmhw.precision import component_formats, formats_in
@@ -80,7 +81,7 @@ def away_bytes(*, elements: Any, bytes_per_element: Any, touched: Any = 1, ranks
     return elements * bytes_per_element * touched / ranks
 
 
-# Tokens of a pass from which llama.cpp copies weights to the device and multiplies there (GGML_OP_OFFLOAD_MIN_BATCH).
+# Rows of a matrix from which llama.cpp copies it to the device and multiplies there (GGML_OP_OFFLOAD_MIN_BATCH).
 COPIED_FROM = 32
 # Share of a link's rate that copies from pinned host memory reach, where the catalog has none: PCIe's of nvbandwidth.
 _LINK_SHARE = 0.8
@@ -127,12 +128,13 @@ def host_cpu(device: Accelerator, wanted: str | None = None) -> Accelerator:
 
 def host_words(job: ServingJob) -> list[str]:
     """What is assumed of the host, if it has a part in the answer, in words."""
-    if not (job.weight_offload or job.kv_offload):
+    if not in_host(job):
         return []
     found = host_of(job.cluster.accelerator, job.host)
     rates = (found.link_bytes_per_second, found.cpu.memory_bandwidth_bytes_per_second)
     link, memory = (format_quantity(rate, "bytes/s") for rate in rates)
-    how = "its processor computes what it holds" if job.engine == "llama.cpp" else "devices read it in every pass"
+    computes = job.gpu_layers is not None or job.cpu_moe
+    how = "its processor computes what it holds" if computes else "devices read it in every pass"
     asked = "" if job.host is not None else f"host={found.cpu.name!r} assumed; "
     return [f"{asked}the host's memory gives {memory}, the link to each device {link}; {how}"]
 
@@ -143,9 +145,10 @@ class Laden(Engine):
 
     adapters, rank, targets   LoRA: how many, of which rank, at which matrices; requests use them alike
     host                where the rest is
-    weight_offload      share of the weights in host memory, by layers
-    expert_layers       layers whose experts alone are there
+    weight_offload      share of the weights in host memory
     kv_offload          share of the cache there
+    host_layers         the first layers, which lie there whole; all and the head, where they are more than there are
+    expert_layers       the first layers whose experts alone are there, those among them
     computes            the host's processor multiplies what it holds, unless a pass has many tokens (llama.cpp); else
                         the device reads it in every pass (vLLM)
     software            constants of that processor
@@ -156,8 +159,9 @@ class Laden(Engine):
     targets: str = "all-linear"
     host: Host | None = None
     weight_offload: float = 0.0
-    expert_layers: int = 0
     kv_offload: float = 0.0
+    host_layers: int = 0
+    expert_layers: int = 0
     computes: bool = False
     software: str = "llama-cpp"
 
@@ -166,13 +170,13 @@ class Laden(Engine):
         tokens = load.get("prompts", 0) * load.get("prompt_tokens", 0) + load.get("decoding", 0)
         if not any_of(tokens):
             return super().timed(**load)
-        shared = self.computes and bool(self.weight_offload or self.expert_layers)
+        shared = self.computes and bool(self.host_layers or self.expert_layers)
         if shared and not isinstance(tokens, (int, float)):
             raise LLMHWError(
-    computes            the host's processor multiplies what it holds, unless a pass has many tokens (llama.cpp); else
-                "0, or serve(job) for this one"
+                f"gpu_layers, cpu_moe: {self.host_layers} and {self.expert_layers} layers in host memory: a search does "
+                "not share passes with the host's processor; ask serve(job) about this one"
             )
-        shared = shared and tokens < COPIED_FROM
+        shared = shared and tokens < self._copied_from
         found = self._shared_out(load) if shared else super().timed(**load)
         if self.host is not None and not shared:
             self._weights_come(found, tokens)
@@ -242,12 +246,12 @@ class Laden(Engine):
         """Elements of every layer kind and component, with the share in host memory; of experts, how many and used."""
         sums: dict[tuple[int, str, float, tuple[int, int] | None], float] = {}
         kinds = [(k, t, n) for k, (layer, n) in enumerate(self.spec.layer_kinds) for t in layer.tensors if t.is_linear]
-        # llama.cpp deals layers, and its head stays on the device
-        heads = () if self.computes else ("tokens", "head") if self.spec.tied else ("head",)
+        heads = ("tokens", "head") if self.spec.tied else ("head",)
+        layers = self.spec.num_layers
         for kind, t, count in (*kinds, *((-1, t, 1) for t in self.spec.tensors if t.part in heads)):
-            away, routed = self.weight_offload, t.experts > 1
-            if routed and self.expert_layers:
-                away = max(away, min(1.0, self.expert_layers / self.spec.num_layers))
+            routed = t.experts > 1
+            first = max(self.host_layers, self.expert_layers if routed else 0)
+            away = self.weight_offload or (first > layers if kind < 0 else min(1.0, first / layers))
             if away:
                 key = (kind, t.component if kind >= 0 else "head", away, (t.experts, t.used) if routed else None)
                 sums[key] = sums.get(key, 0) + count * t.numel
@@ -263,6 +267,12 @@ class Laden(Engine):
         self._come(ledger, "keys and values", behind.add("", "cache of a device", away_bytes, **ranks), behind)
 
     # -- the host's processor
+
+    @property
+    def _copied_from(self) -> float:
+        """Tokens of a pass from which the device computes it all; of experts, each has a part of them."""
+        routed = [t.experts / t.used for layer, _ in self.spec.layer_kinds for t in layer.tensors if t.experts > 1]
+        return COPIED_FROM * (1 if self.host_layers else max(routed, default=1))
 
     def _shared_out(self, load: dict[str, Any]) -> Ledger:
         """A pass of few tokens: each side computes its layers or experts, and hidden states change sides between."""
@@ -280,21 +290,22 @@ class Laden(Engine):
         """The engine of the device, that of the processor, and how often a pass changes sides."""
         assert self.host is not None
         layers, spec = self.spec.layers, self.spec
-        whole = round(self.weight_offload * len(layers))
-        experts = range(whole, min(len(layers), whole + self.expert_layers))
+        whole = min(self.host_layers, len(layers))
+        experts = range(whole, min(len(layers), self.expert_layers))
+        heads = ((), spec.tensors) if self.host_layers > len(layers) else (spec.tensors, ())
         near = [
             (layers[i], _without(layers[i], True) if i in experts else layers[i]) for i in range(whole, len(layers))
         ]
         far = [(layers[i], layers[i] if i < whole else _without(layers[i], False)) for i in (*range(whole), *experts)]
         far = [(old, new) for old, new in far if new.tensors]
         plain = {f.name: getattr(self, f.name) for f in fields(Engine)}
-        device = Engine(**plain | self._part(near, spec.tensors, self.device, self.constants))
+        device = Engine(**plain | self._part(near, heads[0], self.device, self.constants))
         if not far:
             return device, None, 0
         cpu = self.host.cpu
         c = replace(constants_of(ServingConstants, cpu, self.software), gap=_BARRIER)
         own = {"cluster": Cluster(cpu, 1), "constants": c, "tp": 1, "pp": 1, "attention_dp": False, "ep": 1}
-        return device, Engine(**plain | own | self._part(far, (), cpu, c)), 2 * len(experts) + bool(whole)
+        return device, Engine(**plain | own | self._part(far, heads[1], cpu, c)), 2 * len(experts) + bool(whole)
 
     def _part(self, layers: list[tuple[Layer, Layer]], outside: Any, device: Accelerator, c: Any) -> dict[str, Any]:
         """The model of one side, in the formats that its tensors have in the whole model."""
@@ -352,13 +363,16 @@ def laden(engine: Engine, job: ServingJob) -> Engine:
     more: dict[str, Any] = {}
     if job.lora_adapters:
         more = {"adapters": job.lora_adapters, "rank": job.lora_rank, "targets": job.lora_targets}
-    if job.weight_offload or job.kv_offload:
+    if in_host(job):
         device = job.cluster.accelerator
         if device.architecture.startswith("CPU") or not device.host_link:
             raise LLMHWError(
-                f"weight_offload={job.weight_offload:g}, kv_offload={job.kv_offload:g}: {device.name} hangs on no host "
-                "whose memory is another one; use 0"
+                f"{', '.join(f'{name}={value:g}' for name, value in in_host(job).items())}: {device.name} hangs on no "
+                "host with a memory of its own; leave it out"
             )
-        more |= {"host": host_of(device, job.host), "weight_offload": job.weight_offload}
-        more |= {"kv_offload": job.kv_offload, "computes": job.engine == "llama.cpp"}
+        more |= {"host": host_of(device, job.host), "kv_offload": job.kv_offload}
+        more |= {"weight_offload": job.weight_offload, "expert_layers": job.cpu_moe}
+        if job.gpu_layers is not None:
+            more["host_layers"] = layers_on(job, 0).start if job.gpu_layers else job.model.num_layers + 1
+        more["computes"] = job.gpu_layers is not None or job.cpu_moe > 0
     return Laden(**{f.name: getattr(engine, f.name) for f in fields(Engine)}, **more) if more else engine
