@@ -173,8 +173,8 @@ class Laden(Engine):
         shared = self.computes and bool(self.host_layers or self.expert_layers)
         if shared and not isinstance(tokens, (int, float)):
             raise LLMHWError(
-                f"gpu_layers, cpu_moe: {self.host_layers} and {self.expert_layers} layers in host memory: a search does "
-                "not share passes with the host's processor; ask serve(job) about this one"
+                f"gpu_layers, cpu_moe: {self.host_layers} and {self.expert_layers} layers in host memory; a search "
+                "shares no passes with the host's processor: ask serve(job) about this one"
             )
         shared = shared and tokens < self._copied_from
         found = self._shared_out(load) if shared else super().timed(**load)
