@@ -187,14 +187,14 @@ def cache_terms(
 def layers_on(job: ServingJob, stage: int) -> range:
     """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer, the last."""
     total = job.model.num_layers + 1
-    held = total if job.n_gpu_layers is None else min(job.n_gpu_layers, total)
+    held = total if job.gpu_layers is None else min(job.gpu_layers, total)
     first = total - held
     bounds = [first + -(-held * i // job.pp) for i in (stage, stage + 1)]
     return range(bounds[0], min(bounds[1], total - 1)) if held else range(0)
 
 
 def _head_on_device(job: ServingJob) -> bool:
-    return job.n_gpu_layers is None or job.n_gpu_layers > 0
+    return job.gpu_layers is None or job.gpu_layers > 0
 
 
 def head_tensors(spec: ModelSpec) -> list[tuple[Tensor, int]]:
@@ -215,7 +215,7 @@ def expert_stacks(spec: ModelSpec) -> list[Tensor]:
 
 def _kept_in_host(job: ServingJob, number: int) -> bool:
     """Whether the experts of a layer stay in host memory: --n-cpu-moe takes them from the first layers."""
-    return number < job.n_cpu_moe
+    return number < job.cpu_moe
 
 
 def device_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
@@ -241,7 +241,7 @@ def host_tensors(job: ServingJob) -> list[tuple[Tensor, int]]:
     first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
     for layer, count in spec.kinds_of(range(first)) if first else ():
         held += [(t, count) for t in layer.tensors]
-    moved = range(first, min(job.n_cpu_moe, spec.num_layers))
+    moved = range(first, min(job.cpu_moe, spec.num_layers))
     for layer, count in spec.kinds_of(moved) if moved else ():
         held += [(t, count) for t in _expert_tensors(layer)]
     return held if _head_on_device(job) or spec.tied else held + head_tensors(spec)
@@ -289,7 +289,7 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     if experts:
         largest = max(experts, key=lambda t: t.numel)
         copied = 0.0
-        if job.n_cpu_moe and batch * largest.used >= 32 * largest.experts:
+        if job.cpu_moe and batch * largest.used >= 32 * largest.experts:
             copied = _stored(job, [(largest, 1)])
         one: dict[str, Any] = {"used": largest.used, "feed_forward": largest.into, "copied": copied}
         found.append(term(expert_buffer_bytes, "experts", **sizes, **one))
@@ -331,7 +331,7 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
     sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": cell_count(tokens)}
-    if job.pp > 1 and not first and not job.n_cpu_moe:
+    if job.pp > 1 and not first and not job.cpu_moe:
         sizes["copies"] = 4
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]
     return Estimate.of(f"host memory of {spec.name}", "bytes", parts)

@@ -286,7 +286,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
-        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
+        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank, targets=job.lora_targets), 2, tp=job.tp)
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
@@ -476,7 +476,7 @@ class ServingMemory(StageReport):
     def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
         """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
         each = enumerate(self.stages)
-        sequences = self.job.max_sequences if self.job.software.cells else sequences
+        sequences = max(sequences, self.job.max_sequences) if self.job.software.cells else sequences
         return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
@@ -831,12 +831,10 @@ def assumptions(held: ServingMemory) -> list[str]:
         found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
     else:
         found += told_towers(job.model)
-    if engine.cells and (job.n_cpu_moe or job.n_gpu_layers is not None):
+    if engine.cells and (job.cpu_moe or job.gpu_layers is not None):
         parts = llamacpp.host_memory(job, job.context_limit)
         sizes = [f"{format_quantity(float(part.value), 'bytes')} of {part.name}" for part in parts if part.value]
         found.append(f"host memory: {format_quantity(float(parts.total), 'bytes')}, {', '.join(sizes)}")
-    if job.lora_adapters:
-        found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
 
 
@@ -941,9 +939,9 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
     yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]
     if engine.cells and not held.fits:
         experts = llamacpp.expert_stacks(job.model)
-        yield _moved(job, held, "n_cpu_moe", range(job.n_cpu_moe + 1, job.model.num_layers + 1)) if experts else []
-        most = job.model.num_layers if job.n_gpu_layers is None else job.n_gpu_layers - 1
-        yield _moved(job, held, "n_gpu_layers", range(most, -1, -1))
+        yield _moved(job, held, "cpu_moe", range(job.cpu_moe + 1, job.model.num_layers + 1)) if experts else []
+        most = job.model.num_layers if job.gpu_layers is None else job.gpu_layers - 1
+        yield _moved(job, held, "gpu_layers", range(most, -1, -1))
     if engine.paged and not held.fits:
         yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
     more = 2 * getattr(job, axis)

@@ -249,12 +249,12 @@ STEP, MONEY, ANSWER = "Training step", "Money, failures, power", "Answer"
 GROUPS = ("Question", DEVICES, LAYOUT, LENGTH, FORMATS, STEP, ENGINE, LOAD, MONEY, "Others", ANSWER)
 
 _GROUP_OF = {
-    DEVICES: "offload weight_offload kv_offload utilization",
+    DEVICES: "offload weight_offload kv_offload host utilization",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
     LENGTH: "micro_batch global_batch seq_len max_model_len n_ctx max_sequences max_batched_tokens n_batch "
     "prefix_tokens page_size",
     FORMATS: "precision compute weights kv kv_v optimizer",
-    ENGINE: "engine kernels attention software lora_adapters lora_rank",
+    ENGINE: "engine kernels attention software lora_adapters lora_rank lora_targets",
 }
 _GROUPED = {name: group for group, names in _GROUP_OF.items() for name in names.split()}
 _SHORT = {
@@ -269,7 +269,12 @@ _SHORT = {
     "tokens": "-t",
 }
 # Second long flags: what llama.cpp calls it.
-_ALSO = {"max_sequences": "--np", "max_batched_tokens": "--n-ubatch", "n_gpu_layers": "--ngl"}
+_ALSO = {
+    "max_sequences": "--np",
+    "max_batched_tokens": "--n-ubatch",
+    "gpu_layers": "--ngl --n-gpu-layers",
+    "cpu_moe": "--n-cpu-moe",
+}
 _KIND: dict[Any, Any] = {int: WHOLE, float: REAL, str: click.STRING}
 _TYPES: dict[str, Any] = {
     "precision": Choices("precision", lambda: PRECISIONS),
@@ -278,14 +283,14 @@ _TYPES: dict[str, Any] = {
     "kv": FORMAT,
     "kv_v": FORMAT,
 }
-# Fields without an option: dp follows from --gpus, and how long reading from the host's memory takes is not known.
-NONE = ("dp", "weight_offload", "kv_offload")
+# Fields without an option: dp follows from --gpus.
+NONE = ("dp",)
 
 
 def named(name: str) -> list[str]:
     """The flags of an option: its short one, if it has any, and the long one."""
     flag = "--" + name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
-    return [*([_SHORT[name]] if name in _SHORT else []), flag, *([_ALSO[name]] if name in _ALSO else []), name]
+    return [*([_SHORT[name]] if name in _SHORT else []), flag, *_ALSO.get(name, "").split(), name]
 
 
 def seq_len() -> Option:
@@ -417,8 +422,8 @@ _SYNONYMS = {
     "--n-batch": "b batch-size-logical",
     "--flash-attention": "fa flash-attn",
     "--kv-v": "cache-type-v ctv",
-    "--n-gpu-layers": "gpu-layers gpulayers num-gpu",
-    "--n-cpu-moe": "cpu-moe moecpu",
+    "--gpu-layers": "gpulayers num-gpu",
+    "--cpu-moe": "moecpu",
     "--max-model-len": "ctx context context-length context-len ctx-size max-seq-len max-context",
     "--seq-len": "ctx n-ctx context context-length sequence-length length max-seq-len max-length",
     "--micro-batch": "batch batch-size bs per-device-train-batch-size micro-batch-size mbs",
