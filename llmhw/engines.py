@@ -35,7 +35,10 @@ class ServingEngine:
     graphs               CUDA graphs: outside of its share, or inside; "": it makes none
     graph_batch          sequences of the largest graph; 0: not known
     counts_context       whether its profile takes the CUDA context off the cache
-    refuses_states       whether it refuses more sequences than there is room for recurrent states
+    pools                whether layers of several kinds share a pool of pages, and how its log counts tokens: split,
+                         blocks over groups, or whole, requests x their length; "": each layer has its own
+    state_pages          pages of a recurrent state that a sequence holds, for each group of such layers
+    refuses_states       whether it refuses more sequences than there are pages for recurrent states
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
     constants            of `calibration.json`, its own or those of the engine that it `borrows` from
@@ -67,6 +70,8 @@ class ServingEngine:
     graphs: str = ""
     graph_batch: int = 0
     counts_context: bool = False
+    pools: str = ""
+    state_pages: int = 0
     refuses_states: bool = False
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
@@ -181,8 +186,9 @@ def _on(name: str, version: str, device: str, memory: int, ranks: int) -> Servin
 _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
-    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch"), int),
+    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages"), int),
     "graphs": str,
+    "pools": str,
     "counts_context": lambda text: text == "yes",
     "refuses_states": lambda text: text == "yes",
 }

@@ -25,6 +25,7 @@ from llmhw.memory import (
     whole_towers,
 )
 from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.pages import Pool, pool_of
 from llmhw.precision import checkpoint_name, format_label, formats_in, number_format
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
@@ -365,12 +366,52 @@ class ServingMemory(StageReport):
         """Room for the cache on a device of the worst stage; 0 where there is none."""
         return max(0.0, self.left_bytes[self.worst])
 
+    @cached_property
+    def pools(self) -> tuple[Pool | None, ...]:
+        """For every stage the pool of pages that its layers share; None where each layer has its own."""
+        job, engine = self.job, self.job.software
+        if not engine.pools:
+            return (None,) * job.pp
+        sizes: dict[str, Any] = {"kv": str(job.kv), "tp": job.tp, "page_size": job.page_tokens}
+        sizes |= {"batched": int(job.max_batched_tokens), "state_pages": engine.state_pages}
+        return tuple(pool_of(job.model, _numbers(job.model, job.pp, i), **sizes) for i in range(job.pp))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the cache as the engine counts them: a page of every layer, or of every layer of one group."""
+        pool = self.pools[self.worst]
+        return pool.held(self.kv_bytes / (1 - self.job.kv_offload)) if pool else self.kv_tokens // self.job.page_tokens
+
+    @property
+    def at_once_exactly(self) -> float:
+        """Sequences of max_model_len in the cache of one group of ranks: the log's maximum concurrency."""
+        job, pool = self.job, self.pools[self.worst]
+        if pool:
+            return self.blocks / pool.blocks(job.context_limit)
+        return self.blocks / ceil_div(job.context_limit, job.page_tokens)
+
+    @property
+    def starts(self) -> str:
+        """Why an engine does not start although a sequence of max_model_len fits; "" where it does."""
+        job, pool = self.job, self.pools[self.worst]
+        if not (pool and pool.has_states and job.software.refuses_states) or job.max_sequences <= self.blocks:
+            return ""
+        return (
+            f"max_sequences={job.max_sequences} is more than the {self.blocks} blocks of the cache, and each sequence "
+            f"needs one for its state; use max_sequences={self.blocks}"
+        )
+
     @property
     def kv_tokens(self) -> int:
-        """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
+        """Tokens that fit in the cache of one group of tp x pp ranks, as the engine's log has them.
 
-        Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        Where layers of several kinds share a pool, they depend on max_model_len; else all layers count as full
+        attention. Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
         """
+        pool = self.pools[self.worst]
+        if pool:
+            split = self.job.software.pools == "split"
+            return pool.split_tokens(self.blocks) if split else int(self.at_once_exactly * self.job.context_limit)
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
@@ -392,7 +433,11 @@ class ServingMemory(StageReport):
                 return 0.0
             return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
-        paged = job.software.paged
+        pool, paged = self.pools[i], job.software.paged
+        if pool:
+            prefix = min(job.prefix_tokens, seq_len)
+            whole, own = pool.blocks(seq_len), pool.blocks(seq_len, prefix)
+            return ((sequences - 1) * own + whole) * pool.block_bytes * (1 - job.kv_offload)
         room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
         shared = held(min(job.prefix_tokens, seq_len) // job.page_tokens * job.page_tokens) if paged else 0.0
         return (sequences * (held(room) - shared) + shared) * (1 - job.kv_offload)
@@ -476,6 +521,8 @@ class ServingMemory(StageReport):
         job = self.job
         if not self.longest:
             return f"Does not fit: {self.shortage(1)}."
+        if self.starts:
+            return f"Does not start: {self.starts}."
         if not self.fits:
             start = "start" if job.software.refuses_longer else "fit"
             return (
@@ -519,6 +566,16 @@ class ServingMemory(StageReport):
         kinds = [layer.attention for layer, _ in self.job.model.layer_kinds]
         return any(a is None or a.window or a.chunk for a in kinds)
 
+    def log_words(self) -> str:
+        """The cache as the engine's log counts it; "" where no one number of tokens fills it."""
+        if self.windowed and not self.pools[self.worst]:
+            return ""
+        found = f"cache of {self.kv_tokens:,} tokens"
+        if self.pools[self.worst] or self.job.page_tokens > 1:
+            length = self.job.context_limit
+            found += f", {self.blocks:,} blocks, maximum concurrency {self.at_once_exactly:.2f} x {length:,} tokens"
+        return found
+
     def longest_words(self) -> str:
         """The longest context in words."""
         return f"one sequence of {self.longest:,} tokens" if self.longest else "none"
@@ -546,6 +603,9 @@ class ServingMemory(StageReport):
             "budget_bytes": self.budget_bytes,
             "kv_bytes": self.kv_bytes,
             "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
+            "blocks": self.blocks if self._token_bytes(self.worst) else None,
+            "at_once": self.at_once_exactly if self._token_bytes(self.worst) else None,
+            "does_not_start": self.starts or None,
             "sequences": self.sequences(self.job.context_limit),
             "longest": self.longest,
             "graphs_bytes": self.graphs_bytes,
@@ -581,7 +641,7 @@ class ServingMemory(StageReport):
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        room = "" if self.windowed else f"; cache of {self.kv_tokens:,} tokens"
+        room = f"; {said}" if (said := self.log_words()) else ""
         at_once = f"at once: {_many(self.at_once())} of {length:,} tokens"
         return f"longest context: {self.longest_words()}; {at_once}{room}"
 

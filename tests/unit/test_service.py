@@ -474,7 +474,7 @@ def test_the_longest_context_is_right_for_windows() -> None:
     rows = dict(found.summary())
     assert rows["longest context"] == "one sequence of 131,072 tokens"
     assert rows["at once"] == "3 sequences of 131,000 tokens"
-    assert "tokens" not in rows["memory"]
+    assert "maximum concurrency 3.43 x 131,072 tokens" in rows["memory"]
     assert "tokens" in dict(asked("llama-3-8b", "h100").summary())["memory"]
 
 
