@@ -38,6 +38,8 @@ class ServingEngine:
     pools                whether layers of several kinds share a pool of pages, and how its log counts tokens: split,
                          blocks over groups, or whole, requests x their length; "": each layer has its own
     state_pages          pages of a recurrent state that a sequence holds, for each group of such layers
+    prompt_logits        whether its warm-up makes the logits of a whole prompt
+    expert_tiles         multiples that it fills the inner and the hidden size of an MXFP4 expert up to
     refuses_states       whether it refuses more sequences than there are pages for recurrent states
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
@@ -72,6 +74,8 @@ class ServingEngine:
     counts_context: bool = False
     pools: str = ""
     state_pages: int = 0
+    prompt_logits: bool = False
+    expert_tiles: tuple[int, int] = (1, 1)
     refuses_states: bool = False
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
@@ -83,7 +87,7 @@ class ServingEngine:
         >>> serving_engine("sglang").on(accelerator("h100"), 4).utilization
         0.824
         """
-        return _on(self.name, self.version, device.name, device.memory_bytes, ranks)
+        return _on(self.name, self.version, device.name, device.architecture, device.memory_bytes, ranks)
 
     @property
     def paged(self) -> bool:
@@ -166,13 +170,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _on(name: str, version: str, device: str, memory: int, ranks: int) -> ServingEngine:
+def _on(name: str, version: str, device: str, architecture: str, memory: int, ranks: int) -> ServingEngine:
     """The rows of the table that hold, one over the other; without a version, the newest."""
     engine, newest = _engines()[name], not version
     values: dict[str, Any] = {"version": version}
     for row in _defaults(name):
         holds = newest or _numbers(row["since"]) <= _numbers(version)
         holds &= memory >= float(row["least_gib"] or 0) * GIB and ranks >= int(row["least_ranks"] or 0)
+        holds &= not row["only"] or architecture.startswith(tuple(row["only"].split(";")))
         if holds and not (row["other_than"] and row["other_than"] in device):
             values |= {field: row[field] for field in _KINDS if row[field]}
     found = {field: _KINDS[field](value) if field in _KINDS else value for field, value in values.items()}
@@ -189,8 +194,8 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages"), int),
     "graphs": str,
     "pools": str,
-    "counts_context": lambda text: text == "yes",
-    "refuses_states": lambda text: text == "yes",
+    "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
+    **dict.fromkeys(("counts_context", "refuses_states", "prompt_logits"), lambda text: text == "yes"),
 }
 
 
@@ -221,7 +226,7 @@ def serving_engine(name: str) -> ServingEngine:
         raise LLMHWError(f"engine={name!r}: the version must be numbers with dots between, as in {word}:0.9.2")
     for one in _engines().values():
         if word in (one.name, *one.aliases):
-            return _on(one.name, version.removeprefix("v"), "", 0, 1)
+            return _on(one.name, version.removeprefix("v"), "", "", 0, 1)
     raise unknown_name("engine", name, _engines())
 
 

@@ -36,6 +36,8 @@ from llmhw.units import (
     check_number,
     format_quantity,
     maximum,
+    minimum,
+    where,
 )
 
 # -- memory: formulas -------------------------------------------------------------------------
@@ -111,6 +113,35 @@ def engine_budget_bytes(*, memory: Any, driver: Any, utilization: Any) -> Any:
     return (memory - driver) * utilization
 
 
+@formula(source="TensorRT-LLM: free_gpu_memory_fraction; TGI: TGI_WIGGLE_ROOM", unit="bytes")
+def rest_budget_bytes(*, memory: Any, driver: Any, held: Any, utilization: Any) -> Any:
+    """The same where the share is of what the model leaves free.
+
+    driver   what driver and context keep
+    held     model, workspaces and what lies outside of the allocator
+
+    >>> rest_budget_bytes(memory=80, driver=1, held=39, utilization=0.9)
+    75.0
+    """
+    return held + (memory - driver - held) * where(memory > driver + held, utilization, 1)
+
+
+@formula(source="vLLM's start-up logs: a pool that all graphs share, and what each needs of its own", unit="bytes")
+def graph_pool_bytes(*, largest: Any, sizes: Any, most: Any = 51, shared: Any = 0.25) -> Any:
+    """CUDA graphs of the batch sizes that are captured.
+
+    largest   bytes of all sizes that an engine captures by default
+    sizes     batch sizes that are captured; at most `most`
+    shared    part of the bytes that the first graph takes
+
+    Logs of dense models: 0.09 GiB with 3 sizes, 0.36 with 16, 0.5 to 0.6 with 51.
+
+    >>> round(graph_pool_bytes(largest=0.5, sizes=3), 2), graph_pool_bytes(largest=0.5, sizes=51)
+    (0.15, 0.5)
+    """
+    return largest * (shared + (1 - shared) * minimum(sizes, most) / most)
+
+
 @formula(source="whole pages in what is left of the budget", unit="count")
 def cache_tokens(*, left_bytes: Any, token_bytes: Any, page_size: Any) -> Any:
     """Tokens of KV cache that fit.
@@ -182,9 +213,34 @@ def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Ten
 
 
 @lru_cache(maxsize=64)
-def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int) -> Estimate:
-    """Weights of one rank of a stage, which are the same on every device and at every length."""
-    return weights(spec, fmt, tensors=_tensors(spec, layout, stage))
+def _weights(
+    spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: tuple[int, int] = (1, 1)
+) -> Estimate:
+    """Weights of one rank of a stage, which are the same on every device and at every length.
+
+    tiles   multiples that MXFP4 experts are filled up to: the inner and the hidden size
+    """
+    held = _tensors(spec, layout, stage)
+    if any(found.name == "mxfp4" for found in formats_in(spec, fmt)):
+        held = [(_filled(t, *tiles), n) for t, n in held]
+    return weights(spec, fmt, tensors=held)
+
+
+def _filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
+    """A stack of experts with its sizes filled up to multiples of these; other tensors as they are."""
+    if tensor.component != "experts" or not tensor.matmul or len(tensor.shape) != 3:
+        return tensor
+    experts, rows, columns = tensor.shape
+    parts = 2 if tensor.part == "gate_up" else 1
+    # (inputs, outputs) if swapped: of all matrices but down, the inputs are the hidden size
+    first = hidden if tensor.swapped == (tensor.part != "down") else inner
+    second = inner if first == hidden else hidden
+
+    def filled(size: int, to: int) -> int:
+        count = parts if to == inner and first != second else 1
+        return count * ceil_div(ceil_div(size, count), to) * to
+
+    return replace(tensor, shape=(experts, filled(rows, first), filled(columns, second)))
 
 
 def _numbers(spec: ModelSpec, pp: int, stage: int) -> range | None:
@@ -239,6 +295,48 @@ def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_eleme
     return maximum(batched, item) * width * bytes_per_element
 
 
+@formula(
+    source="vLLM's profile_run: one picture of full size passes through its tower; attention and feed-forward are cut",
+    unit="bytes",
+)
+def encoder_workspace_bytes(
+    *, patches: Any, pixels: Any, feed_forward: Any, hidden: Any, residuals: Any = 4, bytes_per_element: Any = 2
+) -> Any:
+    """What is alive at once while a vision tower reads its largest picture: fp32 pixels, and the widest block.
+
+    patches        of the picture
+    pixels         numbers of one patch
+    feed_forward   elements of a patch inside the feed-forward part, on one rank
+    residuals      vectors of size hidden beside them
+
+    Qwen3.5 27B on two ranks: a log of vLLM has an activation peak of 1.59 GiB.
+
+    >>> held = encoder_workspace_bytes(patches=65536, pixels=1536, feed_forward=4304, hidden=1152)
+    >>> round(held / 2**30, 2)
+    1.46
+    """
+    return patches * (4 * pixels + (feed_forward + residuals * hidden) * bytes_per_element)
+
+
+def _encoder_workspace(job: ServingJob) -> Term | None:
+    """Of the towers whose largest item is known."""
+    found: list[Term] = []
+    for tower in job.model.towers:
+        first = next((t for t, _ in tower.tensors if len(t.shape) > 3), None)
+        if tower.kind != "vision" or first is None or not tower.tokens:
+            continue
+        hidden, pixels = first.shape[0], first.numel // first.shape[0]
+        inside = [t for t, count in tower.tensors if count > 1 and len(t.shape) == 2]
+        outside = [t.shape[1] for t, count in tower.tensors if count == 1 and len(t.shape) == 2]
+        wide = [t.shape[0] for t in inside if t.shape[1] == hidden and t.shape[0] > hidden and "qkv" not in t.name]
+        merged = max((n // hidden for n in outside if n % hidden == 0), default=1)
+        table = max((t.shape[0] for t, n in tower.tensors if n == 1 and t.shape[1:] == (hidden,)), default=0)
+        sizes: dict[str, Any] = {"patches": max(tower.tokens * merged, table), "pixels": pixels, "hidden": hidden}
+        sizes["feed_forward"] = (len(wide) + 1) * max(wide, default=4 * hidden) / job.tp
+        found.append(term(encoder_workspace_bytes, "the largest picture", **sizes))
+    return max(found, key=lambda t: float(t.value), default=None)
+
+
 def _towers(job: ServingJob) -> list[Part]:
     """Weights of the towers, and their outputs where an engine sets room for them aside."""
     spec = job.model
@@ -253,11 +351,13 @@ def _towers(job: ServingJob) -> list[Part]:
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
+    sizes: dict[str, Any]
     if job.software.weights[0] == "gguf":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
+        sizes = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
         return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
     if job.software.share_of == "start":
         return Part("activations", (), "outside of the engine's share")
+    picture = _encoder_workspace(job) if stage == 0 and job.software.share_of == "device" else None
     kinds, whole = _kinds(spec, job.pp, stage), job.software.share_of == "device"
     forward = term(
         forward_workspace_bytes,
@@ -276,14 +376,44 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         # vLLM's profile draws a token for all sequences; others make their logits in fp32 and draw from a few
         bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration) if whole else 4,
     )
+    if job.software.prompt_logits:
+        # in 16 bit: the logits and their logarithms; over ranks first a part, all parts, and all in one
+        each = 4 if job.tp == 1 else 2 * (2 + 1 / job.tp)
+        sizes = {"tokens": job.max_batched_tokens, "vocab": spec.head_shape[0], "bytes_per_logit": each}
+        logits = term(prompt_logits_bytes, "logits of the warm-up's prompt", batch=1, **sizes)
+        beside = {"tokens": job.max_batched_tokens, "hidden": spec.hidden, "feed_forward": 0, "residuals": 2}
+        return Part("logits", (logits, term(forward_workspace_bytes, "hidden states", **beside)))
+    if picture and picture.value > max(forward.value, sampling.value if last else 0):
+        return Part("activations", (picture,), "of the vision tower; those of the text model come later")
     if last and sampling.value > forward.value:
         return Part("logits", (sampling,), "they come when the activations have gone, and are larger")
     return Part("activations", (forward,), "logits come when they have gone, and are smaller" if last else "")
 
 
+# Bytes per second that NVLink bridges between two cards do not reach.
+_BRIDGE = 150e9
+
+
+def _communication(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
+    """Buffers of NCCL on one rank: more of them where NVLink joins the ranks, which it drives with many channels."""
+    if job.devices == 1:
+        return 0.0
+    link = job.cluster.intra_link
+    fast = link is not None and link.name.startswith("NVLink") and link.bytes_per_second > _BRIDGE
+    return memory_constant("nvlink_communication_bytes" if fast else "communication_bytes", calibration)
+
+
+def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
+    """Batch sizes of 1, 2, 4, then every eighth up to 256 and every sixteenth up to 512: at most twice the sequences."""
+    most = min(512, 2 * job.max_sequences)
+    sizes = 3 + min(most, 256) // 8 + max(0, most - 256) // 16
+    largest = memory_constant("graph_bytes", calibration)
+    return term(graph_pool_bytes, "of every batch size", largest=largest, sizes=sizes)
+
+
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
-    held = _weights(spec, job.weights, job.parallelism, stage)
+    held = _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
@@ -291,15 +421,15 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
+    engine = job.software
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    context = 0.0 if job.software.paged else memory_constant("context_bytes", calibration)
-    overhead = term(
-        engine_overhead_bytes,
-        "outside the allocator",
-        beside=memory_constant("beside_bytes", calibration) + context,
-        communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
-    )
-    parts.append(Part("engine", (overhead,)))
+    context = 0.0 if engine.paged and not engine.counts_context else memory_constant("context_bytes", calibration)
+    outside = {"beside": memory_constant("beside_bytes", calibration) + context}
+    outside["communication"] = _communication(job, calibration)
+    if engine.share_of != "start":
+        parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
+    if engine.graphs == "inside":
+        parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
 
 
@@ -341,14 +471,29 @@ class ServingMemory(StageReport):
     @cached_property
     def budget_bytes(self) -> float:
         """What the engine may take of a device."""
-        if self.visible_bytes is not None:
-            return self.visible_bytes * self.job.utilization
-        return device_budget(self.job.cluster.accelerator, self.job.utilization, self.calibration)
+        return float(self._budget(max(float(stage.total) for stage in self.stages)).value)
+
+    def _budget(self, held: float) -> Term:
+        """The same, of a device that holds so much beside the cache."""
+        job, share_of = self.job, self.job.software.share_of
+        visible = self.visible_bytes
+        sizes: dict[str, Any] = {"memory": self.capacity_bytes, "driver": self._driver, "utilization": job.utilization}
+        if visible is not None:
+            sizes |= {"memory": visible, "driver": 0.0}
+        if share_of != "device":
+            sizes["driver"] += memory_constant("context_bytes", self.calibration)
+        if share_of == "start":
+            sizes["driver"] += memory_constant("beside_bytes", self.calibration)
+            sizes["driver"] += _communication(job, self.calibration)
+        if share_of == "rest":
+            return term(rest_budget_bytes, "what the engine may take", held=held, **sizes)
+        return term(engine_budget_bytes, "what the engine may take", **sizes)
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:
         """What each stage has left for its part of the cache; below 0 where even the rest does not fit."""
-        return tuple(self.budget_bytes - float(stage.total) for stage in self.stages)
+        held = (float(stage.total) for stage in self.stages)
+        return tuple(float(self._budget(size).value) - size for size in held)
 
     @cached_property
     def worst(self) -> int:
@@ -475,8 +620,9 @@ class ServingMemory(StageReport):
 
     @property
     def graphs_bytes(self) -> float:
-        """CUDA graphs: captured after the cache is made, from what the engine's share leaves (vLLM, SGLang)."""
-        return memory_constant("graph_bytes", self.calibration) if self.job.software.paged else 0.0
+        """CUDA graphs that are captured after the cache is made, from what the engine's share leaves."""
+        outside = self.job.software.graphs == "outside"
+        return float(_graphs(self.job, self.calibration).value) if outside else 0.0
 
     @property
     def device_bytes(self) -> float:
@@ -584,7 +730,7 @@ class ServingMemory(StageReport):
         """The stages with the budget that their caches take: what a device holds once the engine has started."""
         label, shown = "what is left of the budget", []
         for stage, left in zip(self.stages, self.left_bytes, strict=True):
-            cache = term(cache_budget_bytes, label, budget=self.budget_bytes, held=float(stage.total))
+            cache = term(cache_budget_bytes, label, budget=left + float(stage.total), held=float(stage.total))
             shown.append(replace(stage, parts=(*stage.parts, Part("KV cache", (cache,)))) if left > 0 else stage)
         return shown
 
@@ -648,15 +794,7 @@ class ServingMemory(StageReport):
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind the budget; default: the worst stage."""
         if part == "budget":
-            job = self.job
-            given: dict[str, Any] = {
-                "memory": job.cluster.accelerator.memory_bytes,
-                "driver": self._driver,
-                "utilization": job.utilization,
-            }
-            if self.visible_bytes is not None:
-                given |= {"memory": self.visible_bytes, "driver": 0.0}
-            made = term(engine_budget_bytes, "what the engine may take", **given)
+            made = self._budget(max(float(stage.total) for stage in self.stages))
             return Estimate(self.title, "bytes", (Part("budget", (made,)),)).explain("budget")
         shown = self.shown()[self.worst if stage is None else stage]
         if part is not None and part not in {p.name for p in shown}:

@@ -220,6 +220,7 @@ CAPACITY_CONSTANTS = (
     "sampler_bytes_per_logit",
     "beside_bytes",
     "communication_bytes",
+    "nvlink_communication_bytes",
     "context_bytes",
 )
 _NUMBERS = (*INFERENCE_CONSTANTS, *CAPACITY_CONSTANTS)
