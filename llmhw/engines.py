@@ -32,7 +32,9 @@ class ServingEngine:
     share_of             of what that is a share: the device, what is free at the start, or the rest beside the model
     max_sequences, max_batched_tokens   at a time, in a forward pass; 0: as many as are asked for, and the whole prompt
     whole_up_to          longest sequence whose prompts are not cut: a batch then has room for one; 0: all are cut
-    graphs               CUDA graphs: outside of its share, or inside; "": it makes none
+    graphs               CUDA graphs: outside of its share, or inside, or inside as an extrapolation that is larger than
+                         they are; "": it makes none
+    sampler              how its profile draws a token for every sequence: sorted, or fused without a sort; "": not at all
     graph_batch          sequences of the largest graph; 0: not known
     counts_context       whether its profile takes the CUDA context off the cache
     pools                whether layers of several kinds share a pool of pages, and how its log counts tokens: split,
@@ -70,6 +72,7 @@ class ServingEngine:
     share_of: str = "device"
     whole_up_to: int = 0
     graphs: str = ""
+    sampler: str = ""
     graph_batch: int = 0
     counts_context: bool = False
     pools: str = ""
@@ -192,7 +195,7 @@ _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
     **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages"), int),
-    "graphs": str,
+    **dict.fromkeys(("graphs", "sampler"), str),
     "pools": str,
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
     **dict.fromkeys(("counts_context", "refuses_states", "prompt_logits"), lambda text: text == "yes"),

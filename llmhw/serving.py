@@ -127,19 +127,19 @@ def rest_budget_bytes(*, memory: Any, driver: Any, held: Any, utilization: Any) 
 
 
 @formula(source="vLLM's start-up logs: a pool that all graphs share, and what each needs of its own", unit="bytes")
-def graph_pool_bytes(*, largest: Any, sizes: Any, most: Any = 51, shared: Any = 0.25) -> Any:
+def graph_pool_bytes(*, shared: Any, sizes: Any, each: Any) -> Any:
     """CUDA graphs of the batch sizes that are captured.
 
-    largest   bytes of all sizes that an engine captures by default
-    sizes     batch sizes that are captured; at most `most`
-    shared    part of the bytes that the first graph takes
+    shared   bytes of the pool
+    sizes    batch sizes that are captured
+    each     bytes of one
 
-    Logs of dense models: 0.09 GiB with 3 sizes, 0.36 with 16, 0.5 to 0.6 with 51.
+    Logs: 0.09 to 0.39 GiB with 3 sizes, 0.36 with 16, 0.62 with 51.
 
-    >>> round(graph_pool_bytes(largest=0.5, sizes=3), 2), graph_pool_bytes(largest=0.5, sizes=51)
-    (0.15, 0.5)
+    >>> round(graph_pool_bytes(shared=0.1 * 2**30, sizes=51, each=12 * 2**20) / 2**30, 2)
+    0.7
     """
-    return largest * (shared + (1 - shared) * minimum(sizes, most) / most)
+    return shared + sizes * each
 
 
 @formula(source="whole pages in what is left of the budget", unit="count")
@@ -331,7 +331,9 @@ def _encoder_workspace(job: ServingJob) -> Term | None:
         wide = [t.shape[0] for t in inside if t.shape[1] == hidden and t.shape[0] > hidden and "qkv" not in t.name]
         merged = max((n // hidden for n in outside if n % hidden == 0), default=1)
         table = max((t.shape[0] for t, n in tower.tensors if n == 1 and t.shape[1:] == (hidden,)), default=0)
-        sizes: dict[str, Any] = {"patches": max(tower.tokens * merged, table), "pixels": pixels, "hidden": hidden}
+        # a picture is no longer than a sequence may be
+        patches = min(max(tower.tokens * merged, table), job.context_limit * merged)
+        sizes: dict[str, Any] = {"patches": patches, "pixels": pixels, "hidden": hidden}
         sizes["feed_forward"] = (len(wide) + 1) * max(wide, default=4 * hidden) / job.tp
         found.append(term(encoder_workspace_bytes, "the largest picture", **sizes))
     return max(found, key=lambda t: float(t.value), default=None)
@@ -348,6 +350,9 @@ def _towers(job: ServingJob) -> list[Part]:
     return parts
 
 
+_SAMPLERS = {"sorted": "sampler_bytes_per_logit", "fused": "fused_sampler_bytes_per_logit"}
+
+
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
@@ -358,7 +363,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
     if job.software.share_of == "start":
         return Part("activations", (), "outside of the engine's share")
     picture = _encoder_workspace(job) if stage == 0 and job.software.share_of == "device" else None
-    kinds, whole = _kinds(spec, job.pp, stage), job.software.share_of == "device"
+    kinds = _kinds(spec, job.pp, stage)
     forward = term(
         forward_workspace_bytes,
         "the widest block",
@@ -374,7 +379,7 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         sequences=job.max_sequences,
         vocab=spec.head_shape[0],
         # vLLM's profile draws a token for all sequences; others make their logits in fp32 and draw from a few
-        bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration) if whole else 4,
+        bytes_per_logit=memory_constant(_SAMPLERS[job.software.sampler], calibration) if job.software.sampler else 4,
     )
     if job.software.prompt_logits:
         # in 16 bit: the logits and their logarithms; over ranks first a part, all parts, and all in one
@@ -407,8 +412,11 @@ def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
     """Batch sizes of 1, 2, 4, then every eighth up to 256 and every sixteenth up to 512: at most twice the sequences."""
     most = min(512, 2 * job.max_sequences)
     sizes = 3 + min(most, 256) // 8 + max(0, most - 256) // 16
-    largest = memory_constant("graph_bytes", calibration)
-    return term(graph_pool_bytes, "of every batch size", largest=largest, sizes=sizes)
+    each = memory_constant(
+        "graph_extrapolated_bytes" if job.software.graphs == "extrapolated" else "graph_each_bytes", calibration
+    )
+    shared = memory_constant("graph_bytes", calibration)
+    return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
 
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
@@ -428,7 +436,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     outside["communication"] = _communication(job, calibration)
     if engine.share_of != "start":
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
-    if engine.graphs == "inside":
+    if engine.graphs in ("inside", "extrapolated"):
         parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
 
@@ -861,7 +869,7 @@ def serving_memory(
     >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 4), tp=4)
     >>> found = serving_memory(job)
     >>> found.fits, 430_000 < found.kv_tokens < 480_000, found.sequences(8192)
-    (True, True, 55)
+    (True, True, 56)
     """
     return memory_of(settled(job, visible_bytes=visible_bytes, calibration=calibration), visible_bytes, calibration)
 
