@@ -18,8 +18,9 @@ import llmhw.catalog
 from llmhw import LLMHWError, accelerator
 from llmhw.catalog import model_names, read_model
 from llmhw.names import find_model
+from llmhw.validation.serving import software_of
 from llmhw.validation.statistics import source_family
-from llmhw.validation.table import Row
+from llmhw.validation.table import Row, split_quant
 
 FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 
@@ -106,6 +107,8 @@ def device_of(text: str) -> str:
 # Devices of speeds whose memory, or card, is not stated in so many words: the usual ones.
 _ASSUMED = {
     "A100": "A100 80GB SXM4",
+    # Argonne's: four in a node, as its Polaris has
+    "A100 (memory size not stated in repo)": "A100 40GB SXM4",
     "RTX 2080 Ti": "RTX 2080 Ti 11GB",
     "Radeon 8060S": "Ryzen AI Max+ 395 128GB",
     "Framework Mainboard": "Ryzen AI Max+ 395 128GB",
@@ -125,7 +128,7 @@ def served_device(text: str) -> str:
     outside, _, inside = text.removeprefix("Virtualized ").partition(" (")
     card = re.match(r"(?:Nvidia|AMD|Intel) (?!Spark)([^)]*)", inside)
     name = card[1].removesuffix(" ECO") if card else outside
-    return device_of(_ASSUMED.get(name, name))
+    return device_of(_ASSUMED.get(text) or _ASSUMED.get(name, name))
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
@@ -404,9 +407,8 @@ _FORMATS = {
 def served_formats(row: Row) -> tuple[str, str]:
     """Formats of weights and cache: what `quant` says of both, or the usual ones of a model and an engine."""
     quant, name = row["quant"].lower().partition(" (")[0], row["model_name"].lower()
-    split = re.match(r"weight = (\w+), kv cache = (\w+)", quant) or re.match(r"(\w+) weights, (\w+) kv", quant)
-    if split:
-        return split[1], split[2]
+    if split_quant(quant)[1]:
+        return split_quant(quant)
     if "gpt-oss" in name and quant.startswith("f16"):
         return "F16", "fp16"
     if "gpt-oss" in name and not quant:
@@ -434,36 +436,9 @@ def served_model(row: Row) -> Facts:
     return {"model": known.name} if known else {}
 
 
-# Engines by the words that name them; a version before the one that stands here is the generation before.
-_ENGINES = {
-    "fastertransformer": ("fastertransformer", (0, 0), ""),
-    "lmdeploy": ("lmdeploy", (0, 0), ""),
-    "litgpt": ("litgpt", (0, 0), ""),
-    "deepspeed": ("deepspeed-mii", (0, 0), ""),
-    "llama.cpp": ("llama-cpp", (0, 0), ""),
-    "sglang": ("sglang", (0, 0), ""),
-    "tensorrt-llm": ("tensorrt-llm-2025", (0, 10), "tensorrt-llm-2023"),
-    "tensorrt": ("tensorrt-llm-2025", (0, 0), ""),
-    "vllm": ("vllm-v1", (0, 8), "vllm-v0"),
-    "mango": ("vllm-v1", (0, 0), ""),
-}
-
-
 def engine(row: Row) -> str:
     """Which engine ran, in which generation; empty for one that is not known."""
-    text = row["engine"].lower()
-    for part, (name, newest, before) in _ENGINES.items():
-        if part not in text:
-            continue
-        if name == "tensorrt-llm-2025" and ("pytorch" in text or "InferenceX" in row["source"]):
-            return "tensorrt-llm-pytorch"
-        found = re.search(rf"{part}[ _-](\d+)\.(\d+)", text)
-        # one without a version is of its year
-        version = (int(found[1]), int(found[2])) if found else (99, 0) if row["year"] > "2024" else (0, 7)
-        if part == "tensorrt-llm" and not found:
-            version = newest
-        return before if version < newest else name
-    return ""
+    return software_of(row["engine"], row["year"])
 
 
 def backend(row: Row) -> str:
@@ -476,9 +451,6 @@ def backend(row: Row) -> str:
     return "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
 
 
-# Mean tokens of prompts and answers of MLPerf's data sets. Answers: 294.45, 684.68 and 3,880 tokens a sample in its
-# reference implementations; prompts as commonly quoted for OpenOrca, the long-context mix and the reasoning mix.
-_MLPERF = {"llama2-70b": (294, 294), "llama3.1-405b": (9428, 685), "deepseek-r1": (800, 3880)}
 # How many requests TensorRT-LLM's overview of performance runs, by the lengths of prompts and answers.
 _REQUESTS = {
     (128, 128): 30_000,
@@ -494,14 +466,10 @@ _REQUESTS = {
 }
 
 
-def _reason_of_serving(row: Row, mlperf: bool) -> str:
+def _reason_of_serving(row: Row) -> str:
     batch = row["batch_or_concurrency"]
     if row["gpu"] == "A100 SXM 80GB" and row["metric"] == "prefill_tok_per_s":
         return "681 tokens/s on A100 SXM beside 7,504 on A100 PCIe in one table: the card was not itself"
-    if mlperf and batch != "Offline":
-        return "a scenario with limits on latency: throughput depends on the arrivals"
-    if mlperf and row["model_name"] not in _MLPERF:
-        return f"model_name={row['model_name']!r}: the lengths of its data set are not known"
     if "," in row["gpu"] and "x16" in row["gpu"]:
         return "two kinds of devices in one system"
     if row["metric"] == "ttft_ms" and batch.isdigit() and int(batch) > 1 and "queueing" in row["notes"]:
@@ -555,32 +523,30 @@ def _stated(row: Row, pattern: str) -> str:
 
 
 def inference_throughput(row: Row) -> Facts:
-    mlperf = row["metric"] == "tokens_per_s_total" and "MLPerf" in row["source"]
     found = served_model(row)
     parameters = Row(found).spec().parameters if found else None
     experts = parameters is not None and parameters.active != parameters.total
     shared = experts and ("attention-DP" in row["notes"] or "MLPerf" in row["source"])
     stored, cached = served_formats(row)
-    prompt, answer = _MLPERF.get(row["model_name"], ("", "")) if mlperf else ("", "")
-    requests = ""
+    prompt, answer, requests = "", "", ""
     if "perf-overview" in row["source"] and not row["batch_or_concurrency"].isdigit():
         requests = str(_REQUESTS.get((row.count("isl", 0, least=0), row.count("osl", 0, least=0)), ""))
     if "InferenceX" in row["source"]:  # lengths from 0.8 to 1.0 of what is stated; ten requests for each at a time
-        prompt, answer = round(0.9 * row.count("isl")), round(0.9 * row.count("osl"))
+        prompt, answer = (str(round(0.9 * row.count(name))) for name in ("isl", "osl"))
         requests = str(10 * row.count("batch_or_concurrency"))
     fused = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
     return (
         found
         | {
-            "not_predicted": _reason_of_serving(row, mlperf),
+            "not_predicted": _reason_of_serving(row),
             "cluster": cluster_of(row),
             "device": served_device(row["gpu"]),
             "software": engine(row),
             "backends": backend(row),
             "weights": stored,
             "kv_dtype": cached,
-            "mean_isl": str(prompt),
-            "mean_osl": str(answer),
+            "mean_isl": prompt,
+            "mean_osl": answer,
             "requests": requests,
             # a decode row's isl is the depth already
             "past": _stated(row, r"@ d(\d+)") if row["metric"].startswith("prefill") else "",

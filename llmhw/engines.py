@@ -32,9 +32,9 @@ class ServingEngine:
     share_of             of what that is a share: the device, what is free at the start, or the rest beside the model
     max_sequences, max_batched_tokens   at a time, in a forward pass; 0: as many as are asked for, and the whole prompt
     whole_up_to          longest sequence whose prompts are not cut: a batch then has room for one; 0: all are cut
-    graphs               CUDA graphs: outside of its share, or inside, or inside as an extrapolation that is larger than
+    graphs               CUDA graphs: outside of its share, inside, or inside as an extrapolation that is larger than
                          they are; "": it makes none
-    sampler              how its profile draws a token for every sequence: sorted, or fused without a sort; "": not at all
+    sampler              how its profile draws a token for every sequence: sorted, or fused without a sort; "": no
     graph_batch          sequences of the largest graph; 0: not known
     counts_context       whether its profile takes the CUDA context off the cache
     pools                whether layers of several kinds share a pool of pages, and how its log counts tokens: split,
@@ -43,6 +43,12 @@ class ServingEngine:
     prompt_logits        whether its warm-up makes the logits of a whole prompt
     expert_tiles         multiples that it fills the inner and the hidden size of an MXFP4 expert up to
     refuses_states       whether it refuses more sequences than there are pages for recurrent states
+    context              tokens of a sequence where nobody says; 0: the model's longest, or what fits
+    flash                whether attention is fused where nobody says
+    windows              layers whose cache is cut to their window: "all" that have one; "mixed": in models that have
+                         layers without one, too; "none"
+    latent               what is cached of latent attention: "one" latent, as keys and in part as values ("both"), or
+                         keys and values of all "heads"
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
     constants            of `calibration.json`, its own or those of the engine that it `borrows` from
@@ -80,6 +86,10 @@ class ServingEngine:
     prompt_logits: bool = False
     expert_tiles: tuple[int, int] = (1, 1)
     refuses_states: bool = False
+    context: int = 0
+    flash: bool = True
+    windows: str = "all"
+    latent: str = "one"
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
         """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
@@ -96,6 +106,11 @@ class ServingEngine:
     def paged(self) -> bool:
         """Whether it shares a pool of pages out; else each sequence has a block for the longest one."""
         return self.utilization < 1
+
+    @property
+    def cells(self) -> bool:
+        """Whether it is llama.cpp or built on it: cells for every slot are allocated when it starts."""
+        return self.weights[0] == "gguf"
 
     def runs_on(self, device: Accelerator) -> bool:
         """Whether there is a build for the device; one of unknown vendor is taken for such."""
@@ -194,11 +209,12 @@ def _on(name: str, version: str, device: str, architecture: str, memory: int, ra
 _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
-    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages"), int),
-    **dict.fromkeys(("graphs", "sampler"), str),
-    "pools": str,
+    **dict.fromkeys(
+        ("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages", "context"), int
+    ),
+    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
-    **dict.fromkeys(("counts_context", "refuses_states", "prompt_logits"), lambda text: text == "yes"),
+    **dict.fromkeys(("counts_context", "refuses_states", "prompt_logits", "flash"), lambda text: text == "yes"),
 }
 
 

@@ -346,7 +346,7 @@ class ServingEstimate(Report):
         return found
 
     def next_steps(self) -> list[str]:
-        """Changes that were tried on this job and load, those with most tokens per second first."""
+        """Changes that were tried on this job and load: those with most tokens per second first, or losing least."""
         found = []
         for text, other in variants(self.job, self.memory):
             try:
@@ -356,7 +356,7 @@ class ServingEstimate(Report):
             if made.fits and made.point.tokens_per_second > 1.02 * self.point.tokens_per_second:
                 words = f"{_speed(made.point.tokens_per_second)}, longest context {made.memory.longest:,} tokens"
                 found.append((made.point.tokens_per_second, f"{text}: {words}"))
-        return [text for _, text in sorted(found, reverse=True)]
+        return [text for _, text in (sorted(found, reverse=True) if self.fits else found)]
 
     def _again(self, job: ServingJob) -> ServingEstimate:
         """Another job at the same load, with the same constants."""

@@ -9,13 +9,16 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+from llmhw import llamacpp
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
+from llmhw.margin import barely, fit_words, known_error
 from llmhw.memory import (
+    kept_by,
     kv_cache,
     kv_cache_bytes_per_token,
     lora_tensors,
@@ -36,7 +39,6 @@ from llmhw.units import (
     check_number,
     format_quantity,
     maximum,
-    minimum,
     where,
 )
 
@@ -86,21 +88,6 @@ def sampling_workspace_bytes(*, tokens: Any, hidden: Any, sequences: Any, vocab:
     1.39
     """
     return tokens * hidden * 2 + sequences * vocab * bytes_per_logit
-
-
-@formula(
-    source="ggml's graph allocator: logits of a micro-batch, or its scores, beside two hidden states", unit="bytes"
-)
-def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) -> Any:
-    """llama.cpp's compute buffer on one device, in fp32.
-
-    batch    tokens of a micro-batch (n_ubatch)
-    scores   query heads x cached tokens where attention is not fused, else 0
-
-    >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
-    266.5
-    """
-    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
 
 
 @formula(source="device memory less what its driver keeps", unit="bytes")
@@ -201,6 +188,8 @@ def _dealt(layers: int, stages: int) -> tuple[range, ...]:
 @checked(stage=whole(0))
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
+    if job.software.cells:
+        return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
     return _tensors(job.model, job.parallelism, stage)
 
 
@@ -213,9 +202,7 @@ def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Ten
 
 
 @lru_cache(maxsize=64)
-def _weights(
-    spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: tuple[int, int] = (1, 1)
-) -> Estimate:
+def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: tuple[int, int] = (1, 1)) -> Estimate:
     """Weights of one rank of a stage, which are the same on every device and at every length.
 
     tiles   multiples that MXFP4 experts are filled up to: the inner and the hidden size
@@ -233,14 +220,11 @@ def _filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
     experts, rows, columns = tensor.shape
     parts = 2 if tensor.part == "gate_up" else 1
     # (inputs, outputs) if swapped: of all matrices but down, the inputs are the hidden size
-    first = hidden if tensor.swapped == (tensor.part != "down") else inner
-    second = inner if first == hidden else hidden
-
-    def filled(size: int, to: int) -> int:
-        count = parts if to == inner and first != second else 1
-        return count * ceil_div(ceil_div(size, count), to) * to
-
-    return replace(tensor, shape=(experts, filled(rows, first), filled(columns, second)))
+    first = tensor.swapped == (tensor.part != "down")
+    wide, narrow = (rows, columns) if first else (columns, rows)
+    wide = int(ceil_div(wide, hidden) * hidden)
+    narrow = parts * int(ceil_div(ceil_div(narrow, parts), inner) * inner)
+    return replace(tensor, shape=(experts, wide, narrow) if first else (experts, narrow, wide))
 
 
 def _numbers(spec: ModelSpec, pp: int, stage: int) -> range | None:
@@ -295,6 +279,10 @@ def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_eleme
     return maximum(batched, item) * width * bytes_per_element
 
 
+# Engines that read towers only from a file of their own (--mmproj).
+ONE_FILE = ("llama.cpp", "koboldcpp")
+
+
 @formula(
     source="vLLM's profile_run: one picture of full size passes through its tower; attention and feed-forward are cut",
     unit="bytes",
@@ -342,6 +330,8 @@ def _encoder_workspace(job: ServingJob) -> Term | None:
 def _towers(job: ServingJob) -> list[Part]:
     """Weights of the towers, and their outputs where an engine sets room for them aside."""
     spec = job.model
+    if job.software.name in ONE_FILE:
+        return []
     parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
     if parts and job.software.paged:
         width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
@@ -357,9 +347,8 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
     sizes: dict[str, Any]
-    if job.software.weights[0] == "gguf":
-        sizes = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
-        return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
+    if job.software.cells:
+        return Part("compute buffer", tuple(llamacpp.compute_terms(job, stage, job.context_limit)))
     if job.software.share_of == "start":
         return Part("activations", (), "outside of the engine's share")
     picture = _encoder_workspace(job) if stage == 0 and job.software.share_of == "device" else None
@@ -386,8 +375,8 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         each = 4 if job.tp == 1 else 2 * (2 + 1 / job.tp)
         sizes = {"tokens": job.max_batched_tokens, "vocab": spec.head_shape[0], "bytes_per_logit": each}
         logits = term(prompt_logits_bytes, "logits of the warm-up's prompt", batch=1, **sizes)
-        beside = {"tokens": job.max_batched_tokens, "hidden": spec.hidden, "feed_forward": 0, "residuals": 2}
-        return Part("logits", (logits, term(forward_workspace_bytes, "hidden states", **beside)))
+        beside: dict[str, Any] = {"tokens": job.max_batched_tokens, "hidden": spec.hidden, "feed_forward": 0}
+        return Part("logits", (logits, term(forward_workspace_bytes, "hidden states", residuals=2, **beside)))
     if picture and picture.value > max(forward.value, sampling.value if last else 0):
         return Part("activations", (picture,), "of the vision tower; those of the text model come later")
     if last and sampling.value > forward.value:
@@ -409,7 +398,7 @@ def _communication(job: ServingJob, calibration: Mapping[str, Any] | None) -> fl
 
 
 def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
-    """Batch sizes of 1, 2, 4, then every eighth up to 256 and every sixteenth up to 512: at most twice the sequences."""
+    """Of batch sizes 1, 2, 4, every eighth up to 256 and every sixteenth up to 512, at most twice the sequences."""
     most = min(512, 2 * job.max_sequences)
     sizes = 3 + min(most, 256) // 8 + max(0, most - 256) // 16
     each = memory_constant(
@@ -421,7 +410,11 @@ def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
-    held = _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
+    held = (
+        weights(spec, job.weights, tensors=stage_tensors(job, stage))
+        if job.software.cells
+        else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
+    )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
@@ -431,8 +424,10 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     parts.append(_workspace(job, stage, calibration))
     engine = job.software
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    context = 0.0 if engine.paged and not engine.counts_context else memory_constant("context_bytes", calibration)
-    outside = {"beside": memory_constant("beside_bytes", calibration) + context}
+    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
+    inside = unified or (engine.paged and not engine.counts_context)
+    context = 0.0 if inside else memory_constant("context_bytes", calibration)
+    outside: dict[str, Any] = {"beside": 0.0 if unified else memory_constant("beside_bytes", calibration) + context}
     outside["communication"] = _communication(job, calibration)
     if engine.share_of != "start":
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
@@ -511,13 +506,17 @@ class ServingMemory(StageReport):
     def _token_bytes(self, stage: int) -> float:
         """Cache of one token on a device of a stage, while it is within every window."""
         job = self.job
+        if job.software.cells:
+            return self._cells(llamacpp.STEP, stage, 1) / llamacpp.STEP
         numbers = _numbers(job.model, job.pp, stage)
-        return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
+        return kv_cache_bytes_per_token(self._kept, job.kv, tp=job.tp, layers=numbers)
 
     @property
     def kv_bytes(self) -> float:
-        """Room for the cache on a device of the worst stage; 0 where there is none."""
-        return max(0.0, self.left_bytes[self.worst])
+        """Room for the cache on a device of the worst stage; 0 where there is none. llama.cpp allocates n_ctx."""
+        left = max(0.0, self.left_bytes[self.worst])
+        asked = self.cache_bytes(self.job.context_limit, sequences=self.job.max_sequences) if self._allocates else left
+        return min(left, asked)
 
     @cached_property
     def pools(self) -> tuple[Pool | None, ...]:
@@ -541,7 +540,7 @@ class ServingMemory(StageReport):
         job, pool = self.job, self.pools[self.worst]
         if pool:
             return self.blocks / pool.blocks(job.context_limit)
-        return self.blocks / ceil_div(job.context_limit, job.page_tokens)
+        return float(self.blocks / ceil_div(job.context_limit, job.page_tokens))
 
     @property
     def starts(self) -> str:
@@ -559,7 +558,8 @@ class ServingMemory(StageReport):
         """Tokens that fit in the cache of one group of tp x pp ranks, as the engine's log has them.
 
         Where layers of several kinds share a pool, they depend on max_model_len; else all layers count as full
-        attention. Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        attention. Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What
+        lies in host memory (kv_offload) is counted.
         """
         pool = self.pools[self.worst]
         if pool:
@@ -568,7 +568,26 @@ class ServingMemory(StageReport):
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
+        if self._allocates:
+            return self.job.max_sequences * llamacpp.cell_count(self.job.context_limit) if self.fits else 0
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
+
+    @property
+    def _allocates(self) -> bool:
+        """Whether the cache is allocated for the longest sequences when the engine starts, and no more."""
+        return self.job.software.cells
+
+    @property
+    def _kept(self) -> ModelSpec:
+        """The model with the cache that the engine keeps."""
+        return kept_by(self.job.model, self.job.software.windows)
+
+    def _cells(self, tokens: int, stage: int, slots: int) -> float:
+        """llama.cpp's cache on a device: cells for so many tokens in each slot."""
+        job = self.job
+        numbers = llamacpp.layers_on(job, stage)
+        terms = llamacpp.cache_terms(llamacpp.kept(job), layers=numbers, **llamacpp.cache_options(job, tokens, slots))
+        return sum(float(t.value) for t in terms)
 
     def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
         """Cache of sequences of this length on a device of a stage (default: the worst), as the engine lays it out.
@@ -579,12 +598,14 @@ class ServingMemory(StageReport):
         job, i = self.job, self.worst if stage is None else stage
         if check_count("seq_len", seq_len) > job.context_limit:
             raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.context_limit}; raise that")
+        if job.software.cells:
+            return self._cells(job.context_limit, i, sequences) * (1 - job.kv_offload)
         numbers = _numbers(job.model, job.pp, i)
 
         def held(tokens: int) -> float:
             if not tokens:
                 return 0.0
-            return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
+            return float(kv_cache(self._kept, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
         pool, paged = self.pools[i], job.software.paged
         if pool:
@@ -617,14 +638,18 @@ class ServingMemory(StageReport):
 
         def fits(tokens: int) -> bool:
             alone = self if paged else self._with_limit(tokens)
-            return all(alone.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
+            slots = job.max_sequences if job.software.cells else 1
+            return all(alone.cache_bytes(tokens, i, sequences=slots) <= left for i, left in enumerate(alone.left_bytes))
 
         return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
         """The same devices with room for other lengths."""
         tokens = max(tokens, self.job.prefix_tokens + 1)
-        return replace(self, job=self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens})))
+        job = self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens}))
+        if job.software.cells:  # whose compute buffer depends on them
+            return memory_of(job, self.visible_bytes, self.calibration)
+        return replace(self, job=job)
 
     @property
     def graphs_bytes(self) -> float:
@@ -643,6 +668,7 @@ class ServingMemory(StageReport):
     def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
         """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
         each = enumerate(self.stages)
+        sequences = self.job.max_sequences if self._allocates else sequences
         return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
@@ -686,11 +712,20 @@ class ServingMemory(StageReport):
         return f"{self.fit_words(job.context_limit)}; longest context: {self.longest:,} tokens."
 
     def fit_words(self, tokens: int, sequences: int = 1) -> str:
-        """That so many sequences fit, and how near to the limit."""
-        needs, has = self.needed_bytes(tokens, sequences), self.budget_bytes
-        barely = self.needed_bytes(tokens) > (1 - BARELY) * has
-        sizes = f"{format_quantity(needs, 'bytes')} of {format_quantity(has, 'bytes')} a device"
-        return f"Fits barely: {sizes}" if barely else f"Fits: {sizes}"
+        """That so many sequences fit, and how near one of them is to the limit."""
+        needs = self.needed_bytes(tokens, sequences)
+        return fit_words(self.needed_bytes(tokens), self.budget_bytes, self.error, shown=needs)
+
+    @property
+    def error(self) -> float:
+        """Share of a need that nine of ten measured ones are within: see `llmhw.margin`."""
+        engine = self.job.software
+        return known_error("paged" if engine.paged else "llama.cpp" if engine.weights[0] == "gguf" else "generate")
+
+    @property
+    def fits_barely(self) -> bool:
+        """Whether one sequence of max_model_len fits by less than the known error."""
+        return self.fits and barely(self.needed_bytes(self.job.context_limit), self.budget_bytes, self.error)
 
     def warnings(self) -> list[str]:
         """What was assumed, and what the numbers leave out."""
@@ -703,9 +738,8 @@ class ServingMemory(StageReport):
             made = serving_memory(other, calibration=self.calibration)
             if made.at_once() > self.at_once():
                 found.append((made.longest, f"{text}: {made._room_words()}"))
-        if not self.fits and self.longest:
-            found.append((self.longest, f"max_model_len={self.longest}: one sequence of that length"))
-        return [text for _, text in sorted(found, reverse=True)]
+        # what makes a job fit stands in the order of what it loses
+        return [text for _, text in (sorted(found, reverse=True) if self.fits else found)]
 
     def at_once(self) -> int:
         """Sequences of max_model_len in one instance."""
@@ -717,7 +751,7 @@ class ServingMemory(StageReport):
     @property
     def windowed(self) -> bool:
         """Whether some layers cache less than every token, so that no one number of tokens fills the cache."""
-        kinds = [layer.attention for layer, _ in self.job.model.layer_kinds]
+        kinds = [layer.attention for layer, _ in self._kept.layer_kinds]
         return any(a is None or a.window or a.chunk for a in kinds)
 
     def log_words(self) -> str:
@@ -755,6 +789,7 @@ class ServingMemory(StageReport):
             "replicas": self.job.replicas,
             "worst_stage": self.worst,
             "budget_bytes": self.budget_bytes,
+            "left_bytes": self.left_bytes[self.worst],
             "kv_bytes": self.kv_bytes,
             "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
             "blocks": self.blocks if self._token_bytes(self.worst) else None,
@@ -822,10 +857,6 @@ class ServingMemory(StageReport):
         return (self.summary(),)
 
 
-# Share of the budget that one request leaves, below which it only just fits.
-BARELY = 0.05
-
-
 def _many(sequences: int) -> str:
     return f"{sequences:,} sequence{'' if sequences == 1 else 's'}"
 
@@ -884,6 +915,8 @@ def memory_of(
 
 # -- what nobody asked for --------------------------------------------------------------------
 
+# What llama.cpp leaves free of a device when it chooses n_ctx (--fit-target).
+_SPARE = 2**30
 # Tokens that a layout must hold where no request says how many.
 _SOME_TOKENS = 4096
 
@@ -923,7 +956,16 @@ def settled(
         return memory_of(job.assuming(**values, **more), visible_bytes, calibration)
 
     values |= _layout(job, tokens, lambda **layout: tried(**layout, **({"max_model_len": least} if open_end else {})))
-    if open_end and not engine.paged and prompt is not None:
+    if open_end and engine.cells:
+        # what llama.cpp takes by itself; versions that take the model's longest lower it to what fits
+        limit = max(least, min(engine.context or job.context_limit, job.context_limit))
+        most = 0
+        if not engine.context:
+            budget = tried(max_model_len=limit).budget_bytes
+            held = job.assuming(**values, max_model_len=limit)
+            most = memory_of(held, max(0.0, budget - _SPARE) / job.utilization, calibration).longest
+        values["max_model_len"] = most if least <= most < limit else limit
+    elif open_end and not engine.paged and prompt is not None:
         values["max_model_len"] = least
     elif open_end:
         longest = tried().longest
@@ -982,7 +1024,11 @@ def assumptions(held: ServingMemory) -> list[str]:
             found.append(
                 f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
             )
-    found += told_towers(job.model)
+    if job.software.name in ONE_FILE and job.model.towers:
+        size = sum(float(t.value) for terms in whole_towers(job.model).values() for t in terms)
+        found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
+    else:
+        found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
@@ -1052,32 +1098,56 @@ def _narrower(job: ServingJob) -> list[str]:
 
 
 def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, ServingJob]]:
-    """Changes of a job that may help, in words: a smaller cache, fewer bits, more devices, a larger device."""
-    engine = job.software
+    """Changes of a job that may help, in words; only what is not on already.
+
+    Of a job that fits: what makes its cache larger or its batches. Of one that does not: the mildest change of each
+    kind with which it does, in the order of what they lose; then more devices, and larger ones.
+    """
     kept: dict[str, Any] = {"engine": str(job.engine), "tp": job.tp, "pp": job.pp}
-    tries: list[dict[str, Any]] = []
-    smaller = [
-        n for n in engine.kv if number_format(n).bits < number_format(job.kv).bits and number_format(n).bits >= 8
-    ]
-    tries += [{"kv": name} for name in smaller[:1]]
-    tries += [{"weights": name} for name in _narrower(job)]
     axis = "pp" if job.split == "layers" else "tp"
-    more = 2 * getattr(job, axis)
-    if more * job.devices // getattr(job, axis) <= job.cluster.devices:
-        tries.append({axis: more})
-    if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
-        tries.append({"max_sequences": max(8, 2 * job.max_sequences)})
-    if not held.fits and held.longest:
-        tries.append({"max_model_len": held.longest})
-    if not held.fits and engine.paged and job.max_batched_tokens > 2048:
-        tries.append({"max_batched_tokens": 2048})
-    for change in tries:
-        try:
-            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), replace(job, **(kept | change))
-        except LLMHWError:
-            continue
+    for mild in _changes(job, held, axis):
+        for change in mild:
+            try:
+                other = replace(job, **(kept | change))
+                if not held.fits:
+                    made = serving_memory(other, visible_bytes=held.visible_bytes, calibration=held.calibration)
+                    if not made.fits:
+                        continue
+            except LLMHWError:
+                continue
+            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), other
+            if not held.fits:
+                break
     if not held.fits:
         yield from _larger(job, axis, kept)
+
+
+def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[dict[str, Any]]]:
+    """The same by kind, milder ones first."""
+    engine, bits = job.software, number_format(job.kv).bits
+    if held.fits:
+        if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
+            yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
+    else:
+        yield [{"max_sequences": n} for n in _halves(job.max_sequences, 1)]
+        yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
+        yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
+    yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]
+    if engine.paged and not held.fits:
+        yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
+    more = 2 * getattr(job, axis)
+    yield [{axis: more}] if more * job.devices // getattr(job, axis) <= job.cluster.devices else []
+    for name in _narrower(job):
+        yield [{"weights": name}]
+
+
+def _halves(number: int, least: int) -> list[int]:
+    """Half of a number, a quarter, and so on.
+
+    >>> _halves(256, 64)
+    [128, 64]
+    """
+    return [number >> i for i in range(1, number.bit_length()) if number >> i >= least]
 
 
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:
