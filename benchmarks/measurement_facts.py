@@ -570,7 +570,12 @@ def inference_throughput(row: Row) -> Facts:
 _QUANTS = {
     "bf16": "bf16",
     "fp16": "fp16",
+    "fp8-block": "fp8-block",
     "fp8": "fp8",
+    "mxfp4": "mxfp4",
+    "nvfp4": "nvfp4",
+    "int4-awq": "int4-awq",
+    "int4-w4a16": "int4-w4a16",
     "gptq-int4": "int4-gptq",
     "gptq-int8": "gptq-8bit",
     "awq-int4": "int4-awq",
@@ -644,9 +649,12 @@ def vllm_capacity(row: Row) -> Facts:
     name = row["gpu"]
     nominal = re.search(r"(\d+(?:\.\d+)?) ?(GB|GiB)", name)
     device = device_of(name.removesuffix("GB").rstrip("0123456789").rstrip("-") if nominal else name)
+    if name == "A100-80GB":
+        # as much memory on PCIe as on SXM; its defaults are not those of other devices of that size
+        device = "A100 80GB SXM4"
     # "24GB" is 24 GiB of a driver's total; "95.6 GiB" is what CUDA shows
     card, visible = (nominal[1], nominal[2] == "GiB") if nominal and not device else ("", False)
-    unnamed = "model_name" in row["inferred_fields"] or "MODEL NOT NAMED" in row["model_name"]
+    unnamed = "model_name" in row["inferred_fields"].split(";") or "MODEL NOT NAMED" in row["model_name"]
     stated = {}
     for column in ("max_num_seqs", "max_num_batched_tokens"):
         found = re.search(rf"{column} (\d+)", row["notes"])

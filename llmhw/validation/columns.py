@@ -363,9 +363,9 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         _DEVICE,
     ),
     "kv-capacity": _columns(
-        "model_name quant gpu tp kv_cache_tokens kv_cache_gib_per_gpu model_load_gib_per_gpu pp gpu_memory_utilization "
-        "max_model_len max_num_seqs max_num_batched_tokens block_size vllm_version total_gpu_memory_gib visible_gib "
-        "card_gib weights kv_unstated weights_unstated notes quantity model config",
+        "model_name quant kv_dtype gpu tp kv_cache_tokens kv_cache_gib_per_gpu model_load_gib_per_gpu pp "
+        "gpu_memory_utilization max_model_len max_num_seqs max_num_batched_tokens block_size vllm_version "
+        "total_gpu_memory_gib visible_gib card_gib weights kv_unstated weights_unstated notes quantity model config",
         _SIZES,
         _DEVICE,
     ),

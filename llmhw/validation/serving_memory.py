@@ -15,7 +15,7 @@ from typing import Any
 from llmhw import llamacpp
 from llmhw.catalog import read_calibration
 from llmhw.formula import formula
-from llmhw.hardware import Cluster
+from llmhw.hardware import Accelerator, Cluster, accelerator
 from llmhw.job import ServingJob
 from llmhw.memory import kept_by, kv_cache, state_bytes, weights, whole_towers
 from llmhw.model import ModelSpec
@@ -261,8 +261,10 @@ CAPACITY_MEASURED = ("kv_cache_tokens", "kv_cache_gib_per_gpu", "model_load_gib_
 CAPACITY_CONSTANTS = (
     "driver_bytes",
     "sampler_bytes_per_logit",
+    "fused_sampler_bytes_per_logit",
     "beside_bytes",
     "communication_bytes",
+    "nvlink_communication_bytes",
     "context_bytes",
 )
 _NUMBERS = (*INFERENCE_CONSTANTS, *CAPACITY_CONSTANTS)
@@ -297,27 +299,23 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
     if unstated:
         raise LLMHWError(unstated)
     tp, pp = row.count("tp", most=10**4), row.count("pp", most=10**4)
-    if quantity.startswith("model_load"):
-        visible = 0.0
-    else:
-        visible = _visible_bytes(row, calibration)
-    longest = row.count("max_model_len", spec.max_seq_len or 4096)
+    visible = 0.0 if quantity.startswith("model_load") else _visible_bytes(row, calibration)
+    sizes = {"max_sequences": "max_num_seqs", "max_batched_tokens": "max_num_batched_tokens", "page_size": "block_size"}
+    given: dict[str, Any] = {name: row.count(column) for name, column in sizes.items() if row[column]}
+    if row["gpu_memory_utilization"]:
+        given["utilization"] = row.positive("gpu_memory_utilization")
+    if row["kv_dtype"].startswith("fp8"):
+        given["kv"] = "fp8"
     job = ServingJob(
         model=spec,
-        cluster=Cluster("H100 SXM5 80GB", tp * pp),
+        cluster=Cluster(_capacity_device(row, visible), tp * pp),
         tp=tp,
         pp=pp,
-        engine="vllm",
+        engine=f"vllm:{_version(row['vllm_version'])}",
         weights=chosen,
-        utilization=row.positive("gpu_memory_utilization", 0.9),
-        page_size=row.count("block_size", 16),
-        max_model_len=longest,
-        max_sequences=row.count("max_num_seqs", 256),
-        max_batched_tokens=row.count("max_num_batched_tokens", _batched_tokens(row, longest)),
+        max_model_len=row.count("max_model_len", spec.max_seq_len or 4096),
+        **given,
     )
-    if _COUNTS_CONTEXT.search(row["vllm_version"]):
-        constants = dict(read_calibration("serving_memory") if calibration is None else calibration)
-        calibration = {**constants, "beside_bytes": constants["beside_bytes"] + constants["context_bytes"]}
     found = serving_memory(job, visible_bytes=visible, calibration=calibration)
     if quantity == "kv_cache_tokens":
         return Prediction(predicted=found.kv_tokens, measured=row.positive(quantity), unit="tokens", meter="tokens")
@@ -331,15 +329,23 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
     return Prediction(predicted=predicted, measured=row.positive(quantity) * GIB, unit="bytes", meter=meter)
 
 
-# Profilers of these versions take the CUDA context off the cache too; later ones start to count when it is there.
-_COUNTS_CONTEXT = re.compile(r"^0\.6\.[45]|^0\.7\S* \(V1\)")
+def _version(text: str) -> str:
+    """The version whose plan a log follows: V1 came as a choice in 0.7 (0.7.9 here), and V0 stayed one until 0.9."""
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    # a log that does not say is taken for one of V1's
+    version = found[0] if found else "0.10"
+    minor = int(version.split(".")[1]) if version.startswith("0.") else 0
+    if "V1" in text and minor < 8:
+        return "0.7.9"
+    return "0.7.3" if "V0" in text and minor >= 8 else version
 
 
-def _batched_tokens(row: Row, longest: int) -> int:
-    """vLLM's default: a whole sequence, unless prompts are cut into chunks (V1, or more than 32,768 tokens)."""
-    if "V1" in row["vllm_version"]:
-        return 8192
-    return 2048 if longest > 32768 else max(longest, 2048)
+def _capacity_device(row: Row, visible: float) -> Accelerator:
+    """The card; where the log does not name it, one of its class with as much memory."""
+    if row["device"]:
+        return row.device()
+    size = visible or (row.positive("card_gib") if row["card_gib"] else 80.0) * GIB
+    return replace(accelerator("H100" if size > 32 * GIB else "RTX 4090"), memory_bytes=int(size))
 
 
 def _visible_bytes(row: Row, calibration: Mapping[str, Any] | None) -> float:
