@@ -56,9 +56,11 @@ def _sharp_in_notebooks() -> None:
     """Notebooks hold figures as drawings, sharp at any size, without the date that would make every run a change."""
     import sys
 
-    if (inline := sys.modules.get("matplotlib_inline")) is not None and "IPython" in sys.modules:
-        if sys.modules["IPython"].get_ipython() is not None:
-            inline.backend_inline.set_matplotlib_formats("svg", metadata={"Date": None})
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if getattr(shell, "kernel", None) is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
 
 
 def _matplotlib() -> Any:
@@ -166,6 +168,15 @@ def _points(axes: Any, points: Mapping[str, float] | None, at: float) -> None:
         axes.axvline(x, color=INK, linestyle=":", linewidth=1)
         side = "bottom" if at < 0.5 else "top"
         axes.annotate(label, (x, at), xycoords=("data", "axes fraction"), rotation=90, ha="right", va=side)
+
+
+def _dots(axes: Any, dots: Mapping[str, tuple[float, float]] | None) -> None:
+    """Labelled points."""
+    for i, (label, place) in enumerate((dots or {}).items()):
+        axes.plot(*([value] for value in place), "o", color=PALETTE[5], markersize=5, zorder=3)
+        # turn about, so that neighbours do not lie on each other
+        above = {"xytext": (-4, 4), "ha": "right"} if i % 2 else {"xytext": (5, -11)}
+        axes.annotate(label, place, textcoords="offset points", fontsize="small", **above)
 
 
 def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
@@ -460,11 +471,13 @@ def roofline(
     *,
     number_format: str = "bf16",
     points: Mapping[str, float] | None = None,
+    dots: Mapping[str, tuple[float, float]] | None = None,
     ax: Any = None,
 ) -> Figure:
     """Attainable FLOP/s over arithmetic intensity, one roof a device.
 
     points   label -> arithmetic intensity in FLOP/byte, drawn as vertical lines
+    dots     label -> intensity and FLOP/s that were reached
     ax       axes to draw into; default: those of a new figure
     """
     _check_shown("point", (points or {}).values(), above=True)
@@ -476,6 +489,7 @@ def roofline(
         ridge = a.ridge(number_format)
         axes.plot([ridge], [a.peak(number_format) / 1e12], "o", color=PALETTE[i % len(PALETTE)])
     _points(axes, points, 0.02)
+    _dots(axes, {label: (x, y / 1e12) for label, (x, y) in (dots or {}).items()})
     axes.set_xlabel("arithmetic intensity, FLOP per byte")
     axes.set_ylabel(f"attainable TFLOP/s, dense {number_format}")
     axes.legend(loc="upper left")
@@ -647,9 +661,10 @@ def lines(
     log_y: bool = False,
     levels: Mapping[str, float] | None = None,
     points: Mapping[str, float] | None = None,
+    dots: Mapping[str, tuple[float, float]] | None = None,
     ax: Any = None,
 ) -> Figure:
-    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones.
+    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones, `dots` points.
 
     x, y   labels of the axes; "bytes" on a logarithmic x is marked in KiB, MiB and GiB
     ax     axes to draw into; default: those of a new figure
@@ -663,6 +678,7 @@ def lines(
         axes.axhline(value, color=INK, linestyle="--", linewidth=1)
         axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
     _points(axes, points, 0.98)
+    _dots(axes, dots)
     if log_x:
         axes.set_xscale("log", base=2)
         unit = "bytes" if x == "bytes" else "count"
