@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cache, partial
+from math import gcd
 from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.engine import Engine, engine_of
 from llmhw.engines import engine_names, serving_engine
-from llmhw.hardware import Cluster
+from llmhw.hardware import Accelerator, Cluster, usual_network
 from llmhw.memory import kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.precision import weight_bytes
@@ -172,17 +173,27 @@ def _layout(row: Row) -> tuple[int, int]:
     return tp, pp or (max(1, devices // tp) if layers else 1)
 
 
+def _cluster(device: Accelerator, count: int) -> Cluster:
+    """So many devices in usual nodes, with the usual network between them."""
+    usual = device.scale_up_devices if device.scale_up_devices > 2 else 8
+    nodes = gcd(count, usual) if count > usual else usual
+    return Cluster(device, count, nodes, inter_link=usual_network(device) if count > nodes else None)
+
+
 def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, count: int = 0) -> Engine:
     """The engine of a row; `tp`, `count`: other ranks and devices than the row's, of one stage."""
     ranks, stages = (tp, 1) if tp else _layout(row)
+    shared = ranks > 1 and bool(row.flag("attention_dp"))
     known = calibration or read_calibration("serving_time")
     return engine_of(
         row.spec(),
-        Cluster(row.device(), count or row.count("n_gpus", None), 8),
+        _cluster(row.device(), count or row.count("n_gpus", None)),
         engine=_constants_of(row, known["engines"]),
         tp=ranks,
         pp=stages,
-        attention_dp=ranks > 1 and bool(row.flag("attention_dp")),
+        attention_dp=shared,
+        # groups that only read prompts, or only decode, send tokens to experts by all-to-all
+        ep=ranks if shared and row["prefill_gpus"] else 1,
         weights=row.number_format(),
         kv=row["kv_dtype"] or "bf16",
         calibration=calibration,
