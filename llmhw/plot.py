@@ -60,7 +60,7 @@ def _sharp_in_notebooks() -> None:
     if getattr(shell, "kernel", None) is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
 
 
 def _matplotlib() -> Any:
@@ -522,10 +522,11 @@ def request(trace: RequestTrace, ax: Any = None) -> Figure:
     axes.plot(tokens, [0] * len(tokens), "|", color=PALETTE[0], markersize=17, markeredgewidth=2)
     for y, (left, right), label in (
         (0.55, (at[0], at[2]), "TTFT"),
-        (0.55, (tokens[1], tokens[2]), "TPOT"),
+        (0.55, (tokens[-2], tokens[-1]), "TPOT"),
         (1.05, (at[0], at[3]), "latency"),
     ):
-        axes.annotate("", (left, y), (right, y), arrowprops={"arrowstyle": "|-|, widthA=0.25, widthB=0.25", "color": INK})
+        bracket = {"arrowstyle": "|-|, widthA=0.25, widthB=0.25", "color": INK}
+        axes.annotate("", (left, y), (right, y), arrowprops=bracket)
         axes.annotate(f"{label} {right - left:.0f} ms", ((left + right) / 2, y + 0.09), ha="center")
     axes.set(ylim=(-0.35, 1.5), yticks=[], xlabel="milliseconds since the request came")
     axes.spines["left"].set_visible(False)
@@ -543,6 +544,7 @@ def batching(runs: Mapping[str, SimulationResult]) -> Figure:
     batch that runs until its longest answer ends. Where prompts have a machine of their own, it is the first row.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
 
     _check_shown("seconds", (run.seconds for run in runs.values()))
     rows = [1 + max(t.spans[0][0] for t in run.requests_trace) for run in runs.values()]
@@ -556,9 +558,9 @@ def batching(runs: Mapping[str, SimulationResult]) -> Figure:
         for trace in sorted(run.requests_trace):
             place, since, gone = trace.spans[0]
             y, colour = place + apart, PALETTE[trace.number % len(PALETTE)]
-            first, end = trace.first_token_seconds, trace.finish_seconds
+            begin, first, end = trace.admitted_seconds, trace.first_token_seconds, trace.finish_seconds
             reads = 0 if apart else y
-            axes.barh([reads], [first - trace.admitted_seconds], 0.8, [trace.admitted_seconds], color=colour, alpha=0.35)
+            axes.barh([reads], [first - begin], 0.8, [begin], color=colour, alpha=0.35)
             for step in run.steps_trace:
                 each = (step.end_seconds - step.start_seconds) / step.steps
                 lefts = (step.start_seconds + each * i for i in range(step.steps if step.decode_sequences else 0))
@@ -566,18 +568,21 @@ def batching(runs: Mapping[str, SimulationResult]) -> Figure:
                     if max(first, since) <= left + each / 2 < end:
                         axes.barh([y], [0.85 * each], 0.8, [left], color=colour)
             if run.mode in ("static", "dynamic"):  # the place is free when the whole batch ends
-                gone = max(t.finish_seconds for t in run.requests_trace if t.admitted_seconds == trace.admitted_seconds)
+                gone = max(t.finish_seconds for t in run.requests_trace if t.admitted_seconds == begin)
                 axes.barh([y], [gone - end], 0.8, [end], facecolor="none", edgecolor=INK, hatch="////", alpha=0.4)
             letter = chr(ord("A") + trace.number)
             axes.annotate(letter, (trace.arrival_seconds, -0.75), ha="center", color=colour, weight="bold")
-            axes.annotate(letter, ((trace.admitted_seconds + first) / 2, reads), ha="center", va="center", weight="bold")
+            axes.annotate(letter, ((begin + first) / 2, reads), ha="center", va="center", weight="bold")
         axes.set(ylim=(n - 0.5, -1.1), yticks=[])
         axes.set_title(label, loc="left", fontsize=_SMALL, weight="bold")
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
+    whole = max(t.finish_seconds for run in runs.values() for t in run.requests_trace)
+    axes.set_xlim(-0.02 * whole, 1.02 * whole)
     axes.set_xlabel("seconds; a letter above a strip: the request comes")
-    shades = ({"alpha": 0.35, "color": INK}, {"color": INK}, {"facecolor": "none", "edgecolor": INK, "hatch": "////"})
-    handles = [plt.Rectangle((0, 0), 1, 1, **shade) for shade in shades]
+    shades: list[dict[str, Any]] = [{"alpha": 0.35, "color": INK}, {"color": INK}]
+    shades += [{"facecolor": "none", "edgecolor": INK, "hatch": "////"}]
+    handles = [Patch(**shade) for shade in shades]
     names = ("a prompt is read", "a token is written", "held, does nothing")
     figure.legend(handles, names, loc="outside lower center", ncols=3)
     return figure
@@ -586,10 +591,11 @@ def batching(runs: Mapping[str, SimulationResult]) -> Figure:
 def pages(caches: Mapping[str, Sequence[tuple[str, float]]], *, across: int = 8) -> Figure:
     """Pages of KV caches, drawn as grids of cells: whose each one is and how full.
 
-    caches   title -> pages in order: name of the sequence, "" if the page is free, and the share of it that holds tokens
+    caches   title -> pages in order: name of the sequence, "" if the page is free, and its share that holds tokens
     across   pages in a row
     """
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
 
     rows = [-(-len(held) // across) for held in caches.values()]
     figure, all_axes = plt.subplots(
@@ -601,15 +607,15 @@ def pages(caches: Mapping[str, Sequence[tuple[str, float]]], *, across: int = 8)
         for i, (name, share) in enumerate(held):
             corner = (i % across + 0.05, i // across + 0.1)
             colour = PALETTE[names.index(name) % len(PALETTE)] if name else INK
-            axes.add_patch(plt.Rectangle(corner, 0.9 * share, 0.8, color=colour, linewidth=0, alpha=0.35))
-            edge = {"edgecolor": colour, "alpha": 1.0 if name else 0.3}
-            axes.add_patch(plt.Rectangle(corner, 0.9, 0.8, fill=False, **edge))
+            axes.add_patch(Rectangle(corner, 0.9 * share, 0.8, color=colour, linewidth=0, alpha=0.35))
+            axes.add_patch(Rectangle(corner, 0.9, 0.8, fill=False, edgecolor=colour, alpha=1.0 if name else 0.3))
             if share:
                 axes.annotate(name, (corner[0] + 0.45, corner[1] + 0.42), ha="center", va="center", weight="bold")
         axes.set(xlim=(0, across), ylim=(n, 0))
         axes.set_title(title, loc="left", fontsize=_SMALL)
         axes.axis("off")
-    figure.supxlabel("a letter: whose the page is; filled: tokens; outline: held and empty; grey: free", fontsize=_SMALL)
+    told = "a letter: whose the page is; filled: tokens; outline: held and empty; grey: free"
+    figure.supxlabel(told, fontsize=_SMALL)
     return figure
 
 
