@@ -18,8 +18,9 @@ import llmhw.catalog
 from llmhw import LLMHWError, accelerator
 from llmhw.catalog import model_names, read_model
 from llmhw.names import find_model
+from llmhw.validation.serving import software_of
 from llmhw.validation.statistics import source_family
-from llmhw.validation.table import Row
+from llmhw.validation.table import Row, split_quant
 
 FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 
@@ -406,9 +407,8 @@ _FORMATS = {
 def served_formats(row: Row) -> tuple[str, str]:
     """Formats of weights and cache: what `quant` says of both, or the usual ones of a model and an engine."""
     quant, name = row["quant"].lower().partition(" (")[0], row["model_name"].lower()
-    split = re.match(r"weight = (\w+), kv cache = (\w+)", quant) or re.match(r"(\w+) weights, (\w+) kv", quant)
-    if split:
-        return split[1], split[2]
+    if split_quant(quant)[1]:
+        return split_quant(quant)
     if "gpt-oss" in name and quant.startswith("f16"):
         return "F16", "fp16"
     if "gpt-oss" in name and not quant:
@@ -436,36 +436,9 @@ def served_model(row: Row) -> Facts:
     return {"model": known.name} if known else {}
 
 
-# Engines by the words that name them; a version before the one that stands here is the generation before.
-_ENGINES = {
-    "fastertransformer": ("fastertransformer", (0, 0), ""),
-    "lmdeploy": ("lmdeploy", (0, 0), ""),
-    "litgpt": ("litgpt", (0, 0), ""),
-    "deepspeed": ("deepspeed-mii", (0, 0), ""),
-    "llama.cpp": ("llama-cpp", (0, 0), ""),
-    "sglang": ("sglang", (0, 0), ""),
-    "tensorrt-llm": ("tensorrt-llm-2025", (0, 10), "tensorrt-llm-2023"),
-    "tensorrt": ("tensorrt-llm-2025", (0, 0), ""),
-    "vllm": ("vllm-v1", (0, 8), "vllm-v0"),
-    "mango": ("vllm-v1", (0, 0), ""),
-}
-
-
 def engine(row: Row) -> str:
     """Which engine ran, in which generation; empty for one that is not known."""
-    text = row["engine"].lower()
-    for part, (name, newest, before) in _ENGINES.items():
-        if part not in text:
-            continue
-        if name == "tensorrt-llm-2025" and ("pytorch" in text or "InferenceX" in row["source"]):
-            return "tensorrt-llm-pytorch"
-        found = re.search(rf"{part}[ _-](\d+)\.(\d+)", text)
-        # one without a version is of its year
-        version = (int(found[1]), int(found[2])) if found else (99, 0) if row["year"] > "2024" else (0, 7)
-        if part == "tensorrt-llm" and not found:
-            version = newest
-        return before if version < newest else name
-    return ""
+    return software_of(row["engine"], row["year"])
 
 
 def backend(row: Row) -> str:
@@ -478,9 +451,6 @@ def backend(row: Row) -> str:
     return "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
 
 
-# Mean tokens of prompts and answers of MLPerf's data sets. Answers: 294.45, 684.68 and 3,880 tokens a sample in its
-# reference implementations; prompts as commonly quoted for OpenOrca, the long-context mix and the reasoning mix.
-_MLPERF = {"llama2-70b": (294, 294), "llama3.1-405b": (9428, 685), "deepseek-r1": (800, 3880)}
 # How many requests TensorRT-LLM's overview of performance runs, by the lengths of prompts and answers.
 _REQUESTS = {
     (128, 128): 30_000,
@@ -496,14 +466,10 @@ _REQUESTS = {
 }
 
 
-def _reason_of_serving(row: Row, mlperf: bool) -> str:
+def _reason_of_serving(row: Row) -> str:
     batch = row["batch_or_concurrency"]
     if row["gpu"] == "A100 SXM 80GB" and row["metric"] == "prefill_tok_per_s":
         return "681 tokens/s on A100 SXM beside 7,504 on A100 PCIe in one table: the card was not itself"
-    if mlperf and batch != "Offline":
-        return "a scenario with limits on latency: throughput depends on the arrivals"
-    if mlperf and row["model_name"] not in _MLPERF:
-        return f"model_name={row['model_name']!r}: the lengths of its data set are not known"
     if "," in row["gpu"] and "x16" in row["gpu"]:
         return "two kinds of devices in one system"
     if row["metric"] == "ttft_ms" and batch.isdigit() and int(batch) > 1 and "queueing" in row["notes"]:
@@ -557,32 +523,30 @@ def _stated(row: Row, pattern: str) -> str:
 
 
 def inference_throughput(row: Row) -> Facts:
-    mlperf = row["metric"] == "tokens_per_s_total" and "MLPerf" in row["source"]
     found = served_model(row)
     parameters = Row(found).spec().parameters if found else None
     experts = parameters is not None and parameters.active != parameters.total
     shared = experts and ("attention-DP" in row["notes"] or "MLPerf" in row["source"])
     stored, cached = served_formats(row)
-    prompt, answer = _MLPERF.get(row["model_name"], ("", "")) if mlperf else ("", "")
-    requests = ""
+    prompt, answer, requests = "", "", ""
     if "perf-overview" in row["source"] and not row["batch_or_concurrency"].isdigit():
         requests = str(_REQUESTS.get((row.count("isl", 0, least=0), row.count("osl", 0, least=0)), ""))
     if "InferenceX" in row["source"]:  # lengths from 0.8 to 1.0 of what is stated; ten requests for each at a time
-        prompt, answer = round(0.9 * row.count("isl")), round(0.9 * row.count("osl"))
+        prompt, answer = (str(round(0.9 * row.count(name))) for name in ("isl", "osl"))
         requests = str(10 * row.count("batch_or_concurrency"))
     fused = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
     return (
         found
         | {
-            "not_predicted": _reason_of_serving(row, mlperf),
+            "not_predicted": _reason_of_serving(row),
             "cluster": cluster_of(row),
             "device": served_device(row["gpu"]),
             "software": engine(row),
             "backends": backend(row),
             "weights": stored,
             "kv_dtype": cached,
-            "mean_isl": str(prompt),
-            "mean_osl": str(answer),
+            "mean_isl": prompt,
+            "mean_osl": answer,
             "requests": requests,
             # a decode row's isl is the depth already
             "past": _stated(row, r"@ d(\d+)") if row["metric"].startswith("prefill") else "",
@@ -599,7 +563,12 @@ def inference_throughput(row: Row) -> Facts:
 _QUANTS = {
     "bf16": "bf16",
     "fp16": "fp16",
+    "fp8-block": "fp8-block",
     "fp8": "fp8",
+    "mxfp4": "mxfp4",
+    "nvfp4": "nvfp4",
+    "int4-awq": "int4-awq",
+    "int4-w4a16": "int4-w4a16",
     "gptq-int4": "int4-gptq",
     "gptq-int8": "gptq-8bit",
     "awq-int4": "int4-awq",
@@ -663,9 +632,12 @@ def vllm_capacity(row: Row) -> Facts:
     name = row["gpu"]
     nominal = re.search(r"(\d+(?:\.\d+)?) ?(GB|GiB)", name)
     device = device_of(name.removesuffix("GB").rstrip("0123456789").rstrip("-") if nominal else name)
+    if name == "A100-80GB":
+        # as much memory on PCIe as on SXM; its defaults are not those of other devices of that size
+        device = "A100 80GB SXM4"
     # "24GB" is 24 GiB of a driver's total; "95.6 GiB" is what CUDA shows
     card, visible = (nominal[1], nominal[2] == "GiB") if nominal and not device else ("", False)
-    unnamed = "model_name" in row["inferred_fields"] or "MODEL NOT NAMED" in row["model_name"]
+    unnamed = "model_name" in row["inferred_fields"].split(";") or "MODEL NOT NAMED" in row["model_name"]
     stated = {}
     for column in ("max_num_seqs", "max_num_batched_tokens"):
         found = re.search(rf"{column} (\d+)", row["notes"])

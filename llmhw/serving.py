@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+from llmhw import llamacpp
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
@@ -17,6 +18,7 @@ from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
 from llmhw.margin import barely, fit_words, known_error
 from llmhw.memory import (
+    kept_by,
     kv_cache,
     kv_cache_bytes_per_token,
     lora_tensors,
@@ -26,6 +28,7 @@ from llmhw.memory import (
     whole_towers,
 )
 from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.pages import Pool, pool_of
 from llmhw.precision import checkpoint_name, format_label, formats_in, number_format
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
@@ -36,6 +39,7 @@ from llmhw.units import (
     check_number,
     format_quantity,
     maximum,
+    where,
 )
 
 # -- memory: formulas -------------------------------------------------------------------------
@@ -86,21 +90,6 @@ def sampling_workspace_bytes(*, tokens: Any, hidden: Any, sequences: Any, vocab:
     return tokens * hidden * 2 + sequences * vocab * bytes_per_logit
 
 
-@formula(
-    source="ggml's graph allocator: logits of a micro-batch, or its scores, beside two hidden states", unit="bytes"
-)
-def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) -> Any:
-    """llama.cpp's compute buffer on one device, in fp32.
-
-    batch    tokens of a micro-batch (n_ubatch)
-    scores   query heads x cached tokens where attention is not fused, else 0
-
-    >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
-    266.5
-    """
-    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
-
-
 @formula(source="device memory less what its driver keeps", unit="bytes")
 def engine_budget_bytes(*, memory: Any, driver: Any, utilization: Any) -> Any:
     """What an engine may take of a device: a share of what CUDA shows.
@@ -109,6 +98,35 @@ def engine_budget_bytes(*, memory: Any, driver: Any, utilization: Any) -> Any:
     21.2
     """
     return (memory - driver) * utilization
+
+
+@formula(source="TensorRT-LLM: free_gpu_memory_fraction; TGI: TGI_WIGGLE_ROOM", unit="bytes")
+def rest_budget_bytes(*, memory: Any, driver: Any, held: Any, utilization: Any) -> Any:
+    """The same where the share is of what the model leaves free.
+
+    driver   what driver and context keep
+    held     model, workspaces and what lies outside of the allocator
+
+    >>> rest_budget_bytes(memory=80, driver=1, held=39, utilization=0.9)
+    75.0
+    """
+    return held + (memory - driver - held) * where(memory > driver + held, utilization, 1)
+
+
+@formula(source="vLLM's start-up logs: a pool that all graphs share, and what each needs of its own", unit="bytes")
+def graph_pool_bytes(*, shared: Any, sizes: Any, each: Any) -> Any:
+    """CUDA graphs of the batch sizes that are captured.
+
+    shared   bytes of the pool
+    sizes    batch sizes that are captured
+    each     bytes of one
+
+    Logs: 0.09 to 0.39 GiB with 3 sizes, 0.36 with 16, 0.62 with 51.
+
+    >>> round(graph_pool_bytes(shared=0.1 * 2**30, sizes=51, each=12 * 2**20) / 2**30, 2)
+    0.7
+    """
+    return shared + sizes * each
 
 
 @formula(source="whole pages in what is left of the budget", unit="count")
@@ -170,6 +188,8 @@ def _dealt(layers: int, stages: int) -> tuple[range, ...]:
 @checked(stage=whole(0))
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
+    if job.software.cells:
+        return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
     return _tensors(job.model, job.parallelism, stage)
 
 
@@ -182,9 +202,29 @@ def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Ten
 
 
 @lru_cache(maxsize=64)
-def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int) -> Estimate:
-    """Weights of one rank of a stage, which are the same on every device and at every length."""
-    return weights(spec, fmt, tensors=_tensors(spec, layout, stage))
+def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: tuple[int, int] = (1, 1)) -> Estimate:
+    """Weights of one rank of a stage, which are the same on every device and at every length.
+
+    tiles   multiples that MXFP4 experts are filled up to: the inner and the hidden size
+    """
+    held = _tensors(spec, layout, stage)
+    if any(found.name == "mxfp4" for found in formats_in(spec, fmt)):
+        held = [(_filled(t, *tiles), n) for t, n in held]
+    return weights(spec, fmt, tensors=held)
+
+
+def _filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
+    """A stack of experts with its sizes filled up to multiples of these; other tensors as they are."""
+    if tensor.component != "experts" or not tensor.matmul or len(tensor.shape) != 3:
+        return tensor
+    experts, rows, columns = tensor.shape
+    parts = 2 if tensor.part == "gate_up" else 1
+    # (inputs, outputs) if swapped: of all matrices but down, the inputs are the hidden size
+    first = tensor.swapped == (tensor.part != "down")
+    wide, narrow = (rows, columns) if first else (columns, rows)
+    wide = int(ceil_div(wide, hidden) * hidden)
+    narrow = parts * int(ceil_div(ceil_div(narrow, parts), inner) * inner)
+    return replace(tensor, shape=(experts, wide, narrow) if first else (experts, narrow, wide))
 
 
 def _numbers(spec: ModelSpec, pp: int, stage: int) -> range | None:
@@ -239,9 +279,59 @@ def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_eleme
     return maximum(batched, item) * width * bytes_per_element
 
 
+# Engines that read towers only from a file of their own (--mmproj).
+ONE_FILE = ("llama.cpp", "koboldcpp")
+
+
+@formula(
+    source="vLLM's profile_run: one picture of full size passes through its tower; attention and feed-forward are cut",
+    unit="bytes",
+)
+def encoder_workspace_bytes(
+    *, patches: Any, pixels: Any, feed_forward: Any, hidden: Any, residuals: Any = 4, bytes_per_element: Any = 2
+) -> Any:
+    """What is alive at once while a vision tower reads its largest picture: fp32 pixels, and the widest block.
+
+    patches        of the picture
+    pixels         numbers of one patch
+    feed_forward   elements of a patch inside the feed-forward part, on one rank
+    residuals      vectors of size hidden beside them
+
+    Qwen3.5 27B on two ranks: a log of vLLM has an activation peak of 1.59 GiB.
+
+    >>> held = encoder_workspace_bytes(patches=65536, pixels=1536, feed_forward=4304, hidden=1152)
+    >>> round(held / 2**30, 2)
+    1.46
+    """
+    return patches * (4 * pixels + (feed_forward + residuals * hidden) * bytes_per_element)
+
+
+def _encoder_workspace(job: ServingJob) -> Term | None:
+    """Of the towers whose largest item is known."""
+    found: list[Term] = []
+    for tower in job.model.towers:
+        first = next((t for t, _ in tower.tensors if len(t.shape) > 3), None)
+        if tower.kind != "vision" or first is None or not tower.tokens:
+            continue
+        hidden, pixels = first.shape[0], first.numel // first.shape[0]
+        inside = [t for t, count in tower.tensors if count > 1 and len(t.shape) == 2]
+        outside = [t.shape[1] for t, count in tower.tensors if count == 1 and len(t.shape) == 2]
+        wide = [t.shape[0] for t in inside if t.shape[1] == hidden and t.shape[0] > hidden and "qkv" not in t.name]
+        merged = max((n // hidden for n in outside if n % hidden == 0), default=1)
+        table = max((t.shape[0] for t, n in tower.tensors if n == 1 and t.shape[1:] == (hidden,)), default=0)
+        # a picture is no longer than a sequence may be
+        patches = min(max(tower.tokens * merged, table), job.context_limit * merged)
+        sizes: dict[str, Any] = {"patches": patches, "pixels": pixels, "hidden": hidden}
+        sizes["feed_forward"] = (len(wide) + 1) * max(wide, default=4 * hidden) / job.tp
+        found.append(term(encoder_workspace_bytes, "the largest picture", **sizes))
+    return max(found, key=lambda t: float(t.value), default=None)
+
+
 def _towers(job: ServingJob) -> list[Part]:
     """Weights of the towers, and their outputs where an engine sets room for them aside."""
     spec = job.model
+    if job.software.name in ONE_FILE:
+        return []
     parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
     if parts and job.software.paged:
         width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
@@ -250,15 +340,19 @@ def _towers(job: ServingJob) -> list[Part]:
     return parts
 
 
+_SAMPLERS = {"sorted": "sampler_bytes_per_logit", "fused": "fused_sampler_bytes_per_logit"}
+
+
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
-    if job.software.weights[0] == "gguf":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
-        return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
+    sizes: dict[str, Any]
+    if job.software.cells:
+        return Part("compute buffer", tuple(llamacpp.compute_terms(job, stage, job.context_limit)))
     if job.software.share_of == "start":
         return Part("activations", (), "outside of the engine's share")
-    kinds, whole = _kinds(spec, job.pp, stage), job.software.share_of == "device"
+    picture = _encoder_workspace(job) if stage == 0 and job.software.share_of == "device" else None
+    kinds = _kinds(spec, job.pp, stage)
     forward = term(
         forward_workspace_bytes,
         "the widest block",
@@ -274,32 +368,71 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         sequences=job.max_sequences,
         vocab=spec.head_shape[0],
         # vLLM's profile draws a token for all sequences; others make their logits in fp32 and draw from a few
-        bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration) if whole else 4,
+        bytes_per_logit=memory_constant(_SAMPLERS[job.software.sampler], calibration) if job.software.sampler else 4,
     )
+    if job.software.prompt_logits:
+        # in 16 bit: the logits and their logarithms; over ranks first a part, all parts, and all in one
+        each = 4 if job.tp == 1 else 2 * (2 + 1 / job.tp)
+        sizes = {"tokens": job.max_batched_tokens, "vocab": spec.head_shape[0], "bytes_per_logit": each}
+        logits = term(prompt_logits_bytes, "logits of the warm-up's prompt", batch=1, **sizes)
+        beside: dict[str, Any] = {"tokens": job.max_batched_tokens, "hidden": spec.hidden, "feed_forward": 0}
+        return Part("logits", (logits, term(forward_workspace_bytes, "hidden states", residuals=2, **beside)))
+    if picture and picture.value > max(forward.value, sampling.value if last else 0):
+        return Part("activations", (picture,), "of the vision tower; those of the text model come later")
     if last and sampling.value > forward.value:
         return Part("logits", (sampling,), "they come when the activations have gone, and are larger")
     return Part("activations", (forward,), "logits come when they have gone, and are smaller" if last else "")
 
 
+# Bytes per second that NVLink bridges between two cards do not reach.
+_BRIDGE = 150e9
+
+
+def _communication(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
+    """Buffers of NCCL on one rank: more of them where NVLink joins the ranks, which it drives with many channels."""
+    if job.devices == 1:
+        return 0.0
+    link = job.cluster.intra_link
+    fast = link is not None and link.name.startswith("NVLink") and link.bytes_per_second > _BRIDGE
+    return memory_constant("nvlink_communication_bytes" if fast else "communication_bytes", calibration)
+
+
+def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
+    """Of batch sizes 1, 2, 4, every eighth up to 256 and every sixteenth up to 512, at most twice the sequences."""
+    most = min(512, 2 * job.max_sequences)
+    sizes = 3 + min(most, 256) // 8 + max(0, most - 256) // 16
+    each = memory_constant(
+        "graph_extrapolated_bytes" if job.software.graphs == "extrapolated" else "graph_each_bytes", calibration
+    )
+    shared = memory_constant("graph_bytes", calibration)
+    return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
+
+
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
-    held = _weights(spec, job.weights, job.parallelism, stage)
+    held = (
+        weights(spec, job.weights, tensors=stage_tensors(job, stage))
+        if job.software.cells
+        else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
+    )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
-        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
+        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank, targets=job.lora_targets), 2, tp=job.tp)
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
+    engine = job.software
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    context = 0.0 if job.software.paged else memory_constant("context_bytes", calibration)
-    overhead = term(
-        engine_overhead_bytes,
-        "outside the allocator",
-        beside=memory_constant("beside_bytes", calibration) + context,
-        communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
-    )
-    parts.append(Part("engine", (overhead,)))
+    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
+    inside = unified or (engine.paged and not engine.counts_context)
+    context = 0.0 if inside else memory_constant("context_bytes", calibration)
+    outside: dict[str, Any] = {"beside": 0.0 if unified else memory_constant("beside_bytes", calibration) + context}
+    outside["communication"] = _communication(job, calibration)
+    if engine.share_of != "start":
+        parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
+    if engine.graphs in ("inside", "extrapolated"):
+        parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
 
 
@@ -341,14 +474,29 @@ class ServingMemory(StageReport):
     @cached_property
     def budget_bytes(self) -> float:
         """What the engine may take of a device."""
-        if self.visible_bytes is not None:
-            return self.visible_bytes * self.job.utilization
-        return device_budget(self.job.cluster.accelerator, self.job.utilization, self.calibration)
+        return float(self._budget(max(float(stage.total) for stage in self.stages)).value)
+
+    def _budget(self, held: float) -> Term:
+        """The same, of a device that holds so much beside the cache."""
+        job, share_of = self.job, self.job.software.share_of
+        visible = self.visible_bytes
+        sizes: dict[str, Any] = {"memory": self.capacity_bytes, "driver": self._driver, "utilization": job.utilization}
+        if visible is not None:
+            sizes |= {"memory": visible, "driver": 0.0}
+        if share_of != "device":
+            sizes["driver"] += memory_constant("context_bytes", self.calibration)
+        if share_of == "start":
+            sizes["driver"] += memory_constant("beside_bytes", self.calibration)
+            sizes["driver"] += _communication(job, self.calibration)
+        if share_of == "rest":
+            return term(rest_budget_bytes, "what the engine may take", held=held, **sizes)
+        return term(engine_budget_bytes, "what the engine may take", **sizes)
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:
         """What each stage has left for its part of the cache; below 0 where even the rest does not fit."""
-        return tuple(self.budget_bytes - float(stage.total) for stage in self.stages)
+        held = (float(stage.total) for stage in self.stages)
+        return tuple(float(self._budget(size).value) - size for size in held)
 
     @cached_property
     def worst(self) -> int:
@@ -358,24 +506,88 @@ class ServingMemory(StageReport):
     def _token_bytes(self, stage: int) -> float:
         """Cache of one token on a device of a stage, while it is within every window."""
         job = self.job
+        if job.software.cells:
+            return self._cells(llamacpp.STEP, stage, 1) / llamacpp.STEP
         numbers = _numbers(job.model, job.pp, stage)
-        return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
+        return kv_cache_bytes_per_token(self._kept, job.kv, tp=job.tp, layers=numbers)
 
     @property
     def kv_bytes(self) -> float:
-        """Room for the cache on a device of the worst stage; 0 where there is none."""
-        return max(0.0, self.left_bytes[self.worst])
+        """Room for the cache on a device of the worst stage; 0 where there is none. llama.cpp allocates n_ctx."""
+        left = max(0.0, self.left_bytes[self.worst])
+        asked = self.cache_bytes(self.job.context_limit, sequences=self.job.max_sequences) if self._allocates else left
+        return min(left, asked)
+
+    @cached_property
+    def pools(self) -> tuple[Pool | None, ...]:
+        """For every stage the pool of pages that its layers share; None where each layer has its own."""
+        job, engine = self.job, self.job.software
+        if not engine.pools:
+            return (None,) * job.pp
+        sizes: dict[str, Any] = {"kv": str(job.kv), "tp": job.tp, "page_size": job.page_tokens}
+        sizes |= {"batched": int(job.max_batched_tokens), "state_pages": engine.state_pages}
+        return tuple(pool_of(job.model, _numbers(job.model, job.pp, i), **sizes) for i in range(job.pp))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the cache as the engine counts them: a page of every layer, or of every layer of one group."""
+        pool = self.pools[self.worst]
+        return pool.held(self.kv_bytes / (1 - self.job.kv_offload)) if pool else self.kv_tokens // self.job.page_tokens
+
+    @property
+    def at_once_exactly(self) -> float:
+        """Sequences of max_model_len in the cache of one group of ranks: the log's maximum concurrency."""
+        job, pool = self.job, self.pools[self.worst]
+        if pool:
+            return self.blocks / pool.blocks(job.context_limit)
+        return float(self.blocks / ceil_div(job.context_limit, job.page_tokens))
+
+    @property
+    def starts(self) -> str:
+        """Why an engine does not start although a sequence of max_model_len fits; "" where it does."""
+        job, pool = self.job, self.pools[self.worst]
+        if not (pool and pool.has_states and job.software.refuses_states) or job.max_sequences <= self.blocks:
+            return ""
+        return (
+            f"max_sequences={job.max_sequences} is more than the {self.blocks} blocks of the cache, and each sequence "
+            f"needs one for its state; use max_sequences={self.blocks}"
+        )
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
+        """Tokens that fit in the cache of one group of tp x pp ranks, as the engine's log has them.
 
-        Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        Where layers of several kinds share a pool, they depend on max_model_len; else all layers count as full
+        attention. Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What
+        lies in host memory (kv_offload) is counted.
         """
+        pool = self.pools[self.worst]
+        if pool:
+            split = self.job.software.pools == "split"
+            return pool.split_tokens(self.blocks) if split else int(self.at_once_exactly * self.job.context_limit)
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
+        if self._allocates:
+            return self.job.max_sequences * llamacpp.cell_count(self.job.context_limit) if self.fits else 0
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
+
+    @property
+    def _allocates(self) -> bool:
+        """Whether the cache is allocated for the longest sequences when the engine starts, and no more."""
+        return self.job.software.cells
+
+    @property
+    def _kept(self) -> ModelSpec:
+        """The model with the cache that the engine keeps."""
+        return kept_by(self.job.model, self.job.software.windows)
+
+    def _cells(self, tokens: int, stage: int, slots: int) -> float:
+        """llama.cpp's cache on a device: cells for so many tokens in each slot."""
+        job = self.job
+        numbers = llamacpp.layers_on(job, stage)
+        terms = llamacpp.cache_terms(llamacpp.kept(job), layers=numbers, **llamacpp.cache_options(job, tokens, slots))
+        return sum(float(t.value) for t in terms)
 
     def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
         """Cache of sequences of this length on a device of a stage (default: the worst), as the engine lays it out.
@@ -386,14 +598,20 @@ class ServingMemory(StageReport):
         job, i = self.job, self.worst if stage is None else stage
         if check_count("seq_len", seq_len) > job.context_limit:
             raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.context_limit}; raise that")
+        if job.software.cells:
+            return self._cells(job.context_limit, i, sequences) * (1 - job.kv_offload)
         numbers = _numbers(job.model, job.pp, i)
 
         def held(tokens: int) -> float:
             if not tokens:
                 return 0.0
-            return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
+            return float(kv_cache(self._kept, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
-        paged = job.software.paged
+        pool, paged = self.pools[i], job.software.paged
+        if pool:
+            prefix = min(job.prefix_tokens, seq_len)
+            whole, own = pool.blocks(seq_len), pool.blocks(seq_len, prefix)
+            return ((sequences - 1) * own + whole) * pool.block_bytes * (1 - job.kv_offload)
         room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
         shared = held(min(job.prefix_tokens, seq_len) // job.page_tokens * job.page_tokens) if paged else 0.0
         return (sequences * (held(room) - shared) + shared) * (1 - job.kv_offload)
@@ -420,19 +638,24 @@ class ServingMemory(StageReport):
 
         def fits(tokens: int) -> bool:
             alone = self if paged else self._with_limit(tokens)
-            return all(alone.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
+            slots = job.max_sequences if job.software.cells else 1
+            return all(alone.cache_bytes(tokens, i, sequences=slots) <= left for i, left in enumerate(alone.left_bytes))
 
         return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
         """The same devices with room for other lengths."""
         tokens = max(tokens, self.job.prefix_tokens + 1)
-        return replace(self, job=self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens})))
+        job = self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens}))
+        if job.software.cells:  # whose compute buffer depends on them
+            return memory_of(job, self.visible_bytes, self.calibration)
+        return replace(self, job=job)
 
     @property
     def graphs_bytes(self) -> float:
-        """CUDA graphs: captured after the cache is made, from what the engine's share leaves (vLLM, SGLang)."""
-        return memory_constant("graph_bytes", self.calibration) if self.job.software.paged else 0.0
+        """CUDA graphs that are captured after the cache is made, from what the engine's share leaves."""
+        outside = self.job.software.graphs == "outside"
+        return float(_graphs(self.job, self.calibration).value) if outside else 0.0
 
     @property
     def device_bytes(self) -> float:
@@ -445,6 +668,7 @@ class ServingMemory(StageReport):
     def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
         """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
         each = enumerate(self.stages)
+        sequences = self.job.max_sequences if self._allocates else sequences
         return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
@@ -477,6 +701,8 @@ class ServingMemory(StageReport):
         job = self.job
         if not self.longest:
             return f"Does not fit: {self.shortage(1)}."
+        if self.starts:
+            return f"Does not start: {self.starts}."
         if not self.fits:
             start = "start" if job.software.refuses_longer else "fit"
             return (
@@ -512,9 +738,8 @@ class ServingMemory(StageReport):
             made = serving_memory(other, calibration=self.calibration)
             if made.at_once() > self.at_once():
                 found.append((made.longest, f"{text}: {made._room_words()}"))
-        if not self.fits and self.longest:
-            found.append((self.longest, f"max_model_len={self.longest}: one sequence of that length"))
-        return [text for _, text in sorted(found, reverse=True)]
+        # what makes a job fit stands in the order of what it loses
+        return [text for _, text in (sorted(found, reverse=True) if self.fits else found)]
 
     def at_once(self) -> int:
         """Sequences of max_model_len in one instance."""
@@ -526,8 +751,18 @@ class ServingMemory(StageReport):
     @property
     def windowed(self) -> bool:
         """Whether some layers cache less than every token, so that no one number of tokens fills the cache."""
-        kinds = [layer.attention for layer, _ in self.job.model.layer_kinds]
+        kinds = [layer.attention for layer, _ in self._kept.layer_kinds]
         return any(a is None or a.window or a.chunk for a in kinds)
+
+    def log_words(self) -> str:
+        """The cache as the engine's log counts it; "" where no one number of tokens fills it."""
+        if self.windowed and not self.pools[self.worst]:
+            return ""
+        found = f"cache of {self.kv_tokens:,} tokens"
+        if self.pools[self.worst] or self.job.page_tokens > 1:
+            length = self.job.context_limit
+            found += f", {self.blocks:,} blocks, maximum concurrency {self.at_once_exactly:.2f} x {length:,} tokens"
+        return found
 
     def longest_words(self) -> str:
         """The longest context in words."""
@@ -537,7 +772,7 @@ class ServingMemory(StageReport):
         """The stages with the budget that their caches take: what a device holds once the engine has started."""
         label, shown = "what is left of the budget", []
         for stage, left in zip(self.stages, self.left_bytes, strict=True):
-            cache = term(cache_budget_bytes, label, budget=self.budget_bytes, held=float(stage.total))
+            cache = term(cache_budget_bytes, label, budget=left + float(stage.total), held=float(stage.total))
             shown.append(replace(stage, parts=(*stage.parts, Part("KV cache", (cache,)))) if left > 0 else stage)
         return shown
 
@@ -554,8 +789,12 @@ class ServingMemory(StageReport):
             "replicas": self.job.replicas,
             "worst_stage": self.worst,
             "budget_bytes": self.budget_bytes,
+            "left_bytes": self.left_bytes[self.worst],
             "kv_bytes": self.kv_bytes,
             "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
+            "blocks": self.blocks if self._token_bytes(self.worst) else None,
+            "at_once": self.at_once_exactly if self._token_bytes(self.worst) else None,
+            "does_not_start": self.starts or None,
             "sequences": self.sequences(self.job.context_limit),
             "longest": self.longest,
             "graphs_bytes": self.graphs_bytes,
@@ -591,22 +830,14 @@ class ServingMemory(StageReport):
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        room = "" if self.windowed else f"; cache of {self.kv_tokens:,} tokens"
+        room = f"; {said}" if (said := self.log_words()) else ""
         at_once = f"at once: {_many(self.at_once())} of {length:,} tokens"
         return f"longest context: {self.longest_words()}; {at_once}{room}"
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind the budget; default: the worst stage."""
         if part == "budget":
-            job = self.job
-            given: dict[str, Any] = {
-                "memory": job.cluster.accelerator.memory_bytes,
-                "driver": self._driver,
-                "utilization": job.utilization,
-            }
-            if self.visible_bytes is not None:
-                given |= {"memory": self.visible_bytes, "driver": 0.0}
-            made = term(engine_budget_bytes, "what the engine may take", **given)
+            made = self._budget(max(float(stage.total) for stage in self.stages))
             return Estimate(self.title, "bytes", (Part("budget", (made,)),)).explain("budget")
         shown = self.shown()[self.worst if stage is None else stage]
         if part is not None and part not in {p.name for p in shown}:
@@ -669,7 +900,7 @@ def serving_memory(
     >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 4), tp=4)
     >>> found = serving_memory(job)
     >>> found.fits, 430_000 < found.kv_tokens < 480_000, found.sequences(8192)
-    (True, True, 55)
+    (True, True, 56)
     """
     return memory_of(settled(job, visible_bytes=visible_bytes, calibration=calibration), visible_bytes, calibration)
 
@@ -684,6 +915,8 @@ def memory_of(
 
 # -- what nobody asked for --------------------------------------------------------------------
 
+# What llama.cpp leaves free of a device when it chooses n_ctx (--fit-target).
+_SPARE = 2**30
 # Tokens that a layout must hold where no request says how many.
 _SOME_TOKENS = 4096
 
@@ -723,7 +956,16 @@ def settled(
         return memory_of(job.assuming(**values, **more), visible_bytes, calibration)
 
     values |= _layout(job, tokens, lambda **layout: tried(**layout, **({"max_model_len": least} if open_end else {})))
-    if open_end and not engine.paged and prompt is not None:
+    if open_end and engine.cells:
+        # what llama.cpp takes by itself; versions that take the model's longest lower it to what fits
+        limit = max(least, min(engine.context or job.context_limit, job.context_limit))
+        most = 0
+        if not engine.context:
+            budget = tried(max_model_len=limit).budget_bytes
+            held = job.assuming(**values, max_model_len=limit)
+            most = memory_of(held, max(0.0, budget - _SPARE) / job.utilization, calibration).longest
+        values["max_model_len"] = most if least <= most < limit else limit
+    elif open_end and not engine.paged and prompt is not None:
         values["max_model_len"] = least
     elif open_end:
         longest = tried().longest
@@ -782,9 +1024,11 @@ def assumptions(held: ServingMemory) -> list[str]:
             found.append(
                 f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
             )
-    found += told_towers(job.model)
-    if job.lora_adapters:
-        found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
+    if job.software.name in ONE_FILE and job.model.towers:
+        size = sum(float(t.value) for terms in whole_towers(job.model).values() for t in terms)
+        found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
+    else:
+        found += told_towers(job.model)
     return found
 
 
@@ -852,32 +1096,56 @@ def _narrower(job: ServingJob) -> list[str]:
 
 
 def variants(job: ServingJob, held: ServingMemory) -> Iterator[tuple[str, ServingJob]]:
-    """Changes of a job that may help, in words: a smaller cache, fewer bits, more devices, a larger device."""
-    engine = job.software
+    """Changes of a job that may help, in words; only what is not on already.
+
+    Of a job that fits: what makes its cache larger or its batches. Of one that does not: the mildest change of each
+    kind with which it does, in the order of what they lose; then more devices, and larger ones.
+    """
     kept: dict[str, Any] = {"engine": str(job.engine), "tp": job.tp, "pp": job.pp}
-    tries: list[dict[str, Any]] = []
-    smaller = [
-        n for n in engine.kv if number_format(n).bits < number_format(job.kv).bits and number_format(n).bits >= 8
-    ]
-    tries += [{"kv": name} for name in smaller[:1]]
-    tries += [{"weights": name} for name in _narrower(job)]
     axis = "pp" if job.split == "layers" else "tp"
-    more = 2 * getattr(job, axis)
-    if more * job.devices // getattr(job, axis) <= job.cluster.devices:
-        tries.append({axis: more})
-    if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
-        tries.append({"max_sequences": max(8, 2 * job.max_sequences)})
-    if not held.fits and held.longest:
-        tries.append({"max_model_len": held.longest})
-    if not held.fits and engine.paged and job.max_batched_tokens > 2048:
-        tries.append({"max_batched_tokens": 2048})
-    for change in tries:
-        try:
-            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), replace(job, **(kept | change))
-        except LLMHWError:
-            continue
+    for mild in _changes(job, held, axis):
+        for change in mild:
+            try:
+                other = replace(job, **(kept | change))
+                if not held.fits:
+                    made = serving_memory(other, visible_bytes=held.visible_bytes, calibration=held.calibration)
+                    if not made.fits:
+                        continue
+            except LLMHWError:
+                continue
+            yield ", ".join(f"{k}={v!r}" for k, v in change.items()), other
+            if not held.fits:
+                break
     if not held.fits:
         yield from _larger(job, axis, kept)
+
+
+def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[dict[str, Any]]]:
+    """The same by kind, milder ones first."""
+    engine, bits = job.software, number_format(job.kv).bits
+    if held.fits:
+        if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
+            yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
+    else:
+        yield [{"max_sequences": n} for n in _halves(job.max_sequences, 1)]
+        yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
+        yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
+    yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]
+    if engine.paged and not held.fits:
+        yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
+    more = 2 * getattr(job, axis)
+    yield [{axis: more}] if more * job.devices // getattr(job, axis) <= job.cluster.devices else []
+    for name in _narrower(job):
+        yield [{"weights": name}]
+
+
+def _halves(number: int, least: int) -> list[int]:
+    """Half of a number, a quarter, and so on.
+
+    >>> _halves(256, 64)
+    [128, 64]
+    """
+    return [number >> i for i in range(1, number.bit_length()) if number >> i >= least]
 
 
 def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[str, ServingJob]]:

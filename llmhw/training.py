@@ -824,11 +824,11 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     plain = job.kernels == "torch" and job.loss != "chunked"
     return [
         [{"schedule": "1f1b"}] if p.schedule == "gpipe" else [],
-        [{"loss": "chunked"}] if plain else [],
         [{"zero": stage} for stage in (1, 2, 3) if stage > p.zero and p.shards > 1 and (trained or stage == 3)],
         [{"tp": n, "sequence_parallel": True} for n in doubled if p.tp < n <= ranks],
         [{"pp": n} for n in doubled if p.pp < n <= c.devices // (p.tp * p.cp) and p.vpp == 1],
         [{"recompute": mode, "recompute_layers": 0} for mode in recompute],
+        [{"loss": "chunked"}] if plain else [],
         [{"micro_batch": n} for n in smaller] if job.micro_batch > 1 else [],
         [{"optimizer": "adamw-8bit"}] if trained and job.optimizer == "adamw" else [],
         [{"offload": "optimizer"}] if trained and p.offload == "none" else [],

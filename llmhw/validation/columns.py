@@ -107,6 +107,7 @@ COLUMNS: dict[str, Column] = {
     "id": _text("name of the row in messages", "run_id test_id"),
     "source": _text("who published it: successive releases of one source share a vote", "reference"),
     "duplicate_of": _text("id of the row that this one repeats: it does not count"),
+    "year": _text("of the measurement: which generation ran of an engine without a version"),
     "source_opened": _text("false: nobody has read the source, so the row does not count"),
     "evidence": _text("analytic, estimate or oom: nobody measured it, so the row does not count"),
     "not_predicted": _text("why the row is not to be predicted"),
@@ -306,6 +307,10 @@ COLUMNS: dict[str, Column] = {
     "gpu_compute_mib": Column("compute buffers on devices", "MiB"),
     "host_compute_mib": Column("compute buffer on the host", "MiB"),
     "gpu_model_buffer_mib": Column("weights on devices", "MiB"),
+    "cpu_model_buffer_mib": Column("weights in host memory", "MiB"),
+    "gpu_kv_mib": Column("the KV cache on devices", "MiB"),
+    "attn_max_b": Column("keys and values that ik_llama.cpp makes of latents at a time; 0: all", "MiB"),
+    "n_gpus_listed": Column("devices that the log lists", "devices"),
     "per_device_compute_mib": _text("compute buffer of each device: CPU=450.01;CUDA0=3425.0"),
     # -- facts of models
     "fact": _text("which: params_total, gguf_file_size, kv_cache_bytes_per_token, ..."),
@@ -342,7 +347,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "serving": _columns(
         "model_name quant gpu n_gpus tp engine batch_or_concurrency isl osl metric value pp ep kv_dtype software "
         "weights attention_dp requests mean_isl mean_osl past n_ubatch flash_attn backends prefill_gpus "
-        "prefill_workers prefill_attention_dp decode_workers assumed seq_len model config",
+        "prefill_workers prefill_attention_dp decode_workers assumed year seq_len model config",
         _SIZES,
         _DEVICE,
     ),
@@ -352,16 +357,16 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         _SIZES,
     ),
     "kv-capacity": _columns(
-        "model_name quant gpu tp kv_cache_tokens kv_cache_gib_per_gpu model_load_gib_per_gpu pp gpu_memory_utilization "
-        "max_model_len max_num_seqs max_num_batched_tokens block_size vllm_version total_gpu_memory_gib visible_gib "
-        "card_gib weights kv_unstated weights_unstated notes quantity model config",
+        "model_name quant kv_dtype gpu tp kv_cache_tokens kv_cache_gib_per_gpu model_load_gib_per_gpu pp "
+        "gpu_memory_utilization max_model_len max_num_seqs max_num_batched_tokens block_size vllm_version "
+        "total_gpu_memory_gib visible_gib card_gib weights kv_unstated weights_unstated notes quantity model config",
         _SIZES,
         _DEVICE,
     ),
     "llama-cpp-memory": _columns(
         "model_name arch quant bpw n_ctx n_ubatch model_size_gib kv_self_mib gpu_compute_mib host_compute_mib "
-        "flash_attn mla_attn kv_type_k kv_type_v gpu_model_buffer_mib per_device_compute_mib weights quantity model "
-        "config",
+        "flash_attn mla_attn attn_max_b kv_type_k kv_type_v gpu_model_buffer_mib cpu_model_buffer_mib gpu_kv_mib "
+        "n_gpus_listed per_device_compute_mib weights quantity model config",
         _SIZES,
     ),
     "facts": _columns("model_name fact value unit quant weights rotary_buffers use model config", _SIZES),

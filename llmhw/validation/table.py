@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -122,8 +123,10 @@ class Row(dict[str, str]):
             raise self.error(column, "true or false")
         return value
 
-    def device(self) -> Accelerator:
+    def device(self, usual: bool = False) -> Accelerator:
         """The accelerator named by `device`, else by `gpu`, with other values for what `device_changes` names (JSON).
+
+        usual   of several that a name may mean, take the usual one
 
         One that the catalog lacks is made of `gpu_memory`, `gpu_bandwidth` and a `gpu_tflops_...`. Without these an
         unknown one raises `LLMHWError` with the nearest known names.
@@ -134,7 +137,7 @@ class Row(dict[str, str]):
         try:
             if not name:
                 raise self.error("gpu", "the name of an accelerator; run `llmhw gpus` for the list")
-            found = _device_called(name, memory)
+            found = _device_called(name, memory, usual)
         except LLMHWError:
             if not (memory and self["gpu_bandwidth"] and rates):
                 raise
@@ -157,7 +160,7 @@ class Row(dict[str, str]):
         """
         called = find_called(self["model"] or self["model_name"])
         stated = called.format if called else ""
-        name = self["weights"] or self["quant"] or stated or default
+        name = self["weights"] or split_quant(self["quant"])[0] or stated or default
         if not name:
             raise self.error("quant", "the number format of the file; run `llmhw formats` for the list")
         found = number_format(without_remark(name))
@@ -265,6 +268,23 @@ def without_remark(text: str) -> str:
     return text.partition(" (")[0]
 
 
+def split_quant(text: str) -> tuple[str, str]:
+    """The formats of weights and of the cache that a cell names; "" for a cache that it does not.
+
+    >>> split_quant("Weight = fp16, KV Cache = fp8"), split_quant("fp8 weights, fp8 KV"), split_quant("Q4_K_M")
+    (('fp16', 'fp8'), ('fp8', 'fp8'), ('Q4_K_M', ''))
+    """
+    found = _WEIGHTS_AND_CACHE.match(without_remark(text).casefold())
+    named = [one for one in found.groups() if one] if found else []
+    return (named[0], named[1]) if named else (text, "")
+
+
+_WEIGHTS_AND_CACHE = re.compile(
+    r"w(?:eights?)?\s*[=:]?\s*([\w-]+)\s*[,;/+]\s*kv(?:[ -]?cache)?\s*[=:]?\s*([\w-]+)$"
+    r"|([\w-]+) w(?:eights?)?\s*[,;/+]\s*([\w-]+) kv(?:[ -]?cache)?$"
+)
+
+
 @cache
 def find_called(name: str) -> Resolved | None:
     """The model of the catalog that a cell means; None if there is none, or several."""
@@ -287,31 +307,65 @@ def _with_unit(text: str, unit: str) -> str | None:
     return f"{text}{unit}" if text and finite(text) is not None else text or None
 
 
+# The usual one of several devices of a name, where it is not the one with most memory.
+_USUAL = {
+    "a100": "A100 80GB SXM4",
+    "h20": "H20 96GB",
+    "rtx 2080 ti": "RTX 2080 Ti 11GB",
+    "rtx 3080": "RTX 3080 10GB",
+}
+# Words that name no device but where it is.
+_AROUND = re.compile(
+    r"(?i)\b(?:virtualized|nvidia|geforce|mac ?(?:studio|mini|book ?(?:pro|air)?|pro)|imac|eco|cards?)\b|\[.*?\]"
+)
+
+
 @cache
-def _device_called(name: str, memory: str | None) -> Accelerator:
+def _device_called(name: str, memory: str | None, usual: bool = False) -> Accelerator:
     """The device that a cell means, with what its source wrote around it: "Pi 5 (RTX 4090)", "MI300X 750W".
 
     memory   which of the devices of that name it is
+    usual    of several of that name, take what sizes and cores in the cell say, else the usual one
     """
-    outside, _, inside = name.partition("(")
     found: dict[str, Accelerator] = {}
     problem: LLMHWError | None = None
-    for call in (name,) if not inside else (outside, inside.partition(")")[0]):
+    for call in filter(None, (part.strip() for part in re.split(r"[()]", name))):
+        if usual and found and re.fullmatch(r"x?\d+ ?(?:GB)?", call):
+            continue  # a size, or how many there are
         bare, watts = _power_apart(call)
+        bare = " ".join(_AROUND.sub(" ", bare).split()) if usual else bare
         try:
-            one = accelerator(bare, memory if memory and len(fitting(bare)) > 1 else None)
+            one = _one_of(bare, memory, name if usual else "")
         except LLMHWError as error:
-            problem = problem or error
+            # what is in brackets names a device, or is a remark
+            problem = error if problem is None or (usual and "not known" in str(problem)) else problem
             continue
         if watts and one.tdp_watts != watts:
             problem = LLMHWError(f"gpu={shown(name)} draws {watts:g} W, and {one.name} {one.tdp_watts or 0:g} W")
             continue
         found[one.name] = one
+    if len(found) > 1:  # a card in a computer
+        found = {name: one for name, one in found.items() if one.form != "socket"} or found
     if len(found) > 1:
         raise LLMHWError(f"gpu={shown(name)} names {' and '.join(found)}; leave one out")
     if not found:
         raise problem or LLMHWError(f"gpu={shown(name)} names no device")
     return next(iter(found.values()))
+
+
+def _one_of(bare: str, memory: str | None, cell: str) -> Accelerator:
+    """The device of that name; `cell`: of several take what it says of memory and cores, else the usual one."""
+    several = fitting(bare)
+    if memory or not cell or len(several) == 1:
+        return accelerator(bare, memory if memory and len(several) > 1 else None)
+    for pattern, form in ((r"(\d+) ?GB", "{}GB"), (r"(\d+)[- ](?:GPU )?cores?", "{}-core")):
+        for number in re.findall(pattern, cell, re.IGNORECASE):
+            several = [one for one in several if form.format(number) in one.name.split()] or several
+    usual = _USUAL.get(bare.casefold())
+    return next(
+        (one for one in several if one.name == usual),
+        max(several, key=lambda one: (one.memory_bytes, one.memory_bandwidth_bytes_per_second or 0)),
+    )
 
 
 def _power_apart(call: str) -> tuple[str, float]:

@@ -371,8 +371,7 @@ def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> No
             "bytes_per_second=1.0 of link slow must be from 1000 to 1e+15",
         ),
         (job(prefix_tokens=1000), "input_tokens=1000 must be more than prefix_tokens=1000"),
-        (job(weight_offload=0.5), "weight_offload=0.5: how long it takes to read from host memory is not modelled"),
-        (job(kv_offload=0.5), "kv_offload=0.5: how long"),
+        (job(gpu="m4 max 128gb", kv_offload=0.5), "M4 Max"),
         (job("llama-3.1-405b", gpus=16, tp=16, **SHORT), "inter_link of 16 x H100 SXM5 80GB is not known"),
     ],
 )
@@ -406,7 +405,7 @@ def asked(name: str, gpu: str, gpus: int = 1, *, tokens: tuple[int, int] = (1000
 def test_home_users_get_an_answer_at_once() -> None:
     one = asked("llama-3.1-8b", "rtx 3090", engine="llama.cpp", weights="q4_k_m")
     assert one.fits
-    assert (one.capacity, one.job.max_batched_tokens, one.job.max_model_len) == (1, 512, 1500)
+    assert (one.capacity, one.job.max_batched_tokens, one.job.max_model_len) == (1, 512, 131_072)
     assert one.memory.longest == 131_072
     two = asked("llama-3.1-70b", "rtx 3090", 2, engine="llama.cpp", weights="q4_k_m")
     assert (two.job.pp, two.job.tp, two.job.split, two.job.replicas) == (2, 1, "layers", 1)
@@ -414,8 +413,8 @@ def test_home_users_get_an_answer_at_once() -> None:
     assert 14 < two.point.tokens_per_second_per_user < 20
     assert 12_000 < two.memory.longest < 20_000
     plain = asked("llama-3.1-70b", "rtx 3090", 2, weights="int4-awq")
-    assert (plain.job.engine, plain.job.tp, plain.job.max_model_len) == ("vllm", 2, 10_176)
-    assert "max_model_len=10176 assumed: the model's 131,072 do not fit; vllm needs it said" in plain.warnings()
+    assert (plain.job.engine, plain.job.tp, plain.job.max_model_len) == ("vllm", 2, 10_000)
+    assert "max_model_len=10000 assumed: the model's 131,072 do not fit; vllm needs it said" in plain.warnings()
     # the speed of one user at the load, and alone
     rows = dict(plain.summary())
     assert rows["one user"].startswith(f"{plain.point.tokens_per_second_per_user:.1f} tokens/s")
@@ -474,7 +473,7 @@ def test_the_longest_context_is_right_for_windows() -> None:
     rows = dict(found.summary())
     assert rows["longest context"] == "one sequence of 131,072 tokens"
     assert rows["at once"] == "3 sequences of 131,000 tokens"
-    assert "tokens" not in rows["memory"]
+    assert "maximum concurrency 3.55 x 131,072 tokens" in rows["memory"]
     assert "tokens" in dict(asked("llama-3-8b", "h100").summary())["memory"]
 
 
@@ -514,7 +513,7 @@ def test_adapters_have_a_line() -> None:
     found = asked("llama-3.1-8b", "h100", lora_adapters=20)
     assert dict(found.summary())["LoRA adapters"] == "20 of rank 16: 1.56 GiB on each device"
     assert "20 LoRA adapters of rank 16" in found.title
-    assert any("what they cost in speed is not" in text for text in found.warnings())
+    assert "adapters of" in found.explain("adapters")
 
 
 def test_borrowed_constants_are_disclosed_and_less_sure() -> None:

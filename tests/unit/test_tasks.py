@@ -43,7 +43,7 @@ TASKS = {
             "train mistral-7b --gpu 'A100 40GB SXM4' --gpus 8 --zero 3 --recompute full --tokens 1B",
         ],
         [
-            r"^Fits: 22\.\d of 40\.0 GiB",
+            r"^Fits: 22\.\d of 39\.5 GiB",
             r"time +\d+\.\d h +[\d.]+ h to [\d.]+ h",
             r"cost +\$\d+",
             r"price .* a device-hour, ",

@@ -11,7 +11,7 @@ from llmhw.hardware import accelerator
 from llmhw.rates import ServingConstants, constants_of
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
-from llmhw.validation.serving import above_bound
+from llmhw.validation.serving import above_bound, assumed
 from llmhw.validation.table import read_table_of
 from tests.unit.stated import check_readme
 
@@ -35,7 +35,7 @@ def reason(**change: str) -> str:
 
 def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> None:
     assert len(found.rows) + len(found.skipped) == len(ROWS)
-    assert len(found.rows) >= 2950
+    assert len(found.rows) >= 3150
     assert all(why for _, _, why in found.skipped)
     # repeats are counted together
     assert len(found.reasons()) < 40
@@ -76,10 +76,14 @@ def test_readme_states_the_errors(found: Validation) -> None:
 
 
 def test_measurements_above_the_bound_are_known() -> None:
-    faster = {row["id"]: factor for row, factor in above_bound(read_table_of(ROWS, "rows").rows)}
+    found = above_bound(read_table_of(ROWS, "rows").rows)
+    # answers that ended early are counted whole, and prompts may have been cached
+    faster = {row["id"]: factor for row, factor in found if not {"ending", "caching"} & assumed(row)}
     # 32 sequences on Mixtral read nearly all experts: 93 GB over two A100 take 23 ms, and 32 tokens each 23 ms are 700
     # a second and device without reading the cache. The source has 801: its tokens must have left experts unread.
-    assert faster == {"IN0647": pytest.approx(1.38, abs=0.01)}
+    assert faster.pop("IN0647") == pytest.approx(1.38, abs=0.01)
+    # 256 experts on 48 devices: some of them are there twice, which is not predicted
+    assert set(faster) == {"SP1241", "SP1242", "SP1259", "SP1260", "SP1272"}
 
 
 def test_constants_of_another_kind_are_an_error() -> None:
