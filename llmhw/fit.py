@@ -298,8 +298,8 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
     asked |= {"utilization": q.utilization, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
-    engine = ServingJob(**asked).software  # llama.cpp deals layers
-    return ServingJob(**asked, **{"pp" if engine.cells else "tp": q.devices})
+    deals = ServingJob(**asked).software.cells  # llama.cpp deals layers
+    return ServingJob(**asked | {"pp" if deals else "tp": q.devices})
 
 
 def _inference(name: str, q: _Question) -> Held:
