@@ -251,7 +251,8 @@ GROUPS = ("Question", DEVICES, LAYOUT, LENGTH, FORMATS, STEP, ENGINE, LOAD, MONE
 _GROUP_OF = {
     DEVICES: "offload weight_offload kv_offload host utilization",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
-    LENGTH: "micro_batch global_batch seq_len max_model_len max_sequences max_batched_tokens prefix_tokens page_size",
+    LENGTH: "micro_batch global_batch seq_len max_model_len max_sequences max_batched_tokens prefix_tokens prefix_hit "
+    "page_size",
     FORMATS: "precision compute weights kv optimizer",
     ENGINE: "engine kernels attention software lora_adapters lora_rank lora_targets",
 }
