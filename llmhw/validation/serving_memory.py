@@ -38,11 +38,43 @@ INFERENCE_CONSTANTS = ("reserved_over_allocated", "reserved_beside_bytes", "work
 def predict_inference(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """Peak bytes of one call of `generate`, over all devices, with the meter that was read."""
     constants = read_calibration("serving_memory") if calibration is None else calibration
-    if row["program"] not in _INFERENCE:
+    program = _program(row)
+    if program not in _INFERENCE:
         raise row.error("program", f"one of {', '.join(_INFERENCE)}")
-    meter, parts = _INFERENCE[row["program"]](row, constants)
-    measured = row.positive("peak_mem_gb") * GIB * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
+    meter, parts = _INFERENCE[program](row, constants)
+    unit = row.positive("unit_bytes", MIB if row["mem_unit_in_source"] == "MiB" else GIB)
+    measured = row.positive("peak_mem_gb") * unit * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
     return Prediction(predicted=sum(parts.values()), measured=measured, unit="bytes", meter=meter, parts=parts)
+
+
+def _program(row: Row) -> str:
+    """Whose memory it is: `program`, or what begins the engine's name."""
+    word = row["engine"].casefold()
+    return row["program"] or next((name for name in _INFERENCE if word.startswith(name)), "")
+
+
+def _llama_cpp(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """llama.cpp: what it allocates when it starts, for cells of the prompt and the answer."""
+    devices = row.count("n_gpus", most=10**4)
+    build = re.search(r"\bb\d+", row["engine"])
+    job = ServingJob(
+        model=row.spec(),
+        cluster=Cluster(row.device(usual=True) if row["gpu"] else "H100 SXM5 80GB", devices),
+        engine=f"llama.cpp:{build[0]}" if build else "llama.cpp",
+        weights=row.number_format(),
+        kv={"f16": "fp16", "": "fp16"}.get(row["kv_dtype"].casefold(), row["kv_dtype"]),
+        n_ctx=row.count("isl", 0, least=0) + row.count("osl", 0, least=0),
+        max_sequences=row.count("batch", most=10**6),
+        max_batched_tokens=row.count("n_ubatch", 512),
+        flash_attention=row.flag("flash_attn"),
+    )
+    found = serving_memory(job)
+    parts: dict[str, float] = {"cache": 0.0}
+    for number, stage in enumerate(found.stages):
+        parts["cache"] += float(found.cache_bytes(found.job.context_limit, number, sequences=found.job.max_sequences))
+        for part in stage:
+            parts[part.name] = parts.get(part.name, 0.0) + float(part.value)
+    return "whole device", parts
 
 
 def _shape(row: Row) -> dict[str, int]:
@@ -70,7 +102,8 @@ def _autoawq(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, flo
     )
     # The head of a tied model is a copy in the file; q, k and v are whole beside their fusion, and that comes first
     head = _embedding_bytes(spec) if spec.model_type == "falcon" else 0.0
-    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v")]
+    fuses = row.flag("fused_layers") is not False
+    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v") and fuses]
     fusing = float(weights(spec, chosen, tensors=separate).total) if separate else 0.0
     cached = float(found["KV cache"])
     parts = {"weights": float(found["weights"]) + head, "cache": cached}
@@ -87,6 +120,12 @@ def _embedding_bytes(spec: ModelSpec) -> float:
 def _transformers(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """transformers: the cache grows with the sequence."""
     meter = row["meter"] or row["mem_kind"]
+    if meter == "unknown" and row["engine"].startswith("transformers"):
+        # since 4.45 only the last token's logits are made, and published readings are of what is allocated
+        found = re.search(r"transformers (\d+)\.(\d+)", row["engine"])
+        recent = (int(found[1]), int(found[2])) >= (4, 45) if found else False
+        meter = "allocated" if recent else "reserved"
+        row = row.with_cells(prompt_logits=row["prompt_logits"] or str(not recent).lower())
     if meter not in ("allocated", "reserved"):
         raise row.error("mem_kind", "allocated or reserved")
     return (_allocated if meter == "allocated" else _reserved)(row, constants)
@@ -159,6 +198,7 @@ def _reserved(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, fl
 _INFERENCE: dict[str, Callable[[Row, Mapping[str, Any]], tuple[str, dict[str, float]]]] = {
     "autoawq": _autoawq,
     "transformers": _transformers,
+    "llama.cpp": _llama_cpp,
 }
 
 
@@ -169,6 +209,7 @@ def inference_configuration(row: Row) -> tuple[str, ...]:
         row["mask_tokens"],
         row.number_format(),
         "" if row["program"] == "autoawq" else row["engine"],
+        row["flash_attn"],
         *(row[name] for name in ("kv_dtype", "n_gpus", "batch", "isl", "osl")),
     )
 
