@@ -252,7 +252,7 @@ _GROUP_OF = {
     DEVICES: "offload weight_offload kv_offload host utilization",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
     LENGTH: "micro_batch global_batch seq_len max_model_len n_ctx max_sequences max_batched_tokens n_batch "
-    "prefix_tokens page_size",
+    "prefix_tokens prefix_hit page_size",
     FORMATS: "precision compute weights kv kv_v optimizer",
     ENGINE: "engine kernels attention software lora_adapters lora_rank lora_targets",
 }
