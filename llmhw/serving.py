@@ -423,17 +423,28 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     engine = job.software
-    # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
-    inside = unified or (engine.paged and not engine.counts_context)
-    context = 0.0 if inside else memory_constant("context_bytes", calibration)
-    outside: dict[str, Any] = {"beside": 0.0 if unified else memory_constant("beside_bytes", calibration) + context}
-    outside["communication"] = _communication(job, calibration)
+    outside: dict[str, Any] = {"beside": _beside(job, calibration), "communication": 0.0}
+    if not engine.cells:  # llama.cpp's devices hand tensors on by plain copies
+        outside["communication"] = _communication(job, calibration)
     if engine.share_of != "start":
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
     if engine.graphs in ("inside", "extrapolated"):
         parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
+
+
+def _beside(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
+    """What a process holds of a device outside the engine's own buffers."""
+    engine, vendor = job.software, job.cluster.accelerator.vendor
+    if vendor == "Apple":  # Metal has no context in it
+        return 0.0
+    if engine.cells:  # whose kernels need no library's workspaces
+        return memory_constant("context_bytes" if vendor == "NVIDIA" else "plain_context_bytes", calibration)
+    # a share that is set aside leaves room for the context; who takes the whole device has it inside
+    inside = engine.paged and not engine.counts_context
+    return memory_constant("beside_bytes", calibration) + (
+        0.0 if inside else memory_constant("context_bytes", calibration)
+    )
 
 
 # -- memory: the whole estimate ---------------------------------------------------------------
