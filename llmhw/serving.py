@@ -190,7 +190,11 @@ def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
     if job.software.cells:
         return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
-    return _tensors(job.model, job.parallelism, stage)
+    held = _tensors(job.model, job.parallelism, stage)
+    if not job.software.rows_in_host:
+        return held
+    kept = job.model.tied and stage == job.pp - 1
+    return [(t, n) for t, n in held if t.part != "tokens" or kept]
 
 
 def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Tensor, int]]:
@@ -412,7 +416,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     spec = job.model
     held = (
         weights(spec, job.weights, tensors=stage_tensors(job, stage))
-        if job.software.cells
+        if job.software.rows_in_host
         else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
     )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
