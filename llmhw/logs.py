@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from llmhw.catalog import read_calibration
 from llmhw.checks import check_prose, checked
 from llmhw.formula import Report, Table
-from llmhw.hardware import Accelerator, Cluster, accelerator
+from llmhw.hardware import Accelerator, Cluster, accelerator, fitting
 from llmhw.job import ServingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.model import ModelSpec, model
@@ -148,7 +148,7 @@ _KNOWN: dict[str, list[Line]] = {
             GIB, min,
             ("KV cache", rf"KV Cache is allocated\.[^\n]*?K size: {_N} GB, V size: {_N} GB"),
             ("KV cache", rf"KV Cache is allocated\.[^\n]*?KV size: {_N} GB"),
-            ("free at start", rf"Load weight begin\. avail mem={_N} GB"),
+            ("free", rf"Load weight begin\. avail mem={_N} GB"),
         ),
         *_lines(
             1, min,
@@ -191,6 +191,8 @@ _KNOWN: dict[str, list[Line]] = {
             MIB, max,
             ("weights", rf"(?:file size|model size)\s*= {_N} MiB"),
             ("KV cache", rf"KV self size\s*=\s*{_N} MiB"),
+            ("visible", rf"Device \d+: [^\n]*?VRAM: {_N} MiB"),
+            ("free", rf"using device \w+ \([^\n]*?- {_N} MiB free"),
         ),
         *_lines(
             MIB, sum,
@@ -497,6 +499,15 @@ def _asked(log: EngineLog, spec: ModelSpec) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def device_of(log: EngineLog) -> Accelerator:
+    """The device that a log names; of one that is sold in several sizes, the smallest that has what the log saw."""
+    if not log.device:
+        raise LLMHWError("the log does not name its device; give device='RTX 3090' or whatever it is")
+    seen = log.measured.get("visible") or log.measured.get("free", 0.0)
+    sizes = [one for one in fitting(log.device) if one.memory_bytes >= 0.99 * seen] if seen else []
+    return min(sizes, key=lambda one: one.memory_bytes) if sizes else accelerator(log.device)
+
+
 @checked(log=None)
 def compare(
     log: str | EngineLog, *, spec: ModelSpec | str | None = None, device: str | Accelerator | None = None, **asked: Any
@@ -517,10 +528,7 @@ def compare(
     """
     read = log if isinstance(log, EngineLog) else read_log(log)
     found = _spec(read) if spec is None else model(spec) if isinstance(spec, str) else spec
-    gpu = device or read.device
-    if not gpu:
-        raise LLMHWError("the log does not name its device; give device='RTX 3090' or whatever it is")
-    gpu = accelerator(gpu) if isinstance(gpu, str) else gpu
+    gpu = accelerator(device) if isinstance(device, str) else device or device_of(read)
     fields = _asked(read, found) | asked
     ranks = fields.get("tp", 1) * fields.get("pp", 1) * fields.get("attention_dp", 1)
     cluster = Cluster(gpu, max(ranks, 1), devices_per_node=max(ranks, 1))

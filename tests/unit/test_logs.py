@@ -9,7 +9,7 @@ import pytest
 
 from llmhw.cli import jobs
 from llmhw.hardware import accelerator
-from llmhw.logs import GIB, MIB, compare, read, read_log
+from llmhw.logs import GIB, MIB, compare, device_of, read, read_log
 from llmhw.units import LLMHWError
 from tests.unit.command import answer, refused, run
 
@@ -104,6 +104,15 @@ def test_all_ranks_and_the_last_start_count() -> None:
     lines = "Model loading took {0} GiB\nAvailable KV cache memory: {1} GiB\n"
     text = start + lines.format(1, 50) + start + lines.format(7, 20) + lines.format(8, 19)
     assert read_log(text).measured == {"weights": 8 * GIB, "KV cache": 19 * GIB}
+
+
+def test_a_device_of_several_sizes_is_told_by_what_the_log_saw() -> None:
+    line = "Device 0: NVIDIA GeForce RTX 3060, compute capability 8.6, VMM: yes{}\nCUDA0 model buffer size = 9 MiB"
+    assert device_of(read_log(line.format(", VRAM: 12287 MiB"))).name == "RTX 3060 12GB"
+    seen = "model='x'\nload_config device_name=NVIDIA_H20.json\nFree memory on device (95.0/139.8 GiB)\n# GPU blocks: 9"
+    assert device_of(read_log(seen)).name == "H20 141GB"
+    with pytest.raises(LLMHWError, match="has 8 GB or 12 GB of memory"):
+        device_of(read_log(line.format("")))
 
 
 def test_a_refusal_is_told() -> None:
