@@ -36,6 +36,12 @@ class ServingEngine:
     graph_batch          sequences of the largest graph; 0: not known
     counts_context       whether its profile takes the CUDA context off the cache
     refuses_states       whether it refuses more sequences than there is room for recurrent states
+    context              tokens of a sequence where nobody says; 0: the model's longest, or what fits
+    flash                whether attention is fused where nobody says
+    windows              layers whose cache is cut to their window: "all" that have one; "mixed": in models that have
+                         layers without one, too; "none"
+    latent               what is cached of latent attention: "one" latent, as keys and in part as values ("both"), or
+                         keys and values of all "heads"
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
     constants            of `calibration.json`, its own or those of the engine that it `borrows` from
@@ -68,6 +74,10 @@ class ServingEngine:
     graph_batch: int = 0
     counts_context: bool = False
     refuses_states: bool = False
+    context: int = 0
+    flash: bool = True
+    windows: str = "all"
+    latent: str = "one"
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
         """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
@@ -84,6 +94,11 @@ class ServingEngine:
     def paged(self) -> bool:
         """Whether it shares a pool of pages out; else each sequence has a block for the longest one."""
         return self.utilization < 1
+
+    @property
+    def cells(self) -> bool:
+        """Whether it is llama.cpp or built on it: cells for every slot are allocated when it starts."""
+        return self.weights[0] == "gguf"
 
     def runs_on(self, device: Accelerator) -> bool:
         """Whether there is a build for the device; one of unknown vendor is taken for such."""
@@ -181,8 +196,9 @@ def _on(name: str, version: str, device: str, memory: int, ranks: int) -> Servin
 _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
-    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch"), int),
-    "graphs": str,
+    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "context"), int),
+    **dict.fromkeys(("graphs", "windows", "latent"), str),
+    "flash": lambda text: text == "yes",
     "counts_context": lambda text: text == "yes",
     "refuses_states": lambda text: text == "yes",
 }

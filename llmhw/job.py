@@ -703,6 +703,8 @@ def bounded(meaning: str, default: int | None, most: int, *, least: int = 1) -> 
     return asked(meaning, default, int, partial(_up_to, least=least, most=most))
 
 
+# Options that llama.cpp has, and what is built on it.
+CELL_OPTIONS = ("n_ctx", "n_batch", "flash_attention", "kv_v", "swa_full", "gpu_layers", "cpu_moe")
 _TOKENS = 10**9
 _RANKS = 10**6
 
@@ -769,6 +771,15 @@ class ServingJob:
     max_model_len: int | None = bounded(
         "Longest sequence, prompt and answer; default: the model's own limit, or what fits.", None, _TOKENS
     )
+    n_ctx: int | None = bounded("Cells of llama.cpp's cache, shared by max_sequences slots alike.", None, _TOKENS)
+    n_batch: int | None = bounded("llama.cpp's batch, which limits its micro-batch, max_batched_tokens.", None, _TOKENS)
+    flash_attention: bool | None = flag("Fused attention; default: auto, wherever llama.cpp has a kernel.", None)
+    kv_v: str | None = asked("Format of cached values in llama.cpp; default: as keys, --kv.", None, str, _format)
+    swa_full: bool = flag("Layers with a sliding window keep all tokens in llama.cpp's cache, too.")
+    gpu_layers: int | None = bounded(
+        "Layers on devices, the last ones, in llama.cpp; default: all.", None, 10**6, least=0
+    )
+    cpu_moe: int = bounded("Layers, the first ones, whose experts stay in host memory (llama.cpp).", 0, 10**6, least=0)
     prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
     lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)
     lora_rank: int = bounded("Rank of each adapter; default: 16.", None, 10**6)
@@ -789,6 +800,7 @@ class ServingJob:
             if self.lora_rank > self.model.hidden:
                 raise LLMHWError(f"lora_rank={self.lora_rank} must be at most hidden={self.model.hidden}")
         self._assume()
+        self._check_cells()
         check_engine(self.software, self.cluster.accelerator, self.model, self.weights, self.kv)
         self._check_lengths()
         self._check_layout()
@@ -819,6 +831,31 @@ class ServingJob:
             tp=1,
             pp=1,
         )
+
+    def _check_cells(self) -> None:
+        """Options of llama.cpp, and n_ctx as max_model_len of every slot."""
+        if not self.software.cells:
+            for f in fields(self):
+                if f.name in CELL_OPTIONS and getattr(self, f.name) != f.default:
+                    known = ", ".join(name for name in ENGINES if serving_engine(name).cells)
+                    raise LLMHWError(
+                        f"{f.name}={getattr(self, f.name)!r} is no option of {self.engine}; use engine={known}"
+                    )
+            return
+        values = self.kv_v or self.kv
+        if self.flash_attention is False and number_format(values).bits < 16:
+            raise LLMHWError(
+                f"kv_v={values!r}: {self.engine} quantizes cached values only with flash attention, and "
+                "flash_attention=False; use kv_v='fp16', or leave flash_attention out"
+            )
+        if self.n_ctx is not None:
+            if self.max_model_len is not None:
+                raise LLMHWError(
+                    f"n_ctx={self.n_ctx} are the cells of all slots and max_model_len={self.max_model_len} those of "
+                    "one; give one of the two"
+                )
+            object.__setattr__(self, "max_model_len", max(1, self.n_ctx // self.max_sequences))
+            object.__setattr__(self, "n_ctx", None)
 
     def assuming(self, **values: int) -> ServingJob:
         """The same job with these values in place of what nobody asked for; they stay `Assumed`."""

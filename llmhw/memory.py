@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from llmhw.checks import check_items, check_text, checked
 from llmhw.formula import Estimate, Term, formula, term
-from llmhw.model import ModelSpec, Tensor, model_of
+from llmhw.model import Layer, ModelSpec, Tensor, model_of
 from llmhw.precision import (
     CHECKPOINT,
     NumberFormat,
@@ -226,6 +227,31 @@ def told_towers(spec: ModelSpec, width: float = 2, how: str = "whole on every de
 
 
 # -- key-value cache --------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def kept_by(spec: ModelSpec, windows: str = "all", latent: str = "one") -> ModelSpec:
+    """The model with the cache that an engine keeps of it: `windows` and `latent` of `llmhw.engines.ServingEngine`.
+
+    Where every layer has a window (Mistral 7B v0.1, Phi-3 mini), llama.cpp and MLX attend to everything and keep it.
+
+    >>> from llmhw import model
+    >>> kv_cache(kept_by(model("mistral-7b"), "mixed"), seq_len=32768).total / 2**30
+    4.0
+    """
+    kinds = [layer.attention for layer, _ in spec.layer_kinds if layer.attention]
+    whole = windows == "none" or (windows == "mixed" and all(a.span for a in kinds))
+    if not whole and (latent != "heads" or not any(a.latent for a in kinds)):
+        return spec
+    made: dict[int, Layer] = {}
+    for layer, _ in spec.layer_kinds:
+        a = layer.attention
+        if a and whole and a.kind != "compressed":
+            a = replace(a, evicts=False)
+        if a and latent == "heads" and a.kind == "mla":
+            a = replace(a, latent=0, kv_heads=a.heads)
+        made[id(layer)] = replace(layer, attention=a)
+    return replace(spec, layers=tuple(made[id(layer)] for layer in spec.layers))
 
 
 @checked(layers=None)

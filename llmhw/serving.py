@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+from llmhw import llamacpp
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
@@ -17,6 +18,7 @@ from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
 from llmhw.margin import barely, fit_words, known_error
 from llmhw.memory import (
+    kept_by,
     kv_cache,
     kv_cache_bytes_per_token,
     lora_tensors,
@@ -84,21 +86,6 @@ def sampling_workspace_bytes(*, tokens: Any, hidden: Any, sequences: Any, vocab:
     1.39
     """
     return tokens * hidden * 2 + sequences * vocab * bytes_per_logit
-
-
-@formula(
-    source="ggml's graph allocator: logits of a micro-batch, or its scores, beside two hidden states", unit="bytes"
-)
-def compute_buffer_bytes(*, batch: Any, vocab: Any, scores: Any, hidden: Any) -> Any:
-    """llama.cpp's compute buffer on one device, in fp32.
-
-    batch    tokens of a micro-batch (n_ubatch)
-    scores   query heads x cached tokens where attention is not fused, else 0
-
-    >>> compute_buffer_bytes(batch=512, vocab=128256, scores=0, hidden=4096) / 2**20
-    266.5
-    """
-    return batch * (maximum(vocab, scores) + 2 * hidden) * 4
 
 
 @formula(source="device memory less what its driver keeps", unit="bytes")
@@ -170,6 +157,8 @@ def _dealt(layers: int, stages: int) -> tuple[range, ...]:
 @checked(stage=whole(0))
 def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
+    if job.software.cells:
+        return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
     return _tensors(job.model, job.parallelism, stage)
 
 
@@ -239,9 +228,15 @@ def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_eleme
     return maximum(batched, item) * width * bytes_per_element
 
 
+# Engines that read towers only from a file of their own (--mmproj).
+ONE_FILE = ("llama.cpp", "koboldcpp")
+
+
 def _towers(job: ServingJob) -> list[Part]:
     """Weights of the towers, and their outputs where an engine sets room for them aside."""
     spec = job.model
+    if job.software.name in ONE_FILE:
+        return []
     parts = [Part(name, tuple(terms)) for name, terms in whole_towers(spec).items()]
     if parts and job.software.paged:
         width, item = max(t.width for t in spec.towers), max(t.tokens or 0 for t in spec.towers)
@@ -253,9 +248,8 @@ def _towers(job: ServingJob) -> list[Part]:
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
-    if job.software.weights[0] == "gguf":
-        sizes: dict[str, Any] = {"batch": job.max_batched_tokens, "vocab": spec.head_shape[0], "hidden": spec.hidden}
-        return Part("activations", (term(compute_buffer_bytes, "the compute buffer", scores=0, **sizes),))
+    if job.software.cells:
+        return Part("compute buffer", tuple(llamacpp.compute_terms(job, stage, job.context_limit)))
     if job.software.share_of == "start":
         return Part("activations", (), "outside of the engine's share")
     kinds, whole = _kinds(spec, job.pp, stage), job.software.share_of == "device"
@@ -283,7 +277,11 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
     spec = job.model
-    held = _weights(spec, job.weights, job.parallelism, stage)
+    held = (
+        weights(spec, job.weights, tensors=stage_tensors(job, stage))
+        if job.software.cells
+        else _weights(spec, job.weights, job.parallelism, stage)
+    )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
@@ -292,11 +290,12 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    context = 0.0 if job.software.paged else memory_constant("context_bytes", calibration)
+    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
+    context = 0.0 if job.software.paged or unified else memory_constant("context_bytes", calibration)
     overhead = term(
         engine_overhead_bytes,
         "outside the allocator",
-        beside=memory_constant("beside_bytes", calibration) + context,
+        beside=0.0 if unified else memory_constant("beside_bytes", calibration) + context,
         communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
     )
     parts.append(Part("engine", (overhead,)))
@@ -358,24 +357,48 @@ class ServingMemory(StageReport):
     def _token_bytes(self, stage: int) -> float:
         """Cache of one token on a device of a stage, while it is within every window."""
         job = self.job
+        if job.software.cells:
+            return self._cells(llamacpp.STEP, stage, 1) / llamacpp.STEP
         numbers = _numbers(job.model, job.pp, stage)
-        return kv_cache_bytes_per_token(job.model, job.kv, tp=job.tp, layers=numbers)
+        return kv_cache_bytes_per_token(self._kept, job.kv, tp=job.tp, layers=numbers)
 
     @property
     def kv_bytes(self) -> float:
-        """Room for the cache on a device of the worst stage; 0 where there is none."""
-        return max(0.0, self.left_bytes[self.worst])
+        """Room for the cache on a device of the worst stage; 0 where there is none. llama.cpp allocates n_ctx."""
+        left = max(0.0, self.left_bytes[self.worst])
+        asked = self.cache_bytes(self.job.context_limit, sequences=self.job.max_sequences) if self._allocates else left
+        return min(left, asked)
 
     @property
     def kv_tokens(self) -> int:
         """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
 
-        Each group of attention_dp has as much again. What lies in host memory (kv_offload) is counted.
+        Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What lies in
+        host memory (kv_offload) is counted.
         """
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
+        if self._allocates:
+            return self.job.max_sequences * llamacpp.cell_count(self.job.context_limit) if self.fits else 0
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
+
+    @property
+    def _allocates(self) -> bool:
+        """Whether the cache is allocated for the longest sequences when the engine starts, and no more."""
+        return self.job.software.cells
+
+    @property
+    def _kept(self) -> ModelSpec:
+        """The model with the cache that the engine keeps."""
+        return kept_by(self.job.model, self.job.software.windows)
+
+    def _cells(self, tokens: int, stage: int, slots: int) -> float:
+        """llama.cpp's cache on a device: cells for so many tokens in each slot."""
+        job = self.job
+        numbers = llamacpp.layers_on(job, stage)
+        terms = llamacpp.cache_terms(llamacpp.kept(job), layers=numbers, **llamacpp.cache_options(job, tokens, slots))
+        return sum(float(t.value) for t in terms)
 
     def cache_bytes(self, seq_len: int, stage: int | None = None, *, sequences: int = 1) -> float:
         """Cache of sequences of this length on a device of a stage (default: the worst), as the engine lays it out.
@@ -386,12 +409,14 @@ class ServingMemory(StageReport):
         job, i = self.job, self.worst if stage is None else stage
         if check_count("seq_len", seq_len) > job.context_limit:
             raise LLMHWError(f"seq_len={seq_len} is longer than max_model_len={job.context_limit}; raise that")
+        if job.software.cells:
+            return self._cells(job.context_limit, i, sequences) * (1 - job.kv_offload)
         numbers = _numbers(job.model, job.pp, i)
 
         def held(tokens: int) -> float:
             if not tokens:
                 return 0.0
-            return float(kv_cache(job.model, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
+            return float(kv_cache(self._kept, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
         paged = job.software.paged
         room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
@@ -420,14 +445,18 @@ class ServingMemory(StageReport):
 
         def fits(tokens: int) -> bool:
             alone = self if paged else self._with_limit(tokens)
-            return all(alone.cache_bytes(tokens, i) <= left for i, left in enumerate(self.left_bytes))
+            slots = job.max_sequences if job.software.cells else 1
+            return all(alone.cache_bytes(tokens, i, sequences=slots) <= left for i, left in enumerate(alone.left_bytes))
 
         return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
         """The same devices with room for other lengths."""
         tokens = max(tokens, self.job.prefix_tokens + 1)
-        return replace(self, job=self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens})))
+        job = self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens}))
+        if job.software.cells:  # whose compute buffer depends on them
+            return memory_of(job, self.visible_bytes, self.calibration)
+        return replace(self, job=job)
 
     @property
     def graphs_bytes(self) -> float:
@@ -445,6 +474,7 @@ class ServingMemory(StageReport):
     def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
         """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
         each = enumerate(self.stages)
+        sequences = self.job.max_sequences if self._allocates else sequences
         return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
@@ -525,7 +555,7 @@ class ServingMemory(StageReport):
     @property
     def windowed(self) -> bool:
         """Whether some layers cache less than every token, so that no one number of tokens fills the cache."""
-        kinds = [layer.attention for layer, _ in self.job.model.layer_kinds]
+        kinds = [layer.attention for layer, _ in self._kept.layer_kinds]
         return any(a is None or a.window or a.chunk for a in kinds)
 
     def longest_words(self) -> str:
@@ -683,6 +713,8 @@ def memory_of(
 
 # -- what nobody asked for --------------------------------------------------------------------
 
+# What llama.cpp leaves free of a device when it chooses n_ctx (--fit-target).
+_SPARE = 2**30
 # Tokens that a layout must hold where no request says how many.
 _SOME_TOKENS = 4096
 
@@ -722,7 +754,16 @@ def settled(
         return memory_of(job.assuming(**values, **more), visible_bytes, calibration)
 
     values |= _layout(job, tokens, lambda **layout: tried(**layout, **({"max_model_len": least} if open_end else {})))
-    if open_end and not engine.paged and prompt is not None:
+    if open_end and engine.cells:
+        # what llama.cpp takes by itself; versions that take the model's longest lower it to what fits
+        limit = max(least, min(engine.context or job.context_limit, job.context_limit))
+        most = 0
+        if not engine.context:
+            budget = tried(max_model_len=limit).budget_bytes
+            held = job.assuming(**values, max_model_len=limit)
+            most = memory_of(held, max(0.0, budget - _SPARE) / job.utilization, calibration).longest
+        values["max_model_len"] = most if least <= most < limit else limit
+    elif open_end and not engine.paged and prompt is not None:
         values["max_model_len"] = least
     elif open_end:
         longest = tried().longest
@@ -781,7 +822,11 @@ def assumptions(held: ServingMemory) -> list[str]:
             found.append(
                 f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
             )
-    found += told_towers(job.model)
+    if job.software.name in ONE_FILE and job.model.towers:
+        size = sum(float(t.value) for terms in whole_towers(job.model).values() for t in terms)
+        found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
+    else:
+        found += told_towers(job.model)
     if job.lora_adapters:
         found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found

@@ -307,6 +307,10 @@ COLUMNS: dict[str, Column] = {
     "gpu_compute_mib": Column("compute buffers on devices", "MiB"),
     "host_compute_mib": Column("compute buffer on the host", "MiB"),
     "gpu_model_buffer_mib": Column("weights on devices", "MiB"),
+    "cpu_model_buffer_mib": Column("weights in host memory", "MiB"),
+    "gpu_kv_mib": Column("the KV cache on devices", "MiB"),
+    "attn_max_b": Column("keys and values that ik_llama.cpp makes of latents at a time; 0: all", "MiB"),
+    "n_gpus_listed": Column("devices that the log lists", "devices"),
     "per_device_compute_mib": _text("compute buffer of each device: CPU=450.01;CUDA0=3425.0"),
     # -- facts of models
     "fact": _text("which: params_total, gguf_file_size, kv_cache_bytes_per_token, ..."),
@@ -361,8 +365,8 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     ),
     "llama-cpp-memory": _columns(
         "model_name arch quant bpw n_ctx n_ubatch model_size_gib kv_self_mib gpu_compute_mib host_compute_mib "
-        "flash_attn mla_attn kv_type_k kv_type_v gpu_model_buffer_mib per_device_compute_mib weights quantity model "
-        "config",
+        "flash_attn mla_attn attn_max_b kv_type_k kv_type_v gpu_model_buffer_mib cpu_model_buffer_mib gpu_kv_mib "
+        "n_gpus_listed per_device_compute_mib weights quantity model config",
         _SIZES,
     ),
     "facts": _columns("model_name fact value unit quant weights rotary_buffers use model config", _SIZES),

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import ceil, log2
 from typing import Any
 
+from llmhw import llamacpp
 from llmhw.catalog import read_calibration
 from llmhw.formula import formula
 from llmhw.hardware import Cluster
 from llmhw.job import ServingJob
-from llmhw.memory import kv_cache, kv_cache_bytes, latent_cache_bytes, state_bytes, weights, whole_towers
+from llmhw.memory import kept_by, kv_cache, state_bytes, weights, whole_towers
 from llmhw.model import ModelSpec
 from llmhw.precision import model_bits_per_weight, number_format, stored_weight_bytes, weight_bytes
 from llmhw.serving import (
-    compute_buffer_bytes,
     generation_memory,
     growing_cache_bytes,
     prompt_workspace,
     serving_memory,
 )
-from llmhw.units import GIB, MIB, LLMHWError
+from llmhw.units import GIB, MIB, LLMHWError, maximum
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
 
@@ -360,45 +362,142 @@ def _file_bytes(row: Row, spec: ModelSpec) -> float:
         bits = model_bits_per_weight(spec, number_format(name))
     except LLMHWError:
         bits = 0.0
-    if abs(bits / printed - 1) < 0.01:
+    if abs(bits / printed - 1) < 0.004:
         return weight_bytes(spec, name)
     return float(stored_weight_bytes(elements=spec.parameters.text, bits_per_weight=printed))
 
 
 def _llama_cpp_cache(row: Row, spec: ModelSpec) -> float:
-    """Keys and values in two formats; with mla_attn the latent, and for its first kind the transposed values too."""
-    tokens, attention = row.count("n_ctx", None), spec.layers[0].attention
-    assert attention is not None
-    bits = {side: number_format(row[f"kv_type_{side}"] or row["kv_type_k"]).bits_per_weight for side in ("k", "v")}
-    if attention.latent and not row["kv_type_v"]:
-        latent = latent_cache_bytes(batch=1, tokens=tokens, latent=attention.latent, bits_per_element=bits["k"])
-        if row["mla_attn"] == "1":
-            low_rank = attention.latent - spec.layers[0].attention.head_dim + attention.v_head_dim  # type: ignore[union-attr]
-            latent += latent_cache_bytes(batch=1, tokens=tokens, latent=low_rank, bits_per_element=bits["v"])
-        return float(spec.num_layers * latent)
-    sizes = {"batch": 1, "tokens": tokens, "kv_heads": attention.heads if attention.latent else attention.kv_heads}
-    keys = kv_cache_bytes(head_dim=attention.head_dim, v_head_dim=0, bits_per_element=bits["k"], **sizes)
-    values = kv_cache_bytes(head_dim=0, v_head_dim=attention.v_head_dim, bits_per_element=bits["v"], **sizes)
-    return float(spec.num_layers * (keys + values))
+    """Keys and values in two formats. ik_llama.cpp caches latents as mla_attn says: twice in its first kind."""
+    latents = bool(row["kv_type_k"] and not row["kv_type_v"])
+    kept = kept_by(spec, latent="one" if latents else "heads")
+    found = llamacpp.cache_terms(
+        kept,
+        tokens=row.count("n_ctx", None),
+        keys=row["kv_type_k"],
+        values=row["kv_type_v"],
+        second=row["mla_attn"] == "1",
+    )
+    return sum(float(t.value) for t in found)
 
 
 def _compute(row: Row, spec: ModelSpec, quantity: str) -> float:
-    if spec.layers[0].attention is None or spec.layers[0].attention.latent:
-        raise LLMHWError(
-            "ik_llama.cpp's compute buffer for latent attention depends on how it is cut, which is not said"
+    """The compute buffers of all devices together, or the host's."""
+    batch, cells = row.count("n_ubatch", None), row.count("n_ctx", None)
+    on_device, logged = row["gpu_compute_mib"] not in ("", "0", "0.0"), row["per_device_compute_mib"]
+    if not on_device and "CPU=" not in logged:
+        raise LLMHWError("the host's staging buffer without the device that reads it")
+    attention = _attention_buffer(row, spec, batch, cells)
+    devices = max(1, logged.count("CUDA") - 1) if on_device else 1
+    if quantity.startswith("host") and on_device:
+        sizes: dict[str, Any] = {"batch": batch, "hidden": spec.hidden, "cells": cells}
+        stacks = llamacpp.expert_stacks(spec)
+        made = 0.0
+        if stacks and _share_on_devices(row) < 0.5 and not _copied(row, spec, batch):
+            sizes["hidden"] *= stacks[0].used
+            made = _expert_buffer(row, spec, batch, False)
+        elif devices > 1 and _share_on_devices(row) > 0.9:
+            sizes["copies"] = 4
+        staged = max(made, float(llamacpp.staging_buffer_bytes(**sizes)))
+        cached = row["gpu_kv_mib"] and row.positive("gpu_kv_mib") < 0.9 * row.positive("kv_self_mib")
+        return max(staged, attention) if cached else staged  # with layers that are on no device
+    held = max(attention, _expert_buffer(row, spec, batch, on_device))
+    copied = 0.0
+    if on_device and row["gpu_model_buffer_mib"] in ("0", "0.0"):
+        copied = float(weights(spec, row["weights"], tensors=llamacpp.head_tensors(spec)).total)
+    head: dict[str, Any] = {"vocab": spec.vocab_size, "hidden": spec.hidden}
+    last = float(llamacpp.compute_buffer_bytes(batch=batch, copied=copied, **head))
+    return (devices - 1) * held + max(held, last)
+
+
+# The memory of a large card, in place of buffers of weights that a log does not have.
+_LARGE_CARD = 48 * GIB
+
+
+def _share_on_devices(row: Row) -> float:
+    """Which share of the weights is on devices: by the log's buffers, else as much as so many cards hold."""
+    whole = row.positive("model_size_gib") * GIB
+    if row["gpu_model_buffer_mib"]:
+        return float(row["gpu_model_buffer_mib"]) * MIB / whole
+    return min(1.0, row.count("n_gpus_listed", 0, least=0) * _LARGE_CARD / whole)
+
+
+def _copied(row: Row, spec: ModelSpec, batch: int) -> bool:
+    """Whether experts in host memory are computed on the GPU: by the tokens that each gets."""
+    stacks = llamacpp.expert_stacks(spec)
+    return bool(stacks) and _share_on_devices(row) < 0.5 and batch * stacks[0].used >= 32 * stacks[0].experts
+
+
+def _expert_buffer(row: Row, spec: ModelSpec, batch: int, on_device: bool) -> float:
+    """What experts make; of ik_llama.cpp with experts in host memory both stacks that lead in, copied at a time."""
+    stacks = llamacpp.expert_stacks(spec)
+    if not stacks:
+        return 0.0
+    largest = max(stacks, key=lambda t: t.numel)
+    if on_device and _copied(row, spec, batch):
+        named = re.search(r"- ([\d.]+) bpw", row["quant"])
+        bits = float(named[1]) if named else row.positive("bpw")
+        both = 2 * float(stored_weight_bytes(elements=largest.numel, bits_per_weight=bits))
+        return both + batch * (3 * largest.used * largest.into + spec.hidden) * 4
+    sizes: dict[str, Any] = {"used": largest.used, "feed_forward": largest.into, "hidden": spec.hidden}
+    return float(llamacpp.expert_buffer_bytes(batch=batch, **sizes))
+
+
+def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> float:
+    a, fused = spec.layers[0].attention, bool(row.flag("flash_attn"))
+    assert a is not None
+    if a.latent and row["kv_type_v"]:
+        a = replace(a, latent=0, kv_heads=a.heads)
+    if a.latent and fused and row["attn_max_b"] and (row["mla_attn"] == "3" or row["attn_max_b"] != "0"):
+        on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
+        return float(
+            expanded_latent_bytes(
+                batch=batch,
+                cells=cells,
+                heads=a.heads,
+                head_dim=a.head_dim,
+                v_head_dim=a.v_head_dim,
+                hidden=spec.hidden,
+                most=row.count("attn_max_b", 0, least=0) * MIB or 2**60,
+                bits_per_element=16 if on_device else number_format(row["kv_type_k"]).bits_per_weight,
+            )
         )
-    on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
-    if quantity.startswith("host") and (on_device or "CPU=" not in row["per_device_compute_mib"]):
-        raise LLMHWError("the host's staging buffer beside a GPU")
-    if on_device and row["gpu_model_buffer_mib"] in ("", "0", "0.0"):
-        raise LLMHWError("weights stay in host memory and are copied to the GPU matrix by matrix")
-    fused = row.flag("flash_attn")
-    scores = 0 if fused else spec.heads * row.count("n_ctx", None)
-    return float(
-        compute_buffer_bytes(
-            batch=row.count("n_ubatch", None), vocab=spec.vocab_size, scores=scores, hidden=spec.hidden
-        )
-    )
+    return float(llamacpp.attention_term(a, cells, fused, {"batch": batch, "hidden": spec.hidden}).value)
+
+
+@formula(source="ik_llama.cpp: build_deepseek2, keys and values made of latents for some heads at a time", unit="bytes")
+def expanded_latent_bytes(
+    *,
+    batch: Any,
+    cells: Any,
+    heads: Any,
+    head_dim: Any,
+    v_head_dim: Any,
+    hidden: Any,
+    most: Any,
+    bits_per_element: Any,
+) -> Any:
+    """What a layer of latent attention needs of ik_llama.cpp's compute buffer, where it makes keys and values again.
+
+    most               bytes in fp32 of the keys and values of the heads at work at a time (attn_max_b)
+    bits_per_element   of keys and values in the cache's format; on a GPU 16
+
+    Those of all other heads wait for their turn. DeepSeek R1 with 2,048 cells, all heads at a time: a log has 450.01.
+
+    >>> sizes = {"heads": 128, "head_dim": 192, "v_head_dim": 128, "hidden": 7168, "most": 2**29}
+    >>> expanded_latent_bytes(batch=512, cells=2048, bits_per_element=8.5, **sizes) / 2**20
+    452.0
+    """
+    nope = head_dim - (head_dim - v_head_dim)
+    wide = cells * heads * (nope + v_head_dim) * 4
+    turns = 2 ** maximum(0, ceil(log2(wide / most)))
+    narrow = cells * heads * bits_per_element / 8 / turns
+    waiting = (turns - 1) * narrow * (head_dim + v_head_dim)
+    queries = batch * (heads * (2 * head_dim + head_dim - nope) + hidden) * 4
+    return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
+
+
+_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k gpu_model_buffer_mib".split()
 
 
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
@@ -407,5 +506,5 @@ def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
     names = {
         "model_size_gib": ("quant", "bpw"),
         "kv_self_mib": ("n_ctx", "mla_attn", "kv_type_k", "kv_type_v"),
-    }.get(chosen, ("n_ctx", "n_ubatch", "flash_attn"))
+    }.get(chosen, _COMPUTE)
     return (row.spec().name, chosen, *(row[name] for name in names))

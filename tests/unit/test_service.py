@@ -406,7 +406,7 @@ def asked(name: str, gpu: str, gpus: int = 1, *, tokens: tuple[int, int] = (1000
 def test_home_users_get_an_answer_at_once() -> None:
     one = asked("llama-3.1-8b", "rtx 3090", engine="llama.cpp", weights="q4_k_m")
     assert one.fits
-    assert (one.capacity, one.job.max_batched_tokens, one.job.max_model_len) == (1, 512, 1500)
+    assert (one.capacity, one.job.max_batched_tokens, one.job.max_model_len) == (1, 512, 131_072)
     assert one.memory.longest == 131_072
     two = asked("llama-3.1-70b", "rtx 3090", 2, engine="llama.cpp", weights="q4_k_m")
     assert (two.job.pp, two.job.tp, two.job.split, two.job.replicas) == (2, 1, "layers", 1)
