@@ -298,29 +298,29 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "tp": q.devices, "max_model_len": q.seq_len}
     asked["utilization"] = q.utilization
-    return ServingJob(model=q.spec, cluster=Cluster(q.gpu, q.devices), **asked)
+    job = ServingJob(model=q.spec, cluster=Cluster(q.gpu, q.devices), **asked)
+    return replace(job, max_sequences=q.batch) if job.software.cells and q.batch > 1 else job
 
 
 def _inference(name: str, q: _Question) -> Held:
     """An engine's plan: what it holds beside the cache, and the cache of the batch."""
     found = _plan(name, q)
-    sequences = -(-q.batch // found.job.attention_dp)
-    stage = found.stages[found.worst]
-    cache = found.cache_bytes(q.seq_len, sequences=sequences)
+    needed = found.needed_bytes(q.seq_len, -(-q.batch // found.job.attention_dp))
 
     def explained() -> Estimate:
-        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, cache)))
+        stage = found.stages[found.worst]
+        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, needed - float(stage.total))))
 
-    return Held(float(stage.total) + cache, found.budget_bytes, explained, found.error)
+    return Held(needed, found.budget_bytes, explained, found.error)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
-    """The plan of an engine: where it has pages, the same for all lengths of sequences."""
+    """The plan of an engine: where it has pages, the same for all lengths and numbers of sequences."""
     from llmhw.serving import serving_memory
 
-    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len))
+    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len), batch=1)
     for asked in (longest, q):
-        key = (name, asked.gpu.name, asked.devices, asked.seq_len)
+        key = (name, asked.gpu.name, asked.devices, asked.seq_len, asked.batch)
         if key not in q.plans:
             q.plans[key] = serving_memory(_serving_job(asked, name))
         if q.plans[key].job.software.paged:

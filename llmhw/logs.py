@@ -13,6 +13,7 @@ from functools import cached_property
 from os import PathLike
 from typing import Any, NamedTuple
 
+from llmhw import llamacpp
 from llmhw.catalog import read_calibration
 from llmhw.checks import check_prose, checked
 from llmhw.formula import Report, Table
@@ -210,8 +211,12 @@ _KNOWN: dict[str, list[Line]] = {
             ("context", r"\bn_ctx\s*= (\d+)"),
             ("micro_batch", r"\bn_ubatch\s*= (\d+)"),
             ("batch", r"\bn_batch\s*= (\d+)"),
-            ("parallel", r"\bn_seq_max\s*= (\d+)"),
+            ("slots", r"\bn_seq_max\s*= (\d+)"),
+            ("shared", r"\bkv_unified\s*= (\w+)"),
+            ("fused", r"Flash Attention was auto, set to (\w+)"),
             ("fused", r"\bflash_attn\s*= (\w+)"),
+            ("full_windows", r"using (full)-size SWA cache"),
+            ("cache_kind", r"\b(llama_kv_cache\w*):"),
             ("kv", r"\bK \((\w+)\):"),
             ("kv_values", r"\bV \((\w+)\):"),
             ("layers", r"offloaded (\d+)/\d+ layers to GPU"),
@@ -220,6 +225,10 @@ _KNOWN: dict[str, list[Line]] = {
     ],
 }  # fmt: skip
 
+# The name of what allocates the cache, in the order of its names -> the build that had it first.
+_CACHE_KINDS = {"llama_kv_cache_init": "b4000", "llama_kv_cache_unified": "b5430", "llama_kv_cache": "b6330"}
+# Experts that stay in host memory: -ot, --n-cpu-moe.
+_MOVED = re.compile(r"blk\.(\d+)\.ffn_\w+_exps\S*[^\n]{0,80}overr?id\w* to (?:CPU|\w+_Host)")
 # Buffers that llama.cpp allocates: on which device, and for what.
 _BUFFER = re.compile(rf"([A-Za-z_]+\d*)\s+(model |KV |RS |compute |output )?buffer size\s*=\s*{_N} MiB")
 _BUFFERS = {"": "weights", "model": "weights", "KV": "KV cache", "RS": "state", "compute": "compute buffer"}
@@ -300,6 +309,8 @@ def read_log(text: str) -> EngineLog:
     found = {engine: _read(known, lines, start) for engine, known in _KNOWN.items()}
     engine = max(found, key=lambda name: (len(found[name][1]), len(found[name][0])))
     settings, measured = found[engine]
+    if engine == "llama.cpp" and (moved := {block for (block,) in _matches(_MOVED, lines)}):
+        settings["cpu_moe"] = str(len(moved))
     buffers = _buffers(lines[start:]) if engine == "llama.cpp" else {}
     metadata = _metadata(lines) if engine == "llama.cpp" else {}
     if not measured and not buffers:
@@ -476,12 +487,10 @@ def _asked(log: EngineLog, spec: ModelSpec) -> dict[str, Any]:
         "kv": number_format(_CACHES.get(kv, kv)).name if kv else None,
         "tp": log.count("tp"),
         "pp": log.count("pp"),
-        "max_model_len": log.count("context" if log.engine == "llama.cpp" else "longest"),
+        "max_model_len": log.count("longest"),
     }
     if log.engine == "llama.cpp":
-        # its cells are shared by all sequences: one of them may take all
-        found |= {"max_batched_tokens": log.count("micro_batch"), "max_sequences": 1}
-        found["pp"] = max(1, sum(place != "host" for place in log.buffers))
+        found |= _cells(log)
     else:
         utilization = finite(log.settings.get("utilization", ""))
         found |= {
@@ -497,6 +506,30 @@ def _asked(log: EngineLog, spec: ModelSpec) -> dict[str, Any]:
         if found["ep"] > 1 and limits_of(spec, Cluster("H100 SXM5 80GB", 1)).experts == 1:
             found["ep"] = 1
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _cells(log: EngineLog) -> dict[str, Any]:
+    """The options of llama.cpp that a log states."""
+    build = re.match(r"\d+", log.settings.get("version", ""))
+    kind = log.settings.get("cache_kind", "").removesuffix("_iswa")
+    version = f"b{build[0]}" if build else _CACHE_KINDS.get(kind, "")
+    devices = [place for place in log.buffers if place != "host"]
+    layers, every = log.count("layers") or 0, log.count("all_layers")
+    on, values = log.settings.get("fused", "auto"), log.settings.get("kv_values", "").lower()
+    return {
+        "engine": f"llama.cpp:{version}" if version else "llama.cpp",
+        "pp": max(1, len(devices)),
+        "n_ctx": log.count("context"),
+        "n_batch": log.count("batch"),
+        "max_batched_tokens": log.count("micro_batch"),
+        # slots share the cells but where each has a stream of its own
+        "max_sequences": log.count("slots") if log.settings.get("shared") == "false" else 1,
+        "flash_attention": None if on == "auto" else on in ("1", "enabled", "true"),
+        "kv_v": number_format(_CACHES.get(values, values)).name if values and values != log.settings["kv"] else None,
+        "swa_full": "full_windows" in log.settings,
+        "gpu_layers": layers if every and layers < every else None,
+        "cpu_moe": log.count("cpu_moe"),
+    }
 
 
 def device_of(log: EngineLog) -> Accelerator:
@@ -566,12 +599,13 @@ _RESIDUALS = {
     "tokens": "kv-capacity, tokens",
     "sequences": "kv-capacity, tokens",
 }
-_LLAMA_CPP = {"weights": "weights", "KV cache": "cache", "compute buffer": "compute"}
+_LLAMA_CPP = {"weights": "weights", "cache": "cache", "buffer": "compute"}
 
 
 def _known_error(engine: str, quantity: str) -> float | None:
     """The 90th percentile over published logs; one in a hundred at least, as logs round."""
-    told = f"llama-cpp-memory, {_LLAMA_CPP.get(quantity)}" if engine == "llama.cpp" else _RESIDUALS.get(quantity, "")
+    last = quantity.split(" ")[-1]
+    told = f"llama-cpp-memory, {_LLAMA_CPP.get(last)}" if engine == "llama.cpp" else _RESIDUALS.get(quantity, "")
     if (engine, quantity) == ("vllm", "weights"):  # SGLang counts what loading leaves behind, too
         told = "kv-capacity, weights"
     entry = read_calibration("serving_memory")["residuals"].get(told)
@@ -638,23 +672,24 @@ class LogComparison(Report):
         return {name: (measured[name], *expected[name]) for name in expected if name in measured}
 
     def _llama_cpp(self) -> dict[str, tuple[float, float, str]]:
-        """What llama.cpp allocates: its weights and cache on all devices, and the largest compute buffer of one."""
-        log, held = self.log, self.held
-        found: dict[str, tuple[float, float, str]] = {}
-        every = log.buffers.values()
+        """What llama.cpp allocates: weights and cache in all, then the buffers of each device."""
+        log, held, job = self.log, self.held, self.held.job
+        host = llamacpp.host_memory(job, job.context_limit)
+        away = {part.name: float(part.value) for part in host}
+        parts = [{part.name: float(part.value) for part in stage} for stage in held.stages]
+        for i, stage in enumerate(parts):
+            stage["KV cache"] = held.cache_bytes(job.context_limit, i, sequences=job.max_sequences)
+        places = dict(zip((name for name in log.buffers if name != "host"), parts, strict=False))
+        places |= {"host": away} if "host" in log.buffers else {}
+        found = {}
         for name in ("weights", "KV cache"):
-            measured = log.measured.get(name) or sum(place.get(name, 0.0) for place in every)
-            whole = (
-                sum(float(p.value) for stage in held.stages for p in stage if p.name == name)
-                if name == "weights"
-                else sum(held.cache_bytes(held.job.context_limit, i) for i in range(held.job.pp))
-            )
-            if measured:
-                found[name] = measured, whole, "bytes"
-        on_device = [place.get("compute buffer", 0.0) for name, place in log.buffers.items() if name != "host"]
-        if any(on_device):
-            found["compute buffer"] = max(on_device), self._part("activations"), "bytes"
-        return found
+            measured = log.measured.get(name) or sum(place.get(name, 0.0) for place in log.buffers.values())
+            found[name] = measured, sum(stage[name] for stage in parts) + away.get(name, 0.0), "bytes"
+        for place, expected in places.items():
+            for name in ("weights", "KV cache", "compute buffer"):
+                key = "compute" if (place, name) == ("host", "compute buffer") else name
+                found[f"{place} {name}"] = log.buffers[place].get(name, 0.0), expected.get(key, 0.0), "bytes"
+        return {name: numbers for name, numbers in found.items() if numbers[0]}
 
     @property
     def verdict(self) -> str:

@@ -45,7 +45,13 @@ CASES: dict[str, tuple[str, dict[str, str], dict[str, float], dict[str, float]]]
         "",
         {"name": "DeepSeek R1 Distill Llama 8B", "context": "8192", "kv": "f16", "fused": "0", "layers": "33"},
         {"weights": 4.58 * GIB, "KV cache": 1024 * MIB},
-        {"weights": 0.003, "KV cache": 1e-9},
+        {
+            "weights": 0.003,
+            "KV cache": 1e-9,
+            "CUDA0 weights": 0.003,
+            "CUDA0 compute buffer": 0.01,
+            "host weights": 0.003,
+        },
     ),
 }
 
@@ -107,7 +113,7 @@ def test_all_ranks_and_the_last_start_count() -> None:
 
 
 def test_a_device_of_several_sizes_is_told_by_what_the_log_saw() -> None:
-    line = "Device 0: NVIDIA GeForce RTX 3060, compute capability 8.6, VMM: yes{}\nCUDA0 model buffer size = 9 MiB"
+    line = "Device 0: NVIDIA GeForce RTX 3060, compute capability 8.6, VMM: yes{}\nfile size = 9 MiB"
     assert device_of(read_log(line.format(", VRAM: 12287 MiB"))).name == "RTX 3060 12GB"
     seen = "model='x'\nload_config device_name=NVIDIA_H20.json\nFree memory on device (95.0/139.8 GiB)\n# GPU blocks: 9"
     assert device_of(read_log(seen)).name == "H20 141GB"
