@@ -24,7 +24,7 @@ from llmhw.engines import (
     engine_names,
     serving_engine,
 )
-from llmhw.hardware import Cluster, cluster_of
+from llmhw.hardware import Cluster, accelerator, cluster_of
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
 from llmhw.units import (
@@ -36,6 +36,7 @@ from llmhw.units import (
     check_number,
     indivisible,
     maximum,
+    parse_number,
     shown,
     where,
 )
@@ -51,6 +52,7 @@ CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
 ENGINES = engine_names()
 SPLITS = ("tensor", "layers")
+LORA_TARGETS = ("all-linear", "attention", "mlp")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
 
@@ -682,8 +684,29 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
 # -- serving ----------------------------------------------------------------------------------
 
 
+def in_host(job: ServingJob) -> dict[str, float]:
+    """The fields that put a part of the weights or of the cache into host memory, with what they say."""
+    layers = job.gpu_layers if job.gpu_layers is not None and job.gpu_layers <= job.model.num_layers else None
+    asked = {"weight_offload": job.weight_offload, "kv_offload": job.kv_offload, "cpu_moe": job.cpu_moe}
+    return {name: value for name, value in asked.items() if value} | ({} if layers is None else {"gpu_layers": layers})
+
+
 def _weights(name: str, value: str) -> str:
     return CHECKPOINT if isinstance(value, str) and value == CHECKPOINT else _format(name, value)
+
+
+def _host(name: str, value: str) -> str:
+    """The name of a processor, or a bandwidth as it was given."""
+    text = check_text(name, value).strip()
+    if text.lower().endswith("b/s"):
+        parse_number(name, text[: text.rindex("/")].strip(), least=1e6)
+        return text
+    found = accelerator(text)
+    if not found.architecture.startswith("CPU"):
+        raise LLMHWError(
+            f"{name}={value!r} is no processor of a host; use a CPU of the catalog, or 83GB/s of its memory"
+        )
+    return found.name
 
 
 def _engine(name: str, value: str) -> str:
@@ -783,9 +806,23 @@ class ServingJob:
     prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
     lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)
     lora_rank: int = bounded("Rank of each adapter; default: 16.", None, 10**6)
-    weight_offload: float = share("Share of weights in host memory.", 0.0, "a share from 0 to 1", lambda x: 0 <= x <= 1)
+    lora_targets: str = choice(
+        LORA_TARGETS, "Matrices that adapters are at; vLLM and Punica: all that are not experts.", "all-linear"
+    )
+    weight_offload: float = share(
+        "Share of weights in host memory, read in every pass (vLLM's cpu-offload-gb).",
+        0.0,
+        "a share from 0 to 1",
+        lambda x: 0 <= x <= 1,
+    )
     kv_offload: float = share(
         "Share of the cache there.", 0.0, "a share of at least 0 and below 1", lambda x: 0 <= x < 1
+    )
+    host: str | None = asked(
+        "Processor of the host, or its memory's bandwidth (83GB/s); default: EPYC 9654, or Ryzen 9 7950X for GDDR.",
+        None,
+        str,
+        _host,
     )
 
     def __post_init__(self) -> None:
@@ -799,11 +836,23 @@ class ServingJob:
                 raise LLMHWError(f"lora_rank={self.lora_rank} has no effect without adapters; give lora_adapters=1")
             if self.lora_rank > self.model.hidden:
                 raise LLMHWError(f"lora_rank={self.lora_rank} must be at most hidden={self.model.hidden}")
+        if self.lora_targets != "all-linear" and not self.lora_adapters:
+            raise LLMHWError(f"lora_targets={self.lora_targets!r} has no effect without adapters; give lora_adapters=1")
+        if self.host is not None and not in_host(self):
+            raise LLMHWError(
+                f"host={self.host!r} has no effect without anything there; give weight_offload, kv_offload, gpu_layers "
+                "or cpu_moe"
+            )
         self._assume()
         self._check_cells()
         check_engine(self.software, self.cluster.accelerator, self.model, self.weights, self.kv)
         self._check_lengths()
         self._check_layout()
+        if self.weight_offload and self.software.cells:
+            raise LLMHWError(
+                f"weight_offload={self.weight_offload:g}: {self.engine} deals whole layers, or their experts; use "
+                "gpu_layers or cpu_moe"
+            )
 
     def _set(self, **values: int | float | str) -> None:
         """Assume these where nothing was asked."""

@@ -286,7 +286,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
-        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank), 2, tp=job.tp)
+        adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank, targets=job.lora_targets), 2, tp=job.tp)
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
@@ -827,8 +827,6 @@ def assumptions(held: ServingMemory) -> list[str]:
         found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
     else:
         found += told_towers(job.model)
-    if job.lora_adapters:
-        found.append(f"lora_adapters={job.lora_adapters}: their memory is counted, what they cost in speed is not")
     return found
 
 

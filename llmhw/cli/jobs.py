@@ -258,9 +258,7 @@ def _serving_job(options: dict[str, Any]) -> ServingJob:
 
 def _serve(options: dict[str, Any]) -> Report:
     job = _serving_job(options)
-    draft = options.pop("draft")
-    guesser = None if draft is None else llmhw.model(draft)
-    return llmhw.serve(job, draft=guesser, calibration=_constants(options.pop("calibration")), **options)
+    return llmhw.serve(job, calibration=_constants(options.pop("calibration")), **options)
 
 
 def _limits() -> list[Option]:
@@ -282,9 +280,15 @@ SERVE = Command(
         Option(named("concurrency"), group=LOAD, type=WHOLE, help="Requests at work at a time; default: all that fit."),
         Option(named("rate"), group=LOAD, type=REAL, help="Requests that arrive in a second, instead."),
         *_limits(),
-        option("--draft", group=ENGINE, type=MODEL, metavar="MODEL", help="A smaller model that proposes tokens."),
-        option("--draft-tokens", group=ENGINE, type=WHOLE, help="Proposed before each pass; default: 4."),
-        option("--acceptance", group=ENGINE, type=REAL, help="Chance that one is accepted; default: 0.7."),
+        option(
+            "--draft",
+            group=ENGINE,
+            type=MODEL,
+            metavar="MODEL|eagle3|eagle|mtp",
+            help="What proposes tokens: a smaller model, a head, or the model's own layers for it.",
+        ),
+        option("--draft-tokens", group=ENGINE, type=WHOLE, help="Proposed before each pass; default: the method's."),
+        option("--acceptance", group=ENGINE, type=REAL, help="Chance that one is accepted; default: the method's."),
         *field_options(RunOptions, _PRICE),
         _calibration(),
         option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load."),

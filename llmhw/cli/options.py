@@ -249,11 +249,11 @@ STEP, MONEY, ANSWER = "Training step", "Money, failures, power", "Answer"
 GROUPS = ("Question", DEVICES, LAYOUT, LENGTH, FORMATS, STEP, ENGINE, LOAD, MONEY, "Others", ANSWER)
 
 _GROUP_OF = {
-    DEVICES: "offload weight_offload kv_offload utilization",
+    DEVICES: "offload weight_offload kv_offload host utilization",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
     LENGTH: "micro_batch global_batch seq_len max_model_len max_sequences max_batched_tokens prefix_tokens page_size",
     FORMATS: "precision compute weights kv optimizer",
-    ENGINE: "engine kernels attention software lora_adapters lora_rank",
+    ENGINE: "engine kernels attention software lora_adapters lora_rank lora_targets",
 }
 _GROUPED = {name: group for group, names in _GROUP_OF.items() for name in names.split()}
 _SHORT = {
@@ -274,8 +274,8 @@ _TYPES: dict[str, Any] = {
     "weights": FORMAT,
     "kv": FORMAT,
 }
-# Fields without an option: dp follows from --gpus, and how long reading from the host's memory takes is not known.
-NONE = ("dp", "weight_offload", "kv_offload")
+# Fields without an option: dp follows from --gpus.
+NONE = ("dp",)
 
 
 def named(name: str) -> list[str]:

@@ -67,7 +67,7 @@ def test_parts_of_a_decoding_pass_are_the_time_between_tokens(how: dict[str, Any
     found = served(concurrency=1, **how)
     assert tuple(found.parts) == engine.PARTS
     assert sum(found.parts.values()) == pytest.approx(found.point.tpot_seconds)
-    assert found.parts["matrix products"] > 0.3 * found.point.tpot_seconds
+    assert found.parts["matrix products"] + found.parts["draft"] > 0.3 * found.point.tpot_seconds
 
 
 def test_every_part_of_a_pass_says_where_it_comes_from(service: ServingEstimate) -> None:

@@ -371,8 +371,7 @@ def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> No
             "bytes_per_second=1.0 of link slow must be from 1000 to 1e+15",
         ),
         (job(prefix_tokens=1000), "input_tokens=1000 must be more than prefix_tokens=1000"),
-        (job(weight_offload=0.5), "weight_offload=0.5: how long it takes to read from host memory is not modelled"),
-        (job(kv_offload=0.5), "kv_offload=0.5: how long"),
+        (job(gpu="m4 max 128gb", kv_offload=0.5), "M4 Max"),
         (job("llama-3.1-405b", gpus=16, tp=16, **SHORT), "inter_link of 16 x H100 SXM5 80GB is not known"),
     ],
 )
@@ -514,7 +513,7 @@ def test_adapters_have_a_line() -> None:
     found = asked("llama-3.1-8b", "h100", lora_adapters=20)
     assert dict(found.summary())["LoRA adapters"] == "20 of rank 16: 1.56 GiB on each device"
     assert "20 LoRA adapters of rank 16" in found.title
-    assert any("what they cost in speed is not" in text for text in found.warnings())
+    assert "adapters of" in found.explain("adapters")
 
 
 def test_borrowed_constants_are_disclosed_and_less_sure() -> None:
