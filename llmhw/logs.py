@@ -207,6 +207,7 @@ _KNOWN: dict[str, list[Line]] = {
             ("name", r"general\.name\s*(?:str\s*)?= (.+)"),
             ("path", r"loaded meta data with [^\n]*? from (\S.*?)(?: \(version|$)"),
             ("file_type", r"(?:file type|model ftype)\s*= (.+)"),
+            ("bits", r"\(([\d.]+) BPW\)"),
             ("parameters", r"model params\s*= ([\d.]+ [KMBT])"),
             ("context", r"\bn_ctx\s*= (\d+)"),
             ("micro_batch", r"\bn_ubatch\s*= (\d+)"),
@@ -466,7 +467,7 @@ def _file_type(log: EngineLog) -> str | None:
     text = re.sub(r"\(guessed\)|all |, some F16|mostly ", "", log.settings.get("file_type", "")).strip()
     name, _, kind = text.partition(" - ")
     word = name.split(" ")[0].upper().replace("F32", "fp32")
-    for tried in (f"{word}_{kind[:1].upper()}", word):
+    for tried in (name.upper().replace(" ", "_"), f"{word}_{kind[:1].upper()}", word):
         try:
             return number_format(tried).name
         except LLMHWError:
@@ -715,6 +716,9 @@ class LogComparison(Report):
                 found.append(f"{off}; nine of ten logs keep to {error}")
         if gap := self._gap():
             found.append(gap)
+        if (bits := self.log.settings.get("bits")) and (row := self.rows.get("weights")) and row.off:
+            named = f"{self.held.job.weights} of this model {float(bits) * row.ratio:.2f}"
+            found.append(f"the file has {bits} bits a weight, {named}: it is another mix")
         if self.log.settings.get("drafts"):
             found.append("the log has speculative decoding: the weights and the cache of its drafts are not predicted")
         method = self.log.settings.get("quantization", "")
