@@ -39,7 +39,10 @@ FACTS: dict[str, tuple[str, ...]] = {
         "requests past n_ubatch flash_attn prefill_gpus prefill_workers prefill_attention_dp decode_workers "
         "assumed".split()
     ),
-    "inference_memory": tuple("not_predicted program model weights meter prompt_logits read_at mask_tokens".split()),
+    "inference_memory": tuple(
+        "not_predicted program model device weights meter prompt_logits fused_layers read_at mask_tokens "
+        "n_ubatch flash_attn".split()
+    ),
     "vllm_capacity": tuple(
         "not_predicted kv_unstated weights_unstated model weights device visible_gib card_gib max_num_seqs "
         "max_num_batched_tokens".split()
@@ -522,6 +525,11 @@ def _stated(row: Row, pattern: str) -> str:
     return found[1] if found else ""
 
 
+def _fused(row: Row) -> str:
+    stated = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
+    return "" if not stated else str(stated in ("on", "True")).lower()
+
+
 def inference_throughput(row: Row) -> Facts:
     found = served_model(row)
     parameters = Row(found).spec().parameters if found else None
@@ -534,7 +542,6 @@ def inference_throughput(row: Row) -> Facts:
     if "InferenceX" in row["source"]:  # lengths from 0.8 to 1.0 of what is stated; ten requests for each at a time
         prompt, answer = (str(round(0.9 * row.count(name))) for name in ("isl", "osl"))
         requests = str(10 * row.count("batch_or_concurrency"))
-    fused = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
     return (
         found
         | {
@@ -551,7 +558,7 @@ def inference_throughput(row: Row) -> Facts:
             # a decode row's isl is the depth already
             "past": _stated(row, r"@ d(\d+)") if row["metric"].startswith("prefill") else "",
             "n_ubatch": _stated(row, r"n_ubatch (\d+)") or _stated(row, r"n_batch=(\d+)"),
-            "flash_attn": "" if not fused else str(fused in ("on", "True")).lower(),
+            "flash_attn": _fused(row),
             "assumed": _assumed(row),
         }
         | ({"attention_dp": "true"} if shared else _layout(row))
@@ -563,7 +570,12 @@ def inference_throughput(row: Row) -> Facts:
 _QUANTS = {
     "bf16": "bf16",
     "fp16": "fp16",
+    "fp8-block": "fp8-block",
     "fp8": "fp8",
+    "mxfp4": "mxfp4",
+    "nvfp4": "nvfp4",
+    "int4-awq": "int4-awq",
+    "int4-w4a16": "int4-w4a16",
     "gptq-int4": "int4-gptq",
     "gptq-int8": "gptq-8bit",
     "awq-int4": "int4-awq",
@@ -599,6 +611,14 @@ def weights(quant: str) -> str:
 
 
 def inference_memory(row: Row) -> Facts:
+    if "llama.cpp" in row["engine"]:
+        return served_model(row) | {
+            "program": "llama.cpp",
+            "device": served_device(row["gpu"]),
+            "weights": served_formats(row)[0],
+            "n_ubatch": _stated(row, r"n_ubatch (\d+)"),
+            "flash_attn": _fused(row),
+        }
     found = re.search(r"transformers (\d+)\.(\d+)", row["engine"])
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     program = next((name for name in ("autoawq", "transformers") if name in row["engine"]), "")
@@ -617,6 +637,8 @@ def inference_memory(row: Row) -> Facts:
         "weights": weights(row["quant"]),
         "meter": "allocated" if allocated else "reserved",
         "prompt_logits": "true" if whole and not first else "",
+        # its fuser looks for classes named after Aquila, and the model is made of Llama's
+        "fused_layers": "false" if program == "autoawq" and "Aquila" in row["model_name"] else "",
         # the Qwen3 rows hold no activations of the prompt at any length: they were read when the answer was done
         "read_at": "end" if program == "transformers" and allocated and row["mem_kind"] != "allocated" else "",
         "mask_tokens": "8192" if first else "",
@@ -627,9 +649,12 @@ def vllm_capacity(row: Row) -> Facts:
     name = row["gpu"]
     nominal = re.search(r"(\d+(?:\.\d+)?) ?(GB|GiB)", name)
     device = device_of(name.removesuffix("GB").rstrip("0123456789").rstrip("-") if nominal else name)
+    if name == "A100-80GB":
+        # as much memory on PCIe as on SXM; its defaults are not those of other devices of that size
+        device = "A100 80GB SXM4"
     # "24GB" is 24 GiB of a driver's total; "95.6 GiB" is what CUDA shows
     card, visible = (nominal[1], nominal[2] == "GiB") if nominal and not device else ("", False)
-    unnamed = "model_name" in row["inferred_fields"] or "MODEL NOT NAMED" in row["model_name"]
+    unnamed = "model_name" in row["inferred_fields"].split(";") or "MODEL NOT NAMED" in row["model_name"]
     stated = {}
     for column in ("max_num_seqs", "max_num_batched_tokens"):
         found = re.search(rf"{column} (\d+)", row["notes"])

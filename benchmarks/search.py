@@ -25,9 +25,7 @@ def job(name: str, batch: int = 2048, **options: Any) -> TrainingJob:
     """A job whose layout is to be found."""
     asked = {"kernels": "megatron", "precision": "bf16-mixed-fp32-grads", "seq_len": 8192} | options
     cluster = Cluster("h100", 8, inter_link="infiniband ndr")
-    return TrainingJob(
-        model=model(name), cluster=cluster, parallelism=Parallelism(dp=8), global_batch=batch, **asked
-    )
+    return TrainingJob(model=model(name), cluster=cluster, parallelism=Parallelism(dp=8), global_batch=batch, **asked)
 
 
 def clusters(counts: Sequence[int]) -> list[Cluster]:

@@ -32,10 +32,17 @@ class ServingEngine:
     share_of             of what that is a share: the device, what is free at the start, or the rest beside the model
     max_sequences, max_batched_tokens   at a time, in a forward pass; 0: as many as are asked for, and the whole prompt
     whole_up_to          longest sequence whose prompts are not cut: a batch then has room for one; 0: all are cut
-    graphs               CUDA graphs: outside of its share, or inside; "": it makes none
+    graphs               CUDA graphs: outside of its share, inside, or inside as an extrapolation that is larger than
+                         they are; "": it makes none
+    sampler              how its profile draws a token for every sequence: sorted, or fused without a sort; "": no
     graph_batch          sequences of the largest graph; 0: not known
     counts_context       whether its profile takes the CUDA context off the cache
-    refuses_states       whether it refuses more sequences than there is room for recurrent states
+    pools                whether layers of several kinds share a pool of pages, and how its log counts tokens: split,
+                         blocks over groups, or whole, requests x their length; "": each layer has its own
+    state_pages          pages of a recurrent state that a sequence holds, for each group of such layers
+    prompt_logits        whether its warm-up makes the logits of a whole prompt
+    expert_tiles         multiples that it fills the inner and the hidden size of an MXFP4 expert up to
+    refuses_states       whether it refuses more sequences than there are pages for recurrent states
     context              tokens of a sequence where nobody says; 0: the model's longest, or what fits
     flash                whether attention is fused where nobody says
     windows              layers whose cache is cut to their window: "all" that have one; "mixed": in models that have
@@ -71,8 +78,13 @@ class ServingEngine:
     share_of: str = "device"
     whole_up_to: int = 0
     graphs: str = ""
+    sampler: str = ""
     graph_batch: int = 0
     counts_context: bool = False
+    pools: str = ""
+    state_pages: int = 0
+    prompt_logits: bool = False
+    expert_tiles: tuple[int, int] = (1, 1)
     refuses_states: bool = False
     context: int = 0
     flash: bool = True
@@ -88,7 +100,7 @@ class ServingEngine:
         >>> serving_engine("sglang").on(accelerator("h100"), 4).utilization
         0.824
         """
-        return _on(self.name, self.version, device.name, device.memory_bytes, ranks)
+        return _on(self.name, self.version, device.name, device.architecture, device.memory_bytes, ranks)
 
     @property
     def paged(self) -> bool:
@@ -176,13 +188,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _on(name: str, version: str, device: str, memory: int, ranks: int) -> ServingEngine:
+def _on(name: str, version: str, device: str, architecture: str, memory: int, ranks: int) -> ServingEngine:
     """The rows of the table that hold, one over the other; without a version, the newest."""
     engine, newest = _engines()[name], not version
     values: dict[str, Any] = {"version": version}
     for row in _defaults(name):
         holds = newest or _numbers(row["since"]) <= _numbers(version)
         holds &= memory >= float(row["least_gib"] or 0) * GIB and ranks >= int(row["least_ranks"] or 0)
+        holds &= not row["only"] or architecture.startswith(tuple(row["only"].split(";")))
         if holds and not (row["other_than"] and row["other_than"] in device):
             values |= {field: row[field] for field in _KINDS if row[field]}
     found = {field: _KINDS[field](value) if field in _KINDS else value for field, value in values.items()}
@@ -196,11 +209,12 @@ def _on(name: str, version: str, device: str, memory: int, ranks: int) -> Servin
 _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
-    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "context"), int),
-    **dict.fromkeys(("graphs", "windows", "latent"), str),
-    "flash": lambda text: text == "yes",
-    "counts_context": lambda text: text == "yes",
-    "refuses_states": lambda text: text == "yes",
+    **dict.fromkeys(
+        ("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages", "context"), int
+    ),
+    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
+    "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
+    **dict.fromkeys(("counts_context", "refuses_states", "prompt_logits", "flash"), lambda text: text == "yes"),
 }
 
 
@@ -231,7 +245,7 @@ def serving_engine(name: str) -> ServingEngine:
         raise LLMHWError(f"engine={name!r}: the version must be numbers with dots between, as in {word}:0.9.2")
     for one in _engines().values():
         if word in (one.name, *one.aliases):
-            return _on(one.name, version.removeprefix("v"), "", 0, 1)
+            return _on(one.name, version.removeprefix("v"), "", "", 0, 1)
     raise unknown_name("engine", name, _engines())
 
 

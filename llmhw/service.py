@@ -471,7 +471,7 @@ class ServingEstimate(Report):
         if not held.kv_bytes:
             return f"{size} on each device, and no room for a KV cache"
         text = f"{size} and {format_quantity(held.kv_bytes, 'bytes')} of KV cache on each device"
-        return text if held.windowed else f"{text}: {held.kv_tokens:,} tokens"
+        return f"{text}: {said}" if (said := held.log_words()) else text
 
     def _memory_rows(self) -> list[tuple[str, str]]:
         held, job = self.memory, self.job

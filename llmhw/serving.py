@@ -28,6 +28,7 @@ from llmhw.memory import (
     whole_towers,
 )
 from llmhw.model import Layer, ModelSpec, Tensor
+from llmhw.pages import Pool, pool_of
 from llmhw.precision import checkpoint_name, format_label, formats_in, number_format
 from llmhw.sharding import local_tensor, outer_tensors
 from llmhw.units import (
@@ -38,6 +39,7 @@ from llmhw.units import (
     check_number,
     format_quantity,
     maximum,
+    where,
 )
 
 # -- memory: formulas -------------------------------------------------------------------------
@@ -96,6 +98,35 @@ def engine_budget_bytes(*, memory: Any, driver: Any, utilization: Any) -> Any:
     21.2
     """
     return (memory - driver) * utilization
+
+
+@formula(source="TensorRT-LLM: free_gpu_memory_fraction; TGI: TGI_WIGGLE_ROOM", unit="bytes")
+def rest_budget_bytes(*, memory: Any, driver: Any, held: Any, utilization: Any) -> Any:
+    """The same where the share is of what the model leaves free.
+
+    driver   what driver and context keep
+    held     model, workspaces and what lies outside of the allocator
+
+    >>> rest_budget_bytes(memory=80, driver=1, held=39, utilization=0.9)
+    75.0
+    """
+    return held + (memory - driver - held) * where(memory > driver + held, utilization, 1)
+
+
+@formula(source="vLLM's start-up logs: a pool that all graphs share, and what each needs of its own", unit="bytes")
+def graph_pool_bytes(*, shared: Any, sizes: Any, each: Any) -> Any:
+    """CUDA graphs of the batch sizes that are captured.
+
+    shared   bytes of the pool
+    sizes    batch sizes that are captured
+    each     bytes of one
+
+    Logs: 0.09 to 0.39 GiB with 3 sizes, 0.36 with 16, 0.62 with 51.
+
+    >>> round(graph_pool_bytes(shared=0.1 * 2**30, sizes=51, each=12 * 2**20) / 2**30, 2)
+    0.7
+    """
+    return shared + sizes * each
 
 
 @formula(source="whole pages in what is left of the budget", unit="count")
@@ -171,9 +202,29 @@ def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Ten
 
 
 @lru_cache(maxsize=64)
-def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int) -> Estimate:
-    """Weights of one rank of a stage, which are the same on every device and at every length."""
-    return weights(spec, fmt, tensors=_tensors(spec, layout, stage))
+def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: tuple[int, int] = (1, 1)) -> Estimate:
+    """Weights of one rank of a stage, which are the same on every device and at every length.
+
+    tiles   multiples that MXFP4 experts are filled up to: the inner and the hidden size
+    """
+    held = _tensors(spec, layout, stage)
+    if any(found.name == "mxfp4" for found in formats_in(spec, fmt)):
+        held = [(_filled(t, *tiles), n) for t, n in held]
+    return weights(spec, fmt, tensors=held)
+
+
+def _filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
+    """A stack of experts with its sizes filled up to multiples of these; other tensors as they are."""
+    if tensor.component != "experts" or not tensor.matmul or len(tensor.shape) != 3:
+        return tensor
+    experts, rows, columns = tensor.shape
+    parts = 2 if tensor.part == "gate_up" else 1
+    # (inputs, outputs) if swapped: of all matrices but down, the inputs are the hidden size
+    first = tensor.swapped == (tensor.part != "down")
+    wide, narrow = (rows, columns) if first else (columns, rows)
+    wide = int(ceil_div(wide, hidden) * hidden)
+    narrow = parts * int(ceil_div(ceil_div(narrow, parts), inner) * inner)
+    return replace(tensor, shape=(experts, wide, narrow) if first else (experts, narrow, wide))
 
 
 def _numbers(spec: ModelSpec, pp: int, stage: int) -> range | None:
@@ -232,6 +283,50 @@ def encoder_output_bytes(*, batched: Any, item: Any, width: Any, bytes_per_eleme
 ONE_FILE = ("llama.cpp", "koboldcpp")
 
 
+@formula(
+    source="vLLM's profile_run: one picture of full size passes through its tower; attention and feed-forward are cut",
+    unit="bytes",
+)
+def encoder_workspace_bytes(
+    *, patches: Any, pixels: Any, feed_forward: Any, hidden: Any, residuals: Any = 4, bytes_per_element: Any = 2
+) -> Any:
+    """What is alive at once while a vision tower reads its largest picture: fp32 pixels, and the widest block.
+
+    patches        of the picture
+    pixels         numbers of one patch
+    feed_forward   elements of a patch inside the feed-forward part, on one rank
+    residuals      vectors of size hidden beside them
+
+    Qwen3.5 27B on two ranks: a log of vLLM has an activation peak of 1.59 GiB.
+
+    >>> held = encoder_workspace_bytes(patches=65536, pixels=1536, feed_forward=4304, hidden=1152)
+    >>> round(held / 2**30, 2)
+    1.46
+    """
+    return patches * (4 * pixels + (feed_forward + residuals * hidden) * bytes_per_element)
+
+
+def _encoder_workspace(job: ServingJob) -> Term | None:
+    """Of the towers whose largest item is known."""
+    found: list[Term] = []
+    for tower in job.model.towers:
+        first = next((t for t, _ in tower.tensors if len(t.shape) > 3), None)
+        if tower.kind != "vision" or first is None or not tower.tokens:
+            continue
+        hidden, pixels = first.shape[0], first.numel // first.shape[0]
+        inside = [t for t, count in tower.tensors if count > 1 and len(t.shape) == 2]
+        outside = [t.shape[1] for t, count in tower.tensors if count == 1 and len(t.shape) == 2]
+        wide = [t.shape[0] for t in inside if t.shape[1] == hidden and t.shape[0] > hidden and "qkv" not in t.name]
+        merged = max((n // hidden for n in outside if n % hidden == 0), default=1)
+        table = max((t.shape[0] for t, n in tower.tensors if n == 1 and t.shape[1:] == (hidden,)), default=0)
+        # a picture is no longer than a sequence may be
+        patches = min(max(tower.tokens * merged, table), job.context_limit * merged)
+        sizes: dict[str, Any] = {"patches": patches, "pixels": pixels, "hidden": hidden}
+        sizes["feed_forward"] = (len(wide) + 1) * max(wide, default=4 * hidden) / job.tp
+        found.append(term(encoder_workspace_bytes, "the largest picture", **sizes))
+    return max(found, key=lambda t: float(t.value), default=None)
+
+
 def _towers(job: ServingJob) -> list[Part]:
     """Weights of the towers, and their outputs where an engine sets room for them aside."""
     spec = job.model
@@ -245,14 +340,19 @@ def _towers(job: ServingJob) -> list[Part]:
     return parts
 
 
+_SAMPLERS = {"sorted": "sampler_bytes_per_logit", "fused": "fused_sampler_bytes_per_logit"}
+
+
 def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Part:
     """Activations of the largest batch, or of the sampler where that needs more: the two never meet."""
     spec, last = job.model, stage == job.pp - 1
+    sizes: dict[str, Any]
     if job.software.cells:
         return Part("compute buffer", tuple(llamacpp.compute_terms(job, stage, job.context_limit)))
     if job.software.share_of == "start":
         return Part("activations", (), "outside of the engine's share")
-    kinds, whole = _kinds(spec, job.pp, stage), job.software.share_of == "device"
+    picture = _encoder_workspace(job) if stage == 0 and job.software.share_of == "device" else None
+    kinds = _kinds(spec, job.pp, stage)
     forward = term(
         forward_workspace_bytes,
         "the widest block",
@@ -268,11 +368,44 @@ def _workspace(job: ServingJob, stage: int, calibration: Mapping[str, Any] | Non
         sequences=job.max_sequences,
         vocab=spec.head_shape[0],
         # vLLM's profile draws a token for all sequences; others make their logits in fp32 and draw from a few
-        bytes_per_logit=memory_constant("sampler_bytes_per_logit", calibration) if whole else 4,
+        bytes_per_logit=memory_constant(_SAMPLERS[job.software.sampler], calibration) if job.software.sampler else 4,
     )
+    if job.software.prompt_logits:
+        # in 16 bit: the logits and their logarithms; over ranks first a part, all parts, and all in one
+        each = 4 if job.tp == 1 else 2 * (2 + 1 / job.tp)
+        sizes = {"tokens": job.max_batched_tokens, "vocab": spec.head_shape[0], "bytes_per_logit": each}
+        logits = term(prompt_logits_bytes, "logits of the warm-up's prompt", batch=1, **sizes)
+        beside: dict[str, Any] = {"tokens": job.max_batched_tokens, "hidden": spec.hidden, "feed_forward": 0}
+        return Part("logits", (logits, term(forward_workspace_bytes, "hidden states", residuals=2, **beside)))
+    if picture and picture.value > max(forward.value, sampling.value if last else 0):
+        return Part("activations", (picture,), "of the vision tower; those of the text model come later")
     if last and sampling.value > forward.value:
         return Part("logits", (sampling,), "they come when the activations have gone, and are larger")
     return Part("activations", (forward,), "logits come when they have gone, and are smaller" if last else "")
+
+
+# Bytes per second that NVLink bridges between two cards do not reach.
+_BRIDGE = 150e9
+
+
+def _communication(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
+    """Buffers of NCCL on one rank: more of them where NVLink joins the ranks, which it drives with many channels."""
+    if job.devices == 1:
+        return 0.0
+    link = job.cluster.intra_link
+    fast = link is not None and link.name.startswith("NVLink") and link.bytes_per_second > _BRIDGE
+    return memory_constant("nvlink_communication_bytes" if fast else "communication_bytes", calibration)
+
+
+def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
+    """Of batch sizes 1, 2, 4, every eighth up to 256 and every sixteenth up to 512, at most twice the sequences."""
+    most = min(512, 2 * job.max_sequences)
+    sizes = 3 + min(most, 256) // 8 + max(0, most - 256) // 16
+    each = memory_constant(
+        "graph_extrapolated_bytes" if job.software.graphs == "extrapolated" else "graph_each_bytes", calibration
+    )
+    shared = memory_constant("graph_bytes", calibration)
+    return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
 
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
@@ -280,7 +413,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     held = (
         weights(spec, job.weights, tensors=stage_tensors(job, stage))
         if job.software.cells
-        else _weights(spec, job.weights, job.parallelism, stage)
+        else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
     )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
@@ -289,16 +422,17 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank, targets=job.lora_targets), 2, tp=job.tp)
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
+    engine = job.software
     # a share that is set aside leaves room for the context; who takes the whole device has it inside
     unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
-    context = 0.0 if job.software.paged or unified else memory_constant("context_bytes", calibration)
-    overhead = term(
-        engine_overhead_bytes,
-        "outside the allocator",
-        beside=0.0 if unified else memory_constant("beside_bytes", calibration) + context,
-        communication=memory_constant("communication_bytes", calibration) if job.devices > 1 else 0.0,
-    )
-    parts.append(Part("engine", (overhead,)))
+    inside = unified or (engine.paged and not engine.counts_context)
+    context = 0.0 if inside else memory_constant("context_bytes", calibration)
+    outside: dict[str, Any] = {"beside": 0.0 if unified else memory_constant("beside_bytes", calibration) + context}
+    outside["communication"] = _communication(job, calibration)
+    if engine.share_of != "start":
+        parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
+    if engine.graphs in ("inside", "extrapolated"):
+        parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
 
 
@@ -340,14 +474,29 @@ class ServingMemory(StageReport):
     @cached_property
     def budget_bytes(self) -> float:
         """What the engine may take of a device."""
-        if self.visible_bytes is not None:
-            return self.visible_bytes * self.job.utilization
-        return device_budget(self.job.cluster.accelerator, self.job.utilization, self.calibration)
+        return float(self._budget(max(float(stage.total) for stage in self.stages)).value)
+
+    def _budget(self, held: float) -> Term:
+        """The same, of a device that holds so much beside the cache."""
+        job, share_of = self.job, self.job.software.share_of
+        visible = self.visible_bytes
+        sizes: dict[str, Any] = {"memory": self.capacity_bytes, "driver": self._driver, "utilization": job.utilization}
+        if visible is not None:
+            sizes |= {"memory": visible, "driver": 0.0}
+        if share_of != "device":
+            sizes["driver"] += memory_constant("context_bytes", self.calibration)
+        if share_of == "start":
+            sizes["driver"] += memory_constant("beside_bytes", self.calibration)
+            sizes["driver"] += _communication(job, self.calibration)
+        if share_of == "rest":
+            return term(rest_budget_bytes, "what the engine may take", held=held, **sizes)
+        return term(engine_budget_bytes, "what the engine may take", **sizes)
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:
         """What each stage has left for its part of the cache; below 0 where even the rest does not fit."""
-        return tuple(self.budget_bytes - float(stage.total) for stage in self.stages)
+        held = (float(stage.total) for stage in self.stages)
+        return tuple(float(self._budget(size).value) - size for size in held)
 
     @cached_property
     def worst(self) -> int:
@@ -369,13 +518,53 @@ class ServingMemory(StageReport):
         asked = self.cache_bytes(self.job.context_limit, sequences=self.job.max_sequences) if self._allocates else left
         return min(left, asked)
 
+    @cached_property
+    def pools(self) -> tuple[Pool | None, ...]:
+        """For every stage the pool of pages that its layers share; None where each layer has its own."""
+        job, engine = self.job, self.job.software
+        if not engine.pools:
+            return (None,) * job.pp
+        sizes: dict[str, Any] = {"kv": str(job.kv), "tp": job.tp, "page_size": job.page_tokens}
+        sizes |= {"batched": int(job.max_batched_tokens), "state_pages": engine.state_pages}
+        return tuple(pool_of(job.model, _numbers(job.model, job.pp, i), **sizes) for i in range(job.pp))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the cache as the engine counts them: a page of every layer, or of every layer of one group."""
+        pool = self.pools[self.worst]
+        return pool.held(self.kv_bytes / (1 - self.job.kv_offload)) if pool else self.kv_tokens // self.job.page_tokens
+
+    @property
+    def at_once_exactly(self) -> float:
+        """Sequences of max_model_len in the cache of one group of ranks: the log's maximum concurrency."""
+        job, pool = self.job, self.pools[self.worst]
+        if pool:
+            return self.blocks / pool.blocks(job.context_limit)
+        return float(self.blocks / ceil_div(job.context_limit, job.page_tokens))
+
+    @property
+    def starts(self) -> str:
+        """Why an engine does not start although a sequence of max_model_len fits; "" where it does."""
+        job, pool = self.job, self.pools[self.worst]
+        if not (pool and pool.has_states and job.software.refuses_states) or job.max_sequences <= self.blocks:
+            return ""
+        return (
+            f"max_sequences={job.max_sequences} is more than the {self.blocks} blocks of the cache, and each sequence "
+            f"needs one for its state; use max_sequences={self.blocks}"
+        )
+
     @property
     def kv_tokens(self) -> int:
-        """Tokens that fit in the cache of one group of tp x pp ranks, all layers counted as full attention.
+        """Tokens that fit in the cache of one group of tp x pp ranks, as the engine's log has them.
 
-        Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What lies in
-        host memory (kv_offload) is counted.
+        Where layers of several kinds share a pool, they depend on max_model_len; else all layers count as full
+        attention. Of llama.cpp the cells, n_ctx, that it allocates. Each group of attention_dp has as much again. What
+        lies in host memory (kv_offload) is counted.
         """
+        pool = self.pools[self.worst]
+        if pool:
+            split = self.job.software.pools == "split"
+            return pool.split_tokens(self.blocks) if split else int(self.at_once_exactly * self.job.context_limit)
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
@@ -418,7 +607,11 @@ class ServingMemory(StageReport):
                 return 0.0
             return float(kv_cache(self._kept, seq_len=tokens, kv_format=job.kv, tp=job.tp, layers=numbers).total)
 
-        paged = job.software.paged
+        pool, paged = self.pools[i], job.software.paged
+        if pool:
+            prefix = min(job.prefix_tokens, seq_len)
+            whole, own = pool.blocks(seq_len), pool.blocks(seq_len, prefix)
+            return ((sequences - 1) * own + whole) * pool.block_bytes * (1 - job.kv_offload)
         room = paged_tokens(tokens=seq_len, page_size=job.page_tokens) if paged else job.context_limit
         shared = held(min(job.prefix_tokens, seq_len) // job.page_tokens * job.page_tokens) if paged else 0.0
         return (sequences * (held(room) - shared) + shared) * (1 - job.kv_offload)
@@ -460,8 +653,9 @@ class ServingMemory(StageReport):
 
     @property
     def graphs_bytes(self) -> float:
-        """CUDA graphs: captured after the cache is made, from what the engine's share leaves (vLLM, SGLang)."""
-        return memory_constant("graph_bytes", self.calibration) if self.job.software.paged else 0.0
+        """CUDA graphs that are captured after the cache is made, from what the engine's share leaves."""
+        outside = self.job.software.graphs == "outside"
+        return float(_graphs(self.job, self.calibration).value) if outside else 0.0
 
     @property
     def device_bytes(self) -> float:
@@ -507,6 +701,8 @@ class ServingMemory(StageReport):
         job = self.job
         if not self.longest:
             return f"Does not fit: {self.shortage(1)}."
+        if self.starts:
+            return f"Does not start: {self.starts}."
         if not self.fits:
             start = "start" if job.software.refuses_longer else "fit"
             return (
@@ -558,6 +754,16 @@ class ServingMemory(StageReport):
         kinds = [layer.attention for layer, _ in self._kept.layer_kinds]
         return any(a is None or a.window or a.chunk for a in kinds)
 
+    def log_words(self) -> str:
+        """The cache as the engine's log counts it; "" where no one number of tokens fills it."""
+        if self.windowed and not self.pools[self.worst]:
+            return ""
+        found = f"cache of {self.kv_tokens:,} tokens"
+        if self.pools[self.worst] or self.job.page_tokens > 1:
+            length = self.job.context_limit
+            found += f", {self.blocks:,} blocks, maximum concurrency {self.at_once_exactly:.2f} x {length:,} tokens"
+        return found
+
     def longest_words(self) -> str:
         """The longest context in words."""
         return f"one sequence of {self.longest:,} tokens" if self.longest else "none"
@@ -566,7 +772,7 @@ class ServingMemory(StageReport):
         """The stages with the budget that their caches take: what a device holds once the engine has started."""
         label, shown = "what is left of the budget", []
         for stage, left in zip(self.stages, self.left_bytes, strict=True):
-            cache = term(cache_budget_bytes, label, budget=self.budget_bytes, held=float(stage.total))
+            cache = term(cache_budget_bytes, label, budget=left + float(stage.total), held=float(stage.total))
             shown.append(replace(stage, parts=(*stage.parts, Part("KV cache", (cache,)))) if left > 0 else stage)
         return shown
 
@@ -583,8 +789,12 @@ class ServingMemory(StageReport):
             "replicas": self.job.replicas,
             "worst_stage": self.worst,
             "budget_bytes": self.budget_bytes,
+            "left_bytes": self.left_bytes[self.worst],
             "kv_bytes": self.kv_bytes,
             "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
+            "blocks": self.blocks if self._token_bytes(self.worst) else None,
+            "at_once": self.at_once_exactly if self._token_bytes(self.worst) else None,
+            "does_not_start": self.starts or None,
             "sequences": self.sequences(self.job.context_limit),
             "longest": self.longest,
             "graphs_bytes": self.graphs_bytes,
@@ -620,22 +830,14 @@ class ServingMemory(StageReport):
         if not self.fits:
             return f"does not fit: {self.way_out}"
         length = self.job.context_limit
-        room = "" if self.windowed else f"; cache of {self.kv_tokens:,} tokens"
+        room = f"; {said}" if (said := self.log_words()) else ""
         at_once = f"at once: {_many(self.at_once())} of {length:,} tokens"
         return f"longest context: {self.longest_words()}; {at_once}{room}"
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind the budget; default: the worst stage."""
         if part == "budget":
-            job = self.job
-            given: dict[str, Any] = {
-                "memory": job.cluster.accelerator.memory_bytes,
-                "driver": self._driver,
-                "utilization": job.utilization,
-            }
-            if self.visible_bytes is not None:
-                given |= {"memory": self.visible_bytes, "driver": 0.0}
-            made = term(engine_budget_bytes, "what the engine may take", **given)
+            made = self._budget(max(float(stage.total) for stage in self.stages))
             return Estimate(self.title, "bytes", (Part("budget", (made,)),)).explain("budget")
         shown = self.shown()[self.worst if stage is None else stage]
         if part is not None and part not in {p.name for p in shown}:
@@ -698,7 +900,7 @@ def serving_memory(
     >>> job = ServingJob(model=model("llama-3-70b"), cluster=Cluster("h100", 4), tp=4)
     >>> found = serving_memory(job)
     >>> found.fits, 430_000 < found.kv_tokens < 480_000, found.sequences(8192)
-    (True, True, 55)
+    (True, True, 56)
     """
     return memory_of(settled(job, visible_bytes=visible_bytes, calibration=calibration), visible_bytes, calibration)
 

@@ -42,12 +42,18 @@ def _video_llava(w: Wrapped) -> None:
     _two(w.vision.at("multi_modal_projector"), w.hidden, w.hidden, v.width * w.c.features, bias=bias)
 
 
+# Of the largest picture that their image processors let through: longest_edge (max_pixels) over the pixels of a token.
+_QWEN_TOKENS = 16384
+
+
 def _visual(encoder: str) -> Callable[[Wrapped], None]:
     """An encoder that itself ends in the text model's width."""
 
     def read(w: Wrapped) -> None:
         v = w.sees("visual", encoder)
         w.vision.streams = 1 + len(v.listed_in("deepstack_visual_indexes"))
+        if encoder.startswith("qwen"):
+            w.vision.tokens = _QWEN_TOKENS
 
     return read
 

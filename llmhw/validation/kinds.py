@@ -106,7 +106,7 @@ KINDS: dict[str, Kind] = {
     ),
     "inference-memory": Kind(
         title="peak memory of inference",
-        required=("model_name", "quant", "program", "batch", "isl", "osl", "peak_mem_gb", "mem_kind"),
+        required=("model_name", "quant", "batch", "isl", "osl", "peak_mem_gb", "mem_kind"),
         measured=("peak_mem_gb",),
         predict=serving_memory.predict_inference,
         configuration=serving_memory.inference_configuration,

@@ -15,7 +15,7 @@ from typing import Any
 from llmhw import llamacpp
 from llmhw.catalog import read_calibration
 from llmhw.formula import formula
-from llmhw.hardware import Cluster
+from llmhw.hardware import Accelerator, Cluster, accelerator
 from llmhw.job import ServingJob
 from llmhw.memory import kept_by, kv_cache, state_bytes, weights, whole_towers
 from llmhw.model import ModelSpec
@@ -38,11 +38,43 @@ INFERENCE_CONSTANTS = ("reserved_over_allocated", "reserved_beside_bytes", "work
 def predict_inference(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """Peak bytes of one call of `generate`, over all devices, with the meter that was read."""
     constants = read_calibration("serving_memory") if calibration is None else calibration
-    if row["program"] not in _INFERENCE:
+    program = _program(row)
+    if program not in _INFERENCE:
         raise row.error("program", f"one of {', '.join(_INFERENCE)}")
-    meter, parts = _INFERENCE[row["program"]](row, constants)
-    measured = row.positive("peak_mem_gb") * GIB * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
+    meter, parts = _INFERENCE[program](row, constants)
+    unit = row.positive("unit_bytes", MIB if row["mem_unit_in_source"] == "MiB" else GIB)
+    measured = row.positive("peak_mem_gb") * unit * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
     return Prediction(predicted=sum(parts.values()), measured=measured, unit="bytes", meter=meter, parts=parts)
+
+
+def _program(row: Row) -> str:
+    """Whose memory it is: `program`, or what begins the engine's name."""
+    word = row["engine"].casefold()
+    return row["program"] or next((name for name in _INFERENCE if word.startswith(name)), "")
+
+
+def _llama_cpp(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """llama.cpp: what it allocates when it starts, for cells of the prompt and the answer."""
+    devices = row.count("n_gpus", most=10**4)
+    build = re.search(r"\bb\d+", row["engine"])
+    job = ServingJob(
+        model=row.spec(),
+        cluster=Cluster(row.device(usual=True) if row["gpu"] else "H100 SXM5 80GB", devices),
+        engine=f"llama.cpp:{build[0]}" if build else "llama.cpp",
+        weights=row.number_format(),
+        kv={"f16": "fp16", "": "fp16"}.get(row["kv_dtype"].casefold(), row["kv_dtype"]),
+        n_ctx=row.count("isl", 0, least=0) + row.count("osl", 0, least=0),
+        max_sequences=row.count("batch", most=10**6),
+        max_batched_tokens=row.count("n_ubatch", 512),
+        flash_attention=row.flag("flash_attn"),
+    )
+    found = serving_memory(job)
+    parts: dict[str, float] = {"cache": 0.0}
+    for number, stage in enumerate(found.stages):
+        parts["cache"] += float(found.cache_bytes(found.job.context_limit, number, sequences=found.job.max_sequences))
+        for part in stage:
+            parts[part.name] = parts.get(part.name, 0.0) + float(part.value)
+    return "whole device", parts
 
 
 def _shape(row: Row) -> dict[str, int]:
@@ -70,7 +102,8 @@ def _autoawq(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, flo
     )
     # The head of a tied model is a copy in the file; q, k and v are whole beside their fusion, and that comes first
     head = _embedding_bytes(spec) if spec.model_type == "falcon" else 0.0
-    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v")]
+    fuses = row.flag("fused_layers") is not False
+    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v") and fuses]
     fusing = float(weights(spec, chosen, tensors=separate).total) if separate else 0.0
     cached = float(found["KV cache"])
     parts = {"weights": float(found["weights"]) + head, "cache": cached}
@@ -87,6 +120,12 @@ def _embedding_bytes(spec: ModelSpec) -> float:
 def _transformers(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """transformers: the cache grows with the sequence."""
     meter = row["meter"] or row["mem_kind"]
+    if meter == "unknown" and row["engine"].startswith("transformers"):
+        # since 4.45 only the last token's logits are made, and published readings are of what is allocated
+        found = re.search(r"transformers (\d+)\.(\d+)", row["engine"])
+        recent = (int(found[1]), int(found[2])) >= (4, 45) if found else False
+        meter = "allocated" if recent else "reserved"
+        row = row.with_cells(prompt_logits=row["prompt_logits"] or str(not recent).lower())
     if meter not in ("allocated", "reserved"):
         raise row.error("mem_kind", "allocated or reserved")
     return (_allocated if meter == "allocated" else _reserved)(row, constants)
@@ -159,6 +198,7 @@ def _reserved(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, fl
 _INFERENCE: dict[str, Callable[[Row, Mapping[str, Any]], tuple[str, dict[str, float]]]] = {
     "autoawq": _autoawq,
     "transformers": _transformers,
+    "llama.cpp": _llama_cpp,
 }
 
 
@@ -169,6 +209,7 @@ def inference_configuration(row: Row) -> tuple[str, ...]:
         row["mask_tokens"],
         row.number_format(),
         "" if row["program"] == "autoawq" else row["engine"],
+        row["flash_attn"],
         *(row[name] for name in ("kv_dtype", "n_gpus", "batch", "isl", "osl")),
     )
 
@@ -220,8 +261,10 @@ CAPACITY_MEASURED = ("kv_cache_tokens", "kv_cache_gib_per_gpu", "model_load_gib_
 CAPACITY_CONSTANTS = (
     "driver_bytes",
     "sampler_bytes_per_logit",
+    "fused_sampler_bytes_per_logit",
     "beside_bytes",
     "communication_bytes",
+    "nvlink_communication_bytes",
     "context_bytes",
 )
 _NUMBERS = (*INFERENCE_CONSTANTS, *CAPACITY_CONSTANTS)
@@ -256,27 +299,23 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
     if unstated:
         raise LLMHWError(unstated)
     tp, pp = row.count("tp", most=10**4), row.count("pp", most=10**4)
-    if quantity.startswith("model_load"):
-        visible = 0.0
-    else:
-        visible = _visible_bytes(row, calibration)
-    longest = row.count("max_model_len", spec.max_seq_len or 4096)
+    visible = 0.0 if quantity.startswith("model_load") else _visible_bytes(row, calibration)
+    sizes = {"max_sequences": "max_num_seqs", "max_batched_tokens": "max_num_batched_tokens", "page_size": "block_size"}
+    given: dict[str, Any] = {name: row.count(column) for name, column in sizes.items() if row[column]}
+    if row["gpu_memory_utilization"]:
+        given["utilization"] = row.positive("gpu_memory_utilization")
+    if row["kv_dtype"].startswith("fp8"):
+        given["kv"] = "fp8"
     job = ServingJob(
         model=spec,
-        cluster=Cluster("H100 SXM5 80GB", tp * pp),
+        cluster=Cluster(_capacity_device(row, visible), tp * pp),
         tp=tp,
         pp=pp,
-        engine="vllm",
+        engine=f"vllm:{_version(row['vllm_version'])}",
         weights=chosen,
-        utilization=row.positive("gpu_memory_utilization", 0.9),
-        page_size=row.count("block_size", 16),
-        max_model_len=longest,
-        max_sequences=row.count("max_num_seqs", 256),
-        max_batched_tokens=row.count("max_num_batched_tokens", _batched_tokens(row, longest)),
+        max_model_len=row.count("max_model_len", spec.max_seq_len or 4096),
+        **given,
     )
-    if _COUNTS_CONTEXT.search(row["vllm_version"]):
-        constants = dict(read_calibration("serving_memory") if calibration is None else calibration)
-        calibration = {**constants, "beside_bytes": constants["beside_bytes"] + constants["context_bytes"]}
     found = serving_memory(job, visible_bytes=visible, calibration=calibration)
     if quantity == "kv_cache_tokens":
         return Prediction(predicted=found.kv_tokens, measured=row.positive(quantity), unit="tokens", meter="tokens")
@@ -290,15 +329,23 @@ def predict_capacity(row: Row, *, calibration: Mapping[str, Any] | None = None) 
     return Prediction(predicted=predicted, measured=row.positive(quantity) * GIB, unit="bytes", meter=meter)
 
 
-# Profilers of these versions take the CUDA context off the cache too; later ones start to count when it is there.
-_COUNTS_CONTEXT = re.compile(r"^0\.6\.[45]|^0\.7\S* \(V1\)")
+def _version(text: str) -> str:
+    """The version whose plan a log follows: V1 came as a choice in 0.7 (0.7.9 here), and V0 stayed one until 0.9."""
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    # a log that does not say is taken for one of V1's
+    version = found[0] if found else "0.10"
+    minor = int(version.split(".")[1]) if version.startswith("0.") else 0
+    if "V1" in text and minor < 8:
+        return "0.7.9"
+    return "0.7.3" if "V0" in text and minor >= 8 else version
 
 
-def _batched_tokens(row: Row, longest: int) -> int:
-    """vLLM's default: a whole sequence, unless prompts are cut into chunks (V1, or more than 32,768 tokens)."""
-    if "V1" in row["vllm_version"]:
-        return 8192
-    return 2048 if longest > 32768 else max(longest, 2048)
+def _capacity_device(row: Row, visible: float) -> Accelerator:
+    """The card; where the log does not name it, one of its class with as much memory."""
+    if row["device"]:
+        return row.device()
+    size = visible or (row.positive("card_gib") if row["card_gib"] else 80.0) * GIB
+    return replace(accelerator("H100" if size > 32 * GIB else "RTX 4090"), memory_bytes=int(size))
 
 
 def _visible_bytes(row: Row, calibration: Mapping[str, Any] | None) -> float:

@@ -163,7 +163,7 @@ class Row(dict[str, str]):
         name = self["weights"] or split_quant(self["quant"])[0] or stated or default
         if not name:
             raise self.error("quant", "the number format of the file; run `llmhw formats` for the list")
-        found = number_format(without_remark(name))
+        found = number_format(_KERNELS.sub("", without_remark(name)).strip())
         if stated and self["quant"] and not self["weights"]:
             check_format("quant", found.name, self["model_name"], stated)
         return found.name
@@ -279,6 +279,8 @@ def split_quant(text: str) -> tuple[str, str]:
     return (named[0], named[1]) if named else (text, "")
 
 
+# Whose products a cell names behind a format.
+_KERNELS = re.compile(r"(?i)[ _-](?:gemm|gemv|marlin|exllama(?:v2)?)$")
 _WEIGHTS_AND_CACHE = re.compile(
     r"w(?:eights?)?\s*[=:]?\s*([\w-]+)\s*[,;/+]\s*kv(?:[ -]?cache)?\s*[=:]?\s*([\w-]+)$"
     r"|([\w-]+) w(?:eights?)?\s*[,;/+]\s*([\w-]+) kv(?:[ -]?cache)?$"

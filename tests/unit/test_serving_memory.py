@@ -272,8 +272,8 @@ def test_attention_dp_multiplies_sequences() -> None:
 def test_the_workspace_is_the_larger_of_two() -> None:
     few = serving_memory(job(max_sequences=1, max_batched_tokens=8192))
     many = serving_memory(job(max_sequences=1024, max_batched_tokens=2048))
-    assert [p.name for p in few.stages[0]] == ["weights", "activations", "engine"]
-    assert [p.name for p in many.stages[0]] == ["weights", "logits", "engine"]
+    assert [p.name for p in few.stages[0]] == ["weights", "activations", "engine", "CUDA graphs"]
+    assert [p.name for p in many.stages[0]] == ["weights", "logits", "engine", "CUDA graphs"]
 
 
 def test_mamba_has_no_tokens() -> None:

@@ -67,7 +67,7 @@ def test_the_first_stage_serves_them_whole() -> None:
     first, last = serving_memory(job).stages
     assert first["vision tower"] == 2 * spec().parameters.towers
     # three layers of the text model are given vectors of their own
-    assert first["encoder outputs"] == 8192 * 4 * spec().hidden * 2
+    assert first["encoder outputs"] == 16384 * 4 * spec().hidden * 2
     assert {part.name for part in last}.isdisjoint({"vision tower", "encoder outputs"})
 
 
