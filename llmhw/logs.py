@@ -98,6 +98,7 @@ _KNOWN: dict[str, list[Line]] = {
             ("tokens", rf"GPU KV cache size: {_N} tokens"),
             ("tokens", rf"tokens that can be stored in KV cache \({_N}\)"),
             ("blocks", rf"# (?:GPU|CUDA|cuda) blocks: {_N}"),
+            ("blocks of state", rf"exceeds available Mamba cache blocks \({_N}\)"),
             ("sequences", rf"Maximum concurrency for [\d,]+ tokens per request: {_N}x"),
         ),
         *_lines(
@@ -116,6 +117,7 @@ _KNOWN: dict[str, list[Line]] = {
             ("utilization", r"gpu_memory_utilization \(([\d.]+)\)"),
             ("utilization", r"The current --gpu-memory-utilization=([\d.]+)"),
             ("utilization", r"Desired GPU memory utilization is \(([\d.]+)"),
+            ("sequences_limit", r"max_num_seqs \((\d+)\) exceeds"),
             ("page", r"Setting attention block size to (\d+) tokens"),
             ("drafts", r"(?:speculative_config|'speculative_config':)[=\s]+(SpeculativeConfig|\{)"),
         ),
@@ -258,7 +260,7 @@ _DEVICE = tuple(
 _START = re.compile(r"Initializing an? (?:V\d )?LLM engine|server_args=ServerArgs\(|loaded meta data with")
 _REFUSED = re.compile(
     r"(To serve at least one request with the model[^\n]*|The model's max seq len \(\d+\) is larger[^\n]*|"
-    r"No available memory for the cache blocks[^\n]*|max_num_seqs[^\n]* exceeds [^\n]*blocks[^\n]*|"
+    r"No available memory for the cache blocks[^\n]*|max_num_seqs \(\d+\) exceeds [^\n]*|"
     r"Not enough memory[^\n]*|CUDA out of memory[^\n]*|cudaMalloc failed: out of memory|"
     r"unable to allocate \w+ buffer|failed to allocate [^\n]*buffer[^\n]*)"
 )
@@ -662,11 +664,12 @@ class LogComparison(Report):
             "activations": (self._part("activations", "logits", "encoder outputs"), "bytes"),
             "outside the allocator": (self._part("engine"), "bytes"),
             "KV cache": (left, "bytes"),
-            "CUDA graphs": (held.graphs_bytes, "bytes"),
+            "CUDA graphs": (held.graphs_bytes or self._part("CUDA graphs"), "bytes"),
         }
         if "tokens" in log or "blocks" in log:
-            tokens = float(held.kv_tokens)
-            expected |= {"tokens": (tokens, "tokens"), "sequences": (tokens / held.job.context_limit, "")}
+            expected |= {"tokens": (float(held.kv_tokens), "tokens"), "sequences": (held.at_once_exactly, "")}
+        if "blocks of state" in log:
+            expected["blocks of state"] = float(held.blocks), ""
         measured = dict(log)
         if "blocks" in log and "tokens" not in log:
             measured["tokens"] = log["blocks"] * held.job.page_tokens
@@ -697,7 +700,7 @@ class LogComparison(Report):
         """Whether the prediction agrees with the log, and by how much the worst quantity is off."""
         off = [row for row in self.rows.values() if row.off and row.error is not None]
         if self.log.refused:
-            agreed = "so does the prediction" if not self.held.fits else "the prediction says that it fits"
+            agreed = "so does the prediction" if not self.held.fits or self.held.starts else "the prediction says that it fits"
             return f"The engine did not start; {agreed}: {self.held.verdict}"
         if not off:
             return "The prediction agrees with the log, within its known error."
@@ -716,8 +719,9 @@ class LogComparison(Report):
                 found.append(f"{off}; nine of ten logs keep to {error}")
         if gap := self._gap():
             found.append(gap)
-        if (bits := self.log.settings.get("bits")) and (row := self.rows.get("weights")) and row.off:
-            named = f"{self.held.job.weights} of this model {float(bits) * row.ratio:.2f}"
+        held = self.rows.get("weights")
+        if (bits := self.log.settings.get("bits")) and held and held.off:
+            named = f"{self.held.job.weights} of this model {float(bits) * held.ratio:.2f}"
             found.append(f"the file has {bits} bits a weight, {named}: it is another mix")
         if self.log.settings.get("drafts"):
             found.append("the log has speculative decoding: the weights and the cache of its drafts are not predicted")

@@ -17,6 +17,7 @@ from llmhw.hardware import Cluster
 from llmhw.job import ENGINES, ServingJob
 from llmhw.memory import kv_cache, weights
 from llmhw.model import model
+from llmhw.precision import formats_in
 from llmhw.serving import serving_memory
 from llmhw.units import LLMHWError
 
@@ -99,12 +100,12 @@ def test_serving_says_the_same_everywhere() -> None:
         row = _row("inference", partial(_inference, q["name"]), question, lambda _: True)
         assert row.needed_bytes == pytest.approx(held.needed_bytes(tokens, -(-batch // job.attention_dp))), q
         assert row.usable_bytes == held.budget_bytes, q
-        assert row.fits == (held.sequences(tokens) >= batch), q
-        assert (row.max_sequences >= 1) == bool(held.sequences(tokens)), q
+        assert row.fits == (held.sequences(tokens) >= batch and not held.starts), q
+        assert (row.max_sequences >= 1) == (bool(held.sequences(tokens)) and not held.starts), q
         if batch == 1:
-            assert (row.fits, row.fits_barely) == (held.fits, held.fits_barely), q
+            assert (row.fits, row.fits_barely) == (held.fits and not held.starts, held.fits_barely and not held.starts)
             assert row.verdict == held.verdict.partition(":")[0].replace("start", "fit"), q
-            assert row.max_seq_len >= held.longest, q
+            assert row.max_seq_len >= held.longest or held.starts, q
         parts = {part.name: float(part.value) for part in held.stages[0]}
         if job.devices == 1:
             told = weights(spec, str(job.weights))
@@ -116,11 +117,17 @@ def test_serving_says_the_same_everywhere() -> None:
                 assert held_too - whole <= 4 * head + 1, q  # a tied table is loaded twice
                 continue
             towers = sum(value for name, value in parts.items() if name.endswith(" tower"))
-            assert parts["weights"] + towers == pytest.approx(float(told.total)), q
+            filled = any(fmt.name == "mxfp4" for fmt in formats_in(spec, str(job.weights)))  # up to whole tiles
+            over = parts["weights"] + towers - float(told.total)
+            assert abs(over) < 1 or (filled and over > 0), q
             page = job.page_tokens if job.software.paged else 1
-            room = tokens if job.software.paged else job.context_limit
-            cache = kv_cache(spec, seq_len=-(-room // page) * page, kv_format=str(job.kv), batch=batch)
-            assert held.cache_bytes(tokens, sequences=batch) == pytest.approx(float(cache.total)), q
+            most = tokens if job.software.paged else job.context_limit
+            cache = kv_cache(spec, seq_len=-(-most // page) * page, kv_format=str(job.kv), batch=batch)
+            room = held.cache_bytes(tokens, sequences=batch)
+            if held.pools[0]:  # layers of several kinds share pages, which are whole for each
+                assert room >= float(cache.total), q
+            else:
+                assert room == pytest.approx(float(cache.total)), q
     assert answered > QUESTIONS / 2
     assert [q for q, words in refused[:20] if words not in refusal(q)] == []  # the table refuses it in the same words
 

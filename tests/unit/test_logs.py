@@ -134,6 +134,20 @@ def test_a_refusal_is_told() -> None:
     assert found.warnings()[0].startswith("the log says: To serve at least one request")
 
 
+def test_too_many_sequences_for_the_blocks_of_state() -> None:
+    """vllm-project/recipes pull 551: Qwen3.6 27B in FP8 on an H100."""
+    text = (
+        "python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3.6-27B-FP8 --gpu-memory-utilization 0.95\n"
+        "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3.6-27B-FP8', max_seq_len=262144\n"
+        "ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (856). Each decode sequence requires one"
+    )
+    found = compare(text, device="h100")
+    assert found.verdict.startswith(
+        "The engine did not start; so does the prediction: Does not start: max_sequences=1024"
+    )
+    assert found.rows["blocks of state"].ratio == pytest.approx(1, abs=0.05)
+
+
 def test_logs_that_are_none(tmp_path: Path) -> None:
     def error(data: bytes | str, *options: str) -> str:
         path = tmp_path / "it.log"
