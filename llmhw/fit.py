@@ -301,10 +301,12 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
     """The job that `llmhw serve` would be asked for."""
     from llmhw.job import ServingJob
 
-    asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "tp": q.devices, "max_model_len": q.seq_len}
-    asked["utilization"] = q.utilization
-    job = ServingJob(model=q.spec, cluster=Cluster(q.gpu, q.devices), **asked)
-    return replace(job, max_sequences=q.batch) if job.software.cells and q.batch > 1 else job
+    asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
+    asked |= {"utilization": q.utilization, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
+    if not ServingJob(**asked).software.cells:
+        return ServingJob(**asked, tp=q.devices)
+    # llama.cpp deals layers, and allocates as many slots as it is told
+    return ServingJob(**asked, pp=q.devices, max_sequences=q.batch)
 
 
 def _inference(name: str, q: _Question) -> Held:

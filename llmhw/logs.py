@@ -700,7 +700,8 @@ class LogComparison(Report):
         """Whether the prediction agrees with the log, and by how much the worst quantity is off."""
         off = [row for row in self.rows.values() if row.off and row.error is not None]
         if self.log.refused:
-            agreed = "so does the prediction" if not self.held.fits or self.held.starts else "the prediction says that it fits"
+            fits = self.held.fits and not self.held.starts
+            agreed = "the prediction says that it fits" if fits else "so does the prediction"
             return f"The engine did not start; {agreed}: {self.held.verdict}"
         if not off:
             return "The prediction agrees with the log, within its known error."
