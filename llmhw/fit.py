@@ -45,7 +45,8 @@ class Held(NamedTuple):
     offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
     explained  makes `estimate`: most of those that are tried are asked for a number alone
     error      share of the need that nine of ten measured needs are within: `llmhw.margin`
-    job        of full training
+    job        of training
+    starts     why an engine does not start all the same; "" where it does
     """
 
     needed: float
@@ -53,6 +54,7 @@ class Held(NamedTuple):
     explained: Callable[[], Estimate]
     error: float
     job: TrainingJob | None = None
+    starts: str = ""
 
     @property
     def estimate(self) -> Estimate:
@@ -61,7 +63,7 @@ class Held(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.offered
+        return self.needed <= self.offered and not self.starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,13 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """Whether the need is within the offer."""
+        """Whether the need is within the offer, and the engine starts."""
         return self.held.fits
 
     @property
     def fits_barely(self) -> bool:
         """Whether it fits by less than the known error: see `llmhw.margin`."""
-        return barely(self.needed_bytes, self.usable_bytes, self.held.error)
+        return self.fits and barely(self.needed_bytes, self.usable_bytes, self.held.error)
 
     @property
     def verdict(self) -> str:
@@ -116,6 +118,8 @@ class Fit:
         """By how much it falls short; "" if it fits."""
         if self.fits:
             return ""
+        if self.held.starts:
+            return "no, does not start"
         return f"no, short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
 
     def to_row(self) -> dict[str, Any]:
@@ -185,7 +189,8 @@ class FitTable(Report):
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
-        return [f"{row.use}: {row.way_out.partition('; ')[2]}" for row in self.rows if "; fits" in row.way_out]
+        said = [(row.use, row.way_out.partition("; ")[2]) for row in self.rows if not row.fits]
+        return [f"{use}: {way}" for use, way in said if way.startswith(("fits", "use "))]
 
     def explain(self, use: str | None = None) -> str:
         """The formulas behind one use, or all."""
@@ -298,35 +303,37 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
     asked |= {"utilization": q.utilization, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
-    deals = ServingJob(**asked).software.cells  # llama.cpp deals layers
-    return ServingJob(**asked | {"pp" if deals else "tp": q.devices})
+    if not ServingJob(**asked).software.cells:
+        return ServingJob(**asked, tp=q.devices)
+    # llama.cpp deals layers, and allocates as many slots as it is told
+    return ServingJob(**asked, pp=q.devices, max_sequences=q.batch)
 
 
 def _inference(name: str, q: _Question) -> Held:
     """An engine's plan: what it holds beside the cache, and the cache of the batch."""
     found = _plan(name, q)
-    sequences = -(-q.batch // found.job.attention_dp)
-    caches = [found.cache_bytes(q.seq_len, i, sequences=sequences) for i in range(found.job.pp)]
-    stage, cache = max(zip(found.stages, caches, strict=True), key=lambda pair: float(pair[0].total) + pair[1])
+    needed = found.needed_bytes(q.seq_len, -(-q.batch // found.job.attention_dp))
 
     def explained() -> Estimate:
-        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, cache)))
+        stage = found.stages[found.worst]
+        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, needed - float(stage.total))))
 
-    return Held(float(stage.total) + cache, found.budget_bytes, explained, found.error)
+    starts = found.starts if needed <= found.budget_bytes else ""
+    return Held(needed, found.budget_bytes, explained, found.error, starts=starts)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
-    """The plan of an engine: where it has pages, the same for all lengths of sequences."""
+    """The plan of an engine: where it has pages, the same for all numbers of sequences."""
     from llmhw.serving import serving_memory
 
-    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len))
-    for asked in (longest, q):
-        key = (name, asked.gpu.name, asked.devices, asked.seq_len)
-        if key not in q.plans:
-            q.plans[key] = serving_memory(_serving_job(asked, name))
-        if q.plans[key].job.software.paged:
+    key = (name, q.gpu.name, q.devices, q.seq_len)
+    for slots in (0, q.batch):
+        if (*key, slots) not in q.plans:
+            job = _serving_job(q, name)
+            q.plans[*key, q.batch if job.software.cells else 0] = serving_memory(job)
+        if (*key, slots) in q.plans:
             break
-    return q.plans[key]
+    return q.plans[*key, slots]
 
 
 def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:
@@ -402,6 +409,8 @@ def _way_out(
 
     if held.fits:
         return ""
+    if held.starts:
+        return held.starts
     short = f"short by {format_quantity(held.needed - held.offered, 'bytes')}"
     if longest:
         return f"{short}; fits up to {longest:,} tokens"

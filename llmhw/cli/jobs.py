@@ -397,8 +397,11 @@ def _compare(options: dict[str, Any]) -> Report:
     from llmhw import logs
 
     log = logs.read(options.pop("log"))
-    options["gpu"] = options["gpu"] or log.device or None
-    device = _device(options) if any(options[name] for name in ("gpu", *DEVICE_FACTS)) else None
+    if options["gpu"] is None and not options["gpu_memory"]:
+        options["gpu"] = logs.device_of(log)
+    elif options["gpu"] is None:
+        options["gpu"] = log.device or None
+    device = _device(options)
     spec = options.pop("model")
     usual = {f.name: f.default for f in fields(ServingJob)}
     asked = {name: value for name, value in taken(ServingJob, options).items() if value != usual[name]}

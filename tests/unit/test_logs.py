@@ -9,7 +9,7 @@ import pytest
 
 from llmhw.cli import jobs
 from llmhw.hardware import accelerator
-from llmhw.logs import GIB, MIB, compare, read, read_log
+from llmhw.logs import GIB, MIB, compare, device_of, read, read_log
 from llmhw.units import LLMHWError
 from tests.unit.command import answer, refused, run
 
@@ -45,7 +45,13 @@ CASES: dict[str, tuple[str, dict[str, str], dict[str, float], dict[str, float]]]
         "",
         {"name": "DeepSeek R1 Distill Llama 8B", "context": "8192", "kv": "f16", "fused": "0", "layers": "33"},
         {"weights": 4.58 * GIB, "KV cache": 1024 * MIB},
-        {"weights": 0.003, "KV cache": 1e-9},
+        {
+            "weights": 0.003,
+            "KV cache": 1e-9,
+            "CUDA0 weights": 0.003,
+            "CUDA0 compute buffer": 0.01,
+            "host weights": 0.003,
+        },
     ),
 }
 
@@ -106,6 +112,15 @@ def test_all_ranks_and_the_last_start_count() -> None:
     assert read_log(text).measured == {"weights": 8 * GIB, "KV cache": 19 * GIB}
 
 
+def test_a_device_of_several_sizes_is_told_by_what_the_log_saw() -> None:
+    line = "Device 0: NVIDIA GeForce RTX 3060, compute capability 8.6, VMM: yes{}\nfile size = 9 MiB"
+    assert device_of(read_log(line.format(", VRAM: 12287 MiB"))).name == "RTX 3060 12GB"
+    seen = "model='x'\nload_config device_name=NVIDIA_H20.json\nFree memory on device (95.0/139.8 GiB)\n# GPU blocks: 9"
+    assert device_of(read_log(seen)).name == "H20 141GB"
+    with pytest.raises(LLMHWError, match="has 8 GB or 12 GB of memory"):
+        device_of(read_log(line.format("")))
+
+
 def test_a_refusal_is_told() -> None:
     said = (
         "ValueError: To serve at least one request with the model's max seq len (131072), (16.00 GiB KV cache is "
@@ -117,6 +132,20 @@ def test_a_refusal_is_told() -> None:
         "The engine did not start; so does the prediction: Does not start: max_model_len=131072"
     )
     assert found.warnings()[0].startswith("the log says: To serve at least one request")
+
+
+def test_too_many_sequences_for_the_blocks_of_state() -> None:
+    """vllm-project/recipes pull 551: Qwen3.6 27B in FP8 on an H100."""
+    text = (
+        "python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3.6-27B-FP8 --gpu-memory-utilization 0.95\n"
+        "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3.6-27B-FP8', max_seq_len=262144\n"
+        "ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (856). Each decode sequence requires one"
+    )
+    found = compare(text, device="h100")
+    assert found.verdict.startswith(
+        "The engine did not start; so does the prediction: Does not start: max_sequences=1024"
+    )
+    assert found.rows["blocks of state"].ratio == pytest.approx(1, abs=0.05)
 
 
 def test_logs_that_are_none(tmp_path: Path) -> None:
