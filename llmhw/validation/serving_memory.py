@@ -343,7 +343,7 @@ def _version(text: str) -> str:
 def _capacity_device(row: Row, visible: float) -> Accelerator:
     """The card; where the log does not name it, one of its class with as much memory."""
     if row["device"]:
-        return row.device()
+        return row.device(usual=True)
     size = visible or (row.positive("card_gib") if row["card_gib"] else 80.0) * GIB
     return replace(accelerator("H100" if size > 32 * GIB else "RTX 4090"), memory_bytes=int(size))
 
@@ -356,7 +356,7 @@ def _visible_bytes(row: Row, calibration: Mapping[str, Any] | None) -> float:
     constants = read_calibration("serving_memory") if calibration is None else calibration
     if row["card_gib"]:
         return row.positive("card_gib") * GIB - float(constants["driver_bytes"])
-    device = row.device()
+    device = row.device(usual=True)
     return device.memory_bytes - (float(constants["driver_bytes"]) if device.vendor == "NVIDIA" else 0.0)
 
 
