@@ -775,7 +775,7 @@ class LogComparison(Report):
         return found
 
     def tables(self) -> list[Table]:
-        return [Table(self.title, ("quantity", "log", "predicted", "ratio"), self.text_rows(), head=())]
+        return [Table(self.title, ("quantity", "log", "predicted", "ratio"), self.text_rows())]
 
 
 def read(path: str | PathLike[str]) -> EngineLog:

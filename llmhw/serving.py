@@ -190,7 +190,11 @@ def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
     if job.software.cells:
         return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
-    return _tensors(job.model, job.parallelism, stage)
+    held = _tensors(job.model, job.parallelism, stage)
+    if not job.software.rows_in_host:
+        return held
+    kept = job.model.tied and stage == job.pp - 1
+    return [(t, n) for t, n in held if t.part != "tokens" or kept]
 
 
 def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Tensor, int]]:
@@ -412,7 +416,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     spec = job.model
     held = (
         weights(spec, job.weights, tensors=stage_tensors(job, stage))
-        if job.software.cells
+        if job.software.rows_in_host
         else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
     )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
@@ -423,17 +427,28 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     engine = job.software
-    # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
-    inside = unified or (engine.paged and not engine.counts_context)
-    context = 0.0 if inside else memory_constant("context_bytes", calibration)
-    outside: dict[str, Any] = {"beside": 0.0 if unified else memory_constant("beside_bytes", calibration) + context}
-    outside["communication"] = _communication(job, calibration)
+    outside: dict[str, Any] = {"beside": _beside(job, calibration), "communication": 0.0}
+    if not engine.cells:  # llama.cpp's devices hand tensors on by plain copies
+        outside["communication"] = _communication(job, calibration)
     if engine.share_of != "start":
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
     if engine.graphs in ("inside", "extrapolated"):
         parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
+
+
+def _beside(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
+    """What a process holds of a device outside the engine's own buffers."""
+    engine, vendor = job.software, job.cluster.accelerator.vendor
+    if vendor == "Apple":  # Metal has no context in it
+        return 0.0
+    if engine.cells:  # whose kernels need no library's workspaces
+        return memory_constant("context_bytes" if vendor == "NVIDIA" else "plain_context_bytes", calibration)
+    # a share that is set aside leaves room for the context; who takes the whole device has it inside
+    inside = engine.paged and not engine.counts_context
+    return memory_constant("beside_bytes", calibration) + (
+        0.0 if inside else memory_constant("context_bytes", calibration)
+    )
 
 
 # -- memory: the whole estimate ---------------------------------------------------------------
