@@ -24,7 +24,8 @@ class ServingEngine:
     """One engine. Get it with `serving_engine(name)`; `on` has the defaults that it has on a device.
 
     vendors              of the devices that it runs on, less the architectures `without`
-    weights, kv          names of formats that it reads; "gguf" stands for all of these. The cache may be in 16 bit, too
+    weights, kv          names of formats that it reads; "gguf", "exl2" and "exl3" stand for all of these. The cache may
+                         be in 16 bit, too
     weight_only          formats that it expands on architectures, or devices of vendors, that do not multiply them
     default_weights      what it takes where no format is asked for; "": the checkpoint's own, else 16 bit
     split                how it deals a model to devices: tensor or layers
@@ -112,6 +113,11 @@ class ServingEngine:
         """Whether it is llama.cpp or built on it: cells for every slot are allocated when it starts."""
         return self.weights[0] == "gguf"
 
+    @property
+    def rows_in_host(self) -> bool:
+        """Whether rows of the token embedding are read in host memory."""
+        return self.cells or self.name.startswith("exllama")
+
     def runs_on(self, device: Accelerator) -> bool:
         """Whether there is a build for the device; one of unknown vendor is taken for such."""
         return (not device.vendor or device.vendor in self.vendors) and not device.architecture.startswith(
@@ -120,7 +126,8 @@ class ServingEngine:
 
     def reads(self, fmt: NumberFormat) -> bool:
         """Whether it reads weights in this format."""
-        return fmt.name in self.weights or fmt.like in self.weights or (fmt.kind == "gguf" and "gguf" in self.weights)
+        method = "gguf" if fmt.kind == "gguf" else fmt.name.partition("-")[0]  # exl2-4.65bit
+        return not {fmt.name, fmt.like, method}.isdisjoint(self.weights)
 
     def caches(self, name: str) -> bool:
         """Whether it keeps the cache in this format."""
@@ -250,8 +257,15 @@ def serving_engine(name: str) -> ServingEngine:
 
 
 def default_engine(device: Accelerator, fmt: NumberFormat) -> ServingEngine:
-    """What serves where nobody says: vllm where it runs and the weights are no GGUF file, else llama.cpp."""
+    """What serves where nobody says: vllm where it runs and the weights are no GGUF file, else llama.cpp.
+
+    Files of MLX and of ExLlama are read by these alone.
+    """
     first, second = serving_engine("vllm"), serving_engine("llama.cpp")
+    if not (first.reads(fmt) or second.reads(fmt)):
+        for name in ("mlx", "exllamav2", "exllamav3"):
+            if serving_engine(name).runs_on(device) and serving_engine(name).reads(fmt):
+                return serving_engine(name)
     return first if first.runs_on(device) and fmt.kind != "gguf" else second
 
 

@@ -295,6 +295,7 @@ class _Question(NamedTuple):
     rank: int
     utilization: float | None
     plans: dict[Any, ServingMemory]  # that were made already
+    engine: str | None = None
 
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
@@ -302,7 +303,7 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
     from llmhw.job import ServingJob
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
-    asked |= {"utilization": q.utilization, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
+    asked |= {"utilization": q.utilization, "engine": q.engine, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
     if not ServingJob(**asked).software.cells:
         return ServingJob(**asked, tp=q.devices)
     # llama.cpp deals layers, and allocates as many slots as it is told
@@ -479,6 +480,7 @@ def fit(
     kv_format: str | None = None,
     rank: int = 16,
     utilization: float | None = None,
+    engine: str | None = None,
 ) -> FitTable:
     """What of this model fits on one device, or on several that share it.
 
@@ -491,8 +493,9 @@ def fit(
     kv_format     format of the cache; default: the engine's
     rank          of the LoRA adapters, on all linear layers
     utilization   share of a device that an engine takes; default: the engine's own
+    engine        that serves, with a version if need be; default: the one that `llmhw serve` has by default
 
-    Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights.
+    Inference is the plan of that engine: `batch` sequences fit beside the weights.
     Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with.
     A model whose activations no profile covers, and a device that
     does not multiply bf16, have no rows of training; `left_out` says why.
@@ -505,7 +508,7 @@ def fit(
     gpu = accelerator(device) if isinstance(device, str) else device
     kv = None if kv_format is None else number_format(kv_format).name
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
-    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}))
+    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}, engine))
     jobs, refused = _served(q, formats)
     called = {name: format_label(spec, name) for name in jobs}
     rows = [_row(_INFERENCE + called[name], partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
@@ -526,11 +529,11 @@ def fit(
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
     if not rows:
         raise LLMHWError(f"{next(iter(refused.values()))}; no training: {left_out}")
-    engine = {called[name]: job.engine for name, job in jobs.items()}
+    engines = {called[name]: job.engine for name, job in jobs.items()}
     caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
     towers = tuple(told_towers(spec, how="whole on each device"))
-    return FitTable(*place, caches, engine, tuple(rows), refused, left_out, towers)
+    return FitTable(*place, caches, engines, tuple(rows), refused, left_out, towers)
 
 
 def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, ServingJob], dict[str, str]]:

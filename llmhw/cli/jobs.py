@@ -225,6 +225,7 @@ FIT = Command(
             help="Weight formats to try for inference, separated by commas.",
         ),
         Option(named("kv"), group=FORMATS, type=FORMAT, help="Cache format; default: the engine's."),
+        option("--engine", metavar="NAME[:VERSION]", help="What serves; default: as `llmhw serve` has it."),
         option("--rank", group=STEP, type=WHOLE, usual=16, help="Rank of LoRA adapters."),
     ],
     help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",

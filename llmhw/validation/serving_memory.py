@@ -74,6 +74,8 @@ def _llama_cpp(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, f
         parts["cache"] += float(found.cache_bytes(found.job.context_limit, number, sequences=found.job.max_sequences))
         for part in stage:
             parts[part.name] = parts.get(part.name, 0.0) + float(part.value)
+    if "Vulkan" in row["engine"] and "GTT" in row["mem_kind"]:  # whose host buffers are in the same memory
+        parts["host"] = float(llamacpp.host_memory(job, job.context_limit).total)
     return "whole device", parts
 
 
