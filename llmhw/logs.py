@@ -418,7 +418,7 @@ def _same_shape(spec: ModelSpec, log: EngineLog) -> bool:
     """Whether a model has the layers and the width that the file's metadata states, if it states any."""
     arch = log.metadata.get("general.architecture", "")
     stated = (log.metadata.get(f"{arch}.{key}") for key in ("block_count", "embedding_length"))
-    layers, hidden = stated
+    layers, hidden = (one if isinstance(one, int) else None for one in stated)
     return (layers is None or 0 <= layers - spec.num_layers <= 1) and hidden in (None, spec.hidden)
 
 
@@ -430,7 +430,7 @@ def _from_metadata(log: EngineLog) -> ModelSpec:
     name = log.settings.get("name") or str(log.metadata["general.architecture"])
     specs = [ModelSpec.from_config(config | {"tie_word_embeddings": tied}, name=name) for tied in (False, True)]
     number, _, unit = log.settings.get("parameters", "").partition(" ")
-    stated = float(number) * {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[unit] if number else 0.0
+    stated = (finite(number) or 0.0) * {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(unit, 1)
     best = min(specs, key=lambda spec: abs(spec.parameters.text - stated))
     if stated and abs(best.parameters.text / stated - 1) > 0.02:
         raise LLMHWError(
@@ -528,7 +528,9 @@ def _cells(log: EngineLog) -> dict[str, Any]:
         # slots share the cells but where each has a stream of its own
         "max_sequences": log.count("slots") if log.settings.get("shared") == "false" else 1,
         "flash_attention": None if on == "auto" else on in ("1", "enabled", "true"),
-        "kv_v": number_format(_CACHES.get(values, values)).name if values and values != log.settings["kv"] else None,
+        "kv_v": number_format(_CACHES.get(values, values)).name
+        if values and values != log.settings.get("kv", "").lower()
+        else None,
         "swa_full": "full_windows" in log.settings,
         "gpu_layers": layers if every and layers < every else None,
         "cpu_moe": log.count("cpu_moe"),
@@ -721,8 +723,8 @@ class LogComparison(Report):
         if gap := self._gap():
             found.append(gap)
         held = self.rows.get("weights")
-        if (bits := self.log.settings.get("bits")) and held and held.off:
-            named = f"{self.held.job.weights} of this model {float(bits) * held.ratio:.2f}"
+        if (bits := finite(self.log.settings.get("bits", ""))) and held and held.off:
+            named = f"{self.held.job.weights} of this model {bits * held.ratio:.2f}"
             found.append(f"the file has {bits} bits a weight, {named}: it is another mix")
         if self.log.settings.get("drafts"):
             found.append("the log has speculative decoding: the weights and the cache of its drafts are not predicted")
@@ -775,7 +777,7 @@ class LogComparison(Report):
         return found
 
     def tables(self) -> list[Table]:
-        return [Table(self.title, ("quantity", "log", "predicted", "ratio"), self.text_rows(), head=())]
+        return [Table(self.title, ("quantity", "log", "predicted", "ratio"), self.text_rows())]
 
 
 def read(path: str | PathLike[str]) -> EngineLog:

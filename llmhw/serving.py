@@ -690,14 +690,16 @@ class ServingMemory(StageReport):
 
     @property
     def fits(self) -> bool:
-        """Whether one sequence of max_model_len fits, which engines check when they start."""
-        return self.longest >= self.job.context_limit
+        """Whether it starts, and one sequence of max_model_len fits."""
+        return self.longest >= self.job.context_limit and not self.starts
 
     @property
     def way_out(self) -> str:
         """By how much it falls short and what would help; "" if it fits."""
         if self.fits:
             return ""
+        if self.longest >= self.job.context_limit:
+            return self.starts
         if self.longest:
             return f"fits up to {self.longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv"
         way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
@@ -1001,18 +1003,18 @@ def _layout(job: ServingJob, tokens: int, memory: Any) -> dict[str, int]:
     axis = "pp" if job.split == "layers" else "tp"
     limits = limits_of(job.model, job.cluster)
     chosen = {"tp": 1, "pp": 1}
-    size = 1
-    while size <= most:
+    for size in (n for n in range(1, most + 1) if most % n == 0):
+        if job.software.cells and job.software.name != "ollama" and size < min(most, job.model.num_layers):
+            continue  # llama.cpp deals its layers to all devices, Ollama to the fewest
         x = Layout(tp=size if axis == "tp" else 1, pp=size if axis == "pp" else 1, dp=job.attention_dp, ep=job.ep)
         fitting = axis == "pp" and size <= job.model.num_layers
         fitting |= (
             axis == "tp" and size <= job.cluster.devices_per_node and all(r.holds(x, limits) for r in TENSOR_RULES)
         )
-        if fitting and most % size == 0 and job.attention_dp * x.tp % job.ep == 0:
+        if fitting and job.attention_dp * x.tp % job.ep == 0:
             chosen = {"tp": x.tp, "pp": x.pp}
             if memory(**chosen).sequences(tokens):
                 break
-        size *= 2
     return chosen
 
 
@@ -1025,9 +1027,8 @@ def assumptions(held: ServingMemory) -> list[str]:
     found += _defaults_assumed(job) + _formats_assumed(job)
     if not job.was_asked("tp") and job.cluster.devices > 1:
         axis = "pp" if job.split == "layers" else "tp"
-        found.append(
-            f"{axis}={getattr(job, axis)} assumed: the fewest devices that hold the model; replicas: {job.replicas}"
-        )
+        why = "its layers go to all devices" if engine.cells else "the fewest devices that hold the model"
+        found.append(f"{axis}={getattr(job, axis)} assumed: {why}; replicas: {job.replicas}")
     if not job.was_asked("max_model_len") and job.max_model_len:
         if engine.paged:
             needs = f"; {engine.name} needs it said" if engine.refuses_longer else ""
@@ -1150,7 +1151,8 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
         if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
             yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
     else:
-        yield [{"max_sequences": n} for n in _halves(job.max_sequences, 1)]
+        most = [held.blocks] if held.starts else []
+        yield [{"max_sequences": n} for n in (*most, *_halves(job.max_sequences, 1))]
         yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
         yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
     yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,25 @@ def test_shown() -> None:
     off = compare(read(LOGS / "vllm-0.10.2.log"), device="h100", utilization=0.5)
     assert off.verdict.startswith("The prediction differs from the log: ")
     assert any("than predicted" in line for line in off.warnings())
+
+
+def test_broken_lines_are_errors_at_most() -> None:
+    """Lines lost, doubled, and numbers that are none: an answer, or a clear refusal."""
+    draw = random.Random("logs")
+    texts = [path.read_text(encoding="utf-8").splitlines() for path in sorted(LOGS.iterdir())]
+    answered = 0
+    for _ in range(150):
+        lines = list(draw.choice(texts))
+        for _ in range(draw.randint(1, 6)):
+            at = draw.randrange(len(lines))
+            if draw.random() < 0.5:
+                lines[at] = draw.choice(draw.choice(texts))
+            elif numbers := list(re.finditer(r"\d[\d.,]*", lines[at])):
+                number, bad = draw.choice(numbers), draw.choice(("0", "-1", "1e9", "9" * 20, "nan", "1.2.3", ""))
+                lines[at] = lines[at][: number.start()] + bad + lines[at][number.end() :]
+        try:
+            found = compare("\n".join(lines), device="RTX 3090", spec=draw.choice((None, "llama-3-8b")))
+            answered += bool(str(found) and found.to_dict())
+        except LLMHWError:
+            continue
+    assert answered > 50

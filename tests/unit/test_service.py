@@ -107,7 +107,6 @@ def test_no_prediction_is_above_the_peaks(
     engine: str,
     concurrency: int,
     tokens: tuple[int, int],
-    limit: str,
 ) -> None:
     spec = llmhw.model(name)
     cluster = llmhw.Cluster(gpu, gpus)
@@ -468,7 +467,7 @@ def test_home_users_get_an_answer_at_once() -> None:
     assert one.memory.longest == 131_072
     two = asked("llama-3.1-70b", "rtx 3090", 2, engine="llama.cpp", weights="q4_k_m")
     assert (two.job.pp, two.job.tp, two.job.split, two.job.replicas) == (2, 1, "layers", 1)
-    assert "pp=2 assumed: the fewest devices that hold the model; replicas: 1" in two.warnings()
+    assert "pp=2 assumed: its layers go to all devices; replicas: 1" in two.warnings()
     assert 14 < two.point.tokens_per_second_per_user < 20
     assert 12_000 < two.memory.longest < 20_000
     plain = asked("llama-3.1-70b", "rtx 3090", 2, weights="int4-awq")
@@ -478,6 +477,16 @@ def test_home_users_get_an_answer_at_once() -> None:
     rows = dict(plain.summary())
     assert rows["one user"].startswith(f"{plain.point.tokens_per_second_per_user:.1f} tokens/s")
     assert rows["one user alone"] == f"{plain.curve[0].tokens_per_second_per_user:.1f} tokens/s"
+
+
+def test_what_does_not_start_is_not_timed() -> None:
+    found = asked("qwen3.5-27b", "RTX PRO 6000 Blackwell Workstation", weights="fp8")
+    blocks = found.memory.blocks
+    assert not found.fits
+    assert found.verdict.startswith(f"Does not start: max_sequences=1024 is more than the {blocks} blocks")
+    assert found.next_steps()[0].startswith(f"max_sequences={blocks}: ")
+    given = asked("qwen3.5-27b", "RTX PRO 6000 Blackwell Workstation", weights="fp8", max_sequences=blocks)
+    assert given.fits
 
 
 def test_a_given_layout_stays() -> None:
