@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from llmhw.block import Block, Matmul, block
+from llmhw.block import Block, Matmul, block, pass_bytes
 from llmhw.checks import checked
 from llmhw.flops import attended_pairs, attention_core_flops, indexed_pairs
 from llmhw.formula import Ledger, formula
@@ -24,6 +24,7 @@ from llmhw.messages import (
     all_reduce_wire_bytes,
     all_to_all_seconds,
     expert_message_bytes,
+    group_bandwidth,
     message_seconds,
     nodes_reached,
 )
@@ -58,7 +59,11 @@ PARTS = (
 )
 
 
+_BYTE = {"bytes_per_element": 1}
 _CHUNKS = 16  # of a prompt that are timed one by one
+# Routing of experts in an engine: one kernel chooses and counts, one gathers, one adds up with the weights; the others
+# prepare the grouped products [inferred from the operations in vLLM's and TensorRT-LLM's fused layers].
+_ROUTING_KERNELS, _ROUTING_PASSES = 12, 2
 
 
 @formula(source="each token misses an expert with probability 1 - used / experts, independently", unit="count")
@@ -94,13 +99,15 @@ def skew_seconds(*, seconds: Any, skew: Any) -> Any:
 
 
 @formula(source="measured: see calibration.json", unit="seconds")
-def scheduling_seconds(*, step_seconds: Any, sequences: Any, each_seconds: Any) -> Any:
+def scheduling_seconds(*, step_seconds: Any, sequences: Any, each_seconds: Any, hidden_seconds: Any = 0) -> Any:
     """Time of a step in which the device waits for the engine: scheduling, sampling.
+
+    hidden_seconds   of the device, where the engine's loop for the next step runs beside it; else 0
 
     >>> scheduling_seconds(step_seconds=0.001, sequences=100, each_seconds=1e-5)
     0.002
     """
-    return step_seconds + sequences * each_seconds
+    return maximum(0.0, step_seconds + sequences * each_seconds - hidden_seconds)
 
 
 # Formats that the tensor cores multiply as they are stored; all others are expanded to 16 bit first.
@@ -155,6 +162,22 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
         sent_bytes=1.0 if fmt == "fp8" else 2.0,
         ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
     )
+
+
+def memory_rate(device: Accelerator) -> float:
+    """Bytes per second of the memory; where ECC is on as sold and has no bits of its own, it takes a sixteenth.
+
+    >>> from llmhw import accelerator
+    >>> memory_rate(accelerator("l40s")) / accelerator("l40s").memory_bandwidth_bytes_per_second
+    0.9375
+    """
+    checks = device.memory_type.startswith("GDDR") and device.form.startswith("PCIe") and _checked(device.name)
+    return device.memory_bandwidth_bytes_per_second * (15 / 16 if checks else 1)
+
+
+def _checked(name: str) -> bool:
+    """Whether a card with GDDR memory is one for servers, which is sold with ECC on."""
+    return name.split(" ")[0] in ("A10", "A10G", "A10M", "A16", "A2", "A40", "L2", "L20", "L4", "L40", "L40G", "L40S", "T4", "T4G")
 
 
 def _peak(device: Accelerator) -> float:
@@ -224,14 +247,14 @@ class Engine:
         return self.many or {key: made[fmt] for key, fmt in found.items()}
 
     @cached_property
-    def bandwidth(self) -> float:
+    def bandwidth(self) -> Any:
         """Bytes per second at which weights are read."""
-        reached = self.device.memory_bandwidth_bytes_per_second * self.constants.bandwidth
+        reached = memory_rate(self.device) * self.constants.bandwidth
         units = self.device.multiprocessors
-        return min(reached, units * self.constants.per_unit) if units else reached
+        return minimum(reached, units * self.constants.per_unit) if units else reached
 
     @cached_property
-    def wide(self) -> float:
+    def wide(self) -> Any:
         """FLOP/s of products in 16 bit."""
         return powered_peak(self.device, self.constants, _peak(self.device)) * self.constants.matmul
 
@@ -277,13 +300,15 @@ class Engine:
         block_of: Callable[..., Block] = _block if plain else _block.__wrapped__  # arrays have no hash
         for kind, (layer, count) in enumerate(self.spec.layer_kinds):
             work = block_of(self.spec, layer, self.tp, self.attention_dp, tokens)
+            kernels = sum(_ROUTING_KERNELS if op.name == "routing" else op.kernels for op in work.ops)
             one = Ledger(detail)
             for m in work.matmuls:
                 self._product(one, m, tokens, self.stored[kind, m.part])
             for op in work.passes:
-                moved = {"memory_bytes": op.forward_bytes * c.passes, "bandwidth_bytes_per_second": self.bandwidth}
+                passes = c.passes * (_ROUTING_PASSES / op.ahead if op.name == "routing" else 1)
+                moved = {"memory_bytes": op.forward_bytes * passes, "bandwidth_bytes_per_second": self.bandwidth}
                 one.add("elementwise", op.name, stream_seconds, **moved)
-            gaps = {"kernels": work.kernels - len(work.matmuls), "gap": c.gap}
+            gaps = {"kernels": kernels - len(work.matmuls), "gap": c.gap}
             one.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
             own = self.tp if self.attention_dp else 1  # ranks that share the sequences out
             if layer.attention is not None:
@@ -293,21 +318,24 @@ class Engine:
                 self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
             if any_of(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
-                if self.attention_dp and any_of(self.ep > 1):
-                    self._exchanges(one, work, tokens, several, prompts > 0)
-                else:
+                if not self.attention_dp:
                     self._meetings(one, tokens, layer.sums * several)
+                elif any_of(self.ep > 1):
+                    self._exchanges(one, work, tokens, several, prompts > 0)
+                elif any(m.part in ("mlp", "experts") for m in work.matmuls):
+                    # attention is whole on each rank; its tokens are gathered, and the sums scattered
+                    self._meetings(one, tokens, several, gathered=self.formats.sent_bytes)
             total.merge(one, count)
-            launches = launches + count * (work.kernels + self.formats.narrow * c.expand * len(work.matmuls))
+            launches = launches + count * (kernels + self.formats.narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
         rows = prompts + decoding if logits is None else logits
         head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
         self._product(total, head, rows, self.stored[-1, "head"])
         waits = {"kernels": launches, "host_seconds": c.launch, "busy_seconds": total.total}
         total.add("waiting for the host", "launches", waiting_seconds, **waits)
-        total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.meet)
-        step = {"step_seconds": c.host, "sequences": prompts + decoding, "each_seconds": c.each}
-        total.add("scheduling", "the engine", scheduling_seconds, **step)
+        total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.sends)
+        step = {"step_seconds": c.host + prompts * c.arrive, "sequences": prompts + decoding, "each_seconds": c.each}
+        total.add("scheduling", "the engine", scheduling_seconds, **step, hidden_seconds=total.total * c.overlap)
         return total
 
     def prompt(self, tokens: float, *, chunk: int, prompts: int = 1, past: float = 0, detail: str = "totals") -> Ledger:
@@ -339,12 +367,14 @@ class Engine:
 
     def _product(self, ledger: Ledger, m: Matmul, tokens: Any, f: Formats) -> None:
         """The best tile or none, or reading the weights if that takes longer."""
-        c, rows, groups, behind = self.constants, m.m, m.groups, Ledger(ledger.detail)
+        c, rows, groups, rate, behind = self.constants, m.m, m.groups, f.products, Ledger(ledger.detail)
         if m.experts > 1:
             # a batch reads the experts that it touches, and these share its rows
             given = {"experts": m.experts, "used": m.used, "tokens": tokens}
             groups = groups * behind.add("", "experts of all ranks", experts_touched, **given) / m.experts
             rows = rows * m.groups / maximum(groups, 1e-9)
+            rows = rows * where(self.tp > 1, 1 + c.uneven, 1)
+            rate = rate * c.grouped
         ledger.add(
             "matrix products",
             m.name,
@@ -353,7 +383,7 @@ class Engine:
             n=m.n,
             k=m.k,
             groups=groups,
-            flops_per_second=f.products,
+            flops_per_second=rate,
             vector_flops_per_second=f.ordinary,
             bandwidth_bytes_per_second=self.bandwidth,
             units=self.device.multiprocessors,
@@ -367,7 +397,7 @@ class Engine:
         """Attention of new tokens among themselves and to those before them; an indexer's scores first."""
         if not tokens or not any_of(prompts):
             return
-        lengths = {"seq_len": int(tokens), "past": int(past)}
+        c, lengths = self.constants, {"seq_len": int(tokens), "past": int(past)}
         cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
         if a.index_heads:
             every = indexed_pairs(a, **lengths)
@@ -378,6 +408,9 @@ class Engine:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=prompts, **sizes)
             given = {"flops_per_second": self.formats.attending, "gap_seconds": self.constants.gap}
             ledger.add("attention over prompts", name, attention_seconds, flops=flops, **given, because=behind)
+            scores = behind.add("", "scores", pass_bytes, tokens=prompts * heads, width=pairs, passes=c.scores, **_BYTE)
+            given = {"memory_bytes": scores, "bandwidth_bytes_per_second": self.bandwidth}
+            ledger.add("attention over prompts", f"scores of {name}", stream_seconds, **given, because=behind)
 
     def _cached(self, ledger: Ledger, a: Attention, sequences: Any, context: float) -> None:
         """Attention of decoded tokens to what is cached; an indexer reads its own keys first."""
@@ -392,7 +425,7 @@ class Engine:
         else:
             sizes = {"kv_heads": maximum(1.0, a.kv_heads / self.ranks), "head_dim": a.head_dim}
             cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
-            self._read(ledger, "keys and values", every | cached)
+            self._read(ledger, "keys and values", every | cached, queries=a.heads // a.kv_heads)
         if a.index_dim:
             keys = context / (a.index_pool * a.index_block)
             cached = {"function": latent_cache_bytes, "tokens": context / a.index_pool, "latent": a.index_dim}
@@ -419,42 +452,60 @@ class Engine:
             self._read(ledger, name, cached, flops=share * work.state_flops, rate=rate)
 
     def _read(
-        self, ledger: Ledger, name: str, cached: Any, scores: Any = None, flops: Any = 0.0, rate: Any = None
+        self,
+        ledger: Ledger,
+        name: str,
+        cached: Any,
+        scores: Any = None,
+        flops: Any = 0.0,
+        rate: Any = None,
+        queries: Any = 1,
     ) -> None:
         """What decoding reads of the cache while it multiplies: inputs of the formulas of both."""
         c, behind = self.constants, Ledger(ledger.detail)
         moved = behind.add("", "bytes of the cache", **cached)
+        slower: Any = 1
+        if queries > 1 and c.reread and self.device.multiprocessors:
+            # every query head fetches the keys and values of its group: once from memory, then from the L2 cache
+            fetched = c.level2 * self.device.multiprocessors / memory_rate(self.device)
+            slower = maximum(1.0, queries * c.cache / fetched)
         if scores:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=cached["batch"], **scores)
         given = {
             "memory_bytes": moved,
-            "bandwidth_bytes_per_second": self.device.memory_bandwidth_bytes_per_second * c.cache,
+            "bandwidth_bytes_per_second": memory_rate(self.device) * c.cache / slower,
             "flops": flops,
             "flops_per_second": self.formats.attending if rate is None else rate,
             "gap_seconds": c.gap,
         }
         ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
-    def _meetings(self, ledger: Ledger, tokens: Any, times: Any) -> None:
-        """All-reduces; gathering tokens and scattering sums, where attention is shared out, costs as much."""
+    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: float = 0) -> None:
+        """All-reduces; or, where attention is shared out, gathering tokens and scattering sums.
+
+        gathered   bytes of an element that is gathered; 0: all-reduces
+        """
         c, tp = self.constants, self.tp
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
-        rate, adds_up = self._link
+        rate, latency, adds_up = self._link
         # `meet` is the latency of two exchanges, or of the way to the switch and back
         ways = {
-            "two-shot": (all_reduce_wire_bytes(size=size, ranks=tp), c.meet),
-            "one-shot": ((tp - 1) * size, c.meet / 2),
-            **({"nvls": (size, c.meet)} if adds_up else {}),
+            "two-shot": (all_reduce_wire_bytes(size=size, ranks=tp), latency),
+            "one-shot": ((tp - 1) * size, latency / 2),
+            **({"nvls": (size, latency)} if adds_up else {}),
         }
-        given = {"bandwidth_bytes_per_second": rate * c.inside}
+        given = {"bandwidth_bytes_per_second": rate}
         chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
+        name, label = "all-reduces", self.all_reduce
+        if gathered:
+            chosen, label = [(ways["two-shot"][0] * (gathered / 2 + 1) / 2, latency)], "gather and scatter"
         wire, latency = chosen[0]
         for other in chosen[1:]:
             mine = message_seconds(wire_bytes=wire, latency_seconds=latency, **given)
             its = message_seconds(wire_bytes=other[0], latency_seconds=other[1], **given)
             wire, latency = where(its < mine, other[0], wire), where(its < mine, other[1], latency)
         sizes = {"wire_bytes": wire, "latency_seconds": latency}
-        ledger.add("all-reduces", self.all_reduce, message_seconds, times, **sizes, **given)
+        ledger.add(name, label, message_seconds, times, **sizes, **given)
 
     def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: bool) -> None:
         """All-to-alls of a layer of experts: every rank's tokens to the ranks of their experts, and back in 16 bit.
@@ -468,7 +519,10 @@ class Engine:
         c, ranks, cluster = self.constants, self.tp, self.cluster
         _ = self._link  # raises where the network between nodes is needed and not known
         links = (cluster.intra_link, cluster.inter_link)
-        inside, between = (link.bytes_per_second * c.inside if link else float("nan") for link in links)
+        inside, between = (
+            link.bytes_per_second * share if link else float("nan")
+            for link, share in zip(links, (c.inside, c.between), strict=True)
+        )
         reached = nodes_reached(nodes=self.ep, picks=used) * ranks / self.ep
         given = {
             "ranks": ranks,
@@ -477,7 +531,7 @@ class Engine:
             "inside_bytes_per_second": inside,
             "between_bytes_per_second": between,
             "inside_latency": c.meet / 2,  # `meet` is that of two exchanges
-            "between_latency": c.meet / 2,
+            "between_latency": c.between_meet / 2,
         }
         for name, element in (("to the experts", self.formats.sent_bytes), ("back", 2.0)):
             behind = Ledger(ledger.detail)
@@ -486,15 +540,22 @@ class Engine:
             ledger.add("all-to-alls", name, all_to_all_seconds, several, size=size, **given, because=behind)
 
     @cached_property
-    def _link(self) -> tuple[Any, bool]:
-        """Bytes per second of the links between tp ranks, and whether their switch adds up."""
+    def _link(self) -> tuple[Any, Any, bool]:
+        """Bytes per second of a ring of the tp ranks, seconds of an all-reduce, and whether their switch adds up.
+
+        A ring that spans nodes leaves each over the adapters of all its ranks there.
+        """
+        c, local = self.constants, self.cluster.devices_per_node
         if isinstance(self.tp, int):
-            link = self.cluster.link_for(self.tp)
-            return link.bytes_per_second, _switch_adds_up(link.name)
-        inside, outside = self.cluster.intra_link, self.cluster.inter_link
-        rates = [link.bytes_per_second if link else float("nan") for link in (inside, outside)]
-        near = self.tp <= self.cluster.devices_per_node
-        return where(near, *rates), bool(near.all()) and inside is not None and _switch_adds_up(inside.name)
+            self.cluster.link_for(self.tp)  # raises where a network is needed and not known
+        links = (self.cluster.intra_link, self.cluster.inter_link)
+        inside, between = (link.bytes_per_second if link else float("nan") for link in links)
+        near = self.tp <= local
+        far = {"inside_bytes_per_second": inside * c.inside, "between_bytes_per_second": between * c.between}
+        rate = where(near, inside * c.inside, group_bandwidth(local_ranks=minimum(self.tp, local), **far))
+        alone = near if isinstance(self.tp, int) else bool(near.all())
+        adds_up = alone and links[0] is not None and _switch_adds_up(links[0].name)
+        return rate, c.meet + where(near, 0.0, c.between_meet), adds_up
 
 
 @lru_cache(maxsize=64)
@@ -523,8 +584,10 @@ def engine_of(
     """An `Engine` with the constants of its device and software; `layout`: its other fields."""
     for name in ("tp", "pp"):
         check_count(name, layout.get(name, 1))
-    made = Engine(spec, cluster, constants_of(ServingConstants, cluster.accelerator, engine, calibration), **layout)
-    if made.all_reduce == "nvls" and not made._link[1]:
+    link = cluster.intra_link
+    constants = constants_of(ServingConstants, cluster.accelerator, engine, calibration, link)
+    made = Engine(spec, cluster, constants, **layout)
+    if made.all_reduce == "nvls" and not made._link[2]:
         raise LLMHWError(
             f"all_reduce='nvls': no switch of {cluster.accelerator.name} adds up; use two-shot, one-shot or auto"
         )

@@ -16,7 +16,7 @@ from llmhw.model import ModelSpec
 from llmhw.precision import weight_bytes
 from llmhw.rates import BOUND, ServingConstants, family_of
 from llmhw.service import lender
-from llmhw.units import GIB, LLMHWError
+from llmhw.units import GIB, LLMHWError, maximum, minimum
 from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled
 from llmhw.validation.table import Row
@@ -28,18 +28,18 @@ REQUIRED = ("model_name", "quant", "gpu", "n_gpus", "engine", "metric", "value")
 _LAYOUTS = (1, 2, 4, 8)
 
 
-def _request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> float:
+def _request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> Any:
     """A batch of equal requests that start together: all prompts, then one token of each at a time.
 
     Time is affine in what is cached, so that the middle of the answer stands for all of it.
     """
     first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
-    return float(first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2))
+    return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
 
 
 def _offline_tokens_per_second(
     engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
-) -> float:
+) -> Any:
     """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
 
     room       sequences that the cache and the engine's limit have room for
@@ -47,16 +47,17 @@ def _offline_tokens_per_second(
 
     Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
     """
-    running = max(1.0, room * engine.constants.running)
+    running = maximum(1.0, room * engine.constants.running)
     together = max(1, int(8192 // prompt))
     reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
     context = prompt + answer / 2
     if requests is None:
-        return float(1 / (engine.seconds(decoding=running, context=context) / running + reading / answer))
-    waves, rest = divmod(requests, min(running, requests))
-    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
-    decoding += engine.seconds(decoding=rest, context=context)
-    return float(requests * answer / (requests * reading + answer * decoding))
+        return 1 / (engine.seconds(decoding=running, context=context) / running + reading / answer)
+    running = minimum(running, requests)
+    waves = requests // running
+    decoding = waves * engine.seconds(decoding=running, context=context)
+    decoding += engine.seconds(decoding=requests - waves * running, context=context)
+    return requests * answer / (requests * reading + answer * decoding)
 
 
 def _class_of(metric: str) -> str:
@@ -66,10 +67,10 @@ def _class_of(metric: str) -> str:
     return "prefill" if metric.startswith(("prefill", "ttft")) else "throughput"
 
 
-def _offline(row: Row, calibration: Mapping[str, Any]) -> float:
+def _offline(row: Row, calibration: Mapping[str, Any]) -> Any:
     """All requests are there from the start, and the layout is the fastest (MLPerf's offline scenario)."""
     prompt, answer = row.count("mean_isl", None), row.count("mean_osl", None)
-    count, best = row.count("n_gpus", None), 0.0
+    count, best, found = row.count("n_gpus", None), 0.0, False
     for tp in _LAYOUTS:
         if count % tp:
             continue
@@ -77,8 +78,9 @@ def _offline(row: Row, calibration: Mapping[str, Any]) -> float:
         room = _room(engine, prompt + answer / 2)
         if room > 1:
             speed = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer)
-            best = max(best, count / tp * speed)
-    if not best:
+            best = maximum(best, count / tp * speed)
+            found = True
+    if not found:
         raise LLMHWError(f"the weights do not fit on up to 8 of {count} devices")
     return best
 
@@ -193,7 +195,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
 
 
 def _prediction(
-    predicted: float, measured: float, metric: str, seconds: bool, calibration: Mapping[str, Any]
+    predicted: Any, measured: float, metric: str, seconds: bool, calibration: Mapping[str, Any]
 ) -> Prediction:
     unit, meter = "seconds" if seconds else "tokens/s", _class_of(metric)
     low, high = scaled(predicted, calibration["interval"].get(meter), unit)
