@@ -17,6 +17,7 @@ from pathlib import Path
 import llmhw.catalog
 from llmhw import LLMHWError, accelerator
 from llmhw.catalog import model_names, read_model
+from llmhw.names import find_model
 from llmhw.validation.statistics import source_family
 from llmhw.validation.table import Row
 
@@ -33,8 +34,9 @@ FACTS: dict[str, tuple[str, ...]] = {
         "trained_params unit_bytes".split()
     ),
     "inference_throughput": tuple(
-        "not_predicted model config device software weights kv_dtype attention_dp mean_isl mean_osl "
-        "requests".split()
+        "not_predicted cluster model config device software backends weights kv_dtype attention_dp mean_isl mean_osl "
+        "requests past n_ubatch flash_attn prefill_gpus prefill_workers prefill_attention_dp decode_workers "
+        "assumed".split()
     ),
     "inference_memory": tuple("not_predicted program model weights meter prompt_logits read_at mask_tokens".split()),
     "vllm_capacity": tuple(
@@ -51,6 +53,7 @@ TOGETHER = (
     ("Narayanan", "Korthikanti", "Megatron-LM README"),
     ("torchtitan",),
     ("BigScience",),
+    ("geerlingguy",),
 )
 
 
@@ -95,9 +98,34 @@ def device_of(text: str) -> str:
     name = _USUAL.get(name, short.group(0).replace("-", " ") if short else name)
     name = _USUAL.get(name, name)
     try:
-        return accelerator(f"RTX {name}" if re.match(r"\d{4}\b", name) else name).name if name else ""
+        return accelerator(f"RTX {name}" if re.match(r"\d{4}\b(?! XT)", name) else name).name if name else ""
     except LLMHWError:
         return ""
+
+
+# Devices of speeds whose memory, or card, is not stated in so many words: the usual ones.
+_ASSUMED = {
+    "A100": "A100 80GB SXM4",
+    "RTX 2080 Ti": "RTX 2080 Ti 11GB",
+    "Radeon 8060S": "Ryzen AI Max+ 395 128GB",
+    "Framework Mainboard": "Ryzen AI Max+ 395 128GB",
+    "M1 Ultra": "M1 Ultra 48-core 64GB",
+    "M1 Max Mac Studio": "M1 Max 32-core 64GB",
+    "M4 Mac mini": "M4 32GB",
+    "Mac Studio": "M3 Ultra 512GB",
+    "Dell Pro Max with GB10": "GB10 128GB",
+    "AMD Ryzen AI Max+ 395": "Ryzen AI Max+ 395 128GB",
+    "RTX 3060": "RTX 3060 12GB",
+    "RTX A2000": "RTX A2000 12GB",
+}
+
+
+def served_device(text: str) -> str:
+    """The same of a device with its host or a remark around it: a card stands in brackets behind its host."""
+    outside, _, inside = text.removeprefix("Virtualized ").partition(" (")
+    card = re.match(r"(?:Nvidia|AMD|Intel) (?!Spark)([^)]*)", inside)
+    name = card[1].removesuffix(" ECO") if card else outside
+    return device_of(_ASSUMED.get(name, name))
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
@@ -350,6 +378,7 @@ _NAMES = {
     "llama3.3-70b": "llama-3.1-70b",
     # without a sliding window: the version that TensorRT-LLM's tables of 2024 and 2025 name
     "mistral-7b": "mistral-7b-v0.3",
+    "shisa-v2-llama3.1-8b.i1-q4_k_m": "llama-3.1-8b",
 }
 # Weights and cache of each quantization that the tables name.
 _FORMATS = {
@@ -361,7 +390,32 @@ _FORMATS = {
     "q4_k_m": ("q4_k_m", "fp16"),
     "bnb.nf4": ("nf4", "bf16"),
     "bnb.nf4-dq": ("nf4-dq", "bf16"),
+    "q4_0": ("q4_0", "fp16"),
+    "q8_0": ("q8_0", "fp16"),
+    "mxfp4": ("mxfp4", "fp16"),
+    "i1-q4_k_m": ("q4_k_m", "fp16"),
+    "awq-int4": ("int4-awq", "bf16"),
+    # Unsloth's mixes, of which only the size is known
+    "q4_k_xl": ("q4_k_m", "fp16"),
+    "ud-q4_k_xl": ("q4_k_m", "fp16"),
+    "q8_k_xl": ("q8_0", "fp16"),
 }
+
+
+def served_formats(row: Row) -> tuple[str, str]:
+    """Formats of weights and cache: what `quant` says of both, or the usual ones of a model and an engine."""
+    quant, name = row["quant"].lower().partition(" (")[0], row["model_name"].lower()
+    split = re.match(r"weight = (\w+), kv cache = (\w+)", quant) or re.match(r"(\w+) weights, (\w+) kv", quant)
+    if split:
+        return split[1], split[2]
+    if "gpt-oss" in name and (not quant or quant.startswith("f16")):  # all its files leave the experts in MXFP4
+        return "mxfp4", "fp16"
+    if "DeepSeek-R1" in row["model_name"] and "InferenceX" in row["source"]:
+        narrow = "mxfp4" if row["gpu"].startswith("MI") else "nvfp4"
+        return (narrow if quant == "fp4" else "fp8-block"), "fp8"
+    if not quant:  # Ollama's usual file, or the checkpoint as published
+        return ("q4_k_m", "fp16") if "geerlingguy" in row["source"] else ("bf16", "bf16")
+    return _FORMATS.get(quant, ("", ""))
 
 
 def served_model(row: Row) -> Facts:
@@ -373,23 +427,52 @@ def served_model(row: Row) -> Facts:
     if plain == "stablelm-alpha-3b":
         return {"config": as_json(STABLELM)}
     try:
-        return {"model": read_model(_NAMES.get(plain, plain))[0]}
-    except KeyError:
+        known = find_model(_NAMES.get(plain, plain.partition(" (")[0]))
+    except LLMHWError:
         return {}
+    return {"model": known.name} if known else {}
+
+
+# Engines by the words that name them; a version before the one that stands here is the generation before.
+_ENGINES = {
+    "fastertransformer": ("fastertransformer", (0, 0), ""),
+    "lmdeploy": ("lmdeploy", (0, 0), ""),
+    "litgpt": ("litgpt", (0, 0), ""),
+    "deepspeed": ("deepspeed-mii", (0, 0), ""),
+    "llama.cpp": ("llama-cpp", (0, 0), ""),
+    "sglang": ("sglang", (0, 0), ""),
+    "tensorrt-llm": ("tensorrt-llm-2025", (0, 10), "tensorrt-llm-2023"),
+    "tensorrt": ("tensorrt-llm-2025", (0, 0), ""),
+    "vllm": ("vllm-v1", (0, 8), "vllm-v0"),
+    "mango": ("vllm-v1", (0, 0), ""),
+}
 
 
 def engine(row: Row) -> str:
-    """Which engine ran, in which generation: a name of `calibration.json`, empty for one without constants."""
+    """Which engine ran, in which generation; empty for one that is not known."""
     text = row["engine"].lower()
-    for part, name in (("fastertransformer", "fastertransformer"), ("lmdeploy", "lmdeploy"), ("litgpt", "litgpt")):
-        if part in text:
-            return name
-    if "llama.cpp" in text:
-        return "llama-cpp"
-    found = re.search(r"tensorrt-llm (\d+)\.(\d+)", text)
-    if found:
-        return "tensorrt-llm-2023" if (int(found[1]), int(found[2])) < (0, 15) else "tensorrt-llm-2025"
-    return "tensorrt-llm-2025" if any(part in text for part in ("tensorrt", "vllm", "mango")) else ""
+    for part, (name, newest, before) in _ENGINES.items():
+        if part not in text:
+            continue
+        if name == "tensorrt-llm-2025" and ("pytorch" in text or "InferenceX" in row["source"]):
+            return "tensorrt-llm-pytorch"
+        found = re.search(rf"{part}[ _-](\d+)\.(\d+)", text)
+        # one without a version is of its year
+        version = (int(found[1]), int(found[2])) if found else (99, 0) if row["year"] > "2024" else (0, 7)
+        if part == "tensorrt-llm" and not found:
+            version = newest
+        return before if version < newest else name
+    return ""
+
+
+def backend(row: Row) -> str:
+    """What llama.cpp ran on, where the device leaves a choice."""
+    text = row["engine"].lower()
+    if "llama.cpp" not in text:
+        return ""
+    if "vulkan" in text:
+        return "vulkan"
+    return "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
 
 
 # Mean tokens of prompts and answers of MLPerf's data sets. Answers: 294.45, 684.68 and 3,880 tokens a sample in its
@@ -418,11 +501,56 @@ def _reason_of_serving(row: Row, mlperf: bool) -> str:
         return "a scenario with limits on latency: throughput depends on the arrivals"
     if mlperf and row["model_name"] not in _MLPERF:
         return f"model_name={row['model_name']!r}: the lengths of its data set are not known"
-    if "," in row["gpu"]:
+    if "," in row["gpu"] and "x16" in row["gpu"]:
         return "two kinds of devices in one system"
     if row["metric"] == "ttft_ms" and batch.isdigit() and int(batch) > 1 and "queueing" in row["notes"]:
         return "requests start together and queue: this time is that of the queue"
+    if "speculative decoding: mtp" in row["notes"]:
+        return "speculative decoding: how many tokens are drafted, and how many are accepted, is not stated"
+    if "PCIe-limited" in row["notes"]:
+        return "a single-board host with one lane of PCIe, which the source says not to judge speeds by"
     return ""
+
+
+def _layout(row: Row) -> Facts:
+    """How prefill and decode are dealt to devices of their own."""
+    found = re.search(
+        r"prefill (\d+) workers TP(\d+) EP\d+ dp_attn=(\w+) on (\d+) GPUs; decode (\d+) workers TP(\d+) EP\d+ "
+        r"dp_attn=(\w+) on (\d+)",
+        row["notes"],
+    )
+    if not found:
+        return {"attention_dp": "true" if "dp_attention=True" in row["notes"] else ""}
+    workers, tp, shared, devices, decoders, its, apart, rest = found.groups()
+    # a worker of more devices than tensor-parallel ranks deals sequences to them
+    return {
+        "prefill_gpus": devices,
+        "prefill_workers": workers,
+        "prefill_attention_dp": str(shared == "True" or int(tp) * int(workers) < int(devices)).lower(),
+        "decode_workers": decoders,
+        "attention_dp": str(apart == "True" or int(its) * int(decoders) < int(rest)).lower(),
+    }
+
+
+def _assumed(row: Row) -> str:
+    """What the source does not state, and is as usual: an interval is wider then."""
+    device = "not stated" in row["gpu"] or row["gpu"].startswith("H100-80GB")
+    found = {
+        "device": device or "ZE_FLAT" in row["notes"],
+        "weights": not row["quant"],
+        "kv_dtype": "InferenceX" in row["source"],
+        "tp": not row["tp"] and "DISAGGREGATED" not in row["notes"] and row["n_gpus"] != "1",
+        "lengths": not row["isl"] and "MLPerf" not in row["source"],
+        "engine": "not stated" in row["engine"] or row["engine"] == "vLLM",
+        "caching": "prefix caching may" in row["notes"] and row["metric"] == "ttft_ms",
+        "ending": "EOS not disabled" in row["notes"],
+    }
+    return " ".join(name for name, is_so in found.items() if is_so)
+
+
+def _stated(row: Row, pattern: str) -> str:
+    found = re.search(pattern, row["notes"])
+    return found[1] if found else ""
 
 
 def inference_throughput(row: Row) -> Facts:
@@ -431,22 +559,36 @@ def inference_throughput(row: Row) -> Facts:
     parameters = Row(found).spec().parameters if found else None
     experts = parameters is not None and parameters.active != parameters.total
     shared = experts and ("attention-DP" in row["notes"] or "MLPerf" in row["source"])
-    stored, cached = _FORMATS.get(row["quant"].lower(), ("", ""))
+    stored, cached = served_formats(row)
     prompt, answer = _MLPERF.get(row["model_name"], ("", "")) if mlperf else ("", "")
     requests = ""
     if "perf-overview" in row["source"] and not row["batch_or_concurrency"].isdigit():
         requests = str(_REQUESTS.get((row.count("isl", 0, least=0), row.count("osl", 0, least=0)), ""))
-    return found | {
-        "not_predicted": _reason_of_serving(row, mlperf),
-        "device": device_of(row["gpu"]),
-        "software": engine(row),
-        "weights": stored,
-        "kv_dtype": cached,
-        "attention_dp": "true" if shared else "",
-        "mean_isl": str(prompt),
-        "mean_osl": str(answer),
-        "requests": requests,
-    }
+    if "InferenceX" in row["source"]:  # lengths from 0.8 to 1.0 of what is stated; ten requests for each at a time
+        prompt, answer = round(0.9 * row.count("isl")), round(0.9 * row.count("osl"))
+        requests = str(10 * row.count("batch_or_concurrency"))
+    fused = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
+    return (
+        found
+        | {
+            "not_predicted": _reason_of_serving(row, mlperf),
+            "cluster": cluster_of(row),
+            "device": served_device(row["gpu"]),
+            "software": engine(row),
+            "backends": backend(row),
+            "weights": stored,
+            "kv_dtype": cached,
+            "mean_isl": str(prompt),
+            "mean_osl": str(answer),
+            "requests": requests,
+            # a decode row's isl is the depth already
+            "past": _stated(row, r"@ d(\d+)") if row["metric"].startswith("prefill") else "",
+            "n_ubatch": _stated(row, r"n_ubatch (\d+)") or _stated(row, r"n_batch=(\d+)"),
+            "flash_attn": "" if not fused else str(fused in ("on", "True")).lower(),
+            "assumed": _assumed(row),
+        }
+        | ({"attention_dp": "true"} if shared else _layout(row))
+    )
 
 
 # -- inference: memory ------------------------------------------------------------------------

@@ -239,7 +239,7 @@ COLUMNS: dict[str, Column] = {
         "decode_tok_per_s decode_ms_per_token tpot_ms prefill_tok_per_s ttft_ms request_latency_ms "
         "output_tokens_per_s_total output_tokens_per_s_per_gpu in_plus_out_tokens_per_s_total "
         "in_plus_out_tokens_per_s_per_gpu tokens_per_s_total mean_tpot_ms median_tpot_ms mean_tpot_s median_tpot_s "
-        "batch_latency_ms batch_latency_s request_latency_s",
+        "batch_latency_ms batch_latency_s request_latency_s median_ttft_ms median_ttft_s mean_ttft_ms mean_ttft_s",
     ),
     "value": _positive("the measured value", "as metric, or unit, says", "measured_value result"),
     "isl": _count(
@@ -262,6 +262,13 @@ COLUMNS: dict[str, Column] = {
     ),
     "batch": _count("sequences at a time", "sequences", "batch_size bs", most=10**6),
     "requests": _count("in all", names="num_prompts num_requests request_count"),
+    "past": _count("cached before the prompt", "tokens", "n_depth depth", least=0),
+    "backends": _text("what llama.cpp runs on: cuda, hip, vulkan, metal, sycl, cpu"),
+    "prefill_gpus": _count("devices that only read prompts; the others decode"),
+    "prefill_workers": _count("copies of the model on these"),
+    "prefill_attention_dp": _flag("attention is data-parallel there"),
+    "decode_workers": _count("copies of the model on the others"),
+    "assumed": _text("what the source does not state and is taken as usual: device, weights, tp, lengths, ..."),
     "attention_dp": _flag("attention is data-parallel", "enable_dp_attention enable_attention_dp"),
     "peak_mem_gb": _positive("peak over all devices, or what mem_scope says", "GiB", "peak_memory_gb"),
     "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved"),
@@ -334,7 +341,8 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     ),
     "serving": _columns(
         "model_name quant gpu n_gpus tp engine batch_or_concurrency isl osl metric value pp ep kv_dtype software "
-        "weights attention_dp requests mean_isl mean_osl seq_len model config",
+        "weights attention_dp requests mean_isl mean_osl past n_ubatch flash_attn backends prefill_gpus "
+        "prefill_workers prefill_attention_dp decode_workers assumed seq_len model config",
         _SIZES,
         _DEVICE,
     ),

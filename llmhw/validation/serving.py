@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
+from math import ceil
 from typing import Any
 
 from llmhw.catalog import read_calibration
@@ -16,7 +17,7 @@ from llmhw.model import ModelSpec
 from llmhw.precision import weight_bytes
 from llmhw.rates import BOUND, ServingConstants, family_of
 from llmhw.service import lender
-from llmhw.units import GIB, LLMHWError, maximum, minimum
+from llmhw.units import GIB, LLMHWError, maximum, minimum, where
 from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled
 from llmhw.validation.table import Row
@@ -28,36 +29,122 @@ REQUIRED = ("model_name", "quant", "gpu", "n_gpus", "engine", "metric", "value")
 _LAYOUTS = (1, 2, 4, 8)
 
 
-def _request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float) -> Any:
+# Tokens of prompts that an engine reads in a pass; vLLM before 0.8 as many as its longest request, at least 2,048.
+_PASS = {"vllm-v0": 4096, "deepspeed-mii": 2048}
+_USUAL_PASS = 8192
+# Engines whose stages wait for each other after each token of a batch.
+_STATIC = ("fastertransformer",)
+
+
+def _reading(engine: Engine, prompt: float, chunk: int, prompts: float = 1) -> Any:
+    """Seconds of work for each of so many prompts, where passes of `chunk` tokens follow each other."""
+    together = max(1, min(int(chunk // prompt), ceil(prompts)))
+    return engine.prompt_seconds(prompt, chunk=chunk, prompts=together) / together
+
+
+def _in_flight(engine: Engine, prompt: float, chunk: int, prompts: float = 1) -> Any:
+    """The same where all stages always have a pass to work on."""
+    return _reading(replace(engine, pp=1), prompt, chunk, prompts) / engine.pp + engine.constants.sends * (
+        engine.pp > 1
+    )
+
+
+def _token_seconds(engine: Engine, running: Any, context: float, static: bool = False) -> Any:
+    """Seconds in which each of so many sequences gets a token: stages work at once, on groups of them.
+
+    static   all groups wait for the last one before the next token
+    """
+    if engine.pp == 1:
+        return engine.seconds(decoding=running, context=context)
+    groups = minimum(engine.pp, maximum(1.0, running // 1))
+    one = engine.seconds(decoding=running / groups, context=context)
+    return one * (engine.pp + groups - 1) / engine.pp if static else one
+
+
+def _request_seconds(
+    engine: Engine, *, batch: float, prompt: float, answer: float, chunk: int = 0, static: bool = False
+) -> Any:
     """A batch of equal requests that start together: all prompts, then one token of each at a time.
 
-    Time is affine in what is cached, so that the middle of the answer stands for all of it.
+    Time is affine in what is cached, so that the middle of the answer stands for all of it; the last pass over the
+    prompts gives the first token.
+
+    chunk    tokens of prompts that are read at a time; 0: all of them
+    static   see `_token_seconds`
     """
-    first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
-    return first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2)
+    if chunk:
+        first = batch * _reading(engine, prompt, chunk, batch)
+    else:
+        first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
+        if engine.pp > 1:
+            groups = min(engine.pp, int(batch))
+            first = engine.seconds(prompts=batch / groups, prompt_tokens=prompt) * (engine.pp + groups - 1) / engine.pp
+    return first + (answer - 1) * _token_seconds(engine, batch, prompt + answer / 2, static)
 
 
 def _offline_tokens_per_second(
-    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
+    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None, chunk: int
 ) -> Any:
     """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
 
     room       sequences that the cache and the engine's limit have room for
     requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
+    chunk      tokens of prompts that are read at a time
 
-    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
+    Each token costs its share of a decoding pass, and of its prompt's.
     """
     running = maximum(1.0, room * engine.constants.running)
-    together = max(1, int(8192 // prompt))
-    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
+    reading = _in_flight(engine, prompt, chunk, room)
     context = prompt + answer / 2
     if requests is None:
-        return 1 / (engine.seconds(decoding=running, context=context) / running + reading / answer)
+        return 1 / (_token_seconds(engine, running, context) / running + reading / answer)
     running = minimum(running, requests)
     waves = requests // running
-    decoding = waves * engine.seconds(decoding=running, context=context)
-    decoding += engine.seconds(decoding=requests - waves * running, context=context)
+    rest = requests - waves * running
+    decoding = waves * _token_seconds(engine, running, context)
+    decoding = decoding + where(rest > 0, _token_seconds(engine, maximum(rest, 1.0), context), 0.0)
     return requests * answer / (requests * reading + answer * decoding)
+
+
+def _in_turn(engine: Engine, *, running: float, prompt: float, answer: float) -> tuple[Any, Any]:
+    """Seconds to the first token, and from one to the next, where each client sends a request after the other.
+
+    Prompts of the others are read between two tokens, and wait for each other as in a queue with one server whose
+    prompts take equally long.
+    """
+    reading = engine.prompt_seconds(prompt, chunk=_USUAL_PASS)
+    step = engine.seconds(decoding=running, context=prompt + answer / 2)
+    busy = running * reading / (running * reading + answer * step)
+    others = (running - 1) / running
+    waiting = others * busy * reading / 2 / maximum(1 - busy, 1 / running)
+    return reading + waiting + others * step / 2, step + (running - 1) * reading / answer
+
+
+def _apart(row: Row, calibration: Mapping[str, Any] | None, prompt: float, answer: float) -> tuple[Any, Any]:
+    """Requests a second, and seconds between two tokens, where devices of their own read the prompts.
+
+    As many requests are there at a time as the row says; prompts wait where reading them takes longest.
+    """
+    clients, devices = row.count("batch_or_concurrency", None), row.count("prefill_gpus", None)
+    readers, copies = row.count("prefill_workers"), row.count("decode_workers")
+    rest = row.count("n_gpus", None) - devices
+    if rest < 1 or devices % readers or rest % copies:
+        raise LLMHWError(
+            f"prefill_gpus={devices} of n_gpus={devices + rest} do not leave whole copies: {readers} that read prompts "
+            f"and {copies} that decode"
+        )
+    shared = row["prefill_attention_dp"] or "false"
+    first = _engine(row.with_cells(attention_dp=shared), calibration, tp=devices // readers, count=devices // readers)
+    engine = _engine(row, calibration, tp=rest // copies, count=rest // copies)
+    together = max(1, int(_USUAL_PASS // prompt)) * (first.tp if first.attention_dp else 1)
+    fastest = readers * together / first.prompt_seconds(prompt, chunk=_USUAL_PASS, prompts=together)
+    reading = first.prompt_seconds(prompt, chunk=_USUAL_PASS)
+    decoding: Any = float(clients)
+    for _ in range(4):  # each token takes little longer with more sequences, so that this settles
+        each = engine.seconds(decoding=maximum(1.0, decoding / copies), context=prompt + answer / 2)
+        rate = minimum(fastest, clients / (reading + answer * each))
+        decoding = rate * answer * each
+    return rate, each
 
 
 def _class_of(metric: str) -> str:
@@ -77,35 +164,66 @@ def _offline(row: Row, calibration: Mapping[str, Any]) -> Any:
         engine = _engine(row, calibration, tp=tp, count=tp)
         room = _room(engine, prompt + answer / 2)
         if room > 1:
-            speed = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer)
-            best = maximum(best, count / tp * speed)
-            found = True
+            speed = _offline_tokens_per_second(
+                engine, room=room, prompt=prompt, answer=answer, chunk=_USUAL_PASS
+            )
+            best, found = maximum(best, count / tp * speed), True
     if not found:
         raise LLMHWError(f"the weights do not fit on up to 8 of {count} devices")
     return best
 
 
-def _constants_of(name: str) -> str:
-    """The constants of the engine that a table calls so, which may be with a version; the name itself if none is."""
-    word = name.casefold()
-    for engine in map(serving_engine, engine_names()):
-        if word.startswith((engine.name, engine.measured_as.casefold(), *engine.aliases)):
-            return lender(engine).constants
-    return next((known for known in read_calibration("serving_time")["engines"] if word.startswith(known)), name)
+# Whose constants time an engine that has none of its own in `calibration.json`.
+_BORROWED = {
+    **dict.fromkeys(("vllm-v0", "vllm-v1", "sglang", "tensorrt-llm-pytorch", "deepspeed-mii"), "tensorrt-llm-2025"),
+    **dict.fromkeys(("exllama", "mlx"), "llama-cpp"),
+    "transformers": "litgpt",
+}
+
+
+def _constants_of(row: Row, engines: Mapping[str, Any]) -> str:
+    """The name in `engines` of the constants that time a row: of its software, else of its engine, else borrowed ones.
+
+    The name itself if there are none.
+    """
+    name = row["software"]
+    if not name:
+        name = word = row["engine"].casefold()
+        for engine in map(serving_engine, engine_names()):
+            if word.startswith((engine.name, engine.measured_as.casefold(), *engine.aliases)):
+                name = lender(engine).constants
+                break
+        else:
+            name = next((known for known in (*engines, *_BORROWED) if word.startswith(known)), row["engine"])
+    return name if name in engines else _BORROWED.get(name, name)
+
+
+def _layout(row: Row) -> tuple[int, int]:
+    """Tensor-parallel ranks and pipeline stages: as stated, or the engine's usual way to use all devices.
+
+    llama.cpp deals layers to its devices, all others split tensors inside a node.
+    """
+    devices, tp, pp = row.count("n_gpus", None), row.count("tp", 0), row.count("pp", 0)
+    layers = "llama" in (row["software"] or row["engine"]).casefold()
+    if not tp:
+        tp = 1 if layers else devices // pp if pp else devices
+        if tp > 8:
+            raise LLMHWError("tp not stated, so the layout is not known")
+    if row["ep"] and tp * max(1, pp) * row.count("ep") == devices:
+        tp *= row.count("ep")  # ranks of experts beside those of tensors: attention is split over all
+    return tp, pp or (max(1, devices // tp) if layers else 1)
 
 
 def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, count: int = 0) -> Engine:
-    if not (tp or row["tp"]) and row.count("n_gpus", default=0) == 1:
-        tp = 1  # there is nothing to lay out
-    if not (tp or row["tp"]):
-        raise LLMHWError("tp not stated, so the layout is not known")
-    ranks = tp or row.count("tp")
+    """The engine of a row; `tp`, `count`: other ranks and devices than the row's, of one stage."""
+    ranks, stages = (tp, 1) if tp else _layout(row)
+    known = calibration or read_calibration("serving_time")
     return engine_of(
         row.spec(),
         Cluster(row.device(), count or row.count("n_gpus", None), 8),
-        engine=row["software"] or _constants_of(row["engine"]),
+        engine=_constants_of(row, known["engines"]),
         tp=ranks,
-        pp=row.count("pp"),
+        pp=stages,
         attention_dp=ranks > 1 and bool(row.flag("attention_dp")),
         weights=row.number_format(),
         kv=row["kv_dtype"] or "bf16",
@@ -146,6 +264,11 @@ _OTHER_METRICS = {
     "batch_latency_ms": ("request_latency_ms", 1),
     "batch_latency_s": ("request_latency_ms", 1e3),
     "request_latency_s": ("request_latency_ms", 1e3),
+    **{
+        f"{of}_ttft_{unit}": ("ttft_ms", factor)
+        for of in ("mean", "median")
+        for unit, factor in (("ms", 1), ("s", 1e3))
+    },
 }
 # Tokens of answers, or of prompts and answers, in a second.
 _RATES = tuple(f"{of}_tokens_per_s_{over}" for of in ("output", "in_plus_out") for over in ("total", "per_gpu"))
@@ -159,39 +282,60 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     value *= factor
     if metric == "tokens_per_s_total" and row["mean_isl"]:
         return _prediction(_offline(row, known), value, metric, False, known)
-    engine = _engine(row, known)
-    prompt, answer = row.count("isl", 0, least=0), row.count("osl", 0, least=0)
+    prompt = row.count("mean_isl", row.count("isl", 0, least=0), least=0)
+    answer = row.count("mean_osl", row.count("osl", 0, least=0), least=0)
     batch = row.count("batch_or_concurrency", None) if row["batch_or_concurrency"].isdigit() else 0
-    seconds = True
+    requests = row.count("requests", 0)
+    seconds = not metric.endswith(("tok_per_s", *_RATES))
+    value *= 1e-3 if seconds else 1
+    if metric in _RATES and not (prompt and answer):
+        raise LLMHWError("isl or osl not stated: the lengths of prompts and answers are not known")
+    if row["prefill_gpus"]:
+        rate, each = _apart(row, known, prompt, answer)
+        if metric == "tpot_ms":
+            return _prediction(each, value, metric, seconds, known)
+        if metric not in _RATES:
+            raise LLMHWError(f"metric={row['metric']!r} is not predicted where devices of their own read prompts")
+        return _prediction(_counted(row, rate * answer, prompt, answer), value, metric, seconds, known)
+    engine = _engine(row, known)
+    past, chunk = row.count("past", 0, least=0), row.count("n_ubatch", 0)
+    name = row["software"]
+    run: dict[str, Any] = {"prompt": prompt, "answer": answer}
+    static = name in _STATIC
+    usual = chunk or (0 if static else _PASS.get(name, _USUAL_PASS))
     if metric == "decode_tok_per_s":
-        made = answer or 128
-        predicted, value, seconds = 1 / engine.seconds(decoding=1, context=prompt + made / 2), value, False
+        predicted = 1 / engine.seconds(decoding=1, context=prompt + (answer or 128) / 2)
     elif metric == "decode_ms_per_token":
-        predicted, value = engine.seconds(decoding=1, context=prompt + answer / 2), value * 1e-3
-    elif metric == "tpot_ms":
-        predicted, value = engine.seconds(decoding=max(1, batch), context=prompt + answer / 2), value * 1e-3
+        predicted = engine.seconds(decoding=1, context=prompt + answer / 2)
     elif metric == "prefill_tok_per_s":
-        predicted, seconds = prompt / engine.prompt_seconds(prompt, chunk=512), False
+        predicted = prompt / engine.prompt_seconds(prompt, chunk=chunk or 512, past=past)
+    elif metric in ("tpot_ms", "ttft_ms") and requests > batch > 0:
+        first, each = _in_turn(engine, running=batch, prompt=prompt, answer=answer)
+        predicted = each if metric == "tpot_ms" else first
+    elif metric == "tpot_ms":
+        predicted = _token_seconds(engine, max(1, batch), prompt + answer / 2, static)
     elif metric == "ttft_ms":
-        predicted, value = engine.seconds(prompts=max(1, batch), prompt_tokens=prompt), value * 1e-3
+        predicted = _request_seconds(engine, batch=max(1, batch), prompt=prompt, answer=1, chunk=usual)
     elif metric == "request_latency_ms":
-        predicted, value = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer), value * 1e-3
+        predicted = _request_seconds(engine, batch=batch, **run, chunk=usual, static=static)
     elif metric in _RATES:
-        if not prompt or not answer:
-            raise LLMHWError("isl or osl not stated: the lengths of prompts and answers are not known")
-        seconds = False
-        if batch:
-            predicted = batch * answer / _request_seconds(engine, batch=batch, prompt=prompt, answer=answer)
+        if batch and batch <= _room(engine, prompt + answer):
+            predicted = batch * answer / _request_seconds(engine, batch=batch, **run, chunk=usual, static=static)
         else:
             # TensorRT-LLM admits a request only if the cache has room for its last token
             room = _room(engine, prompt + answer)
-            requests = row.count("requests", 0) or None
-            predicted = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, requests=requests)
-        predicted *= (prompt + answer) / answer if metric.startswith("in_plus_out") else 1
-        predicted /= row.count("n_gpus") if metric.endswith("per_gpu") else 1
+            many = requests or batch or None
+            predicted = _offline_tokens_per_second(engine, room=room, **run, requests=many, chunk=usual)
+        predicted = _counted(row, predicted, prompt, answer)
     else:
         raise row.error("metric", f"one of {', '.join(COLUMNS['metric'].choices)}")
     return _prediction(predicted, value, metric, seconds, known)
+
+
+def _counted(row: Row, answers: Any, prompt: float, answer: float) -> Any:
+    """Tokens of answers a second, as the row's metric counts them."""
+    answers *= (prompt + answer) / answer if row["metric"].startswith("in_plus_out") else 1
+    return answers / (row.count("n_gpus") if row["metric"].endswith("per_gpu") else 1)
 
 
 def _prediction(
@@ -240,4 +384,4 @@ def again(row: Row, calibration: Mapping[str, Any]) -> Callable[..., Prediction]
 def groups_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
     """The groups of constants that time this row."""
     family = family_of(ServingConstants, row.device(), calibration)
-    return "common", f"families.{family}", f"engines.{row['software'] or row['engine']}"
+    return "common", f"families.{family}", f"engines.{_constants_of(row, calibration['engines'])}"
