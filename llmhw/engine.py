@@ -331,7 +331,9 @@ class Engine:
         rows = prompts + decoding if logits is None else logits
         head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
         self._product(total, head, rows, self.stored[-1, "head"])
-        waits = {"kernels": launches, "host_seconds": c.launch, "busy_seconds": total.total}
+        # decoding replays a graph of launches; passes over prompts differ too much for that
+        launch = maximum(c.launch, c.eager) if prompts else c.launch
+        waits = {"kernels": launches, "host_seconds": launch, "busy_seconds": total.total}
         total.add("waiting for the host", "launches", waiting_seconds, **waits)
         total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.sends)
         step = {"step_seconds": c.host + prompts * c.arrive, "sequences": prompts + decoding, "each_seconds": c.each}

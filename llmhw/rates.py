@@ -121,6 +121,7 @@ class ServingConstants(Constants):
     grouped           share of the rate of a plain product that the grouped products of experts reach
     uneven            tokens of the busiest rank of experts beyond the mean, as a share
     launch            seconds that the host takes to launch a kernel; a pass takes at least all of them
+    eager             the same in a pass that reads prompts, where graphs of launches are for decoding only
     expand            kernels more for each product whose weights are expanded by kernels of their own
     host              seconds of a step that the engine's loop takes: scheduling, sampling
     each              seconds of that for each sequence
@@ -143,6 +144,7 @@ class ServingConstants(Constants):
     grouped: float = 0.8
     uneven: float = 0.1
     launch: float = 0.0
+    eager: float = 0.0
     expand: float = 0.0
     host: float = 5e-4
     each: float = 0.0
@@ -175,7 +177,7 @@ IDEAL = TrainingConstants(
 BOUND = ServingConstants(
     **_PERFECT,
     **dict.fromkeys(("weight_only", "cache", "running", "grouped", "between"), 1.0),
-    **dict.fromkeys(("passes", "launch", "host", "meet", "between_meet", "sends", "uneven"), 0.0),
+    **dict.fromkeys(("passes", "launch", "eager", "host", "meet", "between_meet", "sends", "uneven"), 0.0),
     attention8=2.0,
 )
 
@@ -202,6 +204,7 @@ def constants_of(
     """
     known = calibration or read_calibration(kind.calibration)
     check_choice("software" if kind.software == "software" else "engine", software, known[kind.software])
+    software = on_device(software, device, known[kind.software])
     family, running = known["families"][family_of(kind, device, known)], known[kind.software][software]
     names = {f.name for f in fields(kind)}
     chosen: dict[str, Any] = {}
@@ -213,6 +216,17 @@ def constants_of(
         if name.endswith("_share"):
             chosen[name.removesuffix("_share")] *= value
     return kind(**chosen)
+
+
+def on_device(software: str, device: Accelerator, known: Mapping[str, Any]) -> str:
+    """The name of the software's back end for a device, where it has constants of its own.
+
+    >>> from llmhw import accelerator
+    >>> on_device("llama-cpp", accelerator("mi300x"), read_calibration("serving_time")["engines"])
+    'llama-cpp-hip'
+    """
+    backends = {"AMD": ("hip",), "Apple": ("metal",), "Intel": ("xpu", "vulkan")}.get(device.vendor, ())
+    return next((name for one in backends if (name := f"{software}-{one}") in known), software)
 
 
 def link_kind(link: Link | None) -> str:

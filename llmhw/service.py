@@ -566,6 +566,31 @@ COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s"
 _SLOWEST, _FASTEST = 1e3, 1e15
 
 
+def layout_kind(tp: int, pp: int, attention_dp: bool, devices: int) -> str:
+    """Layouts whose speed has the same limits: one device, tensors or layers split in a node, attention shared, nodes.
+
+    >>> layout_kind(8, 1, False, 8)
+    'tensors'
+    """
+    if tp * pp > 8 or (devices > 8 and tp > 8):
+        return "nodes"
+    if tp * pp == 1:
+        return "one device"
+    return "attention shared" if attention_dp else "layers" if pp > 1 else "tensors"
+
+
+def spec_kind(spec: ModelSpec) -> str:
+    """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
+
+    >>> from llmhw import model
+    >>> spec_kind(model("llama-3-8b")), spec_kind(model("mixtral-8x7b"))
+    ('dense', 'experts')
+    """
+    if any(layer.linear_attention is not None for layer in spec.layers):
+        return "states"
+    return "experts" if spec.parameters.active < spec.parameters.total else "dense"
+
+
 def lender(engine: ServingEngine) -> ServingEngine:
     """The engine whose constants time this one: itself, or the one that it borrows from.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import cache
 from math import ceil
 from typing import Any
 
@@ -15,11 +15,11 @@ from llmhw.hardware import Cluster
 from llmhw.memory import kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.precision import weight_bytes
-from llmhw.rates import BOUND, ServingConstants, family_of
-from llmhw.service import lender
+from llmhw.rates import BOUND, ServingConstants, family_of, on_device
+from llmhw.service import layout_kind, lender, spec_kind
 from llmhw.units import GIB, LLMHWError, maximum, minimum, where
 from llmhw.validation.columns import COLUMNS
-from llmhw.validation.statistics import Prediction, scaled
+from llmhw.validation.statistics import Prediction, scaled, source_family
 from llmhw.validation.table import Row
 
 # Columns without which no row can be predicted
@@ -176,8 +176,6 @@ def _offline(row: Row, calibration: Mapping[str, Any]) -> Any:
 # Whose constants time an engine that has none of its own in `calibration.json`.
 _BORROWED = {
     **dict.fromkeys(("vllm-v0", "vllm-v1", "sglang", "tensorrt-llm-pytorch", "deepspeed-mii"), "tensorrt-llm-2025"),
-    **dict.fromkeys(("exllama", "mlx"), "llama-cpp"),
-    "transformers": "litgpt",
 }
 
 
@@ -195,6 +193,7 @@ def _constants_of(row: Row, engines: Mapping[str, Any]) -> str:
                 break
         else:
             name = next((known for known in (*engines, *_BORROWED) if word.startswith(known)), row["engine"])
+    name = f"{name}-{row['backends']}" if f"{name}-{row['backends']}" in engines else name
     return name if name in engines else _BORROWED.get(name, name)
 
 
@@ -376,12 +375,28 @@ def configuration(row: Row) -> tuple[str, ...]:
     return (*(row[name] for name in _KEY), row["software"] or row["engine"])
 
 
-def again(row: Row, calibration: Mapping[str, Any]) -> Callable[..., Prediction]:
-    """`predict` of this row under other constants."""
-    return partial(predict, row)
+def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
+    """What is predicted for a row with numbers on a tape in place of constants."""
+    return predict(row, calibration=calibration).predicted
 
 
-def groups_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
-    """The groups of constants that time this row."""
-    family = family_of(ServingConstants, row.device(), calibration)
-    return "common", f"families.{family}", f"engines.{_constants_of(row, calibration['engines'])}"
+def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
+    """What a row is of: everything that a fit may never have seen."""
+    spec = row.spec()
+    device = row.device()
+    family = family_of(ServingConstants, device, calibration)
+    return {
+        "source": row["cluster"] or source_family(row.source),
+        "family": device.architecture if family == "other" else family,
+        "engine": on_device(_constants_of(row, calibration["engines"]), device, calibration["engines"]),
+        "layout": _layout_kind(row),
+        "model": spec_kind(spec),
+    }
+
+
+def _layout_kind(row: Row) -> str:
+    try:
+        tp, pp = (2, 1) if row["prefill_gpus"] or row["mean_isl"] and not row["tp"] else _layout(row)
+    except LLMHWError:
+        tp, pp = 2, 1
+    return layout_kind(tp, pp, row.flag("attention_dp") or False, row.count("n_gpus"))
