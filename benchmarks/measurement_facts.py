@@ -106,6 +106,8 @@ def device_of(text: str) -> str:
 # Devices of speeds whose memory, or card, is not stated in so many words: the usual ones.
 _ASSUMED = {
     "A100": "A100 80GB SXM4",
+    # Argonne's: four in a node, as its Polaris has
+    "A100 (memory size not stated in repo)": "A100 40GB SXM4",
     "RTX 2080 Ti": "RTX 2080 Ti 11GB",
     "Radeon 8060S": "Ryzen AI Max+ 395 128GB",
     "Framework Mainboard": "Ryzen AI Max+ 395 128GB",
@@ -125,7 +127,7 @@ def served_device(text: str) -> str:
     outside, _, inside = text.removeprefix("Virtualized ").partition(" (")
     card = re.match(r"(?:Nvidia|AMD|Intel) (?!Spark)([^)]*)", inside)
     name = card[1].removesuffix(" ECO") if card else outside
-    return device_of(_ASSUMED.get(name, name))
+    return device_of(_ASSUMED.get(text) or _ASSUMED.get(name, name))
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
@@ -392,13 +394,12 @@ _FORMATS = {
     "bnb.nf4-dq": ("nf4-dq", "bf16"),
     "q4_0": ("q4_0", "fp16"),
     "q8_0": ("q8_0", "fp16"),
-    "mxfp4": ("mxfp4", "fp16"),
+    "mxfp4": ("MXFP4_MOE", "fp16"),
     "i1-q4_k_m": ("q4_k_m", "fp16"),
     "awq-int4": ("int4-awq", "bf16"),
-    # Unsloth's mixes, of which only the size is known
-    "q4_k_xl": ("q4_k_m", "fp16"),
-    "ud-q4_k_xl": ("q4_k_m", "fp16"),
-    "q8_k_xl": ("q8_0", "fp16"),
+    "q4_k_xl": ("Q4_K_XL", "fp16"),
+    "ud-q4_k_xl": ("Q4_K_XL", "fp16"),
+    "q8_k_xl": ("Q8_K_XL", "fp16"),
 }
 
 
@@ -408,8 +409,10 @@ def served_formats(row: Row) -> tuple[str, str]:
     split = re.match(r"weight = (\w+), kv cache = (\w+)", quant) or re.match(r"(\w+) weights, (\w+) kv", quant)
     if split:
         return split[1], split[2]
-    if "gpt-oss" in name and (not quant or quant.startswith("f16")):  # all its files leave the experts in MXFP4
-        return "mxfp4", "fp16"
+    if "gpt-oss" in name and quant.startswith("f16"):
+        return "F16", "fp16"
+    if "gpt-oss" in name and not quant:
+        return "MXFP4_MOE", "fp16"
     if "DeepSeek-R1" in row["model_name"] and "InferenceX" in row["source"]:
         narrow = "mxfp4" if row["gpu"].startswith("MI") else "nvfp4"
         return (narrow if quant == "fp4" else "fp8-block"), "fp8"

@@ -1,32 +1,41 @@
 """Engines that serve: where each runs, what it reads, what it takes unless told otherwise.
 
-The facts are one row an engine in `catalog/engines.csv`, with sources.
+The facts are one row an engine in `catalog/engines.csv`, and what a version or a device changes of its defaults one row
+in `catalog/engine_defaults.csv`, with sources.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+import re
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 from llmhw.checks import check_text
+from llmhw.formula import formula
 from llmhw.hardware import Accelerator
 from llmhw.model import ModelSpec
 from llmhw.precision import CHECKPOINT, NumberFormat, checkpoint_name, format_label, formats_in, number_format
-from llmhw.units import LLMHWError, unknown_name
+from llmhw.units import GIB, LLMHWError, maximum, unknown_name, where
 
 
 @dataclass(frozen=True, slots=True)
 class ServingEngine:
-    """One engine. Get it with `serving_engine(name)`.
+    """One engine. Get it with `serving_engine(name)`; `on` has the defaults that it has on a device.
 
     vendors              of the devices that it runs on, less the architectures `without`
     weights, kv          names of formats that it reads; "gguf" stands for all of these. The cache may be in 16 bit, too
     weight_only          formats that it expands on architectures, or devices of vendors, that do not multiply them
     default_weights      what it takes where no format is asked for; "": the checkpoint's own, else 16 bit
     split                how it deals a model to devices: tensor or layers
-    utilization          share of a device that it sets aside; 1: it allocates what it needs
+    utilization          share of a device that it sets aside; 1: it allocates what it needs; 0: it follows the device
+    share_of             of what that is a share: the device, what is free at the start, or the rest beside the model
     max_sequences, max_batched_tokens   at a time, in a forward pass; 0: as many as are asked for, and the whole prompt
+    whole_up_to          longest sequence whose prompts are not cut: a batch then has room for one; 0: all are cut
+    graphs               CUDA graphs: outside of its share, or inside; "": it makes none
+    graph_batch          sequences of the largest graph; 0: not known
+    counts_context       whether its profile takes the CUDA context off the cache
+    refuses_states       whether it refuses more sequences than there is room for recurrent states
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
     constants            of `calibration.json`, its own or those of the engine that it `borrows` from
@@ -52,6 +61,24 @@ class ServingEngine:
     measured_as: str
     source: str
     note: str
+    version: str = ""
+    share_of: str = "device"
+    whole_up_to: int = 0
+    graphs: str = ""
+    graph_batch: int = 0
+    counts_context: bool = False
+    refuses_states: bool = False
+
+    def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
+        """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
+
+        >>> from llmhw import accelerator
+        >>> [serving_engine("vllm").on(accelerator(name)).max_sequences for name in ("h100", "rtx 3090")]
+        [1024, 256]
+        >>> serving_engine("sglang").on(accelerator("h100"), 4).utilization
+        0.824
+        """
+        return _on(self.name, self.version, device.name, device.memory_bytes, ranks)
 
     @property
     def paged(self) -> bool:
@@ -101,30 +128,95 @@ def _engines() -> dict[str, ServingEngine]:
     for row in read_table("engines"):
         values: dict[str, Any] = dict(row)
         values |= {name: names(row[name]) for name in lists} | {name: int(row[name] or 0) for name in counts}
-        values |= {"utilization": float(row["utilization"]), "refuses_longer": row["refuses_longer"] == "yes"}
+        values |= {"utilization": float(row["utilization"] or 0), "refuses_longer": row["refuses_longer"] == "yes"}
         found[row["name"]] = ServingEngine(**values)
     return found
+
+
+@formula(source="SGLang: ServerArgs._handle_gpu_memory_settings; all sizes in MiB", unit="share of the device")
+def static_share(*, memory: Any, batched: Any, graph_batch: Any, ranks: Any) -> Any:
+    """SGLang's share for weights and cache (mem_fraction_static), where nobody says it.
+
+    memory        of the device, MiB
+    batched       tokens of a chunk of a prompt: 1.5 MiB each
+    graph_batch   sequences of the largest CUDA graph: 2 MiB each
+    ranks         that a model is cut over
+
+    >>> round(static_share(memory=24564, batched=2048, graph_batch=24, ranks=1), 3)
+    0.847
+    """
+    kept = 512 + 1.5 * maximum(batched, 2048) + 2 * graph_batch + ranks / 8 * 1024
+    return (memory - where(memory > 60 * 1024, maximum(kept, 10 * 1024), kept)) / memory
+
+
+@cache
+def _defaults(engine: str) -> tuple[dict[str, str], ...]:
+    from llmhw.catalog import read_table
+
+    return tuple(row for row in read_table("engine_defaults") if row["engine"] == engine)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+@lru_cache(maxsize=1024)
+def _on(name: str, version: str, device: str, memory: int, ranks: int) -> ServingEngine:
+    """The rows of the table that hold, one over the other; without a version, the newest."""
+    engine, newest = _engines()[name], not version
+    values: dict[str, Any] = {"version": version}
+    for row in _defaults(name):
+        holds = newest or _numbers(row["since"]) <= _numbers(version)
+        holds &= memory >= float(row["least_gib"] or 0) * GIB and ranks >= int(row["least_ranks"] or 0)
+        if holds and not (row["other_than"] and row["other_than"] in device):
+            values |= {field: row[field] for field in _KINDS if row[field]}
+    found = {field: _KINDS[field](value) if field in _KINDS else value for field, value in values.items()}
+    engine = replace(engine, **found)
+    if engine.utilization or not memory:
+        return engine
+    sizes: dict[str, Any] = {"batched": engine.max_batched_tokens, "graph_batch": engine.graph_batch, "ranks": ranks}
+    return replace(engine, utilization=round(static_share(memory=memory / 2**20, **sizes), 3))
+
+
+_KINDS: dict[str, Any] = {
+    "share_of": str,
+    "utilization": lambda text: 0.0 if text == "computed" else float(text),
+    **dict.fromkeys(("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch"), int),
+    "graphs": str,
+    "constants": str,
+    "counts_context": lambda text: text == "yes",
+    "refuses_states": lambda text: text == "yes",
+}
 
 
 def engine_names() -> tuple[str, ...]:
     """The engines, in the order of the catalog.
 
-    >>> engine_names()
-    ('vllm', 'tensorrt-llm', 'sglang', 'transformers', 'llama.cpp', 'litgpt')
+    >>> engine_names()[:4]
+    ('vllm', 'tensorrt-llm', 'tensorrt-llm-pytorch', 'sglang')
     """
     return tuple(_engines())
 
 
+@lru_cache(maxsize=1024)
 def serving_engine(name: str) -> ServingEngine:
-    """The engine of that name or alias; case does not matter.
+    """The engine of that name or alias, of its newest version or of one that is named; case does not matter.
+
+    name   as in vllm or vllm:0.9.2
+
+    Its defaults are those of a small device; `ServingEngine.on` has those of a device.
 
     >>> serving_engine("vLLM").name, serving_engine("llama.cpp").max_batched_tokens
     ('vllm', 512)
+    >>> serving_engine("vllm:0.9.2").utilization, serving_engine("vllm").utilization
+    (0.9, 0.92)
     """
-    word = check_text("engine", name).casefold()
+    word, colon, version = check_text("engine", name).casefold().partition(":")
+    if colon and not re.fullmatch(r"[bv]?\d+(\.\d+)*([.+-]?\w+)*", version):
+        raise LLMHWError(f"engine={name!r}: the version must be numbers with dots between, as in {word}:0.9.2")
     for one in _engines().values():
         if word in (one.name, *one.aliases):
-            return one
+            return _on(one.name, version.removeprefix("v"), "", 0, 1)
     raise unknown_name("engine", name, _engines())
 
 

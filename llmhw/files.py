@@ -17,13 +17,19 @@ _PATH = 300
 
 
 def read_text(
-    path: str | PathLike[str], *, argument: str = "path", limit: int = MOST_BYTES, way_out: str = "give a file of text"
+    path: str | PathLike[str],
+    *,
+    argument: str = "path",
+    limit: int = MOST_BYTES,
+    way_out: str = "give a file of text",
+    strict: bool = True,
 ) -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
     path      of a regular file; "-" is standard input, and a pipe of the shell, as `<(...)` makes one, is read too
     limit     most bytes
     way_out   the end of the error
+    strict    False: what a terminal printed, in UTF-16 as PowerShell writes it, or with other bytes between
 
     Raises `LLMHWError` for what is not there, not a file, too large or not UTF-8.
 
@@ -48,6 +54,9 @@ def read_text(
         raise LLMHWError(f"{argument}={shown(fspath(path), _PATH)} cannot be read ({reason}); {way_out}") from None
     if len(data) > limit:
         raise LLMHWError(f"{argument}={shown(fspath(path), _PATH)} has more than {limit:,} bytes; {way_out}")
+    if not strict:
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return data.decode("utf-16" if wide else "utf-8-sig", errors="replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,23 +8,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Part, Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator, larger
-from llmhw.memory import (
-    PRECISIONS,
-    lora_tensors,
-    lora_terms,
-    optimizer_named,
-    optimizer_parts,
-    told_towers,
-    weights,
-    whole_towers,
-)
+from llmhw.margin import barely, known_error, visible_bytes
+from llmhw.memory import told_towers
 from llmhw.model import ModelSpec
 from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, number_format
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
@@ -42,8 +34,8 @@ _LIMIT = 131072
 _INFERENCE = "inference, "
 # More sequences than anybody runs on one device at a time.
 _MOST = 2**16
-# What of a training job holds the activations of one with adapters.
-_FROZEN: dict[str, Any] = {"precision": "bf16", "frozen": True}
+# Parts of a training job that come with its tokens.
+_ACTIVATIONS = ("activations", "layer being recomputed", "embedding and final norm", "logits and loss")
 
 
 class Held(NamedTuple):
@@ -52,14 +44,14 @@ class Held(NamedTuple):
     needed     bytes, by the meter that `offered` is read on
     offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
     explained  makes `estimate`: most of those that are tried are asked for a number alone
-    error      share by which half of measured needs are further from the predicted one; 0: an engine keeps its share
+    error      share of the need that nine of ten measured needs are within: `llmhw.margin`
     job        of full training
     """
 
     needed: float
     offered: float
     explained: Callable[[], Estimate]
-    error: float = 0.0
+    error: float
     job: TrainingJob | None = None
 
     @property
@@ -111,8 +103,13 @@ class Fit:
 
     @property
     def fits_barely(self) -> bool:
-        """Whether it fits by less than the known error."""
-        return self.fits and self.needed_bytes * (1 + self.held.error) > self.usable_bytes
+        """Whether it fits by less than the known error: see `llmhw.margin`."""
+        return barely(self.needed_bytes, self.usable_bytes, self.held.error)
+
+    @property
+    def verdict(self) -> str:
+        """Fits, fits barely, does not fit."""
+        return "Does not fit" if not self.fits else "Fits barely" if self.fits_barely else "Fits"
 
     @property
     def short(self) -> str:
@@ -173,8 +170,8 @@ class FitTable(Report):
     def verdict(self) -> str:
         """What fits, and what does not."""
         found = []
-        for told, side in (("Fits", True), ("Does not fit", False)):
-            uses = [row.use for row in self.rows if row.fits is side]
+        for told in ("Fits", "Fits barely", "Does not fit"):
+            uses = [row.use for row in self.rows if row.verdict == told]
             formats = [use.removeprefix(_INFERENCE) for use in uses if use.startswith(_INFERENCE)]
             named = [f"inference in {', '.join(formats)}"] if formats else []
             named += [use for use in uses if not use.startswith(_INFERENCE)]
@@ -273,10 +270,9 @@ def checkpointed_activations(
     """
     from llmhw.training import memory
 
-    asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, **_FROZEN}
+    asked: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "precision": "bf16", "frozen": True}
     (stage,) = memory(training_job(spec, device=device, devices=devices, **asked)).stages
-    held = {"weights", *whole_towers(spec)}
-    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name not in held))
+    return replace(stage, title=f"activations of {spec.name}", parts=tuple(p for p in stage if p.name in _ACTIVATIONS))
 
 
 # -- one use ----------------------------------------------------------------------------------
@@ -315,7 +311,7 @@ def _inference(name: str, q: _Question) -> Held:
     def explained() -> Estimate:
         return replace(stage, parts=(*stage.parts, *_cache_part(found, q, cache)))
 
-    return Held(float(stage.total) + cache, found.budget_bytes, explained)
+    return Held(float(stage.total) + cache, found.budget_bytes, explained, found.error)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
@@ -343,51 +339,16 @@ def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:
     return [Part("KV cache", tuple(t.scaled(times) for part in held for t in part.terms))]
 
 
-def _full(q: _Question, **recipe: Any) -> Held:
-    """Full training by the nvidia-smi meter."""
-    from llmhw.training import device_bytes, known_error, memory
+def _trained(q: _Question, **recipe: Any) -> Held:
+    """Training by the nvidia-smi meter."""
+    from llmhw.training import device_bytes, memory
 
     job = training_job(q.spec, device=q.gpu, devices=q.devices, batch=q.batch, seq_len=q.seq_len, **recipe)
 
     def explained() -> Estimate:
         return memory(job).stages[0]
 
-    return Held(device_bytes(job), q.gpu.memory_bytes, explained, known_error(), job)
-
-
-def _adapters(base: str, q: _Question) -> Held:
-    """LoRA: its own states in place of the model's, by the same meter."""
-    from llmhw.training import held_bytes, known_error, on_device
-
-    asked: dict[str, Any] = {"device": q.gpu, "devices": q.devices, "batch": q.batch, "seq_len": q.seq_len}
-    states = _adapter_states(q.spec, q.devices, q.rank, base)
-    kept = held_bytes(training_job(q.spec, **asked, **_FROZEN))
-    counted = {"weights", *whole_towers(q.spec)}
-    total = float(states.total) + sum(value for name, value in kept.items() if name not in counted)
-
-    def explained() -> Estimate:
-        return Estimate("training", "bytes", (*states.parts, *checkpointed_activations(q.spec, **asked).parts))
-
-    return Held(float(on_device(total)), q.gpu.memory_bytes, explained, known_error())
-
-
-@lru_cache(maxsize=16)
-def _adapter_states(spec: ModelSpec, devices: int, rank: int, base: str) -> Estimate:
-    """`llmhw.lora_states` of one of several tensor-parallel ranks."""
-    from llmhw.job import Parallelism
-    from llmhw.sharding import local_tensor
-
-    p, recipe = Parallelism(tp=devices), PRECISIONS["fp32"]
-    added = lora_tensors(spec, rank=rank)
-    held = [(local_tensor(p, t), n) for t, n in spec.all_tensors()]
-    cut = [(local_tensor(p, t), n) for t, n in added]
-    parts = {
-        "frozen weights": [t for part in weights(spec, base, tensors=held) for t in part.terms],
-        "adapters": lora_terms(added, recipe.weights, tp=devices),
-        "gradients": lora_terms(added, recipe.gradients, tp=devices),
-    }
-    parts |= whole_towers(spec)
-    return Estimate.of("LoRA states", "bytes", parts | optimizer_parts(cut, optimizer_named("adamw"), recipe.state))
+    return Held(device_bytes(job), visible_bytes(q.gpu), explained, known_error("training"), job)
 
 
 # -- the table --------------------------------------------------------------------------------
@@ -523,7 +484,7 @@ def fit(
 
     Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights.
     Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with.
-    LoRA counts its own states in place of the model's. A model whose activations no profile covers, and a device that
+    A model whose activations no profile covers, and a device that
     does not multiply bf16, have no rows of training; `left_out` says why.
 
     >>> from llmhw import model
@@ -545,11 +506,12 @@ def fit(
     except LLMHWError as error:
         left_out = str(error)
     else:
+        adapters: dict[str, Any] = {"precision": "bf16", "frozen": True, "rank": q.rank}
         uses: dict[str, Callable[[_Question], Held]] = {
-            "full training, AdamW mixed precision": partial(_full, optimizer="adamw", precision="bf16-mixed"),
-            "full training, 8-bit AdamW in bf16": partial(_full, optimizer="adamw-8bit", precision="bf16"),
-            f"LoRA, rank {rank}": partial(_adapters, "bf16"),
-            f"QLoRA, rank {rank}": partial(_adapters, "nf4-dq"),
+            "full training, AdamW mixed precision": partial(_trained, optimizer="adamw", precision="bf16-mixed"),
+            "full training, 8-bit AdamW in bf16": partial(_trained, optimizer="adamw-8bit", precision="bf16"),
+            f"LoRA, rank {rank}": partial(_trained, **adapters),
+            f"QLoRA, rank {rank}": partial(_trained, **adapters, base="nf4-dq"),
         }
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
     if not rows:

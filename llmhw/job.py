@@ -46,6 +46,7 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
 ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
+LOSSES = ("plain", "fused", "chunked")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
 ENGINES = engine_names()
@@ -129,6 +130,10 @@ def _fields_asked(kind: type) -> list[tuple[str, Any, bool, Any]]:
     """Name, default, whether it is a name, and check of each field that was made with `asked`."""
     made = [(f.name, f.default, f.metadata) for f in fields(kind) if f.metadata]
     return [(name, default, said["kind"] is str, said["check"]) for name, default, said in made]
+
+
+def _format(name: str, value: str) -> str:
+    return number_format(value).name
 
 
 class Assumed:
@@ -561,6 +566,16 @@ class TrainingJob:
     compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
+    rank: int = count("Rank of the adapters, on all linear layers, in fp32.", 16)
+    base: str | None = asked(
+        "Format of the frozen weights, as nf4-dq for QLoRA; default: that of the weights.", None, str, _format
+    )
+    loss: str = choice(
+        LOSSES,
+        "plain: logits in fp32 and their gradients; fused: gradients over 16-bit logits (Unsloth); chunked: never all "
+        "logits at once (Liger, Cut Cross-Entropy).",
+        "plain",
+    )
     attention: str = choice(
         ATTENTION, "flash is fused: no score matrix. Default: flash, or eager where plain PyTorch has no other.", None
     )
@@ -591,6 +606,8 @@ class TrainingJob:
                 f"expert_imbalance={self.expert_imbalance:g} must be at most the experts of a layer of {spec.name}, "
                 f"{limits.experts}"
             )
+        if self.rank > spec.hidden:
+            raise LLMHWError(f"rank={self.rank} must be at most hidden={spec.hidden}")
         if self.recompute == "block" and not 0 < self.recompute_layers <= spec.num_layers // p.pp:
             raise LLMHWError(
                 f"recompute_layers={self.recompute_layers} must be between 1 and the {spec.num_layers // p.pp} layers "
@@ -656,14 +673,13 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("optimizer", "weights that are trained, frozen=False", lambda job: not job.frozen),
+    ("rank", "adapters, frozen=True", lambda job: job.frozen),
+    ("base", "adapters, frozen=True", lambda job: job.frozen),
+    ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
 )
 
 
 # -- serving ----------------------------------------------------------------------------------
-
-
-def _format(name: str, value: str) -> str:
-    return number_format(value).name
 
 
 def _weights(name: str, value: str) -> str:
@@ -671,7 +687,8 @@ def _weights(name: str, value: str) -> str:
 
 
 def _engine(name: str, value: str) -> str:
-    return serving_engine(value).name
+    found = serving_engine(value)
+    return f"{found.name}:{found.version}" if found.version else found.name
 
 
 def _up_to(name: str, value: Any, least: int, most: int) -> int:
@@ -723,7 +740,13 @@ class ServingJob:
     all_reduce: str = choice(
         ALL_REDUCES, "How tp ranks add up: in two exchanges, in one of more bytes, in the switch.", "two-shot"
     )
-    engine: str = asked("What serves; default: vllm, or llama.cpp for GGUF files and on Apple.", None, ENGINES, _engine)
+    engine: str = asked(
+        "What serves, with its version or the newest: vllm, vllm:0.9.2; default: vllm, or llama.cpp for GGUF files and "
+        "on Apple.",
+        None,
+        ENGINES,
+        _engine,
+    )
     weights: str = asked(
         "Weight format: `llmhw formats`; default: checkpoint, its own, where the engine reads it.", None, str, _weights
     )
@@ -736,7 +759,7 @@ class ServingJob:
     utilization: float = share(
         "Share of the memory to take; default: the engine's.",
         None,
-        "above 0 and at most 1; vLLM's default is 0.9",
+        "above 0 and at most 1; vLLM's default is 0.92",
         lambda x: 0 < x <= 1,
     )
     max_sequences: int = bounded("Sequences that run at a time on tp x pp ranks; default: the engine's.", None, 10**6)
@@ -780,7 +803,9 @@ class ServingJob:
         """What follows from the model, the device and the engine."""
         device = self.cluster.accelerator
         self._set(engine=default_engine(device, formats_in(self.model, self.weights or CHECKPOINT)[0]).name)
-        engine = self.software
+        engine, whole = self.software, 0
+        if self.context_limit <= engine.whole_up_to:
+            whole = min(self.context_limit, _TOKENS)
         if self.weights is None and engine.runs_on(device):
             self._set(weights=default_weights(engine, device, self.model))
         self._set(weights="bf16")
@@ -788,8 +813,8 @@ class ServingJob:
             kv=default_cache(engine, device, self.model, self.weights),
             split=engine.split if self.tp is None or self.tp == 1 else "tensor",
             utilization=engine.utilization,
-            max_sequences=engine.max_sequences or 1,
-            max_batched_tokens=engine.max_batched_tokens or 8192,
+            max_sequences=min(engine.max_sequences or 1, self.max_batched_tokens or MOST),
+            max_batched_tokens=max(engine.max_batched_tokens or 8192, whole),
             lora_rank=16,
             tp=1,
             pp=1,
@@ -821,8 +846,9 @@ class ServingJob:
 
     @property
     def software(self) -> ServingEngine:
-        """What `llmhw.engines` knows of the engine."""
-        return serving_engine(self.engine)
+        """What `llmhw.engines` knows of the engine, with its defaults on the device."""
+        ranks = (self.tp or 1) * (self.pp or 1)
+        return serving_engine(self.engine).on(self.cluster.accelerator, ranks)
 
     def _check_lengths(self) -> None:
         """Lengths of sequences and of pages."""

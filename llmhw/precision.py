@@ -324,13 +324,16 @@ def formats_in(spec: ModelSpec, name: str | NumberFormat) -> tuple[NumberFormat,
 def component_formats(spec: ModelSpec, name: str) -> dict[tuple[int, str], NumberFormat]:
     """The format that most of each component's matrices are in, by number of the layer kind; -1: outside the layers.
 
-    A product is timed by it. GGUF mixes have the type of most tensors everywhere in the layers.
+    A product is timed by it. In a GGUF mix it is the mix with the bits that the component has on average.
 
     >>> from llmhw import model
     >>> found = component_formats(model("gpt-oss-20b"), "checkpoint")
     >>> found[0, "experts"].name, found[0, "attention"].name, found[-1, "head"].name
     ('mxfp4', 'bf16', 'bf16')
     """
+    chosen = spec.checkpoint.whole if name == CHECKPOINT else _lookup(name)
+    if chosen is not None and chosen.rule == "gguf":
+        return _gguf_components(spec, chosen)
     most: dict[tuple[int, str], dict[NumberFormat, int]] = {}
     for kind, fmt, tensor, times in _stored(spec, name):
         component = "head" if spec.tied and tensor.part == "tokens" else tensor.component
@@ -338,6 +341,21 @@ def component_formats(spec: ModelSpec, name: str) -> dict[tuple[int, str], Numbe
             found = most.setdefault((kind, component), {})
             found[fmt] = found.get(fmt, 0) + times * tensor.numel
     return {key: max(found, key=lambda fmt: found[fmt]) for key, found in most.items()}
+
+
+@cache
+def _gguf_components(spec: ModelSpec, mix: NumberFormat) -> dict[tuple[int, str], NumberFormat]:
+    held: dict[tuple[int, str], list[float]] = {}
+    for at, fmt, part in _gguf_layers(spec, mix):
+        component = "head" if part.kind == "output" or (spec.tied and part.kind == "token_embd") else part.component
+        found = held.setdefault((spec.kind_numbers[at] if at >= 0 else -1, component), [0.0, 0.0])
+        elements = part.matrices * part.rows * part.columns
+        found[0] += elements
+        found[1] += elements * fmt.bits_per_weight
+    return {
+        key: NumberFormat(mix.name, bits / elements, "gguf", mix.compute, "all", source=mix.source)
+        for key, (elements, bits) in held.items()
+    }
 
 
 def _stored(spec: ModelSpec, name: str) -> Iterator[tuple[int, NumberFormat, Tensor, int]]:
@@ -472,7 +490,8 @@ def model_bits_per_weight(spec: ModelSpec | str, number_format: str | NumberForm
 @lru_cache(maxsize=64)
 def _weight_groups(spec: ModelSpec, chosen: NumberFormat) -> tuple[WeightGroup, ...]:
     gguf = chosen.rule == "gguf"
-    return tuple(_grouped(_gguf_types(spec, chosen) if gguf else _simple_types(spec, chosen, spec.all_tensors())))
+    types = ((fmt, part, 1) for _, fmt, part in _gguf_layers(spec, chosen)) if gguf else ()
+    return tuple(_grouped(types if gguf else _simple_types(spec, chosen, spec.all_tensors())))
 
 
 def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, float]]) -> list[WeightGroup]:
@@ -642,8 +661,8 @@ def _gguf_parts(tensor: Tensor) -> list[_Matrices]:
     return [part]
 
 
-def _gguf_types(spec: ModelSpec, mix: NumberFormat) -> Iterator[tuple[NumberFormat, _Matrices, int]]:
-    """Every tensor with the type that `llama-quantize` gives it in this mix."""
+def _gguf_layers(spec: ModelSpec, mix: NumberFormat) -> Iterator[tuple[int, NumberFormat, _Matrices]]:
+    """Every tensor with its layer (-1: outside) and the type that `llama-quantize` gives it in this mix."""
     traits = _traits(spec)
     layers = [[part for tensor in layer.tensors for part in _gguf_parts(tensor)] for layer in spec.layers]
     outer = [part for tensor in spec.tensors for part in _gguf_parts(tensor)]
@@ -658,9 +677,9 @@ def _gguf_types(spec: ModelSpec, mix: NumberFormat) -> Iterator[tuple[NumberForm
                 index = seen["ffn_down"]
             if part.kind in seen:
                 seen[part.kind] += 1
-            yield _gguf_type(spec, mix, traits, part, index, count), part, 1
+            yield i, _gguf_type(spec, mix, traits, part, index, count), part
     for part in outer:
-        yield _gguf_type(spec, mix, traits, part, 0, 1), part, 1
+        yield -1, _gguf_type(spec, mix, traits, part, 0, 1), part
 
 
 def _gguf_type(
@@ -671,6 +690,8 @@ def _gguf_type(
         return formats["fp32"]
     base = formats[mix.base]
     rules = dict(mix.overrides)
+    if part.component == "experts" and spec.checkpoint.method == "mxfp4" and mix.bits < 32:
+        return formats["mxfp4"]  # whatever the file is called: files of 16 bit and mixes, too, leave them as published
     if part.kind == "output" or (spec.tied and part.kind == "token_embd"):
         name = "Q8_0" if base.group and (traits.falcon or part.columns % base.group) else rules["output"]
     elif part.kind == "token_embd":

@@ -41,6 +41,7 @@ from llmhw.job import (
     limits_of,
     saves_attention,
 )
+from llmhw.margin import visible_bytes
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
 from llmhw.precision import CHECKPOINT, checkpoint_name, component_formats, formats_in, number_format, number_formats
@@ -172,7 +173,7 @@ class _Memory(StepMemory):
         """All that stays on the device in one sum, but what the moments of a step tell apart."""
         if stage.index not in self._states:
             plain = optimizer_named(self.job.optimizer).scheme == "plain"
-            parts = self._sums if plain else self._real
+            parts = self._adapters if self.job.frozen else self._sums if plain else self._real
             beside = {name: sum(t.value for t in terms) for name, terms in self.towers(stage).items()}
             beside = {name: held for name, held in beside.items() if name not in self.away}
             made = [{**dict(parts(stage, zero, replicas)), **beside} for zero, replicas in self.sharding]
@@ -184,6 +185,12 @@ class _Memory(StepMemory):
                 if any(name in one for one in made):
                     found.parts[name] = _stacked([one[name] for one in made], "sharding")
         return self._states[stage.index]
+
+    def _adapters(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
+        """The same where only adapters are trained."""
+        for name, terms in self.adapted(stage, replace(self.x, zero=zero, replicas=replicas)).items():
+            if name not in self.away:
+                yield name, sum(t.value for t in terms)
 
     def _real(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
         """Parts of the states under one way of sharding, tensor by tensor."""
@@ -282,7 +289,7 @@ class _Grid:
             replicas=_axis("sharding", replicas),
         )
         self.shape = (len(clusters), *space.shape)
-        self.capacity = largest.accelerator.memory_bytes
+        self.capacity = visible_bytes(largest.accelerator)
         self.places = [_place(cluster, price) for cluster in clusters]
         constants = constants_of(TrainingConstants, largest.accelerator, software or default_software(job))
         base = replace(self.template(_Shape(1, 1, "1f1b", False, "none"), "none"), cluster=_single(largest))
@@ -399,7 +406,7 @@ class _Grid:
                 most = ledger.total if most is None else np.maximum(most, ledger.total)
             most = most + memory.unreused(moments, stage)
             held = most if held is None else np.maximum(held, most)
-        return np.broadcast_to(seconds, self.shape), np.broadcast_to(on_device(held), self.shape)
+        return np.broadcast_to(seconds, self.shape), np.broadcast_to(on_device(held, x.devices), self.shape)
 
     def _at(self, memory: StepMemory, job: TrainingJob, x: Layout, mode: str) -> StepMemory:
         made = copy(memory)
@@ -541,7 +548,7 @@ class SearchResult(Report):
         lines = [f"{self.tried:,} tried, {self.valid:,} valid, {self.fitting:,} fit"]
         lines += [f"{count:,} refused: {rule}" for rule, count in sorted(self.refused.items(), key=lambda r: -r[1])]
         if self.closest and not self.best:
-            short = self.closest.device_bytes - self.closest.job.cluster.accelerator.memory_bytes
+            short = self.closest.device_bytes - visible_bytes(self.closest.job.cluster.accelerator)
             lines.append(f"none fits; the closest is short by {format_quantity(short, 'bytes')}: {self.closest}")
         return lines
 

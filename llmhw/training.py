@@ -19,13 +19,25 @@ from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
 from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, saves_attention
-from llmhw.memory import PRECISIONS, optimizer_named, precision_named, told_towers, training_states, whole_towers
+from llmhw.margin import barely, fit_words, known_error, visible_bytes
+from llmhw.memory import (
+    PRECISIONS,
+    lora_tensors,
+    lora_terms,
+    optimizer_named,
+    optimizer_parts,
+    precision_named,
+    told_towers,
+    training_states,
+    weights,
+    whole_towers,
+)
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
-from llmhw.sharding import Stage, StageTensors, stages_of, state_terms, uncut_rows
+from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_time import PARTS, StepTime, class_of, default_software, time_bounds, time_step
 from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
 
@@ -47,6 +59,31 @@ def loss_temporary_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, c
     7.828125
     """
     return batch * seq_len * vocab * (4 + 4) / tp / cp
+
+
+@formula(source="Unsloth's and Liger's cross entropy: the gradient is written over the 16-bit logits", unit="bytes")
+def fused_loss_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
+    """All that a fused loss needs and saves.
+
+    >>> fused_loss_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
+    1.957...
+    """
+    return batch * seq_len * vocab * 2 / tp / cp
+
+
+@formula(
+    source="Liger-Kernel's fused linear cross entropy: a chunk's logits have as many elements as all hidden states",
+    unit="bytes",
+)
+def chunked_loss_bytes(*, batch: Any, seq_len: Any, hidden: Any, head: Any = 0, cp: Any = 1) -> Any:
+    """A chunk's logits in 16 bit and in fp32, the gradient of the hidden states, and that of the head.
+
+    head   elements of the output head, where it is trained
+
+    >>> chunked_loss_bytes(batch=1, seq_len=8192, hidden=4096) / 2**20
+    256.0
+    """
+    return batch * seq_len * hidden * (2 + 4 + 2) / cp + head * 2
 
 
 @formula(
@@ -125,6 +162,7 @@ class JobMemory(StageReport):
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
 
     stages        an `Estimate` of the tensors of one rank of each stage at its fullest moment, by part
+    away          bytes of each stage's rank that lie in host memory
     unreused      bytes of each stage that PyTorch's allocator keeps apart beside them: gradients come when
                   activations go, but do not fit the blocks that those leave behind
     """
@@ -132,6 +170,7 @@ class JobMemory(StageReport):
     job: TrainingJob
     stages: tuple[Estimate, ...]
     unreused: tuple[float, ...]
+    away: tuple[float, ...]
 
     @property
     def title(self) -> str:
@@ -154,20 +193,24 @@ class JobMemory(StageReport):
 
     @property
     def _fits(self) -> str:
-        room, held = format_range((self.capacity_bytes, self.device_bytes), "bytes")
-        unit = held.split()[-1]
-        of = f"{held.removesuffix(f' {unit}')} of {room}"
-        if not self.fits:
-            short = format_quantity(self.device_bytes - self.capacity_bytes, "bytes")
-            return f"Does not fit: short by {short} on each device ({of})"
-        if self.fits_barely:
-            error = format_quantity(known_error(), "fraction")
-            return f"Fits barely: {of} a device, within the median error of predicted peaks, {error}"
-        return f"Fits: {of} a device"
+        return fit_words(self.device_bytes, self.capacity_bytes, known_error("training"))
 
     def warnings(self) -> list[str]:
         """What must be known to trust the answer."""
-        return _assumed(self.job) + _cannot_run(self.job)
+        return _assumed(self.job) + self._accumulating() + _cannot_run(self.job)
+
+    def _accumulating(self) -> list[str]:
+        """That a step of several micro-batches is judged otherwise, if it is: its gradients meet the activations."""
+        job = self.job
+        more = None if job.micro_batches > 1 else changed(job, {"global_batch": 2 * job.batch})
+        if not self.fits or more is None or _well(more):
+            return []
+        needs = device_bytes(more)
+        if needs <= self.capacity_bytes and self.fits_barely:
+            return []
+        how = "fits barely" if needs <= self.capacity_bytes else "does not fit"
+        size = format_quantity(needs, "bytes")
+        return [f"with gradient accumulation, as in global_batch={more.batch}, it {how}: {size}, as gradients stay"]
 
     def next_steps(self) -> list[str]:
         """Changes that make the job fit, tried on it, in the order of what they lose; [] where it fits well."""
@@ -211,12 +254,18 @@ class JobMemory(StageReport):
     def _meters(self) -> tuple[Term, Term]:
         """Reserved bytes, and those on the device, of the stage that needs most of them."""
         pairs = zip((float(stage.total) for stage in self.stages), self.unreused, strict=True)
-        return _metered(*max(pairs, key=sum))
+        return _metered(*max(pairs, key=sum), self.job.cluster.devices)
 
     @property
     def capacity_bytes(self) -> float:
-        """Memory of one device."""
-        return self.job.cluster.accelerator.memory_bytes
+        """Memory of one device that a program gets: see `llmhw.margin.visible_bytes`."""
+        return visible_bytes(self.job.cluster.accelerator)
+
+    @property
+    def host_bytes(self) -> float:
+        """What the host of one node must hold, with `offload`: the parts of all its ranks that are not on a device."""
+        c = self.job.cluster
+        return sum(self.away) / len(self.away) * min(c.devices, c.devices_per_node)
 
     @property
     def fits(self) -> bool:
@@ -225,8 +274,8 @@ class JobMemory(StageReport):
 
     @property
     def fits_barely(self) -> bool:
-        """Whether it fits by less than the known error: half of published peaks are further from their prediction."""
-        return self.fits and self.device_bytes * (1 + known_error()) > self.capacity_bytes
+        """Whether it fits by less than the known error: see `llmhw.margin`."""
+        return barely(self.device_bytes, self.capacity_bytes, known_error("training"))
 
     @property
     def way_out(self) -> str:
@@ -242,7 +291,9 @@ class JobMemory(StageReport):
         if part in ("reserved", "nvidia-smi"):
             return "\n".join(t.explain() for t in self._meters[: 1 if part == "reserved" else 2])
         if part == "device":
-            return f"device = {format_quantity(self.capacity_bytes, 'bytes')}: what its driver offers"
+            return f"device = {format_quantity(self.capacity_bytes, 'bytes')}: what its driver offers to a program"
+        if part == "host":
+            return f"host = {format_quantity(self.host_bytes, 'bytes')}: what offload puts there, all ranks of a node"
         if stage is None:
             having = [i for i, held in enumerate(self.stages) if part in {p.name for p in held}]
             stage = self.worst if self.worst in having or not having else having[0]
@@ -266,6 +317,7 @@ class JobMemory(StageReport):
             "reserved_bytes": self.reserved_bytes,
             "device_bytes": self.device_bytes,
             "capacity_bytes": self.capacity_bytes,
+            "host_bytes": self.host_bytes,
             "way_out": self.way_out,
             "warnings": self.warnings(),
             "next_steps": self.next_steps(),
@@ -286,6 +338,7 @@ class JobMemory(StageReport):
             "reserved": self.reserved_bytes,
             "nvidia-smi": self.device_bytes,
             "device": self.capacity_bytes,
+            **({"host": self.host_bytes} if self.host_bytes else {}),
         }
         return [(name, format_quantity(value, "bytes")) for name, value in held.items()]
 
@@ -309,11 +362,6 @@ class JobMemory(StageReport):
             if self.job.parallelism.offload != "all":
                 found.append(f"There are no gradients at it: the backward pass makes them as activations go{apart}.")
         return found
-
-
-def known_error() -> float:
-    """Median of |predicted / measured - 1| over published peaks."""
-    return float(read_calibration("training_memory")["residuals"]["all"]["median_abs_error"])
 
 
 def _assumed(job: TrainingJob) -> list[str]:
@@ -360,17 +408,23 @@ def _asked(job: TrainingJob) -> dict[str, Any]:
     }
 
 
-def _metered(tensors: Any, apart: Any) -> tuple[Term, Term]:
+def _context(devices: Any) -> Any:
+    """CUDA context; of several devices with NCCL's channels and buffers, as it was fitted."""
+    alone = float(read_calibration("serving_memory")["context_bytes"])
+    return where(devices > 1, _constant("context_bytes"), alone)
+
+
+def _metered(tensors: Any, apart: Any, devices: int) -> tuple[Term, Term]:
     """What PyTorch reserves, and what nvidia-smi shows."""
     ratio = _constant("reserved_over_allocated")
     reserved = term(allocator_bytes, "reserved", tensors=tensors, apart=apart, ratio=ratio)
-    return reserved, term(shown_bytes, "nvidia-smi", reserved=reserved.value, context=_constant("context_bytes"))
+    return reserved, term(shown_bytes, "nvidia-smi", reserved=reserved.value, context=_context(devices))
 
 
-def on_device(held: Any) -> Any:
-    """What nvidia-smi shows where tensors and blocks apart from them take so many bytes."""
+def on_device(held: Any, devices: Any) -> Any:
+    """What nvidia-smi shows where tensors and blocks apart from them take so many bytes, on one of so many devices."""
     reserved = allocator_bytes(tensors=held, ratio=_constant("reserved_over_allocated"))
-    return shown_bytes(reserved=reserved, context=_constant("context_bytes"))
+    return shown_bytes(reserved=reserved, context=_context(devices))
 
 
 @checked
@@ -413,9 +467,9 @@ class _OnAnyDevice:
 
 
 @lru_cache(maxsize=16)
-def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...]]:
-    """`JobMemory.stages` and `JobMemory.unreused`."""
-    job, stages, unreused = key.job, [], []
+def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...], tuple[float, ...]]:
+    """`JobMemory.stages`, `JobMemory.unreused` and `JobMemory.away`."""
+    job, stages, unreused, away = key.job, [], [], []
     held = StepMemory(job, job.layout, detail="terms")
     for number, stage in enumerate(stages_of(job, every=True)):
         moments = held.moments(stage, number)
@@ -423,7 +477,8 @@ def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...]]
         parts = tuple(Part(n, tuple(t), held.note(n, number)) for n, t in fullest.terms.items() if t)
         stages.append(Estimate(f"stage {number} of {job.model.name}", "bytes", parts, name))
         unreused.append(float(held.unreused(moments, stage)))
-    return tuple(stages), tuple(unreused)
+        away.append(sum(float(v) for n, v in held.states(stage).parts.items() if n in held.away))
+    return tuple(stages), tuple(unreused), tuple(away)
 
 
 @lru_cache(maxsize=4096)
@@ -438,16 +493,11 @@ def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], float], ...]:
     return tuple(totals)
 
 
-def held_bytes(job: TrainingJob) -> dict[str, float]:
-    """`JobMemory.stages` of a job without pipeline as numbers, by part, without formulas."""
-    ((parts, _),) = _totals(_OnAnyDevice(job))
-    return parts
-
-
 def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
     totals = _totals(_OnAnyDevice(job))
-    return float(on_device(max(sum(parts.values()) + apart for parts, apart in totals)))
+    most = max(sum(parts.values()) + apart for parts, apart in totals)
+    return float(on_device(most, job.cluster.devices))
 
 
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
@@ -474,10 +524,8 @@ class StepMemory:
     def _lies_elsewhere(self) -> set[str]:
         """Parts of the states that are not on the device."""
         states = {"master copy", "momentum", "variance", "step counters"}
-        every = states | {"weights", "gradients", *(f"{tower.kind} tower" for tower in self.spec.towers)}
-        away = {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
-        # adapters are some hundredths of a percent of the weights, and their states as little
-        return away | (states | {"gradients"}) if self.job.frozen else away
+        every = states | {"weights", "adapters", "gradients", *(f"{tower.kind} tower" for tower in self.spec.towers)}
+        return {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
 
     # states
 
@@ -488,12 +536,33 @@ class StepMemory:
             whole = stage.first and job.kernels == "torch" and self.x.zero < 3
             uncut = uncut_rows(self.spec, self.x) if whole else None
             held, names = self.tensors.held(stage), {"optimizer": job.optimizer, "precision": job.precision}
-            for name, terms in state_terms(held, self.x, uncut=uncut, **names).items():
+            made = self.adapted(stage, self.x) if job.frozen else state_terms(held, self.x, uncut=uncut, **names)
+            for name, terms in made.items():
                 found.put(name, terms)
             for name, terms in self.towers(stage).items():
                 found.put(name, terms)
             self._states[stage.index] = found
         return self._states[stage.index]
+
+    def adapted(self, stage: Stage, x: Layout) -> dict[str, list[Term]]:
+        """Frozen weights, and adapters with all that is kept to train them; ZeRO-3 cuts both."""
+        job = self.job
+        held = self.tensors.held(stage)
+        if job.base is None:
+            found = {"weights": state_terms(held, x, precision=job.precision)["weights"]}
+        else:
+            parts = weights(self.spec, job.base, tensors=held)
+            found = {"weights": [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]}
+        added, recipe = lora_tensors(self.spec, rank=job.rank), PRECISIONS["fp32"]
+        layers = sum(n for which, n in stage.parts if isinstance(which, int)) / self.spec.num_layers
+        cut = [(local_tensor(x, t), n) for t, n in added]
+        parts_of = {
+            "adapters": lora_terms(added, recipe.weights, tp=x.tp),
+            "gradients": lora_terms(added, recipe.gradients, tp=x.tp),
+            **optimizer_parts(cut, optimizer_named("adamw"), recipe.state),
+        }
+        times = layers * where(x.zero == 3, 1 / x.shards, 1)
+        return found | {name: [t.scaled(times) for t in terms] for name, terms in parts_of.items()}
 
     def towers(self, stage: Stage) -> dict[str, list[Term]]:
         """Towers, which are frozen and lie whole on every rank of the first stage."""
@@ -566,7 +635,8 @@ class StepMemory:
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}
-                loss = [] if first else self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss"))
+                plain = not first and job.loss == "plain"
+                loss = self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss")) if plain else []
                 rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
                 self._ends[which] = {"ends": rest, "loss": loss}
         return self._ends[which]
@@ -600,6 +670,13 @@ class StepMemory:
         if self.job.kernels == "megatron":
             return term(unfused_gradient_bytes, "gradient of the head", hidden=self.spec.hidden, **sizes)
         sizes |= {"batch": self.x.micro_batch, "seq_len": self.job.seq_len, "cp": self.x.cp}
+        if self.job.loss == "fused":
+            return term(fused_loss_bytes, "logits in 16 bit, then their gradient", **sizes)
+        if self.job.loss == "chunked":
+            rows, hidden = self.spec.head_shape
+            head = 0 if self.job.frozen else share(rows * hidden, sizes.pop("tp"))
+            made = {name: sizes[name] for name in ("batch", "seq_len", "cp")}
+            return term(chunked_loss_bytes, "logits of a chunk", hidden=hidden, head=head, **made)
         return term(loss_temporary_bytes, "gradients of the loss, in fp32", **sizes)
 
     def note(self, part: str, number: int) -> str:
@@ -611,7 +688,8 @@ class StepMemory:
     def gathered(self, stage: Stage) -> Ledger:
         """Whole blocks that ZeRO-3 gathers beside the shards; in a pipeline all of them, and whole gradients."""
         found, x, p = Ledger(self.detail), self.x, self.job.parallelism
-        on = where((x.zero == 3) & (x.shards > 1), 1, 0)
+        # weights that lie on the host come block by block, too
+        on = 1 if p.offload == "all" else where((x.zero == 3) & (x.shards > 1), 1, 0)
         if not any_of(on):
             return found
         if p.pp > 1:
@@ -743,8 +821,10 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     recompute += [] if job.recompute == "full" else ["full"]
     smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
     trained = not job.frozen
+    plain = job.kernels == "torch" and job.loss != "chunked"
     return [
         [{"schedule": "1f1b"}] if p.schedule == "gpipe" else [],
+        [{"loss": "chunked"}] if plain else [],
         [{"zero": stage} for stage in (1, 2, 3) if stage > p.zero and p.shards > 1 and (trained or stage == 3)],
         [{"tp": n, "sequence_parallel": True} for n in doubled if p.tp < n <= ranks],
         [{"pp": n} for n in doubled if p.pp < n <= c.devices // (p.tp * p.cp) and p.vpp == 1],
@@ -752,6 +832,17 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
         [{"micro_batch": n} for n in smaller] if job.micro_batch > 1 else [],
         [{"optimizer": "adamw-8bit"}] if trained and job.optimizer == "adamw" else [],
         [{"offload": "optimizer"}] if trained and p.offload == "none" else [],
+    ]
+
+
+def _last_resorts(job: TrainingJob) -> list[list[dict[str, Any]]]:
+    """What changes the job itself, or its speed by far: by kind, milder ones first."""
+    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16"}
+    fewer = [{"base": "nf4-dq"}] if job.base is None else []
+    return [
+        [{"offload": "all"}] if job.parallelism.offload != "all" else [],
+        fewer if job.frozen else [adapters, adapters | {"base": "nf4-dq"}],
+        [{"seq_len": 2**i} for i in range(16, 7, -1) if 2**i < job.seq_len],
     ]
 
 
@@ -766,7 +857,7 @@ def _text(job: TrainingJob, changes: Mapping[str, Any]) -> str:
 
 def _well(job: TrainingJob) -> bool:
     """Whether it fits, and not barely."""
-    return device_bytes(job) * (1 + known_error()) <= job.cluster.accelerator.memory_bytes
+    return device_bytes(job) * (1 + known_error("training")) <= visible_bytes(job.cluster.accelerator)
 
 
 def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
@@ -778,7 +869,8 @@ def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
 def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
     """Changes with which a job fits its devices, those that lose least first; then the least devices that would do.
 
-    One change of each kind, the mildest that fits; where hardly any does, two kinds at their furthest, then more.
+    One change of each kind, the mildest that fits; where hardly any does, two kinds at their furthest, then more; at
+    last what changes the job itself.
     """
     kinds = _choices(job)
     found: list[Step] = []
@@ -798,6 +890,11 @@ def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
             if step and len(found) < most:
                 found.append(step)
                 enough.append(set(together))
+    furthest = {"recompute": "full", "recompute_layers": 0, "micro_batch": 1}
+    for mild in _last_resorts(job) if len(found) < 2 else ():
+        ways = [way | changes for way in ({}, furthest) for changes in mild]
+        step = next((step for changes in ways if (step := _try(job, changes))), None)
+        found += [step] if step else []
     yield from found[:most]
     more = least_devices(job)
     if more is not None:

@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": ("catalog", "Proof", "The formula behind a number, with the numbers put in."),
     "measure": ("data", "Proof", "A quantity from PyTorch, beside the prediction."),
     "validate": ("data", "Proof", "Predictions beside a table of measurements, yours or published ones."),
+    "compare": ("jobs", "Proof", "Your log of vLLM, SGLang or llama.cpp, beside the prediction."),
     "completion": ("data", "Proof", "Shell code that completes commands, models and devices."),
 }
 

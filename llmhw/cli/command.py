@@ -136,7 +136,7 @@ class Command(click.Command):
     def _check_device(self, context: click.Context) -> None:
         """A device has a name, or all its facts are given."""
         given = context.params
-        if context.resilient_parsing:  # a shell asks what could stand there
+        if context.resilient_parsing or "log" in given:  # a shell asks what could stand there; a log may name it
             return
         if "gpu_memory" in given and not given["gpu"] and not any(given[name] for name in DEVICE_FACTS):
             raise click.MissingParameter(ctx=context, param=next(p for p in self.params if p.name == "gpu"))

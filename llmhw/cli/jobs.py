@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -381,4 +382,45 @@ SIMULATE = Command(
     interrupted=lambda found: "" if found.result.complete else found.result.note,
 )
 
-COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE)}
+
+# -- a log ------------------------------------------------------------------------------------
+
+
+def _compare(options: dict[str, Any]) -> Report:
+    from llmhw import logs
+
+    log = logs.read(options.pop("log"))
+    options["gpu"] = options["gpu"] or log.device or None
+    device = _device(options) if any(options[name] for name in ("gpu", *DEVICE_FACTS)) else None
+    spec = options.pop("model")
+    usual = {f.name: f.default for f in fields(ServingJob)}
+    asked = {name: value for name, value in taken(ServingJob, options).items() if value != usual[name]}
+    return logs.compare(log, spec=spec, device=device, **asked)
+
+
+COMPARE = Command(
+    "compare",
+    _compare,
+    [
+        click.Argument(["log"], metavar="LOG"),
+        option("--model", group="Question", type=MODEL, metavar="MODEL", help="Where the log has another name for it."),
+        *device_options(),
+        *field_options(ServingJob),
+    ],
+    help="A start-up log of vLLM, SGLang or llama.cpp beside what was to be expected: weights, KV cache, tokens, "
+    "buffers.\n\n"
+    "LOG is a file, or - for standard input. What it says of model, device and options is taken from it; options here "
+    "stand in for what it does not say, or says wrongly.",
+    shown=Shown(
+        (
+            ("weights_measured", "weights", "bytes"),
+            ("weights_predicted", "predicted", "bytes"),
+            ("KV_cache_measured", "KV cache", "bytes"),
+            ("KV_cache_predicted", "predicted", "bytes"),
+        ),
+        rows=lambda found: [found.held.identity() | row for row in found.records()],
+    ),
+    examples=('llmhw compare server.log --gpu "RTX 3090"',),
+)
+
+COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE, COMPARE)}

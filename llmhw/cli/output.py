@@ -20,7 +20,7 @@ from llmhw.units import LLMHWError, finite, format_quantity, plain
 
 
 # Names of the library whose option is called otherwise.
-_FIELDS = {"devices": "gpus", "kv_format": "kv", "number_format": "weights"}
+_FIELDS = {"device": "gpu", "devices": "gpus", "kv_format": "kv", "number_format": "weights"}
 _FIELDS |= {name: f"gpu_{name}" for name in ("memory", "bandwidth", "tflops")}
 
 

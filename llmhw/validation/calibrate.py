@@ -261,6 +261,19 @@ class _Notes:
             found[held] = self.residuals(self.fit(~held))[held]
         return found
 
+    def known_elsewhere(self) -> Any:
+        """Whether each configuration's engine, family, layout and kind of model are in other sources, too."""
+        import numpy
+
+        found = numpy.ones(len(self.kinds), dtype=bool)
+        for what in DISTANCES:
+            places: dict[str, set[str]] = {}
+            for kind in self.kinds:
+                places.setdefault(kind[what], set()).add(kind["source"])
+            if what != "source":
+                found &= numpy.array([len(places[kind[what]]) > 1 for kind in self.kinds])
+        return found
+
     def calibration(self, values: Any) -> dict[str, Any]:
         """The known constants with these values."""
         return with_constants(self.known, {n: rounded(v) for n, v in zip(self.names, values, strict=True)})
@@ -301,17 +314,25 @@ def _noted_calibration(
         "left_out": by_meter(unseen["source"])
         | {"sources": {name: _of_residuals(unseen["source"][sources == name]) for name in sorted(set(sources))}}
         | {what: by_meter(unseen[what]) for what in DISTANCES if what != "source"},
-        "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in DISTANCES if what != "source"},
+        "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in DISTANCES if what != "source"}
+        | {"assumed": [""]},
     }
-    wide = {what: {meter: _width(unseen[what][own == meter]) for meter in meters} for what in DISTANCES}
+    assumed = numpy.array([bool(found.get("assumed")) for found in notes.kinds])
+    plain = notes.known_elsewhere() & ~assumed
     made["distance"] = {}
     for meter in meters:
-        if (own == meter).sum() < LEAST:
+        here = own == meter
+        if here.sum() < LEAST:
             continue
-        width = wide["source"][meter]
+        # what is new to a fit only by its source; widths of independent errors add up as squares do
+        width = _width(unseen["source"][here & plain if (here & plain).sum() >= LEAST else here])
         made["interval"][meter] = [round(exp(-width), 3), round(exp(width), 3)]
+        apart = {what: unseen[what][here] for what in DISTANCES if what != "source"}
+        apart["assumed"] = unseen["source"][here & assumed]
         made["distance"][meter] = {
-            what: round(max(0.0, wide[what][meter] ** 2 - width**2) ** 0.5, 3) for what in DISTANCES if what != "source"
+            what: round(max(0.0, _width(found) ** 2 - width**2) ** 0.5, 3)
+            for what, found in apart.items()
+            if len(found) >= LEAST
         }
     missing = [meter for meter in meters if meter not in made["interval"]]
     if missing:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import cache
-from math import ceil
+from math import ceil, gcd
 from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.engine import Engine, engine_of
 from llmhw.engines import engine_names, serving_engine
-from llmhw.hardware import Cluster
+from llmhw.hardware import Accelerator, Cluster, usual_network
 from llmhw.memory import kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.precision import weight_bytes
 from llmhw.rates import BOUND, ServingConstants, family_of, on_device
-from llmhw.service import layout_kind, lender, spec_kind
+from llmhw.service import interval_of, layout_kind, lender, spec_kind
 from llmhw.units import GIB, LLMHWError, maximum, minimum, where
 from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled, source_family
@@ -213,17 +213,27 @@ def _layout(row: Row) -> tuple[int, int]:
     return tp, pp or (max(1, devices // tp) if layers else 1)
 
 
+def _cluster(device: Accelerator, count: int) -> Cluster:
+    """So many devices in usual nodes, with the usual network between them."""
+    usual = device.scale_up_devices if device.scale_up_devices > 2 else 8
+    nodes = gcd(count, usual) if count > usual else usual
+    return Cluster(device, count, nodes, inter_link=usual_network(device) if count > nodes else None)
+
+
 def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, count: int = 0) -> Engine:
     """The engine of a row; `tp`, `count`: other ranks and devices than the row's, of one stage."""
     ranks, stages = (tp, 1) if tp else _layout(row)
+    shared = ranks > 1 and bool(row.flag("attention_dp"))
     known = calibration or read_calibration("serving_time")
     return engine_of(
         row.spec(),
-        Cluster(row.device(), count or row.count("n_gpus", None), 8),
+        _cluster(row.device(), count or row.count("n_gpus", None)),
         engine=_constants_of(row, known["engines"]),
         tp=ranks,
         pp=stages,
-        attention_dp=ranks > 1 and bool(row.flag("attention_dp")),
+        attention_dp=shared,
+        # groups that only read prompts, or only decode, send tokens to experts by all-to-all
+        ep=ranks if shared and row["prefill_gpus"] else 1,
         weights=row.number_format(),
         kv=row["kv_dtype"] or "bf16",
         calibration=calibration,
@@ -276,11 +286,21 @@ _RATES = tuple(f"{of}_tokens_per_s_{over}" for of in ("output", "in_plus_out") f
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot."""
     known = calibration or read_calibration("serving_time")
+    predicted, measured, metric, seconds = _speed(row, known)
+    unit, meter = "seconds" if seconds else "tokens/s", _class_of(metric)
+    fitted = known.get("fitted", {})
+    new = [name for name, found in kinds_of(row, known).items() if found not in fitted.get(name, (found,))]
+    low, high = scaled(predicted, interval_of(known, meter, new), unit)
+    return Prediction(predicted=predicted, measured=measured, unit=unit, meter=meter, low=low, high=high)
+
+
+def _speed(row: Row, known: Mapping[str, Any]) -> tuple[Any, float, str, bool]:
+    """What is predicted and what was measured, of which metric, and whether it is seconds or tokens a second."""
     metric, value = row["metric"], row.positive("value", None)
     metric, factor = _OTHER_METRICS.get(metric, (metric, 1.0))
     value *= factor
     if metric == "tokens_per_s_total" and row["mean_isl"]:
-        return _prediction(_offline(row, known), value, metric, False, known)
+        return _offline(row, known), value, metric, False
     prompt = row.count("mean_isl", row.count("isl", 0, least=0), least=0)
     answer = row.count("mean_osl", row.count("osl", 0, least=0), least=0)
     batch = row.count("batch_or_concurrency", None) if row["batch_or_concurrency"].isdigit() else 0
@@ -292,10 +312,10 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     if row["prefill_gpus"]:
         rate, each = _apart(row, known, prompt, answer)
         if metric == "tpot_ms":
-            return _prediction(each, value, metric, seconds, known)
+            return each, value, metric, seconds
         if metric not in _RATES:
             raise LLMHWError(f"metric={row['metric']!r} is not predicted where devices of their own read prompts")
-        return _prediction(_counted(row, rate * answer, prompt, answer), value, metric, seconds, known)
+        return _counted(row, rate * answer, prompt, answer), value, metric, seconds
     engine = _engine(row, known)
     past, chunk = row.count("past", 0, least=0), row.count("n_ubatch", 0)
     name = row["software"]
@@ -328,21 +348,13 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
         predicted = _counted(row, predicted, prompt, answer)
     else:
         raise row.error("metric", f"one of {', '.join(COLUMNS['metric'].choices)}")
-    return _prediction(predicted, value, metric, seconds, known)
+    return predicted, value, metric, seconds
 
 
 def _counted(row: Row, answers: Any, prompt: float, answer: float) -> Any:
     """Tokens of answers a second, as the row's metric counts them."""
     answers *= (prompt + answer) / answer if row["metric"].startswith("in_plus_out") else 1
     return answers / (row.count("n_gpus") if row["metric"].endswith("per_gpu") else 1)
-
-
-def _prediction(
-    predicted: Any, measured: float, metric: str, seconds: bool, calibration: Mapping[str, Any]
-) -> Prediction:
-    unit, meter = "seconds" if seconds else "tokens/s", _class_of(metric)
-    low, high = scaled(predicted, calibration["interval"].get(meter), unit)
-    return Prediction(predicted=predicted, measured=measured, unit=unit, meter=meter, low=low, high=high)
 
 
 def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
@@ -367,7 +379,10 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
     return found
 
 
-_KEY = "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric".split()
+_KEY = (
+    "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric kv_dtype backends past n_ubatch flash_attn "
+    "prefill_gpus prefill_workers decode_workers attention_dp"
+).split()
 
 
 def configuration(row: Row) -> tuple[str, ...]:
@@ -377,7 +392,7 @@ def configuration(row: Row) -> tuple[str, ...]:
 
 def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
     """What is predicted for a row with numbers on a tape in place of constants."""
-    return predict(row, calibration=calibration).predicted
+    return _speed(row, calibration)[0]
 
 
 def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
@@ -391,6 +406,7 @@ def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
         "engine": on_device(_constants_of(row, calibration["engines"]), device, calibration["engines"]),
         "layout": _layout_kind(row),
         "model": spec_kind(spec),
+        "assumed": "yes" if row["assumed"] else "",
     }
 
 

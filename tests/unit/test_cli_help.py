@@ -58,6 +58,9 @@ def test_every_command_has_a_help_in_80_columns(name: str) -> None:
             assert max(param.opts, key=len) in done.stdout
 
 
+LOG = Path(__file__).parent / "logs" / "sglang.log"
+
+
 @pytest.mark.parametrize(
     ("name", "line"), [(name, line) for name in COMMANDS for line in getattr(command(name), "examples", [])]
 )
@@ -65,7 +68,7 @@ def test_examples_run(name: str, line: str) -> None:
     assert line in run(name, "--help").stdout
     if name == "measure":
         pytest.importorskip("torch", reason="needs the extra torch")
-    done = run(*shlex.split(line)[1:])
+    done = run(*shlex.split(line.replace("server.log", str(LOG)))[1:])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
 

@@ -62,9 +62,41 @@ def test_engine_and_weights_follow_what_exists(asked: dict[str, Any], engine: st
 
 def test_what_the_engine_takes_unless_told_otherwise() -> None:
     ours, theirs = job(), job(engine="llama.cpp")
-    assert (ours.utilization, ours.max_sequences, ours.max_batched_tokens, ours.split) == (0.9, 256, 8192, "tensor")
+    assert (ours.utilization, ours.max_sequences, ours.max_batched_tokens, ours.split) == (0.92, 1024, 8192, "tensor")
     assert (theirs.utilization, theirs.max_sequences, theirs.max_batched_tokens, theirs.split) == (1, 1, 512, "layers")
     assert job(engine="transformers").utilization == 1
+    # a batch is no smaller than its sequences: vLLM takes fewer where nobody asks
+    assert job(max_batched_tokens=512).max_sequences == 512
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "devices", "taken"),
+    [
+        ("vllm", "h100", 1, (0.92, 1024, 8192)),
+        ("vllm", "a100 80gb sxm4", 1, (0.92, 256, 2048)),
+        ("vllm", "rtx 3090", 1, (0.92, 256, 2048)),
+        ("vllm:0.9.2", "mi300x", 1, (0.9, 1024, 8192)),
+        ("vllm:v0.7.2", "rtx 3090", 1, (0.9, 256, 8192)),
+        ("vLLM:0.5.4", "h100", 1, (0.9, 256, 8192)),
+        ("sglang:0.4.6", "h100", 4, (0.85, 2048, 8192)),
+        ("sglang", "h100", 4, (0.824, 2048, 8192)),
+        ("sglang", "b200", 8, (0.852, 2048, 16384)),
+        ("tensorrt-llm", "h100", 1, (0.9, 2048, 8192)),
+        ("tgi:2.4.0", "h100", 1, (0.95, 128, 8192)),
+    ],
+)
+def test_defaults_follow_version_and_device(
+    engine: str, device: str, devices: int, taken: tuple[float, int, int]
+) -> None:
+    found = job(device=device, devices=devices, engine=engine, tp=devices)
+    assert (found.utilization, found.max_sequences, found.max_batched_tokens) == taken
+
+
+def test_versions_are_numbers() -> None:
+    assert str(job(engine="VLLM:v0.9.2").engine) == "vllm:0.9.2"
+    assert serving_engine("vllm:0.9.2").name == "vllm"
+    with pytest.raises(LLMHWError, match="engine='vllm:new': the version must be numbers with dots between, as in"):
+        serving_engine("vllm:new")
 
 
 @pytest.mark.parametrize(

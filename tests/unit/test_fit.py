@@ -9,7 +9,7 @@ import pytest
 import llmhw
 from llmhw.fit import checkpointed_activations
 from llmhw.job import Parallelism, TrainingJob
-from llmhw.training import memory, on_device, train
+from llmhw.training import memory, train
 from llmhw.units import LLMHWError
 
 SPEC = llmhw.model("llama-3.2-1b")
@@ -32,22 +32,26 @@ def test_fit_counts_what_training_memory_counts(name: str, batch: int, seq_len: 
     seq_len = min(seq_len, spec.max_seq_len or seq_len)
     options: dict[str, Any] = {"micro_batch": batch, "seq_len": seq_len, "recompute": "full"}
 
-    def parts(**recipe: Any) -> dict[str, float]:
-        job = TrainingJob(model=spec, cluster=llmhw.Cluster("h200", 1), **options, **recipe)
-        (stage,) = memory(job).stages
-        return {part.name: part.value for part in stage}
-
     table = llmhw.fit(spec, "h200", batch=batch, seq_len=seq_len, formats=(), rank=8)
-    full = {part.name: part.value for part in table["full training, AdamW mixed precision"].estimate}
-    assert full == parts()
-    full = {part.name: part.value for part in table["full training, 8-bit AdamW in bf16"].estimate}
-    assert full == parts(optimizer="adamw-8bit", precision="bf16")
-    frozen = parts(precision="bf16", frozen=True)
-    for use, base in (("LoRA, rank 8", "bf16"), ("QLoRA, rank 8", "nf4-dq")):
-        states = llmhw.lora_states(spec, rank=8, base_format=base).total
-        held = sum(frozen.values()) - frozen["weights"] + states
-        assert table[use].estimate.total == pytest.approx(held, rel=1e-12)
-        assert table[use].needed_bytes == pytest.approx(on_device(held), rel=1e-12)
+    adapters: dict[str, Any] = {"precision": "bf16", "frozen": True, "rank": 8}
+    recipes: dict[str, dict[str, Any]] = {
+        "full training, AdamW mixed precision": {},
+        "full training, 8-bit AdamW in bf16": {"optimizer": "adamw-8bit", "precision": "bf16"},
+        "LoRA, rank 8": adapters,
+        "QLoRA, rank 8": adapters | {"base": "nf4-dq"},
+    }
+    for use, recipe in recipes.items():
+        found = memory(TrainingJob(model=spec, cluster=llmhw.Cluster("h200", 1), **options, **recipe))
+        row, (stage,) = table[use], found.stages
+        assert {part.name: part.value for part in row.estimate} == {part.name: part.value for part in stage}
+        assert (row.needed_bytes, row.usable_bytes, row.fits_barely) == (
+            found.device_bytes, found.capacity_bytes, found.fits_barely
+        )  # fmt: skip
+        if "LoRA" in use:
+            states = llmhw.lora_states(spec, rank=8, base_format=recipe.get("base", "bf16"))
+            held = {part.name: part.value for part in stage}
+            kept = held["weights"] + sum(held[name] for name in ("adapters", "momentum", "variance", "step counters"))
+            assert kept == pytest.approx(states.total - states["gradients"], rel=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

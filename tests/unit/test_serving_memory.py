@@ -52,8 +52,8 @@ def test_the_layout_as_training_writes_it() -> None:
     [
         ({"tp": 3, "devices": 3}, "tp=3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32"),
         ({"tp": 4, "devices": 6}, "tp x pp x attention_dp = 4 x 1 x 1 = 4 does not divide the cluster's 6 devices"),
-        ({"utilization": 0}, "utilization=0 must be above 0 and at most 1; vLLM's default is 0.9"),
-        ({"utilization": 1.5}, "utilization=1.5 must be above 0 and at most 1; vLLM's default is 0.9"),
+        ({"utilization": 0}, "utilization=0 must be above 0 and at most 1; vLLM's default is 0.92"),
+        ({"utilization": 1.5}, "utilization=1.5 must be above 0 and at most 1; vLLM's default is 0.92"),
         ({"weight_offload": -0.1}, "weight_offload=-0.1 must be a share from 0 to 1"),
         ({"kv_offload": 1}, "kv_offload=1 must be a share of at least 0 and below 1"),
         ({"engine": "vlm"}, "engine='vlm' is not known; did you mean vllm"),
@@ -67,7 +67,7 @@ def test_the_layout_as_training_writes_it() -> None:
         (
             {"page_size": 16, "engine": "litgpt"},
             "page_size=16: litgpt keeps the cache of a sequence in one block; use 1, or an engine with pages: "
-            "vllm, tensorrt-llm, sglang",
+            "vllm, tensorrt-llm, tensorrt-llm-pytorch, sglang, tgi",
         ),
         (
             {"split": "layers", "tp": 2, "devices": 2},
@@ -130,7 +130,7 @@ def test_ranks_of_a_stage_add_up() -> None:
 def test_stages_add_up() -> None:
     found = serving_memory(job("llama-3-70b", 3, pp=3))
     assert sum(s["weights"] for s in found.stages) == weight_bytes(model("llama-3-70b"), "bf16")
-    assert [s.parts[1].name for s in found.stages] == ["activations", "activations", "activations"]
+    assert [s.parts[1].name for s in found.stages] == ["activations", "activations", "logits"]
 
 
 @pytest.mark.parametrize(("ep", "expert_tp"), [(1, 8), (8, 1), (4, 2)])
@@ -197,7 +197,7 @@ def test_parts_and_cache_fill_the_budget() -> None:
     assert found.kv_bytes + found.stages[0].total == pytest.approx(found.budget_bytes)
     assert found.kv_tokens % 16 == 0
     assert found.kv_tokens == pytest.approx(found.kv_bytes / kv_cache_bytes_per_token(model("llama-3-8b")), abs=16)
-    assert found.budget_bytes < 0.9 * accelerator("h100").memory_bytes
+    assert found.budget_bytes < 0.92 * accelerator("h100").memory_bytes
 
 
 @pytest.mark.parametrize("name", ["llama-3-8b", "gemma-2-9b", "qwen3-next-80b-a3b", "deepseek-v2-lite"])
@@ -291,7 +291,7 @@ def test_answer_as_numbers() -> None:
 
 def test_other_constants() -> None:
     found = serving_memory(job(), visible_bytes=79.1 * GIB, calibration={"beside_bytes": 0.0})
-    assert found.budget_bytes == pytest.approx(0.9 * 79.1 * GIB)
+    assert found.budget_bytes == pytest.approx(0.92 * 79.1 * GIB)
     assert found.stages[0]["engine"] == 0
     assert isinstance(found, ServingMemory)
 
@@ -395,4 +395,4 @@ def test_a_row_of_a_table_begins_with_what_it_is_of() -> None:
 def test_the_budget_explains_itself() -> None:
     text = serving_memory(job()).explain("budget")
     assert "engine_budget_bytes" in text
-    assert "71.3 GiB" in text
+    assert "72.9 GiB" in text

@@ -141,7 +141,10 @@ def test_each_meter_shows_what_it_counts(kernels: str, seq_len: int, apart: int)
     assert found.allocated_bytes == tensors
     blocks = (tensors + apart * LLAMA.parameters.total) * known["reserved_over_allocated"]
     assert found.reserved_bytes == pytest.approx(blocks)
-    assert found.device_bytes == pytest.approx(blocks + known["context_bytes"])
+    beside = read_calibration("serving_memory")["context_bytes"]  # no NCCL on one device
+    assert found.device_bytes == pytest.approx(blocks + beside)
+    many = memory(job(seq_len=seq_len, kernels=kernels, layout={"dp": 8}))
+    assert many.device_bytes - many.reserved_bytes == pytest.approx(known["context_bytes"])
 
 
 def changes(step: str) -> dict[str, Any]:
@@ -188,9 +191,10 @@ def test_advice_was_tried_on_the_job(asked: TrainingJob) -> None:
 
 
 def test_the_states_are_split_before_anything_is_computed_again() -> None:
-    assert list(changes(memory(ADVISED[0]).next_steps()[0])) == ["zero"]
+    assert next(iter(changes(memory(ADVISED[0]).next_steps()[0]))) == "zero"
     alone = memory(job(gpu="RTX 4090")).next_steps()
-    assert [next(iter(changes(step))) for step in alone] == ["devices"]  # nothing helps on one device
+    # on one device, nothing helps but another job or the host's memory
+    assert [list(changes(step))[1] for step in alone] == ["offload", "frozen", "zero"]
     assert changes(memory(job(layout={"pp": 8, "schedule": "gpipe"}, global_batch=512)).next_steps()[0]) == {
         "schedule": "1f1b"
     }
@@ -207,7 +211,7 @@ def test_the_fewest_devices_are_the_fewest() -> None:
 
 def test_three_verdicts_of_memory() -> None:
     """Fits, fits within the error of published peaks, does not fit; the text never says one and the numbers another."""
-    error = read_calibration("training_memory")["residuals"]["all"]["median_abs_error"]
+    error = read_calibration("training_memory")["residuals"]["all"]["p90_abs_error"]
     seen = set()
     for tokens in range(1024, 8193, 256):
         found = memory(job(layout={"dp": 8, "zero": 3}, seq_len=tokens, micro_batch=2))
@@ -504,7 +508,7 @@ def test_no_cost_before_the_verdict() -> None:
     made = changed(found.job, changes(steps[0]))
     assert made is not None
     assert steps[0].endswith(f"step {format_quantity(time_step(made).total, 'seconds')}")
-    good = estimate(layout={"dp": 8, "tp": 8, "zero": 3})
+    good = estimate(layout={"dp": 8, "tp": 8, "zero": 3}, recompute="full")
     assert good.verdict.startswith("Fits: ")
     assert ", MFU " in good.verdict
     assert "if it fitted" not in str(good)
