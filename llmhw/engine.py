@@ -59,7 +59,6 @@ PARTS = (
 )
 
 
-_BYTE = {"bytes_per_element": 1}
 _CHUNKS = 16  # of a prompt that are timed one by one
 # Routing of experts in an engine: one kernel chooses and counts, one gathers, one adds up with the weights; the others
 # prepare the grouped products [inferred from the operations in vLLM's and TensorRT-LLM's fused layers].
@@ -212,6 +211,7 @@ class Engine:
     weights, kv      number formats of weights and cache; weights "checkpoint": as the model's files have them
     constants        what kernels and links reach
     all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
+    same             all sequences are one, as where a benchmark fills a batch with one prompt: they meet the same experts
     many             numbers of many formats in place of `weights` and `kv`, as in `stored`, and of what is most under
                      (-1, ""); tp and pp may be arrays then
     """
@@ -226,6 +226,7 @@ class Engine:
     weights: str = "bf16"
     kv: str = "bf16"
     all_reduce: str = "two-shot"
+    same: bool = False
     many: Mapping[tuple[int, str], Formats] | None = None
 
     @property
@@ -303,7 +304,7 @@ class Engine:
             kernels = sum(_ROUTING_KERNELS if op.name == "routing" else op.kernels for op in work.ops)
             one = Ledger(detail)
             for m in work.matmuls:
-                self._product(one, m, tokens, self.stored[kind, m.part])
+                self._product(one, m, maximum(1, prompts * prompt_tokens) if self.same else tokens, self.stored[kind, m.part])
             for op in work.passes:
                 passes = c.passes * (_ROUTING_PASSES / op.ahead if op.name == "routing" else 1)
                 moved = {"memory_bytes": op.forward_bytes * passes, "bandwidth_bytes_per_second": self.bandwidth}
@@ -326,13 +327,14 @@ class Engine:
                     # attention is whole on each rank; its tokens are gathered, and the sums scattered
                     self._meetings(one, tokens, several, gathered=self.formats.sent_bytes)
             total.merge(one, count)
-            launches = launches + count * (kernels + self.formats.narrow * c.expand * len(work.matmuls))
+            launched = work.kernels if any_of(prompts) else kernels  # a graph's small kernels cost little
+            launches = launches + count * (launched + self.formats.narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
         rows = prompts + decoding if logits is None else logits
         head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
         self._product(total, head, rows, self.stored[-1, "head"])
         # decoding replays a graph of launches; passes over prompts differ too much for that
-        launch = maximum(c.launch, c.eager) if prompts else c.launch
+        launch = maximum(c.launch, c.eager) if any_of(prompts) else c.launch
         waits = {"kernels": launches, "host_seconds": launch, "busy_seconds": total.total}
         total.add("waiting for the host", "launches", waiting_seconds, **waits)
         total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.sends)
@@ -362,6 +364,21 @@ class Engine:
             done += new if many == 1 else many * chunk
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
         return found.merge(longest, (self.pp - 1) / self.pp) if any_of(self.pp > 1) else found
+
+    def beside_seconds(
+        self, tokens: float, *, chunk: int, past: float = 0, prompts: Any = 1, decoding: Any, context: float
+    ) -> Any:
+        """What each of so many prompts adds to passes in which others decode: weights are read and launched once.
+
+        decoding, context   as in `timed`
+
+        A prompt longer than a chunk takes passes of its own, of which the middle one stands for all.
+        """
+        passes = max(1.0, tokens / chunk)
+        load: dict[str, Any] = {"decoding": decoding, "context": context}
+        middle = past + (tokens - tokens / passes) / 2
+        mixed = self.seconds(prompts=prompts, prompt_tokens=tokens / passes, past=middle, **load)
+        return passes * (mixed - self.seconds(**load)) / prompts
 
     def prompt_seconds(self, tokens: float, **how: Any) -> Any:
         """The total of `prompt`."""
@@ -410,7 +427,11 @@ class Engine:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=prompts, **sizes)
             given = {"flops_per_second": self.formats.attending, "gap_seconds": self.constants.gap}
             ledger.add("attention over prompts", name, attention_seconds, flops=flops, **given, because=behind)
-            scores = behind.add("", "scores", pass_bytes, tokens=prompts * heads, width=pairs, passes=c.scores, **_BYTE)
+            if not any_of(c.scores):
+                continue
+            behind = Ledger(ledger.detail)
+            moved = {"tokens": prompts * heads, "width": pairs, "passes": c.scores, "bytes_per_element": 1}
+            scores = behind.add("", "reads and writes of scores", pass_bytes, **moved)
             given = {"memory_bytes": scores, "bandwidth_bytes_per_second": self.bandwidth}
             ledger.add("attention over prompts", f"scores of {name}", stream_seconds, **given, because=behind)
 
@@ -572,7 +593,7 @@ def _block(spec: ModelSpec, layer: Layer, tp: Any, attention_dp: bool, tokens: A
     layout = Layout(
         dp=tp if attention_dp else 1,
         tp=ranks,
-        ep=where(experts % tp == 0, tp, 1) if experts > 1 else 1,
+        ep=where(experts >= tp, tp, 1) if experts > 1 else 1,
         sequence_parallel=ranks > 1,
     )
     mine = tokens / tp if attention_dp else tokens

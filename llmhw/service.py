@@ -790,10 +790,19 @@ class Service:
         return engine.prompt(self.input_tokens - shared, chunk=self.job.max_batched_tokens, past=shared, detail=detail)
 
     @cached_property
-    def _prompt_seconds(self) -> tuple[Any, Any]:
-        """Of one prompt: until its first token, and of all stages' work."""
-        latency = self.prompt(self.engine).total
-        return latency, self.prompt(replace(self.engine, pp=1)).total if any_of(self.engine.pp > 1) else latency
+    def _latency(self) -> Any:
+        """Seconds of one prompt until its first token."""
+        return self.prompt(self.engine).total
+
+    def _work(self, together: Any) -> Any:
+        """Seconds that a prompt adds to the passes of all stages: those that end in one pass are followed in one."""
+        shared = shared_tokens(self.job)
+        new, chunk = self.input_tokens - shared, self.job.max_batched_tokens
+        most = max(1, chunk // new) * (self.engine.tp if self.engine.attention_dp else 1)
+        return replace(self.engine, pp=1).beside_seconds(
+            new, chunk=chunk, past=shared, prompts=minimum(maximum(1.0, together / self.output_tokens), most),
+            decoding=together, context=self.context,
+        )  # fmt: skip
 
     def batches(self, concurrency: Any) -> tuple[Any, Any]:
         """Sequences of a batch, and batches that the stages of an instance work on at once."""
@@ -807,7 +816,7 @@ class Service:
         In steady state every request's prompt passes while the others decode.
         """
         together, ways = self.batches(concurrency)
-        latency, work = self._prompt_seconds
+        latency, work = self._latency, self._work(together)
         given: dict[str, Any] = {
             "prompt_seconds": minimum(latency * ways, work),  # it holds up the batch that it shares a stage with
             "decode_seconds": self.decoding(together).total,

@@ -34,6 +34,8 @@ _PASS = {"vllm-v0": 4096, "deepspeed-mii": 2048}
 _USUAL_PASS = 8192
 # Engines whose stages wait for each other after each token of a batch.
 _STATIC = ("fastertransformer",)
+# Ranks above which nobody splits heads: attention is shared out then, whatever a table leaves out.
+_MOST_RANKS = 16
 
 
 def _reading(engine: Engine, prompt: float, chunk: int, prompts: float = 1) -> Any:
@@ -113,11 +115,13 @@ def _in_turn(engine: Engine, *, running: float, prompt: float, answer: float) ->
     prompts take equally long.
     """
     reading = engine.prompt_seconds(prompt, chunk=_USUAL_PASS)
-    step = engine.seconds(decoding=running, context=prompt + answer / 2)
-    busy = running * reading / (running * reading + answer * step)
+    load: dict[str, Any] = {"decoding": running, "context": prompt + answer / 2}
+    step = engine.seconds(**load)
+    work = engine.beside_seconds(prompt, chunk=_USUAL_PASS, prompts=max(1.0, running / answer), **load)
+    busy = running * work / (running * work + answer * step)
     others = (running - 1) / running
-    waiting = others * busy * reading / 2 / maximum(1 - busy, 1 / running)
-    return reading + waiting + others * step / 2, step + (running - 1) * reading / answer
+    waiting = others * busy * work / 2 / maximum(1 - busy, 1 / running)
+    return reading + waiting + others * step / 2, step + (running - 1) * work / answer
 
 
 def _apart(row: Row, calibration: Mapping[str, Any] | None, prompt: float, answer: float) -> tuple[Any, Any]:
@@ -319,6 +323,8 @@ def _speed(row: Row, known: Mapping[str, Any]) -> tuple[Any, float, str, bool]:
     engine = _engine(row, known)
     past, chunk = row.count("past", 0, least=0), row.count("n_ubatch", 0)
     name = row["software"]
+    if name.startswith("tensorrt-llm") and batch and not requests:
+        engine = replace(engine, same=True)  # its benchmarks of a batch give every sequence the same tokens
     run: dict[str, Any] = {"prompt": prompt, "answer": answer}
     static = name in _STATIC
     usual = chunk or (0 if static else _PASS.get(name, _USUAL_PASS))
@@ -364,7 +370,8 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
     """
     known = read_calibration("serving_time")
     families = {name: {"architectures": f.get("architectures", ())} for name, f in known["families"].items()}
-    limit = {**known, "common": asdict(BOUND), "families": families, "engines": {name: {} for name in known["engines"]}}
+    bare = {group: {name: {} for name in known[group]} for group in ("links", "engines")}
+    limit = {**known, **bare, "common": asdict(BOUND), "families": families}
     found = []
     for row in rows:
         try:
