@@ -223,7 +223,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(
         ("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages", "context", "sharing"), int
     ),
-    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
+    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent", "constants"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
     **dict.fromkeys(
         ("counts_context", "refuses_states", "prompt_logits", "flash", "streams"), lambda text: text == "yes"
