@@ -141,6 +141,7 @@ def cache_terms(
     keys: str = "fp16",
     values: str = "",
     second: bool = False,
+    sharing: int = 1,
     layers: Iterable[int] | None = None,
 ) -> list[Term]:
     """The cache of some layers: cells for `tokens` in each slot, a state of each.
@@ -148,6 +149,7 @@ def cache_terms(
     spec           as the engine keeps it: `llmhw.memory.kept_by`
     keys, values   formats of the two; "": values as keys
     second         of multi-head latent attention the latent without its rotary key is cached again, as values
+    sharing        sequences that share the cells of a slot (--kv-unified): each has a window and a state of its own
 
     Keys and values of every cell, or latents; recurrent states in fp32. Rows that are split over devices (--split-mode
     row) leave the cache whole on the first.
@@ -158,8 +160,9 @@ def cache_terms(
     for layer, count in spec.layer_kinds if layers is None else spec.kinds_of(list(layers)):
         a, linear = layer.attention, layer.linear_attention
         if a and a.causal and not a.shared:
-            window = a.span
-            kept = cells if window is None else window_cells(cells=cells, window=window, micro_batch=micro_batch)
+            window, kept = a.span, cells
+            if window is not None:
+                kept = window_cells(cells=cells, window=window * sharing, micro_batch=micro_batch)
             sizes: dict[str, Any] = {"batch": slots, "tokens": kept}
             if a.latent:
                 one = term(latent_cache_bytes, "latents", count, **sizes, latent=a.latent, bits_per_element=bits[0])
@@ -176,7 +179,8 @@ def cache_terms(
                 found.append(term(kv_cache_bytes, f"values{label}", count, **heads, **value))
         if linear:
             # a convolution's inputs without the token at hand
-            sizes = linear.kept(1) | {"kernel": max(0, linear.conv_kernel - 1), "batch": slots, "bits_per_element": 32}
+            sizes = linear.kept(1) | {"kernel": max(0, linear.conv_kernel - 1), "bits_per_element": 32}
+            sizes["batch"] = slots * sharing
             found.append(term(linear_state_bytes, "states", count, **sizes))
     return found
 
@@ -271,6 +275,11 @@ def micro_batch(job: ServingJob) -> int:
     return min(job.max_batched_tokens, job.n_batch or job.max_batched_tokens)
 
 
+def _seen(job: ServingJob, tokens: int) -> int:
+    """Cells that a token attends to, its own or not: what does not count is masked."""
+    return cell_count(tokens) * (1 if job.software.streams else job.max_sequences)
+
+
 def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     """The compute buffer of a device for cells of so many tokens a slot: the largest of what it needs in turn.
 
@@ -278,7 +287,7 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     stack of them is copied.
     """
     spec, batch = job.model, micro_batch(job)
-    cells, hidden = cell_count(tokens), spec.hidden
+    cells, hidden = _seen(job, tokens), spec.hidden
     sizes: dict[str, Any] = {"batch": batch, "hidden": hidden}
     found = [
         attention_term(layer.attention, cells, fused(job), sizes, _queries(layer))
@@ -330,7 +339,7 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     parts: dict[str, list[Term]] = {"weights": held}
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
-    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": cell_count(tokens)}
+    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": _seen(job, tokens)}
     if job.pp > 1 and not first and not job.cpu_moe:
         sizes["copies"] = 4
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]
@@ -346,6 +355,7 @@ def cache_options(job: ServingJob, tokens: int, slots: int | None = None) -> dic
         "keys": job.kv,
         "values": job.kv_v or "",
         "second": job.software.latent == "both",
+        "sharing": 1 if job.was_asked("max_sequences") else job.software.sharing,
     }
 
 

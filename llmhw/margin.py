@@ -17,7 +17,7 @@ from llmhw.units import check_choice, format_quantity, format_range
 _RESIDUALS = {
     "training": ("training_memory", "all"),
     "paged": ("serving_memory", "kv-capacity, share of the budget"),
-    "llama.cpp": ("serving_memory", "llama-cpp-memory, compute"),
+    "llama.cpp": ("serving_memory", "inference-memory, whole device"),
     "generate": ("serving_memory", "inference-memory, reserved"),
 }
 
