@@ -469,7 +469,7 @@ def _file_type(log: EngineLog) -> str | None:
     text = re.sub(r"\(guessed\)|all |, some F16|mostly ", "", log.settings.get("file_type", "")).strip()
     name, _, kind = text.partition(" - ")
     word = name.split(" ")[0].upper().replace("F32", "fp32")
-    for tried in (name.upper().replace(" ", "_"), f"{word}_{kind[:1].upper()}", word):
+    for tried in (f"{word}_{kind[:1].upper()}" if kind else name.upper().replace(" ", "_"), word):
         try:
             return number_format(tried).name
         except LLMHWError:
@@ -525,8 +525,8 @@ def _cells(log: EngineLog) -> dict[str, Any]:
         "n_ctx": log.count("context"),
         "n_batch": log.count("batch"),
         "max_batched_tokens": log.count("micro_batch"),
-        # slots share the cells but where each has a stream of its own
-        "max_sequences": log.count("slots") if log.settings.get("shared") == "false" else 1,
+        # with --kv-unified, one may take all cells
+        "max_sequences": 1 if log.settings.get("shared") == "true" else log.count("slots"),
         "flash_attention": None if on == "auto" else on in ("1", "enabled", "true"),
         "kv_v": number_format(_CACHES.get(values, values)).name
         if values and values != log.settings.get("kv", "").lower()
