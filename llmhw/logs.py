@@ -234,7 +234,7 @@ _CACHE_KINDS = {"llama_kv_cache_init": "b4000", "llama_kv_cache_unified": "b5430
 _MOVED = re.compile(r"blk\.(\d+)\.ffn_\w+_exps\S*[^\n]{0,80}overr?id\w* to (?:CPU|\w+_Host)")
 # Buffers that llama.cpp allocates: on which device, and for what.
 _BUFFER = re.compile(rf"([A-Za-z_]+\d*)\s+(model |KV |RS |compute |output )?buffer size\s*=\s*{_N} MiB")
-_BUFFERS = {"": "weights", "model": "weights", "KV": "KV cache", "RS": "state", "compute": "compute buffer"}
+_BUFFERS = {"": "weights", "model": "weights", "KV": "KV cache", "RS": "KV cache", "compute": "compute buffer"}
 _HOST = ("CPU", "CUDA_Host", "ROCm_Host", "Vulkan_Host", "SYCL_Host", "Host")
 # Metadata of a GGUF file, as llama.cpp prints it.
 _KEY = re.compile(r"- kv\s+\d+:\s+(\S+)\s+([a-z]+\d*)(?:\[\S*?)?\s+= (.*)")
@@ -518,6 +518,7 @@ def _cells(log: EngineLog) -> dict[str, Any]:
     version = f"b{build[0]}" if build else _CACHE_KINDS.get(kind, "")
     devices = [place for place in log.buffers if place != "host"]
     layers, every = log.count("layers") or 0, log.count("all_layers")
+    alone = log.settings.get("shared") == "false"
     on, values = log.settings.get("fused", "auto"), log.settings.get("kv_values", "").lower()
     return {
         "engine": f"llama.cpp:{version}" if version else "llama.cpp",
@@ -525,8 +526,8 @@ def _cells(log: EngineLog) -> dict[str, Any]:
         "n_ctx": log.count("context"),
         "n_batch": log.count("batch"),
         "max_batched_tokens": log.count("micro_batch"),
-        # with --kv-unified, one may take all cells
-        "max_sequences": 1 if log.settings.get("shared") == "true" else log.count("slots"),
+        # slots share the cells but where each has a stream of its own; four do so by default
+        "max_sequences": log.count("slots") if alone else None if log.count("slots") == 4 else 1,
         "flash_attention": None if on == "auto" else on in ("1", "enabled", "true"),
         "kv_v": number_format(_CACHES.get(values, values)).name
         if values and values != log.settings.get("kv", "").lower()
@@ -689,7 +690,8 @@ class LogComparison(Report):
         places |= {"host": away} if "host" in log.buffers else {}
         found = {}
         for name in ("weights", "KV cache"):
-            measured = log.measured.get(name) or sum(place.get(name, 0.0) for place in log.buffers.values())
+            buffers = sum(place.get(name, 0.0) for place in log.buffers.values())
+            measured = max(buffers, log.measured.get(name, 0.0))  # states of hybrids stand among the buffers alone
             found[name] = measured, sum(stage[name] for stage in parts) + away.get(name, 0.0), "bytes"
         for place, expected in places.items():
             for name in ("weights", "KV cache", "compute buffer"):

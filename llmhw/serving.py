@@ -1159,8 +1159,8 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
     if engine.cells and not held.fits:
         experts = llamacpp.expert_stacks(job.model)
         yield _moved(job, held, "cpu_moe", range(job.cpu_moe + 1, job.model.num_layers + 1)) if experts else []
-        most = job.model.num_layers if job.gpu_layers is None else job.gpu_layers - 1
-        yield _moved(job, held, "gpu_layers", range(most, -1, -1))
+        layers = job.model.num_layers if job.gpu_layers is None else job.gpu_layers - 1
+        yield _moved(job, held, "gpu_layers", range(layers, -1, -1))
     if engine.paged and not held.fits:
         yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
     more = 2 * getattr(job, axis)
