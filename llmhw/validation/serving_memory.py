@@ -546,7 +546,7 @@ def expanded_latent_bytes(
     return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
 
 
-_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k gpu_model_buffer_mib".split()
+_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k n_gpus_listed".split()
 
 
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:
