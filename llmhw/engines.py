@@ -51,6 +51,7 @@ class ServingEngine:
     latent               what is cached of latent attention: "one" latent, as keys and in part as values ("both"), or
                          keys and values of all "heads"
     streams              whether a token attends to the cells of its slot alone; else to those of all
+    staged               hidden states in the buffer that devices read from host memory
     sharing              slots that share the cells of one, where nobody says how many there are
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
@@ -95,6 +96,7 @@ class ServingEngine:
     latent: str = "one"
     sharing: int = 1
     streams: bool = False
+    staged: int = 1
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
         """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
@@ -221,7 +223,17 @@ _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
     **dict.fromkeys(
-        ("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages", "context", "sharing"), int
+        (
+            "max_sequences",
+            "max_batched_tokens",
+            "whole_up_to",
+            "graph_batch",
+            "state_pages",
+            "context",
+            "sharing",
+            "staged",
+        ),
+        int,
     ),
     **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),

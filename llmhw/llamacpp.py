@@ -112,7 +112,7 @@ def expert_buffer_bytes(*, batch: Any, used: Any, feed_forward: Any, hidden: Any
 def staging_buffer_bytes(*, batch: Any, hidden: Any, cells: Any, copies: Any = 1) -> Any:
     """What is written in host memory for the devices to read: the log's CUDA_Host compute buffer.
 
-    hidden   elements of a token; of all its experts where these are computed in host memory
+    hidden   elements of a token: one hidden state, two in versions of 2026; all its experts' where the host has them
     copies   of the mask: 4 where several devices work as a pipeline (all layers on devices, split by layer)
 
     >>> staging_buffer_bytes(batch=512, hidden=6144, cells=32768) / 2**20  # a log of GLM-4 32B: 76.01 MiB
@@ -339,7 +339,8 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     parts: dict[str, list[Term]] = {"weights": held}
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
-    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": _seen(job, tokens)}
+    hidden = job.software.staged * spec.hidden
+    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": hidden, "cells": _seen(job, tokens)}
     if job.pp > 1 and not first and not job.cpu_moe:
         sizes["copies"] = 4
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]
