@@ -51,6 +51,7 @@ class ServingEngine:
     latent               what is cached of latent attention: "one" latent, as keys and in part as values ("both"), or
                          keys and values of all "heads"
     streams              whether a token attends to the cells of its slot alone; else to those of all
+    head_first           whether the head is the first of the layers that -ngl moves to a device; else the last
     staged               hidden states in the buffer that devices read from host memory
     sharing              slots that share the cells of one, where nobody says how many there are
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
@@ -97,6 +98,7 @@ class ServingEngine:
     sharing: int = 1
     streams: bool = False
     staged: int = 1
+    head_first: bool = False
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
         """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
@@ -238,7 +240,8 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
     **dict.fromkeys(
-        ("counts_context", "refuses_states", "prompt_logits", "flash", "streams"), lambda text: text == "yes"
+        ("counts_context", "refuses_states", "prompt_logits", "flash", "streams", "head_first"),
+        lambda text: text == "yes",
     ),
 }
 

@@ -189,16 +189,23 @@ def cache_terms(
 
 
 def layers_on(job: ServingJob, stage: int) -> range:
-    """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer, the last."""
+    """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer."""
     total = job.model.num_layers + 1
     held = total if job.gpu_layers is None else min(job.gpu_layers, total)
-    first = total - held
+    first = total - held - (held < total and not job.software.head_first)
     bounds = [first + -(-held * i // job.pp) for i in (stage, stage + 1)]
-    return range(bounds[0], min(bounds[1], total - 1)) if held else range(0)
+    return range(max(0, bounds[0]), min(bounds[1], total - 1)) if held else range(0)
 
 
 def _head_on_device(job: ServingJob) -> bool:
-    return job.gpu_layers is None or job.gpu_layers > 0
+    if job.gpu_layers is None or job.gpu_layers > job.model.num_layers:
+        return True
+    return job.software.head_first and job.gpu_layers > 0
+
+
+def _first(job: ServingJob) -> int:
+    """How many layers lie in host memory, the first ones."""
+    return job.model.num_layers if job.gpu_layers == 0 else layers_on(job, 0).start
 
 
 def head_tensors(spec: ModelSpec) -> list[tuple[Tensor, int]]:
@@ -242,7 +249,7 @@ def host_tensors(job: ServingJob) -> list[tuple[Tensor, int]]:
     """Tensors in host memory: the embedding, layers on no device, and experts that --n-cpu-moe leaves there."""
     spec = job.model
     held = [(t, 1) for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
-    first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
+    first = _first(job)
     for layer, count in spec.kinds_of(range(first)) if first else ():
         held += [(t, count) for t in layer.tensors]
     moved = range(first, min(job.cpu_moe, spec.num_layers))
@@ -335,7 +342,7 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     """What the host must hold: weights that are on no device, their layers' cache, and what devices read from it."""
     spec = job.model
     held = [t for part in weights(spec, job.weights, tensors=host_tensors(job)) for t in part.terms]
-    first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
+    first = _first(job)
     parts: dict[str, list[Term]] = {"weights": held}
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))

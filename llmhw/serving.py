@@ -583,10 +583,10 @@ class ServingMemory(StageReport):
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
-        if self._allocates:
+        if self._allocates and self.fits:
             tokens = self.job.context_limit
             cells = llamacpp.cell_count(tokens) if self.job.software.cells else tokens
-            return self.job.max_sequences * cells if self.fits else 0
+            return self.job.max_sequences * cells
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
 
     @property
