@@ -51,6 +51,8 @@ class ServingEngine:
     latent               what is cached of latent attention: "one" latent, as keys and in part as values ("both"), or
                          keys and values of all "heads"
     streams              whether a token attends to the cells of its slot alone; else to those of all
+    head_first           whether the head is the first of the layers that -ngl moves to a device; else the last
+    staged               hidden states in the buffer that devices read from host memory
     sharing              slots that share the cells of one, where nobody says how many there are
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
@@ -95,6 +97,8 @@ class ServingEngine:
     latent: str = "one"
     sharing: int = 1
     streams: bool = False
+    staged: int = 1
+    head_first: bool = False
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
         """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
@@ -221,12 +225,23 @@ _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
     **dict.fromkeys(
-        ("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages", "context", "sharing"), int
+        (
+            "max_sequences",
+            "max_batched_tokens",
+            "whole_up_to",
+            "graph_batch",
+            "state_pages",
+            "context",
+            "sharing",
+            "staged",
+        ),
+        int,
     ),
     **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent", "constants"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
     **dict.fromkeys(
-        ("counts_context", "refuses_states", "prompt_logits", "flash", "streams"), lambda text: text == "yes"
+        ("counts_context", "refuses_states", "prompt_logits", "flash", "streams", "head_first"),
+        lambda text: text == "yes",
     ),
 }
 
@@ -310,6 +325,7 @@ def default_cache(engine: ServingEngine, device: Accelerator, spec: ModelSpec, w
     return spec.checkpoint.kv if spec.checkpoint.kv and engine.caches(spec.checkpoint.kv) else half
 
 
+@lru_cache(maxsize=64)
 def _own(spec: ModelSpec) -> tuple[str, ...]:
     """The names of the checkpoint's own format; none where its method is not known."""
     try:

@@ -112,7 +112,7 @@ def expert_buffer_bytes(*, batch: Any, used: Any, feed_forward: Any, hidden: Any
 def staging_buffer_bytes(*, batch: Any, hidden: Any, cells: Any, copies: Any = 1) -> Any:
     """What is written in host memory for the devices to read: the log's CUDA_Host compute buffer.
 
-    hidden   elements of a token; of all its experts where these are computed in host memory
+    hidden   elements of a token: one hidden state, two in versions of 2026; all its experts' where the host has them
     copies   of the mask: 4 where several devices work as a pipeline (all layers on devices, split by layer)
 
     >>> staging_buffer_bytes(batch=512, hidden=6144, cells=32768) / 2**20  # a log of GLM-4 32B: 76.01 MiB
@@ -189,16 +189,23 @@ def cache_terms(
 
 
 def layers_on(job: ServingJob, stage: int) -> range:
-    """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer, the last."""
+    """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer."""
     total = job.model.num_layers + 1
     held = total if job.gpu_layers is None else min(job.gpu_layers, total)
-    first = total - held
+    first = total - held - (held < total and not job.software.head_first)
     bounds = [first + -(-held * i // job.pp) for i in (stage, stage + 1)]
-    return range(bounds[0], min(bounds[1], total - 1)) if held else range(0)
+    return range(max(0, bounds[0]), min(bounds[1], total - 1)) if held else range(0)
 
 
 def _head_on_device(job: ServingJob) -> bool:
-    return job.gpu_layers is None or job.gpu_layers > 0
+    if job.gpu_layers is None or job.gpu_layers > job.model.num_layers:
+        return True
+    return job.software.head_first and job.gpu_layers > 0
+
+
+def _first(job: ServingJob) -> int:
+    """How many layers lie in host memory, the first ones."""
+    return job.model.num_layers if job.gpu_layers == 0 else layers_on(job, 0).start
 
 
 def head_tensors(spec: ModelSpec) -> list[tuple[Tensor, int]]:
@@ -242,7 +249,7 @@ def host_tensors(job: ServingJob) -> list[tuple[Tensor, int]]:
     """Tensors in host memory: the embedding, layers on no device, and experts that --n-cpu-moe leaves there."""
     spec = job.model
     held = [(t, 1) for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
-    first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
+    first = _first(job)
     for layer, count in spec.kinds_of(range(first)) if first else ():
         held += [(t, count) for t in layer.tensors]
     moved = range(first, min(job.cpu_moe, spec.num_layers))
@@ -335,11 +342,12 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     """What the host must hold: weights that are on no device, their layers' cache, and what devices read from it."""
     spec = job.model
     held = [t for part in weights(spec, job.weights, tensors=host_tensors(job)) for t in part.terms]
-    first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
+    first = _first(job)
     parts: dict[str, list[Term]] = {"weights": held}
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
-    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": _seen(job, tokens)}
+    hidden = job.software.staged * spec.hidden
+    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": hidden, "cells": _seen(job, tokens)}
     if job.pp > 1 and not first and not job.cpu_moe:
         sizes["copies"] = 4
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]

@@ -469,7 +469,7 @@ def _file_type(log: EngineLog) -> str | None:
     text = re.sub(r"\(guessed\)|all |, some F16|mostly ", "", log.settings.get("file_type", "")).strip()
     name, _, kind = text.partition(" - ")
     word = name.split(" ")[0].upper().replace("F32", "fp32")
-    for tried in (name.upper().replace(" ", "_"), f"{word}_{kind[:1].upper()}", word):
+    for tried in (f"{word}_{kind[:1].upper()}" if kind else name.upper().replace(" ", "_"), word):
         try:
             return number_format(tried).name
         except LLMHWError:

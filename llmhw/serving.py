@@ -583,10 +583,10 @@ class ServingMemory(StageReport):
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
-        if self._allocates:
+        if self._allocates and self.fits:
             tokens = self.job.context_limit
             cells = llamacpp.cell_count(tokens) if self.job.software.cells else tokens
-            return self.job.max_sequences * cells if self.fits else 0
+            return self.job.max_sequences * cells
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
 
     @property
@@ -1151,8 +1151,8 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
         if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
             yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
     else:
-        most = [held.blocks] if held.starts else []
-        yield [{"max_sequences": n} for n in (*most, *_halves(job.max_sequences, 1))]
+        blocks = [held.blocks] if held.starts else []
+        yield [{"max_sequences": n} for n in (*blocks, *_halves(job.max_sequences, 1))]
         yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
         yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
     yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]

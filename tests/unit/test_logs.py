@@ -107,6 +107,19 @@ def test_wordings(line: str, name: str, value: float) -> None:
     assert read_log(f"\x1b[32mINFO\x1b[0m {line}").measured[name] == pytest.approx(value)
 
 
+def test_the_names_of_mixes() -> None:
+    said = {
+        "Q4_K - Medium (guessed)": "Q4_K_M",
+        "MXFP4 MoE": "MXFP4_MOE",
+        "IQ4_XS - 4.25 bpw": "IQ4_XS",
+        "all F32": "fp32",
+    }
+    for text, name in said.items():
+        made = f"general.name = Llama 3 8B\nprint_info: file type   = {text}\nprint_info: file size = 9 GiB (8 BPW)"
+        spec = "gpt-oss-20b" if name == "MXFP4_MOE" else None
+        assert compare(made, spec=spec, device="h100").held.job.weights == name
+
+
 def test_all_ranks_and_the_last_start_count() -> None:
     start = "Initializing a V1 LLM engine (v0.11.0) with config: model='x'\n"
     lines = "Model loading took {0} GiB\nAvailable KV cache memory: {1} GiB\n"
