@@ -105,20 +105,29 @@ def next_token_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: A
     unit="seconds",
 )
 def disaggregated_cycle_seconds(
-    *, prompt_seconds: Any, transfer_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any, workers: Any
+    *,
+    prompt_seconds: Any,
+    work_seconds: Any,
+    transfer_seconds: Any,
+    decode_seconds: Any,
+    sequences: Any,
+    output_tokens: Any,
+    workers: Any,
 ) -> Any:
     """Time in which as many requests end as there are: one's way through, or all prompts on the workers, if longer.
 
     prompt_seconds     of one prompt on one of the `workers`
+    work_seconds       the same for each of as many as a pass takes
     transfer_seconds   of its cache to the device that decodes
     sequences          in all, also those whose prompts wait
 
-    >>> given = {"prompt_seconds": 0.1, "transfer_seconds": 0.1, "decode_seconds": 0.01, "output_tokens": 101}
+    >>> given = {"prompt_seconds": 0.1, "work_seconds": 0.1, "transfer_seconds": 0.1, "decode_seconds": 0.01}
+    >>> given |= {"output_tokens": 101}
     >>> [disaggregated_cycle_seconds(**given, sequences=n, workers=1) for n in (10, 20)]
     [1.2, 2.0]
     """
     alone = prompt_seconds + transfer_seconds + (output_tokens - 1) * decode_seconds
-    return maximum(alone, sequences * prompt_seconds / workers)
+    return maximum(alone, sequences * work_seconds / workers)
 
 
 @formula(source="what a cycle leaves for the prompt, its wait and the way of its cache", unit="seconds")
@@ -876,18 +885,22 @@ class Service:
 
     def _work(self, together: Any) -> Any:
         """Seconds that a prompt adds to the passes of all stages: those that end in one pass are followed in one."""
-        shared = shared_tokens(self.job)
-        new, chunk = self.input_tokens - shared, self.job.max_batched_tokens
-        most = max(1, chunk // new) * (self.engine.tp if self.engine.attention_dp else 1)
-        return replace(self.engine, pp=1).beside_seconds(
-            new, chunk=chunk, past=shared, prompts=minimum(maximum(1.0, together / self.output_tokens), most),
-            decoding=together, context=self.context,
-        )  # fmt: skip
+        past = cached_tokens(self.job, self.input_tokens)
+        new, chunk = self.input_tokens - past, self.job.max_batched_tokens
+        engine = replace(self.engine, pp=1)
+        most = max(1, chunk // new) * (engine.tp if engine.attention_dp else 1)
+        many = minimum(maximum(1.0, together / self.output_tokens), most)
+        how: dict[str, Any] = {"chunk": chunk, "past": past, "prompts": many}
+        alone = engine.prompt_seconds(new, **how) / many
+        if self.output_tokens == 1:
+            return alone
+        beside = engine.beside_seconds(new, **how, decoding=maximum(1.0, together - many), context=self.context)
+        return where(together > many, beside, alone)
 
     @property
     def prompt_seconds(self) -> float:
         """Of one prompt, until its first token."""
-        return float(self._prompt_seconds[0])
+        return float(self._latency)
 
     def batches(self, concurrency: Any) -> tuple[Any, Any]:
         """Sequences of a batch, and batches that the stages of an instance work on at once."""
@@ -916,8 +929,12 @@ class Service:
         """What goes into the cycle of a group whose prompts are computed elsewhere."""
         sizes = {"tokens": self.input_tokens, **_transfer(self.job)}
         transfer = (behind or Ledger()).add("", "the cache moves", cache_transfer_seconds, **sizes)
+        past = cached_tokens(self.job, self.input_tokens)
+        new, chunk = self.input_tokens - past, self.job.max_batched_tokens
+        many = max(1, min(chunk // new, int(requests)))
         return {
-            "prompt_seconds": self._prompt_seconds[0],
+            "prompt_seconds": self._latency,
+            "work_seconds": self.engine.prompt_seconds(new, chunk=chunk, past=past, prompts=many) / many,
             "transfer_seconds": transfer if self.output_tokens > 1 else 0.0,
             "sequences": requests,
             "output_tokens": self.output_tokens,
@@ -1402,6 +1419,10 @@ def simulation_engine(
         given["kv_blocks"] = max(1, most * job.attention_dp // job.page_tokens // ways)
     if shared:
         given["shared_prefix_tokens"] = shared
+    if options.get("mode", "continuous") == "continuous":
+        # as engines do, and the closed form has it
+        cut = job.software.paged and given["max_batched_tokens"] >= given["max_sequences"]
+        given["chunked_prefill"] = cut
     if options.get("mode") == "disaggregated" and job.replicas > 1:
         given["transfer_token_seconds"] = cache_transfer_seconds(tokens=1, **_transfer(job))
     return Simulated(step, **(given | options))
