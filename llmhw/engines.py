@@ -327,6 +327,7 @@ def default_cache(engine: ServingEngine, device: Accelerator, spec: ModelSpec, w
     return spec.checkpoint.kv if spec.checkpoint.kv and engine.caches(spec.checkpoint.kv) else half
 
 
+@lru_cache(maxsize=64)
 def _own(spec: ModelSpec) -> tuple[str, ...]:
     """The names of the checkpoint's own format; none where its method is not known."""
     try:

@@ -18,7 +18,7 @@ from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.margin import barely, known_error, visible_bytes
 from llmhw.memory import told_towers
 from llmhw.model import ModelSpec
-from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, number_format
+from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
@@ -300,11 +300,13 @@ class _Question(NamedTuple):
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
     """The job that `llmhw serve` would be asked for."""
+    from llmhw.engines import default_engine, serving_engine
     from llmhw.job import ServingJob
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
     asked |= {"utilization": q.utilization, "engine": q.engine, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
-    if not ServingJob(**asked).software.cells:
+    fmt = formats_in(q.spec, name)[0]
+    if not (serving_engine(q.engine) if q.engine else default_engine(q.gpu, fmt)).cells:
         return ServingJob(**asked, tp=q.devices)
     # llama.cpp deals layers, and allocates as many slots as it is told
     return ServingJob(**asked, pp=q.devices, max_sequences=q.batch)
@@ -324,17 +326,21 @@ def _inference(name: str, q: _Question) -> Held:
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
-    """The plan of an engine: where it has pages, the same for all numbers of sequences."""
+    """The plan of an engine: where it has pages that layers do not share, the same for all lengths above a batch's."""
     from llmhw.serving import serving_memory
 
-    key = (name, q.gpu.name, q.devices, q.seq_len)
-    for slots in (0, q.batch):
-        if (*key, slots) not in q.plans:
-            job = _serving_job(q, name)
-            q.plans[*key, q.batch if job.software.cells else 0] = serving_memory(job)
-        if (*key, slots) in q.plans:
+    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len), batch=1)
+    for asked in (longest, q):
+        key = (name, asked.gpu.name, asked.devices, asked.seq_len, asked.batch)
+        if key not in q.plans:
+            q.plans[key] = serving_memory(_serving_job(asked, name))
+        plan = q.plans[key]
+        alike = not (any(plan.pools) or q.spec.towers) and q.seq_len >= plan.job.max_batched_tokens
+        if plan.job.software.paged and alike:
             break
-    return q.plans[*key, slots]
+        if plan.job.software.paged:
+            q = q._replace(batch=1)
+    return plan
 
 
 def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:

@@ -78,7 +78,7 @@ def test_the_margin_of_a_verdict_is_what_logs_show(monkeypatch: pytest.MonkeyPat
                 room = held[-1].kv_bytes * (found.predicted - found.measured) / found.predicted
                 shares.setdefault(row["id"], abs(room) / held[-1].budget_bytes)
     stated = read_calibration("serving_memory")["residuals"]["kv-capacity, share of the budget"]
-    assert percentile(shares.values(), 90) == pytest.approx(stated["p90_abs_error"], abs=0.01)
+    assert percentile(shares.values(), 90) == pytest.approx(stated["p90_abs_error"], abs=0.02)
     assert stated["p90_abs_error"] == known_error("paged")
     assert stated["configurations"] <= len(shares)
 
