@@ -237,7 +237,7 @@ _KINDS: dict[str, Any] = {
         ),
         int,
     ),
-    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
+    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent", "constants"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
     **dict.fromkeys(
         ("counts_context", "refuses_states", "prompt_logits", "flash", "streams", "head_first"),
@@ -300,6 +300,8 @@ def default_weights(engine: ServingEngine, device: Accelerator, spec: ModelSpec)
     'mxfp4'
     """
     own = checkpoint_name(spec) if spec.checkpoint.quantized else ""
+    if engine.cells and own == "mxfp4":  # GGUF files keep the experts as they are, and the rest in 8 bit
+        own = "MXFP4_MOE"
     wide = spec.checkpoint.wide.name
     if wide == "fp32" and engine.name != "transformers":
         wide = "bf16"

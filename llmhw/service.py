@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from math import ceil, gcd, inf
+from math import ceil, exp, gcd, inf, log
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from llmhw.memory import kv_cache, kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.precision import formats_in, number_format
 from llmhw.queueing import StepModel
-from llmhw.rates import ServingConstants, family_of
+from llmhw.rates import ServingConstants, family_of, on_device
 from llmhw.serving import (
     ServingMemory,
     assumptions,
@@ -41,7 +41,6 @@ from llmhw.speculation import Draft, draft_format, draft_of, tokens_per_verifica
 from llmhw.units import (
     MOST_WHOLE,
     LLMHWError,
-    any_of,
     check_count,
     check_number,
     format_quantity,
@@ -397,10 +396,10 @@ class ServingEstimate(Report):
         if (guess := self.service.guess) is not None and guess.note:
             found.append(guess.note)
         found += host_words(self.job)
-        origin, borrowed = provenance(self.job)
+        origin, new = provenance(self.job, self.service.calibration)
         found += origin
-        if borrowed and self.interval:
-            found.append("the interval is wider for that: see `borrowed` in the calibration")
+        if new and self.interval:
+            found.append("the interval is wider for that: see `distance` in the calibration")
         return found
 
     def next_steps(self) -> list[str]:
@@ -639,11 +638,36 @@ COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s"
 _SLOWEST, _FASTEST = 1e3, 1e15
 
 
+def layout_kind(tp: int, pp: int, attention_dp: bool, devices: int) -> str:
+    """Layouts whose speed has the same limits: one device, tensors or layers split in a node, attention shared, nodes.
+
+    >>> layout_kind(8, 1, False, 8)
+    'tensors'
+    """
+    if tp * pp > 8 or (devices > 8 and tp > 8):
+        return "nodes"
+    if tp * pp == 1:
+        return "one device"
+    return "attention shared" if attention_dp else "layers" if pp > 1 else "tensors"
+
+
+def spec_kind(spec: ModelSpec) -> str:
+    """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
+
+    >>> from llmhw import model
+    >>> spec_kind(model("llama-3-8b")), spec_kind(model("mixtral-8x7b"))
+    ('dense', 'experts')
+    """
+    if any(layer.linear_attention is not None for layer in spec.layers):
+        return "states"
+    return "experts" if spec.parameters.active < spec.parameters.total else "dense"
+
+
 def lender(engine: ServingEngine) -> ServingEngine:
     """The engine whose constants time this one: itself, or the one that it borrows from.
 
-    >>> lender(serving_engine("vllm")).constants
-    'tensorrt-llm-2025'
+    >>> lender(serving_engine("ollama")).constants
+    'llama-cpp'
     """
     return serving_engine(engine.borrows) if engine.borrows else engine
 
@@ -667,7 +691,7 @@ def _of(engine: ServingEngine) -> str:
 def measured() -> frozenset[tuple[str, str, str]]:
     """Engine, kind of device and weight format of every measured speed that constants were fitted to.
 
-    >>> ("llama.cpp", "consumer", "Q4_K_M") in measured()
+    >>> ("llama.cpp", "ada", "Q4_K_M") in measured()
     True
     """
     names = {serving_engine(name).measured_as.casefold(): name for name in engine_names()}
@@ -687,23 +711,60 @@ def measured() -> frozenset[tuple[str, str, str]]:
     return frozenset(found)
 
 
-def provenance(job: ServingJob) -> tuple[list[str], bool]:
-    """Where the constants of a speed come from, in words, and whether they are borrowed or of other devices."""
-    engine, kind, known = job.software, _kind(job.cluster.accelerator), measured()
-    source, found, stored = lender(engine), [], formats_in(job.model, job.weights)[0]
-    here = {fmt for name, at, fmt in known if name == source.name and at == kind}
-    own = {fmt for name, at, fmt in known if name == engine.name and at == kind}
+def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) -> tuple[list[str], set[str]]:
+    """Where the constants of a speed come from, in words, and what of the question no constants were fitted to.
+
+    Of the latter: engine, family (of devices), layout, model, as in `distance` of `calibration.json`.
+    """
+    known = calibration or read_calibration("serving_time")
+    engine, device = job.software, job.cluster.accelerator
+    source, found, kind = lender(engine), [], _kind(device)
+    constants = on_device(source.constants, device, known["engines"])
+    fitted = known.get("fitted", {})
+    what = {
+        "engine": constants,
+        "family": kind,
+        "layout": layout_kind(job.tp * job.attention_dp, job.pp, job.attention_dp > 1, job.devices),
+        "model": spec_kind(job.model),
+    }
+    new = {name for name, value in what.items() if value not in fitted.get(name, (value,))}
     if source is not engine:
-        runs = "few runs" if own else f"no {engine.name} run"
-        found.append(
-            f"{_of(engine)} speed is computed with {_of(source)} constants: {runs} on this kind of device "
-            f"{'are' if own else 'is'} in the measurements"
-        )
-    if not here | own:
-        found.append(f"no run of {source.name} on {kind} is in the measurements: constants of other devices are used")
-    elif _alike(stored.like or stored.name) not in here | own:
-        found.append(f"no run with weights={stored.name!r} on {kind} is in the measurements of {source.name}")
-    return found, source is not engine or not here | own
+        new.add("engine")
+        found.append(f"{_of(engine)} speed is computed with {_of(source)} constants: it has none of its own")
+    elif "engine" in new:
+        found.append(f"not fitted on this engine: no run of {constants} is in the measurements")
+    if "family" in new:
+        found.append(f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used")
+    elif "engine" not in new:
+        formats = {fmt for name, at, fmt in measured() if name == source.name and at == kind}
+        stored = formats_in(job.model, job.weights)[0]
+        if not formats:
+            found.append(f"no run of {source.name} on {kind} is in the measurements: those of other engines are used")
+        elif _alike(stored.like or stored.name) not in formats:
+            found.append(f"no run with weights={stored.name!r} on {kind} is in the measurements of {source.name}")
+    if "layout" in new:
+        found.append(f"not fitted on this layout: no run with {what['layout']} is in the measurements")
+    if "model" in new:
+        found.append(f"not fitted on this kind of model: no run of one with {what['model']} is in the measurements")
+    return found, new
+
+
+def interval_of(calibration: Mapping[str, Any], meter: str, new: Iterable[str] = ()) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements, wider by what was never fitted.
+
+    Widths, as logarithms, add up as independent errors do.
+
+    >>> known = {"interval": {"decode": [0.8, 1.25]}, "distance": {"decode": {"family": 0.3}}}
+    >>> [round(end, 2) for end in interval_of(known, "decode", ["family"])]
+    [0.69, 1.45]
+    """
+    found = calibration["interval"].get(meter)
+    if not found:
+        return None
+    distance = calibration.get("distance", {}).get(meter, {})
+    more = sum(distance.get(name, 0.0) ** 2 for name in new)
+    low, high = (exp((log(end) ** 2 + more) ** 0.5) for end in found)
+    return 1 / low, high
 
 
 def _check_makes(spec: ModelSpec) -> None:
@@ -809,10 +870,19 @@ class Service:
         return found
 
     @cached_property
-    def _prompt_seconds(self) -> tuple[Any, Any]:
-        """Of one prompt: until its first token, and of all stages' work."""
-        latency = self.prompt(self.engine).total
-        return latency, self.prompt(replace(self.engine, pp=1)).total if any_of(self.engine.pp > 1) else latency
+    def _latency(self) -> Any:
+        """Seconds of one prompt until its first token."""
+        return self.prompt(self.engine).total
+
+    def _work(self, together: Any) -> Any:
+        """Seconds that a prompt adds to the passes of all stages: those that end in one pass are followed in one."""
+        shared = shared_tokens(self.job)
+        new, chunk = self.input_tokens - shared, self.job.max_batched_tokens
+        most = max(1, chunk // new) * (self.engine.tp if self.engine.attention_dp else 1)
+        return replace(self.engine, pp=1).beside_seconds(
+            new, chunk=chunk, past=shared, prompts=minimum(maximum(1.0, together / self.output_tokens), most),
+            decoding=together, context=self.context,
+        )  # fmt: skip
 
     @property
     def prompt_seconds(self) -> float:
@@ -862,7 +932,7 @@ class Service:
         if self.workers:
             return self._answers_apart(concurrency, detail)
         together, ways = self.batches(concurrency)
-        latency, work = self._prompt_seconds
+        latency, work = self._latency, self._work(together)
         given: dict[str, Any] = {
             "prompt_seconds": minimum(latency * ways, work),  # it holds up the batch that it shares a stage with
             "decode_seconds": self.decoding(together).total,
@@ -1144,18 +1214,9 @@ def _loaded(
 
 
 def _interval(job: ServingJob, calibration: Mapping[str, Any], point: Point) -> tuple[float, float] | None:
-    """Least and most of measured over predicted time for such a load; wider where constants are borrowed.
-
-    `borrowed` in `calibration.json` says how much wider, and how that was found: how much further measurements are from
-    predictions with another engine's constants than with an engine's own.
-    """
-    found = calibration["interval"].get("decode" if point.concurrency == 1 else "throughput", ())
-    if not found:
-        return None
-    if provenance(job)[1]:
-        wider = read_calibration("serving_time")["borrowed"]["widening"]
-        return found[0] ** wider, found[1] ** wider
-    return tuple(found)
+    """Least and most of measured over predicted time for such a load."""
+    meter = "decode" if point.concurrency == 1 else "throughput"
+    return interval_of(calibration, meter, provenance(job, calibration)[1])
 
 
 def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:

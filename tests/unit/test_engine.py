@@ -279,7 +279,7 @@ def test_stages_take_turns_on_a_token_and_share_a_prompt() -> None:
     one = peak("llama-3-70b", "h200")
     four = replace(one, cluster=llmhw.Cluster("h200", 4), pp=4)
     assert four.seconds(decoding=1, context=100) == pytest.approx(one.seconds(decoding=1, context=100))
-    late = replace(BOUND, meet=1e-3)
+    late = replace(BOUND, sends=1e-3)
     between = replace(four, constants=late).seconds(decoding=1) - replace(one, constants=late).seconds(decoding=1)
     assert between == pytest.approx(3e-3)
     # one chunk passes all stages; of many, each stage works on one at a time
