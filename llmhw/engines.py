@@ -300,6 +300,8 @@ def default_weights(engine: ServingEngine, device: Accelerator, spec: ModelSpec)
     'mxfp4'
     """
     own = checkpoint_name(spec) if spec.checkpoint.quantized else ""
+    if engine.cells and own == "mxfp4":  # GGUF files keep the experts as they are, and the rest in 8 bit
+        own = "MXFP4_MOE"
     wide = spec.checkpoint.wide.name
     if wide == "fp32" and engine.name != "transformers":
         wide = "bf16"

@@ -110,7 +110,9 @@ class Fit:
 
     @property
     def verdict(self) -> str:
-        """Fits, fits barely, does not fit."""
+        """Fits, fits barely, does not fit, does not start."""
+        if self.held.starts:
+            return "Does not start"
         return "Does not fit" if not self.fits else "Fits barely" if self.fits_barely else "Fits"
 
     @property
@@ -174,7 +176,7 @@ class FitTable(Report):
     def verdict(self) -> str:
         """What fits, and what does not."""
         found = []
-        for told in ("Fits", "Fits barely", "Does not fit"):
+        for told in ("Fits", "Fits barely", "Does not fit", "Does not start"):
             uses = [row.use for row in self.rows if row.verdict == told]
             formats = [use.removeprefix(_INFERENCE) for use in uses if use.startswith(_INFERENCE)]
             named = [f"inference in {', '.join(formats)}"] if formats else []

@@ -644,7 +644,8 @@ class LogComparison(Report):
         """By quantity."""
         engine = self.log.engine
         made = self._llama_cpp() if engine == "llama.cpp" else self._paged()
-        rows = {n: Compared(n, *numbers, _known_error(engine, n)) for n, numbers in made.items()}
+        # a ratio says nothing of what is 0 or below
+        rows = {n: Compared(n, *of, _known_error(engine, n) if of[0] > 0 else None) for n, of in made.items()}
         if engine != "llama.cpp" and (left := made.get("KV cache", (0.0,))[0]) > 0:
             # a cache is what is left over: of a small one, the same error of the rest is a larger share
             share = known_error("paged") * self.held.budget_bytes / left

@@ -1074,7 +1074,7 @@ def _formats_assumed(job: ServingJob) -> list[str]:
     own, label = checkpoint_name(spec), format_label(spec, weights)
     if not spec.checkpoint.quantized:
         found.append(f"weights={weights!r} assumed")
-    elif weights == own:
+    elif weights == own or (weights, own) == ("MXFP4_MOE", "mxfp4"):
         found.append(f"weights={label!r} assumed: the format of its checkpoint")
     else:
         theirs = " + ".join(fmt.name for fmt in formats_in(spec, "checkpoint"))

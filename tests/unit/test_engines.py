@@ -66,7 +66,7 @@ def test_names_ignore_case(name: str) -> None:
         ({"engine": "llama.cpp"}, "llama.cpp", "Q4_K_M"),
         ({"device": "v100 sxm2 32gb"}, "vllm", "fp16"),
         ({"name": "gpt-oss-20b"}, "vllm", "mxfp4"),
-        ({"name": "gpt-oss-20b", "device": "m4 max 128gb"}, "llama.cpp", "mxfp4"),
+        ({"name": "gpt-oss-20b", "device": "m4 max 128gb"}, "llama.cpp", "MXFP4_MOE"),
         ({"name": "deepseek-v3", "device": "h200"}, "vllm", "fp8-block"),
         ({"name": "deepseek-v3", "engine": "litgpt"}, "litgpt", "bf16"),
         ({"device": "tpu v5e"}, "vllm", "bf16"),
