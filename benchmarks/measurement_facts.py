@@ -39,7 +39,10 @@ FACTS: dict[str, tuple[str, ...]] = {
         "requests past n_ubatch flash_attn prefill_gpus prefill_workers prefill_attention_dp decode_workers "
         "assumed".split()
     ),
-    "inference_memory": tuple("not_predicted program model weights meter prompt_logits read_at mask_tokens".split()),
+    "inference_memory": tuple(
+        "not_predicted program model device weights meter prompt_logits fused_layers read_at mask_tokens "
+        "n_ubatch flash_attn".split()
+    ),
     "vllm_capacity": tuple(
         "not_predicted kv_unstated weights_unstated model weights device visible_gib card_gib max_num_seqs "
         "max_num_batched_tokens".split()
@@ -381,7 +384,6 @@ _NAMES = {
     "llama3.3-70b": "llama-3.1-70b",
     # without a sliding window: the version that TensorRT-LLM's tables of 2024 and 2025 name
     "mistral-7b": "mistral-7b-v0.3",
-    "shisa-v2-llama3.1-8b.i1-q4_k_m": "llama-3.1-8b",
 }
 # Weights and cache of each quantization that the tables name.
 _FORMATS = {
@@ -398,6 +400,8 @@ _FORMATS = {
     "mxfp4": ("MXFP4_MOE", "fp16"),
     "i1-q4_k_m": ("q4_k_m", "fp16"),
     "awq-int4": ("int4-awq", "bf16"),
+    "gptq-int4": ("int4-gptq", "bf16"),
+    "gptq-int8": ("gptq-8bit", "bf16"),
     "q4_k_xl": ("Q4_K_XL", "fp16"),
     "ud-q4_k_xl": ("Q4_K_XL", "fp16"),
     "q8_k_xl": ("Q8_K_XL", "fp16"),
@@ -416,6 +420,8 @@ def served_formats(row: Row) -> tuple[str, str]:
     if "DeepSeek-R1" in row["model_name"] and "InferenceX" in row["source"]:
         narrow = "mxfp4" if row["gpu"].startswith("MI") else "nvfp4"
         return (narrow if quant == "fp4" else "fp8-block"), "fp8"
+    if quant == "fp8" and "Qwen speed" in row["source"]:
+        return "fp8-block", "bf16"
     if not quant:  # Ollama's usual file, or the checkpoint as published
         return ("q4_k_m", "fp16") if "geerlingguy" in row["source"] else ("bf16", "bf16")
     return _FORMATS.get(quant, ("", ""))
@@ -522,6 +528,11 @@ def _stated(row: Row, pattern: str) -> str:
     return found[1] if found else ""
 
 
+def _fused(row: Row) -> str:
+    stated = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
+    return "" if not stated else str(stated in ("on", "True")).lower()
+
+
 def inference_throughput(row: Row) -> Facts:
     found = served_model(row)
     parameters = Row(found).spec().parameters if found else None
@@ -534,7 +545,6 @@ def inference_throughput(row: Row) -> Facts:
     if "InferenceX" in row["source"]:  # lengths from 0.8 to 1.0 of what is stated; ten requests for each at a time
         prompt, answer = (str(round(0.9 * row.count(name))) for name in ("isl", "osl"))
         requests = str(10 * row.count("batch_or_concurrency"))
-    fused = _stated(row, r"flash[_ ]att\w+[ =](on|off|True|False)")
     return (
         found
         | {
@@ -551,7 +561,7 @@ def inference_throughput(row: Row) -> Facts:
             # a decode row's isl is the depth already
             "past": _stated(row, r"@ d(\d+)") if row["metric"].startswith("prefill") else "",
             "n_ubatch": _stated(row, r"n_ubatch (\d+)") or _stated(row, r"n_batch=(\d+)"),
-            "flash_attn": "" if not fused else str(fused in ("on", "True")).lower(),
+            "flash_attn": _fused(row),
             "assumed": _assumed(row),
         }
         | ({"attention_dp": "true"} if shared else _layout(row))
@@ -604,6 +614,14 @@ def weights(quant: str) -> str:
 
 
 def inference_memory(row: Row) -> Facts:
+    if "llama.cpp" in row["engine"]:
+        return served_model(row) | {
+            "program": "llama.cpp",
+            "device": served_device(row["gpu"]),
+            "weights": served_formats(row)[0],
+            "n_ubatch": _stated(row, r"n_ubatch (\d+)"),
+            "flash_attn": _fused(row),
+        }
     found = re.search(r"transformers (\d+)\.(\d+)", row["engine"])
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     program = next((name for name in ("autoawq", "transformers") if name in row["engine"]), "")
@@ -622,6 +640,8 @@ def inference_memory(row: Row) -> Facts:
         "weights": weights(row["quant"]),
         "meter": "allocated" if allocated else "reserved",
         "prompt_logits": "true" if whole and not first else "",
+        # its fuser looks for classes named after Aquila, and the model is made of Llama's
+        "fused_layers": "false" if program == "autoawq" and "Aquila" in row["model_name"] else "",
         # the Qwen3 rows hold no activations of the prompt at any length: they were read when the answer was done
         "read_at": "end" if program == "transformers" and allocated and row["mem_kind"] != "allocated" else "",
         "mask_tokens": "8192" if first else "",

@@ -255,7 +255,8 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
         from llmhw.names import split_format
 
         left, stated = split_format(text)  # as the names of checkpoints write it: "FP8-dynamic", "GPTQ-Int4"
-        entry = None if left else _formats().get(stated)
+        # an importance matrix or Unsloth's choice of types leaves the format's name
+        entry = _formats().get(stated) if left in ("", "i1", "ud", "imatrix") else None
     if entry is None:
         raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
     return entry
@@ -654,7 +655,9 @@ def _gguf_parts(tensor: Tensor) -> list[_Matrices]:
     """The tensor as a GGUF file holds it, with its kind; fused gates of experts are split in two."""
     if tensor.part == "router" or not (tensor.matmul or tensor.part == "tokens"):
         return [_matrices(tensor, "f32")]  # also norms, biases, learned positions, short convolutions
-    part = _matrices(tensor, _GGUF_KINDS.get(tensor.part, "other"))
+    # the fused inputs of a delta rule (Qwen3.5) are named as those of attention are
+    kind = "attn_qkv" if tensor.module == "in_proj_qkv" else _GGUF_KINDS.get(tensor.part, "other")
+    part = _matrices(tensor, kind)
     if tensor.component == "experts" and tensor.part == "gate_up":
         half = _Matrices(part.component, part.kind, part.rows // 2, part.columns, part.matrices)
         return [half, half]

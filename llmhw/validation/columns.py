@@ -211,7 +211,9 @@ COLUMNS: dict[str, Column] = {
     "measured_kind": _choice("what was measured", "step_time_s tokens_per_s_per_gpu tflops_per_gpu mfu hfu"),
     "measured_value": _positive("the measured value", "as measured_kind says", "value result"),
     # -- memory of training
-    "program": _text("what ran: megatron, megatron-deepspeed, fsdp2 or litgpt; of inference, transformers or autoawq"),
+    "program": _text(
+        "what ran: megatron, megatron-deepspeed, fsdp2 or litgpt; of inference: transformers, autoawq, llama.cpp"
+    ),
     "peak_mem_gib": _positive(
         "peak of one device, or what mem_scope says", "GiB, or unit_bytes", "peak_memory_gib max_memory_gib"
     ),
@@ -223,6 +225,7 @@ COLUMNS: dict[str, Column] = {
         names=("memory_scope",),
     ),
     "unit_bytes": _positive("one of the source's unit, if it is not the GiB", "bytes"),
+    "mem_unit_in_source": _text("unit of peak_mem_gb where it is MiB"),
     "mem_kind": _text("the meter: allocated, reserved, or nvidia-smi"),
     "method": _text("pretrain, full, lora, ..."),
     "optimizer": _text("of the training"),
@@ -274,6 +277,7 @@ COLUMNS: dict[str, Column] = {
     "peak_mem_gb": _positive("peak over all devices, or what mem_scope says", "GiB", "peak_memory_gb"),
     "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved"),
     "read_at": _choice("end: the meter was read when the answer was done", "end"),
+    "fused_layers": _flag("AutoAWQ fuses the matrices of attention, as it does unless this is false"),
     "prompt_logits": _flag("logits of the whole prompt are made"),
     "mask_tokens": _count("length of the causal masks that each layer keeps", "tokens", most=10**6),
     # -- logs of vLLM
@@ -353,8 +357,9 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     ),
     "inference-memory": _columns(
         "model_name quant engine program batch isl osl peak_mem_gb mem_kind mem_scope n_gpus kv_dtype weights meter "
-        "read_at prompt_logits mask_tokens model config",
+        "read_at prompt_logits fused_layers mask_tokens unit_bytes mem_unit_in_source n_ubatch flash_attn model config",
         _SIZES,
+        _DEVICE,
     ),
     "kv-capacity": _columns(
         "model_name quant kv_dtype gpu tp kv_cache_tokens kv_cache_gib_per_gpu model_load_gib_per_gpu pp "

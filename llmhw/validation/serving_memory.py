@@ -38,11 +38,45 @@ INFERENCE_CONSTANTS = ("reserved_over_allocated", "reserved_beside_bytes", "work
 def predict_inference(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """Peak bytes of one call of `generate`, over all devices, with the meter that was read."""
     constants = read_calibration("serving_memory") if calibration is None else calibration
-    if row["program"] not in _INFERENCE:
+    program = _program(row)
+    if program not in _INFERENCE:
         raise row.error("program", f"one of {', '.join(_INFERENCE)}")
-    meter, parts = _INFERENCE[row["program"]](row, constants)
-    measured = row.positive("peak_mem_gb") * GIB * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
+    meter, parts = _INFERENCE[program](row, constants)
+    unit = row.positive("unit_bytes", MIB if row["mem_unit_in_source"] == "MiB" else GIB)
+    measured = row.positive("peak_mem_gb") * unit * (row.count("n_gpus") if row["mem_scope"] == "device" else 1)
     return Prediction(predicted=sum(parts.values()), measured=measured, unit="bytes", meter=meter, parts=parts)
+
+
+def _program(row: Row) -> str:
+    """Whose memory it is: `program`, or what begins the engine's name."""
+    word = row["engine"].casefold()
+    return row["program"] or next((name for name in _INFERENCE if word.startswith(name)), "")
+
+
+def _llama_cpp(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """llama.cpp: what it allocates when it starts, for cells of the prompt and the answer."""
+    devices = row.count("n_gpus", most=10**4)
+    build = re.search(r"\bb\d+", row["engine"])
+    job = ServingJob(
+        model=row.spec(),
+        cluster=Cluster(row.device(usual=True) if row["gpu"] else "H100 SXM5 80GB", devices),
+        engine=f"llama.cpp:{build[0]}" if build else "llama.cpp",
+        weights=row.number_format(),
+        kv={"f16": "fp16", "": "fp16"}.get(row["kv_dtype"].casefold(), row["kv_dtype"]),
+        n_ctx=row.count("isl", 0, least=0) + row.count("osl", 0, least=0),
+        max_sequences=row.count("batch", most=10**6),
+        max_batched_tokens=row.count("n_ubatch", 512),
+        flash_attention=row.flag("flash_attn"),
+    )
+    found = serving_memory(job)
+    parts: dict[str, float] = {"cache": 0.0}
+    for number, stage in enumerate(found.stages):
+        parts["cache"] += float(found.cache_bytes(found.job.context_limit, number, sequences=found.job.max_sequences))
+        for part in stage:
+            parts[part.name] = parts.get(part.name, 0.0) + float(part.value)
+    if "Vulkan" in row["engine"] and "GTT" in row["mem_kind"]:  # whose host buffers are in the same memory
+        parts["host"] = float(llamacpp.host_memory(job, job.context_limit).total)
+    return "whole device", parts
 
 
 def _shape(row: Row) -> dict[str, int]:
@@ -70,7 +104,8 @@ def _autoawq(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, flo
     )
     # The head of a tied model is a copy in the file; q, k and v are whole beside their fusion, and that comes first
     head = _embedding_bytes(spec) if spec.model_type == "falcon" else 0.0
-    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v")]
+    fuses = row.flag("fused_layers") is not False
+    separate = [(t, n) for t, n in spec.all_tensors() if t.part in ("q", "k", "v") and fuses]
     fusing = float(weights(spec, chosen, tensors=separate).total) if separate else 0.0
     cached = float(found["KV cache"])
     parts = {"weights": float(found["weights"]) + head, "cache": cached}
@@ -87,6 +122,12 @@ def _embedding_bytes(spec: ModelSpec) -> float:
 def _transformers(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """transformers: the cache grows with the sequence."""
     meter = row["meter"] or row["mem_kind"]
+    if meter == "unknown" and row["engine"].startswith("transformers"):
+        # since 4.45 only the last token's logits are made, and published readings are of what is allocated
+        found = re.search(r"transformers (\d+)\.(\d+)", row["engine"])
+        recent = (int(found[1]), int(found[2])) >= (4, 45) if found else False
+        meter = "allocated" if recent else "reserved"
+        row = row.with_cells(prompt_logits=row["prompt_logits"] or str(not recent).lower())
     if meter not in ("allocated", "reserved"):
         raise row.error("mem_kind", "allocated or reserved")
     return (_allocated if meter == "allocated" else _reserved)(row, constants)
@@ -159,6 +200,7 @@ def _reserved(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, fl
 _INFERENCE: dict[str, Callable[[Row, Mapping[str, Any]], tuple[str, dict[str, float]]]] = {
     "autoawq": _autoawq,
     "transformers": _transformers,
+    "llama.cpp": _llama_cpp,
 }
 
 
@@ -169,6 +211,7 @@ def inference_configuration(row: Row) -> tuple[str, ...]:
         row["mask_tokens"],
         row.number_format(),
         "" if row["program"] == "autoawq" else row["engine"],
+        row["flash_attn"],
         *(row[name] for name in ("kv_dtype", "n_gpus", "batch", "isl", "osl")),
     )
 
@@ -302,7 +345,7 @@ def _version(text: str) -> str:
 def _capacity_device(row: Row, visible: float) -> Accelerator:
     """The card; where the log does not name it, one of its class with as much memory."""
     if row["device"]:
-        return row.device()
+        return row.device(usual=True)
     size = visible or (row.positive("card_gib") if row["card_gib"] else 80.0) * GIB
     return replace(accelerator("H100" if size > 32 * GIB else "RTX 4090"), memory_bytes=int(size))
 
@@ -315,7 +358,7 @@ def _visible_bytes(row: Row, calibration: Mapping[str, Any] | None) -> float:
     constants = read_calibration("serving_memory") if calibration is None else calibration
     if row["card_gib"]:
         return row.positive("card_gib") * GIB - float(constants["driver_bytes"])
-    device = row.device()
+    device = row.device(usual=True)
     return device.memory_bytes - (float(constants["driver_bytes"]) if device.vendor == "NVIDIA" else 0.0)
 
 
@@ -431,6 +474,8 @@ def _share_on_devices(row: Row) -> float:
 def _copied(row: Row, spec: ModelSpec, batch: int) -> bool:
     """Whether experts in host memory are computed on the GPU: by the tokens that each gets."""
     stacks = llamacpp.expert_stacks(spec)
+    if re.match(r"Q\d_K_R4", row["quant"]):  # K-quants of interleaved rows, for which there are no CUDA kernels
+        return False
     return bool(stacks) and _share_on_devices(row) < 0.5 and batch * stacks[0].used >= 32 * stacks[0].experts
 
 
@@ -456,6 +501,7 @@ def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> floa
         a = replace(a, latent=0, kv_heads=a.heads)
     if a.latent and fused and row["attn_max_b"] and (row["mla_attn"] == "3" or row["attn_max_b"] != "0"):
         on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
+        quantized = on_device and number_format(row["kv_type_k"]).bits < 16
         return float(
             expanded_latent_bytes(
                 batch=batch,
@@ -466,6 +512,7 @@ def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> floa
                 hidden=spec.hidden,
                 most=row.count("attn_max_b", 0, least=0) * MIB or 2**60,
                 bits_per_element=16 if on_device else number_format(row["kv_type_k"]).bits_per_weight,
+                rank=llamacpp.latent_rank(a) if quantized else 0,
             )
         )
     return float(llamacpp.attention_term(a, cells, fused, {"batch": batch, "hidden": spec.hidden}).value)
@@ -482,11 +529,13 @@ def expanded_latent_bytes(
     hidden: Any,
     most: Any,
     bits_per_element: Any,
+    rank: Any = 0,
 ) -> Any:
     """What a layer of latent attention needs of ik_llama.cpp's compute buffer, where it makes keys and values again.
 
     most               bytes in fp32 of the keys and values of the heads at work at a time (attn_max_b)
     bits_per_element   of keys and values in the cache's format; on a GPU 16
+    rank               of a latent that is quantized in the cache, and expanded to fp16 on a GPU; else 0
 
     Those of all other heads wait for their turn. DeepSeek R1 with 2,048 cells, all heads at a time: a log has 450.01.
 
@@ -500,10 +549,11 @@ def expanded_latent_bytes(
     narrow = cells * heads * bits_per_element / 8 / turns
     waiting = (turns - 1) * narrow * (head_dim + v_head_dim)
     queries = batch * (heads * (2 * head_dim + head_dim - nope) + hidden) * 4
-    return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
+    expanded = narrow * (nope + v_head_dim) + cells * rank * 2
+    return wide / turns + waiting + expanded + queries + batch * cells * 2
 
 
-_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k gpu_model_buffer_mib".split()
+_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k n_gpus_listed".split()
 
 
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ class Row(dict[str, str]):
         name = self["weights"] or split_quant(self["quant"])[0] or stated or default
         if not name:
             raise self.error("quant", "the number format of the file; run `llmhw formats` for the list")
-        found = number_format(without_remark(name))
+        found = number_format(_KERNELS.sub("", without_remark(name)).strip())
         if stated and self["quant"] and not self["weights"]:
             check_format("quant", found.name, self["model_name"], stated)
         return found.name
@@ -260,12 +260,12 @@ class Row(dict[str, str]):
 
 
 def without_remark(text: str) -> str:
-    """A cell without a remark in brackets at its end.
+    """A cell without a remark in brackets at its end, or that something is of its class.
 
     >>> without_remark("Llama 3 8B (truncated)"), without_remark("fp8")
     ('Llama 3 8B', 'fp8')
     """
-    return text.partition(" (")[0]
+    return text.partition(" (")[0].removesuffix(" class")
 
 
 def split_quant(text: str) -> tuple[str, str]:
@@ -279,6 +279,8 @@ def split_quant(text: str) -> tuple[str, str]:
     return (named[0], named[1]) if named else (text, "")
 
 
+# Whose products a cell names behind a format.
+_KERNELS = re.compile(r"(?i)[ _-](?:gemm|gemv|marlin|exllama(?:v2)?)$")
 _WEIGHTS_AND_CACHE = re.compile(
     r"w(?:eights?)?\s*[=:]?\s*([\w-]+)\s*[,;/+]\s*kv(?:[ -]?cache)?\s*[=:]?\s*([\w-]+)$"
     r"|([\w-]+) w(?:eights?)?\s*[,;/+]\s*([\w-]+) kv(?:[ -]?cache)?$"
