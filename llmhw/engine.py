@@ -52,6 +52,7 @@ PARTS = (
     "adapters",
     "host memory",
     "draft",
+    "encoders",
     "all-reduces",
     "all-to-alls",
     "slowest rank",
