@@ -107,7 +107,6 @@ def test_no_prediction_is_above_the_peaks(
     engine: str,
     concurrency: int,
     tokens: tuple[int, int],
-    limit: str,
 ) -> None:
     spec = llmhw.model(name)
     cluster = llmhw.Cluster(gpu, gpus)
