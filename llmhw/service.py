@@ -752,7 +752,9 @@ def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) ->
     elif "engine" in new:
         found.append(f"not fitted on this engine: no run of {constants} is in the measurements")
     if "family" in new:
-        found.append(f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used")
+        found.append(
+            f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used"
+        )
     elif "engine" not in new:
         formats = {fmt for name, at, fmt in measured() if name == source.name and at == kind}
         stored = formats_in(job.model, job.weights)[0]
