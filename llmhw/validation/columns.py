@@ -212,8 +212,7 @@ COLUMNS: dict[str, Column] = {
     "measured_value": _positive("the measured value", "as measured_kind says", "value result"),
     # -- memory of training
     "program": _text(
-        "what ran: megatron, megatron-deepspeed, fsdp2 or litgpt; of inference: transformers, autoawq, "
-        "llama.cpp"
+        "what ran: megatron, megatron-deepspeed, fsdp2 or litgpt; of inference: transformers, autoawq, llama.cpp"
     ),
     "peak_mem_gib": _positive(
         "peak of one device, or what mem_scope says", "GiB, or unit_bytes", "peak_memory_gib max_memory_gib"
