@@ -401,6 +401,8 @@ _FORMATS = {
     "mxfp4": ("MXFP4_MOE", "fp16"),
     "i1-q4_k_m": ("q4_k_m", "fp16"),
     "awq-int4": ("int4-awq", "bf16"),
+    "gptq-int4": ("int4-gptq", "bf16"),
+    "gptq-int8": ("gptq-8bit", "bf16"),
     "q4_k_xl": ("Q4_K_XL", "fp16"),
     "ud-q4_k_xl": ("Q4_K_XL", "fp16"),
     "q8_k_xl": ("Q8_K_XL", "fp16"),
@@ -419,6 +421,8 @@ def served_formats(row: Row) -> tuple[str, str]:
     if "DeepSeek-R1" in row["model_name"] and "InferenceX" in row["source"]:
         narrow = "mxfp4" if row["gpu"].startswith("MI") else "nvfp4"
         return (narrow if quant == "fp4" else "fp8-block"), "fp8"
+    if quant == "fp8" and "Qwen speed" in row["source"]:
+        return "fp8-block", "bf16"
     if not quant:  # Ollama's usual file, or the checkpoint as published
         return ("q4_k_m", "fp16") if "geerlingguy" in row["source"] else ("bf16", "bf16")
     return _FORMATS.get(quant, ("", ""))

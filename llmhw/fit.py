@@ -296,17 +296,18 @@ def _serving_job(q: _Question, name: str) -> ServingJob:
     """The job that `llmhw serve` would be asked for."""
     from llmhw.job import ServingJob
 
-    asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "tp": q.devices, "max_model_len": q.seq_len}
-    asked["utilization"] = q.utilization
-    return ServingJob(model=q.spec, cluster=Cluster(q.gpu, q.devices), **asked)
+    asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
+    asked |= {"utilization": q.utilization, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
+    deals = ServingJob(**asked).software.cells  # llama.cpp deals layers
+    return ServingJob(**asked | {"pp" if deals else "tp": q.devices})
 
 
 def _inference(name: str, q: _Question) -> Held:
     """An engine's plan: what it holds beside the cache, and the cache of the batch."""
     found = _plan(name, q)
     sequences = -(-q.batch // found.job.attention_dp)
-    stage = found.stages[found.worst]
-    cache = found.cache_bytes(q.seq_len, sequences=sequences)
+    caches = [found.cache_bytes(q.seq_len, i, sequences=sequences) for i in range(found.job.pp)]
+    stage, cache = max(zip(found.stages, caches, strict=True), key=lambda pair: float(pair[0].total) + pair[1])
 
     def explained() -> Estimate:
         return replace(stage, parts=(*stage.parts, *_cache_part(found, q, cache)))

@@ -142,6 +142,43 @@ class Report:
         return f"{verdict}{''.join(table.html() for table in self.tables())}{notes}"
 
 
+@dataclass(frozen=True, repr=False)
+class Grid(Report):
+    """Rows of a notebook as one table: text where outputs are compared, HTML where they are read."""
+
+    table: Table
+
+    def tables(self) -> list[Table]:
+        return [self.table]
+
+    def __str__(self) -> str:
+        return "\n".join(line for line in self.table.lines() if line)
+
+
+def grid(
+    rows: Iterable[Mapping[str, Any]], forms: Mapping[str, str] | None = None, *, title: str = "", left: int = 1
+) -> Grid:
+    """A table with a line for each of the rows, whose keys name the columns.
+
+    rows    mappings with the same keys; a text stands as it is, a whole number with commas
+    forms   column -> format of its other numbers; default: three figures
+    left    columns that are aligned to the left
+
+    >>> grid([{"batch": 1024, "ms": 15.52, "tokens/s": 64.4}], {"ms": ".1f"}, left=0)
+    batch    ms  tokens/s
+    1,024  15.5      64.4
+    """
+    listed, forms = list(rows), forms or {}
+    names = list(listed[0]) if listed else []
+
+    def text(name: str, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        return format(value, forms.get(name, ",d" if isinstance(value, int) else ",.3g"))
+
+    return Grid(Table(title, names, [[text(name, row[name]) for name in names] for row in listed], right=left))
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The entries of a tree by one name each: {"a": {"b": 1}} has a_b."""
     for name, value in values.items():

@@ -804,6 +804,12 @@ class ServingJob:
     )
     cpu_moe: int = bounded("Layers, the first ones, whose experts stay in host memory (llama.cpp).", 0, 10**6, least=0)
     prefix_tokens: int = bounded("Tokens that all sequences begin with, cached once.", 0, _TOKENS, least=0)
+    prefix_hit: float = share(
+        "Share of a prompt found in the cache of earlier requests (vLLM's prefix caching, SGLang's radix cache).",
+        0.0,
+        "a share of at least 0 and below 1",
+        lambda x: 0 <= x < 1,
+    )
     lora_adapters: int = bounded("Adapters that lie on the device beside the model.", 0, 10**6, least=0)
     lora_rank: int = bounded("Rank of each adapter; default: 16.", None, 10**6)
     lora_targets: str = choice(
@@ -848,6 +854,11 @@ class ServingJob:
         check_engine(self.software, self.cluster.accelerator, self.model, self.weights, self.kv)
         self._check_lengths()
         self._check_layout()
+        if self.prefix_hit and not (self.software.paged or self.software.cells):
+            raise LLMHWError(
+                f"prefix_hit={self.prefix_hit:g}: {self.engine} keeps no cache between requests; use 0, or an engine "
+                "that does, such as vllm"
+            )
         if self.weight_offload and self.software.cells:
             raise LLMHWError(
                 f"weight_offload={self.weight_offload:g}: {self.engine} deals whole layers, or their experts; use "

@@ -175,8 +175,9 @@ def cache_terms(
                 found.append(term(kv_cache_bytes, f"keys{label}", count, **heads, **key))
                 found.append(term(kv_cache_bytes, f"values{label}", count, **heads, **value))
         if linear:
-            state = term(linear_state_bytes, "states", count, batch=slots, **linear.kept(1), bits_per_element=32)
-            found.append(state)
+            # a convolution's inputs without the token at hand
+            sizes = linear.kept(1) | {"kernel": max(0, linear.conv_kernel - 1), "batch": slots, "bits_per_element": 32}
+            found.append(term(linear_state_bytes, "states", count, **sizes))
     return found
 
 
@@ -279,7 +280,11 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     spec, batch = job.model, micro_batch(job)
     cells, hidden = cell_count(tokens), spec.hidden
     sizes: dict[str, Any] = {"batch": batch, "hidden": hidden}
-    found = [attention_term(a, cells, fused(job), sizes) for a in _attentions(kept(job))]
+    found = [
+        attention_term(layer.attention, cells, fused(job), sizes, _queries(layer))
+        for layer, _ in kept(job).layer_kinds
+        if layer.attention
+    ]
     experts = expert_stacks(spec)
     if experts:
         largest = max(experts, key=lambda t: t.numel)
@@ -294,8 +299,13 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     return [max(found, key=lambda t: float(t.value))]
 
 
-def attention_term(a: Attention, cells: int, fused: bool, sizes: dict[str, Any]) -> Term:
-    """The moment of a layer's attention in the compute buffer."""
+def _queries(layer: Layer) -> int:
+    """Elements of a token's queries as they come from their matrix, with a gate where they have one."""
+    return sum(t.out for t in layer.tensors if t.part == "q" and t.matmul)
+
+
+def attention_term(a: Attention, cells: int, fused: bool, sizes: dict[str, Any], queries: int = 0) -> Term:
+    """The moment of a layer's attention in the compute buffer; `queries`: elements of a token, if they have a gate."""
     if a.kind == "mla":
         given: dict[str, Any] = {"heads": a.heads, "head_dim": a.head_dim, "latent": a.latent, "rank": latent_rank(a)}
         given |= {"cells": 0, "mask": 0} if fused else {"cells": cells, "mask": 4}
@@ -303,17 +313,13 @@ def attention_term(a: Attention, cells: int, fused: bool, sizes: dict[str, Any])
     # heads of unlike keys and values are made of latents
     made = 2 * a.v_head_dim if a.head_dim != a.v_head_dim else 0
     given = {"heads": 0, "mask": 6} if fused else {"heads": a.heads, "mask": 4}
-    given |= {"cells": cells, "queries": a.heads * (a.head_dim + made)}
+    given |= {"cells": cells, "queries": max(queries, a.heads * (a.head_dim + made))}
     return term(attention_buffer_bytes, "attention", **given, **sizes)
 
 
 def latent_rank(a: Attention) -> int:
     """Elements of a latent without its rotary key."""
     return a.latent - (a.head_dim - a.v_head_dim)
-
-
-def _attentions(spec: ModelSpec) -> list[Attention]:
-    return [layer.attention for layer, _ in spec.layer_kinds if layer.attention]
 
 
 def host_memory(job: ServingJob, tokens: int) -> Estimate:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from llmhw.service import ServingEstimate, SimulatedService
-    from llmhw.simulation import SimulationResult, Spread
+    from llmhw.simulation import PageTable, RequestTrace, SimulationResult, Spread
     from llmhw.validation import Validation
 
 # Okabe and Ito's palette: distinguishable for colour-blind readers, on white and on dark grey.
@@ -49,6 +49,18 @@ def style() -> None:
         "svg.hashsalt": "llmhw",  # the same figure is the same file
     }
     matplotlib.rcParams.update(looks)
+    _sharp_in_notebooks()
+
+
+def _sharp_in_notebooks() -> None:
+    """Notebooks hold figures as drawings, sharp at any size, without the date that would make every run a change."""
+    import sys
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if getattr(shell, "kernel", None) is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
 
 
 def _matplotlib() -> Any:
@@ -156,6 +168,15 @@ def _points(axes: Any, points: Mapping[str, float] | None, at: float) -> None:
         axes.axvline(x, color=INK, linestyle=":", linewidth=1)
         side = "bottom" if at < 0.5 else "top"
         axes.annotate(label, (x, at), xycoords=("data", "axes fraction"), rotation=90, ha="right", va=side)
+
+
+def _dots(axes: Any, dots: Mapping[str, tuple[float, float]] | None) -> None:
+    """Labelled points."""
+    for i, (label, place) in enumerate((dots or {}).items()):
+        axes.plot(*([value] for value in place), "o", color=PALETTE[5], markersize=5, zorder=3)
+        # turn about, so that neighbours do not lie on each other
+        above = {"xytext": (-4, 4), "ha": "right"} if i % 2 else {"xytext": (5, -11)}
+        axes.annotate(label, place, textcoords="offset points", fontsize="small", **above)
 
 
 def _merged(orders: Sequence[Sequence[str]]) -> list[str]:
@@ -450,11 +471,13 @@ def roofline(
     *,
     number_format: str = "bf16",
     points: Mapping[str, float] | None = None,
+    dots: Mapping[str, tuple[float, float]] | None = None,
     ax: Any = None,
 ) -> Figure:
     """Attainable FLOP/s over arithmetic intensity, one roof a device.
 
     points   label -> arithmetic intensity in FLOP/byte, drawn as vertical lines
+    dots     label -> intensity and FLOP/s that were reached
     ax       axes to draw into; default: those of a new figure
     """
     _check_shown("point", (points or {}).values(), above=True)
@@ -466,6 +489,7 @@ def roofline(
         ridge = a.ridge(number_format)
         axes.plot([ridge], [a.peak(number_format) / 1e12], "o", color=PALETTE[i % len(PALETTE)])
     _points(axes, points, 0.02)
+    _dots(axes, {label: (x, y / 1e12) for label, (x, y) in (dots or {}).items()})
     axes.set_xlabel("arithmetic intensity, FLOP per byte")
     axes.set_ylabel(f"attainable TFLOP/s, dense {number_format}")
     axes.legend(loc="upper left")
@@ -480,6 +504,160 @@ def _tick(value: float, unit: str = "count") -> str:
     return f"{float(number.replace(',', '')):g} {unit}"
 
 
+def request(trace: RequestTrace, ax: Any = None) -> Figure:
+    """One request on a line of time: what it waits for, and what TTFT, TPOT and latency measure of it.
+
+    trace   of a simulated request, with at least two tokens
+    ax      axes to draw into; default: those of a new figure
+    """
+    figure, axes = _figure(1.9, ax)
+    start = trace.arrival_seconds
+    at = [1e3 * (t - start) for t in (start, trace.admitted_seconds, trace.first_token_seconds, trace.finish_seconds)]
+    gap = (at[3] - at[2]) / (trace.output_tokens - 1)
+    names = ("waits in the queue", "prefill: its prompt is read", "decode: a token each step")
+    for i, name in enumerate(names):
+        axes.barh([0], [at[i + 1] - at[i]], left=[at[i]], height=0.5, label=name, color=(INK, *PALETTE[1::-1])[i],
+                  alpha=(0.3, 0.6, 0.35)[i])  # fmt: skip
+    tokens = [at[2] + gap * i for i in range(trace.output_tokens)]
+    axes.plot(tokens, [0] * len(tokens), "|", color=PALETTE[0], markersize=17, markeredgewidth=2)
+    for y, (left, right), label in (
+        (0.55, (at[0], at[2]), "TTFT"),
+        (0.55, (tokens[-2], tokens[-1]), "TPOT"),
+        (1.05, (at[0], at[3]), "latency"),
+    ):
+        bracket = {"arrowstyle": "|-|, widthA=0.25, widthB=0.25", "color": INK}
+        axes.annotate("", (left, y), (right, y), arrowprops=bracket)
+        axes.annotate(f"{label} {right - left:.0f} ms", ((left + right) / 2, y + 0.09), ha="center")
+    axes.set(ylim=(-0.35, 1.5), yticks=[], xlabel="milliseconds since the request came")
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def batching(runs: Mapping[str, SimulationResult]) -> Figure:
+    """The same requests under several kinds of batching: strips of time, one row a place in the batch.
+
+    runs   label -> result with all its requests and steps traced (`trace_requests=` their number)
+
+    A light block is a prompt being read, a full one a token; hatched is a place that is held and does nothing, as in a
+    batch that runs until its longest answer ends. Where prompts have a machine of their own, it is the first row.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    _check_shown("seconds", (run.seconds for run in runs.values()))
+    rows = [1 + max(t.spans[0][0] for t in run.requests_trace) for run in runs.values()]
+    rows = [n + (run.mode == "disaggregated") for n, run in zip(rows, runs.values(), strict=True)]
+    figure, all_axes = plt.subplots(
+        len(runs), 1, sharex=True, figsize=(7.2, 1.1 + sum(0.55 + 0.26 * n for n in rows)), layout="constrained",
+        height_ratios=[0.9 + n for n in rows], squeeze=False,
+    )  # fmt: skip
+    for axes, (label, run), n in zip(all_axes[:, 0], runs.items(), rows, strict=True):
+        apart = run.mode == "disaggregated"
+        for trace in sorted(run.requests_trace):
+            place, since, gone = trace.spans[0]
+            y, colour = place + apart, PALETTE[trace.number % len(PALETTE)]
+            begin, first, end = trace.admitted_seconds, trace.first_token_seconds, trace.finish_seconds
+            reads = 0 if apart else y
+            axes.barh([reads], [first - begin], 0.8, [begin], color=colour, alpha=0.35)
+            for step in run.steps_trace:
+                each = (step.end_seconds - step.start_seconds) / step.steps
+                lefts = (step.start_seconds + each * i for i in range(step.steps if step.decode_sequences else 0))
+                for left in lefts:
+                    if max(first, since) <= left + each / 2 < end:
+                        axes.barh([y], [0.85 * each], 0.8, [left], color=colour)
+            if run.mode in ("static", "dynamic"):  # the place is free when the whole batch ends
+                gone = max(t.finish_seconds for t in run.requests_trace if t.admitted_seconds == begin)
+                axes.barh([y], [gone - end], 0.8, [end], facecolor="none", edgecolor=INK, hatch="////", alpha=0.4)
+            letter = chr(ord("A") + trace.number)
+            axes.annotate(letter, (trace.arrival_seconds, -0.75), ha="center", color=colour, weight="bold")
+            axes.annotate(letter, ((begin + first) / 2, reads), ha="center", va="center", weight="bold")
+        axes.set(ylim=(n - 0.5, -1.1), yticks=[])
+        axes.set_title(label, loc="left", fontsize=_SMALL, weight="bold")
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+    whole = max(t.finish_seconds for run in runs.values() for t in run.requests_trace)
+    axes.set_xlim(-0.02 * whole, 1.02 * whole)
+    axes.set_xlabel("seconds; a letter above a strip: the request comes")
+    shades: list[dict[str, Any]] = [{"alpha": 0.35, "color": INK}, {"color": INK}]
+    shades += [{"facecolor": "none", "edgecolor": INK, "hatch": "////"}]
+    handles = [Patch(**shade) for shade in shades]
+    names = ("a prompt is read", "a token is written", "held, does nothing")
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    return figure
+
+
+def pages(caches: Mapping[str, Sequence[tuple[str, float]]], *, across: int = 8) -> Figure:
+    """Pages of KV caches, drawn as grids of cells: whose each one is and how full.
+
+    caches   title -> pages in order: name of the sequence, "" if the page is free, and its share that holds tokens
+    across   pages in a row
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
+    rows = [-(-len(held) // across) for held in caches.values()]
+    figure, all_axes = plt.subplots(
+        len(caches), 1, figsize=(5.2, 0.5 + sum(0.4 + 0.3 * n for n in rows)), layout="constrained",
+        height_ratios=rows, squeeze=False,
+    )  # fmt: skip
+    for axes, (title, held), n in zip(all_axes[:, 0], caches.items(), rows, strict=True):
+        names = list(dict.fromkeys(name for name, _ in held if name))
+        for i, (name, share) in enumerate(held):
+            corner = (i % across + 0.05, i // across + 0.1)
+            colour = PALETTE[names.index(name) % len(PALETTE)] if name else INK
+            axes.add_patch(Rectangle(corner, 0.9 * share, 0.8, color=colour, linewidth=0, alpha=0.35))
+            axes.add_patch(Rectangle(corner, 0.9, 0.8, fill=False, edgecolor=colour, alpha=1.0 if name else 0.3))
+            if share:
+                axes.annotate(name, (corner[0] + 0.45, corner[1] + 0.42), ha="center", va="center", weight="bold")
+        axes.set(xlim=(0, across), ylim=(n, 0))
+        axes.set_title(title, loc="left", fontsize=_SMALL)
+        axes.axis("off")
+    told = "a letter: whose the page is; filled: tokens; outline: held and empty; grey: free"
+    figure.supxlabel(told, fontsize=_SMALL)
+    return figure
+
+
+def page_table(table: PageTable, ax: Any = None) -> Figure:
+    """Pages as sequences see them, and where these lie in memory, with the table that joins the two.
+
+    table   of a cache with few pages; one that several sequences hold is striped in their colours
+    ax      axes to draw into; default: those of a new figure
+    """
+    figure, axes = _figure(2.3, ax)
+    owners: dict[int, list[str]] = {}
+    x = 0.0
+    for name, colour in zip(table, cycle(PALETTE), strict=False):
+        axes.annotate(f"{name}", (x, -0.55), weight="bold", color=colour)
+        for j, block in enumerate(table.blocks_of(name)):
+            tokens = min(table.block_tokens, table.tokens_of(name) - j * table.block_tokens)
+            _cell(axes, x, 0, tokens / table.block_tokens, colour, f"{block}")
+            arrow = {"arrowstyle": "->", "color": colour, "alpha": 0.8}
+            axes.annotate("", (block + 0.45, 1.95), (x + 0.45, 0.45), arrowprops=arrow)
+            owners.setdefault(block, []).append(colour)
+            x += 1
+        x += 0.5
+    for block in range(table.blocks):
+        held = owners.get(block, [])
+        for k, colour in enumerate(held):
+            low = 2 + 0.8 * k / len(held)
+            axes.barh([low], [0.9], 0.8 / len(held), [block], color=colour, alpha=0.35, align="edge")
+        _cell(axes, block, 2.4, 0.0, INK, f"{block}")
+    axes.annotate("what a sequence sees: its pages in order, each with its number in the table", (0, -1.1))
+    axes.annotate("the memory of the GPU, page by page; white is free", (0, 3.3))
+    axes.set(xlim=(-0.1, max(x - 0.5, table.blocks)), ylim=(3.5, -1.4))
+    axes.axis("off")
+    return _hold(figure, axes)
+
+
+def _cell(axes: Any, x: float, y: float, share: float, colour: str, text: str) -> None:
+    """A page, filled as far as it has tokens."""
+    axes.barh([y], [0.9 * share], 0.8, [x], color=colour, alpha=0.35, align="center")
+    axes.barh([y], [0.9], 0.8, [x], facecolor="none", edgecolor=colour, align="center")
+    axes.annotate(text, (x + 0.45, y), ha="center", va="center", weight="bold")
+
+
 def lines(
     series: Mapping[str, Sequence[tuple[float, float]]],
     *,
@@ -489,9 +667,10 @@ def lines(
     log_y: bool = False,
     levels: Mapping[str, float] | None = None,
     points: Mapping[str, float] | None = None,
+    dots: Mapping[str, tuple[float, float]] | None = None,
     ax: Any = None,
 ) -> Figure:
-    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones.
+    """Line chart: label -> (x, y) pairs; `levels` are labelled horizontal lines, `points` vertical ones, `dots` points.
 
     x, y   labels of the axes; "bytes" on a logarithmic x is marked in KiB, MiB and GiB
     ax     axes to draw into; default: those of a new figure
@@ -505,6 +684,7 @@ def lines(
         axes.axhline(value, color=INK, linestyle="--", linewidth=1)
         axes.annotate(label, (0.01, value), xycoords=("axes fraction", "data"), va="bottom")
     _points(axes, points, 0.98)
+    _dots(axes, dots)
     if log_x:
         axes.set_xscale("log", base=2)
         unit = "bytes" if x == "bytes" else "count"

@@ -654,7 +654,9 @@ def _gguf_parts(tensor: Tensor) -> list[_Matrices]:
     """The tensor as a GGUF file holds it, with its kind; fused gates of experts are split in two."""
     if tensor.part == "router" or not (tensor.matmul or tensor.part == "tokens"):
         return [_matrices(tensor, "f32")]  # also norms, biases, learned positions, short convolutions
-    part = _matrices(tensor, _GGUF_KINDS.get(tensor.part, "other"))
+    # the fused inputs of a delta rule (Qwen3.5) are named as those of attention are
+    kind = "attn_qkv" if tensor.module == "in_proj_qkv" else _GGUF_KINDS.get(tensor.part, "other")
+    part = _matrices(tensor, kind)
     if tensor.component == "experts" and tensor.part == "gate_up":
         half = _Matrices(part.component, part.kind, part.rows // 2, part.columns, part.matrices)
         return [half, half]

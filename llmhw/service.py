@@ -101,6 +101,59 @@ def next_token_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: A
     return decode_seconds + where(passes > 0, (sequences - 1) * prompt_seconds / maximum(passes, 1), 0)
 
 
+@formula(
+    source="DistServe (Zhong et al. 2024), Splitwise (Patel et al. 2024): prompts and answers on devices of their own",
+    unit="seconds",
+)
+def disaggregated_cycle_seconds(
+    *, prompt_seconds: Any, transfer_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any, workers: Any
+) -> Any:
+    """Time in which as many requests end as there are: one's way through, or all prompts on the workers, if longer.
+
+    prompt_seconds     of one prompt on one of the `workers`
+    transfer_seconds   of its cache to the device that decodes
+    sequences          in all, also those whose prompts wait
+
+    >>> given = {"prompt_seconds": 0.1, "transfer_seconds": 0.1, "decode_seconds": 0.01, "output_tokens": 101}
+    >>> [disaggregated_cycle_seconds(**given, sequences=n, workers=1) for n in (10, 20)]
+    [1.2, 2.0]
+    """
+    alone = prompt_seconds + transfer_seconds + (output_tokens - 1) * decode_seconds
+    return maximum(alone, sequences * prompt_seconds / workers)
+
+
+@formula(source="what a cycle leaves for the prompt, its wait and the way of its cache", unit="seconds")
+def disaggregated_first_token_seconds(*, cycle: Any, decode_seconds: Any, output_tokens: Any) -> Any:
+    """Time to the first token where prompts have devices of their own; see `disaggregated_cycle_seconds`.
+
+    >>> disaggregated_first_token_seconds(cycle=2.0, decode_seconds=0.01, output_tokens=101)
+    1.0
+    """
+    return cycle - (output_tokens - 1) * decode_seconds
+
+
+@formula(source="bytes over the link between two replicas", unit="seconds")
+def cache_transfer_seconds(*, tokens: Any, token_bytes: Any, link_bytes_per_second: Any) -> Any:
+    """Time in which a prompt's cache moves to the replica that decodes; nothing of it is hidden.
+
+    link_bytes_per_second   of all devices of a replica, each of which sends its part
+
+    >>> cache_transfer_seconds(tokens=1000, token_bytes=131072, link_bytes_per_second=50e9)
+    0.00262144
+    """
+    return tokens * token_bytes / link_bytes_per_second
+
+
+@formula(source="a decoding pass", unit="seconds")
+def undisturbed_token_seconds(*, decode_seconds: Any) -> Any:
+    """Time between two tokens of a user where no prompt comes between.
+
+    >>> undisturbed_token_seconds(decode_seconds=0.01)
+    0.01
+    """
+    return decode_seconds
+
+
 @formula(source="Little 1961: requests end as often as those at work take turns", unit="tokens/s")
 def served_tokens_per_second(*, requests: Any, output_tokens: Any, cycle: Any) -> Any:
     """Output tokens per second of all users.
@@ -278,8 +331,9 @@ class ServingEstimate(Report):
     @property
     def title(self) -> str:
         """The service in one line."""
-        guess = self.service.guess
-        drafted = f", draft {guess.spec.name} of {guess.tokens} tokens" if guess else ""
+        guess, workers = self.service.guess, self.service.workers
+        apart = f", {workers} replica{'s' * (workers > 1)} for prompts to one that decodes" if workers else ""
+        drafted = f"{apart}, draft {guess.spec.name} of {guess.tokens} tokens" if guess else apart
         return f"{self.memory.title}{drafted}: {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
 
     @property
@@ -374,6 +428,8 @@ class ServingEstimate(Report):
         if (guess := service.guess) is not None:
             draft = {"draft": guess.spec if guess.method == "model" else guess.method, "draft_tokens": guess.tokens}
             draft["acceptance"] = guess.acceptance
+        if service.workers:
+            draft["prefill_workers"] = service.workers
         ttft, tpot = self.slo
         return serve(
             job, input_tokens=self.input_tokens, output_tokens=self.output_tokens, slo_ttft=ttft, slo_tpot=tpot,
@@ -510,9 +566,20 @@ class ServingEstimate(Report):
                     f"{_speed(plain.tokens_per_second_per_user)} without",
                 )
             )
+        if self.service.workers:
+            found.append(("replicas for prompts", self._prompts_apart()))
         found.append(("all users", f"{_speed(point.tokens_per_second)}{self._sure(' (', ')')}"))
         found.append(("requests", f"{_number(self.requests_per_second)} a second"))
         return found
+
+    def _prompts_apart(self) -> str:
+        """How many replicas compute prompts, how busy they are, and what limits."""
+        service, job = self.service, self.job
+        pools = job.replicas // (1 + service.workers)
+        busy = self.requests_per_second / pools * service.prompt_seconds / service.workers
+        limit = "prompts limit" if busy > 0.999 else "decoding limits"
+        many = pools * service.workers
+        return f"{many:,} of {job.replicas:,}, {format_quantity(min(busy, 1.0), 'fraction')} busy: {limit}"
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
@@ -555,6 +622,7 @@ _ROWS = {
     "one user": "next token",
     "one user alone": "next token",
     "speculative decoding": "next token",
+    "replicas for prompts": "first token",
     "tokens/s a user": "next token",
     "tokens/s": "all users",
     "requests": "all users",
@@ -683,7 +751,9 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
 class Service:
     """One job's engine at a load: the same loop for every point of the curve.
 
+    draft, guess   the engine that drafts, and how well
     replicas   of many layouts, an array, in place of the job's; `engine` is that of all of them then
+    workers    replicas for prompts, for each that decodes; 0: every replica does both
     calibration   behind the engine, if it is not the catalog's
     wanted     requests at work that were asked for
     """
@@ -697,6 +767,7 @@ class Service:
     replicas: Any = None
     calibration: Mapping[str, Any] | None = field(default=None, compare=False)
     wanted: int | None = None
+    workers: int = 0
 
     @property
     def context(self) -> float:
@@ -729,7 +800,7 @@ class Service:
 
     def prompt(self, engine: Engine, detail: str = "totals") -> Ledger:
         """One prompt, less the prefix that is shared, until its first token."""
-        shared = shared_tokens(self.job)
+        shared = cached_tokens(self.job, self.input_tokens)
         tokens, how = self.input_tokens - shared, {"chunk": self.job.max_batched_tokens, "past": shared}
         found = engine.prompt(tokens, **how, detail=detail)
         if self.draft is not None:
@@ -743,17 +814,53 @@ class Service:
         latency = self.prompt(self.engine).total
         return latency, self.prompt(replace(self.engine, pp=1)).total if any_of(self.engine.pp > 1) else latency
 
+    @property
+    def prompt_seconds(self) -> float:
+        """Of one prompt, until its first token."""
+        return float(self._prompt_seconds[0])
+
     def batches(self, concurrency: Any) -> tuple[Any, Any]:
         """Sequences of a batch, and batches that the stages of an instance work on at once."""
-        each = maximum(1.0, concurrency / (self.job.replicas if self.replicas is None else self.replicas))
+        together, ways = self._groups(concurrency)
+        return (self._decoding_together(together), ways) if self.workers else (together, ways)
+
+    def _groups(self, concurrency: Any) -> tuple[Any, Any]:
+        """Requests of a group that batches on its own, with those whose prompts are elsewhere, and groups at once."""
+        replicas = self.job.replicas // (1 + self.workers) if self.replicas is None else self.replicas
+        each = maximum(1.0, concurrency / replicas)
         ways = maximum(1, minimum(_ways(self.job, self.engine.pp), each // 1))
         return each / ways, ways
+
+    def _decoding_together(self, requests: float) -> float:
+        """Of the requests of a group, those that decode at a time: for as long as a cycle lasts, by bisection."""
+        low, high = 0.0, requests
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            pass_seconds = float(self.decoding(middle).total)
+            cycle = disaggregated_cycle_seconds(**self._apart(requests), decode_seconds=pass_seconds)
+            decode = (self.output_tokens - 1) * pass_seconds
+            low, high = (middle, high) if requests * decode > middle * cycle else (low, middle)
+        return high
+
+    def _apart(self, requests: float, behind: Ledger | None = None) -> dict[str, Any]:
+        """What goes into the cycle of a group whose prompts are computed elsewhere."""
+        sizes = {"tokens": self.input_tokens, **_transfer(self.job)}
+        transfer = (behind or Ledger()).add("", "the cache moves", cache_transfer_seconds, **sizes)
+        return {
+            "prompt_seconds": self._prompt_seconds[0],
+            "transfer_seconds": transfer if self.output_tokens > 1 else 0.0,
+            "sequences": requests,
+            "output_tokens": self.output_tokens,
+            "workers": self.workers,
+        }
 
     def answers(self, concurrency: Any, detail: str = "terms") -> Ledger:
         """First token, next token and tokens per second, with the formulas behind them.
 
         In steady state every request's prompt passes while the others decode.
         """
+        if self.workers:
+            return self._answers_apart(concurrency, detail)
         together, ways = self.batches(concurrency)
         latency, work = self._prompt_seconds
         given: dict[str, Any] = {
@@ -766,6 +873,19 @@ class Service:
         first = {"latency_seconds": latency, "cycle": cycle, "because": behind}
         found.add("first token", "half a pass, then the prompt", first_token_seconds, **given, **first)
         found.add("next token", "decoding, beside prompts", next_token_seconds, **given, output_tokens=tokens)
+        every = {"requests": concurrency, "output_tokens": tokens, "cycle": cycle, "because": behind}
+        found.add("all users", "requests that take turns", served_tokens_per_second, **every)
+        return found
+
+    def _answers_apart(self, concurrency: Any, detail: str) -> Ledger:
+        """The same where prompts have replicas of their own."""
+        requests, _ = self._groups(concurrency)
+        tokens, found, behind = self.output_tokens, Ledger(detail), Ledger(detail)
+        decode = {"decode_seconds": self.decoding(self._decoding_together(requests)).total}
+        cycle = behind.add("", "the cycle", disaggregated_cycle_seconds, **self._apart(requests, behind), **decode)
+        first = {"cycle": cycle, **decode, "output_tokens": tokens, "because": behind}
+        found.add("first token", "waiting, the prompt, the transfer", disaggregated_first_token_seconds, **first)
+        found.add("next token", "decoding alone", undisturbed_token_seconds, **decode)
         every = {"requests": concurrency, "output_tokens": tokens, "cycle": cycle, "because": behind}
         found.add("all users", "requests that take turns", served_tokens_per_second, **every)
         return found
@@ -795,6 +915,16 @@ def _ways(job: ServingJob, stages: Any) -> Any:
     return stages if job.split == "tensor" else 1
 
 
+# Halvings by which the batch of a group is found: to a thousandth of its requests.
+_HALVINGS = 10
+
+
+def _transfer(job: ServingJob) -> dict[str, float]:
+    """Bytes of a token's cache, and of the link to another replica: each rank sends to the one in its place."""
+    link = job.cluster.link_for(min(job.devices + 1, job.cluster.devices)).bytes_per_second * job.devices
+    return {"token_bytes": float(kv_cache_bytes_per_token(job.model, job.kv)), "link_bytes_per_second": link}
+
+
 @checked
 def shared_tokens(job: ServingJob) -> int:
     """Tokens of the shared prefix that are never computed again: its whole pages.
@@ -804,6 +934,22 @@ def shared_tokens(job: ServingJob) -> int:
     96
     """
     return job.prefix_tokens // job.page_tokens * job.page_tokens if job.software.paged else 0
+
+
+@checked
+def cached_tokens(job: ServingJob, input_tokens: int) -> int:
+    """Tokens of a prompt that are found in the cache: the shared prefix, and of the rest what earlier requests left.
+
+    At least one is computed, for the first token of the answer.
+
+    >>> from llmhw import model
+    >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1), prefix_tokens=100, prefix_hit=0.5)
+    >>> cached_tokens(job, 1000)
+    544
+    """
+    shared, page = shared_tokens(job), job.page_tokens
+    found = shared + int(job.prefix_hit * (input_tokens - shared)) // page * page
+    return max(shared, min(found, input_tokens - 1))
 
 
 # what a load says twice, and rates and limits, is checked by its own words
@@ -820,6 +966,7 @@ def serve(
     draft: ModelSpec | str | None = None,
     draft_tokens: int | None = None,
     acceptance: float | None = None,
+    prefill_workers: int | None = None,
     price: float | Price | None = None,
     provider: str | None = None,
     region: str | None = None,
@@ -835,6 +982,8 @@ def serve(
     draft              what proposes `draft_tokens` before each pass (speculative decoding), each accepted with chance
                        `acceptance`: a smaller model, a head ("eagle3", "eagle"), or the model's own layers ("mtp");
                        defaults: `llmhw.speculation.METHODS`
+    prefill_workers    replicas that only compute prompts, for each that decodes, whose cache then moves over the link;
+                       default: every replica does both
     price, provider, region, kind   as in `llmhw.cost.training_run`
     calibration        other constants than those of `calibration.json` under `serving_time`
 
@@ -854,10 +1003,14 @@ def serve(
     known = calibration or read_calibration("serving_time")
     engine_for(job, calibration=known)
     job = settled(job, prompt=prompt, answer=answer, concurrency=asked)
+    workers = 0 if prefill_workers is None else check_count("prefill_workers", prefill_workers)
+    together = replicas_together(job, workers)
     held, room = _fitting(job, prompt + answer, guess)
+    room = room // job.replicas * (job.replicas // together)
     engine = engine_for(job, calibration=known)
     guesser = None if guess is None else replace(engine, spec=guess.spec, weights=_draft_weights(job, guess))
     service = Service(job, engine, prompt, answer, guesser, guess, calibration=calibration, wanted=asked)
+    service = replace(service, workers=workers)
     curve = tuple(service.at(n) for n in sorted({*(2**i for i in range(room.bit_length())), room})) if room else ()
     slo = (slo_ttft, slo_tpot)
     best = _busiest(service, slo, room)
@@ -1112,13 +1265,19 @@ def independent_groups(job: ServingJob, *, prefill_workers: int = 0) -> int:
     4
     """
     job = settled(job)
-    together = 1 + check_count("prefill_workers", prefill_workers, 0)
+    together = replicas_together(job, check_count("prefill_workers", prefill_workers, 0))
+    return int(job.replicas // together * _ways(job, job.pp))
+
+
+def replicas_together(job: ServingJob, prefill_workers: int) -> int:
+    """Replicas that a request passes through: those for prompts, and the one that decodes."""
+    together = 1 + prefill_workers
     if job.replicas % together:
         raise LLMHWError(
             f"prefill_workers={prefill_workers}, and one replica that decodes, need a multiple of {together} replicas; "
             f"{job.cluster.devices} devices hold {job.replicas} of {job.devices}"
         )
-    return int(job.replicas // together * _ways(job, job.pp))
+    return together
 
 
 @checked
@@ -1143,7 +1302,7 @@ def simulation_engine(
     >>> job = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 2))
     >>> found = simulation_engine(job, input_tokens=500, output_tokens=200)
     >>> found.mode, found.max_sequences, found.block_tokens, independent_groups(job)
-    ('continuous', 256, 16, 2)
+    ('continuous', 1024, 16, 2)
     """
     from llmhw.simulation import Engine as Simulated
 
@@ -1162,6 +1321,10 @@ def simulation_engine(
         engine_for(job, calibration=calibration), prompt_tokens=prompt - shared, chunk=job.max_batched_tokens
     )
     tokens = held.to_dict()["kv_tokens"]
+    if job.prefix_hit:
+        raise LLMHWError(
+            f"prefix_hit={job.prefix_hit:g}: the simulator knows a prefix that all requests share; use prefix_tokens"
+        )
     given: dict[str, Any] = {
         "max_sequences": max(1, job.max_sequences * job.attention_dp // ways),
         "max_batched_tokens": job.max_batched_tokens * job.attention_dp,
@@ -1179,9 +1342,7 @@ def simulation_engine(
     if shared:
         given["shared_prefix_tokens"] = shared
     if options.get("mode") == "disaggregated" and job.replicas > 1:
-        # each rank sends its part to the one in its place
-        link = job.cluster.link_for(job.devices + 1).bytes_per_second * job.devices
-        given["transfer_token_seconds"] = float(kv_cache_bytes_per_token(job.model, job.kv)) / link
+        given["transfer_token_seconds"] = cache_transfer_seconds(tokens=1, **_transfer(job))
     return Simulated(step, **(given | options))
 
 

@@ -572,13 +572,15 @@ class ServingMemory(StageReport):
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
         if self._allocates:
-            return self.job.max_sequences * llamacpp.cell_count(self.job.context_limit) if self.fits else 0
+            tokens = self.job.context_limit
+            cells = llamacpp.cell_count(tokens) if self.job.software.cells else tokens
+            return self.job.max_sequences * cells if self.fits else 0
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
 
     @property
     def _allocates(self) -> bool:
-        """Whether the cache is allocated for the longest sequences when the engine starts, and no more."""
-        return self.job.software.cells
+        """Whether the cache is as long as was asked, and no share of the device is set aside for it."""
+        return not self.job.software.paged
 
     @property
     def _kept(self) -> ModelSpec:
@@ -671,7 +673,7 @@ class ServingMemory(StageReport):
     def needed_bytes(self, tokens: int, sequences: int = 1) -> float:
         """What the fullest device needs for so many sequences of a group of tp x pp ranks, cache included."""
         each = enumerate(self.stages)
-        sequences = self.job.max_sequences if self._allocates else sequences
+        sequences = max(sequences, self.job.max_sequences) if self.job.software.cells else sequences
         return max(float(stage.total) + self.cache_bytes(tokens, i, sequences=sequences) for i, stage in each)
 
     @property
@@ -787,6 +789,7 @@ class ServingMemory(StageReport):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: bytes, tokens, sequences."""
+        job = self.job
         return {
             "model": self.job.model.name,
             "device": self.job.cluster.accelerator.name,
@@ -804,6 +807,7 @@ class ServingMemory(StageReport):
             "longest": self.longest,
             "graphs_bytes": self.graphs_bytes,
             "device_bytes": self.device_bytes,
+            "host_bytes": float(llamacpp.host_memory(job, job.context_limit).total) if job.software.cells else 0.0,
             "capacity_bytes": self.capacity_bytes,
             "fits": self.fits,
             "way_out": self.way_out,
@@ -1034,6 +1038,10 @@ def assumptions(held: ServingMemory) -> list[str]:
         found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
     else:
         found += told_towers(job.model)
+    if engine.cells and (job.cpu_moe or job.gpu_layers is not None):
+        parts = llamacpp.host_memory(job, job.context_limit)
+        sizes = [f"{format_quantity(float(part.value), 'bytes')} of {part.name}" for part in parts if part.value]
+        found.append(f"host memory: {format_quantity(float(parts.total), 'bytes')}, {', '.join(sizes)}")
     return found
 
 
@@ -1140,12 +1148,27 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
         yield [{"engine": home.name}] if reads and all(map(home.reads, formats_in(job.model, job.weights))) else []
         yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
     yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]
+    if engine.cells and not held.fits:
+        experts = llamacpp.expert_stacks(job.model)
+        yield _moved(job, held, "cpu_moe", range(job.cpu_moe + 1, job.model.num_layers + 1)) if experts else []
+        most = job.model.num_layers if job.gpu_layers is None else job.gpu_layers - 1
+        yield _moved(job, held, "gpu_layers", range(most, -1, -1))
     if engine.paged and not held.fits:
         yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
     more = 2 * getattr(job, axis)
     yield [{axis: more}] if more * job.devices // getattr(job, axis) <= job.cluster.devices else []
     for name in _narrower(job):
         yield [{"weights": name}]
+
+
+def _moved(job: ServingJob, held: ServingMemory, name: str, numbers: range) -> list[dict[str, Any]]:
+    """The first of these numbers of layers, of which each moves more into host memory, with which a job fits."""
+
+    def fits(number: int) -> bool:
+        return memory_of(replace(job, **{name: number}), held.visible_bytes, held.calibration).fits  # type: ignore[arg-type]
+
+    found = bisect_left(numbers, True, key=fits)
+    return [{name: numbers[found]}] if found < len(numbers) else []
 
 
 def _halves(number: int, least: int) -> list[int]:

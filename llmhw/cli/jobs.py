@@ -289,6 +289,9 @@ SERVE = Command(
         ),
         option("--draft-tokens", group=ENGINE, type=WHOLE, help="Proposed before each pass; default: the method's."),
         option("--acceptance", group=ENGINE, type=REAL, help="Chance that one is accepted; default: the method's."),
+        option(
+            "--prefill-workers", group=ENGINE, type=WHOLE, help="Replicas for prompts alone, for each that decodes."
+        ),
         *field_options(RunOptions, _PRICE),
         _calibration(),
         option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load."),

@@ -251,8 +251,9 @@ GROUPS = ("Question", DEVICES, LAYOUT, LENGTH, FORMATS, STEP, ENGINE, LOAD, MONE
 _GROUP_OF = {
     DEVICES: "offload weight_offload kv_offload host utilization",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
-    LENGTH: "micro_batch global_batch seq_len max_model_len max_sequences max_batched_tokens prefix_tokens page_size",
-    FORMATS: "precision compute weights kv optimizer",
+    LENGTH: "micro_batch global_batch seq_len max_model_len n_ctx max_sequences max_batched_tokens n_batch "
+    "prefix_tokens prefix_hit page_size",
+    FORMATS: "precision compute weights kv kv_v optimizer",
     ENGINE: "engine kernels attention software lora_adapters lora_rank lora_targets",
 }
 _GROUPED = {name: group for group, names in _GROUP_OF.items() for name in names.split()}
@@ -267,12 +268,20 @@ _SHORT = {
     "rate": "-r",
     "tokens": "-t",
 }
+# Second long flags: what llama.cpp calls it.
+_ALSO = {
+    "max_sequences": "--np",
+    "max_batched_tokens": "--n-ubatch",
+    "gpu_layers": "--ngl --n-gpu-layers",
+    "cpu_moe": "--n-cpu-moe",
+}
 _KIND: dict[Any, Any] = {int: WHOLE, float: REAL, str: click.STRING}
 _TYPES: dict[str, Any] = {
     "precision": Choices("precision", lambda: PRECISIONS),
     "optimizer": Choices("optimizer", lambda: OPTIMIZERS),
     "weights": FORMAT,
     "kv": FORMAT,
+    "kv_v": FORMAT,
 }
 # Fields without an option: dp follows from --gpus.
 NONE = ("dp",)
@@ -281,7 +290,7 @@ NONE = ("dp",)
 def named(name: str) -> list[str]:
     """The flags of an option: its short one, if it has any, and the long one."""
     flag = "--" + name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
-    return [*([_SHORT[name]] if name in _SHORT else []), flag, name]
+    return [*([_SHORT[name]] if name in _SHORT else []), flag, *_ALSO.get(name, "").split(), name]
 
 
 def seq_len() -> Option:
@@ -396,7 +405,7 @@ def cluster_options() -> list[click.Parameter]:
 
 _SYNONYMS = {
     "--weights": "quantization quant dtype weight-format load-format number-format format formats bits",
-    "--kv": "kv-cache-dtype kv-format kv-dtype cache-format",
+    "--kv": "kv-cache-dtype kv-format kv-dtype cache-format cache-type-k ctk quantkv",
     "--gpus": "num-gpus n-gpus devices num-devices gpu-count world-size",
     "--gpu": "device accelerator card hardware",
     "--gpu-memory": "vram memory gpu-vram device-memory",
@@ -409,14 +418,20 @@ _SYNONYMS = {
     "--zero 3": "fsdp fsdp2 full-shard fully-shard",
     "--zero": "zero-stage deepspeed",
     "--frozen": "lora qlora peft adapters",
-    "--max-model-len": "ctx n-ctx context context-length context-len ctx-size max-seq-len max-context",
+    "--n-ctx": "c ctx-size num-ctx contextsize",
+    "--n-batch": "b batch-size-logical",
+    "--flash-attention": "fa flash-attn",
+    "--kv-v": "cache-type-v ctv",
+    "--gpu-layers": "gpulayers num-gpu",
+    "--cpu-moe": "moecpu",
+    "--max-model-len": "ctx context context-length context-len ctx-size max-seq-len max-context",
     "--seq-len": "ctx n-ctx context context-length sequence-length length max-seq-len max-length",
     "--micro-batch": "batch batch-size bs per-device-train-batch-size micro-batch-size mbs",
     "--global-batch": "gradient-accumulation-steps gbs global-batch-size accumulation",
     "--concurrency": "batch batch-size bs users num-users parallel max-concurrency",
     "--batch": "batch-size bs micro-batch",
-    "--max-sequences": "max-num-seqs max-batch-size np",
-    "--max-batched-tokens": "max-num-batched-tokens ubatch ubatch-size n-ubatch",
+    "--max-sequences": "max-num-seqs max-batch-size num-parallel",
+    "--max-batched-tokens": "max-num-batched-tokens ubatch ubatch-size ub",
     "--utilization": "gpu-memory-utilization mem-fraction-static mem-fraction",
     "--recompute full": "gradient-checkpointing activation-checkpointing checkpointing",
     "--optimizer": "optim",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 
 from llmhw.units import LLMHWError, check_count
 
@@ -48,6 +48,9 @@ class PageTable:
     def used(self) -> int:
         """Blocks that somebody holds, each counted once."""
         return self._new - len(self._free)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._held)
 
     def __contains__(self, sequence: Hashable) -> bool:
         return sequence in self._held

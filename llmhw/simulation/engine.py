@@ -60,7 +60,7 @@ class Engine:
     prefill_step         disaggregated: steps of a prefill machine; default: `step`
     prefill_workers      disaggregated: prefill machines
     transfer_seconds     disaggregated: to move a prompt's cache, and `transfer_token_seconds` for each token;
-                         transfers do not wait for each other
+                         transfers do not wait for each other; the first token comes behind it
 
     Continuous batching admits in the order of arrival. When blocks run out, the youngest sequence gives all of its own
     back and goes to the head of the queue; its prompt and what it generated are computed again. A prompt gets all

@@ -145,7 +145,7 @@ class Prefilled(Open):
                     self._source.completed(end)
                     continue
                 moved = self._engine.transfer_seconds + self._engine.transfer_token_seconds * sequence.inputs
-                sequence.ready = end + moved
+                sequence.ready = sequence.first = end + moved  # the machine that decodes sends it
                 sequence.cached = sequence.inputs
                 heappush(self._ready, (sequence.ready, sequence.number, sequence))
 

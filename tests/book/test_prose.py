@@ -12,7 +12,7 @@ from llmhw.catalog import read_table
 from tests.book.conftest import NOTEBOOKS, ROOT
 
 PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md"]
-NUMBERS = {int(path.stem.split("_")[0]): path for path in NOTEBOOKS}
+NUMBERS = {path.stem.split("_")[0].lstrip("0"): path for path in NOTEBOOKS}
 
 
 def prose_of(path: Path) -> str:
@@ -37,17 +37,17 @@ def test_nothing_is_quoted_from_memory(path: Path) -> None:
 
 @every_page
 def test_chapters_that_are_named_exist(path: Path) -> None:
-    named = {int(n) for n in re.findall(r"[Cc]hapters? (\d+)", prose_of(path))}
-    named |= {int(n) for n in re.findall(r"[Cc]hapters? \d+ and (\d+)", prose_of(path))}
+    named = set(re.findall(r"[Cc]hapters? (\d+b?)", prose_of(path)))
+    named |= set(re.findall(r"[Cc]hapters? \d+b? and (\d+b?)", prose_of(path)))
     assert named <= NUMBERS.keys()
 
 
 @every_page
 def test_what_a_chapter_is_cited_for_stands_in_it(path: Path) -> None:
     for line in prose_of(path).splitlines():
-        for number in re.findall(r"\(chapter (\d+)\)", line):
+        for number in re.findall(r"\(chapter (\d+b?)\)", line):
             names = [name.rpartition(".")[2] for name in re.findall(r"`([\w.]+)`", line)]
-            missing = [name for name in names if name not in all_of(NUMBERS[int(number)])]
+            missing = [name for name in names if name not in all_of(NUMBERS[number])]
             assert not missing, f"{missing} in chapter {number}: {line}"
 
 
@@ -69,7 +69,7 @@ def test_what_the_chapters_lean_on_is_in_the_references(word: str) -> None:
 
 def test_the_fifty_tokens_are_judged_by_one_figure() -> None:
     claim = next(row for row in read_table("claims") if row["number"] == "22")
-    texts = {"claim": claim["truth"] + claim["reason"], **{str(n): prose_of(NUMBERS[n]) for n in (3, 10)}}
+    texts = {"claim": claim["truth"] + claim["reason"], **{n: prose_of(NUMBERS[n]) for n in ("3", "10")}}
     for where, text in texts.items():
         assert re.search(r"\b190\b", text), f"the bound of one user in {where}"
         assert re.search(r"\b229\b", text), f"the factor at 1,000 tokens in and out in {where}"
@@ -81,6 +81,23 @@ def test_takeaways_have_a_number(path: Path) -> None:
     takeaways = re.findall(r"(?m)^> \*\*Takeaway\.\*\*(?:.*\n?)(?:^>.*\n?)*", prose_of(path))
     assert takeaways
     assert not [text for text in takeaways if not re.search(r"\d", text)]
+
+
+# Chapters not yet written again are not held to what the others keep.
+@pytest.mark.parametrize("number", ["10", "10b"])
+def test_chapters_are_written_for_readers(number: str) -> None:
+    """Takeaways of at most 30 words, code of at most 88 columns, their number in the title, links that lead there."""
+    path = NUMBERS[number]
+    prose = prose_of(path)
+    assert prose.startswith(f"# {number}. ")
+    takeaways = re.findall(r"(?m)^> \*\*Takeaway\.\*\*(?:.*\n?)(?:^>.*\n?)*", prose)
+    assert not [text for text in takeaways if len(re.sub(r"[>*$]|Takeaway\.", " ", text).split()) > 30]
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert not [line for source in code[1:] for line in source.splitlines() if len(line) > 88]
+    targets = re.findall(r"https://llmhw\.github\.io/llmhw/(\S+?)\.html", prose)
+    assert targets
+    found = {"book": ".md", "notebooks": ".ipynb"}
+    assert not [each for each in targets if not (ROOT / f"{each}{found[each.split('/')[0]]}").is_file()]
 
 
 def test_the_welcome_names_every_command_that_answers() -> None:

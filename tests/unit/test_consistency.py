@@ -12,10 +12,12 @@ import pytest
 
 import llmhw
 from llmhw.fit import _inference, _Question, _row, fit
+from llmhw.formula import Term
 from llmhw.hardware import Cluster
 from llmhw.job import ENGINES, ServingJob
-from llmhw.memory import kv_cache, weights
-from llmhw.model import model
+from llmhw.llamacpp import host_memory
+from llmhw.memory import kv_cache, tower_terms, weights
+from llmhw.model import ModelSpec, model
 from llmhw.serving import serving_memory
 from llmhw.units import LLMHWError
 
@@ -64,10 +66,13 @@ def questions(number: int, seed: str) -> Iterator[dict[str, Any]]:
 
 
 def asked(q: dict[str, Any]) -> ServingJob:
-    return ServingJob(
-        model=q["spec"], cluster=Cluster(q["device"], q["devices"]), tp=q["devices"], weights=q["name"], kv=q["kv"],
-        utilization=q["utilization"], max_model_len=q["seq_len"],
-    )  # fmt: skip
+    given = {"weights": q["name"], "kv": q["kv"], "utilization": q["utilization"], "max_model_len": q["seq_len"]}
+    given |= {"model": q["spec"], "cluster": Cluster(q["device"], q["devices"])}
+    return ServingJob(**given, **{"pp" if ServingJob(**given).software.cells else "tp": q["devices"]})
+
+
+def towers_of(spec: ModelSpec) -> list[Term]:
+    return [t for terms in tower_terms(spec).values() for t in terms]
 
 
 def refusal(q: dict[str, Any]) -> str:
@@ -103,7 +108,13 @@ def test_serving_says_the_same_everywhere() -> None:
             assert row.verdict == held.verdict.partition(":")[0].replace("start", "fit"), q
             assert row.max_seq_len >= held.longest, q
         parts = {part.name: float(part.value) for part in held.stages[0]}
-        if job.devices == 1:
+        if job.software.cells:  # which reads rows of the embedding, and a file of towers, in host memory
+            text = float(weights(spec, str(job.weights)).total) - sum(float(t.value) for t in towers_of(spec))
+            host = float(host_memory(job, tokens)["weights"])
+            tied = host if spec.tied else 0.0
+            held_weights = sum(float(stage["weights"]) for stage in held.stages)
+            assert held_weights + host - tied == pytest.approx(text, rel=0.02), q
+        elif job.devices == 1:
             towers = sum(value for name, value in parts.items() if name.endswith(" tower"))
             if job.software.expert_tiles == (1, 1):  # else some are filled up
                 assert parts["weights"] + towers == pytest.approx(float(weights(spec, str(job.weights)).total)), q

@@ -23,7 +23,7 @@ import llmhw
 from llmhw import plot
 from llmhw.formula import Estimate, Part, Term
 from llmhw.service import serve, simulate_service
-from llmhw.simulation import Spread
+from llmhw.simulation import Engine, PageTable, Request, Spread, StepModel, simulate
 from llmhw.step_time import PARTS
 from llmhw.training import JobMemory, TrainingEstimate, train
 from llmhw.units import GIB, LLMHWError
@@ -416,3 +416,30 @@ def test_without_matplotlib_there_is_one_clear_error(monkeypatch: pytest.MonkeyP
     for draw in (plot.style, lambda: plot.memory_bars({"a": estimate(1)}), lambda: plot.lines({}, x="x", y="y")):
         with pytest.raises(LLMHWError, match=r"figures need matplotlib; install it with: pip install 'llmhw\[plot\]'"):
             draw()
+
+
+def test_drawings_of_batches_and_pages() -> None:
+    """What is drawn is what was simulated: tokens, prompts, and places that are held for nothing."""
+    step = StepModel(0.01, prefill_token_seconds=2e-5)
+    requests = [Request(0.0, 1000, 4), Request(0.01, 1500, 2), Request(0.05, 800, 5)]
+    how = {"static": {"mode": "static", "early_return": True}, "continuous": {}, "apart": {"mode": "disaggregated"}}
+    runs = {
+        name: simulate(Engine(step, max_sequences=2, **options), requests, trace_requests=3)
+        for name, options in how.items()
+    }
+    figure = plot.batching(runs)
+    check_held(figure)
+    for axes, run in zip(figure.axes, runs.values(), strict=True):
+        blocks = [patch for patch in axes.patches if patch.get_alpha() is None]
+        # the first token of an answer comes with its prompt
+        assert len(blocks) == sum(request.output_tokens - 1 for request in requests), run.mode
+    hatched = [[patch for patch in axes.patches if patch.get_hatch() and patch.get_width()] for axes in figure.axes]
+    assert [len(found) for found in hatched] == [1, 0, 0]
+
+    check_held(plot.request(runs["static"].requests_trace[0]))
+    table = PageTable(blocks=6, block_tokens=4)
+    table.add("A", 6)
+    table.fork("A", "B")
+    assert list(table) == ["A", "B"]
+    assert len(plot.page_table(table).axes[0].patches) > 2 * table.blocks
+    assert len(plot.pages({"a": [("A", 0.5), ("", 0)], "b": [("B", 1.0)]}).axes) == 2

@@ -17,6 +17,7 @@ from llmhw.service import (
     EngineSteps,
     ServingEstimate,
     bandwidth_bound_tokens_per_second,
+    cached_tokens,
     dollars_per_million_tokens,
     engine_for,
     independent_groups,
@@ -98,7 +99,15 @@ def test_more_at_work_is_more_in_all_and_less_for_each(name: str) -> None:
     tokens=st.tuples(st.integers(1, 4000), st.integers(1, 2000)),
 )
 def test_no_prediction_is_above_the_peaks(
-    name: str, gpu: str, gpus: int, weights: str, kv: str, engine: str, concurrency: int, tokens: tuple[int, int]
+    name: str,
+    gpu: str,
+    gpus: int,
+    weights: str,
+    kv: str,
+    engine: str,
+    concurrency: int,
+    tokens: tuple[int, int],
+    limit: str,
 ) -> None:
     spec = llmhw.model(name)
     cluster = llmhw.Cluster(gpu, gpus)
@@ -252,6 +261,54 @@ def test_a_shared_prefix_saves_its_prompt() -> None:
     assert shared.tpot_seconds == pytest.approx(plain.tpot_seconds)
 
 
+@pytest.mark.parametrize("hit", [0.0, 0.3, 0.9, 0.999])
+def test_what_is_found_in_the_cache_is_not_computed(hit: float) -> None:
+    sizes: dict[str, Any] = {"input_tokens": IN, "output_tokens": OUT, "concurrency": 4}
+    plain, found = (serve(job(prefix_hit=share), **sizes) for share in (0.0, hit))
+    if not hit:
+        assert found.point == plain.point
+        return
+    assert found.point.ttft_seconds < plain.point.ttft_seconds
+    assert found.point.tokens_per_second > plain.point.tokens_per_second
+    assert found.capacity == plain.capacity  # what others left takes room, too
+    assert cached_tokens(found.job, IN) == min(int(hit * IN) // 16 * 16, IN - 1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "concurrency", "tokens", "limit"),
+    [
+        (2, 1, 16, (1000, 500), "decoding limits"),
+        (2, 1, 64, (4000, 100), "prompts limit"),
+        (4, 3, 64, (4000, 100), "prompts limit"),
+        (4, 1, 128, (1000, 200), "prompts limit"),
+    ],
+)
+def test_prompts_apart_as_the_simulator_has_them(
+    gpus: int, workers: int, concurrency: int, tokens: tuple[int, int], limit: str
+) -> None:
+    lengths = dict(zip(("input_tokens", "output_tokens"), tokens, strict=True))
+    how: dict[str, Any] = {"concurrency": concurrency, "prefill_workers": workers, **lengths}
+    asked_for = job(gpus=gpus)
+    found = serve(asked_for, **how)
+    played = simulate_service(asked_for, mode="disaggregated", **how)
+    assert found.point.tokens_per_second == pytest.approx(played.output_tokens_per_second, rel=0.08)
+    assert found.point.tpot_seconds == pytest.approx(mean(played.result, "tpot"), rel=0.05)
+    assert found.point.tokens_per_second <= bandwidth_bound_tokens_per_second(
+        asked_for, **{name: how[name] for name in ("concurrency", *lengths)}
+    )
+    text = dict(found.summary())["replicas for prompts"]
+    assert text.endswith(limit)
+    assert "the cache moves: cache_transfer_seconds(" in found.explain("first token")
+
+
+def test_a_request_apart_takes_its_prompt_and_the_way_of_its_cache() -> None:
+    two = job(gpus=2)
+    found = serve(two, input_tokens=IN, output_tokens=OUT, concurrency=1, prefill_workers=1)
+    alone = serve(two, input_tokens=IN, output_tokens=OUT, concurrency=1)
+    assert found.point.ttft_seconds - alone.point.ttft_seconds == pytest.approx(131072 * IN / 450e9)
+    assert found.point.tpot_seconds == pytest.approx(alone.point.tpot_seconds, rel=1e-3)
+
+
 def test_answer_as_numbers() -> None:
     found = load("replicas", rate=2.0, slo_tpot=0.05, price=2.0)
     values = json.loads(json.dumps(found.to_dict()))
@@ -327,6 +384,8 @@ def test_a_draft_takes_memory() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"prefill_workers": 1}, "prefill_workers=1, and one replica that decodes, need a multiple of 2 replicas"),
+        ({"prefill_workers": 0}, "prefill_workers=0 must be a whole number of at least 1"),
         ({"input_tokens": 0}, "input_tokens=0 must be a whole number of at least 1"),
         ({"output_tokens": 1.5}, "output_tokens=1.5 must be a whole number"),
         ({"concurrency": 0}, "concurrency=0 must be a whole number of at least 1"),
@@ -523,10 +582,7 @@ def test_borrowed_constants_are_disclosed_and_less_sure() -> None:
         return "; ".join(found.warnings()), high / low
 
     text, borrowed = told("h100", "vllm", weights="fp8")
-    assert (
-        "vllm's speed is computed with tensorrt-llm's constants: no vllm run on this kind of device is in the "
-        "measurements" in text
-    )
+    assert "vllm's speed is computed with tensorrt-llm's constants: " in text
     silent, own = told("h100", "tensorrt-llm", weights="fp8")
     assert "constants" not in silent
     wider = read_calibration("serving_time")["borrowed"]["widening"]

@@ -370,7 +370,7 @@ def test_disaggregated_prefill_does_not_hold_up_decoding() -> None:
     pools = Engine(StepModel(1.0), mode="disaggregated", transfer_seconds=0.25, transfer_token_seconds=0.025)
     found = simulate(pools, TWO, trace_requests=2)
     # the first is moved by 1.5 and decodes 1.5-3.5; the second is there at 2.5 and joins at the next step
-    assert times(found) == {0: (0, 1, 3.5), 1: (1, 2, 6.5)}
+    assert times(found) == {0: (0, 1.5, 3.5), 1: (1, 2.5, 6.5)}
     assert found.prefill_utilization == 2 / 6.5
     two = simulate(Engine(StepModel(1.0), mode="disaggregated", prefill_workers=2, prefill_step=StepModel(0.25)), TWO)
     assert two.ttft.largest == 0.25
