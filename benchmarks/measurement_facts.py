@@ -384,7 +384,6 @@ _NAMES = {
     "llama3.3-70b": "llama-3.1-70b",
     # without a sliding window: the version that TensorRT-LLM's tables of 2024 and 2025 name
     "mistral-7b": "mistral-7b-v0.3",
-    "shisa-v2-llama3.1-8b.i1-q4_k_m": "llama-3.1-8b",
 }
 # Weights and cache of each quantization that the tables name.
 _FORMATS = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from llmhw.block import Block, Matmul, block
+from llmhw.block import Block, Matmul, block, pass_bytes
 from llmhw.checks import checked
 from llmhw.flops import attended_pairs, attention_core_flops, indexed_pairs
 from llmhw.formula import Ledger, formula
@@ -24,6 +24,7 @@ from llmhw.messages import (
     all_reduce_wire_bytes,
     all_to_all_seconds,
     expert_message_bytes,
+    group_bandwidth,
     message_seconds,
     nodes_reached,
 )
@@ -62,6 +63,9 @@ PARTS = (
 
 
 _CHUNKS = 16  # of a prompt that are timed one by one
+# Routing of experts in an engine: one kernel chooses and counts, one gathers, one adds up with the weights; the others
+# prepare the grouped products [inferred from the operations in vLLM's and TensorRT-LLM's fused layers].
+_ROUTING_KERNELS, _ROUTING_PASSES = 12, 2
 
 
 @formula(source="each token misses an expert with probability 1 - used / experts, independently", unit="count")
@@ -97,13 +101,15 @@ def skew_seconds(*, seconds: Any, skew: Any) -> Any:
 
 
 @formula(source="measured: see calibration.json", unit="seconds")
-def scheduling_seconds(*, step_seconds: Any, sequences: Any, each_seconds: Any) -> Any:
+def scheduling_seconds(*, step_seconds: Any, sequences: Any, each_seconds: Any, hidden_seconds: Any = 0) -> Any:
     """Time of a step in which the device waits for the engine: scheduling, sampling.
+
+    hidden_seconds   of the device, where the engine's loop for the next step runs beside it; else 0
 
     >>> scheduling_seconds(step_seconds=0.001, sequences=100, each_seconds=1e-5)
     0.002
     """
-    return step_seconds + sequences * each_seconds
+    return maximum(0.0, step_seconds + sequences * each_seconds - hidden_seconds)
 
 
 # Formats that the tensor cores multiply as they are stored; all others are expanded to 16 bit first.
@@ -160,6 +166,22 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
     )
 
 
+def memory_rate(device: Accelerator) -> float:
+    """Bytes per second of the memory; where ECC is on as sold and has no bits of its own, it takes a sixteenth.
+
+    >>> from llmhw import accelerator
+    >>> memory_rate(accelerator("l40s")) / accelerator("l40s").memory_bandwidth_bytes_per_second
+    0.9375
+    """
+    checks = device.memory_type.startswith("GDDR") and device.form.startswith("PCIe") and _checked(device.name)
+    return device.memory_bandwidth_bytes_per_second * (15 / 16 if checks else 1)
+
+
+def _checked(name: str) -> bool:
+    """Whether a card with GDDR memory is one for servers, which is sold with ECC on."""
+    return name.split(" ")[0] in ("A10", "A10G", "A10M", "A16", "A2", "A40", "L2", "L20", "L4", "L40", "L40G", "L40S", "T4", "T4G")
+
+
 def _peak(device: Accelerator) -> float:
     """Dense 16-bit peak, of the accumulation that inference uses."""
     return device.fp16_accumulate_peak or device.peak(half_format(device))
@@ -192,6 +214,7 @@ class Engine:
     weights, kv      number formats of weights and cache; weights "checkpoint": as the model's files have them
     constants        what kernels and links reach
     all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
+    same             all sequences are one, as where a benchmark fills a batch with one prompt: they meet the same experts
     many             numbers of many formats in place of `weights` and `kv`, as in `stored`, and of what is most under
                      (-1, ""); tp and pp may be arrays then
     """
@@ -206,6 +229,7 @@ class Engine:
     weights: str = "bf16"
     kv: str = "bf16"
     all_reduce: str = "two-shot"
+    same: bool = False
     many: Mapping[tuple[int, str], Formats] | None = None
 
     @property
@@ -227,14 +251,14 @@ class Engine:
         return self.many or {key: made[fmt] for key, fmt in found.items()}
 
     @cached_property
-    def bandwidth(self) -> float:
+    def bandwidth(self) -> Any:
         """Bytes per second at which weights are read."""
-        reached = self.device.memory_bandwidth_bytes_per_second * self.constants.bandwidth
+        reached = memory_rate(self.device) * self.constants.bandwidth
         units = self.device.multiprocessors
-        return min(reached, units * self.constants.per_unit) if units else reached
+        return minimum(reached, units * self.constants.per_unit) if units else reached
 
     @cached_property
-    def wide(self) -> float:
+    def wide(self) -> Any:
         """FLOP/s of products in 16 bit."""
         return powered_peak(self.device, self.constants, _peak(self.device)) * self.constants.matmul
 
@@ -280,13 +304,15 @@ class Engine:
         block_of: Callable[..., Block] = _block if plain else _block.__wrapped__  # arrays have no hash
         for kind, (layer, count) in enumerate(self.spec.layer_kinds):
             work = block_of(self.spec, layer, self.tp, self.attention_dp, tokens)
+            kernels = sum(_ROUTING_KERNELS if op.name == "routing" else op.kernels for op in work.ops)
             one = Ledger(detail)
             for m in work.matmuls:
-                self._product(one, m, tokens, self.stored[kind, m.part])
+                self._product(one, m, maximum(1, prompts * prompt_tokens) if self.same else tokens, self.stored[kind, m.part])
             for op in work.passes:
-                moved = {"memory_bytes": op.forward_bytes * c.passes, "bandwidth_bytes_per_second": self.bandwidth}
+                passes = c.passes * (_ROUTING_PASSES / op.ahead if op.name == "routing" else 1)
+                moved = {"memory_bytes": op.forward_bytes * passes, "bandwidth_bytes_per_second": self.bandwidth}
                 one.add("elementwise", op.name, stream_seconds, **moved)
-            gaps = {"kernels": work.kernels - len(work.matmuls), "gap": c.gap}
+            gaps = {"kernels": kernels - len(work.matmuls), "gap": c.gap}
             one.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
             own = self.tp if self.attention_dp else 1  # ranks that share the sequences out
             if layer.attention is not None:
@@ -296,21 +322,27 @@ class Engine:
                 self._states(one, layer.linear_attention, work, decoding / tokens, decoding / own)
             if any_of(several):
                 one.add("slowest rank", "ranks meet", skew_seconds, several, seconds=one.total, skew=c.skew)
-                if self.attention_dp and any_of(self.ep > 1):
-                    self._exchanges(one, work, tokens, several, prompts > 0)
-                else:
+                if not self.attention_dp:
                     self._meetings(one, tokens, layer.sums * several)
+                elif any_of(self.ep > 1):
+                    self._exchanges(one, work, tokens, several, prompts > 0)
+                elif any(m.part in ("mlp", "experts") for m in work.matmuls):
+                    # attention is whole on each rank; its tokens are gathered, and the sums scattered
+                    self._meetings(one, tokens, several, gathered=self.formats.sent_bytes)
             total.merge(one, count)
-            launches = launches + count * (work.kernels + self.formats.narrow * c.expand * len(work.matmuls))
+            launched = work.kernels if any_of(prompts) else kernels  # a graph's small kernels cost little
+            launches = launches + count * (launched + self.formats.narrow * c.expand * len(work.matmuls))
         vocab, width = self.spec.head_shape
         rows = prompts + decoding if logits is None else logits
         head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
         self._product(total, head, rows, self.stored[-1, "head"])
-        waits = {"kernels": launches, "host_seconds": c.launch, "busy_seconds": total.total}
+        # decoding replays a graph of launches; passes over prompts differ too much for that
+        launch = maximum(c.launch, c.eager) if any_of(prompts) else c.launch
+        waits = {"kernels": launches, "host_seconds": launch, "busy_seconds": total.total}
         total.add("waiting for the host", "launches", waiting_seconds, **waits)
-        total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.meet)
-        step = {"step_seconds": c.host, "sequences": prompts + decoding, "each_seconds": c.each}
-        total.add("scheduling", "the engine", scheduling_seconds, **step)
+        total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.sends)
+        step = {"step_seconds": c.host + prompts * c.arrive, "sequences": prompts + decoding, "each_seconds": c.each}
+        total.add("scheduling", "the engine", scheduling_seconds, **step, hidden_seconds=total.total * c.overlap)
         return total
 
     def prompt(self, tokens: float, *, chunk: int, prompts: int = 1, past: float = 0, detail: str = "totals") -> Ledger:
@@ -336,18 +368,35 @@ class Engine:
         # each stage does its share of every chunk; the last chunk leaves after passing all stages
         return found.merge(longest, (self.pp - 1) / self.pp) if any_of(self.pp > 1) else found
 
+    def beside_seconds(
+        self, tokens: float, *, chunk: int, past: float = 0, prompts: Any = 1, decoding: Any, context: float
+    ) -> Any:
+        """What each of so many prompts adds to passes in which others decode: weights are read and launched once.
+
+        decoding, context   as in `timed`
+
+        A prompt longer than a chunk takes passes of its own, of which the middle one stands for all.
+        """
+        passes = max(1.0, tokens / chunk)
+        load: dict[str, Any] = {"decoding": decoding, "context": context}
+        middle = past + (tokens - tokens / passes) / 2
+        mixed = self.seconds(prompts=prompts, prompt_tokens=tokens / passes, past=middle, **load)
+        return passes * (mixed - self.seconds(**load)) / prompts
+
     def prompt_seconds(self, tokens: float, **how: Any) -> Any:
         """The total of `prompt`."""
         return self.prompt(tokens, **how).total
 
     def _product(self, ledger: Ledger, m: Matmul, tokens: Any, f: Formats) -> None:
         """The best tile or none, or reading the weights if that takes longer."""
-        c, rows, groups, behind = self.constants, m.m, m.groups, Ledger(ledger.detail)
+        c, rows, groups, rate, behind = self.constants, m.m, m.groups, f.products, Ledger(ledger.detail)
         if m.experts > 1:
             # a batch reads the experts that it touches, and these share its rows
             given = {"experts": m.experts, "used": m.used, "tokens": tokens}
             groups = groups * behind.add("", "experts of all ranks", experts_touched, **given) / m.experts
             rows = rows * m.groups / maximum(groups, 1e-9)
+            rows = rows * where(self.tp > 1, 1 + c.uneven, 1)
+            rate = rate * c.grouped
         ledger.add(
             "matrix products",
             m.name,
@@ -356,7 +405,7 @@ class Engine:
             n=m.n,
             k=m.k,
             groups=groups,
-            flops_per_second=f.products,
+            flops_per_second=rate,
             vector_flops_per_second=f.ordinary,
             bandwidth_bytes_per_second=self.bandwidth,
             units=self.device.multiprocessors,
@@ -370,7 +419,7 @@ class Engine:
         """Attention of new tokens among themselves and to those before them; an indexer's scores first."""
         if not tokens or not any_of(prompts):
             return
-        lengths = {"seq_len": int(tokens), "past": int(past)}
+        c, lengths = self.constants, {"seq_len": int(tokens), "past": int(past)}
         cores = [(a.kind, a.heads / self.ranks, attended_pairs(a, **lengths), a.head_dim, a.v_head_dim)]
         if a.index_heads:
             every = indexed_pairs(a, **lengths)
@@ -381,6 +430,13 @@ class Engine:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=prompts, **sizes)
             given = {"flops_per_second": self.formats.attending, "gap_seconds": self.constants.gap}
             ledger.add("attention over prompts", name, attention_seconds, flops=flops, **given, because=behind)
+            if not any_of(c.scores):
+                continue
+            behind = Ledger(ledger.detail)
+            moved = {"tokens": prompts * heads, "width": pairs, "passes": c.scores, "bytes_per_element": 1}
+            scores = behind.add("", "reads and writes of scores", pass_bytes, **moved)
+            given = {"memory_bytes": scores, "bandwidth_bytes_per_second": self.bandwidth}
+            ledger.add("attention over prompts", f"scores of {name}", stream_seconds, **given, because=behind)
 
     def _cached(self, ledger: Ledger, a: Attention, sequences: Any, context: float) -> None:
         """Attention of decoded tokens to what is cached; an indexer reads its own keys first."""
@@ -395,7 +451,7 @@ class Engine:
         else:
             sizes = {"kv_heads": maximum(1.0, a.kv_heads / self.ranks), "head_dim": a.head_dim}
             cached = {"function": kv_cache_bytes, "tokens": seen, "v_head_dim": a.v_head_dim, **sizes}
-            self._read(ledger, "keys and values", every | cached)
+            self._read(ledger, "keys and values", every | cached, queries=a.heads // a.kv_heads)
         if a.index_dim:
             keys = context / (a.index_pool * a.index_block)
             cached = {"function": latent_cache_bytes, "tokens": context / a.index_pool, "latent": a.index_dim}
@@ -422,42 +478,60 @@ class Engine:
             self._read(ledger, name, cached, flops=share * work.state_flops, rate=rate)
 
     def _read(
-        self, ledger: Ledger, name: str, cached: Any, scores: Any = None, flops: Any = 0.0, rate: Any = None
+        self,
+        ledger: Ledger,
+        name: str,
+        cached: Any,
+        scores: Any = None,
+        flops: Any = 0.0,
+        rate: Any = None,
+        queries: Any = 1,
     ) -> None:
         """What decoding reads of the cache while it multiplies: inputs of the formulas of both."""
         c, behind = self.constants, Ledger(ledger.detail)
         moved = behind.add("", "bytes of the cache", **cached)
+        slower: Any = 1
+        if queries > 1 and c.reread and self.device.multiprocessors:
+            # every query head fetches the keys and values of its group: once from memory, then from the L2 cache
+            fetched = c.level2 * self.device.multiprocessors / memory_rate(self.device)
+            slower = maximum(1.0, queries * c.cache / fetched)
         if scores:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=cached["batch"], **scores)
         given = {
             "memory_bytes": moved,
-            "bandwidth_bytes_per_second": self.device.memory_bandwidth_bytes_per_second * c.cache,
+            "bandwidth_bytes_per_second": memory_rate(self.device) * c.cache / slower,
             "flops": flops,
             "flops_per_second": self.formats.attending if rate is None else rate,
             "gap_seconds": c.gap,
         }
         ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
-    def _meetings(self, ledger: Ledger, tokens: Any, times: Any) -> None:
-        """All-reduces; gathering tokens and scattering sums, where attention is shared out, costs as much."""
+    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: float = 0) -> None:
+        """All-reduces; or, where attention is shared out, gathering tokens and scattering sums.
+
+        gathered   bytes of an element that is gathered; 0: all-reduces
+        """
         c, tp = self.constants, self.tp
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
-        rate, adds_up = self._link
+        rate, latency, adds_up = self._link
         # `meet` is the latency of two exchanges, or of the way to the switch and back
         ways = {
-            "two-shot": (all_reduce_wire_bytes(size=size, ranks=tp), c.meet),
-            "one-shot": ((tp - 1) * size, c.meet / 2),
-            **({"nvls": (size, c.meet)} if adds_up else {}),
+            "two-shot": (all_reduce_wire_bytes(size=size, ranks=tp), latency),
+            "one-shot": ((tp - 1) * size, latency / 2),
+            **({"nvls": (size, latency)} if adds_up else {}),
         }
-        given = {"bandwidth_bytes_per_second": rate * c.inside}
+        given = {"bandwidth_bytes_per_second": rate}
         chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
+        name, label = "all-reduces", self.all_reduce
+        if gathered:
+            chosen, label = [(ways["two-shot"][0] * (gathered / 2 + 1) / 2, latency)], "gather and scatter"
         wire, latency = chosen[0]
         for other in chosen[1:]:
             mine = message_seconds(wire_bytes=wire, latency_seconds=latency, **given)
             its = message_seconds(wire_bytes=other[0], latency_seconds=other[1], **given)
             wire, latency = where(its < mine, other[0], wire), where(its < mine, other[1], latency)
         sizes = {"wire_bytes": wire, "latency_seconds": latency}
-        ledger.add("all-reduces", self.all_reduce, message_seconds, times, **sizes, **given)
+        ledger.add(name, label, message_seconds, times, **sizes, **given)
 
     def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: bool) -> None:
         """All-to-alls of a layer of experts: every rank's tokens to the ranks of their experts, and back in 16 bit.
@@ -471,7 +545,10 @@ class Engine:
         c, ranks, cluster = self.constants, self.tp, self.cluster
         _ = self._link  # raises where the network between nodes is needed and not known
         links = (cluster.intra_link, cluster.inter_link)
-        inside, between = (link.bytes_per_second * c.inside if link else float("nan") for link in links)
+        inside, between = (
+            link.bytes_per_second * share if link else float("nan")
+            for link, share in zip(links, (c.inside, c.between), strict=True)
+        )
         reached = nodes_reached(nodes=self.ep, picks=used) * ranks / self.ep
         given = {
             "ranks": ranks,
@@ -480,7 +557,7 @@ class Engine:
             "inside_bytes_per_second": inside,
             "between_bytes_per_second": between,
             "inside_latency": c.meet / 2,  # `meet` is that of two exchanges
-            "between_latency": c.meet / 2,
+            "between_latency": c.between_meet / 2,
         }
         for name, element in (("to the experts", self.formats.sent_bytes), ("back", 2.0)):
             behind = Ledger(ledger.detail)
@@ -489,15 +566,22 @@ class Engine:
             ledger.add("all-to-alls", name, all_to_all_seconds, several, size=size, **given, because=behind)
 
     @cached_property
-    def _link(self) -> tuple[Any, bool]:
-        """Bytes per second of the links between tp ranks, and whether their switch adds up."""
+    def _link(self) -> tuple[Any, Any, bool]:
+        """Bytes per second of a ring of the tp ranks, seconds of an all-reduce, and whether their switch adds up.
+
+        A ring that spans nodes leaves each over the adapters of all its ranks there.
+        """
+        c, local = self.constants, self.cluster.devices_per_node
         if isinstance(self.tp, int):
-            link = self.cluster.link_for(self.tp)
-            return link.bytes_per_second, _switch_adds_up(link.name)
-        inside, outside = self.cluster.intra_link, self.cluster.inter_link
-        rates = [link.bytes_per_second if link else float("nan") for link in (inside, outside)]
-        near = self.tp <= self.cluster.devices_per_node
-        return where(near, *rates), bool(near.all()) and inside is not None and _switch_adds_up(inside.name)
+            self.cluster.link_for(self.tp)  # raises where a network is needed and not known
+        links = (self.cluster.intra_link, self.cluster.inter_link)
+        inside, between = (link.bytes_per_second if link else float("nan") for link in links)
+        near = self.tp <= local
+        far = {"inside_bytes_per_second": inside * c.inside, "between_bytes_per_second": between * c.between}
+        rate = where(near, inside * c.inside, group_bandwidth(local_ranks=minimum(self.tp, local), **far))
+        alone = near if isinstance(self.tp, int) else bool(near.all())
+        adds_up = alone and links[0] is not None and _switch_adds_up(links[0].name)
+        return rate, c.meet + where(near, 0.0, c.between_meet), adds_up
 
 
 @lru_cache(maxsize=64)
@@ -512,7 +596,7 @@ def _block(spec: ModelSpec, layer: Layer, tp: Any, attention_dp: bool, tokens: A
     layout = Layout(
         dp=tp if attention_dp else 1,
         tp=ranks,
-        ep=where(experts % tp == 0, tp, 1) if experts > 1 else 1,
+        ep=where(experts >= tp, tp, 1) if experts > 1 else 1,
         sequence_parallel=ranks > 1,
     )
     mine = tokens / tp if attention_dp else tokens
@@ -526,8 +610,10 @@ def engine_of(
     """An `Engine` with the constants of its device and software; `layout`: its other fields."""
     for name in ("tp", "pp"):
         check_count(name, layout.get(name, 1))
-    made = Engine(spec, cluster, constants_of(ServingConstants, cluster.accelerator, engine, calibration), **layout)
-    if made.all_reduce == "nvls" and not made._link[1]:
+    link = cluster.intra_link
+    constants = constants_of(ServingConstants, cluster.accelerator, engine, calibration, link)
+    made = Engine(spec, cluster, constants, **layout)
+    if made.all_reduce == "nvls" and not made._link[2]:
         raise LLMHWError(
             f"all_reduce='nvls': no switch of {cluster.accelerator.name} adds up; use two-shot, one-shot or auto"
         )

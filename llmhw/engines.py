@@ -24,7 +24,8 @@ class ServingEngine:
     """One engine. Get it with `serving_engine(name)`; `on` has the defaults that it has on a device.
 
     vendors              of the devices that it runs on, less the architectures `without`
-    weights, kv          names of formats that it reads; "gguf" stands for all of these. The cache may be in 16 bit, too
+    weights, kv          names of formats that it reads; "gguf", "exl2" and "exl3" stand for all of these. The cache may
+                         be in 16 bit, too
     weight_only          formats that it expands on architectures, or devices of vendors, that do not multiply them
     default_weights      what it takes where no format is asked for; "": the checkpoint's own, else 16 bit
     split                how it deals a model to devices: tensor or layers
@@ -49,6 +50,10 @@ class ServingEngine:
                          layers without one, too; "none"
     latent               what is cached of latent attention: "one" latent, as keys and in part as values ("both"), or
                          keys and values of all "heads"
+    streams              whether a token attends to the cells of its slot alone; else to those of all
+    head_first           whether the head is the first of the layers that -ngl moves to a device; else the last
+    staged               hidden states in the buffer that devices read from host memory
+    sharing              slots that share the cells of one, where nobody says how many there are
     page_size            tokens of a page of its cache; 1 with `paged` False: one block a sequence
     refuses_longer       whether it does not start where a sequence of the longest length does not fit
     constants            of `calibration.json`, its own or those of the engine that it `borrows` from
@@ -90,6 +95,10 @@ class ServingEngine:
     flash: bool = True
     windows: str = "all"
     latent: str = "one"
+    sharing: int = 1
+    streams: bool = False
+    staged: int = 1
+    head_first: bool = False
 
     def on(self, device: Accelerator, ranks: int = 1) -> ServingEngine:
         """The engine with the defaults that it has on a device, where a model is cut over so many ranks.
@@ -112,6 +121,11 @@ class ServingEngine:
         """Whether it is llama.cpp or built on it: cells for every slot are allocated when it starts."""
         return self.weights[0] == "gguf"
 
+    @property
+    def rows_in_host(self) -> bool:
+        """Whether rows of the token embedding are read in host memory."""
+        return self.cells or self.name.startswith("exllama")
+
     def runs_on(self, device: Accelerator) -> bool:
         """Whether there is a build for the device; one of unknown vendor is taken for such."""
         return (not device.vendor or device.vendor in self.vendors) and not device.architecture.startswith(
@@ -120,7 +134,8 @@ class ServingEngine:
 
     def reads(self, fmt: NumberFormat) -> bool:
         """Whether it reads weights in this format."""
-        return fmt.name in self.weights or fmt.like in self.weights or (fmt.kind == "gguf" and "gguf" in self.weights)
+        method = "gguf" if fmt.kind == "gguf" else fmt.name.partition("-")[0]  # exl2-4.65bit
+        return not {fmt.name, fmt.like, method}.isdisjoint(self.weights)
 
     def caches(self, name: str) -> bool:
         """Whether it keeps the cache in this format."""
@@ -214,11 +229,24 @@ _KINDS: dict[str, Any] = {
     "share_of": str,
     "utilization": lambda text: 0.0 if text == "computed" else float(text),
     **dict.fromkeys(
-        ("max_sequences", "max_batched_tokens", "whole_up_to", "graph_batch", "state_pages", "context"), int
+        (
+            "max_sequences",
+            "max_batched_tokens",
+            "whole_up_to",
+            "graph_batch",
+            "state_pages",
+            "context",
+            "sharing",
+            "staged",
+        ),
+        int,
     ),
-    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent"), str),
+    **dict.fromkeys(("graphs", "sampler", "pools", "windows", "latent", "constants"), str),
     "expert_tiles": lambda text: tuple(map(int, text.split("x"))),
-    **dict.fromkeys(("counts_context", "refuses_states", "prompt_logits", "flash"), lambda text: text == "yes"),
+    **dict.fromkeys(
+        ("counts_context", "refuses_states", "prompt_logits", "flash", "streams", "head_first"),
+        lambda text: text == "yes",
+    ),
 }
 
 
@@ -258,8 +286,15 @@ def _named(name: str) -> ServingEngine:
 
 
 def default_engine(device: Accelerator, fmt: NumberFormat) -> ServingEngine:
-    """What serves where nobody says: vllm where it runs and the weights are no GGUF file, else llama.cpp."""
+    """What serves where nobody says: vllm where it runs and the weights are no GGUF file, else llama.cpp.
+
+    Files of MLX and of ExLlama are read by these alone.
+    """
     first, second = serving_engine("vllm"), serving_engine("llama.cpp")
+    if not (first.reads(fmt) or second.reads(fmt)):
+        for name in ("mlx", "exllamav2", "exllamav3"):
+            if serving_engine(name).runs_on(device) and serving_engine(name).reads(fmt):
+                return serving_engine(name)
     return first if first.runs_on(device) and fmt.kind != "gguf" else second
 
 
@@ -273,6 +308,8 @@ def default_weights(engine: ServingEngine, device: Accelerator, spec: ModelSpec)
     'mxfp4'
     """
     own = checkpoint_name(spec) if spec.checkpoint.quantized else ""
+    if engine.cells and own == "mxfp4":  # GGUF files keep the experts as they are, and the rest in 8 bit
+        own = "MXFP4_MOE"
     wide = spec.checkpoint.wide.name
     if wide == "fp32" and engine.name != "transformers":
         wide = "bf16"
@@ -298,6 +335,7 @@ def default_cache(engine: ServingEngine, device: Accelerator, spec: ModelSpec, w
     return spec.checkpoint.kv if spec.checkpoint.kv and engine.caches(spec.checkpoint.kv) else half
 
 
+@lru_cache(maxsize=64)
 def _own(spec: ModelSpec) -> tuple[str, ...]:
     """The names of the checkpoint's own format; none where its method is not known."""
     try:

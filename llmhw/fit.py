@@ -18,7 +18,7 @@ from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.margin import barely, known_error, visible_bytes
 from llmhw.memory import told_towers
 from llmhw.model import ModelSpec
-from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, number_format
+from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
@@ -45,7 +45,8 @@ class Held(NamedTuple):
     offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
     explained  makes `estimate`: most of those that are tried are asked for a number alone
     error      share of the need that nine of ten measured needs are within: `llmhw.margin`
-    job        of full training
+    job        of training
+    starts     why an engine does not start all the same; "" where it does
     """
 
     needed: float
@@ -53,6 +54,7 @@ class Held(NamedTuple):
     explained: Callable[[], Estimate]
     error: float
     job: TrainingJob | None = None
+    starts: str = ""
 
     @property
     def estimate(self) -> Estimate:
@@ -61,7 +63,7 @@ class Held(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.offered
+        return self.needed <= self.offered and not self.starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +100,19 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """Whether the need is within the offer."""
+        """Whether the need is within the offer, and the engine starts."""
         return self.held.fits
 
     @property
     def fits_barely(self) -> bool:
         """Whether it fits by less than the known error: see `llmhw.margin`."""
-        return barely(self.needed_bytes, self.usable_bytes, self.held.error)
+        return self.fits and barely(self.needed_bytes, self.usable_bytes, self.held.error)
 
     @property
     def verdict(self) -> str:
-        """Fits, fits barely, does not fit."""
+        """Fits, fits barely, does not fit, does not start."""
+        if self.held.starts:
+            return "Does not start"
         return "Does not fit" if not self.fits else "Fits barely" if self.fits_barely else "Fits"
 
     @property
@@ -116,6 +120,8 @@ class Fit:
         """By how much it falls short; "" if it fits."""
         if self.fits:
             return ""
+        if self.held.starts:
+            return "no, does not start"
         return f"no, short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
 
     def to_row(self) -> dict[str, Any]:
@@ -170,7 +176,7 @@ class FitTable(Report):
     def verdict(self) -> str:
         """What fits, and what does not."""
         found = []
-        for told in ("Fits", "Fits barely", "Does not fit"):
+        for told in ("Fits", "Fits barely", "Does not fit", "Does not start"):
             uses = [row.use for row in self.rows if row.verdict == told]
             formats = [use.removeprefix(_INFERENCE) for use in uses if use.startswith(_INFERENCE)]
             named = [f"inference in {', '.join(formats)}"] if formats else []
@@ -185,7 +191,8 @@ class FitTable(Report):
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
-        return [f"{row.use}: {row.way_out.partition('; ')[2]}" for row in self.rows if "; fits" in row.way_out]
+        said = [(row.use, row.way_out.partition("; ")[2]) for row in self.rows if not row.fits]
+        return [f"{use}: {way}" for use, way in said if way.startswith(("fits", "use "))]
 
     def explain(self, use: str | None = None) -> str:
         """The formulas behind one use, or all."""
@@ -290,43 +297,52 @@ class _Question(NamedTuple):
     rank: int
     utilization: float | None
     plans: dict[Any, ServingMemory]  # that were made already
+    engine: str | None = None
 
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
     """The job that `llmhw serve` would be asked for."""
+    from llmhw.engines import default_engine, serving_engine
     from llmhw.job import ServingJob
 
     asked: dict[str, Any] = {"weights": name, "kv": q.kv_format, "max_model_len": q.seq_len}
-    asked |= {"utilization": q.utilization, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
-    deals = ServingJob(**asked).software.cells  # llama.cpp deals layers
-    return ServingJob(**asked | {"pp" if deals else "tp": q.devices})
+    asked |= {"utilization": q.utilization, "engine": q.engine, "model": q.spec, "cluster": Cluster(q.gpu, q.devices)}
+    fmt = formats_in(q.spec, name)[0]
+    if not (serving_engine(q.engine) if q.engine else default_engine(q.gpu, fmt)).cells:
+        return ServingJob(**asked, tp=q.devices)
+    # llama.cpp deals layers, and allocates as many slots as it is told
+    return ServingJob(**asked, pp=q.devices, max_sequences=q.batch)
 
 
 def _inference(name: str, q: _Question) -> Held:
     """An engine's plan: what it holds beside the cache, and the cache of the batch."""
     found = _plan(name, q)
-    sequences = -(-q.batch // found.job.attention_dp)
-    caches = [found.cache_bytes(q.seq_len, i, sequences=sequences) for i in range(found.job.pp)]
-    stage, cache = max(zip(found.stages, caches, strict=True), key=lambda pair: float(pair[0].total) + pair[1])
+    needed = found.needed_bytes(q.seq_len, -(-q.batch // found.job.attention_dp))
 
     def explained() -> Estimate:
-        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, cache)))
+        stage = found.stages[found.worst]
+        return replace(stage, parts=(*stage.parts, *_cache_part(found, q, needed - float(stage.total))))
 
-    return Held(float(stage.total) + cache, found.budget_bytes, explained, found.error)
+    starts = found.starts if needed <= found.budget_bytes else ""
+    return Held(needed, found.budget_bytes, explained, found.error, starts=starts)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
-    """The plan of an engine: where it has pages, the same for all lengths of sequences."""
+    """The plan of an engine: where it has pages that layers do not share, the same for all lengths above a batch's."""
     from llmhw.serving import serving_memory
 
-    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len))
+    longest = q._replace(seq_len=max(q.spec.max_seq_len or _LIMIT, q.seq_len), batch=1)
     for asked in (longest, q):
-        key = (name, asked.gpu.name, asked.devices, asked.seq_len)
+        key = (name, asked.gpu.name, asked.devices, asked.seq_len, asked.batch)
         if key not in q.plans:
             q.plans[key] = serving_memory(_serving_job(asked, name))
-        if q.plans[key].job.software.paged:
+        plan = q.plans[key]
+        alike = not (any(plan.pools) or q.spec.towers) and q.seq_len >= plan.job.max_batched_tokens
+        if plan.job.software.paged and alike:
             break
-    return q.plans[key]
+        if plan.job.software.paged:
+            q = q._replace(batch=1)
+    return plan
 
 
 def _cache_part(found: Any, q: _Question, cache: float) -> Iterable[Part]:
@@ -402,6 +418,8 @@ def _way_out(
 
     if held.fits:
         return ""
+    if held.starts:
+        return held.starts
     short = f"short by {format_quantity(held.needed - held.offered, 'bytes')}"
     if longest:
         return f"{short}; fits up to {longest:,} tokens"
@@ -470,6 +488,7 @@ def fit(
     kv_format: str | None = None,
     rank: int = 16,
     utilization: float | None = None,
+    engine: str | None = None,
 ) -> FitTable:
     """What of this model fits on one device, or on several that share it.
 
@@ -482,8 +501,9 @@ def fit(
     kv_format     format of the cache; default: the engine's
     rank          of the LoRA adapters, on all linear layers
     utilization   share of a device that an engine takes; default: the engine's own
+    engine        that serves, with a version if need be; default: the one that `llmhw serve` has by default
 
-    Inference is the plan of the engine that `llmhw serve` has by default: `batch` sequences fit beside the weights.
+    Inference is the plan of that engine: `batch` sequences fit beside the weights.
     Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with.
     A model whose activations no profile covers, and a device that
     does not multiply bf16, have no rows of training; `left_out` says why.
@@ -496,7 +516,7 @@ def fit(
     gpu = accelerator(device) if isinstance(device, str) else device
     kv = None if kv_format is None else number_format(kv_format).name
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
-    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}))
+    q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}, engine))
     jobs, refused = _served(q, formats)
     called = {name: format_label(spec, name) for name in jobs}
     rows = [_row(_INFERENCE + called[name], partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
@@ -517,11 +537,11 @@ def fit(
         rows += [_row(use, at, q, _trains) for use, at in uses.items()]
     if not rows:
         raise LLMHWError(f"{next(iter(refused.values()))}; no training: {left_out}")
-    engine = {called[name]: job.engine for name, job in jobs.items()}
+    engines = {called[name]: job.engine for name, job in jobs.items()}
     caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
     towers = tuple(told_towers(spec, how="whole on each device"))
-    return FitTable(*place, caches, engine, tuple(rows), refused, left_out, towers)
+    return FitTable(*place, caches, engines, tuple(rows), refused, left_out, towers)
 
 
 def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, ServingJob], dict[str, str]]:

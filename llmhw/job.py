@@ -710,7 +710,7 @@ def _host(name: str, value: str) -> str:
 
 
 def _engine(name: str, value: str) -> str:
-    found = serving_engine(value)
+    found = serving_engine(check_text(name, value))
     return f"{found.name}:{found.version}" if found.version else found.name
 
 

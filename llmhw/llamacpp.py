@@ -112,7 +112,7 @@ def expert_buffer_bytes(*, batch: Any, used: Any, feed_forward: Any, hidden: Any
 def staging_buffer_bytes(*, batch: Any, hidden: Any, cells: Any, copies: Any = 1) -> Any:
     """What is written in host memory for the devices to read: the log's CUDA_Host compute buffer.
 
-    hidden   elements of a token; of all its experts where these are computed in host memory
+    hidden   elements of a token: one hidden state, two in versions of 2026; all its experts' where the host has them
     copies   of the mask: 4 where several devices work as a pipeline (all layers on devices, split by layer)
 
     >>> staging_buffer_bytes(batch=512, hidden=6144, cells=32768) / 2**20  # a log of GLM-4 32B: 76.01 MiB
@@ -141,6 +141,7 @@ def cache_terms(
     keys: str = "fp16",
     values: str = "",
     second: bool = False,
+    sharing: int = 1,
     layers: Iterable[int] | None = None,
 ) -> list[Term]:
     """The cache of some layers: cells for `tokens` in each slot, a state of each.
@@ -148,6 +149,7 @@ def cache_terms(
     spec           as the engine keeps it: `llmhw.memory.kept_by`
     keys, values   formats of the two; "": values as keys
     second         of multi-head latent attention the latent without its rotary key is cached again, as values
+    sharing        sequences that share the cells of a slot (--kv-unified): each has a window and a state of its own
 
     Keys and values of every cell, or latents; recurrent states in fp32. Rows that are split over devices (--split-mode
     row) leave the cache whole on the first.
@@ -158,8 +160,9 @@ def cache_terms(
     for layer, count in spec.layer_kinds if layers is None else spec.kinds_of(list(layers)):
         a, linear = layer.attention, layer.linear_attention
         if a and a.causal and not a.shared:
-            window = a.span
-            kept = cells if window is None else window_cells(cells=cells, window=window, micro_batch=micro_batch)
+            window, kept = a.span, cells
+            if window is not None:
+                kept = window_cells(cells=cells, window=window * sharing, micro_batch=micro_batch)
             sizes: dict[str, Any] = {"batch": slots, "tokens": kept}
             if a.latent:
                 one = term(latent_cache_bytes, "latents", count, **sizes, latent=a.latent, bits_per_element=bits[0])
@@ -176,7 +179,8 @@ def cache_terms(
                 found.append(term(kv_cache_bytes, f"values{label}", count, **heads, **value))
         if linear:
             # a convolution's inputs without the token at hand
-            sizes = linear.kept(1) | {"kernel": max(0, linear.conv_kernel - 1), "batch": slots, "bits_per_element": 32}
+            sizes = linear.kept(1) | {"kernel": max(0, linear.conv_kernel - 1), "bits_per_element": 32}
+            sizes["batch"] = slots * sharing
             found.append(term(linear_state_bytes, "states", count, **sizes))
     return found
 
@@ -185,16 +189,23 @@ def cache_terms(
 
 
 def layers_on(job: ServingJob, stage: int) -> range:
-    """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer, the last."""
+    """Numbers of the layers on a device: the last ones of -ngl, dealt evenly; the head counts as a layer."""
     total = job.model.num_layers + 1
     held = total if job.gpu_layers is None else min(job.gpu_layers, total)
-    first = total - held
+    first = total - held - (held < total and not job.software.head_first)
     bounds = [first + -(-held * i // job.pp) for i in (stage, stage + 1)]
-    return range(bounds[0], min(bounds[1], total - 1)) if held else range(0)
+    return range(max(0, bounds[0]), min(bounds[1], total - 1)) if held else range(0)
 
 
 def _head_on_device(job: ServingJob) -> bool:
-    return job.gpu_layers is None or job.gpu_layers > 0
+    if job.gpu_layers is None or job.gpu_layers > job.model.num_layers:
+        return True
+    return job.software.head_first and job.gpu_layers > 0
+
+
+def _first(job: ServingJob) -> int:
+    """How many layers lie in host memory, the first ones."""
+    return job.model.num_layers if job.gpu_layers == 0 else layers_on(job, 0).start
 
 
 def head_tensors(spec: ModelSpec) -> list[tuple[Tensor, int]]:
@@ -238,7 +249,7 @@ def host_tensors(job: ServingJob) -> list[tuple[Tensor, int]]:
     """Tensors in host memory: the embedding, layers on no device, and experts that --n-cpu-moe leaves there."""
     spec = job.model
     held = [(t, 1) for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
-    first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
+    first = _first(job)
     for layer, count in spec.kinds_of(range(first)) if first else ():
         held += [(t, count) for t in layer.tensors]
     moved = range(first, min(job.cpu_moe, spec.num_layers))
@@ -271,6 +282,11 @@ def micro_batch(job: ServingJob) -> int:
     return min(job.max_batched_tokens, job.n_batch or job.max_batched_tokens)
 
 
+def _seen(job: ServingJob, tokens: int) -> int:
+    """Cells that a token attends to, its own or not: what does not count is masked."""
+    return cell_count(tokens) * (1 if job.software.streams else job.max_sequences)
+
+
 def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     """The compute buffer of a device for cells of so many tokens a slot: the largest of what it needs in turn.
 
@@ -278,7 +294,7 @@ def compute_terms(job: ServingJob, stage: int, tokens: int) -> list[Term]:
     stack of them is copied.
     """
     spec, batch = job.model, micro_batch(job)
-    cells, hidden = cell_count(tokens), spec.hidden
+    cells, hidden = _seen(job, tokens), spec.hidden
     sizes: dict[str, Any] = {"batch": batch, "hidden": hidden}
     found = [
         attention_term(layer.attention, cells, fused(job), sizes, _queries(layer))
@@ -326,11 +342,12 @@ def host_memory(job: ServingJob, tokens: int) -> Estimate:
     """What the host must hold: weights that are on no device, their layers' cache, and what devices read from it."""
     spec = job.model
     held = [t for part in weights(spec, job.weights, tensors=host_tensors(job)) for t in part.terms]
-    first = layers_on(job, 0).start if _head_on_device(job) else spec.num_layers
+    first = _first(job)
     parts: dict[str, list[Term]] = {"weights": held}
     if first:
         parts["KV cache"] = cache_terms(kept(job), layers=range(first), **cache_options(job, tokens))
-    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": spec.hidden, "cells": cell_count(tokens)}
+    hidden = job.software.staged * spec.hidden
+    sizes: dict[str, Any] = {"batch": micro_batch(job), "hidden": hidden, "cells": _seen(job, tokens)}
     if job.pp > 1 and not first and not job.cpu_moe:
         sizes["copies"] = 4
     parts["compute"] = [term(staging_buffer_bytes, "embeddings and mask", **sizes)]
@@ -346,6 +363,7 @@ def cache_options(job: ServingJob, tokens: int, slots: int | None = None) -> dic
         "keys": job.kv,
         "values": job.kv_v or "",
         "second": job.software.latent == "both",
+        "sharing": 1 if job.was_asked("max_sequences") else job.software.sharing,
     }
 
 

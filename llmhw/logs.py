@@ -13,10 +13,11 @@ from functools import cached_property
 from os import PathLike
 from typing import Any, NamedTuple
 
+from llmhw import llamacpp
 from llmhw.catalog import read_calibration
 from llmhw.checks import check_prose, checked
 from llmhw.formula import Report, Table
-from llmhw.hardware import Accelerator, Cluster, accelerator
+from llmhw.hardware import Accelerator, Cluster, accelerator, fitting
 from llmhw.job import ServingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.model import ModelSpec, model
@@ -97,6 +98,7 @@ _KNOWN: dict[str, list[Line]] = {
             ("tokens", rf"GPU KV cache size: {_N} tokens"),
             ("tokens", rf"tokens that can be stored in KV cache \({_N}\)"),
             ("blocks", rf"# (?:GPU|CUDA|cuda) blocks: {_N}"),
+            ("blocks of state", rf"exceeds available Mamba cache blocks \({_N}\)"),
             ("sequences", rf"Maximum concurrency for [\d,]+ tokens per request: {_N}x"),
         ),
         *_lines(
@@ -115,6 +117,7 @@ _KNOWN: dict[str, list[Line]] = {
             ("utilization", r"gpu_memory_utilization \(([\d.]+)\)"),
             ("utilization", r"The current --gpu-memory-utilization=([\d.]+)"),
             ("utilization", r"Desired GPU memory utilization is \(([\d.]+)"),
+            ("sequences_limit", r"max_num_seqs \((\d+)\) exceeds"),
             ("page", r"Setting attention block size to (\d+) tokens"),
             ("drafts", r"(?:speculative_config|'speculative_config':)[=\s]+(SpeculativeConfig|\{)"),
         ),
@@ -148,7 +151,7 @@ _KNOWN: dict[str, list[Line]] = {
             GIB, min,
             ("KV cache", rf"KV Cache is allocated\.[^\n]*?K size: {_N} GB, V size: {_N} GB"),
             ("KV cache", rf"KV Cache is allocated\.[^\n]*?KV size: {_N} GB"),
-            ("free at start", rf"Load weight begin\. avail mem={_N} GB"),
+            ("free", rf"Load weight begin\. avail mem={_N} GB"),
         ),
         *_lines(
             1, min,
@@ -191,6 +194,8 @@ _KNOWN: dict[str, list[Line]] = {
             MIB, max,
             ("weights", rf"(?:file size|model size)\s*= {_N} MiB"),
             ("KV cache", rf"KV self size\s*=\s*{_N} MiB"),
+            ("visible", rf"Device \d+: [^\n]*?VRAM: {_N} MiB"),
+            ("free", rf"using device \w+ \([^\n]*?- {_N} MiB free"),
         ),
         *_lines(
             MIB, sum,
@@ -204,12 +209,17 @@ _KNOWN: dict[str, list[Line]] = {
             ("name", r"general\.name\s*(?:str\s*)?= (.+)"),
             ("path", r"loaded meta data with [^\n]*? from (\S.*?)(?: \(version|$)"),
             ("file_type", r"(?:file type|model ftype)\s*= (.+)"),
+            ("bits", r"\(([\d.]+) BPW\)"),
             ("parameters", r"model params\s*= ([\d.]+ [KMBT])"),
             ("context", r"\bn_ctx\s*= (\d+)"),
             ("micro_batch", r"\bn_ubatch\s*= (\d+)"),
             ("batch", r"\bn_batch\s*= (\d+)"),
-            ("parallel", r"\bn_seq_max\s*= (\d+)"),
+            ("slots", r"\bn_seq_max\s*= (\d+)"),
+            ("shared", r"\bkv_unified\s*= (\w+)"),
+            ("fused", r"Flash Attention was auto, set to (\w+)"),
             ("fused", r"\bflash_attn\s*= (\w+)"),
+            ("full_windows", r"using (full)-size SWA cache"),
+            ("cache_kind", r"\b(llama_kv_cache\w*):"),
             ("kv", r"\bK \((\w+)\):"),
             ("kv_values", r"\bV \((\w+)\):"),
             ("layers", r"offloaded (\d+)/\d+ layers to GPU"),
@@ -218,9 +228,13 @@ _KNOWN: dict[str, list[Line]] = {
     ],
 }  # fmt: skip
 
+# The name of what allocates the cache, in the order of its names -> the build that had it first.
+_CACHE_KINDS = {"llama_kv_cache_init": "b4000", "llama_kv_cache_unified": "b5430", "llama_kv_cache": "b6330"}
+# Experts that stay in host memory: -ot, --n-cpu-moe.
+_MOVED = re.compile(r"blk\.(\d+)\.ffn_\w+_exps\S*[^\n]{0,80}overr?id\w* to (?:CPU|\w+_Host)")
 # Buffers that llama.cpp allocates: on which device, and for what.
 _BUFFER = re.compile(rf"([A-Za-z_]+\d*)\s+(model |KV |RS |compute |output )?buffer size\s*=\s*{_N} MiB")
-_BUFFERS = {"": "weights", "model": "weights", "KV": "KV cache", "RS": "state", "compute": "compute buffer"}
+_BUFFERS = {"": "weights", "model": "weights", "KV": "KV cache", "RS": "KV cache", "compute": "compute buffer"}
 _HOST = ("CPU", "CUDA_Host", "ROCm_Host", "Vulkan_Host", "SYCL_Host", "Host")
 # Metadata of a GGUF file, as llama.cpp prints it.
 _KEY = re.compile(r"- kv\s+\d+:\s+(\S+)\s+([a-z]+\d*)(?:\[\S*?)?\s+= (.*)")
@@ -246,7 +260,7 @@ _DEVICE = tuple(
 _START = re.compile(r"Initializing an? (?:V\d )?LLM engine|server_args=ServerArgs\(|loaded meta data with")
 _REFUSED = re.compile(
     r"(To serve at least one request with the model[^\n]*|The model's max seq len \(\d+\) is larger[^\n]*|"
-    r"No available memory for the cache blocks[^\n]*|max_num_seqs[^\n]* exceeds [^\n]*blocks[^\n]*|"
+    r"No available memory for the cache blocks[^\n]*|max_num_seqs \(\d+\) exceeds [^\n]*|"
     r"Not enough memory[^\n]*|CUDA out of memory[^\n]*|cudaMalloc failed: out of memory|"
     r"unable to allocate \w+ buffer|failed to allocate [^\n]*buffer[^\n]*)"
 )
@@ -298,6 +312,8 @@ def read_log(text: str) -> EngineLog:
     found = {engine: _read(known, lines, start) for engine, known in _KNOWN.items()}
     engine = max(found, key=lambda name: (len(found[name][1]), len(found[name][0])))
     settings, measured = found[engine]
+    if engine == "llama.cpp" and (moved := {block for (block,) in _matches(_MOVED, lines)}):
+        settings["cpu_moe"] = str(len(moved))
     buffers = _buffers(lines[start:]) if engine == "llama.cpp" else {}
     metadata = _metadata(lines) if engine == "llama.cpp" else {}
     if not measured and not buffers:
@@ -402,7 +418,7 @@ def _same_shape(spec: ModelSpec, log: EngineLog) -> bool:
     """Whether a model has the layers and the width that the file's metadata states, if it states any."""
     arch = log.metadata.get("general.architecture", "")
     stated = (log.metadata.get(f"{arch}.{key}") for key in ("block_count", "embedding_length"))
-    layers, hidden = stated
+    layers, hidden = (one if isinstance(one, int) else None for one in stated)
     return (layers is None or 0 <= layers - spec.num_layers <= 1) and hidden in (None, spec.hidden)
 
 
@@ -414,7 +430,7 @@ def _from_metadata(log: EngineLog) -> ModelSpec:
     name = log.settings.get("name") or str(log.metadata["general.architecture"])
     specs = [ModelSpec.from_config(config | {"tie_word_embeddings": tied}, name=name) for tied in (False, True)]
     number, _, unit = log.settings.get("parameters", "").partition(" ")
-    stated = float(number) * {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[unit] if number else 0.0
+    stated = (finite(number) or 0.0) * {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(unit, 1)
     best = min(specs, key=lambda spec: abs(spec.parameters.text - stated))
     if stated and abs(best.parameters.text / stated - 1) > 0.02:
         raise LLMHWError(
@@ -453,7 +469,7 @@ def _file_type(log: EngineLog) -> str | None:
     text = re.sub(r"\(guessed\)|all |, some F16|mostly ", "", log.settings.get("file_type", "")).strip()
     name, _, kind = text.partition(" - ")
     word = name.split(" ")[0].upper().replace("F32", "fp32")
-    for tried in (f"{word}_{kind[:1].upper()}", word):
+    for tried in (f"{word}_{kind[:1].upper()}" if kind else name.upper().replace(" ", "_"), word):
         try:
             return number_format(tried).name
         except LLMHWError:
@@ -474,12 +490,10 @@ def _asked(log: EngineLog, spec: ModelSpec) -> dict[str, Any]:
         "kv": number_format(_CACHES.get(kv, kv)).name if kv else None,
         "tp": log.count("tp"),
         "pp": log.count("pp"),
-        "max_model_len": log.count("context" if log.engine == "llama.cpp" else "longest"),
+        "max_model_len": log.count("longest"),
     }
     if log.engine == "llama.cpp":
-        # its cells are shared by all sequences: one of them may take all
-        found |= {"max_batched_tokens": log.count("micro_batch"), "max_sequences": 1}
-        found["pp"] = max(1, sum(place != "host" for place in log.buffers))
+        found |= _cells(log)
     else:
         utilization = finite(log.settings.get("utilization", ""))
         found |= {
@@ -495,6 +509,42 @@ def _asked(log: EngineLog, spec: ModelSpec) -> dict[str, Any]:
         if found["ep"] > 1 and limits_of(spec, Cluster("H100 SXM5 80GB", 1)).experts == 1:
             found["ep"] = 1
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _cells(log: EngineLog) -> dict[str, Any]:
+    """The options of llama.cpp that a log states."""
+    build = re.match(r"\d+", log.settings.get("version", ""))
+    kind = log.settings.get("cache_kind", "").removesuffix("_iswa")
+    version = f"b{build[0]}" if build else _CACHE_KINDS.get(kind, "")
+    devices = [place for place in log.buffers if place != "host"]
+    layers, every = log.count("layers") or 0, log.count("all_layers")
+    alone = log.settings.get("shared") == "false"
+    on, values = log.settings.get("fused", "auto"), log.settings.get("kv_values", "").lower()
+    return {
+        "engine": f"llama.cpp:{version}" if version else "llama.cpp",
+        "pp": max(1, len(devices)),
+        "n_ctx": log.count("context"),
+        "n_batch": log.count("batch"),
+        "max_batched_tokens": log.count("micro_batch"),
+        # slots share the cells but where each has a stream of its own; four do so by default
+        "max_sequences": log.count("slots") if alone else None if log.count("slots") == 4 else 1,
+        "flash_attention": None if on == "auto" else on in ("1", "enabled", "true"),
+        "kv_v": number_format(_CACHES.get(values, values)).name
+        if values and values != log.settings.get("kv", "").lower()
+        else None,
+        "swa_full": "full_windows" in log.settings,
+        "gpu_layers": layers if every and layers < every else None,
+        "cpu_moe": log.count("cpu_moe"),
+    }
+
+
+def device_of(log: EngineLog) -> Accelerator:
+    """The device that a log names; of one that is sold in several sizes, the smallest that has what the log saw."""
+    if not log.device:
+        raise LLMHWError("the log does not name its device; give device='RTX 3090' or whatever it is")
+    seen = log.measured.get("visible") or log.measured.get("free", 0.0)
+    sizes = [one for one in fitting(log.device) if one.memory_bytes >= 0.99 * seen] if seen else []
+    return min(sizes, key=lambda one: one.memory_bytes) if sizes else accelerator(log.device)
 
 
 @checked(log=None)
@@ -517,10 +567,7 @@ def compare(
     """
     read = log if isinstance(log, EngineLog) else read_log(log)
     found = _spec(read) if spec is None else model(spec) if isinstance(spec, str) else spec
-    gpu = device or read.device
-    if not gpu:
-        raise LLMHWError("the log does not name its device; give device='RTX 3090' or whatever it is")
-    gpu = accelerator(gpu) if isinstance(gpu, str) else gpu
+    gpu = accelerator(device) if isinstance(device, str) else device or device_of(read)
     fields = _asked(read, found) | asked
     ranks = fields.get("tp", 1) * fields.get("pp", 1) * fields.get("attention_dp", 1)
     cluster = Cluster(gpu, max(ranks, 1), devices_per_node=max(ranks, 1))
@@ -558,12 +605,13 @@ _RESIDUALS = {
     "tokens": "kv-capacity, tokens",
     "sequences": "kv-capacity, tokens",
 }
-_LLAMA_CPP = {"weights": "weights", "KV cache": "cache", "compute buffer": "compute"}
+_LLAMA_CPP = {"weights": "weights", "cache": "cache", "buffer": "compute"}
 
 
 def _known_error(engine: str, quantity: str) -> float | None:
     """The 90th percentile over published logs; one in a hundred at least, as logs round."""
-    told = f"llama-cpp-memory, {_LLAMA_CPP.get(quantity)}" if engine == "llama.cpp" else _RESIDUALS.get(quantity, "")
+    last = quantity.split(" ")[-1]
+    told = f"llama-cpp-memory, {_LLAMA_CPP.get(last)}" if engine == "llama.cpp" else _RESIDUALS.get(quantity, "")
     if (engine, quantity) == ("vllm", "weights"):  # SGLang counts what loading leaves behind, too
         told = "kv-capacity, weights"
     entry = read_calibration("serving_memory")["residuals"].get(told)
@@ -596,7 +644,8 @@ class LogComparison(Report):
         """By quantity."""
         engine = self.log.engine
         made = self._llama_cpp() if engine == "llama.cpp" else self._paged()
-        rows = {n: Compared(n, *numbers, _known_error(engine, n)) for n, numbers in made.items()}
+        # a ratio says nothing of what is 0 or below
+        rows = {n: Compared(n, *of, _known_error(engine, n) if of[0] > 0 else None) for n, of in made.items()}
         if engine != "llama.cpp" and (left := made.get("KV cache", (0.0,))[0]) > 0:
             # a cache is what is left over: of a small one, the same error of the rest is a larger share
             share = known_error("paged") * self.held.budget_bytes / left
@@ -619,41 +668,45 @@ class LogComparison(Report):
             "activations": (self._part("activations", "logits", "encoder outputs"), "bytes"),
             "outside the allocator": (self._part("engine"), "bytes"),
             "KV cache": (left, "bytes"),
-            "CUDA graphs": (held.graphs_bytes, "bytes"),
+            "CUDA graphs": (held.graphs_bytes or self._part("CUDA graphs"), "bytes"),
         }
         if "tokens" in log or "blocks" in log:
-            tokens = float(held.kv_tokens)
-            expected |= {"tokens": (tokens, "tokens"), "sequences": (tokens / held.job.context_limit, "")}
+            expected |= {"tokens": (float(held.kv_tokens), "tokens"), "sequences": (held.at_once_exactly, "")}
+        if "blocks of state" in log:
+            expected["blocks of state"] = float(held.blocks), ""
         measured = dict(log)
         if "blocks" in log and "tokens" not in log:
             measured["tokens"] = log["blocks"] * held.job.page_tokens
         return {name: (measured[name], *expected[name]) for name in expected if name in measured}
 
     def _llama_cpp(self) -> dict[str, tuple[float, float, str]]:
-        """What llama.cpp allocates: its weights and cache on all devices, and the largest compute buffer of one."""
-        log, held = self.log, self.held
-        found: dict[str, tuple[float, float, str]] = {}
-        every = log.buffers.values()
+        """What llama.cpp allocates: weights and cache in all, then the buffers of each device."""
+        log, held, job = self.log, self.held, self.held.job
+        host = llamacpp.host_memory(job, job.context_limit)
+        away = {part.name: float(part.value) for part in host}
+        parts = [{part.name: float(part.value) for part in stage} for stage in held.stages]
+        for i, stage in enumerate(parts):
+            stage["KV cache"] = held.cache_bytes(job.context_limit, i, sequences=job.max_sequences)
+        places = dict(zip((name for name in log.buffers if name != "host"), parts, strict=False))
+        places |= {"host": away} if "host" in log.buffers else {}
+        found = {}
         for name in ("weights", "KV cache"):
-            measured = log.measured.get(name) or sum(place.get(name, 0.0) for place in every)
-            whole = (
-                sum(float(p.value) for stage in held.stages for p in stage if p.name == name)
-                if name == "weights"
-                else sum(held.cache_bytes(held.job.context_limit, i) for i in range(held.job.pp))
-            )
-            if measured:
-                found[name] = measured, whole, "bytes"
-        on_device = [place.get("compute buffer", 0.0) for name, place in log.buffers.items() if name != "host"]
-        if any(on_device):
-            found["compute buffer"] = max(on_device), self._part("activations"), "bytes"
-        return found
+            buffers = sum(place.get(name, 0.0) for place in log.buffers.values())
+            measured = max(buffers, log.measured.get(name, 0.0))  # states of hybrids stand among the buffers alone
+            found[name] = measured, sum(stage[name] for stage in parts) + away.get(name, 0.0), "bytes"
+        for place, expected in places.items():
+            for name in ("weights", "KV cache", "compute buffer"):
+                key = "compute" if (place, name) == ("host", "compute buffer") else name
+                found[f"{place} {name}"] = log.buffers[place].get(name, 0.0), expected.get(key, 0.0), "bytes"
+        return {name: numbers for name, numbers in found.items() if numbers[0]}
 
     @property
     def verdict(self) -> str:
         """Whether the prediction agrees with the log, and by how much the worst quantity is off."""
         off = [row for row in self.rows.values() if row.off and row.error is not None]
         if self.log.refused:
-            agreed = "so does the prediction" if not self.held.fits else "the prediction says that it fits"
+            fits = self.held.fits and not self.held.starts
+            agreed = "the prediction says that it fits" if fits else "so does the prediction"
             return f"The engine did not start; {agreed}: {self.held.verdict}"
         if not off:
             return "The prediction agrees with the log, within its known error."
@@ -672,6 +725,10 @@ class LogComparison(Report):
                 found.append(f"{off}; nine of ten logs keep to {error}")
         if gap := self._gap():
             found.append(gap)
+        held = self.rows.get("weights")
+        if (bits := finite(self.log.settings.get("bits", ""))) and held and held.off:
+            named = f"{self.held.job.weights} of this model {bits * held.ratio:.2f}"
+            found.append(f"the file has {bits} bits a weight, {named}: it is another mix")
         if self.log.settings.get("drafts"):
             found.append("the log has speculative decoding: the weights and the cache of its drafts are not predicted")
         method = self.log.settings.get("quantization", "")
@@ -723,7 +780,7 @@ class LogComparison(Report):
         return found
 
     def tables(self) -> list[Table]:
-        return [Table(self.title, ("quantity", "log", "predicted", "ratio"), self.text_rows(), head=())]
+        return [Table(self.title, ("quantity", "log", "predicted", "ratio"), self.text_rows())]
 
 
 def read(path: str | PathLike[str]) -> EngineLog:

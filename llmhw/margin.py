@@ -17,7 +17,7 @@ from llmhw.units import check_choice, format_quantity, format_range
 _RESIDUALS = {
     "training": ("training_memory", "all"),
     "paged": ("serving_memory", "kv-capacity, share of the budget"),
-    "llama.cpp": ("serving_memory", "llama-cpp-memory, compute"),
+    "llama.cpp": ("serving_memory", "inference-memory, whole device"),
     "generate": ("serving_memory", "inference-memory, reserved"),
 }
 
@@ -29,7 +29,7 @@ def known_error(kind: str) -> float:
     kind   training; paged: what an engine holds beside its cache, as a share of its budget; llama.cpp; generate: of
            transformers
 
-    >>> 0 < known_error("llama.cpp") < known_error("paged") < known_error("training") < 0.1
+    >>> 0 < known_error("llama.cpp") < known_error("training") < 0.1 and 0 < known_error("paged") < 0.1
     True
     """
     subject, entry = _RESIDUALS[check_choice("kind", kind, _RESIDUALS)]

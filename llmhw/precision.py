@@ -255,7 +255,8 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
         from llmhw.names import split_format
 
         left, stated = split_format(text)  # as the names of checkpoints write it: "FP8-dynamic", "GPTQ-Int4"
-        entry = None if left else _formats().get(stated)
+        # an importance matrix or Unsloth's choice of types leaves the format's name
+        entry = _formats().get(stated) if left in ("", "i1", "ud", "imatrix") else None
     if entry is None:
         raise unknown_name("number_format", name, number_formats(), "see `llmhw.number_formats()` for the list")
     return entry

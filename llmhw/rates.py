@@ -15,7 +15,7 @@ from llmhw.block import Core, Matmul
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import formula
-from llmhw.hardware import Accelerator
+from llmhw.hardware import Accelerator, Link
 from llmhw.units import ceil_div, check_choice, maximum, minimum, where
 
 
@@ -113,29 +113,50 @@ class ServingConstants(Constants):
 
     weight_only       share of the 16-bit rate that kernels reach which expand 4- or 8-bit weights first
     attention8        how much faster attention over a prompt is where the cache is in 8 bit
+    scores            bytes that attention over a prompt moves for each pair of a head that the masks leave; fused: 0
     per_unit          bytes per second that one multiprocessor's loads in flight can fetch (Little's law)
     cache             share of the memory bandwidth at which attention reads the cache
+    reread            1 where every query head fetches its keys and values itself, from the L2 cache; 0: shared
+    level2            bytes per second that one multiprocessor fetches from the L2 cache
+    grouped           share of the rate of a plain product that the grouped products of experts reach
+    uneven            tokens of the busiest rank of experts beyond the mean, as a share
     launch            seconds that the host takes to launch a kernel; a pass takes at least all of them
+    eager             the same in a pass that reads prompts, where graphs of launches are for decoding only
     expand            kernels more for each product whose weights are expanded by kernels of their own
-    host              seconds a step in which the device waits for the host: scheduling, sampling
+    host              seconds of a step that the engine's loop takes: scheduling, sampling
     each              seconds of that for each sequence
-    meet              seconds of an all-reduce of nothing
+    arrive            seconds more for each prompt
+    overlap           1 where the loop runs beside the device: the slower of both counts
+    meet, inside      of the links inside a node: seconds of an all-reduce of nothing; share of the bandwidth
+    between_meet, between   the same between nodes
+    sends             seconds of handing a step's tokens to the next stage
     skew              time that the slowest of several ranks takes more than all on average, as a share
     running           sequences that run on average, over those that the cache has room for
     """
 
     weight_only: float
     attention8: float = 1.0
+    scores: float = 0.0
     per_unit: float = 1e12
     cache: float = 0.7
+    reread: float = 0.0
+    level2: float = 4e10
+    grouped: float = 0.8
+    uneven: float = 0.1
     launch: float = 0.0
+    eager: float = 0.0
     expand: float = 0.0
     host: float = 5e-4
     each: float = 0.0
-    meet: float = 1e-5
-    inside: float = 0.7  # the prior of engines that were measured on several devices
+    arrive: float = 0.0
+    overlap: float = 0.0
+    meet: float = 2e-5
+    inside: float = 0.7
+    between_meet: float = 3e-5
+    between: float = 0.8
+    sends: float = 1e-4
     skew: float = 0.0
-    running: float = 0.85
+    running: float = 0.9
 
     calibration: ClassVar[str] = "serving_time"
     software: ClassVar[str] = "engines"
@@ -155,8 +176,8 @@ IDEAL = TrainingConstants(
 )
 BOUND = ServingConstants(
     **_PERFECT,
-    **dict.fromkeys(("weight_only", "cache", "running"), 1.0),
-    **dict.fromkeys(("passes", "launch", "host", "meet"), 0.0),
+    **dict.fromkeys(("weight_only", "cache", "running", "grouped", "between"), 1.0),
+    **dict.fromkeys(("passes", "launch", "eager", "host", "meet", "between_meet", "sends", "uneven"), 0.0),
     attention8=2.0,
 )
 
@@ -166,20 +187,28 @@ def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[s
     return device.family((calibration or read_calibration(kind.calibration))["families"])
 
 
-@checked
-def constants_of(kind: type[C], device: Accelerator, software: str, calibration: Mapping[str, Any] | None = None) -> C:
-    """The constants of a device and a software: what is common to all, then the family's, then the software's.
+@checked(link=None)
+def constants_of(
+    kind: type[C],
+    device: Accelerator,
+    software: str,
+    calibration: Mapping[str, Any] | None = None,
+    link: Link | None = None,
+) -> C:
+    """The constants of a device and a software: what is common to all, the link's, the family's, then the software's.
 
     kind          `TrainingConstants` or `ServingConstants`
     software      a name under `software` (serving: `engines`) in `calibration.json`
     calibration   other constants, as `llmhw validate --fit` writes them
+    link          between the devices of a node, where its kind has constants of its own
     """
     known = calibration or read_calibration(kind.calibration)
     check_choice("software" if kind.software == "software" else "engine", software, known[kind.software])
+    software = on_device(software, device, known[kind.software])
     family, running = known["families"][family_of(kind, device, known)], known[kind.software][software]
     names = {f.name for f in fields(kind)}
-    chosen: dict[str, float] = {}
-    for group in (known["common"], family, running):
+    chosen: dict[str, Any] = {}
+    for group in (known["common"], known.get("links", {}).get(link_kind(link), {}), family, running):
         chosen |= {name: value for name, value in group.items() if name in names}
     # the kernel for attention that this software has, or a kernel's own share of what its family reaches
     chosen["attention"] = family.get(running.get("attention_kernel"), chosen["attention"])
@@ -187,6 +216,29 @@ def constants_of(kind: type[C], device: Accelerator, software: str, calibration:
         if name.endswith("_share"):
             chosen[name.removesuffix("_share")] *= value
     return kind(**chosen)
+
+
+def on_device(software: str, device: Accelerator, known: Mapping[str, Any]) -> str:
+    """The name of the software's back end for a device, where it has constants of its own.
+
+    >>> from llmhw import accelerator
+    >>> on_device("llama-cpp", accelerator("mi300x"), read_calibration("serving_time")["engines"])
+    'llama-cpp-hip'
+    """
+    backends = {"AMD": ("hip",), "Apple": ("metal",), "Intel": ("xpu", "vulkan")}.get(device.vendor, ())
+    return next((name for one in backends if (name := f"{software}-{one}") in known), software)
+
+
+def link_kind(link: Link | None) -> str:
+    """Links that collectives use alike: nvlink, pcie, fabric (AMD's) or other.
+
+    >>> from llmhw import accelerator
+    >>> link_kind(accelerator("h100").scale_up_link), link_kind(None)
+    ('nvlink', 'other')
+    """
+    name = link.name if link else ""
+    kinds = {"NVLink": "nvlink", "PCIe": "pcie", "Infinity Fabric": "fabric"}
+    return next((kind for start, kind in kinds.items() if name.startswith(start)), "other")
 
 
 def cautious(constants: TrainingConstants) -> TrainingConstants:
@@ -421,14 +473,14 @@ class Rates:
         }
 
 
-def powered_peak(device: Accelerator, constants: Constants, peak: float) -> float:
+def powered_peak(device: Accelerator, constants: Constants, peak: float) -> Any:
     """What the board's power can feed of a 16-bit peak: a card whose power does not, runs all tensor cores slower."""
     share = power_share(
         watts=device.tdp_watts or float("inf"),
         flops_per_joule=constants.per_joule,
         flops_per_second=peak * constants.matmul,
     )
-    return float(peak * share)
+    return peak * share
 
 
 def half_format(device: Accelerator) -> str:

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from math import ceil, gcd, inf
+from math import ceil, exp, gcd, inf, log
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from llmhw.memory import kv_cache, kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.precision import formats_in, number_format
 from llmhw.queueing import StepModel
-from llmhw.rates import ServingConstants, family_of
+from llmhw.rates import ServingConstants, family_of, on_device
 from llmhw.serving import (
     ServingMemory,
     assumptions,
@@ -41,7 +41,6 @@ from llmhw.speculation import Draft, draft_format, draft_of, tokens_per_verifica
 from llmhw.units import (
     MOST_WHOLE,
     LLMHWError,
-    any_of,
     check_count,
     check_number,
     format_quantity,
@@ -106,20 +105,29 @@ def next_token_seconds(*, prompt_seconds: Any, decode_seconds: Any, sequences: A
     unit="seconds",
 )
 def disaggregated_cycle_seconds(
-    *, prompt_seconds: Any, transfer_seconds: Any, decode_seconds: Any, sequences: Any, output_tokens: Any, workers: Any
+    *,
+    prompt_seconds: Any,
+    work_seconds: Any,
+    transfer_seconds: Any,
+    decode_seconds: Any,
+    sequences: Any,
+    output_tokens: Any,
+    workers: Any,
 ) -> Any:
     """Time in which as many requests end as there are: one's way through, or all prompts on the workers, if longer.
 
     prompt_seconds     of one prompt on one of the `workers`
+    work_seconds       the same for each of as many as a pass takes
     transfer_seconds   of its cache to the device that decodes
     sequences          in all, also those whose prompts wait
 
-    >>> given = {"prompt_seconds": 0.1, "transfer_seconds": 0.1, "decode_seconds": 0.01, "output_tokens": 101}
+    >>> given = {"prompt_seconds": 0.1, "work_seconds": 0.1, "transfer_seconds": 0.1, "decode_seconds": 0.01}
+    >>> given |= {"output_tokens": 101}
     >>> [disaggregated_cycle_seconds(**given, sequences=n, workers=1) for n in (10, 20)]
     [1.2, 2.0]
     """
     alone = prompt_seconds + transfer_seconds + (output_tokens - 1) * decode_seconds
-    return maximum(alone, sequences * prompt_seconds / workers)
+    return maximum(alone, sequences * work_seconds / workers)
 
 
 @formula(source="what a cycle leaves for the prompt, its wait and the way of its cache", unit="seconds")
@@ -397,10 +405,10 @@ class ServingEstimate(Report):
         if (guess := self.service.guess) is not None and guess.note:
             found.append(guess.note)
         found += host_words(self.job)
-        origin, borrowed = provenance(self.job)
+        origin, new = provenance(self.job, self.service.calibration)
         found += origin
-        if borrowed and self.interval:
-            found.append("the interval is wider for that: see `borrowed` in the calibration")
+        if new and self.interval:
+            found.append("the interval is wider for that: see `distance` in the calibration")
         return found
 
     def next_steps(self) -> list[str]:
@@ -639,11 +647,36 @@ COLUMNS = ("at work", "first token", "next token", "tokens/s a user", "tokens/s"
 _SLOWEST, _FASTEST = 1e3, 1e15
 
 
+def layout_kind(tp: int, pp: int, attention_dp: bool, devices: int) -> str:
+    """Layouts whose speed has the same limits: one device, tensors or layers split in a node, attention shared, nodes.
+
+    >>> layout_kind(8, 1, False, 8)
+    'tensors'
+    """
+    if tp * pp > 8 or (devices > 8 and tp > 8):
+        return "nodes"
+    if tp * pp == 1:
+        return "one device"
+    return "attention shared" if attention_dp else "layers" if pp > 1 else "tensors"
+
+
+def spec_kind(spec: ModelSpec) -> str:
+    """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
+
+    >>> from llmhw import model
+    >>> spec_kind(model("llama-3-8b")), spec_kind(model("mixtral-8x7b"))
+    ('dense', 'experts')
+    """
+    if any(layer.linear_attention is not None for layer in spec.layers):
+        return "states"
+    return "experts" if spec.parameters.active < spec.parameters.total else "dense"
+
+
 def lender(engine: ServingEngine) -> ServingEngine:
     """The engine whose constants time this one: itself, or the one that it borrows from.
 
-    >>> lender(serving_engine("vllm")).constants
-    'tensorrt-llm-2025'
+    >>> lender(serving_engine("ollama")).constants
+    'llama-cpp'
     """
     return serving_engine(engine.borrows) if engine.borrows else engine
 
@@ -667,7 +700,7 @@ def _of(engine: ServingEngine) -> str:
 def measured() -> frozenset[tuple[str, str, str]]:
     """Engine, kind of device and weight format of every measured speed that constants were fitted to.
 
-    >>> ("llama.cpp", "consumer", "Q4_K_M") in measured()
+    >>> ("llama.cpp", "ada", "Q4_K_M") in measured()
     True
     """
     names = {serving_engine(name).measured_as.casefold(): name for name in engine_names()}
@@ -687,23 +720,60 @@ def measured() -> frozenset[tuple[str, str, str]]:
     return frozenset(found)
 
 
-def provenance(job: ServingJob) -> tuple[list[str], bool]:
-    """Where the constants of a speed come from, in words, and whether they are borrowed or of other devices."""
-    engine, kind, known = job.software, _kind(job.cluster.accelerator), measured()
-    source, found, stored = lender(engine), [], formats_in(job.model, job.weights)[0]
-    here = {fmt for name, at, fmt in known if name == source.name and at == kind}
-    own = {fmt for name, at, fmt in known if name == engine.name and at == kind}
+def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) -> tuple[list[str], set[str]]:
+    """Where the constants of a speed come from, in words, and what of the question no constants were fitted to.
+
+    Of the latter: engine, family (of devices), layout, model, as in `distance` of `calibration.json`.
+    """
+    known = calibration or read_calibration("serving_time")
+    engine, device = job.software, job.cluster.accelerator
+    source, found, kind = lender(engine), [], _kind(device)
+    constants = on_device(source.constants, device, known["engines"])
+    fitted = known.get("fitted", {})
+    what = {
+        "engine": constants,
+        "family": kind,
+        "layout": layout_kind(job.tp * job.attention_dp, job.pp, job.attention_dp > 1, job.devices),
+        "model": spec_kind(job.model),
+    }
+    new = {name for name, value in what.items() if value not in fitted.get(name, (value,))}
     if source is not engine:
-        runs = "few runs" if own else f"no {engine.name} run"
-        found.append(
-            f"{_of(engine)} speed is computed with {_of(source)} constants: {runs} on this kind of device "
-            f"{'are' if own else 'is'} in the measurements"
-        )
-    if not here | own:
-        found.append(f"no run of {source.name} on {kind} is in the measurements: constants of other devices are used")
-    elif _alike(stored.like or stored.name) not in here | own:
-        found.append(f"no run with weights={stored.name!r} on {kind} is in the measurements of {source.name}")
-    return found, source is not engine or not here | own
+        new.add("engine")
+        found.append(f"{_of(engine)} speed is computed with {_of(source)} constants: it has none of its own")
+    elif "engine" in new:
+        found.append(f"not fitted on this engine: no run of {constants} is in the measurements")
+    if "family" in new:
+        found.append(f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used")
+    elif "engine" not in new:
+        formats = {fmt for name, at, fmt in measured() if name == source.name and at == kind}
+        stored = formats_in(job.model, job.weights)[0]
+        if not formats:
+            found.append(f"no run of {source.name} on {kind} is in the measurements: those of other engines are used")
+        elif _alike(stored.like or stored.name) not in formats:
+            found.append(f"no run with weights={stored.name!r} on {kind} is in the measurements of {source.name}")
+    if "layout" in new:
+        found.append(f"not fitted on this layout: no run with {what['layout']} is in the measurements")
+    if "model" in new:
+        found.append(f"not fitted on this kind of model: no run of one with {what['model']} is in the measurements")
+    return found, new
+
+
+def interval_of(calibration: Mapping[str, Any], meter: str, new: Iterable[str] = ()) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements, wider by what was never fitted.
+
+    Widths, as logarithms, add up as independent errors do.
+
+    >>> known = {"interval": {"decode": [0.8, 1.25]}, "distance": {"decode": {"family": 0.3}}}
+    >>> [round(end, 2) for end in interval_of(known, "decode", ["family"])]
+    [0.69, 1.45]
+    """
+    found = calibration["interval"].get(meter)
+    if not found:
+        return None
+    distance = calibration.get("distance", {}).get(meter, {})
+    more = sum(distance.get(name, 0.0) ** 2 for name in new)
+    low, high = (exp((log(end) ** 2 + more) ** 0.5) for end in found)
+    return 1 / low, high
 
 
 def _check_makes(spec: ModelSpec) -> None:
@@ -809,15 +879,28 @@ class Service:
         return found
 
     @cached_property
-    def _prompt_seconds(self) -> tuple[Any, Any]:
-        """Of one prompt: until its first token, and of all stages' work."""
-        latency = self.prompt(self.engine).total
-        return latency, self.prompt(replace(self.engine, pp=1)).total if any_of(self.engine.pp > 1) else latency
+    def _latency(self) -> Any:
+        """Seconds of one prompt until its first token."""
+        return self.prompt(self.engine).total
+
+    def _work(self, together: Any) -> Any:
+        """Seconds that a prompt adds to the passes of all stages: those that end in one pass are followed in one."""
+        past = cached_tokens(self.job, self.input_tokens)
+        new, chunk = self.input_tokens - past, self.job.max_batched_tokens
+        engine = replace(self.engine, pp=1)
+        most = max(1, chunk // new) * (engine.tp if engine.attention_dp else 1)
+        many = minimum(maximum(1.0, together / self.output_tokens), most)
+        how: dict[str, Any] = {"chunk": chunk, "past": past, "prompts": many}
+        alone = engine.prompt_seconds(new, **how) / many
+        if self.output_tokens == 1:
+            return alone
+        beside = engine.beside_seconds(new, **how, decoding=maximum(1.0, together - many), context=self.context)
+        return where(together > many, beside, alone)
 
     @property
     def prompt_seconds(self) -> float:
         """Of one prompt, until its first token."""
-        return float(self._prompt_seconds[0])
+        return float(self._latency)
 
     def batches(self, concurrency: Any) -> tuple[Any, Any]:
         """Sequences of a batch, and batches that the stages of an instance work on at once."""
@@ -846,8 +929,12 @@ class Service:
         """What goes into the cycle of a group whose prompts are computed elsewhere."""
         sizes = {"tokens": self.input_tokens, **_transfer(self.job)}
         transfer = (behind or Ledger()).add("", "the cache moves", cache_transfer_seconds, **sizes)
+        past = cached_tokens(self.job, self.input_tokens)
+        new, chunk = self.input_tokens - past, self.job.max_batched_tokens
+        many = max(1, min(chunk // new, int(requests)))
         return {
-            "prompt_seconds": self._prompt_seconds[0],
+            "prompt_seconds": self._latency,
+            "work_seconds": self.engine.prompt_seconds(new, chunk=chunk, past=past, prompts=many) / many,
             "transfer_seconds": transfer if self.output_tokens > 1 else 0.0,
             "sequences": requests,
             "output_tokens": self.output_tokens,
@@ -862,7 +949,7 @@ class Service:
         if self.workers:
             return self._answers_apart(concurrency, detail)
         together, ways = self.batches(concurrency)
-        latency, work = self._prompt_seconds
+        latency, work = self._latency, self._work(together)
         given: dict[str, Any] = {
             "prompt_seconds": minimum(latency * ways, work),  # it holds up the batch that it shares a stage with
             "decode_seconds": self.decoding(together).total,
@@ -1077,7 +1164,7 @@ def _fitting(job: ServingJob, tokens: int, draft: Draft | None = None) -> tuple[
     if draft is not None:
         # the draft's weights come off the cache, and every token is cached by both models
         held = memory_of(job, max(0.0, held.budget_bytes - _draft_bytes(job, draft)) / job.utilization)
-    if tokens > job.context_limit or (job.software.refuses_longer and not held.fits):
+    if tokens > job.context_limit or held.starts or (job.software.refuses_longer and not held.fits):
         return held, 0
     fitting = held.sequences(tokens)
     if draft is not None:
@@ -1144,18 +1231,9 @@ def _loaded(
 
 
 def _interval(job: ServingJob, calibration: Mapping[str, Any], point: Point) -> tuple[float, float] | None:
-    """Least and most of measured over predicted time for such a load; wider where constants are borrowed.
-
-    `borrowed` in `calibration.json` says how much wider, and how that was found: how much further measurements are from
-    predictions with another engine's constants than with an engine's own.
-    """
-    found = calibration["interval"].get("decode" if point.concurrency == 1 else "throughput", ())
-    if not found:
-        return None
-    if provenance(job)[1]:
-        wider = read_calibration("serving_time")["borrowed"]["widening"]
-        return found[0] ** wider, found[1] ** wider
-    return tuple(found)
+    """Least and most of measured over predicted time for such a load."""
+    meter = "decode" if point.concurrency == 1 else "throughput"
+    return interval_of(calibration, meter, provenance(job, calibration)[1])
 
 
 def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:
@@ -1341,6 +1419,10 @@ def simulation_engine(
         given["kv_blocks"] = max(1, most * job.attention_dp // job.page_tokens // ways)
     if shared:
         given["shared_prefix_tokens"] = shared
+    if options.get("mode", "continuous") == "continuous":
+        # as engines do, and the closed form has it
+        cut = job.software.paged and given["max_batched_tokens"] >= given["max_sequences"]
+        given["chunked_prefill"] = cut
     if options.get("mode") == "disaggregated" and job.replicas > 1:
         given["transfer_token_seconds"] = cache_transfer_seconds(tokens=1, **_transfer(job))
     return Simulated(step, **(given | options))

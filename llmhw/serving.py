@@ -191,7 +191,11 @@ def stage_tensors(job: ServingJob, stage: int) -> list[tuple[Tensor, int]]:
     """Every tensor of one rank of a stage with the shape that it has there, and how many of its layers hold one."""
     if job.software.cells:
         return [(local_tensor(job.parallelism, t), n) for t, n in llamacpp.device_tensors(job, stage)]
-    return _tensors(job.model, job.parallelism, stage)
+    held = _tensors(job.model, job.parallelism, stage)
+    if not job.software.rows_in_host:
+        return held
+    kept = job.model.tied and stage == job.pp - 1
+    return [(t, n) for t, n in held if t.part != "tokens" or kept]
 
 
 def _tensors(spec: ModelSpec, layout: Parallelism, stage: int) -> list[tuple[Tensor, int]]:
@@ -413,7 +417,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
     spec = job.model
     held = (
         weights(spec, job.weights, tensors=stage_tensors(job, stage))
-        if job.software.cells
+        if job.software.rows_in_host
         else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
     )
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
@@ -424,17 +428,28 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("LoRA adapters", tuple(t.scaled(share * job.lora_adapters) for t in adapters)))
     parts.append(_workspace(job, stage, calibration))
     engine = job.software
-    # a share that is set aside leaves room for the context; who takes the whole device has it inside
-    unified = job.cluster.accelerator.vendor == "Apple"  # Metal has no context in it
-    inside = unified or (engine.paged and not engine.counts_context)
-    context = 0.0 if inside else memory_constant("context_bytes", calibration)
-    outside: dict[str, Any] = {"beside": 0.0 if unified else memory_constant("beside_bytes", calibration) + context}
-    outside["communication"] = _communication(job, calibration)
+    outside: dict[str, Any] = {"beside": _beside(job, calibration), "communication": 0.0}
+    if not engine.cells:  # llama.cpp's devices hand tensors on by plain copies
+        outside["communication"] = _communication(job, calibration)
     if engine.share_of != "start":
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
     if engine.graphs in ("inside", "extrapolated"):
         parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
     return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
+
+
+def _beside(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
+    """What a process holds of a device outside the engine's own buffers."""
+    engine, vendor = job.software, job.cluster.accelerator.vendor
+    if vendor == "Apple":  # Metal has no context in it
+        return 0.0
+    if engine.cells:  # whose kernels need no library's workspaces
+        return memory_constant("context_bytes" if vendor == "NVIDIA" else "plain_context_bytes", calibration)
+    # a share that is set aside leaves room for the context; who takes the whole device has it inside
+    inside = engine.paged and not engine.counts_context
+    return memory_constant("beside_bytes", calibration) + (
+        0.0 if inside else memory_constant("context_bytes", calibration)
+    )
 
 
 # -- memory: the whole estimate ---------------------------------------------------------------
@@ -571,10 +586,10 @@ class ServingMemory(StageReport):
         held = self._token_bytes(self.worst) * (1 - self.job.kv_offload)
         if not held:
             raise LLMHWError(f"{self.job.model.name} keeps a state of fixed size and no keys: ask for sequences()")
-        if self._allocates:
+        if self._allocates and self.fits:
             tokens = self.job.context_limit
             cells = llamacpp.cell_count(tokens) if self.job.software.cells else tokens
-            return self.job.max_sequences * cells if self.fits else 0
+            return self.job.max_sequences * cells
         return int(cache_tokens(left_bytes=self.kv_bytes, token_bytes=held, page_size=self.job.page_tokens))
 
     @property
@@ -678,7 +693,7 @@ class ServingMemory(StageReport):
 
     @property
     def fits(self) -> bool:
-        """Whether it starts: one sequence of max_model_len fits, and nothing else is refused."""
+        """Whether it starts, and one sequence of max_model_len fits."""
         return self.longest >= self.job.context_limit and not self.starts
 
     @property
@@ -686,8 +701,8 @@ class ServingMemory(StageReport):
         """By how much it falls short and what would help; "" if it fits."""
         if self.fits:
             return ""
-        if self.starts:
-            return f"does not start: {self.starts}"
+        if self.longest >= self.job.context_limit:
+            return self.starts
         if self.longest:
             return f"fits up to {self.longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv"
         way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
@@ -991,18 +1006,18 @@ def _layout(job: ServingJob, tokens: int, memory: Any) -> dict[str, int]:
     axis = "pp" if job.split == "layers" else "tp"
     limits = limits_of(job.model, job.cluster)
     chosen = {"tp": 1, "pp": 1}
-    size = 1
-    while size <= most:
+    for size in (n for n in range(1, most + 1) if most % n == 0):
+        if job.software.cells and job.software.name != "ollama" and size < min(most, job.model.num_layers):
+            continue  # llama.cpp deals its layers to all devices, Ollama to the fewest
         x = Layout(tp=size if axis == "tp" else 1, pp=size if axis == "pp" else 1, dp=job.attention_dp, ep=job.ep)
         fitting = axis == "pp" and size <= job.model.num_layers
         fitting |= (
             axis == "tp" and size <= job.cluster.devices_per_node and all(r.holds(x, limits) for r in TENSOR_RULES)
         )
-        if fitting and most % size == 0 and job.attention_dp * x.tp % job.ep == 0:
+        if fitting and job.attention_dp * x.tp % job.ep == 0:
             chosen = {"tp": x.tp, "pp": x.pp}
             if memory(**chosen).sequences(tokens):
                 break
-        size *= 2
     return chosen
 
 
@@ -1015,9 +1030,8 @@ def assumptions(held: ServingMemory) -> list[str]:
     found += _defaults_assumed(job) + _formats_assumed(job)
     if not job.was_asked("tp") and job.cluster.devices > 1:
         axis = "pp" if job.split == "layers" else "tp"
-        found.append(
-            f"{axis}={getattr(job, axis)} assumed: the fewest devices that hold the model; replicas: {job.replicas}"
-        )
+        why = "its layers go to all devices" if engine.cells else "the fewest devices that hold the model"
+        found.append(f"{axis}={getattr(job, axis)} assumed: {why}; replicas: {job.replicas}")
     if not job.was_asked("max_model_len") and job.max_model_len:
         if engine.paged:
             needs = f"; {engine.name} needs it said" if engine.refuses_longer else ""
@@ -1063,7 +1077,7 @@ def _formats_assumed(job: ServingJob) -> list[str]:
     own, label = checkpoint_name(spec), format_label(spec, weights)
     if not spec.checkpoint.quantized:
         found.append(f"weights={weights!r} assumed")
-    elif weights == own:
+    elif weights == own or (weights, own) == ("MXFP4_MOE", "mxfp4"):
         found.append(f"weights={label!r} assumed: the format of its checkpoint")
     else:
         theirs = " + ".join(fmt.name for fmt in formats_in(spec, "checkpoint"))
@@ -1140,8 +1154,8 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
         if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
             yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
     else:
-        few = [held.blocks] if held.starts else _halves(job.max_sequences, 1)
-        yield [{"max_sequences": n} for n in few]
+        blocks = [held.blocks] if held.starts else []
+        yield [{"max_sequences": n} for n in (*blocks, *_halves(job.max_sequences, 1))]
         yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
         home = serving_engine("llama.cpp")
         reads = engine.paged and job.model.checkpoint.quantized and not job.was_asked("engine")
@@ -1151,8 +1165,8 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
     if engine.cells and not held.fits:
         experts = llamacpp.expert_stacks(job.model)
         yield _moved(job, held, "cpu_moe", range(job.cpu_moe + 1, job.model.num_layers + 1)) if experts else []
-        most = job.model.num_layers if job.gpu_layers is None else job.gpu_layers - 1
-        yield _moved(job, held, "gpu_layers", range(most, -1, -1))
+        layers = job.model.num_layers if job.gpu_layers is None else job.gpu_layers - 1
+        yield _moved(job, held, "gpu_layers", range(layers, -1, -1))
     if engine.paged and not held.fits:
         yield [{"utilization": share} for share in (0.95, 0.97) if share > job.utilization]
     more = 2 * getattr(job, axis)

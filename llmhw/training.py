@@ -35,6 +35,7 @@ from llmhw.memory import (
 from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
+from llmhw.precision import formats_in
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
@@ -109,7 +110,7 @@ def fsdp_buffer_bytes(
 
     block_elements    elements of the largest block on this rank, after tp
     outer_elements    elements of the embedding and the head: the root group, gathered for the whole step
-    gathered          blocks whole at once: 2 with prefetch
+    gathered          blocks whole at once: 2 with prefetch; 1 less where no gradient of a block is made
 
     One block's gradient is counted with them, before it is reduced and cut.
 
@@ -699,12 +700,17 @@ class StepMemory:
             made = term(whole_step_bytes, "whole for the step", on, weight_bytes=gathered_width(self.job), **given)
             return found.put("gathered weights", [made])
         outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
+        largest = max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds)
+        frozen, base = self.job.frozen, self.job.base
+        # frozen blocks have no gradient, and travel as they are stored
+        packed = formats_in(self.spec, base)[0].bits_per_weight / 16 if base else 1
         made = term(
             fsdp_buffer_bytes,
-            "gathered blocks and a gradient",
+            "gathered blocks" if frozen else "gathered blocks and a gradient",
             on,
-            block_elements=ceil_div(max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds), x.tp * x.ep),
+            block_elements=ceil_div(largest, x.tp * x.ep) * packed,
             outer_elements=ceil_div(outer, x.tp),
+            gathered=1 if frozen else 2,
             bytes_per_element=2,
         )
         return found.put("gathered weights", [made])

@@ -109,10 +109,10 @@ _RANGES = {
     name: bounds
     for bounds, names in {
         _SHARE: """matmul matmul8 matmul4 attention state bandwidth inside between unaligned cache weight_only running
-            flash1 flash2 attention_share matmul_share""",
-        _POSITIVE: "per_joule per_unit pace attention8",
-        _SECONDS: "gap host blocking sync inside_latency between_latency step launch each meet",
-        _FACTOR: """fill passes ramp cast accumulate contention jitter skew expand gather_exposed tp_exposed ep_exposed
+            flash1 flash2 attention_share matmul_share grouped""",
+        _POSITIVE: "per_joule per_unit pace attention8 level2",
+        _SECONDS: "gap host blocking sync inside_latency between_latency step launch eager each arrive meet between_meet sends",
+        _FACTOR: """scores reread overlap uneven fill passes ramp cast accumulate contention jitter skew expand gather_exposed tp_exposed ep_exposed
             pp_exposed dp_exposed""",
     }.items()
     for name in names.split()
@@ -127,7 +127,7 @@ def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -
     kind      of `llmhw validate`, whose --fit writes such constants
     """
     known = read_calibration(subject)
-    needed = [name for name in ("common", "families", "software", "engines", "interval") if name in known]
+    needed = [name for name in ("common", "links", "families", "software", "engines", "interval") if name in known]
     given = check_mapping("calibration", calibration)
     missing = [name for name in needed if not isinstance(given.get(name), Mapping)]
     if missing:

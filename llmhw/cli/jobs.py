@@ -225,6 +225,7 @@ FIT = Command(
             help="Weight formats to try for inference, separated by commas.",
         ),
         Option(named("kv"), group=FORMATS, type=FORMAT, help="Cache format; default: the engine's."),
+        option("--engine", metavar="NAME[:VERSION]", help="What serves; default: as `llmhw serve` has it."),
         option("--rank", group=STEP, type=WHOLE, usual=16, help="Rank of LoRA adapters."),
     ],
     help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",
@@ -397,8 +398,11 @@ def _compare(options: dict[str, Any]) -> Report:
     from llmhw import logs
 
     log = logs.read(options.pop("log"))
-    options["gpu"] = options["gpu"] or log.device or None
-    device = _device(options) if any(options[name] for name in ("gpu", *DEVICE_FACTS)) else None
+    if options["gpu"] is None and not options["gpu_memory"]:
+        options["gpu"] = logs.device_of(log)
+    elif options["gpu"] is None:
+        options["gpu"] = log.device or None
+    device = _device(options)
     spec = options.pop("model")
     usual = {f.name: f.default for f in fields(ServingJob)}
     asked = {name: value for name, value in taken(ServingJob, options).items() if value != usual[name]}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from functools import partial
-from math import log
+from math import exp, log
 from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.units import LLMHWError
 from llmhw.validation.kinds import KINDS, Predictor, Progress, Timed, counted, open_table, validate
-from llmhw.validation.regression import fit_calibration
+from llmhw.validation.regression import fit_calibration, priors, robust_fit, rounded, with_constants
 from llmhw.validation.statistics import Group, Prediction, Validation, percentile, source_family
 from llmhw.validation.table import Row, Source
 
@@ -25,7 +26,13 @@ _TIMED = "Huber's loss on log(predicted / measured), normal priors on the logari
 _OTHERS = "least mean of |predicted / measured - 1|"
 
 # What `calibration.json` says about its own fit, and nobody else's.
-_ABOUT = ("date", "data", "method", "residuals", "left_out")
+_ABOUT = ("date", "data", "method", "residuals", "left_out", "unfitted", "distance", "fitted")
+
+# Votes of a source's rows of one device and model are this power of their number fewer than the rows: they share what
+# is special about them. Between one vote in all (1) and one each (0); chosen by rows of left-out sources.
+_ALIKE = 0.5
+# What a question may differ in from all that was fitted: see `llmhw.validation.kinds.Timed`.
+DISTANCES = ("source", "family", "engine", "layout", "model")
 
 
 def fit(source: Source | None, kind: str, *, fresh: bool = False) -> dict[str, Any]:
@@ -66,6 +73,9 @@ def calibration(
                          out. A meter with fewer than `LEAST` configurations has none, and `no_interval` says so
     """
     rows = usable(source, kind)
+    timed = KINDS[kind].timed
+    if timed is not None and timed.noted is not None:
+        return _noted_calibration(kind, timed, rows, fresh, progress)
     together, parts = _parts(kind, rows)
     tell = progress or (lambda done, total: None)
     tell(0, len(parts) + 1)
@@ -123,13 +133,7 @@ def errors(groups: list[Group]) -> dict[str, Any]:
     sizes = [abs(group.error) for group in groups]
     if not sizes:
         return {"groups": 0}
-    return {
-        "groups": len(groups),
-        "median_abs_error": round(percentile(sizes, 50), 4),
-        "p90_abs_error": round(percentile(sizes, 90), 4),
-        "mean_abs_error": round(sum(sizes) / len(sizes), 4),
-        "bias": round(percentile([group.error for group in groups], 50), 4),
-    }
+    return _percentiles(sizes, [group.error for group in groups])
 
 
 def slowness(group: Group) -> float:
@@ -148,8 +152,11 @@ def _fit(kind: str, fresh: bool, rows: list[Row]) -> dict[str, Any]:
 
 def _fit_time(kind: str, timed: Timed, rows: list[Row], fresh: bool) -> dict[str, Any]:
     """Constants of time. Every one has a prior: its value before any row was seen, and how far it may be off."""
-    known = {name: value for name, value in read_calibration(timed.subject).items() if name not in _ABOUT}
-    known["interval"] = {}
+    if timed.noted is not None:
+        notes = _Notes(kind, timed, rows, fresh)
+        return notes.calibration(notes.fit())
+    assert timed.again is not None and timed.groups is not None
+    known = _bare(timed.subject)
     predict = Predictor(kind, known)
     measured: dict[tuple[str, ...], list[float]] = {}
     firsts: list[tuple[Callable[..., Prediction], tuple[str, ...]]] = []
@@ -173,6 +180,186 @@ def _fit_time(kind: str, timed: Timed, rows: list[Row], fresh: bool) -> dict[str
     return fit_calibration(
         known, residual, [places.__contains__ for _, places in firsts], fresh=fresh, noise=timed.noise
     )
+
+
+def _bare(subject: str) -> dict[str, Any]:
+    """Known constants without what speaks for them."""
+    known = {name: value for name, value in read_calibration(subject).items() if name not in _ABOUT}
+    return known | {"interval": {}}
+
+
+class _Notes:
+    """Rows of a table on a tape (`llmhw.validation.tape`), to be fitted in seconds, with and without some of them.
+
+    One vote a configuration: the median of its rows.
+    """
+
+    def __init__(self, kind: str, timed: Timed, rows: list[Row], fresh: bool) -> None:
+        import numpy
+
+        from llmhw.validation.tape import Tape
+
+        assert timed.noted is not None and timed.kinds is not None
+        self.timed, self.known = timed, _bare(timed.subject)
+        self.names, start, spread = priors(self.known, fresh)
+        self.start, self.spread = numpy.array(start), numpy.array(spread)
+        tape, results, measured = Tape(), [], {}
+        predict, self.kinds, self.meters, self.alike = Predictor(kind, self.known), [], [], []
+        signs: list[int] = []
+        for row in rows:
+            try:
+                found = predict(row)
+                key = (source_family(row.source), row["software"], found.meter, *found.configuration)
+                if key not in measured:
+                    leaves = {name: tape.leaf(name, len(results)) for name in self.names}
+                    what = timed.kinds(row, self.known)
+                    results.append(timed.noted(row, with_constants(self.known, leaves)))
+                    self.kinds.append(what)
+                    self.meters.append(found.meter)
+                    self.alike.append((what["source"], row["device"] or row["gpu"], found.configuration[0]))
+                    signs.append(1 if found.unit == "seconds" else -1)
+            except LLMHWError:
+                continue
+            measured.setdefault(key, []).append(found.measured)
+        if not results:
+            raise LLMHWError("rows=[] has no row that can be predicted, so nothing can be fitted")
+        self.signs = numpy.array(signs)
+        self.measured = numpy.log([median(same) for same in measured.values()])
+        self._replay = tape.replay(results, self.names)
+
+    def residuals(self, values: Any) -> Any:
+        """log(predicted / measured time) of each configuration."""
+        import numpy
+
+        return self.signs * (numpy.log(self._replay(values)[0]) - self.measured)
+
+    def _slopes(self, values: Any, found: Any) -> Any:
+        results, slopes = self._replay(values, slopes=True)
+        return (self.signs / results)[:, None] * slopes * values
+
+    def fit(self, votes: Any = None) -> Any:
+        """The constants that suit the rows with votes best."""
+        import numpy
+
+        counted = numpy.ones(len(self.kinds), dtype=bool) if votes is None else votes
+        alike = Counter(key for key, one in zip(self.alike, counted, strict=True) if one)
+        weights = numpy.array([alike[key] ** -_ALIKE if alike[key] else 0.0 for key in self.alike]) * counted
+        return numpy.array(
+            robust_fit(
+                self.residuals, self._slopes, self.start, self.spread, noise=self.timed.noise, weights=weights, rounds=10
+            )
+        )
+
+    def left_out(self, what: str) -> Any:
+        """Residuals of each configuration under constants fitted without all that are alike in `what`."""
+        import numpy
+
+        found = numpy.zeros(len(self.kinds))
+        names = numpy.array([kind[what] for kind in self.kinds])
+        for name in sorted(set(names)):
+            held = names == name
+            found[held] = self.residuals(self.fit(~held))[held]
+        return found
+
+    def known_elsewhere(self) -> Any:
+        """Whether each configuration's engine, family, layout and kind of model are in other sources, too."""
+        import numpy
+
+        found = numpy.ones(len(self.kinds), dtype=bool)
+        for what in DISTANCES:
+            places: dict[str, set[str]] = {}
+            for kind in self.kinds:
+                places.setdefault(kind[what], set()).add(kind["source"])
+            if what != "source":
+                found &= numpy.array([len(places[kind[what]]) > 1 for kind in self.kinds])
+        return found
+
+    def calibration(self, values: Any) -> dict[str, Any]:
+        """The known constants with these values."""
+        return with_constants(self.known, {n: rounded(v) for n, v in zip(self.names, values, strict=True)})
+
+
+def _noted_calibration(
+    kind: str, timed: Timed, rows: list[Row], fresh: bool, progress: Progress | None
+) -> dict[str, Any]:
+    """What `calibration` gives for constants that are fitted on a tape: each of `DISTANCES` is left out in turn."""
+    import numpy
+
+    tell = progress or (lambda done, total: None)
+    steps = len(DISTANCES) + 1
+    tell(0, steps)
+    notes = _Notes(kind, timed, rows, fresh)
+    values = notes.fit()
+    made = notes.calibration(values)
+    tell(1, steps)
+    unseen = {}
+    for done, what in enumerate(DISTANCES, 2):
+        unseen[what] = notes.left_out(what)
+        tell(done, steps)
+    meters = sorted(set(notes.meters))
+    own = numpy.array(notes.meters)
+    start = numpy.array([float(notes.known["prior"][name]["value"]) for name in notes.names])
+
+    def by_meter(residuals: Any) -> dict[str, Any]:
+        return {meter: _of_residuals(residuals[own == meter]) for meter in meters}
+
+    sources = numpy.array([found["source"] for found in notes.kinds])
+    made |= {
+        "date": date.today().isoformat(),
+        "data": f"{len(notes.kinds)} configurations, llmhw validate --kind {kind}",
+        "method": f"{_TIMED}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: all of one "
+        f"{', '.join(DISTANCES)} at a time",
+        "residuals": by_meter(notes.residuals(values)),
+        "unfitted": by_meter(notes.residuals(start)),
+        "left_out": by_meter(unseen["source"])
+        | {"sources": {name: _of_residuals(unseen["source"][sources == name]) for name in sorted(set(sources))}}
+        | {what: by_meter(unseen[what]) for what in DISTANCES if what != "source"},
+        "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in DISTANCES if what != "source"}
+        | {"assumed": [""]},
+    }
+    assumed = numpy.array([bool(found.get("assumed")) for found in notes.kinds])
+    plain = notes.known_elsewhere() & ~assumed
+    made["distance"] = {}
+    for meter in meters:
+        here = own == meter
+        if here.sum() < LEAST:
+            continue
+        # what is new to a fit only by its source; widths of independent errors add up as squares do
+        width = _width(unseen["source"][here & plain if (here & plain).sum() >= LEAST else here])
+        made["interval"][meter] = [round(exp(-width), 3), round(exp(width), 3)]
+        apart = {what: unseen[what][here] for what in DISTANCES if what != "source"}
+        apart["assumed"] = unseen["source"][here & assumed]
+        made["distance"][meter] = {
+            what: round(max(0.0, _width(found) ** 2 - width**2) ** 0.5, 3)
+            for what, found in apart.items()
+            if len(found) >= LEAST
+        }
+    missing = [meter for meter in meters if meter not in made["interval"]]
+    if missing:
+        made["no_interval"] = f"fewer than {LEAST} configurations were left out of a fit: {', '.join(missing)}"
+    return made
+
+
+def _width(residuals: Any) -> float:
+    """What 80 % of residuals are smaller than."""
+    return percentile([abs(r) for r in residuals], 80)
+
+
+def _of_residuals(residuals: Sequence[float]) -> dict[str, Any]:
+    """What log(predicted / measured time) of so many configurations come to, as errors of a rate."""
+    found = [exp(-r) - 1 for r in residuals]
+    sizes = [abs(e) for e in found]
+    return _percentiles(sizes, found) if found else {"groups": 0}
+
+
+def _percentiles(sizes: list[float], signed: list[float]) -> dict[str, Any]:
+    return {
+        "groups": len(sizes),
+        "median_abs_error": round(percentile(sizes, 50), 4),
+        "p90_abs_error": round(percentile(sizes, 90), 4),
+        "mean_abs_error": round(sum(sizes) / len(sizes), 4),
+        "bias": round(percentile(signed, 50), 4),
+    }
 
 
 def _parts(kind: str, rows: list[Row]) -> tuple[str, list[set[str]]]:

@@ -29,16 +29,20 @@ class Timed:
     """How constants of time are fitted to rows of a kind.
 
     subject   of `calibration.json`
+    noise     standard deviation of log(predicted / measured) that no constants explain
     again     `again(row, calibration)` gives `predict` of this row for other constants: what these do not decide is
               worked out once
     groups    `groups(row, calibration)`: the groups of constants that time a row, as places of `calibration.json`
-    noise     standard deviation of log(predicted / measured) that no constants explain
+    noted     instead of both: what is predicted with numbers on a tape (`llmhw.validation.tape`) in place of constants
+    kinds     with that: what a row is of, by what a question may differ in from everything that was fitted
     """
 
     subject: str
-    again: Callable[[Row, Mapping[str, Any]], Callable[..., Prediction]]
-    groups: Callable[[Row, Mapping[str, Any]], tuple[str, ...]]
     noise: float
+    again: Callable[[Row, Mapping[str, Any]], Callable[..., Prediction]] | None = None
+    groups: Callable[[Row, Mapping[str, Any]], tuple[str, ...]] | None = None
+    noted: Callable[[Row, Mapping[str, Any]], Any] | None = None
+    kinds: Callable[[Row, Mapping[str, Any]], dict[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ KINDS: dict[str, Kind] = {
         predict=training_throughput.predict,
         configuration=training_throughput.configuration,
         catalog=partial(read_measurements, "training_throughput"),
-        timed=Timed("training_time", training_throughput.again, training_throughput.groups_of, 0.05),
+        timed=Timed("training_time", 0.05, training_throughput.again, training_throughput.groups_of),
     ),
     "training-memory": Kind(
         title="peak memory of training",
@@ -102,7 +106,7 @@ KINDS: dict[str, Kind] = {
         predict=serving.predict,
         configuration=serving.configuration,
         catalog=partial(read_measurements, "inference_throughput"),
-        timed=Timed("serving_time", serving.again, serving.groups_of, 0.08),
+        timed=Timed("serving_time", 0.08, noted=serving.noted, kinds=serving.kinds_of),
     ),
     "inference-memory": Kind(
         title="peak memory of inference",

@@ -5,39 +5,37 @@ Constants are fitted in logarithms, since all are above 0 and matter by their ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import exp
 from typing import Any
-
-Residuals = Callable[[Sequence[float], Sequence[int]], Sequence[float]]
 
 
 def robust_fit(
-    residuals: Residuals,
+    residuals: Callable[[Any], Any],
+    slopes: Callable[[Any, Any], Any],
     start: Sequence[float],
     spread: Sequence[float],
-    affects: Sequence[Sequence[int]],
-    rows: int,
     *,
     noise: float = 0.05,
+    weights: Any = 1.0,
     bend: float = 1.5,
     rounds: int = 6,
 ) -> list[float]:
     """The constants that suit all rows best: Huber's loss, and a normal prior on the logarithm of each constant.
 
-    residuals   `residuals(constants, rows)`: log(predicted / measured) of these rows
+    residuals   `residuals(constants)`: log(predicted / measured) of each row
+    slopes      `slopes(constants, residuals)`: of each row by the logarithm of each constant
     start       the prior's centre of each constant, where the search starts
     spread      the prior's standard deviation of each constant's logarithm
-    affects     rows that a constant touches, for each constant
-    rows        how many there are
     noise       standard deviation of a residual that the constants do not explain
+    weights     of the rows: votes
     bend        deviations in units of `noise` beyond which they count linearly, not squared
 
     Gauss-Newton with reweighting (Huber 1964); a step that does not lower the loss is halved.
 
-    >>> pairs = [(1, 2.0), (2, 4.1), (3, 5.9), (4, 30.0)]
-    >>> import math
-    >>> found = robust_fit(lambda c, rows: [math.log(c[0] * pairs[i][0] / pairs[i][1]) for i in rows],
-    ...                    [1.0], [2.0], [range(4)], 4)
+    >>> import numpy
+    >>> x, y = numpy.array([1, 2, 3, 4]), numpy.array([2.0, 4.1, 5.9, 30.0])
+    >>> found = robust_fit(lambda c: numpy.log(c[0] * x / y), lambda c, r: numpy.ones((4, 1)), [1.0], [2.0])
     >>> round(found[0], 2)
     2.06
     """
@@ -45,34 +43,25 @@ def robust_fit(
 
     centre = numpy.log(numpy.array(start, dtype=float))
     sigma = numpy.array(spread, dtype=float)
-    everything = list(range(rows))
     limit = bend * noise
 
-    def loss(x: numpy.ndarray, r: numpy.ndarray) -> float:
+    def loss(x: Any, r: Any) -> float:
         size = numpy.abs(r)
         huber = numpy.where(size < limit, size**2 / 2, limit * (size - limit / 2)) / noise**2
-        return float(huber.sum() + (((x - centre) / sigma) ** 2).sum() / 2)
-
-    def at(x: numpy.ndarray, which: Sequence[int]) -> numpy.ndarray:
-        return numpy.array(residuals(numpy.exp(x).tolist(), which), dtype=float)
+        return float((weights * huber).sum() + (((x - centre) / sigma) ** 2).sum() / 2)
 
     x = centre.copy()
-    r = at(x, everything)
+    r = residuals(numpy.exp(x))
     best = loss(x, r)
     for _ in range(rounds):
-        slopes = numpy.zeros((rows, len(x)))
-        for i, which in enumerate(affects):
-            if len(which):
-                moved = x.copy()
-                moved[i] += 0.02
-                slopes[which, i] = (at(moved, which) - r[which]) / 0.02
-        weights = numpy.minimum(1.0, limit / numpy.maximum(numpy.abs(r), 1e-12)) / noise**2
-        normal = slopes.T @ (slopes * weights[:, None]) + numpy.diag(1 / sigma**2)
-        pull = -(slopes.T @ (weights * r) + (x - centre) / sigma**2)
+        each = slopes(numpy.exp(x), r)
+        votes = weights * numpy.minimum(1.0, limit / numpy.maximum(numpy.abs(r), 1e-12)) / noise**2
+        normal = each.T @ (each * votes[:, None]) + numpy.diag(1 / sigma**2)
+        pull = -(each.T @ (votes * r) + (x - centre) / sigma**2)
         step = numpy.clip(numpy.linalg.solve(normal, pull), -0.5, 0.5)
         for _ in range(5):
             tried = x + step
-            found = at(tried, everything)
+            found = residuals(numpy.exp(tried))
             value = loss(tried, found)
             if value < best:
                 break
@@ -83,6 +72,29 @@ def robust_fit(
         if gain < 1e-3 * best:
             break
     return [float(v) for v in numpy.exp(x)]
+
+
+def constant(known: Mapping[str, Any], name: str) -> float:
+    """A constant of a calibration by its place ("families.hopper.matmul8")."""
+    found: Any = known
+    for key in name.split("."):
+        found = found[key]
+    return float(found)
+
+
+def with_constants(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A calibration with other values in these places."""
+    changed: dict[str, Any] = dict(known)
+    copied: dict[str, dict[str, Any]] = {"": changed}
+    for name, value in values.items():
+        path, place, target = name.split("."), "", changed
+        for key in path[:-1]:
+            place += f".{key}"
+            if place not in copied:
+                target[key] = copied[place] = dict(target[key])
+            target = copied[place]
+        target[path[-1]] = value
+    return changed
 
 
 def fit_calibration(
@@ -104,30 +116,36 @@ def fit_calibration(
 
     Values are rounded to four digits.
     """
-    names = [name for name, prior in known["prior"].items() if not (fresh and prior.get("held"))]
+    import numpy
+
+    names, start, spread = priors(known, fresh)
     touched = [[i for i, mine in enumerate(belongs) if mine(name.rpartition(".")[0])] for name in names]
 
-    def put(values: Sequence[float]) -> dict[str, Any]:
-        changed: dict[str, Any] = dict(known)
-        for name, value in zip(names, values, strict=True):
-            *path, last = name.split(".")
-            target = changed
-            for key in path:
-                target[key] = dict(target[key])
-                target = target[key]
-            target[last] = value
-        return changed
+    def at(values: Sequence[float], which: Iterable[int]) -> Any:
+        tried = with_constants(known, dict(zip(names, map(float, values), strict=True)))
+        return numpy.array([residual(tried, i) for i in which])
 
-    def value(name: str) -> float:
-        found: Any = known
-        for key in name.split("."):
-            found = found[key]
-        return float(found)
+    def slopes(values: Any, found: Any) -> Any:
+        made = numpy.zeros((len(belongs), len(names)))
+        for i, which in enumerate(touched):
+            if which:
+                moved = values.copy()
+                moved[i] *= exp(0.02)
+                made[which, i] = (at(moved, which) - found[which]) / 0.02
+        return made
 
-    def residuals(values: Sequence[float], which: Sequence[int]) -> list[float]:
-        tried = put(values)
-        return [residual(tried, i) for i in which]
+    every = range(len(belongs))
+    best = robust_fit(lambda values: at(values, every), slopes, start, spread, noise=noise)
+    return with_constants(known, {name: rounded(value) for name, value in zip(names, best, strict=True)})
 
-    start = [float(known["prior"][name]["value"]) if fresh else value(name) for name in names]
-    spread = [float(known["prior"][name]["spread"]) for name in names]
-    return put([float(f"{v:.4g}") for v in robust_fit(residuals, start, spread, touched, len(belongs), noise=noise)])
+
+def priors(known: Mapping[str, Any], fresh: bool) -> tuple[list[str], list[float], list[float]]:
+    """Names of the constants to be fitted, where each starts, and how far its logarithm may be off."""
+    names = [name for name, prior in known["prior"].items() if not (fresh and prior.get("held"))]
+    start = [float(known["prior"][name]["value"]) if fresh else constant(known, name) for name in names]
+    return names, start, [float(known["prior"][name]["spread"]) for name in names]
+
+
+def rounded(value: float) -> float:
+    """Four digits of a constant."""
+    return float(f"{value:.4g}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from functools import cache, partial
-from math import gcd, inf, log
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from math import ceil, gcd, inf, log
 from typing import Any
 
 from llmhw.catalog import read_calibration, read_table
@@ -15,10 +15,11 @@ from llmhw.hardware import Accelerator, Cluster, usual_network
 from llmhw.memory import kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.precision import checkpoint_name, weight_bytes
-from llmhw.rates import BOUND, ServingConstants, family_of
-from llmhw.units import GIB, LLMHWError, shown
+from llmhw.rates import BOUND, ServingConstants, family_of, on_device
+from llmhw.service import interval_of, layout_kind, spec_kind
+from llmhw.units import GIB, LLMHWError, maximum, minimum, shown, where
 from llmhw.validation.columns import COLUMNS
-from llmhw.validation.statistics import Prediction, scaled
+from llmhw.validation.statistics import Prediction, scaled, source_family
 from llmhw.validation.table import Row, split_quant
 
 # Columns without which no row can be predicted
@@ -28,57 +29,102 @@ REQUIRED = ("model_name", "quant", "gpu", "n_gpus", "engine", "metric", "value")
 _LAYOUTS = (1, 2, 4, 8)
 
 
-def _request_seconds(engine: Engine, *, batch: float, prompt: float, answer: float, chunk: int = 0) -> float:
+# Tokens of prompts that an engine reads in a pass; vLLM before 0.8 as many as its longest request, at least 2,048.
+_PASS = {"vllm-v0": 4096, "deepspeed-mii": 2048}
+_USUAL_PASS = 8192
+# Engines whose stages wait for each other after each token of a batch.
+_STATIC = ("fastertransformer",)
+# Ranks above which nobody splits heads: attention is shared out then, whatever a table leaves out.
+_MOST_RANKS = 16
+
+
+def _reading(engine: Engine, prompt: float, chunk: int, prompts: float = 1) -> Any:
+    """Seconds of work for each of so many prompts, where passes of `chunk` tokens follow each other."""
+    together = max(1, min(int(chunk // prompt), ceil(prompts)))
+    return engine.prompt_seconds(prompt, chunk=chunk, prompts=together) / together
+
+
+def _in_flight(engine: Engine, prompt: float, chunk: int, prompts: float = 1) -> Any:
+    """The same where all stages always have a pass to work on."""
+    return _reading(replace(engine, pp=1), prompt, chunk, prompts) / engine.pp + engine.constants.sends * (
+        engine.pp > 1
+    )
+
+
+def _token_seconds(engine: Engine, running: Any, context: float, static: bool = False) -> Any:
+    """Seconds in which each of so many sequences gets a token: stages work at once, on groups of them.
+
+    static   all groups wait for the last one before the next token
+    """
+    if engine.pp == 1:
+        return engine.seconds(decoding=running, context=context)
+    groups = minimum(engine.pp, maximum(1.0, running // 1))
+    one = engine.seconds(decoding=running / groups, context=context)
+    return one * (engine.pp + groups - 1) / engine.pp if static else one
+
+
+def _request_seconds(
+    engine: Engine, *, batch: float, prompt: float, answer: float, chunk: int = 0, static: bool = False
+) -> Any:
     """A batch of equal requests that start together: all prompts, then one token of each at a time.
 
-    Time is affine in what is cached, so that the middle of the answer stands for all of it.
+    Time is affine in what is cached, so that the middle of the answer stands for all of it; the last pass over the
+    prompts gives the first token.
 
-    chunk   tokens of a prompt that are read at a time; 0: all of them
+    chunk    tokens of prompts that are read at a time; 0: all of them
+    static   see `_token_seconds`
     """
     if chunk:
-        first = engine.prompt_seconds(prompt, chunk=chunk, prompts=int(batch))
+        first = batch * _reading(engine, prompt, chunk, batch)
     else:
         first = engine.seconds(prompts=int(batch), prompt_tokens=prompt)
-    return float(first + answer * engine.seconds(decoding=batch, context=prompt + answer / 2))
+        if engine.pp > 1:
+            groups = min(engine.pp, int(batch))
+            first = engine.seconds(prompts=batch / groups, prompt_tokens=prompt) * (engine.pp + groups - 1) / engine.pp
+    return first + (answer - 1) * _token_seconds(engine, batch, prompt + answer / 2, static)
 
 
 def _offline_tokens_per_second(
-    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None
-) -> float:
+    engine: Engine, *, room: float, prompt: float, answer: float, requests: float | None = None, chunk: int
+) -> Any:
     """Output tokens per second of an engine that always has requests to admit, with in-flight batching.
 
     room       sequences that the cache and the engine's limit have room for
     requests   how many there are in all: equal ones end in waves, and the last wave is a smaller one; default: no end
+    chunk      tokens of prompts that are read at a time
 
-    Each token costs its share of a decoding pass, and of its prompt's. Prompts are read some 8,192 tokens at a time.
+    Each token costs its share of a decoding pass, and of its prompt's.
     """
-    running = max(1.0, room * engine.constants.running)
-    together = max(1, int(8192 // prompt))
-    reading = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
+    running = maximum(1.0, room * engine.constants.running)
+    reading = _in_flight(engine, prompt, chunk, room)
     context = prompt + answer / 2
     if requests is None:
-        return float(1 / (engine.seconds(decoding=running, context=context) / running + reading / answer))
-    waves, rest = divmod(requests, min(running, requests))
-    decoding = waves * engine.seconds(decoding=min(running, requests), context=context)
-    decoding += engine.seconds(decoding=rest, context=context)
-    return float(requests * answer / (requests * reading + answer * decoding))
+        return 1 / (_token_seconds(engine, running, context) / running + reading / answer)
+    running = minimum(running, requests)
+    waves = requests // running
+    rest = requests - waves * running
+    decoding = waves * _token_seconds(engine, running, context)
+    decoding = decoding + where(rest > 0, _token_seconds(engine, maximum(rest, 1.0), context), 0.0)
+    return requests * answer / (requests * reading + answer * decoding)
 
 
-def _in_turn(engine: Engine, *, running: float, prompt: float, answer: float) -> tuple[float, float]:
+def _in_turn(engine: Engine, *, running: float, prompt: float, answer: float) -> tuple[Any, Any]:
     """Seconds to the first token, and from one to the next, where each client sends a request after the other.
 
     Prompts of the others are read between two tokens, and wait for each other as in a queue with one server whose
     prompts take equally long.
     """
-    reading = engine.prompt_seconds(prompt, chunk=8192)
-    step = engine.seconds(decoding=running, context=prompt + answer / 2)
-    busy = running * reading / (running * reading + answer * step)
+    reading = engine.prompt_seconds(prompt, chunk=_USUAL_PASS)
+    load: dict[str, Any] = {"decoding": running, "context": prompt + answer / 2}
+    step = engine.seconds(**load)
+    work = engine.beside_seconds(prompt, chunk=_USUAL_PASS, prompts=max(1.0, running / answer), **load)
+    busy = running * work / (running * work + answer * step)
     others = (running - 1) / running
-    waiting = others * busy * reading / 2 / max(1 - busy, 1 / running)
-    return float(reading + waiting + others * step / 2), float(step + (running - 1) * reading / answer)
+    waiting = others * busy * work / 2 / maximum(1 - busy, 1 / running)
+    return reading + waiting + others * step / 2, step + (running - 1) * work / answer
 
 
-def _apart(row: Row, calibration: Mapping[str, Any] | None, prompt: float, answer: float) -> tuple[float, float]:
+def _apart(row: Row, calibration: Mapping[str, Any] | None, prompt: float, answer: float) -> tuple[Any, Any]:
     """Requests a second, and seconds between two tokens, where devices of their own read the prompts.
 
     As many requests are there at a time as the row says; prompts wait where reading them takes longest.
@@ -94,17 +140,15 @@ def _apart(row: Row, calibration: Mapping[str, Any] | None, prompt: float, answe
     shared = row["prefill_attention_dp"] or "false"
     first = _engine(row.with_cells(attention_dp=shared), calibration, tp=devices // readers, count=devices // readers)
     engine = _engine(row, calibration, tp=rest // copies, count=rest // copies)
-    together = max(1, int(8192 // prompt)) * (first.tp if first.attention_dp else 1)
-    fastest = readers * together / first.prompt_seconds(prompt, chunk=8192, prompts=together)
-    reading = first.prompt_seconds(prompt, chunk=8192)
-    low, high = 0.0, float(clients)
-    for _ in range(16):
-        decoding = (low + high) / 2
-        each = engine.seconds(decoding=max(1.0, decoding / copies), context=prompt + answer / 2)
-        rate = decoding / (answer * each)
-        low, high = (decoding, high) if rate < fastest and decoding + rate * reading < clients else (low, decoding)
-    each = engine.seconds(decoding=max(1.0, low / copies), context=prompt + answer / 2)
-    return float(low / (answer * each)), float(each)
+    together = max(1, int(_USUAL_PASS // prompt)) * (first.tp if first.attention_dp else 1)
+    fastest = readers * together / first.prompt_seconds(prompt, chunk=_USUAL_PASS, prompts=together)
+    reading = first.prompt_seconds(prompt, chunk=_USUAL_PASS)
+    decoding: Any = float(clients)
+    for _ in range(4):  # each token takes little longer with more sequences, so that this settles
+        each = engine.seconds(decoding=maximum(1.0, decoding / copies), context=prompt + answer / 2)
+        rate = minimum(fastest, clients / (reading + answer * each))
+        decoding = rate * answer * each
+    return rate, each
 
 
 def _class_of(metric: str) -> str:
@@ -127,7 +171,7 @@ def _scenario(model: str, scenario: str) -> Mapping[str, str] | None:
     return next((row for row in rows if (row["model"], row["scenario"]) == (model, scenario.casefold())), None)
 
 
-def _mlperf(row: Row, calibration: Mapping[str, Any]) -> float:
+def _mlperf(row: Row, calibration: Mapping[str, Any]) -> Any:
     """Tokens a second with the fastest layout: all requests at once, or as many as the scenario's limits allow."""
     spec, scenario = row.spec(), row["batch_or_concurrency"]
     rules = _scenario(spec.name, scenario) or {}
@@ -139,7 +183,7 @@ def _mlperf(row: Row, calibration: Mapping[str, Any]) -> float:
     prompt = row.count("mean_isl", int(rules.get("mean_isl", 0)))
     answer = row.count("mean_osl", int(rules.get("mean_osl", 0)))
     limits = [float(rules.get(name) or inf) for name in ("ttft_seconds", "tpot_seconds")]
-    count, best = row.count("n_gpus", None), 0.0
+    count, best, found = row.count("n_gpus", None), 0.0, False
     for tp in _LAYOUTS:
         if count % tp:
             continue
@@ -147,8 +191,8 @@ def _mlperf(row: Row, calibration: Mapping[str, Any]) -> float:
         room = _room(engine, prompt + answer / 2)
         if room > 1:
             speed = _within(engine, *limits, room=room, prompt=prompt, answer=answer)
-            best = max(best, count / tp * speed)
-    if not best:
+            best, found = maximum(best, count / tp * speed), True
+    if not found:
         raise LLMHWError(f"the weights do not fit on up to 8 of {count} devices, or its limits allow no request")
     return best
 
@@ -160,7 +204,7 @@ def _within(engine: Engine, ttft: float, tpot: float, *, room: float, prompt: fl
     equal services, whose tail falls by e every `service x busy / 2 (1 - busy)`.
     """
     if ttft == tpot == inf:
-        return _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer)
+        return _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, chunk=_USUAL_PASS)
     reading = engine.prompt_seconds(prompt, chunk=8192)
     together = max(1, int(8192 // prompt))
     shared = engine.prompt_seconds(prompt, chunk=8192, prompts=together) / together
@@ -202,8 +246,6 @@ _GENERATIONS: dict[str, tuple[tuple[tuple[int, int], int, str], ...]] = {
 _BORROWED = {
     **dict.fromkeys(("vllm-v0", "vllm-v1", "sglang", "tensorrt-llm-pytorch", "deepspeed-mii"), "tensorrt-llm-2025"),
     "tgi": "tensorrt-llm-2025",
-    **dict.fromkeys(("exllama", "mlx"), "llama-cpp"),
-    "transformers": "litgpt",
 }
 
 
@@ -233,6 +275,7 @@ def software_of(engine: str, year: str = "") -> str:
 def _constants_of(row: Row, engines: Mapping[str, Any]) -> str:
     """The name in `engines` of the constants that time a row: its own, borrowed, or the engine's name."""
     name = row["software"] or software_of(row["engine"], row["year"]) or row["engine"]
+    name = f"{name}-{row['backends']}" if f"{name}-{row['backends']}" in engines else name
     return name if name in engines else _BORROWED.get(name, name)
 
 
@@ -354,11 +397,21 @@ _RATES = tuple(f"{of}_tokens_per_s_{over}" for of in ("output", "in_plus_out") f
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot."""
     known = calibration or read_calibration("serving_time")
+    predicted, measured, metric, seconds = _speed(row, known)
+    unit, meter = "seconds" if seconds else "tokens/s", _class_of(metric)
+    fitted = known.get("fitted", {})
+    new = [name for name, found in kinds_of(row, known).items() if found not in fitted.get(name, (found,))]
+    low, high = scaled(predicted, interval_of(known, meter, new), unit)
+    return Prediction(predicted=predicted, measured=measured, unit=unit, meter=meter, low=low, high=high)
+
+
+def _speed(row: Row, known: Mapping[str, Any]) -> tuple[Any, float, str, bool]:
+    """What is predicted and what was measured, of which metric, and whether it is seconds or tokens a second."""
     metric, value = row["metric"], row.positive("value", None)
     metric, factor = _OTHER_METRICS.get(metric, (metric, 1.0))
     value *= factor
     if metric == "tokens_per_s_total":
-        return _prediction(_mlperf(row, known), value, metric, False, known)
+        return _mlperf(row, known), value, metric, False
     prompt = row.count("mean_isl", row.count("isl", 0, least=0), least=0)
     answer = row.count("mean_osl", row.count("osl", 0, least=0), least=0)
     batch = row.count("batch_or_concurrency", None) if row["batch_or_concurrency"].isdigit() else 0
@@ -370,12 +423,18 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     if row["prefill_gpus"]:
         rate, each = _apart(row, known, prompt, answer)
         if metric == "tpot_ms":
-            return _prediction(each, value, metric, seconds, known)
+            return each, value, metric, seconds
         if metric not in _RATES:
             raise LLMHWError(f"metric={row['metric']!r} is not predicted where devices of their own read prompts")
-        return _prediction(_counted(row, rate * answer, prompt, answer), value, metric, seconds, known)
+        return _counted(row, rate * answer, prompt, answer), value, metric, seconds
     engine = _engine(row, known)
     past, chunk = row.count("past", 0, least=0), row.count("n_ubatch", 0)
+    name = row["software"] or software_of(row["engine"], row["year"])
+    if name.startswith("tensorrt-llm") and batch and not requests:
+        engine = replace(engine, same=True)  # its benchmarks of a batch give every sequence the same tokens
+    run: dict[str, Any] = {"prompt": prompt, "answer": answer}
+    static = name in _STATIC
+    usual = chunk or (0 if static else _PASS.get(name, _USUAL_PASS))
     if metric == "decode_tok_per_s":
         predicted = 1 / engine.seconds(decoding=1, context=prompt + (answer or 128) / 2)
     elif metric == "decode_ms_per_token":
@@ -386,38 +445,29 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
         first, each = _in_turn(engine, running=batch, prompt=prompt, answer=answer)
         predicted = each if metric == "tpot_ms" else first
     elif metric == "tpot_ms":
-        predicted = engine.seconds(decoding=max(1, batch), context=prompt + answer / 2)
+        predicted = _token_seconds(engine, max(1, batch), prompt + answer / 2, static)
     elif metric == "ttft_ms":
-        predicted = engine.seconds(prompts=max(1, batch), prompt_tokens=prompt)
+        predicted = _request_seconds(engine, batch=max(1, batch), prompt=prompt, answer=1, chunk=usual)
     elif metric == "request_latency_ms":
-        predicted = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer, chunk=chunk)
+        predicted = _request_seconds(engine, batch=batch, **run, chunk=usual, static=static)
     elif metric in _RATES:
         if batch and batch <= _room(engine, prompt + answer):
-            seconds_each = _request_seconds(engine, batch=batch, prompt=prompt, answer=answer, chunk=chunk)
-            predicted = batch * answer / seconds_each
+            predicted = batch * answer / _request_seconds(engine, batch=batch, **run, chunk=usual, static=static)
         else:
             # TensorRT-LLM admits a request only if the cache has room for its last token
             room = _room(engine, prompt + answer)
             many = requests or batch or None
-            predicted = _offline_tokens_per_second(engine, room=room, prompt=prompt, answer=answer, requests=many)
+            predicted = _offline_tokens_per_second(engine, room=room, **run, requests=many, chunk=usual)
         predicted = _counted(row, predicted, prompt, answer)
     else:
         raise row.error("metric", f"one of {', '.join(COLUMNS['metric'].choices)}")
-    return _prediction(predicted, value, metric, seconds, known)
+    return predicted, value, metric, seconds
 
 
-def _counted(row: Row, answers: float, prompt: float, answer: float) -> float:
+def _counted(row: Row, answers: Any, prompt: float, answer: float) -> Any:
     """Tokens of answers a second, as the row's metric counts them."""
     answers *= (prompt + answer) / answer if row["metric"].startswith("in_plus_out") else 1
     return answers / (row.count("n_gpus") if row["metric"].endswith("per_gpu") else 1)
-
-
-def _prediction(
-    predicted: float, measured: float, metric: str, seconds: bool, calibration: Mapping[str, Any]
-) -> Prediction:
-    unit, meter = "seconds" if seconds else "tokens/s", _class_of(metric)
-    low, high = scaled(predicted, calibration["interval"].get(meter), unit)
-    return Prediction(predicted=predicted, measured=measured, unit=unit, meter=meter, low=low, high=high)
 
 
 def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
@@ -427,7 +477,8 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
     """
     known = read_calibration("serving_time")
     families = {name: {"architectures": f.get("architectures", ())} for name, f in known["families"].items()}
-    limit = {**known, "common": asdict(BOUND), "families": families, "engines": {name: {} for name in known["engines"]}}
+    bare = {group: {name: {} for name in known[group]} for group in ("links", "engines")}
+    limit = {**known, **bare, "common": asdict(BOUND), "families": families}
     found = []
     for row in rows:
         try:
@@ -442,7 +493,10 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
     return found
 
 
-_KEY = "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric".split()
+_KEY = (
+    "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric kv_dtype backends past n_ubatch flash_attn "
+    "prefill_gpus prefill_workers decode_workers attention_dp"
+).split()
 
 
 def configuration(row: Row) -> tuple[str, ...]:
@@ -450,12 +504,34 @@ def configuration(row: Row) -> tuple[str, ...]:
     return (*(row[name] for name in _KEY), row["software"] or row["engine"])
 
 
-def again(row: Row, calibration: Mapping[str, Any]) -> Callable[..., Prediction]:
-    """`predict` of this row under other constants."""
-    return partial(predict, row)
+def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
+    """What is predicted for a row with numbers on a tape in place of constants.
+
+    Raises `LLMHWError` for MLPerf's scenarios with limits, which a search answers: they are judged, not fitted.
+    """
+    if row["metric"] == "tokens_per_s_total" and row["batch_or_concurrency"].casefold() != "offline":
+        raise LLMHWError("a scenario with limits on latency is not fitted")
+    return _speed(row, calibration)[0]
 
 
-def groups_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
-    """The groups of constants that time this row."""
-    family = family_of(ServingConstants, row.device(usual=True), calibration)
-    return "common", f"families.{family}", f"engines.{_constants_of(row, calibration['engines'])}"
+def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
+    """What a row is of: everything that a fit may never have seen."""
+    spec = row.spec()
+    device = row.device(usual=True)
+    family = family_of(ServingConstants, device, calibration)
+    return {
+        "source": row["cluster"] or source_family(row.source),
+        "family": device.architecture if family == "other" else family,
+        "engine": on_device(_constants_of(row, calibration["engines"]), device, calibration["engines"]),
+        "layout": _layout_kind(row),
+        "model": spec_kind(spec),
+        "assumed": "yes" if assumed(row) else "",
+    }
+
+
+def _layout_kind(row: Row) -> str:
+    try:
+        tp, pp = (2, 1) if row["prefill_gpus"] or (row["mean_isl"] and not row["tp"]) else _layout(row)
+    except LLMHWError:
+        tp, pp = 2, 1
+    return layout_kind(tp, pp, row.flag("attention_dp") or False, row.count("n_gpus"))

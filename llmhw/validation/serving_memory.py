@@ -74,6 +74,8 @@ def _llama_cpp(row: Row, constants: Mapping[str, Any]) -> tuple[str, dict[str, f
         parts["cache"] += float(found.cache_bytes(found.job.context_limit, number, sequences=found.job.max_sequences))
         for part in stage:
             parts[part.name] = parts.get(part.name, 0.0) + float(part.value)
+    if "Vulkan" in row["engine"] and "GTT" in row["mem_kind"]:  # whose host buffers are in the same memory
+        parts["host"] = float(llamacpp.host_memory(job, job.context_limit).total)
     return "whole device", parts
 
 
@@ -343,7 +345,7 @@ def _version(text: str) -> str:
 def _capacity_device(row: Row, visible: float) -> Accelerator:
     """The card; where the log does not name it, one of its class with as much memory."""
     if row["device"]:
-        return row.device()
+        return row.device(usual=True)
     size = visible or (row.positive("card_gib") if row["card_gib"] else 80.0) * GIB
     return replace(accelerator("H100" if size > 32 * GIB else "RTX 4090"), memory_bytes=int(size))
 
@@ -356,7 +358,7 @@ def _visible_bytes(row: Row, calibration: Mapping[str, Any] | None) -> float:
     constants = read_calibration("serving_memory") if calibration is None else calibration
     if row["card_gib"]:
         return row.positive("card_gib") * GIB - float(constants["driver_bytes"])
-    device = row.device()
+    device = row.device(usual=True)
     return device.memory_bytes - (float(constants["driver_bytes"]) if device.vendor == "NVIDIA" else 0.0)
 
 
@@ -472,6 +474,8 @@ def _share_on_devices(row: Row) -> float:
 def _copied(row: Row, spec: ModelSpec, batch: int) -> bool:
     """Whether experts in host memory are computed on the GPU: by the tokens that each gets."""
     stacks = llamacpp.expert_stacks(spec)
+    if re.match(r"Q\d_K_R4", row["quant"]):  # K-quants of interleaved rows, for which there are no CUDA kernels
+        return False
     return bool(stacks) and _share_on_devices(row) < 0.5 and batch * stacks[0].used >= 32 * stacks[0].experts
 
 
@@ -497,6 +501,7 @@ def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> floa
         a = replace(a, latent=0, kv_heads=a.heads)
     if a.latent and fused and row["attn_max_b"] and (row["mla_attn"] == "3" or row["attn_max_b"] != "0"):
         on_device = row["gpu_compute_mib"] not in ("", "0", "0.0")
+        quantized = on_device and number_format(row["kv_type_k"]).bits < 16
         return float(
             expanded_latent_bytes(
                 batch=batch,
@@ -507,6 +512,7 @@ def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> floa
                 hidden=spec.hidden,
                 most=row.count("attn_max_b", 0, least=0) * MIB or 2**60,
                 bits_per_element=16 if on_device else number_format(row["kv_type_k"]).bits_per_weight,
+                rank=llamacpp.latent_rank(a) if quantized else 0,
             )
         )
     return float(llamacpp.attention_term(a, cells, fused, {"batch": batch, "hidden": spec.hidden}).value)
@@ -523,11 +529,13 @@ def expanded_latent_bytes(
     hidden: Any,
     most: Any,
     bits_per_element: Any,
+    rank: Any = 0,
 ) -> Any:
     """What a layer of latent attention needs of ik_llama.cpp's compute buffer, where it makes keys and values again.
 
     most               bytes in fp32 of the keys and values of the heads at work at a time (attn_max_b)
     bits_per_element   of keys and values in the cache's format; on a GPU 16
+    rank               of a latent that is quantized in the cache, and expanded to fp16 on a GPU; else 0
 
     Those of all other heads wait for their turn. DeepSeek R1 with 2,048 cells, all heads at a time: a log has 450.01.
 
@@ -541,10 +549,11 @@ def expanded_latent_bytes(
     narrow = cells * heads * bits_per_element / 8 / turns
     waiting = (turns - 1) * narrow * (head_dim + v_head_dim)
     queries = batch * (heads * (2 * head_dim + head_dim - nope) + hidden) * 4
-    return wide / turns + waiting + narrow * (nope + v_head_dim) + queries + batch * cells * 2
+    expanded = narrow * (nope + v_head_dim) + cells * rank * 2
+    return wide / turns + waiting + expanded + queries + batch * cells * 2
 
 
-_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k gpu_model_buffer_mib".split()
+_COMPUTE = "n_ctx n_ubatch flash_attn mla_attn attn_max_b kv_type_k n_gpus_listed".split()
 
 
 def llama_cpp_configuration(row: Row) -> tuple[str, ...]:

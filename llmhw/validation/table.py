@@ -260,12 +260,12 @@ class Row(dict[str, str]):
 
 
 def without_remark(text: str) -> str:
-    """A cell without a remark in brackets at its end.
+    """A cell without a remark in brackets at its end, or that something is of its class.
 
     >>> without_remark("Llama 3 8B (truncated)"), without_remark("fp8")
     ('Llama 3 8B', 'fp8')
     """
-    return text.partition(" (")[0]
+    return text.partition(" (")[0].removesuffix(" class")
 
 
 def split_quant(text: str) -> tuple[str, str]:

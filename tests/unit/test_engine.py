@@ -279,7 +279,7 @@ def test_stages_take_turns_on_a_token_and_share_a_prompt() -> None:
     one = peak("llama-3-70b", "h200")
     four = replace(one, cluster=llmhw.Cluster("h200", 4), pp=4)
     assert four.seconds(decoding=1, context=100) == pytest.approx(one.seconds(decoding=1, context=100))
-    late = replace(BOUND, meet=1e-3)
+    late = replace(BOUND, sends=1e-3)
     between = replace(four, constants=late).seconds(decoding=1) - replace(one, constants=late).seconds(decoding=1)
     assert between == pytest.approx(3e-3)
     # one chunk passes all stages; of many, each stage works on one at a time
@@ -301,7 +301,7 @@ def test_a_layer_split_gives_room_but_no_speed() -> None:
     """llama.cpp: the devices take turns at every token."""
     spec = llmhw.model("llama-3-8b")
 
-    def service(gpus: int, **layout: Any) -> Any:
+    def service(gpus: int, sequences: int, **layout: Any) -> Any:
         cluster = llmhw.Cluster("rtx 4090", gpus)
         job = llmhw.ServingJob(
             model=spec,
@@ -309,17 +309,17 @@ def test_a_layer_split_gives_room_but_no_speed() -> None:
             weights="q4_k_m",
             engine="llama.cpp",
             max_model_len=2048,
-            max_sequences=256,
+            max_sequences=sequences,
             **layout,
         )
         return serve(job, input_tokens=500, output_tokens=200, concurrency=8)
 
-    one, split = service(1), service(2, pp=2, split="layers")
-    assert split.capacity > one.capacity
+    one, split = service(1, 64), service(2, 128, pp=2, split="layers")
+    assert (one.capacity, service(1, 128).capacity, split.capacity) == (64, 0, 128)
     assert split.point.tpot_seconds >= one.point.tpot_seconds
     assert split.curve[0].tokens_per_second <= one.curve[0].tokens_per_second
     # a pipeline that works on two groups at once is faster than one that does not
-    assert service(2, pp=2, split="tensor").point.tokens_per_second > split.point.tokens_per_second
+    assert service(2, 128, pp=2, split="tensor").point.tokens_per_second > split.point.tokens_per_second
 
 
 @pytest.mark.parametrize("name", ["llama-3-8b", "qwen3-30b-a3b"])

@@ -16,7 +16,8 @@ from llmhw.job import Assumed, ServingJob
 from llmhw.model import model
 from llmhw.precision import number_format
 from llmhw.service import lender
-from llmhw.units import LLMHWError
+from llmhw.serving import serving_memory
+from llmhw.units import GIB, LLMHWError
 
 
 def job(name: str = "llama-3-8b", device: str = "h100", devices: int = 1, **more: Any) -> ServingJob:
@@ -30,9 +31,25 @@ def test_the_table_names_what_exists() -> None:
         assert set(engine.vendors) <= vendors
         assert engine.source
         for name in (*engine.weights, *engine.kv, *(entry.partition(":")[0] for entry in engine.weight_only)):
-            assert name == "gguf" or number_format(name).name == name
+            assert name in ("gguf", "exl2", "exl3") or number_format(name).name == name
         assert lender(engine).constants in read_calibration("serving_time")["engines"]
     assert engine_names()[0] == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "engine"),
+    [
+        ("Llama-3.1-8B-Instruct-exl2-4.0bpw", "rtx 3090", "exllamav2"),
+        ("Llama-3.1-8B-Instruct-exl3-4.0bpw", "rtx 4090", "exllamav3"),
+        ("mlx-community/Llama-3.1-8B-Instruct-4bit", "m4 max 128gb", "mlx"),
+    ],
+)
+def test_files_that_one_engine_reads_are_served_by_it(name: str, device: str, engine: str) -> None:
+    made = ServingJob(model=model(name), cluster=Cluster(device, 1))
+    held = serving_memory(made).stages[0]["weights"]
+    assert made.engine == engine
+    # 4 bits and scales, a head of 6 to 6.3; ExLlama reads rows of the embedding in host memory, MLX packs it
+    assert held / GIB == pytest.approx({"exllamav2": 3.64, "exllamav3": 3.62, "mlx": 4.21}[engine], rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["vLLM", "VLLM", "SGLang", "TensorRT-LLM", "trt-llm", "Llama.cpp", "HF", "LitGPT"])
@@ -49,7 +66,7 @@ def test_names_ignore_case(name: str) -> None:
         ({"engine": "llama.cpp"}, "llama.cpp", "Q4_K_M"),
         ({"device": "v100 sxm2 32gb"}, "vllm", "fp16"),
         ({"name": "gpt-oss-20b"}, "vllm", "mxfp4"),
-        ({"name": "gpt-oss-20b", "device": "m4 max 128gb"}, "llama.cpp", "mxfp4"),
+        ({"name": "gpt-oss-20b", "device": "m4 max 128gb"}, "llama.cpp", "MXFP4_MOE"),
         ({"name": "deepseek-v3", "device": "h200"}, "vllm", "fp8-block"),
         ({"name": "deepseek-v3", "engine": "litgpt"}, "litgpt", "bf16"),
         ({"device": "tpu v5e"}, "vllm", "bf16"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from llmhw.cli import jobs
 from llmhw.hardware import accelerator
-from llmhw.logs import GIB, MIB, compare, read, read_log
+from llmhw.logs import GIB, MIB, compare, device_of, read, read_log
 from llmhw.units import LLMHWError
 from tests.unit.command import answer, refused, run
 
@@ -45,7 +47,13 @@ CASES: dict[str, tuple[str, dict[str, str], dict[str, float], dict[str, float]]]
         "",
         {"name": "DeepSeek R1 Distill Llama 8B", "context": "8192", "kv": "f16", "fused": "0", "layers": "33"},
         {"weights": 4.58 * GIB, "KV cache": 1024 * MIB},
-        {"weights": 0.003, "KV cache": 1e-9},
+        {
+            "weights": 0.003,
+            "KV cache": 1e-9,
+            "CUDA0 weights": 0.003,
+            "CUDA0 compute buffer": 0.01,
+            "host weights": 0.003,
+        },
     ),
 }
 
@@ -99,11 +107,33 @@ def test_wordings(line: str, name: str, value: float) -> None:
     assert read_log(f"\x1b[32mINFO\x1b[0m {line}").measured[name] == pytest.approx(value)
 
 
+def test_the_names_of_mixes() -> None:
+    said = {
+        "Q4_K - Medium (guessed)": "Q4_K_M",
+        "MXFP4 MoE": "MXFP4_MOE",
+        "IQ4_XS - 4.25 bpw": "IQ4_XS",
+        "all F32": "fp32",
+    }
+    for text, name in said.items():
+        made = f"general.name = Llama 3 8B\nprint_info: file type   = {text}\nprint_info: file size = 9 GiB (8 BPW)"
+        spec = "gpt-oss-20b" if name == "MXFP4_MOE" else None
+        assert compare(made, spec=spec, device="h100").held.job.weights == name
+
+
 def test_all_ranks_and_the_last_start_count() -> None:
     start = "Initializing a V1 LLM engine (v0.11.0) with config: model='x'\n"
     lines = "Model loading took {0} GiB\nAvailable KV cache memory: {1} GiB\n"
     text = start + lines.format(1, 50) + start + lines.format(7, 20) + lines.format(8, 19)
     assert read_log(text).measured == {"weights": 8 * GIB, "KV cache": 19 * GIB}
+
+
+def test_a_device_of_several_sizes_is_told_by_what_the_log_saw() -> None:
+    line = "Device 0: NVIDIA GeForce RTX 3060, compute capability 8.6, VMM: yes{}\nfile size = 9 MiB"
+    assert device_of(read_log(line.format(", VRAM: 12287 MiB"))).name == "RTX 3060 12GB"
+    seen = "model='x'\nload_config device_name=NVIDIA_H20.json\nFree memory on device (95.0/139.8 GiB)\n# GPU blocks: 9"
+    assert device_of(read_log(seen)).name == "H20 141GB"
+    with pytest.raises(LLMHWError, match="has 8 GB or 12 GB of memory"):
+        device_of(read_log(line.format("")))
 
 
 def test_a_refusal_is_told() -> None:
@@ -117,6 +147,20 @@ def test_a_refusal_is_told() -> None:
         "The engine did not start; so does the prediction: Does not start: max_model_len=131072"
     )
     assert found.warnings()[0].startswith("the log says: To serve at least one request")
+
+
+def test_too_many_sequences_for_the_blocks_of_state() -> None:
+    """vllm-project/recipes pull 551: Qwen3.6 27B in FP8 on an H100."""
+    text = (
+        "python3 -m vllm.entrypoints.openai.api_server --model Qwen/Qwen3.6-27B-FP8 --gpu-memory-utilization 0.95\n"
+        "Initializing a V1 LLM engine (v0.19.0) with config: model='Qwen/Qwen3.6-27B-FP8', max_seq_len=262144\n"
+        "ValueError: max_num_seqs (1024) exceeds available Mamba cache blocks (856). Each decode sequence requires one"
+    )
+    found = compare(text, device="h100")
+    assert found.verdict.startswith(
+        "The engine did not start; so does the prediction: Does not start: max_sequences=1024"
+    )
+    assert found.rows["blocks of state"].ratio == pytest.approx(1, abs=0.05)
 
 
 def test_logs_that_are_none(tmp_path: Path) -> None:
@@ -157,3 +201,25 @@ def test_shown() -> None:
     off = compare(read(LOGS / "vllm-0.10.2.log"), device="h100", utilization=0.5)
     assert off.verdict.startswith("The prediction differs from the log: ")
     assert any("than predicted" in line for line in off.warnings())
+
+
+def test_broken_lines_are_errors_at_most() -> None:
+    """Lines lost, doubled, and numbers that are none: an answer, or a clear refusal."""
+    draw = random.Random("logs")
+    texts = [path.read_text(encoding="utf-8").splitlines() for path in sorted(LOGS.iterdir())]
+    answered = 0
+    for _ in range(150):
+        lines = list(draw.choice(texts))
+        for _ in range(draw.randint(1, 6)):
+            at = draw.randrange(len(lines))
+            if draw.random() < 0.5:
+                lines[at] = draw.choice(draw.choice(texts))
+            elif numbers := list(re.finditer(r"\d[\d.,]*", lines[at])):
+                number, bad = draw.choice(numbers), draw.choice(("0", "-1", "1e9", "9" * 20, "nan", "1.2.3", ""))
+                lines[at] = lines[at][: number.start()] + bad + lines[at][number.end() :]
+        try:
+            found = compare("\n".join(lines), device="RTX 3090", spec=draw.choice((None, "llama-3-8b")))
+            answered += bool(str(found) and found.to_dict())
+        except LLMHWError:
+            continue
+    assert answered > 50

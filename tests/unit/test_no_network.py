@@ -37,6 +37,7 @@ LINES = {
     "models": ["gpt2"],
     "gpus": ["h100"],
     "links": [],
+    "compare": [str(Path(__file__).parent / "logs" / "sglang.log"), "--gpu", "RTX 3090"],
     "formats": [],
     "prices": ["h100"],
     "explain": ["kv-cache", "llama-3-8b"],

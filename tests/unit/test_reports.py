@@ -17,6 +17,7 @@ from llmhw.cost import TrainingRun
 from llmhw.fit import FitTable
 from llmhw.formula import Report, Table
 from llmhw.hardware import Accelerator
+from llmhw.logs import LogComparison, compare
 from llmhw.messages import Communication, collectives
 from llmhw.model import ModelSpec
 from llmhw.peak import StepPeak, step_peak
@@ -134,6 +135,14 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
         "mine: its files beside its config\nnot equal: ",
         ("attention", "-3,072", "in the files", "F16"),
         "what",
+    ),
+    LogComparison.__name__: (
+        lambda: compare(
+            "Model loading took 14.99 GiB\n# GPU blocks: 24000", spec="llama-3.1-8b", device="h100", engine="vllm:0.9"
+        ),
+        "log of vllm: serving llama-3.1-8b in bf16",
+        ("quantity", "weights", "tokens", "ratio", "assumed"),
+        "quantity",
     ),
     FitTable.__name__: (
         lambda: llmhw.fit(llmhw.model("llama-3-8b"), "RTX 4090", seq_len=8192),

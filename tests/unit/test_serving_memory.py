@@ -406,3 +406,49 @@ def test_the_budget_explains_itself() -> None:
     text = serving_memory(job()).explain("budget")
     assert "engine_budget_bytes" in text
     assert "72.9 GiB" in text
+
+
+# -- llama.cpp --------------------------------------------------------------------------------
+
+
+def home(name: str = "llama-3.1-8b", **more: Any) -> ServingMemory:
+    return serving_memory(job(name, device="RTX 4090", **{"engine": "llama.cpp", "weights": "q4_k_m"} | more))
+
+
+def test_cells_are_shared_by_slots() -> None:
+    two = home(n_ctx=32768, max_sequences=2)
+    assert (two.job.max_model_len, two.kv_tokens, two.kv_bytes) == (16384, 32768, 4 * GIB)
+    assert home(n_ctx=32768, kv="q8_0").kv_bytes == 4 * GIB * 8.5 / 16
+    assert home(n_ctx=32768, kv="q8_0", kv_v="fp16").kv_bytes == 4 * GIB * (8.5 + 16) / 32
+    # windows of 1,024 and a micro-batch, in steps of 256; before May 2025, or if asked, all cells
+    windowed, full = home("gemma-3-27b", n_ctx=32768, max_sequences=1), home("gemma-3-27b", n_ctx=32768, swa_full=True)
+    layer = 2 * 16 * 128 * 2
+    assert windowed.kv_bytes == layer * (10 * 32768 + 52 * 1536)
+    assert full.needed_bytes(32768) - windowed.needed_bytes(32768) == layer * 52 * (32768 - 1536)
+
+
+def test_what_is_on_no_device_is_in_host_memory() -> None:
+    all_on, half = home(n_ctx=8192), home(n_ctx=8192, gpu_layers=17)
+    assert half.kv_bytes == all_on.kv_bytes / 2  # 16 layers and the head
+    away = host_memory(half.job, 8192)
+    assert away["KV cache"] == half.kv_bytes
+    assert away["weights"] + half.stages[0]["weights"] == pytest.approx(weight_bytes("llama-3.1-8b", "q4_k_m"), rel=1e-6)
+    experts = home("qwen3-30b-a3b", n_ctx=8192, cpu_moe=48)
+    assert experts.stages[0]["weights"] < 1.2 * GIB
+    assert any(text.startswith("host memory: 16.") for text in experts.warnings())
+    # without fused attention: scores of all heads
+    plain = home(n_ctx=8192, flash_attention=False)
+    assert plain.stages[0]["compute buffer"] == 560 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"engine": "vllm", "weights": "bf16", "n_ctx": 4096}, "n_ctx=4096 is no option of vllm; use engine=llama.cpp"),
+        ({"n_ctx": 4096, "max_model_len": 2048}, "give one of the two"),
+        ({"flash_attention": False, "kv": "q8_0"}, "quantizes cached values only with flash attention"),
+    ],
+)
+def test_options_of_llama_cpp_are_refused_where_they_mean_nothing(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(LLMHWError, match=words):
+        home(**more)

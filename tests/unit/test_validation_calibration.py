@@ -72,9 +72,10 @@ def test_sources_are_left_out_together() -> None:
     found = calibration(rows[::3], "serving")
     assert len(found["left_out"]["sources"]) > 1
     assert set(found["interval"]) == {"throughput"}
-    assert "whole sources" in found["method"]
+    assert "all of one source, family, engine, layout, model at a time" in found["method"]
+    assert {"sources", "family", "engine", "layout", "model"} < set(found["left_out"])
     for meter, errors in found["left_out"].items():
-        assert meter == "sources" or (meter in found["interval"]) == (errors["groups"] >= LEAST)
+        assert "groups" not in errors or (meter in found["interval"]) == (errors["groups"] >= LEAST)
 
 
 @pytest.mark.parametrize(("kind", "table"), [("training-memory", "training_memory"), ("kv-capacity", "vllm_capacity")])

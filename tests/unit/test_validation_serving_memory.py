@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from llmhw.catalog import read_measurements
+from llmhw import serving as serving_memory
+from llmhw.catalog import read_calibration, read_measurements
+from llmhw.margin import known_error
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation import KINDS, Validation, fit, percentile, validate
+from llmhw.validation import serving_memory as validation
 from llmhw.validation.serving_memory import (
     each_value,
     mask_buffer_bytes,
@@ -53,6 +56,31 @@ def test_capacity_of_vllm() -> None:
     assert errors(found, "tokens")[1] < 0.12
     assert errors(found, "cache")[1] < 0.10
     assert errors(found, "weights")[1] < 0.01
+
+
+def test_the_margin_of_a_verdict_is_what_logs_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far the predicted room is from the log's, as a share of the engine's budget: nine of ten logs keep to it."""
+    held: list[Any] = []
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        held.append(serving_memory.serving_memory(*args, **kwargs))
+        return held[-1]
+
+    monkeypatch.setattr(validation, "serving_memory", kept)
+    shares: dict[str, float] = {}
+    for row in read_measurements("vllm_capacity"):
+        for one in each_value(Row(row), ("kv_cache_tokens", "kv_cache_gib_per_gpu")):
+            try:
+                found = predict_capacity(one)
+            except LLMHWError:
+                continue
+            if found.meter in ("tokens", "cache"):
+                room = held[-1].kv_bytes * (found.predicted - found.measured) / found.predicted
+                shares.setdefault(row["id"], abs(room) / held[-1].budget_bytes)
+    stated = read_calibration("serving_memory")["residuals"]["kv-capacity, share of the budget"]
+    assert percentile(shares.values(), 90) == pytest.approx(stated["p90_abs_error"], abs=0.02)
+    assert stated["p90_abs_error"] == known_error("paged")
+    assert stated["configurations"] <= len(shares)
 
 
 def test_buffers_of_llama_cpp() -> None:
