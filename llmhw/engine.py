@@ -53,6 +53,7 @@ PARTS = (
     "adapters",
     "host memory",
     "draft",
+    "encoders",
     "all-reduces",
     "all-to-alls",
     "slowest rank",
