@@ -155,7 +155,8 @@ def _fit_time(kind: str, timed: Timed, rows: list[Row], fresh: bool) -> dict[str
     if timed.noted is not None:
         notes = _Notes(kind, timed, rows, fresh)
         return notes.calibration(notes.fit())
-    assert timed.again is not None and timed.groups is not None
+    assert timed.again is not None
+    assert timed.groups is not None
     known = _bare(timed.subject)
     predict = Predictor(kind, known)
     measured: dict[tuple[str, ...], list[float]] = {}
@@ -199,7 +200,8 @@ class _Notes:
 
         from llmhw.validation.tape import Tape
 
-        assert timed.noted is not None and timed.kinds is not None
+        assert timed.noted is not None
+        assert timed.kinds is not None
         self.timed, self.known = timed, _bare(timed.subject)
         self.names, start, spread = priors(self.known, fresh)
         self.start, self.spread = numpy.array(start), numpy.array(spread)
@@ -300,8 +302,11 @@ def _noted_calibration(
     own = numpy.array(notes.meters)
     start = numpy.array([float(notes.known["prior"][name]["value"]) for name in notes.names])
 
+    def errors_of(residuals: Any, chosen: Any) -> dict[str, Any]:
+        return _of_residuals(notes.signs[chosen] * residuals[chosen])
+
     def by_meter(residuals: Any) -> dict[str, Any]:
-        return {meter: _of_residuals(residuals[own == meter]) for meter in meters}
+        return {meter: errors_of(residuals, own == meter) for meter in meters}
 
     sources = numpy.array([found["source"] for found in notes.kinds])
     made |= {
@@ -312,7 +317,7 @@ def _noted_calibration(
         "residuals": by_meter(notes.residuals(values)),
         "unfitted": by_meter(notes.residuals(start)),
         "left_out": by_meter(unseen["source"])
-        | {"sources": {name: _of_residuals(unseen["source"][sources == name]) for name in sorted(set(sources))}}
+        | {"sources": {name: errors_of(unseen["source"], sources == name) for name in sorted(set(sources))}}
         | {what: by_meter(unseen[what]) for what in DISTANCES if what != "source"},
         "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in DISTANCES if what != "source"}
         | {"assumed": [""]},
@@ -346,8 +351,8 @@ def _width(residuals: Any) -> float:
 
 
 def _of_residuals(residuals: Sequence[float]) -> dict[str, Any]:
-    """What log(predicted / measured time) of so many configurations come to, as errors of a rate."""
-    found = [exp(-r) - 1 for r in residuals]
+    """What log(predicted / measured) of so many configurations come to."""
+    found = [exp(r) - 1 for r in residuals]
     sizes = [abs(e) for e in found]
     return _percentiles(sizes, found) if found else {"groups": 0}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from math import ceil, log2
+from math import ceil
 from typing import Any
 
 from llmhw import llamacpp
@@ -26,7 +26,7 @@ from llmhw.serving import (
     prompt_workspace,
     serving_memory,
 )
-from llmhw.units import GIB, MIB, LLMHWError, maximum
+from llmhw.units import GIB, MIB, LLMHWError, maximum, where
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
 
@@ -467,7 +467,7 @@ def _share_on_devices(row: Row) -> float:
     """Which share of the weights is on devices: by the log's buffers, else as much as so many cards hold."""
     whole = row.positive("model_size_gib") * GIB
     if row["gpu_model_buffer_mib"]:
-        return float(row["gpu_model_buffer_mib"]) * MIB / whole
+        return row.number("gpu_model_buffer_mib") * MIB / whole
     return min(1.0, row.count("n_gpus_listed", 0, least=0) * _LARGE_CARD / whole)
 
 
@@ -518,6 +518,10 @@ def _attention_buffer(row: Row, spec: ModelSpec, batch: int, cells: int) -> floa
     return float(llamacpp.attention_term(a, cells, fused, {"batch": batch, "hidden": spec.hidden}).value)
 
 
+# Of the heads, until one is left: 2^8 heads are more than any model has.
+_MOST_HALVINGS = 8
+
+
 @formula(source="ik_llama.cpp: build_deepseek2, keys and values made of latents for some heads at a time", unit="bytes")
 def expanded_latent_bytes(
     *,
@@ -545,7 +549,9 @@ def expanded_latent_bytes(
     """
     nope = head_dim - (head_dim - v_head_dim)
     wide = cells * heads * (nope + v_head_dim) * 4
-    turns = 2 ** maximum(0, ceil(log2(wide / most)))
+    turns: Any = 1
+    for _ in range(_MOST_HALVINGS):
+        turns = where(wide / turns > most, 2 * turns, turns)
     narrow = cells * heads * bits_per_element / 8 / turns
     waiting = (turns - 1) * narrow * (head_dim + v_head_dim)
     queries = batch * (heads * (2 * head_dim + head_dim - nope) + hidden) * 4

@@ -244,7 +244,7 @@ def test_these_are_all_reports() -> None:
         return {kind.__name__}.union(*(below(sub) for sub in kind.__subclasses__()))
 
     # those of the command are tried with it
-    of_the_command = {"Sweep", "Listing", "Text", "Validated", "ModelFacts"}
+    of_the_command = {"Grid", "Sweep", "Listing", "Text", "Validated", "ModelFacts"}
     assert below(Report) - {"Report", "StageReport", "Measured"} - of_the_command == set(REPORTS)
 
 

@@ -15,19 +15,19 @@ KNOWN = read_calibration("serving_time")
 
 @pytest.mark.parametrize("engine", KNOWN["engines"])
 def test_a_more_special_constant_wins(engine: str) -> None:
-    found = constants_of(ServingConstants, accelerator("h100"), engine)
+    device = accelerator("h100")
+    found = constants_of(ServingConstants, device, engine, link=device.scale_up_link)
     running, family = KNOWN["engines"][engine], KNOWN["families"]["hopper"]
     for f in fields(ServingConstants):
-        given = [group[f.name] for group in (running, family, KNOWN["common"]) if f.name in group]
+        given = [group[f.name] for group in (running, family, KNOWN["links"]["nvlink"], KNOWN["common"]) if f.name in group]
         told = given[0] if given else f.default
         if f.name == "attention":
             told = family.get(running.get("attention_kernel"), told)
         assert getattr(found, f.name) == pytest.approx(told * running.get(f"{f.name}_share", 1.0)), f.name
 
 
-def test_engines_without_data_have_the_prior_of_the_others() -> None:
-    priors = [entry["value"] for name, entry in KNOWN["prior"].items() if name.endswith(".inside")]
-    assert constants_of(ServingConstants, accelerator("h100"), "litgpt").inside == max(set(priors), key=priors.count)
+def test_links_without_data_have_constants_of_their_own() -> None:
+    assert constants_of(ServingConstants, accelerator("h100"), "litgpt").inside == KNOWN["links"]["other"]["inside"]
 
 
 def test_at_the_bound_nothing_is_lost() -> None:
