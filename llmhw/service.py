@@ -25,6 +25,7 @@ from llmhw.hardware import Accelerator, Cluster, Price, accelerator
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
+from llmhw.pictures import Pictures, pictures_of
 from llmhw.precision import formats_in, number_format
 from llmhw.queueing import StepModel
 from llmhw.rates import ServingConstants, family_of, on_device
@@ -438,9 +439,13 @@ class ServingEstimate(Report):
             draft["acceptance"] = guess.acceptance
         if service.workers:
             draft["prefill_workers"] = service.workers
+        prompt = self.input_tokens
+        if (seen := service.pictures) is not None:
+            prompt -= seen.count * seen.tokens
+            draft |= {"images": seen.count, "image_size": f"{seen.width}x{seen.height}"}
         ttft, tpot = self.slo
         return serve(
-            job, input_tokens=self.input_tokens, output_tokens=self.output_tokens, slo_ttft=ttft, slo_tpot=tpot,
+            job, input_tokens=prompt, output_tokens=self.output_tokens, slo_ttft=ttft, slo_tpot=tpot,
             calibration=service.calibration, **load, **draft,
         )  # fmt: skip
 
@@ -560,6 +565,9 @@ class ServingEstimate(Report):
         requests = "request" if point.concurrency == 1 else "requests"
         load = f"{point.concurrency:,} {requests} at work of {self.capacity:,} that {limit}"
         found = [("load", load + ("; more arrive than it can take" if self.saturated else ""))]
+        if self.service.pictures is not None:
+            spent = self.service.prompt(self.service.engine, "parts").parts.get("encoders", 0.0)
+            found.append(("pictures", f"{self.service.pictures}; {format_quantity(spent, 'seconds')} for all"))
         found.append(("first token", format_quantity(point.ttft_seconds, "seconds")))
         following = format_quantity(point.tpot_seconds, "seconds")
         found.append(("one user", f"{_speed(point.tokens_per_second_per_user)} ({following} a token)"))
@@ -631,6 +639,7 @@ _ROWS = {
     "one user alone": "next token",
     "speculative decoding": "next token",
     "replicas for prompts": "first token",
+    "pictures": "encoders",
     "tokens/s a user": "next token",
     "tokens/s": "all users",
     "requests": "all users",
@@ -743,7 +752,9 @@ def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) ->
     elif "engine" in new:
         found.append(f"not fitted on this engine: no run of {constants} is in the measurements")
     if "family" in new:
-        found.append(f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used")
+        found.append(
+            f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used"
+        )
     elif "engine" not in new:
         formats = {fmt for name, at, fmt in measured() if name == source.name and at == kind}
         stored = formats_in(job.model, job.weights)[0]
@@ -824,6 +835,7 @@ class Service:
     draft, guess   the engine that drafts, and how well
     replicas   of many layouts, an array, in place of the job's; `engine` is that of all of them then
     workers    replicas for prompts, for each that decodes; 0: every replica does both
+    pictures   of each prompt, whose tokens are among `input_tokens`
     calibration   behind the engine, if it is not the catalog's
     wanted     requests at work that were asked for
     """
@@ -838,6 +850,7 @@ class Service:
     calibration: Mapping[str, Any] | None = field(default=None, compare=False)
     wanted: int | None = None
     workers: int = 0
+    pictures: Pictures | None = None
 
     @property
     def context(self) -> float:
@@ -876,6 +889,8 @@ class Service:
         if self.draft is not None:
             # it reads the prompt, too
             found.merge(_drafting(self.draft.prompt(tokens, **how, detail=by_part(detail))), part="draft")
+        if self.pictures is not None:
+            self.pictures.add(found, self.engine)
         return found
 
     @cached_property
@@ -1040,7 +1055,7 @@ def cached_tokens(job: ServingJob, input_tokens: int) -> int:
 
 
 # what a load says twice, and rates and limits, is checked by its own words
-@checked(rate=None, slo_ttft=None, slo_tpot=None, acceptance=None, draft=None, draft_tokens=None)
+@checked(rate=None, slo_ttft=None, slo_tpot=None, acceptance=None, draft=None, draft_tokens=None, images=whole(0))
 def serve(
     job: ServingJob,
     *,
@@ -1054,6 +1069,8 @@ def serve(
     draft_tokens: int | None = None,
     acceptance: float | None = None,
     prefill_workers: int | None = None,
+    images: int = 0,
+    image_size: str | None = None,
     price: float | Price | None = None,
     provider: str | None = None,
     region: str | None = None,
@@ -1071,6 +1088,7 @@ def serve(
                        defaults: `llmhw.speculation.METHODS`
     prefill_workers    replicas that only compute prompts, for each that decodes, whose cache then moves over the link;
                        default: every replica does both
+    images, image_size pictures in each prompt beside its input_tokens, and their size in pixels (default "1024x1024")
     price, provider, region, kind   as in `llmhw.cost.training_run`
     calibration        other constants than those of `calibration.json` under `serving_time`
 
@@ -1083,7 +1101,9 @@ def serve(
     >>> found.point.tokens_per_second > 20 * found.curve[0].tokens_per_second
     True
     """
-    prompt, answer = check_lengths(job, input_tokens, output_tokens)
+    pictures = pictures_of(job.model, images, image_size)
+    more = pictures.count * pictures.tokens if pictures else 0
+    prompt, answer = check_lengths(job, check_count("input_tokens", input_tokens) + more, output_tokens)
     asked, wanted = _check_load(concurrency, rate)
     _check_limits(slo_ttft, slo_tpot)
     guess = draft_of(job.model, draft, draft_tokens, acceptance)
@@ -1097,7 +1117,7 @@ def serve(
     engine = engine_for(job, calibration=known)
     guesser = None if guess is None else replace(engine, spec=guess.spec, weights=_draft_weights(job, guess))
     service = Service(job, engine, prompt, answer, guesser, guess, calibration=calibration, wanted=asked)
-    service = replace(service, workers=workers)
+    service = replace(service, workers=workers, pictures=pictures)
     curve = tuple(service.at(n) for n in sorted({*(2**i for i in range(room.bit_length())), room})) if room else ()
     slo = (slo_ttft, slo_tpot)
     best = _busiest(service, slo, room)

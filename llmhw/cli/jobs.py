@@ -278,6 +278,8 @@ SERVE = Command(
         *field_options(ServingJob),
         option("--input-tokens", group=LENGTH, type=WHOLE, usual=1000, help="Of each prompt."),
         option("--output-tokens", group=LENGTH, type=WHOLE, usual=500, help="Of each answer."),
+        option("--images", group=LENGTH, type=WHOLE, usual=0, help="Pictures in each prompt, beside its tokens."),
+        option("--image-size", group=LENGTH, metavar="WxH", help="Of a picture, in pixels; default: 1024x1024."),
         Option(named("concurrency"), group=LOAD, type=WHOLE, help="Requests at work at a time; default: all that fit."),
         Option(named("rate"), group=LOAD, type=REAL, help="Requests that arrive in a second, instead."),
         *_limits(),
