@@ -122,6 +122,10 @@ _NATIVE = {
 _WIDE = ("fp16", "bf16", "fp32")
 
 
+# Rows of Hopper's matrix instruction (wgmma): libraries that put a token in each row do 64 of them, whatever there is.
+_WARPGROUP_ROWS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Formats:
     """What the formats of weights and cache come to on a device; numbers, or arrays of many formats.
@@ -131,6 +135,7 @@ class Formats:
     sent_bytes           of an element that goes to an expert
     narrow                1 where weights have fewer bits than 16
     ordinary              FLOP/s of the ordinary cores, which multiply a few rows; None: not known
+    least_rows            that a product costs, as its smallest tile has so many
     """
 
     products: Any
@@ -140,6 +145,7 @@ class Formats:
     narrow: Any
     ordinary: Any
     sent_bytes: Any = 2.0
+    least_rows: Any = 1
 
 
 @checked
@@ -149,12 +155,17 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
     bits, peak = weights.bits_per_weight, _peak(device)
     wide = powered_peak(device, c, peak) * c.matmul
     fmt, share = _NATIVE.get(weights.like or weights.name, ("", ""))
+    least, ordinary = 1, device.peaks["fp32"] if "fp32" in device.peaks else None
     if weights.name in _WIDE:
         products = wide
     elif fmt in device.peaks and weights.compute == fmt:
         products = device.peak(fmt) * getattr(c, share) * wide / (peak * c.matmul)
     else:
         products = wide * c.weight_only
+    if ordinary and bits < 16:
+        ordinary *= c.weight_only
+    if c.tiled and device.architecture.startswith("Hopper") and (weights.name in _WIDE or weights.compute == fmt):
+        least = _WARPGROUP_ROWS
     faster = c.attention8 if kv == "fp8" and "fp8" in device.peaks else 1.0
     return Formats(
         products=products,
@@ -163,7 +174,8 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
         cache_bytes=number_format(kv).bits_per_weight / 8,
         narrow=int(weights.name not in _WIDE),
         sent_bytes=1.0 if fmt == "fp8" else 2.0,
-        ordinary=device.peaks["fp32"] * (c.weight_only if bits < 16 else 1.0) if "fp32" in device.peaks else None,
+        ordinary=ordinary,
+        least_rows=least,
     )
 
 
@@ -176,6 +188,21 @@ def memory_rate(device: Accelerator) -> float:
     """
     checks = device.memory_type.startswith("GDDR") and device.form.startswith("PCIe") and _checked(device.name)
     return device.memory_bandwidth_bytes_per_second * (15 / 16 if checks else 1)
+
+
+# Architectures whose multiprocessors do 64 multiply-adds of 32 bits in a cycle; the others do 128.
+_HALF_WIDE = ("Pascal GP100", "Volta", "Turing", "Ampere GA100", "CDNA")
+
+
+def unit_cycles(device: Accelerator) -> float:
+    """Cycles of all multiprocessors in a second, of the clock that the peak in fp32 is stated for; 0: not known.
+
+    >>> from llmhw import accelerator
+    >>> round(unit_cycles(accelerator("a100 40gb sxm4")) / 108 / 1e9, 2)
+    1.41
+    """
+    lanes = 64 if device.architecture.startswith(_HALF_WIDE) else 128
+    return device.peaks.get("fp32", 0.0) / (2 * lanes) if device.multiprocessors else 0.0
 
 
 def _checked(name: str) -> bool:
@@ -255,8 +282,13 @@ class Engine:
     def bandwidth(self) -> Any:
         """Bytes per second at which weights are read."""
         reached = memory_rate(self.device) * self.constants.bandwidth
-        units = self.device.multiprocessors
-        return minimum(reached, units * self.constants.per_unit) if units else reached
+        cycles = unit_cycles(self.device)
+        return minimum(reached, cycles * self.constants.per_unit) if cycles else reached
+
+    @cached_property
+    def widens_cache(self) -> bool:
+        """Whether an 8-bit float of the cache is made a 16-bit one by many instructions: the device has none for it."""
+        return self.kv.startswith("fp8") and "fp8" not in self.device.peaks and unit_cycles(self.device) > 0
 
     @cached_property
     def wide(self) -> Any:
@@ -402,7 +434,7 @@ class Engine:
             "matrix products",
             m.name,
             matmul_seconds,
-            m=rows,
+            m=maximum(rows, f.least_rows),
             n=m.n,
             k=m.k,
             groups=groups,
@@ -496,11 +528,14 @@ class Engine:
             # every query head fetches the keys and values of its group: once from memory, then from the L2 cache
             fetched = c.level2 * self.device.multiprocessors / memory_rate(self.device)
             slower = maximum(1.0, queries * c.cache / fetched)
+        reached = memory_rate(self.device) * c.cache / slower
+        if self.widens_cache:
+            reached = minimum(reached, unit_cycles(self.device) * c.widen)
         if scores:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=cached["batch"], **scores)
         given = {
             "memory_bytes": moved,
-            "bandwidth_bytes_per_second": memory_rate(self.device) * c.cache / slower,
+            "bandwidth_bytes_per_second": reached,
             "flops": flops,
             "flops_per_second": self.formats.attending if rate is None else rate,
             "gap_seconds": c.gap,

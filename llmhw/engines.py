@@ -175,20 +175,20 @@ def _engines() -> dict[str, ServingEngine]:
     return found
 
 
-@formula(source="SGLang: ServerArgs._handle_gpu_memory_settings; all sizes in MiB", unit="share of the device")
-def static_share(*, memory: Any, batched: Any, graph_batch: Any, ranks: Any) -> Any:
+@formula(source="SGLang: ServerArgs._handle_gpu_memory_settings", unit="share of the device")
+def static_share(*, memory: Any, chunk: Any, graph_batch: Any, ranks: Any) -> Any:
     """SGLang's share for weights and cache (mem_fraction_static), where nobody says it.
 
-    memory        of the device, MiB
-    batched       tokens of a chunk of a prompt: 1.5 MiB each
+    memory        of the device, GiB
+    chunk         tokens of a part of a prompt, in units of 1,024: 1.5 GiB each
     graph_batch   sequences of the largest CUDA graph: 2 MiB each
     ranks         that a model is cut over
 
-    >>> round(static_share(memory=24564, batched=2048, graph_batch=24, ranks=1), 3)
+    >>> round(static_share(memory=24564 / 1024, chunk=2, graph_batch=24, ranks=1), 3)
     0.847
     """
-    kept = 512 + 1.5 * maximum(batched, 2048) + 2 * graph_batch + ranks / 8 * 1024
-    return (memory - where(memory > 60 * 1024, maximum(kept, 10 * 1024), kept)) / memory
+    kept = 0.5 + 1.5 * maximum(chunk, 2) + graph_batch / 512 + ranks / 8
+    return 1 - maximum(kept, where(memory > 60, 10, 0)) / memory
 
 
 @cache
@@ -217,8 +217,12 @@ def _on(name: str, version: str, device: str, architecture: str, memory: int, ra
     engine = replace(engine, **found)
     if engine.utilization or not memory:
         return engine
-    sizes: dict[str, Any] = {"batched": engine.max_batched_tokens, "graph_batch": engine.graph_batch, "ranks": ranks}
-    return replace(engine, utilization=round(static_share(memory=memory / 2**20, **sizes), 3))
+    sizes: dict[str, Any] = {
+        "chunk": engine.max_batched_tokens / 1024,
+        "graph_batch": engine.graph_batch,
+        "ranks": ranks,
+    }
+    return replace(engine, utilization=round(static_share(memory=memory / GIB, **sizes), 3))
 
 
 _KINDS: dict[str, Any] = {
@@ -255,7 +259,6 @@ def engine_names() -> tuple[str, ...]:
     return tuple(_engines())
 
 
-@lru_cache(maxsize=1024)
 def serving_engine(name: str) -> ServingEngine:
     """The engine of that name or alias, of its newest version or of one that is named; case does not matter.
 
@@ -268,7 +271,12 @@ def serving_engine(name: str) -> ServingEngine:
     >>> serving_engine("vllm:0.9.2").utilization, serving_engine("vllm").utilization
     (0.9, 0.92)
     """
-    word, colon, version = check_text("engine", name).casefold().partition(":")
+    return _named(check_text("engine", name))
+
+
+@lru_cache(maxsize=1024)
+def _named(name: str) -> ServingEngine:
+    word, colon, version = name.casefold().partition(":")
     if colon and not re.fullmatch(r"[bv]?\d+(\.\d+)*([.+-]?\w+)*", version):
         raise LLMHWError(f"engine={name!r}: the version must be numbers with dots between, as in {word}:0.9.2")
     for one in _engines().values():

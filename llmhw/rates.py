@@ -114,7 +114,9 @@ class ServingConstants(Constants):
     weight_only       share of the 16-bit rate that kernels reach which expand 4- or 8-bit weights first
     attention8        how much faster attention over a prompt is where the cache is in 8 bit
     scores            bytes that attention over a prompt moves for each pair of a head that the masks leave; fused: 0
-    per_unit          bytes per second that one multiprocessor's loads in flight can fetch (Little's law)
+    per_unit          bytes that one multiprocessor's loads in flight can fetch in a cycle (Little's law)
+    tiled             1 where few rows are multiplied by the tiles of cuBLAS, 0 where kernels of their own read a vector
+    widen             bytes of an 8-bit cache that a multiprocessor without such numbers widens in a cycle
     cache             share of the memory bandwidth at which attention reads the cache
     reread            1 where every query head fetches its keys and values itself, from the L2 cache; 0: shared
     level2            bytes per second that one multiprocessor fetches from the L2 cache
@@ -137,7 +139,9 @@ class ServingConstants(Constants):
     weight_only: float
     attention8: float = 1.0
     scores: float = 0.0
-    per_unit: float = 1e12
+    per_unit: float = 1e6
+    tiled: float = 0.0
+    widen: float = 0.5
     cache: float = 0.7
     reread: float = 0.0
     level2: float = 4e10

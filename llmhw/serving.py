@@ -13,6 +13,7 @@ from llmhw import llamacpp
 from llmhw.block import score_matrix_bytes
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked, whole
+from llmhw.engines import serving_engine
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
@@ -563,6 +564,8 @@ class ServingMemory(StageReport):
         job, pool = self.job, self.pools[self.worst]
         if not (pool and pool.has_states and job.software.refuses_states) or job.max_sequences <= self.blocks:
             return ""
+        if self.longest < job.context_limit:
+            return ""
         return (
             f"max_sequences={job.max_sequences} is more than the {self.blocks} blocks of the cache, and each sequence "
             f"needs one for its state; use max_sequences={self.blocks}"
@@ -755,7 +758,7 @@ class ServingMemory(StageReport):
         found = []
         for text, other in variants(self.job, self):
             made = serving_memory(other, calibration=self.calibration)
-            if made.at_once() > self.at_once():
+            if made.at_once() > self.at_once() or made.fits > self.fits:
                 found.append((made.longest, f"{text}: {made._room_words()}"))
         # what makes a job fit stands in the order of what it loses
         return [text for _, text in (sorted(found, reverse=True) if self.fits else found)]
@@ -1154,6 +1157,9 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
         blocks = [held.blocks] if held.starts else []
         yield [{"max_sequences": n} for n in (*blocks, *_halves(job.max_sequences, 1))]
         yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
+        home = serving_engine("llama.cpp")
+        reads = engine.paged and job.model.checkpoint.quantized and not job.was_asked("engine")
+        yield [{"engine": home.name}] if reads and all(map(home.reads, formats_in(job.model, job.weights))) else []
         yield [{"max_model_len": held.longest}] if held.longest > job.prefix_tokens else []
     yield [{"kv": name} for name in engine.kv if 8 <= number_format(name).bits < bits][:1]
     if engine.cells and not held.fits:

@@ -110,10 +110,11 @@ _RANGES = {
     for bounds, names in {
         _SHARE: """matmul matmul8 matmul4 attention state bandwidth inside between unaligned cache weight_only running
             flash1 flash2 attention_share matmul_share grouped""",
-        _POSITIVE: "per_joule per_unit pace attention8 level2",
-        _SECONDS: "gap host blocking sync inside_latency between_latency step launch eager each arrive meet between_meet sends",
-        _FACTOR: """scores reread overlap uneven fill passes ramp cast accumulate contention jitter skew expand gather_exposed tp_exposed ep_exposed
-            pp_exposed dp_exposed""",
+        _POSITIVE: "per_joule per_unit pace attention8 level2 widen",
+        _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
+            between_meet sends""",
+        _FACTOR: """scores reread overlap tiled uneven fill passes ramp cast accumulate contention jitter skew expand
+            gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed""",
     }.items()
     for name in names.split()
 }

@@ -12,12 +12,13 @@ from typing import Any
 from llmhw.catalog import read_calibration, read_table
 from llmhw.engine import Engine, engine_of
 from llmhw.hardware import Accelerator, Cluster, usual_network
-from llmhw.memory import kv_cache_bytes_per_token
+from llmhw.job import ServingJob
 from llmhw.model import ModelSpec
-from llmhw.precision import checkpoint_name, weight_bytes
+from llmhw.precision import checkpoint_name
 from llmhw.rates import BOUND, ServingConstants, family_of, on_device
 from llmhw.service import interval_of, layout_kind, spec_kind
-from llmhw.units import GIB, LLMHWError, maximum, minimum, shown, where
+from llmhw.serving import ServingMemory, memory_of
+from llmhw.units import LLMHWError, maximum, minimum, shown, where
 from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled, source_family
 from llmhw.validation.table import Row, split_quant
@@ -56,7 +57,7 @@ def _token_seconds(engine: Engine, running: Any, context: float, static: bool = 
 
     static   all groups wait for the last one before the next token
     """
-    if engine.pp == 1:
+    if engine.pp == 1 or engine.same:  # a batch that is one sequence in many copies is not cut into groups
         return engine.seconds(decoding=running, context=context)
     groups = minimum(engine.pp, maximum(1.0, running // 1))
     one = engine.seconds(decoding=running / groups, context=context)
@@ -188,7 +189,7 @@ def _mlperf(row: Row, calibration: Mapping[str, Any]) -> Any:
         if count % tp:
             continue
         engine = _engine(row, calibration, tp=tp, count=tp)
-        room = _room(engine, prompt + answer / 2)
+        room = _room(row, engine, prompt + answer / 2)
         if room > 1:
             speed = _within(engine, *limits, room=room, prompt=prompt, answer=answer)
             best, found = maximum(best, count / tp * speed), True
@@ -351,27 +352,36 @@ def _engine(row: Row, calibration: Mapping[str, Any] | None, *, tp: int = 0, cou
     )
 
 
-# What an engine keeps beside weights and cache on each device: context, workspace, graphs. Assumed, not fitted.
-_BESIDE = 2.5 * GIB
-_CACHE_SHARE = 0.95  # of what is left; TensorRT-LLM's benchmarks give the cache that much
+# Engines whose memory plan holds for a software of the measurements; the others allocate what they are asked for.
+_PLANNED = {
+    "vllm-v0": "vllm:0.6",
+    "vllm-v1": "vllm",
+    "sglang": "sglang",
+    "tensorrt-llm-2023": "tensorrt-llm",
+    "tensorrt-llm-2025": "tensorrt-llm",
+    "tensorrt-llm-pytorch": "tensorrt-llm-pytorch",
+    "tgi": "tgi",
+}
 _MOST_SEQUENCES = 2048  # TensorRT-LLM's default max_batch_size
 
 
 @cache
-def _sizes(spec: ModelSpec, stored: str, cached: str) -> tuple[float, float]:
-    """Bytes of the weights, and of a token in the cache."""
-    return weight_bytes(spec, stored), float(kv_cache_bytes_per_token(spec, cached))
+def _planned(spec: ModelSpec, cluster: Cluster, software: str, **job: Any) -> ServingMemory:
+    """What the software plans for that model on those devices; at the longest, as a request needs it."""
+    return memory_of(ServingJob(model=spec, cluster=cluster, engine=_PLANNED[software], **job))
 
 
-def _room(engine: Engine, tokens: float) -> float:
-    """Sequences of so many cached tokens that fit beside the weights."""
-    cluster = engine.cluster
-    held, token = _sizes(engine.spec, engine.weights, engine.kv)
-    free = cluster.memory_bytes - held - _BESIDE * cluster.devices
-    copies = 1.0 if engine.attention_dp else max(1.0, engine.tp / engine.spec.kv_heads)
-    each = token * copies * tokens
+def _room(row: Row, engine: Engine, tokens: float) -> float:
+    """Sequences of so many cached tokens that fit beside the weights, and that a scheduler takes."""
+    ranks = {"tp": 1, "attention_dp": engine.tp, "ep": engine.ep} if engine.attention_dp else {"tp": engine.tp}
+    software = row["software"] or software_of(row["engine"], row["year"])
     most = _MOST_SEQUENCES * (engine.tp if engine.attention_dp else 1)
-    return max(1.0, min(most, _CACHE_SHARE * free / each))
+    if software not in _PLANNED:
+        return most
+    limit = max(int(tokens), engine.spec.max_seq_len or 0)
+    ranks |= {"pp": engine.pp, "max_model_len": limit}
+    held = _planned(engine.spec, engine.cluster, software, weights=engine.weights, kv=engine.kv, **ranks)
+    return max(1.0, min(most, held.sequences(int(tokens))))
 
 
 # Metrics that are another one in another unit, or what of its spread is told.
@@ -451,11 +461,11 @@ def _speed(row: Row, known: Mapping[str, Any]) -> tuple[Any, float, str, bool]:
     elif metric == "request_latency_ms":
         predicted = _request_seconds(engine, batch=batch, **run, chunk=usual, static=static)
     elif metric in _RATES:
-        if batch and batch <= _room(engine, prompt + answer):
+        if batch and batch <= _room(row, engine, prompt + answer):
             predicted = batch * answer / _request_seconds(engine, batch=batch, **run, chunk=usual, static=static)
         else:
             # TensorRT-LLM admits a request only if the cache has room for its last token
-            room = _room(engine, prompt + answer)
+            room = _room(row, engine, prompt + answer)
             many = requests or batch or None
             predicted = _offline_tokens_per_second(engine, room=room, **run, requests=many, chunk=usual)
         predicted = _counted(row, predicted, prompt, answer)

@@ -120,7 +120,7 @@ def test_a_misspelt_part_lists_those_of_time_and_of_memory(
     listed = ", ".join((*ANSWERS, *engine.PARTS))
     held = ", ".join(part.name for part in service.memory.shown()[service.memory.worst])
     assert str(wrong.value) == f"part='all-reduce' is not known; parts are, of time: {listed}; of memory: {held}"
-    assert held.endswith("engine, KV cache")
+    assert held.endswith("engine, CUDA graphs, KV cache")
     with pytest.raises(LLMHWError) as wrong:
         step.explain("weight")
     held = ", ".join(part.name for part in step.memory.stages[0])
