@@ -155,7 +155,7 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
     bits, peak = weights.bits_per_weight, _peak(device)
     wide = powered_peak(device, c, peak) * c.matmul
     fmt, share = _NATIVE.get(weights.like or weights.name, ("", ""))
-    least, ordinary = 1, device.peaks["fp32"] if "fp32" in device.peaks else None
+    least, ordinary = 1, device.peaks.get("fp32")
     if weights.name in _WIDE:
         products = wide
     elif fmt in device.peaks and weights.compute == fmt:
@@ -207,7 +207,7 @@ def unit_cycles(device: Accelerator) -> float:
 
 def _checked(name: str) -> bool:
     """Whether a card with GDDR memory is one for servers, which is sold with ECC on."""
-    return name.split(" ")[0] in ("A10", "A10G", "A10M", "A16", "A2", "A40", "L2", "L20", "L4", "L40", "L40G", "L40S", "T4", "T4G")
+    return name.split(" ")[0] in "A10 A10G A10M A16 A2 A40 L2 L20 L4 L40 L40G L40S T4 T4G".split()
 
 
 def _peak(device: Accelerator) -> float:
@@ -242,7 +242,7 @@ class Engine:
     weights, kv      number formats of weights and cache; weights "checkpoint": as the model's files have them
     constants        what kernels and links reach
     all_reduce       two-shot, one-shot, nvls or auto: see `llmhw.job.ServingJob`
-    same             all sequences are one, as where a benchmark fills a batch with one prompt: they meet the same experts
+    same             all sequences are one, as where a benchmark fills a batch with one prompt: the same experts
     many             numbers of many formats in place of `weights` and `kv`, as in `stored`, and of what is most under
                      (-1, ""); tp and pp may be arrays then
     """
@@ -318,6 +318,7 @@ class Engine:
         decoding: Any = 0,
         context: float = 0,
         logits: Any = None,
+        drafted: bool = False,
         detail: str = "totals",
     ) -> Ledger:
         """Time of one pass over the model, by part.
@@ -326,6 +327,7 @@ class Engine:
         past                     tokens of each that are cached already (a later chunk, or a shared prefix)
         decoding, context        sequences that get one more token, and tokens that each has cached
         logits                   rows that pass through the head; default: one for each sequence
+        drafted                  the new tokens are drafts of sequences at work, which do not arrive and replay a graph
         detail                   totals, parts or terms
         """
         tokens, c, total = prompts * prompt_tokens + decoding, self.constants, Ledger(detail)
@@ -340,7 +342,8 @@ class Engine:
             kernels = sum(_ROUTING_KERNELS if op.name == "routing" else op.kernels for op in work.ops)
             one = Ledger(detail)
             for m in work.matmuls:
-                self._product(one, m, maximum(1, prompts * prompt_tokens) if self.same else tokens, self.stored[kind, m.part])
+                met = maximum(1, prompts * prompt_tokens) if self.same else tokens
+                self._product(one, m, met, self.stored[kind, m.part])
             for op in work.passes:
                 passes = c.passes * (_ROUTING_PASSES / op.ahead if op.name == "routing" else 1)
                 moved = {"memory_bytes": op.forward_bytes * passes, "bandwidth_bytes_per_second": self.bandwidth}
@@ -370,11 +373,12 @@ class Engine:
         head = Matmul(name="head", part="head", m=rows, n=ceil_div(vocab, self.tp), k=width)
         self._product(total, head, rows, self.stored[-1, "head"])
         # decoding replays a graph of launches; passes over prompts differ too much for that
-        launch = maximum(c.launch, c.eager) if any_of(prompts) else c.launch
+        arriving = 0 if drafted else prompts
+        launch = maximum(c.launch, c.eager) if any_of(arriving) else c.launch
         waits = {"kernels": launches, "host_seconds": launch, "busy_seconds": total.total}
         total.add("waiting for the host", "launches", waiting_seconds, **waits)
         total.add("sends between stages", "stages", gap_seconds, kernels=self.pp - 1, gap=c.sends)
-        step = {"step_seconds": c.host + prompts * c.arrive, "sequences": prompts + decoding, "each_seconds": c.each}
+        step = {"step_seconds": c.host + arriving * c.arrive, "sequences": prompts + decoding, "each_seconds": c.each}
         total.add("scheduling", "the engine", scheduling_seconds, **step, hidden_seconds=total.total * c.overlap)
         return total
 
@@ -547,7 +551,7 @@ class Engine:
 
         gathered   bytes of an element that is gathered; 0: all-reduces
         """
-        c, tp = self.constants, self.tp
+        tp = self.tp
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
         rate, latency, adds_up = self._link
         # `meet` is the latency of two exchanges, or of the way to the switch and back

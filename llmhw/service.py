@@ -869,6 +869,7 @@ class Service:
             prompt_tokens=drafted + 1,
             past=self.context,
             logits=running * (drafted + 1),
+            drafted=True,
             detail=one.detail,
         )
         # all tokens of a sequence attend to one reading of its cache, while their products run

@@ -330,6 +330,8 @@ def _simulate(options: dict[str, Any]) -> Report:
 
     job = _serving_job(options)
     options["calibration"] = _constants(options["calibration"])
+    if options["chunked_prefill"] is None:
+        del options["chunked_prefill"]
     with Progress("requests") as step:
         return simulate_service(job, progress=step, **options)
 
@@ -343,7 +345,11 @@ SIMULATE = Command(
         *field_options(ServingJob),
         option("--mode", group=ENGINE, type=MODE, usual="continuous", help="How batches are formed."),
         option(
-            "--chunked-prefill", group=ENGINE, is_flag=True, help="Prompts in pieces, beside sequences that decode."
+            "--chunked-prefill/--no-chunked-prefill",
+            group=ENGINE,
+            is_flag=True,
+            default=None,
+            help="Prompts in pieces, beside sequences that decode; default: as the engine does.",
         ),
         option(
             "--max-delay", "max_delay_seconds", group=ENGINE, type=REAL, usual=0.0, help="Seconds, in mode dynamic."

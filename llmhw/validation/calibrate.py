@@ -205,7 +205,9 @@ class _Notes:
         self.timed, self.known = timed, _bare(timed.subject)
         self.names, start, spread = priors(self.known, fresh)
         self.start, self.spread = numpy.array(start), numpy.array(spread)
-        tape, results, measured = Tape(), [], {}
+        tape = Tape()
+        results: list[Any] = []
+        measured: dict[tuple[str, ...], list[float]] = {}
         predict, self.kinds, self.meters, self.alike = Predictor(kind, self.known), [], [], []
         signs: list[int] = []
         for row in rows:
@@ -246,11 +248,10 @@ class _Notes:
         counted = numpy.ones(len(self.kinds), dtype=bool) if votes is None else votes
         alike = Counter(key for key, one in zip(self.alike, counted, strict=True) if one)
         weights = numpy.array([alike[key] ** -_ALIKE if alike[key] else 0.0 for key in self.alike]) * counted
-        return numpy.array(
-            robust_fit(
-                self.residuals, self._slopes, self.start, self.spread, noise=self.timed.noise, weights=weights, rounds=10
-            )
-        )
+        start, spread = self.start.tolist(), self.spread.tolist()
+        how: dict[str, Any] = {"noise": self.timed.noise, "weights": weights, "rounds": 10}
+        found: Any = robust_fit(self.residuals, self._slopes, start, spread, **how)
+        return numpy.array(found)
 
     def left_out(self, what: str) -> Any:
         """Residuals of each configuration under constants fitted without all that are alike in `what`."""
@@ -312,8 +313,8 @@ def _noted_calibration(
     made |= {
         "date": date.today().isoformat(),
         "data": f"{len(notes.kinds)} configurations, llmhw validate --kind {kind}",
-        "method": f"{_TIMED}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: all of one "
-        f"{', '.join(DISTANCES)} at a time",
+        "method": f"{_TIMED}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: all of "
+        f"one {', '.join(DISTANCES)} at a time",
         "residuals": by_meter(notes.residuals(values)),
         "unfitted": by_meter(notes.residuals(start)),
         "left_out": by_meter(unseen["source"])

@@ -198,7 +198,7 @@ def _mlperf(row: Row, calibration: Mapping[str, Any]) -> Any:
     return best
 
 
-def _within(engine: Engine, ttft: float, tpot: float, *, room: float, prompt: float, answer: float) -> float:
+def _within(engine: Engine, ttft: float, tpot: float, *, room: float, prompt: float, answer: float) -> Any:
     """Output tokens a second of the busiest engine whose requests, which arrive at random, keep to these limits.
 
     Prompts are read between the tokens of all others. They wait for each other as in a queue with one server and
@@ -487,7 +487,7 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
     """
     known = read_calibration("serving_time")
     families = {name: {"architectures": f.get("architectures", ())} for name, f in known["families"].items()}
-    bare = {group: {name: {} for name in known[group]} for group in ("links", "engines")}
+    bare: dict[str, Any] = {group: {name: {} for name in known[group]} for group in ("links", "engines")}
     limit = {**known, **bare, "common": asdict(BOUND), "families": families}
     found = []
     for row in rows:
@@ -504,8 +504,8 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
 
 
 _KEY = (
-    "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric kv_dtype backends past n_ubatch flash_attn "
-    "prefill_gpus prefill_workers decode_workers attention_dp"
+    "model_name quant gpu n_gpus tp pp ep batch_or_concurrency isl osl metric kv_dtype backends past n_ubatch "
+    "flash_attn prefill_gpus prefill_workers decode_workers attention_dp"
 ).split()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from math import ceil
 from typing import Any
 
 from llmhw import llamacpp
@@ -26,7 +25,7 @@ from llmhw.serving import (
     prompt_workspace,
     serving_memory,
 )
-from llmhw.units import GIB, MIB, LLMHWError, maximum, where
+from llmhw.units import GIB, MIB, LLMHWError, where
 from llmhw.validation.statistics import Prediction
 from llmhw.validation.table import Row
 

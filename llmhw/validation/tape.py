@@ -8,6 +8,7 @@ back gives the slope of every row by every constant. Needs NumPy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -65,7 +66,8 @@ def _operators() -> None:
         "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power",
         "floordiv": "floor_divide", "mod": "remainder",
     }  # fmt: skip
-    compared = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+    compared = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
+    compared |= {"eq": "equal", "ne": "not_equal"}
 
     def made(name: str, swapped: bool) -> Callable[[Number, Any], Number]:
         if swapped:
@@ -143,7 +145,7 @@ class Replay:
         keys = depths[order] * len(kinds) + ops[order]
         starts = [0, *(numpy.flatnonzero(numpy.diff(keys)) + 1).tolist(), len(order)]
         self._groups: list[tuple[slice, str, list[_Array]]] = []
-        for first, last in zip(starts, starts[1:], strict=False):
+        for first, last in pairwise(starts):
             op = tape._ops[order[first]]
             if op in _DONE:
                 operands = numpy.array([tape._operands[i] for i in order[first:last]])

@@ -19,7 +19,8 @@ def test_a_more_special_constant_wins(engine: str) -> None:
     found = constants_of(ServingConstants, device, engine, link=device.scale_up_link)
     running, family = KNOWN["engines"][engine], KNOWN["families"]["hopper"]
     for f in fields(ServingConstants):
-        given = [group[f.name] for group in (running, family, KNOWN["links"]["nvlink"], KNOWN["common"]) if f.name in group]
+        groups = running, family, KNOWN["links"]["nvlink"], KNOWN["common"]
+        given = [group[f.name] for group in groups if f.name in group]
         told = given[0] if given else f.default
         if f.name == "attention":
             told = family.get(running.get("attention_kernel"), told)

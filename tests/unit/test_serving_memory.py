@@ -432,7 +432,8 @@ def test_what_is_on_no_device_is_in_host_memory() -> None:
     assert half.kv_bytes == all_on.kv_bytes / 2  # 16 layers and the head
     away = host_memory(half.job, 8192)
     assert away["KV cache"] == half.kv_bytes
-    assert away["weights"] + half.stages[0]["weights"] == pytest.approx(weight_bytes("llama-3.1-8b", "q4_k_m"), rel=1e-6)
+    whole = weight_bytes("llama-3.1-8b", "q4_k_m")
+    assert away["weights"] + half.stages[0]["weights"] == pytest.approx(whole, rel=1e-6)
     experts = home("qwen3-30b-a3b", n_ctx=8192, cpu_moe=48)
     assert experts.stages[0]["weights"] < 1.2 * GIB
     assert any(text.startswith("host memory: 16.") for text in experts.warnings())

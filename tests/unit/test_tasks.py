@@ -104,7 +104,7 @@ TASKS = {
     ),
     "64 users of a 70B in vLLM": (
         ["serve llama-3-70b --gpu h100 --gpus 8 --tp 8 --engine vLLM --concurrency 64"],
-        [r"2,\d\d\d tokens/s for all users \(80 %: 1,\d+ to \d,\d+\)", r"assumed: what vllm, its newest version, takes"],
+        [r"2,\d\d\d tokens/s for all users \(80 %: 1,\d+ to \d,\d+\)", r"assumed: what vllm, its newest"],
     ),
     "why it runs out of memory": (
         ["memory llama-3-8b --gpu h100 --gpus 8 --zero 1 --micro-batch 4"],
