@@ -217,6 +217,10 @@ class Point:
 _DRAFTS_AGAIN = 0.3
 
 
+# Parts of a pass in which the device waits for the host.
+_OF_HOST = {"waiting for the host", "scheduling"}
+
+
 def _drafting(one: Ledger) -> Ledger:
     """A pass of a draft, which the scheduler does not come between."""
     rest = set(one.parts) - {"scheduling"}
@@ -875,10 +879,11 @@ class Service:
         # all tokens of a sequence attend to one reading of its cache, while their products run
         prompts, cached = "attention over prompts", "attention over the cache"
         slower = one if one.parts.get(cached, 0.0) > verify.parts.get(prompts, 0.0) else verify
-        rest = set(verify.parts) - {prompts, cached}
         made = float(tokens_per_verification(acceptance=self.guess.acceptance, drafted=drafted))
-        found = Ledger(detail).merge(verify.without({prompts, cached}), 1 / made)
-        found.merge(slower.without(rest | set(one.parts) - {prompts, cached}), 1 / made)
+        found = Ledger(detail).merge(verify.without({prompts, cached, *_OF_HOST}), 1 / made)
+        found.merge(slower.without({*verify.parts, *one.parts} - {prompts, cached}), 1 / made)
+        # it is launched as a decoding pass is, from a graph, and not as a prompt
+        found.merge(one.without({*one.parts} - _OF_HOST), 1 / made)
         again = _drafting(self.draft.timed(**load, detail=by_part(detail)))
         return found.merge(again, drafted / made, part="draft")
 

@@ -77,9 +77,8 @@ def test_experts_alone_in_host_memory() -> None:
     assert decoded(cpu_moe=24) < decoded(cpu_moe=48) < decoded(gpu_layers=1)  # attention stays on the device
 
 
-# llama.cpp on an RTX 2080 beside a Core i9-10900X, Q4_K_M, one short request: tokens/s as users measured them
-# (AlexsJones/llmfit #755, #774, #778). The bandwidth of that host's memory is #755's. None is fitted: all are
-# (AlexsJones/llmfit #755, #774, #778). The bandwidth of that host is #755's. None is fitted: all are
+# llama.cpp on an RTX 2080 beside a Core i9-10900X, Q4_K_M, one short request: tokens/s as measured (AlexsJones/llmfit
+# #755, #774, #778). The bandwidth of that host's memory is #755's. Nothing is fitted to them: all are
 @pytest.mark.parametrize(
     ("model", "placed", "measured"),
     [
