@@ -448,13 +448,12 @@ def engine(row: Row) -> str:
 
 
 def backend(row: Row) -> str:
-    """What llama.cpp ran on, where the device leaves a choice."""
+    """What llama.cpp ran on, where the device leaves a choice; its kernels for AMD until 2025 are a generation."""
     text = row["engine"].lower()
     if "llama.cpp" not in text:
         return ""
-    if "vulkan" in text:
-        return "vulkan"
-    return "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
+    name = "vulkan" if "vulkan" in text else "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
+    return f"{name}-2025" if name and row["year"] <= "2025" else name
 
 
 # How many requests TensorRT-LLM's overview of performance runs, by the lengths of prompts and answers.
