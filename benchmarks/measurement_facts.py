@@ -448,12 +448,12 @@ def engine(row: Row) -> str:
 
 
 def backend(row: Row) -> str:
-    """What llama.cpp ran on, where the device leaves a choice; builds before 2026 multiplied slowly on AMD."""
+    """What llama.cpp ran on, where the device leaves a choice; its kernels for AMD until 2025 are a generation."""
     text = row["engine"].lower()
     if "llama.cpp" not in text:
         return ""
-    found = "vulkan" if "vulkan" in text else "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
-    return f"{found}-2025" if found and row["year"] < "2026" else found
+    name = "vulkan" if "vulkan" in text else "hip" if "rocm" in text or row["gpu"].startswith("MI3") else ""
+    return f"{name}-2025" if name and row["year"] <= "2025" else name
 
 
 # How many requests TensorRT-LLM's overview of performance runs, by the lengths of prompts and answers.

@@ -79,11 +79,10 @@ def test_measurements_above_the_bound_are_known() -> None:
     found = above_bound(read_table_of(ROWS, "rows").rows)
     # answers that ended early are counted whole, and prompts may have been cached
     faster = {row["id"]: factor for row, factor in found if not {"ending", "caching"} & assumed(row)}
-    # 32 sequences on Mixtral read nearly all experts: 93 GB over two A100 take 23 ms, and 32 tokens each 23 ms are 700
-    # a second and device without reading the cache. The source has 801: its tokens must have left experts unread.
-    assert faster.pop("IN0647") == pytest.approx(1.38, abs=0.01)
-    # 256 experts on 48 devices: some of them are there twice, which is not predicted
-    assert set(faster) == {"SP1241", "SP1242", "SP1259", "SP1260", "SP1272"}
+    # prompts waited for a group that only reads them, so that fewer requests decoded than were there
+    assert faster.pop("SP1402") == pytest.approx(1.07, abs=0.02)
+    # the batch did not fit into what is assumed to be left beside the weights, and was predicted in waves
+    assert set(faster) == {"SP0779", "SP0787", "SP1155"}
 
 
 def test_constants_of_another_kind_are_an_error() -> None:
