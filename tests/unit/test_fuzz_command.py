@@ -272,7 +272,7 @@ GROWS = [
     ("train {model} --gpu h200 --gpus 8 --zero 3 --mtbf", "1000,10000,inf", "-", "days"),
     ("serve {model} --gpu h200 --gpus 8 --tp 8 --utilization", "0.5,0.7,0.95", "+", "capacity"),
     ("serve {model} --gpu h200 --gpus 8 --tp 8 --concurrency", "1,4,16,64", "+", "tpot_seconds"),
-    ("serve {model} --gpu h200 --gpus 8 --tp 8 --input-tokens", "100,400,500", "+", "ttft_seconds"),
+    ("serve {model} --gpu h200 --gpus 8 --tp 8 -c 4 --input-tokens", "100,2000,7000", "+", "ttft_seconds"),
     ("model {model} --batch", "1,2,9", "+", "kv_cache_bytes"),
 ]
 
