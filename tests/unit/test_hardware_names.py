@@ -393,7 +393,8 @@ def test_the_command_takes_a_device_of_ones_own() -> None:
 def test_time_on_a_device_without_measurements_says_so() -> None:
     for name in ("EPYC 9654", "RX 7900 XTX", "TPU v6e", "Ascend 910B3"):
         done = run("serve", "llama-3.2-1b", "--gpu", name, "--concurrency", "1")
-        assert "not fitted on this " in done.stdout or " is in the measurements: those of other" in done.stdout, (name, done.stderr)
+        words = "not fitted on this ", " is in the measurements: those of other"
+        assert any(text in done.stdout for text in words), (name, done.stderr)
     for name in ("EPYC 9654", "RX 7900 XTX", "TPU v6e", "RTX 5080"):
         assert "those of other devices are used" in run("train", "gpt2", "--gpu", name, "--seq-len", "512").stdout
     assert "of other devices are used" not in run("train", "gpt2", "--gpu", "h100", "--seq-len", "512").stdout
