@@ -885,7 +885,7 @@ def _rule(error: LLMHWError) -> str:
 
 
 # What `llmhw.engine.Formats` says of weights; the rest is of the cache.
-_OF_WEIGHTS = ("products", "weight_bytes", "narrow", "ordinary", "sent_bytes")
+_OF_WEIGHTS = ("products", "weight_bytes", "narrow", "ordinary", "sent_bytes", "least_rows")
 
 
 class _ServingGrid:

@@ -264,3 +264,11 @@ def test_a_network_that_is_needed_and_not_given() -> None:
     asked = job("llama-3-8b", 8)
     with pytest.raises(LLMHWError, match="inter_link of 16 x H100"):
         search(asked, [llmhw.Cluster("h100", 16)])
+
+
+def test_few_rows_on_hopper_cost_a_whole_tile_in_a_search_too() -> None:
+    """An H20 multiplies so slowly that its tiles of 64 rows, not its memory, bind one user."""
+    load = {"input_tokens": 1000, "output_tokens": 500, "concurrency": 1}
+    alone = llmhw.ServingJob(model="llama-3-8b", cluster="h20 96gb")
+    for one in search(alone, [("h20 96gb", 1)], **load, weights=("bf16", "fp8"), best=4).best:
+        assert 1 / one.seconds == pytest.approx(llmhw.serve(one.job, **load).point.tokens_per_second)
