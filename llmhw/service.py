@@ -1329,9 +1329,11 @@ class EngineSteps:
         """Seconds of one step; the contexts count the tokens that are in the cache before it."""
         if not prefill_tokens:
             return self._decode(decode_sequences, decode_context) if decode_sequences else 0.0
-        seconds = self._prompt(prefill_tokens + decode_sequences)
+        seconds, waiting = self._prompt(prefill_tokens + decode_sequences)
         if decode_sequences:
-            seconds += self._decode(decode_sequences, decode_context) - self._entry(decode_sequences, 0)
+            # while the host launches kernels, the device reads the cache
+            reading = self._decode(decode_sequences, decode_context) - self._entry(decode_sequences, 0)
+            seconds += max(0.0, reading - waiting)
         if prefill_context:
             together = max(1, round(prefill_tokens / self.prompt_tokens))
             seconds += self._past_pair_seconds * prefill_tokens * prefill_context / together
@@ -1348,14 +1350,18 @@ class EngineSteps:
         slope = (self._entry(sequences, 2 * power) - low) / power
         return low + slope * (each - power), slope, max(1, ceil(2 * power - each))
 
-    def _passes(self, tokens: int) -> float:
+    def _passes(self, tokens: int) -> tuple[float, float]:
+        """Seconds of passes over so many tokens of prompts, and of these, what the device waits for the host."""
         prompts = max(1, round(tokens / self.prompt_tokens))
         if tokens <= self.chunk:
-            return float(self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts))
+            found = self.engine.timed(prompts=prompts, prompt_tokens=tokens / prompts, detail="parts")
+            waiting = float(found.parts.get("waiting for the host", 0.0))
+            return float(self.engine.seconds(prompts=prompts, prompt_tokens=tokens / prompts)), waiting
         if prompts == 1:
-            return float(self.engine.prompt_seconds(tokens, chunk=self.chunk))
+            return float(self.engine.prompt_seconds(tokens, chunk=self.chunk)), 0.0
         whole, rest = divmod(tokens, self.chunk)
-        return whole * self._prompt(self.chunk) + (self._prompt(rest) if rest else 0.0)
+        (all_whole, waiting), (last, more) = self._prompt(self.chunk), self._prompt(rest) if rest else (0.0, 0.0)
+        return whole * all_whole + last, whole * waiting + more
 
 
 @checked

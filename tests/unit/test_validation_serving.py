@@ -138,7 +138,7 @@ def test_constants_stay_within_what_they_mean() -> None:
             for name in ("matmul", "matmul8", "matmul4", "weight_only", "bandwidth", "cache", "inside", "running"):
                 assert 0 < getattr(found, name) <= 1, (device, engine, name)
             assert 0 < found.attention <= 1, (device, engine)
-            assert 0 <= found.host < 0.03
+            assert 0 <= found.host < 0.04
             assert found.meet < 1e-3
 
 
