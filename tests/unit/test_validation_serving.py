@@ -138,7 +138,8 @@ def test_constants_stay_within_what_they_mean() -> None:
             for name in ("matmul", "matmul8", "matmul4", "weight_only", "bandwidth", "cache", "inside", "running"):
                 assert 0 < getattr(found, name) <= 1, (device, engine, name)
             assert 0 < found.attention <= 1, (device, engine)
-            assert 0 <= found.host < 0.04
+            # vLLM 0.5 on Intel launches every kernel from Python, which its rows cannot tell from the loop: 31 ms
+            assert 0 <= found.host < (0.04 if engine == "vllm-v0-xpu" else 0.03)
             assert found.meet < 1e-3
 
 
