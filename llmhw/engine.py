@@ -190,8 +190,10 @@ def memory_rate(device: Accelerator) -> float:
     return device.memory_bandwidth_bytes_per_second * (15 / 16 if checks else 1)
 
 
-# Architectures whose multiprocessors do 64 multiply-adds of 32 bits in a cycle; the others do 128.
-_HALF_WIDE = ("Pascal GP100", "Volta", "Turing", "Ampere GA100", "CDNA")
+# Architectures whose multiprocessors do 64 multiply-adds of 32 bits in a cycle; the others do 128. Of what is no GPU it is
+# not known.
+_HALF_WIDE = ("Pascal GP100", "Volta", "Turing", "Ampere GA100", "CDNA1", "CDNA2")
+_NO_GPU = ("CPU", "Da Vinci")
 
 
 def unit_cycles(device: Accelerator) -> float:
@@ -201,8 +203,10 @@ def unit_cycles(device: Accelerator) -> float:
     >>> round(unit_cycles(accelerator("a100 40gb sxm4")) / 108 / 1e9, 2)
     1.41
     """
+    if not device.multiprocessors or device.architecture.startswith(_NO_GPU):
+        return 0.0
     lanes = 64 if device.architecture.startswith(_HALF_WIDE) else 128
-    return device.peaks.get("fp32", 0.0) / (2 * lanes) if device.multiprocessors else 0.0
+    return device.peaks.get("fp32", 0.0) / (2 * lanes)
 
 
 def _checked(name: str) -> bool:

@@ -46,7 +46,7 @@ class Held(NamedTuple):
     explained  makes `estimate`: most of those that are tried are asked for a number alone
     error      share of the need that nine of ten measured needs are within: `llmhw.margin`
     job        of training
-    starts     why an engine does not start all the same; "" where it does
+    refusal    why an engine does not start all the same; "" where it does
     """
 
     needed: float
@@ -54,7 +54,7 @@ class Held(NamedTuple):
     explained: Callable[[], Estimate]
     error: float
     job: TrainingJob | None = None
-    starts: str = ""
+    refusal: str = ""
 
     @property
     def estimate(self) -> Estimate:
@@ -63,7 +63,7 @@ class Held(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.offered and not self.starts
+        return self.needed <= self.offered and not self.refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Fit:
     @property
     def verdict(self) -> str:
         """Fits, fits barely, does not fit, does not start."""
-        if self.held.starts:
+        if self.held.refusal:
             return "Does not start"
         return "Does not fit" if not self.fits else "Fits barely" if self.fits_barely else "Fits"
 
@@ -120,7 +120,7 @@ class Fit:
         """By how much it falls short; "" if it fits."""
         if self.fits:
             return ""
-        if self.held.starts:
+        if self.held.refusal:
             return "no, does not start"
         return f"no, short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
 
@@ -323,8 +323,8 @@ def _inference(name: str, q: _Question) -> Held:
         stage = found.stages[found.worst]
         return replace(stage, parts=(*stage.parts, *_cache_part(found, q, needed - float(stage.total))))
 
-    starts = found.starts if needed <= found.budget_bytes else ""
-    return Held(needed, found.budget_bytes, explained, found.error, starts=starts)
+    refusal = found.refusal if needed <= found.budget_bytes else ""
+    return Held(needed, found.budget_bytes, explained, found.error, refusal=refusal)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
@@ -418,8 +418,8 @@ def _way_out(
 
     if held.fits:
         return ""
-    if held.starts:
-        return held.starts
+    if held.refusal:
+        return held.refusal
     short = f"short by {format_quantity(held.needed - held.offered, 'bytes')}"
     if longest:
         return f"{short}; fits up to {longest:,} tokens"

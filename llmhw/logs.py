@@ -705,7 +705,7 @@ class LogComparison(Report):
         """Whether the prediction agrees with the log, and by how much the worst quantity is off."""
         off = [row for row in self.rows.values() if row.off and row.error is not None]
         if self.log.refused:
-            fits = self.held.fits and not self.held.starts
+            fits = self.held.fits
             agreed = "the prediction says that it fits" if fits else "so does the prediction"
             return f"The engine did not start; {agreed}: {self.held.verdict}"
         if not off:

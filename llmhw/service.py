@@ -1190,7 +1190,7 @@ def _fitting(job: ServingJob, tokens: int, draft: Draft | None = None) -> tuple[
     if draft is not None:
         # the draft's weights come off the cache, and every token is cached by both models
         held = memory_of(job, max(0.0, held.budget_bytes - _draft_bytes(job, draft)) / job.utilization)
-    if tokens > job.context_limit or held.starts or (job.software.refuses_longer and not held.fits):
+    if tokens > job.context_limit or (job.software.refuses_longer and not held.fits):
         return held, 0
     fitting = held.sequences(tokens)
     if draft is not None:

@@ -559,7 +559,7 @@ class ServingMemory(StageReport):
         return float(self.blocks / ceil_div(job.context_limit, job.page_tokens))
 
     @property
-    def starts(self) -> str:
+    def refusal(self) -> str:
         """Why an engine does not start although a sequence of max_model_len fits; "" where it does."""
         job, pool = self.job, self.pools[self.worst]
         if not (pool and pool.has_states and job.software.refuses_states) or job.max_sequences <= self.blocks:
@@ -694,7 +694,7 @@ class ServingMemory(StageReport):
     @property
     def fits(self) -> bool:
         """Whether it starts, and one sequence of max_model_len fits."""
-        return self.longest >= self.job.context_limit and not self.starts
+        return self.longest >= self.job.context_limit and not self.refusal
 
     @property
     def way_out(self) -> str:
@@ -702,7 +702,7 @@ class ServingMemory(StageReport):
         if self.fits:
             return ""
         if self.longest >= self.job.context_limit:
-            return self.starts
+            return self.refusal
         if self.longest:
             return f"fits up to {self.longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv"
         way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
@@ -723,8 +723,8 @@ class ServingMemory(StageReport):
         job = self.job
         if not self.longest:
             return f"Does not fit: {self.shortage(1)}."
-        if self.starts:
-            return f"Does not start: {self.starts}."
+        if self.refusal:
+            return f"Does not start: {self.refusal}."
         if not self.fits:
             start = "start" if job.software.refuses_longer else "fit"
             return (
@@ -817,7 +817,7 @@ class ServingMemory(StageReport):
             "kv_tokens": self.kv_tokens if self._token_bytes(self.worst) else None,
             "blocks": self.blocks if self._token_bytes(self.worst) else None,
             "at_once": self.at_once_exactly if self._token_bytes(self.worst) else None,
-            "does_not_start": self.starts or None,
+            "does_not_start": self.refusal or None,
             "sequences": self.sequences(self.job.context_limit),
             "longest": self.longest,
             "graphs_bytes": self.graphs_bytes,
@@ -1154,7 +1154,7 @@ def _changes(job: ServingJob, held: ServingMemory, axis: str) -> Iterator[list[d
         if held.sequences(min(_SOME_TOKENS, job.context_limit)) > job.max_sequences * job.attention_dp:
             yield [{"max_sequences": max(8, 2 * job.max_sequences)}]
     else:
-        blocks = [held.blocks] if held.starts else []
+        blocks = [held.blocks] if held.refusal else []
         yield [{"max_sequences": n} for n in (*blocks, *_halves(job.max_sequences, 1))]
         yield [{"max_batched_tokens": n} for n in _halves(job.max_batched_tokens, 512)]
         home = serving_engine("llama.cpp")

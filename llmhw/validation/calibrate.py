@@ -29,7 +29,8 @@ _OTHERS = "least mean of |predicted / measured - 1|"
 _ABOUT = ("date", "data", "method", "residuals", "left_out", "unfitted", "distance", "fitted")
 
 # Votes of a source's rows of one device and model are this power of their number fewer than the rows: they share what
-# is special about them. Between one vote in all (1) and one each (0); chosen by rows of left-out sources.
+# is special about them. Between one vote in all (1) and one each (0); of 0 and 0.5, that with which left-out sources
+# are predicted better.
 _ALIKE = 0.5
 # What a question may differ in from all that was fitted: see `llmhw.validation.kinds.Timed`.
 DISTANCES = ("source", "family", "engine", "layout", "model")

@@ -244,10 +244,7 @@ _GENERATIONS: dict[str, tuple[tuple[tuple[int, int], int, str], ...]] = {
     "transformers": (((0, 0), 0, "transformers"),),
 }
 # Whose constants time an engine that has none of its own in `calibration.json`.
-_BORROWED = {
-    **dict.fromkeys(("vllm-v0", "vllm-v1", "sglang", "tensorrt-llm-pytorch", "deepspeed-mii"), "tensorrt-llm-2025"),
-    "tgi": "tensorrt-llm-2025",
-}
+_BORROWED = {"tgi": "tensorrt-llm-2025"}
 
 
 @cache

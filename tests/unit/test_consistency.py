@@ -105,13 +105,13 @@ def test_serving_says_the_same_everywhere() -> None:
         row = _row("inference", partial(_inference, q["name"]), question, lambda _: True)
         assert row.needed_bytes == pytest.approx(held.needed_bytes(tokens, -(-batch // job.attention_dp))), q
         assert row.usable_bytes == held.budget_bytes, q
-        assert row.fits == (held.sequences(tokens) >= batch and not held.starts), q
-        assert (row.max_sequences >= 1) == (bool(held.sequences(tokens)) and not held.starts), q
+        assert row.fits == (held.sequences(tokens) >= batch and not held.refusal), q
+        assert (row.max_sequences >= 1) == (bool(held.sequences(tokens)) and not held.refusal), q
         if batch == 1:
-            assert (row.fits, row.fits_barely) == (held.fits and not held.starts, held.fits_barely and not held.starts)
+            assert (row.fits, row.fits_barely) == (held.fits, held.fits_barely)
             said = held.verdict.partition(":")[0]
-            assert row.verdict == (said if held.starts else said.replace("start", "fit")), q
-            assert row.max_seq_len >= held.longest or held.starts, q
+            assert row.verdict == (said if held.refusal else said.replace("start", "fit")), q
+            assert row.max_seq_len >= held.longest or held.refusal, q
         parts = {part.name: float(part.value) for part in held.stages[0]}
         if job.software.cells:  # which reads rows of the embedding, and a file of towers, in host memory
             text = float(weights(spec, str(job.weights)).total) - sum(float(t.value) for t in towers_of(spec))

@@ -13,7 +13,7 @@ import pytest
 
 import llmhw
 from llmhw.catalog import read_measurements
-from llmhw.engine import PARTS, Engine, Formats, bound, engine_of, experts_touched, formats_of
+from llmhw.engine import PARTS, Engine, Formats, bound, engine_of, experts_touched, formats_of, unit_cycles
 from llmhw.messages import all_reduce_wire_bytes
 from llmhw.precision import NumberFormat, component_formats, number_format
 from llmhw.rates import BOUND, ServingConstants, constants_of
@@ -465,3 +465,12 @@ def test_many_small_chunks_take_what_they_take_one_by_one(monkeypatch: pytest.Mo
     grouped = engine.prompt_seconds(30_100, chunk=64, past=100)
     monkeypatch.setattr("llmhw.engine._CHUNKS", 10**9)
     assert grouped == pytest.approx(engine.prompt_seconds(30_100, chunk=64, past=100), rel=1e-3)
+
+
+def test_clocks_are_those_of_graphics_processors() -> None:
+    """From the peak in fp32: a wrong number of lanes is a factor of two or more."""
+    known = {d.name: unit_cycles(d) / (d.multiprocessors or 1) for d in llmhw.accelerators()}
+    assert {name: each for name, each in known.items() if each and not 0.6e9 < each < 3.3e9} == {}
+    assert known["H100 SXM5 80GB"] == pytest.approx(1.98e9, rel=0.01)
+    assert known["MI300X"] == pytest.approx(2.1e9, rel=0.01)
+    assert known["EPYC 9654"] == 0

@@ -13,7 +13,7 @@ from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound, assumed, software_of
 from llmhw.validation.table import Row, read_table_of
-from tests.unit.stated import check_readme
+from tests.unit.stated import README, check_readme
 
 ROWS = read_measurements("inference_throughput")
 ONE = next(row for row in ROWS if row["source"].startswith("TensorRT-LLM 0.17") and row["tp"] == "8")
@@ -76,6 +76,24 @@ def test_readme_states_the_errors(found: Validation) -> None:
         "prefill": "inference, prompts",
     }
     check_readme(found, "serving_time", lines)
+    known, text = read_calibration("serving_time"), README.read_text(encoding="utf-8")
+    assert f"{len(ROWS):,} rows of " in text
+    assert f"{len(found.rows):,} predicted" in text
+    left_out = known["left_out"]
+    told = {
+        "a source": left_out,
+        "a family of devices": left_out["family"],
+        "an engine": left_out["engine"],
+        "a kind of layout": left_out["layout"],
+        "a kind of model": left_out["model"],
+        "everything: priors alone": known["unfitted"],
+    }
+    for name, by_meter in told.items():
+        row = []
+        for meter in lines:
+            middle, high = (100 * by_meter[meter][of] for of in ("median_abs_error", "p90_abs_error"))
+            row.append(f"{middle:.{0 if meter == 'prefill' else 1}f} %, {high:.0f} %")
+        assert f"| {name} | {' | '.join(row)} |" in text, name
 
 
 def test_measurements_above_the_bound_are_known() -> None:
