@@ -190,8 +190,8 @@ def memory_rate(device: Accelerator) -> float:
     return device.memory_bandwidth_bytes_per_second * (15 / 16 if checks else 1)
 
 
-# Architectures whose multiprocessors do 64 multiply-adds of 32 bits in a cycle; the others do 128. Of what is no GPU it is
-# not known.
+# Multiprocessors of these architectures do 64 multiply-adds of 32 bits in a cycle, those of other GPUs 128; what is no
+# GPU has other units.
 _HALF_WIDE = ("Pascal GP100", "Volta", "Turing", "Ampere GA100", "CDNA1", "CDNA2")
 _NO_GPU = ("CPU", "Da Vinci")
 
