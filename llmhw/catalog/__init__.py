@@ -114,7 +114,7 @@ _RANGES = {
         _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
             between_meet sends""",
         _FACTOR: """scores reread overlap tiled uneven fill passes ramp cast accumulate contention jitter skew expand
-            gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed""",
+            gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed ep_exposed_share""",
     }.items()
     for name in names.split()
 }

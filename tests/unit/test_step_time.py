@@ -581,7 +581,7 @@ def test_stragglers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"software": "megatron-lm:2027"}, "software='megatron-lm:2027' is not known; did you mean megatron-lm:2022, "),
+        ({"software": "megatron-lm:2027"}, "software='megatron-lm:2027' is not known; did you mean megatron-lm:2021, "),
         (
             {"gpu": "A100 80GB SXM", "compute": "fp8"},
             "format='fp8' has no dense rate on A100 80GB SXM4; it has fp64, fp64_tensor, fp32, tf32, fp16, bf16, int8",
