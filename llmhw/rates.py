@@ -235,7 +235,8 @@ def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
             chosen["attention"] = seen.get(group["attention_kernel"], chosen["attention"])
         for name, value in group.items():
             if name.endswith("_share"):
-                chosen[name.removesuffix("_share")] *= value
+                whole = name.removesuffix("_share")
+                chosen[whole] = chosen.get(whole, kind.__dataclass_fields__[whole].default) * value
     return kind(**chosen)
 
 
