@@ -21,11 +21,11 @@ from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives
 from llmhw.model import ModelSpec
 from llmhw.rates import IDEAL, TrainingConstants, cautious, constants_of, family_of
 from llmhw.sharding import Stage, stages_of
+from llmhw.step_interval import class_of
 from llmhw.step_time import (
     PARTS,
     StepTime,
     StepTimer,
-    class_of,
     default_software,
     softwares,
     straggler_share,
