@@ -11,7 +11,7 @@ from typing import Any
 
 from llmhw.checks import checked
 from llmhw.job import TrainingJob
-from llmhw.rates import TrainingConstants, family_of
+from llmhw.rates import TrainingConstants, family_of, interval_of, spec_kind
 
 
 @checked
@@ -35,3 +35,22 @@ def layout_kind(job: TrainingJob) -> str:
     if p.zero == 3:
         split.append("sharded")
     return " + ".join(split) or ("data" if p.dp > 1 else "one device")
+
+
+def kinds_of(job: TrainingJob, calibration: Mapping[str, Any]) -> dict[str, str]:
+    """What a job is of, by what it may differ in from everything that was fitted."""
+    device = job.cluster.accelerator
+    family = family_of(TrainingConstants, device, calibration)
+    return {
+        "family": device.architecture if family == "other" else family,
+        "trainer": job.trainer.name,
+        "layout": layout_kind(job),
+        "model": spec_kind(job.model),
+    }
+
+
+def step_interval(job: TrainingJob, calibration: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements; None where too few are near to a job."""
+    fitted = calibration.get("fitted", {})
+    new = [name for name, found in kinds_of(job, calibration).items() if found not in fitted.get(name, (found,))]
+    return interval_of(calibration, class_of(job, calibration), new)

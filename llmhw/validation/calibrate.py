@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import partial
-from math import exp, log
+from math import exp
 from statistics import median
 from typing import Any
 
@@ -14,7 +14,7 @@ from llmhw.catalog import read_calibration
 from llmhw.units import LLMHWError
 from llmhw.validation.kinds import KINDS, Predictor, Progress, Timed, counted, open_table, validate
 from llmhw.validation.regression import priors, robust_fit, rounded, with_constants
-from llmhw.validation.statistics import Group, Prediction, Validation, percentile, source_family
+from llmhw.validation.statistics import Group, Validation, percentile, source_family
 from llmhw.validation.table import Row, Source
 
 # Configurations that an interval is read from, at least.
@@ -266,17 +266,20 @@ def _timed_calibration(
     def by_meter(residuals: Any) -> dict[str, Any]:
         return {meter: errors_of(residuals, own == meter) for meter in meters}
 
-    sources = numpy.array([found["source"] for found in notes.kinds])
-    together = f"all of one {', '.join(distances)}" if len(set(sources)) > 1 else f"a fifth of the only source, {', '.join(distances[1:])}"
+    sources = sorted({found["source"] for found in notes.kinds})
+    by_source = numpy.array([sources.index(found["source"]) for found in notes.kinds])
+    held = [f"one {what}" for what in distances]
+    if len(sources) == 1:
+        held[0] = f"single configurations, a part of {_PARTS}"
     made |= {
         "date": date.today().isoformat(),
         "data": f"{len(notes.kinds)} configurations, llmhw validate --kind {kind}",
         "method": f"{_TIMED}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: "
-        f"{together} at a time",
+        f"all of {', '.join(held)} at a time",
         "residuals": by_meter(notes.residuals(values)),
         "unfitted": by_meter(notes.residuals(start)),
         "left_out": by_meter(unseen["source"])
-        | {"sources": {name: errors_of(unseen["source"], sources == name) for name in sorted(set(sources))}}
+        | {"sources": {name: errors_of(unseen["source"], by_source == i) for i, name in enumerate(sources)}}
         | {what: by_meter(unseen[what]) for what in distances[1:]},
         "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in distances[1:]} | {"assumed": [""]},
     }

@@ -32,8 +32,8 @@ class Timed:
     noise     standard deviation of log(predicted / measured) that no constants explain
     noted     `noted(row, calibration)`: what is predicted with numbers on a tape (`llmhw.validation.tape`) in place of
               constants
-    kinds     `kinds(row, calibration)`: what a row is of, by what a question may differ in from all that was fitted: the
-              source, then what is left out of a fit in turn
+    kinds     `kinds(row, calibration)`: what a row is of, by what a question may differ in from all that was fitted:
+              the source, then what is left out of a fit in turn
     """
 
     subject: str

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from llmhw import step_interval
 from llmhw.flops import convention_flops, training_flops
 from llmhw.hardware import Cluster, Link
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.names import split_format
-from llmhw.rates import TrainingConstants, constants_of, family_of, spec_kind
-from llmhw.step_interval import class_of, layout_kind
-from llmhw.step_time import StepTimer, default_software, time_layouts, time_step
+from llmhw.rates import training_constants
+from llmhw.step_interval import class_of
+from llmhw.step_time import StepTimer, time_layouts, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
 from llmhw.validation.statistics import Prediction, scaled, source_family
@@ -40,9 +41,14 @@ def _kernels(row: Row) -> str:
     return row["kernels"] or ("torch" if row["zero_stage"].lower() in ("3", "fsdp") else "megatron")
 
 
-def software(row: Row) -> str | None:
-    """Which software ran: a name of `calibration.json`, or None for the newest with the row's kernels."""
-    return row["software"] or None
+# What a run switched otherwise than its software does, by column; see `llmhw.trainers`.
+_FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
+_WORDS = ("software", "cuda_graph", "dispatcher", "grad_reduce")
+
+
+def _switched(row: Row) -> dict[str, Any]:
+    found: dict[str, Any] = {name: row.flag(name) for name in _FLAGS} | {name: row[name] or None for name in _WORDS}
+    return found | {"packed": row.count("packed", 0, least=0) or None}
 
 
 def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> TrainingJob:
@@ -58,7 +64,7 @@ def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Trainin
     candidates = list(_candidates(row, cluster))
     chosen = candidates[0]
     if len(candidates) > 1:
-        candidates.sort(key=lambda job: time_step(job, software(row), calibration=calibration).total)
+        candidates.sort(key=lambda job: time_step(job, calibration=calibration).total)
         chosen = next((job for job in candidates if memory(job).fits), candidates[0])
     return chosen if _recompute(row) != "as needed" or memory(chosen).fits else replace(chosen, recompute="full")
 
@@ -89,7 +95,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
     dp = cluster.devices // inside
     stage, kernels, recompute = row["zero_stage"].lower(), _kernels(row), _recompute(row)
     recipe = "fp32-bf16" if kernels == "torch" else "bf16-mixed-fp32-grads"
-    batch = row.count("global_batch", None)
+    batch, switched = row.count("global_batch", None), _switched(row)
     stated = row["vpp"] or pp == 1
     closed = stated or row["interleaving"] == "none"
     chunks = [row.count("vpp") if pp > 1 else 1] if closed else range(1, -(-(spec.num_layers + 2) // pp) + 1)
@@ -126,6 +132,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     kernels=kernels,
                     frozen=bool(row.flag("adapters_only")),
                     dropout=bool(row.flag("dropout")),
+                    **switched,
                 )
                 made += 1
             except LLMHWError as error:
@@ -161,7 +168,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
         raise row.error("measured_kind", f"one of {', '.join(_KINDS)}")
     measured = row.positive("measured_value", None) * (1e12 if kind == "tflops_per_gpu" else 1)
     job = job_of(row, calibration=calibration)
-    found = time_step(job, software(row), calibration=calibration)
+    found = time_step(job, calibration=calibration)
     predicted, unit = _in_measure(row, job, found.total)
     low, high = scaled(predicted, found.spread, unit)
     return Prediction(
@@ -196,23 +203,15 @@ def _in_measure(row: Row, job: TrainingJob, seconds: Any) -> tuple[Any, str]:
 def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
     """What is predicted for a row with numbers on a tape in place of constants, for the job that the catalog's make."""
     job = job_of(row)
-    running = software(row) or default_software(job)
-    constants = constants_of(TrainingConstants, job.cluster.accelerator, running, calibration)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     seconds = time_layouts(StepTimer(job, job.layout, constants, detail="totals"))[1].total
     return _in_measure(row, job, seconds)[0]
 
 
 def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
     """What a row is of: everything that a fit may never have seen."""
-    job = job_of(row)
-    family = family_of(TrainingConstants, job.cluster.accelerator, calibration)
-    return {
-        "source": row["cluster"] or source_family(row.source),
-        "family": job.cluster.accelerator.architecture if family == "other" else family,
-        "trainer": software(row) or default_software(job),
-        "layout": layout_kind(job),
-        "model": spec_kind(job.model),
-    }
+    source = row["cluster"] or source_family(row.source)
+    return {"source": source, **step_interval.kinds_of(job_of(row), calibration)}
 
 
 _KEY = (
@@ -222,8 +221,5 @@ _KEY = (
 
 
 def configuration(row: Row) -> tuple[str, ...]:
-    """What was run: rows in which it is the same are one group."""
-    running = software(row) or ""
-    # releases of one software measure one configuration again; what is switched on in it makes another
-    era = "" if running.startswith("megatron-20") else running
-    return (*(row[name] for name in _KEY), era)
+    """What was run: rows in which it is the same are one group, as releases measure one configuration again."""
+    return (*(row[name] for name in _KEY), *(row[name] for name in (*_FLAGS, *_WORDS, "packed", "compute")))
