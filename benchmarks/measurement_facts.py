@@ -28,8 +28,8 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device fsdp software "
-        "compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce packed kernels recipe compute "
+        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device fsdp "
+        "software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels recipe compute "
         "recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank base loss dropout "
         "counts_recompute counts_causal".split()
     ),
@@ -304,7 +304,7 @@ def _recipes() -> list[dict[str, str]]:
 
 
 def _recipe(row: Row, release: float) -> dict[str, str]:
-    """The recipe that a row ran: of its release, or the one before, with its model, device and format and most alike."""
+    """The recipe that a row ran: of its release or the one before, its model, device and format, and its layout."""
     name, _, task = row["model_name"].lower().partition(" ")
     sought = {
         "model": name,
@@ -373,7 +373,9 @@ def _modules(text: str) -> str:
 
 def _reason_of_training(row: Row) -> str:
     text = row["notes"].lower()
-    states = re.search(r"offload(?!ed\b)", text) and not re.search(r"=offload|activation offload|cpu_offload false", text)
+    states = re.search(r"offload(?!ed\b)", text) and not re.search(
+        r"=offload|activation offload|cpu_offload false", text
+    )
     if row["notes"].startswith("*") or states or "paged" in text:
         return "states in host memory, whose transfers are not timed"
     if row["provenance"] == "memory":

@@ -101,7 +101,7 @@ def calibration(
 
 
 def usable(source: Source | None, kind: str) -> list[Row]:
-    """Rows that count: read by somebody, no repeats, with a measured value."""
+    """Rows that count: read by somebody, no repeats, with a measured value, and not kept out of fits (`fitted`)."""
     chosen, table = open_table(source, kind)
     if not chosen.fits:
         fitting = ", ".join(name for name, other in KINDS.items() if other.fits)
@@ -112,7 +112,8 @@ def usable(source: Source | None, kind: str) -> list[Row]:
             row.check(chosen.measured)
         except LLMHWError:
             continue
-        rows.append(row)
+        if row.flag("fitted") is not False:
+            rows.append(row)
     return rows
 
 
