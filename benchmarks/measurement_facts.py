@@ -423,6 +423,8 @@ def training_throughput(row: Row) -> Facts:
     titan = "torchtitan" in row["source"]
     # a trainer with its own pipeline has its own kernels too
     torch = running in _TORCH and (pp == 1 or titan or running in _KEPT)
+    if not torch:
+        switched.pop("compiled", None)
     method = re.search(r"\b(q?lora)\b", f"{row['model_name']} {row['notes']}".lower())
     frozen = method is not None
     single = "no interleaving" in row["notes"] or "SimuMax" in row["source"]
