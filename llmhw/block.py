@@ -541,6 +541,9 @@ def layer_input(spec: ModelSpec, layout: Layout, *, seq_len: int) -> Kept:
 
 # -- outside the layers -----------------------------------------------------------------------
 
+# Megatron-LM pads the vocabulary to a multiple of so many for each tensor-parallel rank (make-vocab-size-divisible-by).
+VOCABULARY_MULTIPLE = 128
+
 
 def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool = False) -> Block:
     """What the first stage does before its layers: the embedding is looked up, and its gradient added up."""
@@ -554,10 +557,13 @@ def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool 
     return Block((found, *_projections(spec, layout, tokens, "embedding")))
 
 
-def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: float = 6) -> Block:
+def last_block(
+    spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: float = 6, multiple: int = 1
+) -> Block:
     """What the last stage does behind its layers: final norm, output head and loss.
 
     loss_passes   reads plus writes of a logit in fp32, in forward and backward pass together
+    multiple      rows of a rank's part of the output matrix are padded to a multiple of this, see `VOCABULARY_MULTIPLE`
 
     >>> from llmhw import model
     >>> last_block(model("llama-3-8b"), Layout(), seq_len=8192).flops / 1e12
@@ -565,7 +571,7 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
     """
     vocab, width = spec.head_shape
     tokens, rows = share(layout.micro_batch * seq_len, layout.cp), share(share(seq_len, layout.cp), layout.spread)
-    columns = ceil_div(vocab, layout.tp)
+    columns = multiple * ceil_div(vocab, multiple * layout.tp)
     last = (Kept(part="final norm", label="input of the last norm", width=spec.hidden, rows=rows),)
     taken = (Kept(part="head", label="input of the head", width=spec.hidden, rows=rows),)
     logits = (

@@ -274,6 +274,9 @@ _FEWEST_ROWS = 16  # rows of the smallest matrix instruction
 # 2023), figures 4 to 6, and FlashAttention-3 (Shah et al. 2024), figures 5 and 6.
 BACKWARD_ATTENTION = 0.8
 BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
+# Rows of an expert, whose number data decide, are padded to a multiple of so many before their gradients are multiplied:
+# what Transformer Engine asks for in FP8 and MXFP8, and the 16 bytes that tensor cores load at a time in 16 bit.
+ROW_MULTIPLE = {fmt: 8 if bits > 8 else 16 if bits == 8 else 32 for fmt, bits in BITS.items()}
 # Bytes of an element that a product reads in each format; scales of blocks are counted in.
 OPERAND_BYTES = {
     "fp32": 4.0,

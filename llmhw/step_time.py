@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -37,6 +37,7 @@ from llmhw.rates import (
     BITS,
     IDEAL,
     OPERAND_BYTES,
+    ROW_MULTIPLE,
     TrainingConstants,
     cautious,
     compute_seconds,
@@ -273,8 +274,9 @@ class StepTimer:
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if not self.job.frozen:
-            # added to what is there, which is read first
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
+            rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
+            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if BITS[fmt] < 16 and c.cast:
             for ledger, width in ((ahead, m.k), (behind, m.n)):
@@ -444,7 +446,8 @@ class StepTimer:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
-        last = last_block(self.spec, self.x, seq_len=job.seq_len)
+        multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
