@@ -302,7 +302,8 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            made.append(ledger.add("elementwise", op.name, stream_seconds, c.passes * c.pace, **given))
+            times = (c.routed if op.routed else c.passes) * c.pace
+            made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
     # one layer
@@ -324,6 +325,8 @@ class StepTimer:
             fused=job.kernels == "megatron",
             dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
+            ring=job.parallelism.cp_kind == "ring",
+            packed=job.packed,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -661,7 +664,9 @@ def time_bounds(
     constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
-    least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts
+    least = _timed(
+        job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes), routed=min(IDEAL.routed, constants.routed))
+    ).parts
     most = _timed(job, cautious(constants)).parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}
