@@ -447,7 +447,7 @@ class _Walk:
             heads, kv_heads = share(a.heads, x.tp), maximum(1, share(a.kv_heads, x.tp))
             yield self._core(a, heads, kv_heads)
             if self.ring and any_of(x.cp > 1):
-                # each part's result in 16 bit and the sum in fp32, read and written; on the way back those of queries and keys
+                # each part's result in 16 bit and the sum in fp32, read and written; then gradients of queries and keys
                 more = 6 * (x.cp - 1)
                 yield Pass(
                     name="attention added up", part="attention", rows=self.tokens, width=heads * a.v_head_dim,
