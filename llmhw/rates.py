@@ -330,7 +330,7 @@ BACKWARD_RAMP = 1.25
 BACKWARD_LONG = 0.88
 # The head size that a rate of attention is given for. Shorter ones compute as many exponentials for fewer products.
 HEAD = 128
-# Products that tensor cores do in the time of one exponential: 16 a cycle and multiprocessor, of a head of 128 (512 FLOP
+# FLOP of tensor cores in the time of one exponential, 16 a cycle and multiprocessor, for heads of 128 (512 FLOP
 # a pair). FlashAttention-3 (Shah et al. 2024), section 3.1: they limit as tensor cores get faster.
 _EXPONENTIALS = 16 * 4 * HEAD
 _CYCLES = 1.8e9  # a usual clock, for the FLOPs of a cycle
