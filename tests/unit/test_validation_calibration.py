@@ -15,7 +15,7 @@ from llmhw.catalog import read_calibration, read_measurements
 from llmhw.job import ServingJob
 from llmhw.service import serve
 from llmhw.validation import calibration, fit, validate
-from llmhw.validation.calibrate import LEAST
+from llmhw.validation.timed import LEAST
 
 ROWS = [row for row in read_measurements("training_throughput") if row["software"] == "megatron-deepspeed"][::8]
 SERVING = read_measurements("inference_throughput")
@@ -30,7 +30,7 @@ def mine() -> dict[str, Any]:
     """A cluster that is slower than the source's."""
     slower = [row | {"measured_value": str(0.7 * float(row["measured_value"])), "duplicate_of": ""} for row in ROWS]
     with pytest.MonkeyPatch.context() as patch:  # the catalog's may be of today
-        patch.setattr("llmhw.validation.calibrate.date", Millennium)
+        patch.setattr("llmhw.validation.timed.date", Millennium)
         return calibration(slower, "training-throughput")
 
 
