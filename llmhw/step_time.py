@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -37,6 +37,7 @@ from llmhw.rates import (
     BITS,
     IDEAL,
     OPERAND_BYTES,
+    ROW_MULTIPLE,
     TrainingConstants,
     cautious,
     compute_seconds,
@@ -264,8 +265,9 @@ class StepTimer:
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if not self.job.frozen:
-            # added to what is there, which is read first
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
+            rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
+            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if BITS[fmt] < 16 and any_of(c.cast):
             for ledger, width in ((ahead, m.k), (behind, m.n)):
@@ -307,7 +309,8 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            made.append(ledger.add("elementwise", op.name, stream_seconds, c.passes * c.pace, **given))
+            times = (c.routed if op.routed else c.passes) * c.pace
+            made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
     # one layer
@@ -329,6 +332,8 @@ class StepTimer:
             fused=job.kernels == "megatron",
             dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
+            ring=job.parallelism.cp_kind == "ring",
+            packed=job.packed,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -435,7 +440,8 @@ class StepTimer:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
-        last = last_block(self.spec, self.x, seq_len=job.seq_len)
+        multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -661,7 +667,9 @@ def time_bounds(
     constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
-    least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts
+    least = _timed(
+        job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes), routed=min(IDEAL.routed, constants.routed))
+    ).parts
     most = _timed(job, cautious(constants)).parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}
