@@ -292,9 +292,9 @@ def additive_variances(has: Any, squares: Any, weights: Any, *, freedom: float =
     Each round raises the likelihood (Hunter and Lange 2004, minorization).
 
     >>> import numpy
-    >>> has = numpy.array([[1, 0]] * 500 + [[1, 1]] * 500)
-    >>> drawn = numpy.random.default_rng(1).normal(size=1000) * numpy.where(has[:, 1], 0.5, 0.3)
-    >>> found = additive_variances(has, drawn**2, numpy.ones(1000), freedom=1e3)
+    >>> has = numpy.array([[1, 0]] * 9000 + [[1, 1]] * 9000)
+    >>> drawn = numpy.random.default_rng(1).normal(size=18000) * numpy.where(has[:, 1], 0.5, 0.3)
+    >>> found = additive_variances(has, drawn**2, numpy.ones(18000), freedom=1e3)
     >>> [round(float(v), 1) for v in found**0.5]
     [0.3, 0.4]
     """

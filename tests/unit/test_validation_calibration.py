@@ -61,7 +61,7 @@ def test_the_interval_is_that_of_configurations_left_out(mine: dict[str, Any]) -
     assert "single configurations" in mine["method"]
     assert "no_interval" not in mine
     # the constants follow the slower cluster, and so the interval is not as wide as the difference
-    assert high - low < 0.3
+    assert high < 1.25
     found = validate(ROWS, "training-throughput", calibration=mine)
     assert found.coverage80 is not None
     assert found.bias == pytest.approx(-0.3, abs=0.05)
