@@ -6,7 +6,7 @@ that makes one harder to predict; what is independent of each other adds up as v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmhw.checks import checked
@@ -49,8 +49,14 @@ def kinds_of(job: TrainingJob, calibration: Mapping[str, Any]) -> dict[str, str]
     }
 
 
-def step_interval(job: TrainingJob, calibration: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Least and most of measured over predicted time of 80 % of measurements; None where too few are near to a job."""
+def step_interval(
+    job: TrainingJob, calibration: Mapping[str, Any], unknown: Sequence[str] = ()
+) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements; None where too few are near to a job.
+
+    unknown   names of `kinds_of` that are not known of the job, but guessed: as wide as what was never fitted
+    """
     fitted = calibration.get("fitted", {})
-    new = [name for name, found in kinds_of(job, calibration).items() if found not in fitted.get(name, (found,))]
+    kinds = kinds_of(job, calibration).items()
+    new = [name for name, found in kinds if name in unknown or found not in fitted.get(name, (found,))]
     return interval_of(calibration, class_of(job, calibration), new)
