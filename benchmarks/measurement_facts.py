@@ -370,6 +370,8 @@ def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str
         return "full" if "torchtune" in row["source"] or "tpu" in row["source"].lower() else "as needed"
     # NVIDIA chooses the layouts of dense models so that all is kept; beside a Grace processor activations go to its
     # memory meanwhile
+    if frozen and "MLPerf" in row["source"]:
+        return "as needed"
     return "as needed" if experts and not frozen and not device.startswith("GB") else "none"
 
 

@@ -44,7 +44,7 @@ def described(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Desc
     Sizes of model parallelism that the source leaves open are the usual ones: of the layouts that fit in memory and
     take at most a tenth longer than the fastest, one with the least model parallelism, tensor parallelism inside a
     node. Of micro-batches and chunks of a pipeline stage that are open, the fastest that fit. Layers whose recompute
-    is not known are recomputed only where the job would not fit.
+    is not known are recomputed only as far as the job would not fit.
     """
     if calibration is not None:
         return _described(row, calibration)
@@ -76,8 +76,25 @@ def _described(row: Row, calibration: Mapping[str, Any] | None) -> Described:
         chosen = next((job for job in candidates if fits(job)), candidates[0])
     else:
         chosen = candidates[0]
-    needed = _recompute(row) == "as needed" and not fits(chosen)
-    return Described(replace(chosen, recompute="full") if needed else chosen)
+    return Described(_as_needed(chosen) if _recompute(row) == "as needed" else chosen)
+
+
+def _as_needed(job: TrainingJob) -> TrainingJob:
+    """The job with as few layers computed again as make it fit; with all of them if nothing does."""
+    if fits(job):
+        return job
+    whole = replace(job, recompute="full", recompute_layers=0)
+    least, most = 1, job.model.num_layers // job.parallelism.pp
+    if not fits(whole):
+        return whole
+    while least < most:
+        middle = (least + most) // 2
+        if fits(replace(job, recompute="block", recompute_layers=middle)):
+            most = middle
+        else:
+            least = middle + 1
+    part = replace(job, recompute="block", recompute_layers=most)
+    return part if most < job.model.num_layers // job.parallelism.pp and fits(part) else whole
 
 
 def fits(job: TrainingJob) -> bool:
@@ -396,7 +413,11 @@ def _sought(row: Row, said: _Said) -> Described:
         "sharding": ((said.zero, 1),),
         "recompute": recompute,
     }
-    found = search(base, said.cluster, best=_MOST, **axes)
+    # who states one size and not the other has none of that
+    first = {"pp": (1,)} if said.tp and not said.pp else {"tp": (1,)} if said.pp and not said.tp else {}
+    found = search(base, said.cluster, best=_MOST, **axes | first)
+    if first and not found.best:
+        found = search(base, said.cluster, best=_MOST, **axes)
     if not found.best and not found.closest:
         why = max(found.refused, key=lambda rule: found.refused[rule], default="no layout fits these sizes")
         raise LLMHWError(f"{' and '.join(said.open)} not stated, and no layout that was searched keeps a rule: {why}")
@@ -408,7 +429,10 @@ def _sought(row: Row, said: _Said) -> Described:
     layout = replace(chosen.parallelism, replicas=said.replicas(chosen.parallelism.dp))
     if layout.cp > 1 and row["cp_kind"]:
         layout = replace(layout, cp_kind=row["cp_kind"])
-    return Described(_effective(replace(chosen, parallelism=layout)), said.open)
+    made = _effective(replace(chosen, parallelism=layout))
+    if len(recompute) > 1 and made.recompute == "full":
+        made = _as_needed(replace(made, recompute="none"))
+    return Described(made, said.open)
 
 
 def _usual(jobs: Iterable[TrainingJob]) -> TrainingJob:
