@@ -28,10 +28,10 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device gpus_per_node fsdp "
-        "software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels recipe compute "
-        "recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank base loss dropout "
-        "counts_recompute counts_causal".split()
+        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
+        "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels "
+        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank base loss "
+        "dropout counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
         "not_predicted program model config device recipe compute recompute_mode compiled outer_layers adapter weights "

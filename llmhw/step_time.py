@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -37,6 +37,7 @@ from llmhw.rates import (
     BITS,
     IDEAL,
     OPERAND_BYTES,
+    ROW_MULTIPLE,
     TrainingConstants,
     cautious,
     compute_seconds,
@@ -50,7 +51,7 @@ from llmhw.rates import (
 )
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
-from llmhw.step_interval import step_interval
+from llmhw.step_interval import flags_of, interval_words, step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, where
 
 PARTS = (
@@ -162,6 +163,7 @@ class StepTime:
     stages   seconds that each pipeline stage computes for one micro-batch
     spread   factors of the total that bound the interval; None where the calibration has none for such a job
     slowest  number of the stage
+    flags    what makes the interval wider than that of a dense model on hardware that many have measured
     reason   how the numbers came about, made when it is asked for
     """
 
@@ -169,6 +171,7 @@ class StepTime:
     stages: tuple[float, ...]
     spread: tuple[float, float] | None = (1.0, 1.0)
     slowest: int = 0
+    flags: tuple[str, ...] = ()
     reason: Callable[[], Estimate] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -180,6 +183,11 @@ class StepTime:
     def interval(self) -> tuple[float, float] | None:
         """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
         return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
+
+    @property
+    def interval_words(self) -> str:
+        """What makes the interval as wide as it is, as in "mixture, layout searched: plus or minus 22 %"."""
+        return interval_words(self.flags, self.spread)
 
     @property
     def estimate(self) -> Estimate:
@@ -257,8 +265,9 @@ class StepTimer:
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if not self.job.frozen:
-            # added to what is there, which is read first
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
+            rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
+            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if BITS[fmt] < 16 and any_of(c.cast):
             for ledger, width in ((ahead, m.k), (behind, m.n)):
@@ -300,7 +309,8 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            made.append(ledger.add("elementwise", op.name, stream_seconds, c.passes * c.pace, **given))
+            times = (c.routed if op.routed else c.passes) * c.pace
+            made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
     # one layer
@@ -322,6 +332,8 @@ class StepTimer:
             fused=job.kernels == "megatron",
             dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
+            ring=job.parallelism.cp_kind == "ring",
+            packed=job.packed,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -428,7 +440,8 @@ class StepTimer:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
-        last = last_block(self.spec, self.x, seq_len=job.seq_len)
+        multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -607,10 +620,13 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
 
 
 @checked
-def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None) -> StepTime:
+def time_step(
+    job: TrainingJob, *, calibration: Mapping[str, Any] | None = None, unstated: Iterable[str] = ()
+) -> StepTime:
     """Seconds of one optimizer step.
 
     calibration   other constants than those of `calibration.json`
+    unstated      what a source left open, so that the interval is wider: see `llmhw.step_interval.UNSTATED`
 
     >>> from llmhw import Cluster, model
     >>> from llmhw.job import Parallelism
@@ -622,10 +638,12 @@ def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None)
     """
     known = calibration or read_calibration("training_time")
     constants = training_constants(job.cluster.accelerator, job.trainer, known)
-    return _timed(job, constants, step_interval(job, known))
+    found = _timed(job, constants)
+    flags = flags_of(job, found.total, known, unstated)
+    return replace(found, flags=flags, spread=step_interval(job, flags, known))
 
 
-def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)) -> StepTime:
+def _timed(job: TrainingJob, constants: TrainingConstants) -> StepTime:
     def reason() -> Estimate:
         found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
@@ -634,7 +652,7 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
     parts = FrozenDict({name: float(found.parts.get(name, 0.0)) for name in PARTS})
     kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
     each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
-    return StepTime(parts, each, spread, slowest, reason)
+    return StepTime(parts, each, slowest=slowest, reason=reason)
 
 
 @checked
@@ -649,7 +667,9 @@ def time_bounds(
     constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
-    least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts
+    least = _timed(
+        job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes), routed=min(IDEAL.routed, constants.routed))
+    ).parts
     most = _timed(job, cautious(constants)).parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}

@@ -1,4 +1,4 @@
-"""What a row of training ran: its cluster, its recipe, and its layout, which is searched where the source leaves it open."""
+"""What a row of training ran: its cluster, its recipe, and its layout, searched where the source leaves it open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmhw.step_time import time_step
 from llmhw.trainers import trainer
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
-from llmhw.validation.columns import COLUMNS
+from llmhw.validation.columns import OF_KIND
 from llmhw.validation.table import Row, without_remark
 
 # GB per second and direction of a device's network adapter where nobody states it: 400 Gb/s.
@@ -52,11 +52,9 @@ def described(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Desc
     return _known(cells, row.name, row.folder)
 
 
-_READ = tuple(
-    name
-    for name in COLUMNS
-    if name not in ("id", "source", "measured_value", "measured_kind", "notes", "source_opened", "not_predicted")
-)
+# What a job is made of: all but what was measured, and where.
+_ABOUT = ("id", "source", "measured_value", "measured_kind", "source_opened", "not_predicted", "cluster", "fitted")
+_READ = tuple(name for name in OF_KIND["training-throughput"] if name not in _ABOUT)
 
 
 @lru_cache(maxsize=4096)
@@ -76,7 +74,7 @@ def _described(row: Row, calibration: Mapping[str, Any] | None) -> Described:
         chosen = next((job for job in candidates if fits(job)), candidates[0])
     else:
         chosen = candidates[0]
-    return Described(_as_needed(chosen) if _recompute(row) == "as needed" else chosen)
+    return Described(_as_needed(chosen) if recompute_of(row) == "as needed" else chosen)
 
 
 def _as_needed(job: TrainingJob) -> TrainingJob:
@@ -142,7 +140,8 @@ _RECOMPUTE = ("none", "selective", "per-op", "block", "full", "as needed")
 _LIGHT = {"layernorm", "norm", "moe_act", "act", "mla_up_proj", "shared_experts", "mlp"}
 
 
-def _recompute(row: Row) -> str:
+def recompute_of(row: Row) -> str:
+    """What a row says of recompute, as `TrainingJob.recompute`; "as needed" where it says nothing."""
     found = row["recompute_mode"] or row["recompute"].replace("unknown", "") or "as needed"
     if found not in _RECOMPUTE:
         raise row.error("recompute", "none, selective, full or unknown")
@@ -176,7 +175,7 @@ _SUFFIXES = {"cs": "tensor", "ds": "tensor", "sc": "block", "mx": "mx", "blockwi
 
 
 def compute_format(row: Row, device: Accelerator) -> str | None:
-    """The format of the matrix products: a cell such as "fp8 (most submissions)", "FP8-CS" or "fp8_mx" beside its recipe.
+    """The format of the matrix products: of a cell such as "fp8 (most submissions)" or "FP8-CS", and its recipe.
 
     Hopper scales blocks of 32 in software, as it does those of 128.
     """
@@ -200,7 +199,7 @@ def _kernels(row: Row) -> str:
 
 def _recipe(row: Row) -> dict[str, Any]:
     """Everything of a job but its cluster, its layout and its batch."""
-    kernels, recompute, spec = _kernels(row), _recompute(row), row.spec()
+    kernels, recompute, spec = _kernels(row), recompute_of(row), row.spec()
     targets = row["lora_targets"] if row["lora_targets"] in LORA_TARGETS else None
     found: dict[str, Any] = {
         "model": spec,
@@ -229,7 +228,7 @@ def _recipe(row: Row) -> dict[str, Any]:
 
 def _effective(job: TrainingJob) -> TrainingJob:
     """The job without switches that have no effect in it: tables state them for every row."""
-    idle = {}
+    idle: dict[str, Any] = {}
     for name, _, holds in EFFECTS:
         if name in job.__slots__:
             value, default = getattr(job, name), TrainingJob.__dataclass_fields__[name].default
@@ -335,8 +334,8 @@ def _candidates(row: Row, said: _Said) -> Iterator[TrainingJob]:
         batch = said.batch or micro * dp
         if batch < micro * dp:
             first = first or LLMHWError(
-                f"global_batch={batch} is less than micro_batch x dp = {micro} x {dp}, with dp = n_gpus / (tp x pp x cp)"
-                f" = {said.cluster.devices} / ({tp} x {pp} x {cp}); mend one of them"
+                f"global_batch={batch} is less than micro_batch x dp = {micro} x {dp}, with dp = n_gpus / "
+                f"(tp x pp x cp) = {said.cluster.devices} / ({tp} x {pp} x {cp}); mend one of them"
             )
             continue
         # the last accumulation of a step may be a smaller one
@@ -392,7 +391,7 @@ def _sought(row: Row, said: _Said) -> Described:
     spec, n, seq = said.recipe["model"], said.cluster.devices, said.recipe["seq_len"]
     torch = said.recipe["kernels"] == "torch"
     experts = limits_of(spec, said.cluster).experts
-    recompute = ("none", "full") if _recompute(row) == "as needed" else (said.recipe["recompute"],)
+    recompute = ("none", "full") if recompute_of(row) == "as needed" else (said.recipe["recompute"],)
     if "block" in recompute:
         recompute = ("full",)
     micros = (said.micro,) if said.micro else (1, 2, 4, 8)

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmhw import step_interval
-from llmhw.catalog import read_calibration
 from llmhw.flops import convention_flops, training_flops
 from llmhw.job import TrainingJob
-from llmhw.rates import TrainingConstants, training_constants
+from llmhw.rates import training_constants
 from llmhw.step_interval import class_of
 from llmhw.step_time import StepTimer, time_layouts, time_step
 from llmhw.validation.statistics import Prediction, scaled, source_family
 from llmhw.validation.table import Row
-from llmhw.validation.training_jobs import FLAGS, WORDS, described
+from llmhw.validation.training_jobs import FLAGS, WORDS, described, recompute_of
 
 # Columns without which no row can be predicted
 REQUIRED = ("model_name", "gpu", "n_gpus", "seq_len", "global_batch", "measured_kind", "measured_value")
@@ -54,12 +53,10 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     if kind not in _KINDS:
         raise row.error("measured_kind", f"one of {', '.join(_KINDS)}")
     measured = row.positive("measured_value", None) * (1e12 if kind == "tflops_per_gpu" else 1)
-    ran = described(row, calibration=calibration)
-    job, known = ran.job, calibration or read_calibration(TrainingConstants.calibration)
-    found = time_step(job, calibration=calibration)
+    job = job_of(row, calibration=calibration)
+    found = time_step(job, calibration=calibration, unstated=unstated(row))
     predicted, unit = _in_measure(row, job, found.total)
-    spread = step_interval.step_interval(job, known, ("layout",)) if ran.searched else found.spread
-    low, high = scaled(predicted, spread, unit)
+    low, high = scaled(predicted, found.spread, unit)
     return Prediction(
         predicted=predicted,
         measured=measured,
@@ -99,9 +96,20 @@ def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
 
 def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
     """What a row is of: everything that a fit may never have seen."""
-    source, ran = row["cluster"] or source_family(row.source), described(row)
-    found = {"source": source, **step_interval.kinds_of(ran.job, calibration)}
-    return found | ({"layout": "searched"} if ran.searched else {})
+    source = row["cluster"] or source_family(row.source)
+    return {"source": source, **step_interval.kinds_of(job_of(row), calibration)}
+
+
+def unstated(row: Row) -> tuple[str, ...]:
+    """What the source leaves open of what decides the time, and is taken as usual: see `step_interval.UNSTATED`."""
+    open_ = {"layout": bool(described(row).searched), "recompute": recompute_of(row) == "as needed"}
+    return tuple(name for name, holds in open_.items() if holds)
+
+
+def flags_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes a row harder to predict."""
+    job = job_of(row)
+    return step_interval.flags_of(job, time_step(job).total, calibration, unstated(row))
 
 
 _KEY = (
@@ -112,9 +120,10 @@ _KEY = (
 
 # What of the recipe makes another run of the same layout.
 _RECIPE = (
-    "software", *FLAGS, *WORDS, "packed", "compute", "fp8_recipe", "recompute_modules", "recompute_mode", "offload", "loss",
-    "optimizer", "rank", "base", "adapters_only", "fsdp", "dp", "expert_tp",
-)  # fmt: skip
+    *("software", *FLAGS, *WORDS),
+    *"packed compute fp8_recipe recompute_modules recompute_mode offload loss optimizer".split(),
+    *"rank base adapters_only fsdp dp expert_tp".split(),
+)
 
 
 def configuration(row: Row) -> tuple[str, ...]:
