@@ -20,7 +20,7 @@ from llmhw.formula import Report, Table, formula
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
-from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, row_elements, stage_layers
+from llmhw.sharding import Place, fsdp_cut, local_tensor, outer_tensors, place_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
@@ -327,9 +327,10 @@ def gathered_width(job: TrainingJob) -> int:
 
 def shard_elements(tensors: Iterable[tuple[Tensor, Any]], shards: Any) -> Any:
     """Elements of one rank's shards of tensors, each with how many there are; padding included."""
+    cuts = ((count, *fsdp_cut(t, shards)) for t, count in tensors)
     return sum(
-        count * fsdp_shard_bytes(rows=t.shape[0], row_elements=row_elements(t), shards=shards, bytes_per_element=1)
-        for t, count in tensors
+        count * fsdp_shard_bytes(rows=rows, row_elements=elements, shards=shards, bytes_per_element=1)
+        for count, rows, elements in cuts
     )
 
 

@@ -165,9 +165,17 @@ def local_tensor(
     return replace(tensor, shape=_cut(tensor.shape, dim, layout.tp, tp_rank))
 
 
-def row_elements(tensor: Tensor) -> Any:
-    """Elements of a tensor behind its first dimension, along which FSDP cuts it."""
-    return prod(tensor.shape[1:])
+def fsdp_cut(tensor: Tensor, shards: Any) -> tuple[Any, Any]:
+    """Rows that FSDP deals to so many shards, and the elements of a row.
+
+    Tensors are cut along their first dimension; stacked experts that are fewer than the shards along the second
+    (torchtitan, MaxText), so that no shard is padded to a whole expert.
+    """
+    rows, behind = tensor.shape[0], prod(tensor.shape[1:])
+    if tensor.component != "experts" or len(tensor.shape) < 3:
+        return rows, behind
+    few = rows < shards
+    return where(few, tensor.shape[1], rows), where(few, rows * prod(tensor.shape[2:]), behind)
 
 
 @checked(pp_rank=whole(0))
@@ -506,7 +514,8 @@ class StageTensors:
         if key not in self._shards:
             mine = [t for t in self.of(which) if (t.component == "experts") == experts]
             ranks = self.layout.expert_shards if experts else self.layout.shards
-            self._shards[key] = sum(ceil_div(t.shape[0], ranks) * row_elements(t) for t in mine)
+            cuts = (fsdp_cut(t, ranks) for t in mine)
+            self._shards[key] = sum(ceil_div(rows, ranks) * elements for rows, elements in cuts)
         return self._shards[key]
 
 
