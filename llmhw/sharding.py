@@ -170,6 +170,15 @@ def row_elements(tensor: Tensor) -> Any:
     return prod(tensor.shape[1:])
 
 
+def _shard_elements(tensor: Tensor, ranks: Any) -> Any:
+    """Elements of a rank's FSDP shard: rows of the first dimension, of the second in a stack of fewer experts."""
+    first = ceil_div(tensor.shape[0], ranks) * row_elements(tensor)
+    if tensor.component != "experts" or len(tensor.shape) < 3:
+        return first
+    second = tensor.shape[0] * ceil_div(tensor.shape[1], ranks) * prod(tensor.shape[2:])
+    return where(ranks > tensor.shape[0], second, first)
+
+
 @checked(pp_rank=whole(0))
 def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
@@ -506,7 +515,7 @@ class StageTensors:
         if key not in self._shards:
             mine = [t for t in self.of(which) if (t.component == "experts") == experts]
             ranks = self.layout.expert_shards if experts else self.layout.shards
-            self._shards[key] = sum(ceil_div(t.shape[0], ranks) * row_elements(t) for t in mine)
+            self._shards[key] = sum(_shard_elements(t, ranks) for t in mine)
         return self._shards[key]
 
 
