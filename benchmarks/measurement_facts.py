@@ -30,8 +30,8 @@ FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
         "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
         "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels "
-        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank targets base loss "
-        "dropout counts_recompute counts_causal".split()
+        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank targets base "
+        "loss dropout counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
         "not_predicted program model config device recipe compute recompute_mode compiled outer_layers adapter weights "
