@@ -76,6 +76,7 @@ class TrainingConstants(Constants):
     accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
     sync                       seconds that a layer of experts waits for the host in each pass
     ramp, unaligned            see `Rates`
+    recurrence                 rate of linear attention's kernels over that of the ordinary cores in fp32
     grouped                    share of the rate of a plain product that the grouped products of experts reach
     launches                   kernels that an elementwise operation takes, for the host that launches them
     routed                     traffic of rows of experts (sorted, put back, activated) over that of fused kernels
@@ -98,6 +99,7 @@ class TrainingConstants(Constants):
     unaligned: float = 0.08
     routed: float = 1.0
     cast: float = 1.0
+    recurrence: float = 1.2
     grouped: float = 1.0
     launches: float = 1.0
     between: float = 0.85
@@ -183,6 +185,7 @@ IDEAL = TrainingConstants(
     **dict.fromkeys(("unaligned", "between"), 1.0),
     **dict.fromkeys(("ramp", "cast", "inside_latency", "between_latency", "contention", "jitter"), 0.0),
     **dict.fromkeys(("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed"), 0.0),
+    recurrence=1e9,  # as fast as tensor cores
 )
 BOUND = ServingConstants(
     **_PERFECT,
@@ -628,7 +631,7 @@ def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> R
         forward_flops_per_second=peak * c.attention * fed,
         backward_flops_per_second=peak * c.attention * fed * BACKWARD_ATTENTION,
         exponentials=exponentials,
-        state_flops_per_second=peak * c.state,
+        state_flops_per_second=minimum(peak, device.peaks.get("fp32", peak / 15) * c.recurrence),
         bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
         units=device.multiprocessors,
         fill=c.fill,
