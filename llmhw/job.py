@@ -583,6 +583,12 @@ class TrainingJob:
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
     rank: int = count("Rank of the adapters, on all linear layers, in fp32.", 16)
+    targets: str = asked(
+        "Linear layers with adapters: all-linear, attention, mlp, or names of modules with commas between.",
+        "all-linear",
+        str,
+        check_text,
+    )
     base: str | None = asked(
         "Format of the frozen weights, as nf4-dq for QLoRA; default: that of the weights.", None, str, _format
     )
@@ -732,6 +738,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("optimizer", "weights that are trained, frozen=False", lambda job: not job.frozen),
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),
+    ("targets", "adapters, frozen=True", lambda job: job.frozen),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),

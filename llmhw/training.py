@@ -22,11 +22,13 @@ from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
+    lora_modules,
     lora_tensors,
     lora_terms,
     optimizer_named,
     optimizer_parts,
     precision_named,
+    state_bytes,
     told_towers,
     training_states,
     weights,
@@ -502,6 +504,7 @@ def device_bytes(job: TrainingJob) -> float:
 
 
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
+LOSS, LAYER = "the loss", "the backward pass of the last layer"
 
 
 class StepMemory:
@@ -554,7 +557,7 @@ class StepMemory:
         else:
             parts = weights(self.spec, job.base, tensors=held)
             found = {"weights": [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]}
-        added, recipe = lora_tensors(self.spec, rank=job.rank), PRECISIONS["fp32"]
+        added, recipe = lora_tensors(self.spec, rank=job.rank, targets=job.targets), PRECISIONS["fp32"]
         layers = sum(n for which, n in stage.parts if isinstance(which, int)) / self.spec.num_layers
         cut = [(local_tensor(x, t), n) for t, n in added]
         parts_of = {
@@ -608,7 +611,11 @@ class StepMemory:
         job, x = self.job, self.x
 
         def at(tp: int, cp: int, split: bool, batch: int) -> Estimate:
-            sizes = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
+            sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
+            if job.frozen:
+                sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
+            if job.compiled:
+                sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
 
         numbers = (x.tp, x.cp, x.sequence_parallel, x.micro_batch)
@@ -647,8 +654,11 @@ class StepMemory:
         p, x = self.job.parallelism, self.x
         return stages_in_flight(p.pipeline_schedule, p.pp, x.vpp, x.micro_batches, number)
 
-    def activations(self, stage: Stage, number: int) -> Ledger:
-        """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one."""
+    def activations(self, stage: Stage, number: int, moment: str = ALIVE) -> Ledger:
+        """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one.
+
+        moment   LOSS: with what the loss needs; LAYER: with what the backward pass of a layer needs; ALIVE: with both
+        """
         job, found, copies = self.job, Ledger(self.detail), self.copies(number)
         mode = {"full": "none", "block": "none"}.get(job.recompute, job.recompute)
         layers = {(kind, "full" if again else mode): count for (kind, again), count in stage.layers.items()}
@@ -656,15 +666,37 @@ class StepMemory:
             found.put("activations", self.kept(kind, how), copies * count)
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
-        if job.recompute in ("per-op", "full", "block") and stage.kinds:
+        if moment != LOSS and job.recompute in ("per-op", "full", "block") and stage.kinds:
             largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
             found.put("layer being recomputed", self.kept(largest, "none"))
         for end in stage.ends:
             for part, terms in self.end(end).items():
+                if part == "loss" and moment == LAYER:
+                    continue
                 found.put("logits and loss" if part == "loss" else "embedding and final norm", terms)
-        if stage.last:
+        if stage.last and moment != LAYER:
             found.put("logits and loss", [self._loss()])
+        if moment == LAYER and stage.kinds:
+            found.put("temporaries", self.temporaries(stage))
         return found
+
+    def temporaries(self, stage: Stage) -> list[Term]:
+        """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
+
+        The gradient of the residual stream, and those around that product: its own, which takes the place of the
+        product itself where that was kept, and those of its two sides.
+        """
+        job, x = self.job, self.x
+        layer = self.spec.layer_kinds[max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)][0]
+        inner, gated = _inner(layer)
+        times = (2 if gated else 1) + job.frozen
+        sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
+        element = PRECISIONS[job.precision].compute
+        widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
+        widths["gradients inside the feed-forward part"] = times * share(inner, x.tp)
+        return [
+            term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths.items()
+        ]
 
     def _loss(self) -> Term:
         sizes: dict[str, Any] = {"vocab": self.spec.head_shape[0], "tp": self.x.tp}
@@ -728,10 +760,16 @@ class StepMemory:
             alive.parts["gradients"] = alive.parts.get("gradients", 0.0) * (1 - first)
         elif first:
             alive = alive.without({"gradients"})
-        alive.merge(self.activations(stage, number)).merge(gathered)
-        moments = {ALIVE: alive, REDUCED: Ledger(self.detail).merge(held).merge(gathered)}
+        alive.merge(gathered)
+        moments = {
+            moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
+            for moment in (LOSS, LAYER)
+        }
+        if stage.last and not job.frozen:
+            moments[LAYER].put("gradients", self.head_gradient(stage), first)
+        moments[REDUCED] = Ledger(self.detail).merge(held).merge(gathered)
         chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
-        if "variance" in chosen.states and chosen.scheme == "plain" and "variance" not in self.away:
+        if "variance" in chosen.states and chosen.scheme == "plain" and not chosen.fused and "variance" not in self.away:
             # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
             updated = moments[UPDATED] = Ledger(self.detail).merge(held)
             updated.parts[name] = states.parts["variance"]
@@ -739,17 +777,40 @@ class StepMemory:
             updated.terms[name] = list(roots)
         return moments
 
+    def head_gradient(self, stage: Stage) -> list[Term]:
+        """The gradient of the head and the final norm, which is there when the backward pass comes to the layers."""
+        x = self.x
+        elements = sum(t.numel for end in stage.ends if end == "last" for t in self.tensors.outer(end))
+        width = precision_named(self.job.precision).gradients
+        made = term(state_bytes, "head and final norm", elements=elements / x.tp, bytes_per_element=width)
+        return [made.scaled(where(x.zero >= 2, 1 / x.shards, 1))]
+
     def unreused(self, moments: Mapping[str, Ledger], stage: Stage) -> Any:
-        """Bytes that the allocator keeps apart from the fullest moment: gradients come when activations go."""
-        if self.job.kernels == "megatron" or "gradients" in self.away:
+        """Bytes that the allocator keeps apart from the fullest moment.
+
+        Blocks of the loss do not fit what a layer's backward pass needs, nor the other way round: what is reserved
+        has room for both. Gradients come when activations go, and do not fit their blocks either.
+        """
+        if self.job.kernels == "megatron":
             return 0.0
-        fullest = moments[ALIVE].total
-        others = (found.total for name, found in moments.items() if name != ALIVE)
+        loss, layer = moments[LOSS], moments[LAYER]
+        fullest = maximum(loss.total, layer.total)
         most = fullest
-        for other in others:
-            most = maximum(most, other)
-        apart = self.states(stage).parts["gradients"]
-        return where((self.x.micro_batches == 1) & (fullest >= most), apart, 0.0)
+        for found in moments.values():
+            most = maximum(most, found.total)
+        brief = sum(layer.parts.get(name, 0.0) for name in ("layer being recomputed", "temporaries"))
+        either = loss.total + brief - fullest
+        gradients = 0.0 if "gradients" in self.away else self.states(stage).parts["gradients"]
+        apart = where(self.x.micro_batches == 1, gradients, 0.0) + either
+        # where the optimizer's step is the fullest moment, it takes blocks that the others have left
+        return where(fullest >= most, apart, maximum(0.0, fullest + either - most))
+
+
+def _inner(layer: Layer) -> tuple[int, bool]:
+    """Elements inside a layer's feed-forward part for a token, of the experts that it uses, and whether it is gated."""
+    down = [t for t in layer.tensors if t.part == "down"]
+    gated = any(t.part in ("gate", "gate_up") and t.component in ("mlp", "experts") for t in layer.tensors)
+    return sum(t.into * (t.used if t.component == "experts" else 1) for t in down), gated
 
 
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
@@ -763,7 +824,8 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
-    for m in found.matmuls[::2]:
+    # nobody reads the result of the last one again: a compiler sees that
+    for m in found.matmuls[: -1 if job.compiled else None : 2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
     sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute

@@ -109,7 +109,7 @@ COLUMNS: dict[str, Column] = {
     "duplicate_of": _text("id of the row that this one repeats: it does not count"),
     "year": _text("of the measurement: which generation ran of an engine without a version"),
     "source_opened": _text("false: nobody has read the source, so the row does not count"),
-    "evidence": _text("analytic, estimate or oom: nobody measured it, so the row does not count"),
+    "evidence": _text("analytic or estimate: nobody measured it, so the row does not count; oom, capacity: see verdicts"),
     "not_predicted": _text("why the row is not to be predicted"),
     "cluster": _text("sources that measured alike, and are left out of a fit together"),
     # -- the model
@@ -240,6 +240,14 @@ COLUMNS: dict[str, Column] = {
     "outer_layers": _choice("counted: the embedding and the head count as layers", "counted"),
     "adapter": _choice("kind of the adapter", "lora adapter adapter_v2"),
     "trained_params": _positive("parameters of the adapters", "count"),
+    "loss": _choice("how the loss is computed: see `llmhw.TrainingJob`", "plain fused chunked"),
+    "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
+    "rank": _count("of the adapters", names="lora_rank lora_r"),
+    "targets": _text("linear layers with adapters: all-linear, attention, mlp, or modules with commas between"),
+    "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
+    "offload": _choice("what lies in host memory", "none optimizer all"),
+    "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
+    "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
     "engine": _text("the engine and its version", "backend framework runtime inference_engine"),
     "quant": _text("number format of the weights: see `llmhw formats`", "quantization weights weight_format dtype"),
@@ -352,7 +360,8 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-memory": _columns(
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
-        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config",
+        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software loss "
+        "optimizer_states rank targets adapter_dropout offload checkpoint_offload gpu_mem_gb",
         _SIZES,
         _DEVICE,
     ),

@@ -91,7 +91,7 @@ KINDS: dict[str, Kind] = {
     ),
     "training-memory": Kind(
         title="peak memory of training",
-        required=("model_name", "n_gpus", "program", "recipe", "seq_len", "peak_mem_gib", "mem_kind"),
+        required=("model_name", "n_gpus", "seq_len", "peak_mem_gib", "mem_kind"),
         measured=("peak_mem_gib",),
         predict=training_memory.predict,
         configuration=training_memory.configuration,

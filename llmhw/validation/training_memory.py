@@ -16,8 +16,9 @@ from llmhw.catalog import read_calibration
 from llmhw.formula import formula, term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
-from llmhw.memory import state_bytes, weights
+from llmhw.memory import LORA_TARGETS, OPTIMIZERS, state_bytes, weights
 from llmhw.model import ModelSpec
+from llmhw.trainers import trainer
 from llmhw.training import StepMemory, memory
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.statistics import Prediction, groups
@@ -58,9 +59,9 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     calibration   `reserved_over_allocated` and `context_bytes`; default: those of `catalog/calibration.json`
     """
     constants = read_calibration("training_memory") if calibration is None else calibration
-    if row["program"] not in _PROGRAMS:
-        raise row.error("program", f"one of {', '.join(_PROGRAMS)}")
-    tensors = _PROGRAMS[row["program"]](row)
+    if row["program"] and row["program"] not in _PROGRAMS:
+        raise row.error("program", f"one of {', '.join(_PROGRAMS)}, or empty: software says what ran")
+    tensors = _PROGRAMS[row["program"]](row) if row["program"] else _step(row)
     meter = _meter(row)
     predicted = tensors
     if meter != "allocated":
@@ -112,7 +113,7 @@ def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> tuple[flo
 # What makes a configuration. The number of micro-batches is left out: beyond the pipeline's depth it changes nothing.
 _KEY = (
     "model_name n_layers d_model n_heads vocab seq_len n_gpus tp pp vpp cp ep dp zero_stage micro_batch precision "
-    "recompute flash_attention sequence_parallel method optimizer"
+    "recompute flash_attention sequence_parallel method optimizer loss weights"
 ).split()
 
 
@@ -135,7 +136,7 @@ def _layout(row: Row, **more: Any) -> Parallelism:
     sizes = {name: row.count(name, most=_RANKS) for name in ("tp", "pp", "vpp", "cp", "ep")}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
     sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside), most=_RANKS)
-    sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
+    sequence = (row["sequence_parallel"] == "true" or row["software"] == "torchtitan") and sizes["tp"] > 1
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
 
@@ -152,19 +153,90 @@ def _job(row: Row, layout: Parallelism, **more: Any) -> TrainingJob:
     )
 
 
+# -- any trainer ------------------------------------------------------------------------------
+
+
+def training_job(row: Row) -> TrainingJob:
+    """The job of a row: what its columns say, and what its software does where they say nothing."""
+    stage = row["zero_stage"] or "0"
+    layout = _layout(row, zero=3 if stage == "fsdp" else int(stage), offload=row["offload"] or "none")
+    method = row["method"].casefold()
+    frozen = "lora" in method or bool(row.flag("adapters_only"))
+    software = row["software"] or None
+    more: dict[str, Any] = {"kernels": row["kernels"] or None, "software": software, "loss": row["loss"] or None}
+    mode = row["recompute_mode"] or row["recompute"]
+    if mode == "unknown":
+        mode = "none"
+    if frozen:
+        more |= {"frozen": True, "rank": row.count("rank", 16), "dropout": row.flag("adapter_dropout")}
+        targets = row["targets"] or "all-linear"
+        more |= {"targets": _modules(row.spec(), targets)}
+        if row["weights"]:
+            more["base"] = row["weights"]
+    else:
+        more["optimizer"] = _optimizer(row)
+    if row["flash_attention"] == "false":
+        more["attention"] = "eager"
+    device = row.device(usual=True)
+    micro = row.count("micro_batch")
+    batch = row.count("global_batch", micro * layout.dp)
+    return TrainingJob(
+        model=row.spec(),
+        cluster=Cluster(device, layout.devices),
+        parallelism=layout,
+        micro_batch=micro,
+        global_batch=batch,
+        seq_len=row.count("seq_len", None),
+        precision=row["recipe"] or _recipe(software or "", layout.zero),
+        compute=row["compute"] or None,
+        compiled=row.flag("compiled"),
+        recompute=mode,
+        **more,
+    )
+
+
+def _modules(spec: ModelSpec, targets: str) -> str:
+    """Targets that this model has: lists of several families' names, and "qkv" for what reads queries, keys, values."""
+    if targets in LORA_TARGETS:
+        return targets
+    linear = {t.module: t.part for layer, _ in spec.layer_kinds for t in layer.tensors if t.matmul}
+    if targets == "qkv":
+        return ",".join(name for name, part in linear.items() if part in ("q", "k", "v", "qkv"))
+    return targets
+
+
+def _optimizer(row: Row) -> str:
+    """The library's name of the optimizer that a cell means: AdamW where it is none of the others."""
+    text = (row["optimizer_states"] or row["optimizer"]).casefold()
+    if text in OPTIMIZERS:
+        return text
+    if "adafactor" in text or "muon" in text or "lion" in text:
+        return next(name for name in ("adafactor", "muon", "lion") if name in text)
+    if "8" in text and "bit" in text:
+        return "adamw-8bit"
+    return "adamw-fused" if "fused" in text else "adamw"
+
+
+def _recipe(software: str, zero: int) -> str:
+    """What weights, gradients and states are usually kept in: fp32 under FSDP, a 16-bit copy elsewhere."""
+    kernels = trainer(software).kernels if software else "torch"
+    if kernels == "megatron":
+        return "bf16-mixed-fp32-grads"
+    return "fp32-bf16" if zero == 3 and software != "deepspeed" else "bf16-mixed"
+
+
+def _step(row: Row) -> float:
+    found = memory(training_job(row))
+    if _meter(row) == "allocated":
+        return found.allocated_bytes
+    return max(float(s.total) + apart for s, apart in zip(found.stages, found.unreused, strict=True))
+
+
 # -- Megatron-LM ------------------------------------------------------------------------------
 
 
 def _megatron(row: Row) -> float:
     return memory(_job(row, _layout(row, zero=row.count("zero_stage", least=0)), kernels="megatron")).allocated_bytes
-
-
-# -- torchtitan -------------------------------------------------------------------------------
-
-
-def _fsdp2(row: Row) -> float:
-    found = memory(_job(row, _layout(row, zero=3, sequence_parallel=row.count("tp") > 1)))
-    return max(float(s.total) + apart for s, apart in zip(found.stages, found.unreused, strict=True))
 
 
 # -- Megatron-DeepSpeed -----------------------------------------------------------------------
@@ -289,7 +361,6 @@ def _litgpt_fsdp(row: Row, spec: ModelSpec, rows: Callable[..., float]) -> float
 
 _PROGRAMS: dict[str, Callable[[Row], float]] = {
     "megatron": _megatron,
-    "fsdp2": _fsdp2,
     "megatron-deepspeed": _deepspeed,
     "litgpt": _litgpt,
 }
