@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from math import exp, log
 from typing import Any, ClassVar, TypeVar
 
 from llmhw.block import Core, Matmul
@@ -16,6 +17,7 @@ from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import formula
 from llmhw.hardware import Accelerator, Link
+from llmhw.model import ModelSpec
 from llmhw.trainers import Trainer
 from llmhw.units import ceil_div, check_choice, maximum, minimum, where
 
@@ -74,6 +76,7 @@ class TrainingConstants(Constants):
     accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
     sync                       seconds that a layer of experts waits for the host in each pass
     ramp, unaligned            see `Rates`
+    routed                     traffic of rows of experts (sorted, put back, activated) over that of fused kernels
     cast                       passes over every operand of an 8- or 4-bit product, to scale and round it
     between                    share of the adapters' bandwidth that collectives reach between nodes
     inside_latency, between_latency   seconds of a hop
@@ -91,6 +94,7 @@ class TrainingConstants(Constants):
     sync: float = 0.0
     ramp: float = 350.0
     unaligned: float = 0.08
+    routed: float = 1.0
     cast: float = 3.0
     between: float = 0.85
     inside_latency: float = 3e-6
@@ -189,6 +193,36 @@ def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[s
     return device.family((calibration or read_calibration(kind.calibration))["families"])
 
 
+def spec_kind(spec: ModelSpec) -> str:
+    """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
+
+    >>> from llmhw.model import model
+    >>> spec_kind(model("llama-3-8b")), spec_kind(model("mixtral-8x7b"))
+    ('dense', 'experts')
+    """
+    if any(layer.linear_attention is not None for layer in spec.layers):
+        return "states"
+    return "experts" if spec.parameters.active < spec.parameters.total else "dense"
+
+
+def interval_of(calibration: Mapping[str, Any], meter: str, new: Iterable[str] = ()) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements, wider by what was never fitted.
+
+    Widths, as logarithms, add up as independent errors do.
+
+    >>> known = {"interval": {"decode": [0.8, 1.25]}, "distance": {"decode": {"family": 0.3}}}
+    >>> [round(end, 2) for end in interval_of(known, "decode", ["family"])]
+    [0.69, 1.45]
+    """
+    found = calibration["interval"].get(meter)
+    if not found:
+        return None
+    distance = calibration.get("distance", {}).get(meter, {})
+    more = sum(distance.get(name, 0.0) ** 2 for name in new)
+    low, high = (exp((log(end) ** 2 + more) ** 0.5) for end in found)
+    return 1 / low, high
+
+
 @checked(link=None)
 def serving_constants(
     device: Accelerator,
@@ -235,7 +269,8 @@ def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
             chosen["attention"] = seen.get(group["attention_kernel"], chosen["attention"])
         for name, value in group.items():
             if name.endswith("_share"):
-                chosen[name.removesuffix("_share")] *= value
+                whole = name.removesuffix("_share")
+                chosen[whole] = chosen.get(whole, kind.__dataclass_fields__[whole].default) * value
     return kind(**chosen)
 
 
@@ -287,10 +322,23 @@ TILES = (
     (128, 64, 0.78), (64, 64, 0.5),
 )  # fmt: skip
 _FEWEST_ROWS = 16  # rows of the smallest matrix instruction
-# Rate of fused attention's backward pass over that of its forward pass, on A100 and H100 alike: FlashAttention-2 (Dao
-# 2023), figures 4 to 6, and FlashAttention-3 (Shah et al. 2024), figures 5 and 6.
-BACKWARD_ATTENTION = 0.8
+# Fused attention's backward pass over its forward pass: the rate that long sequences reach, the length at which half of
+# it is reached, and the rate where heads are longer than 128 (their tiles no longer fit). cuDNN 9.19 and 9.22 on H200,
+# GB200 and GB300 (NVIDIA/cudnn-frontend, benchmark/sdpa_benchmark_training/results: Llama 3.1, DeepSeek-V3), 2k to 32k
+# tokens: 0.77 to 0.85, 1.2 to 1.5, 0.82 to 0.92; FlashAttention-2 (Dao 2023), figures 4 to 6, has 0.8 on an A100.
+BACKWARD_ATTENTION = 0.84
+BACKWARD_RAMP = 1.25
+BACKWARD_LONG = 0.88
+# The head size that a rate of attention is given for. Shorter ones compute as many exponentials for fewer products.
+HEAD = 128
+# FLOP of tensor cores in the time of one exponential, 16 a cycle and multiprocessor, for heads of 128 (512 FLOP
+# a pair). FlashAttention-3 (Shah et al. 2024), section 3.1: they limit as tensor cores get faster.
+_EXPONENTIALS = 16 * 4 * HEAD
+_CYCLES = 1.8e9  # a usual clock, for the FLOPs of a cycle
 BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
+# Rows of an expert, whose number data decide, are padded to a multiple of so many before their gradients are
+# multiplied: what Transformer Engine asks for in FP8 and MXFP8, and the 16 bytes that tensor cores load at a time.
+ROW_MULTIPLE = {fmt: 8 if bits > 8 else 16 if bits == 8 else 32 for fmt, bits in BITS.items()}
 # Bytes of an element that a product reads in each format; scales of blocks are counted in.
 OPERAND_BYTES = {
     "fp32": 4.0,
@@ -381,15 +429,33 @@ def matmul_seconds(
 
 
 @formula(source="FLOPs over a rate that long sequences reach: half of it at `ramp` pairs a query", unit="seconds")
-def attention_seconds(*, flops: Any, flops_per_second: Any, pairs: Any = 1, ramp: Any = 0, gap_seconds: Any = 0) -> Any:
+def attention_seconds(
+    *, flops: Any, flops_per_second: Any, pairs: Any = 1, ramp: Any = 0, head: Any = 1, gap_seconds: Any = 0
+) -> Any:
     """Time of attention's core in one fused kernel.
 
     pairs   that each query has on average, twice: the length of a causal sequence
+    head    share of the rate that heads of this size reach
 
     >>> attention_seconds(flops=1e12, flops_per_second=5e14, pairs=350, ramp=350)
     0.004
     """
-    return flops / flops_per_second * (1 + ramp / pairs) + gap_seconds
+    return flops / (flops_per_second * head) * (1 + ramp / pairs) + gap_seconds
+
+
+@formula(source="products of a pair grow with the head, its one exponential does not", unit="fraction")
+def head_share(*, head_dim: Any, exponentials: Any) -> Any:
+    """Share of attention's rate that heads of this size reach; longer ones than 128 gain nothing.
+
+    exponentials   share of the time of heads of 128 that goes into exponentials
+
+    cuDNN and FlashAttention-3 on an H100 reach 0.72 and 0.77 of the rate of 128 with heads of 64.
+
+    >>> round(head_share(head_dim=64, exponentials=1 / 3), 2), head_share(head_dim=256, exponentials=1 / 3)
+    (0.75, 1.0)
+    """
+    size = minimum(1.0, head_dim / HEAD)
+    return size / (size * (1 - exponentials) + exponentials)
 
 
 @formula(source="memory traffic over the bandwidth", unit="seconds")
@@ -449,6 +515,7 @@ class Rates:
     flops_per_second       large matrix products, by number format
     vector_flops_per_second   the ordinary cores; None: products of few rows use tensor cores too
     forward_, backward_flops_per_second   attention's core, over the pairs that the masks leave
+    exponentials                 see `head_share`
     state_flops_per_second       linear attention's state
     bandwidth_bytes_per_second   streaming kernels
     units                        multiprocessors that tiles are dealt to; None: not known, no waves
@@ -462,6 +529,7 @@ class Rates:
     vector_flops_per_second: float | None = None
     forward_flops_per_second: float
     backward_flops_per_second: float
+    exponentials: float = 0.0
     state_flops_per_second: float
     bandwidth_bytes_per_second: float
     units: int | None
@@ -484,13 +552,19 @@ class Rates:
         }
 
     def core(self, core: Core, *, backward: bool = False) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """The formula that times fused attention, and what goes into it; five products backward for two forward."""
+        """The formula that times fused attention, and what goes into it.
+
+        Backward, scores are computed again, and the gradients of queries, keys, probabilities and values.
+        """
+        d, v = core.head_dim, core.v_head_dim
+        head = head_share(head_dim=d, exponentials=self.exponentials)
         return attention_seconds, {
-            "flops": core.flops * (2.5 if backward else 1.0),
+            "flops": core.flops * ((3 * d + 2 * v) / (d + v) if backward else 1.0),
             "flops_per_second": self.backward_flops_per_second if backward else self.forward_flops_per_second,
-            "pairs": 2 * core.pairs / maximum(core.queries, 1.0),
-            "ramp": self.ramp,
-            "gap_seconds": self.gap_seconds,
+            "pairs": 2 * core.pairs / maximum(core.queries * core.parts, 1.0),
+            "ramp": self.ramp * (BACKWARD_RAMP if backward else 1.0),
+            "head": head * (BACKWARD_LONG if backward and d > HEAD else 1.0),
+            "gap_seconds": self.gap_seconds * core.parts,
         }
 
 
@@ -515,11 +589,20 @@ def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> R
     share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
     peak = device.peak(half)
     power = powered_peak(device, c, peak) / peak
+    # by itself attention, slower than large products, is fed in full; but clocks follow the power of all kernels,
+    # slower than kernels change [inferred: between the two]
+    fed = (power * minimum(1.0, power * c.matmul / c.attention)) ** 0.5
+    exponentials = 0.0
+    if device.multiprocessors:
+        each = peak / (device.multiprocessors * _CYCLES)
+        # Blackwell Ultra has twice the units for exponentials
+        exponentials = each / (each + _EXPONENTIALS * (2 if "Ultra" in device.architecture else 1))
     formats = dict.fromkeys((half, compute))
     return Rates(
         flops_per_second={f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats},
-        forward_flops_per_second=peak * c.attention * power,
-        backward_flops_per_second=peak * c.attention * power * BACKWARD_ATTENTION,
+        forward_flops_per_second=peak * c.attention * fed,
+        backward_flops_per_second=peak * c.attention * fed * BACKWARD_ATTENTION,
+        exponentials=exponentials,
         state_flops_per_second=peak * c.state,
         bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
         units=device.multiprocessors,

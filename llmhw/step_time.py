@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -37,11 +37,11 @@ from llmhw.rates import (
     BITS,
     IDEAL,
     OPERAND_BYTES,
+    ROW_MULTIPLE,
     TrainingConstants,
     cautious,
     compute_seconds,
     exposed_seconds,
-    family_of,
     half_format,
     matmul_seconds,
     stream_seconds,
@@ -51,6 +51,7 @@ from llmhw.rates import (
 )
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
+from llmhw.step_interval import step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, where
 
 PARTS = (
@@ -257,10 +258,11 @@ class StepTimer:
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if not self.job.frozen:
-            # added to what is there, which is read first
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
+            rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
+            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
-        if BITS[fmt] < 16 and c.cast:
+        if BITS[fmt] < 16 and any_of(c.cast):
             for ledger, width in ((ahead, m.k), (behind, m.n)):
                 moved = m.groups * m.m * width * c.cast
                 given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
@@ -300,7 +302,8 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            made.append(ledger.add("elementwise", op.name, stream_seconds, c.passes * c.pace, **given))
+            times = (c.routed if op.routed else c.passes) * c.pace
+            made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
     # one layer
@@ -322,6 +325,8 @@ class StepTimer:
             fused=job.kernels == "megatron",
             dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
+            ring=job.parallelism.cp_kind == "ring",
+            packed=job.packed,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -349,7 +354,7 @@ class StepTimer:
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
-        if self.c.accumulate:
+        if any_of(self.c.accumulate):
             moved = self.c.accumulate * sum(m.weights for m in work.matmuls)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
@@ -428,7 +433,8 @@ class StepTimer:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
-        last = last_block(self.spec, self.x, seq_len=job.seq_len)
+        multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -512,7 +518,7 @@ class StepTimer:
         nodes = ceil_div(x.devices, self.network.per_node)
         given = {"seconds": found.total, "nodes": nodes, "jitter": c.jitter}
         found.add("stragglers", "the slowest node", straggler_seconds, **given)
-        if c.step:
+        if any_of(c.step):
             found.add("fixed", "outside the passes", compute_seconds, flops=c.step, flops_per_second=1)
         return found
 
@@ -622,8 +628,7 @@ def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None)
     """
     known = calibration or read_calibration("training_time")
     constants = training_constants(job.cluster.accelerator, job.trainer, known)
-    interval = known["interval"].get(class_of(job, known))
-    return _timed(job, constants, interval and (float(interval[0]), float(interval[1])))
+    return _timed(job, constants, step_interval(job, known))
 
 
 def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)) -> StepTime:
@@ -639,14 +644,6 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
 
 
 @checked
-def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
-    """Which measured errors speak for a job: dense or experts; other on devices whose family was hardly measured."""
-    if family_of(TrainingConstants, job.cluster.accelerator, calibration) == "other":
-        return "other"
-    return "experts" if any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors) else "dense"
-
-
-@checked
 def time_bounds(
     job: TrainingJob, *, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[float, float, float]]:
@@ -658,7 +655,9 @@ def time_bounds(
     constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
-    least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts
+    least = _timed(
+        job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes), routed=min(IDEAL.routed, constants.routed))
+    ).parts
     most = _timed(job, cautious(constants)).parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}

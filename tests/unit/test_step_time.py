@@ -21,11 +21,11 @@ from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives
 from llmhw.model import ModelSpec
 from llmhw.rates import IDEAL, TrainingConstants, cautious, family_of, training_constants
 from llmhw.sharding import Stage, stages_of
+from llmhw.step_interval import class_of
 from llmhw.step_time import (
     PARTS,
     StepTime,
     StepTimer,
-    class_of,
     straggler_share,
     time_bounds,
     time_layouts,
@@ -608,3 +608,66 @@ def test_every_software_times_a_step() -> None:
     times = {name: time_step(job(dp=8, zero=1, software=name)).total for name in trainer_names()}
     assert min(times.values()) > 0
     assert max(times.values()) < 4 * min(times.values())
+
+
+# -- products and attention -------------------------------------------------------------------
+
+
+def timer_of(asked: TrainingJob) -> StepTimer:
+    constants = training_constants(asked.cluster.accelerator, asked.trainer)
+    return StepTimer(asked, asked.layout, constants, detail="terms")
+
+
+def terms(asked: TrainingJob, name: str, layer: int = -1) -> float:
+    """Seconds of what has these words in its name, in a layer's two passes."""
+    timer = timer_of(asked)
+    clock = timer.layer(range(len(asked.model.layer_kinds))[layer], False)
+    return sum(
+        float(t.value)
+        for side in (clock.forward, clock.backward)
+        for part in side.estimate("layer", "seconds", PARTS)
+        for t in part.terms
+        if name in t.label
+    )
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp8"])
+def test_rows_of_experts_are_padded_before_their_gradients(compute: str) -> None:
+    """614.4 rows an expert (DeepSeek-V2, ep=4) are no reason for tensor cores to stand aside: they are 616, or 624."""
+    sizes: dict[str, Any] = {"model": "deepseek-v2", "kernels": "megatron", "compute": compute, "dp": 4, "ep": 4}
+    plain, even = (terms(job(**sizes, seq_len=n), "expert gate_up_proj, gradient of its weights") for n in (4096, 4160))
+    assert 4096 * 6 / 160 * 4 == 614.4
+    assert 4160 * 6 / 160 * 4 == 624
+    assert plain == pytest.approx(even, rel=0.02)
+
+
+def test_megatron_pads_its_vocabulary() -> None:
+    """50,257 rows of GPT-2's output are 50,304 and take tensor cores; plain PyTorch does not pad."""
+    torch, megatron = (
+        float(timer_of(job("gpt2", kernels=kernels, seq_len=1024)).ends[1].forward.total)
+        for kernels in ("torch", "megatron")
+    )
+    assert megatron < 0.5 * torch
+
+
+def test_short_heads_and_short_documents() -> None:
+    """Heads of 64 have as many exponentials as those of 128 for half of the products; documents end attention."""
+    asked = job(seq_len=8192)
+    rates = timer_of(asked).rates
+    core = block(asked.model, asked.model.layers[0], asked.layout, seq_len=8192).cores[0]
+    assert rates.core(replace(core, head_dim=64, v_head_dim=64))[1]["head"] == pytest.approx(0.75, abs=0.01)
+    assert rates.core(replace(core, head_dim=256, v_head_dim=256))[1]["head"] == 1
+    # five products backward for two forward; DeepSeek's keys are longer than its values
+    assert rates.core(core, backward=True)[1]["flops"] == pytest.approx(2.5 * core.flops)
+    latent = replace(core, head_dim=192, v_head_dim=128)
+    assert rates.core(latent, backward=True)[1]["flops"] == pytest.approx(2.6 * latent.flops)
+    whole, half, short = (terms(job(seq_len=8192, packed=n), "attention") for n in (None, 4096, 512))
+    assert whole == half  # lengths spread: documents of 4,096 on average attend as equal ones of 8,192
+    assert short < 0.4 * whole
+
+
+def test_a_ring_attends_in_parts() -> None:
+    """To the keys of one rank after the other: shorter kernels, and their results are added up."""
+    ring, gathered = (job(cp=8, cp_kind=kind, seq_len=65536) for kind in ("ring", "all-gather"))
+    assert terms(ring, "full attention") > 1.03 * terms(gathered, "full attention")
+    assert terms(ring, "attention added up") > 0 == terms(gathered, "attention added up")
