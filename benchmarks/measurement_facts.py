@@ -559,6 +559,14 @@ def _reason_of_memory(row: Row) -> str:
     return f"{' and '.join(unstated)} is not stated" if unstated else ""
 
 
+def _loss(model: str, notes: str) -> str:
+    """Of fms-acceleration: its fast kernels have none for GPTBigCode."""
+    config = notes.partition(";")[0]
+    if "liger" in config:
+        return "chunked"
+    return "fused" if "foak" in config and "bigcode" not in model else ""
+
+
 def _tuned(row: Row) -> Facts:
     """Facts of the second set: mostly fine-tuning under transformers' Trainer."""
     source, notes, method = row["source"], row["notes"], row["method"]
@@ -567,9 +575,9 @@ def _tuned(row: Row) -> Facts:
     if "fms-acceleration" in source:
         amp = "AMP autocast flag on" in notes
         facts = {
-            "software": "fsdp",
+            "software": "transformers:4",
             "recipe": "fp32-bf16" if amp and sharded and not frozen else "bf16",
-            "loss": "chunked" if "liger" in notes.partition(";")[0] else "fused" if "foak" in notes else "plain",
+            "loss": _loss(row["model_name"], notes),
             "weights": ("int4-gptq" if "autogptq" in notes else "nf4-dq") if method == "qlora" else "",
             "rank": "16" if frozen else "",
             "targets": "attention" if frozen else "",
@@ -579,7 +587,7 @@ def _tuned(row: Row) -> Facts:
         base = re.search(r"int([48]) \((\w+)\)", row["precision"])
         quantized = {"4gptq": "int4-gptq", "8gptq": "int8-gptq", "4bnb": "nf4-dq", "8bnb": "llm-int8"}
         facts = {
-            "software": "ms-swift",
+            "software": "transformers:4",
             "recipe": "bf16",
             "weights": quantized[base[1] + base[2]] if base else "",
             "rank": "8" if frozen else "",
@@ -617,13 +625,13 @@ def _tuned(row: Row) -> Facts:
     elif "Unsloth" in source:
         unsloth = notes.startswith("Unsloth")
         facts = {
-            "software": "unsloth" if unsloth else "fsdp",
+            "software": "unsloth" if unsloth else "transformers:4",
             "recipe": "bf16",
             "weights": "nf4",
             "rank": "32",
             "targets": "all-linear",
             "optimizer_states": "adamw-8bit",
-            "loss": "chunked" if unsloth else "plain",
+            "loss": "chunked" if unsloth else "",
             "checkpoint_offload": "true" if unsloth else "",
         }
     elif "Megatron-SWIFT" in source:

@@ -48,7 +48,7 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
 ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
-LOSSES = ("plain", "fused", "chunked")
+LOSSES = ("plain", "copied", "fused", "chunked")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
 ENGINES = engine_names()
@@ -594,7 +594,8 @@ class TrainingJob:
     )
     loss: str = choice(
         LOSSES,
-        "plain: logits in fp32 and their gradients; fused: gradients over 16-bit logits (Unsloth); chunked: never all "
+        "plain: logits in fp32 and their gradients; copied: the same with a copy of the logits, shifted by one "
+        "(transformers until early 2025); fused: gradients over 16-bit logits (Unsloth); chunked: never all "
         "logits at once (Liger, Cut Cross-Entropy). Default: the software's.",
         None,
     )

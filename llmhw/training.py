@@ -65,6 +65,18 @@ def loss_temporary_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, c
     return batch * seq_len * vocab * (4 + 4) / tp / cp
 
 
+@formula(
+    source="transformers until 4.48, ForCausalLMLoss: logits.float(), then logits[..., :-1, :].contiguous()", unit="bytes"
+)
+def copied_logits_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
+    """What is alive beside the log-probabilities where the logits are copied to shift them: in 16 bit, and twice in fp32.
+
+    >>> copied_logits_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
+    9.78515625
+    """
+    return batch * seq_len * vocab * (2 + 4 + 4) / tp / cp
+
+
 @formula(source="Unsloth's and Liger's cross entropy: the gradient is written over the 16-bit logits", unit="bytes")
 def fused_loss_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
     """All that a fused loss needs and saves.
@@ -644,7 +656,7 @@ class StepMemory:
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}
-                plain = not first and job.loss == "plain"
+                plain = not first and job.loss in ("plain", "copied")
                 loss = self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss")) if plain else []
                 rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
                 self._ends[which] = {"ends": rest, "loss": loss}
@@ -679,7 +691,21 @@ class StepMemory:
             found.put("logits and loss", [self._loss()])
         if moment == LAYER and stage.kinds:
             found.put("temporaries", self.temporaries(stage))
+            found.put("temporaries", self.held_by_hooks(stage))
         return found
+
+    def held_by_hooks(self, stage: Stage) -> list[Term]:
+        """Gradients of layers' inputs that FSDP 1 holds until the backward pass ends, where weights are frozen.
+
+        It reshards frozen weights by hooks on a layer's inputs, which keep the inputs of recomputed layers and so
+        their gradients (measured: fms-acceleration's LoRA runs, with one more row a layer than without FSDP).
+        """
+        job, x = self.job, self.x
+        if not job.frozen or job.recompute != "full" or job.trainer.sharding != "fsdp1":
+            return []
+        layers = sum(stage.layers.values()) - 1
+        held = layer_input(self.spec, x, seq_len=job.seq_len).term(x.micro_batch)
+        return [held.scaled(layers * where((x.zero == 3) & (x.shards > 1), 1, 0))]
 
     def temporaries(self, stage: Stage) -> list[Term]:
         """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
@@ -690,11 +716,13 @@ class StepMemory:
         job, x = self.job, self.x
         layer = self.spec.layer_kinds[max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)][0]
         inner, gated = _inner(layer)
+        if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
+            inner /= next(t.experts for t in layer.tensors if t.component == "experts")
         times = (2 if gated else 1) + job.frozen
         sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
-        widths["gradients inside the feed-forward part"] = times * share(inner, x.tp)
+        widths["gradients inside the feed-forward part"] = times * inner / x.tp
         return [
             term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths.items()
         ]
@@ -711,6 +739,8 @@ class StepMemory:
             head = 0 if self.job.frozen else share(rows * hidden, sizes.pop("tp"))
             made = {name: sizes[name] for name in ("batch", "seq_len", "cp")}
             return term(chunked_loss_bytes, "logits of a chunk", hidden=hidden, head=head, **made)
+        if self.job.loss == "copied":
+            return term(copied_logits_bytes, "logits, their fp32 copy, and that shifted by one", **sizes)
         return term(loss_temporary_bytes, "gradients of the loss, in fp32", **sizes)
 
     def note(self, part: str, number: int) -> str:
@@ -743,7 +773,7 @@ class StepMemory:
             on,
             block_elements=ceil_div(largest, x.tp * x.ep) * packed,
             outer_elements=ceil_div(outer, x.tp),
-            gathered=1 if frozen else 2,
+            gathered=(0 if self.job.trainer.sharding == "fsdp1" else 1) if frozen else 2,
             bytes_per_element=2,
         )
         return found.put("gathered weights", [made])
