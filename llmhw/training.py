@@ -173,6 +173,35 @@ def shown_bytes(*, reserved: Any, context: Any) -> Any:
     return reserved + context
 
 
+@formula(
+    source="DeepSpeed stage_1_and_2.py: a 16-bit flat copy of the rank's gradients, then an fp32 one", unit="bytes"
+)
+def zero1_step_gradient_bytes(*, elements: Any, shards: Any, bytes_per_element: Any = 2 + 4) -> Any:
+    """What DeepSpeed's ZeRO makes of its part of the gradients before it calls the optimizer.
+
+    elements            parameters of the rank, before ZeRO
+    shards              data-parallel ranks
+    bytes_per_element   of InternEvo 2 more: new 16-bit weights are made of the fp32 ones before they are sent
+
+    Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
+    those leave in PyTorch's cache: they count for the reserved meter.
+
+    >>> zero1_step_gradient_bytes(elements=3e9, shards=4)
+    4500000000.0
+    """
+    return elements * bytes_per_element / shards
+
+
+@formula(source="DeepSpeed's default reduce_bucket_size and allgather_bucket_size: 5e8 elements", unit="bytes")
+def bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> Any:
+    """A buffer that DeepSpeed collects gradients in before it reduces them, or weights when it gathers them.
+
+    >>> bucket_bytes() / 1e9
+    1.0
+    """
+    return elements * bytes_per_element
+
+
 @dataclass(frozen=True, repr=False)
 class JobMemory(StageReport):
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
@@ -570,6 +599,9 @@ class StepMemory:
         else:
             parts = weights(self.spec, job.base, tensors=held)
             found = {"weights": [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]}
+            if self.in_fp32:
+                outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
+                found["weights"].append(term(state_bytes, "more of embedding and head", elements=outer, bytes_per_element=2))
         added, recipe = lora_tensors(self.spec, rank=job.rank, targets=job.targets), PRECISIONS["fp32"]
         layers = sum(n for which, n in stage.parts if isinstance(which, int)) / self.spec.num_layers
         cut = [(local_tensor(x, t), n) for t, n in added]
@@ -580,6 +612,13 @@ class StepMemory:
         }
         times = layers * where(x.zero == 3, 1 / x.shards, 1)
         return found | {name: [t.scaled(times) for t in terms] for name, terms in parts_of.items()}
+
+    @property
+    def in_fp32(self) -> bool:
+        """Whether what is not quantized runs in fp32, the residual stream with it, as peft prepares QLoRA on one card."""
+        job = self.job
+        quantized = job.frozen and job.base is not None and formats_in(self.spec, job.base)[0].bits_per_weight < 16
+        return quantized and job.trainer.kbit and not (job.parallelism.zero == 3 and job.parallelism.shards > 1)
 
     def towers(self, stage: Stage) -> dict[str, list[Term]]:
         """Towers, which are frozen and lie whole on every rank of the first stage."""
@@ -604,7 +643,8 @@ class StepMemory:
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
             return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
-        return self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        found = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        return [t.scaled(2) for t in found] if mode == "full" and self.in_fp32 else found
 
     def _block(self, layer: Layer, *, fused: bool) -> Block:
         job = self.job
@@ -718,7 +758,8 @@ class StepMemory:
         inner, gated = _inner(layer)
         if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
             inner /= next(t.experts for t in layer.tensors if t.component == "experts")
-        times = (2 if gated else 1) + job.frozen
+        # fused kernels write the gradients of gate and up over these
+        times = (0 if job.compiled else 2 if gated else 1) + job.frozen
         sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
@@ -792,6 +833,8 @@ class StepMemory:
         elif first:
             alive = alive.without({"gradients"})
         alive.merge(gathered)
+        if job.trainer.sharding == "deepspeed" and any_of(self.x.shards > 1) and any_of(self.x.zero > 0):
+            alive.put("buckets", [term(bucket_bytes, "gradients before they are reduced", where(self.x.shards > 1, 1, 0))])
         moments = {
             moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
             for moment in (LOSS, LAYER)
@@ -800,13 +843,29 @@ class StepMemory:
             moments[LAYER].put("gradients", self.head_gradient(stage), first)
         moments[REDUCED] = Ledger(self.detail).merge(held).merge(gathered)
         chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
-        if "variance" in chosen.states and chosen.scheme == "plain" and not chosen.fused and "variance" not in self.away:
+        if "variance" in chosen.states and chosen.scheme == "plain" and "variance" not in self.away and not (
+            chosen.fused or job.trainer.sharding == "deepspeed"
+        ):
             # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
             updated = moments[UPDATED] = Ledger(self.detail).merge(held)
             updated.parts[name] = states.parts["variance"]
             roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
             updated.terms[name] = list(roots)
+        if made := self.zero_step(stage):
+            updated = moments.setdefault(UPDATED, Ledger(self.detail).merge(held))
+            updated.put("optimizer's temporaries", [made])
         return moments
+
+    def zero_step(self, stage: Stage) -> Term | None:
+        """What DeepSpeed's and InternEvo's ZeRO makes of the gradients in the optimizer's step."""
+        sharding, width = self.job.trainer.sharding, precision_named(self.job.precision)
+        if sharding not in ("deepspeed", "internevo") or self.job.frozen or not width.master or "variance" in self.away:
+            return None
+        elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+        shards = where(self.x.zero > 0, self.x.shards, 1)
+        bytes_per_element = 8 if sharding == "internevo" else 6
+        sizes = {"elements": elements, "shards": shards, "bytes_per_element": bytes_per_element}
+        return term(zero1_step_gradient_bytes, "gradients of the step", **sizes)
 
     def head_gradient(self, stage: Stage) -> list[Term]:
         """The gradient of the head and the final norm, which is there when the backward pass comes to the layers."""
@@ -833,8 +892,11 @@ class StepMemory:
         either = loss.total + brief - fullest
         gradients = 0.0 if "gradients" in self.away else self.states(stage).parts["gradients"]
         apart = where(self.x.micro_batches == 1, gradients, 0.0) + either
-        # where the optimizer's step is the fullest moment, it takes blocks that the others have left
-        return where(fullest >= most, apart, maximum(0.0, fullest + either - most))
+        # where the optimizer's step is the fullest moment, it takes blocks that the others have left; one that makes
+        # flat blocks of all gradients finds none that are large enough
+        flat = self.job.trainer.sharding in ("deepspeed", "internevo")
+        left = fullest + either - (self.states(stage).without(self.away).total if flat else most)
+        return where(fullest >= most, apart, maximum(0.0, left))
 
 
 def _inner(layer: Layer) -> tuple[int, bool]:
