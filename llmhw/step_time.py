@@ -19,7 +19,7 @@ from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.job import Layout, TrainingJob
-from llmhw.memory import optimizer_named, precision_named
+from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
     INPUTS_ONCE_MORE,
     Collective,
@@ -33,8 +33,10 @@ from llmhw.messages import (
     tied_messages,
 )
 from llmhw.model import Layer, Tensor
+from llmhw.precision import formats_in
 from llmhw.rates import (
     BITS,
+    CAST_BYTES,
     IDEAL,
     OPERAND_BYTES,
     ROW_MULTIPLE,
@@ -248,6 +250,15 @@ class StepTimer:
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
         self.layers: dict[tuple[int, bool], _Clock] = {}
+        self.adapted, self.expanded = frozenset[str](), 0.0
+        if job.frozen:
+            # NeMo and Megatron-Bridge adapt attention alone (their recipes: linear_qkv and linear_proj)
+            targets = "attention" if job.kernels == "megatron" else "all-linear"
+            added = lora_tensors(job.model, rank=job.rank, targets=targets)
+            self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
+            bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
+            # weights in fewer bits are expanded to 16 before each product (bitsandbytes, GPTQ)
+            self.expanded = bits / 8 if bits < BITS[self.half] else 0.0
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
 
     def ledger(self) -> Ledger:
@@ -257,22 +268,33 @@ class StepTimer:
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
         """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
-        fmt = self.half if m.part == "router" else fmt
+        fmt = self.half if m.part == "router" or m.adapter else fmt
         r, c, name = self.rates, self.c, "matrix products"
         size = OPERAND_BYTES[fmt]
         sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes))
+        # rows are read along k, and the matrix, which lies as (n x k)
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes), a_row=m.k, b_row=m.k)
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
-        if not self.job.frozen:
+        if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
             turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            turned |= {"a_row": m.n, "b_row": m.k}
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
-        if BITS[fmt] < 16 and any_of(c.cast):
-            for ledger, width in ((ahead, m.k), (behind, m.n)):
-                moved = m.groups * m.m * width * c.cast
-                given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+        if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
+            moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
+            given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+            for ledger in (ahead, behind):
+                more = ledger.add(name, f"weights of {m.name} expanded", stream_seconds, c.pace, **given)
+                seconds = seconds + more if ledger is ahead else seconds
+        if BITS[fmt] < 16:
+            casts = [(ahead, m.groups * m.m * m.k), (behind, m.groups * m.m * m.n)]
+            if self.job.kernels == "torch":  # Transformer Engine rounds weights once a step
+                casts += [(ahead, m.weights / 2), (behind, m.weights / 2)]
+            for ledger, elements in casts:
+                given = {"memory_bytes": elements * CAST_BYTES[fmt] * c.cast}
+                given["bandwidth_bytes_per_second"] = r.bandwidth_bytes_per_second
                 more = ledger.add(name, f"scaling and rounding for {m.name}", stream_seconds, c.pace, **given)
                 seconds = seconds + more if ledger is ahead else seconds
         return seconds
@@ -334,6 +356,8 @@ class StepTimer:
             imbalance=job.expert_imbalance,
             ring=job.parallelism.cp_kind == "ring",
             packed=job.packed,
+            rank=job.rank,
+            adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -353,16 +377,20 @@ class StepTimer:
         self._recompute(again, products, core, scores, light, behind)
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
         self._messages(layer, again, turned.total, cores, ahead, behind)
+        # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
+        casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
+        each = sum(m.groups - 1 for m in work.matmuls if m.part == "experts") * _EXPERT_LAUNCH
+        launches = work.kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
         sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
         for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
-            given = {"kernels": launched * work.kernels, "host_seconds": c.host, "sync_seconds": sync}
+            given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
         if any_of(self.c.accumulate):
-            moved = self.c.accumulate * sum(m.weights for m in work.matmuls)
+            moved = self.c.accumulate * sum(m.weights for m in work.matmuls if m.adapter or not self.job.frozen)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
             kernels = {"kernels": 3 * len(layer.tensors), "gap": self.rates.gap_seconds}
@@ -374,7 +402,7 @@ class StepTimer:
         """What the backward pass computes a second time.
 
         Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
-        of attention and of every second product.
+        of attention and of every second product in 16 bit.
         """
         mode = "full" if again else self.job.recompute
         shares: tuple[tuple[Ledger, float], ...]
@@ -383,7 +411,8 @@ class StepTimer:
         elif mode == "selective" and self.job.attention == "eager":
             shares = ((core, 1.0), (scores, 1.0))
         elif mode == "per-op":
-            shares = ((products, 0.5), (scores, 1.0), (light, 1.0))
+            # scaled products are another operation, of which none is kept
+            shares = ((products, 1.0 if BITS[self.compute] < 16 else 0.5), (scores, 1.0), (light, 1.0))
         else:
             return
         for ledger, share_ in shares:
@@ -441,7 +470,7 @@ class StepTimer:
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
         multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
-        last = last_block(self.spec, self.x, seq_len=job.seq_len, multiple=multiple)
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -586,6 +615,8 @@ def _all(flags: Any) -> bool:
     return bool(flags.all()) if hasattr(flags, "all") else bool(flags)
 
 
+# Launching one product more of a group of them, in C++, over launching an operation of PyTorch [inferred].
+_EXPERT_LAUNCH = 0.2
 _EMPTY = Matmul(name="", part="", m=0, n=0, k=0)
 
 
