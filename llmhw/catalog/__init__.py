@@ -163,8 +163,8 @@ def _no_calibration(subject: str, kind: str, what: str) -> LLMHWError:
 def _check_constants(group: str, constants: Any) -> None:
     for name, value in check_mapping(f"calibration {group}", constants).items():
         if name in _WORDS:
-            words = check_items(f"calibration {group}.{name}", value) if name in ("architectures", "devices") else [value]
-            for word in words:
+            several = name in ("architectures", "devices")
+            for word in check_items(f"calibration {group}.{name}", value) if several else [value]:
                 check_prose(f"calibration {group}.{name}", word)
         else:
             check_choice(f"calibration {group}", name, _RANGES)
