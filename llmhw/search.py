@@ -45,7 +45,7 @@ from llmhw.margin import visible_bytes
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
 from llmhw.precision import CHECKPOINT, checkpoint_name, component_formats, formats_in, number_format, number_formats
-from llmhw.rates import half_format, training_constants
+from llmhw.rates import training_constants
 from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
@@ -839,7 +839,7 @@ def _search_serving(
     load = (input_tokens, output_tokens, concurrency)
     for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
         jobs = []
-        half = half_format(cluster.accelerator)  # formats are an axis of their own
+        half = cluster.accelerator.half_format  # formats are an axis of their own
         for pp, tp in product(space.pp, space.tp):
             try:
                 layout: dict[str, Any] = {"attention_dp": attention_dp, "ep": ep, "pp": pp, "tp": tp}

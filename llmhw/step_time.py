@@ -44,7 +44,6 @@ from llmhw.rates import (
     cautious,
     compute_seconds,
     exposed_seconds,
-    half_format,
     matmul_seconds,
     stream_seconds,
     training_constants,
@@ -245,7 +244,7 @@ class StepTimer:
     ) -> None:
         self.job, self.x, self.c, self.detail = job, layout, constants, detail
         self.spec, self.device = job.model, job.cluster.accelerator
-        self.compute, self.half = job.compute_format, half_format(self.device)
+        self.compute, self.half = job.compute_format, self.device.half_format
         self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmhw
+from llmhw import Cluster
 from llmhw.block import block
+from llmhw.hardware import usual_network
 from llmhw.job import ATTENTION, CP_KINDS, KERNELS, RECOMPUTE, Parallelism, TrainingJob
 from llmhw.memory import PRECISIONS
 from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives
@@ -26,6 +29,7 @@ from llmhw.step_time import (
     PARTS,
     StepTime,
     StepTimer,
+    network,
     straggler_share,
     time_bounds,
     time_layouts,
@@ -125,6 +129,31 @@ def test_families() -> None:
     }  # fmt: skip
     found = {name: family_of(TrainingConstants, llmhw.accelerator(name)) for name in expected}
     assert found == expected
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_every_device_of_the_catalog_trains(count: int) -> None:
+    """Or the error says which link is not known, and how to give it."""
+    spec, errors = llmhw.model("qwen2.5-0.5b"), {}
+    for device in llmhw.accelerators():
+        cluster = Cluster(device, count, inter_link=usual_network(device))
+        job = TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(dp=count, zero=3), seq_len=1024)
+        try:
+            assert time_step(job).total > 0
+        except LLMHWError as error:
+            errors[device] = str(error)
+    assert all(re.search(r"int(ra|er)_link of 8 x .* is not known; give it, as in", text) for text in errors.values())
+    assert not errors or (count == 8 and not any(a.form == "PCIe" for a in errors if a.vendor == "NVIDIA"))
+
+
+def test_what_passes_through_the_hosts_memory_is_slower() -> None:
+    """GeForce cards have no peer access; a bridge between two of them is not affected."""
+    constants = training_constants(llmhw.accelerator("rtx 4090"), trainer("torchtitan"))
+    through, direct, bridged = (
+        network(Cluster(*one), constants).inside for one in (("rtx 4090", 8), ("l40s", 8), ("rtx 3090", 2))
+    )
+    assert through == pytest.approx(constants.through_host * direct)
+    assert bridged == pytest.approx(56.25e9 * constants.inside)
 
 
 # -- bounds -----------------------------------------------------------------------------------
@@ -591,7 +620,7 @@ def test_stragglers() -> None:
             {"gpu": "A100 80GB SXM", "compute": "fp8"},
             "format='fp8' has no dense rate on A100 80GB SXM4; it has fp64, fp64_tensor, fp32, tf32, fp16, bf16, int8",
         ),
-        ({"gpu": "V100 SXM2 32GB"}, "format='bf16' has no dense rate on V100 SXM2 32GB; it has "),
+        ({"gpu": "V100 SXM2 32GB", "compute": "bf16"}, "format='bf16' has no dense rate on V100 SXM2 32GB; it has "),
     ],
 )
 def test_errors(options: dict[str, Any], message: str) -> None:
