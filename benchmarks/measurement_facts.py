@@ -27,7 +27,8 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted cluster model config device device_changes adapter_gb_per_s software kernels recipe compute "
+        "not_predicted cluster model config device device_changes adapter_gb_per_s software compiled tp_overlap "
+        "grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce packed kernels recipe compute "
         "recompute_mode interleaving cp_kind adapters_only dropout counts_recompute".split()
     ),
     "training_memory": tuple(
@@ -182,28 +183,32 @@ def trained_model(row: Row) -> Facts:
     return {}
 
 
-def software(row: Row) -> str:
-    """Which software ran, by what the source says of it: a name of `calibration.json`."""
+def software(row: Row) -> Facts:
+    """Which trainer ran, by what the source says of it, and what the run switched otherwise."""
     text = f"{row['source']} {row['notes']}".lower()
     year = row.number("year", 2025)
     sharded = row["zero_stage"].lower() in ("3", "fsdp")
     if "foundry" in text or "mosaic" in text:
-        return "fsdp-2023"
+        return {"software": "composer"}
     nvidia = any(word in text for word in ("nvidia", "nemo", "megatron", "mlperf"))
     if any(word in text for word in ("torchtitan", "torchtune", "fsdp2")) or (sharded and year > 2022 and not nvidia):
-        if "async" in row["notes"].lower():
-            return "torch-async-tp"
-        return "torch-compile" if "compile" in text else "torch"
+        together = "async" in row["notes"].lower()
+        return {
+            "software": "torchtune" if "torchtune" in text else "torchtitan",
+            "compiled": "true" if together or "compile" in text else "false",
+            "tp_overlap": "true" if together else "",
+        }
     if "bloom" in text:
-        return "megatron-deepspeed"
+        return {"software": "megatron-deepspeed"}
     if year <= 2022:
-        return "deepspeed-zero3" if sharded else "megatron-2021" if year < 2022 else "megatron-2022"
+        return {"software": "deepspeed:2021" if sharded else "megatron-lm:2021" if year < 2022 else "megatron-lm:2022"}
     if "overlap off" in text:
-        return "megatron-no-overlap"
-    if "token-drop" in text and "dropless" not in text:
-        return "megatron-token-drop"
+        return {"software": "megatron-lm", "tp_overlap": "false", "grad_overlap": "false"}
     release = _release(row)
-    return "megatron-2024" if release < 25 else "megatron-2025" if release < 26.05 else "megatron-2026"
+    return {
+        "software": "nemo:1" if release < 25 else "megatron-bridge",
+        "cuda_graph": "partial" if release >= 26.05 else "",
+    }
 
 
 def _release(row: Row) -> float:
@@ -251,10 +256,11 @@ def _reason_of_training(row: Row) -> str:
 
 def training_throughput(row: Row) -> Facts:
     text, pp = row["source"] + " " + row["notes"].lower(), row.count("pp")
-    device, running, found = device_of(row["gpu"]), software(row), trained_model(row)
+    device, switched, found = device_of(row["gpu"]), software(row), trained_model(row)
+    running = switched["software"]
     titan = "torchtitan" in row["source"]
     # a trainer with its own pipeline has its own kernels too
-    torch = running.startswith(("torch", "fsdp")) and (pp == 1 or titan)
+    torch = running in ("torchtitan", "torchtune", "composer") and (pp == 1 or titan)
     frozen = "lora" in row["model_name"].lower()
     single = "no interleaving" in row["notes"] or "SimuMax" in row["source"]
     sizes = {**row, **found, "n_params": ""}  # which some sources count in their own way
@@ -268,9 +274,9 @@ def training_throughput(row: Row) -> Facts:
         "device": device,
         "device_changes": as_json(_CAPPED if "HBM2e-500W" in row["gpu"] else {}),
         "adapter_gb_per_s": f"{adapter_of(row['interconnect'], device):.17g}",
-        "software": running,
+        **switched,
         "kernels": "torch" if torch else "megatron",
-        "recipe": "bf16-mixed" if running == "fsdp-2023" else "fp32-bf16" if torch else "bf16-mixed-fp32-grads",
+        "recipe": "bf16-mixed" if running == "composer" else "fp32-bf16" if torch else "bf16-mixed-fp32-grads",
         "compute": compute(row, device),
         "recompute_mode": recompute(row, torch=torch, frozen=frozen, experts=experts, device=device),
         "interleaving": "none" if single or (titan and "interleaved" not in text) else "",

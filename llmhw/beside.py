@@ -17,7 +17,7 @@ from llmhw.llamacpp import layers_on
 from llmhw.memory import kv_cache, lora_tensors
 from llmhw.model import Layer, ModelSpec
 from llmhw.precision import component_formats, formats_in
-from llmhw.rates import ServingConstants, constants_of
+from llmhw.rates import serving_constants
 from llmhw.units import LLMHWError, any_of, format_quantity, maximum, minimum, share
 
 
@@ -303,7 +303,7 @@ class Laden(Engine):
         if not far:
             return device, None, 0
         cpu = self.host.cpu
-        c = replace(constants_of(ServingConstants, cpu, self.software), gap=_BARRIER)
+        c = replace(serving_constants(cpu, self.software), gap=_BARRIER)
         own = {"cluster": Cluster(cpu, 1), "constants": c, "tp": 1, "pp": 1, "attention_dp": False, "ep": 1}
         return device, Engine(**plain | own | self._part(far, heads[1], cpu, c)), 2 * len(experts) + bool(whole)
 

@@ -35,10 +35,10 @@ from llmhw.rates import (
     ServingConstants,
     attention_seconds,
     compute_seconds,
-    constants_of,
     half_format,
     matmul_seconds,
     powered_peak,
+    serving_constants,
     stream_seconds,
     waiting_seconds,
 )
@@ -655,7 +655,7 @@ def engine_of(
     for name in ("tp", "pp"):
         check_count(name, layout.get(name, 1))
     link = cluster.intra_link
-    constants = constants_of(ServingConstants, cluster.accelerator, engine, calibration, link)
+    constants = serving_constants(cluster.accelerator, engine, calibration, link)
     made = Engine(spec, cluster, constants, **layout)
     if made.all_reduce == "nvls" and not made._link[2]:
         raise LLMHWError(

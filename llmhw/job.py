@@ -27,6 +27,7 @@ from llmhw.engines import (
 from llmhw.hardware import Cluster, accelerator, cluster_of
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
+from llmhw.trainers import CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -536,6 +537,19 @@ def _check_stages(p: Parallelism, layers: int) -> None:
     check_divides("pp x vpp", chunks, "layers", layers)
 
 
+def _software(name: str, value: str) -> str:
+    return trainer(check_text(name, value)).name
+
+
+@cache
+def _switched(software: str, compiled: bool | None, *switched: Any) -> Trainer:
+    found = trainer(software)
+    changes = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
+    if compiled is not None and found.elementwise != "fused":
+        changes["elementwise"] = "compiled" if compiled else "eager"
+    return replace(found, **changes)
+
+
 @documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
@@ -575,13 +589,36 @@ class TrainingJob:
     loss: str = choice(
         LOSSES,
         "plain: logits in fp32 and their gradients; fused: gradients over 16-bit logits (Unsloth); chunked: never all "
-        "logits at once (Liger, Cut Cross-Entropy).",
-        "plain",
+        "logits at once (Liger, Cut Cross-Entropy). Default: the software's.",
+        None,
     )
     attention: str = choice(
         ATTENTION, "flash is fused: no score matrix. Default: flash, or eager where plain PyTorch has no other.", None
     )
-    kernels: str = choice(KERNELS, "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022).", "torch")
+    kernels: str = choice(
+        KERNELS,
+        "Plain PyTorch, or Megatron's fused ones (Korthikanti et al. 2022); default: the software's, or torch.",
+        None,
+    )
+    software: str = asked(
+        "What trains: `llmhw.trainers`. Default: torchtitan, or megatron-bridge where kernels is megatron.",
+        None,
+        str,
+        _software,
+    )
+    compiled: bool | None = flag("PyTorch compiled layer by layer; default: as the software does.", None)
+    tp_overlap: bool | None = flag("Tensor-parallel messages beside products; default: as the software does.", None)
+    grad_overlap: bool | None = flag("Gradients reduced beside the backward pass; default: as the software does.", None)
+    gather_prefetch: bool | None = flag("Sharded weights gathered ahead; default: as the software does.", None)
+    grad_reduce: str | None = choice(
+        GRAD_REDUCE, "Format in which gradients are reduced; default: the software's, or that of precision.", None
+    )
+    cuda_graph: str | None = choice(CUDA_GRAPHS, "What is launched as a graph; default: the software's.", None)
+    dispatcher: str | None = choice(DISPATCHERS, "What takes tokens to experts; default: the software's.", None)
+    a2a_overlap: bool | None = flag("That runs beside other work; default: as the software does.", None)
+    packed: int | None = count(
+        "Tokens of a document, on average, where sequences are packed; none attends to another's.", None
+    )
     dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
@@ -591,8 +628,7 @@ class TrainingJob:
             object.__setattr__(self, "parallelism", Parallelism(dp=self.cluster.devices))
         check_object("parallelism", self.parallelism, "Parallelism")
         check_fields(self)
-        if self.attention is None or isinstance(self.attention, Assumed):
-            object.__setattr__(self, "attention", assumed(usual_attention(self.model, self.kernels)))
+        self._assume()
         p, spec = self.parallelism, self.model
         if p.devices != self.cluster.devices:
             raise LLMHWError(
@@ -615,6 +651,24 @@ class TrainingJob:
                 f"recompute_layers={self.recompute_layers} must be between 1 and the {spec.num_layers // p.pp} layers "
                 "of a stage when recompute='block'"
             )
+
+    def _assume(self) -> None:
+        """What follows from the software, which follows from the kernels where nobody says it."""
+
+        def settle(name: str, value: Callable[[], str]) -> None:
+            if getattr(self, name) is None or isinstance(getattr(self, name), Assumed):
+                object.__setattr__(self, name, assumed(value()))
+
+        known = self.software is not None and not isinstance(self.software, Assumed)
+        settle("kernels", lambda: trainer(self.software).kernels if known else "torch")
+        settle("software", lambda: "megatron-bridge" if self.kernels == "megatron" else "torchtitan")
+        settle("attention", lambda: usual_attention(self.model, self.kernels))
+        settle("loss", lambda: trainer(self.software).loss)
+
+    @property
+    def trainer(self) -> Trainer:
+        """The software, with what this job switches otherwise."""
+        return _switched(self.software, self.compiled, *(getattr(self, name) for name in SWITCHES))
 
     @property
     def batch(self) -> int:
@@ -648,7 +702,8 @@ class TrainingJob:
         for name, belongs, holds in EFFECTS:
             holder: Any = self if name in self.__slots__ else self.parallelism
             value = getattr(holder, name)
-            if value != type(holder).__dataclass_fields__[name].default and not holds(self):
+            default = type(holder).__dataclass_fields__[name].default
+            if value != default and not isinstance(value, Assumed) and not holds(self):
                 raise LLMHWError(f"{name}={value!r} has no effect here: it belongs with {belongs}; leave it out")
 
     def to_dict(self) -> dict[str, Any]:
@@ -678,6 +733,11 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
+    ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
+    ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),
+    ("a2a_overlap", "a model with experts", lambda job: _experts(job.model) > 1),
+    ("tp_overlap", "tp of at least 2", lambda job: job.parallelism.tp > 1),
+    ("gather_prefetch", "zero=3", lambda job: job.parallelism.zero == 3),
 )
 
 

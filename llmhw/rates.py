@@ -7,7 +7,7 @@ data, date and what they leave over, are in `catalog/calibration.json`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -16,6 +16,7 @@ from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import formula
 from llmhw.hardware import Accelerator, Link
+from llmhw.trainers import Trainer
 from llmhw.units import ceil_div, check_choice, maximum, minimum, where
 
 
@@ -59,8 +60,7 @@ class Constants:
     gap: float = 3e-6
     inside: float = 0.8
 
-    calibration: ClassVar[str] = ""  # where `calibration.json` has them, and what it calls the software there
-    software: ClassVar[str] = ""
+    calibration: ClassVar[str] = ""  # where `calibration.json` has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,6 @@ class TrainingConstants(Constants):
     step: float = 0.0
 
     calibration: ClassVar[str] = "training_time"
-    software: ClassVar[str] = "software"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +162,6 @@ class ServingConstants(Constants):
     running: float = 0.9
 
     calibration: ClassVar[str] = "serving_time"
-    software: ClassVar[str] = "engines"
 
 
 C = TypeVar("C", bound=Constants)
@@ -192,33 +190,52 @@ def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[s
 
 
 @checked(link=None)
-def constants_of(
-    kind: type[C],
+def serving_constants(
     device: Accelerator,
-    software: str,
+    engine: str,
     calibration: Mapping[str, Any] | None = None,
     link: Link | None = None,
-) -> C:
-    """The constants of a device and a software: what is common to all, the link's, the family's, then the software's.
+) -> ServingConstants:
+    """The constants of an engine on a device: what is common to all, the link's, the family's, then the engine's.
 
-    kind          `TrainingConstants` or `ServingConstants`
-    software      a name under `software` (serving: `engines`) in `calibration.json`
+    engine        a name under `engines` in `calibration.json`
     calibration   other constants, as `llmhw validate --fit` writes them
     link          between the devices of a node, where its kind has constants of its own
     """
-    known = calibration or read_calibration(kind.calibration)
-    check_choice("software" if kind.software == "software" else "engine", software, known[kind.software])
-    software = on_device(software, device, known[kind.software])
-    family, running = known["families"][family_of(kind, device, known)], known[kind.software][software]
-    names = {f.name for f in fields(kind)}
-    chosen: dict[str, Any] = {}
-    for group in (known["common"], known.get("links", {}).get(link_kind(link), {}), family, running):
+    known = calibration or read_calibration(ServingConstants.calibration)
+    check_choice("engine", engine, known["engines"])
+    running = known["engines"][on_device(engine, device, known["engines"])]
+    family = known["families"][family_of(ServingConstants, device, known)]
+    return _merged(ServingConstants, (known["common"], known["links"].get(link_kind(link), {}), family, running))
+
+
+@checked
+def training_constants(
+    device: Accelerator, software: Trainer, calibration: Mapping[str, Any] | None = None
+) -> TrainingConstants:
+    """The constants of a trainer on a device: what is common to all, the family's, then those of what is switched on.
+
+    software      with what a job switches otherwise: `llmhw.job.TrainingJob.trainer`
+    calibration   other constants, as `llmhw validate --fit` writes them
+    """
+    known = calibration or read_calibration(TrainingConstants.calibration)
+    family = known["families"][family_of(TrainingConstants, device, known)]
+    switched = (known["switches"].get(name, {}).get(word, {}) for name, word in software.switches)
+    return _merged(TrainingConstants, (known["common"], family, *switched))
+
+
+def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
+    """Constants of these groups, the later over the earlier; `_share`: a factor on what is known by then."""
+    names, chosen, seen = {f.name for f in fields(kind)}, dict[str, Any](), dict[str, Any]()
+    for group in groups:
+        seen |= group
         chosen |= {name: value for name, value in group.items() if name in names}
-    # the kernel for attention that this software has, or a kernel's own share of what its family reaches
-    chosen["attention"] = family.get(running.get("attention_kernel"), chosen["attention"])
-    for name, value in running.items():
-        if name.endswith("_share"):
-            chosen[name.removesuffix("_share")] *= value
+        if "attention_kernel" in group:
+            # the kernel for attention that runs, where the family has a rate of its own for it
+            chosen["attention"] = seen.get(group["attention_kernel"], chosen["attention"])
+        for name, value in group.items():
+            if name.endswith("_share"):
+                chosen[name.removesuffix("_share")] *= value
     return kind(**chosen)
 
 

@@ -45,11 +45,11 @@ from llmhw.margin import visible_bytes
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
 from llmhw.precision import CHECKPOINT, checkpoint_name, component_formats, formats_in, number_format, number_formats
-from llmhw.rates import TrainingConstants, constants_of, half_format
+from llmhw.rates import half_format, training_constants
 from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
-from llmhw.step_time import StepTimer, default_software, time_layouts
+from llmhw.step_time import StepTimer, time_layouts
 from llmhw.training import StepMemory, on_device
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, shown, where
 
@@ -274,9 +274,7 @@ class _Shape:
 class _Grid:
     """All layouts of a job on devices of one kind, in several counts."""
 
-    def __init__(
-        self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, software: str | None, price: float | None
-    ) -> None:
+    def __init__(self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, price: float | None) -> None:
         self.job, self.space, self.clusters = job, space, list(clusters)
         largest = max(clusters, key=lambda c: c.devices)
         self.limits = limits_of(job.model, largest, seq_len=job.seq_len, batch=job.batch)
@@ -291,7 +289,7 @@ class _Grid:
         self.shape = (len(clusters), *space.shape)
         self.capacity = visible_bytes(largest.accelerator)
         self.places = [_place(cluster, price) for cluster in clusters]
-        constants = constants_of(TrainingConstants, largest.accelerator, software or default_software(job))
+        constants = training_constants(largest.accelerator, job.trainer)
         base = replace(self.template(_Shape(1, 1, "1f1b", False, "none"), "none"), cluster=_single(largest))
         self.timer = _Timer(base, self.x, constants, detail="totals", cluster=largest)
         self.timer.modes = {
@@ -639,7 +637,7 @@ def search(
     best       how many layouts to return
     price      dollars of a device-hour, of all devices; default: the newest of the catalog
     how        values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space` and `ServingSpace`.
-               Default: every value that can be valid. Of training, `software` as in `llmhw.train`; of serving,
+               Default: every value that can be valid. Of serving,
                `input_tokens`, `output_tokens`, `concurrency`, `slo_ttft`, `slo_tpot` as in `llmhw.serve`
 
     Time and memory are those of `llmhw.train` and `llmhw.training_memory`, or of `llmhw.serve`: the same formulas on
@@ -691,11 +689,10 @@ def _search_training(
     job: TrainingJob,
     places: list[Cluster],
     price: float | None,
-    software: str | None = None,
     **space: Any,
 ) -> None:
     for group in _alike(places):
-        for grid in _grids(job, group, space, software, price):
+        for grid in _grids(job, group, space, price):
             for shape in grid.structures(tally.refused):
                 x = grid.numbers(shape)
                 valid = grid.valid(x, tally.refused)
@@ -714,9 +711,7 @@ def _alike(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
     yield from groups.values()
 
 
-def _grids(
-    job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], software: str | None, price: float | None
-) -> Iterator[_Grid]:
+def _grids(job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], price: float | None) -> Iterator[_Grid]:
     """Grids that are small enough to be evaluated at once."""
     space = Space.of(job, [c.devices for c in clusters], given)
     points = int(np.prod(space.shape))
@@ -726,7 +721,7 @@ def _grids(
     for first in range(0, len(clusters), together):
         for start in range(0, len(space.ep), size):
             piece = replace(space, ep=space.ep[start : start + size])
-            yield _Grid(job, clusters[first : first + together], piece, software, price)
+            yield _Grid(job, clusters[first : first + together], piece, price)
 
 
 # -- serving ----------------------------------------------------------------------------------

@@ -40,12 +40,12 @@ from llmhw.rates import (
     TrainingConstants,
     cautious,
     compute_seconds,
-    constants_of,
     exposed_seconds,
     family_of,
     half_format,
     matmul_seconds,
     stream_seconds,
+    training_constants,
     training_rates,
     waiting_seconds,
 )
@@ -70,22 +70,6 @@ PARTS = (
     "stragglers",
     "fixed",
 )
-
-
-def softwares() -> dict[str, str]:
-    """What software there are constants for, with what is meant by each.
-
-    >>> "torch-compile" in softwares()
-    True
-    """
-    known = read_calibration("training_time")["software"]
-    return {name: str(values.get("meaning", "")) for name, values in known.items()}
-
-
-@checked
-def default_software(job: TrainingJob) -> str:
-    """The newest software with the job's kernels."""
-    return "torch-compile" if job.kernels == "torch" else "megatron-2026"
 
 
 @checked
@@ -623,12 +607,9 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
 
 
 @checked
-def time_step(
-    job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
-) -> StepTime:
+def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None) -> StepTime:
     """Seconds of one optimizer step.
 
-    software      what runs it, see `llmhw.rates.constants_of`; default: the newest with the job's kernels
     calibration   other constants than those of `calibration.json`
 
     >>> from llmhw import Cluster, model
@@ -640,7 +621,7 @@ def time_step(
     True
     """
     known = calibration or read_calibration("training_time")
-    constants = constants_of(TrainingConstants, job.cluster.accelerator, software or default_software(job), known)
+    constants = training_constants(job.cluster.accelerator, job.trainer, known)
     interval = known["interval"].get(class_of(job, known))
     return _timed(job, constants, interval and (float(interval[0]), float(interval[1])))
 
@@ -667,14 +648,14 @@ def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> 
 
 @checked
 def time_bounds(
-    job: TrainingJob, software: str | None = None, *, calibration: Mapping[str, Any] | None = None
+    job: TrainingJob, *, calibration: Mapping[str, Any] | None = None
 ) -> dict[str, tuple[float, float, float]]:
     """For each part of a step: the least it can take, the estimate, and the most it should take, in seconds.
 
     The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
     be hidden hidden; the most is under `cautious` constants.
     """
-    constants = constants_of(TrainingConstants, job.cluster.accelerator, software or default_software(job), calibration)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
     least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts

@@ -39,7 +39,7 @@ from llmhw.precision import formats_in
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
-from llmhw.step_time import PARTS, StepTime, class_of, default_software, time_bounds, time_step
+from llmhw.step_time import PARTS, StepTime, class_of, time_bounds, time_step
 from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
 
 
@@ -944,13 +944,12 @@ WORK = ("matrix products", "attention", "elementwise", "recompute", "optimizer")
 class TrainingEstimate(Report):
     """A training job: its step, its memory, and the run it belongs to.
 
-    job, software   what was asked, and what runs it
+    job     what was asked
     time            seconds of the step by part, with the interval
     run             tokens, days, device-hours, dollars, energy and goodput: see `llmhw.cost.TrainingRun`
     """
 
     job: TrainingJob
-    software: str
     time: StepTime
     run: TrainingRun
     calibration: Mapping[str, Any] | None = field(default=None, compare=False)
@@ -963,7 +962,7 @@ class TrainingEstimate(Report):
     @property
     def setting(self) -> str:
         """The devices, the network between them, the software."""
-        return f"{self.job.cluster}; software {self.software}"
+        return f"{self.job.cluster}; software {self.job.software}"
 
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all) of the step's time, of the memory, or one of the named quantities."""
@@ -1091,7 +1090,7 @@ class TrainingEstimate(Report):
             between = usual_network(c.accelerator)
             job = replace(job, cluster=Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, between))
         try:
-            return time_step(job, self.software, calibration=self.calibration).total
+            return time_step(job, calibration=self.calibration).total
         except LLMHWError:
             return None
 
@@ -1116,7 +1115,7 @@ class TrainingEstimate(Report):
     @cached_property
     def bounds(self) -> dict[str, tuple[float, float, float]]:
         """For each part of the step: least, estimate and most seconds. See `llmhw.step_time.time_bounds`."""
-        return time_bounds(self.job, self.software, calibration=self.calibration)
+        return time_bounds(self.job, calibration=self.calibration)
 
     @property
     def title(self) -> str:
@@ -1131,7 +1130,7 @@ class TrainingEstimate(Report):
             "device": self.job.cluster.accelerator.name,
             "devices": self.job.cluster.devices,
             **_asked(self.job),
-            "software": self.software,
+            "software": self.job.software,
             "verdict": self.verdict,
             "fits": held.fits,
             "warnings": self.warnings(),
@@ -1190,7 +1189,7 @@ class TrainingEstimate(Report):
             "device": job.cluster.accelerator.name,
             "devices": job.cluster.devices,
             **_asked(job),
-            "software": self.software,
+            "software": self.job.software,
             "fits": held.fits,
             "step_seconds": self.step_seconds,
             "step_seconds_low": low,
@@ -1267,7 +1266,6 @@ def train(
     job: TrainingJob,
     *,
     tokens: float | None = None,
-    software: str | None = None,
     calibration: Mapping[str, Any] | None = None,
     **run: Any,
 ) -> TrainingEstimate:
@@ -1275,7 +1273,6 @@ def train(
 
     tokens        of the run; default: 20 for each parameter (Hoffmann et al. 2022), or 100 million where only adapters
                   are trained; it is listed with what else was assumed
-    software      what runs it, one of `llmhw.step_time.softwares()`; default: the newest with the job's kernels
     calibration   constants of one's own cluster, as `llmhw validate --fit` writes them
     run           prices, failures and power: the arguments of `llmhw.cost.training_run`
 
@@ -1295,8 +1292,7 @@ def train(
     job.check_effects()
     if calibration is not None:
         check_calibration("training_time", "training-throughput", calibration)
-    running = software or default_software(job)
-    time = time_step(job, running, calibration=calibration)
+    time = time_step(job, calibration=calibration)
     per_step = job.batch * job.seq_len
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
@@ -1314,4 +1310,4 @@ def train(
     )
     if tokens is None:
         whole = replace(whole, defaults=(usual, *whole.defaults))
-    return TrainingEstimate(job, running, time, whole, calibration)
+    return TrainingEstimate(job, time, whole, calibration)

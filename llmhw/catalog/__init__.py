@@ -114,7 +114,7 @@ _RANGES = {
         _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
             between_meet sends""",
         _FACTOR: """scores reread overlap tiled uneven fill passes ramp cast accumulate contention jitter skew expand
-            gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed""",
+            gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed ep_exposed_share""",
     }.items()
     for name in names.split()
 }
@@ -128,7 +128,7 @@ def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -
     kind      of `llmhw validate`, whose --fit writes such constants
     """
     known = read_calibration(subject)
-    needed = [name for name in ("common", "links", "families", "software", "engines", "interval") if name in known]
+    needed = [name for name in ("common", "links", "families", "switches", "engines", "interval") if name in known]
     given = check_mapping("calibration", calibration)
     missing = [name for name in needed if not isinstance(given.get(name), Mapping)]
     if missing:
@@ -137,7 +137,11 @@ def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -
     groups = [name for name in needed if name not in ("common", "interval")]
     for group in groups:
         for name, constants in given[group].items():
-            _check_constants(f"{group}.{name}", constants)
+            if group == "switches":
+                for word, values in check_mapping(f"calibration {group}.{name}", constants).items():
+                    _check_constants(f"{group}.{name}.{word}", values)
+            else:
+                _check_constants(f"{group}.{name}", constants)
     always = set(known["common"]).union(set.intersection(*(set(family) for family in known["families"].values())))
     for name, family in {"other": {}, **given["families"]}.items():
         lacking = sorted(always.difference(given["common"], family, _WORDS))

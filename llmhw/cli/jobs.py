@@ -21,7 +21,6 @@ from llmhw.cli.options import (
     MODE,
     MODEL,
     REAL,
-    SOFTWARE,
     STEP,
     WHOLE,
     Option,
@@ -126,14 +125,14 @@ def _memory(options: dict[str, Any]) -> Report:
 
 def _train(options: dict[str, Any]) -> Report:
     run = taken(RunOptions, options)
-    constants, tokens, software = (options.pop(name) for name in ("calibration", "tokens", "software"))
+    constants, tokens = (options.pop(name) for name in ("calibration", "tokens"))
     job = _training_job(options)
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
         raise llmhw.LLMHWError(
             f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
             "has; give --network, as in --network 'InfiniBand NDR 4x'"
         )
-    return llmhw.train(job, tokens=tokens, software=software, calibration=_constants(constants), **run)
+    return llmhw.train(job, tokens=tokens, calibration=_constants(constants), **run)
 
 
 _TRAINING = [*cluster_options(), *field_options(Parallelism), *field_options(TrainingJob)]
@@ -166,7 +165,6 @@ TRAIN = Command(
     [
         model_argument(),
         *_TRAINING,
-        Option(["--software"], type=SOFTWARE, group=ENGINE, help="What runs it; default: by --kernels."),
         _calibration(),
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *field_options(RunOptions),

@@ -151,7 +151,7 @@ GPU = Names("gpu", lambda: [*(a.name for a in llmhw.accelerators()), "all", "aut
 FORMAT = Names("format", lambda: ["checkpoint", *llmhw.number_formats()])
 LINK = Names("link", lambda: [link.name for link in llmhw.links()])
 MODE = Choices("mode", lambda: import_module("llmhw.simulation").MODES)
-SOFTWARE = Choices("software", lambda: import_module("llmhw.step_time").softwares())
+SOFTWARE = Choices("software", lambda: import_module("llmhw.trainers").trainer_names())
 KIND = Choices("kind", lambda: import_module("llmhw.validation").KINDS)
 FORMULA = Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
 WHOLE, REAL, COUNT, LENGTHS = Whole(), Real(), Count(), Lengths()
@@ -254,7 +254,8 @@ _GROUP_OF = {
     LENGTH: "micro_batch global_batch seq_len max_model_len n_ctx max_sequences max_batched_tokens n_batch "
     "prefix_tokens prefix_hit page_size",
     FORMATS: "precision compute weights kv kv_v optimizer",
-    ENGINE: "engine kernels attention software lora_adapters lora_rank lora_targets",
+    ENGINE: "engine kernels attention software compiled tp_overlap grad_overlap gather_prefetch grad_reduce cuda_graph "
+    "dispatcher a2a_overlap lora_adapters lora_rank lora_targets",
 }
 _GROUPED = {name: group for group, names in _GROUP_OF.items() for name in names.split()}
 _SHORT = {
@@ -279,6 +280,7 @@ _KIND: dict[Any, Any] = {int: WHOLE, float: REAL, str: click.STRING}
 _TYPES: dict[str, Any] = {
     "precision": Choices("precision", lambda: PRECISIONS),
     "optimizer": Choices("optimizer", lambda: OPTIMIZERS),
+    "software": SOFTWARE,
     "weights": FORMAT,
     "kv": FORMAT,
     "kv_v": FORMAT,

@@ -204,7 +204,14 @@ COLUMNS: dict[str, Column] = {
     ),
     "flash_attention": _flag("attention without its matrix of scores", "flash_attn use_flash_attn"),
     "kernels": _choice("whose kernels", "megatron torch"),
-    "software": _text("version of the software, as `calibration.json` has it"),
+    "software": _text("trainer, as `llmhw.trainers` has it, or version of an engine"),
+    "tp_overlap": _flag("tensor-parallel messages run beside products"),
+    "grad_overlap": _flag("gradients are reduced beside the backward pass"),
+    "cuda_graph": _choice("what is launched as a graph", "none partial full"),
+    "dispatcher": _choice("what takes tokens to experts", "alltoall allgather deepep hybridep"),
+    "a2a_overlap": _flag("that runs beside other work"),
+    "grad_reduce": _choice("format in which gradients are reduced", "fp32 bf16"),
+    "packed": _count("of a document, on average, in packed sequences", "tokens"),
     "adapters_only": _flag("only adapters are trained"),
     "dropout": _flag("dropout is on"),
     "counts_recompute": _flag("measured FLOPs count what is computed again"),
@@ -337,7 +344,8 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-throughput": _columns(
         "model_name gpu n_gpus seq_len global_batch measured_kind measured_value tp pp vpp cp ep zero_stage "
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
-        "recompute_mode interleaving cp_kind adapters_only dropout counts_recompute adapter_gb_per_s model config",
+        "compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce packed recompute_mode "
+        "interleaving cp_kind adapters_only dropout counts_recompute adapter_gb_per_s model config",
         _SIZES,
         _DEVICE,
     ),

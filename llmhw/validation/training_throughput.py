@@ -12,7 +12,7 @@ from llmhw.hardware import Cluster, Link
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.names import split_format
 from llmhw.rates import TrainingConstants, family_of
-from llmhw.step_time import class_of, default_software, time_step
+from llmhw.step_time import class_of, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
 from llmhw.validation.statistics import Prediction, scaled
@@ -40,9 +40,14 @@ def _kernels(row: Row) -> str:
     return row["kernels"] or ("torch" if row["zero_stage"].lower() in ("3", "fsdp") else "megatron")
 
 
-def software(row: Row) -> str | None:
-    """Which software ran: a name of `calibration.json`, or None for the newest with the row's kernels."""
-    return row["software"] or None
+# What a run switched otherwise than its software does, by column; see `llmhw.trainers`.
+_FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
+_WORDS = ("software", "cuda_graph", "dispatcher", "grad_reduce")
+
+
+def _switched(row: Row) -> dict[str, Any]:
+    found: dict[str, Any] = {name: row.flag(name) for name in _FLAGS} | {name: row[name] or None for name in _WORDS}
+    return found | {"packed": row.count("packed", 0, least=0) or None}
 
 
 def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> TrainingJob:
@@ -58,7 +63,7 @@ def job_of(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Trainin
     candidates = list(_candidates(row, cluster))
     chosen = candidates[0]
     if len(candidates) > 1:
-        candidates.sort(key=lambda job: time_step(job, software(row), calibration=calibration).total)
+        candidates.sort(key=lambda job: time_step(job, calibration=calibration).total)
         chosen = next((job for job in candidates if memory(job).fits), candidates[0])
     return chosen if _recompute(row) != "as needed" or memory(chosen).fits else replace(chosen, recompute="full")
 
@@ -89,7 +94,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
     dp = cluster.devices // inside
     stage, kernels, recompute = row["zero_stage"].lower(), _kernels(row), _recompute(row)
     recipe = "fp32-bf16" if kernels == "torch" else "bf16-mixed-fp32-grads"
-    batch = row.count("global_batch", None)
+    batch, switched = row.count("global_batch", None), _switched(row)
     stated = row["vpp"] or pp == 1
     closed = stated or row["interleaving"] == "none"
     chunks = [row.count("vpp") if pp > 1 else 1] if closed else range(1, -(-(spec.num_layers + 2) // pp) + 1)
@@ -126,6 +131,7 @@ def _candidates(row: Row, cluster: Cluster) -> Iterator[TrainingJob]:
                     kernels=kernels,
                     frozen=bool(row.flag("adapters_only")),
                     dropout=bool(row.flag("dropout")),
+                    **switched,
                 )
                 made += 1
             except LLMHWError as error:
@@ -161,7 +167,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: Trai
         raise row.error("measured_kind", f"one of {', '.join(_KINDS)}")
     measured = row.positive("measured_value", None)
     job = job or job_of(row, calibration=calibration)
-    found = time_step(job, software(row), calibration=calibration)
+    found = time_step(job, calibration=calibration)
     seconds, tokens = found.total, job.batch * job.seq_len
     hardware = kind == "hfu" or (job.recompute == "full" and bool(row.flag("counts_recompute")))
     unit = {"step_time_s": "seconds", "tokens_per_s_per_gpu": "tokens/s", "tflops_per_gpu": "FLOP/s"}.get(kind, "MFU")
@@ -198,8 +204,8 @@ def again(row: Row, calibration: Mapping[str, Any]) -> Callable[..., Prediction]
 
 def groups_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
     """The groups of constants that time this row."""
-    running = software(row) or default_software(job_of(row, calibration=calibration))
-    return "common", f"families.{family_of(TrainingConstants, row.device(), calibration)}", f"software.{running}"
+    switched = (f"switches.{name}.{word}" for name, word in job_of(row, calibration=calibration).trainer.switches)
+    return "common", f"families.{family_of(TrainingConstants, row.device(), calibration)}", *switched
 
 
 _KEY = (
@@ -209,8 +215,5 @@ _KEY = (
 
 
 def configuration(row: Row) -> tuple[str, ...]:
-    """What was run: rows in which it is the same are one group."""
-    running = software(row) or ""
-    # releases of one software measure one configuration again; what is switched on in it makes another
-    era = "" if running.startswith("megatron-20") else running
-    return (*(row[name] for name in _KEY), era)
+    """What was run: rows in which it is the same are one group, as releases measure one configuration again."""
+    return (*(row[name] for name in _KEY), *(row[name] for name in (*_FLAGS, *_WORDS, "packed", "compute")))

@@ -125,7 +125,7 @@ _PHRASES: dict[str, list[str]] = {
         *_CLUSTER,
         *_TRAINING,
         *_RUN,
-        "--software torch|torch-compile|megatron-2024|fsdp-2023|megatron-no-overlap",
+        "--software torchtitan|torchtune|megatron-lm|composer|nanotron",
         _CALIBRATION,
     ],
     "serve": [*_CLUSTER, *_SERVING, *_SERVE, _CALIBRATION],

@@ -190,7 +190,7 @@ USED = [
     (subject, path)
     for subject in GIVEN
     for path in leaves(read_calibration(subject))
-    if path and path[0] in ("common", "families", "software", "engines", "interval")
+    if path and path[0] in ("common", "families", "switches", "engines", "interval")
 ]
 
 

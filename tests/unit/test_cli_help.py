@@ -166,7 +166,7 @@ def completed(line: str) -> list[str]:
         ("llmhw train gpt2 --offload opt", "optimizer"),
         ("llmhw train gpt2 --attention f", "flash"),
         ("llmhw train gpt2 --optimizer adamw-8", "adamw-8bit"),
-        ("llmhw train gpt2 --software torch", "torch-compile"),
+        ("llmhw train gpt2 --software torcht", "torchtitan"),
         ("llmhw serve gpt2 --engine v", "vllm"),
         ("llmhw simulate gpt2 --mode c", "continuous"),
         ("llmhw validate --kind training-", "training-memory"),

@@ -16,7 +16,7 @@ from llmhw.catalog import read_measurements
 from llmhw.engine import PARTS, Engine, Formats, bound, engine_of, experts_touched, formats_of, unit_cycles
 from llmhw.messages import all_reduce_wire_bytes
 from llmhw.precision import NumberFormat, component_formats, number_format
-from llmhw.rates import BOUND, ServingConstants, constants_of
+from llmhw.rates import BOUND, serving_constants
 from llmhw.service import engine_for, serve
 from llmhw.units import LLMHWError
 
@@ -157,7 +157,7 @@ LOADS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("name", ["llama-3-8b", "mixtral-8x7b", "deepseek-v3.2", "qwen3-next-80b-a3b", "llama-4-scout"])
 def test_many_layouts_and_formats_at_once(name: str) -> None:
     spec, cluster = llmhw.model(name), llmhw.Cluster("h100", 8)
-    constants = constants_of(ServingConstants, cluster.accelerator, "tensorrt-llm-2025")
+    constants = serving_constants(cluster.accelerator, "tensorrt-llm-2025")
     names, ranks = ("bf16", "fp8", "int4-gptq"), (1, 2, 4, 8)
 
     def column(stored: list[NumberFormat]) -> Formats:

@@ -120,7 +120,7 @@ def _calls() -> Iterator[Call]:
     asked = {"spec": "gpt2", "device": "h100", "batch": 2, "seq_len": 64, "formats": ["bf16"], "rank": 8}
     yield Call("llmhw.fit", asked | {"utilization": 0.9})
     yield Call("llmhw.training_memory", training)
-    yield Call("llmhw.train", training | {"tokens": 1e9, "software": "torch", "price": 2.5, "pue": 1.2})
+    yield Call("llmhw.train", training | {"tokens": 1e9, "price": 2.5, "pue": 1.2})
     served = {"concurrency": 2, "slo_ttft": 0.5, "slo_tpot": 0.1}
     yield Call("llmhw.serve", serving | lengths | served | {"price": 2.5})
     yield Call("llmhw.serve", serving | lengths | {"rate": 2.0, "draft": "distilgpt2", "draft_tokens": 2})
@@ -131,9 +131,8 @@ def _calls() -> Iterator[Call]:
     yield Call("llmhw.catalog.read_table", {"name": "links"})
     yield Call("llmhw.catalog.read_measurements", {"name": "training_runs"})
     yield Call("llmhw.catalog.read_calibration", {"subject": "training_time"})
-    yield Call("llmhw.step_time.time_step", training | {"software": "torch"})
-    yield Call("llmhw.step_time.time_bounds", training | {"software": "torch"})
-    yield Call("llmhw.step_time.default_software", training)
+    yield Call("llmhw.step_time.time_step", training)
+    yield Call("llmhw.step_time.time_bounds", training)
     yield Call("llmhw.messages.collectives", {"job": _piped(), "place": 1})
     yield Call("llmhw.messages.collectives", {"job": _piped(), "pp_rank": 1, "bucket_cap_mb": 25.0})
     yield Call("llmhw.messages.group_ranks", {**layout, "place": 1, "axis": "dp"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,13 +19,14 @@ from llmhw.rates import (
     Rates,
     TrainingConstants,
     cautious,
-    constants_of,
     family_of,
     matmul_bytes,
     matmul_seconds,
     tiled_flops,
+    training_constants,
     training_rates,
 )
+from llmhw.trainers import trainer, trainer_names
 
 # An H100 that reaches its datasheet.
 PEAK, BANDWIDTH = 989.4e12, 3.35e12
@@ -112,12 +114,15 @@ def test_bytes_of_operands() -> None:
 KNOWN = read_calibration("training_time")
 
 
-@pytest.mark.parametrize("software", KNOWN["software"])
+@pytest.mark.parametrize("software", trainer_names())
 @pytest.mark.parametrize("device", ["a100 80gb sxm", "h100", "b200", "rtx 4090"])
 def test_a_more_special_constant_wins(device: str, software: str) -> None:
     """What holds for all, then for the family of devices, then for the software, which may scale what was found."""
-    found = constants_of(TrainingConstants, accelerator(device), software)
-    running, family = KNOWN["software"][software], KNOWN["families"][family_of(TrainingConstants, accelerator(device))]
+    found = training_constants(accelerator(device), trainer(software))
+    running: dict[str, Any] = {}
+    for name, word in trainer(software).switches:
+        running |= KNOWN["switches"].get(name, {}).get(word, {})
+    family = KNOWN["families"][family_of(TrainingConstants, accelerator(device))]
     for f in fields(TrainingConstants):
         told = next((group[f.name] for group in (running, family, KNOWN["common"]) if f.name in group), f.default)
         if f.name == "attention":
@@ -130,8 +135,8 @@ def test_nothing_that_was_measured_is_better_than_ideal() -> None:
     shares = ("matmul", "matmul8", "matmul4", "attention", "state", "bandwidth", "inside", "between", "unaligned")
     lost = ("fill", "gap", "ramp", "cast", "host", "inside_latency", "between_latency", "contention", "jitter")
     hidden = ("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed", "gather_exposed")
-    for software in KNOWN["software"]:
-        found = constants_of(TrainingConstants, accelerator("h100"), software)
+    for software in trainer_names():
+        found = training_constants(accelerator("h100"), trainer(software))
         careful = cautious(found)
         for name in shares:
             assert getattr(careful, name) <= getattr(found, name) <= getattr(PERFECT, name), name

@@ -74,7 +74,7 @@ def test_arrays_give_the_single_answer(name: str, options: dict[str, Any], cp_ki
     draw, wanted = random.Random(f"{name} {options}"), SAMPLES // (2 * len(CASES))
     with np.errstate(all="ignore"):
         space = Space.of(asked, [8, 64], SPACE)
-        grid = _Grid(asked, [cluster(8), cluster(64)], space, None, None)
+        grid = _Grid(asked, [cluster(8), cluster(64)], space, None)
         shapes = list(grid.structures(search_counter := _counter()))
         checked = 0
         for shape in draw.sample(shapes, min(len(shapes), 12)):

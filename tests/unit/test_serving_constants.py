@@ -8,7 +8,7 @@ import pytest
 
 from llmhw import accelerator
 from llmhw.catalog import read_calibration
-from llmhw.rates import BOUND, ServingConstants, constants_of
+from llmhw.rates import BOUND, ServingConstants, serving_constants
 
 KNOWN = read_calibration("serving_time")
 
@@ -16,7 +16,7 @@ KNOWN = read_calibration("serving_time")
 @pytest.mark.parametrize("engine", KNOWN["engines"])
 def test_a_more_special_constant_wins(engine: str) -> None:
     device = accelerator("h100")
-    found = constants_of(ServingConstants, device, engine, link=device.scale_up_link)
+    found = serving_constants(device, engine, link=device.scale_up_link)
     running, family = KNOWN["engines"][engine], KNOWN["families"]["hopper"]
     for f in fields(ServingConstants):
         groups = running, family, KNOWN["links"]["nvlink"], KNOWN["common"]
@@ -28,7 +28,7 @@ def test_a_more_special_constant_wins(engine: str) -> None:
 
 
 def test_links_without_data_have_constants_of_their_own() -> None:
-    assert constants_of(ServingConstants, accelerator("h100"), "litgpt").inside == KNOWN["links"]["other"]["inside"]
+    assert serving_constants(accelerator("h100"), "litgpt").inside == KNOWN["links"]["other"]["inside"]
 
 
 def test_at_the_bound_nothing_is_lost() -> None:
@@ -37,7 +37,7 @@ def test_at_the_bound_nothing_is_lost() -> None:
     lost = ("fill", "passes", "gap", "launch", "expand", "host", "each", "meet", "skew")
     for engine in KNOWN["engines"]:
         for device in ("a100 80gb sxm", "h100", "b200", "rtx 4090", "mi300x"):
-            found = constants_of(ServingConstants, accelerator(device), engine)
+            found = serving_constants(accelerator(device), engine)
             for name in shares:
                 assert getattr(found, name) <= getattr(BOUND, name), name
             for name in lost:

@@ -19,20 +19,19 @@ from llmhw.job import ATTENTION, CP_KINDS, KERNELS, RECOMPUTE, Parallelism, Trai
 from llmhw.memory import PRECISIONS
 from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives
 from llmhw.model import ModelSpec
-from llmhw.rates import IDEAL, TrainingConstants, cautious, constants_of, family_of
+from llmhw.rates import IDEAL, TrainingConstants, cautious, family_of, training_constants
 from llmhw.sharding import Stage, stages_of
 from llmhw.step_time import (
     PARTS,
     StepTime,
     StepTimer,
     class_of,
-    default_software,
-    softwares,
     straggler_share,
     time_bounds,
     time_layouts,
     time_step,
 )
+from llmhw.trainers import trainer, trainer_names
 from llmhw.units import LLMHWError
 
 COMPUTED = ("matrix products", "attention", "elementwise")
@@ -54,7 +53,7 @@ def under(constants: TrainingConstants) -> dict[str, Any]:
     return {
         "common": {name: getattr(constants, name) for name in names},
         "families": {"other": {"attention": constants.attention}},
-        "software": {name: {} for name in softwares()},
+        "switches": {},
         "interval": {"other": [1.0, 1.0]},
     }
 
@@ -100,7 +99,7 @@ def test_a_step_is_the_sum_of_its_formulas(options: dict[str, Any]) -> None:
     assert tuple(found.parts) == PARTS
     for part in found.estimate:
         assert part.value == pytest.approx(found.parts[part.name], rel=1e-12, abs=1e-18)
-    own = constants_of(TrainingConstants, asked.cluster.accelerator, default_software(asked))
+    own = training_constants(asked.cluster.accelerator, asked.trainer)
     assert time_layouts(StepTimer(asked, asked.layout, own, detail="totals"))[1].total == pytest.approx(found.total)
     assert len(found.stages) == asked.parallelism.pp
     assert found.stages[found.slowest] == max(found.stages)
@@ -146,7 +145,7 @@ layouts = st.fixed_dictionaries(
 def test_no_estimate_is_faster_than_the_hardware_or_slower_than_cautious(options: dict[str, Any]) -> None:
     """`time_bounds` keeps each part within its bounds; here the bounds themselves are compared, part by part."""
     asked = job(**options, global_batch=32)
-    own = constants_of(TrainingConstants, asked.cluster.accelerator, default_software(asked))
+    own = training_constants(asked.cluster.accelerator, asked.trainer)
     # a compiler fuses more passes than `llmhw.block` counts
     ideal = replace(IDEAL, passes=min(1.0, own.passes))
     least, found, most = timed(asked, ideal), time_step(asked), timed(asked, cautious(own))
@@ -572,7 +571,7 @@ def test_stragglers() -> None:
     assert straggler_share(nodes=100, jitter=1.0) == pytest.approx(3.035, abs=0.001)
     found = time_step(job(dp=64)).parts
     others = sum(seconds for name, seconds in found.items() if name not in ("stragglers", "fixed"))
-    own = constants_of(TrainingConstants, llmhw.accelerator("h100"), "torch-compile")
+    own = training_constants(llmhw.accelerator("h100"), trainer("torchtitan"))
     assert found["stragglers"] == pytest.approx(straggler_share(nodes=8, jitter=own.jitter) * others)
 
 
@@ -580,20 +579,19 @@ def test_stragglers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "software", "message"),
+    ("options", "message"),
     [
-        ({}, "megatron-2027", "software='megatron-2027' is not known; did you mean megatron-2021, "),
+        ({"software": "megatron-lm:2027"}, "software='megatron-lm:2027' is not known; did you mean megatron-lm:2021, "),
         (
             {"gpu": "A100 80GB SXM", "compute": "fp8"},
-            None,
             "format='fp8' has no dense rate on A100 80GB SXM4; it has fp64, fp64_tensor, fp32, tf32, fp16, bf16, int8",
         ),
-        ({"gpu": "V100 SXM2 32GB"}, None, "format='bf16' has no dense rate on V100 SXM2 32GB; it has "),
+        ({"gpu": "V100 SXM2 32GB"}, "format='bf16' has no dense rate on V100 SXM2 32GB; it has "),
     ],
 )
-def test_errors(options: dict[str, Any], software: str | None, message: str) -> None:
+def test_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(LLMHWError) as raised:
-        time_step(job(**options), software)
+        time_step(job(**options))
     assert str(raised.value).startswith(message)
 
 
@@ -607,6 +605,6 @@ def test_a_network_that_is_needed_and_not_given() -> None:
 
 
 def test_every_software_times_a_step() -> None:
-    times = {name: time_step(job(dp=8, zero=1), name).total for name in softwares()}
+    times = {name: time_step(job(dp=8, zero=1, software=name)).total for name in trainer_names()}
     assert min(times.values()) > 0
     assert max(times.values()) < 4 * min(times.values())

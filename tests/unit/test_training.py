@@ -444,14 +444,14 @@ def test_constants_of_ones_own() -> None:
     assert worse.time.parts["elementwise"] > 1.5 * found.time.parts["elementwise"]
     assert worse.bounds["elementwise"][1] == worse.time.parts["elementwise"]
     for wrong in ({}, read_calibration("training_memory")):
-        with pytest.raises(LLMHWError, match="calibration has no common, families, software, interval, so it is not"):
+        with pytest.raises(LLMHWError, match="calibration has no common, families, switches, interval, so it is not"):
             estimate(run={"calibration": wrong})
 
 
 def test_software_is_that_of_the_kernels_unless_it_is_named() -> None:
-    assert estimate().software == "torch-compile"
-    assert estimate(kernels="megatron").software == "megatron-2026"
-    eager, compiled = estimate(run={"software": "torch"}), estimate(run={"software": "torch-compile"})
+    assert estimate().job.software == "torchtitan"
+    assert estimate(kernels="megatron").job.software == "megatron-bridge"
+    eager, compiled = estimate(software="torchtune"), estimate(software="torchtitan")
     assert eager.step_seconds > compiled.step_seconds
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmhw.catalog import read_calibration, read_measurements
 from llmhw.hardware import accelerator
-from llmhw.rates import ServingConstants, constants_of
+from llmhw.rates import serving_constants
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound, assumed, software_of
@@ -152,7 +152,7 @@ def test_constants_stay_within_what_they_mean() -> None:
     known = read_calibration("serving_time")
     for device in ("A100 80GB SXM4", "H100 SXM5 80GB", "B200", "RTX 4090"):
         for engine in known["engines"]:
-            found = constants_of(ServingConstants, accelerator(device), engine)
+            found = serving_constants(accelerator(device), engine)
             for name in ("matmul", "matmul8", "matmul4", "weight_only", "bandwidth", "cache", "inside", "running"):
                 assert 0 < getattr(found, name) <= 1, (device, engine, name)
             assert 0 < found.attention <= 1, (device, engine)

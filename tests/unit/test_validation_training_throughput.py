@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from llmhw.catalog import read_calibration, read_measurements
-from llmhw.rates import TrainingConstants, constants_of
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.regression import fit_calibration, robust_fit
@@ -215,13 +214,6 @@ def test_a_fit_to_a_slower_cluster_slows_it_down() -> None:
 def test_nothing_to_fit_is_an_error() -> None:
     with pytest.raises(LLMHWError, match="no row that can be predicted"):
         fit(table({"tp": ""}), "training-throughput")
-
-
-def test_an_unknown_software_is_refused() -> None:
-    from llmhw import accelerator
-
-    with pytest.raises(LLMHWError, match="software='megatron-2019' is not known; did you mean megatron-2021"):
-        constants_of(TrainingConstants, accelerator("h100"), "megatron-2019")
 
 
 def test_outliers_do_not_pull_a_robust_fit_far() -> None:
