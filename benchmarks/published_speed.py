@@ -1,16 +1,15 @@
 """Published speed of training and of inference beside predictions, and with whole sources left out.
 
 `python benchmarks/published_speed.py training-throughput` (or `serving`) fits the constants again from their priors,
-then once without the sources of each cluster, judges each on what it has not seen, and prints what is in
-`calibration.json`. With `--write` it puts the constants, the errors and the intervals there. About eight minutes for
-training, three for serving, where families of devices, engines, layouts and kinds of models are left out in turn, too.
+then once without each source, family of devices, engine or trainer, layout and kind of model, judges each on what it
+has not seen, and prints what is in `calibration.json`. With `--write` it puts the constants, the errors and the
+intervals there. About a minute for training, three for serving.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ def main() -> None:
     timed = KINDS[kind].timed
     if timed is None:
         sys.exit(f"{kind} has no constants of time")
-    with ProcessPoolExecutor(2) as pool:
-        made = calibration(None, kind, fresh=True, each=pool.map)
+    made = calibration(None, kind, fresh=True)
     for name, found in made["left_out"]["sources"].items():
         print(name, found)
     for what in ("unfitted", *(name for name in made["left_out"] if name not in (*made["residuals"], "sources"))):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from math import exp, log
 from typing import Any, ClassVar, TypeVar
 
 from llmhw.block import Core, Matmul
@@ -16,6 +17,7 @@ from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import formula
 from llmhw.hardware import Accelerator, Link
+from llmhw.model import ModelSpec
 from llmhw.trainers import Trainer
 from llmhw.units import ceil_div, check_choice, maximum, minimum, where
 
@@ -187,6 +189,36 @@ BOUND = ServingConstants(
 def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[str, Any] | None = None) -> str:
     """The family of devices whose constants hold for this one; `other` where none was fitted."""
     return device.family((calibration or read_calibration(kind.calibration))["families"])
+
+
+def spec_kind(spec: ModelSpec) -> str:
+    """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
+
+    >>> from llmhw.model import model
+    >>> spec_kind(model("llama-3-8b")), spec_kind(model("mixtral-8x7b"))
+    ('dense', 'experts')
+    """
+    if any(layer.linear_attention is not None for layer in spec.layers):
+        return "states"
+    return "experts" if spec.parameters.active < spec.parameters.total else "dense"
+
+
+def interval_of(calibration: Mapping[str, Any], meter: str, new: Iterable[str] = ()) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements, wider by what was never fitted.
+
+    Widths, as logarithms, add up as independent errors do.
+
+    >>> known = {"interval": {"decode": [0.8, 1.25]}, "distance": {"decode": {"family": 0.3}}}
+    >>> [round(end, 2) for end in interval_of(known, "decode", ["family"])]
+    [0.69, 1.45]
+    """
+    found = calibration["interval"].get(meter)
+    if not found:
+        return None
+    distance = calibration.get("distance", {}).get(meter, {})
+    more = sum(distance.get(name, 0.0) ** 2 for name in new)
+    low, high = (exp((log(end) ** 2 + more) ** 0.5) for end in found)
+    return 1 / low, high
 
 
 @checked(link=None)

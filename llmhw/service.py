@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from math import ceil, exp, gcd, inf, log
+from math import ceil, gcd, inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from llmhw.model import ModelSpec
 from llmhw.pictures import Pictures, pictures_of
 from llmhw.precision import formats_in, number_format
 from llmhw.queueing import StepModel
-from llmhw.rates import ServingConstants, family_of, on_device
+from llmhw.rates import ServingConstants, family_of, interval_of, on_device, spec_kind
 from llmhw.serving import (
     ServingMemory,
     assumptions,
@@ -673,18 +673,6 @@ def layout_kind(tp: int, pp: int, attention_dp: bool, devices: int) -> str:
     return "attention shared" if attention_dp else "layers" if pp > 1 else "tensors"
 
 
-def spec_kind(spec: ModelSpec) -> str:
-    """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
-
-    >>> from llmhw import model
-    >>> spec_kind(model("llama-3-8b")), spec_kind(model("mixtral-8x7b"))
-    ('dense', 'experts')
-    """
-    if any(layer.linear_attention is not None for layer in spec.layers):
-        return "states"
-    return "experts" if spec.parameters.active < spec.parameters.total else "dense"
-
-
 def lender(engine: ServingEngine) -> ServingEngine:
     """The engine whose constants time this one: itself, or the one that it borrows from.
 
@@ -771,24 +759,6 @@ def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) ->
     if "model" in new:
         found.append(f"not fitted on this kind of model: no run of one with {what['model']} is in the measurements")
     return found, new
-
-
-def interval_of(calibration: Mapping[str, Any], meter: str, new: Iterable[str] = ()) -> tuple[float, float] | None:
-    """Least and most of measured over predicted time of 80 % of measurements, wider by what was never fitted.
-
-    Widths, as logarithms, add up as independent errors do.
-
-    >>> known = {"interval": {"decode": [0.8, 1.25]}, "distance": {"decode": {"family": 0.3}}}
-    >>> [round(end, 2) for end in interval_of(known, "decode", ["family"])]
-    [0.69, 1.45]
-    """
-    found = calibration["interval"].get(meter)
-    if not found:
-        return None
-    distance = calibration.get("distance", {}).get(meter, {})
-    more = sum(distance.get(name, 0.0) ** 2 for name in new)
-    low, high = (exp((log(end) ** 2 + more) ** 0.5) for end in found)
-    return 1 / low, high
 
 
 def _check_makes(spec: ModelSpec) -> None:

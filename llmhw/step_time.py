@@ -41,7 +41,6 @@ from llmhw.rates import (
     cautious,
     compute_seconds,
     exposed_seconds,
-    family_of,
     half_format,
     matmul_seconds,
     stream_seconds,
@@ -51,6 +50,7 @@ from llmhw.rates import (
 )
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
+from llmhw.step_interval import step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, where
 
 PARTS = (
@@ -260,7 +260,7 @@ class StepTimer:
             # added to what is there, which is read first
             turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
-        if BITS[fmt] < 16 and c.cast:
+        if BITS[fmt] < 16 and any_of(c.cast):
             for ledger, width in ((ahead, m.k), (behind, m.n)):
                 moved = m.groups * m.m * width * c.cast
                 given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
@@ -349,7 +349,7 @@ class StepTimer:
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
-        if self.c.accumulate:
+        if any_of(self.c.accumulate):
             moved = self.c.accumulate * sum(m.weights for m in work.matmuls)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
@@ -512,7 +512,7 @@ class StepTimer:
         nodes = ceil_div(x.devices, self.network.per_node)
         given = {"seconds": found.total, "nodes": nodes, "jitter": c.jitter}
         found.add("stragglers", "the slowest node", straggler_seconds, **given)
-        if c.step:
+        if any_of(c.step):
             found.add("fixed", "outside the passes", compute_seconds, flops=c.step, flops_per_second=1)
         return found
 
@@ -622,8 +622,7 @@ def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None)
     """
     known = calibration or read_calibration("training_time")
     constants = training_constants(job.cluster.accelerator, job.trainer, known)
-    interval = known["interval"].get(class_of(job, known))
-    return _timed(job, constants, interval and (float(interval[0]), float(interval[1])))
+    return _timed(job, constants, step_interval(job, known))
 
 
 def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)) -> StepTime:
@@ -636,14 +635,6 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
     kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
     each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
     return StepTime(parts, each, spread, slowest, reason)
-
-
-@checked
-def class_of(job: TrainingJob, calibration: Mapping[str, Any] | None = None) -> str:
-    """Which measured errors speak for a job: dense or experts; other on devices whose family was hardly measured."""
-    if family_of(TrainingConstants, job.cluster.accelerator, calibration) == "other":
-        return "other"
-    return "experts" if any(t.experts > 1 for layer, _ in job.model.layer_kinds for t in layer.tensors) else "dense"
 
 
 @checked

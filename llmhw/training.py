@@ -39,7 +39,8 @@ from llmhw.precision import formats_in
 from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
-from llmhw.step_time import PARTS, StepTime, class_of, time_bounds, time_step
+from llmhw.step_interval import class_of
+from llmhw.step_time import PARTS, StepTime, time_bounds, time_step
 from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import partial
-from math import exp, log
+from math import exp
 from statistics import median
 from typing import Any
 
 from llmhw.catalog import read_calibration
 from llmhw.units import LLMHWError
 from llmhw.validation.kinds import KINDS, Predictor, Progress, Timed, counted, open_table, validate
-from llmhw.validation.regression import fit_calibration, priors, robust_fit, rounded, with_constants
-from llmhw.validation.statistics import Group, Prediction, Validation, percentile, source_family
+from llmhw.validation.regression import priors, robust_fit, rounded, with_constants
+from llmhw.validation.statistics import Group, Validation, percentile, source_family
 from llmhw.validation.table import Row, Source
 
 # Configurations that an interval is read from, at least.
@@ -32,8 +32,6 @@ _ABOUT = ("date", "data", "method", "residuals", "left_out", "unfitted", "distan
 # is special about them. Between one vote in all (1) and one each (0); of 0 and 0.5, that with which left-out sources
 # are predicted better.
 _ALIKE = 0.5
-# What a question may differ in from all that was fitted: see `llmhw.validation.kinds.Timed`.
-DISTANCES = ("source", "family", "engine", "layout", "model")
 
 
 def fit(source: Source | None, kind: str, *, fresh: bool = False) -> dict[str, Any]:
@@ -75,8 +73,8 @@ def calibration(
     """
     rows = usable(source, kind)
     timed = KINDS[kind].timed
-    if timed is not None and timed.noted is not None:
-        return _noted_calibration(kind, timed, rows, fresh, progress)
+    if timed is not None:
+        return _timed_calibration(kind, timed, rows, fresh, progress)
     together, parts = _parts(kind, rows)
     tell = progress or (lambda done, total: None)
     tell(0, len(parts) + 1)
@@ -91,8 +89,7 @@ def calibration(
     made |= {
         "date": date.today().isoformat(),
         "data": f"{len(everything.groups)} configurations, llmhw validate --kind {kind}",
-        "method": f"{_TIMED if KINDS[kind].timed else _OTHERS}, one vote a configuration; left_out and interval are of "
-        f"{together} left out of the fit",
+        "method": f"{_OTHERS}, one vote a configuration; left_out is of {together} left out of the fit",
         "residuals": {meter: errors([g for g in everything.groups if g.meter == meter]) for meter in meters},
         "left_out": {meter: errors([g for g in unseen if g.meter == meter]) for meter in meters},
     }
@@ -100,16 +97,6 @@ def calibration(
     made["left_out"]["sources"] = {
         name: errors([g for g in unseen if source_family(g.source) == name]) for name in families
     }
-    if KINDS[kind].timed:
-        for meter in meters:
-            ratios = [slowness(group) for group in unseen if group.meter == meter]
-            if len(ratios) >= LEAST:
-                # an interval holds its estimate
-                low, high = min(1.0, percentile(ratios, 10)), max(1.0, percentile(ratios, 90))
-                made["interval"][meter] = [round(low, 3), round(high, 3)]
-        missing = [meter for meter in meters if meter not in made["interval"]]
-        if missing:
-            made["no_interval"] = f"fewer than {LEAST} configurations were left out of a fit: {', '.join(missing)}"
     return made
 
 
@@ -137,51 +124,13 @@ def errors(groups: list[Group]) -> dict[str, Any]:
     return _percentiles(sizes, [group.error for group in groups])
 
 
-def slowness(group: Group) -> float:
-    """Measured over predicted time."""
-    ratio = group.measured / group.predicted
-    return ratio if group.unit == "seconds" else 1 / ratio
-
-
 def _fit(kind: str, fresh: bool, rows: list[Row]) -> dict[str, Any]:
     chosen = KINDS[kind]
-    if chosen.timed:
-        return _fit_time(kind, chosen.timed, rows, fresh)
+    if chosen.timed is not None:
+        notes = _Notes(kind, chosen.timed, rows, fresh)
+        return notes.calibration(notes.fit())
     assert chosen.fit is not None
     return chosen.fit(rows)
-
-
-def _fit_time(kind: str, timed: Timed, rows: list[Row], fresh: bool) -> dict[str, Any]:
-    """Constants of time. Every one has a prior: its value before any row was seen, and how far it may be off."""
-    if timed.noted is not None:
-        notes = _Notes(kind, timed, rows, fresh)
-        return notes.calibration(notes.fit())
-    assert timed.again is not None
-    assert timed.groups is not None
-    known = _bare(timed.subject)
-    predict = Predictor(kind, known)
-    measured: dict[tuple[str, ...], list[float]] = {}
-    firsts: list[tuple[Callable[..., Prediction], tuple[str, ...]]] = []
-    for row in rows:
-        try:
-            found = predict(row)
-            key = (source_family(row.source), row["software"], *found.configuration)
-            if key not in measured:
-                firsts.append((timed.again(row, known), timed.groups(row, known)))
-        except LLMHWError:
-            continue
-        measured.setdefault(key, []).append(found.measured)
-    if not firsts:
-        raise LLMHWError("rows=[] has no row that can be predicted, so nothing can be fitted")
-    data = [(again, median(same)) for (again, _), same in zip(firsts, measured.values(), strict=True)]
-
-    def residual(tried: Mapping[str, Any], i: int) -> float:
-        again, middle = data[i]
-        return log(again(calibration=tried).predicted / middle)
-
-    return fit_calibration(
-        known, residual, [places.__contains__ for _, places in firsts], fresh=fresh, noise=timed.noise
-    )
 
 
 def _bare(subject: str) -> dict[str, Any]:
@@ -201,11 +150,9 @@ class _Notes:
 
         from llmhw.validation.tape import Tape
 
-        assert timed.noted is not None
-        assert timed.kinds is not None
         self.timed, self.known = timed, _bare(timed.subject)
-        self.names, start, spread = priors(self.known, fresh)
-        self.start, self.spread = numpy.array(start), numpy.array(spread)
+        self.priors = priors(self.known, fresh)
+        self.names = self.priors.names
         tape = Tape()
         results: list[Any] = []
         measured: dict[tuple[str, ...], list[float]] = {}
@@ -249,33 +196,42 @@ class _Notes:
         counted = numpy.ones(len(self.kinds), dtype=bool) if votes is None else votes
         alike = Counter(key for key, one in zip(self.alike, counted, strict=True) if one)
         weights = numpy.array([alike[key] ** -_ALIKE if alike[key] else 0.0 for key in self.alike]) * counted
-        start, spread = self.start.tolist(), self.spread.tolist()
+        p = self.priors
         how: dict[str, Any] = {"noise": self.timed.noise, "weights": weights, "rounds": 10}
-        found: Any = robust_fit(self.residuals, self._slopes, start, spread, **how)
+        found: Any = robust_fit(self.residuals, self._slopes, p.start, p.spread, p.most, **how)
         return numpy.array(found)
 
+    @property
+    def distances(self) -> list[str]:
+        """What a question may differ in from all that was fitted: the source, then `Timed.kinds`."""
+        return [what for what in self.kinds[0] if what != "assumed"]
+
     def left_out(self, what: str) -> Any:
-        """Residuals of each configuration under constants fitted without all that are alike in `what`."""
+        """Residuals of each configuration under constants fitted without all that are alike in `what`.
+
+        Of a single source a part of the configurations is left out in turn.
+        """
         import numpy
 
         found = numpy.zeros(len(self.kinds))
         names = numpy.array([kind[what] for kind in self.kinds])
+        if what == "source" and len(set(names)) == 1:
+            names = numpy.array([str(i % _PARTS) for i in range(len(names))])
         for name in sorted(set(names)):
             held = names == name
             found[held] = self.residuals(self.fit(~held))[held]
         return found
 
     def known_elsewhere(self) -> Any:
-        """Whether each configuration's engine, family, layout and kind of model are in other sources, too."""
+        """Whether each configuration is of nothing that only its own source has."""
         import numpy
 
         found = numpy.ones(len(self.kinds), dtype=bool)
-        for what in DISTANCES:
+        for what in self.distances[1:]:
             places: dict[str, set[str]] = {}
             for kind in self.kinds:
                 places.setdefault(kind[what], set()).add(kind["source"])
-            if what != "source":
-                found &= numpy.array([len(places[kind[what]]) > 1 for kind in self.kinds])
+            found &= numpy.array([len(places[kind[what]]) > 1 for kind in self.kinds])
         return found
 
     def calibration(self, values: Any) -> dict[str, Any]:
@@ -283,23 +239,23 @@ class _Notes:
         return with_constants(self.known, {n: rounded(v) for n, v in zip(self.names, values, strict=True)})
 
 
-def _noted_calibration(
+def _timed_calibration(
     kind: str, timed: Timed, rows: list[Row], fresh: bool, progress: Progress | None
 ) -> dict[str, Any]:
-    """What `calibration` gives for constants that are fitted on a tape: each of `DISTANCES` is left out in turn."""
+    """What `calibration` gives for constants of time: each of a row's `kinds` is left out in turn."""
     import numpy
 
     tell = progress or (lambda done, total: None)
-    steps = len(DISTANCES) + 1
-    tell(0, steps)
+    tell(0, 1)
     notes = _Notes(kind, timed, rows, fresh)
+    distances = notes.distances
     values = notes.fit()
     made = notes.calibration(values)
-    tell(1, steps)
     unseen = {}
-    for done, what in enumerate(DISTANCES, 2):
+    for done, what in enumerate(distances, 1):
+        tell(done, len(distances) + 1)
         unseen[what] = notes.left_out(what)
-        tell(done, steps)
+    tell(len(distances) + 1, len(distances) + 1)
     meters = sorted(set(notes.meters))
     own = numpy.array(notes.meters)
     start = numpy.array([float(notes.known["prior"][name]["value"]) for name in notes.names])
@@ -310,19 +266,22 @@ def _noted_calibration(
     def by_meter(residuals: Any) -> dict[str, Any]:
         return {meter: errors_of(residuals, own == meter) for meter in meters}
 
-    sources = numpy.array([found["source"] for found in notes.kinds])
+    sources = sorted({found["source"] for found in notes.kinds})
+    by_source = numpy.array([sources.index(found["source"]) for found in notes.kinds])
+    held = [f"one {what}" for what in distances]
+    if len(sources) == 1:
+        held[0] = f"single configurations, a part of {_PARTS}"
     made |= {
         "date": date.today().isoformat(),
         "data": f"{len(notes.kinds)} configurations, llmhw validate --kind {kind}",
-        "method": f"{_TIMED}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: all of "
-        f"one {', '.join(DISTANCES)} at a time",
+        "method": f"{_TIMED}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: "
+        f"all of {', '.join(held)} at a time",
         "residuals": by_meter(notes.residuals(values)),
         "unfitted": by_meter(notes.residuals(start)),
         "left_out": by_meter(unseen["source"])
-        | {"sources": {name: errors_of(unseen["source"], sources == name) for name in sorted(set(sources))}}
-        | {what: by_meter(unseen[what]) for what in DISTANCES if what != "source"},
-        "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in DISTANCES if what != "source"}
-        | {"assumed": [""]},
+        | {"sources": {name: errors_of(unseen["source"], by_source == i) for i, name in enumerate(sources)}}
+        | {what: by_meter(unseen[what]) for what in distances[1:]},
+        "fitted": {what: sorted({found[what] for found in notes.kinds}) for what in distances[1:]} | {"assumed": [""]},
     }
     assumed = numpy.array([bool(found.get("assumed")) for found in notes.kinds])
     plain = notes.known_elsewhere() & ~assumed
@@ -334,7 +293,7 @@ def _noted_calibration(
         # what is new to a fit only by its source; widths of independent errors add up as squares do
         width = _width(unseen["source"][here & plain if (here & plain).sum() >= LEAST else here])
         made["interval"][meter] = [round(exp(-width), 3), round(exp(width), 3)]
-        apart = {what: unseen[what][here] for what in DISTANCES if what != "source"}
+        apart = {what: unseen[what][here] for what in distances[1:]}
         apart["assumed"] = unseen["source"][here & assumed]
         made["distance"][meter] = {
             what: round(max(0.0, _width(found) ** 2 - width**2) ** 0.5, 3)

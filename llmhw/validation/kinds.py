@@ -30,19 +30,16 @@ class Timed:
 
     subject   of `calibration.json`
     noise     standard deviation of log(predicted / measured) that no constants explain
-    again     `again(row, calibration)` gives `predict` of this row for other constants: what these do not decide is
-              worked out once
-    groups    `groups(row, calibration)`: the groups of constants that time a row, as places of `calibration.json`
-    noted     instead of both: what is predicted with numbers on a tape (`llmhw.validation.tape`) in place of constants
-    kinds     with that: what a row is of, by what a question may differ in from everything that was fitted
+    noted     `noted(row, calibration)`: what is predicted with numbers on a tape (`llmhw.validation.tape`) in place of
+              constants
+    kinds     `kinds(row, calibration)`: what a row is of, by what a question may differ in from all that was fitted:
+              the source, then what is left out of a fit in turn
     """
 
     subject: str
     noise: float
-    again: Callable[[Row, Mapping[str, Any]], Callable[..., Prediction]] | None = None
-    groups: Callable[[Row, Mapping[str, Any]], tuple[str, ...]] | None = None
-    noted: Callable[[Row, Mapping[str, Any]], Any] | None = None
-    kinds: Callable[[Row, Mapping[str, Any]], dict[str, str]] | None = None
+    noted: Callable[[Row, Mapping[str, Any]], Any]
+    kinds: Callable[[Row, Mapping[str, Any]], dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +84,7 @@ KINDS: dict[str, Kind] = {
         predict=training_throughput.predict,
         configuration=training_throughput.configuration,
         catalog=partial(read_measurements, "training_throughput"),
-        timed=Timed("training_time", 0.05, training_throughput.again, training_throughput.groups_of),
+        timed=Timed("training_time", 0.05, training_throughput.noted, training_throughput.kinds_of),
     ),
     "training-memory": Kind(
         title="peak memory of training",
@@ -107,7 +104,7 @@ KINDS: dict[str, Kind] = {
         configuration=serving.configuration,
         catalog=partial(read_measurements, "inference_throughput"),
         # of 0.08, 0.25 and 0.5, the noise with which sources that are left out are predicted best
-        timed=Timed("serving_time", 0.25, noted=serving.noted, kinds=serving.kinds_of),
+        timed=Timed("serving_time", 0.25, serving.noted, serving.kinds_of),
     ),
     "inference-memory": Kind(
         title="peak memory of inference",

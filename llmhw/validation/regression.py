@@ -5,8 +5,9 @@ Constants are fitted in logarithms, since all are above 0 and matter by their ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import exp
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 
@@ -15,7 +16,9 @@ def robust_fit(
     slopes: Callable[[Any, Any], Any],
     start: Sequence[float],
     spread: Sequence[float],
+    most: Sequence[float] | float = inf,
     *,
+    begin: Sequence[float] | None = None,
     noise: float = 0.05,
     weights: Any = 1.0,
     bend: float = 1.5,
@@ -25,13 +28,16 @@ def robust_fit(
 
     residuals   `residuals(constants)`: log(predicted / measured) of each row
     slopes      `slopes(constants, residuals)`: of each row by the logarithm of each constant
-    start       the prior's centre of each constant, where the search starts
+    start       the prior's centre of each constant
     spread      the prior's standard deviation of each constant's logarithm
+    most        what no constant may be above
+    begin       where the search starts; default: at the priors' centres
     noise       standard deviation of a residual that the constants do not explain
     weights     of the rows: votes
     bend        deviations in units of `noise` beyond which they count linearly, not squared
 
-    Gauss-Newton with reweighting (Huber 1964); a step that does not lower the loss is halved.
+    Gauss-Newton with reweighting (Huber 1964); a step that does not lower the loss is halved. Constants at their most
+    that would rise further stay there.
 
     >>> import numpy
     >>> x, y = numpy.array([1, 2, 3, 4]), numpy.array([2.0, 4.1, 5.9, 30.0])
@@ -50,7 +56,8 @@ def robust_fit(
         huber = numpy.where(size < limit, size**2 / 2, limit * (size - limit / 2)) / noise**2
         return float((weights * huber).sum() + (((x - centre) / sigma) ** 2).sum() / 2)
 
-    x = centre.copy()
+    highest = numpy.log(numpy.broadcast_to(numpy.array(most, dtype=float), centre.shape))
+    x = numpy.minimum(centre if begin is None else numpy.log(numpy.array(begin, dtype=float)), highest)
     r = residuals(numpy.exp(x))
     best = loss(x, r)
     for _ in range(rounds):
@@ -58,9 +65,11 @@ def robust_fit(
         votes = weights * numpy.minimum(1.0, limit / numpy.maximum(numpy.abs(r), 1e-12)) / noise**2
         normal = each.T @ (each * votes[:, None]) + numpy.diag(1 / sigma**2)
         pull = -(each.T @ (votes * r) + (x - centre) / sigma**2)
-        step = numpy.clip(numpy.linalg.solve(normal, pull), -0.5, 0.5)
+        step = numpy.zeros_like(x)
+        free = (x < highest) | (pull < 0)
+        step[free] = numpy.clip(numpy.linalg.solve(normal[numpy.ix_(free, free)], pull[free]), -0.5, 0.5)
         for _ in range(5):
-            tried = x + step
+            tried = numpy.minimum(x + step, highest)
             found = residuals(numpy.exp(tried))
             value = loss(tried, found)
             if value < best:
@@ -97,53 +106,33 @@ def with_constants(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     return changed
 
 
-def fit_calibration(
-    known: Mapping[str, Any],
-    residual: Callable[[Mapping[str, Any], int], float],
-    belongs: Sequence[Callable[[str], bool]],
-    *,
-    fresh: bool = False,
-    noise: float = 0.05,
-) -> dict[str, Any]:
-    """A calibration whose constants suit all rows best: `known` with other values.
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """Constants to be fitted, by place ("families.hopper.matmul8"), with what is known of each before any row is seen.
 
-    known      groups of numbers, and `prior`: for each constant by its place ("families.hopper.matmul8") its value
-               before any row was seen, how far its logarithm may be off (`spread`), and where that comes from; one
-               that is `held` moves only where known values are the start
-    residual   `residual(calibration, row)`: log(predicted / measured) of a row
-    belongs    for each row: whether a place's group ("common", "families.hopper") is its own
-    fresh      start from the priors; otherwise the known values are the prior's centre, and few rows move few constants
-
-    Values are rounded to four digits.
+    start    where the search starts: the centre of a normal distribution of the logarithm
+    spread   its standard deviation
+    most     what none may be above: 1 for shares; infinite where nothing bounds one
     """
-    import numpy
 
-    names, start, spread = priors(known, fresh)
-    touched = [[i for i, mine in enumerate(belongs) if mine(name.rpartition(".")[0])] for name in names]
-
-    def at(values: Sequence[float], which: Iterable[int]) -> Any:
-        tried = with_constants(known, dict(zip(names, map(float, values), strict=True)))
-        return numpy.array([residual(tried, i) for i in which])
-
-    def slopes(values: Any, found: Any) -> Any:
-        made = numpy.zeros((len(belongs), len(names)))
-        for i, which in enumerate(touched):
-            if which:
-                moved = values.copy()
-                moved[i] *= exp(0.02)
-                made[which, i] = (at(moved, which) - found[which]) / 0.02
-        return made
-
-    every = range(len(belongs))
-    best = robust_fit(lambda values: at(values, every), slopes, start, spread, noise=noise)
-    return with_constants(known, {name: rounded(value) for name, value in zip(names, best, strict=True)})
+    names: list[str]
+    start: list[float]
+    spread: list[float]
+    most: list[float]
 
 
-def priors(known: Mapping[str, Any], fresh: bool) -> tuple[list[str], list[float], list[float]]:
-    """Names of the constants to be fitted, where each starts, and how far its logarithm may be off."""
-    names = [name for name, prior in known["prior"].items() if not (fresh and prior.get("held"))]
-    start = [float(known["prior"][name]["value"]) if fresh else constant(known, name) for name in names]
-    return names, start, [float(known["prior"][name]["spread"]) for name in names]
+def priors(known: Mapping[str, Any], fresh: bool) -> Priors:
+    """What `prior` of a calibration says of each constant.
+
+    fresh   start from `value`; else from the known values, so that few rows move few constants, and `held` ones, too
+    """
+    chosen = {name: prior for name, prior in known["prior"].items() if not (fresh and prior.get("held"))}
+    return Priors(
+        list(chosen),
+        [float(prior["value"]) if fresh else constant(known, name) for name, prior in chosen.items()],
+        [float(prior["spread"]) for prior in chosen.values()],
+        [float(prior.get("most", inf)) for prior in chosen.values()],
+    )
 
 
 def rounded(value: float) -> float:

@@ -15,8 +15,8 @@ from llmhw.hardware import Accelerator, Cluster, usual_network
 from llmhw.job import ServingJob
 from llmhw.model import ModelSpec
 from llmhw.precision import checkpoint_name
-from llmhw.rates import BOUND, ServingConstants, family_of, on_device
-from llmhw.service import interval_of, layout_kind, spec_kind
+from llmhw.rates import BOUND, ServingConstants, family_of, interval_of, on_device, spec_kind
+from llmhw.service import layout_kind
 from llmhw.serving import ServingMemory, memory_of
 from llmhw.units import LLMHWError, maximum, minimum, shown, where
 from llmhw.validation.columns import COLUMNS

@@ -45,7 +45,9 @@ class Number:
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Number:
         return self.tape.note("divide" if ufunc is numpy.true_divide else ufunc.__name__, *inputs)
 
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Number:
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function is numpy.where and type(args[0]) is not Number:
+            return args[1] if args[0] else args[2]
         return self.tape.note(function.__name__, *args)
 
     def __bool__(self) -> bool:
@@ -54,6 +56,10 @@ class Number:
     def any(self) -> bool:
         """Whether it is not 0: taken so, since what is fitted is above 0."""
         return True
+
+    def all(self) -> bool:
+        """Whether nothing but this can be: never taken so, since other values may change it."""
+        return False
 
     def __neg__(self) -> Number:
         return self.tape.note("subtract", 0.0, self)

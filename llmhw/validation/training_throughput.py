@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+from llmhw import step_interval
 from llmhw.flops import convention_flops, training_flops
 from llmhw.hardware import Cluster, Link
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.names import split_format
-from llmhw.rates import TrainingConstants, family_of
-from llmhw.step_time import class_of, time_step
+from llmhw.rates import training_constants
+from llmhw.step_interval import class_of
+from llmhw.step_time import StepTimer, time_layouts, time_step
 from llmhw.training import memory
 from llmhw.units import GB, LLMHWError
-from llmhw.validation.statistics import Prediction, scaled
+from llmhw.validation.statistics import Prediction, scaled, source_family
 from llmhw.validation.table import Row, without_remark
 
 # Columns without which no row can be predicted
@@ -157,7 +158,7 @@ def _flops(row: Row, job: TrainingJob, hardware: bool) -> float:
     return float(training_flops(job.model, batch=job.batch, seq_len=job.seq_len, recompute=recompute).total)
 
 
-def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: TrainingJob | None = None) -> Prediction:
+def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
     """The speed of one row, in the measure that its source used. Raises `LLMHWError` with the reason if it cannot be.
 
     Rates count recomputed FLOPs where the column `counts_recompute` says so, else model FLOPs.
@@ -165,24 +166,11 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: Trai
     kind = row["measured_kind"]
     if kind not in _KINDS:
         raise row.error("measured_kind", f"one of {', '.join(_KINDS)}")
-    measured = row.positive("measured_value", None)
-    job = job or job_of(row, calibration=calibration)
+    measured = row.positive("measured_value", None) * (1e12 if kind == "tflops_per_gpu" else 1)
+    job = job_of(row, calibration=calibration)
     found = time_step(job, calibration=calibration)
-    seconds, tokens = found.total, job.batch * job.seq_len
-    hardware = kind == "hfu" or (job.recompute == "full" and bool(row.flag("counts_recompute")))
-    unit = {"step_time_s": "seconds", "tokens_per_s_per_gpu": "tokens/s", "tflops_per_gpu": "FLOP/s"}.get(kind, "MFU")
-    if kind == "step_time_s":
-        # the batch of the source, where micro-batches do not divide it
-        predicted = seconds * row.count("global_batch", None) * job.seq_len / tokens
-    elif kind == "tokens_per_s_per_gpu":
-        predicted = tokens / seconds / job.cluster.devices
-    else:
-        predicted = _flops(row, job, hardware) / seconds / job.cluster.devices
-        if kind == "tflops_per_gpu":
-            measured *= 1e12
-        else:
-            predicted /= job.cluster.accelerator.peak(job.compute_format.removesuffix("-block"))
-    low, high = scaled(predicted, found.interval and [bound / seconds for bound in found.interval], unit)
+    predicted, unit = _in_measure(row, job, found.total)
+    low, high = scaled(predicted, found.spread, unit)
     return Prediction(
         predicted=predicted,
         measured=measured,
@@ -194,18 +182,36 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None, job: Trai
     )
 
 
+def _in_measure(row: Row, job: TrainingJob, seconds: Any) -> tuple[Any, str]:
+    """A step of so many seconds in the measure of the row's source, and the unit of that."""
+    kind, devices = row["measured_kind"], job.cluster.devices
+    if kind == "step_time_s":
+        # the batch of the source, where micro-batches do not divide it
+        return seconds * row.count("global_batch", None) / job.batch, "seconds"
+    if kind == "tokens_per_s_per_gpu":
+        return job.batch * job.seq_len / seconds / devices, "tokens/s"
+    hardware = kind == "hfu" or (job.recompute == "full" and bool(row.flag("counts_recompute")))
+    rate = _flops(row, job, hardware) / seconds / devices
+    if kind == "tflops_per_gpu":
+        return rate, "FLOP/s"
+    return rate / job.cluster.accelerator.peak(job.compute_format.removesuffix("-block")), "MFU"
+
+
 # -- constants --------------------------------------------------------------------------------
 
 
-def again(row: Row, calibration: Mapping[str, Any]) -> Callable[..., Prediction]:
-    """`predict` of this row under other constants, for the job that these make of it."""
-    return partial(predict, row, job=job_of(row, calibration=calibration))
+def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
+    """What is predicted for a row with numbers on a tape in place of constants, for the job that the catalog's make."""
+    job = job_of(row)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
+    seconds = time_layouts(StepTimer(job, job.layout, constants, detail="totals"))[1].total
+    return _in_measure(row, job, seconds)[0]
 
 
-def groups_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
-    """The groups of constants that time this row."""
-    switched = (f"switches.{name}.{word}" for name, word in job_of(row, calibration=calibration).trainer.switches)
-    return "common", f"families.{family_of(TrainingConstants, row.device(), calibration)}", *switched
+def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
+    """What a row is of: everything that a fit may never have seen."""
+    source = row["cluster"] or source_family(row.source)
+    return {"source": source, **step_interval.kinds_of(job_of(row), calibration)}
 
 
 _KEY = (

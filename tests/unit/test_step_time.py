@@ -21,11 +21,11 @@ from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives
 from llmhw.model import ModelSpec
 from llmhw.rates import IDEAL, TrainingConstants, cautious, family_of, training_constants
 from llmhw.sharding import Stage, stages_of
+from llmhw.step_interval import class_of
 from llmhw.step_time import (
     PARTS,
     StepTime,
     StepTimer,
-    class_of,
     straggler_share,
     time_bounds,
     time_layouts,

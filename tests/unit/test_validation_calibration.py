@@ -49,7 +49,7 @@ def test_a_fit_speaks_of_its_own_rows(mine: dict[str, Any]) -> None:
     assert mine["data"].startswith(f"{len(found.groups)} configurations")
     assert set(mine["residuals"]) == {"dense"}
     assert mine["residuals"]["dense"]["groups"] == len(found.groups)
-    assert set(mine["left_out"]["sources"]) == {group.source for group in found.groups}
+    assert set(mine["left_out"]["sources"]) == {row["cluster"] for row in ROWS}
     json.dumps(mine, allow_nan=False)
 
 
@@ -72,7 +72,7 @@ def test_sources_are_left_out_together() -> None:
     found = calibration(rows[::3], "serving")
     assert len(found["left_out"]["sources"]) > 1
     assert set(found["interval"]) == {"throughput"}
-    assert "all of one source, family, engine, layout, model at a time" in found["method"]
+    assert "all of one source, one family, one engine, one layout, one model at a time" in found["method"]
     assert {"sources", "family", "engine", "layout", "model"} < set(found["left_out"])
     for meter, errors in found["left_out"].items():
         assert "groups" not in errors or (meter in found["interval"]) == (errors["groups"] >= LEAST)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
+from math import inf
 from statistics import mean
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from llmhw.catalog import read_calibration, read_measurements
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
-from llmhw.validation.regression import fit_calibration, robust_fit
+from llmhw.validation.regression import Priors, priors, robust_fit
 from llmhw.validation.table import Row
 from llmhw.validation.training_throughput import job_of
 from tests.unit.stated import check_readme
@@ -110,7 +112,7 @@ def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
         ),
         ({"d_model": "", "model_name": "Nobody-7B", "model": ""}, "d_model not stated, and model_name='Nobody-7B' is"),
         ({"not_predicted": "states in host memory"}, "states in host memory"),
-        ({"software": "megatron-2019"}, "software='megatron-2019' is not known; did you mean megatron-2021"),
+        ({"software": "megatron-2019"}, "software='megatron-2019' is not known; did you mean megatron-lm:2021"),
         ({"device_changes": '{"watts": 1}'}, "TT0420: device_changes='{\"watts\": 1}' must be a JSON object of fields"),
         ({"config": "[1]"}, "TT0420: config='[1]' must be a JSON object"),
         ({"device": "A100 80GB SXM4"}, "format='fp8' has no dense rate on A100 80GB SXM4"),
@@ -233,13 +235,25 @@ def test_a_prior_holds_where_nothing_is_measured() -> None:
 
 
 def test_a_held_constant_moves_only_where_known_values_are_the_start() -> None:
-    """A network that is half as fast: an own fit follows; the catalog's fit leaves it where its measurement has it."""
-    prior = {"value": 0.8, "spread": 1.0, "source": "measured"}
-    known = {"link": {"share": 0.8}, "prior": {"link.share": prior | {"held": True}}}
+    """An own fit may move it; the catalog's leaves it where its measurement has it."""
+    prior = {"value": 0.8, "spread": 1.0, "source": "measured", "most": 1.0}
+    known = {"link": {"share": 0.7}, "prior": {"link.share": prior | {"held": True}}}
+    assert priors(known, False) == Priors(["link.share"], [0.7], [1.0], [1.0])
+    assert priors(known, True) == Priors([], [], [], [])
 
-    def residual(tried: Mapping[str, Any], row: int) -> float:
-        return _log(0.4 / tried["link"]["share"])
 
-    mine = [lambda group: group == "link"] * 9
-    assert fit_calibration(known, residual, mine)["link"]["share"] == pytest.approx(0.4, rel=0.02)
-    assert fit_calibration(known, residual, mine, fresh=True)["link"]["share"] == 0.8
+def test_a_fit_stays_within_what_is_possible() -> None:
+    """Rows that ask for a share of 1.3: it stays at 1, and what else would explain them moves instead."""
+    numpy = pytest.importorskip("numpy")
+    ones = numpy.ones((4, 2))
+    found = robust_fit(
+        lambda c: numpy.log(c[0] * c[1] / 1.3 * ones[:, 0]), lambda c, r: ones, [0.9, 1.0], [0.5, 0.5], [1.0, inf]
+    )
+    assert found == [1.0, pytest.approx(1.3, abs=0.01)]
+
+
+def test_shares_of_training_are_bounded() -> None:
+    shares = r"(matmul\d?|attention|flash\d|bandwidth|between|inside|unaligned|contention|\w+_exposed)"
+    for name, prior in read_calibration("training_time")["prior"].items():
+        assert (prior.get("most") == 1) == bool(re.fullmatch(shares, name.rpartition(".")[2])), name
+        assert prior["source"], name
