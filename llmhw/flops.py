@@ -65,6 +65,21 @@ def causal_pairs(*, seq_len: Any, past: Any = 0, window: Any) -> Any:
     return growing * past + growing * (growing + 1) // 2 + (seq_len - growing) * window
 
 
+@formula(
+    source="lengths spread as those of chat data are: their mean of squares is twice their mean squared", unit="tokens"
+)
+def attended_tokens(*, mean: Any) -> Any:
+    """Length of equal documents whose attention costs what that of documents of many lengths does.
+
+    mean   tokens of a document. Attention grows with the square: documents that spread as an exponential distribution
+           does, its deviation as large as its mean, cost as equal ones of twice their length do
+
+    >>> attended_tokens(mean=500)
+    1000
+    """
+    return 2 * mean
+
+
 @formula(source="as causal_pairs, restarted at every chunk (Llama 4)", unit="pairs")
 def chunked_pairs(*, seq_len: Any, past: Any = 0, chunk: Any) -> Any:
     """Query-key pairs when tokens see only the earlier part of their own chunk.

@@ -36,7 +36,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -391,7 +391,7 @@ def _assumed_batch(job: TrainingJob) -> list[str]:
 def _cannot_run(job: TrainingJob) -> list[str]:
     """That the device does not multiply the job's format, if so: it has room for what it cannot train."""
     try:
-        job.cluster.accelerator.peak(job.compute_format.removesuffix("-block"))
+        job.cluster.accelerator.peak(job.peak_format)
     except LLMHWError as error:
         return [f"this device cannot run it: {error}"]
     return []
@@ -633,7 +633,7 @@ class StepMemory:
             first, job, x = which == "first", self.job, self.x
             if job.kernels == "megatron":
                 make = first_block if first else last_block
-                dropout = {"dropout": job.dropout_masks} if first else {}
+                dropout: dict[str, Any] = {"dropout": job.dropout_masks} if first else {}
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}
@@ -756,7 +756,8 @@ class StepMemory:
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
-    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product.
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; of scaled
+    products (8 and 4 bit), which are another operation, none. What is summed over tensor-parallel ranks is kept then.
     """
     spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
@@ -764,7 +765,11 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
-    for m in found.matmuls[::2]:
+    scaled = BITS[job.compute_format] < 16
+    if scaled and any_of(x.tp > 1):
+        closing = sum(m.split == "row" for m in found.matmuls)
+        widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
+    for m in () if scaled else found.matmuls[::2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
     sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
@@ -991,7 +996,7 @@ class TrainingEstimate(Report):
         sizes: dict[str, Any] = {
             "seconds": self.step_seconds,
             "devices": devices,
-            "peak_flops_per_second": device.peak(self.job.compute_format.removesuffix("-block")),
+            "peak_flops_per_second": device.peak(self.job.peak_format),
         }
         speed: dict[str, Any] = {"tokens": self.tokens_per_step, "seconds": self.step_seconds}
         return (
@@ -1048,8 +1053,8 @@ class TrainingEstimate(Report):
         return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}.{endless}"
 
     def footer(self) -> list[str]:
-        """What was assumed for the run."""
-        return self.run.footer()
+        """What makes the interval as wide as it is, and what was assumed for the run."""
+        return [f"80 % interval of the step: {self.time.interval_words}", *self.run.footer()]
 
     def warnings(self) -> list[str]:
         """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""
@@ -1138,6 +1143,7 @@ class TrainingEstimate(Report):
             "next_steps": self.next_steps(),
             "step_seconds": self.step_seconds,
             "step_seconds_interval": self.step_seconds_interval and list(self.step_seconds_interval),
+            "step_seconds_interval_is_of": self.time.interval_words,
             "step_parts": {
                 name: {"least": low, "estimate": middle, "most": high}
                 for name, (low, middle, high) in self.bounds.items()

@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any
 
 from llmhw.files import parse_json
-from llmhw.hardware import Accelerator, accelerator, fitting, given
+from llmhw.hardware import Accelerator, accelerator, fitting, given, instance, memory_bytes, sold_bytes
 from llmhw.model import ModelSpec, model
 from llmhw.names import Resolved, check_format, find_model
 from llmhw.precision import number_format
@@ -316,9 +316,10 @@ _USUAL = {
     "rtx 2080 ti": "RTX 2080 Ti 11GB",
     "rtx 3080": "RTX 3080 10GB",
 }
-# Words that name no device but where it is.
+# Words that name no device but where it is, or how it is cooled; and how many chips a slice of TPUs has.
 _AROUND = re.compile(
-    r"(?i)\b(?:virtualized|nvidia|geforce|mac ?(?:studio|mini|book ?(?:pro|air)?|pro)|imac|eco|cards?)\b|\[.*?\]"
+    r"(?i)\b(?:virtualized|nvidia|geforce|mac ?(?:studio|mini|book ?(?:pro|air)?|pro)|imac|eco|cards?|dlc|[ad]lc|"
+    r"(?:air|liquid|water)[ -]cooled)\b|-?\bclass\b|\[.*?\]|(?<=v[2-7][ep])-\d+\b|(?<=v[2-7])-\d+\b"
 )
 
 
@@ -330,6 +331,7 @@ def _device_called(name: str, memory: str | None, usual: bool = False) -> Accele
     usual    of several of that name, take what sizes and cores in the cell say, else the usual one
     """
     found: dict[str, Accelerator] = {}
+    near: dict[str, int] = {}  # how many devices the words that name one may mean
     problem: LLMHWError | None = None
     for call in filter(None, (part.strip() for part in re.split(r"[()]", name))):
         if usual and found and re.fullmatch(r"x?\d+ ?(?:GB)?", call):
@@ -346,8 +348,12 @@ def _device_called(name: str, memory: str | None, usual: bool = False) -> Accele
             problem = LLMHWError(f"gpu={shown(name)} draws {watts:g} W, and {one.name} {one.tdp_watts or 0:g} W")
             continue
         found[one.name] = one
+        near[one.name] = min(near.get(one.name, 10**9), len(_meant(bare)))
     if len(found) > 1:  # a card in a computer
         found = {name: one for name, one in found.items() if one.form != "socket"} or found
+    if len(found) > 1 and usual:  # a generation, and which device of it
+        least = min(near[name] for name in found)
+        found = {name: one for name, one in found.items() if near[name] == least}
     if len(found) > 1:
         raise LLMHWError(f"gpu={shown(name)} names {' and '.join(found)}; leave one out")
     if not found:
@@ -357,17 +363,33 @@ def _device_called(name: str, memory: str | None, usual: bool = False) -> Accele
 
 def _one_of(bare: str, memory: str | None, cell: str) -> Accelerator:
     """The device of that name; `cell`: of several take what it says of memory and cores, else the usual one."""
-    several = fitting(bare)
-    if memory or not cell or len(several) == 1:
-        return accelerator(bare, memory if memory and len(several) > 1 else None)
+    several = _meant(bare)
+    if len(several) == 1:
+        return several[0]
+    if not cell:
+        return accelerator(bare, memory)
+    if memory:
+        size = memory_bytes(memory)
+        several = [one for one in several if size in sold_bytes(one)] or several
     for pattern, form in ((r"(\d+) ?GB", "{}GB"), (r"(\d+)[- ](?:GPU )?cores?", "{}-core")):
         for number in re.findall(pattern, cell, re.IGNORECASE):
             several = [one for one in several if form.format(number) in one.name.split()] or several
-    usual = _USUAL.get(bare.casefold())
+    usual = [_USUAL[kin] for kin in _USUAL if bare.casefold().startswith(kin)]
     return next(
-        (one for one in several if one.name == usual),
+        (one for one in several if one.name in usual),
         max(several, key=lambda one: (one.memory_bytes, one.memory_bandwidth_bytes_per_second or 0)),
     )
+
+
+def _meant(bare: str) -> list[Accelerator]:
+    """The devices that a name fits, or the one of the rentable machine that it names: "trn1.32xlarge"."""
+    try:
+        return fitting(bare)
+    except LLMHWError as error:
+        try:
+            return [instance(bare).accelerator]
+        except LLMHWError:
+            raise error from None
 
 
 def _power_apart(call: str) -> tuple[str, float]:
