@@ -713,7 +713,9 @@ def ring_seconds(
 _TREE_RATE, _TREE_HOPS = 0.48, 7.5
 
 
-@formula(source="NCCL: the faster of a ring and of two trees over the nodes, which only an all-reduce has", unit="seconds")
+@formula(
+    source="NCCL: the faster of a ring and of two trees over the nodes, which only an all-reduce has", unit="seconds"
+)
 def all_reduce_seconds(
     *,
     wire_bytes: Any,
