@@ -48,7 +48,7 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
 ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
-LOSSES = ("plain", "fused", "chunked")
+LOSSES = ("plain", "copied", "fused", "chunked")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
 ENGINES = engine_names()
@@ -587,12 +587,19 @@ class TrainingJob:
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
     rank: int = count("Rank of the adapters, on all linear layers, in fp32.", 16)
+    targets: str = asked(
+        "Linear layers with adapters: all-linear, attention, mlp, or names of modules with commas between.",
+        "all-linear",
+        str,
+        check_text,
+    )
     base: str | None = asked(
         "Format of the frozen weights, as nf4-dq for QLoRA; default: that of the weights.", None, str, _format
     )
     loss: str = choice(
         LOSSES,
-        "plain: logits in fp32 and their gradients; fused: gradients over 16-bit logits (Unsloth); chunked: never all "
+        "plain: logits in fp32 and their gradients; copied: the same with a copy of the logits, shifted by one "
+        "(transformers until early 2025); fused: gradients over 16-bit logits (Unsloth); chunked: never all "
         "logits at once (Liger, Cut Cross-Entropy). Default: the software's.",
         None,
     )
@@ -741,6 +748,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("optimizer", "weights that are trained, frozen=False", lambda job: not job.frozen),
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),
+    ("targets", "adapters, frozen=True", lambda job: job.frozen),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),

@@ -29,7 +29,7 @@ SIZES = ("n_layers", "d_model", "n_heads", "d_ff", "vocab")
 MOST_BYTES = 2 * 10**9
 
 # What the column `evidence` calls a row that nobody measured.
-_NOT_MEASURED = ("analytic", "estimate", "oom")
+_NOT_MEASURED = ("analytic", "estimate", "oom", "capacity")
 
 
 class Row(dict[str, str]):
