@@ -195,7 +195,7 @@ def test_what_a_source_leaves_open_is_the_fastest_that_fits() -> None:
 def test_a_layout_that_is_not_stated_is_the_usual_one(change: dict[str, str], layout: dict[str, int]) -> None:
     ran = described(Row(dict(ONE) | {"n_params": "", "vpp": "", "dp": ""} | change))
     p = ran.job.parallelism
-    assert ran.searched
+    assert bool(ran.searched) == (p.zero < 3)  # FSDP that nothing is said beside of has nothing beside it
     assert p.tp <= 8  # inside a node
     assert p.devices == ran.job.cluster.devices
     assert {name: getattr(p, name) for name in layout} == layout
