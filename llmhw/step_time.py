@@ -51,7 +51,7 @@ from llmhw.rates import (
 )
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
-from llmhw.step_interval import step_interval
+from llmhw.step_interval import flags_of, interval_words, step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, where
 
 PARTS = (
@@ -163,6 +163,7 @@ class StepTime:
     stages   seconds that each pipeline stage computes for one micro-batch
     spread   factors of the total that bound the interval; None where the calibration has none for such a job
     slowest  number of the stage
+    flags    what makes the interval wider than that of a dense model on hardware that many have measured
     reason   how the numbers came about, made when it is asked for
     """
 
@@ -170,6 +171,7 @@ class StepTime:
     stages: tuple[float, ...]
     spread: tuple[float, float] | None = (1.0, 1.0)
     slowest: int = 0
+    flags: tuple[str, ...] = ()
     reason: Callable[[], Estimate] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -181,6 +183,11 @@ class StepTime:
     def interval(self) -> tuple[float, float] | None:
         """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
         return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
+
+    @property
+    def interval_words(self) -> str:
+        """What makes the interval as wide as it is, as in "mixture, layout searched: plus or minus 22 %"."""
+        return interval_words(self.flags, self.spread)
 
     @property
     def estimate(self) -> Estimate:
@@ -613,10 +620,13 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
 
 
 @checked
-def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None) -> StepTime:
+def time_step(
+    job: TrainingJob, *, calibration: Mapping[str, Any] | None = None, unstated: Iterable[str] = ()
+) -> StepTime:
     """Seconds of one optimizer step.
 
     calibration   other constants than those of `calibration.json`
+    unstated      what a source left open, so that the interval is wider: see `llmhw.step_interval.UNSTATED`
 
     >>> from llmhw import Cluster, model
     >>> from llmhw.job import Parallelism
@@ -628,10 +638,12 @@ def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None)
     """
     known = calibration or read_calibration("training_time")
     constants = training_constants(job.cluster.accelerator, job.trainer, known)
-    return _timed(job, constants, step_interval(job, known))
+    found = _timed(job, constants)
+    flags = flags_of(job, found.total, known, unstated)
+    return replace(found, flags=flags, spread=step_interval(job, flags, known))
 
 
-def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)) -> StepTime:
+def _timed(job: TrainingJob, constants: TrainingConstants) -> StepTime:
     def reason() -> Estimate:
         found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
@@ -640,7 +652,7 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
     parts = FrozenDict({name: float(found.parts.get(name, 0.0)) for name in PARTS})
     kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
     each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
-    return StepTime(parts, each, spread, slowest, reason)
+    return StepTime(parts, each, slowest=slowest, reason=reason)
 
 
 @checked

@@ -1140,8 +1140,8 @@ class TrainingEstimate(Report):
         return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}.{endless}"
 
     def footer(self) -> list[str]:
-        """What was assumed for the run."""
-        return self.run.footer()
+        """What makes the interval as wide as it is, and what was assumed for the run."""
+        return [f"80 % interval of the step: {self.time.interval_words}", *self.run.footer()]
 
     def warnings(self) -> list[str]:
         """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""
@@ -1230,6 +1230,7 @@ class TrainingEstimate(Report):
             "next_steps": self.next_steps(),
             "step_seconds": self.step_seconds,
             "step_seconds_interval": self.step_seconds_interval and list(self.step_seconds_interval),
+            "step_seconds_interval_is_of": self.time.interval_words,
             "step_parts": {
                 name: {"least": low, "estimate": middle, "most": high}
                 for name, (low, middle, high) in self.bounds.items()

@@ -34,12 +34,14 @@ class Timed:
               constants
     kinds     `kinds(row, calibration)`: what a row is of, by what a question may differ in from all that was fitted:
               the source, then what is left out of a fit in turn
+    flags     `flags(row, calibration)`: what makes a row harder to predict, where an interval is made of that
     """
 
     subject: str
     noise: float
     noted: Callable[[Row, Mapping[str, Any]], Any]
     kinds: Callable[[Row, Mapping[str, Any]], dict[str, str]]
+    flags: Callable[[Row, Mapping[str, Any]], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,13 @@ KINDS: dict[str, Kind] = {
         predict=training_throughput.predict,
         configuration=training_throughput.configuration,
         catalog=partial(read_measurements, "training_throughput"),
-        timed=Timed("training_time", 0.05, training_throughput.noted, training_throughput.kinds_of),
+        timed=Timed(
+            "training_time",
+            0.05,
+            training_throughput.noted,
+            training_throughput.kinds_of,
+            training_throughput.flags_of,
+        ),
     ),
     "training-memory": Kind(
         title="peak memory of training",

@@ -156,6 +156,24 @@ def percentile(values: Iterable[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
+def error_summary(errors: Sequence[float]) -> dict[str, Any]:
+    """How many errors there are, and what they come to.
+
+    >>> error_summary([0.1, -0.2, 0.0])["median_abs_error"]
+    0.1
+    """
+    if not len(errors):
+        return {"groups": 0}
+    sizes = [abs(error) for error in errors]
+    return {
+        "groups": len(sizes),
+        "median_abs_error": round(percentile(sizes, 50), 4),
+        "p90_abs_error": round(percentile(sizes, 90), 4),
+        "mean_abs_error": round(sum(sizes) / len(sizes), 4),
+        "bias": round(percentile(errors, 50), 4),
+    }
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Validation(Report):
     """Predictions beside measurements; one vote for each group.

@@ -168,7 +168,7 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
         raise row.error("measured_kind", f"one of {', '.join(_KINDS)}")
     measured = row.positive("measured_value", None) * (1e12 if kind == "tflops_per_gpu" else 1)
     job = job_of(row, calibration=calibration)
-    found = time_step(job, calibration=calibration)
+    found = time_step(job, calibration=calibration, unstated=unstated(row))
     predicted, unit = _in_measure(row, job, found.total)
     low, high = scaled(predicted, found.spread, unit)
     return Prediction(
@@ -212,6 +212,18 @@ def kinds_of(row: Row, calibration: Mapping[str, Any]) -> dict[str, str]:
     """What a row is of: everything that a fit may never have seen."""
     source = row["cluster"] or source_family(row.source)
     return {"source": source, **step_interval.kinds_of(job_of(row), calibration)}
+
+
+def unstated(row: Row) -> tuple[str, ...]:
+    """What the source leaves open of what decides the time, and is taken as usual: see `step_interval.UNSTATED`."""
+    layout = not row["tp"] or not row["pp"]
+    return tuple(name for name, open_ in (("layout", layout), ("recompute", _recompute(row) == "as needed")) if open_)
+
+
+def flags_of(row: Row, calibration: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes a row harder to predict."""
+    job = job_of(row)
+    return step_interval.flags_of(job, time_step(job).total, calibration, unstated(row))
 
 
 _KEY = (

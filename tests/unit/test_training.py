@@ -463,6 +463,7 @@ def test_an_estimate_as_numbers() -> None:
     assert set(plain) - asked == {
         *("verdict", "fits", "warnings", "next_steps"),
         *("model", "device", "devices", "software", "step_seconds", "step_seconds_interval", "step_parts"),
+        "step_seconds_interval_is_of",
         *("tokens_per_step", "tokens_per_second", "tokens_per_second_per_device", "mfu", "hfu", "memory", "run"),
     }
     assert sum(plain["memory"]["parts"].values()) == pytest.approx(plain["memory"]["total"])
