@@ -32,6 +32,7 @@ class Trainer:
     buckets          what goes into one message of gradients: megatron, ddp, block or parameter
     cuda_graph       what is launched as a graph: none, partial (attention, router) or full (the whole step)
     sharding         what cuts weights under ZeRO-3, by what it holds beside them: fsdp1, fsdp2, deepspeed, or "": its own
+    adapters         format of LoRA's adapters
     expert_loop      experts run one after the other, not as one grouped product
     dispatcher       what takes tokens to experts
     a2a_overlap      that runs beside other work
@@ -60,6 +61,7 @@ class Trainer:
     buckets: str
     cuda_graph: str
     sharding: str
+    adapters: str
     expert_loop: bool
     dispatcher: str
     a2a_overlap: bool

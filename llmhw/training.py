@@ -18,10 +18,11 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, saves_attention
+from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, offloads, saves_attention
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
+    kv_cache,
     lora_modules,
     lora_tensors,
     lora_terms,
@@ -135,6 +136,41 @@ def fsdp_buffer_bytes(
     return (block_elements * (gathered + 1) + outer_elements) * bytes_per_element
 
 
+@formula(
+    source="TRL's selective_log_softmax: in fp32 the logits and three gradients of their size, in 16 bit two of them",
+    unit="bytes",
+)
+def label_log_probs_bytes(*, batch: Any, seq_len: Any, vocab: Any, element: Any, tp: Any = 1, cp: Any = 1) -> Any:
+    """What log-probabilities of given tokens need where the backward pass begins (DPO, GRPO), the saved part with it.
+
+    seq_len   tokens whose log-probabilities are asked for
+    element   bytes of a logit: 4 in fp32 or under autocast, else 2
+
+    >>> label_log_probs_bytes(batch=4, seq_len=1024, vocab=151936, element=4) / 2**30
+    9.2734375
+    """
+    return batch * seq_len * vocab * where(element == 4, 16, 4) / tp / cp
+
+
+@formula(
+    source="DeepSpeed's defaults under ZeRO-3: stage3_max_live_parameters=1e9, reduce_bucket_size=5e8", unit="bytes"
+)
+def deepspeed_buffer_bytes(*, elements: Any, largest: Any, live: Any = 1e9, bucket: Any = 5e8, width: Any = 2) -> Any:
+    """Weights that DeepSpeed has gathered, its gradient bucket, and what is larger than that with the copy it sends.
+
+    elements   of the model on this rank, after tp
+    largest    of its largest trained tensor; 0 where adapters alone are trained
+    live       gathered at a time at most: what is prefetched (stage3_prefetch_bucket_size) and what is never cut
+               (stage3_param_persistence_threshold) are among them
+    bucket     elements that gradients are collected in before they are reduced
+
+    >>> deepspeed_buffer_bytes(elements=8.03e9, largest=525336576) / 1e9
+    5.101346304
+    """
+    alone = where(largest > bucket, 2 * largest, 0)
+    return (where(elements < live, elements, live) + bucket + alone) * width
+
+
 @formula(source="FSDP2 in a pipeline (torchtitan): gathered once a step, reduced once behind it", unit="bytes")
 def whole_step_bytes(*, elements: Any, weight_bytes: Any, gradient_bytes: Any) -> Any:
     """Whole weights and gradients that a pipeline stage holds beside its shards from its first micro-batch to its last.
@@ -209,6 +245,9 @@ class JobMemory(StageReport):
 
     @property
     def _fits(self) -> str:
+        if self.device_bytes <= self.capacity_bytes and not self.fits_host:
+            room, held = format_range((float(self.job.host_memory or 0), self.host_bytes), "bytes")
+            return f"Does not fit: the host of a node must hold {held}, and has {room}"
         return fit_words(self.device_bytes, self.capacity_bytes, known_error("training"))
 
     def warnings(self) -> list[str]:
@@ -263,8 +302,8 @@ class JobMemory(StageReport):
 
     @property
     def device_bytes(self) -> float:
-        """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers."""
-        return float(self._meters[1].value)
+        """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers, and an engine beside them."""
+        return float(self._meters[1].value) + engine_bytes(self.job)
 
     @cached_property
     def _meters(self) -> tuple[Term, Term]:
@@ -285,8 +324,13 @@ class JobMemory(StageReport):
 
     @property
     def fits(self) -> bool:
-        """Whether the worst stage fits the device, by the nvidia-smi meter."""
-        return self.device_bytes <= self.capacity_bytes
+        """Whether the worst stage fits the device, by the nvidia-smi meter, and what is offloaded the host."""
+        return self.device_bytes <= self.capacity_bytes and self.fits_host
+
+    @property
+    def fits_host(self) -> bool:
+        """Whether the host of a node has room for what is offloaded to it, as far as its memory is known."""
+        return self.job.host_memory is None or self.host_bytes <= self.job.host_memory
 
     @property
     def fits_barely(self) -> bool:
@@ -298,9 +342,11 @@ class JobMemory(StageReport):
         """By how much it falls short, and the change that fits and loses least; "" if it fits."""
         if self.fits:
             return ""
-        short = format_quantity(self.device_bytes - self.capacity_bytes, "bytes")
+        here = self.device_bytes - self.capacity_bytes
+        there = "" if self.fits_host else " on the host"
+        short = format_quantity(here if here > 0 else self.host_bytes - (self.job.host_memory or 0), "bytes")
         steps = self.next_steps()
-        return f"short by {short}; {steps[0] if steps else 'no more devices of this kind would do'}"
+        return f"short by {short}{'' if here > 0 else there}; {steps[0] if steps else 'no more devices of this kind would do'}"
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind a meter; default: the worst stage that has it."""
@@ -308,6 +354,11 @@ class JobMemory(StageReport):
             return "\n".join(t.explain() for t in self._meters[: 1 if part == "reserved" else 2])
         if part == "device":
             return f"device = {format_quantity(self.capacity_bytes, 'bytes')}: what its driver offers to a program"
+        if part == "rollout engine":
+            share = format_quantity(self.job.rollout_share, "fraction")
+            return f"{part} = {format_quantity(engine_bytes(self.job), 'bytes')}: {share} of the device"
+        if part == "host has":
+            return f"{part} {format_quantity(float(self.job.host_memory or 0), 'bytes')}, as given"
         if part == "host":
             return f"host = {format_quantity(self.host_bytes, 'bytes')}: what offload puts there, all ranks of a node"
         if stage is None:
@@ -352,9 +403,11 @@ class JobMemory(StageReport):
         held = {
             "allocated": self.allocated_bytes,
             "reserved": self.reserved_bytes,
+            **({"rollout engine": engine_bytes(self.job)} if self.job.rollout_share else {}),
             "nvidia-smi": self.device_bytes,
             "device": self.capacity_bytes,
             **({"host": self.host_bytes} if self.host_bytes else {}),
+            **({"host has": self.job.host_memory} if self.job.host_memory else {}),
         }
         return [(name, format_quantity(value, "bytes")) for name, value in held.items()]
 
@@ -493,7 +546,8 @@ def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...],
         parts = tuple(Part(n, tuple(t), held.note(n, number)) for n, t in fullest.terms.items() if t)
         stages.append(Estimate(f"stage {number} of {job.model.name}", "bytes", parts, name))
         unreused.append(float(held.unreused(moments, stage)))
-        away.append(sum(float(v) for n, v in held.states(stage).parts.items() if n in held.away))
+        there = sum(float(v) for n, v in held.states(stage).parts.items() if n in held.away)
+        away.append(there + held.waiting(stage, number))
     return tuple(stages), tuple(unreused), tuple(away)
 
 
@@ -513,9 +567,15 @@ def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
     totals = _totals(_OnAnyDevice(job))
     most = max(sum(parts.values()) + apart for parts, apart in totals)
-    return float(on_device(most, job.cluster.devices))
+    return float(on_device(most, job.cluster.devices)) + engine_bytes(job)
 
 
+def engine_bytes(job: TrainingJob) -> float:
+    """What the engine that writes answers takes of each device."""
+    return job.rollout_share * job.cluster.accelerator.memory_bytes
+
+
+ROLLOUT = "the answers are written"
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
 LOSS, LAYER = "the loss", "the backward pass of the last layer"
 
@@ -536,13 +596,17 @@ class StepMemory:
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
+        self._chosen = optimizer_named(job.optimizer)
         self.away = self._lies_elsewhere()
 
     def _lies_elsewhere(self) -> set[str]:
         """Parts of the states that are not on the device."""
         states = {"master copy", "momentum", "variance", "step counters"}
-        every = states | {"weights", "adapters", "gradients", *(f"{tower.kind} tower" for tower in self.spec.towers)}
-        return {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
+        every = states | {"weights", "adapters", "gradients", "reference model"}
+        every |= {f"{tower.kind} tower" for tower in self.spec.towers}
+        found = {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
+        # paged states are on the device only where nothing else needs the room
+        return found | set(self._chosen.states) if self._chosen.paged else found
 
     # states
 
@@ -558,34 +622,49 @@ class StepMemory:
                 found.put(name, terms)
             for name, terms in self.towers(stage).items():
                 found.put(name, terms)
+            if job.has_reference:
+                found.put("reference model", self.frozen(stage, self.x))
             self._states[stage.index] = found
         return self._states[stage.index]
 
+    def frozen(self, stage: Stage, x: Layout) -> list[Term]:
+        """Weights that are not trained, in the format of the base; ZeRO-3 cuts them."""
+        job, held = self.job, self.tensors.held(stage)
+        if not job.frozen or job.base is None:
+            return state_terms(held, x, precision=job.precision)["weights"]
+        parts = weights(self.spec, job.base, tensors=held)
+        return [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]
+
     def adapted(self, stage: Stage, x: Layout) -> dict[str, list[Term]]:
-        """Frozen weights, and adapters with all that is kept to train them; ZeRO-3 cuts both."""
+        """Frozen weights, and adapters with all that is kept to train them, cut as ZeRO cuts what is trained."""
         job = self.job
-        held = self.tensors.held(stage)
-        if job.base is None:
-            found = {"weights": state_terms(held, x, precision=job.precision)["weights"]}
-        else:
-            parts = weights(self.spec, job.base, tensors=held)
-            found = {"weights": [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]}
-        added, recipe = lora_tensors(self.spec, rank=job.rank, targets=job.targets), PRECISIONS["fp32"]
+        added = lora_tensors(self.spec, rank=job.rank, targets=job.targets)
+        recipe = PRECISIONS[job.adapters or "fp32"]
+        # of the last layers alone, where it is so asked: layers are taken to be alike
         layers = sum(n for which, n in stage.parts if isinstance(which, int)) / self.spec.num_layers
+        layers *= job.adapted_layers / self.spec.num_layers
         cut = [(local_tensor(x, t), n) for t, n in added]
+        states = optimizer_parts(cut, self._chosen, recipe.state)
         parts_of = {
-            "adapters": lora_terms(added, recipe.weights, tp=x.tp),
-            "gradients": lora_terms(added, recipe.gradients, tp=x.tp),
-            **optimizer_parts(cut, optimizer_named("adamw"), recipe.state),
+            "adapters": (3, lora_terms(added, recipe.weights, tp=x.tp)),
+            "gradients": (2, lora_terms(added, recipe.gradients, tp=x.tp)),
+            **{name: (1, terms) for name, terms in states.items()},
         }
-        times = layers * where(x.zero == 3, 1 / x.shards, 1)
-        return found | {name: [t.scaled(times) for t in terms] for name, terms in parts_of.items()}
+        found = {"weights": self.frozen(stage, x)}
+        for name, (stages, terms) in parts_of.items():
+            found[name] = [t.scaled(layers * where(x.zero >= stages, 1 / x.shards, 1)) for t in terms]
+        return found
 
     def towers(self, stage: Stage) -> dict[str, list[Term]]:
         """Towers, which are frozen and lie whole on every rank of the first stage."""
         return whole_towers(self.spec, precision_named(self.job.precision).weights) if stage.first else {}
 
     # activations
+
+    @property
+    def rows(self) -> Any:
+        """Sequences of a micro-batch that pass through the model."""
+        return self.x.micro_batch * (self.job.sequences // self.job.micro_batch)
 
     def kept(self, kind: int, mode: str) -> list[Term]:
         """What a layer keeps of one micro-batch; `mode`: none, selective, per-op or full."""
@@ -631,7 +710,7 @@ class StepMemory:
                 sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
 
-        numbers = (x.tp, x.cp, x.sequence_parallel, x.micro_batch)
+        numbers = (x.tp, x.cp, x.sequence_parallel, self.rows)
         if self.detail == "terms":
             return [t for part in at(*numbers) for t in part.terms]
         return [Term("op by op", "", (), 1, each(lambda *one: float(at(*one).total), *numbers))]
@@ -656,7 +735,7 @@ class StepMemory:
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}
-                plain = not first and job.loss in ("plain", "copied")
+                plain = not first and job.loss in ("plain", "copied") and job.method == "sft"
                 loss = self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss")) if plain else []
                 rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
                 self._ends[which] = {"ends": rest, "loss": loss}
@@ -675,8 +754,12 @@ class StepMemory:
         job, found, copies = self.job, Ledger(self.detail), self.copies(number)
         mode = {"full": "none", "block": "none"}.get(job.recompute, job.recompute)
         layers = {(kind, "full" if again else mode): count for (kind, again), count in stage.layers.items()}
+        # the backward pass ends at the first layer with adapters: those before it keep nothing
+        reached = job.adapted_layers / self.spec.num_layers if job.frozen else 1
         for (kind, how), count in layers.items():
-            found.put("activations", self.kept(kind, how), copies * count)
+            # of inputs that wait in host memory one is here: that of the layer at work
+            here = 1 if job.checkpoint_offload and how == "full" else copies * count * reached
+            found.put("activations", self.kept(kind, how), here)
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
         if moment != LOSS and job.recompute in ("per-op", "full", "block") and stage.kinds:
@@ -694,6 +777,14 @@ class StepMemory:
             found.put("temporaries", self.held_by_hooks(stage))
         return found
 
+    def waiting(self, stage: Stage, number: int) -> float:
+        """Bytes of layers' inputs that wait in host memory."""
+        if not self.job.checkpoint_offload:
+            return 0.0
+        copies = self.copies(number)
+        each = ((self.kept(kind, "full"), n) for (kind, again), n in stage.layers.items() if again)
+        return float(sum(t.value * n * copies for terms, n in each for t in terms))
+
     def held_by_hooks(self, stage: Stage) -> list[Term]:
         """Gradients of layers' inputs that FSDP 1 holds until the backward pass ends, where weights are frozen.
 
@@ -704,7 +795,7 @@ class StepMemory:
         if not job.frozen or job.recompute != "full" or job.trainer.sharding != "fsdp1":
             return []
         layers = sum(stage.layers.values()) - 1
-        held = layer_input(self.spec, x, seq_len=job.seq_len).term(x.micro_batch)
+        held = layer_input(self.spec, x, seq_len=job.seq_len).term(self.rows)
         return [held.scaled(layers * where((x.zero == 3) & (x.shards > 1), 1, 0))]
 
     def temporaries(self, stage: Stage) -> list[Term]:
@@ -719,7 +810,7 @@ class StepMemory:
         if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
             inner /= next(t.experts for t in layer.tensors if t.component == "experts")
         times = (2 if gated else 1) + job.frozen
-        sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
+        sizes = {"batch": self.rows, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
         widths["gradients inside the feed-forward part"] = times * inner / x.tp
@@ -731,7 +822,7 @@ class StepMemory:
         sizes: dict[str, Any] = {"vocab": self.spec.head_shape[0], "tp": self.x.tp}
         if self.job.kernels == "megatron":
             return term(unfused_gradient_bytes, "gradient of the head", hidden=self.spec.hidden, **sizes)
-        sizes |= {"batch": self.x.micro_batch, "seq_len": self.job.seq_len, "cp": self.x.cp}
+        sizes |= {"batch": self.rows, "seq_len": self.job.answer_tokens, "cp": self.x.cp}
         if self.job.loss == "fused":
             return term(fused_loss_bytes, "logits in 16 bit, then their gradient", **sizes)
         if self.job.loss == "chunked":
@@ -739,6 +830,10 @@ class StepMemory:
             head = 0 if self.job.frozen else share(rows * hidden, sizes.pop("tp"))
             made = {name: sizes[name] for name in ("batch", "seq_len", "cp")}
             return term(chunked_loss_bytes, "logits of a chunk", hidden=hidden, head=head, **made)
+        if self.job.method != "sft":
+            # autocast and fp32 give fp32 logits
+            element = 4 if self.job.precision in ("fp32", "fp32-bf16") else 2
+            return term(label_log_probs_bytes, "logits and log-probabilities of the answers", element=element, **sizes)
         if self.job.loss == "copied":
             return term(copied_logits_bytes, "logits, their fp32 copy, and that shifted by one", **sizes)
         return term(loss_temporary_bytes, "gradients of the loss, in fp32", **sizes)
@@ -765,6 +860,11 @@ class StepMemory:
         outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
         largest = max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds)
         frozen, base = self.job.frozen, self.job.base
+        if self.job.trainer.sharding == "deepspeed":
+            elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+            trained = () if frozen else self.tensors.held(stage)
+            sizes = {"elements": elements, "largest": max((t.numel for t, _ in trained), default=0)}
+            return found.put("gathered weights", [term(deepspeed_buffer_bytes, "live weights and buckets", on, **sizes)])
         # frozen blocks have no gradient, and travel as they are stored
         packed = formats_in(self.spec, base)[0].bits_per_weight / 16 if base else 1
         made = term(
@@ -782,6 +882,9 @@ class StepMemory:
         """What a stage holds at each moment that may be the fullest."""
         job, states = self.job, self.states(stage)
         held, gathered = states.without(self.away), self.gathered(stage)
+        if job.optimizer_in_backward and not job.frozen:
+            held = held.without({"gradients"})
+            held.put("gradients", [self.largest(stage, "gradient", precision_named(job.precision).gradients)])
         alive = Ledger(self.detail).merge(held)
         if job.kernels == "megatron":  # Megatron-LM keeps its gradient buffers
             return {ALIVE: alive.merge(self.activations(stage, number)).merge(gathered)}
@@ -796,17 +899,41 @@ class StepMemory:
             moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
             for moment in (LOSS, LAYER)
         }
-        if stage.last and not job.frozen:
+        if stage.last and not job.frozen and not job.optimizer_in_backward:
             moments[LAYER].put("gradients", self.head_gradient(stage), first)
         moments[REDUCED] = Ledger(self.detail).merge(held).merge(gathered)
         chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
         if "variance" in chosen.states and chosen.scheme == "plain" and not chosen.fused and "variance" not in self.away:
             # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
             updated = moments[UPDATED] = Ledger(self.detail).merge(held)
-            updated.parts[name] = states.parts["variance"]
-            roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
-            updated.terms[name] = list(roots)
+            if job.optimizer_in_backward and not job.frozen:
+                width = chosen.element or precision_named(job.precision).state
+                updated.put(name, [self.largest(stage, "square roots of the variance", width)])
+            else:
+                updated.parts[name] = states.parts["variance"]
+                roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
+                updated.terms[name] = list(roots)
+        if job.method == "grpo" and not (job.rollout_share or job.rollout_gpus):
+            moments[ROLLOUT] = Ledger(self.detail).merge(held.without({"gradients"})).merge(self.rollout(stage))
         return moments
+
+    def largest(self, stage: Stage, label: str, width: int) -> Term:
+        """One tensor's worth of what is kept for each: that of the largest, as ZeRO cuts it."""
+        x = self.x
+        most = max(t.numel for t, _ in self.tensors.held(stage))
+        made = term(state_bytes, f"{label} of the largest tensor", elements=most, bytes_per_element=width)
+        return made.scaled(where(x.zero >= 2, 1 / x.shards, 1))
+
+    def rollout(self, stage: Stage) -> Ledger:
+        """What the trained model itself needs to write answers: whole weights, and a cache for those of a step."""
+        job, x, found = self.job, self.x, Ledger(self.detail)
+        elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+        whole = term(state_bytes, "weights, whole", elements=elements, bytes_per_element=gathered_width(job))
+        found.put("gathered weights", [whole.scaled(where((x.zero == 3) & (x.shards > 1), 1, 0))])
+        stored = {4: "fp32", 2: "bf16"}[PRECISIONS[job.precision].compute]
+        sizes: dict[str, Any] = {"batch": int(x.micro_batch * x.micro_batches), "seq_len": job.seq_len, "tp": int(x.tp)}
+        cache = kv_cache(self.spec, kv_format=stored, **sizes)
+        return found.put("KV cache", [t for part in cache for t in part.terms])
 
     def head_gradient(self, stage: Stage) -> list[Term]:
         """The gradient of the head and the final norm, which is there when the backward pass comes to the layers."""
@@ -831,7 +958,8 @@ class StepMemory:
             most = maximum(most, found.total)
         brief = sum(layer.parts.get(name, 0.0) for name in ("layer being recomputed", "temporaries"))
         either = loss.total + brief - fullest
-        gradients = 0.0 if "gradients" in self.away else self.states(stage).parts["gradients"]
+        kept = "gradients" in self.away or self.job.optimizer_in_backward
+        gradients = 0.0 if kept else self.states(stage).parts["gradients"]
         apart = where(self.x.micro_batches == 1, gradients, 0.0) + either
         # where the optimizer's step is the fullest moment, it takes blocks that the others have left
         return where(fullest >= most, apart, maximum(0.0, fullest + either - most))
@@ -955,8 +1083,10 @@ def _text(job: TrainingJob, changes: Mapping[str, Any]) -> str:
 
 
 def _well(job: TrainingJob) -> bool:
-    """Whether it fits, and not barely."""
-    return device_bytes(job) * (1 + known_error("training")) <= visible_bytes(job.cluster.accelerator)
+    """Whether it fits, and not barely; and what it puts on the host fits there."""
+    if device_bytes(job) * (1 + known_error("training")) > visible_bytes(job.cluster.accelerator):
+        return False
+    return job.host_memory is None or not offloads(job) or memory(job).fits_host
 
 
 def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
