@@ -28,10 +28,10 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device fsdp "
-        "software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels recipe compute "
-        "recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank base loss dropout "
-        "counts_recompute counts_causal".split()
+        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
+        "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels "
+        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank base loss "
+        "dropout counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
         "not_predicted program software model config device recipe compute recompute_mode compiled outer_layers adapter "
@@ -139,18 +139,20 @@ def served_device(text: str) -> str:
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
-_ADAPTERS = {"Ampere": 25.0, "Blackwell Ultra": 100.0}
+_ADAPTERS = {"Ampere": 25.0, "Blackwell Ultra": 100.0, "NeuronCore-v2": 6.25}
 _USUAL_ADAPTER = 50.0
-_GIGABITS = re.compile(r"(\d+)\s*(?:x\s*)?(?:[A-Za-z]+\s*)?(\d*)\s*Gb/s\s*per\s*(node|GPU)", re.IGNORECASE)
+_OF_A_NODE = re.compile(r"(?:\b(\d+) ?x ?(?:[A-Za-z]+ ?)?)?(\d+) ?(G[bB])(?:/s)?(?: per (node|GPU))?")
 
 
 def adapter_of(interconnect: str, device: str) -> float:
-    """GB per second and direction of one device's network adapter."""
-    found = _GIGABITS.search(interconnect)
-    if "4xOmniPath" in interconnect:
-        return 400 / 8 / 8
+    """GB per second and direction of one device's network adapter; several of one kind are those of a node of eight."""
+    text = re.sub(r"xOmniPath (\d+)", r"x\1 ", interconnect).replace("HDR200", "200Gb")
+    found = _OF_A_NODE.search(text)
     if found:
-        return float(found[2] or found[1]) / 8 / (8 if found[3].lower() == "node" else 1)
+        rate = float(found[1] or 1) * float(found[2]) / (1 if found[3] == "GB" else 8)
+        return rate / (8 if found[1] or found[4] == "node" else 1)
+    if "TCPX" in interconnect:
+        return 12.5  # GCP's a3-highgpu-8g: 4 x 200 Gb/s
     architecture = accelerator(device).architecture if device else ""
     return next((rate for part, rate in _ADAPTERS.items() if part in architecture), _USUAL_ADAPTER)
 
@@ -218,6 +220,9 @@ def trained_model(row: Row) -> Facts:
     if "BLOOM" in row["source"] and row.count("d_model") % row.count("n_heads"):
         # "all NHEADS=64 (above too)": 96 does not divide 14336
         return {"config": as_json({"n_head": 64})}
+    if "FlashAttention" in row["source"] and all(row[column] for column in _SIZES):
+        # its configurations pad the vocabulary to a multiple of 8
+        return {"config": as_json({"vocab_size": -(-row.count("vocab") // 8) * 8})}
     if "GLU MLP" in row["notes"]:
         head = re.search(r"head_dim (\d+)", row["notes"])
         return {"config": as_json(_gated(row, int(head[1]) if head else 0))}
@@ -305,7 +310,7 @@ def _recipes() -> list[dict[str, str]]:
 
 
 def _recipe(row: Row, release: float) -> dict[str, str]:
-    """The recipe that a row ran: of its release or the one before, its model, device and format, and its layout."""
+    """The recipe that a row ran: of its model, device and format, with its layout; the newest up to its release."""
     name, _, task = row["model_name"].lower().partition(" ")
     sought = {
         "model": name,
@@ -314,11 +319,13 @@ def _recipe(row: Row, release: float) -> dict[str, str]:
         "compute": _COMPUTE.get(row["precision"].lower().partition(" ")[0].partition("/")[0], row["precision"].lower()),
     }
     fitting = [one for one in _recipes() if all(one[key] == value for key, value in sought.items())]
-    before = {float(one["release"]) for one in fitting if float(one["release"]) <= release + 0.005}
-    fitting = [one for one in fitting if before and float(one["release"]) == max(before)]
+    fitting = [one for one in fitting if float(one["release"]) <= release + 0.005]
     layout = "n_gpus tp pp vpp cp ep micro_batch global_batch".split()
-    alike = {id(one): sum((row[key] or "1") == one[key] for key in layout) for one in fitting}
-    return max(fitting, key=lambda one: alike[id(one)], default={})
+
+    def alike(one: dict[str, str]) -> tuple[int, str]:
+        return sum((row[key] or "1") == one[key] for key in layout), one["release"]
+
+    return max(fitting, key=alike, default={})
 
 
 def _switches(row: Row, release: float) -> Facts:
@@ -364,6 +371,8 @@ def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str
         return "full" if "torchtune" in row["source"] or "tpu" in row["source"].lower() else "as needed"
     # NVIDIA chooses the layouts of dense models so that all is kept; beside a Grace processor activations go to its
     # memory meanwhile
+    if frozen and "MLPerf" in row["source"]:
+        return "as needed"
     return "as needed" if experts and not frozen and not device.startswith("GB") else "none"
 
 
@@ -408,8 +417,16 @@ def _shards(row: Row) -> str:
     return str(row.count("n_gpus") // (int(slices) * row.count("tp"))) if slices else ""
 
 
+def _slice(row: Row) -> str:
+    """Chips of a TPU slice, which the interconnect joins."""
+    within = re.search(r"slice of (\d+) chips", row["interconnect"])
+    slices = re.search(r"ICI; (\d+) slice", row["interconnect"])
+    return within[1] if within else str(row.count("n_gpus") // int(slices[1])) if slices else ""
+
+
 def _changes(row: Row) -> dict[str, object]:
-    if "HBM2e-500W" in row["gpu"]:
+    # torchao's pages measure torchtitan on its developers' machines
+    if "HBM2e-500W" in row["gpu"] or (row["gpu"].startswith("H100") and "torchao docs" in row["source"]):
         return _CAPPED
     if "POWER LIMITED B200" in row["notes"]:
         return {"name": "B200 180GB 750W", "tdp_watts": 750.0}  # torchao's documentation names the limit
@@ -439,6 +456,8 @@ def training_throughput(row: Row) -> Facts:
     tasks = ("sft", "lora") if "NVIDIA" in row["source"] or "Bridge" in row["source"] else ()
     squad = any(re.search(rf"\b{task}\b", f"{row['model_name'].lower()} {text}") for task in tasks)
     base = "nf4" if "bnb nf4" in text or "peft-bnb" in text else "int4-gptq" if "autogptq" in text else ""
+    if "MLPerf" in row["source"] and row["precision"].startswith("fp8"):
+        base = "fp8"  # submissions keep frozen weights in it
     return found | {
         "not_predicted": _reason_of_training(row),
         # judged before any constant may know them
@@ -449,6 +468,7 @@ def training_throughput(row: Row) -> Facts:
         "adapter_gb_per_s": f"{adapter_of(row['interconnect'], device):.17g}",
         "ranks_per_device": "2" if "counted in NeuronCores" in row["notes"] else "",
         "fsdp": _shards(row),
+        "gpus_per_node": _slice(row),
         **switched,
         # of SQuAD's samples, which NeMo's recipes of fine-tuning pack
         "packed": "200" if squad else "",

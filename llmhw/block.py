@@ -7,7 +7,7 @@ of many layouts at once. Nothing here knows a device: `llmhw.rates` turns operat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,6 +134,7 @@ class Matmul(Op):
     groups   experts on this rank, or 1
     split    how tensor parallelism cuts the matrix, see `llmhw.model.Tensor`
     experts, used   all experts of the layer, and those of one token
+    adapter  a factor of an adapter (LoRA), which is trained where the matrices beside it are not
     """
 
     m: Any
@@ -143,6 +144,7 @@ class Matmul(Op):
     split: str = "whole"
     experts: int = 1
     used: int = 1
+    adapter: bool = False
 
     @property
     def flops(self) -> Any:
@@ -297,6 +299,8 @@ def block(
     imbalance: float = 1.0,
     ring: bool = False,
     packed: int | None = None,
+    rank: int = 0,
+    adapted: Collection[str] = (),
 ) -> Block:
     """The operations of one layer for one micro-batch on one rank.
 
@@ -306,6 +310,8 @@ def block(
     imbalance   tokens of the busiest expert rank over the mean
     ring        context-parallel ranks attend to the keys of one rank after the other, and add up what comes out
     packed      tokens of a document, on average, where none attends to another's: see `llmhw.flops.attended_tokens`
+    rank        of the adapters beside the matrices of these names, see `llmhw.memory.lora_tensors`
+    adapted     names of those tensors, without .weight
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")
@@ -313,7 +319,7 @@ def block(
     >>> [(m.name, m.m, m.n, m.k) for m in found.matmuls][:2]
     [('qkv', 8192, 768, 4096), ('o_proj', 8192, 4096, 512)]
     """
-    walk = _Walk(spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed)
+    walk = _Walk(spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed, rank, adapted)
     return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
 
 
@@ -329,6 +335,8 @@ class _Walk:
     imbalance: float
     ring: bool
     packed: int | None
+    rank: int
+    adapted: Collection[str]
 
     @property
     def tokens(self) -> Any:
@@ -371,11 +379,14 @@ class _Walk:
         gated = {_group(t) for t in self.layer.used if t.matmul and t.part in ("gate", "gate_up")}
         made: dict[str, Matmul] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
+        beside: set[str] = set()  # products with an adapter
         for t in self.layer.used:
             if not t.matmul:
                 continue
             local, group = local_tensor(self.x, t, self.layer), _group(t)
             name = group + (_TOGETHER.get(t.part, t.module) if self.fused else t.module)
+            if t.name.removesuffix(".weight") in self.adapted:
+                beside.add(name)
             if name in made:
                 made[name] = replace(made[name], n=made[name].n + local.out)
                 continue
@@ -398,8 +409,20 @@ class _Walk:
             )
         for m in made.values():
             yield m
+            if m.name in beside:
+                yield from self._adapter(m)
             if m.name in last:
                 yield self._activation(m, last[m.name] in gated)
+
+    def _adapter(self, m: Matmul) -> Iterator[Op]:
+        """LoRA's two factors beside a product, what they give added to its result, and dropout before them (peft)."""
+        name, r = f"adapter of {m.name}", self.rank
+        yield replace(m, name=f"{name}, down", n=r, adapter=True, kept=())
+        yield replace(m, name=f"{name}, up", k=r, adapter=True, kept=())
+        yield Pass(name=f"{name}, scaled and added", part=m.part, rows=m.m, width=m.n, ahead=5, behind=2, kernels=2)
+        # on the way back its gradient is added to that of the input
+        drop = 2.5 if self.dropout else 0
+        yield Pass(name=f"input of {name}", part=m.part, rows=m.m, width=m.k, ahead=drop, behind=3 + drop)
 
     def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
         """What a matrix product keeps."""
@@ -465,7 +488,7 @@ class _Walk:
                 yield Pass(name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2)
             if self.attention == "eager":
                 # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
-                more = 2.5 if self.dropout else 0
+                more = 2.5 if self.dropout and not self.adapted else 0
                 rows = x.micro_batch * heads * share(self.seq_len, x.cp)
                 yield Pass(
                     name="softmax", part="attention", rows=rows, width=self.seq_len, ahead=2 + more, behind=3 + more,
@@ -532,7 +555,7 @@ class _Walk:
     def sums(self) -> Iterator[Op]:
         """Two sums onto the residual, dropout before each, and the rows of the experts sorted and put back."""
         hidden, kept = self.spec.hidden, tuple[Kept, ...]()
-        if self.dropout:
+        if self.dropout and not self.adapted:  # else it is that of the adapters
             for what in ("mask after attention", "mask after the feed-forward part"):
                 kept += self._keep("dropout", what, hidden, self.rows, element=1)
             yield Pass(
@@ -571,6 +594,9 @@ def layer_input(spec: ModelSpec, layout: Layout, *, seq_len: int) -> Kept:
 
 # Megatron-LM pads the vocabulary to a multiple of so many for each tensor-parallel rank (make-vocab-size-divisible-by).
 VOCABULARY_MULTIPLE = 128
+# Reads plus writes of a logit in fp32, in forward and backward pass together: plain widens it, takes logarithms and the
+# way back in kernels of their own; fused and chunked read 16 bit and write the gradient over it (Unsloth, Liger).
+LOSS_PASSES = {"plain": 6.0, "fused": 2.0, "chunked": 2.0}
 
 
 def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool = False) -> Block:
@@ -585,11 +611,11 @@ def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool 
     return Block((found, *_projections(spec, layout, tokens, "embedding")))
 
 
-def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: float = 6, multiple: int = 1) -> Block:
+def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss: str = "plain", multiple: int = 1) -> Block:
     """What the last stage does behind its layers: final norm, output head and loss.
 
-    loss_passes   reads plus writes of a logit in fp32, in forward and backward pass together
-    multiple      rows of a rank's part of the output matrix are padded to a multiple of this, see `VOCABULARY_MULTIPLE`
+    loss       see `LOSS_PASSES`
+    multiple   rows of a rank's part of the output matrix are padded to a multiple of this, see `VOCABULARY_MULTIPLE`
 
     >>> from llmhw import model
     >>> last_block(model("llama-3-8b"), Layout(), seq_len=8192).flops / 1e12
@@ -606,6 +632,7 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
     )  # fmt: skip
     own = share(tokens, layout.spread)
     norm = Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last)
+    passes = LOSS_PASSES[loss] / 2
     if not vocab:  # an embedder
         return Block((norm, *_projections(spec, layout, tokens, "head")))
     return Block(
@@ -614,8 +641,8 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
             *_projections(spec, layout, tokens, "head"),
             Matmul(name="head", part="head", m=tokens, n=columns, k=width, split="vocab", kept=taken),
             Pass(
-                name="loss", part="loss", rows=tokens, width=columns, ahead=loss_passes / 2, behind=loss_passes / 2,
-                element=4, kept=logits,
+                name="loss", part="loss", rows=tokens, width=columns, ahead=passes, behind=passes, element=4,
+                kept=logits,
             ),
         )
     )  # fmt: skip

@@ -401,14 +401,18 @@ def matmul_seconds(
     a_bytes: Any = 2,
     b_bytes: Any = 2,
     out_bytes: Any = 2,
+    a_row: Any = None,
+    b_row: Any = None,
 ) -> Any:
     """Time of a matrix product on a device: the best tile shape, or the memory traffic if that takes longer.
 
     flops_per_second          of large products in the format
     vector_flops_per_second   of the ordinary cores, which need no tile; None: they are not used
     units                     multiprocessors that tiles are dealt to; None: not known, no waves
-    unaligned                 share of the rate where n or k is no multiple of 8: tensor cores read 16 bytes at a time
+    unaligned                 share of the rate where rows of an operand are no multiple of 8 elements: tensor cores
+                              read 16 bytes at a time
     a_, b_, out_bytes         of an element of the rows, of the matrix and of the result
+    a_row, b_row              elements of the first and the second operand that lie side by side; default: k, and n
 
     >>> round(1e6 * matmul_seconds(m=8192, n=8192, k=8192, flops_per_second=8e14, bandwidth_bytes_per_second=3e12))
     1374
@@ -421,7 +425,8 @@ def matmul_seconds(
         least = next(costs)
         for cost in costs:
             least = minimum(least, cost)
-    seconds = least / flops_per_second / where((k % 8 != 0) | (n % 8 != 0), unaligned, 1)
+    odd = ((k if a_row is None else a_row) % 8 != 0) | ((n if b_row is None else b_row) % 8 != 0)
+    seconds = least / flops_per_second / where(odd, unaligned, 1)
     if vector_flops_per_second is not None:
         seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)

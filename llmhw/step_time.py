@@ -19,7 +19,7 @@ from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.job import Layout, TrainingJob
-from llmhw.memory import optimizer_named, precision_named
+from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
     INPUTS_ONCE_MORE,
     Collective,
@@ -33,6 +33,7 @@ from llmhw.messages import (
     tied_messages,
 )
 from llmhw.model import Layer, Tensor
+from llmhw.precision import formats_in
 from llmhw.rates import (
     BITS,
     IDEAL,
@@ -248,6 +249,15 @@ class StepTimer:
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
         self.layers: dict[tuple[int, bool], _Clock] = {}
+        self.adapted, self.expanded = frozenset[str](), 0.0
+        if job.frozen:
+            # NeMo and Megatron-Bridge adapt attention alone (their recipes: linear_qkv and linear_proj)
+            targets = "attention" if job.kernels == "megatron" else "all-linear"
+            added = lora_tensors(job.model, rank=job.rank, targets=targets)
+            self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
+            bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
+            # weights in fewer bits are expanded to 16 before each product (bitsandbytes, GPTQ)
+            self.expanded = bits / 8 if bits < BITS[self.half] else 0.0
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
 
     def ledger(self) -> Ledger:
@@ -257,18 +267,26 @@ class StepTimer:
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
         """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
-        fmt = self.half if m.part == "router" else fmt
+        fmt = self.half if m.part == "router" or m.adapter else fmt
         r, c, name = self.rates, self.c, "matrix products"
         size = OPERAND_BYTES[fmt]
         sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes))
+        # rows are read along k, and the matrix, which lies as (n x k)
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes), a_row=m.k, b_row=m.k)
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
-        if not self.job.frozen:
+        if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
             turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            turned |= {"a_row": m.n, "b_row": m.k}
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
+        if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
+            moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
+            given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+            for ledger in (ahead, behind):
+                more = ledger.add(name, f"weights of {m.name} expanded", stream_seconds, c.pace, **given)
+                seconds = seconds + more if ledger is ahead else seconds
         if BITS[fmt] < 16 and any_of(c.cast):
             for ledger, width in ((ahead, m.k), (behind, m.n)):
                 moved = m.groups * m.m * width * c.cast
@@ -334,6 +352,8 @@ class StepTimer:
             imbalance=job.expert_imbalance,
             ring=job.parallelism.cp_kind == "ring",
             packed=job.packed,
+            rank=job.rank,
+            adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -362,7 +382,7 @@ class StepTimer:
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
         if any_of(self.c.accumulate):
-            moved = self.c.accumulate * sum(m.weights for m in work.matmuls)
+            moved = self.c.accumulate * sum(m.weights for m in work.matmuls if m.adapter or not self.job.frozen)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
             kernels = {"kernels": 3 * len(layer.tensors), "gap": self.rates.gap_seconds}
@@ -441,7 +461,7 @@ class StepTimer:
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
         multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
-        last = last_block(self.spec, self.x, seq_len=job.seq_len, multiple=multiple)
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:

@@ -731,7 +731,7 @@ class StepMemory:
             first, job, x = which == "first", self.job, self.x
             if job.kernels == "megatron":
                 make = first_block if first else last_block
-                dropout = {"dropout": job.dropout_masks} if first else {}
+                dropout: dict[str, Any] = {"dropout": job.dropout_masks} if first else {}
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}

@@ -169,10 +169,10 @@ def validate(
     calibration   other constants than those of `catalog/calibration.json`: what `fit` and `calibration` give
     progress      called as progress(rows done, rows in all), at most some ten times a second, and at the end
 
-    A row is skipped with a reason if a cell cannot be read, if it repeats another, if nobody opened its source, or if
-    the library does not predict what it says. A missing column or a file that is not CSV raises `LLMHWError`. Rows
-    that differ only in what was measured are predicted once. Interrupted (Ctrl-C), it returns what it has, with
-    `complete=False` and where it was in `note`.
+    A row is skipped with a reason if a cell cannot be read, if nobody opened its source, or if the library does not
+    predict what it says; one that repeats another is no row. A missing column or a file that is not CSV raises
+    `LLMHWError`. Rows that differ only in what was measured are predicted once. Interrupted (Ctrl-C), it returns what
+    it has, with `complete=False` and where it was in `note`.
 
     >>> found = validate(None, "training-memory")
     >>> len(found.rows) + len(found.skipped)
@@ -182,19 +182,25 @@ def validate(
     predict = Predictor(kind, None if calibration is None else _checked(kind, calibration))
     done: list[Prediction] = []
     skipped: list[tuple[str, str, str]] = []
+    repeats: list[tuple[str, str, str]] = []
     note = ""
     total = len(table.rows)
     try:
         for row in counted(chosen, table.rows, progress):
+            if row["duplicate_of"] and not row.flaw:
+                repeats.append((row.name, row.source, row["duplicate_of"]))
+                continue
             try:
                 done.append(predict(row))
             except LLMHWError as reason:
                 skipped.append((row.name, row.source, one_line(str(reason))))
     except KeyboardInterrupt:
-        note = f"interrupted after {len(done) + len(skipped):,} values of {total:,} rows"
+        note = f"interrupted after {len(done) + len(skipped) + len(repeats):,} values of {total:,} rows"
     known = OF_KIND.get(kind, table.columns) if source is not None else table.columns
     unread = tuple(column for column in table.columns if column and column not in known)
-    return Validation(tuple(done), tuple(skipped), tuple(groups(done)), kind, chosen.title, unread, note)
+    return Validation(
+        tuple(done), tuple(skipped), tuple(groups(done)), kind, chosen.title, unread, note, tuple(repeats)
+    )
 
 
 def counted(chosen: Kind, rows: Collection[Row], progress: Progress | None = None) -> Iterator[Row]:
