@@ -44,7 +44,7 @@ from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
 from llmhw.step_time import PARTS, StepTime, time_bounds, time_step
-from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
+from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, minimum, share, where
 
 
 def _constant(name: str) -> float:
@@ -308,8 +308,12 @@ class JobMemory(StageReport):
     @cached_property
     def _meters(self) -> tuple[Term, Term]:
         """Reserved bytes, and those on the device, of the stage that needs most of them."""
-        pairs = zip((float(stage.total) for stage in self.stages), self.unreused, strict=True)
-        return _metered(*max(pairs, key=sum), self.job.cluster.devices)
+        return _metered(*max(self._held, key=sum), self.job.cluster.devices)
+
+    @property
+    def _held(self) -> list[tuple[float, float]]:
+        totals = zip((float(stage.total) for stage in self.stages), self.unreused, strict=True)
+        return _kept(self.job, totals)
 
     @property
     def capacity_bytes(self) -> float:
@@ -496,6 +500,13 @@ def on_device(held: Any, devices: Any) -> Any:
     return shown_bytes(reserved=reserved, context=_context(devices))
 
 
+def stay_apart(tensors: Any, apart: Any, devices: Any, capacity: Any) -> Any:
+    """Bytes of blocks apart from the tensors that PyTorch keeps: where a device is full, it gives them back."""
+    # a billionth less than there is, so that no rounding makes more of it
+    room = (capacity * (1 - 1e-9) - _context(devices)) / _constant("reserved_over_allocated") - tensors
+    return maximum(0.0, minimum(apart, room))
+
+
 @checked
 def memory(job: TrainingJob) -> JobMemory:
     """What the ranks of a job hold at their fullest, stage by stage and part by part.
@@ -565,9 +576,16 @@ def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], float], ...]:
 
 def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
-    totals = _totals(_OnAnyDevice(job))
-    most = max(sum(parts.values()) + apart for parts, apart in totals)
+    totals = [(sum(parts.values()), apart) for parts, apart in _totals(_OnAnyDevice(job))]
+    most = max(tensors + apart for tensors, apart in _kept(job, totals))
     return float(on_device(most, job.cluster.devices)) + engine_bytes(job)
+
+
+def _kept(job: TrainingJob, stages: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Bytes of tensors of each stage, and of blocks apart from them as far as the device has room."""
+    c = job.cluster
+    room = visible_bytes(c.accelerator) - engine_bytes(job)
+    return [(tensors, float(stay_apart(tensors, apart, c.devices, room))) for tensors, apart in stages]
 
 
 def engine_bytes(job: TrainingJob) -> float:
