@@ -36,7 +36,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "training_memory": tuple(
         "not_predicted program software model config device recipe compute recompute_mode compiled outer_layers adapter "
         "weights trained_params unit_bytes loss optimizer_states rank targets adapter_dropout offload "
-        "checkpoint_offload".split()
+        "checkpoint_offload meter".split()
     ),
     "inference_throughput": tuple(
         "not_predicted cluster model config device software backends weights kv_dtype attention_dp mean_isl mean_osl "
@@ -571,12 +571,13 @@ def _reason_of_memory(row: Row) -> str:
     missing = {"seq_len": "the length of the sequences", "micro_batch": "the micro-batch"}
     # InternEvo's configs of that page have 2,048 tokens, and the unstated lengths of capacity rows are none
     unstated = [] if "InternEvo" in source else [words for name, words in missing.items() if not row[name]]
-    stated = re.search(r"batch size per DP (\d+)", notes)
     if "Megatron-SWIFT" in source:
         unstated = ["the layout", *unstated]
-    if stated or row["evidence"] == "oom":
+    if "quantized_training" in source and row["recompute"] == "unknown":
+        unstated.append("recompute")
+    if row["evidence"] == "oom":
         unstated = [words for words in unstated if words == "the layout"]
-    return f"{' and '.join(unstated)} is not stated" if unstated else ""
+    return f"not stated: {', '.join(unstated)}" if unstated else ""
 
 
 def _loss(model: str, notes: str) -> str:
@@ -595,7 +596,7 @@ def _tuned(row: Row) -> Facts:
     if "fms-acceleration" in source:
         amp = "AMP autocast flag on" in notes
         facts = {
-            "software": "transformers:4",
+            "software": "fms-acceleration" if "accelerated" in notes else "transformers:4",
             "recipe": "fp32-bf16" if amp and sharded and not frozen else "bf16",
             "loss": _loss(row["model_name"], notes),
             "weights": ("int4-gptq" if "autogptq" in notes else "nf4-dq") if method == "qlora" else "",
@@ -615,7 +616,7 @@ def _tuned(row: Row) -> Facts:
             "adapter_dropout": "true" if frozen else "",
         }
     elif "InternEvo" in source:
-        facts = {"software": "internevo", "recipe": "bf16-mixed", "unit_bytes": ""}
+        facts = {"software": "internevo", "recipe": "bf16-mixed", "meter": "device"}
     elif "torchao docs" in source:
         kind = {"fp8": "fp8", "mxfp8": "mxfp8"}.get(row["precision"], "")
         facts = {"software": "torchtitan", "recipe": "fp32-bf16", "compute": kind, "compiled": "true"}

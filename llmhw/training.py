@@ -155,20 +155,19 @@ def label_log_probs_bytes(*, batch: Any, seq_len: Any, vocab: Any, element: Any,
 @formula(
     source="DeepSpeed's defaults under ZeRO-3: stage3_max_live_parameters=1e9, reduce_bucket_size=5e8", unit="bytes"
 )
-def deepspeed_buffer_bytes(*, elements: Any, largest: Any, live: Any = 1e9, bucket: Any = 5e8, width: Any = 2) -> Any:
-    """Weights that DeepSpeed has gathered, its gradient bucket, and what is larger than that with the copy it sends.
+def live_weights_bytes(*, elements: Any, largest: Any, live: Any = 1e9, bucket: Any = 5e8, width: Any = 2) -> Any:
+    """Weights that DeepSpeed has gathered, and a gradient that no bucket holds, with the copy of it that is sent.
 
     elements   of the model on this rank, after tp
     largest    of its largest trained tensor; 0 where adapters alone are trained
     live       gathered at a time at most: what is prefetched (stage3_prefetch_bucket_size) and what is never cut
                (stage3_param_persistence_threshold) are among them
-    bucket     elements that gradients are collected in before they are reduced
+    bucket     elements of the largest gradient that is sent together with others
 
-    >>> deepspeed_buffer_bytes(elements=8.03e9, largest=525336576) / 1e9
-    5.101346304
+    >>> live_weights_bytes(elements=8.03e9, largest=525336576) / 1e9
+    4.101346304
     """
-    alone = where(largest > bucket, 2 * largest, 0)
-    return (where(elements < live, elements, live) + bucket + alone) * width
+    return (minimum(elements, live) + where(largest > bucket, 2 * largest, 0)) * width
 
 
 @formula(source="FSDP2 in a pipeline (torchtitan): gathered once a step, reduced once behind it", unit="bytes")
@@ -207,6 +206,35 @@ def shown_bytes(*, reserved: Any, context: Any) -> Any:
     103
     """
     return reserved + context
+
+
+@formula(
+    source="DeepSpeed stage_1_and_2.py: a 16-bit flat copy of the rank's gradients, then an fp32 one", unit="bytes"
+)
+def zero1_step_gradient_bytes(*, elements: Any, shards: Any, bytes_per_element: Any = 2 + 4) -> Any:
+    """What DeepSpeed's ZeRO makes of its part of the gradients before it calls the optimizer.
+
+    elements            parameters of the rank, before ZeRO
+    shards              data-parallel ranks
+    bytes_per_element   of InternEvo 2 more: new 16-bit weights are made of the fp32 ones before they are sent
+
+    Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
+    those leave in PyTorch's cache: they count for the reserved meter.
+
+    >>> zero1_step_gradient_bytes(elements=3e9, shards=4)
+    4500000000.0
+    """
+    return elements * bytes_per_element / shards
+
+
+@formula(source="DeepSpeed's default reduce_bucket_size and allgather_bucket_size: 5e8 elements", unit="bytes")
+def bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> Any:
+    """A buffer that DeepSpeed collects gradients in before it reduces them, or weights when it gathers them.
+
+    >>> bucket_bytes() / 1e9
+    1.0
+    """
+    return elements * bytes_per_element
 
 
 @dataclass(frozen=True, repr=False)
@@ -312,8 +340,7 @@ class JobMemory(StageReport):
 
     @property
     def _held(self) -> list[tuple[float, float]]:
-        totals = zip((float(stage.total) for stage in self.stages), self.unreused, strict=True)
-        return _kept(self.job, totals)
+        return [(float(stage.total), apart) for stage, apart in zip(self.stages, self.unreused, strict=True)]
 
     @property
     def capacity_bytes(self) -> float:
@@ -500,11 +527,15 @@ def on_device(held: Any, devices: Any) -> Any:
     return shown_bytes(reserved=reserved, context=_context(devices))
 
 
-def stay_apart(tensors: Any, apart: Any, devices: Any, capacity: Any) -> Any:
-    """Bytes of blocks apart from the tensors that PyTorch keeps: where a device is full, it gives them back."""
+def stay_apart(tensors: Any, apart: tuple[Any, Any], devices: Any, capacity: Any) -> Any:
+    """Bytes of blocks apart from the tensors that PyTorch keeps.
+
+    apart   those that it cannot give back where a device is full, and those that it can: see `StepMemory.unreused`
+    """
+    stay, may_go = apart
     # a billionth less than there is, so that no rounding makes more of it
-    room = (capacity * (1 - 1e-9) - _context(devices)) / _constant("reserved_over_allocated") - tensors
-    return maximum(0.0, minimum(apart, room))
+    room = (capacity * (1 - 1e-9) - _context(devices)) / _constant("reserved_over_allocated") - tensors - stay
+    return stay + maximum(0.0, minimum(may_go, room))
 
 
 @checked
@@ -524,7 +555,9 @@ def memory(job: TrainingJob) -> JobMemory:
     True
     """
     job.check_effects()
-    return JobMemory(job, *_stages(_OnAnyDevice(job)))
+    stages, unreused, away = _stages(_OnAnyDevice(job))
+    pairs = zip(stages, unreused, strict=True)
+    return JobMemory(job, stages, tuple(_kept(job, float(stage.total), apart) for stage, apart in pairs), away)
 
 
 class _OnAnyDevice:
@@ -547,7 +580,7 @@ class _OnAnyDevice:
 
 
 @lru_cache(maxsize=16)
-def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...], tuple[float, ...]]:
+def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[tuple[float, float], ...], tuple[float, ...]]:
     """`JobMemory.stages`, `JobMemory.unreused` and `JobMemory.away`."""
     job, stages, unreused, away = key.job, [], [], []
     held = StepMemory(job, job.layout, detail="terms")
@@ -556,36 +589,39 @@ def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...],
         name, fullest = max(moments.items(), key=lambda item: float(item[1].total))
         parts = tuple(Part(n, tuple(t), held.note(n, number)) for n, t in fullest.terms.items() if t)
         stages.append(Estimate(f"stage {number} of {job.model.name}", "bytes", parts, name))
-        unreused.append(float(held.unreused(moments, stage)))
+        unreused.append(_floats(held.unreused(moments, stage)))
         there = sum(float(v) for n, v in held.states(stage).parts.items() if n in held.away)
         away.append(there + held.waiting(stage, number))
     return tuple(stages), tuple(unreused), tuple(away)
 
 
 @lru_cache(maxsize=4096)
-def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], float], ...]:
+def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], tuple[float, float]], ...]:
     """The same as numbers, of the distinct stages alone: parts at the fullest moment, and bytes apart from them."""
     job, totals = key.job, []
     held = StepMemory(job, job.layout)
     for stage in stages_of(job):
         moments = held.moments(stage, stage.index)
         fullest = max(moments.values(), key=lambda found: float(found.total))
-        totals.append((fullest.parts, float(held.unreused(moments, stage))))
+        totals.append((fullest.parts, _floats(held.unreused(moments, stage))))
     return tuple(totals)
 
 
 def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
-    totals = [(sum(parts.values()), apart) for parts, apart in _totals(_OnAnyDevice(job))]
-    most = max(tensors + apart for tensors, apart in _kept(job, totals))
+    totals = ((sum(parts.values()), apart) for parts, apart in _totals(_OnAnyDevice(job)))
+    most = max(tensors + _kept(job, tensors, apart) for tensors, apart in totals)
     return float(on_device(most, job.cluster.devices)) + engine_bytes(job)
 
 
-def _kept(job: TrainingJob, stages: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Bytes of tensors of each stage, and of blocks apart from them as far as the device has room."""
+def _floats(pair: tuple[Any, Any]) -> tuple[float, float]:
+    return float(pair[0]), float(pair[1])
+
+
+def _kept(job: TrainingJob, tensors: float, apart: tuple[float, float]) -> float:
+    """Bytes of blocks apart from the tensors of a stage, as far as the job's device has room."""
     c = job.cluster
-    room = visible_bytes(c.accelerator) - engine_bytes(job)
-    return [(tensors, float(stay_apart(tensors, apart, c.devices, room))) for tensors, apart in stages]
+    return float(stay_apart(tensors, apart, c.devices, visible_bytes(c.accelerator) - engine_bytes(job)))
 
 
 def engine_bytes(job: TrainingJob) -> float:
@@ -651,7 +687,11 @@ class StepMemory:
         if not job.frozen or job.base is None:
             return state_terms(held, x, precision=job.precision)["weights"]
         parts = weights(self.spec, job.base, tensors=held)
-        return [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]
+        found = [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]
+        if self.in_fp32:
+            outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
+            found.append(term(state_bytes, "more of embedding and head", elements=outer, bytes_per_element=2))
+        return found
 
     def adapted(self, stage: Stage, x: Layout) -> dict[str, list[Term]]:
         """Frozen weights, and adapters with all that is kept to train them, cut as ZeRO cuts what is trained."""
@@ -672,6 +712,13 @@ class StepMemory:
         for name, (stages, terms) in parts_of.items():
             found[name] = [t.scaled(layers * where(x.zero >= stages, 1 / x.shards, 1)) for t in terms]
         return found
+
+    @property
+    def in_fp32(self) -> bool:
+        """Whether what is not quantized runs in fp32, the residual stream with it, as peft prepares QLoRA on one card."""
+        job = self.job
+        quantized = job.frozen and job.base is not None and formats_in(self.spec, job.base)[0].bits_per_weight < 16
+        return quantized and job.trainer.kbit and not (job.parallelism.zero == 3 and job.parallelism.shards > 1)
 
     def towers(self, stage: Stage) -> dict[str, list[Term]]:
         """Towers, which are frozen and lie whole on every rank of the first stage."""
@@ -701,7 +748,8 @@ class StepMemory:
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
             return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
-        return self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        found = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        return [t.scaled(2) for t in found] if mode == "full" and self.in_fp32 else found
 
     def _block(self, layer: Layer, *, fused: bool) -> Block:
         job = self.job
@@ -827,7 +875,8 @@ class StepMemory:
         inner, gated = _inner(layer)
         if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
             inner /= next(t.experts for t in layer.tensors if t.component == "experts")
-        times = (2 if gated else 1) + job.frozen
+        # fused kernels write the gradients of gate and up over these
+        times = (0 if job.compiled else 2 if gated else 1) + job.frozen
         sizes = {"batch": self.rows, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
@@ -882,7 +931,7 @@ class StepMemory:
             elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
             trained = () if frozen else self.tensors.held(stage)
             sizes = {"elements": elements, "largest": max((t.numel for t, _ in trained), default=0)}
-            return found.put("gathered weights", [term(deepspeed_buffer_bytes, "live weights and buckets", on, **sizes)])
+            return found.put("gathered weights", [term(live_weights_bytes, "live weights", on, **sizes)])
         # frozen blocks have no gradient, and travel as they are stored
         packed = formats_in(self.spec, base)[0].bits_per_weight / 16 if base else 1
         made = term(
@@ -913,6 +962,8 @@ class StepMemory:
         elif first:
             alive = alive.without({"gradients"})
         alive.merge(gathered)
+        if job.trainer.sharding == "deepspeed" and any_of(self.x.shards > 1) and any_of(self.x.zero > 0):
+            alive.put("buckets", [term(bucket_bytes, "gradients before they are reduced", where(self.x.shards > 1, 1, 0))])
         moments = {
             moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
             for moment in (LOSS, LAYER)
@@ -921,7 +972,9 @@ class StepMemory:
             moments[LAYER].put("gradients", self.head_gradient(stage), first)
         moments[REDUCED] = Ledger(self.detail).merge(held).merge(gathered)
         chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
-        if "variance" in chosen.states and chosen.scheme == "plain" and not chosen.fused and "variance" not in self.away:
+        if "variance" in chosen.states and chosen.scheme == "plain" and "variance" not in self.away and not (
+            chosen.fused or job.trainer.sharding == "deepspeed"
+        ):
             # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
             updated = moments[UPDATED] = Ledger(self.detail).merge(held)
             if job.optimizer_in_backward and not job.frozen:
@@ -931,6 +984,9 @@ class StepMemory:
                 updated.parts[name] = states.parts["variance"]
                 roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
                 updated.terms[name] = list(roots)
+        if made := self.zero_step(stage):
+            updated = moments.setdefault(UPDATED, Ledger(self.detail).merge(held))
+            updated.put("optimizer's temporaries", [made])
         if job.method == "grpo" and not (job.rollout_share or job.rollout_gpus):
             moments[ROLLOUT] = Ledger(self.detail).merge(held.without({"gradients"})).merge(self.rollout(stage))
         return moments
@@ -953,6 +1009,17 @@ class StepMemory:
         cache = kv_cache(self.spec, kv_format=stored, **sizes)
         return found.put("KV cache", [t for part in cache for t in part.terms])
 
+    def zero_step(self, stage: Stage) -> Term | None:
+        """What DeepSpeed's and InternEvo's ZeRO makes of the gradients in the optimizer's step."""
+        sharding, width = self.job.trainer.sharding, precision_named(self.job.precision)
+        if sharding not in ("deepspeed", "internevo") or self.job.frozen or not width.master or "variance" in self.away:
+            return None
+        elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+        shards = where(self.x.zero > 0, self.x.shards, 1)
+        bytes_per_element = 8 if sharding == "internevo" else 6
+        sizes = {"elements": elements, "shards": shards, "bytes_per_element": bytes_per_element}
+        return term(zero1_step_gradient_bytes, "gradients of the step", **sizes)
+
     def head_gradient(self, stage: Stage) -> list[Term]:
         """The gradient of the head and the final norm, which is there when the backward pass comes to the layers."""
         x = self.x
@@ -961,14 +1028,15 @@ class StepMemory:
         made = term(state_bytes, "head and final norm", elements=elements / x.tp, bytes_per_element=width)
         return [made.scaled(where(x.zero >= 2, 1 / x.shards, 1))]
 
-    def unreused(self, moments: Mapping[str, Ledger], stage: Stage) -> Any:
-        """Bytes that the allocator keeps apart from the fullest moment.
+    def unreused(self, moments: Mapping[str, Ledger], stage: Stage) -> tuple[Any, Any]:
+        """Bytes that the allocator keeps apart from the fullest moment: those it cannot give back, and those it can.
 
         Blocks of the loss do not fit what a layer's backward pass needs, nor the other way round: what is reserved
-        has room for both. Gradients come when activations go, and do not fit their blocks either.
+        has room for both. Gradients come when activations go, and do not fit their blocks either; but on a full device
+        these are given back for them.
         """
         if self.job.kernels == "megatron":
-            return 0.0
+            return 0.0, 0.0
         loss, layer = moments[LOSS], moments[LAYER]
         fullest = maximum(loss.total, layer.total)
         most = fullest
@@ -978,9 +1046,12 @@ class StepMemory:
         either = loss.total + brief - fullest
         kept = "gradients" in self.away or self.job.optimizer_in_backward
         gradients = 0.0 if kept else self.states(stage).parts["gradients"]
-        apart = where(self.x.micro_batches == 1, gradients, 0.0) + either
-        # where the optimizer's step is the fullest moment, it takes blocks that the others have left
-        return where(fullest >= most, apart, maximum(0.0, fullest + either - most))
+        gradients = where((self.x.micro_batches == 1) & (fullest >= most), gradients, 0.0)
+        # where the optimizer's step is the fullest moment, it takes blocks that the others have left; one that makes
+        # flat blocks of all gradients finds none that are large enough
+        flat = self.job.trainer.sharding in ("deepspeed", "internevo")
+        left = fullest + either - (self.states(stage).without(self.away).total if flat else most)
+        return where(fullest >= most, either, maximum(0.0, left)), gradients
 
 
 def _inner(layer: Layer) -> tuple[int, bool]:

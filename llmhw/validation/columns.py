@@ -342,7 +342,7 @@ COLUMNS: dict[str, Column] = {
     "assumed": _text("what the source does not state and is taken as usual: device, weights, tp, lengths, ..."),
     "attention_dp": _flag("attention is data-parallel", "enable_dp_attention enable_attention_dp"),
     "peak_mem_gb": _positive("peak over all devices, or what mem_scope says", "GiB", "peak_memory_gb"),
-    "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved"),
+    "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved device"),
     "read_at": _choice("end: the meter was read when the answer was done", "end"),
     "fused_layers": _flag("AutoAWQ fuses the matrices of attention, as it does unless this is false"),
     "prompt_logits": _flag("logits of the whole prompt are made"),
@@ -415,7 +415,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
         "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software loss "
-        "optimizer_states rank targets adapter_dropout offload checkpoint_offload gpu_mem_gb",
+        "optimizer_states rank targets adapter_dropout offload checkpoint_offload gpu_mem_gb meter",
         _SIZES,
         _DEVICE,
     ),

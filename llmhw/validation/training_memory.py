@@ -13,44 +13,16 @@ from typing import Any
 from llmhw.activations import layer_activations
 from llmhw.block import saved_bytes
 from llmhw.catalog import read_calibration
-from llmhw.formula import formula, term
+from llmhw.formula import term
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import LORA_TARGETS, OPTIMIZERS, state_bytes, weights
 from llmhw.model import ModelSpec
 from llmhw.trainers import trainer
-from llmhw.training import StepMemory, memory
+from llmhw.training import StepMemory, bucket_bytes, memory, zero1_step_gradient_bytes
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.statistics import Prediction, groups
 from llmhw.validation.table import Row
-
-
-@formula(
-    source="DeepSpeed stage_1_and_2.py: a 16-bit flat copy of the rank's gradients, then an fp32 one", unit="bytes"
-)
-def zero1_step_gradient_bytes(*, elements: Any, shards: Any) -> Any:
-    """What DeepSpeed's ZeRO-1 makes of its part of the gradients before it calls the optimizer.
-
-    elements   parameters of the rank, before ZeRO
-    shards     data-parallel ranks
-
-    Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
-    those leave in PyTorch's cache: they count for the reserved meter.
-
-    >>> zero1_step_gradient_bytes(elements=3e9, shards=4)
-    4500000000.0
-    """
-    return elements * (2 + 4) / shards
-
-
-@formula(source="DeepSpeed's default reduce_bucket_size and allgather_bucket_size: 5e8 elements", unit="bytes")
-def bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> Any:
-    """A buffer that DeepSpeed collects gradients in before it reduces them, or weights when it gathers them.
-
-    >>> bucket_bytes() / 1e9
-    1.0
-    """
-    return elements * bytes_per_element
 
 
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
@@ -124,7 +96,9 @@ def configuration(row: Row) -> tuple[str, ...]:
 
 
 def _meter(row: Row) -> str:
-    kind = row["mem_kind"]
+    kind = row["meter"] or row["mem_kind"]
+    if kind == "device":
+        return kind
     return "device" if "nvidia-smi" in kind else "reserved" if "reserved" in kind else "allocated"
 
 
