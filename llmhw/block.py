@@ -256,6 +256,11 @@ class Block:
         return sum(op.kernels for op in self.ops)
 
     @property
+    def plain(self) -> int:
+        """Elementwise operations that are counted as one kernel, and are several where nothing fuses them."""
+        return sum(op.kernels == 1 for op in self.passes if not op.routed and op.name != "attention added up")
+
+    @property
     def forward_bytes(self) -> Any:
         """Memory traffic of all elementwise passes; products and attention's core move their own."""
         return sum(op.forward_bytes for op in self.passes)

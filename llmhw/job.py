@@ -57,7 +57,7 @@ ENGINES = engine_names()
 SPLITS = ("tensor", "layers")
 LORA_TARGETS = ("all-linear", "attention", "mlp")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
-COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4")
+COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-row", "fp8-block", "mxfp8", "nvfp4")
 
 
 # -- fields -----------------------------------------------------------------------------------
@@ -228,7 +228,10 @@ def documented(made: C) -> C:
             kind = f.metadata["kind"]
             rows[f.name] = f.metadata["meaning"] + (f" [{'|'.join(kind)}]" if isinstance(kind, tuple) else "")
     wide = max(map(len, rows)) + 2
-    lines = [fill(name.ljust(wide) + text, 114, subsequent_indent=" " * wide) for name, text in rows.items()]
+    lines = [
+        fill(name.ljust(wide) + text, 114, subsequent_indent=" " * wide, break_on_hyphens=False)
+        for name, text in rows.items()
+    ]
     first, blank, rest = cleandoc(made.__doc__ or "").partition("\n\n")  # as Python 3.13 itself has it
     made.__doc__ = "\n".join([first, "", *lines]) + blank + rest
     return made
@@ -565,7 +568,8 @@ class TrainingJob:
     model may be a name, cluster too, or a name and a count, as in ("h100", 8); by default every device is a
     data-parallel rank.
     With recompute per-op, torchtitan's selective checkpointing, the outputs of attention and of every second matrix
-    product are kept; block runs `recompute_layers` of each stage again. As compute, fp8 has one scale a tensor.
+    product are kept; block runs `recompute_layers` of each stage again. As compute, fp8 has one scale a tensor, and
+    fp8-row one a row.
     Raises `LLMHWError` for a layout that cannot run; one that does not fit in memory is an answer, not an error.
     """
 
@@ -766,6 +770,11 @@ class TrainingJob:
     def compute_format(self) -> str:
         """Number format that matrix products are done in."""
         return self.compute or ("fp32" if self.precision == "fp32" else "bf16")
+
+    @property
+    def peak_format(self) -> str:
+        """The format whose peak bounds matrix products: that without its scales, fp8 for fp8-row and fp8-block."""
+        return self.compute_format.partition("-")[0]
 
     @property
     def dropout_masks(self) -> bool:

@@ -429,6 +429,7 @@ def _tensor_parallel(job: TrainingJob, x: Layout, layer: Layer, again: bool) -> 
         # PyTorch's checkpoint stops once it has what the backward pass needs, which is before a layer's last sum
         skipped = 0 if job.kernels == "megatron" else 1
         yield from meet.close("outputs once more, recomputed", "backward", max(0, pairs - skipped))
+    if again or job.recompute == "per-op":
         yield from meet.spread("inputs once more, recomputed", "backward", pairs)
     yield from meet.close("outputs of attention and MLP", "forward", pairs)
     yield from meet.close("gradients of their inputs", "backward", pairs)

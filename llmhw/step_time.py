@@ -36,6 +36,7 @@ from llmhw.model import Layer, Tensor
 from llmhw.precision import formats_in
 from llmhw.rates import (
     BITS,
+    CAST_BYTES,
     IDEAL,
     OPERAND_BYTES,
     ROW_MULTIPLE,
@@ -287,10 +288,13 @@ class StepTimer:
             for ledger in (ahead, behind):
                 more = ledger.add(name, f"weights of {m.name} expanded", stream_seconds, c.pace, **given)
                 seconds = seconds + more if ledger is ahead else seconds
-        if BITS[fmt] < 16 and any_of(c.cast):
-            for ledger, width in ((ahead, m.k), (behind, m.n)):
-                moved = m.groups * m.m * width * c.cast
-                given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+        if BITS[fmt] < 16:
+            casts = [(ahead, m.groups * m.m * m.k), (behind, m.groups * m.m * m.n)]
+            if self.job.kernels == "torch":  # Transformer Engine rounds weights once a step
+                casts += [(ahead, m.weights / 2), (behind, m.weights / 2)]
+            for ledger, elements in casts:
+                given = {"memory_bytes": elements * CAST_BYTES[fmt] * c.cast}
+                given["bandwidth_bytes_per_second"] = r.bandwidth_bytes_per_second
                 more = ledger.add(name, f"scaling and rounding for {m.name}", stream_seconds, c.pace, **given)
                 seconds = seconds + more if ledger is ahead else seconds
         return seconds
@@ -373,9 +377,13 @@ class StepTimer:
         self._recompute(again, products, core, scores, light, behind)
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
         self._messages(layer, again, turned.total, cores, ahead, behind)
+        # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
+        casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
+        each = sum(m.groups - 1 for m in work.matmuls if m.part == "experts") * _EXPERT_LAUNCH
+        launches = work.kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
         sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
         for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
-            given = {"kernels": launched * work.kernels, "host_seconds": c.host, "sync_seconds": sync}
+            given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
 
@@ -394,7 +402,7 @@ class StepTimer:
         """What the backward pass computes a second time.
 
         Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
-        of attention and of every second product.
+        of attention and of every second product in 16 bit.
         """
         mode = "full" if again else self.job.recompute
         shares: tuple[tuple[Ledger, float], ...]
@@ -403,7 +411,8 @@ class StepTimer:
         elif mode == "selective" and self.job.attention == "eager":
             shares = ((core, 1.0), (scores, 1.0))
         elif mode == "per-op":
-            shares = ((products, 0.5), (scores, 1.0), (light, 1.0))
+            # scaled products are another operation, of which none is kept
+            shares = ((products, 1.0 if BITS[self.compute] < 16 else 0.5), (scores, 1.0), (light, 1.0))
         else:
             return
         for ledger, share_ in shares:
@@ -606,6 +615,8 @@ def _all(flags: Any) -> bool:
     return bool(flags.all()) if hasattr(flags, "all") else bool(flags)
 
 
+# Launching one product more of a group of them, in C++, over launching an operation of PyTorch [inferred].
+_EXPERT_LAUNCH = 0.2
 _EMPTY = Matmul(name="", part="", m=0, n=0, k=0)
 
 

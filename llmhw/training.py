@@ -39,7 +39,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -489,7 +489,7 @@ def _assumed_batch(job: TrainingJob) -> list[str]:
 def _cannot_run(job: TrainingJob) -> list[str]:
     """That the device does not multiply the job's format, if so: it has room for what it cannot train."""
     try:
-        job.cluster.accelerator.peak(job.compute_format.removesuffix("-block"))
+        job.cluster.accelerator.peak(job.peak_format)
     except LLMHWError as error:
         return [f"this device cannot run it: {error}"]
     return []
@@ -1064,7 +1064,8 @@ def _inner(layer: Layer) -> tuple[int, bool]:
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
-    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product.
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; of scaled
+    products (8 and 4 bit), which are another operation, none. What is summed over tensor-parallel ranks is kept then.
     """
     spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
@@ -1072,10 +1073,14 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
+    scaled = BITS[job.compute_format] < 16
+    if scaled and any_of(x.tp > 1):
+        closing = sum(m.split == "row" for m in found.matmuls)
+        widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
     # nobody reads the result of the last one again: a compiler sees that
-    for m in found.matmuls[: -1 if job.compiled else None : 2]:
+    for m in () if scaled else found.matmuls[: -1 if job.compiled else None : 2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
-    sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
+    sizes = {"batch": x.micro_batch * (job.sequences // job.micro_batch), "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
     return [term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths]
 
@@ -1302,7 +1307,7 @@ class TrainingEstimate(Report):
         sizes: dict[str, Any] = {
             "seconds": self.step_seconds,
             "devices": devices,
-            "peak_flops_per_second": device.peak(self.job.compute_format.removesuffix("-block")),
+            "peak_flops_per_second": device.peak(self.job.peak_format),
         }
         speed: dict[str, Any] = {"tokens": self.tokens_per_step, "seconds": self.step_seconds}
         return (

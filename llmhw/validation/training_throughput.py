@@ -80,7 +80,7 @@ def _in_measure(row: Row, job: TrainingJob, seconds: Any) -> tuple[Any, str]:
     rate = _flops(row, job, hardware) / seconds / devices
     if kind == "tflops_per_gpu":
         return rate, "FLOP/s"
-    return rate / job.cluster.accelerator.peak(job.compute_format.removesuffix("-block")), "MFU"
+    return rate / job.cluster.accelerator.peak(job.peak_format), "MFU"
 
 
 # -- constants --------------------------------------------------------------------------------

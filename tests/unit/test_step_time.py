@@ -32,6 +32,7 @@ from llmhw.step_time import (
     time_step,
 )
 from llmhw.trainers import trainer, trainer_names
+from llmhw.training import StepMemory
 from llmhw.units import LLMHWError
 
 COMPUTED = ("matrix products", "attention", "elementwise")
@@ -705,3 +706,43 @@ def test_weights_in_four_bit_are_expanded_in_every_pass() -> None:
     rate = timer_of(four).rates.bandwidth_bytes_per_second
     weights = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
     assert terms(four, "expanded") == pytest.approx(2 * weights * 2.516 / rate, rel=0.01)
+
+
+def test_formats_differ_in_what_their_operands_cost() -> None:
+    """One scale a row: operands are read more often than with one a tensor, and the product is slower."""
+    tensor, row, block_, plain = (
+        job(compute=fmt, kernels="megatron", gpu="h100") for fmt in ("fp8", "fp8-row", "fp8-block", "bf16")
+    )
+    name = "scaling and rounding for mlp gate_up"
+    assert terms(row, name) == pytest.approx(2 * terms(tensor, name))
+    assert terms(tensor, name) < terms(block_, name) < 1.1 * terms(tensor, name)
+    assert terms(plain, name) == 0
+    rates = [timer_of(one).rates.flops_per_second[one.compute_format] for one in (row, tensor, plain)]
+    assert rates[0] == pytest.approx(0.8 * rates[1])
+    assert row.peak_format == "fp8"
+
+
+def test_scaled_products_all_run_again() -> None:
+    """torchtitan's per-op checkpointing keeps every second product in 16 bit, of 8-bit ones none; and gathers again."""
+    half, all_ = (job(compute=fmt, recompute="per-op", tp=2, sequence_parallel=True) for fmt in ("bf16", "fp8"))
+    none = [replace(one, recompute="none") for one in (half, all_)]
+    products = [
+        (time_step(one).parts["recompute"], time_step(bare).parts["matrix products"])
+        for one, bare in zip((half, all_), none, strict=True)
+    ]
+    assert products[1][0] / products[1][1] > 1.5 * products[0][0] / products[0][1]
+    assert time_step(half).parts["tensor-parallel"] > time_step(none[0]).parts["tensor-parallel"]
+    kept = [sum(t.value for t in StepMemory(one, one.layout).kept(0, "per-op")) for one in (half, all_)]
+    assert kept[1] < 0.7 * kept[0]
+
+
+def test_the_host_launches_every_kernel() -> None:
+    """A short layer waits for the host: longer in eager PyTorch and with casts, not at all in a graph of the step."""
+    eager, compiled = (job("llama-3.2-1b", seq_len=512, software=name) for name in ("torchtune", "torchtitan"))
+    launched = [time_step(one).parts["waiting for the host"] for one in (eager, compiled)]
+    assert launched[0] > 1.5 * launched[1] > 0
+    plain, casts, graph = (
+        time_step(job("llama-3.2-1b", seq_len=512, kernels="megatron", **more)).parts["waiting for the host"]
+        for more in ({}, {"compute": "fp8"}, {"cuda_graph": "full"})
+    )
+    assert casts > plain > 10 * graph
