@@ -34,8 +34,9 @@ FACTS: dict[str, tuple[str, ...]] = {
         "dropout counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
-        "not_predicted program software model config device recipe compute recompute_mode compiled outer_layers adapter "
-        "weights trained_params unit_bytes loss optimizer_states rank targets adapter_dropout offload "
+        "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode compiled "
+        "outer_layers adapter weights trained_params unit_bytes base loss optimizer_states rank targets "
+        "adapter_dropout offload "
         "checkpoint_offload meter".split()
     ),
     "inference_throughput": tuple(
@@ -529,7 +530,7 @@ _SIZED = {
     "Baichuan2-7B": ("llama", 32, 4096, 32, 32, 11008, 125696, {}),
     "Baichuan2-13B": ("llama", 40, 5120, 40, 40, 13696, 125696, {}),
     "openbuddy-zephyr-7b": ("mistral", 32, 4096, 32, 8, 14336, 36608, {}),
-    # a Llama 2 of 1.2 B parameters: torchao's benchmarks/quantized_training/pretrain_llama2.py
+    # a Llama 2 of 1.1 B parameters: torchao's benchmarks/quantized_training/pretrain_llama2.py
     # LLaMA's own sizes: Colossal-AI's examples/language/llama
     "Llama-like 7B": ("llama", 32, 4096, 32, 32, 11008, 32000, {}),
     "Llama-like 70B": ("llama", 80, 8192, 64, 8, 28672, 32000, {}),
@@ -599,7 +600,7 @@ def _tuned(row: Row) -> Facts:
             "software": "fms-acceleration" if "accelerated" in notes else "transformers:4",
             "recipe": "fp32-bf16" if amp and sharded and not frozen else "bf16",
             "loss": _loss(row["model_name"], notes),
-            "weights": ("int4-gptq" if "autogptq" in notes else "nf4-dq") if method == "qlora" else "",
+            "base": ("int4-gptq" if "autogptq" in notes else "nf4-dq") if method == "qlora" else "",
             "rank": "16" if frozen else "",
             "targets": "attention" if frozen else "",
             "adapter_dropout": "true" if frozen else "",
@@ -608,9 +609,13 @@ def _tuned(row: Row) -> Facts:
         base = re.search(r"int([48]) \((\w+)\)", row["precision"])
         quantized = {"4gptq": "int4-gptq", "8gptq": "int8-gptq", "4bnb": "nf4-dq", "8bnb": "llm-int8"}
         facts = {
+            # samples are cut at that length, and most are shorter
+            "assumed": "lengths",
+            "fitted": "false",
+            "varied": "true",
             "software": "transformers:4",
             "recipe": "bf16",
-            "weights": quantized[base[1] + base[2]] if base else "",
+            "base": quantized[base[1] + base[2]] if base else "",
             "rank": "8" if frozen else "",
             "targets": "qkv" if frozen else "",
             "adapter_dropout": "true" if frozen else "",
@@ -627,6 +632,7 @@ def _tuned(row: Row) -> Facts:
         facts = {"software": "eager", "recipe": "bf16", "optimizer_states": states}
         # the quantized training's script divides by 1e9, torchtune by 2**30
         facts["unit_bytes"] = "1e9" if "quantized" in source else ""
+        facts["assumed"] = "" if "quantized" in source else "lengths, micro-batch"
         facts["compiled"] = "true" if "compile" in notes or row["precision"] == "int8" else ""
     elif "ml-engineering" in source:
         offload = "offload" in row["optimizer"]
@@ -648,7 +654,7 @@ def _tuned(row: Row) -> Facts:
         facts = {
             "software": "unsloth" if unsloth else "transformers:4",
             "recipe": "bf16",
-            "weights": "nf4",
+            "base": "nf4",
             "rank": "32",
             "targets": "all-linear",
             "optimizer_states": "adamw-8bit",

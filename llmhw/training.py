@@ -67,10 +67,11 @@ def loss_temporary_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, c
 
 
 @formula(
-    source="transformers until 4.48, ForCausalLMLoss: logits.float(), then logits[..., :-1, :].contiguous()", unit="bytes"
+    source="transformers until 4.48, ForCausalLMLoss: logits.float(), then logits[..., :-1, :].contiguous()",
+    unit="bytes",
 )
 def copied_logits_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
-    """What is alive beside the log-probabilities where the logits are copied to shift them: in 16 bit, and twice in fp32.
+    """What is alive beside the log-probabilities where logits are copied to shift them: in 16 bit, and twice in fp32.
 
     >>> copied_logits_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
     9.78515625
@@ -632,6 +633,8 @@ def engine_bytes(job: TrainingJob) -> float:
 ROLLOUT = "the answers are written"
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
 LOSS, LAYER = "the loss", "the backward pass of the last layer"
+# Parts that only a layer's backward pass needs.
+BRIEF = ("temporaries", "layer being recomputed")
 
 
 class StepMemory:
@@ -715,7 +718,7 @@ class StepMemory:
 
     @property
     def in_fp32(self) -> bool:
-        """Whether what is not quantized runs in fp32, the residual stream with it, as peft prepares QLoRA on one card."""
+        """Whether what is not quantized runs in fp32, with the residual stream, as peft prepares QLoRA on one card."""
         job = self.job
         quantized = job.frozen and job.base is not None and formats_in(self.spec, job.base)[0].bits_per_weight < 16
         return quantized and job.trainer.kbit and not (job.parallelism.zero == 3 and job.parallelism.shards > 1)
@@ -748,8 +751,8 @@ class StepMemory:
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
             return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
-        found = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
-        return [t.scaled(2) for t in found] if mode == "full" and self.in_fp32 else found
+        kept = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        return [t.scaled(2) for t in kept] if mode == "full" and self.in_fp32 else kept
 
     def _block(self, layer: Layer, *, fused: bool) -> Block:
         job = self.job
@@ -873,14 +876,15 @@ class StepMemory:
         job, x = self.job, self.x
         layer = self.spec.layer_kinds[max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)][0]
         inner, gated = _inner(layer)
+        width: float = inner
         if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
-            inner /= next(t.experts for t in layer.tensors if t.component == "experts")
+            width = inner / next(t.experts for t in layer.tensors if t.component == "experts")
         # fused kernels write the gradients of gate and up over these
         times = (0 if job.compiled else 2 if gated else 1) + job.frozen
         sizes = {"batch": self.rows, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
-        widths["gradients inside the feed-forward part"] = times * inner / x.tp
+        widths["gradients inside the feed-forward part"] = times * width / x.tp
         return [
             term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths.items()
         ]
@@ -963,7 +967,9 @@ class StepMemory:
             alive = alive.without({"gradients"})
         alive.merge(gathered)
         if job.trainer.sharding == "deepspeed" and any_of(self.x.shards > 1) and any_of(self.x.zero > 0):
-            alive.put("buckets", [term(bucket_bytes, "gradients before they are reduced", where(self.x.shards > 1, 1, 0))])
+            alive.put(
+                "buckets", [term(bucket_bytes, "gradients before they are reduced", where(self.x.shards > 1, 1, 0))]
+            )
         moments = {
             moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
             for moment in (LOSS, LAYER)
@@ -972,8 +978,11 @@ class StepMemory:
             moments[LAYER].put("gradients", self.head_gradient(stage), first)
         moments[REDUCED] = Ledger(self.detail).merge(held).merge(gathered)
         chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
-        if "variance" in chosen.states and chosen.scheme == "plain" and "variance" not in self.away and not (
-            chosen.fused or job.trainer.sharding == "deepspeed"
+        if (
+            "variance" in chosen.states
+            and chosen.scheme == "plain"
+            and "variance" not in self.away
+            and not (chosen.fused or job.trainer.sharding == "deepspeed")
         ):
             # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
             updated = moments[UPDATED] = Ledger(self.detail).merge(held)
@@ -1042,7 +1051,7 @@ class StepMemory:
         most = fullest
         for found in moments.values():
             most = maximum(most, found.total)
-        brief = sum(layer.parts.get(name, 0.0) for name in ("layer being recomputed", "temporaries"))
+        brief = sum(layer.parts.get(name, 0.0) for name in BRIEF)
         either = loss.total + brief - fullest
         kept = "gradients" in self.away or self.job.optimizer_in_backward
         gradients = 0.0 if kept else self.states(stage).parts["gradients"]

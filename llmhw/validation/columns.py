@@ -126,7 +126,9 @@ COLUMNS: dict[str, Column] = {
     "duplicate_of": _text("id of the row that this one repeats: it does not count"),
     "year": _text("of the measurement: which generation ran of an engine without a version"),
     "source_opened": _text("false: nobody has read the source, so the row does not count"),
-    "evidence": _text("analytic or estimate: nobody measured it, so the row does not count; oom, capacity: see verdicts"),
+    "evidence": _text(
+        "analytic or estimate: nobody measured it, so the row does not count; oom, capacity: see verdicts"
+    ),
     "not_predicted": _text("why the row is not to be predicted"),
     "cluster": _text("sources that measured alike, and are left out of a fit together"),
     "fitted": _flag("false: the row is judged, and no constant is fitted to it"),
@@ -259,7 +261,9 @@ COLUMNS: dict[str, Column] = {
     "offload_layers": _count("layers whose activations lie in host memory", names="cpu_offloading_num_layers", least=0),
     "network": _text("between nodes: its kind (IB, RoCE, EFA) and the rate of a device's adapter, as in EFA 400 Gb/s"),
     "version": _text("of the software"),
-    "loss": _choice("plain: all logits in fp32; fused; chunked: never all logits at once", "plain copied fused chunked"),
+    "loss": _choice(
+        "plain: all logits in fp32; fused; chunked: never all logits at once", "plain copied fused chunked"
+    ),
     "adapters_only": _flag("only adapters are trained", "lora frozen"),
     "rank": _count("of the adapters", names="lora_rank lora_r"),
     "lora_targets": _text("layers with adapters: all-linear, attention or mlp", "lora_target target_modules"),
@@ -292,12 +296,10 @@ COLUMNS: dict[str, Column] = {
     "outer_layers": _choice("counted: the embedding and the head count as layers", "counted"),
     "adapter": _choice("kind of the adapter", "lora adapter adapter_v2"),
     "trained_params": _positive("parameters of the adapters", "count"),
-    "loss": _choice("how the loss is computed: see `llmhw.TrainingJob`", "plain copied fused chunked"),
     "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
-    "rank": _count("of the adapters", names="lora_rank lora_r"),
     "targets": _text("linear layers with adapters: all-linear, attention, mlp, or modules with commas between"),
     "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
-    "offload": _choice("what lies in host memory", "none optimizer all"),
+    "varied": _flag("sequences differ in length: seq_len is that of the longest"),
     "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
     "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
@@ -414,8 +416,9 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-memory": _columns(
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
-        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software loss "
-        "optimizer_states rank targets adapter_dropout offload checkpoint_offload gpu_mem_gb meter",
+        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software "
+        "kernels loss optimizer_states adapters_only base rank targets adapter_dropout offload checkpoint_offload "
+        "gpu_mem_gb meter assumed varied",
         _SIZES,
         _DEVICE,
     ),

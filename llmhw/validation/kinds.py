@@ -102,7 +102,7 @@ KINDS: dict[str, Kind] = {
         configuration=training_memory.configuration,
         catalog=partial(read_measurements, "training_memory"),
         fit=training_memory.fit,
-        constants=("reserved_over_allocated", "context_bytes"),
+        constants=("reserved_over_allocated", "context_bytes", "reserved_of_varied_lengths"),
     ),
     "serving": Kind(
         title="speed of inference",
