@@ -706,7 +706,7 @@ class TrainingJob:
                 f"them up; use global_batch={self.micro_batch * self.parallelism.dp}"
             )
         if self.completion is not None and self.completion >= self.seq_len:
-            raise LLMHWError(f"completion={self.completion} must be less than seq_len={self.seq_len}: a prompt is first")
+            raise LLMHWError(f"completion={self.completion} must be less than seq_len={self.seq_len}, with the prompt")
         if self.rollout_share and self.rollout_gpus:
             raise LLMHWError(
                 f"rollout_share={self.rollout_share:g} puts the engine on these devices, rollout_gpus="

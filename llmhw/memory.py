@@ -430,7 +430,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer("adamw-bf16", ("momentum", "variance"), "AdamW, states in bf16 always", element=2),
         Optimizer("adamw-fused", ("momentum", "variance"), "AdamW in one kernel, without temporary copies", fused=True),
         Optimizer("adamw-8bit", ("momentum", "variance"), "AdamW with block-wise 8-bit states", scheme="8bit"),
-        Optimizer("paged-adamw", ("momentum", "variance"), "AdamW in fp32, paged (bitsandbytes)", 4, fused=True, paged=True),
+        Optimizer(
+            "paged-adamw", ("momentum", "variance"), "AdamW in fp32, paged (bitsandbytes)", 4, fused=True, paged=True
+        ),
         Optimizer("paged-adamw-8bit", ("momentum", "variance"), "the same in 8 bit", scheme="8bit", paged=True),
         Optimizer("adafactor", ("variance",), "second moment factored into a row and a column", scheme="factored"),
         Optimizer("sgd", (), "plain SGD, no state", step=False),

@@ -44,7 +44,18 @@ from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
 from llmhw.step_time import PARTS, StepTime, time_bounds, time_step
-from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, minimum, share, where
+from llmhw.units import (
+    LLMHWError,
+    any_of,
+    ceil_div,
+    each,
+    format_quantity,
+    format_range,
+    maximum,
+    minimum,
+    share,
+    where,
+)
 
 
 def _constant(name: str) -> float:
@@ -374,11 +385,10 @@ class JobMemory(StageReport):
         """By how much it falls short, and the change that fits and loses least; "" if it fits."""
         if self.fits:
             return ""
-        here = self.device_bytes - self.capacity_bytes
-        there = "" if self.fits_host else " on the host"
-        short = format_quantity(here if here > 0 else self.host_bytes - (self.job.host_memory or 0), "bytes")
+        here, there = self.device_bytes - self.capacity_bytes, self.host_bytes - (self.job.host_memory or 0)
+        short = format_quantity(here if here > 0 else there, "bytes") + ("" if here > 0 else " on the host")
         steps = self.next_steps()
-        return f"short by {short}{'' if here > 0 else there}; {steps[0] if steps else 'no more devices of this kind would do'}"
+        return f"short by {short}; {steps[0] if steps else 'no more devices of this kind would do'}"
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind a meter; default: the worst stage that has it."""
