@@ -1160,26 +1160,30 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     recompute = ["selective"] if job.recompute == "none" and saves_attention(job) else []
     recompute += [] if job.recompute == "full" else ["full"]
     smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
-    trained = not job.frozen
-    plain = job.kernels == "torch" and job.loss != "chunked"
+    trained, torch = not job.frozen, job.kernels == "torch"
+    waits = torch and not job.checkpoint_offload
+    at_once = torch and trained and not job.optimizer_in_backward and job.micro_batches == 1
     return [
         [{"schedule": "1f1b"}] if p.schedule == "gpipe" else [],
         [{"zero": stage} for stage in (1, 2, 3) if stage > p.zero and p.shards > 1 and (trained or stage == 3)],
         [{"tp": n, "sequence_parallel": True} for n in doubled if p.tp < n <= ranks],
         [{"pp": n} for n in doubled if p.pp < n <= c.devices // (p.tp * p.cp) and p.vpp == 1],
         [{"recompute": mode, "recompute_layers": 0} for mode in recompute],
-        [{"loss": "chunked"}] if plain else [],
+        [{"loss": "chunked"}] if torch and job.loss != "chunked" else [],
         [{"micro_batch": n} for n in smaller] if job.micro_batch > 1 else [],
+        [{"recompute": "full", "recompute_layers": 0, "checkpoint_offload": True}] if waits else [],
         [{"optimizer": "adamw-8bit"}] if trained and job.optimizer == "adamw" else [],
+        [{"optimizer_in_backward": True}] if at_once else [],
         [{"offload": "optimizer"}] if trained and p.offload == "none" else [],
     ]
 
 
 def _last_resorts(job: TrainingJob) -> list[list[dict[str, Any]]]:
     """What changes the job itself, or its speed by far: by kind, milder ones first."""
-    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16"}
+    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16", "optimizer_in_backward": False}
     fewer = [{"base": "nf4-dq"}] if job.base is None else []
     return [
+        [{"reference": False}] if job.has_reference else [],
         [{"offload": "all"}] if job.parallelism.offload != "all" else [],
         fewer if job.frozen else [adapters, adapters | {"base": "nf4-dq"}],
         [{"seq_len": 2**i} for i in range(16, 7, -1) if 2**i < job.seq_len],
@@ -1234,7 +1238,7 @@ def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
                 enough.append(set(together))
     furthest = {"recompute": "full", "recompute_layers": 0, "micro_batch": 1}
     for mild in _last_resorts(job) if len(found) < 2 else ():
-        ways = [way | changes for way in ({}, furthest) for changes in mild]
+        ways = [way | changes for way in ({}, furthest, furthest | {"loss": "chunked"}) for changes in mild]
         step = next((step for changes in ways if (step := _try(job, changes))), None)
         found += [step] if step else []
     yield from found[:most]
