@@ -30,12 +30,12 @@ FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
         "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
         "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels "
-        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank base loss "
-        "dropout counts_recompute counts_causal".split()
+        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank targets base "
+        "loss dropout counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
-        "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode compiled "
-        "outer_layers adapter weights trained_params unit_bytes base loss optimizer_states rank targets "
+        "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode "
+        "compiled outer_layers adapter weights trained_params unit_bytes base loss optimizer_states rank targets "
         "adapter_dropout offload "
         "checkpoint_offload meter".split()
     ),
@@ -482,6 +482,8 @@ def training_throughput(row: Row) -> Facts:
         "cp_kind": "all-gather" if "Llama 3 Herd" in row["source"] else "",  # Llama 3 (2024), section 3.3.2
         "adapters_only": "true" if frozen else "",
         "rank": _stated(row, r"LoRA r=(\d+)"),
+        # recipes of Megatron have adapters at linear_qkv and linear_proj
+        "targets": "attention" if frozen and (tuned or not torch) else "",
         "base": base if frozen else "",
         "loss": "chunked" if "liger" in text else "",
         "dropout": "true" if gpt and row.number("year", 2025) <= 2022 and "BLOOM" not in row["source"] else "",

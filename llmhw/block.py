@@ -601,7 +601,7 @@ def layer_input(spec: ModelSpec, layout: Layout, *, seq_len: int) -> Kept:
 VOCABULARY_MULTIPLE = 128
 # Reads plus writes of a logit in fp32, in forward and backward pass together: plain widens it, takes logarithms and the
 # way back in kernels of their own; fused and chunked read 16 bit and write the gradient over it (Unsloth, Liger).
-LOSS_PASSES = {"plain": 6.0, "fused": 2.0, "chunked": 2.0}
+LOSS_PASSES = {"plain": 6.0, "copied": 10.0, "fused": 2.0, "chunked": 2.0}
 
 
 def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool = False) -> Block:

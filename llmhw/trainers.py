@@ -31,7 +31,7 @@ class Trainer:
     grad_reduce      format in which gradients are reduced; "": that of the job's precision
     buckets          what goes into one message of gradients: megatron, ddp, block or parameter
     cuda_graph       what is launched as a graph: none, partial (attention, router) or full (the whole step)
-    sharding         whose ZeRO it is, by what it holds beside the states: fsdp1, fsdp2, deepspeed, internevo, "" (own)
+    sharding         whose ZeRO, by what it holds beside the states: fsdp1, fsdp2, deepspeed, internevo; "": its own
     kbit             QLoRA on one card runs norms, embedding and head in fp32 (peft's prepare_model_for_kbit_training)
     adapters         format of LoRA's adapters
     expert_loop      experts run one after the other, not as one grouped product

@@ -266,7 +266,9 @@ COLUMNS: dict[str, Column] = {
     ),
     "adapters_only": _flag("only adapters are trained", "lora frozen"),
     "rank": _count("of the adapters", names="lora_rank lora_r"),
-    "lora_targets": _text("layers with adapters: all-linear, attention or mlp", "lora_target target_modules"),
+    "targets": _text(
+        "matrices with adapters: all-linear, attention, mlp or names", "lora_targets lora_target target_modules"
+    ),
     "base": _text("format of the frozen weights, as nf4-dq", "base_format base_weights"),
     "dropout": _flag("dropout is on"),
     "counts_recompute": _flag("measured FLOPs count what is computed again"),
@@ -408,7 +410,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
         "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce fp8_recipe packed loss "
         "optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device offload offload_layers "
-        "interleaving cp_kind adapters_only rank lora_targets base dropout counts_recompute counts_causal network "
+        "interleaving cp_kind adapters_only rank targets base dropout counts_recompute counts_causal network "
         "adapter_gb_per_s gpus_per_node model config",
         _SIZES,
         _DEVICE,
