@@ -303,10 +303,11 @@ class StepTimer:
         """Attention's core, fused or as two batched products, or linear attention's state; returns both times."""
         r, pace, name = self.rates, self.c.pace, "attention"
         if isinstance(op, State):
-            given = {"flops": op.flops, "flops_per_second": r.state_flops_per_second}
+            given = {"flops": op.flops + op.more, "flops_per_second": r.state_flops_per_second}
             return (
                 ahead.add(name, op.name, compute_seconds, pace, **given),
-                behind.add(name, op.name, compute_seconds, 2 * pace, **given),
+                # the states are computed once more
+                behind.add(name, op.name, compute_seconds, 3 * pace, **given),
             )
         if self.job.attention == "eager" and op.v_head_dim:
             forward = backward = 0.0

@@ -113,8 +113,9 @@ _RANGES = {
         _POSITIVE: "per_joule per_unit pace attention8 level2 widen",
         _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
             between_meet sends""",
-        _FACTOR: """scores reread overlap tiled uneven fill passes routed launches ramp cast accumulate contention
-            jitter skew expand gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed ep_exposed_share""",
+        _FACTOR: """scores reread overlap tiled uneven fill passes routed launches recurrence ramp cast accumulate
+            contention jitter skew expand gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed
+            ep_exposed_share""",
     }.items()
     for name in names.split()
 }
