@@ -39,7 +39,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -257,11 +257,13 @@ class JobMemory(StageReport):
     away          bytes of each stage's rank that lie in host memory
     unreused      bytes of each stage that PyTorch's allocator keeps apart beside them: gradients come when
                   activations go, but do not fit the blocks that those leave behind
+    given_back    bytes of these that it does without where the device is full
     """
 
     job: TrainingJob
     stages: tuple[Estimate, ...]
     unreused: tuple[float, ...]
+    given_back: tuple[float, ...]
     away: tuple[float, ...]
 
     @property
@@ -352,7 +354,8 @@ class JobMemory(StageReport):
 
     @property
     def _held(self) -> list[tuple[float, float]]:
-        return [(float(stage.total), apart) for stage, apart in zip(self.stages, self.unreused, strict=True)]
+        held = zip((float(stage.total) for stage in self.stages), self.unreused, self.given_back, strict=True)
+        return [(total, _kept(self.job, total, (apart - may_go, may_go))) for total, apart, may_go in held]
 
     @property
     def capacity_bytes(self) -> float:
@@ -566,9 +569,8 @@ def memory(job: TrainingJob) -> JobMemory:
     True
     """
     job.check_effects()
-    stages, unreused, away = _stages(_OnAnyDevice(job))
-    pairs = zip(stages, unreused, strict=True)
-    return JobMemory(job, stages, tuple(_kept(job, float(stage.total), apart) for stage, apart in pairs), away)
+    stages, apart, away = _stages(_OnAnyDevice(job))
+    return JobMemory(job, stages, tuple(map(sum, apart)), tuple(may_go for _, may_go in apart), away)
 
 
 class _OnAnyDevice:

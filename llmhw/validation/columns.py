@@ -299,7 +299,6 @@ COLUMNS: dict[str, Column] = {
     "adapter": _choice("kind of the adapter", "lora adapter adapter_v2"),
     "trained_params": _positive("parameters of the adapters", "count"),
     "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
-    "targets": _text("linear layers with adapters: all-linear, attention, mlp, or modules with commas between"),
     "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
     "varied": _flag("sequences differ in length: seq_len is that of the longest"),
     "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
