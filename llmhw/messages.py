@@ -20,7 +20,7 @@ from llmhw.formula import Report, Table, formula
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
-from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, row_elements, stage_layers
+from llmhw.sharding import Place, fsdp_rows, local_tensor, outer_tensors, place_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, log, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
@@ -133,11 +133,11 @@ def expert_message_bytes(*, tokens: Any, used: Any, width: Any, bytes_per_elemen
     return tokens * used * width * bytes_per_element
 
 
-@formula(source="PyTorch fully_shard: every parameter is cut along its first dimension, rounded up", unit="bytes")
+@formula(source="PyTorch fully_shard: every parameter is cut along one dimension, rounded up", unit="bytes")
 def fsdp_shard_bytes(*, rows: Any, row_elements: Any, shards: Any, bytes_per_element: Any) -> Any:
     """A parameter's part of the all-gather, padding included.
 
-    rows, row_elements   its first dimension, and the elements behind it
+    rows, row_elements   along that dimension, and elements of each: see `llmhw.sharding.fsdp_rows`
 
     >>> fsdp_shard_bytes(rows=10, row_elements=4, shards=4, bytes_per_element=2)
     24
@@ -327,9 +327,10 @@ def gathered_width(job: TrainingJob) -> int:
 
 def shard_elements(tensors: Iterable[tuple[Tensor, Any]], shards: Any) -> Any:
     """Elements of one rank's shards of tensors, each with how many there are; padding included."""
+    dealt = [(*fsdp_rows(t, shards), count) for t, count in tensors]
     return sum(
-        count * fsdp_shard_bytes(rows=t.shape[0], row_elements=row_elements(t), shards=shards, bytes_per_element=1)
-        for t, count in tensors
+        count * fsdp_shard_bytes(rows=rows, row_elements=behind, shards=shards, bytes_per_element=1)
+        for rows, behind, count in dealt
     )
 
 

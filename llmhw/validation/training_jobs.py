@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from llmhw.hardware import Accelerator, Cluster, Link
-from llmhw.job import EFFECTS, LORA_TARGETS, Assumed, Parallelism, TrainingJob, limits_of
+from llmhw.job import EFFECTS, Assumed, Parallelism, TrainingJob, limits_of
+from llmhw.margin import known_error
 from llmhw.names import split_format
 from llmhw.step_time import time_step
 from llmhw.trainers import trainer
@@ -22,6 +23,8 @@ from llmhw.validation.table import Row, without_remark
 _USUAL_ADAPTER = 50.0
 # A layout is usual if it is no slower than this times the fastest that fits.
 _NEAR = 1.1
+# Nobody runs chunks and micro-batches that take more than this times the fastest; the prediction of memory is off then.
+_WORSE = 1.25
 # Layouts near the fastest that are looked at.
 _MOST = 400
 
@@ -43,8 +46,8 @@ def described(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Desc
 
     Sizes of model parallelism that the source leaves open are the usual ones: of the layouts that fit in memory and
     take at most a tenth longer than the fastest, one with the least model parallelism, tensor parallelism inside a
-    node. Of micro-batches and chunks of a pipeline stage that are open, the fastest that fit. Layers whose recompute
-    is not known are recomputed only as far as the job would not fit.
+    node. Of micro-batches and chunks of a pipeline stage that are open, the fastest that fit. Layers whose recompute is
+    not known are recomputed only as far as the job would not fit.
     """
     if calibration is not None:
         return _described(row, calibration)
@@ -70,8 +73,9 @@ def _described(row: Row, calibration: Mapping[str, Any] | None) -> Described:
     candidates = list(_candidates(row, said))
     if len(candidates) > 1:
         timed = [(time_step(job, calibration=calibration).total, job) for job in candidates]
-        candidates = [job for _, job in sorted(timed, key=lambda one: one[0])]
-        chosen = next((job for job in candidates if fits(job)), candidates[0])
+        timed.sort(key=lambda one: one[0])
+        near = [job for seconds, job in timed if seconds <= _WORSE * timed[0][0]]
+        chosen = next((job for job in near if fits(job)), near[0])
     else:
         chosen = candidates[0]
     return Described(_as_needed(chosen) if recompute_of(row) == "as needed" else chosen)
@@ -96,11 +100,12 @@ def _as_needed(job: TrainingJob) -> TrainingJob:
 
 
 def fits(job: TrainingJob) -> bool:
-    """Whether a job fits in memory; one whose memory is not modelled does, as it ran."""
+    """Whether a job fits in memory, as far as that is known: it ran. One whose memory is not modelled does."""
     try:
-        return memory(job).fits
+        found = memory(job)
     except LLMHWError:
         return True
+    return found.device_bytes <= found.capacity_bytes * (1 + known_error("training"))
 
 
 # -- the cluster ------------------------------------------------------------------------------
@@ -151,6 +156,10 @@ def recompute_of(row: Row) -> str:
     return found
 
 
+# What nearly everybody trains with on a vendor's devices.
+_OF_VENDOR = {"Google": "maxtext", "AWS": "neuron"}
+
+
 def trainer_of(row: Row) -> str:
     """The trainer's name; of software that is not known, the class that its columns make it of.
 
@@ -163,8 +172,12 @@ def trainer_of(row: Row) -> str:
             return trainer(" ".join(part)).name
         except LLMHWError:
             continue
-    stage = row["zero_stage"].lower()
-    plain = "torch" if stage in ("3", "fsdp") or row["compiled"] or row["fsdp"] else "megatron"
+    own = _OF_VENDOR.get(row.device(usual=True).vendor if row["gpu"] or row["device"] else "")
+    if own and not words and row["kernels"] != "megatron":
+        return own
+    stage, split = row["zero_stage"].lower(), any(row.count(name) > 1 for name in ("tp", "pp", "cp", "ep"))
+    alone = row["n_gpus"] == "1" or (stage in ("0", "2") and not split)
+    plain = "torch" if stage in ("3", "fsdp") or alone or row["compiled"] or row["fsdp"] else "megatron"
     if (row["kernels"] or plain) == "megatron":
         return "megatron-lm" if words else "megatron-bridge"
     return "compiled" if row.flag("compiled") else "eager"
@@ -200,7 +213,6 @@ def _kernels(row: Row) -> str:
 def _recipe(row: Row) -> dict[str, Any]:
     """Everything of a job but its cluster, its layout and its batch."""
     kernels, recompute, spec = _kernels(row), recompute_of(row), row.spec()
-    targets = row["lora_targets"] if row["lora_targets"] in LORA_TARGETS else None
     found: dict[str, Any] = {
         "model": spec,
         "seq_len": row.count("seq_len", None),
@@ -217,8 +229,8 @@ def _recipe(row: Row) -> dict[str, Any]:
     found |= {name: row.flag(name) for name in FLAGS} | {name: row[name] or None for name in WORDS}
     if found["frozen"]:
         found |= {"rank": row.count("rank", 16), "base": row["base"] or None}
-        if "lora_targets" in TrainingJob.__dataclass_fields__ and targets:
-            found["lora_targets"] = targets
+        if row["targets"] and "targets" in TrainingJob.__dataclass_fields__:
+            found["targets"] = row["targets"]
     if row["loss"]:
         found["loss"] = row["loss"]
     if row["optimizer"]:
@@ -272,12 +284,17 @@ class _Said:
             return row.count(name) if row[name] else None
 
         tp, pp, cp, ep = (stated(name) for name in ("tp", "pp", "cp", "ep"))
-        if cluster.devices == 1:
+        zero = 3 if stage == "fsdp" else int(stage) if stage in ("0", "1", "2", "3") else 1
+        if cluster.devices == 1 or zero == 3:  # who names FSDP, and nothing beside it, has nothing beside it
             tp, pp, cp = tp or 1, pp or 1, cp or 1
         if tp and each > 1:
             tp = max(1, tp // each)
         micro = stated("micro_batch")
-        zero = 3 if stage == "fsdp" else int(stage) if stage in ("0", "1", "2", "3") else 1
+        copies = 0
+        if zero == 3 and row["dp"] and not row["fsdp"] and tp and pp:
+            # some count the copies of what FSDP shards
+            ranks, dp = cluster.devices // (tp * pp * (cp or 1)), row.count("dp")
+            copies = ranks // dp if 1 < dp < ranks and ranks % dp == 0 else 0
         said = cls(
             cluster,
             recipe,
@@ -286,11 +303,11 @@ class _Said:
             cp,
             ep,
             stated("vpp"),
-            row.count("expert_tp"),
+            row.count("expert_tp", _usual_expert_tp(recipe, cluster.devices // (pp or 1), tp or 1, ep or 1)),
             micro,
             row.count("global_batch", 0, least=0),
             zero,
-            row.count("fsdp", 0, least=0),
+            copies or row.count("fsdp", 0, least=0),
         )
         said.check(row, each)
         return said
@@ -306,6 +323,8 @@ class _Said:
             dp = row.count("dp")
             # some sources count copies of the experts, or of the model, and not ranks
             meant = {dp, dp * (self.ep or 1), dp * (self.shards or 1), dp // each}
+            if self.zero == 3 and dp == 1:  # no copies
+                meant.add(n // inside)
             if n // inside not in meant:
                 raise LLMHWError(
                     f"tp x pp x cp x dp = {inside} x {dp} = {inside * dp} is not n_gpus={n}; mend one of them, or "
@@ -316,6 +335,16 @@ class _Said:
         """Copies of the sharded model."""
         sharded = self.zero == 3 and self.shards and dp % self.shards == 0
         return dp // self.shards if sharded else 1
+
+
+def _usual_expert_tp(recipe: dict[str, Any], ranks: int, tp: int, ep: int) -> int:
+    """Megatron-Core splits experts as it splits the rest, unless a recipe says otherwise; all others do not.
+
+    ranks   of a pipeline stage, which must hold them
+    """
+    spec = recipe["model"]
+    mixture = any(t.experts > 1 for layer, _ in spec.layer_kinds for t in layer.tensors)
+    return tp if mixture and recipe["kernels"] == "megatron" and ranks % (tp * ep) == 0 else 1
 
 
 def _candidates(row: Row, said: _Said) -> Iterator[TrainingJob]:
@@ -406,7 +435,7 @@ def _sought(row: Row, said: _Said) -> Described:
         "cp": (said.cp,) if said.cp else _powers(min(16, max(1, seq // 2048)), n),
         "vpp": (said.vpp,) if said.vpp else (1,) if row["interleaving"] == "none" else (1, 2, 4, 8),
         "ep": (said.ep,) if said.ep else _powers(experts, experts),
-        "expert_tp": (said.expert_tp,),
+        "expert_tp": (said.expert_tp,) if said.tp or row["expert_tp"] else (1,),
         "micro_batch": micros,
         "sequence_parallel": (False,) if row["sequence_parallel"] == "false" else (False, True),
         "sharding": ((said.zero, 1),),
