@@ -930,12 +930,12 @@ def _which(name: str, found: list[Accelerator]) -> LLMHWError:
     )
 
 
-def memory_bytes(memory: str) -> int:
-    """An amount of memory as a person writes it; GB are decimal, GiB binary."""
-    text = check_text("memory", memory)
+def memory_bytes(memory: str, name: str = "memory") -> int:
+    """An amount of memory as a person writes it; GB are decimal, GiB binary. `name`: of the argument, for errors."""
+    text = check_text(name, memory)
     if not re.search(r"[bB]\s*$", text):
-        raise LLMHWError(f"memory={shown(text)} must be an amount of memory with its unit, such as 24GB or 22.5GiB")
-    return int(parse_number("memory", text, least=1e6))
+        raise LLMHWError(f"{name}={shown(text)} must be an amount of memory with its unit, such as 24GB or 22.5GiB")
+    return int(parse_number(name, text, least=1e6))
 
 
 def _of_size(name: str, found: list[Accelerator], memory: str) -> Accelerator:
