@@ -82,6 +82,7 @@ class TrainingConstants(Constants):
     routed                     traffic of rows of experts (sorted, put back, activated) over that of fused kernels
     cast                       traffic of scaling and rounding operands over what it takes at least, see `CAST_BYTES`
     between                    share of the adapters' bandwidth that collectives reach between nodes
+    through_host               share of that where what devices send each other passes through the host's memory
     inside_latency, between_latency   seconds of a hop
     contention                 time that hidden communication takes from what hides it, as a share of the shorter one
     tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
@@ -103,6 +104,7 @@ class TrainingConstants(Constants):
     grouped: float = 1.0
     launches: float = 1.0
     between: float = 0.85
+    through_host: float = 0.6
     inside_latency: float = 3e-6
     between_latency: float = 10e-6
     contention: float = 0.1
@@ -182,7 +184,7 @@ _PERFECT: dict[str, Any] = {
 # Every datasheet's peak, nothing lost and all that can be hidden hidden: no measurement is faster.
 IDEAL = TrainingConstants(
     **_PERFECT,
-    **dict.fromkeys(("unaligned", "between"), 1.0),
+    **dict.fromkeys(("unaligned", "between", "through_host"), 1.0),
     **dict.fromkeys(("ramp", "cast", "inside_latency", "between_latency", "contention", "jitter"), 0.0),
     **dict.fromkeys(("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed"), 0.0),
     recurrence=1e9,  # as fast as tensor cores
@@ -250,19 +252,24 @@ def serving_constants(
     return _merged(ServingConstants, (known["common"], known["links"].get(link_kind(link), {}), family, running))
 
 
-@checked
+@checked(link=None)
 def training_constants(
-    device: Accelerator, software: Trainer, calibration: Mapping[str, Any] | None = None
+    device: Accelerator,
+    software: Trainer,
+    calibration: Mapping[str, Any] | None = None,
+    link: Link | None = None,
 ) -> TrainingConstants:
-    """The constants of a trainer on a device: what is common to all, the family's, then those of what is switched on.
+    """The constants of a trainer on a device: what is common to all, the link's, the family's, then those of switches.
 
     software      with what a job switches otherwise: `llmhw.job.TrainingJob.trainer`
     calibration   other constants, as `llmhw validate --fit` writes them
+    link          between nodes, where its kind has constants of its own
     """
     known = calibration or read_calibration(TrainingConstants.calibration)
     family = known["families"][family_of(TrainingConstants, device, known)]
     switched = (known["switches"].get(name, {}).get(word, {}) for name, word in software.switches)
-    return _merged(TrainingConstants, (known["common"], family, *switched))
+    between = known.get("links", {}).get(link_kind(link), {})
+    return _merged(TrainingConstants, (known["common"], between, family, *switched))
 
 
 def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
@@ -293,15 +300,22 @@ def on_device(software: str, device: Accelerator, known: Mapping[str, Any]) -> s
 
 
 def link_kind(link: Link | None) -> str:
-    """Links that collectives use alike: nvlink, pcie, fabric (AMD's) or other.
+    """Links that collectives use alike: nvlink, pcie, fabric (AMD's), efa, infiniband, roce, tcp (TCPX), or other.
 
-    >>> from llmhw import accelerator
-    >>> link_kind(accelerator("h100").scale_up_link), link_kind(None)
-    ('nvlink', 'other')
+    >>> from llmhw import accelerator, usual_network
+    >>> link_kind(accelerator("h100").scale_up_link), link_kind(usual_network("h100")), link_kind(None)
+    ('nvlink', 'efa', 'other')
     """
-    name = link.name if link else ""
-    kinds = {"NVLink": "nvlink", "PCIe": "pcie", "Infinity Fabric": "fabric"}
-    return next((kind for start, kind in kinds.items() if name.startswith(start)), "other")
+    name = f" {link.name}" if link else ""
+    return next((kind for word, kind in _LINK_KINDS.items() if word in name), "other")
+
+
+# Words in a link's name, and the kind that they mean.
+_LINK_KINDS = {
+    " NVLink": "nvlink", " PCIe": "pcie", " Infinity Fabric": "fabric", "EFA": "efa", " AWS": "efa",
+    "InfiniBand": "infiniband", " Azure": "infiniband", "RoCE": "roce", "TCPX": "tcp", " GCP a3-ultra": "roce",
+    " GCP a4": "roce", " GCP": "tcp",
+}  # fmt: skip
 
 
 def cautious(constants: TrainingConstants) -> TrainingConstants:
