@@ -778,8 +778,9 @@ def test_what_lies_on_the_host_comes_over_its_link_and_is_updated_there() -> Non
     back = 2 * params / 8 / min(host["link_bytes_per_second"], host["host_bytes_per_second"] / 8)
     assert states["host memory"] == pytest.approx(params / 8 * 30 / rate + back, rel=0.05)  # gradients go meanwhile
     assert all_["host memory"] > 0.999 * params / 8 * 30 / rate  # weights come beside the passes, as far as these take
-    # short passes hide little of it, and every micro-batch reads the weights again
-    short = [time_step(job(**sizes, seq_len=256, offload="all", global_batch=n)).parts["host memory"] for n in (8, 64)]
-    assert all_["host memory"] < short[0] < short[1]
+    # a card of its own reads all weights for every micro-batch, and short passes hide little of it
+    alone: dict[str, Any] = {"gpu": "rtx 4090", "seq_len": 256, "offload": "all"}
+    few, many = (time_step(job(**alone, global_batch=n)).parts["host memory"] for n in (1, 8))
+    assert many - few > 7 * 2 * params * 2 / 25e9 * 0.8
     lower = time_bounds(job(**sizes, offload="all"))["host memory"]
     assert lower[0] <= lower[1] <= lower[2]
