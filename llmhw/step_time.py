@@ -258,6 +258,7 @@ class StepTimer:
         self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
+        self.eager = job.kernels == "torch" and job.trainer.elementwise == "eager"
         self.layers: dict[tuple[int, bool], _Clock] = {}
         self.adapted, self.expanded = frozenset[str](), 0.0
         if job.frozen:
@@ -339,7 +340,7 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            times = (c.routed if op.routed else c.passes) * c.pace
+            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0) * c.pace
             made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
@@ -646,8 +647,9 @@ class StepTimer:
     @property
     def _unfused(self) -> bool:
         """Whether the optimizer's operations are kernels of their own: PyTorch's default, where nothing compiles it."""
-        eager = self.job.kernels == "torch" and self.job.trainer.elementwise == "eager"
-        return eager and self.job.optimizer.startswith("adamw") and not self.job.optimizer.endswith(("bit", "fused"))
+        return (
+            self.eager and self.job.optimizer.startswith("adamw") and not self.job.optimizer.endswith(("bit", "fused"))
+        )
 
     def moved(self, ledger: Ledger, what: str, moved: Any, busy: Any = 0.0, times: Any = 1) -> None:
         """Add what comes from or goes to host memory while the device computes for `busy` seconds."""

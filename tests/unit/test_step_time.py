@@ -813,3 +813,13 @@ def test_what_lies_on_the_host_comes_over_its_link_and_is_updated_there() -> Non
     assert many - few > 7 * 2 * params * 2 / 25e9 * 0.8
     lower = time_bounds(job(**sizes, offload="all"))["host memory"]
     assert lower[0] <= lower[1] <= lower[2]
+
+
+def test_eager_norms_pass_over_their_rows_many_times() -> None:
+    """RMSNorm in eager PyTorch is eight kernels or so, LayerNorm one; compiled or fused, both are one."""
+    for name, times in (("llama-3-8b", 8.0), ("gpt2", 1.0)):
+        eager, compiled = (job(name, software=which, seq_len=1024) for which in ("torchtune", "torchtitan"))
+        passes = [timer_of(one).c.passes for one in (eager, compiled)]
+        norm = "input_layernorm" if name.startswith("llama") else "ln_1"
+        found = terms(eager, norm) / passes[0] / (terms(compiled, norm) / passes[1])
+        assert found == pytest.approx(times)
