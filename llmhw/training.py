@@ -18,7 +18,16 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, offloads, saves_attention
+from llmhw.job import (
+    Assumed,
+    Layout,
+    TrainingJob,
+    data_parallel,
+    filling_micro_batches,
+    keeps_scaled,
+    offloads,
+    saves_attention,
+)
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
@@ -1085,8 +1094,8 @@ def _inner(layer: Layer) -> tuple[int, bool]:
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
-    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in 8 bit too,
-    as it sees the products of whole tensors (measured: torchao's runs take as much in 8 bit as in 16).
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in eager mode of
+    scaled products (8 and 4 bit) none, but what is summed over tensor-parallel ranks: see `llmhw.job.keeps_scaled`.
     """
     spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
@@ -1094,7 +1103,7 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
-    scaled = BITS[job.compute_format] < 16
+    scaled = BITS[job.compute_format] < 16 and not keeps_scaled(job)
     if scaled and any_of(x.tp > 1):
         closing = sum(m.split == "row" for m in found.matmuls)
         widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
@@ -1279,7 +1288,7 @@ def training_speed(*, tokens: Any, seconds: Any, devices: Any = 1) -> Any:
 
 
 # Parts of a step in which a device does arithmetic; in all others it waits or sends.
-WORK = ("matrix products", "attention", "elementwise", "recompute", "optimizer")
+WORK = ("matrix products", "attention", "elementwise", "recompute", "reference model", "optimizer")
 
 
 @dataclass(frozen=True, repr=False)
