@@ -592,13 +592,13 @@ class StepTimer:
                 for which, n in chunk.kinds.items():
                     sent += [(c, n * count) for c in self._shard_messages([which])]
                 sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
-        ahead = job.trainer.gather_prefetch and (job.kernels == "megatron" or any_of(x.zero == 3))
+        ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
         reduced = [(c, n) for c, n in sent if c.phase == "backward"]
         gathered = [(c, n) for c, n in sent if c.phase != "backward"]
         name, share_ = "gradient reduction", self.c.dp_exposed
         busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
         self.overlapped(found, name, "gradients", reduced, busy, share_)
-        exposed = maximum(share_, 0 if ahead else 1)
+        exposed = maximum(share_, 1 - ahead)
         self.overlapped(found, name, "new weights", gathered, clock.forward.total, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
