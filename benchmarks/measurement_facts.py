@@ -343,8 +343,8 @@ def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str
         return "none"  # of MaxText: products and attention are kept
     if row["recompute"] == "custom":
         return "full"  # of MaxText: the inputs of layers are kept, some products beside the device
-    if row["recompute"] == "selective" and ("recompute modules" in text or "selective recompute " in text):
-        return _modules(text)
+    if "modules 'full'" in text:
+        return "full"
     if row["recompute"] not in ("", "unknown"):
         return row["recompute"]
     if torch:
@@ -357,9 +357,24 @@ def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str
     return "as needed" if experts and not frozen and not device.startswith("GB") else "none"
 
 
-def _modules(text: str) -> str:
-    """What single modules that run again come to: norms and activations are next to nothing."""
-    return "full" if "whole moe" in text else "none" if "norm" in text or "act" in text else "selective"
+# What users call Megatron-Core's modules.
+_MODULES = {
+    "layernorm": "layernorm|norm",
+    "moe_act": "moe_act|act",
+    "shared_experts": "shared_experts?",
+    "moe": "whole moe module",
+    "mlp": "mlp",
+    "core_attn": "core_attn",
+}
+
+
+def _modules(row: Row) -> str:
+    """The modules that the notes say to run again."""
+    found = re.search(
+        r"recompute modules '([^']*)'|selective recompute (?:of )?([^;]*)|([\w+]+) recompute", row["notes"]
+    )
+    text = next((part for part in found.groups() if part), "") if found else ""
+    return ",".join(name for name, words in _MODULES.items() if re.search(rf"\b(?:{words})\b", text))
 
 
 def _reason_of_training(row: Row) -> str:
@@ -375,8 +390,6 @@ def _reason_of_training(row: Row) -> str:
         return "the source contradicts itself: see the notes"
     if row["precision"] == "int8":
         return "int8 training, which quantizes both operands of every product, is not modelled"
-    if "recompute" in text and "mlp" in text:
-        return "recomputes the feed-forward part, which `recompute` does not offer"
     return ""
 
 
@@ -456,6 +469,7 @@ def training_throughput(row: Row) -> Facts:
         "kernels": "torch" if torch else "megatron",
         "recipe": "bf16" if tuned else _KEPT.get(running, "fp32-bf16") if torch else "bf16-mixed-fp32-grads",
         "compute": compute(row, device),
+        "recompute_modules": switched.get("recompute_modules") or _modules(row),
         "recompute_mode": recompute(row, torch=torch, frozen=frozen, experts=experts, device=device),
         "offload": "optimizer" if "cpu adamw offload" in text else "",
         "interleaving": "none" if single or (titan and "interleaved" not in text) else "",

@@ -231,6 +231,18 @@ class Pass(Op):
         return pass_bytes(tokens=self.rows, width=self.width, passes=self.behind, bytes_per_element=self.element)
 
 
+# Parts of a layer that run again by themselves, see `llmhw.job.MODULES` -> whether an operation belongs to one.
+MODULE_OPS: dict[str, Callable[[Op], bool]] = {
+    "core_attn": lambda op: isinstance(op, (Core, State)),
+    "layernorm": lambda op: op.part == "norms" and op.name.endswith("layernorm"),
+    "mlp": lambda op: op.part == "mlp" and "shared" not in op.name,
+    "moe": lambda op: op.part in ("experts", "router") or "shared" in op.name,
+    "moe_act": lambda op: op.part == "experts" and op.name.startswith("activation"),
+    "shared_experts": lambda op: "shared" in op.name,
+    "mla_up_proj": lambda op: op.name in ("q_b_proj", "kv_b_proj"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """What one rank does for one micro-batch in one layer, or outside the layers."""

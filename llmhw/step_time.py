@@ -12,7 +12,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import (
+    MODULE_OPS,
+    VOCABULARY_MULTIPLE,
+    Block,
+    Core,
+    Matmul,
+    Op,
+    Pass,
+    State,
+    block,
+    first_block,
+    last_block,
+)
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -363,7 +375,10 @@ class StepTimer:
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
         cores = [0.0, 0.0]
+        modules = () if again else job.modules
         for op in work.ops:
+            if modules and any(MODULE_OPS[module](op) for module in modules):
+                self._repeat(op, behind)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
@@ -387,6 +402,17 @@ class StepTimer:
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
+
+    def _repeat(self, op: Op, behind: Ledger) -> None:
+        """A single operation that the backward pass runs again."""
+        once, rest = self.ledger(), self.ledger()
+        if isinstance(op, Matmul):
+            self.products(op, self.compute, once, rest)
+        elif isinstance(op, Pass):
+            self.passes(op, once, rest)
+        elif isinstance(op, (Core, State)):
+            self.mixing(op, once, rest)
+        behind.merge(once, 1.0, part="recompute")
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""

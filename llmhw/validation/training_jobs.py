@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmhw.hardware import Accelerator, Cluster, Link
-from llmhw.job import EFFECTS, Assumed, Parallelism, TrainingJob, limits_of
+from llmhw.job import EFFECTS, MODULES, Assumed, Parallelism, TrainingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.names import split_format
 from llmhw.step_time import time_step
@@ -141,8 +141,6 @@ def _adapter(row: Row, per_node: int) -> Link:
 FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
 WORDS = ("cuda_graph", "dispatcher", "grad_reduce")
 _RECOMPUTE = ("none", "selective", "per-op", "block", "full", "as needed")
-# Modules whose outputs are made again at next to no cost.
-_LIGHT = {"layernorm", "norm", "moe_act", "act", "mla_up_proj", "shared_experts", "mlp"}
 
 
 def recompute_of(row: Row) -> str:
@@ -150,10 +148,14 @@ def recompute_of(row: Row) -> str:
     found = row["recompute_mode"] or row["recompute"].replace("unknown", "") or "as needed"
     if found not in _RECOMPUTE:
         raise row.error("recompute", "none, selective, full or unknown")
-    modules = set(re.findall(r"\w+", row["recompute_modules"]))
-    if modules and found in ("as needed", "selective"):
-        return "selective" if "core_attn" in modules else "full" if modules - _LIGHT else "none"
+    if modules_of(row) and found in ("as needed", "selective"):
+        return "none"
     return found
+
+
+def modules_of(row: Row) -> str:
+    """Modules that run again, of those that `llmhw.job.MODULES` has."""
+    return ",".join(word for word in re.findall(r"\w+", row["recompute_modules"]) if word in MODULES)
 
 
 # What nearly everybody trains with on a vendor's devices.
@@ -219,6 +221,7 @@ def _recipe(row: Row) -> dict[str, Any]:
         "precision": row["recipe"] or ("fp32-bf16" if kernels == "torch" else "bf16-mixed-fp32-grads"),
         "compute": compute_format(row, row.device(usual=True)),
         "recompute": "none" if recompute == "as needed" else recompute,
+        "recompute_modules": modules_of(row),
         "attention": "eager" if row["flash_attention"] == "false" else "flash",
         "kernels": kernels,
         "software": trainer_of(row),

@@ -748,3 +748,17 @@ def test_the_host_launches_every_kernel() -> None:
         for more in ({}, {"compute": "fp8"}, {"cuda_graph": "full"})
     )
     assert casts > plain > 10 * graph
+
+
+@pytest.mark.parametrize("modules", ["layernorm", "moe_act", "moe,layernorm", "core_attn", "mla_up_proj"])
+def test_modules_that_run_again_cost_less_than_all_of_a_layer(modules: str) -> None:
+    """Of a mixture with latent attention; the layer as a whole sends its rows again too."""
+    fields: dict[str, Any] = {"kernels": "megatron", "seq_len": 4096, "cluster": llmhw.Cluster("h100", 8)}
+    fields |= {"parallelism": Parallelism(dp=8, ep=8), "micro_batch": 8, "model": llmhw.model("deepseek-v2-lite")}
+    plain, some, whole = (
+        time_step(TrainingJob(**fields, **more)).parts
+        for more in ({}, {"recompute_modules": modules}, {"recompute": "full"})
+    )
+    assert "recompute" not in plain
+    assert 0 < some["recompute"] < whole["recompute"]
+    assert (some["expert-parallel"] > plain["expert-parallel"]) == ("moe," in modules)

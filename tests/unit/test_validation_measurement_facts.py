@@ -94,7 +94,8 @@ def test_software_is_what_the_source_says(change: dict[str, str], name: str) -> 
 @pytest.mark.parametrize(
     ("change", "column", "value"),
     [
-        ({"notes": "mlp recompute"}, "not_predicted", "recomputes the feed-forward part, which"),
+        ({"notes": "mlp+core_attn recompute"}, "recompute_modules", "mlp,core_attn"),
+        ({"notes": "selective recompute of layernorm and the whole moe module"}, "recompute_modules", "layernorm,moe"),
         ({"notes": "CPU offload"}, "not_predicted", "states in host memory, whose transfers are not timed"),
         ({"notes": "cpu_offload false"}, "not_predicted", ""),
         ({"provenance": "memory"}, "not_predicted", "written down from memory, not read"),
