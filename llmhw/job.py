@@ -547,17 +547,6 @@ def _check_stages(p: Parallelism, layers: int) -> None:
     check_divides("pp x vpp", chunks, "layers", layers)
 
 
-# Parts of a layer that Megatron-Core can run again by themselves (--recompute-modules).
-MODULES = ("core_attn", "layernorm", "mlp", "moe", "moe_act", "shared_experts", "mla_up_proj")
-
-
-def _modules(name: str, value: str) -> str:
-    words = value.replace(",", " ").split()
-    for word in words:
-        check_choice(name, word, MODULES)
-    return ",".join(dict.fromkeys(words))
-
-
 def _software(name: str, value: str) -> str:
     return trainer(check_text(name, value)).name
 
@@ -598,12 +587,6 @@ class TrainingJob:
         RECOMPUTE, "Run again: attention's core (selective), single operations, every layer or some of a stage.", "none"
     )
     recompute_layers: int = count("Layers of each stage, where recompute is block.", 0, least=0)
-    recompute_modules: str = asked(
-        "Modules of every layer that run again, in Megatron-Core's words: moe, mlp, core_attn, layernorm, ...",
-        "",
-        str,
-        _modules,
-    )
     precision: str = asked(
         "Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str, check_text
     )
@@ -745,11 +728,6 @@ class TrainingJob:
         settle("adapters", lambda: trainer(self.software).adapters)
 
     @property
-    def modules(self) -> frozenset[str]:
-        """The modules of `recompute_modules`."""
-        return frozenset(filter(None, self.recompute_modules.split(",")))
-
-    @property
     def trainer(self) -> Trainer:
         """The software, with what this job switches otherwise."""
         return _switched(self.software, self.compiled, *(getattr(self, name) for name in SWITCHES))
@@ -861,11 +839,6 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("rollout_gpus", "method='grpo'", lambda job: job.method == "grpo"),
     ("method", "kernels='torch' and pp=1", lambda job: job.kernels == "torch" and job.parallelism.pp == 1),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
-    (
-        "recompute_modules",
-        "kernels='megatron' where not all of a layer runs again",
-        lambda job: job.kernels == "megatron" and job.recompute != "full",
-    ),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),
     ("a2a_overlap", "a model with experts", lambda job: _experts(job.model) > 1),

@@ -395,7 +395,7 @@ def layer_messages(job: TrainingJob, x: Layout, layer: Layer, *, again: bool = F
         yield from _context_parallel(job, x, layer.attention, again)
     stack = next((t for t in layer.tensors if t.component == "experts" and t.matmul), None)
     if stack is not None:
-        yield from _expert_parallel(job, x, stack, again or "moe" in job.modules)
+        yield from _expert_parallel(job, x, stack, again)
 
 
 # What sequence parallelism splits and the gradients of weights need whole: Megatron-LM gathers it a second time.

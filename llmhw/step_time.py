@@ -12,19 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import (
-    MODULE_OPS,
-    VOCABULARY_MULTIPLE,
-    Block,
-    Core,
-    Matmul,
-    Op,
-    Pass,
-    State,
-    block,
-    first_block,
-    last_block,
-)
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -270,6 +258,7 @@ class StepTimer:
         self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
+        self.eager = job.kernels == "torch" and job.trainer.elementwise == "eager"
         self.layers: dict[tuple[int, bool], _Clock] = {}
         self.adapted, self.expanded = frozenset[str](), 0.0
         if job.frozen:
@@ -351,7 +340,7 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            times = (c.routed if op.routed else c.passes) * c.pace
+            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0) * c.pace
             made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
@@ -382,10 +371,7 @@ class StepTimer:
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
         cores = [0.0, 0.0]
-        modules = () if again else job.modules
         for op in work.ops:
-            if modules and any(MODULE_OPS[module](op) for module in modules):
-                self._repeat(op, behind)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
@@ -414,17 +400,6 @@ class StepTimer:
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
-
-    def _repeat(self, op: Op, behind: Ledger) -> None:
-        """A single operation that the backward pass runs again."""
-        once, rest = self.ledger(), self.ledger()
-        if isinstance(op, Matmul):
-            self.products(op, self.compute, once, rest)
-        elif isinstance(op, Pass):
-            self.passes(op, once, rest)
-        elif isinstance(op, (Core, State)):
-            self.mixing(op, once, rest)
-        behind.merge(once, 1.0, part="recompute")
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
@@ -672,8 +647,9 @@ class StepTimer:
     @property
     def _unfused(self) -> bool:
         """Whether the optimizer's operations are kernels of their own: PyTorch's default, where nothing compiles it."""
-        eager = self.job.kernels == "torch" and self.job.trainer.elementwise == "eager"
-        return eager and self.job.optimizer.startswith("adamw") and not self.job.optimizer.endswith(("bit", "fused"))
+        return (
+            self.eager and self.job.optimizer.startswith("adamw") and not self.job.optimizer.endswith(("bit", "fused"))
+        )
 
     def moved(self, ledger: Ledger, what: str, moved: Any, busy: Any = 0.0, times: Any = 1) -> None:
         """Add what comes from or goes to host memory while the device computes for `busy` seconds."""
