@@ -317,6 +317,7 @@ COLUMNS: dict[str, Column] = {
     "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
     "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
     "varied": _flag("sequences differ in length: seq_len is that of the longest"),
+    "optimizer_in_backward": _flag("every gradient is used and freed as soon as it is there"),
     "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
     "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
@@ -428,6 +429,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
         "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce fp8_recipe packed loss "
         "optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device offload offload_layers "
+        "checkpoint_offload optimizer_in_backward "
         "interleaving cp_kind adapters_only rank targets base dropout counts_recompute counts_causal network "
         "adapter_gb_per_s gpus_per_node model config",
         _SIZES,
