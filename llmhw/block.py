@@ -554,14 +554,21 @@ class _Walk:
             )
 
     def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
-        """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""
+        """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew.
+
+        Mamba-2's kernel runs its convolution again, too (mamba_split_conv1d_scan_combined). The delta rule's keeps what
+        it made of each chunk's tokens, its decays, and queries and keys repeated for every value head
+        (flash-linear-attention's chunk_gated_delta_rule and chunk_kda, as Megatron-Core calls them).
+        """
         whole, tp = share(self.seq_len, self.x.cp), self.x.tp
         parts = ("in_proj", "x_proj") if self.layer.attention else ("in_proj", "x_proj", "q_b")
         before = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.matmul and t.part in parts]
         results = sum((t.numel // t.into for t in before), start=0)
         kept = self._keep("state", "results of the projections", results, whole)
-        if linear.conv_channels:
+        if linear.conv_channels and linear.kind != "mamba-2":
             kept += self._keep("state", "output of the convolution", share(linear.conv_channels, tp), whole)
+        if linear.products == _DELTA:
+            kept += self._delta(linear, share(linear.heads, tp), whole)
         width = share(linear.heads * linear.value_dim or linear.conv_channels, tp)
         kept += self._keep("state", "output of the state", width, whole)
         if not self.layer.attention:  # else they are counted with it
@@ -569,6 +576,17 @@ class _Walk:
             closing = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.part == "o" and t.matmul]
             for t in closing:
                 kept += self._keep("output projection", "input of the output projection", t.into, whole, operand=True)
+        return kept
+
+    def _delta(self, linear: LinearAttention, heads: Any, rows: Any) -> tuple[Kept, ...]:
+        """What the delta rule's kernels keep beside what goes in and comes out; its decay is a head's, or a channel's."""
+        channels = linear.kind != "gated-deltanet"
+        keys = (linear.conv_channels - linear.heads * linear.value_dim) // 2
+        kept = self._keep("state", "products of a chunk's tokens", heads * _CHUNK * (1 + channels), rows)
+        kept += self._keep("state", "decays", heads * (linear.key_dim if channels else 1), rows, element=4)
+        kept += self._keep("state", "share that is written", heads, rows)
+        if keys < linear.heads * linear.key_dim:
+            kept += self._keep("state", "queries and keys, for each value head", 2 * heads * linear.key_dim, rows)
         return kept
 
     def _core(self, a: Attention, heads: Any, kv_heads: Any) -> Op:
@@ -628,6 +646,10 @@ class _Walk:
 def _chunk(linear: LinearAttention) -> int:
     """Tokens that kernels of training treat together: mamba-ssm's default, and flash-linear-attention's."""
     return 256 if linear.kind == "mamba-2" else 64
+
+
+# Multiply-adds of a state's element by which the delta rule is known, and tokens that its kernels take at once.
+_DELTA, _CHUNK = 3, 64
 
 
 def _group(t: Tensor) -> str:
