@@ -257,8 +257,8 @@ class StepTimer:
             added = lora_tensors(job.model, rank=job.rank, targets=targets)
             self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
             bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
-            # weights in fewer bits are expanded to 16 before each product (bitsandbytes, GPTQ)
-            self.expanded = bits / 8 if bits < BITS[self.half] else 0.0
+            # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
+            self.expanded = bits / 8 if bits < BITS[self.compute] else 0.0
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
 
     def ledger(self) -> Ledger:

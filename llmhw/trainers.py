@@ -84,7 +84,7 @@ class Trainer:
 
 # Fields whose values have constants.
 _SWITCHED = (
-    "elementwise attention tp_overlap grad_overlap gather_prefetch send_overlap cuda_graph dispatcher a2a_overlap "
+    "elementwise attention tp_overlap grad_overlap gather_prefetch send_overlap dispatcher cuda_graph a2a_overlap "
     "accumulate blocking rails"
 ).split()
 
