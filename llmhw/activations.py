@@ -777,7 +777,7 @@ def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, h
             found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
         else:
             walked = block(spec, layer, x, attention=case.attention or "flash", imbalance=case.imbalance, **sizes)
-            found.append((walked.kept(batch, selective=mode == "selective"), count))
+            found.append((walked.kept(batch, again=("core_attn",) if mode == "selective" else ()), count))
     if head:
         ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
         found.append(({name: terms for name, terms in ends.items() if loss or name != "loss"}, 1))

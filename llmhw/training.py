@@ -647,7 +647,7 @@ class StepMemory:
             found = self._block(layer, fused=True)
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
-            return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
+            return _flat(found.kept(x.micro_batch, again=job.again if job.by_module else (), stored=stored))
         kept = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
         return [t.scaled(2) for t in kept] if mode == "full" and self.in_fp32 else kept
 
@@ -724,6 +724,8 @@ class StepMemory:
             found.put("activations", self.kept(kind, how), copies * count)
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
+        if job.recompute_modules and job.by_module and stage.kinds:
+            found.put("layer being recomputed", self.made_again(stage))
         if moment != LOSS and job.recompute in ("per-op", "full", "block") and stage.kinds:
             largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
             found.put("layer being recomputed", self.kept(largest, "none"))
@@ -751,6 +753,16 @@ class StepMemory:
         layers = sum(stage.layers.values()) - 1
         held = layer_input(self.spec, x, seq_len=job.seq_len).term(x.micro_batch)
         return [held.scaled(layers * where((x.zero == 3) & (x.shards > 1), 1, 0))]
+
+    def made_again(self, stage: Stage) -> list[Term]:
+        """What recomputed modules make again in the backward pass of a layer, of the kind where it is most."""
+        kinds = {kind: self._block(self.spec.layer_kinds[kind][0], fused=True) for kind in stage.kinds}
+        batch = self.x.micro_batch
+        made = {
+            kind: [one.term(batch) for op in found.ops for one in op.kept if self.job.again & set(one.again)]
+            for kind, found in kinds.items()
+        }
+        return max(made.values(), key=lambda terms: float(sum(t.value for t in terms)), default=[])
 
     def temporaries(self, stage: Stage) -> list[Term]:
         """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
