@@ -140,7 +140,14 @@ def served_device(text: str) -> str:
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
-_ADAPTERS = {"Ampere": 25.0, "Blackwell Ultra": 100.0, "NeuronCore-v2": 6.25}
+_ADAPTERS = {
+    "Ampere": 25.0,
+    "Blackwell Ultra": 100.0,
+    "NeuronCore-v2": 6.25,
+    "TPU v5e": 3.125,
+    "TPU v5p": 6.25,
+    "TPU v6e": 12.5,  # jax-ml/scaling-book: egress of a chip's share of its host
+}
 _USUAL_ADAPTER = 50.0
 _OF_A_NODE = re.compile(r"(?:\b(\d+) ?x ?(?:[A-Za-z]+ ?)?)?(\d+) ?(G[bB])(?:/s)?(?: per (node|GPU))?")
 

@@ -386,6 +386,7 @@ class Optimizer:
     element     bytes of an element; None: as the training recipe has it
     scheme      plain, 8bit, factored, or muon (momentum for matrices, Adam for the rest)
     fused       one kernel updates all: no temporary copies
+    paged       states move to host memory where the device has no room, page by page as the update meets them
     """
 
     name: str
@@ -395,6 +396,7 @@ class Optimizer:
     scheme: str = "plain"
     step: bool = True
     fused: bool = False
+    paged: bool = False
 
     def uniform(self, state: int) -> float | None:
         """Bytes of state that an update reads and writes for each element; None where matrices differ from the rest.
@@ -428,6 +430,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer("adamw-bf16", ("momentum", "variance"), "AdamW, states in bf16 always", element=2),
         Optimizer("adamw-fused", ("momentum", "variance"), "AdamW in one kernel, without temporary copies", fused=True),
         Optimizer("adamw-8bit", ("momentum", "variance"), "AdamW with block-wise 8-bit states", scheme="8bit"),
+        Optimizer(
+            "paged-adamw", ("momentum", "variance"), "AdamW in fp32, paged (bitsandbytes)", 4, fused=True, paged=True
+        ),
+        Optimizer("paged-adamw-8bit", ("momentum", "variance"), "the same in 8 bit", scheme="8bit", paged=True),
         Optimizer("adafactor", ("variance",), "second moment factored into a row and a column", scheme="factored"),
         Optimizer("sgd", (), "plain SGD, no state", step=False),
         Optimizer("sgd-momentum", ("momentum",), "SGD with momentum", step=False),
@@ -501,7 +507,7 @@ def _trained(tensors: Iterable[tuple[Tensor, int]], optimizer: str, precision: s
 def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precision: str = "bf16-mixed") -> Estimate:
     """Bytes of weights, gradients, master copy and optimizer states of full training on one device.
 
-    optimizer   adamw, adamw-fused, adamw-fp32, adamw-bf16, adamw-8bit, adafactor, sgd, sgd-momentum, lion, muon
+    optimizer   adamw, adamw-fused, adamw-fp32, adamw-bf16, adamw-8bit, ...: `OPTIMIZERS`
     precision   fp32, bf16-mixed, bf16-mixed-fp32-grads, bf16
 
     Counts what persists from step to step. Activations, the temporary copies of the update step and the

@@ -82,6 +82,7 @@ class TrainingConstants(Constants):
     routed                     traffic of rows of experts (sorted, put back, activated) over that of fused kernels
     cast                       traffic of scaling and rounding operands over what it takes at least, see `CAST_BYTES`
     between                    share of the adapters' bandwidth that collectives reach between nodes
+    through_host               share of that where what devices send each other passes through the host's memory
     inside_latency, between_latency   seconds of a hop
     contention                 time that hidden communication takes from what hides it, as a share of the shorter one
     tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
@@ -103,6 +104,7 @@ class TrainingConstants(Constants):
     grouped: float = 1.0
     launches: float = 1.0
     between: float = 0.85
+    through_host: float = 0.6
     inside_latency: float = 3e-6
     between_latency: float = 10e-6
     contention: float = 0.1
@@ -182,7 +184,7 @@ _PERFECT: dict[str, Any] = {
 # Every datasheet's peak, nothing lost and all that can be hidden hidden: no measurement is faster.
 IDEAL = TrainingConstants(
     **_PERFECT,
-    **dict.fromkeys(("unaligned", "between"), 1.0),
+    **dict.fromkeys(("unaligned", "between", "through_host"), 1.0),
     **dict.fromkeys(("ramp", "cast", "inside_latency", "between_latency", "contention", "jitter"), 0.0),
     **dict.fromkeys(("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed"), 0.0),
     recurrence=1e9,  # as fast as tensor cores

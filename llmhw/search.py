@@ -50,7 +50,7 @@ from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, time_layouts
-from llmhw.training import ALIVE, BRIEF, StepMemory, on_device
+from llmhw.training import ALIVE, BRIEF, StepMemory, on_device, stay_apart
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, shown, where
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
@@ -406,7 +406,7 @@ class _Grid:
             most = None
             for ledger in moments.values():
                 most = ledger.total if most is None else np.maximum(most, ledger.total)
-            most = most + memory.unreused(moments, stage)
+            most = most + stay_apart(most, memory.unreused(moments, stage), x.devices, self.capacity)
             held = most if held is None else np.maximum(held, most)
         return np.broadcast_to(seconds, self.shape), np.broadcast_to(on_device(held, x.devices), self.shape)
 

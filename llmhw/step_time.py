@@ -85,7 +85,7 @@ def network(cluster: Cluster, constants: TrainingConstants) -> Network:
     between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else float("inf")
     return Network(
         per_node=per_node,
-        inside=inside * c.inside,
+        inside=inside * c.inside * (c.through_host if cluster.through_host else 1.0),
         between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,

@@ -33,6 +33,7 @@ class Trainer:
     cuda_graph       what is launched as a graph: none, partial (attention, router) or full (the whole step)
     sharding         whose ZeRO, by what it holds beside the states: fsdp1, fsdp2, deepspeed, internevo; "": its own
     kbit             QLoRA on one card runs norms, embedding and head in fp32 (peft's prepare_model_for_kbit_training)
+    adapters         format of LoRA's adapters
     expert_loop      experts run one after the other, not as one grouped product
     dispatcher       what takes tokens to experts
     a2a_overlap      that runs beside other work
@@ -62,6 +63,7 @@ class Trainer:
     cuda_graph: str
     sharding: str
     kbit: bool
+    adapters: str
     expert_loop: bool
     dispatcher: str
     a2a_overlap: bool

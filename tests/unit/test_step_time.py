@@ -117,9 +117,14 @@ def test_the_interval_is_that_of_what_was_measured() -> None:
 
 
 def test_families() -> None:
-    names = ("A100 80GB SXM", "h100", "h200", "b200", "gb200", "rtx 4090", "mi300x")
-    found = [family_of(TrainingConstants, llmhw.accelerator(name)) for name in names]
-    assert found == ["ampere", "hopper", "hopper", "blackwell", "blackwell", "other", "other"]
+    expected = {
+        "A100 80GB SXM": "ampere", "h100": "hopper", "h200": "hopper", "H20 96GB": "h20", "b200": "blackwell",
+        "gb200": "blackwell", "rtx 3090": "ampere-graphics", "rtx 4090": "ada", "L40S": "ada",
+        "RTX PRO 6000 Blackwell Server": "blackwell-graphics", "mi250x": "cdna2", "mi300x": "cdna3", "mi355x": "cdna4",
+        "tpu v5e": "tpu", "tpu v6e": "tpu-v6e", "gaudi 2": "gaudi2", "trainium1": "trainium", "M4 Max 128GB": "other",
+    }  # fmt: skip
+    found = {name: family_of(TrainingConstants, llmhw.accelerator(name)) for name in expected}
+    assert found == expected
 
 
 # -- bounds -----------------------------------------------------------------------------------
