@@ -753,8 +753,8 @@ def _adapters(layer: Layer, case: Case) -> Iterator[tuple[str, Term]]:
         rows = (_READ.get(tensor.part, tensor.part), width)
         if case.dropout:
             yield "adapters", term(saved_bytes, f"mask of {tensor.module}'s dropout", bytes_per_element=1, **sizes)
-        elif rows in seen:
-            continue
+        elif rows in seen or (tensor.part == "o" and case.attention != "eager"):
+            continue  # fused attention keeps its result as it is
         seen.add(rows)
         label = f"input of {tensor.module}'s adapter"
         yield "adapters", term(saved_bytes, label, bytes_per_element=case.element, **sizes)

@@ -39,7 +39,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import BITS, OPERAND_BYTES
+from llmhw.rates import OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -787,7 +787,7 @@ class StepMemory:
             sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
             if job.frozen:
                 sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
-            if job.compiled:
+            if fuses(job):
                 sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
 
@@ -903,8 +903,10 @@ class StepMemory:
         width: float = inner
         if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
             width = inner / next(t.experts for t in layer.tensors if t.component == "experts")
-        # fused kernels write the gradients of gate and up over these
-        times = (0 if job.compiled else 2 if gated else 1) + job.frozen
+        # fused kernels write the gradients of gate and up over these; what follows them keeps its input to train it
+        adapted = lora_modules(self.spec, job.targets) if job.frozen else ()
+        keeps = not job.frozen or any(t.part == "down" and t.module in adapted for t in layer.tensors)
+        times = (0 if fuses(job) else 2 if gated else 1) + (not keeps)
         sizes = {"batch": self.rows, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
@@ -1087,6 +1089,11 @@ class StepMemory:
         return where(fullest >= most, either, maximum(0.0, left)), gradients
 
 
+def fuses(job: TrainingJob) -> bool:
+    """Whether norms and gated activations are one kernel each; not assumed where nobody says what trains."""
+    return job.trainer.elementwise != "eager" and (job.compiled is not None or not isinstance(job.software, Assumed))
+
+
 def _inner(layer: Layer) -> tuple[int, bool]:
     """Elements inside a layer's feed-forward part for a token, of the experts that it uses, and whether it is gated."""
     down = [t for t in layer.tensors if t.part == "down"]
@@ -1106,12 +1113,8 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
-    scaled = BITS[job.compute_format] < 16
-    if scaled and any_of(x.tp > 1):
-        closing = sum(m.split == "row" for m in found.matmuls)
-        widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
     # nobody reads the result of the last one again: a compiler sees that
-    for m in () if scaled else found.matmuls[: -1 if job.compiled else None : 2]:
+    for m in found.matmuls[: -1 if fuses(job) else None : 2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
     sizes = {"batch": x.micro_batch * (job.sequences // job.micro_batch), "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute

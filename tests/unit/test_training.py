@@ -621,7 +621,7 @@ def test_a_run_that_never_finishes_has_no_days_in_any_form() -> None:
 
 
 def test_modules_that_run_again() -> None:
-    """By Megatron-Core's names: less is kept, the module's forward pass is timed once more, and wrong names are told."""
+    """By Megatron-Core's names: less is kept, a forward pass is timed once more, and wrong names are told."""
     layout = {"dp": 8, "ep": 8}
     plain = job("deepseek-v2-lite", kernels="megatron", layout=layout)
     held = {name: memory(replace(plain, recompute_modules=name)) for name in MODULES}
