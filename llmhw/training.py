@@ -849,9 +849,9 @@ class StepMemory:
             largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
             found.put("layer being recomputed", self.kept(largest, "none"))
         for end in stage.ends:
+            if end == "last" and moment == LAYER and stage.kinds:
+                continue  # the head and its norm are through
             for part, terms in self.end(end).items():
-                if part == "loss" and moment == LAYER:
-                    continue
                 found.put("logits and loss" if part == "loss" else "embedding and final norm", terms)
         if stage.last and moment != LAYER:
             found.put("logits and loss", [self._loss()])
