@@ -27,6 +27,7 @@ from llmhw.messages import (
     Network,
     end_messages,
     flat_messages,
+    in_buckets,
     layer_messages,
     norm_messages,
     pipeline_messages,
@@ -473,7 +474,7 @@ class StepTimer:
         passed: dict[str, list[tuple[Collective, int]]] = {"forward": [], "backward": []}
         for message in layer_messages(self.job, self.x, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
-            if message.what == INPUTS_ONCE_MORE:
+            if message.what == INPUTS_ONCE_MORE and self.job.kernels == "megatron":
                 # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
                 self.overlapped(ledger, "tensor-parallel", message.what, [(message, 1)], products / 2, 0.0)
             elif message.axis == "tp":
@@ -588,20 +589,30 @@ class StepTimer:
         return found
 
     def _reduce(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
-        """Gradients over the data-parallel ranks, while the last backward pass runs; and what is summed behind it."""
-        job, x, messages = self.job, self.x, list[tuple[Collective, int]]()
+        """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
+
+        A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
+        own. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
+        kernels know outside ZeRO-3.
+        """
+        job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:
             for kind in ("", "expert "):
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
-                    messages += [(c, count) for c in flat_messages(job, x, elements, kind)]
+                    sent += [(in_buckets(job, c), count) for c in flat_messages(job, x, elements, kind)]
             if job.parallelism.pp > 1 and any_of(x.zero == 3):
                 for which, n in chunk.kinds.items():
-                    messages += [(c, n * count) for c in self._shard_messages([which])]
-                messages += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
-        # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
+                    sent += [(c, n * count) for c in self._shard_messages([which])]
+                sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
+        ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
+        reduced = [(c, n) for c, n in sent if c.phase == "backward"]
+        gathered = [(c, n) for c, n in sent if c.phase != "backward"]
+        name, share_ = "gradient reduction", self.c.dp_exposed
         busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
-        self.overlapped(found, "gradient reduction", "gradients and weights", messages, busy, self.c.dp_exposed)
+        self.overlapped(found, name, "gradients", reduced, busy, share_)
+        exposed = maximum(share_, 1 - ahead)
+        self.overlapped(found, name, "new weights", gathered, clock.forward.total, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
         if stage.ends:
