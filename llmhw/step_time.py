@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Op, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -370,9 +370,12 @@ class StepTimer:
             adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
-        turned = self.ledger()
+        turned, once_more, nothing = self.ledger(), self.ledger(), self.ledger()
         cores = [0.0, 0.0]
+        named = frozenset(job.recompute_modules.split(",")) if job.by_module and not again else frozenset()
         for op in work.ops:
+            if named & set(op.again):
+                self._forward(op, once_more, nothing)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
@@ -385,6 +388,7 @@ class StepTimer:
         behind.merge(turned)
         self._accumulate(layer, work, behind)
         self._recompute(again, products, core, scores, light, behind)
+        behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
         if again and getattr(job, "checkpoint_offload", False):
             # its input waits in host memory, and goes and comes beside the next layer
@@ -401,6 +405,15 @@ class StepTimer:
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
+
+    def _forward(self, op: Op, ahead: Ledger, nothing: Ledger) -> None:
+        """An operation that a recomputed module runs once more."""
+        if isinstance(op, Matmul):
+            self.products(op, self.compute, ahead, nothing)
+        elif isinstance(op, Pass):
+            self.passes(op, ahead, nothing)
+        elif isinstance(op, (Core, State)):
+            self.mixing(op, ahead, nothing)
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
