@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Op, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -27,6 +27,7 @@ from llmhw.messages import (
     Network,
     end_messages,
     flat_messages,
+    in_buckets,
     layer_messages,
     norm_messages,
     pipeline_messages,
@@ -376,9 +377,12 @@ class StepTimer:
             adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
-        turned = self.ledger()
+        turned, once_more, nothing = self.ledger(), self.ledger(), self.ledger()
         cores = [0.0, 0.0]
+        named = frozenset(job.recompute_modules.split(",")) if job.by_module and not again else frozenset()
         for op in work.ops:
+            if named & set(op.again):
+                self._forward(op, once_more, nothing)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
@@ -391,6 +395,7 @@ class StepTimer:
         behind.merge(turned)
         self._accumulate(layer, work, behind)
         self._recompute(again, products, core, scores, light, behind)
+        behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
         if again and job.checkpoint_offload:
             # its input waits in host memory, and goes and comes beside the next layer
@@ -407,6 +412,15 @@ class StepTimer:
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
+
+    def _forward(self, op: Op, ahead: Ledger, nothing: Ledger) -> None:
+        """An operation that a recomputed module runs once more."""
+        if isinstance(op, Matmul):
+            self.products(op, self.compute, ahead, nothing)
+        elif isinstance(op, Pass):
+            self.passes(op, ahead, nothing)
+        elif isinstance(op, (Core, State)):
+            self.mixing(op, ahead, nothing)
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
@@ -467,7 +481,7 @@ class StepTimer:
         passed: dict[str, list[tuple[Collective, int]]] = {"forward": [], "backward": []}
         for message in layer_messages(self.job, self.passing, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
-            if message.what == INPUTS_ONCE_MORE:
+            if message.what == INPUTS_ONCE_MORE and self.job.kernels == "megatron":
                 # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
                 self.overlapped(ledger, "tensor-parallel", message.what, [(message, 1)], products / 2, 0.0)
             elif message.axis == "tp":
@@ -585,20 +599,30 @@ class StepTimer:
         return found
 
     def _reduce(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
-        """Gradients over the data-parallel ranks, while the last backward pass runs; and what is summed behind it."""
-        job, x, messages = self.job, self.x, list[tuple[Collective, int]]()
+        """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
+
+        A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
+        own. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
+        kernels know outside ZeRO-3.
+        """
+        job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:
             for kind in ("", "expert "):
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
-                    messages += [(c, count) for c in flat_messages(job, x, elements, kind)]
+                    sent += [(in_buckets(job, c), count) for c in flat_messages(job, x, elements, kind)]
             if job.parallelism.pp > 1 and any_of(x.zero == 3):
                 for which, n in chunk.kinds.items():
-                    messages += [(c, n * count) for c in self._shard_messages([which])]
-                messages += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
-        # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
+                    sent += [(c, n * count) for c in self._shard_messages([which])]
+                sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
+        ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
+        reduced = [(c, n) for c, n in sent if c.phase == "backward"]
+        gathered = [(c, n) for c, n in sent if c.phase != "backward"]
+        name, share_ = "gradient reduction", self.c.dp_exposed
         busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
-        self.overlapped(found, "gradient reduction", "gradients and weights", messages, busy, self.c.dp_exposed)
+        self.overlapped(found, name, "gradients", reduced, busy, share_)
+        exposed = maximum(share_, 1 - ahead)
+        self.overlapped(found, name, "new weights", gathered, clock.forward.total, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
         if stage.ends:
