@@ -187,8 +187,8 @@ def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tup
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
 
     Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp. Under `uneven`, embedding and head
-    count as a layer each, and earlier chunks are the longer ones. With `by_cost` a stage takes layers until it and those
-    before it have more than their part of all costs.
+    count as a layer each, and earlier chunks are the longer ones. With `by_cost` a stage takes layers until it, and
+    those before it, have more than their part of all costs.
 
     >>> from llmhw import model
     >>> stage_layers(model("llama-2-7b"), Parallelism(pp=4, vpp=4), 1)

@@ -27,6 +27,7 @@ from llmhw.sharding import (
     stage_layers,
     stages_of,
 )
+from llmhw.step_time import time_step
 from llmhw.units import LLMHWError
 
 LLAMA: dict[str, Any] = {
@@ -295,7 +296,7 @@ def test_stages_by_cost_time_the_head_too() -> None:
     assert asked.parallelism.by_cost
     sizes = [sum(stage.kinds.values()) for stage in stages_of(asked, every=True)]
     assert sizes == [5, 4, 4, 5, 4, 4, 4, 2]
-    found = llmhw.time_step(asked).stages
+    found = time_step(asked).stages
     assert found[-1] < max(found)
     with pytest.raises(LLMHWError, match="by_cost=True has no effect"):
         TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(dp=8, by_cost=True)).check_effects()
