@@ -37,8 +37,8 @@ _EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that
 _EXPONENTIAL = 16  # FLOP that the ordinary cores do in the time of one exponential: 256 and 16 a cycle
 # Traffic of operations of eager PyTorch over one kernel that does them all, as transformers writes them: RMSNorm widens
 # to fp32, squares, averages, scales, narrows and multiplies (36 bytes an element in place of 4, backward as many times
-# more); rotary embedding negates, joins, multiplies twice and adds (20 in place of 4); a gate is multiplied apart (10 in
-# place of 6). LayerNorm and GELU have kernels of their own.
+# more); rotary embedding negates, joins, multiplies twice and adds (20 in place of 4); a gate is multiplied apart (10
+# in place of 6). LayerNorm and GELU have kernels of their own.
 _ALONE = {"rms": 8.0, "rotary": 5.0, "gate": 1.7}
 _STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
 
