@@ -139,7 +139,7 @@ def _adapter(row: Row, per_node: int) -> Link:
 
 # What a run switched otherwise than its software does, by column; see `llmhw.trainers`.
 FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
-WORDS = ("cuda_graph", "dispatcher", "grad_reduce")
+WORDS = ("cuda_graph", "dispatcher", "grad_reduce", "attention_kernel")
 _RECOMPUTE = ("none", "selective", "per-op", "block", "full", "as needed")
 
 
