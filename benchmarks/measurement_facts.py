@@ -36,9 +36,8 @@ FACTS: dict[str, tuple[str, ...]] = {
     ),
     "training_memory": tuple(
         "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode "
-        "compiled outer_layers adapter weights trained_params unit_bytes base loss optimizer_states rank targets "
-        "adapter_dropout offload "
-        "checkpoint_offload meter".split()
+        "recompute_modules compiled outer_layers adapter weights trained_params unit_bytes base loss optimizer_states "
+        "rank targets adapter_dropout offload checkpoint_offload meter".split()
     ),
     "inference_throughput": tuple(
         "not_predicted cluster model config device software backends weights kv_dtype attention_dp mean_isl mean_osl "
@@ -522,8 +521,6 @@ STABLELM = {
     "tie_word_embeddings": False,
 }
 _PROGRAMS = {
-    "SimuMax": "megatron",
-    "Megatron-Bridge": "megatron",
     "BLOOM": "megatron-deepspeed",
     "LitGPT": "litgpt",
 }
@@ -567,8 +564,6 @@ def _reason_of_memory(row: Row) -> str:
     source, notes = row["source"], row["notes"]
     if row["id"] == "TM0233":
         return "the source has 65 GB at micro-batch 2 and 56 GB at micro-batch 4: a slip of the pen in the source"
-    if "Megatron-Bridge" in source and "mlp" in notes:
-        return "recomputes the feed-forward part, which `recompute` does not offer"
     if "DOUBTFUL" in notes:
         return "the source contradicts itself: see its notes"
     if "torchtune" in source and row["seq_len"]:
@@ -699,10 +694,9 @@ def training_memory(row: Row) -> Facts:
     else:
         mode = "per-op" if titan and row["recompute"] == "selective" else row["recompute"]
     # from "Rebalancing layers" on, the source runs DeepSpeed's BF16_Optimizer, which adds up gradients in fp32
-    recipes = {
-        "megatron": "bf16-mixed-fp32-grads",
-        "megatron-deepspeed": "bf16-mixed-fp32-grads" if rebalanced else "bf16-mixed",
-    }
+    recipes = {"megatron-deepspeed": "bf16-mixed-fp32-grads" if rebalanced else "bf16-mixed"}
+    known = {"torchtitan": "torchtitan", "SimuMax": "megatron-lm", "Megatron-Bridge": "megatron-bridge"}
+    software = next((name for part, name in known.items() if row["source"].startswith(part)), "")
     # "regex partition_method='type:transformer|embed'"
     counted = rebalanced or row["id"] == "TM0270"
     return {
@@ -711,10 +705,11 @@ def training_memory(row: Row) -> Facts:
         "model": base,
         "config": as_json(changes),
         "device": device_of(row["gpu"]),
-        "software": "torchtitan" if titan else "",
-        "recipe": "fp32-bf16" if titan else recipes.get(program, ""),
-        "compute": "fp8" if program == "megatron" and row["precision"] == "fp8" else "",
+        "software": software,
+        "recipe": "fp32-bf16" if titan else recipes.get(program, "bf16-mixed-fp32-grads" if software else ""),
+        "compute": "fp8" if software and row["precision"] == "fp8" else "",
         "recompute_mode": mode,
+        "recompute_modules": "mlp" if "mlp recompute" in row["notes"] or "mlp+core" in row["notes"] else "",
         "compiled": ("true" if "compile" in row["notes"] else "false") if titan else "",
         "outer_layers": "counted" if program == "megatron-deepspeed" and counted else "",
         "adapter": method if program == "litgpt" else "",
