@@ -48,7 +48,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of

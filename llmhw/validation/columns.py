@@ -328,7 +328,6 @@ COLUMNS: dict[str, Column] = {
     "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
     "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
     "varied": _flag("sequences differ in length: seq_len is that of the longest"),
-    "optimizer_in_backward": _flag("every gradient is used and freed as soon as it is there"),
     "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
     "optimizer_in_backward": _flag("each weight is updated as its gradient comes"),
     "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
