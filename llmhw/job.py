@@ -27,7 +27,7 @@ from llmhw.engines import (
 from llmhw.hardware import Cluster, accelerator, cluster_of, memory_bytes
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
-from llmhw.trainers import CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
+from llmhw.trainers import ATTENTION_KERNELS, CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -208,6 +208,15 @@ def saves_attention(job: TrainingJob) -> bool:
     return job.attention == "eager" and (job.kernels != "torch" or style is None or style.registry)
 
 
+def keeps_scaled(job: TrainingJob) -> bool:
+    """Whether per-op checkpointing keeps every second product in 8 and 4 bit as it does in 16.
+
+    Compiled, as its partitioner runs no product again that it need not: torchao's table of torchtitan has peaks of 47.7
+    GB in bf16 and float8 alike. In eager mode the policy decides, whose list has no scaled products.
+    """
+    return job.trainer.elementwise == "compiled"
+
+
 def find_named(job: Any) -> None:
     """Put the objects in the place of names: a model's, and a device's or a cluster's."""
     object.__setattr__(job, "model", model_of(job.model, "model"))
@@ -327,6 +336,7 @@ class Parallelism:
     sequence_parallel: bool = flag("Split norms and residuals over the tp ranks too (Korthikanti et al. 2022).")
     schedule: str = choice(SCHEDULES, "Order of a pipeline's work; 1f1b is interleaved where vpp > 1.", "1f1b")
     uneven: bool = flag("Embedding and head count as layers where stages share them out, as in Megatron-LM.")
+    by_cost: bool = flag("Layers are dealt to stages by their cost, with the head's; default: as the software does.")
     offload: str = choice(OFFLOAD, "In host memory; all: weights, gradients and optimizer.", "none")
 
     def __post_init__(self) -> None:
@@ -548,6 +558,8 @@ def filling_micro_batches(p: Parallelism) -> int:
 def _check_stages(p: Parallelism, layers: int) -> None:
     """Every chunk of the pipeline gets something to do."""
     chunks = p.pp * p.vpp
+    if p.by_cost and p.vpp == 1 and p.pp <= layers:
+        return
     if p.uneven and chunks <= layers + 2:  # a chunk may hold the embedding alone, or the head
         return
     if chunks <= layers and (layers + 2) % chunks == 0 and layers % chunks:
@@ -571,11 +583,13 @@ def _software(name: str, value: str) -> str:
 
 
 @cache
-def _switched(software: str, compiled: bool | None, *switched: Any) -> Trainer:
+def _switched(software: str, compiled: bool | None, attention: str | None, *switched: Any) -> Trainer:
     found = trainer(software)
-    changes = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
     if compiled is not None and found.elementwise != "fused":
         changes["elementwise"] = "compiled" if compiled else "eager"
+    if attention is not None:
+        changes["attention"] = attention
     return replace(found, **changes)
 
 
@@ -661,6 +675,9 @@ class TrainingJob:
     cuda_graph: str | None = choice(CUDA_GRAPHS, "What is launched as a graph; default: the software's.", None)
     dispatcher: str | None = choice(DISPATCHERS, "What takes tokens to experts; default: the software's.", None)
     a2a_overlap: bool | None = flag("That runs beside other work; default: as the software does.", None)
+    attention_kernel: str | None = choice(
+        ATTENTION_KERNELS, "Whose flash attention: cudnn is FlashAttention 3 and 4 too; default: the software's.", None
+    )
     packed: int | None = count(
         "Tokens of a document, on average, where sequences are packed; none attends to another's.", None
     )
@@ -745,6 +762,9 @@ class TrainingJob:
         known = self.software is not None and not isinstance(self.software, Assumed)
         settle("kernels", lambda: trainer(self.software).kernels if known else "torch")
         settle("software", lambda: "megatron-bridge" if self.kernels == "megatron" else "torchtitan")
+        p = self.parallelism
+        if trainer(self.software).dealt == "cost" and p.pp > 1 and p.vpp == 1 and not p.by_cost:
+            object.__setattr__(self, "parallelism", replace(p, by_cost=True))
         settle("attention", lambda: usual_attention(self.model, self.kernels))
         settle("loss", lambda: trainer(self.software).loss)
         settle("adapters", lambda: trainer(self.software).adapters)
@@ -752,7 +772,8 @@ class TrainingJob:
     @property
     def trainer(self) -> Trainer:
         """The software, with what this job switches otherwise."""
-        return _switched(self.software, self.compiled, *(getattr(self, name) for name in SWITCHES))
+        others = (getattr(self, name) for name in SWITCHES)
+        return _switched(self.software, self.compiled, self.attention_kernel, *others)
 
     @property
     def batch(self) -> int:
@@ -857,6 +878,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("expert_tp", "a model with experts", lambda job: _experts(job.model) > 1),
     ("cp_kind", "cp of at least 2", lambda job: job.parallelism.cp > 1),
     ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
+    ("by_cost", "pp of at least 2 and vpp=1", lambda job: job.parallelism.pp > 1 and job.parallelism.vpp == 1),
     ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),
@@ -874,6 +896,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("method", "kernels='torch' and pp=1", lambda job: job.kernels == "torch" and job.parallelism.pp == 1),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
+    ("attention_kernel", "attention='flash'", lambda job: job.attention == "flash"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),
     ("a2a_overlap", "a model with experts", lambda job: _experts(job.model) > 1),
     ("tp_overlap", "tp of at least 2", lambda job: job.parallelism.tp > 1),

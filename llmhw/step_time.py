@@ -19,7 +19,7 @@ from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.host import host_of, host_read_seconds
-from llmhw.job import Layout, TrainingJob
+from llmhw.job import Layout, TrainingJob, keeps_scaled
 from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
     INPUTS_ONCE_MORE,
@@ -62,6 +62,7 @@ PARTS = (
     "attention",
     "elementwise",
     "recompute",
+    "reference model",
     "waiting for the host",
     "tensor-parallel",
     "context-parallel",
@@ -273,6 +274,12 @@ class StepTimer:
     def ledger(self) -> Ledger:
         return Ledger(self.detail)
 
+    @property
+    def passing(self) -> Layout:
+        """The layout with the sequences that pass through the model at a time: of DPO's pairs both."""
+        times = self.job.sequences // self.job.micro_batch
+        return self.x if times == 1 else replace(self.x, micro_batch=times * self.x.micro_batch)
+
     # operations
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
@@ -358,7 +365,7 @@ class StepTimer:
         work = block(
             self.spec,
             layer,
-            self.x,
+            self.passing,
             seq_len=job.seq_len,
             attention=job.attention,
             fused=job.kernels == "megatron",
@@ -390,7 +397,7 @@ class StepTimer:
         self._recompute(again, products, core, scores, light, behind)
         behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
-        if again and getattr(job, "checkpoint_offload", False):
+        if again and job.checkpoint_offload:
             # its input waits in host memory, and goes and comes beside the next layer
             size = share(share(self.x.micro_batch * job.seq_len, self.x.cp), self.x.spread) * self.spec.hidden
             for ledger in (ahead, behind):
@@ -430,7 +437,7 @@ class StepTimer:
         """What the backward pass computes a second time.
 
         Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
-        of attention and of every second product in 16 bit.
+        of attention and of every second product: see `llmhw.job.keeps_scaled`.
         """
         mode = "full" if again else self.job.recompute
         shares: tuple[tuple[Ledger, float], ...]
@@ -439,8 +446,8 @@ class StepTimer:
         elif mode == "selective" and self.job.attention == "eager":
             shares = ((core, 1.0), (scores, 1.0))
         elif mode == "per-op":
-            # scaled products are another operation, of which none is kept
-            shares = ((products, 1.0 if BITS[self.compute] < 16 else 0.5), (scores, 1.0), (light, 1.0))
+            every = BITS[self.compute] < 16 and not keeps_scaled(self.job)
+            shares = ((products, 1.0 if every else 0.5), (scores, 1.0), (light, 1.0))
         else:
             return
         for ledger, share_ in shares:
@@ -472,7 +479,7 @@ class StepTimer:
         """Messages of a layer; `products`, `core`: seconds of its backward products, and of its core in both passes."""
         c, ring = self.c, self.job.parallelism.cp_kind == "ring"
         passed: dict[str, list[tuple[Collective, int]]] = {"forward": [], "backward": []}
-        for message in layer_messages(self.job, self.x, layer, again=again):
+        for message in layer_messages(self.job, self.passing, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
             if message.what == INPUTS_ONCE_MORE and self.job.kernels == "megatron":
                 # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
@@ -496,9 +503,9 @@ class StepTimer:
     def ends(self) -> tuple[_Clock, _Clock]:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
-        first = first_block(self.spec, self.x, seq_len=job.seq_len)
+        first = first_block(self.spec, self.passing, seq_len=job.seq_len)
         multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
-        last = last_block(self.spec, self.x, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
+        last = last_block(self.spec, self.passing, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -506,7 +513,7 @@ class StepTimer:
                     self.products(op, self.half, clock.forward, clock.backward)
                 elif isinstance(op, Pass):
                     self.passes(op, clock.forward, clock.backward)
-            for c in end_messages(job, self.x, **place):
+            for c in end_messages(job, self.passing, **place):
                 ledger = clock.forward if c.phase == "forward" else clock.backward
                 self.send(ledger, "tensor-parallel", c, self.c.tp_exposed)
             made.append(clock)
@@ -566,11 +573,14 @@ class StepTimer:
         job, p, x, c = self.job, self.job.parallelism, self.x, self.c
         found = self.ledger()
         found.merge(clock.forward, x.micro_batches).merge(clock.backward, x.micro_batches)
+        if job.method == "dpo" or job.has_reference:
+            # what the reference would have answered: another copy, or the model with its adapters switched off
+            found.merge(clock.forward, x.micro_batches, part="reference model")
         if p.pp > 1:
             zero_bubble = p.pipeline_schedule == "zero-bubble"
             given = {"forward": others[0], "backward": others[1], "chunks": x.vpp, "zero_bubble": int(zero_bubble)}
             found.add("pipeline bubble", "other stages", bubble_seconds, **given)
-            sends = list(pipeline_messages(job, x, first=stage.first, last=stage.last))
+            sends = list(pipeline_messages(job, self.passing, first=stage.first, last=stage.last))
             for message in sends:
                 self.send(found, "pipeline sends", message, c.pp_exposed)
             # a micro-batch passes all stages on its way there and back
@@ -653,7 +663,7 @@ class StepTimer:
                     continue
                 times = UNFUSED if self._unfused and states else 1.0
                 found.add("optimizer", f"update, {name}", stream_seconds, times, memory_bytes=moved, **bandwidth)
-                if getattr(chosen, "paged", False):  # what the device has no room for comes and goes
+                if chosen.paged:  # what the device has no room for comes and goes
                     self.moved(found, f"paged states, {name}", 2 * own * states)
 
     # what lies on the host

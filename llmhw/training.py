@@ -18,7 +18,16 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, offloads, saves_attention
+from llmhw.job import (
+    Assumed,
+    Layout,
+    TrainingJob,
+    data_parallel,
+    filling_micro_batches,
+    keeps_scaled,
+    offloads,
+    saves_attention,
+)
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
@@ -39,7 +48,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -1104,8 +1113,8 @@ def _inner(layer: Layer) -> tuple[int, bool]:
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
-    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in 8 bit too,
-    as it sees the products of whole tensors (measured: torchao's runs take as much in 8 bit as in 16).
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in eager mode of
+    scaled products (8 and 4 bit) none, but what is summed over tensor-parallel ranks: see `llmhw.job.keeps_scaled`.
     """
     spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
@@ -1113,8 +1122,12 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
+    scaled = BITS[job.compute_format] < 16 and not keeps_scaled(job)
+    if scaled and any_of(x.tp > 1):
+        closing = sum(m.split == "row" for m in found.matmuls)
+        widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
     # nobody reads the result of the last one again: a compiler sees that
-    for m in found.matmuls[: -1 if fuses(job) else None : 2]:
+    for m in () if scaled else found.matmuls[: -1 if fuses(job) else None : 2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
     sizes = {"batch": x.micro_batch * (job.sequences // job.micro_batch), "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
@@ -1294,7 +1307,7 @@ def training_speed(*, tokens: Any, seconds: Any, devices: Any = 1) -> Any:
 
 
 # Parts of a step in which a device does arithmetic; in all others it waits or sends.
-WORK = ("matrix products", "attention", "elementwise", "recompute", "optimizer")
+WORK = ("matrix products", "attention", "elementwise", "recompute", "reference model", "optimizer")
 
 
 @dataclass(frozen=True, repr=False)

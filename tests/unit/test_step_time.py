@@ -36,6 +36,7 @@ from llmhw.step_time import (
     time_step,
 )
 from llmhw.trainers import trainer, trainer_names
+from llmhw.training import StepMemory
 from llmhw.units import LLMHWError
 
 COMPUTED = ("matrix products", "attention", "elementwise")
@@ -790,7 +791,8 @@ def test_formats_differ_in_what_their_operands_cost() -> None:
 
 def test_scaled_products_all_run_again() -> None:
     """torchtitan's per-op checkpointing runs half the products again in 16 bit, all in 8 bit; and gathers again."""
-    half, all_ = (job(compute=fmt, recompute="per-op", tp=2, sequence_parallel=True) for fmt in ("bf16", "fp8"))
+    asked = job(recompute="per-op", tp=2, sequence_parallel=True, software="torchtune")
+    half, all_ = (replace(asked, compute=fmt) for fmt in ("bf16", "fp8"))
     none = [replace(one, recompute="none") for one in (half, all_)]
     products = [
         (time_step(one).parts["recompute"], time_step(bare).parts["matrix products"])
@@ -798,6 +800,19 @@ def test_scaled_products_all_run_again() -> None:
     ]
     assert products[1][0] / products[1][1] > 1.5 * products[0][0] / products[0][1]
     assert time_step(half).parts["tensor-parallel"] > time_step(none[0]).parts["tensor-parallel"]
+    kept = [sum(t.value for t in StepMemory(one, one.layout).kept(0, "per-op")) for one in (half, all_)]
+    assert kept[1] < 0.7 * kept[0]
+    # a compiler runs no product again that it need not
+    compiled = [replace(one, software="torchtitan") for one in (half, all_)]
+    kept = [sum(t.value for t in StepMemory(one, one.layout).kept(0, "per-op")) for one in compiled]
+    assert kept[0] == kept[1]
+
+
+def test_dpo_passes_both_answers_and_the_reference() -> None:
+    plain, dpo = (time_step(job(method=method, dp=8, zero=3, micro_batch=2)) for method in ("sft", "dpo"))
+    assert dpo.parts["matrix products"] == pytest.approx(2 * plain.parts["matrix products"], rel=0.05)
+    assert plain.parts["reference model"] == 0
+    assert 0.3 * dpo.parts["matrix products"] < dpo.parts["reference model"] < 0.5 * dpo.total
 
 
 def test_the_host_launches_every_kernel() -> None:
