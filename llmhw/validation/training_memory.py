@@ -206,7 +206,7 @@ def _layout(row: Row, **more: Any) -> Parallelism:
     sizes = {name: row.count(name, most=_RANKS) for name in ("tp", "pp", "vpp", "cp", "ep")}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
     sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside), most=_RANKS)
-    sequence = (row["sequence_parallel"] == "true" or row["software"] == "torchtitan") and sizes["tp"] > 1
+    sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
 
@@ -238,6 +238,8 @@ def training_job(row: Row) -> TrainingJob:
     spec, frozen = row.spec(), "lora" in method or "adapter" in method or bool(row.flag("adapters_only"))
     layout = _layout(row, zero=3 if stage == "fsdp" else int(stage), offload=_offload(row, frozen))
     software = _software(row, layout)
+    if layout.tp > 1 and not row["sequence_parallel"] and software in ("torchtitan", "megatron-lm", "megatron-bridge"):
+        layout = replace(layout, sequence_parallel=True)
     kernels = row["kernels"] or trainer(software).kernels
     more: dict[str, Any] = {"kernels": kernels, "software": software, "loss": row["loss"] or None}
     mode = (row["recompute_mode"] or row["recompute"]).replace("unknown", "") or "as needed"

@@ -155,12 +155,10 @@ def test_errors() -> None:
 
 def test_rows_that_say_no_more_than_their_source() -> None:
     """Software, formats and what is recomputed follow from the layout and the method where no column says them."""
-    own = (
-        "id source model_name seq_len gpu n_gpus tp pp cp ep dp zero_stage micro_batch global_batch precision recompute"
-    )
-    sizes = "n_layers d_model n_heads n_kv_heads d_ff vocab method optimizer peak_mem_gib mem_kind".split()
-    bare = [{name: row[name] for name in (*own.split(), *sizes)} for row in ROWS]
-    found = validate([row for row in bare if "SimuMax" in row["source"] or "fms" in row["source"]], "training-memory")
+    own = "id source model_name seq_len gpu n_gpus tp pp cp ep dp zero_stage micro_batch global_batch precision".split()
+    own += "recompute method optimizer n_layers d_model n_heads n_kv_heads d_ff vocab peak_mem_gib mem_kind".split()
+    rows = [row for row in ROWS if "SimuMax" in row["source"] or "fms" in row["source"]][::3]
+    found = validate([{name: row[name] for name in own} for row in rows], "training-memory")
     by = found.by_source()
     assert by["SimuMax v1.2 B200 real runs"].p90_abs_error <= 0.03
     assert all(part.median_abs_error <= 0.13 for part in by.values())
