@@ -645,8 +645,7 @@ def search(
                `input_tokens`, `output_tokens`, `concurrency`, `slo_ttft`, `slo_tpot` as in `llmhw.serve`
 
     Time and memory are those of `llmhw.train` and `llmhw.training_memory`, or of `llmhw.serve`: the same formulas on
-    arrays. Rules are those of a job's own checks. An offloaded optimizer is charged no time. The arrays are evaluated
-    in pieces, so that memory stays small.
+    arrays. Rules are those of a job's own checks. The arrays are evaluated in pieces, so that memory stays small.
 
     >>> from llmhw import model
     >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), global_batch=64, seq_len=8192,
