@@ -23,14 +23,21 @@ def main() -> None:
     if timed is None:
         sys.exit(f"{kind} has no constants of time")
     made = calibration(None, kind, fresh=True)
-    for name, found in made["left_out"]["sources"].items():
-        print(name, found)
-    for what in ("unfitted", *(name for name in made["left_out"] if name not in (*made["residuals"], "sources"))):
-        for name, found in made.get(what, made["left_out"].get(what, {})).items():
-            print("priors alone" if what == "unfitted" else f"{what} left out", name, found)
-    for name, found in made["residuals"].items():
-        interval = made["interval"].get(name, "none")
-        print(name, "all:", found, "left out:", made["left_out"][name], "80 % interval:", interval)
+    lines = [("left out", name, found) for name, found in made["left_out"]["sources"].items()]
+    lines += [("kept out of fits", name, found) for name, found in made.get("held", {}).get("sources", {}).items()]
+    tables = {"fitted": made["residuals"], "priors alone": made["unfitted"], "source left out": made["left_out"]}
+    tables |= {f"{what} left out": made["left_out"][what] for what in made["fitted"] if what in made["left_out"]}
+    tables["kept out of fits"] = made.get("held", {})
+    lines += [
+        (what, name, table[name]) for what, table in tables.items() for name in made["residuals"] if name in table
+    ]
+    print(f"{'':<24}{'':<64}{'groups':>6}{'median':>9}{'90 %':>9}{'bias':>9}")
+    for what, name, found in lines:
+        parts = (f"{100 * found[part]:7.1f} %" for part in ("median_abs_error", "p90_abs_error", "bias"))
+        print(f"{what:<24}{name:<64}{found['groups']:>6}", *parts, sep="")
+    for name, interval in made["interval"].items():
+        wider = ", ".join(f"{flag} {100 * width:.0f}" for flag, width in made["distance"][name].items())
+        print(f"{name}: 80 % of measured over predicted time in {interval}; widths in % that add to that: {wider}")
     for place, prior in made["prior"].items():
         value: Any = made
         for key in place.split("."):

@@ -7,13 +7,15 @@ of many layouts at once. Nothing here knows a device: `llmhw.rates` turns operat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmhw.flops import (
     attended_pairs,
+    attended_tokens,
     attention_core_flops,
+    chunk_flops,
     convolutions,
     depthwise_conv_flops,
     indexed_pairs,
@@ -23,7 +25,7 @@ from llmhw.formula import Term, formula, term
 from llmhw.job import Layout
 from llmhw.model import Attention, Layer, LinearAttention, ModelSpec, Tensor
 from llmhw.sharding import local_tensor
-from llmhw.units import ceil_div, maximum, minimum, share
+from llmhw.units import any_of, ceil_div, maximum, minimum, share
 
 # What fused kernels multiply at once.
 _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
@@ -32,6 +34,7 @@ _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_
 # published a profile.
 _ROUTING_KERNELS = 60  # [inferred] Megatron-Core: top-k, histogram, sort, permutation, weights, and back
 _EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that is not fused
+_EXPONENTIAL = 16  # FLOP that the ordinary cores do in the time of one exponential: 256 and 16 a cycle
 _STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
 
 
@@ -120,7 +123,7 @@ class Op:
 
     name: str
     part: str
-    kernels: int = 1
+    kernels: Any = 1
     kept: tuple[Kept, ...] = ()
 
 
@@ -133,6 +136,7 @@ class Matmul(Op):
     groups   experts on this rank, or 1
     split    how tensor parallelism cuts the matrix, see `llmhw.model.Tensor`
     experts, used   all experts of the layer, and those of one token
+    adapter  a factor of an adapter (LoRA), which is trained where the matrices beside it are not
     """
 
     m: Any
@@ -142,6 +146,7 @@ class Matmul(Op):
     split: str = "whole"
     experts: int = 1
     used: int = 1
+    adapter: bool = False
 
     @property
     def flops(self) -> Any:
@@ -162,6 +167,7 @@ class Core(Op):
     queries, keys            tokens on this rank, and tokens that they may see
     pairs                    query-key pairs of a head that the masks leave
     head_dim, v_head_dim     lengths of keys and of values
+    parts                    kernels that it is done in, each over a part of the keys
     """
 
     batch: Any
@@ -172,6 +178,7 @@ class Core(Op):
     pairs: Any
     head_dim: int
     v_head_dim: int
+    parts: Any = 1
 
     @property
     def flops(self) -> Any:
@@ -183,9 +190,14 @@ class Core(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State(Op):
-    """Linear attention's state and the short convolution before it."""
+    """Linear attention's state and the short convolution before it.
+
+    flops   the least: in the recurrent form
+    more    that kernels do beyond it: products within chunks, or for Mamba an exponential for each element of the state
+    """
 
     flops: Any
+    more: Any = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +211,14 @@ class Pass(Op):
 
     rows: Any
     width: Any
-    ahead: float
-    behind: float
+    ahead: Any
+    behind: Any
     element: int = 2
+
+    @property
+    def routed(self) -> bool:
+        """Whether the vectors are rows of experts, in an order that data decide."""
+        return self.part == "experts"
 
     @property
     def forward_bytes(self) -> Any:
@@ -241,9 +258,14 @@ class Block:
         return sum(op.flops for op in self.ops if isinstance(op, State))
 
     @property
-    def kernels(self) -> int:
+    def kernels(self) -> Any:
         """Kernels launched in a forward pass."""
         return sum(op.kernels for op in self.ops)
+
+    @property
+    def plain(self) -> int:
+        """Elementwise operations that are counted as one kernel, and are several where nothing fuses them."""
+        return sum(op.kernels == 1 for op in self.passes if not op.routed and op.name != "attention added up")
 
     @property
     def forward_bytes(self) -> Any:
@@ -287,6 +309,11 @@ def block(
     fused: bool = True,
     dropout: bool = False,
     imbalance: float = 1.0,
+    ring: bool = False,
+    packed: int | None = None,
+    rank: int = 0,
+    adapted: Collection[str] = (),
+    chunked: bool = True,
 ) -> Block:
     """The operations of one layer for one micro-batch on one rank.
 
@@ -294,6 +321,11 @@ def block(
     fused       queries, keys and values come from one product, gate and up too (Megatron-LM)
     dropout     masks are drawn, written and read
     imbalance   tokens of the busiest expert rank over the mean
+    ring        context-parallel ranks attend to the keys of one rank after the other, and add up what comes out
+    packed      tokens of a document, on average, where none attends to another's: see `llmhw.flops.attended_tokens`
+    rank        of the adapters beside the matrices of these names, see `llmhw.memory.lora_tensors`
+    adapted     names of those tensors, without .weight
+    chunked     traffic around linear attention's state is counted apart; serving has it in the state's rate
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")
@@ -301,7 +333,9 @@ def block(
     >>> [(m.name, m.m, m.n, m.k) for m in found.matmuls][:2]
     [('qkv', 8192, 768, 4096), ('o_proj', 8192, 4096, 512)]
     """
-    walk = _Walk(spec, layer, layout, seq_len, attention, fused, dropout, imbalance)
+    walk = _Walk(
+        spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed, rank, adapted, chunked
+    )
     return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
 
 
@@ -315,6 +349,11 @@ class _Walk:
     fused: bool
     dropout: bool
     imbalance: float
+    ring: bool
+    packed: int | None
+    rank: int
+    adapted: Collection[str]
+    chunked: bool
 
     @property
     def tokens(self) -> Any:
@@ -357,11 +396,14 @@ class _Walk:
         gated = {_group(t) for t in self.layer.used if t.matmul and t.part in ("gate", "gate_up")}
         made: dict[str, Matmul] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
+        beside: set[str] = set()  # products with an adapter
         for t in self.layer.used:
             if not t.matmul:
                 continue
             local, group = local_tensor(self.x, t, self.layer), _group(t)
             name = group + (_TOGETHER.get(t.part, t.module) if self.fused else t.module)
+            if t.name.removesuffix(".weight") in self.adapted:
+                beside.add(name)
             if name in made:
                 made[name] = replace(made[name], n=made[name].n + local.out)
                 continue
@@ -384,8 +426,20 @@ class _Walk:
             )
         for m in made.values():
             yield m
+            if m.name in beside:
+                yield from self._adapter(m)
             if m.name in last:
                 yield self._activation(m, last[m.name] in gated)
+
+    def _adapter(self, m: Matmul) -> Iterator[Op]:
+        """LoRA's two factors beside a product, what they give added to its result, and dropout before them (peft)."""
+        name, r = f"adapter of {m.name}", self.rank
+        yield replace(m, name=f"{name}, down", n=r, adapter=True, kept=())
+        yield replace(m, name=f"{name}, up", k=r, adapter=True, kept=())
+        yield Pass(name=f"{name}, scaled and added", part=m.part, rows=m.m, width=m.n, ahead=5, behind=2, kernels=2)
+        # on the way back its gradient is added to that of the input
+        drop = 2.5 if self.dropout else 0
+        yield Pass(name=f"input of {name}", part=m.part, rows=m.m, width=m.k, ahead=drop, behind=3 + drop)
 
     def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
         """What a matrix product keeps."""
@@ -432,8 +486,15 @@ class _Walk:
         if a is not None:
             heads, kv_heads = share(a.heads, x.tp), maximum(1, share(a.kv_heads, x.tp))
             yield self._core(a, heads, kv_heads)
+            if self.ring and any_of(x.cp > 1):
+                # each part's result in 16 bit and the sum in fp32, read and written; then gradients of queries and keys
+                more = 6 * (x.cp - 1)
+                yield Pass(
+                    name="attention added up", part="attention", rows=self.tokens, width=heads * a.v_head_dim,
+                    ahead=more, behind=more, kernels=x.cp - 1,
+                )  # fmt: skip
             if a.index_heads:  # whole on every rank: its choice holds for all heads
-                pairs = indexed_pairs(a, seq_len=self.seq_len)
+                pairs = self._documents(indexed_pairs, a)
                 yield Core(
                     name="indexer", part="attention", batch=x.micro_batch, heads=a.index_heads, kv_heads=1,
                     queries=share(self.seq_len, x.cp), keys=self.seq_len, pairs=pairs / x.cp,
@@ -444,7 +505,7 @@ class _Walk:
                 yield Pass(name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2)
             if self.attention == "eager":
                 # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
-                more = 2.5 if self.dropout else 0
+                more = 2.5 if self.dropout and not self.adapted else 0
                 rows = x.micro_batch * heads * share(self.seq_len, x.cp)
                 yield Pass(
                     name="softmax", part="attention", rows=rows, width=self.seq_len, ahead=2 + more, behind=3 + more,
@@ -459,7 +520,38 @@ class _Walk:
                 outputs, inputs, kernel = local_tensor(self.x, t, self.layer).shape
                 state = state + depthwise_conv_flops(tokens=self.tokens, channels=outputs * inputs, kernel=kernel)
             kept = self._beside_state(linear)
-            yield State(name=linear.kind, part="attention", flops=state, kernels=_STATE_KERNELS, kept=kept)
+            more = self._chunked(linear)
+            yield State(name=linear.kind, part="attention", flops=state, more=more, kernels=_STATE_KERNELS, kept=kept)
+            if self.chunked:
+                yield from self._around_state(linear)
+
+    def _chunked(self, linear: LinearAttention) -> Any:
+        """What kernels of training do beyond the recurrent form."""
+        heads, k, v = linear.heads / self.x.tp, linear.key_dim, linear.value_dim
+        if v == 1:  # Mamba, RG-LRU: no products to speak of, but every element of the state decays by itself
+            return _EXPONENTIAL * self.tokens * heads * k
+        widths = v if linear.kind == "mamba-2" else k + v if linear.products == 2 else 3 * k + 2 * v
+        return chunk_flops(tokens=self.tokens, heads=heads, widths=widths, chunk=_chunk(linear))
+
+    def _around_state(self, linear: LinearAttention) -> Iterator[Op]:
+        """Traffic of a state's inputs and result, of its convolution, gate and norm, and of a state for each chunk."""
+        tp, rows = self.x.tp, self.tokens
+        inputs = share(linear.conv_channels or linear.heads * (2 * linear.key_dim + linear.value_dim), tp)
+        result = share(linear.heads * linear.value_dim or linear.conv_channels, tp)
+        part: dict[str, Any] = {"part": "attention", "kernels": 0}
+        if linear.conv_channels:
+            yield Pass(name="convolution", rows=rows, width=inputs, ahead=2, behind=4, **part)
+        yield Pass(name="gate and norm of the state", rows=rows, width=result, ahead=3, behind=5, **part)
+        if linear.heads:
+            # once for the states of chunks and once for the results, and back with gradients
+            yield Pass(name="inputs of the state", rows=rows, width=inputs, ahead=2, behind=5, **part)
+            yield Pass(name="result of the state", rows=rows, width=result, ahead=1, behind=2, **part)
+        if linear.value_dim > 1:
+            states = share(linear.heads * linear.key_dim * linear.value_dim, tp)
+            # written, passed on from chunk to chunk, read
+            yield Pass(
+                name="states of chunks", rows=rows / _chunk(linear), width=states, ahead=4, behind=8, element=4, **part
+            )
 
     def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
         """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""
@@ -497,14 +589,21 @@ class _Walk:
         return Core(
             name=f"{a.kind} attention", part="attention", batch=self.x.micro_batch, heads=heads, kv_heads=kv_heads,
             queries=own, keys=self.seq_len if a.span is None else minimum(a.span, self.seq_len),
-            pairs=attended_pairs(a, seq_len=self.seq_len) / self.x.cp, head_dim=a.head_dim, v_head_dim=a.v_head_dim,
-            kept=kept,
+            pairs=self._documents(attended_pairs, a) / self.x.cp, head_dim=a.head_dim, v_head_dim=a.v_head_dim,
+            parts=self.x.cp if self.ring else 1, kept=kept,
         )  # fmt: skip
+
+    def _documents(self, pairs: Callable[..., Any], a: Attention) -> Any:
+        """Pairs of a sequence: of as many documents as it holds, where several are packed into it."""
+        if self.packed is None or self.attention == "eager":
+            return pairs(a, seq_len=self.seq_len)
+        longest = min(attended_tokens(mean=self.packed), self.seq_len)
+        return self.seq_len / longest * pairs(a, seq_len=longest)
 
     def sums(self) -> Iterator[Op]:
         """Two sums onto the residual, dropout before each, and the rows of the experts sorted and put back."""
         hidden, kept = self.spec.hidden, tuple[Kept, ...]()
-        if self.dropout:
+        if self.dropout and not self.adapted:  # else it is that of the adapters
             for what in ("mask after attention", "mask after the feed-forward part"):
                 kept += self._keep("dropout", what, hidden, self.rows, element=1)
             yield Pass(
@@ -526,6 +625,11 @@ class _Walk:
         return (Kept(part=part, label=label, width=width, rows=rows, **more),)
 
 
+def _chunk(linear: LinearAttention) -> int:
+    """Tokens that kernels of training treat together: mamba-ssm's default, and flash-linear-attention's."""
+    return 256 if linear.kind == "mamba-2" else 64
+
+
 def _group(t: Tensor) -> str:
     """Which feed-forward part a matrix belongs to, as its operation's name begins."""
     if t.component == "mlp":
@@ -541,6 +645,12 @@ def layer_input(spec: ModelSpec, layout: Layout, *, seq_len: int) -> Kept:
 
 # -- outside the layers -----------------------------------------------------------------------
 
+# Megatron-LM pads the vocabulary to a multiple of so many for each tensor-parallel rank (make-vocab-size-divisible-by).
+VOCABULARY_MULTIPLE = 128
+# Reads plus writes of a logit in fp32, in forward and backward pass together: plain widens it, takes logarithms and the
+# way back in kernels of their own; fused and chunked read 16 bit and write the gradient over it (Unsloth, Liger).
+LOSS_PASSES = {"plain": 6.0, "copied": 10.0, "fused": 2.0, "chunked": 2.0}
+
 
 def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool = False) -> Block:
     """What the first stage does before its layers: the embedding is looked up, and its gradient added up."""
@@ -554,10 +664,11 @@ def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool 
     return Block((found, *_projections(spec, layout, tokens, "embedding")))
 
 
-def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: float = 6) -> Block:
+def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss: str = "plain", multiple: int = 1) -> Block:
     """What the last stage does behind its layers: final norm, output head and loss.
 
-    loss_passes   reads plus writes of a logit in fp32, in forward and backward pass together
+    loss       see `LOSS_PASSES`
+    multiple   rows of a rank's part of the output matrix are padded to a multiple of this, see `VOCABULARY_MULTIPLE`
 
     >>> from llmhw import model
     >>> last_block(model("llama-3-8b"), Layout(), seq_len=8192).flops / 1e12
@@ -565,7 +676,7 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
     """
     vocab, width = spec.head_shape
     tokens, rows = share(layout.micro_batch * seq_len, layout.cp), share(share(seq_len, layout.cp), layout.spread)
-    columns = ceil_div(vocab, layout.tp)
+    columns = multiple * ceil_div(vocab, multiple * layout.tp)
     last = (Kept(part="final norm", label="input of the last norm", width=spec.hidden, rows=rows),)
     taken = (Kept(part="head", label="input of the head", width=spec.hidden, rows=rows),)
     logits = (
@@ -574,6 +685,7 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
     )  # fmt: skip
     own = share(tokens, layout.spread)
     norm = Pass(name="final norm", part="final norm", rows=own, width=width, ahead=2, behind=3, kept=last)
+    passes = LOSS_PASSES[loss] / 2
     if not vocab:  # an embedder
         return Block((norm, *_projections(spec, layout, tokens, "head")))
     return Block(
@@ -582,8 +694,8 @@ def last_block(spec: ModelSpec, layout: Layout, *, seq_len: int, loss_passes: fl
             *_projections(spec, layout, tokens, "head"),
             Matmul(name="head", part="head", m=tokens, n=columns, k=width, split="vocab", kept=taken),
             Pass(
-                name="loss", part="loss", rows=tokens, width=columns, ahead=loss_passes / 2, behind=loss_passes / 2,
-                element=4, kept=logits,
+                name="loss", part="loss", rows=tokens, width=columns, ahead=passes, behind=passes, element=4,
+                kept=logits,
             ),
         )
     )  # fmt: skip

@@ -65,6 +65,21 @@ def causal_pairs(*, seq_len: Any, past: Any = 0, window: Any) -> Any:
     return growing * past + growing * (growing + 1) // 2 + (seq_len - growing) * window
 
 
+@formula(
+    source="lengths spread as those of chat data are: their mean of squares is twice their mean squared", unit="tokens"
+)
+def attended_tokens(*, mean: Any) -> Any:
+    """Length of equal documents whose attention costs what that of documents of many lengths does.
+
+    mean   tokens of a document. Attention grows with the square: documents that spread as an exponential distribution
+           does, its deviation as large as its mean, cost as equal ones of twice their length do
+
+    >>> attended_tokens(mean=500)
+    1000
+    """
+    return 2 * mean
+
+
 @formula(source="as causal_pairs, restarted at every chunk (Llama 4)", unit="pairs")
 def chunked_pairs(*, seq_len: Any, past: Any = 0, chunk: Any) -> Any:
     """Query-key pairs when tokens see only the earlier part of their own chunk.
@@ -126,6 +141,22 @@ def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: 
     3145728
     """
     return 2 * products * tokens * heads * key_dim * value_dim
+
+
+@formula(
+    source="products within a chunk: Mamba-2 (Dao and Gu 2024), section 6; DeltaNet (Yang et al. 2024)", unit="FLOP"
+)
+def chunk_flops(*, tokens: Any, heads: Any, widths: Any, chunk: Any) -> Any:
+    """FLOPs that chunked kernels do beyond the recurrent form: the lower half of products between a chunk's tokens.
+
+    widths   sizes of all such products of a head: keys and values once each; Mamba-2, whose heads share keys, values
+             alone; the delta rule keys three times and values twice, as it solves for what each token adds
+    chunk    tokens: 64 in flash-linear-attention, 256 in mamba-ssm
+
+    >>> chunk_flops(tokens=1, heads=80, widths=64, chunk=256)
+    1310720
+    """
+    return tokens * heads * widths * chunk
 
 
 @formula(source="definition of a depthwise convolution", unit="FLOP")

@@ -20,7 +20,7 @@ from llmhw.formula import Report, Table, formula
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
-from llmhw.sharding import Place, local_tensor, outer_tensors, place_of, row_elements, stage_layers
+from llmhw.sharding import Place, fsdp_rows, local_tensor, outer_tensors, place_of, stage_layers
 from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
@@ -133,11 +133,11 @@ def expert_message_bytes(*, tokens: Any, used: Any, width: Any, bytes_per_elemen
     return tokens * used * width * bytes_per_element
 
 
-@formula(source="PyTorch fully_shard: every parameter is cut along its first dimension, rounded up", unit="bytes")
+@formula(source="PyTorch fully_shard: every parameter is cut along one dimension, rounded up", unit="bytes")
 def fsdp_shard_bytes(*, rows: Any, row_elements: Any, shards: Any, bytes_per_element: Any) -> Any:
     """A parameter's part of the all-gather, padding included.
 
-    rows, row_elements   its first dimension, and the elements behind it
+    rows, row_elements   along that dimension, and elements of each: see `llmhw.sharding.fsdp_rows`
 
     >>> fsdp_shard_bytes(rows=10, row_elements=4, shards=4, bytes_per_element=2)
     24
@@ -327,9 +327,10 @@ def gathered_width(job: TrainingJob) -> int:
 
 def shard_elements(tensors: Iterable[tuple[Tensor, Any]], shards: Any) -> Any:
     """Elements of one rank's shards of tensors, each with how many there are; padding included."""
+    dealt = [(*fsdp_rows(t, shards), count) for t, count in tensors]
     return sum(
-        count * fsdp_shard_bytes(rows=t.shape[0], row_elements=row_elements(t), shards=shards, bytes_per_element=1)
-        for t, count in tensors
+        count * fsdp_shard_bytes(rows=rows, row_elements=behind, shards=shards, bytes_per_element=1)
+        for rows, behind, count in dealt
     )
 
 
@@ -429,6 +430,7 @@ def _tensor_parallel(job: TrainingJob, x: Layout, layer: Layer, again: bool) -> 
         # PyTorch's checkpoint stops once it has what the backward pass needs, which is before a layer's last sum
         skipped = 0 if job.kernels == "megatron" else 1
         yield from meet.close("outputs once more, recomputed", "backward", max(0, pairs - skipped))
+    if again or job.recompute == "per-op":
         yield from meet.spread("inputs once more, recomputed", "backward", pairs)
     yield from meet.close("outputs of attention and MLP", "forward", pairs)
     yield from meet.close("gradients of their inputs", "backward", pairs)

@@ -158,6 +158,10 @@ class NumberFormat:
         >>> number_format("int4-gptq").stored_bits(4096, 4096) / 4096**2
         4.1640625
         """
+        return int(self.matrix_bits(rows, columns, matrices))
+
+    def matrix_bits(self, rows: Any, columns: Any, matrices: Any = 1) -> Any:
+        """The same, unchecked: also of arrays of sizes, as a search of layouts has them."""
         elements = rows * columns
         groups = self._groups(rows, columns)
         outer = ceil_div(groups, self.outer_group) if self.outer_group else 0
@@ -171,16 +175,16 @@ class NumberFormat:
         )
         if self.kind == "gguf" and self.group:  # a block is stored whole
             each = groups * (self.group * self.bits + self.scale_bits)
-        return int(matrices * each)
+        return matrices * each
 
-    def _groups(self, rows: int, columns: int) -> int:
+    def _groups(self, rows: Any, columns: Any) -> Any:
         if not self.group:
             return 0
         if self.layout == "flat":
-            return int(ceil_div(rows * columns, self.group))
+            return ceil_div(rows * columns, self.group)
         if self.layout == "tile":
-            return int(ceil_div(rows, self.group) * ceil_div(columns, self.group))
-        return int(rows * ceil_div(columns, self.group))
+            return ceil_div(rows, self.group) * ceil_div(columns, self.group)
+        return rows * ceil_div(columns, self.group)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the bits per weight among them."""
@@ -501,7 +505,7 @@ def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, float]]) -> list[
     for stored, part, times in assigned:
         key = (part.component, stored.name)
         elements[key] = elements.get(key, 0) + times * part.matrices * part.rows * part.columns
-        bits[key] = bits.get(key, 0) + times * stored.stored_bits(part.rows, part.columns, part.matrices)
+        bits[key] = bits.get(key, 0) + times * stored.matrix_bits(part.rows, part.columns, part.matrices)
     order = sorted(elements, key=lambda key: (COMPONENTS.index(key[0]), -elements[key]))
     return [WeightGroup(*key, elements[key], bits[key] / elements[key]) for key in order]
 

@@ -76,8 +76,13 @@ class TrainingConstants(Constants):
     accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
     sync                       seconds that a layer of experts waits for the host in each pass
     ramp, unaligned            see `Rates`
-    cast                       passes over every operand of an 8- or 4-bit product, to scale and round it
+    recurrence                 rate of linear attention's kernels over that of the ordinary cores in fp32
+    grouped                    share of the rate of a plain product that the grouped products of experts reach
+    launches                   kernels that an elementwise operation takes, for the host that launches them
+    routed                     traffic of rows of experts (sorted, put back, activated) over that of fused kernels
+    cast                       traffic of scaling and rounding operands over what it takes at least, see `CAST_BYTES`
     between                    share of the adapters' bandwidth that collectives reach between nodes
+    through_host               share of that where what devices send each other passes through the host's memory
     inside_latency, between_latency   seconds of a hop
     contention                 time that hidden communication takes from what hides it, as a share of the shorter one
     tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
@@ -93,8 +98,13 @@ class TrainingConstants(Constants):
     sync: float = 0.0
     ramp: float = 350.0
     unaligned: float = 0.08
-    cast: float = 3.0
+    routed: float = 1.0
+    cast: float = 1.0
+    recurrence: float = 1.2
+    grouped: float = 1.0
+    launches: float = 1.0
     between: float = 0.85
+    through_host: float = 0.6
     inside_latency: float = 3e-6
     between_latency: float = 10e-6
     contention: float = 0.1
@@ -174,9 +184,10 @@ _PERFECT: dict[str, Any] = {
 # Every datasheet's peak, nothing lost and all that can be hidden hidden: no measurement is faster.
 IDEAL = TrainingConstants(
     **_PERFECT,
-    **dict.fromkeys(("unaligned", "between"), 1.0),
+    **dict.fromkeys(("unaligned", "between", "through_host"), 1.0),
     **dict.fromkeys(("ramp", "cast", "inside_latency", "between_latency", "contention", "jitter"), 0.0),
     **dict.fromkeys(("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed"), 0.0),
+    recurrence=1e9,  # as fast as tensor cores
 )
 BOUND = ServingConstants(
     **_PERFECT,
@@ -267,7 +278,8 @@ def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
             chosen["attention"] = seen.get(group["attention_kernel"], chosen["attention"])
         for name, value in group.items():
             if name.endswith("_share"):
-                chosen[name.removesuffix("_share")] *= value
+                whole = name.removesuffix("_share")
+                chosen[whole] = chosen.get(whole, kind.__dataclass_fields__[whole].default) * value
     return kind(**chosen)
 
 
@@ -319,10 +331,34 @@ TILES = (
     (128, 64, 0.78), (64, 64, 0.5),
 )  # fmt: skip
 _FEWEST_ROWS = 16  # rows of the smallest matrix instruction
-# Rate of fused attention's backward pass over that of its forward pass, on A100 and H100 alike: FlashAttention-2 (Dao
-# 2023), figures 4 to 6, and FlashAttention-3 (Shah et al. 2024), figures 5 and 6.
-BACKWARD_ATTENTION = 0.8
-BITS = {"fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4}
+# Fused attention's backward pass over its forward pass: the rate that long sequences reach, the length at which half of
+# it is reached, and the rate where heads are longer than 128 (their tiles no longer fit). cuDNN 9.19 and 9.22 on H200,
+# GB200 and GB300 (NVIDIA/cudnn-frontend, benchmark/sdpa_benchmark_training/results: Llama 3.1, DeepSeek-V3), 2k to 32k
+# tokens: 0.77 to 0.85, 1.2 to 1.5, 0.82 to 0.92; FlashAttention-2 (Dao 2023), figures 4 to 6, has 0.8 on an A100.
+BACKWARD_ATTENTION = 0.84
+BACKWARD_RAMP = 1.25
+BACKWARD_LONG = 0.88
+# The head size that a rate of attention is given for. Shorter ones compute as many exponentials for fewer products.
+HEAD = 128
+# FLOP of tensor cores in the time of one exponential, 16 a cycle and multiprocessor, for heads of 128 (512 FLOP
+# a pair). FlashAttention-3 (Shah et al. 2024), section 3.1: they limit as tensor cores get faster.
+_EXPONENTIALS = 16 * 4 * HEAD
+_CYCLES = 1.8e9  # a usual clock, for the FLOPs of a cycle
+BITS = {
+    "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16,
+    "fp8": 8, "fp8-row": 8, "fp8-block": 8, "mxfp8": 8, "nvfp4": 4,
+}  # fmt: skip
+# Bytes moved to make an operand of 16 bit ready, along rows and along columns: read for its largest value where one
+# scale follows from many (a tensor: 2; rows and columns apart: 2 + 2), read and written once more each way or both in
+# one kernel. With one scale a tensor norms and activations write it themselves in part: between 2 and 6. NVFP4 is read
+# twice for its columns, which a Hadamard transform mixes first (Transformer Engine's recipes; torchao.float8).
+CAST_BYTES = {"fp8": 4.0, "fp8-row": 8.0, "fp8-block": 4.1, "mxfp8": 4.1, "nvfp4": 7.1}
+# Products with a scale for each row and column of the result, over those with one for all: torchao's float8 README has
+# 8B on H100 1.25 times as fast as bf16 with one scale, 1.10 times with row scales; two fifths of the step are products.
+SCALED = {"fp8-row": 0.8}
+# Rows of an expert, whose number data decide, are padded to a multiple of so many before their gradients are
+# multiplied: what Transformer Engine asks for in FP8 and MXFP8, and the 16 bytes that tensor cores load at a time.
+ROW_MULTIPLE = {fmt: 8 if bits > 8 else 16 if bits == 8 else 32 for fmt, bits in BITS.items()}
 # Bytes of an element that a product reads in each format; scales of blocks are counted in.
 OPERAND_BYTES = {
     "fp32": 4.0,
@@ -330,6 +366,7 @@ OPERAND_BYTES = {
     "fp16": 2.0,
     "bf16": 2.0,
     "fp8": 1.0,
+    "fp8-row": 1.0,
     "fp8-block": 1.0 + 4 / 128,
     "mxfp8": 1.0 + 1 / 32,
     "nvfp4": 0.5 + 1 / 16,
@@ -385,14 +422,18 @@ def matmul_seconds(
     a_bytes: Any = 2,
     b_bytes: Any = 2,
     out_bytes: Any = 2,
+    a_row: Any = None,
+    b_row: Any = None,
 ) -> Any:
     """Time of a matrix product on a device: the best tile shape, or the memory traffic if that takes longer.
 
     flops_per_second          of large products in the format
     vector_flops_per_second   of the ordinary cores, which need no tile; None: they are not used
     units                     multiprocessors that tiles are dealt to; None: not known, no waves
-    unaligned                 share of the rate where n or k is no multiple of 8: tensor cores read 16 bytes at a time
+    unaligned                 share of the rate where rows of an operand are no multiple of 8 elements: tensor cores
+                              read 16 bytes at a time
     a_, b_, out_bytes         of an element of the rows, of the matrix and of the result
+    a_row, b_row              elements of the first and the second operand that lie side by side; default: k, and n
 
     >>> round(1e6 * matmul_seconds(m=8192, n=8192, k=8192, flops_per_second=8e14, bandwidth_bytes_per_second=3e12))
     1374
@@ -405,7 +446,8 @@ def matmul_seconds(
         least = next(costs)
         for cost in costs:
             least = minimum(least, cost)
-    seconds = least / flops_per_second / where((k % 8 != 0) | (n % 8 != 0), unaligned, 1)
+    odd = ((k if a_row is None else a_row) % 8 != 0) | ((n if b_row is None else b_row) % 8 != 0)
+    seconds = least / flops_per_second / where(odd, unaligned, 1)
     if vector_flops_per_second is not None:
         seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
@@ -413,15 +455,33 @@ def matmul_seconds(
 
 
 @formula(source="FLOPs over a rate that long sequences reach: half of it at `ramp` pairs a query", unit="seconds")
-def attention_seconds(*, flops: Any, flops_per_second: Any, pairs: Any = 1, ramp: Any = 0, gap_seconds: Any = 0) -> Any:
+def attention_seconds(
+    *, flops: Any, flops_per_second: Any, pairs: Any = 1, ramp: Any = 0, head: Any = 1, gap_seconds: Any = 0
+) -> Any:
     """Time of attention's core in one fused kernel.
 
     pairs   that each query has on average, twice: the length of a causal sequence
+    head    share of the rate that heads of this size reach
 
     >>> attention_seconds(flops=1e12, flops_per_second=5e14, pairs=350, ramp=350)
     0.004
     """
-    return flops / flops_per_second * (1 + ramp / pairs) + gap_seconds
+    return flops / (flops_per_second * head) * (1 + ramp / pairs) + gap_seconds
+
+
+@formula(source="products of a pair grow with the head, its one exponential does not", unit="fraction")
+def head_share(*, head_dim: Any, exponentials: Any) -> Any:
+    """Share of attention's rate that heads of this size reach; longer ones than 128 gain nothing.
+
+    exponentials   share of the time of heads of 128 that goes into exponentials
+
+    cuDNN and FlashAttention-3 on an H100 reach 0.72 and 0.77 of the rate of 128 with heads of 64.
+
+    >>> round(head_share(head_dim=64, exponentials=1 / 3), 2), head_share(head_dim=256, exponentials=1 / 3)
+    (0.75, 1.0)
+    """
+    size = minimum(1.0, head_dim / HEAD)
+    return size / (size * (1 - exponentials) + exponentials)
 
 
 @formula(source="memory traffic over the bandwidth", unit="seconds")
@@ -481,12 +541,14 @@ class Rates:
     flops_per_second       large matrix products, by number format
     vector_flops_per_second   the ordinary cores; None: products of few rows use tensor cores too
     forward_, backward_flops_per_second   attention's core, over the pairs that the masks leave
+    exponentials                 see `head_share`
     state_flops_per_second       linear attention's state
     bandwidth_bytes_per_second   streaming kernels
     units                        multiprocessors that tiles are dealt to; None: not known, no waves
     fill                         see `tiled_flops`
     ramp                         tokens of a sequence at which attention's core reaches half of its rate
     unaligned                    see `matmul_seconds`
+    grouped                      share of a plain product's rate that experts' products reach
     gap_seconds                  from the end of one kernel to the full speed of the next
     """
 
@@ -494,19 +556,21 @@ class Rates:
     vector_flops_per_second: float | None = None
     forward_flops_per_second: float
     backward_flops_per_second: float
+    exponentials: float = 0.0
     state_flops_per_second: float
     bandwidth_bytes_per_second: float
     units: int | None
     fill: float
     ramp: float = 0.0
     unaligned: float = 1.0
+    grouped: float = 1.0
     gap_seconds: float
 
     def product(self, fmt: str, op: Matmul, **sizes: Any) -> dict[str, Any]:
         """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
         given: dict[str, Any] = {"m": op.m, "n": op.n, "k": op.k, "groups": op.groups} | sizes
         return given | {
-            "flops_per_second": self.flops_per_second[fmt],
+            "flops_per_second": self.flops_per_second[fmt] * (self.grouped if op.split == "experts" else 1.0),
             "vector_flops_per_second": self.vector_flops_per_second,
             "bandwidth_bytes_per_second": self.bandwidth_bytes_per_second,
             "units": self.units,
@@ -516,13 +580,19 @@ class Rates:
         }
 
     def core(self, core: Core, *, backward: bool = False) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """The formula that times fused attention, and what goes into it; five products backward for two forward."""
+        """The formula that times fused attention, and what goes into it.
+
+        Backward, scores are computed again, and the gradients of queries, keys, probabilities and values.
+        """
+        d, v = core.head_dim, core.v_head_dim
+        head = head_share(head_dim=d, exponentials=self.exponentials)
         return attention_seconds, {
-            "flops": core.flops * (2.5 if backward else 1.0),
+            "flops": core.flops * ((3 * d + 2 * v) / (d + v) if backward else 1.0),
             "flops_per_second": self.backward_flops_per_second if backward else self.forward_flops_per_second,
-            "pairs": 2 * core.pairs / maximum(core.queries, 1.0),
-            "ramp": self.ramp,
-            "gap_seconds": self.gap_seconds,
+            "pairs": 2 * core.pairs / maximum(core.queries * core.parts, 1.0),
+            "ramp": self.ramp * (BACKWARD_RAMP if backward else 1.0),
+            "head": head * (BACKWARD_LONG if backward and d > HEAD else 1.0),
+            "gap_seconds": self.gap_seconds * core.parts,
         }
 
 
@@ -547,16 +617,28 @@ def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> R
     share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
     peak = device.peak(half)
     power = powered_peak(device, c, peak) / peak
+    # by itself attention, slower than large products, is fed in full; but clocks follow the power of all kernels,
+    # slower than kernels change [inferred: between the two]
+    fed = (power * minimum(1.0, power * c.matmul / c.attention)) ** 0.5
+    exponentials = 0.0
+    if device.multiprocessors:
+        each = peak / (device.multiprocessors * _CYCLES)
+        # Blackwell Ultra has twice the units for exponentials
+        exponentials = each / (each + _EXPONENTIALS * (2 if "Ultra" in device.architecture else 1))
     formats = dict.fromkeys((half, compute))
     return Rates(
-        flops_per_second={f: device.peak(f.removesuffix("-block")) * share[BITS[f]] * power for f in formats},
-        forward_flops_per_second=peak * c.attention * power,
-        backward_flops_per_second=peak * c.attention * power * BACKWARD_ATTENTION,
-        state_flops_per_second=peak * c.state,
+        flops_per_second={
+            f: device.peak(f.partition("-")[0]) * share[BITS[f]] * SCALED.get(f, 1.0) * power for f in formats
+        },
+        forward_flops_per_second=peak * c.attention * fed,
+        backward_flops_per_second=peak * c.attention * fed * BACKWARD_ATTENTION,
+        exponentials=exponentials,
+        state_flops_per_second=minimum(peak, device.peaks.get("fp32", peak / 15) * c.recurrence),
         bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
         units=device.multiprocessors,
         fill=c.fill,
         ramp=c.ramp,
         unaligned=c.unaligned,
+        grouped=c.grouped,
         gap_seconds=c.gap + c.blocking,
     )

@@ -170,6 +170,18 @@ def row_elements(tensor: Tensor) -> Any:
     return prod(tensor.shape[1:])
 
 
+def fsdp_rows(tensor: Tensor, ranks: Any) -> tuple[Any, Any]:
+    """Rows that FSDP deals to its ranks, and elements of each.
+
+    They lie along the first dimension; along the second in a stack of fewer experts than ranks (torchtitan).
+    """
+    first = tensor.shape[0], row_elements(tensor)
+    if tensor.component != "experts" or len(tensor.shape) < 3:
+        return first
+    few, rows = ranks > tensor.shape[0], tensor.shape[1]
+    return where(few, rows, first[0]), where(few, tensor.numel // rows, first[1])
+
+
 @checked(pp_rank=whole(0))
 def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
@@ -341,10 +353,16 @@ Held = Sequence[tuple[Tensor, Any]]  # tensors, each with how many layers hold o
 def shard_tensor(tensor: Tensor, shards: Any, index: Any = 0) -> Tensor:
     """One rank's part of a parameter under FSDP2: cut along the first dimension, as `fully_shard` does.
 
+    A stack of fewer experts than ranks is cut along the second, as torchtitan has it.
+
     >>> shard_tensor(Tensor("norm.weight", (10,), "norms"), 4, 3).shape
     (1,)
     """
-    cut = replace(tensor, shape=_cut(tensor.shape, 0, shards, index))
+    shape = _cut(tensor.shape, 0, shards, index)
+    if tensor.component == "experts" and len(tensor.shape) > 2:
+        second = _cut(tensor.shape, 1, shards, index)
+        shape = tuple(where(shards > tensor.shape[0], b, a) for a, b in zip(shape, second, strict=True))
+    cut = replace(tensor, shape=shape)
     return replace(cut, experts=maximum(1, cut.shape[0]), used=1) if tensor.component == "experts" else cut
 
 
@@ -361,7 +379,7 @@ def shard_held(held: Held, layout: Layout, what: str, *, shard: Any = 0, expert_
     shard, expert_shard   the rank's number among those that share the dense tensors, and the experts
 
     ZeRO-1 and 2 lay the tensors end to end and cut the line evenly (rounded up), without the padding that a
-    framework adds for alignment. ZeRO-3 is FSDP2: every parameter is cut along its first dimension.
+    framework adds for alignment. ZeRO-3 is FSDP2: see `shard_tensor`.
     """
     if not is_split(layout.zero, what):
         return held
@@ -506,7 +524,8 @@ class StageTensors:
         if key not in self._shards:
             mine = [t for t in self.of(which) if (t.component == "experts") == experts]
             ranks = self.layout.expert_shards if experts else self.layout.shards
-            self._shards[key] = sum(ceil_div(t.shape[0], ranks) * row_elements(t) for t in mine)
+            dealt = [fsdp_rows(t, ranks) for t in mine]
+            self._shards[key] = sum(ceil_div(rows, ranks) * behind for rows, behind in dealt)
         return self._shards[key]
 
 

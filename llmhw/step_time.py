@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.job import Layout, TrainingJob
-from llmhw.memory import optimizer_named, precision_named
+from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
     INPUTS_ONCE_MORE,
     Collective,
@@ -33,10 +33,13 @@ from llmhw.messages import (
     tied_messages,
 )
 from llmhw.model import Layer, Tensor
+from llmhw.precision import formats_in
 from llmhw.rates import (
     BITS,
+    CAST_BYTES,
     IDEAL,
     OPERAND_BYTES,
+    ROW_MULTIPLE,
     TrainingConstants,
     cautious,
     compute_seconds,
@@ -50,7 +53,7 @@ from llmhw.rates import (
 )
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
-from llmhw.step_interval import step_interval
+from llmhw.step_interval import flags_of, interval_words, step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, where
 
 PARTS = (
@@ -82,7 +85,7 @@ def network(cluster: Cluster, constants: TrainingConstants) -> Network:
     between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else float("inf")
     return Network(
         per_node=per_node,
-        inside=inside * c.inside,
+        inside=inside * c.inside * (c.through_host if cluster.through_host else 1.0),
         between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
@@ -162,6 +165,7 @@ class StepTime:
     stages   seconds that each pipeline stage computes for one micro-batch
     spread   factors of the total that bound the interval; None where the calibration has none for such a job
     slowest  number of the stage
+    flags    what makes the interval wider than that of a dense model on hardware that many have measured
     reason   how the numbers came about, made when it is asked for
     """
 
@@ -169,6 +173,7 @@ class StepTime:
     stages: tuple[float, ...]
     spread: tuple[float, float] | None = (1.0, 1.0)
     slowest: int = 0
+    flags: tuple[str, ...] = ()
     reason: Callable[[], Estimate] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -180,6 +185,11 @@ class StepTime:
     def interval(self) -> tuple[float, float] | None:
         """Seconds between which 80 % of measured steps of sources that were left out of the fit lie; None: unknown."""
         return self.spread and (self.total * self.spread[0], self.total * self.spread[1])
+
+    @property
+    def interval_words(self) -> str:
+        """What makes the interval as wide as it is, as in "mixture, layout searched: plus or minus 22 %"."""
+        return interval_words(self.flags, self.spread)
 
     @property
     def estimate(self) -> Estimate:
@@ -240,6 +250,15 @@ class StepTimer:
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
         self.layers: dict[tuple[int, bool], _Clock] = {}
+        self.adapted, self.expanded = frozenset[str](), 0.0
+        if job.frozen:
+            # NeMo and Megatron-Bridge adapt attention alone (their recipes: linear_qkv and linear_proj)
+            targets = "attention" if job.kernels == "megatron" else "all-linear"
+            added = lora_tensors(job.model, rank=job.rank, targets=targets)
+            self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
+            bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
+            # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
+            self.expanded = bits / 8 if bits < BITS[self.compute] else 0.0
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
 
     def ledger(self) -> Ledger:
@@ -249,21 +268,33 @@ class StepTimer:
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
         """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
-        fmt = self.half if m.part == "router" else fmt
+        fmt = self.half if m.part == "router" or m.adapter else fmt
         r, c, name = self.rates, self.c, "matrix products"
         size = OPERAND_BYTES[fmt]
         sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes))
+        # rows are read along k, and the matrix, which lies as (n x k)
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes), a_row=m.k, b_row=m.k)
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
-        if not self.job.frozen:
-            # added to what is there, which is read first
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=m.m, out_bytes=2.0 * self.recipe.gradients, **sizes)
+        if m.adapter or not self.job.frozen:
+            # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
+            rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
+            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
+            turned |= {"a_row": m.n, "b_row": m.k}
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
-        if BITS[fmt] < 16 and any_of(c.cast):
-            for ledger, width in ((ahead, m.k), (behind, m.n)):
-                moved = m.groups * m.m * width * c.cast
-                given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+        if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
+            moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
+            given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
+            for ledger in (ahead, behind):
+                more = ledger.add(name, f"weights of {m.name} expanded", stream_seconds, c.pace, **given)
+                seconds = seconds + more if ledger is ahead else seconds
+        if BITS[fmt] < 16:
+            casts = [(ahead, m.groups * m.m * m.k), (behind, m.groups * m.m * m.n)]
+            if self.job.kernels == "torch":  # Transformer Engine rounds weights once a step
+                casts += [(ahead, m.weights / 2), (behind, m.weights / 2)]
+            for ledger, elements in casts:
+                given = {"memory_bytes": elements * CAST_BYTES[fmt] * c.cast}
+                given["bandwidth_bytes_per_second"] = r.bandwidth_bytes_per_second
                 more = ledger.add(name, f"scaling and rounding for {m.name}", stream_seconds, c.pace, **given)
                 seconds = seconds + more if ledger is ahead else seconds
         return seconds
@@ -272,10 +303,11 @@ class StepTimer:
         """Attention's core, fused or as two batched products, or linear attention's state; returns both times."""
         r, pace, name = self.rates, self.c.pace, "attention"
         if isinstance(op, State):
-            given = {"flops": op.flops, "flops_per_second": r.state_flops_per_second}
+            given = {"flops": op.flops + op.more, "flops_per_second": r.state_flops_per_second}
             return (
                 ahead.add(name, op.name, compute_seconds, pace, **given),
-                behind.add(name, op.name, compute_seconds, 2 * pace, **given),
+                # the states are computed once more
+                behind.add(name, op.name, compute_seconds, 3 * pace, **given),
             )
         if self.job.attention == "eager" and op.v_head_dim:
             forward = backward = 0.0
@@ -300,7 +332,8 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            made.append(ledger.add("elementwise", op.name, stream_seconds, c.passes * c.pace, **given))
+            times = (c.routed if op.routed else c.passes) * c.pace
+            made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
     # one layer
@@ -322,6 +355,10 @@ class StepTimer:
             fused=job.kernels == "megatron",
             dropout=job.dropout_masks,
             imbalance=job.expert_imbalance,
+            ring=job.parallelism.cp_kind == "ring",
+            packed=job.packed,
+            rank=job.rank,
+            adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
         turned = self.ledger()
@@ -341,16 +378,20 @@ class StepTimer:
         self._recompute(again, products, core, scores, light, behind)
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
         self._messages(layer, again, turned.total, cores, ahead, behind)
+        # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
+        casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
+        each = sum(m.groups - 1 for m in work.matmuls if m.part == "experts") * _EXPERT_LAUNCH
+        launches = work.kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
         sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
         for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
-            given = {"kernels": launched * work.kernels, "host_seconds": c.host, "sync_seconds": sync}
+            given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
         if any_of(self.c.accumulate):
-            moved = self.c.accumulate * sum(m.weights for m in work.matmuls)
+            moved = self.c.accumulate * sum(m.weights for m in work.matmuls if m.adapter or not self.job.frozen)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
             kernels = {"kernels": 3 * len(layer.tensors), "gap": self.rates.gap_seconds}
@@ -362,7 +403,7 @@ class StepTimer:
         """What the backward pass computes a second time.
 
         Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
-        of attention and of every second product.
+        of attention and of every second product in 16 bit.
         """
         mode = "full" if again else self.job.recompute
         shares: tuple[tuple[Ledger, float], ...]
@@ -371,7 +412,8 @@ class StepTimer:
         elif mode == "selective" and self.job.attention == "eager":
             shares = ((core, 1.0), (scores, 1.0))
         elif mode == "per-op":
-            shares = ((products, 0.5), (scores, 1.0), (light, 1.0))
+            # scaled products are another operation, of which none is kept
+            shares = ((products, 1.0 if BITS[self.compute] < 16 else 0.5), (scores, 1.0), (light, 1.0))
         else:
             return
         for ledger, share_ in shares:
@@ -428,7 +470,8 @@ class StepTimer:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
         first = first_block(self.spec, self.x, seq_len=job.seq_len)
-        last = last_block(self.spec, self.x, seq_len=job.seq_len)
+        multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
+        last = last_block(self.spec, self.x, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -573,6 +616,8 @@ def _all(flags: Any) -> bool:
     return bool(flags.all()) if hasattr(flags, "all") else bool(flags)
 
 
+# Launching one product more of a group of them, in C++, over launching an operation of PyTorch [inferred].
+_EXPERT_LAUNCH = 0.2
 _EMPTY = Matmul(name="", part="", m=0, n=0, k=0)
 
 
@@ -607,10 +652,13 @@ def time_layouts(timer: StepTimer) -> tuple[Any, Ledger, tuple[Any, ...]]:
 
 
 @checked
-def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None) -> StepTime:
+def time_step(
+    job: TrainingJob, *, calibration: Mapping[str, Any] | None = None, unstated: Iterable[str] = ()
+) -> StepTime:
     """Seconds of one optimizer step.
 
     calibration   other constants than those of `calibration.json`
+    unstated      what a source left open, so that the interval is wider: see `llmhw.step_interval.UNSTATED`
 
     >>> from llmhw import Cluster, model
     >>> from llmhw.job import Parallelism
@@ -622,10 +670,12 @@ def time_step(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None)
     """
     known = calibration or read_calibration("training_time")
     constants = training_constants(job.cluster.accelerator, job.trainer, known)
-    return _timed(job, constants, step_interval(job, known))
+    found = _timed(job, constants)
+    flags = flags_of(job, found.total, known, unstated)
+    return replace(found, flags=flags, spread=step_interval(job, flags, known))
 
 
-def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, float] | None = (1.0, 1.0)) -> StepTime:
+def _timed(job: TrainingJob, constants: TrainingConstants) -> StepTime:
     def reason() -> Estimate:
         found = time_layouts(StepTimer(job, job.layout, constants, detail="terms"))[1]
         return found.estimate(f"step of {job.model.name} on {job.cluster}", "seconds", PARTS)
@@ -634,7 +684,7 @@ def _timed(job: TrainingJob, constants: TrainingConstants, spread: tuple[float, 
     parts = FrozenDict({name: float(found.parts.get(name, 0.0)) for name in PARTS})
     kinds = {s.index: float(total) for s, total in zip(stages_of(job), totals, strict=True)}
     each = tuple(kinds[s] for s in (stage.index for stage in stages_of(job, every=True)))
-    return StepTime(parts, each, spread, slowest, reason)
+    return StepTime(parts, each, slowest=slowest, reason=reason)
 
 
 @checked
@@ -649,7 +699,9 @@ def time_bounds(
     constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
-    least = _timed(job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes))).parts
+    least = _timed(
+        job, replace(IDEAL, passes=min(IDEAL.passes, constants.passes), routed=min(IDEAL.routed, constants.routed))
+    ).parts
     most = _timed(job, cautious(constants)).parts
     # waiting for the host shrinks where kernels take longer
     return {p: (min(least[p], s), s, max(most[p], s)) for p, s in found.items()}

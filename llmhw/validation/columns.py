@@ -101,6 +101,23 @@ _SCOPES = {
     **dict.fromkeys("total all all_devices sum_over_devices over_all_devices".split(), "sum"),
 }
 _RECOMPUTE = "none selective per-op block full unknown"
+# Words of trainers; what single tensors MaxText keeps (custom), the column does not say.
+_RECOMPUTE_WORDS = tuple(
+    {
+        **dict.fromkeys("true yes on full_layer uniform all every_layer".split(), "full"),
+        **dict.fromkeys("false no off 0".split(), "none"),
+        **dict.fromkeys("selective_op op per_op_sac".split(), "per-op"),
+        **dict.fromkeys("custom as_needed not_stated".split(), "unknown"),
+        "core_attn": "selective",
+    }.items()
+)
+
+_FP8_WORDS = (
+    *((word, "tensor") for word in "tensorwise per_tensor current cs delayed ds".split()),
+    *((word, "row") for word in "rowwise per_row".split()),
+    *((word, "block") for word in "blockwise subchannel sc per_block".split()),
+    *((word, "mx") for word in "mxfp8 microscaling".split()),
+)
 
 COLUMNS: dict[str, Column] = {
     # -- of every table
@@ -109,9 +126,12 @@ COLUMNS: dict[str, Column] = {
     "duplicate_of": _text("id of the row that this one repeats: it does not count"),
     "year": _text("of the measurement: which generation ran of an engine without a version"),
     "source_opened": _text("false: nobody has read the source, so the row does not count"),
-    "evidence": _text("analytic, estimate or oom: nobody measured it, so the row does not count"),
+    "evidence": _text(
+        "analytic or estimate: nobody measured it, so the row does not count; oom, capacity: see verdicts"
+    ),
     "not_predicted": _text("why the row is not to be predicted"),
     "cluster": _text("sources that measured alike, and are left out of a fit together"),
+    "fitted": _flag("false: the row is judged, and no constant is fitted to it"),
     # -- the model
     "model_name": _text(
         "a model of `llmhw models`, or any name if the sizes below are given", "model model_id hf_model model_path"
@@ -144,6 +164,22 @@ COLUMNS: dict[str, Column] = {
         names="n_expert_used num_experts_per_tok experts_per_token",
         most=100_000,
     ),
+    "expert_inner": _count(
+        "width of an expert, where d_ff is that of dense layers",
+        names="moe_intermediate_size moe_ffn_hidden_size expert_d_ff",
+        least=0,
+    ),
+    "shared_inner": _count(
+        "width of what all tokens pass through beside the experts",
+        names="shared_expert_intermediate_size moe_shared_expert_intermediate_size",
+        least=0,
+    ),
+    "moe_every": _count("every so many layers has experts", names="moe_layer_freq decoder_sparse_step", most=1000),
+    "first_dense": _count("layers at the start without experts", names="first_k_dense_replace", least=0),
+    "attention": _choice("of the layers", "full window mla mamba2 gdn", "attention_type"),
+    "window": _count("that a layer attends to", "tokens", "sliding_window", least=0),
+    "gated": _flag("the feed-forward part has three matrices (SwiGLU)", "swiglu glu"),
+    "mtp": _count("layers that predict further tokens", names="num_nextn_predict_layers mtp_num_layers", least=0),
     # -- the devices
     "gpu": _text(
         "an accelerator of `llmhw gpus`, as the source writes it",
@@ -175,6 +211,18 @@ COLUMNS: dict[str, Column] = {
     ),
     "vpp": _count("chunks of layers a stage", names="virtual_pipeline_model_parallel_size interleave", most=_RANKS),
     "cp": _count("context-parallel ranks", names="context_parallel context_parallel_size cp_size", most=_RANKS),
+    "expert_tp": _count(
+        "tensor-parallel ranks of an expert",
+        names="etp expert_tensor_parallel_size expert_tensor_parallel",
+        most=_RANKS,
+    ),
+    "fsdp": _count(
+        "ranks that share the states, where other ranks hold copies of them (HSDP)",
+        names="fsdp_size data_parallel_shard_degree shard_group_size",
+        most=_RANKS,
+    ),
+    "ranks_per_device": _count("ranks of the layout on one device: 2 NeuronCores, or 2 dies", most=16),
+    "gpus_per_node": _count("devices that the fast links join", names="devices_per_node gpus_per_host", most=1024),
     "ep": _count(
         "expert-parallel ranks",
         names="expert_parallel expert_parallel_size ep_size expert_model_parallel_size",
@@ -196,7 +244,13 @@ COLUMNS: dict[str, Column] = {
     "precision": _text("of the computation: bf16, fp8, ..."),
     "recipe": _text("what weights, gradients and optimizer are kept in: bf16-mixed, fp32-bf16, ..."),
     "compute": _text("format of the matrix products, where it is not the recipe's"),
-    "recompute": _choice("activations that are computed again", _RECOMPUTE, "activation_checkpointing"),
+    "recompute": Column(
+        "activations that are computed again",
+        kind="choice",
+        choices=tuple(_RECOMPUTE.split()),
+        words=_RECOMPUTE_WORDS,
+        names=("activation_checkpointing", "recompute_granularity", "gradient_checkpointing"),
+    ),
     "recompute_mode": Column(
         "the same, where recompute is the source's own word",
         kind="choice",
@@ -212,9 +266,29 @@ COLUMNS: dict[str, Column] = {
     "a2a_overlap": _flag("that runs beside other work"),
     "grad_reduce": _choice("format in which gradients are reduced", "fp32 bf16"),
     "packed": _count("of a document, on average, in packed sequences", "tokens"),
-    "adapters_only": _flag("only adapters are trained"),
+    "recompute_modules": _text("which modules run again, in Megatron-Core's words: core_attn, layernorm, moe_act, ..."),
+    "fp8_recipe": Column(
+        "what has a scale of its own, where precision is fp8: tensor, row, block, mx, nvfp4",
+        kind="choice",
+        choices=("tensor", "row", "block", "mx", "nvfp4"),
+        words=_FP8_WORDS,
+    ),
+    "offload": _choice("states in host memory", "none optimizer all", "cpu_offload offload_states"),
+    "offload_layers": _count("layers whose activations lie in host memory", names="cpu_offloading_num_layers", least=0),
+    "network": _text("between nodes: its kind (IB, RoCE, EFA) and the rate of a device's adapter, as in EFA 400 Gb/s"),
+    "version": _text("of the software"),
+    "loss": _choice(
+        "plain: all logits in fp32; fused; chunked: never all logits at once", "plain copied fused chunked"
+    ),
+    "adapters_only": _flag("only adapters are trained", "lora frozen"),
+    "rank": _count("of the adapters", names="lora_rank lora_r"),
+    "targets": _text(
+        "matrices with adapters: all-linear, attention, mlp or names", "lora_targets lora_target target_modules"
+    ),
+    "base": _text("format of the frozen weights, as nf4-dq", "base_format base_weights"),
     "dropout": _flag("dropout is on"),
     "counts_recompute": _flag("measured FLOPs count what is computed again"),
+    "counts_causal": _flag("measured FLOPs count only the scores that a causal mask leaves"),
     "measured_kind": _choice("what was measured", "step_time_s tokens_per_s_per_gpu tflops_per_gpu mfu hfu"),
     "measured_value": _positive("the measured value", "as measured_kind says", "value result"),
     # -- memory of training
@@ -240,6 +314,11 @@ COLUMNS: dict[str, Column] = {
     "outer_layers": _choice("counted: the embedding and the head count as layers", "counted"),
     "adapter": _choice("kind of the adapter", "lora adapter adapter_v2"),
     "trained_params": _positive("parameters of the adapters", "count"),
+    "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
+    "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
+    "varied": _flag("sequences differ in length: seq_len is that of the longest"),
+    "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
+    "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
     "engine": _text("the engine and its version", "backend framework runtime inference_engine"),
     "quant": _text("number format of the weights: see `llmhw formats`", "quantization weights weight_format dtype"),
@@ -282,7 +361,7 @@ COLUMNS: dict[str, Column] = {
     "assumed": _text("what the source does not state and is taken as usual: device, weights, tp, lengths, ..."),
     "attention_dp": _flag("attention is data-parallel", "enable_dp_attention enable_attention_dp"),
     "peak_mem_gb": _positive("peak over all devices, or what mem_scope says", "GiB", "peak_memory_gb"),
-    "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved"),
+    "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved device"),
     "read_at": _choice("end: the meter was read when the answer was done", "end"),
     "fused_layers": _flag("AutoAWQ fuses the matrices of attention, as it does unless this is false"),
     "prompt_logits": _flag("logits of the whole prompt are made"),
@@ -330,8 +409,11 @@ COLUMNS: dict[str, Column] = {
     "rotary_buffers": _flag("the file holds the rotary frequencies too"),
 }
 
-_BOOKS = ("id", "source", "duplicate_of", "source_opened", "evidence", "not_predicted", "cluster")
-_SIZES = tuple("n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used".split())
+_BOOKS = ("id", "source", "duplicate_of", "source_opened", "evidence", "not_predicted", "cluster", "fitted")
+_SIZES = tuple(
+    "n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used expert_inner "
+    "shared_inner moe_every first_dense attention window gated mtp".split()
+)
 _DEVICE = ("gpu", "device", "device_changes", "gpu_memory", "gpu_bandwidth", *(f"gpu_tflops_{fmt}" for fmt in RATES))
 
 
@@ -344,15 +426,19 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-throughput": _columns(
         "model_name gpu n_gpus seq_len global_batch measured_kind measured_value tp pp vpp cp ep zero_stage "
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
-        "compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce packed recompute_mode "
-        "interleaving cp_kind adapters_only dropout counts_recompute adapter_gb_per_s model config",
+        "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce fp8_recipe packed loss "
+        "optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device offload offload_layers "
+        "interleaving cp_kind adapters_only rank targets base dropout counts_recompute counts_causal network "
+        "adapter_gb_per_s gpus_per_node model config",
         _SIZES,
         _DEVICE,
     ),
     "training-memory": _columns(
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
-        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config",
+        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software "
+        "kernels loss optimizer_states adapters_only base rank targets adapter_dropout offload checkpoint_offload "
+        "gpu_mem_gb meter assumed varied",
         _SIZES,
         _DEVICE,
     ),

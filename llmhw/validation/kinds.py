@@ -34,12 +34,14 @@ class Timed:
               constants
     kinds     `kinds(row, calibration)`: what a row is of, by what a question may differ in from all that was fitted:
               the source, then what is left out of a fit in turn
+    flags     `flags(row, calibration)`: what makes a row harder to predict, where an interval is made of that
     """
 
     subject: str
     noise: float
     noted: Callable[[Row, Mapping[str, Any]], Any]
     kinds: Callable[[Row, Mapping[str, Any]], dict[str, str]]
+    flags: Callable[[Row, Mapping[str, Any]], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +86,23 @@ KINDS: dict[str, Kind] = {
         predict=training_throughput.predict,
         configuration=training_throughput.configuration,
         catalog=partial(read_measurements, "training_throughput"),
-        timed=Timed("training_time", 0.05, training_throughput.noted, training_throughput.kinds_of),
+        timed=Timed(
+            "training_time",
+            0.05,
+            training_throughput.noted,
+            training_throughput.kinds_of,
+            training_throughput.flags_of,
+        ),
     ),
     "training-memory": Kind(
         title="peak memory of training",
-        required=("model_name", "n_gpus", "program", "recipe", "seq_len", "peak_mem_gib", "mem_kind"),
+        required=("model_name", "n_gpus", "seq_len", "peak_mem_gib", "mem_kind"),
         measured=("peak_mem_gib",),
         predict=training_memory.predict,
         configuration=training_memory.configuration,
         catalog=partial(read_measurements, "training_memory"),
         fit=training_memory.fit,
-        constants=("reserved_over_allocated", "context_bytes"),
+        constants=("reserved_over_allocated", "context_bytes", "reserved_of_varied_lengths"),
     ),
     "serving": Kind(
         title="speed of inference",
@@ -161,10 +169,10 @@ def validate(
     calibration   other constants than those of `catalog/calibration.json`: what `fit` and `calibration` give
     progress      called as progress(rows done, rows in all), at most some ten times a second, and at the end
 
-    A row is skipped with a reason if a cell cannot be read, if it repeats another, if nobody opened its source, or if
-    the library does not predict what it says. A missing column or a file that is not CSV raises `LLMHWError`. Rows
-    that differ only in what was measured are predicted once. Interrupted (Ctrl-C), it returns what it has, with
-    `complete=False` and where it was in `note`.
+    A row is skipped with a reason if a cell cannot be read, if nobody opened its source, or if the library does not
+    predict what it says; one that repeats another is no row. A missing column or a file that is not CSV raises
+    `LLMHWError`. Rows that differ only in what was measured are predicted once. Interrupted (Ctrl-C), it returns what
+    it has, with `complete=False` and where it was in `note`.
 
     >>> found = validate(None, "training-memory")
     >>> len(found.rows) + len(found.skipped)
@@ -174,19 +182,25 @@ def validate(
     predict = Predictor(kind, None if calibration is None else _checked(kind, calibration))
     done: list[Prediction] = []
     skipped: list[tuple[str, str, str]] = []
+    repeats: list[tuple[str, str, str]] = []
     note = ""
     total = len(table.rows)
     try:
         for row in counted(chosen, table.rows, progress):
+            if row["duplicate_of"] and not row.flaw:
+                repeats.append((row.name, row.source, row["duplicate_of"]))
+                continue
             try:
                 done.append(predict(row))
             except LLMHWError as reason:
                 skipped.append((row.name, row.source, one_line(str(reason))))
     except KeyboardInterrupt:
-        note = f"interrupted after {len(done) + len(skipped):,} values of {total:,} rows"
+        note = f"interrupted after {len(done) + len(skipped) + len(repeats):,} values of {total:,} rows"
     known = OF_KIND.get(kind, table.columns) if source is not None else table.columns
     unread = tuple(column for column in table.columns if column and column not in known)
-    return Validation(tuple(done), tuple(skipped), tuple(groups(done)), kind, chosen.title, unread, note)
+    return Validation(
+        tuple(done), tuple(skipped), tuple(groups(done)), kind, chosen.title, unread, note, tuple(repeats)
+    )
 
 
 def counted(chosen: Kind, rows: Collection[Row], progress: Progress | None = None) -> Iterator[Row]:

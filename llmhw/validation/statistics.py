@@ -156,6 +156,24 @@ def percentile(values: Iterable[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
+def error_summary(errors: Sequence[float]) -> dict[str, Any]:
+    """How many errors there are, and what they come to.
+
+    >>> error_summary([0.1, -0.2, 0.0])["median_abs_error"]
+    0.1
+    """
+    if not len(errors):
+        return {"groups": 0}
+    sizes = [abs(error) for error in errors]
+    return {
+        "groups": len(sizes),
+        "median_abs_error": round(percentile(sizes, 50), 4),
+        "p90_abs_error": round(percentile(sizes, 90), 4),
+        "mean_abs_error": round(sum(sizes) / len(sizes), 4),
+        "bias": round(percentile(errors, 50), 4),
+    }
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Validation(Report):
     """Predictions beside measurements; one vote for each group.
@@ -168,6 +186,7 @@ class Validation(Report):
     title     its name for people
     unread    columns of the table that say nothing to this kind
     note      where it was interrupted, "" if it was not
+    repeats   (id, source, row that it repeats) of rows that count already: these are not skipped
     """
 
     rows: tuple[Prediction, ...]
@@ -177,6 +196,7 @@ class Validation(Report):
     title: str = ""
     unread: tuple[str, ...] = ()
     note: str = ""
+    repeats: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def predicted(self) -> int:
@@ -193,6 +213,8 @@ class Validation(Report):
         """How many rows were predicted, and how well."""
         total = len(self.rows) + len(self.skipped)
         counted = f"{len(self.rows):,} of {total:,} row{'' if total == 1 else 's'} predicted"
+        if self.repeats:
+            counted += f" ({len(self.repeats):,} repeat{'' if len(self.repeats) == 1 else 's'} apart)"
         start = f"{self.note[:1].upper()}{self.note[1:]}; " if self.note else ""
         if not self.groups:
             return f"{start}{counted}"
@@ -261,6 +283,7 @@ class Validation(Report):
                 tuple(groups(rows.get(name, ()), str)),
                 self.kind,
                 self.title,
+                repeats=tuple(one for one in self.repeats if one[1] == name),
             )
             for name in {**rows, **skipped}
         }
@@ -280,17 +303,13 @@ class Validation(Report):
 
     def reasons(self) -> list[tuple[str, int]]:
         """Why rows were skipped, and how many of them, most first."""
-        import re
-
-        repeat = re.compile(r"^a repeat of row .*(?=, which)")
-        return Counter(
-            repeat.sub("a repeat of another row", reason.removeprefix(f"{name}: ")) for name, _, reason in self.skipped
-        ).most_common()
+        return Counter(reason.removeprefix(f"{name}: ") for name, _, reason in self.skipped).most_common()
 
     def _numbers(self) -> dict[str, Any]:
         return {
             "rows": len(self.rows),
             "skipped": len(self.skipped),
+            "repeats": len(self.repeats),
             "groups": len(self.groups),
             "median_abs_error": self.median_abs_error,
             "p90_abs_error": self.p90_abs_error,

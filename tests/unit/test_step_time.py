@@ -117,9 +117,14 @@ def test_the_interval_is_that_of_what_was_measured() -> None:
 
 
 def test_families() -> None:
-    names = ("A100 80GB SXM", "h100", "h200", "b200", "gb200", "rtx 4090", "mi300x")
-    found = [family_of(TrainingConstants, llmhw.accelerator(name)) for name in names]
-    assert found == ["ampere", "hopper", "hopper", "blackwell", "blackwell", "other", "other"]
+    expected = {
+        "A100 80GB SXM": "ampere", "h100": "hopper", "h200": "hopper", "H20 96GB": "h20", "b200": "blackwell",
+        "gb200": "blackwell", "rtx 3090": "ampere-graphics", "rtx 4090": "ada", "L40S": "ada",
+        "RTX PRO 6000 Blackwell Server": "blackwell-graphics", "mi250x": "cdna2", "mi300x": "cdna3", "mi355x": "cdna4",
+        "tpu v5e": "tpu", "tpu v6e": "tpu-v6e", "gaudi 2": "gaudi2", "trainium1": "trainium", "M4 Max 128GB": "other",
+    }  # fmt: skip
+    found = {name: family_of(TrainingConstants, llmhw.accelerator(name)) for name in expected}
+    assert found == expected
 
 
 # -- bounds -----------------------------------------------------------------------------------
@@ -422,9 +427,9 @@ def test_megatron_gathers_inputs_once_more_while_it_computes() -> None:
 
 
 def test_frozen_weights_are_faster() -> None:
-    """No gradients of weights: a third of the matrix products is saved, and the optimizer."""
+    """No gradients of weights: a third of the matrix products is saved, less the adapters' own, and the optimizer."""
     trained, frozen = (timed(job(dp=8, frozen=f), IDEAL).parts for f in (False, True))
-    assert frozen["matrix products"] / trained["matrix products"] == pytest.approx(2 / 3, rel=0.02)
+    assert 2 / 3 < frozen["matrix products"] / trained["matrix products"] < 0.8
     assert frozen["gradient reduction"] == frozen["optimizer"] == 0
     for options in LAYOUTS:
         asked = job(**options)
@@ -608,3 +613,138 @@ def test_every_software_times_a_step() -> None:
     times = {name: time_step(job(dp=8, zero=1, software=name)).total for name in trainer_names()}
     assert min(times.values()) > 0
     assert max(times.values()) < 4 * min(times.values())
+
+
+# -- products and attention -------------------------------------------------------------------
+
+
+def timer_of(asked: TrainingJob) -> StepTimer:
+    constants = training_constants(asked.cluster.accelerator, asked.trainer)
+    return StepTimer(asked, asked.layout, constants, detail="terms")
+
+
+def terms(asked: TrainingJob, name: str, layer: int = -1) -> float:
+    """Seconds of what has these words in its name, in a layer's two passes."""
+    timer = timer_of(asked)
+    clock = timer.layer(range(len(asked.model.layer_kinds))[layer], False)
+    return sum(
+        float(t.value)
+        for side in (clock.forward, clock.backward)
+        for part in side.estimate("layer", "seconds", PARTS)
+        for t in part.terms
+        if name in t.label
+    )
+
+
+def names(asked: TrainingJob) -> set[str]:
+    """What a layer's backward pass does."""
+    found = timer_of(asked).layer(0, False).backward.estimate("layer", "seconds", PARTS)
+    return {t.label for part in found for t in part.terms}
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp8"])
+def test_rows_of_experts_are_padded_before_their_gradients(compute: str) -> None:
+    """614.4 rows an expert (DeepSeek-V2, ep=4) are no reason for tensor cores to stand aside: they are 616, or 624."""
+    sizes: dict[str, Any] = {"model": "deepseek-v2", "kernels": "megatron", "compute": compute, "dp": 4, "ep": 4}
+    plain, even = (terms(job(**sizes, seq_len=n), "expert gate_up_proj, gradient of its weights") for n in (4096, 4160))
+    assert 4096 * 6 / 160 * 4 == 614.4
+    assert 4160 * 6 / 160 * 4 == 624
+    assert plain == pytest.approx(even, rel=0.02)
+
+
+def test_megatron_pads_its_vocabulary() -> None:
+    """50,257 rows of GPT-2's output are 50,304 and take tensor cores; plain PyTorch does not pad."""
+    torch, megatron = (
+        float(timer_of(job("gpt2", kernels=kernels, seq_len=1024)).ends[1].backward.total)
+        for kernels in ("torch", "megatron")
+    )
+    assert megatron < 0.5 * torch
+
+
+def test_short_heads_and_short_documents() -> None:
+    """Heads of 64 have as many exponentials as those of 128 for half of the products; documents end attention."""
+    asked = job(seq_len=8192)
+    rates = timer_of(asked).rates
+    core = block(asked.model, asked.model.layers[0], asked.layout, seq_len=8192).cores[0]
+    assert rates.core(replace(core, head_dim=64, v_head_dim=64))[1]["head"] == pytest.approx(0.75, abs=0.01)
+    assert rates.core(replace(core, head_dim=256, v_head_dim=256))[1]["head"] == 1
+    # five products backward for two forward; DeepSeek's keys are longer than its values
+    assert rates.core(core, backward=True)[1]["flops"] == pytest.approx(2.5 * core.flops)
+    latent = replace(core, head_dim=192, v_head_dim=128)
+    assert rates.core(latent, backward=True)[1]["flops"] == pytest.approx(2.6 * latent.flops)
+    whole, half, short = (terms(job(seq_len=8192, packed=n), "attention") for n in (None, 4096, 512))
+    assert whole == half  # lengths spread: documents of 4,096 on average attend as equal ones of 8,192
+    assert short < 0.4 * whole
+
+
+def test_a_ring_attends_in_parts() -> None:
+    """To the keys of one rank after the other: shorter kernels, and their results are added up."""
+    ring, gathered = (job(cp=8, cp_kind=kind, seq_len=65536) for kind in ("ring", "all-gather"))
+    assert terms(ring, "full attention") > 1.03 * terms(gathered, "full attention")
+    assert terms(ring, "attention added up") > 0 == terms(gathered, "attention added up")
+
+
+def test_adapters_are_multiplied_beside_frozen_matrices() -> None:
+    """Two small products more forward and four backward, and none for the gradients of the model's own weights."""
+    asked = job(frozen=True, rank=16, dp=1)
+    work = block(asked.model, asked.model.layers[0], asked.layout, seq_len=4096, fused=False)
+    beside = block(
+        asked.model, asked.model.layers[0], asked.layout, seq_len=4096, fused=False, rank=16,
+        adapted=timer_of(asked).adapted,
+    )  # fmt: skip
+    factors = [m for m in beside.matmuls if m.adapter]
+    assert len(factors) == 2 * len(work.matmuls)
+    assert (
+        beside.flops - work.flops
+        == sum(m.flops for m in factors)
+        == 2 * 4096 * 16 * (2 * 4096 + 2 * (4096 + 1024) + 2 * 4096 + 3 * (4096 + 14336))
+    )
+    assert terms(asked, "adapter of q_proj, up, gradient of its weights") > 0
+    assert {t for t in names(asked) if t.endswith("gradient of its weights") and "adapter" not in t} == set()
+
+
+def test_weights_in_four_bit_are_expanded_in_every_pass() -> None:
+    """Half a byte read and two written for each of 218 million weights of a layer, forward and backward."""
+    plain, four = (job(frozen=True, base=base, dp=1) for base in (None, "nf4-dq"))
+    assert terms(plain, "expanded") == 0
+    rate = timer_of(four).rates.bandwidth_bytes_per_second
+    weights = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    assert terms(four, "expanded") == pytest.approx(2 * weights * 2.516 / rate, rel=0.01)
+
+
+def test_formats_differ_in_what_their_operands_cost() -> None:
+    """One scale a row: operands are read more often than with one a tensor, and the product is slower."""
+    tensor, row, block_, plain = (
+        job(compute=fmt, kernels="megatron", gpu="h100") for fmt in ("fp8", "fp8-row", "fp8-block", "bf16")
+    )
+    name = "scaling and rounding for mlp gate_up"
+    assert terms(row, name) == pytest.approx(2 * terms(tensor, name))
+    assert terms(tensor, name) < terms(block_, name) < 1.1 * terms(tensor, name)
+    assert terms(plain, name) == 0
+    rates = [timer_of(one).rates.flops_per_second[one.compute_format] for one in (row, tensor, plain)]
+    assert rates[0] == pytest.approx(0.8 * rates[1])
+    assert row.peak_format == "fp8"
+
+
+def test_scaled_products_all_run_again() -> None:
+    """torchtitan's per-op checkpointing runs half the products again in 16 bit, all in 8 bit; and gathers again."""
+    half, all_ = (job(compute=fmt, recompute="per-op", tp=2, sequence_parallel=True) for fmt in ("bf16", "fp8"))
+    none = [replace(one, recompute="none") for one in (half, all_)]
+    products = [
+        (time_step(one).parts["recompute"], time_step(bare).parts["matrix products"])
+        for one, bare in zip((half, all_), none, strict=True)
+    ]
+    assert products[1][0] / products[1][1] > 1.5 * products[0][0] / products[0][1]
+    assert time_step(half).parts["tensor-parallel"] > time_step(none[0]).parts["tensor-parallel"]
+
+
+def test_the_host_launches_every_kernel() -> None:
+    """A short layer waits for the host: longer in eager PyTorch and with casts, not at all in a graph of the step."""
+    eager, compiled = (job("llama-3.2-1b", seq_len=512, software=name) for name in ("torchtune", "torchtitan"))
+    launched = [time_step(one).parts["waiting for the host"] for one in (eager, compiled)]
+    assert launched[0] > 1.5 * launched[1] > 0
+    plain, casts, graph = (
+        time_step(job("llama-3.2-1b", seq_len=512, kernels="megatron", **more)).parts["waiting for the host"]
+        for more in ({}, {"compute": "fp8"}, {"cuda_graph": "full"})
+    )
+    assert casts > plain > 10 * graph

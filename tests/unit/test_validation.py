@@ -82,11 +82,11 @@ def test_a_file(tmp_path: Path, kind: str) -> None:
     assert [r.id for r in found.rows] == ["A (line 2)", "B", "C", "A (line 12)"]
     assert (found.rows[0].source, found.rows[0].configuration) == ("Lab v1", ("h100", "2"))
     reasons = {name: reason for name, _, reason in found.skipped}
-    assert list(reasons) == ["D", "E", "F", "G", "H", "I", "line 11"]
+    assert list(reasons) == ["D", "E", "F", "H", "I", "line 11"]
+    assert found.repeats == (("G", "Lab v2", "C"),)
     assert reasons["D"] == "D: n_gpus='eight' must be a whole number of at least 1"
     assert reasons["E"].startswith("accelerator='h1000' is not known; did you mean H100")
     assert reasons["F"] == "F: value='' must be a number above 0, without unit and thousands separators"
-    assert reasons["G"] == "a repeat of row C, which counts already"
     assert reasons["H"] == "source_opened=false: nobody has read the source of this value"
     assert reasons["I"].startswith("line 10 has 10 cells for 7 columns, 'too' among them")
     assert reasons["line 11"] == "line 11: value='-40' must be a number above 0, without unit and thousands separators"
@@ -179,7 +179,7 @@ def test_kinds_without_constants() -> None:
 def test_constants_of_training_memory() -> None:
     rows = [row for row in MEMORY if "torchtitan" in row["source"]]
     constants = fit(rows, "training-memory")
-    assert constants["reserved_over_allocated"] == pytest.approx(1.05, abs=0.02)
+    assert constants["reserved_over_allocated"] == pytest.approx(1.07, abs=0.02)
     # no row of these was read by nvidia-smi: the context stays
     assert constants["context_bytes"] == read_calibration("training_memory")["context_bytes"]
     with pytest.raises(LLMHWError, match="no row read as reserved memory or by nvidia-smi was predicted"):

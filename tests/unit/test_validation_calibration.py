@@ -15,7 +15,7 @@ from llmhw.catalog import read_calibration, read_measurements
 from llmhw.job import ServingJob
 from llmhw.service import serve
 from llmhw.validation import calibration, fit, validate
-from llmhw.validation.calibrate import LEAST
+from llmhw.validation.timed import LEAST
 
 ROWS = [row for row in read_measurements("training_throughput") if row["software"] == "megatron-deepspeed"][::8]
 SERVING = read_measurements("inference_throughput")
@@ -30,7 +30,7 @@ def mine() -> dict[str, Any]:
     """A cluster that is slower than the source's."""
     slower = [row | {"measured_value": str(0.7 * float(row["measured_value"])), "duplicate_of": ""} for row in ROWS]
     with pytest.MonkeyPatch.context() as patch:  # the catalog's may be of today
-        patch.setattr("llmhw.validation.calibrate.date", Millennium)
+        patch.setattr("llmhw.validation.timed.date", Millennium)
         return calibration(slower, "training-throughput")
 
 
@@ -61,7 +61,7 @@ def test_the_interval_is_that_of_configurations_left_out(mine: dict[str, Any]) -
     assert "single configurations" in mine["method"]
     assert "no_interval" not in mine
     # the constants follow the slower cluster, and so the interval is not as wide as the difference
-    assert high - low < 0.3
+    assert high < 1.25
     found = validate(ROWS, "training-throughput", calibration=mine)
     assert found.coverage80 is not None
     assert found.bias == pytest.approx(-0.3, abs=0.05)

@@ -87,7 +87,7 @@ def test_the_keys_of_to_dict() -> None:
     found = validation(row("a1", 90), row("b1", 150), skipped=(("x", "Blog", "no"),))
     written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert (written["kind"], written["rows"], written["skipped"], written["groups"]) == ("training-throughput", 2, 1, 2)
-    numbers = {"rows", "skipped", "groups", "median_abs_error", "p90_abs_error", "bias", "coverage80"}
+    numbers = {"rows", "skipped", "repeats", "groups", "median_abs_error", "p90_abs_error", "bias", "coverage80"}
     assert set(written) == numbers | {"kind", "verdict", "complete", "by_source", "by_meter", "worst", "skipped_rows"}
     assert set(written["by_source"]) == {"Lab", "Blog"}
     assert all(set(part) == numbers for part in written["by_source"].values())

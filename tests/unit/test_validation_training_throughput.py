@@ -15,6 +15,7 @@ from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.regression import Priors, priors, robust_fit
 from llmhw.validation.table import Row
+from llmhw.validation.training_jobs import cluster_of, compute_format, described, trainer_of
 from llmhw.validation.training_throughput import job_of
 from tests.unit.stated import check_readme
 
@@ -44,21 +45,20 @@ def reason(**change: str) -> str:
 
 
 def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> None:
-    assert len(found.rows) + len(found.skipped) == len(ROWS)
-    assert len(found.rows) >= 640
-    reasons = {why for _, _, why in found.skipped}
-    assert all(reasons)
-    layouts = [why for _, _, why in found.skipped if "not stated, so the layout is not known" in why]
-    assert len(layouts) > 60  # most of MLPerf's LoRA rows
+    """A repeat is no row: of the others 97 % are predicted."""
+    assert len(found.rows) + len(found.skipped) + len(found.repeats) == len(ROWS)
+    assert len(found.rows) >= 0.97 * (len(ROWS) - len(found.repeats))
+    assert all(why for _, _, why in found.skipped)
 
 
 def test_errors_are_those_that_the_calibration_states(found: Validation) -> None:
     stated = read_calibration("training_time")["residuals"]
     parts = found.by_meter()
     assert set(parts) == set(stated)
+    held = {row["id"] for row in ROWS if row["fitted"] == "false"}
     for kind, part in parts.items():
-        assert len(part.groups) == stated[kind]["groups"]
-        errors = [abs(group.error) for group in part.groups]
+        errors = [abs(group.error) for group in part.groups if not held.issuperset(group.ids)]
+        assert len(errors) == stated[kind]["groups"]
         assert mean(errors) == pytest.approx(stated[kind]["mean_abs_error"], abs=2e-3), kind
 
 
@@ -101,7 +101,8 @@ def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
         ({"n_gpus": "eight"}, "TT0420: n_gpus='eight' must be a whole number of at least 1"),
         ({"gpu": "H1000", "device": ""}, "accelerator='H1000' is not known"),
         ({"gpu": "", "device": ""}, "gpu='' must be the name of an accelerator"),
-        ({"tp": ""}, "tp not stated, so the layout is not known"),
+        ({"dp": "4"}, "tp x pp x cp x dp = 32 x 4 = 128 is not n_gpus=64; mend one of them"),
+        ({"global_batch": "1"}, "global_batch=1 is less than micro_batch x dp = 1 x 2"),
         ({"tp": "3"}, "does not divide n_gpus=64"),
         ({"measured_value": "-1"}, "measured_value='-1' must be a number above 0"),
         ({"measured_kind": "speed"}, "measured_kind='speed' must be one of step_time_s"),
@@ -112,7 +113,6 @@ def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
         ),
         ({"d_model": "", "model_name": "Nobody-7B", "model": ""}, "d_model not stated, and model_name='Nobody-7B' is"),
         ({"not_predicted": "states in host memory"}, "states in host memory"),
-        ({"software": "megatron-2019"}, "software='megatron-2019' is not known; did you mean megatron-lm:2021"),
         ({"device_changes": '{"watts": 1}'}, "TT0420: device_changes='{\"watts\": 1}' must be a JSON object of fields"),
         ({"config": "[1]"}, "TT0420: config='[1]' must be a JSON object"),
         ({"device": "A100 80GB SXM4"}, "format='fp8' has no dense rate on A100 80GB SXM4"),
@@ -153,6 +153,13 @@ def test_the_model_of_a_row() -> None:
     for cells, kind, layers in (
         ({}, "llama", 16),
         ({"d_ff": "16384"}, "gpt2", 16),
+        ({"gated": "false"}, "nemotron", 16),
+        ({"attention": "window", "window": "1024"}, "mistral", 16),
+        ({"attention": "mamba2"}, "mamba2", 16),
+        ({"n_experts": "64", "n_experts_used": "6", "expert_inner": "1024", "d_ff": ""}, "qwen3_moe", 16),
+        ({"n_experts": "64", "n_experts_used": "6", "shared_inner": "2048", "first_dense": "1"}, "qwen2_moe", 16),
+        ({"n_experts": "64", "n_experts_used": "6", "expert_inner": "1024", "attention": "mla"}, "deepseek_v3", 16),
+        ({"model_name": "mistral-7b"}, "mistral", 16),  # these are its sizes
         ({"model_name": "mistral-7b", "vocab": ""}, "mistral", 16),
         ({"model_name": "Mixtral 8x7B"}, "mixtral", 16),
         ({"model": "mistralai/Mistral-7B-v0.1 (copy)", "n_layers": ""}, "", 0),
@@ -172,6 +179,72 @@ def test_what_a_source_leaves_open_is_the_fastest_that_fits() -> None:
     row = Row(dict(ONE) | {"micro_batch": "", "vpp": "", "interleaving": ""})
     job = job_of(row)
     assert job.parallelism.vpp > 1
+    assert described(row).searched == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "layout"),
+    [
+        ({"pp": "", "tp": ""}, {}),
+        # who states the one has none of the other, unless it must
+        ({"pp": "", "tp": "8", "recompute_mode": "full"}, {"tp": 8, "pp": 1}),
+        ({"pp": "", "tp": "", "kernels": "torch", "zero_stage": "3", "recompute_mode": "full"}, {"tp": 1, "pp": 1}),
+        ({"pp": "", "tp": "", "n_gpus": "8", "model": "llama-3.2-1b", "n_layers": ""}, {"tp": 1, "pp": 1}),
+    ],
+)
+def test_a_layout_that_is_not_stated_is_the_usual_one(change: dict[str, str], layout: dict[str, int]) -> None:
+    ran = described(Row(dict(ONE) | {"n_params": "", "vpp": "", "dp": ""} | change))
+    p = ran.job.parallelism
+    assert bool(ran.searched) == (p.zero < 3)  # FSDP that nothing is said beside of has nothing beside it
+    assert p.tp <= 8  # inside a node
+    assert p.devices == ran.job.cluster.devices
+    assert {name: getattr(p, name) for name in layout} == layout
+
+
+@pytest.mark.parametrize(
+    ("cells", "name"),
+    [
+        ({"software": "NeMo 25.04"}, "megatron-bridge"),
+        ({"software": "torchtitan"}, "torchtitan"),
+        ({"software": "in-house", "zero_stage": "fsdp"}, "eager"),
+        ({"software": "in-house", "zero_stage": "fsdp", "compiled": "true"}, "compiled"),
+        ({"software": "in-house", "tp": "8"}, "megatron-lm"),
+        ({}, "megatron-bridge"),
+    ],
+)
+def test_software_that_is_not_known_is_a_class_of_its_own(cells: dict[str, str], name: str) -> None:
+    assert trainer_of(Row(cells)) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "rate"),
+    [
+        ("", "adapter", 50e9),
+        ("EFA 400 Gb/s", "EFA", 50e9),
+        ("RoCE 4x100 Gb/s per node", "RoCE", 6.25e9),
+        ("InfiniBand 8x200 Gb/s", "adapter", 25e9),
+        ("IB 25 GB/s", "adapter", 25e9),
+    ],
+)
+def test_networks_of_rows(text: str, name: str, rate: float) -> None:
+    link = cluster_of(Row({"gpu": "h100", "n_gpus": "64", "network": text})).inter_link
+    assert link is not None
+    assert (link.name, link.bytes_per_second) == (name, rate)
+
+
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        ({"precision": "FP8-CS"}, "fp8"),
+        ({"precision": "fp8_mx"}, "mxfp8"),
+        ({"precision": "fp8", "fp8_recipe": "block"}, "fp8-block"),
+        ({"precision": "mxfp8", "gpu": "h100"}, "fp8-block"),
+        ({"precision": "bf16-mixed"}, "bf16"),
+    ],
+)
+def test_formats_of_rows(cells: dict[str, str], found: str) -> None:
+    row = Row({"gpu": "b200"} | cells)
+    assert compute_format(row, row.device(usual=True)) == found
 
 
 # -- constants --------------------------------------------------------------------------------
