@@ -34,8 +34,10 @@ FACTS: dict[str, tuple[str, ...]] = {
         "loss dropout counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
-        "not_predicted program model config device recipe compute recompute_mode compiled outer_layers adapter weights "
-        "trained_params unit_bytes".split()
+        "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode "
+        "compiled outer_layers adapter weights trained_params unit_bytes base loss optimizer_states rank targets "
+        "adapter_dropout offload "
+        "checkpoint_offload meter".split()
     ),
     "inference_throughput": tuple(
         "not_predicted cluster model config device software backends weights kv_dtype attention_dp mean_isl mean_osl "
@@ -138,7 +140,14 @@ def served_device(text: str) -> str:
 
 
 # Network adapters of a device, in GB/s, where the source does not state them: those of the usual machine.
-_ADAPTERS = {"Ampere": 25.0, "Blackwell Ultra": 100.0, "NeuronCore-v2": 6.25}
+_ADAPTERS = {
+    "Ampere": 25.0,
+    "Blackwell Ultra": 100.0,
+    "NeuronCore-v2": 6.25,
+    "TPU v5e": 3.125,
+    "TPU v5p": 6.25,
+    "TPU v6e": 12.5,  # jax-ml/scaling-book: egress of a chip's share of its host
+}
 _USUAL_ADAPTER = 50.0
 _OF_A_NODE = re.compile(r"(?:\b(\d+) ?x ?(?:[A-Za-z]+ ?)?)?(\d+) ?(G[bB])(?:/s)?(?: per (node|GPU))?")
 
@@ -170,40 +179,13 @@ _EXPERTS = {
 _SIZES = ("n_layers", "d_model", "n_heads", "d_ff", "vocab")
 
 
-# Models that the catalog lacks, as their makers describe them, by a part of their names.
-_LLAMAS_OF_1B = "tinyllama-1.1b"  # torchao's test model has TinyLlama's sizes
-_SHAPES: dict[str, dict[str, object]] = {
-    "grok-1": {
-        "model_type": "mixtral",
-        "hidden_size": 6144,
-        "intermediate_size": 32768,
-        "num_attention_heads": 48,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "num_hidden_layers": 64,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "vocab_size": 131072,
-    },
-    "internlm 7b": {
-        "model_type": "llama",
-        "attention_bias": True,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "vocab_size": 103168,
-    },
-}
-_USUAL_MODELS = {"llama-like 7b": "llama-2-7b", "llama-like 70b": "llama-2-70b", "llama2-1b": _LLAMAS_OF_1B}
+# What stands for models that a source names by their kind alone; torchao's test model has TinyLlama's sizes.
+_USUAL_MODELS = {"llama-like 7b": "llama-2-7b", "llama-like 70b": "llama-2-70b", "llama2-1b": "tinyllama-1.1b"}
 
 
 def trained_model(row: Row) -> Facts:
     """A mixture of experts, or a model whose sizes the row does not give, by its name."""
     name = row["model_name"].lower()
-    shape = next((shape for part, shape in _SHAPES.items() if part in name), None)
-    if shape:
-        return {"config": as_json(shape | ({"num_hidden_layers": row.count("n_layers")} if row["n_layers"] else {}))}
     usual = next((base for part, base in _USUAL_MODELS.items() if part in name), "")
     called = find_called(row["model_id"] or name) if not usual else None
     if usual or (called and (row["model_id"] or not all(row[column] for column in _SIZES))):
@@ -517,25 +499,153 @@ STABLELM = {
 _PROGRAMS = {
     "SimuMax": "megatron",
     "Megatron-Bridge": "megatron",
-    "torchtitan": "fsdp2",
     "BLOOM": "megatron-deepspeed",
     "LitGPT": "litgpt",
 }
 
 
+# Families whose config.json the catalog lacks, by their published sizes.
+_SIZED = {
+    "internlm 7b": ("llama", 32, 4096, 32, 32, 11008, 103168, {"attention_bias": True}),
+    "internlm 20b": ("llama", 60, 5120, 40, 40, 13824, 103168, {}),
+    "chatglm3-6b": ("llama", 28, 4096, 32, 2, 13696, 65024, {}),
+    "Baichuan2-7B": ("llama", 32, 4096, 32, 32, 11008, 125696, {}),
+    "Baichuan2-13B": ("llama", 40, 5120, 40, 40, 13696, 125696, {}),
+    "openbuddy-zephyr-7b": ("mistral", 32, 4096, 32, 8, 14336, 36608, {}),
+    # a Llama 2 of 1.1 B parameters: torchao's benchmarks/quantized_training/pretrain_llama2.py
+    # LLaMA's own sizes: Colossal-AI's examples/language/llama
+    "Llama-like 7B": ("llama", 32, 4096, 32, 32, 11008, 32000, {}),
+    "Llama-like 70B": ("llama", 80, 8192, 64, 8, 28672, 32000, {}),
+    "Llama2-1B": ("llama", 22, 2048, 32, 4, 5632, 32000, {}),
+}
+
+
+def _sized(name: str) -> dict[str, object]:
+    found = next((sizes for part, sizes in _SIZED.items() if part.lower() in name.lower()), None)
+    if found is None:
+        return {}
+    kind, layers, hidden, heads, kv_heads, inner, vocab, more = found
+    return {
+        "model_type": kind,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": inner,
+        "vocab_size": vocab,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
 def _reason_of_memory(row: Row) -> str:
+    source, notes = row["source"], row["notes"]
     if row["id"] == "TM0233":
         return "the source has 65 GB at micro-batch 2 and 56 GB at micro-batch 4: a slip of the pen in the source"
-    if "Megatron-Bridge" in row["source"] and "mlp" in row["notes"]:
+    if "Megatron-Bridge" in source and "mlp" in notes:
         return "recomputes the feed-forward part, which `recompute` does not offer"
-    if "torchtune" in row["source"]:
-        if not row["seq_len"]:
-            return "the length of the sequences is not stated"
+    if "DOUBTFUL" in notes:
+        return "the source contradicts itself: see its notes"
+    if "torchtune" in source and row["seq_len"]:
         return (
             "whether layers are recomputed is not stated, and decides: the same stated LoRA and full runs of Llama 3 "
             "8B take 16.2 and 18.9 GiB on one card, 30.3 and 37.4 GiB on another"
         )
-    return ""
+    missing = {"seq_len": "the length of the sequences", "micro_batch": "the micro-batch"}
+    # InternEvo's configs of that page have 2,048 tokens, and the unstated lengths of capacity rows are none
+    unstated = [] if "InternEvo" in source else [words for name, words in missing.items() if not row[name]]
+    if "Megatron-SWIFT" in source:
+        unstated = ["the layout", *unstated]
+    if "quantized_training" in source and row["recompute"] == "unknown":
+        unstated.append("recompute")
+    if row["evidence"] == "oom":
+        unstated = [words for words in unstated if words == "the layout"]
+    return f"not stated: {', '.join(unstated)}" if unstated else ""
+
+
+def _loss(model: str, notes: str) -> str:
+    """Of fms-acceleration: its fast kernels have none for GPTBigCode."""
+    config = notes.partition(";")[0]
+    if "liger" in config:
+        return "chunked"
+    return "fused" if "foak" in config and "bigcode" not in model else ""
+
+
+def _tuned(row: Row) -> Facts:
+    """Facts of the second set: mostly fine-tuning under transformers' Trainer."""
+    source, notes, method = row["source"], row["notes"], row["method"]
+    frozen, sharded = "lora" in method, row["zero_stage"] == "fsdp"
+    facts: Facts = {}
+    if "fms-acceleration" in source:
+        amp = "AMP autocast flag on" in notes
+        facts = {
+            "software": "fms-acceleration" if "accelerated" in notes else "transformers:4",
+            "recipe": "fp32-bf16" if amp and sharded and not frozen else "bf16",
+            "loss": _loss(row["model_name"], notes),
+            "base": ("int4-gptq" if "autogptq" in notes else "nf4-dq") if method == "qlora" else "",
+            "rank": "16" if frozen else "",
+            "targets": "attention" if frozen else "",
+            "adapter_dropout": "true" if frozen else "",
+        }
+    elif "ms-swift LLM" in source:
+        base = re.search(r"int([48]) \((\w+)\)", row["precision"])
+        quantized = {"4gptq": "int4-gptq", "8gptq": "int8-gptq", "4bnb": "nf4-dq", "8bnb": "llm-int8"}
+        facts = {
+            # samples are cut at that length, and most are shorter
+            "assumed": "lengths",
+            "fitted": "false",
+            "varied": "true",
+            "software": "transformers:4",
+            "recipe": "bf16",
+            "base": quantized[base[1] + base[2]] if base else "",
+            "rank": "8" if frozen else "",
+            "targets": "qkv" if frozen else "",
+            "adapter_dropout": "true" if frozen else "",
+        }
+    elif "InternEvo" in source:
+        facts = {"software": "internevo", "recipe": "bf16-mixed", "meter": "device"}
+    elif "torchao docs" in source:
+        kind = {"fp8": "fp8", "mxfp8": "mxfp8"}.get(row["precision"], "")
+        facts = {"software": "torchtitan", "recipe": "fp32-bf16", "compute": kind, "compiled": "true"}
+        # torchtitan of 2025 compiles the loss, too
+        facts["loss"] = "fused" if "torch 2.9" in notes else ""
+    elif "torchao" in source:
+        states = next((f"adamw-{bits}bit" for bits in ("8", "4") if f"{bits}-bit" in row["optimizer"]), "adamw-fused")
+        facts = {"software": "eager", "recipe": "bf16", "optimizer_states": states}
+        # the quantized training's script divides by 1e9, torchtune by 2**30
+        facts["unit_bytes"] = "1e9" if "quantized" in source else ""
+        facts["assumed"] = "" if "quantized" in source else "lengths, micro-batch"
+        facts["compiled"] = "true" if "compile" in notes or row["precision"] == "int8" else ""
+    elif "ml-engineering" in source:
+        offload = "offload" in row["optimizer"]
+        liger = "without Liger" not in notes
+        facts = {
+            "software": "deepspeed",
+            "recipe": "bf16-mixed",
+            "loss": "chunked" if liger else "plain",
+            "compiled": "true" if liger else "",
+            "offload": "optimizer" if offload else "",
+        }
+    elif "Muon" in source:
+        facts = {"software": "deepspeed", "recipe": "bf16-mixed"}
+        facts["optimizer_states"] = "muon" if "Muon" in row["optimizer"] else ""
+    elif "Colossal" in source:
+        facts = {"software": "colossalai", "recipe": "bf16-mixed"}
+    elif "Unsloth" in source:
+        unsloth = notes.startswith("Unsloth")
+        facts = {
+            "software": "unsloth" if unsloth else "transformers:4",
+            "recipe": "bf16",
+            "base": "nf4",
+            "rank": "32",
+            "targets": "all-linear",
+            "optimizer_states": "adamw-8bit",
+            "loss": "chunked" if unsloth else "",
+            "checkpoint_offload": "true" if unsloth else "",
+        }
+    elif "Megatron-SWIFT" in source:
+        facts = {"software": "megatron-lm" if "Megatron-LM" in notes else "deepspeed", "recipe": "bf16-mixed"}
+    return facts
 
 
 def training_memory(row: Row) -> Facts:
@@ -543,7 +653,17 @@ def training_memory(row: Row) -> Facts:
     base, changes = next((found for part, found in _BASES.items() if part in row["model_name"]), ("", {}))
     if row["model_name"].startswith("StableLM"):
         changes = STABLELM
-    rebalanced = "Rebalancing" in row["notes"]
+    changes = _sized(row["model_name"]) or changes
+    if row["id"].startswith("MN"):
+        return {
+            "not_predicted": _reason_of_memory(row),
+            "model": base,
+            "config": as_json(changes),
+            "device": device_of(row["gpu"]),
+            "recompute_mode": "per-op" if row["recompute"] == "selective" else row["recompute"],
+            **_tuned(row),
+        }
+    rebalanced, titan = "Rebalancing" in row["notes"], row["source"].startswith("torchtitan")
     method, _, quantized = row["method"].partition("+bnb.")
     if method == "qlora":
         method, quantized = "lora", "nf4-dq" if "nf4-dq" in row["notes"] else "nf4"
@@ -552,11 +672,10 @@ def training_memory(row: Row) -> Facts:
         # the released container fuses attention: selective recompute of its core changes nothing
         mode = "selective"
     else:
-        mode = "per-op" if program == "fsdp2" and row["recompute"] == "selective" else row["recompute"]
+        mode = "per-op" if titan and row["recompute"] == "selective" else row["recompute"]
     # from "Rebalancing layers" on, the source runs DeepSpeed's BF16_Optimizer, which adds up gradients in fp32
     recipes = {
         "megatron": "bf16-mixed-fp32-grads",
-        "fsdp2": "fp32-bf16",
         "megatron-deepspeed": "bf16-mixed-fp32-grads" if rebalanced else "bf16-mixed",
     }
     # "regex partition_method='type:transformer|embed'"
@@ -567,10 +686,11 @@ def training_memory(row: Row) -> Facts:
         "model": base,
         "config": as_json(changes),
         "device": device_of(row["gpu"]),
-        "recipe": recipes.get(program, ""),
+        "software": "torchtitan" if titan else "",
+        "recipe": "fp32-bf16" if titan else recipes.get(program, ""),
         "compute": "fp8" if program == "megatron" and row["precision"] == "fp8" else "",
         "recompute_mode": mode,
-        "compiled": "true" if "compile" in row["notes"] else "",
+        "compiled": ("true" if "compile" in row["notes"] else "false") if titan else "",
         "outer_layers": "counted" if program == "megatron-deepspeed" and counted else "",
         "adapter": method if program == "litgpt" else "",
         "weights": quantized if program == "litgpt" else "",

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from llmhw.block import Kept, block, first_block, last_block, layer_input
+from llmhw.block import Kept, block, first_block, last_block, layer_input, saved_bytes
 from llmhw.checks import check_items, check_made, checked
 from llmhw.families import FAMILIES, Style
-from llmhw.formula import Estimate, Term
+from llmhw.formula import Estimate, Term, term
 from llmhw.job import ATTENTION, KERNELS, Layout, usual_attention
 from llmhw.memory import PRECISIONS
 from llmhw.model import Attention, Layer, ModelSpec, Tensor
@@ -706,11 +706,19 @@ def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head
     style = style_of(spec)
     tables: dict[str, _Tensor] = {}
     shared: dict[_Tensor, _Where] = {}
+    fused = case.fused and case.element < 4
+    dropped = _FROZEN * (case.adapted is not None) + _FUSED * fused
 
     def run(what: Callable[..., None], *args: Any, recompute: str = "none", times: int = 1) -> _Stream:
         t = _tape(spec, style, case, recompute, tables)
         what(spec, style, t, *args)
+        if case.adapted is not None and what is _layer and recompute != "full":
+            yield from ((part, t.scaled(times), False) for part, t in _adapters(args[0], case))
         for tensor, (part, label, key) in t.kept.items():
+            if key in dropped:
+                continue
+            if fused and key == "norm input" and tensor.bytes > case.element:
+                tensor = tensor.like(bytes=case.element)
             if tensor.table:
                 shared.setdefault(tensor, (part, label, key))
             else:
@@ -723,6 +731,37 @@ def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head
     yield from ((part, tensor.term(label, key), True) for tensor, (part, label, key) in shared.items())
     if head:
         yield from run(_head, loss)
+
+
+# Keys of what is kept for the gradients of weights alone: not where these are frozen.
+_FROZEN = ("linear input", "normalized", "norm weight", "head input")
+# Keys of what fused kernels do not keep: they run a norm's scaling and an activated gate again, which costs nothing.
+_FUSED = ("normalized", "activated gate")
+
+
+def _adapters(layer: Layer, case: Case) -> Iterator[tuple[str, Term]]:
+    """What LoRA's first factors keep of a layer: their input, or with dropout its mask and its result for each.
+
+    Without dropout, modules that read the same rows (queries, keys and values; gate and up) keep them once.
+    """
+    seen: set[tuple[str, int]] = set()
+    for tensor in layer.tensors:
+        if not tensor.matmul or len(tensor.shape) != 2 or tensor.module not in (case.adapted or ()):
+            continue
+        width = share(tensor.into, case.tp if tensor.split == "row" else 1)
+        sizes: dict[str, Any] = {"batch": case.batch, "seq_len": share(case.seq_len, case.cp), "width": width}
+        rows = (_READ.get(tensor.part, tensor.part), width)
+        if case.dropout:
+            yield "adapters", term(saved_bytes, f"mask of {tensor.module}'s dropout", bytes_per_element=1, **sizes)
+        elif rows in seen:
+            continue
+        seen.add(rows)
+        label = f"input of {tensor.module}'s adapter"
+        yield "adapters", term(saved_bytes, label, bytes_per_element=case.element, **sizes)
+
+
+# Parts of a layer that read the same rows as another one.
+_READ = {"k": "q", "v": "q", "up": "gate"}
 
 
 # -- Megatron's fused kernels -----------------------------------------------------------------
@@ -764,7 +803,10 @@ class Case:
     expert_tp           tensor-parallel ranks inside an expert (kernels="megatron")
     imbalance           the busiest expert rank's load over the mean (kernels="megatron")
     dropout             count dropout masks (kernels="megatron"); None: where the family was trained with dropout.
-                        The torch profile is without dropout
+                        The torch profile is without dropout, but for that of adapters
+    fused               norms and gated activations are one kernel each (torch.compile, Liger, Unsloth): see `_FUSED`
+    adapted             modules with LoRA's adapters, as `llmhw.memory.lora_modules` names them; all other weights are
+                        frozen. None: the weights themselves are trained
     """
 
     batch: int = 1
@@ -778,6 +820,8 @@ class Case:
     expert_tp: int = 1
     imbalance: float = 1.0
     dropout: bool | None = None
+    fused: bool = False
+    adapted: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_made(self)

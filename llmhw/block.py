@@ -15,6 +15,7 @@ from llmhw.flops import (
     attended_pairs,
     attended_tokens,
     attention_core_flops,
+    chunk_flops,
     convolutions,
     depthwise_conv_flops,
     indexed_pairs,
@@ -33,6 +34,7 @@ _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_
 # published a profile.
 _ROUTING_KERNELS = 60  # [inferred] Megatron-Core: top-k, histogram, sort, permutation, weights, and back
 _EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that is not fused
+_EXPONENTIAL = 16  # FLOP that the ordinary cores do in the time of one exponential: 256 and 16 a cycle
 _STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
 
 
@@ -188,9 +190,14 @@ class Core(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State(Op):
-    """Linear attention's state and the short convolution before it."""
+    """Linear attention's state and the short convolution before it.
+
+    flops   the least: in the recurrent form
+    more    that kernels do beyond it: products within chunks, or for Mamba an exponential for each element of the state
+    """
 
     flops: Any
+    more: Any = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +313,7 @@ def block(
     packed: int | None = None,
     rank: int = 0,
     adapted: Collection[str] = (),
+    chunked: bool = True,
 ) -> Block:
     """The operations of one layer for one micro-batch on one rank.
 
@@ -317,6 +325,7 @@ def block(
     packed      tokens of a document, on average, where none attends to another's: see `llmhw.flops.attended_tokens`
     rank        of the adapters beside the matrices of these names, see `llmhw.memory.lora_tensors`
     adapted     names of those tensors, without .weight
+    chunked     traffic around linear attention's state is counted apart; serving has it in the state's rate
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")
@@ -324,7 +333,9 @@ def block(
     >>> [(m.name, m.m, m.n, m.k) for m in found.matmuls][:2]
     [('qkv', 8192, 768, 4096), ('o_proj', 8192, 4096, 512)]
     """
-    walk = _Walk(spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed, rank, adapted)
+    walk = _Walk(
+        spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed, rank, adapted, chunked
+    )
     return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
 
 
@@ -342,6 +353,7 @@ class _Walk:
     packed: int | None
     rank: int
     adapted: Collection[str]
+    chunked: bool
 
     @property
     def tokens(self) -> Any:
@@ -508,7 +520,38 @@ class _Walk:
                 outputs, inputs, kernel = local_tensor(self.x, t, self.layer).shape
                 state = state + depthwise_conv_flops(tokens=self.tokens, channels=outputs * inputs, kernel=kernel)
             kept = self._beside_state(linear)
-            yield State(name=linear.kind, part="attention", flops=state, kernels=_STATE_KERNELS, kept=kept)
+            more = self._chunked(linear)
+            yield State(name=linear.kind, part="attention", flops=state, more=more, kernels=_STATE_KERNELS, kept=kept)
+            if self.chunked:
+                yield from self._around_state(linear)
+
+    def _chunked(self, linear: LinearAttention) -> Any:
+        """What kernels of training do beyond the recurrent form."""
+        heads, k, v = linear.heads / self.x.tp, linear.key_dim, linear.value_dim
+        if v == 1:  # Mamba, RG-LRU: no products to speak of, but every element of the state decays by itself
+            return _EXPONENTIAL * self.tokens * heads * k
+        widths = v if linear.kind == "mamba-2" else k + v if linear.products == 2 else 3 * k + 2 * v
+        return chunk_flops(tokens=self.tokens, heads=heads, widths=widths, chunk=_chunk(linear))
+
+    def _around_state(self, linear: LinearAttention) -> Iterator[Op]:
+        """Traffic of a state's inputs and result, of its convolution, gate and norm, and of a state for each chunk."""
+        tp, rows = self.x.tp, self.tokens
+        inputs = share(linear.conv_channels or linear.heads * (2 * linear.key_dim + linear.value_dim), tp)
+        result = share(linear.heads * linear.value_dim or linear.conv_channels, tp)
+        part: dict[str, Any] = {"part": "attention", "kernels": 0}
+        if linear.conv_channels:
+            yield Pass(name="convolution", rows=rows, width=inputs, ahead=2, behind=4, **part)
+        yield Pass(name="gate and norm of the state", rows=rows, width=result, ahead=3, behind=5, **part)
+        if linear.heads:
+            # once for the states of chunks and once for the results, and back with gradients
+            yield Pass(name="inputs of the state", rows=rows, width=inputs, ahead=2, behind=5, **part)
+            yield Pass(name="result of the state", rows=rows, width=result, ahead=1, behind=2, **part)
+        if linear.value_dim > 1:
+            states = share(linear.heads * linear.key_dim * linear.value_dim, tp)
+            # written, passed on from chunk to chunk, read
+            yield Pass(
+                name="states of chunks", rows=rows / _chunk(linear), width=states, ahead=4, behind=8, element=4, **part
+            )
 
     def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
         """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""
@@ -582,6 +625,11 @@ class _Walk:
         return (Kept(part=part, label=label, width=width, rows=rows, **more),)
 
 
+def _chunk(linear: LinearAttention) -> int:
+    """Tokens that kernels of training treat together: mamba-ssm's default, and flash-linear-attention's."""
+    return 256 if linear.kind == "mamba-2" else 64
+
+
 def _group(t: Tensor) -> str:
     """Which feed-forward part a matrix belongs to, as its operation's name begins."""
     if t.component == "mlp":
@@ -601,7 +649,7 @@ def layer_input(spec: ModelSpec, layout: Layout, *, seq_len: int) -> Kept:
 VOCABULARY_MULTIPLE = 128
 # Reads plus writes of a logit in fp32, in forward and backward pass together: plain widens it, takes logarithms and the
 # way back in kernels of their own; fused and chunked read 16 bit and write the gradient over it (Unsloth, Liger).
-LOSS_PASSES = {"plain": 6.0, "fused": 2.0, "chunked": 2.0}
+LOSS_PASSES = {"plain": 6.0, "copied": 10.0, "fused": 2.0, "chunked": 2.0}
 
 
 def first_block(spec: ModelSpec, layout: Layout, *, seq_len: int, dropout: bool = False) -> Block:

@@ -35,7 +35,7 @@ _INFERENCE = "inference, "
 # More sequences than anybody runs on one device at a time.
 _MOST = 2**16
 # Parts of a training job that come with its tokens.
-_ACTIVATIONS = ("activations", "layer being recomputed", "embedding and final norm", "logits and loss")
+_ACTIVATIONS = ("activations", "layer being recomputed", "temporaries", "embedding and final norm", "logits and loss")
 
 
 class Held(NamedTuple):
@@ -267,13 +267,13 @@ def training_job(
 def checkpointed_activations(
     spec: ModelSpec, *, device: str | Accelerator, devices: int = 1, batch: int = 1, seq_len: int
 ) -> Estimate:
-    """Activations of a `training_job` in 16 bit, as `llmhw.training_memory` counts them, part by part.
+    """Activations of a `training_job` in 16 bit at its fullest moment, as `llmhw.training_memory` counts them.
 
     Raises `LLMHWError` for a model with linear attention.
 
     >>> from llmhw import model
     >>> [part.name for part in checkpointed_activations(model("llama-3-8b"), device="h100", seq_len=4096)]
-    ['activations', 'layer being recomputed', 'embedding and final norm', 'logits and loss']
+    ['activations', 'embedding and final norm', 'logits and loss']
     """
     from llmhw.training import memory
 

@@ -143,6 +143,22 @@ def linear_attention_flops(*, tokens: Any, heads: Any, key_dim: Any, value_dim: 
     return 2 * products * tokens * heads * key_dim * value_dim
 
 
+@formula(
+    source="products within a chunk: Mamba-2 (Dao and Gu 2024), section 6; DeltaNet (Yang et al. 2024)", unit="FLOP"
+)
+def chunk_flops(*, tokens: Any, heads: Any, widths: Any, chunk: Any) -> Any:
+    """FLOPs that chunked kernels do beyond the recurrent form: the lower half of products between a chunk's tokens.
+
+    widths   sizes of all such products of a head: keys and values once each; Mamba-2, whose heads share keys, values
+             alone; the delta rule keys three times and values twice, as it solves for what each token adds
+    chunk    tokens: 64 in flash-linear-attention, 256 in mamba-ssm
+
+    >>> chunk_flops(tokens=1, heads=80, widths=64, chunk=256)
+    1310720
+    """
+    return tokens * heads * widths * chunk
+
+
 @formula(source="definition of a depthwise convolution", unit="FLOP")
 def depthwise_conv_flops(*, tokens: Any, channels: Any, kernel: Any) -> Any:
     """FLOPs of the short causal convolution before linear attention.

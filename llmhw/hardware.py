@@ -188,6 +188,8 @@ class Accelerator(_Fact, Report):
     link, link_bytes_per_second         its scale-up network, and what it has of it per direction
     scale_up_devices                    most devices that this network joins; 1 if there is none
     host_link                           how it hangs on its host
+    peer_access                         whether devices on such links copy to each other directly; False: through the
+                                        host's memory, as GeForce cards do; None if not known
     tdp_watts                           board power, None if not published
     status, memory_status               datasheet, measured, derived or published: of the rates, of memory_bytes
     date                                when the source was published, or read if it bears no date
@@ -215,6 +217,7 @@ class Accelerator(_Fact, Report):
     link_bytes_per_second: float | None = None
     scale_up_devices: int = 1
     host_link: str | None = None
+    peer_access: bool | None = None
     tdp_watts: float | None = None
     status: str = ""
     memory_status: str = ""
@@ -249,8 +252,16 @@ class Accelerator(_Fact, Report):
         return _from_row(_own_row(row, where))
 
     def family(self, families: Mapping[str, Mapping[str, Any]]) -> str:
-        """Which of these families of constants, each with its `architectures`, is the device's; else `other`."""
-        found = (name for name, family in families.items() if self.architecture in family.get("architectures", ()))
+        """Which of these families of constants is the device's: by its name (`devices`), by its `architectures`; else
+        `other`.
+        """
+        name = self.name.split(" [")[0]
+        found = (
+            family
+            for what, value in (("devices", name), ("architectures", self.architecture))
+            for family, constants in families.items()
+            if value in constants.get(what, ())
+        )
         return next(found, "other")
 
     def peak(self, fmt: str) -> float:
@@ -311,7 +322,8 @@ tf32, fp16, bf16, int8
             rate = format_quantity(self.link_bytes_per_second, "bytes/s")
             found.append(("link", f"{self.link}, {rate} per direction, up to {self.scale_up_devices:,} devices"))
         if self.host_link is not None:
-            found.append(("host link", self.host_link))
+            through = ", no peer access" if self.peer_access is False else ""
+            found.append(("host link", f"{self.host_link}{through}"))
         found.append(("power", "unknown" if self.tdp_watts is None else f"{self.tdp_watts:,.0f} W"))
         found.append(("status", f"{self.status}, {self.date}"))
         return found
@@ -379,6 +391,12 @@ class Cluster:
     def nodes(self) -> int:
         """Nodes, the last one perhaps not full."""
         return int(ceil_div(self.devices, self.devices_per_node))
+
+    @property
+    def through_host(self) -> bool:
+        """Whether what devices of a node send each other passes through the host's memory."""
+        link = self.intra_link
+        return link is not None and link.kind == "host" and self.accelerator.peer_access is False
 
     @property
     def memory_bytes(self) -> int:
@@ -640,7 +658,8 @@ def _cell(text: str, kind: str) -> Any:
     """A cell as a field of this type has it; an empty one is None where the type allows it."""
     if not text and kind.endswith("| None"):
         return None
-    return {"int": int, "float": float, "str": str}[kind.removesuffix(" | None")](text)
+    made: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": lambda cell: cell == "yes"}
+    return made[kind.removesuffix(" | None")](text)
 
 
 def _made(kind: type[F], row: Mapping[str, str], **converted: Any) -> F:
@@ -720,6 +739,8 @@ def _own_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
         missing.append("bf16_tflops or another rate")
     if missing:
         raise LLMHWError(f"{where} has no {', '.join(missing)}; see the columns of llmhw/catalog/accelerators.csv")
+    if cells["peer_access"]:
+        check_choice(f"peer_access of {where}", cells["peer_access"], ("yes", "no"))
     for column in ("link", "host_link"):
         if cells[column]:
             cells[column] = link(cells[column]).name
@@ -900,12 +921,12 @@ def _which(name: str, found: list[Accelerator]) -> LLMHWError:
     )
 
 
-def memory_bytes(memory: str) -> int:
-    """An amount of memory as a person writes it; GB are decimal, GiB binary."""
-    text = check_text("memory", memory)
+def memory_bytes(memory: str, name: str = "memory") -> int:
+    """An amount of memory as a person writes it; GB are decimal, GiB binary. `name`: of the argument, for errors."""
+    text = check_text(name, memory)
     if not re.search(r"[bB]\s*$", text):
-        raise LLMHWError(f"memory={shown(text)} must be an amount of memory with its unit, such as 24GB or 22.5GiB")
-    return int(parse_number("memory", text, least=1e6))
+        raise LLMHWError(f"{name}={shown(text)} must be an amount of memory with its unit, such as 24GB or 22.5GiB")
+    return int(parse_number(name, text, least=1e6))
 
 
 def _of_size(name: str, found: list[Accelerator], memory: str) -> Accelerator:

@@ -24,7 +24,7 @@ from llmhw.engines import (
     engine_names,
     serving_engine,
 )
-from llmhw.hardware import Cluster, accelerator, cluster_of
+from llmhw.hardware import Cluster, accelerator, cluster_of, memory_bytes
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
 from llmhw.trainers import CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
@@ -48,9 +48,11 @@ SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero-bubble")
 RECOMPUTE = ("none", "selective", "per-op", "full", "block")
 ATTENTION = ("flash", "eager")
 KERNELS = ("torch", "megatron")
-LOSSES = ("plain", "fused", "chunked")
+LOSSES = ("plain", "copied", "fused", "chunked")
 CP_KINDS = ("ring", "all-gather")
 OFFLOAD = ("none", "optimizer", "all")
+METHODS = ("sft", "dpo", "grpo")
+ADAPTERS = ("fp32", "bf16")
 ENGINES = engine_names()
 SPLITS = ("tensor", "layers")
 LORA_TARGETS = ("all-linear", "attention", "mlp")
@@ -137,6 +139,11 @@ def _fields_asked(kind: type) -> list[tuple[str, Any, bool, Any]]:
 
 def _format(name: str, value: str) -> str:
     return number_format(value).name
+
+
+def _size(name: str, value: str | float) -> float:
+    """Bytes, or a size as it is written: 500GB."""
+    return float(memory_bytes(value, name)) if isinstance(value, str) else check_number(name, value, above=True)
 
 
 class Assumed:
@@ -585,14 +592,26 @@ class TrainingJob:
     )
     compute: str | None = choice(COMPUTE, "Of matrix products; default: bf16, or fp32 where precision is fp32.", None)
     optimizer: str = asked("What is kept for each weight: `llmhw.memory.OPTIMIZERS`.", "adamw", str, check_text)
+    optimizer_in_backward: bool = flag(
+        "A weight is updated as soon as its gradient is there, which then goes (torchtune, LOMO)."
+    )
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
-    rank: int = count("Rank of the adapters, on all linear layers, in fp32.", 16)
+    rank: int = count("Rank of the adapters.", 16)
+    targets: str = asked(
+        "Linear layers with adapters: all-linear, attention, mlp, or names of modules with commas between.",
+        "all-linear",
+        str,
+        check_text,
+    )
+    adapters: str | None = choice(ADAPTERS, "Format of the adapters; default: the software's, fp32 under peft.", None)
+    adapter_layers: int | None = count("Layers with adapters, the last ones (as in MLX); default: all.", None)
     base: str | None = asked(
         "Format of the frozen weights, as nf4-dq for QLoRA; default: that of the weights.", None, str, _format
     )
     loss: str = choice(
         LOSSES,
-        "plain: logits in fp32 and their gradients; fused: gradients over 16-bit logits (Unsloth); chunked: never all "
+        "plain: logits in fp32 and their gradients; copied: the same with a copy of the logits, shifted by one "
+        "(transformers until early 2025); fused: gradients over 16-bit logits (Unsloth); chunked: never all "
         "logits at once (Liger, Cut Cross-Entropy). Default: the software's.",
         None,
     )
@@ -623,6 +642,25 @@ class TrainingJob:
     packed: int | None = count(
         "Tokens of a document, on average, where sequences are packed; none attends to another's.", None
     )
+    checkpoint_offload: bool = flag("Inputs of recomputed layers wait in host memory (Unsloth, torchtune).")
+    host_memory: float | None = asked(
+        "Memory of a node's host, as 500GB, that what is offloaded must fit.", None, float, _size
+    )
+    method: str = choice(
+        METHODS, "Fine-tuning on answers, on pairs of answers (DPO), or on answers of its own (GRPO).", "sft"
+    )
+    reference: bool | None = flag(
+        "The model as it was is held, too; default: for DPO, unless adapters are switched off for it.", None
+    )
+    completion: int | None = count("Tokens of an answer, out of seq_len (GRPO); default: half.", None)
+    group: int = count("Answers to a prompt (GRPO).", 8)
+    rollout_share: float = share(
+        "Of each device for an engine that writes the answers (vLLM beside it); 0: the model itself does (GRPO).",
+        0.0,
+        "a share from 0 to below 1",
+        lambda x: 0 <= x < 1,
+    )
+    rollout_gpus: int = count("More devices, for an engine that writes the answers (GRPO).", 0, least=0)
     dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
@@ -648,12 +686,31 @@ class TrainingJob:
                 f"expert_imbalance={self.expert_imbalance:g} must be at most the experts of a layer of {spec.name}, "
                 f"{limits.experts}"
             )
+        self._check_tuning()
         if self.rank > spec.hidden:
             raise LLMHWError(f"rank={self.rank} must be at most hidden={spec.hidden}")
         if self.recompute == "block" and not 0 < self.recompute_layers <= spec.num_layers // p.pp:
             raise LLMHWError(
                 f"recompute_layers={self.recompute_layers} must be between 1 and the {spec.num_layers // p.pp} layers "
                 "of a stage when recompute='block'"
+            )
+
+    def _check_tuning(self) -> None:
+        """What fine-tuning asks for fits together."""
+        layers = self.model.num_layers
+        if self.adapter_layers is not None and self.adapter_layers > layers:
+            raise LLMHWError(f"adapter_layers={self.adapter_layers} must be at most layers={layers}")
+        if self.optimizer_in_backward and self.micro_batches > 1:
+            raise LLMHWError(
+                f"optimizer_in_backward=True keeps no gradients, and {self.micro_batches} micro-batches a step add "
+                f"them up; use global_batch={self.micro_batch * self.parallelism.dp}"
+            )
+        if self.completion is not None and self.completion >= self.seq_len:
+            raise LLMHWError(f"completion={self.completion} must be less than seq_len={self.seq_len}, with the prompt")
+        if self.rollout_share and self.rollout_gpus:
+            raise LLMHWError(
+                f"rollout_share={self.rollout_share:g} puts the engine on these devices, rollout_gpus="
+                f"{self.rollout_gpus} on others; give one of them"
             )
 
     def _assume(self) -> None:
@@ -668,6 +725,7 @@ class TrainingJob:
         settle("software", lambda: "megatron-bridge" if self.kernels == "megatron" else "torchtitan")
         settle("attention", lambda: usual_attention(self.model, self.kernels))
         settle("loss", lambda: trainer(self.software).loss)
+        settle("adapters", lambda: trainer(self.software).adapters)
 
     @property
     def trainer(self) -> Trainer:
@@ -685,6 +743,28 @@ class TrainingJob:
     def micro_batches(self) -> int:
         """Micro-batches that each data-parallel rank runs in a step."""
         return self.batch // (self.micro_batch * self.parallelism.dp)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a micro-batch that pass through the model: of DPO's pairs both."""
+        return self.micro_batch * (2 if self.method == "dpo" else 1)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of a sequence whose logits are needed: under GRPO the answer's alone."""
+        if self.method != "grpo":
+            return self.seq_len
+        return self.completion or max(1, self.seq_len // 2)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether another copy of the model is held: not where switching adapters off gives the model as it was."""
+        return (self.method == "dpo" and not self.frozen) if self.reference is None else self.reference
+
+    @property
+    def adapted_layers(self) -> int:
+        """Layers with adapters, the last ones."""
+        return self.adapter_layers or self.model.num_layers
 
     @property
     def compute_format(self) -> str:
@@ -729,6 +809,11 @@ class TrainingJob:
         return self.parallelism.layout(self.micro_batch, self.micro_batches)
 
 
+def offloads(job: TrainingJob) -> bool:
+    """Whether something of the job lies in host memory."""
+    return job.parallelism.offload != "none" or job.checkpoint_offload or job.optimizer.startswith("paged-")
+
+
 # Fields that have an effect only where others are set: what they belong with, and whether a job has it. ZeRO on a
 # single rank is not among them: FSDP on one card is something that people run.
 EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
@@ -738,9 +823,20 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("cp_kind", "cp of at least 2", lambda job: job.parallelism.cp > 1),
     ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
-    ("optimizer", "weights that are trained, frozen=False", lambda job: not job.frozen),
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),
+    ("targets", "adapters, frozen=True", lambda job: job.frozen),
+    ("adapters", "adapters, frozen=True", lambda job: job.frozen),
+    ("adapter_layers", "adapters, frozen=True", lambda job: job.frozen),
+    ("optimizer_in_backward", "kernels='torch'", lambda job: job.kernels == "torch"),
+    ("checkpoint_offload", "recompute='full'", lambda job: job.recompute == "full"),
+    ("host_memory", "something that is offloaded", lambda job: offloads(job)),
+    ("reference", "method='dpo' or 'grpo'", lambda job: job.method != "sft"),
+    ("completion", "method='grpo'", lambda job: job.method == "grpo"),
+    ("group", "method='grpo'", lambda job: job.method == "grpo"),
+    ("rollout_share", "method='grpo'", lambda job: job.method == "grpo"),
+    ("rollout_gpus", "method='grpo'", lambda job: job.method == "grpo"),
+    ("method", "kernels='torch' and pp=1", lambda job: job.kernels == "torch" and job.parallelism.pp == 1),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),

@@ -385,6 +385,8 @@ class Optimizer:
     states      names of its full-sized states
     element     bytes of an element; None: as the training recipe has it
     scheme      plain, 8bit, factored, or muon (momentum for matrices, Adam for the rest)
+    fused       one kernel updates all: no temporary copies
+    paged       states move to host memory where the device has no room, page by page as the update meets them
     """
 
     name: str
@@ -393,6 +395,8 @@ class Optimizer:
     element: int | None = None
     scheme: str = "plain"
     step: bool = True
+    fused: bool = False
+    paged: bool = False
 
     def uniform(self, state: int) -> float | None:
         """Bytes of state that an update reads and writes for each element; None where matrices differ from the rest.
@@ -424,7 +428,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer("adamw", ("momentum", "variance"), "AdamW, states as wide as the copy it updates"),
         Optimizer("adamw-fp32", ("momentum", "variance"), "AdamW, states in fp32 always", element=4),
         Optimizer("adamw-bf16", ("momentum", "variance"), "AdamW, states in bf16 always", element=2),
+        Optimizer("adamw-fused", ("momentum", "variance"), "AdamW in one kernel, without temporary copies", fused=True),
         Optimizer("adamw-8bit", ("momentum", "variance"), "AdamW with block-wise 8-bit states", scheme="8bit"),
+        Optimizer(
+            "paged-adamw", ("momentum", "variance"), "AdamW in fp32, paged (bitsandbytes)", 4, fused=True, paged=True
+        ),
+        Optimizer("paged-adamw-8bit", ("momentum", "variance"), "the same in 8 bit", scheme="8bit", paged=True),
         Optimizer("adafactor", ("variance",), "second moment factored into a row and a column", scheme="factored"),
         Optimizer("sgd", (), "plain SGD, no state", step=False),
         Optimizer("sgd-momentum", ("momentum",), "SGD with momentum", step=False),
@@ -498,7 +507,7 @@ def _trained(tensors: Iterable[tuple[Tensor, int]], optimizer: str, precision: s
 def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precision: str = "bf16-mixed") -> Estimate:
     """Bytes of weights, gradients, master copy and optimizer states of full training on one device.
 
-    optimizer   adamw, adamw-fp32, adamw-bf16, adamw-8bit, adafactor, sgd, sgd-momentum, lion, muon
+    optimizer   adamw, adamw-fused, adamw-fp32, adamw-bf16, adamw-8bit, ...: `OPTIMIZERS`
     precision   fp32, bf16-mixed, bf16-mixed-fp32-grads, bf16
 
     Counts what persists from step to step. Activations, the temporary copies of the update step and the
@@ -531,7 +540,7 @@ def lora_tensors(
 
     rank      inner size r of the two factors
     targets   all-linear (every linear layer of the blocks but routers and stacked experts), attention, mlp,
-              or module names such as ["q_proj", "v_proj"]
+              or module names such as ["q_proj", "v_proj"] or "q_proj,v_proj"
 
     >>> from llmhw import model
     >>> added = lora_tensors(model("llama-2-7b"), rank=8, targets=["q_proj", "v_proj"])
@@ -543,7 +552,11 @@ def lora_tensors(
     if isinstance(targets, str) and targets in LORA_TARGETS:
         chosen = [(t, n) for t, n in linear if t.component in LORA_TARGETS[targets]]
     else:
-        names = [targets] if isinstance(targets, str) else check_items("targets", targets, check_text)
+        names = (
+            [name.strip() for name in targets.split(",")]
+            if isinstance(targets, str)
+            else check_items("targets", targets, check_text)
+        )
         known = sorted({t.module for t, _ in linear})
         for name in names:
             if name not in known:
@@ -561,6 +574,16 @@ def lora_tensors(
             f"targets={shown(targets)} selects no linear layer of {spec.name}; name modules such as q_proj"
         )
     return added
+
+
+def lora_modules(spec: ModelSpec | str, targets: str | Iterable[str] = "all-linear") -> tuple[str, ...]:
+    """Names of the modules that LoRA's targets mean in this model.
+
+    >>> lora_modules("mistral-7b", "attention")
+    ('k_proj', 'o_proj', 'q_proj', 'v_proj')
+    """
+    added = lora_tensors(spec, rank=1, targets=targets)
+    return tuple(sorted({t.name.split(".lora_")[0].rsplit(".", 1)[-1] for t, _ in added}))
 
 
 def lora_terms(added: Sequence[tuple[Tensor, int]], width: int, *, tp: int = 1) -> list[Term]:

@@ -76,10 +76,13 @@ class TrainingConstants(Constants):
     accumulate                 bytes that a kernel of its own moves to add up a weight's gradient after each micro-batch
     sync                       seconds that a layer of experts waits for the host in each pass
     ramp, unaligned            see `Rates`
+    recurrence                 rate of linear attention's kernels over that of the ordinary cores in fp32
+    grouped                    share of the rate of a plain product that the grouped products of experts reach
     launches                   kernels that an elementwise operation takes, for the host that launches them
     routed                     traffic of rows of experts (sorted, put back, activated) over that of fused kernels
     cast                       traffic of scaling and rounding operands over what it takes at least, see `CAST_BYTES`
     between                    share of the adapters' bandwidth that collectives reach between nodes
+    through_host               share of that where what devices send each other passes through the host's memory
     inside_latency, between_latency   seconds of a hop
     contention                 time that hidden communication takes from what hides it, as a share of the shorter one
     tp_exposed, ep_exposed, pp_exposed, dp_exposed   share of that communication that nothing hides
@@ -97,8 +100,11 @@ class TrainingConstants(Constants):
     unaligned: float = 0.08
     routed: float = 1.0
     cast: float = 1.0
+    recurrence: float = 1.2
+    grouped: float = 1.0
     launches: float = 1.0
     between: float = 0.85
+    through_host: float = 0.6
     inside_latency: float = 3e-6
     between_latency: float = 10e-6
     contention: float = 0.1
@@ -178,9 +184,10 @@ _PERFECT: dict[str, Any] = {
 # Every datasheet's peak, nothing lost and all that can be hidden hidden: no measurement is faster.
 IDEAL = TrainingConstants(
     **_PERFECT,
-    **dict.fromkeys(("unaligned", "between"), 1.0),
+    **dict.fromkeys(("unaligned", "between", "through_host"), 1.0),
     **dict.fromkeys(("ramp", "cast", "inside_latency", "between_latency", "contention", "jitter"), 0.0),
     **dict.fromkeys(("tp_exposed", "ep_exposed", "pp_exposed", "dp_exposed"), 0.0),
+    recurrence=1e9,  # as fast as tensor cores
 )
 BOUND = ServingConstants(
     **_PERFECT,
@@ -541,6 +548,7 @@ class Rates:
     fill                         see `tiled_flops`
     ramp                         tokens of a sequence at which attention's core reaches half of its rate
     unaligned                    see `matmul_seconds`
+    grouped                      share of a plain product's rate that experts' products reach
     gap_seconds                  from the end of one kernel to the full speed of the next
     """
 
@@ -555,13 +563,14 @@ class Rates:
     fill: float
     ramp: float = 0.0
     unaligned: float = 1.0
+    grouped: float = 1.0
     gap_seconds: float
 
     def product(self, fmt: str, op: Matmul, **sizes: Any) -> dict[str, Any]:
         """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
         given: dict[str, Any] = {"m": op.m, "n": op.n, "k": op.k, "groups": op.groups} | sizes
         return given | {
-            "flops_per_second": self.flops_per_second[fmt],
+            "flops_per_second": self.flops_per_second[fmt] * (self.grouped if op.split == "experts" else 1.0),
             "vector_flops_per_second": self.vector_flops_per_second,
             "bandwidth_bytes_per_second": self.bandwidth_bytes_per_second,
             "units": self.units,
@@ -624,11 +633,12 @@ def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> R
         forward_flops_per_second=peak * c.attention * fed,
         backward_flops_per_second=peak * c.attention * fed * BACKWARD_ATTENTION,
         exponentials=exponentials,
-        state_flops_per_second=peak * c.state,
+        state_flops_per_second=minimum(peak, device.peaks.get("fp32", peak / 15) * c.recurrence),
         bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second * c.bandwidth,
         units=device.multiprocessors,
         fill=c.fill,
         ramp=c.ramp,
         unaligned=c.unaligned,
+        grouped=c.grouped,
         gap_seconds=c.gap + c.blocking,
     )

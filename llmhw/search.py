@@ -50,7 +50,7 @@ from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, time_layouts
-from llmhw.training import StepMemory, on_device
+from llmhw.training import ALIVE, BRIEF, StepMemory, on_device, stay_apart
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, shown, where
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
@@ -234,10 +234,14 @@ class _Memory(StepMemory):
             self.sums[key] = total
         return self.sums[key]
 
-    def activations(self, stage: Stage, number: int) -> Any:
-        made = [memory.activations(stage.computed(mode == "full"), number) for mode, memory in self.modes.items()]
+    def activations(self, stage: Stage, number: int, moment: str = ALIVE) -> Any:
+        made = [
+            memory.activations(stage.computed(mode == "full"), number, moment) for mode, memory in self.modes.items()
+        ]
         found = copy(made[0])
-        found.parts = {"activations": _stacked([ledger.total for ledger in made], "recompute")}
+        brief = [sum(ledger.parts.get(name, 0.0) for name in BRIEF) for ledger in made]
+        rest = [ledger.total - less for ledger, less in zip(made, brief, strict=True)]
+        found.parts = {name: _stacked(v, "recompute") for name, v in (("activations", rest), (BRIEF[0], brief))}
         return found
 
 
@@ -402,7 +406,7 @@ class _Grid:
             most = None
             for ledger in moments.values():
                 most = ledger.total if most is None else np.maximum(most, ledger.total)
-            most = most + memory.unreused(moments, stage)
+            most = most + stay_apart(most, memory.unreused(moments, stage), x.devices, self.capacity)
             held = most if held is None else np.maximum(held, most)
         return np.broadcast_to(seconds, self.shape), np.broadcast_to(on_device(held, x.devices), self.shape)
 

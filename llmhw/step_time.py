@@ -85,7 +85,7 @@ def network(cluster: Cluster, constants: TrainingConstants) -> Network:
     between = cluster.link_for(cluster.devices).bytes_per_second if cluster.devices > per_node else float("inf")
     return Network(
         per_node=per_node,
-        inside=inside * c.inside,
+        inside=inside * c.inside * (c.through_host if cluster.through_host else 1.0),
         between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
@@ -257,8 +257,8 @@ class StepTimer:
             added = lora_tensors(job.model, rank=job.rank, targets=targets)
             self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
             bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
-            # weights in fewer bits are expanded to 16 before each product (bitsandbytes, GPTQ)
-            self.expanded = bits / 8 if bits < BITS[self.half] else 0.0
+            # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
+            self.expanded = bits / 8 if bits < BITS[self.compute] else 0.0
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
 
     def ledger(self) -> Ledger:
@@ -303,10 +303,11 @@ class StepTimer:
         """Attention's core, fused or as two batched products, or linear attention's state; returns both times."""
         r, pace, name = self.rates, self.c.pace, "attention"
         if isinstance(op, State):
-            given = {"flops": op.flops, "flops_per_second": r.state_flops_per_second}
+            given = {"flops": op.flops + op.more, "flops_per_second": r.state_flops_per_second}
             return (
                 ahead.add(name, op.name, compute_seconds, pace, **given),
-                behind.add(name, op.name, compute_seconds, 2 * pace, **given),
+                # the states are computed once more
+                behind.add(name, op.name, compute_seconds, 3 * pace, **given),
             )
         if self.job.attention == "eager" and op.v_head_dim:
             forward = backward = 0.0

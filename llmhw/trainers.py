@@ -31,6 +31,10 @@ class Trainer:
     grad_reduce      format in which gradients are reduced; "": that of the job's precision
     buckets          what goes into one message of gradients: megatron, ddp, block or parameter
     cuda_graph       what is launched as a graph: none, partial (attention, router) or full (the whole step)
+    sharding         whose ZeRO, by what it holds beside the states: fsdp1, fsdp2, deepspeed, internevo; "": its own
+    kbit             QLoRA on one card runs norms, embedding and head in fp32 (peft's prepare_model_for_kbit_training)
+    adapters         format of LoRA's adapters
+    expert_loop      experts run one after the other, not as one grouped product
     dispatcher       what takes tokens to experts
     a2a_overlap      that runs beside other work
     accumulate       gradients are added up by kernels of their own
@@ -57,6 +61,10 @@ class Trainer:
     grad_reduce: str
     buckets: str
     cuda_graph: str
+    sharding: str
+    kbit: bool
+    adapters: str
+    expert_loop: bool
     dispatcher: str
     a2a_overlap: bool
     accumulate: bool
@@ -78,7 +86,7 @@ class Trainer:
 
 # Fields whose values have constants.
 _SWITCHED = (
-    "elementwise attention tp_overlap grad_overlap gather_prefetch send_overlap cuda_graph dispatcher a2a_overlap "
+    "elementwise attention tp_overlap grad_overlap gather_prefetch send_overlap dispatcher cuda_graph a2a_overlap "
     "accumulate blocking rails"
 ).split()
 

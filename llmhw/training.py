@@ -18,15 +18,18 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, saves_attention
+from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, offloads, saves_attention
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
+    kv_cache,
+    lora_modules,
     lora_tensors,
     lora_terms,
     optimizer_named,
     optimizer_parts,
     precision_named,
+    state_bytes,
     told_towers,
     training_states,
     weights,
@@ -41,7 +44,18 @@ from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
 from llmhw.step_time import PARTS, StepTime, time_bounds, time_step
-from llmhw.units import LLMHWError, any_of, ceil_div, each, format_quantity, format_range, maximum, share, where
+from llmhw.units import (
+    LLMHWError,
+    any_of,
+    ceil_div,
+    each,
+    format_quantity,
+    format_range,
+    maximum,
+    minimum,
+    share,
+    where,
+)
 
 
 def _constant(name: str) -> float:
@@ -61,6 +75,19 @@ def loss_temporary_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, c
     7.828125
     """
     return batch * seq_len * vocab * (4 + 4) / tp / cp
+
+
+@formula(
+    source="transformers until 4.48, ForCausalLMLoss: logits.float(), then logits[..., :-1, :].contiguous()",
+    unit="bytes",
+)
+def copied_logits_bytes(*, batch: Any, seq_len: Any, vocab: Any, tp: Any = 1, cp: Any = 1) -> Any:
+    """What is alive beside the log-probabilities where logits are copied to shift them: in 16 bit, and twice in fp32.
+
+    >>> copied_logits_bytes(batch=1, seq_len=8192, vocab=128256) / 2**30
+    9.78515625
+    """
+    return batch * seq_len * vocab * (2 + 4 + 4) / tp / cp
 
 
 @formula(source="Unsloth's and Liger's cross entropy: the gradient is written over the 16-bit logits", unit="bytes")
@@ -121,6 +148,40 @@ def fsdp_buffer_bytes(
     return (block_elements * (gathered + 1) + outer_elements) * bytes_per_element
 
 
+@formula(
+    source="TRL's selective_log_softmax: in fp32 the logits and three gradients of their size, in 16 bit two of them",
+    unit="bytes",
+)
+def label_log_probs_bytes(*, batch: Any, seq_len: Any, vocab: Any, element: Any, tp: Any = 1, cp: Any = 1) -> Any:
+    """What log-probabilities of given tokens need where the backward pass begins (DPO, GRPO), the saved part with it.
+
+    seq_len   tokens whose log-probabilities are asked for
+    element   bytes of a logit: 4 in fp32 or under autocast, else 2
+
+    >>> label_log_probs_bytes(batch=4, seq_len=1024, vocab=151936, element=4) / 2**30
+    9.2734375
+    """
+    return batch * seq_len * vocab * where(element == 4, 16, 4) / tp / cp
+
+
+@formula(
+    source="DeepSpeed's defaults under ZeRO-3: stage3_max_live_parameters=1e9, reduce_bucket_size=5e8", unit="bytes"
+)
+def live_weights_bytes(*, elements: Any, largest: Any, live: Any = 1e9, bucket: Any = 5e8, width: Any = 2) -> Any:
+    """Weights that DeepSpeed has gathered, and a gradient that no bucket holds, with the copy of it that is sent.
+
+    elements   of the model on this rank, after tp
+    largest    of its largest trained tensor; 0 where adapters alone are trained
+    live       gathered at a time at most: what is prefetched (stage3_prefetch_bucket_size) and what is never cut
+               (stage3_param_persistence_threshold) are among them
+    bucket     elements of the largest gradient that is sent together with others
+
+    >>> live_weights_bytes(elements=8.03e9, largest=525336576) / 1e9
+    4.101346304
+    """
+    return (minimum(elements, live) + where(largest > bucket, 2 * largest, 0)) * width
+
+
 @formula(source="FSDP2 in a pipeline (torchtitan): gathered once a step, reduced once behind it", unit="bytes")
 def whole_step_bytes(*, elements: Any, weight_bytes: Any, gradient_bytes: Any) -> Any:
     """Whole weights and gradients that a pipeline stage holds beside its shards from its first micro-batch to its last.
@@ -159,6 +220,35 @@ def shown_bytes(*, reserved: Any, context: Any) -> Any:
     return reserved + context
 
 
+@formula(
+    source="DeepSpeed stage_1_and_2.py: a 16-bit flat copy of the rank's gradients, then an fp32 one", unit="bytes"
+)
+def zero1_step_gradient_bytes(*, elements: Any, shards: Any, bytes_per_element: Any = 2 + 4) -> Any:
+    """What DeepSpeed's ZeRO makes of its part of the gradients before it calls the optimizer.
+
+    elements            parameters of the rank, before ZeRO
+    shards              data-parallel ranks
+    bytes_per_element   of InternEvo 2 more: new 16-bit weights are made of the fp32 ones before they are sent
+
+    Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
+    those leave in PyTorch's cache: they count for the reserved meter.
+
+    >>> zero1_step_gradient_bytes(elements=3e9, shards=4)
+    4500000000.0
+    """
+    return elements * bytes_per_element / shards
+
+
+@formula(source="DeepSpeed's default reduce_bucket_size and allgather_bucket_size: 5e8 elements", unit="bytes")
+def bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> Any:
+    """A buffer that DeepSpeed collects gradients in before it reduces them, or weights when it gathers them.
+
+    >>> bucket_bytes() / 1e9
+    1.0
+    """
+    return elements * bytes_per_element
+
+
 @dataclass(frozen=True, repr=False)
 class JobMemory(StageReport):
     """Memory of every pipeline stage of a job; stages are what differs between ranks.
@@ -167,11 +257,13 @@ class JobMemory(StageReport):
     away          bytes of each stage's rank that lie in host memory
     unreused      bytes of each stage that PyTorch's allocator keeps apart beside them: gradients come when
                   activations go, but do not fit the blocks that those leave behind
+    given_back    bytes of these that it does without where the device is full
     """
 
     job: TrainingJob
     stages: tuple[Estimate, ...]
     unreused: tuple[float, ...]
+    given_back: tuple[float, ...]
     away: tuple[float, ...]
 
     @property
@@ -195,6 +287,9 @@ class JobMemory(StageReport):
 
     @property
     def _fits(self) -> str:
+        if self.device_bytes <= self.capacity_bytes and not self.fits_host:
+            room, held = format_range((float(self.job.host_memory or 0), self.host_bytes), "bytes")
+            return f"Does not fit: the host of a node must hold {held}, and has {room}"
         return fit_words(self.device_bytes, self.capacity_bytes, known_error("training"))
 
     def warnings(self) -> list[str]:
@@ -249,14 +344,18 @@ class JobMemory(StageReport):
 
     @property
     def device_bytes(self) -> float:
-        """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers."""
-        return float(self._meters[1].value)
+        """What nvidia-smi shows: reserved memory, the CUDA context and NCCL's buffers, and an engine beside them."""
+        return float(self._meters[1].value) + engine_bytes(self.job)
 
     @cached_property
     def _meters(self) -> tuple[Term, Term]:
         """Reserved bytes, and those on the device, of the stage that needs most of them."""
-        pairs = zip((float(stage.total) for stage in self.stages), self.unreused, strict=True)
-        return _metered(*max(pairs, key=sum), self.job.cluster.devices)
+        return _metered(*max(self._held, key=sum), self.job.cluster.devices)
+
+    @property
+    def _held(self) -> list[tuple[float, float]]:
+        held = zip((float(stage.total) for stage in self.stages), self.unreused, self.given_back, strict=True)
+        return [(total, _kept(self.job, total, (apart - may_go, may_go))) for total, apart, may_go in held]
 
     @property
     def capacity_bytes(self) -> float:
@@ -271,8 +370,13 @@ class JobMemory(StageReport):
 
     @property
     def fits(self) -> bool:
-        """Whether the worst stage fits the device, by the nvidia-smi meter."""
-        return self.device_bytes <= self.capacity_bytes
+        """Whether the worst stage fits the device, by the nvidia-smi meter, and what is offloaded the host."""
+        return self.device_bytes <= self.capacity_bytes and self.fits_host
+
+    @property
+    def fits_host(self) -> bool:
+        """Whether the host of a node has room for what is offloaded to it, as far as its memory is known."""
+        return self.job.host_memory is None or self.host_bytes <= self.job.host_memory
 
     @property
     def fits_barely(self) -> bool:
@@ -284,7 +388,8 @@ class JobMemory(StageReport):
         """By how much it falls short, and the change that fits and loses least; "" if it fits."""
         if self.fits:
             return ""
-        short = format_quantity(self.device_bytes - self.capacity_bytes, "bytes")
+        here, there = self.device_bytes - self.capacity_bytes, self.host_bytes - (self.job.host_memory or 0)
+        short = format_quantity(here if here > 0 else there, "bytes") + ("" if here > 0 else " on the host")
         steps = self.next_steps()
         return f"short by {short}; {steps[0] if steps else 'no more devices of this kind would do'}"
 
@@ -294,6 +399,11 @@ class JobMemory(StageReport):
             return "\n".join(t.explain() for t in self._meters[: 1 if part == "reserved" else 2])
         if part == "device":
             return f"device = {format_quantity(self.capacity_bytes, 'bytes')}: what its driver offers to a program"
+        if part == "rollout engine":
+            share = format_quantity(self.job.rollout_share, "fraction")
+            return f"{part} = {format_quantity(engine_bytes(self.job), 'bytes')}: {share} of the device"
+        if part == "host has":
+            return f"{part} {format_quantity(float(self.job.host_memory or 0), 'bytes')}, as given"
         if part == "host":
             return f"host = {format_quantity(self.host_bytes, 'bytes')}: what offload puts there, all ranks of a node"
         if stage is None:
@@ -338,9 +448,11 @@ class JobMemory(StageReport):
         held = {
             "allocated": self.allocated_bytes,
             "reserved": self.reserved_bytes,
+            **({"rollout engine": engine_bytes(self.job)} if self.job.rollout_share else {}),
             "nvidia-smi": self.device_bytes,
             "device": self.capacity_bytes,
             **({"host": self.host_bytes} if self.host_bytes else {}),
+            **({"host has": self.job.host_memory} if self.job.host_memory else {}),
         }
         return [(name, format_quantity(value, "bytes")) for name, value in held.items()]
 
@@ -429,6 +541,17 @@ def on_device(held: Any, devices: Any) -> Any:
     return shown_bytes(reserved=reserved, context=_context(devices))
 
 
+def stay_apart(tensors: Any, apart: tuple[Any, Any], devices: Any, capacity: Any) -> Any:
+    """Bytes of blocks apart from the tensors that PyTorch keeps.
+
+    apart   those that it cannot give back where a device is full, and those that it can: see `StepMemory.unreused`
+    """
+    stay, may_go = apart
+    # a billionth less than there is, so that no rounding makes more of it
+    room = (capacity * (1 - 1e-9) - _context(devices)) / _constant("reserved_over_allocated") - tensors - stay
+    return stay + maximum(0.0, minimum(may_go, room))
+
+
 @checked
 def memory(job: TrainingJob) -> JobMemory:
     """What the ranks of a job hold at their fullest, stage by stage and part by part.
@@ -446,7 +569,8 @@ def memory(job: TrainingJob) -> JobMemory:
     True
     """
     job.check_effects()
-    return JobMemory(job, *_stages(_OnAnyDevice(job)))
+    stages, apart, away = _stages(_OnAnyDevice(job))
+    return JobMemory(job, stages, tuple(map(sum, apart)), tuple(may_go for _, may_go in apart), away)
 
 
 class _OnAnyDevice:
@@ -469,7 +593,7 @@ class _OnAnyDevice:
 
 
 @lru_cache(maxsize=16)
-def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...], tuple[float, ...]]:
+def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[tuple[float, float], ...], tuple[float, ...]]:
     """`JobMemory.stages`, `JobMemory.unreused` and `JobMemory.away`."""
     job, stages, unreused, away = key.job, [], [], []
     held = StepMemory(job, job.layout, detail="terms")
@@ -478,31 +602,51 @@ def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[float, ...],
         name, fullest = max(moments.items(), key=lambda item: float(item[1].total))
         parts = tuple(Part(n, tuple(t), held.note(n, number)) for n, t in fullest.terms.items() if t)
         stages.append(Estimate(f"stage {number} of {job.model.name}", "bytes", parts, name))
-        unreused.append(float(held.unreused(moments, stage)))
-        away.append(sum(float(v) for n, v in held.states(stage).parts.items() if n in held.away))
+        unreused.append(_floats(held.unreused(moments, stage)))
+        there = sum(float(v) for n, v in held.states(stage).parts.items() if n in held.away)
+        away.append(there + held.waiting(stage, number))
     return tuple(stages), tuple(unreused), tuple(away)
 
 
 @lru_cache(maxsize=4096)
-def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], float], ...]:
+def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], tuple[float, float]], ...]:
     """The same as numbers, of the distinct stages alone: parts at the fullest moment, and bytes apart from them."""
     job, totals = key.job, []
     held = StepMemory(job, job.layout)
     for stage in stages_of(job):
         moments = held.moments(stage, stage.index)
         fullest = max(moments.values(), key=lambda found: float(found.total))
-        totals.append((fullest.parts, float(held.unreused(moments, stage))))
+        totals.append((fullest.parts, _floats(held.unreused(moments, stage))))
     return tuple(totals)
 
 
 def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
-    totals = _totals(_OnAnyDevice(job))
-    most = max(sum(parts.values()) + apart for parts, apart in totals)
-    return float(on_device(most, job.cluster.devices))
+    totals = ((sum(parts.values()), apart) for parts, apart in _totals(_OnAnyDevice(job)))
+    most = max(tensors + _kept(job, tensors, apart) for tensors, apart in totals)
+    return float(on_device(most, job.cluster.devices)) + engine_bytes(job)
 
 
+def _floats(pair: tuple[Any, Any]) -> tuple[float, float]:
+    return float(pair[0]), float(pair[1])
+
+
+def _kept(job: TrainingJob, tensors: float, apart: tuple[float, float]) -> float:
+    """Bytes of blocks apart from the tensors of a stage, as far as the job's device has room."""
+    c = job.cluster
+    return float(stay_apart(tensors, apart, c.devices, visible_bytes(c.accelerator) - engine_bytes(job)))
+
+
+def engine_bytes(job: TrainingJob) -> float:
+    """What the engine that writes answers takes of each device."""
+    return job.rollout_share * job.cluster.accelerator.memory_bytes
+
+
+ROLLOUT = "the answers are written"
 ALIVE, REDUCED, UPDATED = "all activations are alive", "all gradients are there", "the optimizer's step"
+LOSS, LAYER = "the loss", "the backward pass of the last layer"
+# Parts that only a layer's backward pass needs.
+BRIEF = ("temporaries", "layer being recomputed")
 
 
 class StepMemory:
@@ -521,13 +665,17 @@ class StepMemory:
         self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
+        self._chosen = optimizer_named(job.optimizer)
         self.away = self._lies_elsewhere()
 
     def _lies_elsewhere(self) -> set[str]:
         """Parts of the states that are not on the device."""
         states = {"master copy", "momentum", "variance", "step counters"}
-        every = states | {"weights", "adapters", "gradients", *(f"{tower.kind} tower" for tower in self.spec.towers)}
-        return {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
+        every = states | {"weights", "adapters", "gradients", "reference model"}
+        every |= {f"{tower.kind} tower" for tower in self.spec.towers}
+        found = {"none": set[str](), "optimizer": states, "all": every}[self.job.parallelism.offload]
+        # paged states are on the device only where nothing else needs the room
+        return found | set(self._chosen.states) if self._chosen.paged else found
 
     # states
 
@@ -543,34 +691,60 @@ class StepMemory:
                 found.put(name, terms)
             for name, terms in self.towers(stage).items():
                 found.put(name, terms)
+            if job.has_reference:
+                found.put("reference model", self.frozen(stage, self.x))
             self._states[stage.index] = found
         return self._states[stage.index]
 
+    def frozen(self, stage: Stage, x: Layout) -> list[Term]:
+        """Weights that are not trained, in the format of the base; ZeRO-3 cuts them."""
+        job, held = self.job, self.tensors.held(stage)
+        if not job.frozen or job.base is None:
+            return state_terms(held, x, precision=job.precision)["weights"]
+        parts = weights(self.spec, job.base, tensors=held)
+        found = [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]
+        if self.in_fp32:
+            outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
+            found.append(term(state_bytes, "more of embedding and head", elements=outer, bytes_per_element=2))
+        return found
+
     def adapted(self, stage: Stage, x: Layout) -> dict[str, list[Term]]:
-        """Frozen weights, and adapters with all that is kept to train them; ZeRO-3 cuts both."""
+        """Frozen weights, and adapters with all that is kept to train them, cut as ZeRO cuts what is trained."""
         job = self.job
-        held = self.tensors.held(stage)
-        if job.base is None:
-            found = {"weights": state_terms(held, x, precision=job.precision)["weights"]}
-        else:
-            parts = weights(self.spec, job.base, tensors=held)
-            found = {"weights": [t.scaled(where(x.zero == 3, 1 / x.shards, 1)) for part in parts for t in part.terms]}
-        added, recipe = lora_tensors(self.spec, rank=job.rank), PRECISIONS["fp32"]
+        added = lora_tensors(self.spec, rank=job.rank, targets=job.targets)
+        recipe = PRECISIONS[job.adapters or "fp32"]
+        # of the last layers alone, where it is so asked: layers are taken to be alike
         layers = sum(n for which, n in stage.parts if isinstance(which, int)) / self.spec.num_layers
+        layers *= job.adapted_layers / self.spec.num_layers
         cut = [(local_tensor(x, t), n) for t, n in added]
+        states = optimizer_parts(cut, self._chosen, recipe.state)
         parts_of = {
-            "adapters": lora_terms(added, recipe.weights, tp=x.tp),
-            "gradients": lora_terms(added, recipe.gradients, tp=x.tp),
-            **optimizer_parts(cut, optimizer_named("adamw"), recipe.state),
+            "adapters": (3, lora_terms(added, recipe.weights, tp=x.tp)),
+            "gradients": (2, lora_terms(added, recipe.gradients, tp=x.tp)),
+            **{name: (1, terms) for name, terms in states.items()},
         }
-        times = layers * where(x.zero == 3, 1 / x.shards, 1)
-        return found | {name: [t.scaled(times) for t in terms] for name, terms in parts_of.items()}
+        found = {"weights": self.frozen(stage, x)}
+        for name, (stages, terms) in parts_of.items():
+            found[name] = [t.scaled(layers * where(x.zero >= stages, 1 / x.shards, 1)) for t in terms]
+        return found
+
+    @property
+    def in_fp32(self) -> bool:
+        """Whether what is not quantized runs in fp32, with the residual stream, as peft prepares QLoRA on one card."""
+        job = self.job
+        quantized = job.frozen and job.base is not None and formats_in(self.spec, job.base)[0].bits_per_weight < 16
+        return quantized and job.trainer.kbit and not (job.parallelism.zero == 3 and job.parallelism.shards > 1)
 
     def towers(self, stage: Stage) -> dict[str, list[Term]]:
         """Towers, which are frozen and lie whole on every rank of the first stage."""
         return whole_towers(self.spec, precision_named(self.job.precision).weights) if stage.first else {}
 
     # activations
+
+    @property
+    def rows(self) -> Any:
+        """Sequences of a micro-batch that pass through the model."""
+        return self.x.micro_batch * (self.job.sequences // self.job.micro_batch)
 
     def kept(self, kind: int, mode: str) -> list[Term]:
         """What a layer keeps of one micro-batch; `mode`: none, selective, per-op or full."""
@@ -589,7 +763,8 @@ class StepMemory:
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
             return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
-        return self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        kept = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        return [t.scaled(2) for t in kept] if mode == "full" and self.in_fp32 else kept
 
     def _block(self, layer: Layer, *, fused: bool) -> Block:
         job = self.job
@@ -609,10 +784,14 @@ class StepMemory:
         job, x = self.job, self.x
 
         def at(tp: int, cp: int, split: bool, batch: int) -> Estimate:
-            sizes = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
+            sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
+            if job.frozen:
+                sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
+            if job.compiled:
+                sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
 
-        numbers = (x.tp, x.cp, x.sequence_parallel, x.micro_batch)
+        numbers = (x.tp, x.cp, x.sequence_parallel, self.rows)
         if self.detail == "terms":
             return [t for part in at(*numbers) for t in part.terms]
         return [Term("op by op", "", (), 1, each(lambda *one: float(at(*one).total), *numbers))]
@@ -637,7 +816,7 @@ class StepMemory:
                 self._ends[which] = make(self.spec, x, seq_len=job.seq_len, **dropout).kept(x.micro_batch)
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}
-                plain = not first and job.loss == "plain"
+                plain = not first and job.loss in ("plain", "copied") and job.method == "sft"
                 loss = self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss")) if plain else []
                 rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
                 self._ends[which] = {"ends": rest, "loss": loss}
@@ -648,30 +827,85 @@ class StepMemory:
         p, x = self.job.parallelism, self.x
         return stages_in_flight(p.pipeline_schedule, p.pp, x.vpp, x.micro_batches, number)
 
-    def activations(self, stage: Stage, number: int) -> Ledger:
-        """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one."""
+    def activations(self, stage: Stage, number: int, moment: str = ALIVE) -> Ledger:
+        """Activations of a stage: its layers' for every micro-batch in flight, its ends' for one.
+
+        moment   LOSS: with what the loss needs; LAYER: with what the backward pass of a layer needs; ALIVE: with both
+        """
         job, found, copies = self.job, Ledger(self.detail), self.copies(number)
         mode = {"full": "none", "block": "none"}.get(job.recompute, job.recompute)
         layers = {(kind, "full" if again else mode): count for (kind, again), count in stage.layers.items()}
+        # the backward pass ends at the first layer with adapters: those before it keep nothing
+        reached = job.adapted_layers / self.spec.num_layers if job.frozen else 1
         for (kind, how), count in layers.items():
-            found.put("activations", self.kept(kind, how), copies * count)
+            # of inputs that wait in host memory one is here: that of the layer at work
+            here = 1 if job.checkpoint_offload and how == "full" else copies * count * reached
+            found.put("activations", self.kept(kind, how), here)
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
-        if job.recompute in ("per-op", "full", "block") and stage.kinds:
+        if moment != LOSS and job.recompute in ("per-op", "full", "block") and stage.kinds:
             largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
             found.put("layer being recomputed", self.kept(largest, "none"))
         for end in stage.ends:
             for part, terms in self.end(end).items():
+                if part == "loss" and moment == LAYER:
+                    continue
                 found.put("logits and loss" if part == "loss" else "embedding and final norm", terms)
-        if stage.last:
+        if stage.last and moment != LAYER:
             found.put("logits and loss", [self._loss()])
+        if moment == LAYER and stage.kinds:
+            found.put("temporaries", self.temporaries(stage))
+            found.put("temporaries", self.held_by_hooks(stage))
         return found
+
+    def waiting(self, stage: Stage, number: int) -> float:
+        """Bytes of layers' inputs that wait in host memory."""
+        if not self.job.checkpoint_offload:
+            return 0.0
+        copies = self.copies(number)
+        each = ((self.kept(kind, "full"), n) for (kind, again), n in stage.layers.items() if again)
+        return float(sum(t.value * n * copies for terms, n in each for t in terms))
+
+    def held_by_hooks(self, stage: Stage) -> list[Term]:
+        """Gradients of layers' inputs that FSDP 1 holds until the backward pass ends, where weights are frozen.
+
+        It reshards frozen weights by hooks on a layer's inputs, which keep the inputs of recomputed layers and so
+        their gradients (measured: fms-acceleration's LoRA runs, with one more row a layer than without FSDP).
+        """
+        job, x = self.job, self.x
+        if not job.frozen or job.recompute != "full" or job.trainer.sharding != "fsdp1":
+            return []
+        layers = sum(stage.layers.values()) - 1
+        held = layer_input(self.spec, x, seq_len=job.seq_len).term(self.rows)
+        return [held.scaled(layers * where((x.zero == 3) & (x.shards > 1), 1, 0))]
+
+    def temporaries(self, stage: Stage) -> list[Term]:
+        """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
+
+        The gradient of the residual stream, and those around that product: its own, which takes the place of the
+        product itself where that was kept, and those of its two sides.
+        """
+        job, x = self.job, self.x
+        layer = self.spec.layer_kinds[max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)][0]
+        inner, gated = _inner(layer)
+        width: float = inner
+        if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
+            width = inner / next(t.experts for t in layer.tensors if t.component == "experts")
+        # fused kernels write the gradients of gate and up over these
+        times = (0 if job.compiled else 2 if gated else 1) + job.frozen
+        sizes = {"batch": self.rows, "seq_len": job.seq_len // x.cp}
+        element = PRECISIONS[job.precision].compute
+        widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
+        widths["gradients inside the feed-forward part"] = times * width / x.tp
+        return [
+            term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths.items()
+        ]
 
     def _loss(self) -> Term:
         sizes: dict[str, Any] = {"vocab": self.spec.head_shape[0], "tp": self.x.tp}
         if self.job.kernels == "megatron":
             return term(unfused_gradient_bytes, "gradient of the head", hidden=self.spec.hidden, **sizes)
-        sizes |= {"batch": self.x.micro_batch, "seq_len": self.job.seq_len, "cp": self.x.cp}
+        sizes |= {"batch": self.rows, "seq_len": self.job.answer_tokens, "cp": self.x.cp}
         if self.job.loss == "fused":
             return term(fused_loss_bytes, "logits in 16 bit, then their gradient", **sizes)
         if self.job.loss == "chunked":
@@ -679,6 +913,12 @@ class StepMemory:
             head = 0 if self.job.frozen else share(rows * hidden, sizes.pop("tp"))
             made = {name: sizes[name] for name in ("batch", "seq_len", "cp")}
             return term(chunked_loss_bytes, "logits of a chunk", hidden=hidden, head=head, **made)
+        if self.job.method != "sft":
+            # autocast and fp32 give fp32 logits
+            element = 4 if self.job.precision in ("fp32", "fp32-bf16") else 2
+            return term(label_log_probs_bytes, "logits and log-probabilities of the answers", element=element, **sizes)
+        if self.job.loss == "copied":
+            return term(copied_logits_bytes, "logits, their fp32 copy, and that shifted by one", **sizes)
         return term(loss_temporary_bytes, "gradients of the loss, in fp32", **sizes)
 
     def note(self, part: str, number: int) -> str:
@@ -703,6 +943,11 @@ class StepMemory:
         outer = sum(t.numel for end in stage.ends for t in self.tensors.outer(end))
         largest = max(self.spec.layer_kinds[kind][0].params for kind in stage.kinds)
         frozen, base = self.job.frozen, self.job.base
+        if self.job.trainer.sharding == "deepspeed":
+            elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+            trained = () if frozen else self.tensors.held(stage)
+            sizes = {"elements": elements, "largest": max((t.numel for t, _ in trained), default=0)}
+            return found.put("gathered weights", [term(live_weights_bytes, "live weights", on, **sizes)])
         # frozen blocks have no gradient, and travel as they are stored
         packed = formats_in(self.spec, base)[0].bits_per_weight / 16 if base else 1
         made = term(
@@ -711,7 +956,7 @@ class StepMemory:
             on,
             block_elements=ceil_div(largest, x.tp * x.ep) * packed,
             outer_elements=ceil_div(outer, x.tp),
-            gathered=1 if frozen else 2,
+            gathered=(0 if self.job.trainer.sharding == "fsdp1" else 1) if frozen else 2,
             bytes_per_element=2,
         )
         return found.put("gathered weights", [made])
@@ -720,6 +965,9 @@ class StepMemory:
         """What a stage holds at each moment that may be the fullest."""
         job, states = self.job, self.states(stage)
         held, gathered = states.without(self.away), self.gathered(stage)
+        if job.optimizer_in_backward and not job.frozen:
+            held = held.without({"gradients"})
+            held.put("gradients", [self.largest(stage, "gradient", precision_named(job.precision).gradients)])
         alive = Ledger(self.detail).merge(held)
         if job.kernels == "megatron":  # Megatron-LM keeps its gradient buffers
             return {ALIVE: alive.merge(self.activations(stage, number)).merge(gathered)}
@@ -729,35 +977,116 @@ class StepMemory:
             alive.parts["gradients"] = alive.parts.get("gradients", 0.0) * (1 - first)
         elif first:
             alive = alive.without({"gradients"})
-        alive.merge(self.activations(stage, number)).merge(gathered)
-        moments = {ALIVE: alive, REDUCED: Ledger(self.detail).merge(held).merge(gathered)}
+        alive.merge(gathered)
+        if job.trainer.sharding == "deepspeed" and any_of(self.x.shards > 1) and any_of(self.x.zero > 0):
+            alive.put(
+                "buckets", [term(bucket_bytes, "gradients before they are reduced", where(self.x.shards > 1, 1, 0))]
+            )
+        moments = {
+            moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
+            for moment in (LOSS, LAYER)
+        }
+        if stage.last and not job.frozen and not job.optimizer_in_backward:
+            moments[LAYER].put("gradients", self.head_gradient(stage), first)
+        moments[REDUCED] = Ledger(self.detail).merge(held).merge(gathered)
         chosen, name = optimizer_named(job.optimizer), "optimizer's temporaries"
-        if "variance" in chosen.states and chosen.scheme == "plain" and "variance" not in self.away:
+        if (
+            "variance" in chosen.states
+            and chosen.scheme == "plain"
+            and "variance" not in self.away
+            and not (chosen.fused or job.trainer.sharding == "deepspeed")
+        ):
             # torch.optim.AdamW takes the square roots of all variances at once (foreach); fused ones need nothing
             updated = moments[UPDATED] = Ledger(self.detail).merge(held)
-            updated.parts[name] = states.parts["variance"]
-            roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
-            updated.terms[name] = list(roots)
+            if job.optimizer_in_backward and not job.frozen:
+                width = chosen.element or precision_named(job.precision).state
+                updated.put(name, [self.largest(stage, "square roots of the variance", width)])
+            else:
+                updated.parts[name] = states.parts["variance"]
+                roots = (replace(t, label="square roots of the variance") for t in states.terms.get("variance", ()))
+                updated.terms[name] = list(roots)
+        if made := self.zero_step(stage):
+            updated = moments.setdefault(UPDATED, Ledger(self.detail).merge(held))
+            updated.put("optimizer's temporaries", [made])
+        if job.method == "grpo" and not (job.rollout_share or job.rollout_gpus):
+            moments[ROLLOUT] = Ledger(self.detail).merge(held.without({"gradients"})).merge(self.rollout(stage))
         return moments
 
-    def unreused(self, moments: Mapping[str, Ledger], stage: Stage) -> Any:
-        """Bytes that the allocator keeps apart from the fullest moment: gradients come when activations go."""
-        if self.job.kernels == "megatron" or "gradients" in self.away:
-            return 0.0
-        fullest = moments[ALIVE].total
-        others = (found.total for name, found in moments.items() if name != ALIVE)
+    def largest(self, stage: Stage, label: str, width: int) -> Term:
+        """One tensor's worth of what is kept for each: that of the largest, as ZeRO cuts it."""
+        x = self.x
+        most = max(t.numel for t, _ in self.tensors.held(stage))
+        made = term(state_bytes, f"{label} of the largest tensor", elements=most, bytes_per_element=width)
+        return made.scaled(where(x.zero >= 2, 1 / x.shards, 1))
+
+    def rollout(self, stage: Stage) -> Ledger:
+        """What the trained model itself needs to write answers: whole weights, and a cache for those of a step."""
+        job, x, found = self.job, self.x, Ledger(self.detail)
+        elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+        whole = term(state_bytes, "weights, whole", elements=elements, bytes_per_element=gathered_width(job))
+        found.put("gathered weights", [whole.scaled(where((x.zero == 3) & (x.shards > 1), 1, 0))])
+        stored = {4: "fp32", 2: "bf16"}[PRECISIONS[job.precision].compute]
+        sizes: dict[str, Any] = {"batch": int(x.micro_batch * x.micro_batches), "seq_len": job.seq_len, "tp": int(x.tp)}
+        cache = kv_cache(self.spec, kv_format=stored, **sizes)
+        return found.put("KV cache", [t for part in cache for t in part.terms])
+
+    def zero_step(self, stage: Stage) -> Term | None:
+        """What DeepSpeed's and InternEvo's ZeRO makes of the gradients in the optimizer's step."""
+        sharding, width = self.job.trainer.sharding, precision_named(self.job.precision)
+        if sharding not in ("deepspeed", "internevo") or self.job.frozen or not width.master or "variance" in self.away:
+            return None
+        elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
+        shards = where(self.x.zero > 0, self.x.shards, 1)
+        bytes_per_element = 8 if sharding == "internevo" else 6
+        sizes = {"elements": elements, "shards": shards, "bytes_per_element": bytes_per_element}
+        return term(zero1_step_gradient_bytes, "gradients of the step", **sizes)
+
+    def head_gradient(self, stage: Stage) -> list[Term]:
+        """The gradient of the head and the final norm, which is there when the backward pass comes to the layers."""
+        x = self.x
+        elements = sum(t.numel for end in stage.ends if end == "last" for t in self.tensors.outer(end))
+        width = precision_named(self.job.precision).gradients
+        made = term(state_bytes, "head and final norm", elements=elements / x.tp, bytes_per_element=width)
+        return [made.scaled(where(x.zero >= 2, 1 / x.shards, 1))]
+
+    def unreused(self, moments: Mapping[str, Ledger], stage: Stage) -> tuple[Any, Any]:
+        """Bytes that the allocator keeps apart from the fullest moment: those it cannot give back, and those it can.
+
+        Blocks of the loss do not fit what a layer's backward pass needs, nor the other way round: what is reserved
+        has room for both. Gradients come when activations go, and do not fit their blocks either; but on a full device
+        these are given back for them.
+        """
+        if self.job.kernels == "megatron":
+            return 0.0, 0.0
+        loss, layer = moments[LOSS], moments[LAYER]
+        fullest = maximum(loss.total, layer.total)
         most = fullest
-        for other in others:
-            most = maximum(most, other)
-        apart = self.states(stage).parts["gradients"]
-        return where((self.x.micro_batches == 1) & (fullest >= most), apart, 0.0)
+        for found in moments.values():
+            most = maximum(most, found.total)
+        brief = sum(layer.parts.get(name, 0.0) for name in BRIEF)
+        either = loss.total + brief - fullest
+        kept = "gradients" in self.away or self.job.optimizer_in_backward
+        gradients = 0.0 if kept else self.states(stage).parts["gradients"]
+        gradients = where((self.x.micro_batches == 1) & (fullest >= most), gradients, 0.0)
+        # where the optimizer's step is the fullest moment, it takes blocks that the others have left; one that makes
+        # flat blocks of all gradients finds none that are large enough
+        flat = self.job.trainer.sharding in ("deepspeed", "internevo")
+        left = fullest + either - (self.states(stage).without(self.away).total if flat else most)
+        return where(fullest >= most, either, maximum(0.0, left)), gradients
+
+
+def _inner(layer: Layer) -> tuple[int, bool]:
+    """Elements inside a layer's feed-forward part for a token, of the experts that it uses, and whether it is gated."""
+    down = [t for t in layer.tensors if t.part == "down"]
+    gated = any(t.part in ("gate", "gate_up") and t.component in ("mlp", "experts") for t in layer.tensors)
+    return sum(t.into * (t.used if t.component == "experts" else 1) for t in down), gated
 
 
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
-    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; of scaled
-    products (8 and 4 bit), which are another operation, none. What is summed over tensor-parallel ranks is kept then.
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in 8 bit too,
+    as it sees the products of whole tensors (measured: torchao's runs take as much in 8 bit as in 16).
     """
     spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
@@ -769,9 +1098,10 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     if scaled and any_of(x.tp > 1):
         closing = sum(m.split == "row" for m in found.matmuls)
         widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
-    for m in () if scaled else found.matmuls[::2]:
+    # nobody reads the result of the last one again: a compiler sees that
+    for m in () if scaled else found.matmuls[: -1 if job.compiled else None : 2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
-    sizes = {"batch": x.micro_batch, "seq_len": job.seq_len // x.cp}
+    sizes = {"batch": x.micro_batch * (job.sequences // job.micro_batch), "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
     return [term(saved_bytes, name, width=width, bytes_per_element=element, **sizes) for name, width in widths]
 
@@ -832,26 +1162,30 @@ def _choices(job: TrainingJob) -> list[list[dict[str, Any]]]:
     recompute = ["selective"] if job.recompute == "none" and saves_attention(job) else []
     recompute += [] if job.recompute == "full" else ["full"]
     smaller = [n for n in doubled[::-1] if n < job.micro_batch] + [1]
-    trained = not job.frozen
-    plain = job.kernels == "torch" and job.loss != "chunked"
+    trained, torch = not job.frozen, job.kernels == "torch"
+    waits = torch and not job.checkpoint_offload
+    at_once = torch and trained and not job.optimizer_in_backward and job.micro_batches == 1
     return [
         [{"schedule": "1f1b"}] if p.schedule == "gpipe" else [],
         [{"zero": stage} for stage in (1, 2, 3) if stage > p.zero and p.shards > 1 and (trained or stage == 3)],
         [{"tp": n, "sequence_parallel": True} for n in doubled if p.tp < n <= ranks],
         [{"pp": n} for n in doubled if p.pp < n <= c.devices // (p.tp * p.cp) and p.vpp == 1],
         [{"recompute": mode, "recompute_layers": 0} for mode in recompute],
-        [{"loss": "chunked"}] if plain else [],
+        [{"loss": "chunked"}] if torch and job.loss != "chunked" else [],
         [{"micro_batch": n} for n in smaller] if job.micro_batch > 1 else [],
+        [{"recompute": "full", "recompute_layers": 0, "checkpoint_offload": True}] if waits else [],
         [{"optimizer": "adamw-8bit"}] if trained and job.optimizer == "adamw" else [],
+        [{"optimizer_in_backward": True}] if at_once else [],
         [{"offload": "optimizer"}] if trained and p.offload == "none" else [],
     ]
 
 
 def _last_resorts(job: TrainingJob) -> list[list[dict[str, Any]]]:
     """What changes the job itself, or its speed by far: by kind, milder ones first."""
-    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16"}
+    adapters = {"frozen": True, "optimizer": "adamw", "precision": "bf16", "optimizer_in_backward": False}
     fewer = [{"base": "nf4-dq"}] if job.base is None else []
     return [
+        [{"reference": False}] if job.has_reference else [],
         [{"offload": "all"}] if job.parallelism.offload != "all" else [],
         fewer if job.frozen else [adapters, adapters | {"base": "nf4-dq"}],
         [{"seq_len": 2**i} for i in range(16, 7, -1) if 2**i < job.seq_len],
@@ -868,8 +1202,10 @@ def _text(job: TrainingJob, changes: Mapping[str, Any]) -> str:
 
 
 def _well(job: TrainingJob) -> bool:
-    """Whether it fits, and not barely."""
-    return device_bytes(job) * (1 + known_error("training")) <= visible_bytes(job.cluster.accelerator)
+    """Whether it fits, and not barely; and what it puts on the host fits there."""
+    if device_bytes(job) * (1 + known_error("training")) > visible_bytes(job.cluster.accelerator):
+        return False
+    return job.host_memory is None or not offloads(job) or memory(job).fits_host
 
 
 def _try(job: TrainingJob, changes: Mapping[str, Any]) -> Step | None:
@@ -904,7 +1240,7 @@ def steps_that_fit(job: TrainingJob, most: int = 3) -> Iterator[Step]:
                 enough.append(set(together))
     furthest = {"recompute": "full", "recompute_layers": 0, "micro_batch": 1}
     for mild in _last_resorts(job) if len(found) < 2 else ():
-        ways = [way | changes for way in ({}, furthest) for changes in mild]
+        ways = [way | changes for way in ({}, furthest, furthest | {"loss": "chunked"}) for changes in mild]
         step = next((step for changes in ways if (step := _try(job, changes))), None)
         found += [step] if step else []
     yield from found[:most]

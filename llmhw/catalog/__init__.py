@@ -109,16 +109,17 @@ _RANGES = {
     name: bounds
     for bounds, names in {
         _SHARE: """matmul matmul8 matmul4 attention state bandwidth inside between unaligned cache weight_only running
-            flash1 flash2 attention_share matmul_share grouped""",
+            flash1 flash2 through_host attention_share matmul_share grouped""",
         _POSITIVE: "per_joule per_unit pace attention8 level2 widen",
         _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
             between_meet sends""",
-        _FACTOR: """scores reread overlap tiled uneven fill passes routed launches ramp cast accumulate contention
-            jitter skew expand gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed ep_exposed_share""",
+        _FACTOR: """scores reread overlap tiled uneven fill passes routed launches recurrence ramp cast accumulate
+            contention jitter skew expand gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed
+            ep_exposed_share""",
     }.items()
     for name in names.split()
 }
-_WORDS = ("meaning", "attention_kernel", "architectures")
+_WORDS = ("meaning", "attention_kernel", "class", "architectures", "devices")
 
 
 def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -> None:
@@ -162,8 +163,8 @@ def _no_calibration(subject: str, kind: str, what: str) -> LLMHWError:
 def _check_constants(group: str, constants: Any) -> None:
     for name, value in check_mapping(f"calibration {group}", constants).items():
         if name in _WORDS:
-            words = check_items(f"calibration {group}.{name}", value) if name == "architectures" else [value]
-            for word in words:
+            several = name in ("architectures", "devices")
+            for word in check_items(f"calibration {group}.{name}", value) if several else [value]:
                 check_prose(f"calibration {group}.{name}", word)
         else:
             check_choice(f"calibration {group}", name, _RANGES)

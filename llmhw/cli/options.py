@@ -249,7 +249,8 @@ STEP, MONEY, ANSWER = "Training step", "Money, failures, power", "Answer"
 GROUPS = ("Question", DEVICES, LAYOUT, LENGTH, FORMATS, STEP, ENGINE, LOAD, MONEY, "Others", ANSWER)
 
 _GROUP_OF = {
-    DEVICES: "offload weight_offload kv_offload host utilization",
+    DEVICES: "offload weight_offload kv_offload host utilization host_memory checkpoint_offload rollout_share "
+    "rollout_gpus",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
     LENGTH: "micro_batch global_batch seq_len max_model_len n_ctx max_sequences max_batched_tokens n_batch "
     "prefix_tokens prefix_hit page_size",
@@ -284,6 +285,7 @@ _TYPES: dict[str, Any] = {
     "weights": FORMAT,
     "kv": FORMAT,
     "kv_v": FORMAT,
+    "host_memory": Names("500GB", tuple),
 }
 # Fields without an option: dp follows from --gpus.
 NONE = ("dp",)

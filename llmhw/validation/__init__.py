@@ -6,14 +6,9 @@ from llmhw.validation.calibrate import calibration, fit
 from llmhw.validation.constants import read_constants, write_constants
 from llmhw.validation.forms import columns, template
 from llmhw.validation.kinds import KINDS, Kind, input_files, validate
-from llmhw.validation.statistics import Group, Prediction, Validation, percentile, source_family
+from llmhw.validation.statistics import Group, Prediction, Validation, error_summary, groups, percentile, source_family
 from llmhw.validation.table import Row
-from llmhw.validation.training_memory import (
-    bucket_bytes,
-    fit_constants,
-    frozen_layer_activations,
-    zero1_step_gradient_bytes,
-)
+from llmhw.validation.training_memory import Verdict, fit_constants, verdicts
 
 __all__ = [
     "KINDS",
@@ -22,18 +17,19 @@ __all__ = [
     "Prediction",
     "Row",
     "Validation",
-    "bucket_bytes",
+    "Verdict",
     "calibration",
     "columns",
+    "error_summary",
     "fit",
     "fit_constants",
-    "frozen_layer_activations",
+    "groups",
     "input_files",
     "percentile",
     "read_constants",
     "source_family",
     "template",
     "validate",
+    "verdicts",
     "write_constants",
-    "zero1_step_gradient_bytes",
 ]

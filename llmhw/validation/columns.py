@@ -126,7 +126,9 @@ COLUMNS: dict[str, Column] = {
     "duplicate_of": _text("id of the row that this one repeats: it does not count"),
     "year": _text("of the measurement: which generation ran of an engine without a version"),
     "source_opened": _text("false: nobody has read the source, so the row does not count"),
-    "evidence": _text("analytic, estimate or oom: nobody measured it, so the row does not count"),
+    "evidence": _text(
+        "analytic or estimate: nobody measured it, so the row does not count; oom, capacity: see verdicts"
+    ),
     "not_predicted": _text("why the row is not to be predicted"),
     "cluster": _text("sources that measured alike, and are left out of a fit together"),
     "fitted": _flag("false: the row is judged, and no constant is fitted to it"),
@@ -162,6 +164,22 @@ COLUMNS: dict[str, Column] = {
         names="n_expert_used num_experts_per_tok experts_per_token",
         most=100_000,
     ),
+    "expert_inner": _count(
+        "width of an expert, where d_ff is that of dense layers",
+        names="moe_intermediate_size moe_ffn_hidden_size expert_d_ff",
+        least=0,
+    ),
+    "shared_inner": _count(
+        "width of what all tokens pass through beside the experts",
+        names="shared_expert_intermediate_size moe_shared_expert_intermediate_size",
+        least=0,
+    ),
+    "moe_every": _count("every so many layers has experts", names="moe_layer_freq decoder_sparse_step", most=1000),
+    "first_dense": _count("layers at the start without experts", names="first_k_dense_replace", least=0),
+    "attention": _choice("of the layers", "full window mla mamba2 gdn", "attention_type"),
+    "window": _count("that a layer attends to", "tokens", "sliding_window", least=0),
+    "gated": _flag("the feed-forward part has three matrices (SwiGLU)", "swiglu glu"),
+    "mtp": _count("layers that predict further tokens", names="num_nextn_predict_layers mtp_num_layers", least=0),
     # -- the devices
     "gpu": _text(
         "an accelerator of `llmhw gpus`, as the source writes it",
@@ -259,7 +277,9 @@ COLUMNS: dict[str, Column] = {
     "offload_layers": _count("layers whose activations lie in host memory", names="cpu_offloading_num_layers", least=0),
     "network": _text("between nodes: its kind (IB, RoCE, EFA) and the rate of a device's adapter, as in EFA 400 Gb/s"),
     "version": _text("of the software"),
-    "loss": _choice("plain: all logits in fp32; fused; chunked: never all logits at once", "plain fused chunked"),
+    "loss": _choice(
+        "plain: all logits in fp32; fused; chunked: never all logits at once", "plain copied fused chunked"
+    ),
     "adapters_only": _flag("only adapters are trained", "lora frozen"),
     "rank": _count("of the adapters", names="lora_rank lora_r"),
     "targets": _text(
@@ -294,6 +314,11 @@ COLUMNS: dict[str, Column] = {
     "outer_layers": _choice("counted: the embedding and the head count as layers", "counted"),
     "adapter": _choice("kind of the adapter", "lora adapter adapter_v2"),
     "trained_params": _positive("parameters of the adapters", "count"),
+    "optimizer_states": _text("the library's name of the optimizer, where optimizer is the source's own word"),
+    "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
+    "varied": _flag("sequences differ in length: seq_len is that of the longest"),
+    "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
+    "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
     "engine": _text("the engine and its version", "backend framework runtime inference_engine"),
     "quant": _text("number format of the weights: see `llmhw formats`", "quantization weights weight_format dtype"),
@@ -336,7 +361,7 @@ COLUMNS: dict[str, Column] = {
     "assumed": _text("what the source does not state and is taken as usual: device, weights, tp, lengths, ..."),
     "attention_dp": _flag("attention is data-parallel", "enable_dp_attention enable_attention_dp"),
     "peak_mem_gb": _positive("peak over all devices, or what mem_scope says", "GiB", "peak_memory_gb"),
-    "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved"),
+    "meter": _choice("the same as mem_kind, where that is not known", "allocated reserved device"),
     "read_at": _choice("end: the meter was read when the answer was done", "end"),
     "fused_layers": _flag("AutoAWQ fuses the matrices of attention, as it does unless this is false"),
     "prompt_logits": _flag("logits of the whole prompt are made"),
@@ -385,7 +410,10 @@ COLUMNS: dict[str, Column] = {
 }
 
 _BOOKS = ("id", "source", "duplicate_of", "source_opened", "evidence", "not_predicted", "cluster", "fitted")
-_SIZES = tuple("n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used".split())
+_SIZES = tuple(
+    "n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used expert_inner "
+    "shared_inner moe_every first_dense attention window gated mtp".split()
+)
 _DEVICE = ("gpu", "device", "device_changes", "gpu_memory", "gpu_bandwidth", *(f"gpu_tflops_{fmt}" for fmt in RATES))
 
 
@@ -408,7 +436,9 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-memory": _columns(
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
-        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config",
+        "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software "
+        "kernels loss optimizer_states adapters_only base rank targets adapter_dropout offload checkpoint_offload "
+        "gpu_mem_gb meter assumed varied",
         _SIZES,
         _DEVICE,
     ),

@@ -100,13 +100,13 @@ KINDS: dict[str, Kind] = {
     ),
     "training-memory": Kind(
         title="peak memory of training",
-        required=("model_name", "n_gpus", "program", "recipe", "seq_len", "peak_mem_gib", "mem_kind"),
+        required=("model_name", "n_gpus", "seq_len", "peak_mem_gib", "mem_kind"),
         measured=("peak_mem_gib",),
         predict=training_memory.predict,
         configuration=training_memory.configuration,
         catalog=partial(read_measurements, "training_memory"),
         fit=training_memory.fit,
-        constants=("reserved_over_allocated", "context_bytes"),
+        constants=("reserved_over_allocated", "context_bytes", "reserved_of_varied_lengths"),
     ),
     "serving": Kind(
         title="speed of inference",

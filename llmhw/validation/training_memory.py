@@ -6,50 +6,25 @@ Each source of `catalog/measurements/training_memory.csv` has a function that re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
+from statistics import median
 from typing import Any
 
 from llmhw.activations import layer_activations
 from llmhw.block import saved_bytes
-from llmhw.catalog import read_calibration
-from llmhw.formula import formula, term
-from llmhw.hardware import Cluster
+from llmhw.catalog import read_calibration, read_measurements
+from llmhw.formula import term
+from llmhw.hardware import Accelerator, Cluster, accelerator
 from llmhw.job import Parallelism, TrainingJob
-from llmhw.memory import state_bytes, weights
+from llmhw.margin import known_error, visible_bytes
+from llmhw.memory import LORA_TARGETS, OPTIMIZERS, state_bytes, weights
 from llmhw.model import ModelSpec
-from llmhw.training import StepMemory, memory
+from llmhw.trainers import trainer
+from llmhw.training import StepMemory, bucket_bytes, memory, zero1_step_gradient_bytes
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.statistics import Prediction, groups
 from llmhw.validation.table import Row
-
-
-@formula(
-    source="DeepSpeed stage_1_and_2.py: a 16-bit flat copy of the rank's gradients, then an fp32 one", unit="bytes"
-)
-def zero1_step_gradient_bytes(*, elements: Any, shards: Any) -> Any:
-    """What DeepSpeed's ZeRO-1 makes of its part of the gradients before it calls the optimizer.
-
-    elements   parameters of the rank, before ZeRO
-    shards     data-parallel ranks
-
-    Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
-    those leave in PyTorch's cache: they count for the reserved meter.
-
-    >>> zero1_step_gradient_bytes(elements=3e9, shards=4)
-    4500000000.0
-    """
-    return elements * (2 + 4) / shards
-
-
-@formula(source="DeepSpeed's default reduce_bucket_size and allgather_bucket_size: 5e8 elements", unit="bytes")
-def bucket_bytes(*, elements: Any = 500_000_000, bytes_per_element: Any = 2) -> Any:
-    """A buffer that DeepSpeed collects gradients in before it reduces them, or weights when it gathers them.
-
-    >>> bucket_bytes() / 1e9
-    1.0
-    """
-    return elements * bytes_per_element
 
 
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
@@ -58,53 +33,146 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     calibration   `reserved_over_allocated` and `context_bytes`; default: those of `catalog/calibration.json`
     """
     constants = read_calibration("training_memory") if calibration is None else calibration
-    if row["program"] not in _PROGRAMS:
-        raise row.error("program", f"one of {', '.join(_PROGRAMS)}")
-    tensors = _PROGRAMS[row["program"]](row)
+    if row["program"] and row["program"] not in _PROGRAMS:
+        raise row.error("program", f"one of {', '.join(_PROGRAMS)}, or empty: software says what ran")
+    held = 0.0
+    if row["program"]:
+        tensors = _PROGRAMS[row["program"]](row)
+    else:
+        tensors, held = _step(row)
     meter = _meter(row)
-    predicted = tensors
-    if meter != "allocated":
-        predicted *= constants["reserved_over_allocated"]
-    if meter == "device":
-        predicted += constants["context_bytes"]
+    parts = {"tensors": tensors, "held": held if row.flag("varied") else 0.0}
+    predicted = _shown(parts, meter, constants)
     measured = row.positive("peak_mem_gib") * row.positive("unit_bytes", GIB)
     measured /= row.count("n_gpus", None) if row["mem_scope"] == "sum" else 1
-    return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts={"tensors": tensors})
+    meter += ", something assumed" if row["assumed"] else ""
+    return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts=parts)
+
+
+def _shown(parts: Mapping[str, float], meter: str, constants: Mapping[str, Any]) -> float:
+    """What a meter shows of so many bytes of tensors."""
+    tensors, held = parts["tensors"], parts["held"]
+    if meter == "allocated":
+        return tensors
+    if held:
+        return held + (tensors - held) * float(constants["reserved_of_varied_lengths"])
+    context = float(constants["context_bytes"]) if meter == "device" else 0.0
+    return tensors * float(constants["reserved_over_allocated"]) + context
 
 
 def fit(rows: Iterable[Row]) -> dict[str, Any]:
-    """The constants of `fit_constants` for these rows; the context stays as it is where no row tells it."""
+    """The constants of `fit_constants` for these rows; those that no row tells stay as they are."""
     done = []
     for row in rows:
         try:
             done.append(replace(predict(row), id=row.name, source=row.source, configuration=configuration(row)))
         except LLMHWError:
             continue
-    share, context = fit_constants(done)
-    kept = read_calibration("training_memory")["context_bytes"]
-    return {"reserved_over_allocated": share, "context_bytes": kept if context is None else context}
+    known = read_calibration("training_memory")
+    return {name: known[name] if value is None else value for name, value in fit_constants(done).items()}
 
 
-def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> tuple[float, float | None]:
-    """The two constants that leave the smallest mean of |predicted / measured - 1|: share and context in bytes.
+def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> dict[str, float | None]:
+    """The constants that leave the smallest mean of |predicted / measured - 1|.
 
     without   a source to leave out, by a part of its name
 
-    Each configuration has one vote. The share is tried in steps of 0.01, the context in steps of 0.1 GiB. The context
-    is None where no reading of nvidia-smi is left to fit it to.
+    Each configuration has one vote. Shares are tried in steps of 0.01 and 0.1, the context in steps of 0.1 GiB. A
+    constant is None where no row is left to fit it to: the context without readings of nvidia-smi, and what batches of
+    varied lengths leave without such. Rows in which something is assumed tell only of these lengths.
     """
-    used = [r for r in rows if r.meter != "allocated" and not (without and without in r.source)]
+    named = [r for r in rows if not (without and without in r.source)]
+    used = [r for r in named if r.meter in ("reserved", "device")]
     if not used:
         raise LLMHWError("no row read as reserved memory or by nvidia-smi was predicted; the constants need one")
-    steps = range(61) if any(r.meter == "device" for r in used) else range(1)
-    best = (float("inf"), 1.0, 0.0)
-    for percent in range(100, 121):
-        for tenth in steps:
-            share, context = percent / 100, tenth * GIB / 10
-            tried = [replace(r, predicted=r.parts["tensors"] * share + context * (r.meter == "device")) for r in used]
-            errors = [abs(g.error) for g in groups(tried)]
-            best = min(best, (sum(errors) / len(errors), share, context))
-    return best[1], best[2] if len(steps) > 1 else None
+    device = any(r.meter == "device" for r in used)
+
+    def left(votes: list[tuple[list[Prediction], float]], **constants: float) -> float:
+        shown = [(median(_shown(r.parts, r.meter.partition(",")[0], constants) for r in v), m) for v, m in votes]
+        return sum(abs(predicted / measured - 1) for predicted, measured in shown) / len(shown)
+
+    votes = _votes(used)
+    pairs = [(1 + percent / 100, tenth * GIB / 10) for percent in range(21) for tenth in range(61 if device else 1)]
+    share, context = min(pairs, key=lambda p: left(votes, reserved_over_allocated=p[0], context_bytes=p[1]))
+    varied = _votes(r for r in named if r.parts["held"] and r.meter.startswith("reserved"))
+    lengths = [1 + tenth / 10 for tenth in range(51)]
+    times = min(lengths, key=lambda n: left(varied, reserved_of_varied_lengths=n)) if varied else None
+    return {
+        "reserved_over_allocated": share,
+        "context_bytes": context if device else None,
+        "reserved_of_varied_lengths": times,
+    }
+
+
+def _votes(rows: Iterable[Prediction]) -> list[tuple[list[Prediction], float]]:
+    """The rows of each configuration, one of each prediction, and what was measured."""
+    named = {r.id: r for r in rows}
+    found = []
+    for group in groups(named.values()):
+        same = {tuple(named[i].parts.items()): named[i] for i in group.ids}
+        found.append((list(same.values()), group.measured))
+    return found
+
+
+# -- verdicts ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a run that failed for memory, or the longest sequence that fits, is predicted so.
+
+    evidence   oom: the run is predicted not to fit. capacity: the longest sequence that is predicted to fit is the
+               source's within the known error of memory: what it needs is, to its card
+    needed     bytes on a device that are predicted
+    offered    bytes that a device gives to a program
+    """
+
+    id: str
+    source: str
+    evidence: str
+    needed: float
+    offered: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is borne out."""
+        if self.evidence == "oom":
+            return self.needed > self.offered
+        return abs(self.needed / self.offered - 1) <= known_error("training")
+
+
+def verdicts(rows: Iterable[Mapping[str, Any]] | None = None) -> tuple[Verdict, ...]:
+    """Rows of evidence oom or capacity, judged; those that cannot be predicted are left out.
+
+    rows   of a table of training memory; None: the catalog's own
+    """
+    found = []
+    for cells in read_measurements("training_memory") if rows is None else rows:
+        row = Row(cells)
+        if row["evidence"] not in ("oom", "capacity") or row["not_predicted"]:
+            continue
+        try:
+            job = training_job(row)
+            needed = memory(job).device_bytes
+        except LLMHWError:
+            continue
+        offered = visible_bytes(job.cluster.accelerator)
+        found.append(Verdict(row.name, row.source, row["evidence"], needed, offered))
+    return tuple(found)
+
+
+def _device(row: Row) -> Accelerator:
+    """The device of a row; with `gpu_mem_gb`, one of that memory where it names none or another."""
+    stated = row.number("gpu_mem_gb", 0.0)
+    try:
+        found = row.device(usual=True)
+    except LLMHWError:
+        if not stated:
+            raise
+        found = accelerator("RTX 4090")
+    if row["evidence"] == "capacity" and stated:
+        return replace(found, memory_bytes=int(stated * GIB))
+    return found
 
 
 # -- reading rows -----------------------------------------------------------------------------
@@ -112,7 +180,7 @@ def fit_constants(rows: Iterable[Prediction], *, without: str = "") -> tuple[flo
 # What makes a configuration. The number of micro-batches is left out: beyond the pipeline's depth it changes nothing.
 _KEY = (
     "model_name n_layers d_model n_heads vocab seq_len n_gpus tp pp vpp cp ep dp zero_stage micro_batch precision "
-    "recompute flash_attention sequence_parallel method optimizer"
+    "recompute flash_attention sequence_parallel method optimizer loss base"
 ).split()
 
 
@@ -123,7 +191,9 @@ def configuration(row: Row) -> tuple[str, ...]:
 
 
 def _meter(row: Row) -> str:
-    kind = row["mem_kind"]
+    kind = row["meter"] or row["mem_kind"]
+    if kind == "device":
+        return kind
     return "device" if "nvidia-smi" in kind else "reserved" if "reserved" in kind else "allocated"
 
 
@@ -135,7 +205,7 @@ def _layout(row: Row, **more: Any) -> Parallelism:
     sizes = {name: row.count(name, most=_RANKS) for name in ("tp", "pp", "vpp", "cp", "ep")}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
     sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside), most=_RANKS)
-    sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
+    sequence = (row["sequence_parallel"] == "true" or row["software"] == "torchtitan") and sizes["tp"] > 1
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
 
@@ -152,19 +222,103 @@ def _job(row: Row, layout: Parallelism, **more: Any) -> TrainingJob:
     )
 
 
+# -- any trainer ------------------------------------------------------------------------------
+
+
+def training_job(row: Row) -> TrainingJob:
+    """The job of a row: what its columns say, and what its software does where they say nothing."""
+    stage = row["zero_stage"] or "0"
+    layout = _layout(row, zero=3 if stage == "fsdp" else int(stage), offload=row["offload"] or "none")
+    method = row["method"].casefold()
+    frozen = "lora" in method or bool(row.flag("adapters_only"))
+    software = row["software"] or None
+    more: dict[str, Any] = {"kernels": row["kernels"] or None, "software": software, "loss": row["loss"] or None}
+    mode = row["recompute_mode"] or row["recompute"]
+    if mode == "unknown":
+        mode = "none"
+    if frozen:
+        more |= {"frozen": True, "rank": row.count("rank", 16), "dropout": row.flag("adapter_dropout")}
+        targets = row["targets"] or "all-linear"
+        more |= {"targets": _modules(row.spec(), targets)}
+        if row["base"]:
+            more["base"] = row["base"]
+    else:
+        more["optimizer"] = _optimizer(row)
+    if row["flash_attention"] == "false":
+        more["attention"] = "eager"
+    device = _device(row)
+    micro = row.count("micro_batch")
+    batch = row.count("global_batch", micro * layout.dp)
+    return TrainingJob(
+        model=_dealt(row.spec(), layout),
+        cluster=Cluster(device, layout.devices),
+        parallelism=layout,
+        micro_batch=micro,
+        global_batch=batch,
+        # "at any length" fails with few tokens, too
+        seq_len=row.count("seq_len", 128 if row["evidence"] == "oom" else None),
+        precision=row["recipe"] or _recipe(software or "", layout.zero),
+        compute=row["compute"] or None,
+        compiled=row.flag("compiled"),
+        recompute=mode,
+        **more,
+    )
+
+
+def _dealt(spec: ModelSpec, layout: Parallelism) -> ModelSpec:
+    """With layers more, where stages cannot share them evenly: the fullest stage then holds what it does in the row."""
+    more = -spec.num_layers % (layout.pp * layout.vpp)
+    return replace(spec, layers=(*spec.layers, *spec.layers[-more:])) if more else spec
+
+
+def _modules(spec: ModelSpec, targets: str) -> str:
+    """Targets that this model has: lists of several families' names, and "qkv" for what reads queries, keys, values."""
+    if targets in LORA_TARGETS:
+        return targets
+    linear = {t.module: t.part for layer, _ in spec.layer_kinds for t in layer.tensors if t.matmul}
+    if targets == "qkv":
+        return ",".join(name for name, part in linear.items() if part in ("q", "k", "v", "qkv"))
+    return targets
+
+
+def _optimizer(row: Row) -> str:
+    """The library's name of the optimizer that a cell means: AdamW where it is none of the others."""
+    text = row["optimizer"].casefold()
+    if row["optimizer_states"] or text in OPTIMIZERS:
+        return row["optimizer_states"] or text
+    if "adafactor" in text or "muon" in text or "lion" in text:
+        return next(name for name in ("adafactor", "muon", "lion") if name in text)
+    if "8" in text and "bit" in text:
+        return "adamw-8bit"
+    return "adamw-fused" if "fused" in text else "adamw"
+
+
+def _recipe(software: str, zero: int) -> str:
+    """What weights, gradients and states are usually kept in: fp32 under FSDP, a 16-bit copy elsewhere."""
+    kernels = trainer(software).kernels if software else "torch"
+    if kernels == "megatron":
+        return "bf16-mixed-fp32-grads"
+    return "fp32-bf16" if zero == 3 and software != "deepspeed" else "bf16-mixed"
+
+
+# Parts of a stage that are there from step to step.
+_HELD = ("weights", "adapters", "gradients", "master copy", "momentum", "variance", "step counters")
+
+
+def _step(row: Row) -> tuple[float, float]:
+    """Bytes of tensors, with what lies apart where blocks are read; and those of them that a step does not touch."""
+    found = memory(training_job(row))
+    if _meter(row) == "allocated":
+        return found.allocated_bytes, 0.0
+    stages = zip(found.stages, found.unreused, strict=True)
+    return max((float(s.total) + apart, sum(float(p.value) for p in s if p.name in _HELD)) for s, apart in stages)
+
+
 # -- Megatron-LM ------------------------------------------------------------------------------
 
 
 def _megatron(row: Row) -> float:
     return memory(_job(row, _layout(row, zero=row.count("zero_stage", least=0)), kernels="megatron")).allocated_bytes
-
-
-# -- torchtitan -------------------------------------------------------------------------------
-
-
-def _fsdp2(row: Row) -> float:
-    found = memory(_job(row, _layout(row, zero=3, sequence_parallel=row.count("tp") > 1)))
-    return max(float(s.total) + apart for s, apart in zip(found.stages, found.unreused, strict=True))
 
 
 # -- Megatron-DeepSpeed -----------------------------------------------------------------------
@@ -289,7 +443,6 @@ def _litgpt_fsdp(row: Row, spec: ModelSpec, rows: Callable[..., float]) -> float
 
 _PROGRAMS: dict[str, Callable[[Row], float]] = {
     "megatron": _megatron,
-    "fsdp2": _fsdp2,
     "megatron-deepspeed": _deepspeed,
     "litgpt": _litgpt,
 }

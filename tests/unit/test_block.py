@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import llmhw
-from llmhw.block import block, first_block, last_block, pass_bytes
+from llmhw.block import State, block, first_block, last_block, pass_bytes
 from llmhw.job import Layout
 from llmhw.model import ModelSpec
 
@@ -142,3 +142,23 @@ def test_many_layouts_at_once_are_each_by_itself(name: str) -> None:
             assert found == pytest.approx([getattr(found, what) for found in one], rel=1e-12)
     ends = [last_block(spec, x, seq_len=256) for x in (together, *alone)]
     assert ends[0].flops.tolist() == [end.flops for end in ends[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("nemotron-3-nano-30b-a3b", 64 * 64 * 256),  # Mamba-2: the lower half of products of 256 tokens with values
+        ("qwen3-next-80b-a3b", 32 * 5 * 128 * 64),  # the delta rule: three of keys, two of values, of 64 tokens
+        ("mamba-1.4b", 4096 * 16 * 16),  # an exponential for each element of the state
+    ],
+)
+def test_chunked_kernels_do_more_than_the_recurrent_form(name: str, more: int) -> None:
+    spec = llmhw.model(name)
+    layer = next(layer for layer, _ in spec.layer_kinds if layer.linear_attention)
+    work = block(spec, layer, Layout(), seq_len=1024)
+    state = next(op for op in work.ops if isinstance(op, State))
+    assert state.more == 1024 * more
+    bare = block(spec, layer, Layout(), seq_len=1024, chunked=False)
+    # convolution, gate, norm, inputs and results: some ten passes over vectors as wide as the state's inputs
+    wide = layer.linear_attention.conv_channels if layer.linear_attention else 0
+    assert 4 < (work.forward_bytes - bare.forward_bytes) / (1024 * wide * 2) < 20

@@ -218,7 +218,7 @@ WRONG_CONSTANTS = (None, "x", -1, -1e-9, float("nan"), float("inf"), 1e300, 10**
 
 @pytest.mark.parametrize(("subject", "path"), USED, ids=lambda part: ".".join(part) if isinstance(part, tuple) else "")
 def test_no_wrong_constant_passes(subject: str, path: tuple[str, ...]) -> None:
-    words = path[-1] in ("meaning", "attention_kernel", "architectures")
+    words = path[-1] in ("meaning", "attention_kernel", "class", "architectures", "devices")
     for value in WRONG_CONSTANTS:
         if words and value in ("x", []):
             continue

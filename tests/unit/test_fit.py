@@ -79,11 +79,10 @@ def test_memory_is_within_its_bound_of_the_peak(
 
 
 def test_activations_of_one_device() -> None:
-    """Each layer's input, the layer that is run again, and the loss with its two gradients."""
+    """At the loss: each layer's input, and the loss with its two gradients."""
     found = checkpointed_activations(SPEC, device="h100", batch=2, seq_len=512)
     tokens, h = 2 * 512, SPEC.hidden
     assert found["activations"] >= 2 * tokens * h * SPEC.num_layers
-    assert found["layer being recomputed"] == llmhw.activations.layer_activations(SPEC, 0, batch=2, seq_len=512).total
     assert found["logits and loss"] == pytest.approx(tokens * SPEC.vocab_size * 12, rel=1e-4)
 
 

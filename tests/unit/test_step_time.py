@@ -32,7 +32,6 @@ from llmhw.step_time import (
     time_step,
 )
 from llmhw.trainers import trainer, trainer_names
-from llmhw.training import StepMemory
 from llmhw.units import LLMHWError
 
 COMPUTED = ("matrix products", "attention", "elementwise")
@@ -118,9 +117,14 @@ def test_the_interval_is_that_of_what_was_measured() -> None:
 
 
 def test_families() -> None:
-    names = ("A100 80GB SXM", "h100", "h200", "b200", "gb200", "rtx 4090", "mi300x")
-    found = [family_of(TrainingConstants, llmhw.accelerator(name)) for name in names]
-    assert found == ["ampere", "hopper", "hopper", "blackwell", "blackwell", "other", "other"]
+    expected = {
+        "A100 80GB SXM": "ampere", "h100": "hopper", "h200": "hopper", "H20 96GB": "h20", "b200": "blackwell",
+        "gb200": "blackwell", "rtx 3090": "ampere-graphics", "rtx 4090": "ada", "L40S": "ada",
+        "RTX PRO 6000 Blackwell Server": "blackwell-graphics", "mi250x": "cdna2", "mi300x": "cdna3", "mi355x": "cdna4",
+        "tpu v5e": "tpu", "tpu v6e": "tpu-v6e", "gaudi 2": "gaudi2", "trainium1": "trainium", "M4 Max 128GB": "other",
+    }  # fmt: skip
+    found = {name: family_of(TrainingConstants, llmhw.accelerator(name)) for name in expected}
+    assert found == expected
 
 
 # -- bounds -----------------------------------------------------------------------------------
@@ -723,7 +727,7 @@ def test_formats_differ_in_what_their_operands_cost() -> None:
 
 
 def test_scaled_products_all_run_again() -> None:
-    """torchtitan's per-op checkpointing keeps every second product in 16 bit, of 8-bit ones none; and gathers again."""
+    """torchtitan's per-op checkpointing runs half the products again in 16 bit, all in 8 bit; and gathers again."""
     half, all_ = (job(compute=fmt, recompute="per-op", tp=2, sequence_parallel=True) for fmt in ("bf16", "fp8"))
     none = [replace(one, recompute="none") for one in (half, all_)]
     products = [
@@ -732,8 +736,6 @@ def test_scaled_products_all_run_again() -> None:
     ]
     assert products[1][0] / products[1][1] > 1.5 * products[0][0] / products[0][1]
     assert time_step(half).parts["tensor-parallel"] > time_step(none[0]).parts["tensor-parallel"]
-    kept = [sum(t.value for t in StepMemory(one, one.layout).kept(0, "per-op")) for one in (half, all_)]
-    assert kept[1] < 0.7 * kept[0]
 
 
 def test_the_host_launches_every_kernel() -> None:

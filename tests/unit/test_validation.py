@@ -179,7 +179,7 @@ def test_kinds_without_constants() -> None:
 def test_constants_of_training_memory() -> None:
     rows = [row for row in MEMORY if "torchtitan" in row["source"]]
     constants = fit(rows, "training-memory")
-    assert constants["reserved_over_allocated"] == pytest.approx(1.05, abs=0.02)
+    assert constants["reserved_over_allocated"] == pytest.approx(1.07, abs=0.02)
     # no row of these was read by nvidia-smi: the context stays
     assert constants["context_bytes"] == read_calibration("training_memory")["context_bytes"]
     with pytest.raises(LLMHWError, match="no row read as reserved memory or by nvidia-smi was predicted"):

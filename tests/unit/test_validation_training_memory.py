@@ -10,16 +10,10 @@ import pytest
 import llmhw
 from llmhw.activations import layer_activations
 from llmhw.catalog import read_calibration, read_measurements
+from llmhw.training import bucket_bytes, zero1_step_gradient_bytes
 from llmhw.units import GIB, LLMHWError
-from llmhw.validation import (
-    Validation,
-    bucket_bytes,
-    fit_constants,
-    frozen_layer_activations,
-    percentile,
-    validate,
-    zero1_step_gradient_bytes,
-)
+from llmhw.validation import Validation, error_summary, fit_constants, groups, percentile, validate, verdicts
+from llmhw.validation.training_memory import frozen_layer_activations
 
 ROWS = read_measurements("training_memory")
 
@@ -35,13 +29,28 @@ def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> N
     assert len(set(ids)) == len(ids)
     assert all(len(reason) > 20 for _, _, reason in found.skipped)
     # a skipped row is a rare thing: what is not predicted must not be what is hard to predict
-    assert len(found.rows) >= 0.8 * len(ROWS)
+    measured = [row for row in ROWS if row["evidence"] not in ("oom", "capacity")]
+    assert len(found.rows) >= 0.9 * len(measured)
 
 
 def test_the_bar(found: Validation) -> None:
-    assert found.median_abs_error <= 0.04
-    assert found.p90_abs_error <= 0.12
-    assert abs(found.bias) <= 0.02
+    """Over every row with a stated layout; batches whose lengths are not stated are predicted, and judged apart."""
+    stated = error_summary([g.error for g in found.groups if "assumed" not in g.meter])
+    assert stated["groups"] >= 300
+    assert stated["median_abs_error"] <= 0.04
+    assert stated["p90_abs_error"] <= 0.11
+    assert abs(stated["bias"]) <= 0.02
+    # only lengths of samples are assumed; the source that does not state them is no smooth function of them
+    assert {row["assumed"] for row in ROWS} == {"", "lengths", "lengths, micro-batch"}
+
+
+def test_verdicts() -> None:
+    """Runs that failed for memory are predicted to fail."""
+    failed = [v.right for v in verdicts() if v.evidence == "oom"]
+    assert len(failed) >= 60
+    assert sum(failed) >= 0.95 * len(failed)
+    (one,) = verdicts([dict(ROWS[0], evidence="oom", peak_mem_gib="")])
+    assert not one.right
 
 
 def test_one_vote_a_configuration(found: Validation) -> None:
@@ -54,44 +63,45 @@ def test_one_vote_a_configuration(found: Validation) -> None:
 
 
 def test_meters(found: Validation) -> None:
-    meters = {r.source.split()[0]: r.meter for r in found.rows}
-    assert meters == {
-        "SimuMax": "allocated",
-        "torchtitan": "reserved",
-        "Megatron-Bridge": "allocated",
-        "LitGPT": "allocated",
-        "BigScience": "device",
-    }
+    meters = {r.source.split()[0]: r.meter.partition(",")[0] for r in found.rows}
+    assert {source for source, meter in meters.items() if meter == "device"} == {"BigScience", "InternEvo"}
+    assert {source for source, meter in meters.items() if meter == "reserved"} >= {"torchtitan", "ms-swift"}
     constants = read_calibration("training_memory")
     for r in found.rows:
-        expected = r.parts["tensors"] * (1 if r.meter == "allocated" else constants["reserved_over_allocated"])
-        expected += constants["context_bytes"] if r.meter == "device" else 0
+        if r.parts["held"]:
+            expected = r.parts["held"]
+            expected += (r.parts["tensors"] - r.parts["held"]) * constants["reserved_of_varied_lengths"]
+        else:
+            expected = r.parts["tensors"] * (1 if "allocated" in r.meter else constants["reserved_over_allocated"])
+            expected += constants["context_bytes"] if r.meter == "device" else 0
         assert r.predicted == expected
 
 
 def test_constants_hold_without_a_source(found: Validation) -> None:
-    """The share fitted to one source predicts the other: 2022's DeepSpeed and 2024's FSDP2 agree on it."""
-    shares = {source: fit_constants(found.rows, without=source) for source in ("torchtitan", "BLOOM")}
-    assert shares["torchtitan"][0] == pytest.approx(shares["BLOOM"][0], abs=0.02)
-    assert shares["BLOOM"][1] is None
-    constants = {"reserved_over_allocated": shares["BLOOM"][0], "context_bytes": 1573 * 2**20}
+    """The share fitted to some sources predicts others: 2022's DeepSpeed and 2024's FSDP2 agree on it."""
+    shares = [fit_constants(found.rows, without=source) for source in ("torchtitan", "BLOOM", "InternEvo")]
+    share = [one["reserved_over_allocated"] for one in shares]
+    assert max(share) - min(share) < 0.035
     rows = [row for row in ROWS if "BLOOM" in row["source"]]
-    alone = validate(rows, "training-memory", calibration=constants)
+    alone = validate(rows, "training-memory", calibration=shares[1])
     assert alone.median_abs_error <= 0.06
     assert alone.p90_abs_error <= 0.12
+    nobody = fit_constants([row for row in found.rows if row.meter == "reserved"])
+    assert nobody["context_bytes"] is None
+    assert nobody["reserved_of_varied_lengths"] is None
 
 
 def test_the_calibration_is_the_fit(found: Validation) -> None:
     constants = read_calibration("training_memory")
-    share, context = fit_constants(found.rows)
-    assert constants["reserved_over_allocated"] == share
-    assert constants["context_bytes"] == pytest.approx(context, rel=1e-6)
+    for name, value in fit_constants(found.rows).items():
+        assert constants[name] == pytest.approx(value, rel=1e-6)
     assert constants["date"]
     assert constants["data"]
-    left = constants["residuals"]["all"]
-    assert left["configurations"] == len(found.groups)
-    assert left["median_abs_error"] == pytest.approx(found.median_abs_error, abs=0.0006)
-    assert left["p90_abs_error"] == pytest.approx(found.p90_abs_error, abs=0.0006)
+    stated = [row for row in found.rows if "assumed" not in row.meter]
+    left, errors = constants["residuals"]["all"], error_summary([g.error for g in groups(stated)])
+    assert left["configurations"] == errors["groups"]
+    for name in ("median_abs_error", "p90_abs_error"):
+        assert left[name] == pytest.approx(errors[name], abs=0.0006)
 
 
 def test_no_row_bears_a_constant_of_its_own() -> None:
@@ -100,6 +110,7 @@ def test_no_row_bears_a_constant_of_its_own() -> None:
     assert {name for name, value in numbers.items() if isinstance(value, (int, float))} == {
         "reserved_over_allocated",
         "context_bytes",
+        "reserved_of_varied_lengths",
     }
 
 
@@ -138,5 +149,5 @@ def test_errors() -> None:
         read_calibration("training_memroy")
     odd = validate([dict(ROWS[0], program="a blog")], "training-memory")
     assert odd.rows == ()
-    assert "program='a blog' must be one of megatron, fsdp2" in odd.skipped[0][2]
+    assert "program='a blog' must be one of megatron, megatron-deepspeed" in odd.skipped[0][2]
     assert odd.table()[0][4] == "-"
