@@ -35,6 +35,11 @@ _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_
 _ROUTING_KERNELS = 60  # [inferred] Megatron-Core: top-k, histogram, sort, permutation, weights, and back
 _EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that is not fused
 _EXPONENTIAL = 16  # FLOP that the ordinary cores do in the time of one exponential: 256 and 16 a cycle
+# Traffic of operations of eager PyTorch over one kernel that does them all, as transformers writes them: RMSNorm widens
+# to fp32, squares, averages, scales, narrows and multiplies (36 bytes an element in place of 4, backward as many times
+# more); rotary embedding negates, joins, multiplies twice and adds (20 in place of 4); a gate is multiplied apart (10 in
+# place of 6). LayerNorm and GELU have kernels of their own.
+_ALONE = {"rms": 8.0, "rotary": 5.0, "gate": 1.7}
 _STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
 
 
@@ -207,6 +212,7 @@ class Pass(Op):
     rows, width      vectors and their elements
     ahead, behind    reads plus writes of an element in the forward and in the backward pass
     element          bytes of an element
+    alone            traffic over that where each of PyTorch's operations is a kernel of its own
     """
 
     rows: Any
@@ -214,6 +220,7 @@ class Pass(Op):
     ahead: Any
     behind: Any
     element: int = 2
+    alone: float = 1.0
 
     @property
     def routed(self) -> bool:
@@ -389,7 +396,9 @@ class _Walk:
 
     def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
         kept = self._keep("norms", f"input of {name}", width, self.rows) if keeps else ()
-        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept)
+        style = self.spec.family.style
+        alone = _ALONE["rms"] if style is not None and style.norm.startswith("rms") else 1.0
+        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept, alone=alone)
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
@@ -477,7 +486,7 @@ class _Walk:
         ahead, behind = (3, 5) if gated else (2, 3)
         return Pass(
             name=f"activation of {down.name}", part=down.part, rows=down.m * down.groups, width=down.k, ahead=ahead,
-            behind=behind, kept=kept,
+            behind=behind, kept=kept, alone=_ALONE["gate"] if gated else 1.0,
         )  # fmt: skip
 
     def mixing(self) -> Iterator[Op]:
@@ -502,7 +511,10 @@ class _Walk:
                 )  # fmt: skip
             if self.spec.rotary:
                 width = (heads + (0 if a.shared else kv_heads)) * a.head_dim
-                yield Pass(name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2)
+                yield Pass(
+                    name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2,
+                    alone=_ALONE["rotary"],
+                )  # fmt: skip
             if self.attention == "eager":
                 # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
                 more = 2.5 if self.dropout and not self.adapted else 0

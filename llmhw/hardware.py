@@ -282,6 +282,15 @@ tf32, fp16, bf16, int8
             return self.peaks[key]
         raise LLMHWError(f"format={shown(fmt)} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
 
+    @property
+    def half_format(self) -> str:
+        """The 16-bit format that it multiplies: bf16, or fp16 on what came before it.
+
+        >>> accelerator("h100").half_format, accelerator("t4").half_format
+        ('bf16', 'fp16')
+        """
+        return "fp16" if "fp16" in self.peaks and "bf16" not in self.peaks else "bf16"
+
     def ridge(self, fmt: str) -> float:
         """FLOPs per byte of memory traffic above which arithmetic, not bandwidth, limits the device."""
         return self.peak(fmt) / self.memory_bandwidth_bytes_per_second

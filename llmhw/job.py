@@ -769,7 +769,8 @@ class TrainingJob:
     @property
     def compute_format(self) -> str:
         """Number format that matrix products are done in."""
-        return self.compute or ("fp32" if self.precision == "fp32" else "bf16")
+        half = self.cluster.accelerator.half_format
+        return self.compute or ("fp32" if self.precision == "fp32" else half)
 
     @property
     def peak_format(self) -> str:

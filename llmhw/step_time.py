@@ -18,6 +18,7 @@ from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
+from llmhw.host import host_of, host_read_seconds
 from llmhw.job import Layout, TrainingJob
 from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
@@ -44,7 +45,6 @@ from llmhw.rates import (
     cautious,
     compute_seconds,
     exposed_seconds,
-    half_format,
     matmul_seconds,
     stream_seconds,
     training_constants,
@@ -54,7 +54,7 @@ from llmhw.rates import (
 from llmhw.schedule import bubble_seconds
 from llmhw.sharding import Stage, StageTensors, stages_of
 from llmhw.step_interval import flags_of, interval_words, step_interval
-from llmhw.units import any_of, ceil_div, log, maximum, where
+from llmhw.units import any_of, ceil_div, log, maximum, minimum, share, where
 
 PARTS = (
     "matrix products",
@@ -70,6 +70,7 @@ PARTS = (
     "pipeline bubble",
     "gradient reduction",
     "optimizer",
+    "host memory",
     "stragglers",
     "fixed",
 )
@@ -140,6 +141,14 @@ def update_bytes(*, elements: Any, gradients: Any, weights: Any, master: Any, st
     30
     """
     return elements * (2 * gradients + weights + where(master > 0, 2 * master, weights) + 2 * states)
+
+
+# Share of the host memory's bandwidth at which its processor updates: ZeRO-Offload (Ren et al. 2021), table 4: 10 B
+# weights in 2.57 s, 28 bytes each, on two Xeon 8168 with 256 GB/s.
+HOST_UPDATE = 0.43
+# Traffic of PyTorch's AdamW in kernels for each of its operations (foreach) over that of one fused kernel: 20 reads and
+# writes of an element of weight, gradient, states and temporaries, in place of 7 (torch/optim/adamw.py).
+UNFUSED = 20 / 7
 
 
 @formula(source="Muon (Jordan et al. 2024): five Newton-Schulz steps on each matrix, three products each", unit="FLOP")
@@ -245,16 +254,15 @@ class StepTimer:
     ) -> None:
         self.job, self.x, self.c, self.detail = job, layout, constants, detail
         self.spec, self.device = job.model, job.cluster.accelerator
-        self.compute, self.half = job.compute_format, half_format(self.device)
+        self.compute, self.half = job.compute_format, self.device.half_format
         self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
+        self.eager = job.kernels == "torch" and job.trainer.elementwise == "eager"
         self.layers: dict[tuple[int, bool], _Clock] = {}
         self.adapted, self.expanded = frozenset[str](), 0.0
         if job.frozen:
-            # NeMo and Megatron-Bridge adapt attention alone (their recipes: linear_qkv and linear_proj)
-            targets = "attention" if job.kernels == "megatron" else "all-linear"
-            added = lora_tensors(job.model, rank=job.rank, targets=targets)
+            added = lora_tensors(job.model, rank=job.rank, targets=job.targets)
             self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
             bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
             # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
@@ -332,7 +340,7 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            times = (c.routed if op.routed else c.passes) * c.pace
+            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0) * c.pace
             made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
@@ -377,6 +385,11 @@ class StepTimer:
         self._accumulate(layer, work, behind)
         self._recompute(again, products, core, scores, light, behind)
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
+        if again and getattr(job, "checkpoint_offload", False):
+            # its input waits in host memory, and goes and comes beside the next layer
+            size = share(share(self.x.micro_batch * job.seq_len, self.x.cp), self.x.spread) * self.spec.hidden
+            for ledger in (ahead, behind):
+                self.moved(ledger, "input of a recomputed layer", size * self.recipe.compute, ledger.total)
         self._messages(layer, again, turned.total, cores, ahead, behind)
         # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
         casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
@@ -550,6 +563,8 @@ class StepTimer:
             way = replace(sends[0], calls=2 * (p.pp - 1), what="the way through all stages")
             self.send(found, "pipeline bubble", way)
         self._reduce(stage, clock, found)
+        if p.offload != "none":
+            self._from_host(stage, clock, found)
         if not job.frozen:
             self._update(stage, found)
         nodes = ceil_div(x.devices, self.network.per_node)
@@ -602,8 +617,65 @@ class StepTimer:
                     what = f"Newton-Schulz, {name}"
                     found.add("optimizer", what, compute_seconds, flops=flops, flops_per_second=rate)
             for states, elements in groups.items():
-                moved = update_bytes(elements=elements / spread, states=states, **sizes)
-                found.add("optimizer", f"update, {name}", stream_seconds, memory_bytes=moved, **bandwidth)
+                own = elements / spread
+                moved = update_bytes(elements=own, states=states, **sizes)
+                if self.job.parallelism.offload != "none":
+                    # the host's processor updates, and the new weights go back to the device
+                    rate = HOST_UPDATE * self.host["host_bytes_per_second"] / self.host["devices"]
+                    given = {"memory_bytes": moved, "bandwidth_bytes_per_second": rate}
+                    found.add("host memory", f"update by the host, {name}", stream_seconds, **given)
+                    if self.job.parallelism.offload == "optimizer":
+                        self.moved(found, f"new weights, {name}", own * recipe.weights)
+                    continue
+                times = UNFUSED if self._unfused and states else 1.0
+                found.add("optimizer", f"update, {name}", stream_seconds, times, memory_bytes=moved, **bandwidth)
+                if getattr(chosen, "paged", False):  # what the device has no room for comes and goes
+                    self.moved(found, f"paged states, {name}", 2 * own * states)
+
+    # what lies on the host
+
+    @cached_property
+    def host(self) -> dict[str, Any]:
+        """Rates of host memory: a device's link, and the memory that the devices of a host share; at most eight do."""
+        found = host_of(self.device)
+        return {
+            "link_bytes_per_second": found.link_bytes_per_second,
+            "host_bytes_per_second": found.cpu.memory_bandwidth_bytes_per_second,
+            "devices": minimum(self.x.devices, min(self.network.per_node, 8)),
+        }
+
+    @property
+    def _unfused(self) -> bool:
+        """Whether the optimizer's operations are kernels of their own: PyTorch's default, where nothing compiles it."""
+        return (
+            self.eager and self.job.optimizer.startswith("adamw") and not self.job.optimizer.endswith(("bit", "fused"))
+        )
+
+    def moved(self, ledger: Ledger, what: str, moved: Any, busy: Any = 0.0, times: Any = 1) -> None:
+        """Add what comes from or goes to host memory while the device computes for `busy` seconds."""
+        talk = self.ledger()
+        talk.add("host memory", what, host_read_seconds, times, memory_bytes=moved, **self.host)
+        given = {"message_seconds": talk.total, "busy_seconds": busy}
+        ledger.add("host memory", what, exposed_seconds, **given, because=talk)
+
+    def _from_host(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
+        """Gradients go to the host beside the backward pass; weights that lie there come for every pass."""
+        job, x, recipe = self.job, self.x, self.recipe
+        everything = job.parallelism.offload == "all"
+        for name, experts, shards in (("dense", False, x.shards), ("experts", True, x.expert_shards)):
+            count, whole = self.tensors.elements(stage, experts)
+            if not count:
+                continue
+            if everything:
+                own = whole / where(x.zero == 3, shards, 1) * recipe.weights
+                times = x.micro_batches
+                self.moved(found, f"weights for the forward pass, {name}", own, clock.forward.total * times, times)
+                self.moved(found, f"weights for the backward pass, {name}", own, clock.backward.total * times, times)
+            if not job.frozen:
+                # summed on the device, but where they lie on the host: there, after each micro-batch
+                times = x.micro_batches if everything else 1
+                own = whole / where(x.zero > 0, shards, 1) * recipe.gradients
+                self.moved(found, f"gradients, {name}", own, clock.backward.total * times, times)
 
 
 def _orthogonalization(t: Tensor, count: Any) -> Any:
@@ -669,7 +741,7 @@ def time_step(
     True
     """
     known = calibration or read_calibration("training_time")
-    constants = training_constants(job.cluster.accelerator, job.trainer, known)
+    constants = training_constants(job.cluster.accelerator, job.trainer, known, job.cluster.inter_link)
     found = _timed(job, constants)
     flags = flags_of(job, found.total, known, unstated)
     return replace(found, flags=flags, spread=step_interval(job, flags, known))
@@ -696,7 +768,7 @@ def time_bounds(
     The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
     be hidden hidden; the most is under `cautious` constants.
     """
-    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration, job.cluster.inter_link)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
     least = _timed(

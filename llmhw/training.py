@@ -1402,8 +1402,6 @@ class TrainingEstimate(Report):
             found.append(f"MFU is {format_quantity(self.mfu, 'fraction')}: {cause}")
         elif waits[most] > 0.5:
             found.append(cause)
-        if self.job.parallelism.offload != "none":
-            found.append("what moves to and from the host is charged no time")
         if class_of(self.job) == "other":
             kind = self.job.cluster.accelerator.architecture
             found.append(f"no constants were fitted to {kind}: those of other devices are used, with a wider interval")
@@ -1424,10 +1422,8 @@ class TrainingEstimate(Report):
         return [f"{text}: MFU {format_quantity(mfu, 'fraction')} in place of {was}" for mfu, text in self._faster()]
 
     def _seconds(self, job: TrainingJob) -> float | None:
-        """Seconds of a step of another job; None where its network is not known, or what lies on the host moves."""
+        """Seconds of a step of another job; None where its network is not known, or the way to its host."""
         c = job.cluster
-        if job.parallelism.offload != "none":
-            return None
         if c.inter_link is None and c.nodes > 1:
             between = usual_network(c.accelerator)
             job = replace(job, cluster=Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, between))
