@@ -115,7 +115,7 @@ KINDS: dict[str, Kind] = {
         predict=serving.predict,
         configuration=serving.configuration,
         catalog=partial(read_measurements, "inference_throughput"),
-        # of 0.08, 0.25 and 0.5, the noise with which sources that are left out are predicted best; of 0 and 0.5, the votes
+        # of 0.08, 0.25 and 0.5, the noise with which sources that are left out are predicted best
         timed=Timed("serving_time", 0.25, serving.noted, serving.kinds_of),
     ),
     "inference-memory": Kind(

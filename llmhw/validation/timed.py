@@ -27,6 +27,11 @@ _METHOD = "Huber's loss on log(predicted / measured), normal priors on the logar
 # What `calibration.json` says about its own fit, and nobody else's.
 _ABOUT = ("date", "data", "method", "residuals", "left_out", "unfitted", "held", "distance", "fitted")
 
+
+# The most that `Timed.alike` may be where known constants are the start: the rows are the question's own.
+_OWN = 0.5
+
+
 class Notes:
     """Rows of a table on a tape (`llmhw.validation.tape`), to be fitted in seconds, with and without some of them.
 
@@ -40,7 +45,7 @@ class Notes:
         from llmhw.validation.tape import Tape
 
         known = read_calibration(timed.subject)
-        self.timed = timed
+        self.timed, self.power = timed, timed.alike if fresh else min(timed.alike, _OWN)
         self.known = {name: value for name, value in known.items() if name not in _ABOUT} | {"interval": {}}
         self.priors = priors(self.known, fresh)
         self.names = self.priors.names
@@ -104,11 +109,11 @@ class Notes:
         return self.fit()
 
     def votes(self, counted: Any) -> Any:
-        """What each of these configurations counts: those of one source, device and model share what is special there."""
+        """What each of these configurations counts: those of one source, device and model share what is special."""
         import numpy
 
         alike = Counter(key for key, one in zip(self.alike, counted, strict=True) if one)
-        return numpy.array([alike[key] ** -self.timed.alike if alike[key] else 0.0 for key in self.alike]) * counted
+        return numpy.array([alike[key] ** -self.power if alike[key] else 0.0 for key in self.alike]) * counted
 
     @property
     def distances(self) -> list[str]:
@@ -193,7 +198,7 @@ def timed_calibration(
     made |= {
         "date": date.today().isoformat(),
         "data": f"{judged.sum()} configurations, llmhw validate --kind {kind}",
-        "method": f"{_METHOD}; a source's n rows of one device and model have n^{1 - timed.alike:g} votes. left_out: "
+        "method": f"{_METHOD}; a source's n rows of one device and model have n^{1 - notes.power:g} votes. left_out: "
         f"all of {', '.join(held)} at a time",
         "residuals": by_meter(residuals),
         "unfitted": by_meter(notes.residuals(prior)),
