@@ -753,8 +753,8 @@ def _adapters(layer: Layer, case: Case) -> Iterator[tuple[str, Term]]:
         rows = (_READ.get(tensor.part, tensor.part), width)
         if case.dropout:
             yield "adapters", term(saved_bytes, f"mask of {tensor.module}'s dropout", bytes_per_element=1, **sizes)
-        elif rows in seen:
-            continue
+        elif rows in seen or (tensor.part == "o" and case.attention != "eager"):
+            continue  # fused attention keeps its result as it is
         seen.add(rows)
         label = f"input of {tensor.module}'s adapter"
         yield "adapters", term(saved_bytes, label, bytes_per_element=case.element, **sizes)
@@ -777,7 +777,7 @@ def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, h
             found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
         else:
             walked = block(spec, layer, x, attention=case.attention or "flash", imbalance=case.imbalance, **sizes)
-            found.append((walked.kept(batch, selective=mode == "selective"), count))
+            found.append((walked.kept(batch, again=("core_attn",) if mode == "selective" else ()), count))
     if head:
         ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
         found.append(({name: terms for name, terms in ends.items() if loss or name != "loss"}, 1))

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Op, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
 from llmhw.host import host_of, host_read_seconds
-from llmhw.job import Layout, TrainingJob
+from llmhw.job import Layout, TrainingJob, keeps_scaled
 from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
     INPUTS_ONCE_MORE,
@@ -27,6 +27,7 @@ from llmhw.messages import (
     Network,
     end_messages,
     flat_messages,
+    in_buckets,
     layer_messages,
     norm_messages,
     pipeline_messages,
@@ -61,6 +62,7 @@ PARTS = (
     "attention",
     "elementwise",
     "recompute",
+    "reference model",
     "waiting for the host",
     "tensor-parallel",
     "context-parallel",
@@ -272,6 +274,12 @@ class StepTimer:
     def ledger(self) -> Ledger:
         return Ledger(self.detail)
 
+    @property
+    def passing(self) -> Layout:
+        """The layout with the sequences that pass through the model at a time: of DPO's pairs both."""
+        times = self.job.sequences // self.job.micro_batch
+        return self.x if times == 1 else replace(self.x, micro_batch=times * self.x.micro_batch)
+
     # operations
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
@@ -357,7 +365,7 @@ class StepTimer:
         work = block(
             self.spec,
             layer,
-            self.x,
+            self.passing,
             seq_len=job.seq_len,
             attention=job.attention,
             fused=job.kernels == "megatron",
@@ -369,9 +377,12 @@ class StepTimer:
             adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
-        turned = self.ledger()
+        turned, once_more, nothing = self.ledger(), self.ledger(), self.ledger()
         cores = [0.0, 0.0]
+        named = frozenset(job.recompute_modules.split(",")) if job.by_module and not again else frozenset()
         for op in work.ops:
+            if named & set(op.again):
+                self._forward(op, once_more, nothing)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
@@ -384,8 +395,9 @@ class StepTimer:
         behind.merge(turned)
         self._accumulate(layer, work, behind)
         self._recompute(again, products, core, scores, light, behind)
+        behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
-        if again and getattr(job, "checkpoint_offload", False):
+        if again and job.checkpoint_offload:
             # its input waits in host memory, and goes and comes beside the next layer
             size = share(share(self.x.micro_batch * job.seq_len, self.x.cp), self.x.spread) * self.spec.hidden
             for ledger in (ahead, behind):
@@ -400,6 +412,15 @@ class StepTimer:
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
+
+    def _forward(self, op: Op, ahead: Ledger, nothing: Ledger) -> None:
+        """An operation that a recomputed module runs once more."""
+        if isinstance(op, Matmul):
+            self.products(op, self.compute, ahead, nothing)
+        elif isinstance(op, Pass):
+            self.passes(op, ahead, nothing)
+        elif isinstance(op, (Core, State)):
+            self.mixing(op, ahead, nothing)
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
@@ -416,7 +437,7 @@ class StepTimer:
         """What the backward pass computes a second time.
 
         Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
-        of attention and of every second product in 16 bit.
+        of attention and of every second product: see `llmhw.job.keeps_scaled`.
         """
         mode = "full" if again else self.job.recompute
         shares: tuple[tuple[Ledger, float], ...]
@@ -425,8 +446,8 @@ class StepTimer:
         elif mode == "selective" and self.job.attention == "eager":
             shares = ((core, 1.0), (scores, 1.0))
         elif mode == "per-op":
-            # scaled products are another operation, of which none is kept
-            shares = ((products, 1.0 if BITS[self.compute] < 16 else 0.5), (scores, 1.0), (light, 1.0))
+            every = BITS[self.compute] < 16 and not keeps_scaled(self.job)
+            shares = ((products, 1.0 if every else 0.5), (scores, 1.0), (light, 1.0))
         else:
             return
         for ledger, share_ in shares:
@@ -458,9 +479,9 @@ class StepTimer:
         """Messages of a layer; `products`, `core`: seconds of its backward products, and of its core in both passes."""
         c, ring = self.c, self.job.parallelism.cp_kind == "ring"
         passed: dict[str, list[tuple[Collective, int]]] = {"forward": [], "backward": []}
-        for message in layer_messages(self.job, self.x, layer, again=again):
+        for message in layer_messages(self.job, self.passing, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
-            if message.what == INPUTS_ONCE_MORE:
+            if message.what == INPUTS_ONCE_MORE and self.job.kernels == "megatron":
                 # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
                 self.overlapped(ledger, "tensor-parallel", message.what, [(message, 1)], products / 2, 0.0)
             elif message.axis == "tp":
@@ -482,9 +503,9 @@ class StepTimer:
     def ends(self) -> tuple[_Clock, _Clock]:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
-        first = first_block(self.spec, self.x, seq_len=job.seq_len)
+        first = first_block(self.spec, self.passing, seq_len=job.seq_len)
         multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
-        last = last_block(self.spec, self.x, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
+        last = last_block(self.spec, self.passing, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -492,7 +513,7 @@ class StepTimer:
                     self.products(op, self.half, clock.forward, clock.backward)
                 elif isinstance(op, Pass):
                     self.passes(op, clock.forward, clock.backward)
-            for c in end_messages(job, self.x, **place):
+            for c in end_messages(job, self.passing, **place):
                 ledger = clock.forward if c.phase == "forward" else clock.backward
                 self.send(ledger, "tensor-parallel", c, self.c.tp_exposed)
             made.append(clock)
@@ -552,11 +573,14 @@ class StepTimer:
         job, p, x, c = self.job, self.job.parallelism, self.x, self.c
         found = self.ledger()
         found.merge(clock.forward, x.micro_batches).merge(clock.backward, x.micro_batches)
+        if job.method == "dpo" or job.has_reference:
+            # what the reference would have answered: another copy, or the model with its adapters switched off
+            found.merge(clock.forward, x.micro_batches, part="reference model")
         if p.pp > 1:
             zero_bubble = p.pipeline_schedule == "zero-bubble"
             given = {"forward": others[0], "backward": others[1], "chunks": x.vpp, "zero_bubble": int(zero_bubble)}
             found.add("pipeline bubble", "other stages", bubble_seconds, **given)
-            sends = list(pipeline_messages(job, x, first=stage.first, last=stage.last))
+            sends = list(pipeline_messages(job, self.passing, first=stage.first, last=stage.last))
             for message in sends:
                 self.send(found, "pipeline sends", message, c.pp_exposed)
             # a micro-batch passes all stages on its way there and back
@@ -575,20 +599,30 @@ class StepTimer:
         return found
 
     def _reduce(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
-        """Gradients over the data-parallel ranks, while the last backward pass runs; and what is summed behind it."""
-        job, x, messages = self.job, self.x, list[tuple[Collective, int]]()
+        """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
+
+        A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
+        own. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
+        kernels know outside ZeRO-3.
+        """
+        job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:
             for kind in ("", "expert "):
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
-                    messages += [(c, count) for c in flat_messages(job, x, elements, kind)]
+                    sent += [(in_buckets(job, c), count) for c in flat_messages(job, x, elements, kind)]
             if job.parallelism.pp > 1 and any_of(x.zero == 3):
                 for which, n in chunk.kinds.items():
-                    messages += [(c, n * count) for c in self._shard_messages([which])]
-                messages += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
-        # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
+                    sent += [(c, n * count) for c in self._shard_messages([which])]
+                sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
+        ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
+        reduced = [(c, n) for c, n in sent if c.phase == "backward"]
+        gathered = [(c, n) for c, n in sent if c.phase != "backward"]
+        name, share_ = "gradient reduction", self.c.dp_exposed
         busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
-        self.overlapped(found, "gradient reduction", "gradients and weights", messages, busy, self.c.dp_exposed)
+        self.overlapped(found, name, "gradients", reduced, busy, share_)
+        exposed = maximum(share_, 1 - ahead)
+        self.overlapped(found, name, "new weights", gathered, clock.forward.total, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
         if stage.ends:
@@ -629,7 +663,7 @@ class StepTimer:
                     continue
                 times = UNFUSED if self._unfused and states else 1.0
                 found.add("optimizer", f"update, {name}", stream_seconds, times, memory_bytes=moved, **bandwidth)
-                if getattr(chosen, "paged", False):  # what the device has no room for comes and goes
+                if chosen.paged:  # what the device has no room for comes and goes
                     self.moved(found, f"paged states, {name}", 2 * own * states)
 
     # what lies on the host

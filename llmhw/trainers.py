@@ -25,6 +25,7 @@ class Trainer:
     elementwise      eager, compiled or fused: how often elementwise kernels pass over their tensors
     attention        kernel of attention: flash1, flash2, cudnn (FlashAttention 3 too) or splash
     tp_overlap       tensor-parallel messages run beside the products that they feed
+    regathers        what sequence parallelism split is gathered again for the gradients of weights
     grad_overlap     gradients are reduced beside the backward pass
     gather_prefetch  sharded weights are gathered a block ahead
     send_overlap     pipeline stages send beside their work
@@ -55,6 +56,7 @@ class Trainer:
     elementwise: str
     attention: str
     tp_overlap: bool
+    regathers: bool
     grad_overlap: bool
     gather_prefetch: bool
     send_overlap: bool

@@ -318,6 +318,7 @@ COLUMNS: dict[str, Column] = {
     "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
     "varied": _flag("sequences differ in length: seq_len is that of the longest"),
     "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
+    "optimizer_in_backward": _flag("each weight is updated as its gradient comes"),
     "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
     "engine": _text("the engine and its version", "backend framework runtime inference_engine"),
@@ -428,6 +429,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
         "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce fp8_recipe packed loss "
         "optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device offload offload_layers "
+        "checkpoint_offload optimizer_in_backward "
         "interleaving cp_kind adapters_only rank targets base dropout counts_recompute counts_causal network "
         "adapter_gb_per_s gpus_per_node model config",
         _SIZES,
@@ -437,7 +439,8 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
         "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software "
-        "kernels loss optimizer_states adapters_only base rank targets adapter_dropout offload checkpoint_offload "
+        "kernels loss optimizer_states optimizer_in_backward recompute_modules adapters_only base rank targets "
+        "adapter_dropout offload checkpoint_offload "
         "gpu_mem_gb meter assumed varied",
         _SIZES,
         _DEVICE,

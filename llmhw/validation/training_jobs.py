@@ -141,8 +141,6 @@ def _adapter(row: Row, per_node: int) -> Link:
 FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
 WORDS = ("cuda_graph", "dispatcher", "grad_reduce")
 _RECOMPUTE = ("none", "selective", "per-op", "block", "full", "as needed")
-# Modules whose outputs are made again at next to no cost.
-_LIGHT = {"layernorm", "norm", "moe_act", "act", "mla_up_proj", "shared_experts", "mlp"}
 
 
 def recompute_of(row: Row) -> str:
@@ -150,10 +148,17 @@ def recompute_of(row: Row) -> str:
     found = row["recompute_mode"] or row["recompute"].replace("unknown", "") or "as needed"
     if found not in _RECOMPUTE:
         raise row.error("recompute", "none, selective, full or unknown")
-    modules = set(re.findall(r"\w+", row["recompute_modules"]))
-    if modules and found in ("as needed", "selective"):
-        return "selective" if "core_attn" in modules else "full" if modules - _LIGHT else "none"
+    if modules_of(row) and found in ("as needed", "selective"):
+        return "none"
     return found
+
+
+_MODULES = ("core_attn", "layernorm", "mlp", "moe", "moe_act", "shared_experts", "mla_up_proj")
+
+
+def modules_of(row: Row) -> str:
+    """Modules that run again, of those that `llmhw.job.MODULES` has."""
+    return ",".join(word for word in re.findall(r"\w+", row["recompute_modules"]) if word in _MODULES)
 
 
 # What nearly everybody trains with on a vendor's devices.
@@ -229,12 +234,15 @@ def _recipe(row: Row) -> dict[str, Any]:
     found |= {name: row.flag(name) for name in FLAGS} | {name: row[name] or None for name in WORDS}
     if found["frozen"]:
         found |= {"rank": row.count("rank", 16), "base": row["base"] or None}
-        if row["targets"] and "targets" in TrainingJob.__dataclass_fields__:
-            found["targets"] = row["targets"]
+        found |= {"targets": row["targets"]} if row["targets"] else {}
+    if "recompute_modules" in TrainingJob.__dataclass_fields__:
+        found["recompute_modules"] = modules_of(row)
     if row["loss"]:
         found["loss"] = row["loss"]
     if row["optimizer"]:
         found["optimizer"] = row["optimizer"]
+    for name in ("checkpoint_offload", "optimizer_in_backward"):
+        found[name] = bool(row.flag(name))
     return found
 
 

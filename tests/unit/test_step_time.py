@@ -20,7 +20,7 @@ from llmhw.block import block
 from llmhw.hardware import usual_network
 from llmhw.job import ATTENTION, CP_KINDS, KERNELS, RECOMPUTE, Parallelism, TrainingJob
 from llmhw.memory import PRECISIONS
-from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives
+from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives, nodes_reached
 from llmhw.model import ModelSpec
 from llmhw.rates import IDEAL, TrainingConstants, cautious, family_of, training_constants
 from llmhw.sharding import Stage, stages_of
@@ -38,6 +38,7 @@ from llmhw.step_time import (
     time_step,
 )
 from llmhw.trainers import trainer, trainer_names
+from llmhw.training import StepMemory
 from llmhw.units import LLMHWError
 
 COMPUTED = ("matrix products", "attention", "elementwise")
@@ -441,16 +442,48 @@ def test_copies_in_nodes_of_their_own_by_hand() -> None:
 
 
 def test_the_parts_of_experts_spread_their_ranks_over_two_nodes() -> None:
-    """ep=8 with expert_tp=2 lies on every second of 16 ranks: half of a row's copies leave the node, over one adapter.
-
-    Each way 4096 tokens go to 2 experts: the first copy in the other node crosses, 2 (1 - 1/4) = 1.5 nodes of 2.
-    """
+    """ep=8 with expert_tp=2 lies on every second of 16 ranks: half of the rows leave the node, over one adapter."""
     asked = job("mixtral-8x7b", dp=16, ep=8, expert_tp=2, zero=1, kernels="megatron")
     rows, layers = 4096 * 4096 * 2, 32
-    crossing = 4 * rows * 1.5 * 0.5 / BETWEEN  # there and back, forward and backward
+    crossing = 4 * 2 * rows * 0.5 / BETWEEN  # there and back, forward and backward
     counts = 8 * 8 * 0.5 / BETWEEN
     parts = 2 * 2 * (2 * rows) / INSIDE  # gathered for both parts of an expert and summed: (n - 1) of n = 2
     assert timed(asked, TALK).parts["expert-parallel"] == pytest.approx(layers * (crossing + counts + parts), rel=1e-6)
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_a_scatter_is_hidden_by_its_own_backward_pass(zero: int) -> None:
+    """ZeRO-2's scatters, one a micro-batch, each behind that micro-batch's; ZeRO-1 has one, behind the last."""
+    options: dict[str, Any] = {"dp": 16, "zero": zero, "software": "deepspeed", "network": 2e9, "seq_len": 1024}
+    hidden = replace(IDEAL, contention=0.0)
+    one, four = (timed(job(**options, global_batch=16 * n), hidden).parts["gradient reduction"] for n in (1, 4))
+    # new weights are gathered once a step, behind no backward pass
+    gathered = timed(job(**options, global_batch=16), replace(hidden, matmul=1e-6)).parts["gradient reduction"]
+    assert one > gathered > 0
+    assert four - gathered == pytest.approx((4 if zero == 2 else 1) * (one - gathered))
+
+
+def test_dispatchers_send_a_row_as_often_as_they_say() -> None:
+    """32 ranks in 4 nodes, 8 of 256 experts: all 8 copies, one for each node that they reach, or all tokens to all."""
+    options: dict[str, Any] = {"model": "deepseek-v3", "dp": 32, "ep": 32, "zero": 1, "kernels": "megatron"}
+    found = {
+        name: timed(job(**options, dispatcher=name), TALK).parts["expert-parallel"]
+        for name in ("alltoall", "deepep", "allgather")
+    }
+    reached = nodes_reached(nodes=32, picks=8)
+    assert found["deepep"] / found["alltoall"] == pytest.approx(nodes_reached(nodes=4, picks=reached) / 8, rel=1e-3)
+    # 31 others' tokens, at the rate of 8 adapters and no faster than the links inside a node
+    assert found["allgather"] / found["alltoall"] == pytest.approx(
+        31 / min(8, INSIDE / BETWEEN) / (8 * 3 / 4), rel=1e-3
+    )
+
+
+def test_gradients_are_reduced_in_the_format_that_the_software_says() -> None:
+    options: dict[str, Any] = {"dp": 16, "kernels": "megatron", "precision": "bf16-mixed-fp32-grads"}
+    wide, narrow = (
+        timed(job(**options, grad_reduce=fmt), TALK).parts["gradient reduction"] for fmt in ("fp32", "bf16")
+    )
+    assert wide == pytest.approx(2 * narrow)
 
 
 def test_megatron_gathers_inputs_once_more_while_it_computes() -> None:
@@ -771,7 +804,8 @@ def test_formats_differ_in_what_their_operands_cost() -> None:
 
 def test_scaled_products_all_run_again() -> None:
     """torchtitan's per-op checkpointing runs half the products again in 16 bit, all in 8 bit; and gathers again."""
-    half, all_ = (job(compute=fmt, recompute="per-op", tp=2, sequence_parallel=True) for fmt in ("bf16", "fp8"))
+    asked = job(recompute="per-op", tp=2, sequence_parallel=True, software="torchtune")
+    half, all_ = (replace(asked, compute=fmt) for fmt in ("bf16", "fp8"))
     none = [replace(one, recompute="none") for one in (half, all_)]
     products = [
         (time_step(one).parts["recompute"], time_step(bare).parts["matrix products"])
@@ -779,6 +813,19 @@ def test_scaled_products_all_run_again() -> None:
     ]
     assert products[1][0] / products[1][1] > 1.5 * products[0][0] / products[0][1]
     assert time_step(half).parts["tensor-parallel"] > time_step(none[0]).parts["tensor-parallel"]
+    kept = [sum(t.value for t in StepMemory(one, one.layout).kept(0, "per-op")) for one in (half, all_)]
+    assert kept[1] < 0.7 * kept[0]
+    # a compiler runs no product again that it need not
+    compiled = [replace(one, software="torchtitan") for one in (half, all_)]
+    kept = [sum(t.value for t in StepMemory(one, one.layout).kept(0, "per-op")) for one in compiled]
+    assert kept[0] == kept[1]
+
+
+def test_dpo_passes_both_answers_and_the_reference() -> None:
+    plain, dpo = (time_step(job(method=method, dp=8, zero=3, micro_batch=2)) for method in ("sft", "dpo"))
+    assert dpo.parts["matrix products"] == pytest.approx(2 * plain.parts["matrix products"], rel=0.05)
+    assert plain.parts["reference model"] == 0
+    assert 0.3 * dpo.parts["matrix products"] < dpo.parts["reference model"] < 0.5 * dpo.total
 
 
 def test_the_host_launches_every_kernel() -> None:
