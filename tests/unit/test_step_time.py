@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmhw
-from llmhw import Cluster
+from llmhw import Cluster, step_interval
 from llmhw.block import block
+from llmhw.catalog import read_calibration
 from llmhw.hardware import usual_network
 from llmhw.job import ATTENTION, CP_KINDS, KERNELS, RECOMPUTE, Parallelism, TrainingJob
 from llmhw.memory import PRECISIONS
@@ -24,8 +25,6 @@ from llmhw.messages import INPUTS_ONCE_MORE, Collective, collectives, nodes_reac
 from llmhw.model import ModelSpec
 from llmhw.rates import IDEAL, TrainingConstants, cautious, family_of, training_constants
 from llmhw.sharding import Stage, stages_of
-from llmhw import step_interval
-from llmhw.catalog import read_calibration
 from llmhw.step_interval import class_of
 from llmhw.step_time import (
     PARTS,
