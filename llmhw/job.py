@@ -336,6 +336,7 @@ class Parallelism:
     sequence_parallel: bool = flag("Split norms and residuals over the tp ranks too (Korthikanti et al. 2022).")
     schedule: str = choice(SCHEDULES, "Order of a pipeline's work; 1f1b is interleaved where vpp > 1.", "1f1b")
     uneven: bool = flag("Embedding and head count as layers where stages share them out, as in Megatron-LM.")
+    by_cost: bool = flag("Layers are dealt to stages by their cost, with the head's; default: as the software does.")
     offload: str = choice(OFFLOAD, "In host memory; all: weights, gradients and optimizer.", "none")
 
     def __post_init__(self) -> None:
@@ -557,6 +558,8 @@ def filling_micro_batches(p: Parallelism) -> int:
 def _check_stages(p: Parallelism, layers: int) -> None:
     """Every chunk of the pipeline gets something to do."""
     chunks = p.pp * p.vpp
+    if p.by_cost and p.vpp == 1 and p.pp <= layers:
+        return
     if p.uneven and chunks <= layers + 2:  # a chunk may hold the embedding alone, or the head
         return
     if chunks <= layers and (layers + 2) % chunks == 0 and layers % chunks:
@@ -754,6 +757,9 @@ class TrainingJob:
         known = self.software is not None and not isinstance(self.software, Assumed)
         settle("kernels", lambda: trainer(self.software).kernels if known else "torch")
         settle("software", lambda: "megatron-bridge" if self.kernels == "megatron" else "torchtitan")
+        p = self.parallelism
+        if trainer(self.software).dealt == "cost" and p.pp > 1 and p.vpp == 1 and not p.by_cost:
+            object.__setattr__(self, "parallelism", replace(p, by_cost=True))
         settle("attention", lambda: usual_attention(self.model, self.kernels))
         settle("loss", lambda: trainer(self.software).loss)
         settle("adapters", lambda: trainer(self.software).adapters)
@@ -866,6 +872,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("expert_tp", "a model with experts", lambda job: _experts(job.model) > 1),
     ("cp_kind", "cp of at least 2", lambda job: job.parallelism.cp > 1),
     ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
+    ("by_cost", "pp of at least 2 and vpp=1", lambda job: job.parallelism.pp > 1 and job.parallelism.vpp == 1),
     ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),

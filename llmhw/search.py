@@ -335,8 +335,9 @@ class _Grid:
             return int(np.broadcast_to(getattr(x, name), self.shape)[at])
 
         names = ("dp", "tp", "cp", "ep", "expert_tp", "zero", "replicas")
+        numbers: dict[str, Any] = {name: number(name) for name in names}
         layout = Parallelism(
-            **{name: number(name) for name in names},
+            **numbers,
             pp=shape.pp, vpp=shape.vpp, uneven=shape.uneven, offload=shape.offload,
             sequence_parallel=bool(number("sequence_parallel")),
             # what has no effect in this layout is left at its default
