@@ -28,8 +28,8 @@ _METHOD = "Huber's loss on log(predicted / measured), normal priors on the logar
 _ABOUT = ("date", "data", "method", "residuals", "left_out", "unfitted", "held", "distance", "fitted")
 
 
-# The most that `Timed.alike` may be where known constants are the start: the rows are the question's own.
-_OWN = 0.5
+# The same where known constants are the start: the rows are of the machine that is asked about, and all count.
+_OWN = 0.0
 
 
 class Notes:
@@ -45,7 +45,7 @@ class Notes:
         from llmhw.validation.tape import Tape
 
         known = read_calibration(timed.subject)
-        self.timed, self.power = timed, timed.alike if fresh else min(timed.alike, _OWN)
+        self.timed, self.power = timed, timed.alike if fresh else _OWN
         self.known = {name: value for name, value in known.items() if name not in _ABOUT} | {"interval": {}}
         self.priors = priors(self.known, fresh)
         self.names = self.priors.names

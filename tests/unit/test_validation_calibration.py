@@ -64,7 +64,7 @@ def test_the_interval_is_that_of_configurations_left_out(mine: dict[str, Any]) -
     assert high < 1.25
     found = validate(ROWS, "training-throughput", calibration=mine)
     assert found.coverage80 is not None
-    assert found.bias == pytest.approx(-0.3, abs=0.05)
+    assert found.bias == pytest.approx(-0.3, abs=0.07)
 
 
 def test_sources_are_left_out_together() -> None:
