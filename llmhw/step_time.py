@@ -92,6 +92,8 @@ def network(cluster: Cluster, constants: TrainingConstants) -> Network:
         between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
+        topology=cluster.intra_link.topology if cluster.intra_link else "",
+        meshed=max(2, cluster.accelerator.scale_up_devices),
     )
 
 
