@@ -882,3 +882,23 @@ def test_eager_norms_pass_over_their_rows_many_times() -> None:
         norm = "input_layernorm" if name.startswith("llama") else "ln_1"
         found = terms(eager, norm) / passes[0] / (terms(compiled, norm) / passes[1])
         assert found == pytest.approx(times)
+
+
+def test_multi_token_prediction_is_a_layer_and_a_head_more() -> None:
+    """DeepSeek-V3's: 11.6 billion weights on the last stage, with a layer and the head in time."""
+    sizes: dict[str, Any] = {"model": "deepseek-v3", "dp": 32, "ep": 32, "pp": 4, "uneven": True, "global_batch": 256}
+    plain, mtp = (job(**sizes, zero=1, kernels="megatron", mtp=on) for on in (False, True))
+    held = [StepMemory(one, one.layout).tensors.elements(stages_of(one)[-1], False)[1] for one in (plain, mtp)]
+    spec = plain.model
+    assert held[1] - held[0] == sum(t.numel for t in spec.mtp_tensors if t.component != "experts")
+    times = [timer_of(one) for one in (plain, mtp)]
+    last = times[1].layer(len(spec.layer_kinds) - 1, False)
+    more = float(times[1].ends[1].forward.total - times[0].ends[1].forward.total)
+    assert (
+        float(last.forward.total + times[0].ends[1].forward.total)
+        < more
+        < 1.1 * float(last.forward.total + times[0].ends[1].forward.total)
+    )
+    assert time_step(mtp).total > time_step(plain).total
+    with pytest.raises(LLMHWError, match="mtp=True has no effect"):
+        job("llama-3-8b", mtp=True).check_effects()
