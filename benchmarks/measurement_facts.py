@@ -179,40 +179,13 @@ _EXPERTS = {
 _SIZES = ("n_layers", "d_model", "n_heads", "d_ff", "vocab")
 
 
-# Models that the catalog lacks, as their makers describe them, by a part of their names.
-_LLAMAS_OF_1B = "tinyllama-1.1b"  # torchao's test model has TinyLlama's sizes
-_SHAPES: dict[str, dict[str, object]] = {
-    "grok-1": {
-        "model_type": "mixtral",
-        "hidden_size": 6144,
-        "intermediate_size": 32768,
-        "num_attention_heads": 48,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "num_hidden_layers": 64,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "vocab_size": 131072,
-    },
-    "internlm 7b": {
-        "model_type": "llama",
-        "attention_bias": True,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "vocab_size": 103168,
-    },
-}
-_USUAL_MODELS = {"llama-like 7b": "llama-2-7b", "llama-like 70b": "llama-2-70b", "llama2-1b": _LLAMAS_OF_1B}
+# What stands for models that a source names by their kind alone; torchao's test model has TinyLlama's sizes.
+_USUAL_MODELS = {"llama-like 7b": "llama-2-7b", "llama-like 70b": "llama-2-70b", "llama2-1b": "tinyllama-1.1b"}
 
 
 def trained_model(row: Row) -> Facts:
     """A mixture of experts, or a model whose sizes the row does not give, by its name."""
     name = row["model_name"].lower()
-    shape = next((shape for part, shape in _SHAPES.items() if part in name), None)
-    if shape:
-        return {"config": as_json(shape | ({"num_hidden_layers": row.count("n_layers")} if row["n_layers"] else {}))}
     usual = next((base for part, base in _USUAL_MODELS.items() if part in name), "")
     called = find_called(row["model_id"] or name) if not usual else None
     if usual or (called and (row["model_id"] or not all(row[column] for column in _SIZES))):

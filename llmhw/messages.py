@@ -21,7 +21,7 @@ from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
 from llmhw.sharding import Place, fsdp_rows, local_tensor, outer_tensors, place_of, stage_layers
-from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, maximum, minimum, plain_fields, where
+from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, log, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
 
@@ -677,7 +677,7 @@ def nodes_reached(*, nodes: Any, picks: Any) -> Any:
     return nodes * (1 - (1 - 1 / nodes) ** picks)
 
 
-@formula(source="ring algorithms; hops inside nodes run while others cross between them", unit="seconds")
+@formula(source="ring algorithms: every step waits for the slowest link of the ring", unit="seconds")
 def ring_seconds(
     *,
     wire_bytes: Any,
@@ -692,20 +692,59 @@ def ring_seconds(
     """A reduce-scatter or an all-gather (one round), or an all-reduce (two), of so many bytes on the wire.
 
     local_ranks   ranks of the group in one node
-    latencies     seconds of a hop; the slowest chain is one ring over all nodes
+    latencies     seconds of a hop: one from each rank to the next, and a ring that leaves its node waits for the link
+                  between nodes in each of them
 
     >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9}
     >>> ring_seconds(wire_bytes=7e9, ranks=8, local_ranks=8, **rates)
     0.02
     """
-    nodes = ceil_div(ranks, local_ranks)
+    within = ranks <= local_ranks
     shared = group_bandwidth(
         local_ranks=local_ranks,
         inside_bytes_per_second=inside_bytes_per_second,
         between_bytes_per_second=between_bytes_per_second,
     )
-    hops = rounds * ((nodes - 1) * between_latency + (local_ranks - 1) * inside_latency)
-    return wire_bytes / where(nodes == 1, inside_bytes_per_second, shared) + hops
+    hops = rounds * (ranks - 1) * where(within, inside_latency, between_latency)
+    return wire_bytes / where(within, inside_bytes_per_second, shared) + hops
+
+
+# NCCL's trees, as `collectives.csv` fits them: their rate over that of rings, and the time until a piece has climbed
+# a level of them, in hops of a ring.
+_TREE_RATE, _TREE_HOPS = 0.48, 7.5
+
+
+@formula(
+    source="NCCL: the faster of a ring and of two trees over the nodes, which only an all-reduce has", unit="seconds"
+)
+def all_reduce_seconds(
+    *,
+    wire_bytes: Any,
+    ranks: Any,
+    local_ranks: Any,
+    inside_bytes_per_second: Any,
+    between_bytes_per_second: Any,
+    inside_latency: Any = 0,
+    between_latency: Any = 0,
+) -> Any:
+    """An all-reduce of so many bytes on the wire of a ring; arguments as those of `ring_seconds`.
+
+    A ring waits once for each rank, a tree twice for each doubling of the nodes, at about half the rate.
+
+    >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9, "between_latency": 1e-5}
+    >>> round(all_reduce_seconds(wire_bytes=64e6, ranks=256, local_ranks=8, **rates) * 1e3, 2)
+    1.13
+    """
+    given: dict[str, Any] = {
+        "local_ranks": local_ranks,
+        "inside_bytes_per_second": inside_bytes_per_second,
+        "between_bytes_per_second": between_bytes_per_second,
+    }
+    latencies = {"inside_latency": inside_latency, "between_latency": between_latency}
+    ring = ring_seconds(wire_bytes=wire_bytes, ranks=ranks, rounds=2, **given, **latencies)
+    levels = log(maximum(1, ranks / local_ranks)) / log(2)
+    tree = wire_bytes / (_TREE_RATE * group_bandwidth(**given)) + 2 * levels * _TREE_HOPS * between_latency
+    return where(ranks <= local_ranks, ring, minimum(ring, tree))
 
 
 @formula(source="both networks work at once; a row crosses to a node once (DeepEP, DeepSeek 2025)", unit="seconds")
@@ -722,7 +761,8 @@ def all_to_all_seconds(
 ) -> Any:
     """Every rank hands in `size` bytes, an equal part for each rank.
 
-    copies   of one row among them: it crosses to a node once, however many experts it has there
+    copies      of one row among them, where it crosses to a node once, however many experts it has there; 1: all cross
+    latencies   seconds until the first bytes have arrived, of all messages of a rank
 
     >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9}
     >>> all_to_all_seconds(size=8e9, ranks=8, local_ranks=8, **rates)
@@ -764,15 +804,19 @@ class Network:
                 "bandwidth_bytes_per_second": where(near, self.inside, self.between),
                 "latency_seconds": where(near, self.inside_latency, self.between_latency),
             }
+        local = self.local(c.ranks, stride)
         given: dict[str, Any] = {
             "ranks": c.ranks,
-            "local_ranks": self.local(c.ranks, stride),
+            "local_ranks": local,
             "inside_bytes_per_second": self.inside,
             "between_bytes_per_second": self.between,
             "inside_latency": self.inside_latency,
             "between_latency": self.between_latency,
         }
         if c.kind == "all-to-all":
+            # NCCL sends to each rank apart; kernels that know nodes send to each node
+            away = where(c.copies > 1, ceil_div(c.ranks, local) - 1, c.ranks - local)
+            given["between_latency"] = self.between_latency * away
             return all_to_all_seconds, {"size": c.bytes_per_call, "copies": c.copies, **given}
-        rounds = 2 if c.kind == "all-reduce" else 1
-        return ring_seconds, {"wire_bytes": c.wire_bytes_per_call, "rounds": rounds, **given}
+        given["wire_bytes"] = c.wire_bytes_per_call
+        return all_reduce_seconds if c.kind == "all-reduce" else ring_seconds, given

@@ -293,7 +293,7 @@ class _Grid:
         self.shape = (len(clusters), *space.shape)
         self.capacity = visible_bytes(largest.accelerator)
         self.places = [_place(cluster, price) for cluster in clusters]
-        constants = training_constants(largest.accelerator, job.trainer)
+        constants = training_constants(largest.accelerator, job.trainer, link=largest.inter_link)
         base = replace(self.template(_Shape(1, 1, "1f1b", False, "none"), "none"), cluster=_single(largest))
         self.timer = _Timer(base, self.x, constants, detail="totals", cluster=largest)
         self.timer.modes = {

@@ -669,7 +669,7 @@ def time_step(
     True
     """
     known = calibration or read_calibration("training_time")
-    constants = training_constants(job.cluster.accelerator, job.trainer, known)
+    constants = training_constants(job.cluster.accelerator, job.trainer, known, job.cluster.inter_link)
     found = _timed(job, constants)
     flags = flags_of(job, found.total, known, unstated)
     return replace(found, flags=flags, spread=step_interval(job, flags, known))
@@ -696,7 +696,7 @@ def time_bounds(
     The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
     be hidden hidden; the most is under `cautious` constants.
     """
-    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration, job.cluster.inter_link)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
     least = _timed(

@@ -164,6 +164,22 @@ COLUMNS: dict[str, Column] = {
         names="n_expert_used num_experts_per_tok experts_per_token",
         most=100_000,
     ),
+    "expert_inner": _count(
+        "width of an expert, where d_ff is that of dense layers",
+        names="moe_intermediate_size moe_ffn_hidden_size expert_d_ff",
+        least=0,
+    ),
+    "shared_inner": _count(
+        "width of what all tokens pass through beside the experts",
+        names="shared_expert_intermediate_size moe_shared_expert_intermediate_size",
+        least=0,
+    ),
+    "moe_every": _count("every so many layers has experts", names="moe_layer_freq decoder_sparse_step", most=1000),
+    "first_dense": _count("layers at the start without experts", names="first_k_dense_replace", least=0),
+    "attention": _choice("of the layers", "full window mla mamba2 gdn", "attention_type"),
+    "window": _count("that a layer attends to", "tokens", "sliding_window", least=0),
+    "gated": _flag("the feed-forward part has three matrices (SwiGLU)", "swiglu glu"),
+    "mtp": _count("layers that predict further tokens", names="num_nextn_predict_layers mtp_num_layers", least=0),
     # -- the devices
     "gpu": _text(
         "an accelerator of `llmhw gpus`, as the source writes it",
@@ -394,7 +410,10 @@ COLUMNS: dict[str, Column] = {
 }
 
 _BOOKS = ("id", "source", "duplicate_of", "source_opened", "evidence", "not_predicted", "cluster", "fitted")
-_SIZES = tuple("n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used".split())
+_SIZES = tuple(
+    "n_params n_layers d_model n_heads n_kv_heads d_ff vocab head_dim tied n_experts n_experts_used expert_inner "
+    "shared_inner moe_every first_dense attention window gated mtp".split()
+)
 _DEVICE = ("gpu", "device", "device_changes", "gpu_memory", "gpu_bandwidth", *(f"gpu_tflops_{fmt}" for fmt in RATES))
 
 

@@ -199,7 +199,8 @@ class Row(dict[str, str]):
 
     def _spec(self) -> ModelSpec:
         config, layers = self["config"], self.count("n_layers", 0, least=0, most=10_000)
-        missing = [column for column in SIZES if not self[column]]
+        inner = self["d_ff"] or (self["expert_inner"] if self["n_experts"] else "")
+        missing = [column for column in SIZES if not (inner if column == "d_ff" else self[column])]
         if config and config[0] not in "{[":
             try:
                 return _changed(_beside(config, self.folder), "", layers)
@@ -211,14 +212,15 @@ class Row(dict[str, str]):
         if "model_type" in changes:
             return _changed("", config, 0)
         experts = self["n_experts"]
-        if not (missing or self["model"] or (not experts and _has_experts(self["model_name"]))):
+        named = self["model"] or (not experts and _has_experts(self["model_name"])) or self._is_named()
+        if not (missing or named):
             heads = self.count("n_heads")
             return sized_model(
                 layers=layers,
                 hidden=self.count("d_model"),
                 heads=heads,
                 kv_heads=self.count("n_kv_heads", heads),
-                inner=self.count("d_ff"),
+                inner=self.count("d_ff" if self["d_ff"] else "expert_inner"),
                 vocab=self.count("vocab"),
                 positions=self.count("seq_len", 2048),
                 head_dim=self.count("head_dim", 0, least=0),
@@ -226,6 +228,7 @@ class Row(dict[str, str]):
                 experts=self.count("n_experts", 0, least=0),
                 used=self.count("n_experts_used", None) if experts else 0,
                 config=config,
+                shape=self._shape(),
             )
         name = _beside(self["model"], self.folder) or without_remark(self["model_name"])
         if not name:
@@ -238,6 +241,33 @@ class Row(dict[str, str]):
                     f"{', '.join(missing)} not stated, and model_name={self['model_name']!r} is not in the catalog"
                 ) from None
             raise
+
+    def _is_named(self) -> bool:
+        """Whether `model_name` is a model of the catalog that has the sizes of the row, layers apart."""
+        called = find_called(self["model_name"])
+        if called is None or any(self[column] for column in ("attention", "gated", "tied", "mtp", "first_dense")):
+            return False
+        found = _changed(called.name, "", 0)
+        sizes = {
+            "d_model": found.hidden,
+            "n_heads": found.heads,
+            "n_kv_heads": found.kv_heads,
+            "vocab": found.vocab_size,
+        }
+        return all(self.count(column, size) == size for column, size in sizes.items())
+
+    def _shape(self) -> Shape:
+        """What the columns say of a model beside its sizes."""
+        return Shape(
+            expert_inner=self.count("expert_inner", 0, least=0),
+            shared_inner=self.count("shared_inner", 0, least=0),
+            moe_every=self.count("moe_every", 1),
+            first_dense=self.count("first_dense", 0, least=0),
+            attention=self["attention"],
+            window=self.count("window", 0, least=0),
+            gated=self.flag("gated"),
+            mtp=self.count("mtp", 0, least=0),
+        )
 
     def check(self, measured: Iterable[str]) -> None:
         """Raise `LLMHWError` with the reason why this row cannot be compared, if there is one.
@@ -428,6 +458,58 @@ def _changed(name: str, config: str, layers: int) -> ModelSpec:
     return ModelSpec.from_config({**known, **changes}, name=short)
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model is beside its sizes; the columns of a table of these names."""
+
+    expert_inner: int = 0
+    shared_inner: int = 0
+    moe_every: int = 1
+    first_dense: int = 0
+    attention: str = ""
+    window: int = 0
+    gated: bool | None = None
+    mtp: int = 0
+
+    def model_type(self, experts: int, classic: bool) -> str:
+        """The family of the catalog's that has such layers.
+
+        classic   the sizes are those of a GPT
+        """
+        if self.attention in _OF_ATTENTION:
+            return _OF_ATTENTION[self.attention]
+        if experts:
+            plain = not (self.expert_inner or self.first_dense or self.moe_every > 1)
+            return "qwen2_moe" if self.shared_inner else "mixtral" if plain else "qwen3_moe"
+        if self.attention == "window":
+            return "mistral"
+        gated = not classic if self.gated is None else self.gated
+        return "llama" if gated else "gpt2" if classic else "nemotron"
+
+    def config(self, layers: int, inner: int, experts: int, used: int) -> dict[str, Any]:
+        """Keys of a config for what it says."""
+        known: dict[str, Any] = {}
+        if self.attention == "window":
+            known["sliding_window"] = self.window or 4096
+        if self.attention == "mla":
+            known |= {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128}
+            known |= {"v_head_dim": 128, "num_nextn_predict_layers": self.mtp, "moe_layer_freq": self.moe_every}
+            known |= {"first_k_dense_replace": self.first_dense if experts else layers}
+            each = self.expert_inner or inner
+            known |= {"n_routed_experts": experts or 1, "num_experts_per_tok": used or 1, "moe_intermediate_size": each}
+            return known | {"n_shared_experts": max(0, round(self.shared_inner / each))}
+        if experts:
+            known |= {"num_experts": experts, "num_local_experts": experts, "num_experts_per_tok": used}
+            known |= {"moe_intermediate_size": self.expert_inner or inner, "decoder_sparse_step": self.moe_every}
+            known |= {"mlp_only_layers": list(range(self.first_dense))}
+            known |= {"shared_expert_intermediate_size": self.shared_inner} if self.shared_inner else {}
+        return known
+
+
+_OF_ATTENTION = {"mla": "deepseek_v3", "mamba2": "mamba2", "gdn": "qwen3_5_text"}
+_PLAIN = Shape()
+
+
 @cache
 def sized_model(
     *,
@@ -443,8 +525,9 @@ def sized_model(
     experts: int = 0,
     used: int = 0,
     config: str = "",
+    shape: Shape = _PLAIN,
 ) -> ModelSpec:
-    """A model of these sizes: a Mixtral if it has experts, else a GPT or a Llama.
+    """A model of these sizes: a mixture if it has experts, else a GPT or a Llama, or what `shape` says.
 
     It is a GPT where the feed-forward part is 4 x hidden wide, every head has its own keys, and nobody says how wide
     a head is or whether the output head is tied.
@@ -453,7 +536,7 @@ def sized_model(
     positions   longest sequence, which a GPT has embeddings for
     head_dim    of a query; 0: hidden / heads
     tied        whether the output head is the embedding table; None: a Llama's is not
-    experts     in every layer, and how many of them a token passes through
+    experts     in every layer, or as `shape` has it, and how many of them a token passes through
     config      keys of its config with other values, as JSON
 
     >>> sized_model(layers=24, hidden=2304, heads=24, kv_heads=24, inner=9216, vocab=51200, positions=2048).model_type
@@ -461,31 +544,25 @@ def sized_model(
     """
     from json import loads
 
-    known: dict[str, Any]
-    if inner == 4 * hidden and kv_heads == heads and not (head_dim or experts or tied is not None):
-        known = {
-            "model_type": "gpt2",
-            "n_embd": hidden,
-            "n_layer": layers,
-            "n_head": heads,
-            "n_inner": inner,
-            "n_positions": positions,
-        }
-    else:
-        known = {
-            "model_type": "mixtral" if experts else "llama",
-            "hidden_size": hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "intermediate_size": inner,
-            "tie_word_embeddings": bool(tied),
-            "max_position_embeddings": positions,
-        }
-        known |= {"head_dim": head_dim} if head_dim else {}
-        known |= {"num_local_experts": experts, "num_experts_per_tok": used} if experts else {}
-    known |= {"vocab_size": vocab} | loads(config or "{}")
-    return ModelSpec.from_config(known, name=known["model_type"])
+    classic = inner == 4 * hidden and kv_heads == heads and not (head_dim or experts or tied is not None)
+    kind = shape.model_type(experts, classic)
+    known: dict[str, Any] = {"model_type": kind, "vocab_size": vocab}
+    if kind == "gpt2":
+        sizes = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_inner": inner, "n_positions": positions}
+        return ModelSpec.from_config(known | sizes | loads(config or "{}"), name=kind)
+    known |= {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": inner,
+        "tie_word_embeddings": bool(tied),
+        "max_position_embeddings": positions,
+    }
+    known |= {"head_dim": head_dim} if head_dim and kind != "mamba2" else {}
+    known |= {"num_heads": 2 * hidden // 64, "head_dim": 64, "expand": 2, "state_size": 128} if kind == "mamba2" else {}
+    known |= shape.config(layers, inner, experts, used)
+    return ModelSpec.from_config(known | loads(config or "{}"), name=kind)
 
 
 @dataclass(frozen=True, slots=True)

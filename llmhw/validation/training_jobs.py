@@ -156,6 +156,10 @@ def recompute_of(row: Row) -> str:
     return found
 
 
+# What nearly everybody trains with on a vendor's devices.
+_OF_VENDOR = {"Google": "maxtext", "AWS": "neuron"}
+
+
 def trainer_of(row: Row) -> str:
     """The trainer's name; of software that is not known, the class that its columns make it of.
 
@@ -168,8 +172,12 @@ def trainer_of(row: Row) -> str:
             return trainer(" ".join(part)).name
         except LLMHWError:
             continue
-    stage = row["zero_stage"].lower()
-    plain = "torch" if stage in ("3", "fsdp") or row["compiled"] or row["fsdp"] else "megatron"
+    own = _OF_VENDOR.get(row.device(usual=True).vendor if row["gpu"] or row["device"] else "")
+    if own and not words and row["kernels"] != "megatron":
+        return own
+    stage, split = row["zero_stage"].lower(), any(row.count(name) > 1 for name in ("tp", "pp", "cp", "ep"))
+    alone = row["n_gpus"] == "1" or (stage in ("0", "2") and not split)
+    plain = "torch" if stage in ("3", "fsdp") or alone or row["compiled"] or row["fsdp"] else "megatron"
     if (row["kernels"] or plain) == "megatron":
         return "megatron-lm" if words else "megatron-bridge"
     return "compiled" if row.flag("compiled") else "eager"
@@ -276,12 +284,17 @@ class _Said:
             return row.count(name) if row[name] else None
 
         tp, pp, cp, ep = (stated(name) for name in ("tp", "pp", "cp", "ep"))
-        if cluster.devices == 1:
+        zero = 3 if stage == "fsdp" else int(stage) if stage in ("0", "1", "2", "3") else 1
+        if cluster.devices == 1 or zero == 3:  # who names FSDP, and nothing beside it, has nothing beside it
             tp, pp, cp = tp or 1, pp or 1, cp or 1
         if tp and each > 1:
             tp = max(1, tp // each)
         micro = stated("micro_batch")
-        zero = 3 if stage == "fsdp" else int(stage) if stage in ("0", "1", "2", "3") else 1
+        copies = 0
+        if zero == 3 and row["dp"] and not row["fsdp"] and tp and pp:
+            # some count the copies of what FSDP shards
+            ranks, dp = cluster.devices // (tp * pp * (cp or 1)), row.count("dp")
+            copies = ranks // dp if 1 < dp < ranks and ranks % dp == 0 else 0
         said = cls(
             cluster,
             recipe,
@@ -290,11 +303,11 @@ class _Said:
             cp,
             ep,
             stated("vpp"),
-            row.count("expert_tp", _usual_expert_tp(recipe, tp or 1)),
+            row.count("expert_tp", _usual_expert_tp(recipe, cluster.devices // (pp or 1), tp or 1, ep or 1)),
             micro,
             row.count("global_batch", 0, least=0),
             zero,
-            row.count("fsdp", 0, least=0),
+            copies or row.count("fsdp", 0, least=0),
         )
         said.check(row, each)
         return said
@@ -310,6 +323,8 @@ class _Said:
             dp = row.count("dp")
             # some sources count copies of the experts, or of the model, and not ranks
             meant = {dp, dp * (self.ep or 1), dp * (self.shards or 1), dp // each}
+            if self.zero == 3 and dp == 1:  # no copies
+                meant.add(n // inside)
             if n // inside not in meant:
                 raise LLMHWError(
                     f"tp x pp x cp x dp = {inside} x {dp} = {inside * dp} is not n_gpus={n}; mend one of them, or "
@@ -322,11 +337,14 @@ class _Said:
         return dp // self.shards if sharded else 1
 
 
-def _usual_expert_tp(recipe: dict[str, Any], tp: int) -> int:
-    """Megatron-Core splits experts as it splits the rest, unless a recipe says otherwise; all others do not."""
+def _usual_expert_tp(recipe: dict[str, Any], ranks: int, tp: int, ep: int) -> int:
+    """Megatron-Core splits experts as it splits the rest, unless a recipe says otherwise; all others do not.
+
+    ranks   of a pipeline stage, which must hold them
+    """
     spec = recipe["model"]
     mixture = any(t.experts > 1 for layer, _ in spec.layer_kinds for t in layer.tensors)
-    return tp if mixture and recipe["kernels"] == "megatron" else 1
+    return tp if mixture and recipe["kernels"] == "megatron" and ranks % (tp * ep) == 0 else 1
 
 
 def _candidates(row: Row, said: _Said) -> Iterator[TrainingJob]:

@@ -63,7 +63,7 @@ def test_no_code_of_the_library_reads_facts_out_of_words() -> None:
     assert used == {
         ("table.py", 'self["source"] or "(no source)"'),
         ("table.py", 'self["model_name"])'),
-        ("table.py", 'self["model_name"]))):'),
+        ("table.py", 'self["model_name"])) or self._is_named()'),
         ("table.py", 'self["model_name"], stated)'),
         ("table.py", 'self["model_name"])'),
         ("table.py", "self['model_name'])} was taken for; mend one of them\""),
