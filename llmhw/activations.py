@@ -755,16 +755,12 @@ def _adapters(layer: Layer, case: Case, kept: set[str]) -> Iterator[tuple[str, T
     for tensor in layer.tensors:
         if not tensor.matmul or len(tensor.shape) != 2 or tensor.module not in (case.adapted or ()):
             continue
-        sizes: dict[str, Any] = {"batch": case.batch, "seq_len": share(case.seq_len, case.cp)}
-        sizes |= {
-            "bytes_per_element": case.element,
-            "width": share(tensor.into, case.tp if tensor.split == "row" else 1),
-        }
+        width = share(tensor.into, case.tp if tensor.split == "row" else 1)
+        sizes: dict[str, Any] = {"batch": case.batch, "seq_len": share(case.seq_len, case.cp), "width": width}
+        sizes["bytes_per_element"] = case.element
         if not case.fused:
-            yield (
-                "adapters",
-                term(saved_bytes, f"result of {tensor.module}'s first factor", **sizes | {"width": case.rank}),
-            )
+            result = {"width": case.rank}
+            yield "adapters", term(saved_bytes, f"result of {tensor.module}'s first factor", **sizes | result)
         if cast:
             both = {"batch": 1, "seq_len": case.rank, "width": tensor.into + tensor.out}
             yield "adapters", term(saved_bytes, f"factors of {tensor.module} in 16 bit", **sizes | both)
@@ -796,7 +792,7 @@ def _megatron(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, h
             found.append(({"layer inputs": [layer_input(spec, x, seq_len=case.seq_len).term(batch)]}, count))
         else:
             walked = block(spec, layer, x, attention=case.attention or "flash", imbalance=case.imbalance, **sizes)
-            found.append((walked.kept(batch, selective=mode == "selective"), count))
+            found.append((walked.kept(batch, again=("core_attn",) if mode == "selective" else ()), count))
     if head:
         ends = last_block(spec, x, seq_len=case.seq_len).kept(batch)
         found.append(({name: terms for name, terms in ends.items() if loss or name != "loss"}, 1))

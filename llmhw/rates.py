@@ -618,14 +618,9 @@ def powered_peak(device: Accelerator, constants: Constants, peak: float) -> Any:
     return peak * share
 
 
-def half_format(device: Accelerator) -> str:
-    """The 16-bit format that a device multiplies."""
-    return "bf16" if "bf16" in device.peaks else "fp16"
-
-
 def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> Rates:
     """What a training step's operations reach. A format that the device does not multiply raises `LLMHWError`."""
-    half = half_format(device)
+    half = device.half_format
     share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
     peak = device.peak(half)
     power = powered_peak(device, c, peak) / peak

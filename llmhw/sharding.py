@@ -187,16 +187,46 @@ def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tup
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
 
     Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp. Under `uneven`, embedding and head
-    count as a layer each, and earlier chunks are the longer ones.
+    count as a layer each, and earlier chunks are the longer ones. With `by_cost` a stage takes layers until it, and
+    those before it, have more than their part of all costs.
 
     >>> from llmhw import model
     >>> stage_layers(model("llama-2-7b"), Parallelism(pp=4, vpp=4), 1)
     ((2, 3), (10, 11), (18, 19), (26, 27))
+    >>> [len(stage_layers(model("llama-3-8b"), Parallelism(pp=8, by_cost=True), i)[0]) for i in range(8)]
+    [5, 4, 4, 5, 4, 4, 4, 2]
     """
     p = parallelism
     if not 0 <= pp_rank < p.pp:
         raise LLMHWError(f"pp_rank={pp_rank} is not one of the {p.pp} stages 0 to {p.pp - 1}")
-    return _chunks(spec.num_layers, p.pp, p.vpp, p.uneven)[pp_rank]
+    return _dealt(spec, p.pp, p.vpp, p.uneven, p.by_cost)[pp_rank]
+
+
+def _dealt(spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    return _by_cost(spec, pp) if by_cost else _chunks(spec.num_layers, pp, vpp, uneven)
+
+
+@lru_cache(maxsize=4096)
+def _by_cost(spec: ModelSpec, pp: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Numbers of the layers of every stage, as nanotron deals them: a head costs its matrix, a layer all of its own.
+
+    Keys and values are counted there with as many heads as queries have.
+    """
+
+    def cost(layer: Layer) -> int:
+        a = layer.attention
+        shared = 2 * (a.heads - a.kv_heads) * a.head_dim * spec.hidden if a and not a.latent else 0
+        return sum(t.active for t in layer.tensors if t.matmul) + shared
+
+    costs = [cost(layer) for layer in spec.layers]
+    total = sum(costs) + spec.vocab_size * spec.hidden
+    stages: list[list[int]] = [[] for _ in range(pp)]
+    stage = spent = 0
+    for number, one in enumerate(costs):
+        stages[stage].append(number)
+        spent += one
+        stage += stage < pp - 1 and spent * pp > total * (stage + 1)
+    return tuple((tuple(numbers),) for numbers in stages)
 
 
 @cache
@@ -261,16 +291,18 @@ def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
     """The distinct stages of a job's pipeline; `every`: the one that each rank belongs to, in order."""
     again = {"full": job.model.num_layers, "block": job.recompute_layers}.get(job.recompute, 0)
     p = job.parallelism
-    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, again)
+    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, p.by_cost, again)
     return tuple(distinct[i] for i in order) if every else distinct
 
 
 @lru_cache(maxsize=4096)
-def _stages(spec: ModelSpec, pp: int, vpp: int, uneven: bool, again: int) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
+def _stages(
+    spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool, again: int
+) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
     number = spec.kind_numbers
     found: dict[Any, list[Any]] = {}
     order = []
-    for stage, chunks in enumerate(_chunks(spec.num_layers, pp, vpp, uneven)):
+    for stage, chunks in enumerate(_dealt(spec, pp, vpp, uneven, by_cost)):
         held = [number[i] for chunk in chunks for i in chunk]
         layers = Counter((kind, place < again) for place, kind in enumerate(held))
         ends = [(stage == 0 and v == 0, stage == pp - 1 and v == vpp - 1) for v in range(vpp)]

@@ -169,7 +169,7 @@ def _device(row: Row) -> Accelerator:
     except LLMHWError:
         if not stated:
             raise
-        found = accelerator("RTX 4090")
+        return replace(accelerator("RTX 4090"), memory_bytes=int(stated * GIB))
     if row["evidence"] == "capacity" and stated:
         return replace(found, memory_bytes=int(stated * GIB))
     return found
@@ -180,7 +180,7 @@ def _device(row: Row) -> Accelerator:
 # What makes a configuration. The number of micro-batches is left out: beyond the pipeline's depth it changes nothing.
 _KEY = (
     "model_name n_layers d_model n_heads vocab seq_len n_gpus tp pp vpp cp ep dp zero_stage micro_batch precision "
-    "recompute flash_attention sequence_parallel method optimizer loss base"
+    "recompute recompute_modules flash_attention sequence_parallel method optimizer loss base"
 ).split()
 
 
@@ -246,6 +246,9 @@ def training_job(row: Row) -> TrainingJob:
         more["optimizer"] = _optimizer(row)
     if row["flash_attention"] == "false":
         more["attention"] = "eager"
+    if row["recompute_modules"]:
+        more["recompute_modules"] = row["recompute_modules"]
+    more |= {name: True for name in ("checkpoint_offload", "optimizer_in_backward") if row.flag(name)}
     device = _device(row)
     micro = row.count("micro_batch")
     batch = row.count("global_batch", micro * layout.dp)
@@ -312,13 +315,6 @@ def _step(row: Row) -> tuple[float, float]:
         return found.allocated_bytes, 0.0
     stages = zip(found.stages, found.unreused, strict=True)
     return max((float(s.total) + apart, sum(float(p.value) for p in s if p.name in _HELD)) for s, apart in stages)
-
-
-# -- Megatron-LM ------------------------------------------------------------------------------
-
-
-def _megatron(row: Row) -> float:
-    return memory(_job(row, _layout(row, zero=row.count("zero_stage", least=0)), kernels="megatron")).allocated_bytes
 
 
 # -- Megatron-DeepSpeed -----------------------------------------------------------------------
@@ -442,7 +438,6 @@ def _litgpt_fsdp(row: Row, spec: ModelSpec, rows: Callable[..., float]) -> float
 
 
 _PROGRAMS: dict[str, Callable[[Row], float]] = {
-    "megatron": _megatron,
     "megatron-deepspeed": _deepspeed,
     "litgpt": _litgpt,
 }

@@ -24,6 +24,7 @@ from llmhw.messages import (
     ddp_buckets,
     group_bandwidth,
     group_ranks,
+    in_buckets,
     message_seconds,
     nodes_reached,
 )
@@ -283,9 +284,25 @@ def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(layout: dict[str, A
 
 
 def test_a_ring_between_nodes_uses_all_adapters_of_its_ranks() -> None:
-    """32 ranks, 8 a node: 8 x 50 GB/s cross a boundary, as much as the ring has inside; 31 steps wait for a boundary."""
+    """32 ranks, 8 a node: 8 x 50 GB/s cross a boundary, as much as the ring has inside; 31 steps wait for one."""
     found = seconds("all-gather", "dp", 1e9 / 32, dp=32)
     assert found == pytest.approx(31 / 32 * 1e9 / 400e9 + 31 * 10e-6)
+
+
+@pytest.mark.parametrize(
+    ("topology", "layout", "share"),
+    [
+        ("mesh", {"dp": 8}, 1), ("mesh", {"dp": 2}, 1 / 7), ("mesh", {"dp": 4}, 3 / 7), ("", {"dp": 2}, 1),
+        ("torus 2", {"dp": 256}, 1), ("torus 2", {"dp": 16}, 1 / 2), ("torus 2", {"dp": 32}, 1),
+        ("torus 3", {"dp": 4}, 1 / 3), ("torus 3", {"dp": 16}, 2 / 3), ("torus 3", {"dp": 256}, 1),
+    ],
+)  # fmt: skip
+def test_a_group_uses_the_links_that_lead_to_it(topology: str, layout: dict[str, int], share: float) -> None:
+    """Of a mesh of 8 those to its members, of a torus of 256 devices those along the axes that it spans."""
+    per_node = 8 if topology in ("mesh", "") else 256
+    net = Network(per_node, 400e9, 1.0, 0.0, 0.0, topology=topology, meshed=8)
+    found = seconds("reduce-scatter", "dp", 1e9, net=net, **layout)
+    assert found == pytest.approx((1 - 1 / layout["dp"]) * 1e9 / (share * 400e9))
 
 
 def test_one_rank_a_node_has_one_adapter() -> None:
@@ -317,7 +334,7 @@ def test_the_parts_of_an_expert_push_its_ranks_into_another_node() -> None:
 
 @pytest.mark.parametrize("axis", AXES)
 def test_a_group_is_as_far_apart_in_time_as_its_ranks_are(axis: str) -> None:
-    """Where a hop between nodes takes 1 s and nothing else any time, a ring over several nodes has one for each rank."""
+    """Where a hop between nodes takes 1 s and nothing else any time, a ring over nodes has one a rank, less one."""
     p = Parallelism(dp=8, tp=2, cp=2, pp=4, ep=4, expert_tp=2, zero=3, replicas=2)
     sizes = {name: getattr(p, name) for name in ("dp", "tp", "cp", "pp", "ep", "expert_tp", "replicas")}
     for per_node in (1, 2, 4, 8, 16, 32, 64, 128):
@@ -364,6 +381,22 @@ def test_collectives_take_what_nccl_tests_measured() -> None:
     for found in errors.values():
         assert np.median(found) < 0.1
         assert np.quantile(found, 0.9) < 0.33
+
+
+@pytest.mark.parametrize(
+    ("software", "kind", "ranks", "calls"),
+    [
+        ("megatron-lm", "reduce-scatter", 8, 25),  # of 40 million elements
+        ("megatron-lm", "reduce-scatter", 128, 8),  # of a million for each rank
+        ("nanotron", "all-reduce", 8, 77),  # DDP's, of 25 MiB
+        ("deepspeed", "reduce-scatter", 8, 2),
+    ],
+)
+def test_buckets_of_a_billion_gradients(software: str, kind: str, ranks: int, calls: int) -> None:
+    asked = job(software=software, precision="bf16-mixed", grad_reduce="bf16")
+    found = in_buckets(asked, Collective(kind, "dp", ranks, 1, 2 * 10**9, "", "backward"))
+    assert found.calls == calls
+    assert found.bytes == pytest.approx(2 * 10**9)
 
 
 def test_one_rank_sends_nothing() -> None:

@@ -149,5 +149,5 @@ def test_errors() -> None:
         read_calibration("training_memroy")
     odd = validate([dict(ROWS[0], program="a blog")], "training-memory")
     assert odd.rows == ()
-    assert "program='a blog' must be one of megatron, megatron-deepspeed" in odd.skipped[0][2]
+    assert "program='a blog' must be one of megatron-deepspeed" in odd.skipped[0][2]
     assert odd.table()[0][4] == "-"
