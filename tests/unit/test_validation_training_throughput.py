@@ -224,8 +224,8 @@ def test_software_that_is_not_known_is_a_class_of_its_own(cells: dict[str, str],
         ("", "adapter", 50e9),
         ("EFA 400 Gb/s", "EFA", 50e9),
         ("RoCE 4x100 Gb/s per node", "RoCE", 6.25e9),
-        ("InfiniBand 8x200 Gb/s", "adapter", 25e9),
-        ("IB 25 GB/s", "adapter", 25e9),
+        ("InfiniBand 8x200 Gb/s", "InfiniBand", 25e9),
+        ("IB 25 GB/s", "InfiniBand", 25e9),
     ],
 )
 def test_networks_of_rows(text: str, name: str, rate: float) -> None:
