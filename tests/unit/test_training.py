@@ -499,7 +499,9 @@ def test_constants_of_ones_own() -> None:
     assert worse.time.parts["elementwise"] > 1.5 * found.time.parts["elementwise"]
     assert worse.bounds["elementwise"][1] == worse.time.parts["elementwise"]
     for wrong in ({}, read_calibration("training_memory")):
-        with pytest.raises(LLMHWError, match="calibration has no common, links, families, switches, interval, so it is not"):
+        with pytest.raises(
+            LLMHWError, match="calibration has no common, links, families, switches, interval, so it is not"
+        ):
             estimate(run={"calibration": wrong})
 
 
