@@ -29,9 +29,10 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
         "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
-        "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels "
-        "recipe compute recompute_mode recompute_modules optimizer optimizer_in_backward offload interleaving cp_kind "
-        "adapters_only rank targets base loss dropout counts_recompute counts_causal".split()
+        "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap "
+        "attention_kernel packed kernels recipe compute recompute_mode recompute_modules optimizer "
+        "optimizer_in_backward offload interleaving cp_kind adapters_only rank targets base loss dropout "
+        "counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
         "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode "
@@ -470,6 +471,7 @@ def training_throughput(row: Row) -> Facts:
         "fsdp": _shards(row),
         "gpus_per_node": _slice(row),
         **switched,
+        "attention_kernel": "cudnn" if re.search("flashattention-[34]", text) else "",
         # of SQuAD's samples, which NeMo's recipes of fine-tuning pack
         "packed": "200" if squad else "",
         "kernels": "torch" if torch else "megatron",

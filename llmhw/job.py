@@ -27,7 +27,7 @@ from llmhw.engines import (
 from llmhw.hardware import Cluster, accelerator, cluster_of, memory_bytes
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
-from llmhw.trainers import CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
+from llmhw.trainers import ATTENTION_KERNELS, CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -583,11 +583,13 @@ def _software(name: str, value: str) -> str:
 
 
 @cache
-def _switched(software: str, compiled: bool | None, *switched: Any) -> Trainer:
+def _switched(software: str, compiled: bool | None, attention: str | None, *switched: Any) -> Trainer:
     found = trainer(software)
-    changes = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
     if compiled is not None and found.elementwise != "fused":
         changes["elementwise"] = "compiled" if compiled else "eager"
+    if attention is not None:
+        changes["attention"] = attention
     return replace(found, **changes)
 
 
@@ -673,6 +675,9 @@ class TrainingJob:
     cuda_graph: str | None = choice(CUDA_GRAPHS, "What is launched as a graph; default: the software's.", None)
     dispatcher: str | None = choice(DISPATCHERS, "What takes tokens to experts; default: the software's.", None)
     a2a_overlap: bool | None = flag("That runs beside other work; default: as the software does.", None)
+    attention_kernel: str | None = choice(
+        ATTENTION_KERNELS, "Whose flash attention: cudnn is FlashAttention 3 and 4 too; default: the software's.", None
+    )
     packed: int | None = count(
         "Tokens of a document, on average, where sequences are packed; none attends to another's.", None
     )
@@ -767,7 +772,8 @@ class TrainingJob:
     @property
     def trainer(self) -> Trainer:
         """The software, with what this job switches otherwise."""
-        return _switched(self.software, self.compiled, *(getattr(self, name) for name in SWITCHES))
+        others = (getattr(self, name) for name in SWITCHES)
+        return _switched(self.software, self.compiled, self.attention_kernel, *others)
 
     @property
     def batch(self) -> int:
@@ -890,6 +896,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("method", "kernels='torch' and pp=1", lambda job: job.kernels == "torch" and job.parallelism.pp == 1),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
+    ("attention_kernel", "attention='flash'", lambda job: job.attention == "flash"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),
     ("a2a_overlap", "a model with experts", lambda job: _experts(job.model) > 1),
     ("tp_overlap", "tp of at least 2", lambda job: job.parallelism.tp > 1),

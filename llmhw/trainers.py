@@ -12,6 +12,8 @@ ELEMENTWISE = ("eager", "compiled", "fused")
 CUDA_GRAPHS = ("none", "partial", "full")
 DISPATCHERS = ("alltoall", "allgather", "deepep", "hybridep")
 GRAD_REDUCE = ("fp32", "bf16")
+# FlashAttention 1 and 2; cuDNN's, and FlashAttention 3 and later, which are as fast; that of XLA on TPUs.
+ATTENTION_KERNELS = ("flash1", "flash2", "cudnn", "splash")
 # What a run may switch, by the field of a `Trainer`.
 SWITCHES = ("tp_overlap", "grad_overlap", "gather_prefetch", "cuda_graph", "dispatcher", "a2a_overlap", "grad_reduce")
 

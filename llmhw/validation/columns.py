@@ -265,6 +265,17 @@ COLUMNS: dict[str, Column] = {
     "dispatcher": _choice("what takes tokens to experts", "alltoall allgather deepep hybridep"),
     "a2a_overlap": _flag("that runs beside other work"),
     "grad_reduce": _choice("format in which gradients are reduced", "fp32 bf16"),
+    "attention_kernel": Column(
+        "whose flash attention: flash1, flash2, cudnn (FlashAttention 3 and 4 too), splash",
+        kind="choice",
+        choices=("flash1", "flash2", "cudnn", "splash"),
+        words=(
+            *((word, "flash1") for word in ("fa1", "flashattention_1", "triton")),
+            *((word, "flash2") for word in ("fa2", "flashattention_2", "flash_attn_2", "flash_attention_2")),
+            *((word, "cudnn") for word in ("fa3", "fa4", "flashattention_3", "flash_attention_3", "te", "cudnn_sdpa")),
+        ),
+        names=("attn_implementation", "attention_backend"),
+    ),
     "packed": _count("of a document, on average, in packed sequences", "tokens"),
     "recompute_modules": _text("which modules run again, in Megatron-Core's words: core_attn, layernorm, moe_act, ..."),
     "fp8_recipe": Column(
@@ -427,11 +438,10 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-throughput": _columns(
         "model_name gpu n_gpus seq_len global_batch measured_kind measured_value tp pp vpp cp ep zero_stage "
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
-        "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce fp8_recipe packed loss "
-        "optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device offload offload_layers "
-        "checkpoint_offload optimizer_in_backward "
-        "interleaving cp_kind adapters_only rank targets base dropout counts_recompute counts_causal network "
-        "adapter_gb_per_s gpus_per_node model config",
+        "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce attention_kernel "
+        "fp8_recipe packed loss optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device "
+        "offload offload_layers checkpoint_offload optimizer_in_backward interleaving cp_kind adapters_only rank "
+        "targets base dropout counts_recompute counts_causal network adapter_gb_per_s gpus_per_node model config",
         _SIZES,
         _DEVICE,
     ),

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmhw.hardware import Accelerator, Cluster, Link
-from llmhw.job import EFFECTS, Assumed, Parallelism, TrainingJob, limits_of
+from llmhw.job import EFFECTS, MODULES, Assumed, Parallelism, TrainingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.names import split_format
 from llmhw.step_time import time_step
@@ -139,7 +139,7 @@ def _adapter(row: Row, per_node: int) -> Link:
 
 # What a run switched otherwise than its software does, by column; see `llmhw.trainers`.
 FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
-WORDS = ("cuda_graph", "dispatcher", "grad_reduce")
+WORDS = ("cuda_graph", "dispatcher", "grad_reduce", "attention_kernel")
 _RECOMPUTE = ("none", "selective", "per-op", "block", "full", "as needed")
 
 
@@ -153,12 +153,9 @@ def recompute_of(row: Row) -> str:
     return found
 
 
-_MODULES = ("core_attn", "layernorm", "mlp", "moe", "moe_act", "shared_experts", "mla_up_proj")
-
-
 def modules_of(row: Row) -> str:
     """Modules that run again, of those that `llmhw.job.MODULES` has."""
-    return ",".join(word for word in re.findall(r"\w+", row["recompute_modules"]) if word in _MODULES)
+    return ",".join(word for word in re.findall(r"\w+", row["recompute_modules"]) if word in MODULES)
 
 
 # What nearly everybody trains with on a vendor's devices.
@@ -224,6 +221,7 @@ def _recipe(row: Row) -> dict[str, Any]:
         "precision": row["recipe"] or ("fp32-bf16" if kernels == "torch" else "bf16-mixed-fp32-grads"),
         "compute": compute_format(row, row.device(usual=True)),
         "recompute": "none" if recompute == "as needed" else recompute,
+        "recompute_modules": modules_of(row),
         "attention": "eager" if row["flash_attention"] == "false" else "flash",
         "kernels": kernels,
         "software": trainer_of(row),
@@ -235,8 +233,6 @@ def _recipe(row: Row) -> dict[str, Any]:
     if found["frozen"]:
         found |= {"rank": row.count("rank", 16), "base": row["base"] or None}
         found |= {"targets": row["targets"]} if row["targets"] else {}
-    if "recompute_modules" in TrainingJob.__dataclass_fields__:
-        found["recompute_modules"] = modules_of(row)
     if row["loss"]:
         found["loss"] = row["loss"]
     if row["optimizer"]:
