@@ -28,16 +28,16 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
-        "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap packed kernels "
-        "recipe compute recompute_mode recompute_modules offload interleaving cp_kind adapters_only rank targets base "
-        "loss dropout counts_recompute counts_causal".split()
+        "not_predicted fitted cluster model config mtp device device_changes network adapter_gb_per_s ranks_per_device "
+        "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap "
+        "attention_kernel packed kernels recipe compute recompute_mode recompute_modules optimizer "
+        "optimizer_in_backward offload interleaving cp_kind adapters_only rank targets base loss dropout "
+        "counts_recompute counts_causal".split()
     ),
     "training_memory": tuple(
         "not_predicted fitted assumed varied program software model config device recipe compute recompute_mode "
-        "compiled outer_layers adapter weights trained_params unit_bytes base loss optimizer_states rank targets "
-        "adapter_dropout offload "
-        "checkpoint_offload meter".split()
+        "recompute_modules compiled outer_layers adapter weights trained_params unit_bytes base loss optimizer_states "
+        "rank targets adapter_dropout offload checkpoint_offload meter".split()
     ),
     "inference_throughput": tuple(
         "not_predicted cluster model config device software backends weights kv_dtype attention_dp mean_isl mean_osl "
@@ -343,8 +343,8 @@ def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str
         return "none"  # of MaxText: products and attention are kept
     if row["recompute"] == "custom":
         return "full"  # of MaxText: the inputs of layers are kept, some products beside the device
-    if row["recompute"] == "selective" and ("recompute modules" in text or "selective recompute " in text):
-        return _modules(text)
+    if "modules 'full'" in text:
+        return "full"
     if row["recompute"] not in ("", "unknown"):
         return row["recompute"]
     if torch:
@@ -357,27 +357,44 @@ def recompute(row: Row, *, torch: bool, frozen: bool, experts: bool, device: str
     return "as needed" if experts and not frozen and not device.startswith("GB") else "none"
 
 
-def _modules(text: str) -> str:
-    """What single modules that run again come to: norms and activations are next to nothing."""
-    return "full" if "whole moe" in text else "none" if "norm" in text or "act" in text else "selective"
+# What users call Megatron-Core's modules.
+_MODULES = {
+    "layernorm": "layernorm|norm",
+    "moe_act": "moe_act|act",
+    "shared_experts": "shared_experts?",
+    "moe": "whole moe module",
+    "mlp": "mlp",
+    "core_attn": "core_attn",
+}
+
+
+def _modules(row: Row) -> str:
+    """The modules that the notes say to run again."""
+    found = re.search(
+        r"recompute modules '([^']*)'|selective recompute (?:of )?([^;]*)|([\w+]+) recompute", row["notes"]
+    )
+    text = next((part for part in found.groups() if part), "") if found else ""
+    return ",".join(name for name, words in _MODULES.items() if re.search(rf"\b(?:{words})\b", text))
 
 
 def _reason_of_training(row: Row) -> str:
-    text = row["notes"].lower()
-    states = re.search(r"offload(?!ed\b)", text) and not re.search(
-        r"=offload|activation offload|cpu_offload false", text
-    )
-    if row["notes"].startswith("*") or states or "paged" in text:
-        return "states in host memory, whose transfers are not timed"
     if row["provenance"] == "memory":
         return "written down from memory, not read"
     if row["notes"].startswith("WARN") or "DOUBTFUL" in row["notes"]:
         return "the source contradicts itself: see the notes"
-    if row["precision"] == "int8":
-        return "int8 training, which quantizes both operands of every product, is not modelled"
-    if "recompute" in text and "mlp" in text:
-        return "recomputes the feed-forward part, which `recompute` does not offer"
+    if row["precision"] == "int8" or (row["precision"] == "fp8" and row["gpu"].startswith("TPU v6e")):
+        return "int8 training (AQT on TPUs), which quantizes both operands of every product, is not modelled"
+    if row["notes"].startswith("*") and row.count("n_gpus") > 1:
+        return "which states lie in host memory is not stated"
+    if "torchtune" in row["source"] and row["gpu"].startswith("RTX A6000"):
+        return "more than the card's peak allows: the source contradicts itself"
     return ""
+
+
+def _optimizer(row: Row) -> str:
+    text = row["notes"].lower()
+    paged = "pagedadamw8bit" in text or "paged 8bit" in text
+    return "paged-adamw-8bit" if paged else "adamw-8bit" if "8-bit" in text and "torchao low" in row["source"] else ""
 
 
 # Kept in what, by trainer, where the precision of the weights is no choice of the run.
@@ -398,8 +415,31 @@ def _shards(row: Row) -> str:
     return str(row.count("n_gpus") // (int(slices) * row.count("tp"))) if slices else ""
 
 
+def _network(row: Row) -> str:
+    """What joins the nodes, where the source says it."""
+    words = {"EFA": r"\bEFA\b", "RoCE": "RoCE", "TCPX": "TCPX", "InfiniBand": r"InfiniBand|\bIB\b|HDR|NDR"}
+    return next((name for name, word in words.items() if re.search(word, row["interconnect"])), "")
+
+
+def _trains_ahead(row: Row) -> bool:
+    """Whether DeepSeek-V3's layer for multi-token prediction is trained: the FLOPs a token that are printed tell it.
+
+    They are 249.6 GFLOP without that layer and its head (rows that say so), and 260 with them.
+    """
+    rate = re.search(r"(?:TFLOP/s/GPU|TFLOPS_per_GPU)=([\d.]+)", row["notes"])
+    if "deepseek-v3" not in row["model_name"].lower() or not rate:
+        return False
+    speed = row.positive("measured_value")
+    if row["measured_kind"] == "step_time_s":
+        speed = row.count("global_batch") * row.count("seq_len") / speed / row.count("n_gpus")
+    return float(rate[1]) * 1e12 / speed > 255e9
+
+
 def _slice(row: Row) -> str:
-    """Chips of a TPU slice, which the interconnect joins."""
+    """Devices of a node where that is stated, or chips of a TPU slice."""
+    nodes = re.search(r"\(\d+ nodes? x (\d+)\)", row["notes"])
+    if nodes and accelerator(device_of(row["gpu"]) or "h100").scale_up_devices <= 8:
+        return nodes[1]
     within = re.search(r"slice of (\d+) chips", row["interconnect"])
     slices = re.search(r"ICI; (\d+) slice", row["interconnect"])
     return within[1] if within else str(row.count("n_gpus") // int(slices[1])) if slices else ""
@@ -447,17 +487,23 @@ def training_throughput(row: Row) -> Facts:
         "device": device,
         "device_changes": as_json(_changes(row)),
         "adapter_gb_per_s": f"{adapter_of(row['interconnect'], device):.17g}",
+        "network": _network(row),
         "ranks_per_device": "2" if "counted in NeuronCores" in row["notes"] else "",
         "fsdp": _shards(row),
         "gpus_per_node": _slice(row),
         **switched,
+        "attention_kernel": "cudnn" if re.search("flashattention-[34]", text) else "",
         # of SQuAD's samples, which NeMo's recipes of fine-tuning pack
         "packed": "200" if squad else "",
         "kernels": "torch" if torch else "megatron",
         "recipe": "bf16" if tuned else _KEPT.get(running, "fp32-bf16") if torch else "bf16-mixed-fp32-grads",
         "compute": compute(row, device),
+        "mtp": "1" if _trains_ahead(row) else "",
+        "recompute_modules": switched.get("recompute_modules") or _modules(row),
         "recompute_mode": recompute(row, torch=torch, frozen=frozen, experts=experts, device=device),
-        "offload": "optimizer" if "cpu adamw offload" in text else "",
+        "optimizer": _optimizer(row),
+        "optimizer_in_backward": "true" if re.search(r"in[_-]bwd", text) else "",
+        "offload": "optimizer" if "cpu adamw offload" in text else "all" if "cpu offload with" in text else "",
         "interleaving": "none" if single or (titan and "interleaved" not in text) else "",
         "cp_kind": "all-gather" if "Llama 3 Herd" in row["source"] else "",  # Llama 3 (2024), section 3.3.2
         "adapters_only": "true" if frozen else "",
@@ -497,8 +543,6 @@ STABLELM = {
     "tie_word_embeddings": False,
 }
 _PROGRAMS = {
-    "SimuMax": "megatron",
-    "Megatron-Bridge": "megatron",
     "BLOOM": "megatron-deepspeed",
     "LitGPT": "litgpt",
 }
@@ -542,8 +586,6 @@ def _reason_of_memory(row: Row) -> str:
     source, notes = row["source"], row["notes"]
     if row["id"] == "TM0233":
         return "the source has 65 GB at micro-batch 2 and 56 GB at micro-batch 4: a slip of the pen in the source"
-    if "Megatron-Bridge" in source and "mlp" in notes:
-        return "recomputes the feed-forward part, which `recompute` does not offer"
     if "DOUBTFUL" in notes:
         return "the source contradicts itself: see its notes"
     if "torchtune" in source and row["seq_len"]:
@@ -674,10 +716,9 @@ def training_memory(row: Row) -> Facts:
     else:
         mode = "per-op" if titan and row["recompute"] == "selective" else row["recompute"]
     # from "Rebalancing layers" on, the source runs DeepSpeed's BF16_Optimizer, which adds up gradients in fp32
-    recipes = {
-        "megatron": "bf16-mixed-fp32-grads",
-        "megatron-deepspeed": "bf16-mixed-fp32-grads" if rebalanced else "bf16-mixed",
-    }
+    recipes = {"megatron-deepspeed": "bf16-mixed-fp32-grads" if rebalanced else "bf16-mixed"}
+    known = {"torchtitan": "torchtitan", "SimuMax": "megatron-lm", "Megatron-Bridge": "megatron-bridge"}
+    software = next((name for part, name in known.items() if row["source"].startswith(part)), "")
     # "regex partition_method='type:transformer|embed'"
     counted = rebalanced or row["id"] == "TM0270"
     return {
@@ -686,10 +727,11 @@ def training_memory(row: Row) -> Facts:
         "model": base,
         "config": as_json(changes),
         "device": device_of(row["gpu"]),
-        "software": "torchtitan" if titan else "",
-        "recipe": "fp32-bf16" if titan else recipes.get(program, ""),
-        "compute": "fp8" if program == "megatron" and row["precision"] == "fp8" else "",
+        "software": software,
+        "recipe": "fp32-bf16" if titan else recipes.get(program, "bf16-mixed-fp32-grads" if software else ""),
+        "compute": "fp8" if software and row["precision"] == "fp8" else "",
         "recompute_mode": mode,
+        "recompute_modules": "mlp" if "mlp recompute" in row["notes"] or "mlp+core" in row["notes"] else "",
         "compiled": ("true" if "compile" in row["notes"] else "false") if titan else "",
         "outer_layers": "counted" if program == "megatron-deepspeed" and counted else "",
         "adapter": method if program == "litgpt" else "",

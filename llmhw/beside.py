@@ -11,14 +11,15 @@ from typing import Any
 
 from llmhw.engine import Engine, experts_touched, formats_of
 from llmhw.formula import Ledger, formula
-from llmhw.hardware import Accelerator, Cluster, Link, accelerator, given, link_of
+from llmhw.hardware import Accelerator, Cluster
+from llmhw.host import Host, host_of, host_read_seconds
 from llmhw.job import ServingJob, in_host
 from llmhw.llamacpp import layers_on
 from llmhw.memory import kv_cache, lora_tensors
 from llmhw.model import Layer, ModelSpec
 from llmhw.precision import component_formats, formats_in
 from llmhw.rates import serving_constants
-from llmhw.units import LLMHWError, any_of, format_quantity, maximum, minimum, share
+from llmhw.units import LLMHWError, any_of, format_quantity, maximum, share
 
 
 @formula(
@@ -54,21 +55,6 @@ def adapter_seconds(
     return maximum(2 * read / bandwidth_bytes_per_second, work / flops_per_second) + 2 * gap_seconds
 
 
-@formula(
-    source="host memory comes over the device's own link, from a memory that all devices of the host share",
-    unit="seconds",
-)
-def host_read_seconds(
-    *, memory_bytes: Any, link_bytes_per_second: Any, host_bytes_per_second: Any, devices: Any = 1
-) -> Any:
-    """Time in which each of several devices reads so many bytes of host memory.
-
-    >>> host_read_seconds(memory_bytes=5e9, link_bytes_per_second=25e9, host_bytes_per_second=40e9, devices=2)
-    0.25
-    """
-    return memory_bytes / minimum(link_bytes_per_second, host_bytes_per_second / devices)
-
-
 @formula(source="a tensor's elements, of experts those that the batch touches", unit="bytes")
 def away_bytes(*, elements: Any, bytes_per_element: Any, touched: Any = 1, ranks: Any = 1) -> Any:
     """Weights in host memory that a pass needs on one device.
@@ -83,8 +69,6 @@ def away_bytes(*, elements: Any, bytes_per_element: Any, touched: Any = 1, ranks
 
 # Rows of a matrix from which llama.cpp copies it to the device and multiplies there (GGML_OP_OFFLOAD_MIN_BATCH).
 COPIED_FROM = 32
-# Share of a link's rate that copies from pinned host memory reach, where the catalog has none: PCIe's of nvbandwidth.
-_LINK_SHARE = 0.8
 # What one product computes, and its adapters' two kernels.
 _TOGETHER = {"q": "q, k and v", "k": "q, k and v", "v": "q, k and v", "gate": "gate and up", "up": "gate and up"}
 # Seconds in which the hidden states change sides once: a copy, and the wait for it. [inferred] cudaMemcpyAsync with a
@@ -92,38 +76,6 @@ _TOGETHER = {"q": "q, k and v", "k": "q, k and v", "v": "q, k and v", "gate": "g
 _CROSSING = 2e-5
 # Seconds in which the threads of a processor wait for each other behind an operation; [inferred] nothing is launched.
 _BARRIER = 2e-6
-
-
-@dataclass(frozen=True)
-class Host:
-    """A machine's processor and its memory, and the link that one device hangs on.
-
-    >>> host_of("h100").cpu.name, round(host_of("rtx 4090", "60GB/s").link_bytes_per_second / 1e9)
-    ('EPYC 9654', 24)
-    """
-
-    cpu: Accelerator
-    link_bytes_per_second: float
-
-
-def host_of(device: Accelerator | str, wanted: str | None = None) -> Host:
-    """The host of a device: the processor that was asked for, or one that is usual beside such a device.
-
-    wanted   a processor of the catalog, or the bandwidth of the host's memory: "83GB/s"
-    """
-    device = accelerator(device) if isinstance(device, str) else device
-    link = link_of("host_link", device.require("host_link"))
-    assert isinstance(link, Link)
-    reached = link.measured_bytes_per_second or link.bytes_per_second * (link.efficiency or _LINK_SHARE)
-    return Host(host_cpu(device, wanted), reached)
-
-
-def host_cpu(device: Accelerator, wanted: str | None = None) -> Accelerator:
-    """The processor beside a device; [inferred] unless asked for: a desktop's beside GDDR, a server's beside HBM."""
-    usual = accelerator("EPYC 9654" if "HBM" in device.memory_type else "Ryzen 9 7950X")
-    if wanted is None:
-        return usual
-    return given(usual, bandwidth=wanted) if wanted.lower().endswith("b/s") else accelerator(wanted)
 
 
 def host_words(job: ServingJob) -> list[str]:

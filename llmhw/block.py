@@ -35,6 +35,11 @@ _TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_
 _ROUTING_KERNELS = 60  # [inferred] Megatron-Core: top-k, histogram, sort, permutation, weights, and back
 _EAGER_KERNELS = 15  # [inferred] masks, transposes and biases of attention that is not fused
 _EXPONENTIAL = 16  # FLOP that the ordinary cores do in the time of one exponential: 256 and 16 a cycle
+# Traffic of operations of eager PyTorch over one kernel that does them all, as transformers writes them: RMSNorm widens
+# to fp32, squares, averages, scales, narrows and multiplies (36 bytes an element in place of 4, backward as many times
+# more); rotary embedding negates, joins, multiplies twice and adds (20 in place of 4); a gate is multiplied apart (10
+# in place of 6). LayerNorm and GELU have kernels of their own.
+_ALONE = {"rms": 8.0, "rotary": 5.0, "gate": 1.7}
 _STATE_KERNELS = 6  # [inferred] convolution, gates, decay, state, output gate and norm of linear attention
 
 
@@ -89,7 +94,7 @@ class Kept:
     rows      of a sequence
     element   bytes of an element
     keys      keys of a score matrix; 0: no matrix
-    core      made by attention's core, which selective recompute makes again
+    again     modules that make it again, so that it is not kept where one is recomputed: see `llmhw.job.MODULES`
     operand   what a linear layer takes in: 8-bit layers keep it as they multiply it
     """
 
@@ -99,7 +104,7 @@ class Kept:
     rows: Any
     element: int = 2
     keys: int = 0
-    core: bool = False
+    again: tuple[str, ...] = ()
     operand: bool = False
 
     def term(self, batch: Any, times: Any = 1, *, key: str = "") -> Term:
@@ -119,12 +124,14 @@ class Op:
     part      of the block: norms, attention, mlp, experts, router, residual
     kernels   that it launches
     kept      what it keeps for the backward pass
+    again     modules that it is a part of, which run it once more where they are recomputed
     """
 
     name: str
     part: str
     kernels: Any = 1
     kept: tuple[Kept, ...] = ()
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +214,7 @@ class Pass(Op):
     rows, width      vectors and their elements
     ahead, behind    reads plus writes of an element in the forward and in the backward pass
     element          bytes of an element
+    alone            traffic over that where each of PyTorch's operations is a kernel of its own
     """
 
     rows: Any
@@ -214,6 +222,7 @@ class Pass(Op):
     ahead: Any
     behind: Any
     element: int = 2
+    alone: float = 1.0
 
     @property
     def routed(self) -> bool:
@@ -282,16 +291,16 @@ class Block:
         """FLOPs of one forward pass."""
         return sum(op.flops for op in self.ops if isinstance(op, (Matmul, Core, State)))
 
-    def kept(self, batch: Any, *, selective: bool = False, stored: float = 1.0) -> dict[str, list[Term]]:
+    def kept(self, batch: Any, *, again: Collection[str] = (), stored: float = 1.0) -> dict[str, list[Term]]:
         """Terms of what the block keeps for its backward pass, by part.
 
-        selective   attention's core is computed again
+        again       modules that are computed again: see `llmhw.job.MODULES`
         stored      bytes that a linear layer keeps of an element of its input, over those of 16 bit
         """
         parts: dict[str, list[Term]] = {}
         for op in self.ops:
             for one in op.kept:
-                if not (selective and one.core):
+                if not any(name in again for name in one.again):
                     parts.setdefault(one.part, []).append(one.term(batch, stored if one.operand else 1))
         return parts
 
@@ -382,14 +391,17 @@ class _Walk:
                 width = width * maximum(1, (a.heads if t.part == "q_norm" else a.kv_heads) // self.x.tp)
             inside = t.part not in ("norm_in", "norm", "norm_out")  # what attention keeps is counted there
             found = found or not inside
-            yield self._norm(t.module, rows, width, not inside)
+            again = () if inside else ("layernorm",)
+            yield replace(self._norm(t.module, rows, width, not inside), again=again)
         if not found:
             yield self._norm("first norm", self.own, self.spec.hidden, True)
             yield self._norm("second norm", self.own, self.spec.hidden, True)
 
     def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
         kept = self._keep("norms", f"input of {name}", width, self.rows) if keeps else ()
-        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept)
+        style = self.spec.family.style
+        alone = _ALONE["rms"] if style is not None and style.norm.startswith("rms") else 1.0
+        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept, alone=alone)
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
@@ -422,8 +434,9 @@ class _Walk:
             kept = self._inputs(t, local, first)
             last |= {name: group} if t.part == "down" else {}
             made[name] = Matmul(
-                name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept, **sizes
-            )
+                name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept,
+                again=self._again(t), **sizes
+            )  # fmt: skip
         for m in made.values():
             yield m
             if m.name in beside:
@@ -441,11 +454,25 @@ class _Walk:
         drop = 2.5 if self.dropout else 0
         yield Pass(name=f"input of {name}", part=m.part, rows=m.m, width=m.k, ahead=drop, behind=3 + drop)
 
+    def _again(self, t: Tensor) -> tuple[str, ...]:
+        """Modules that a matrix is a part of: see `llmhw.job.MODULES`."""
+        if t.component in ("experts", "router"):
+            return ("moe",)
+        if t.component == "mlp":
+            return ("shared_experts", "moe") if self._mixture else ("mlp",)
+        latent = self.layer.attention is not None and self.layer.attention.latent
+        return ("mla_up_proj",) if latent and t.part in ("q_b", "kv_b") else ()
+
+    @property
+    def _mixture(self) -> bool:
+        return any(t.component == "experts" for t in self.layer.used)
+
     def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
         """What a matrix product keeps."""
         hidden, whole = self.spec.hidden, share(self.seq_len, self.x.cp)
         if t.component == "attention" and self.layer.attention:
-            kept = self._keep("qkv", "input of the qkv projection", hidden, self.rows, operand=True) if first else ()
+            norm: dict[str, Any] = {"operand": True, "again": ("layernorm",)}
+            kept = self._keep("qkv", "input of the qkv projection", hidden, self.rows, **norm) if first else ()
             if t.part in ("q_a", "kv_a"):
                 kept += self._keep("qkv", f"result of {t.module}, before and after its norm", 2 * local.out, whole)
             if t.part == "o":
@@ -461,11 +488,15 @@ class _Walk:
             rows = inner = self.rows * t.used * self.x.expert_tp * self.imbalance
         else:
             return ()
-        kept = self._keep(part, label, hidden, rows, operand=True) if first else ()
+        again = self._again(t)
+        # rows of the experts are copies, made inside the module; all others come from the norm before it
+        before = again if part == "experts" else ("layernorm",)
+        kept = self._keep(part, label, hidden, rows, operand=True, again=before) if first else ()
         if t.part == "down":
-            kept += self._keep(part, "input of the last projection", local.into, inner, operand=True)
+            act = (*again, *(("moe_act",) if part == "experts" else ()))
+            kept += self._keep(part, "input of the last projection", local.into, inner, operand=True, again=act)
             if part == "experts":
-                kept += self._keep(part, "output of the experts", hidden, rows)
+                kept += self._keep(part, "output of the experts", hidden, rows, again=again)
         return kept
 
     def _activation(self, down: Matmul, gated: bool) -> Op:
@@ -473,11 +504,13 @@ class _Walk:
         routed = down.split == "experts"
         rows = self.rows * down.used * self.x.expert_tp * self.imbalance if routed else share(self.seq_len, self.x.cp)
         part = "experts" if routed else "activation function"
-        kept = self._keep(part, "input of the activation function", down.k * (2 if gated else 1), rows)
+        width = down.k * (2 if gated else 1)
+        kept = self._keep(part, "input of the activation function", width, rows, again=down.again)
         ahead, behind = (3, 5) if gated else (2, 3)
         return Pass(
             name=f"activation of {down.name}", part=down.part, rows=down.m * down.groups, width=down.k, ahead=ahead,
-            behind=behind, kept=kept,
+            behind=behind, kept=kept, again=(*down.again, *(("moe_act",) if routed else ())),
+            alone=_ALONE["gate"] if gated else 1.0,
         )  # fmt: skip
 
     def mixing(self) -> Iterator[Op]:
@@ -502,7 +535,11 @@ class _Walk:
                 )  # fmt: skip
             if self.spec.rotary:
                 width = (heads + (0 if a.shared else kv_heads)) * a.head_dim
-                yield Pass(name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2)
+                again = ("mla_up_proj",) if a.latent else ()
+                yield Pass(
+                    name="rotary embedding", part="attention", rows=self.tokens, width=width, ahead=2, behind=2,
+                    again=again, alone=_ALONE["rotary"],
+                )  # fmt: skip
             if self.attention == "eager":
                 # scale, mask and softmax in one kernel; dropout apart, with a mask of one byte
                 more = 2.5 if self.dropout and not self.adapted else 0
@@ -554,14 +591,21 @@ class _Walk:
             )
 
     def _beside_state(self, linear: LinearAttention) -> tuple[Kept, ...]:
-        """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew."""
+        """What goes into and comes out of a state and its convolution; chunked kernels compute the states anew.
+
+        Mamba-2's kernel runs its convolution again, too (mamba_split_conv1d_scan_combined). The delta rule's keeps what
+        it made of each chunk's tokens, its decays, and queries and keys repeated for every value head
+        (flash-linear-attention's chunk_gated_delta_rule and chunk_kda, as Megatron-Core calls them).
+        """
         whole, tp = share(self.seq_len, self.x.cp), self.x.tp
         parts = ("in_proj", "x_proj") if self.layer.attention else ("in_proj", "x_proj", "q_b")
         before = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.matmul and t.part in parts]
         results = sum((t.numel // t.into for t in before), start=0)
         kept = self._keep("state", "results of the projections", results, whole)
-        if linear.conv_channels:
+        if linear.conv_channels and linear.kind != "mamba-2":
             kept += self._keep("state", "output of the convolution", share(linear.conv_channels, tp), whole)
+        if linear.products == _DELTA:
+            kept += self._delta(linear, share(linear.heads, tp), whole)
         width = share(linear.heads * linear.value_dim or linear.conv_channels, tp)
         kept += self._keep("state", "output of the state", width, whole)
         if not self.layer.attention:  # else they are counted with it
@@ -571,17 +615,32 @@ class _Walk:
                 kept += self._keep("output projection", "input of the output projection", t.into, whole, operand=True)
         return kept
 
+    def _delta(self, linear: LinearAttention, heads: Any, rows: Any) -> tuple[Kept, ...]:
+        """What the delta rule's kernels keep beside what goes in and comes out."""
+        channels = linear.kind != "gated-deltanet"
+        keys = (linear.conv_channels - linear.heads * linear.value_dim) // 2
+        made = heads * _chunk(linear) * (1 + channels)
+        kept = self._keep("state", "products of a chunk's tokens", made, rows)
+        kept += self._keep("state", "decays", heads * (linear.key_dim if channels else 1), rows, element=4)
+        kept += self._keep("state", "share that is written", heads, rows)
+        if keys < linear.heads * linear.key_dim:
+            kept += self._keep("state", "queries and keys, for each value head", 2 * heads * linear.key_dim, rows)
+        return kept
+
     def _core(self, a: Attention, heads: Any, kv_heads: Any) -> Op:
         own = share(self.seq_len, self.x.cp)
         stored = heads if a.latent else kv_heads
-        kept = self._keep("attention", "queries", heads * a.head_dim, own)
+        up: dict[str, Any] = {"again": ("mla_up_proj",)} if a.latent else {}
+        kept = self._keep("attention", "queries", heads * a.head_dim, own, **up)
         if not a.shared:  # else the layer keeps them that made them
-            kept += self._keep("attention", "keys", stored * a.head_dim, own)
-            kept += self._keep("attention", "values", stored * a.v_head_dim, own)
+            kept += self._keep("attention", "keys", stored * a.head_dim, own, **up)
+            kept += self._keep("attention", "values", stored * a.v_head_dim, own, **up)
         if self.attention == "flash":
-            kept += self._keep("attention", "logarithms of the softmax sums", heads, own, element=4, core=True)
+            kept += self._keep(
+                "attention", "logarithms of the softmax sums", heads, own, element=4, again=("core_attn",)
+            )
         else:
-            scores: dict[str, Any] = {"keys": self.seq_len, "core": True}
+            scores: dict[str, Any] = {"keys": self.seq_len, "again": ("core_attn",)}
             kept += self._keep("attention", "softmax", heads, own, **scores)
             if self.dropout:
                 kept += self._keep("attention", "dropout mask of the softmax", heads, own, element=1, **scores)
@@ -590,7 +649,7 @@ class _Walk:
             name=f"{a.kind} attention", part="attention", batch=self.x.micro_batch, heads=heads, kv_heads=kv_heads,
             queries=own, keys=self.seq_len if a.span is None else minimum(a.span, self.seq_len),
             pairs=self._documents(attended_pairs, a) / self.x.cp, head_dim=a.head_dim, v_head_dim=a.v_head_dim,
-            parts=self.x.cp if self.ring else 1, kept=kept,
+            parts=self.x.cp if self.ring else 1, kept=kept, again=("core_attn",),
         )  # fmt: skip
 
     def _documents(self, pairs: Callable[..., Any], a: Attention) -> Any:
@@ -612,13 +671,15 @@ class _Walk:
         yield Pass(name="residual", part="residual", rows=self.own, width=hidden, ahead=6, behind=6, kernels=2)
         routed = next((t for t in self.layer.tensors if t.split == "experts" and t.matmul), None)
         if routed is not None:
-            kept = self._keep("routing", "routing probabilities in fp32", routed.experts, self.rows, element=4)
+            kept = self._keep(
+                "routing", "routing probabilities in fp32", routed.experts, self.rows, element=4, again=("moe",)
+            )
             if all(t.component != "mlp" for t in self.layer.tensors):
-                kept = (*self._keep("routing", "input of the router", hidden, self.rows), *kept)
+                kept = (*self._keep("routing", "input of the router", hidden, self.rows, again=("layernorm",)), *kept)
             rows = self.own * routed.used * self.imbalance
             yield Pass(
                 name="routing", part="experts", rows=rows, width=hidden, ahead=6, behind=6, kernels=_ROUTING_KERNELS,
-                kept=kept,
+                kept=kept, again=("moe",),
             )  # fmt: skip
 
     def _keep(self, part: str, label: str, width: Any, rows: Any, **more: Any) -> tuple[Kept, ...]:
@@ -628,6 +689,10 @@ class _Walk:
 def _chunk(linear: LinearAttention) -> int:
     """Tokens that kernels of training treat together: mamba-ssm's default, and flash-linear-attention's."""
     return 256 if linear.kind == "mamba-2" else 64
+
+
+# Multiply-adds of a state's element by which the delta rule is known.
+_DELTA = 3
 
 
 def _group(t: Tensor) -> str:

@@ -35,7 +35,6 @@ from llmhw.rates import (
     ServingConstants,
     attention_seconds,
     compute_seconds,
-    half_format,
     matmul_seconds,
     powered_peak,
     serving_constants,
@@ -216,7 +215,7 @@ def _checked(name: str) -> bool:
 
 def _peak(device: Accelerator) -> float:
     """Dense 16-bit peak, of the accumulation that inference uses."""
-    return device.fp16_accumulate_peak or device.peak(half_format(device))
+    return device.fp16_accumulate_peak or device.peak(device.half_format)
 
 
 def seen_tokens(a: Attention, context: Any) -> Any:

@@ -57,6 +57,7 @@ _FORMAT_WORDS = {
 _USUAL_NODE = 8
 
 
+TOPOLOGIES = ("", "mesh", "torus 2", "torus 3")
 _EFFICIENCY = number(above=True, most=2.0)
 
 F = TypeVar("F", bound="_Fact")
@@ -147,6 +148,8 @@ class Link(_Fact):
     efficiency                  share of `bytes_per_second` that collectives reach; `efficiency_status` says
                                 whether it was measured or is a figure that others model with
     kind                        scale-up, scale-out, host or chip-to-chip
+    topology                    "mesh": a part of the rate for each peer; "torus 2", "torus 3": a part for each axis;
+                                "": a switch, all of it for any peer
     """
 
     name: str
@@ -162,12 +165,17 @@ class Link(_Fact):
     date: str = ""
     source: str = ""
     note: str = ""
+    topology: str = ""
 
     def __post_init__(self) -> None:
         texts = dict.fromkeys(("kind", "efficiency_status", "condition", "applies_to", "status", "date"), check_prose)
         rates = dict.fromkeys(("bytes_per_second", "measured_bytes_per_second"), number(above=True))
         # above 1 where switches add up: fewer bytes travel than a ring sends
-        check_made(self, **texts, **rates, **dict.fromkeys(("source", "note"), check_prose), efficiency=_EFFICIENCY)
+        named = {
+            "topology": lambda argument, value: check_choice(argument, value, TOPOLOGIES),
+            "efficiency": _EFFICIENCY,
+        }
+        check_made(self, **texts, **rates, **dict.fromkeys(("source", "note"), check_prose), **named)
 
     def __str__(self) -> str:
         return f"{self.name}: {format_quantity(self.bytes_per_second, 'bytes/s')} per direction and device"
@@ -281,6 +289,15 @@ tf32, fp16, bf16, int8
         if key in self.peaks:
             return self.peaks[key]
         raise LLMHWError(f"format={shown(fmt)} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
+
+    @property
+    def half_format(self) -> str:
+        """The 16-bit format that it multiplies: bf16, or fp16 on what came before it.
+
+        >>> accelerator("h100").half_format, accelerator("t4").half_format
+        ('bf16', 'fp16')
+        """
+        return "fp16" if "fp16" in self.peaks and "bf16" not in self.peaks else "bf16"
 
     def ridge(self, fmt: str) -> float:
         """FLOPs per byte of memory traffic above which arithmetic, not bandwidth, limits the device."""

@@ -27,7 +27,7 @@ from llmhw.engines import (
 from llmhw.hardware import Cluster, accelerator, cluster_of, memory_bytes
 from llmhw.model import ModelSpec, model_of
 from llmhw.precision import CHECKPOINT, formats_in, number_format
-from llmhw.trainers import CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
+from llmhw.trainers import ATTENTION_KERNELS, CUDA_GRAPHS, DISPATCHERS, GRAD_REDUCE, SWITCHES, Trainer, trainer
 from llmhw.units import (
     LLMHWError,
     ceil_div,
@@ -39,6 +39,7 @@ from llmhw.units import (
     maximum,
     parse_number,
     shown,
+    unknown_name,
     where,
 )
 
@@ -57,6 +58,16 @@ ENGINES = engine_names()
 SPLITS = ("tensor", "layers")
 LORA_TARGETS = ("all-linear", "attention", "mlp")
 ALL_REDUCES = ("two-shot", "one-shot", "nvls", "auto")
+# Modules that Megatron-Core can compute again (recompute_modules), in its words.
+MODULES = {
+    "core_attn": "attention's core",
+    "layernorm": "norms before attention and the feed-forward part",
+    "mla_up_proj": "queries, keys and values out of their compressions",
+    "mlp": "feed-forward parts without experts",
+    "moe_act": "activation functions of the experts",
+    "shared_experts": "experts that every token passes",
+    "moe": "routing and all experts",
+}
 COMPUTE = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8-row", "fp8-block", "mxfp8", "nvfp4")
 
 
@@ -197,6 +208,15 @@ def saves_attention(job: TrainingJob) -> bool:
     return job.attention == "eager" and (job.kernels != "torch" or style is None or style.registry)
 
 
+def keeps_scaled(job: TrainingJob) -> bool:
+    """Whether per-op checkpointing keeps every second product in 8 and 4 bit as it does in 16.
+
+    Compiled, as its partitioner runs no product again that it need not: torchao's table of torchtitan has peaks of 47.7
+    GB in bf16 and float8 alike. In eager mode the policy decides, whose list has no scaled products.
+    """
+    return job.trainer.elementwise == "compiled"
+
+
 def find_named(job: Any) -> None:
     """Put the objects in the place of names: a model's, and a device's or a cluster's."""
     object.__setattr__(job, "model", model_of(job.model, "model"))
@@ -316,6 +336,7 @@ class Parallelism:
     sequence_parallel: bool = flag("Split norms and residuals over the tp ranks too (Korthikanti et al. 2022).")
     schedule: str = choice(SCHEDULES, "Order of a pipeline's work; 1f1b is interleaved where vpp > 1.", "1f1b")
     uneven: bool = flag("Embedding and head count as layers where stages share them out, as in Megatron-LM.")
+    by_cost: bool = flag("Layers are dealt to stages by their cost, with the head's; default: as the software does.")
     offload: str = choice(OFFLOAD, "In host memory; all: weights, gradients and optimizer.", "none")
 
     def __post_init__(self) -> None:
@@ -537,6 +558,8 @@ def filling_micro_batches(p: Parallelism) -> int:
 def _check_stages(p: Parallelism, layers: int) -> None:
     """Every chunk of the pipeline gets something to do."""
     chunks = p.pp * p.vpp
+    if p.by_cost and p.vpp == 1 and p.pp <= layers:
+        return
     if p.uneven and chunks <= layers + 2:  # a chunk may hold the embedding alone, or the head
         return
     if chunks <= layers and (layers + 2) % chunks == 0 and layers % chunks:
@@ -547,16 +570,26 @@ def _check_stages(p: Parallelism, layers: int) -> None:
     check_divides("pp x vpp", chunks, "layers", layers)
 
 
+def _again(name: str, value: str) -> str:
+    """Names of modules, in the order of `MODULES`."""
+    named = set(value.replace(",", " ").split())
+    for one in sorted(named - set(MODULES)):
+        raise unknown_name(name, one, MODULES)
+    return ",".join(one for one in MODULES if one in named)
+
+
 def _software(name: str, value: str) -> str:
     return trainer(check_text(name, value)).name
 
 
 @cache
-def _switched(software: str, compiled: bool | None, *switched: Any) -> Trainer:
+def _switched(software: str, compiled: bool | None, attention: str | None, *switched: Any) -> Trainer:
     found = trainer(software)
-    changes = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in zip(SWITCHES, switched, strict=True) if value is not None}
     if compiled is not None and found.elementwise != "fused":
         changes["elementwise"] = "compiled" if compiled else "eager"
+    if attention is not None:
+        changes["attention"] = attention
     return replace(found, **changes)
 
 
@@ -587,6 +620,9 @@ class TrainingJob:
         RECOMPUTE, "Run again: attention's core (selective), single operations, every layer or some of a stage.", "none"
     )
     recompute_layers: int = count("Layers of each stage, where recompute is block.", 0, least=0)
+    recompute_modules: str = asked(
+        f"Modules that run again, with commas between: {', '.join(MODULES)} (Megatron-Core).", "", str, _again
+    )
     precision: str = asked(
         "Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str, check_text
     )
@@ -639,6 +675,9 @@ class TrainingJob:
     cuda_graph: str | None = choice(CUDA_GRAPHS, "What is launched as a graph; default: the software's.", None)
     dispatcher: str | None = choice(DISPATCHERS, "What takes tokens to experts; default: the software's.", None)
     a2a_overlap: bool | None = flag("That runs beside other work; default: as the software does.", None)
+    attention_kernel: str | None = choice(
+        ATTENTION_KERNELS, "Whose flash attention: cudnn is FlashAttention 3 and 4 too; default: the software's.", None
+    )
     packed: int | None = count(
         "Tokens of a document, on average, where sequences are packed; none attends to another's.", None
     )
@@ -662,6 +701,7 @@ class TrainingJob:
     )
     rollout_gpus: int = count("More devices, for an engine that writes the answers (GRPO).", 0, least=0)
     dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
+    mtp: bool = flag("Multi-token prediction is trained too: the model's own layers for it, on the last stage.")
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
@@ -723,6 +763,9 @@ class TrainingJob:
         known = self.software is not None and not isinstance(self.software, Assumed)
         settle("kernels", lambda: trainer(self.software).kernels if known else "torch")
         settle("software", lambda: "megatron-bridge" if self.kernels == "megatron" else "torchtitan")
+        p = self.parallelism
+        if trainer(self.software).dealt == "cost" and p.pp > 1 and p.vpp == 1 and not p.by_cost:
+            object.__setattr__(self, "parallelism", replace(p, by_cost=True))
         settle("attention", lambda: usual_attention(self.model, self.kernels))
         settle("loss", lambda: trainer(self.software).loss)
         settle("adapters", lambda: trainer(self.software).adapters)
@@ -730,7 +773,8 @@ class TrainingJob:
     @property
     def trainer(self) -> Trainer:
         """The software, with what this job switches otherwise."""
-        return _switched(self.software, self.compiled, *(getattr(self, name) for name in SWITCHES))
+        others = (getattr(self, name) for name in SWITCHES)
+        return _switched(self.software, self.compiled, self.attention_kernel, *others)
 
     @property
     def batch(self) -> int:
@@ -769,7 +813,8 @@ class TrainingJob:
     @property
     def compute_format(self) -> str:
         """Number format that matrix products are done in."""
-        return self.compute or ("fp32" if self.precision == "fp32" else "bf16")
+        half = self.cluster.accelerator.half_format
+        return self.compute or ("fp32" if self.precision == "fp32" else half)
 
     @property
     def peak_format(self) -> str:
@@ -799,6 +844,17 @@ class TrainingJob:
         """Plain numbers and names, as it was asked."""
         return as_asked(self)
 
+    @property
+    def by_module(self) -> bool:
+        """Whether single modules of a layer may run again."""
+        return self.kernels == "megatron" and self.recompute in ("none", "selective")
+
+    @property
+    def again(self) -> frozenset[str]:
+        """Modules of a layer that run again where it does not as a whole: see `MODULES`."""
+        named = frozenset(filter(None, self.recompute_modules.split(",")))
+        return named | ({"core_attn"} if self.recompute == "selective" else set())
+
     def recomputes(self, number: int) -> bool:
         """Whether the forward pass of layer `number` of a stage is run a second time, as a whole."""
         return self.recompute == "full" or (self.recompute == "block" and number < self.recompute_layers)
@@ -818,10 +874,13 @@ def offloads(job: TrainingJob) -> bool:
 # single rank is not among them: FSDP on one card is something that people run.
 EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("recompute_layers", "recompute='block'", lambda job: job.recompute == "block"),
+    ("recompute_modules", "kernels='megatron' and recompute='none' or 'selective'", lambda job: job.by_module),
+    ("mtp", "a model with layers of multi-token prediction", lambda job: bool(job.model.mtp_tensors)),
     ("expert_imbalance", "a model with experts", lambda job: _experts(job.model) > 1),
     ("expert_tp", "a model with experts", lambda job: _experts(job.model) > 1),
     ("cp_kind", "cp of at least 2", lambda job: job.parallelism.cp > 1),
     ("schedule", "pp of at least 2", lambda job: job.parallelism.pp > 1),
+    ("by_cost", "pp of at least 2 and vpp=1", lambda job: job.parallelism.pp > 1 and job.parallelism.vpp == 1),
     ("uneven", "pp of at least 2", lambda job: job.parallelism.pp > 1),
     ("rank", "adapters, frozen=True", lambda job: job.frozen),
     ("base", "adapters, frozen=True", lambda job: job.frozen),
@@ -839,6 +898,7 @@ EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("method", "kernels='torch' and pp=1", lambda job: job.kernels == "torch" and job.parallelism.pp == 1),
     ("loss", "kernels='torch'", lambda job: job.kernels == "torch"),
     ("compiled", "kernels='torch'", lambda job: job.kernels == "torch"),
+    ("attention_kernel", "attention='flash'", lambda job: job.attention == "flash"),
     ("dispatcher", "a model with experts", lambda job: _experts(job.model) > 1),
     ("a2a_overlap", "a model with experts", lambda job: _experts(job.model) > 1),
     ("tp_overlap", "tp of at least 2", lambda job: job.parallelism.tp > 1),

@@ -12,7 +12,7 @@ A network has two levels: inside a node (the scale-up domain: NVLink, Infinity F
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmhw.checks import checked
@@ -21,7 +21,7 @@ from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.memory import precision_named
 from llmhw.model import Attention, Layer, Tensor
 from llmhw.sharding import Place, fsdp_rows, local_tensor, outer_tensors, place_of, stage_layers
-from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, maximum, minimum, plain_fields, where
+from llmhw.units import LLMHWError, ceil_div, check_choice, format_quantity, log, maximum, minimum, plain_fields, where
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "send", "recv")
 
@@ -167,7 +167,8 @@ class Collective:
     bytes_per_call  bytes of the tensor that this rank hands in
     what            in words
     phase           forward, backward or step
-    copies          of an all-to-all to the experts: how often the same row is among what is sent
+    copies          of an all-to-all to the experts that sends a row to a node once: how often the same row is among
+                    what is sent; 1: all of them cross
     """
 
     kind: str
@@ -177,7 +178,7 @@ class Collective:
     bytes_per_call: Any
     what: str
     phase: str
-    copies: int = 1
+    copies: Any = 1
 
     @property
     def bytes(self) -> Any:
@@ -310,7 +311,7 @@ def _used_order(layer: Layer) -> list[Tensor]:
 
 
 def _message(
-    x: Layout, kind: str, axis: str, calls: Any, size: Any, what: str, phase: str, copies: int = 1
+    x: Layout, kind: str, axis: str, calls: Any, size: Any, what: str, phase: str, copies: Any = 1
 ) -> Collective:
     return Collective(kind, axis, GROUPS[axis][0](x), calls, size, what, phase, copies)
 
@@ -323,6 +324,41 @@ def gathered_width(job: TrainingJob) -> int:
     enable_fsdp_float8_all_gather).
     """
     return 1 if job.compute_format == "fp8" else precision_named(job.precision).compute
+
+
+@checked
+def reduced_width(job: TrainingJob) -> int:
+    """Bytes of an element of a gradient that is reduced over data-parallel ranks.
+
+    >>> from llmhw import Cluster, model
+    >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), precision="bf16-mixed-fp32-grads")
+    >>> reduced_width(job)
+    4
+    """
+    return {"fp32": 4, "bf16": 2}.get(job.trainer.grad_reduce, precision_named(job.precision).gradients)
+
+
+# Megatron-Core, `DistributedDataParallelConfig.bucket_size`: elements, and so many for each rank where they are more.
+_MEGATRON_BUCKET, _FOR_EACH_RANK, _ZERO_BUCKET = 40_000_000, 1_000_000, 500_000_000
+
+
+@checked
+def in_buckets(job: TrainingJob, c: Collective) -> Collective:
+    """A message of a flat buffer, sent in as many calls as its trainer makes of it.
+
+    Megatron-Core's buckets hold 40 million elements, or a million for each data-parallel rank if that is more; DDP's
+    25 MiB; those of the ZeRO that shards states alone 500 million elements (DeepSpeed's reduce_bucket_size, and about
+    InternEvo's).
+    """
+    if job.trainer.buckets == "megatron":
+        bucket = maximum(_MEGATRON_BUCKET, _FOR_EACH_RANK * c.ranks) * reduced_width(job)
+    elif job.trainer.buckets == "ddp" or c.kind == "all-reduce":
+        bucket = _BUCKET
+    else:
+        bucket = _ZERO_BUCKET * reduced_width(job)
+    whole = c.bytes_per_call * (c.ranks if c.kind == "all-gather" else 1)
+    count = maximum(1, ceil_div(whole, bucket))
+    return replace(c, calls=c.calls * count, bytes_per_call=c.bytes_per_call / count)
 
 
 def shard_elements(tensors: Iterable[tuple[Tensor, Any]], shards: Any) -> Any:
@@ -346,13 +382,13 @@ def flat_messages(job: TrainingJob, x: Layout, elements: Any, kind: str = "") ->
     """
     if job.frozen:
         return
-    axis, recipe = f"{kind.replace(' ', '_')}dp", precision_named(job.precision)
+    axis, recipe, width = f"{kind.replace(' ', '_')}dp", precision_named(job.precision), reduced_width(job)
     ranks = GROUPS[axis][0](x)
     flat = ceil_div(elements, ranks)
     whole, split = where(x.zero == 0, 1, 0), where((x.zero == 1) | (x.zero == 2), 1, 0)
     times = where(x.zero == 2, x.micro_batches, split)
-    yield _message(x, "all-reduce", axis, whole, elements * recipe.gradients, f"{kind}gradients", "backward")
-    yield _message(x, "reduce-scatter", axis, times, flat * ranks * recipe.gradients, f"{kind}gradients", "backward")
+    yield _message(x, "all-reduce", axis, whole, elements * width, f"{kind}gradients", "backward")
+    yield _message(x, "reduce-scatter", axis, times, flat * ranks * width, f"{kind}gradients", "backward")
     yield _message(x, "all-gather", axis, split, flat * recipe.weights, f"updated {kind}weights", "step")
 
 
@@ -368,8 +404,8 @@ def sharded_messages(
     A forward pass lets go of what it gathered, and so does a backward pass. In a pipeline weights stay whole for the
     step, and gradients are reduced once (torchtitan's default; Llama 3, section 3.3.2).
     """
-    prefix, recipe = kind.replace(" ", "_"), precision_named(job.precision)
-    size, names, shard = elements * gathered_width(job), f"{kind}weights", elements * recipe.gradients
+    prefix = kind.replace(" ", "_")
+    size, names, shard = elements * gathered_width(job), f"{kind}weights", elements * reduced_width(job)
     on = where(x.zero == 3, 1, 0)
     again = 0 if what != "a block" or job.parallelism.pp > 1 else on
     full = GROUPS[f"{prefix}fsdp"][0](x) * shard
@@ -436,7 +472,7 @@ def _tensor_parallel(job: TrainingJob, x: Layout, layer: Layer, again: bool) -> 
     yield from meet.close("gradients of their inputs", "backward", pairs)
     yield from meet.spread("inputs of attention and MLP", "forward", pairs)
     yield from meet.spread("gradients of their outputs", "backward", pairs)
-    if job.kernels == "megatron":
+    if job.trainer.regathers:
         yield from meet.spread(INPUTS_ONCE_MORE, "backward", pairs)
 
 
@@ -460,19 +496,31 @@ def _context_parallel(job: TrainingJob, x: Layout, a: Attention, again: bool) ->
 
 
 def _expert_parallel(job: TrainingJob, x: Layout, stack: Tensor, again: bool) -> Iterator[Collective]:
-    size = expert_message_bytes(
-        tokens=x.micro_batch * job.seq_len // x.cp // x.spread,
-        used=stack.used,
-        width=job.model.hidden,
-        bytes_per_element=precision_named(job.precision).compute,
-    )
+    """Rows to the experts and back, as the dispatcher sends them.
+
+    alltoall        NCCL's: a row for each expert of a token
+    allgather       every rank gets all tokens, and what it made of them is added up
+    deepep, hybridep   a row for each rank that a token goes to, which crosses to a node once
+    """
+    tokens = x.micro_batch * job.seq_len // x.cp // x.spread
+    copies: Any = 1
+    used = stack.used
+    if job.trainer.dispatcher in ("deepep", "hybridep"):
+        used = copies = nodes_reached(nodes=x.ep, picks=stack.used)
+    sizes: dict[str, Any] = {"width": stack.into, "bytes_per_element": precision_named(job.precision).compute}
+    size = expert_message_bytes(tokens=tokens, used=used, **sizes)
     turns = [("", "forward", True), ("", "backward", False), *([(", recomputed", "backward", True)] if again else [])]
     for note, phase, counted in turns:
         if counted:
             what = f"rows for each expert, counted{note}"
             yield _message(x, "all-to-all", "ep", 1, 8 * stack.experts, what, phase)
-        yield _message(x, "all-to-all", "ep", 1, size, f"rows to the experts{note}", phase, stack.used)
-        yield _message(x, "all-to-all", "ep", 1, size, f"rows back{note}", phase, stack.used)
+        if job.trainer.dispatcher == "allgather":
+            own = expert_message_bytes(tokens=tokens, used=1, **sizes)
+            yield _message(x, "all-gather", "ep", 1, own, f"rows to the experts{note}", phase)
+            yield _message(x, "reduce-scatter", "ep", 1, x.ep * own, f"rows back{note}", phase)
+        else:
+            yield _message(x, "all-to-all", "ep", 1, size, f"rows to the experts{note}", phase, copies)
+            yield _message(x, "all-to-all", "ep", 1, size, f"rows back{note}", phase, copies)
         yield _message(x, "all-gather", "expert_tp", 1, size, f"rows for all parts of an expert{note}", phase)
         yield _message(x, "reduce-scatter", "expert_tp", 1, x.expert_tp * size, f"sum of the parts{note}", phase)
 
@@ -495,7 +543,7 @@ def end_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Ite
 @checked
 def norm_messages(job: TrainingJob, x: Layout, tensors: Iterable[tuple[Tensor, Any]]) -> Iterator[Collective]:
     """Under sequence parallelism a rank sees part of the tokens, so the gradients of norms are summed, in one step."""
-    width, norms = precision_named(job.precision).gradients, [(t, n) for t, n in tensors if t.component == "norms"]
+    width, norms = reduced_width(job), [(t, n) for t, n in tensors if t.component == "norms"]
     on = 0 if job.frozen else where(x.sequence_parallel, 1, 0)
     if job.kernels == "megatron":
         size = width * sum(count * t.numel for t, count in norms)
@@ -536,7 +584,7 @@ def tied_messages(job: TrainingJob, x: Layout, *, tp_rank: int = 0) -> Iterator[
     """Tied embeddings lie on both ends of a pipeline, which add up their gradients."""
     if job.model.tied and job.parallelism.pp > 1 and not job.frozen:
         table = next(t for t in job.model.tensors if t.part == "tokens")
-        size = precision_named(job.precision).gradients * local_tensor(x, table, tp_rank=tp_rank).numel
+        size = reduced_width(job) * local_tensor(x, table, tp_rank=tp_rank).numel
         yield _message(x, "all-reduce", "embedding", 1, size, "gradients of tied embeddings", "step")
 
 
@@ -564,7 +612,7 @@ class _Step:
 
 def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | None) -> None:
     """Gradients reduced and weights gathered over the data-parallel ranks."""
-    p, x, recipe = job.parallelism, job.layout, precision_named(job.precision)
+    p, x, width = job.parallelism, job.layout, reduced_width(job)
     rank: dict[str, Any] = {"tp_rank": place.tp, "ep_rank": place.ep, "expert_tp_rank": place.expert_tp}
     before, behind = outer_tensors(job.model, p, place.pp)
     # experts that other ranks than the dense tensors' share are reduced apart from them
@@ -590,7 +638,7 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
                 step.add(flat_messages(job, x, sum(t.numel for t in tensors), kind))
                 continue
             axis = f"{kind.replace(' ', '_')}dp"
-            for size in () if job.frozen else ddp_buckets((t.numel * recipe.gradients for t in tensors), bucket_cap_mb):
+            for size in () if job.frozen else ddp_buckets((t.numel * width for t in tensors), bucket_cap_mb):
                 step.add([_message(x, "all-reduce", axis, 1, size, f"{kind}gradients, by bucket", "backward")])
 
 
@@ -677,7 +725,7 @@ def nodes_reached(*, nodes: Any, picks: Any) -> Any:
     return nodes * (1 - (1 - 1 / nodes) ** picks)
 
 
-@formula(source="ring algorithms; hops inside nodes run while others cross between them", unit="seconds")
+@formula(source="ring algorithms: every step waits for the slowest link of the ring", unit="seconds")
 def ring_seconds(
     *,
     wire_bytes: Any,
@@ -692,20 +740,59 @@ def ring_seconds(
     """A reduce-scatter or an all-gather (one round), or an all-reduce (two), of so many bytes on the wire.
 
     local_ranks   ranks of the group in one node
-    latencies     seconds of a hop; the slowest chain is one ring over all nodes
+    latencies     seconds of a hop: one from each rank to the next, and a ring that leaves its node waits for the link
+                  between nodes in each of them
 
     >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9}
     >>> ring_seconds(wire_bytes=7e9, ranks=8, local_ranks=8, **rates)
     0.02
     """
-    nodes = ceil_div(ranks, local_ranks)
+    within = ranks <= local_ranks
     shared = group_bandwidth(
         local_ranks=local_ranks,
         inside_bytes_per_second=inside_bytes_per_second,
         between_bytes_per_second=between_bytes_per_second,
     )
-    hops = rounds * ((nodes - 1) * between_latency + (local_ranks - 1) * inside_latency)
-    return wire_bytes / where(nodes == 1, inside_bytes_per_second, shared) + hops
+    hops = rounds * (ranks - 1) * where(within, inside_latency, between_latency)
+    return wire_bytes / where(within, inside_bytes_per_second, shared) + hops
+
+
+# NCCL's trees, as `collectives.csv` fits them: their rate over that of rings, and the time until a piece has climbed
+# a level of them, in hops of a ring.
+_TREE_RATE, _TREE_HOPS = 0.48, 7.5
+
+
+@formula(
+    source="NCCL: the faster of a ring and of two trees over the nodes, which only an all-reduce has", unit="seconds"
+)
+def all_reduce_seconds(
+    *,
+    wire_bytes: Any,
+    ranks: Any,
+    local_ranks: Any,
+    inside_bytes_per_second: Any,
+    between_bytes_per_second: Any,
+    inside_latency: Any = 0,
+    between_latency: Any = 0,
+) -> Any:
+    """An all-reduce of so many bytes on the wire of a ring; arguments as those of `ring_seconds`.
+
+    A ring waits once for each rank, a tree twice for each doubling of the nodes, at about half the rate.
+
+    >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9, "between_latency": 1e-5}
+    >>> round(all_reduce_seconds(wire_bytes=64e6, ranks=256, local_ranks=8, **rates) * 1e3, 2)
+    1.13
+    """
+    given: dict[str, Any] = {
+        "local_ranks": local_ranks,
+        "inside_bytes_per_second": inside_bytes_per_second,
+        "between_bytes_per_second": between_bytes_per_second,
+    }
+    latencies = {"inside_latency": inside_latency, "between_latency": between_latency}
+    ring = ring_seconds(wire_bytes=wire_bytes, ranks=ranks, rounds=2, **given, **latencies)
+    levels = log(maximum(1, ranks / local_ranks)) / log(2)
+    tree = wire_bytes / (_TREE_RATE * group_bandwidth(**given)) + 2 * levels * _TREE_HOPS * between_latency
+    return where(ranks <= local_ranks, ring, minimum(ring, tree))
 
 
 @formula(source="both networks work at once; a row crosses to a node once (DeepEP, DeepSeek 2025)", unit="seconds")
@@ -722,7 +809,8 @@ def all_to_all_seconds(
 ) -> Any:
     """Every rank hands in `size` bytes, an equal part for each rank.
 
-    copies   of one row among them: it crosses to a node once, however many experts it has there
+    copies      of one row among them, where it crosses to a node once, however many experts it has there; 1: all cross
+    latencies   seconds until the first bytes have arrived, of all messages of a rank
 
     >>> rates = {"inside_bytes_per_second": 350e9, "between_bytes_per_second": 50e9}
     >>> all_to_all_seconds(size=8e9, ranks=8, local_ranks=8, **rates)
@@ -734,6 +822,29 @@ def all_to_all_seconds(
     return where(nodes == 1, inside, maximum(inside, crossing / between_bytes_per_second + between_latency))
 
 
+@formula(source="a full mesh has one link to each peer: no message takes a way round", unit="fraction")
+def mesh_share(*, ranks: Any, devices: Any) -> Any:
+    """Share of a device's links in a full mesh that lead to the other members of a group.
+
+    >>> mesh_share(ranks=2, devices=8)
+    0.14285714285714285
+    """
+    return (maximum(minimum(ranks, devices), 2) - 1) / (devices - 1)
+
+
+@formula(source="XLA's collectives use the rings of all axes that a group spans (scaling-book)", unit="fraction")
+def torus_share(*, ranks: Any, devices: Any, axes: Any) -> Any:
+    """Share of a device's links in a torus that lie along the axes that a group spans; its sides are taken as equal.
+
+    devices   of the torus
+
+    >>> torus_share(ranks=16, devices=256, axes=2), torus_share(ranks=17, devices=256, axes=2)
+    (0.5, 1.0)
+    """
+    spanned = axes * log(maximum(ranks, 2)) / log(maximum(devices, 2))
+    return minimum(ceil_div(spanned, 1 + 1e-9), axes) / axes
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """The network as one device sees it, with what collectives reach on it.
@@ -741,6 +852,8 @@ class Network:
     per_node          devices of a scale-up domain
     inside, between   bytes per second and direction, per device
     inside_latency, between_latency   seconds of a hop
+    topology          of the links inside, see `llmhw.hardware.Link`
+    meshed            devices that a mesh inside joins
     """
 
     per_node: int
@@ -748,6 +861,17 @@ class Network:
     between: float
     inside_latency: float
     between_latency: float
+    topology: str = ""
+    meshed: int = 2
+
+    def reached(self, ranks: Any) -> Any:
+        """Bytes per second inside of each rank of a group of so many in a node."""
+        if self.topology == "mesh":
+            return self.inside * mesh_share(ranks=ranks, devices=self.meshed)
+        if self.topology.startswith("torus"):
+            axes = int(self.topology.split()[1])
+            return self.inside * torus_share(ranks=ranks, devices=self.per_node, axes=axes)
+        return self.inside
 
     def local(self, ranks: Any, stride: Any) -> Any:
         """Ranks of a group in one node; its neighbours are `stride` devices apart."""
@@ -761,18 +885,22 @@ class Network:
             near = (stride * c.ranks if c.shifts else stride + 1) <= self.per_node
             return message_seconds, {
                 "wire_bytes": c.bytes_per_call,
-                "bandwidth_bytes_per_second": where(near, self.inside, self.between),
+                "bandwidth_bytes_per_second": where(near, self.reached(2), self.between),
                 "latency_seconds": where(near, self.inside_latency, self.between_latency),
             }
+        local = self.local(c.ranks, stride)
         given: dict[str, Any] = {
             "ranks": c.ranks,
-            "local_ranks": self.local(c.ranks, stride),
-            "inside_bytes_per_second": self.inside,
+            "local_ranks": local,
+            "inside_bytes_per_second": self.reached(local),
             "between_bytes_per_second": self.between,
             "inside_latency": self.inside_latency,
             "between_latency": self.between_latency,
         }
         if c.kind == "all-to-all":
+            # NCCL sends to each rank apart; kernels that know nodes send to each node
+            away = where(c.copies > 1, ceil_div(c.ranks, local) - 1, c.ranks - local)
+            given["between_latency"] = self.between_latency * away
             return all_to_all_seconds, {"size": c.bytes_per_call, "copies": c.copies, **given}
-        rounds = 2 if c.kind == "all-reduce" else 1
-        return ring_seconds, {"wire_bytes": c.wire_bytes_per_call, "rounds": rounds, **given}
+        given["wire_bytes"] = c.wire_bytes_per_call
+        return all_reduce_seconds if c.kind == "all-reduce" else ring_seconds, given

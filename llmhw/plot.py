@@ -291,7 +291,7 @@ STEP_GROUPS = {
     "gradient reduction": ("gradient reduction",),
     "recompute": ("recompute",),
     "weight gathering": ("weight gathering",),
-    "the rest": ("waiting for the host", "optimizer", "stragglers", "fixed"),
+    "the rest": ("reference model", "waiting for the host", "optimizer", "host memory", "stragglers", "fixed"),
     "context- and expert-parallel": ("context-parallel", "expert-parallel"),
 }
 

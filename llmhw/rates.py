@@ -252,19 +252,24 @@ def serving_constants(
     return _merged(ServingConstants, (known["common"], known["links"].get(link_kind(link), {}), family, running))
 
 
-@checked
+@checked(link=None)
 def training_constants(
-    device: Accelerator, software: Trainer, calibration: Mapping[str, Any] | None = None
+    device: Accelerator,
+    software: Trainer,
+    calibration: Mapping[str, Any] | None = None,
+    link: Link | None = None,
 ) -> TrainingConstants:
-    """The constants of a trainer on a device: what is common to all, the family's, then those of what is switched on.
+    """The constants of a trainer on a device: what is common to all, the link's, the family's, then those of switches.
 
     software      with what a job switches otherwise: `llmhw.job.TrainingJob.trainer`
     calibration   other constants, as `llmhw validate --fit` writes them
+    link          between nodes, where its kind has constants of its own
     """
     known = calibration or read_calibration(TrainingConstants.calibration)
     family = known["families"][family_of(TrainingConstants, device, known)]
     switched = (known["switches"].get(name, {}).get(word, {}) for name, word in software.switches)
-    return _merged(TrainingConstants, (known["common"], family, *switched))
+    between = known.get("links", {}).get(link_kind(link), {})
+    return _merged(TrainingConstants, (known["common"], between, family, *switched))
 
 
 def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
@@ -295,15 +300,22 @@ def on_device(software: str, device: Accelerator, known: Mapping[str, Any]) -> s
 
 
 def link_kind(link: Link | None) -> str:
-    """Links that collectives use alike: nvlink, pcie, fabric (AMD's) or other.
+    """Links that collectives use alike: nvlink, pcie, fabric (AMD's), efa, infiniband, roce, tcp (TCPX), or other.
 
-    >>> from llmhw import accelerator
-    >>> link_kind(accelerator("h100").scale_up_link), link_kind(None)
-    ('nvlink', 'other')
+    >>> from llmhw import accelerator, usual_network
+    >>> link_kind(accelerator("h100").scale_up_link), link_kind(usual_network("h100")), link_kind(None)
+    ('nvlink', 'efa', 'other')
     """
-    name = link.name if link else ""
-    kinds = {"NVLink": "nvlink", "PCIe": "pcie", "Infinity Fabric": "fabric"}
-    return next((kind for start, kind in kinds.items() if name.startswith(start)), "other")
+    name = f" {link.name}" if link else ""
+    return next((kind for word, kind in _LINK_KINDS.items() if word in name), "other")
+
+
+# Words in a link's name, and the kind that they mean.
+_LINK_KINDS = {
+    " NVLink": "nvlink", " PCIe": "pcie", " Infinity Fabric": "fabric", "EFA": "efa", " AWS": "efa",
+    "InfiniBand": "infiniband", " Azure": "infiniband", "RoCE": "roce", "TCPX": "tcp", " GCP a3-ultra": "roce",
+    " GCP a4": "roce", " GCP": "tcp",
+}  # fmt: skip
 
 
 def cautious(constants: TrainingConstants) -> TrainingConstants:
@@ -606,14 +618,9 @@ def powered_peak(device: Accelerator, constants: Constants, peak: float) -> Any:
     return peak * share
 
 
-def half_format(device: Accelerator) -> str:
-    """The 16-bit format that a device multiplies."""
-    return "bf16" if "bf16" in device.peaks else "fp16"
-
-
 def training_rates(device: Accelerator, c: TrainingConstants, compute: str) -> Rates:
     """What a training step's operations reach. A format that the device does not multiply raises `LLMHWError`."""
-    half = half_format(device)
+    half = device.half_format
     share = {32: c.matmul, 16: c.matmul, 8: c.matmul8, 4: c.matmul4}
     peak = device.peak(half)
     power = powered_peak(device, c, peak) / peak

@@ -45,7 +45,7 @@ from llmhw.margin import visible_bytes
 from llmhw.memory import optimizer_named, precision_named, weights
 from llmhw.model import Tensor
 from llmhw.precision import CHECKPOINT, checkpoint_name, component_formats, formats_in, number_format, number_formats
-from llmhw.rates import half_format, training_constants
+from llmhw.rates import training_constants
 from llmhw.service import Service, check_lengths, engine_for
 from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
@@ -293,7 +293,7 @@ class _Grid:
         self.shape = (len(clusters), *space.shape)
         self.capacity = visible_bytes(largest.accelerator)
         self.places = [_place(cluster, price) for cluster in clusters]
-        constants = training_constants(largest.accelerator, job.trainer)
+        constants = training_constants(largest.accelerator, job.trainer, link=largest.inter_link)
         base = replace(self.template(_Shape(1, 1, "1f1b", False, "none"), "none"), cluster=_single(largest))
         self.timer = _Timer(base, self.x, constants, detail="totals", cluster=largest)
         self.timer.modes = {
@@ -335,8 +335,9 @@ class _Grid:
             return int(np.broadcast_to(getattr(x, name), self.shape)[at])
 
         names = ("dp", "tp", "cp", "ep", "expert_tp", "zero", "replicas")
+        numbers: dict[str, Any] = {name: number(name) for name in names}
         layout = Parallelism(
-            **{name: number(name) for name in names},
+            **numbers,
             pp=shape.pp, vpp=shape.vpp, uneven=shape.uneven, offload=shape.offload,
             sequence_parallel=bool(number("sequence_parallel")),
             # what has no effect in this layout is left at its default
@@ -645,8 +646,7 @@ def search(
                `input_tokens`, `output_tokens`, `concurrency`, `slo_ttft`, `slo_tpot` as in `llmhw.serve`
 
     Time and memory are those of `llmhw.train` and `llmhw.training_memory`, or of `llmhw.serve`: the same formulas on
-    arrays. Rules are those of a job's own checks. An offloaded optimizer is charged no time. The arrays are evaluated
-    in pieces, so that memory stays small.
+    arrays. Rules are those of a job's own checks. The arrays are evaluated in pieces, so that memory stays small.
 
     >>> from llmhw import model
     >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), global_batch=64, seq_len=8192,
@@ -839,7 +839,7 @@ def _search_serving(
     load = (input_tokens, output_tokens, concurrency)
     for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
         jobs = []
-        half = half_format(cluster.accelerator)  # formats are an axis of their own
+        half = cluster.accelerator.half_format  # formats are an axis of their own
         for pp, tp in product(space.pp, space.tp):
             try:
                 layout: dict[str, Any] = {"attention_dp": attention_dp, "ep": ep, "pp": pp, "tp": tp}

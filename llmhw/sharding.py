@@ -187,16 +187,46 @@ def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tup
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
 
     Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp. Under `uneven`, embedding and head
-    count as a layer each, and earlier chunks are the longer ones.
+    count as a layer each, and earlier chunks are the longer ones. With `by_cost` a stage takes layers until it, and
+    those before it, have more than their part of all costs.
 
     >>> from llmhw import model
     >>> stage_layers(model("llama-2-7b"), Parallelism(pp=4, vpp=4), 1)
     ((2, 3), (10, 11), (18, 19), (26, 27))
+    >>> [len(stage_layers(model("llama-3-8b"), Parallelism(pp=8, by_cost=True), i)[0]) for i in range(8)]
+    [5, 4, 4, 5, 4, 4, 4, 2]
     """
     p = parallelism
     if not 0 <= pp_rank < p.pp:
         raise LLMHWError(f"pp_rank={pp_rank} is not one of the {p.pp} stages 0 to {p.pp - 1}")
-    return _chunks(spec.num_layers, p.pp, p.vpp, p.uneven)[pp_rank]
+    return _dealt(spec, p.pp, p.vpp, p.uneven, p.by_cost)[pp_rank]
+
+
+def _dealt(spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    return _by_cost(spec, pp) if by_cost else _chunks(spec.num_layers, pp, vpp, uneven)
+
+
+@lru_cache(maxsize=4096)
+def _by_cost(spec: ModelSpec, pp: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Numbers of the layers of every stage, as nanotron deals them: a head costs its matrix, a layer all of its own.
+
+    Keys and values are counted there with as many heads as queries have.
+    """
+
+    def cost(layer: Layer) -> int:
+        a = layer.attention
+        shared = 2 * (a.heads - a.kv_heads) * a.head_dim * spec.hidden if a and not a.latent else 0
+        return sum(t.active for t in layer.tensors if t.matmul) + shared
+
+    costs = [cost(layer) for layer in spec.layers]
+    total = sum(costs) + spec.vocab_size * spec.hidden
+    stages: list[list[int]] = [[] for _ in range(pp)]
+    stage = spent = 0
+    for number, one in enumerate(costs):
+        stages[stage].append(number)
+        spent += one
+        stage += stage < pp - 1 and spent * pp > total * (stage + 1)
+    return tuple((tuple(numbers),) for numbers in stages)
 
 
 @cache
@@ -261,16 +291,18 @@ def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
     """The distinct stages of a job's pipeline; `every`: the one that each rank belongs to, in order."""
     again = {"full": job.model.num_layers, "block": job.recompute_layers}.get(job.recompute, 0)
     p = job.parallelism
-    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, again)
+    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, p.by_cost, again)
     return tuple(distinct[i] for i in order) if every else distinct
 
 
 @lru_cache(maxsize=4096)
-def _stages(spec: ModelSpec, pp: int, vpp: int, uneven: bool, again: int) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
+def _stages(
+    spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool, again: int
+) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
     number = spec.kind_numbers
     found: dict[Any, list[Any]] = {}
     order = []
-    for stage, chunks in enumerate(_chunks(spec.num_layers, pp, vpp, uneven)):
+    for stage, chunks in enumerate(_dealt(spec, pp, vpp, uneven, by_cost)):
         held = [number[i] for chunk in chunks for i in chunk]
         layers = Counter((kind, place < again) for place, kind in enumerate(held))
         ends = [(stage == 0 and v == 0, stage == pp - 1 and v == vpp - 1) for v in range(vpp)]
@@ -466,23 +498,34 @@ def uncut_rows(spec: ModelSpec, layout: Layout | Parallelism, tp_rank: int = 0) 
     return more if isinstance(layout, Layout) or more else None
 
 
+def mtp_layers(spec: ModelSpec) -> int:
+    """Layers of multi-token prediction in the checkpoint: each begins with products of twice the hidden size.
+
+    >>> from llmhw import model
+    >>> mtp_layers(model("deepseek-v3")), mtp_layers(model("mimo-v2-flash")), mtp_layers(model("llama-3-8b"))
+    (1, 3, 0)
+    """
+    return sum(t.into for t in spec.mtp_tensors if t.matmul and t.part == "mtp") // (2 * spec.hidden)
+
+
 class StageTensors:
     """What the first rank of each pipeline stage holds: its tensors, and sums over them that are made once.
 
-    pp   stages, where embeddings that are tied lie on the first and on the last
+    pp    stages, where embeddings that are tied lie on the first and on the last
+    mtp   layers of multi-token prediction lie on the last
 
     A kind of layer is its number in `ModelSpec.layer_kinds`, the ends are "first" and "last".
     """
 
-    def __init__(self, spec: ModelSpec, layout: Layout, pp: int) -> None:
-        self.spec, self.layout, self.pp = spec, layout, pp
+    def __init__(self, spec: ModelSpec, layout: Layout, pp: int, mtp: bool = False) -> None:
+        self.spec, self.layout, self.pp, self.mtp = spec, layout, pp, mtp
         self._local: dict[Any, list[Tensor]] = {}
         self._whole: dict[Any, tuple[int, Any]] = {}
         self._shards: dict[Any, Any] = {}
 
     def at(self, layout: Layout, pp: int) -> StageTensors:
         """The same in other layouts with the same tp, ep and expert_tp; what does not change is kept."""
-        made = StageTensors(self.spec, layout, pp)
+        made = StageTensors(self.spec, layout, pp, self.mtp)
         made._local, made._whole = self._local, self._whole
         return made
 
@@ -492,7 +535,7 @@ class StageTensors:
     def outer(self, end: str) -> list[Tensor]:
         """Whole tensors outside the layers, on the first or the last stage."""
         first, last = outer_tensors(self.spec, Parallelism(pp=self.pp), 0 if end == "first" else self.pp - 1)
-        return first if end == "first" else last
+        return first if end == "first" else [*last, *(self.spec.mtp_tensors if self.mtp else ())]
 
     def of(self, which: int | str) -> list[Tensor]:
         """The rank's tensors of a kind of layer, or of an end."""

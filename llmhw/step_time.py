@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Op, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
 from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster
-from llmhw.job import Layout, TrainingJob
+from llmhw.host import host_of, host_read_seconds
+from llmhw.job import Layout, TrainingJob, keeps_scaled
 from llmhw.memory import lora_tensors, optimizer_named, precision_named
 from llmhw.messages import (
     INPUTS_ONCE_MORE,
@@ -26,6 +27,7 @@ from llmhw.messages import (
     Network,
     end_messages,
     flat_messages,
+    in_buckets,
     layer_messages,
     norm_messages,
     pipeline_messages,
@@ -44,7 +46,6 @@ from llmhw.rates import (
     cautious,
     compute_seconds,
     exposed_seconds,
-    half_format,
     matmul_seconds,
     stream_seconds,
     training_constants,
@@ -52,15 +53,16 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.schedule import bubble_seconds
-from llmhw.sharding import Stage, StageTensors, stages_of
+from llmhw.sharding import Stage, StageTensors, mtp_layers, stages_of
 from llmhw.step_interval import flags_of, interval_words, step_interval
-from llmhw.units import any_of, ceil_div, log, maximum, where
+from llmhw.units import any_of, ceil_div, log, maximum, minimum, share, where
 
 PARTS = (
     "matrix products",
     "attention",
     "elementwise",
     "recompute",
+    "reference model",
     "waiting for the host",
     "tensor-parallel",
     "context-parallel",
@@ -70,6 +72,7 @@ PARTS = (
     "pipeline bubble",
     "gradient reduction",
     "optimizer",
+    "host memory",
     "stragglers",
     "fixed",
 )
@@ -89,6 +92,8 @@ def network(cluster: Cluster, constants: TrainingConstants) -> Network:
         between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
+        topology=cluster.intra_link.topology if cluster.intra_link else "",
+        meshed=max(2, cluster.accelerator.scale_up_devices),
     )
 
 
@@ -140,6 +145,14 @@ def update_bytes(*, elements: Any, gradients: Any, weights: Any, master: Any, st
     30
     """
     return elements * (2 * gradients + weights + where(master > 0, 2 * master, weights) + 2 * states)
+
+
+# Share of the host memory's bandwidth at which its processor updates: ZeRO-Offload (Ren et al. 2021), table 4: 10 B
+# weights in 2.57 s, 28 bytes each, on two Xeon 8168 with 256 GB/s.
+HOST_UPDATE = 0.43
+# Traffic of PyTorch's AdamW in kernels for each of its operations (foreach) over that of one fused kernel: 20 reads and
+# writes of an element of weight, gradient, states and temporaries, in place of 7 (torch/optim/adamw.py).
+UNFUSED = 20 / 7
 
 
 @formula(source="Muon (Jordan et al. 2024): five Newton-Schulz steps on each matrix, three products each", unit="FLOP")
@@ -245,24 +258,29 @@ class StepTimer:
     ) -> None:
         self.job, self.x, self.c, self.detail = job, layout, constants, detail
         self.spec, self.device = job.model, job.cluster.accelerator
-        self.compute, self.half = job.compute_format, half_format(self.device)
+        self.compute, self.half = job.compute_format, self.device.half_format
         self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
+        self.eager = job.kernels == "torch" and job.trainer.elementwise == "eager"
         self.layers: dict[tuple[int, bool], _Clock] = {}
         self.adapted, self.expanded = frozenset[str](), 0.0
         if job.frozen:
-            # NeMo and Megatron-Bridge adapt attention alone (their recipes: linear_qkv and linear_proj)
-            targets = "attention" if job.kernels == "megatron" else "all-linear"
-            added = lora_tensors(job.model, rank=job.rank, targets=targets)
+            added = lora_tensors(job.model, rank=job.rank, targets=job.targets)
             self.adapted = frozenset(t.name.removesuffix(".lora_A.weight") for t, _ in added[::2])
             bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
             # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
             self.expanded = bits / 8 if bits < BITS[self.compute] else 0.0
-        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp, job.mtp)
 
     def ledger(self) -> Ledger:
         return Ledger(self.detail)
+
+    @property
+    def passing(self) -> Layout:
+        """The layout with the sequences that pass through the model at a time: of DPO's pairs both."""
+        times = self.job.sequences // self.job.micro_batch
+        return self.x if times == 1 else replace(self.x, micro_batch=times * self.x.micro_batch)
 
     # operations
 
@@ -273,14 +291,17 @@ class StepTimer:
         size = OPERAND_BYTES[fmt]
         sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
         # rows are read along k, and the matrix, which lies as (n x k)
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes), a_row=m.k, b_row=m.k)
+        given = r.product(fmt, m, **sizes) | {"a_row": m.k, "b_row": m.k}
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
+        if m.adapter:  # so thin that memory binds it, whatever its tiles
+            given["units"] = turned["units"] = None
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
             turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
-            turned |= {"a_row": m.n, "b_row": m.k}
+            turned |= {"a_row": m.n, "b_row": m.k} | ({"units": None} if m.adapter else {})
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
             moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
@@ -332,7 +353,7 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            times = (c.routed if op.routed else c.passes) * c.pace
+            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0) * c.pace
             made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 
@@ -349,7 +370,7 @@ class StepTimer:
         work = block(
             self.spec,
             layer,
-            self.x,
+            self.passing,
             seq_len=job.seq_len,
             attention=job.attention,
             fused=job.kernels == "megatron",
@@ -361,9 +382,12 @@ class StepTimer:
             adapted=self.adapted,
         )
         products, core, scores, light, behind = (self.ledger() for _ in range(5))
-        turned = self.ledger()
+        turned, once_more, nothing = self.ledger(), self.ledger(), self.ledger()
         cores = [0.0, 0.0]
+        named = frozenset(job.recompute_modules.split(",")) if job.by_module and not again else frozenset()
         for op in work.ops:
+            if named & set(op.again):
+                self._forward(op, once_more, nothing)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
             elif isinstance(op, Pass):
@@ -376,7 +400,13 @@ class StepTimer:
         behind.merge(turned)
         self._accumulate(layer, work, behind)
         self._recompute(again, products, core, scores, light, behind)
+        behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
+        if again and job.checkpoint_offload:
+            # its input waits in host memory, and goes and comes beside the next layer
+            size = share(share(self.x.micro_batch * job.seq_len, self.x.cp), self.x.spread) * self.spec.hidden
+            for ledger in (ahead, behind):
+                self.moved(ledger, "input of a recomputed layer", size * self.recipe.compute, ledger.total)
         self._messages(layer, again, turned.total, cores, ahead, behind)
         # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
         casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
@@ -387,6 +417,15 @@ class StepTimer:
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
         return _Clock(ahead, behind)
+
+    def _forward(self, op: Op, ahead: Ledger, nothing: Ledger) -> None:
+        """An operation that a recomputed module runs once more."""
+        if isinstance(op, Matmul):
+            self.products(op, self.compute, ahead, nothing)
+        elif isinstance(op, Pass):
+            self.passes(op, ahead, nothing)
+        elif isinstance(op, (Core, State)):
+            self.mixing(op, ahead, nothing)
 
     def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
@@ -403,7 +442,7 @@ class StepTimer:
         """What the backward pass computes a second time.
 
         Flash attention's backward pass recomputes its scores in any case, and is counted so. Per-op keeps the results
-        of attention and of every second product in 16 bit.
+        of attention and of every second product: see `llmhw.job.keeps_scaled`.
         """
         mode = "full" if again else self.job.recompute
         shares: tuple[tuple[Ledger, float], ...]
@@ -412,8 +451,8 @@ class StepTimer:
         elif mode == "selective" and self.job.attention == "eager":
             shares = ((core, 1.0), (scores, 1.0))
         elif mode == "per-op":
-            # scaled products are another operation, of which none is kept
-            shares = ((products, 1.0 if BITS[self.compute] < 16 else 0.5), (scores, 1.0), (light, 1.0))
+            every = BITS[self.compute] < 16 and not keeps_scaled(self.job)
+            shares = ((products, 1.0 if every else 0.5), (scores, 1.0), (light, 1.0))
         else:
             return
         for ledger, share_ in shares:
@@ -445,9 +484,9 @@ class StepTimer:
         """Messages of a layer; `products`, `core`: seconds of its backward products, and of its core in both passes."""
         c, ring = self.c, self.job.parallelism.cp_kind == "ring"
         passed: dict[str, list[tuple[Collective, int]]] = {"forward": [], "backward": []}
-        for message in layer_messages(self.job, self.x, layer, again=again):
+        for message in layer_messages(self.job, self.passing, layer, again=again):
             ledger = ahead if message.phase == "forward" else behind
-            if message.what == INPUTS_ONCE_MORE:
+            if message.what == INPUTS_ONCE_MORE and self.job.kernels == "megatron":
                 # they come while the gradients of the inputs are computed (Korthikanti et al. 2022, section 4.2.2)
                 self.overlapped(ledger, "tensor-parallel", message.what, [(message, 1)], products / 2, 0.0)
             elif message.axis == "tp":
@@ -469,9 +508,9 @@ class StepTimer:
     def ends(self) -> tuple[_Clock, _Clock]:
         """What the first and the last stage do outside the layers, for one micro-batch."""
         job, made = self.job, []
-        first = first_block(self.spec, self.x, seq_len=job.seq_len)
+        first = first_block(self.spec, self.passing, seq_len=job.seq_len)
         multiple = VOCABULARY_MULTIPLE if job.kernels == "megatron" else 1
-        last = last_block(self.spec, self.x, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
+        last = last_block(self.spec, self.passing, seq_len=job.seq_len, loss=job.loss, multiple=multiple)
         for work, place in ((first, {"first": True, "last": False}), (last, {"first": False, "last": True})):
             clock = _Clock(self.ledger(), self.ledger())
             for op in work.ops:
@@ -479,11 +518,28 @@ class StepTimer:
                     self.products(op, self.half, clock.forward, clock.backward)
                 elif isinstance(op, Pass):
                     self.passes(op, clock.forward, clock.backward)
-            for c in end_messages(job, self.x, **place):
+            for c in end_messages(job, self.passing, **place):
                 ledger = clock.forward if c.phase == "forward" else clock.backward
                 self.send(ledger, "tensor-parallel", c, self.c.tp_exposed)
             made.append(clock)
-        return made[0], made[1]
+        return made[0], self._predicted(made[1]) if job.mtp else made[1]
+
+    def _predicted(self, last: _Clock) -> _Clock:
+        """The last stage's end with multi-token prediction: for each of its layers one like the last, and the head.
+
+        Two norms and a product of twice the width come before a layer (DeepSeek-V3, section 2.2).
+        """
+        rows = share(self.passing.micro_batch * self.job.seq_len, self.x.cp)
+        clock = _Clock(self.ledger().merge(last.forward), self.ledger().merge(last.backward))
+        one = self.layer(len(self.spec.layer_kinds) - 1, self.job.recompute == "full")
+        for t in self.spec.mtp_tensors:
+            if t.matmul and t.part == "mtp":
+                into = Matmul(name=t.module, part="head", m=share(rows, self.x.spread), n=t.out, k=t.into)
+                self.products(into, self.half, clock.forward, clock.backward)
+        count = mtp_layers(self.spec)
+        clock.forward.merge(last.forward, count).merge(one.forward, count)
+        clock.backward.merge(last.backward, count).merge(one.backward, count)
+        return clock
 
     # the step
 
@@ -539,17 +595,22 @@ class StepTimer:
         job, p, x, c = self.job, self.job.parallelism, self.x, self.c
         found = self.ledger()
         found.merge(clock.forward, x.micro_batches).merge(clock.backward, x.micro_batches)
+        if job.method == "dpo" or job.has_reference:
+            # what the reference would have answered: another copy, or the model with its adapters switched off
+            found.merge(clock.forward, x.micro_batches, part="reference model")
         if p.pp > 1:
             zero_bubble = p.pipeline_schedule == "zero-bubble"
             given = {"forward": others[0], "backward": others[1], "chunks": x.vpp, "zero_bubble": int(zero_bubble)}
             found.add("pipeline bubble", "other stages", bubble_seconds, **given)
-            sends = list(pipeline_messages(job, x, first=stage.first, last=stage.last))
+            sends = list(pipeline_messages(job, self.passing, first=stage.first, last=stage.last))
             for message in sends:
                 self.send(found, "pipeline sends", message, c.pp_exposed)
             # a micro-batch passes all stages on its way there and back
             way = replace(sends[0], calls=2 * (p.pp - 1), what="the way through all stages")
             self.send(found, "pipeline bubble", way)
         self._reduce(stage, clock, found)
+        if p.offload != "none":
+            self._from_host(stage, clock, found)
         if not job.frozen:
             self._update(stage, found)
         nodes = ceil_div(x.devices, self.network.per_node)
@@ -560,20 +621,32 @@ class StepTimer:
         return found
 
     def _reduce(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
-        """Gradients over the data-parallel ranks, while the last backward pass runs; and what is summed behind it."""
-        job, x, messages = self.job, self.x, list[tuple[Collective, int]]()
+        """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
+
+        A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
+        own. Where chunks are interleaved, a chunk is done with its last micro-batch while those of all stages still pass
+        the chunks before it, and gathers its weights while they pass those in Megatron's order. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
+        kernels know outside ZeRO-3.
+        """
+        job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:
             for kind in ("", "expert "):
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
-                    messages += [(c, count) for c in flat_messages(job, x, elements, kind)]
+                    sent += [(in_buckets(job, c), count) for c in flat_messages(job, x, elements, kind)]
             if job.parallelism.pp > 1 and any_of(x.zero == 3):
                 for which, n in chunk.kinds.items():
-                    messages += [(c, n * count) for c in self._shard_messages([which])]
-                messages += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
-        # what hides it is the backward pass of the last micro-batch; each of ZeRO-2's scatters has one of its own
-        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
-        self.overlapped(found, "gradient reduction", "gradients and weights", messages, busy, self.c.dp_exposed)
+                    sent += [(c, n * count) for c in self._shard_messages([which])]
+                sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
+        ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
+        reduced = [(c, n) for c, n in sent if c.phase == "backward"]
+        gathered = [(c, n) for c, n in sent if c.phase != "backward"]
+        name, share_ = "gradient reduction", self.c.dp_exposed
+        passing = maximum(1, minimum(x.pp, x.micro_batches) * (x.vpp - 1) / x.vpp)
+        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, passing)
+        self.overlapped(found, name, "gradients", reduced, busy, share_)
+        exposed = maximum(share_, 1 - ahead)
+        self.overlapped(found, name, "new weights", gathered, clock.forward.total * passing, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
         if stage.ends:
@@ -602,8 +675,65 @@ class StepTimer:
                     what = f"Newton-Schulz, {name}"
                     found.add("optimizer", what, compute_seconds, flops=flops, flops_per_second=rate)
             for states, elements in groups.items():
-                moved = update_bytes(elements=elements / spread, states=states, **sizes)
-                found.add("optimizer", f"update, {name}", stream_seconds, memory_bytes=moved, **bandwidth)
+                own = elements / spread
+                moved = update_bytes(elements=own, states=states, **sizes)
+                if self.job.parallelism.offload != "none":
+                    # the host's processor updates, and the new weights go back to the device
+                    rate = HOST_UPDATE * self.host["host_bytes_per_second"] / self.host["devices"]
+                    given = {"memory_bytes": moved, "bandwidth_bytes_per_second": rate}
+                    found.add("host memory", f"update by the host, {name}", stream_seconds, **given)
+                    if self.job.parallelism.offload == "optimizer":
+                        self.moved(found, f"new weights, {name}", own * recipe.weights)
+                    continue
+                times = UNFUSED if self._unfused and states else 1.0
+                found.add("optimizer", f"update, {name}", stream_seconds, times, memory_bytes=moved, **bandwidth)
+                if chosen.paged:  # what the device has no room for comes and goes
+                    self.moved(found, f"paged states, {name}", 2 * own * states)
+
+    # what lies on the host
+
+    @cached_property
+    def host(self) -> dict[str, Any]:
+        """Rates of host memory: a device's link, and the memory that the devices of a host share; at most eight do."""
+        found = host_of(self.device)
+        return {
+            "link_bytes_per_second": found.link_bytes_per_second,
+            "host_bytes_per_second": found.cpu.memory_bandwidth_bytes_per_second,
+            "devices": minimum(self.x.devices, min(self.network.per_node, 8)),
+        }
+
+    @property
+    def _unfused(self) -> bool:
+        """Whether the optimizer's operations are kernels of their own: PyTorch's default, where nothing compiles it."""
+        return (
+            self.eager and self.job.optimizer.startswith("adamw") and not self.job.optimizer.endswith(("bit", "fused"))
+        )
+
+    def moved(self, ledger: Ledger, what: str, moved: Any, busy: Any = 0.0, times: Any = 1) -> None:
+        """Add what comes from or goes to host memory while the device computes for `busy` seconds."""
+        talk = self.ledger()
+        talk.add("host memory", what, host_read_seconds, times, memory_bytes=moved, **self.host)
+        given = {"message_seconds": talk.total, "busy_seconds": busy}
+        ledger.add("host memory", what, exposed_seconds, **given, because=talk)
+
+    def _from_host(self, stage: Stage, clock: _Clock, found: Ledger) -> None:
+        """Gradients go to the host beside the backward pass; weights that lie there come for every pass."""
+        job, x, recipe = self.job, self.x, self.recipe
+        everything = job.parallelism.offload == "all"
+        for name, experts, shards in (("dense", False, x.shards), ("experts", True, x.expert_shards)):
+            count, whole = self.tensors.elements(stage, experts)
+            if not count:
+                continue
+            if everything:
+                own = whole / where(x.zero == 3, shards, 1) * recipe.weights
+                times = x.micro_batches
+                self.moved(found, f"weights for the forward pass, {name}", own, clock.forward.total * times, times)
+                self.moved(found, f"weights for the backward pass, {name}", own, clock.backward.total * times, times)
+            if not job.frozen:
+                # summed on the device, but where they lie on the host: there, after each micro-batch
+                times = x.micro_batches if everything else 1
+                own = whole / where(x.zero > 0, shards, 1) * recipe.gradients
+                self.moved(found, f"gradients, {name}", own, clock.backward.total * times, times)
 
 
 def _orthogonalization(t: Tensor, count: Any) -> Any:
@@ -669,7 +799,7 @@ def time_step(
     True
     """
     known = calibration or read_calibration("training_time")
-    constants = training_constants(job.cluster.accelerator, job.trainer, known)
+    constants = training_constants(job.cluster.accelerator, job.trainer, known, job.cluster.inter_link)
     found = _timed(job, constants)
     flags = flags_of(job, found.total, known, unstated)
     return replace(found, flags=flags, spread=step_interval(job, flags, known))
@@ -696,7 +826,7 @@ def time_bounds(
     The least is every operation at its datasheet's peak, every message at the full rate of its link, and all that can
     be hidden hidden; the most is under `cautious` constants.
     """
-    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration, job.cluster.inter_link)
     found = _timed(job, constants).parts
     # a compiler may fuse more passes than are counted
     least = _timed(

@@ -12,6 +12,8 @@ ELEMENTWISE = ("eager", "compiled", "fused")
 CUDA_GRAPHS = ("none", "partial", "full")
 DISPATCHERS = ("alltoall", "allgather", "deepep", "hybridep")
 GRAD_REDUCE = ("fp32", "bf16")
+# FlashAttention 1 and 2; cuDNN's, and FlashAttention 3 and later, which are as fast; that of XLA on TPUs.
+ATTENTION_KERNELS = ("flash1", "flash2", "cudnn", "splash")
 # What a run may switch, by the field of a `Trainer`.
 SWITCHES = ("tp_overlap", "grad_overlap", "gather_prefetch", "cuda_graph", "dispatcher", "a2a_overlap", "grad_reduce")
 
@@ -25,6 +27,7 @@ class Trainer:
     elementwise      eager, compiled or fused: how often elementwise kernels pass over their tensors
     attention        kernel of attention: flash1, flash2, cudnn (FlashAttention 3 too) or splash
     tp_overlap       tensor-parallel messages run beside the products that they feed
+    regathers        what sequence parallelism split is gathered again for the gradients of weights
     grad_overlap     gradients are reduced beside the backward pass
     gather_prefetch  sharded weights are gathered a block ahead
     send_overlap     pipeline stages send beside their work
@@ -55,6 +58,7 @@ class Trainer:
     elementwise: str
     attention: str
     tp_overlap: bool
+    regathers: bool
     grad_overlap: bool
     gather_prefetch: bool
     send_overlap: bool

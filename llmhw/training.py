@@ -18,7 +18,16 @@ from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
 from llmhw.hardware import Cluster, usual_network
-from llmhw.job import Assumed, Layout, TrainingJob, data_parallel, filling_micro_batches, offloads, saves_attention
+from llmhw.job import (
+    Assumed,
+    Layout,
+    TrainingJob,
+    data_parallel,
+    filling_micro_batches,
+    keeps_scaled,
+    offloads,
+    saves_attention,
+)
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
@@ -41,7 +50,7 @@ from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
 from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
-from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
+from llmhw.sharding import Stage, StageTensors, local_tensor, mtp_layers, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
 from llmhw.step_time import PARTS, StepTime, time_bounds, time_step
 from llmhw.units import (
@@ -662,7 +671,7 @@ class StepMemory:
     def __init__(self, job: TrainingJob, layout: Layout, *, detail: str = "parts") -> None:
         self.job, self.x, self.detail, self.spec = job, layout, detail, job.model
         self._states: dict[int, Ledger] = {}
-        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp, job.mtp)
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
         self._chosen = optimizer_named(job.optimizer)
@@ -762,7 +771,7 @@ class StepMemory:
             found = self._block(layer, fused=True)
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
-            return _flat(found.kept(x.micro_batch, selective=mode == "selective", stored=stored))
+            return _flat(found.kept(x.micro_batch, again=job.again if job.by_module else (), stored=stored))
         kept = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
         return [t.scaled(2) for t in kept] if mode == "full" and self.in_fp32 else kept
 
@@ -787,7 +796,8 @@ class StepMemory:
             sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
             if job.frozen:
                 sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
-            if job.compiled:
+                sizes |= {"adapters": str(job.adapters), "rank": job.rank}
+            if fuses(job):
                 sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
 
@@ -841,15 +851,20 @@ class StepMemory:
             # of inputs that wait in host memory one is here: that of the layer at work
             here = 1 if job.checkpoint_offload and how == "full" else copies * count * reached
             found.put("activations", self.kept(kind, how), here)
+        if job.mtp and stage.last:  # layers like the last one, in one micro-batch
+            how = "full" if job.recompute == "full" else mode
+            found.put("activations", self.kept(len(self.spec.layer_kinds) - 1, how), mtp_layers(self.spec))
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
+        if job.recompute_modules and job.by_module and stage.kinds:
+            found.put("layer being recomputed", self.made_again(stage))
         if moment != LOSS and job.recompute in ("per-op", "full", "block") and stage.kinds:
             largest = max(stage.kinds, key=lambda kind: self.spec.layer_kinds[kind][0].params)
             found.put("layer being recomputed", self.kept(largest, "none"))
         for end in stage.ends:
+            if end == "last" and moment == LAYER and stage.kinds:
+                continue  # the head and its norm are through
             for part, terms in self.end(end).items():
-                if part == "loss" and moment == LAYER:
-                    continue
                 found.put("logits and loss" if part == "loss" else "embedding and final norm", terms)
         if stage.last and moment != LAYER:
             found.put("logits and loss", [self._loss()])
@@ -879,6 +894,16 @@ class StepMemory:
         held = layer_input(self.spec, x, seq_len=job.seq_len).term(self.rows)
         return [held.scaled(layers * where((x.zero == 3) & (x.shards > 1), 1, 0))]
 
+    def made_again(self, stage: Stage) -> list[Term]:
+        """What recomputed modules make again in the backward pass of a layer, of the kind where it is most."""
+        kinds = {kind: self._block(self.spec.layer_kinds[kind][0], fused=True) for kind in stage.kinds}
+        batch = self.x.micro_batch
+        made = {
+            kind: [one.term(batch) for op in found.ops for one in op.kept if self.job.again & set(one.again)]
+            for kind, found in kinds.items()
+        }
+        return max(made.values(), key=lambda terms: float(sum(t.value for t in terms)), default=[])
+
     def temporaries(self, stage: Stage) -> list[Term]:
         """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
 
@@ -891,8 +916,10 @@ class StepMemory:
         width: float = inner
         if job.trainer.expert_loop and any(t.component == "experts" for t in layer.tensors):
             width = inner / next(t.experts for t in layer.tensors if t.component == "experts")
-        # fused kernels write the gradients of gate and up over these
-        times = (0 if job.compiled else 2 if gated else 1) + job.frozen
+        # fused kernels write the gradients of gate and up over these; what follows them keeps its input to train it
+        adapted = lora_modules(self.spec, job.targets) if job.frozen else ()
+        keeps = not job.frozen or any(t.part == "down" and t.module in adapted for t in layer.tensors)
+        times = (0 if fuses(job) else 2 if gated else 1) + (not keeps)
         sizes = {"batch": self.rows, "seq_len": job.seq_len // x.cp}
         element = PRECISIONS[job.precision].compute
         widths = {"gradient of the residual stream": share(self.spec.hidden, x.spread)}
@@ -1075,6 +1102,11 @@ class StepMemory:
         return where(fullest >= most, either, maximum(0.0, left)), gradients
 
 
+def fuses(job: TrainingJob) -> bool:
+    """Whether norms and gated activations are one kernel each; not assumed where nobody says what trains."""
+    return job.trainer.elementwise != "eager" and (job.compiled is not None or not isinstance(job.software, Assumed))
+
+
 def _inner(layer: Layer) -> tuple[int, bool]:
     """Elements inside a layer's feed-forward part for a token, of the experts that it uses, and whether it is gated."""
     down = [t for t in layer.tensors if t.part == "down"]
@@ -1085,8 +1117,8 @@ def _inner(layer: Layer) -> tuple[int, bool]:
 def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     """What torchtitan's selective checkpointing keeps of a layer: its input, and the outputs it does not run again.
 
-    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in 8 bit too,
-    as it sees the products of whole tensors (measured: torchao's runs take as much in 8 bit as in 16).
+    Its policy keeps the results of fused attention and of the first, third, fifth ... matrix product; in eager mode of
+    scaled products (8 and 4 bit) none, but what is summed over tensor-parallel ranks: see `llmhw.job.keeps_scaled`.
     """
     spec, a = job.model, layer.attention
     if a is None or any(t.component == "experts" for t in layer.tensors):
@@ -1094,12 +1126,12 @@ def _per_op(job: TrainingJob, x: Layout, layer: Layer) -> list[Term]:
     found = block(spec, layer, x, seq_len=job.seq_len, fused=False)
     widths = [("input of the layer", share(spec.hidden, x.spread))]
     widths.append(("result of attention", share(a.heads * a.v_head_dim, x.tp)))
-    scaled = BITS[job.compute_format] < 16
+    scaled = BITS[job.compute_format] < 16 and not keeps_scaled(job)
     if scaled and any_of(x.tp > 1):
         closing = sum(m.split == "row" for m in found.matmuls)
         widths.append(("sums over the ranks", where(x.tp > 1, closing * share(spec.hidden, x.spread), 0)))
     # nobody reads the result of the last one again: a compiler sees that
-    for m in () if scaled else found.matmuls[: -1 if job.compiled else None : 2]:
+    for m in () if scaled else found.matmuls[: -1 if fuses(job) else None : 2]:
         widths.append((f"result of {m.name.split()[-1]}", share(m.n, x.spread) if m.split == "row" else m.n))
     sizes = {"batch": x.micro_batch * (job.sequences // job.micro_batch), "seq_len": job.seq_len // x.cp}
     element = PRECISIONS[job.precision].compute
@@ -1279,7 +1311,7 @@ def training_speed(*, tokens: Any, seconds: Any, devices: Any = 1) -> Any:
 
 
 # Parts of a step in which a device does arithmetic; in all others it waits or sends.
-WORK = ("matrix products", "attention", "elementwise", "recompute", "optimizer")
+WORK = ("matrix products", "attention", "elementwise", "recompute", "reference model", "optimizer")
 
 
 @dataclass(frozen=True, repr=False)
@@ -1402,8 +1434,6 @@ class TrainingEstimate(Report):
             found.append(f"MFU is {format_quantity(self.mfu, 'fraction')}: {cause}")
         elif waits[most] > 0.5:
             found.append(cause)
-        if self.job.parallelism.offload != "none":
-            found.append("what moves to and from the host is charged no time")
         if class_of(self.job) == "other":
             kind = self.job.cluster.accelerator.architecture
             found.append(f"no constants were fitted to {kind}: those of other devices are used, with a wider interval")
@@ -1424,10 +1454,8 @@ class TrainingEstimate(Report):
         return [f"{text}: MFU {format_quantity(mfu, 'fraction')} in place of {was}" for mfu, text in self._faster()]
 
     def _seconds(self, job: TrainingJob) -> float | None:
-        """Seconds of a step of another job; None where its network is not known, or what lies on the host moves."""
+        """Seconds of a step of another job; None where its network is not known, or the way to its host."""
         c = job.cluster
-        if job.parallelism.offload != "none":
-            return None
         if c.inter_link is None and c.nodes > 1:
             between = usual_network(c.accelerator)
             job = replace(job, cluster=Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, between))

@@ -33,7 +33,6 @@ from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
 from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
 from llmhw.precision import CHECKPOINT, checkpoint_name, weight_groups
-from llmhw.rates import half_format
 from llmhw.trainers import trainer, trainer_names
 from llmhw.units import LLMHWError, check_choice, format_quantity, parse_number
 
@@ -116,7 +115,7 @@ def _gpus(options: dict[str, Any]) -> Listing:
                 str(a.year),
                 f"{a.memory_bytes / 2**30:,.1f}",
                 f"{a.memory_bandwidth_bytes_per_second / 1e9:,.0f}",
-                _peak(a, half_format(a)),
+                _peak(a, a.half_format),
                 _peak(a, "fp8"),
                 f"{a.link_bytes_per_second / 1e9:,.0f}" if a.link_bytes_per_second else "-",
             )

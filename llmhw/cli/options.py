@@ -256,7 +256,7 @@ _GROUP_OF = {
     "prefix_tokens prefix_hit page_size",
     FORMATS: "precision compute weights kv kv_v optimizer",
     ENGINE: "engine kernels attention software compiled tp_overlap grad_overlap gather_prefetch grad_reduce cuda_graph "
-    "dispatcher a2a_overlap lora_adapters lora_rank lora_targets",
+    "dispatcher a2a_overlap attention_kernel lora_adapters lora_rank lora_targets",
 }
 _GROUPED = {name: group for group, names in _GROUP_OF.items() for name in names.split()}
 _SHORT = {

@@ -265,6 +265,17 @@ COLUMNS: dict[str, Column] = {
     "dispatcher": _choice("what takes tokens to experts", "alltoall allgather deepep hybridep"),
     "a2a_overlap": _flag("that runs beside other work"),
     "grad_reduce": _choice("format in which gradients are reduced", "fp32 bf16"),
+    "attention_kernel": Column(
+        "whose flash attention: flash1, flash2, cudnn (FlashAttention 3 and 4 too), splash",
+        kind="choice",
+        choices=("flash1", "flash2", "cudnn", "splash"),
+        words=(
+            *((word, "flash1") for word in ("fa1", "flashattention_1", "triton")),
+            *((word, "flash2") for word in ("fa2", "flashattention_2", "flash_attn_2", "flash_attention_2")),
+            *((word, "cudnn") for word in ("fa3", "fa4", "flashattention_3", "flash_attention_3", "te", "cudnn_sdpa")),
+        ),
+        names=("attn_implementation", "attention_backend"),
+    ),
     "packed": _count("of a document, on average, in packed sequences", "tokens"),
     "recompute_modules": _text("which modules run again, in Megatron-Core's words: core_attn, layernorm, moe_act, ..."),
     "fp8_recipe": Column(
@@ -308,7 +319,7 @@ COLUMNS: dict[str, Column] = {
     "unit_bytes": _positive("one of the source's unit, if it is not the GiB", "bytes"),
     "mem_unit_in_source": _text("unit of peak_mem_gb where it is MiB"),
     "mem_kind": _text("the meter: allocated, reserved, or nvidia-smi"),
-    "method": _text("pretrain, full, lora, ..."),
+    "method": _text("pretrain, full, lora, qlora, dpo, grpo"),
     "optimizer": _text("of the training"),
     "compiled": _flag("torch.compile is on"),
     "outer_layers": _choice("counted: the embedding and the head count as layers", "counted"),
@@ -318,6 +329,7 @@ COLUMNS: dict[str, Column] = {
     "adapter_dropout": _flag("dropout before the adapters is on", "lora_dropout"),
     "varied": _flag("sequences differ in length: seq_len is that of the longest"),
     "checkpoint_offload": _flag("inputs of recomputed layers lie in host memory"),
+    "optimizer_in_backward": _flag("each weight is updated as its gradient comes"),
     "gpu_mem_gb": _positive("memory of the card that a row of evidence capacity fills", "GB"),
     # -- inference
     "engine": _text("the engine and its version", "backend framework runtime inference_engine"),
@@ -426,10 +438,11 @@ OF_KIND: dict[str, tuple[str, ...]] = {
     "training-throughput": _columns(
         "model_name gpu n_gpus seq_len global_batch measured_kind measured_value tp pp vpp cp ep zero_stage "
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
-        "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce fp8_recipe packed loss "
-        "optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device offload offload_layers "
-        "interleaving cp_kind adapters_only rank targets base dropout counts_recompute counts_causal network "
-        "adapter_gb_per_s gpus_per_node model config",
+        "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce attention_kernel "
+        "fp8_recipe packed loss optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device "
+        "offload offload_layers checkpoint_offload optimizer_in_backward interleaving cp_kind method "
+        "adapters_only rank targets base dropout counts_recompute counts_causal network adapter_gb_per_s "
+        "gpus_per_node model config",
         _SIZES,
         _DEVICE,
     ),
@@ -437,7 +450,8 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "model_name gpu n_gpus program recipe seq_len micro_batch peak_mem_gib mem_kind mem_scope tp pp vpp cp ep dp "
         "zero_stage global_batch recompute sequence_parallel unit_bytes precision compute recompute_mode "
         "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software "
-        "kernels loss optimizer_states adapters_only base rank targets adapter_dropout offload checkpoint_offload "
+        "kernels loss optimizer_states optimizer_in_backward recompute_modules adapters_only base rank targets "
+        "adapter_dropout offload checkpoint_offload "
         "gpu_mem_gb meter assumed varied",
         _SIZES,
         _DEVICE,

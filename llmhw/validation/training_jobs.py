@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmhw.hardware import Accelerator, Cluster, Link
-from llmhw.job import EFFECTS, Assumed, Parallelism, TrainingJob, limits_of
+from llmhw.job import EFFECTS, MODULES, Assumed, Parallelism, TrainingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.names import split_format
 from llmhw.step_time import time_step
@@ -125,13 +125,19 @@ def cluster_of(row: Row) -> Cluster:
 def _adapter(row: Row, per_node: int) -> Link:
     """The network between nodes as a device sees it: "EFA 400 Gb/s", "InfiniBand 8x400 Gb/s per node"."""
     text = row["network"]
-    rate = row.positive("adapter_gb_per_s", 0.0 or _USUAL_ADAPTER)
+    rate = row.positive("adapter_gb_per_s", _USUAL_ADAPTER)
     found = re.search(r"(?:(\d+) ?x ?)?(\d+(?:\.\d+)?) ?(G(?:b(?:it)?|B)/?p?s)(?: ?per (node))?", text)
     if found and not row["adapter_gb_per_s"]:
         rate = float(found[1] or 1) * float(found[2]) / (1 if "B" in found[3] else 8)
         rate /= per_node if found[4] or (found[1] and int(found[1]) == per_node) else 1
-    lower = text.casefold()
-    name = "EFA" if "efa" in lower else "RoCE" if "roce" in lower or "ethernet" in lower else "adapter"
+    kinds = {
+        "efa": "EFA",
+        "roce": "RoCE",
+        "ethernet": "RoCE",
+        "tcpx": "TCPX",
+        r"infiniband|\bib\b|[hn]dr": "InfiniBand",
+    }
+    name = next((kind for word, kind in kinds.items() if re.search(word, text.casefold())), "adapter")
     return Link(name, "scale-out", rate * GB)
 
 
@@ -139,10 +145,8 @@ def _adapter(row: Row, per_node: int) -> Link:
 
 # What a run switched otherwise than its software does, by column; see `llmhw.trainers`.
 FLAGS = ("compiled", "tp_overlap", "grad_overlap", "a2a_overlap")
-WORDS = ("cuda_graph", "dispatcher", "grad_reduce")
+WORDS = ("cuda_graph", "dispatcher", "grad_reduce", "attention_kernel")
 _RECOMPUTE = ("none", "selective", "per-op", "block", "full", "as needed")
-# Modules whose outputs are made again at next to no cost.
-_LIGHT = {"layernorm", "norm", "moe_act", "act", "mla_up_proj", "shared_experts", "mlp"}
 
 
 def recompute_of(row: Row) -> str:
@@ -150,10 +154,14 @@ def recompute_of(row: Row) -> str:
     found = row["recompute_mode"] or row["recompute"].replace("unknown", "") or "as needed"
     if found not in _RECOMPUTE:
         raise row.error("recompute", "none, selective, full or unknown")
-    modules = set(re.findall(r"\w+", row["recompute_modules"]))
-    if modules and found in ("as needed", "selective"):
-        return "selective" if "core_attn" in modules else "full" if modules - _LIGHT else "none"
+    if modules_of(row) and found in ("as needed", "selective"):
+        return "none"
     return found
+
+
+def modules_of(row: Row) -> str:
+    """Modules that run again, of those that `llmhw.job.MODULES` has."""
+    return ",".join(word for word in re.findall(r"\w+", row["recompute_modules"]) if word in MODULES)
 
 
 # What nearly everybody trains with on a vendor's devices.
@@ -213,28 +221,35 @@ def _kernels(row: Row) -> str:
 def _recipe(row: Row) -> dict[str, Any]:
     """Everything of a job but its cluster, its layout and its batch."""
     kernels, recompute, spec = _kernels(row), recompute_of(row), row.spec()
+    method = row["method"].casefold()
     found: dict[str, Any] = {
         "model": spec,
         "seq_len": row.count("seq_len", None),
         "precision": row["recipe"] or ("fp32-bf16" if kernels == "torch" else "bf16-mixed-fp32-grads"),
         "compute": compute_format(row, row.device(usual=True)),
         "recompute": "none" if recompute == "as needed" else recompute,
+        "recompute_modules": modules_of(row),
         "attention": "eager" if row["flash_attention"] == "false" else "flash",
         "kernels": kernels,
         "software": trainer_of(row),
-        "frozen": bool(row.flag("adapters_only")),
+        "frozen": bool(row.flag("adapters_only")) or method in ("lora", "qlora"),
         "dropout": bool(row.flag("dropout")),
         "packed": row.count("packed", 0, least=0) or None,
     }
     found |= {name: row.flag(name) for name in FLAGS} | {name: row[name] or None for name in WORDS}
     if found["frozen"]:
-        found |= {"rank": row.count("rank", 16), "base": row["base"] or None}
-        if row["targets"] and "targets" in TrainingJob.__dataclass_fields__:
-            found["targets"] = row["targets"]
+        found |= {"rank": row.count("rank", 16), "base": row["base"] or ("nf4-dq" if method == "qlora" else None)}
+        found |= {"targets": row["targets"]} if row["targets"] else {}
+    if row.count("mtp", 0, least=0) and spec.mtp_tensors:
+        found["mtp"] = True
+    if method in ("dpo", "grpo"):
+        found["method"] = method
     if row["loss"]:
         found["loss"] = row["loss"]
     if row["optimizer"]:
         found["optimizer"] = row["optimizer"]
+    for name in ("checkpoint_offload", "optimizer_in_backward"):
+        found[name] = bool(row.flag(name))
     return found
 
 

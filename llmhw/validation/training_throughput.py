@@ -89,7 +89,7 @@ def _in_measure(row: Row, job: TrainingJob, seconds: Any) -> tuple[Any, str]:
 def noted(row: Row, calibration: Mapping[str, Any]) -> Any:
     """What is predicted for a row with numbers on a tape in place of constants, for the job that the catalog's make."""
     job = job_of(row)
-    constants = training_constants(job.cluster.accelerator, job.trainer, calibration)
+    constants = training_constants(job.cluster.accelerator, job.trainer, calibration, job.cluster.inter_link)
     seconds = time_layouts(StepTimer(job, job.layout, constants, detail="totals"))[1].total
     return _in_measure(row, job, seconds)[0]
 

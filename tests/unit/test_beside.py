@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import llmhw
-from llmhw.beside import COPIED_FROM, Laden, host_of, host_words
+from llmhw.beside import COPIED_FROM, Laden, host_words
 from llmhw.engine import Engine
+from llmhw.host import host_of
 from llmhw.memory import lora_tensors
 from llmhw.service import engine_for, serve
 

@@ -103,7 +103,8 @@ def test_a_constant_in_a_package_is_no_measurement() -> None:
 def test_matmul_efficiencies_are_shares_of_the_catalog_peak() -> None:
     peaks = {row["name"]: row for row in catalog.read_table("accelerators")}
     for row in catalog.read_table("matmul_efficiency"):
-        assert 0 < float(row["efficiency"]) <= 1
+        # consumer cards run at clocks above the datasheet's
+        assert 0 < float(row["efficiency"]) <= (1.15 if row["accelerator"].startswith("RTX") else 1)
         if row["measured"]:
             column = "memory_bandwidth_gb_per_second" if row["unit"] == "GB/s" else f"{row['format']}_tflops"
             assert row["peak"] == peaks[row["accelerator"]][column]

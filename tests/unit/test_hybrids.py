@@ -9,7 +9,7 @@ import pytest
 
 import llmhw
 from llmhw import LLMHWError
-from llmhw.activations import activations
+from llmhw.activations import activations, layer_activations
 from llmhw.flops import forward_flops
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, ServingJob, TrainingJob
@@ -164,13 +164,18 @@ def test_attention_and_a_state_in_one_layer() -> None:
 
 
 def test_what_a_state_keeps_for_the_backward_pass() -> None:
-    """Mamba-2: results of its one projection, of the convolution, and what comes out, two bytes each."""
+    """Mamba-2: the result of its one projection and what comes out, two bytes each; the delta rule more."""
     config = {"model_type": "mamba2", "hidden_size": 256, "num_heads": 8, "head_dim": 64, "state_size": 16}
     spec = ModelSpec.from_config({**config, "n_groups": 2, "num_hidden_layers": 3, "vocab_size": 100})
     kept = {part.name: part.value for part in activations(spec, seq_len=32, kernels="megatron")}
     channels, inner = 512 + 2 * 2 * 16, 512
-    assert kept["state"] == 3 * 32 * 2 * ((inner + channels + 8) + channels + inner + 256)
+    assert kept["state"] == 3 * 32 * 2 * ((inner + channels + 8) + inner + 256)
     assert kept["output projection"] == 3 * 32 * 2 * inner
+    # 32 value heads on 16 key heads of 128: queries and keys are repeated; products of 64 tokens, decays in fp32
+    spec = llmhw.model("qwen3-next-80b-a3b")
+    kept = {part.name: part.value for part in layer_activations(spec, 0, seq_len=64, kernels="megatron")}
+    elements = (12288 + 64) + 8192 + 32 * 64 + 2 * 32 + 32 + 2 * 32 * 128 + 4096 + 2048
+    assert kept["state"] == 64 * 2 * elements
 
 
 def test_a_shared_block_is_held_once_and_computed_each_time() -> None:

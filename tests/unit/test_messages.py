@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from llmhw import Cluster, model
+from llmhw.catalog import read_measurements
 from llmhw.job import Layout, Parallelism, TrainingJob
 from llmhw.messages import (
     AXES,
@@ -23,6 +24,7 @@ from llmhw.messages import (
     ddp_buckets,
     group_bandwidth,
     group_ranks,
+    in_buckets,
     message_seconds,
     nodes_reached,
 )
@@ -282,9 +284,25 @@ def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(layout: dict[str, A
 
 
 def test_a_ring_between_nodes_uses_all_adapters_of_its_ranks() -> None:
-    """32 ranks, 8 a node: 8 x 50 GB/s cross a boundary, as much as the ring has inside; 3 and 7 hops wait."""
+    """32 ranks, 8 a node: 8 x 50 GB/s cross a boundary, as much as the ring has inside; 31 steps wait for one."""
     found = seconds("all-gather", "dp", 1e9 / 32, dp=32)
-    assert found == pytest.approx(31 / 32 * 1e9 / 400e9 + 3 * 10e-6 + 7 * 3e-6)
+    assert found == pytest.approx(31 / 32 * 1e9 / 400e9 + 31 * 10e-6)
+
+
+@pytest.mark.parametrize(
+    ("topology", "layout", "share"),
+    [
+        ("mesh", {"dp": 8}, 1), ("mesh", {"dp": 2}, 1 / 7), ("mesh", {"dp": 4}, 3 / 7), ("", {"dp": 2}, 1),
+        ("torus 2", {"dp": 256}, 1), ("torus 2", {"dp": 16}, 1 / 2), ("torus 2", {"dp": 32}, 1),
+        ("torus 3", {"dp": 4}, 1 / 3), ("torus 3", {"dp": 16}, 2 / 3), ("torus 3", {"dp": 256}, 1),
+    ],
+)  # fmt: skip
+def test_a_group_uses_the_links_that_lead_to_it(topology: str, layout: dict[str, int], share: float) -> None:
+    """Of a mesh of 8 those to its members, of a torus of 256 devices those along the axes that it spans."""
+    per_node = 8 if topology in ("mesh", "") else 256
+    net = Network(per_node, 400e9, 1.0, 0.0, 0.0, topology=topology, meshed=8)
+    found = seconds("reduce-scatter", "dp", 1e9, net=net, **layout)
+    assert found == pytest.approx((1 - 1 / layout["dp"]) * 1e9 / (share * 400e9))
 
 
 def test_one_rank_a_node_has_one_adapter() -> None:
@@ -292,7 +310,7 @@ def test_one_rank_a_node_has_one_adapter() -> None:
     assert seconds("reduce-scatter", "dp", 1e9, dp=4, tp=8) == pytest.approx(0.75e9 / 50e9 + 3 * 10e-6)
     assert seconds("reduce-scatter", "dp", 1e9, dp=4) == pytest.approx(0.75e9 / 400e9 + 3 * 3e-6)
     # tp=4 leaves two of its ranks in each node
-    assert seconds("reduce-scatter", "dp", 1e9, dp=4, tp=4) == pytest.approx(0.75e9 / 100e9 + 10e-6 + 3e-6)
+    assert seconds("reduce-scatter", "dp", 1e9, dp=4, tp=4) == pytest.approx(0.75e9 / 100e9 + 3 * 10e-6)
 
 
 def test_an_all_to_all_inside_a_node() -> None:
@@ -301,8 +319,8 @@ def test_an_all_to_all_inside_a_node() -> None:
 
 
 def test_an_all_to_all_between_nodes_is_limited_by_the_adapter() -> None:
-    """32 ranks in 4 nodes: three quarters of the rows leave, each over its own 50 GB/s."""
-    assert seconds("all-to-all", "ep", 1e9, dp=32, ep=32) == pytest.approx(0.75e9 / 50e9 + 10e-6)
+    """32 ranks in 4 nodes: three quarters of the rows leave, each over its own 50 GB/s, in 24 messages."""
+    assert seconds("all-to-all", "ep", 1e9, dp=32, ep=32) == pytest.approx(0.75e9 / 50e9 + 24 * 10e-6)
 
 
 def test_the_parts_of_an_expert_push_its_ranks_into_another_node() -> None:
@@ -310,19 +328,20 @@ def test_the_parts_of_an_expert_push_its_ranks_into_another_node() -> None:
     p = Parallelism(dp=16, ep=8, expert_tp=2)
     assert group_ranks(p, 0, "ep") == tuple(range(0, 16, 2))
     apart = seconds("all-to-all", "ep", 6e7, dp=16, ep=8, expert_tp=2)
-    assert apart == pytest.approx(0.5 * 6e7 / 50e9 + 10e-6)
+    assert apart == pytest.approx(0.5 * 6e7 / 50e9 + 4 * 10e-6)
     assert seconds("all-to-all", "ep", 6e7, dp=16, ep=8) == pytest.approx(7 / 8 * 6e7 / 400e9 + 3e-6)
 
 
 @pytest.mark.parametrize("axis", AXES)
 def test_a_group_is_as_far_apart_in_time_as_its_ranks_are(axis: str) -> None:
-    """Where a hop between nodes takes 1 s and nothing else any time, a ring takes as many as it has nodes, less one."""
+    """Where a hop between nodes takes 1 s and nothing else any time, a ring over nodes has one a rank, less one."""
     p = Parallelism(dp=8, tp=2, cp=2, pp=4, ep=4, expert_tp=2, zero=3, replicas=2)
     sizes = {name: getattr(p, name) for name in ("dp", "tp", "cp", "pp", "ep", "expert_tp", "replicas")}
     for per_node in (1, 2, 4, 8, 16, 32, 64, 128):
         net = Network(per_node=per_node, inside=1e30, between=1e30, inside_latency=0, between_latency=1)
-        nodes = {rank // per_node for rank in group_ranks(p, 0, axis)}
-        assert seconds("all-gather", axis, 1, net=net, **sizes) == pytest.approx(len(nodes) - 1)
+        ranks = group_ranks(p, 0, axis)
+        hops = len(ranks) - 1 if len({rank // per_node for rank in ranks}) > 1 else 0
+        assert seconds("all-gather", axis, 1, net=net, **sizes) == pytest.approx(hops)
 
 
 def test_a_row_crosses_to_a_node_once() -> None:
@@ -330,7 +349,7 @@ def test_a_row_crosses_to_a_node_once() -> None:
     reached = 4 * (1 - 0.75**8)
     assert nodes_reached(nodes=4, picks=8) == pytest.approx(reached)
     found = seconds("all-to-all", "ep", 8e9, copies=8, dp=32, ep=32)
-    assert found == pytest.approx(1e9 * reached * 0.75 / 50e9 + 10e-6)
+    assert found == pytest.approx(1e9 * reached * 0.75 / 50e9 + 3 * 10e-6)
 
 
 def test_sends() -> None:
@@ -343,6 +362,41 @@ def test_a_ring_of_context_is_as_slow_as_its_slowest_link() -> None:
     """Each rank hands everything to its neighbour; one of them lies in another node as soon as the group leaves it."""
     assert seconds("all-to-all", "cp", 1e9, cp=4, tp=2) == pytest.approx(1e9 / 400e9 + 3e-6)
     assert seconds("all-to-all", "cp", 1e9, cp=4, tp=4) == pytest.approx(1e9 / 50e9 + 10e-6)
+
+
+def test_collectives_take_what_nccl_tests_measured() -> None:
+    """On 2 to 32 p5, 32 MiB to 8 GiB: within a tenth in the median of each kind, and within a third nine times in ten.
+
+    An all-reduce over two nodes is left out: its trees put more on NVLink than a ring does.
+    """
+    net = Network(per_node=8, inside=0.82 * 450e9, between=0.85 * 50e9, inside_latency=5e-6, between_latency=9e-6)
+    errors: dict[str, list[float]] = {}
+    for row in read_measurements("collectives"):
+        ranks, size, kind = int(row["ranks"]), float(row["size_mib"]) * 2**20, row["kind"]
+        if kind == "all-reduce" and row["nodes"] == "2":
+            continue
+        given = size / ranks if kind == "all-gather" else size
+        found = seconds(kind, "ep" if kind == "all-to-all" else "dp", given, net=net, dp=ranks, ep=ranks)
+        errors.setdefault(kind, []).append(abs(found / (size / float(row["gb_per_second"]) / 1e9) - 1))
+    for found in errors.values():
+        assert np.median(found) < 0.1
+        assert np.quantile(found, 0.9) < 0.33
+
+
+@pytest.mark.parametrize(
+    ("software", "kind", "ranks", "calls"),
+    [
+        ("megatron-lm", "reduce-scatter", 8, 25),  # of 40 million elements
+        ("megatron-lm", "reduce-scatter", 128, 8),  # of a million for each rank
+        ("nanotron", "all-reduce", 8, 77),  # DDP's, of 25 MiB
+        ("deepspeed", "reduce-scatter", 8, 2),
+    ],
+)
+def test_buckets_of_a_billion_gradients(software: str, kind: str, ranks: int, calls: int) -> None:
+    asked = job(software=software, precision="bf16-mixed", grad_reduce="bf16")
+    found = in_buckets(asked, Collective(kind, "dp", ranks, 1, 2 * 10**9, "", "backward"))
+    assert found.calls == calls
+    assert found.bytes == pytest.approx(2 * 10**9)
 
 
 def test_one_rank_sends_nothing() -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import llmhw
 from llmhw import model, training_states
 from llmhw.catalog import model_names
 from llmhw.families import Builder
-from llmhw.job import Parallelism
+from llmhw.job import Parallelism, TrainingJob
 from llmhw.memory import OPTIMIZERS, PRECISIONS
 from llmhw.model import PARTS, SPLITS, ModelSpec, Tensor
 from llmhw.sharding import (
@@ -24,7 +25,9 @@ from llmhw.sharding import (
     rank_tensors,
     shard_tensors,
     stage_layers,
+    stages_of,
 )
+from llmhw.step_time import time_step
 from llmhw.units import LLMHWError
 
 LLAMA: dict[str, Any] = {
@@ -284,3 +287,16 @@ def test_bytes() -> None:
 def test_an_unknown_role_is_an_error() -> None:
     with pytest.raises(LLMHWError, match=r"part='up_gate' is not known.*gate_up"):
         Builder().linear("mystery", "up_gate", 2, 2)
+
+
+def test_stages_by_cost_time_the_head_too() -> None:
+    """nanotron's last stage holds fewer layers than the others, and takes no longer than they do."""
+    spec, cluster = llmhw.model("llama-3-8b"), llmhw.Cluster("h100", 8)
+    asked = TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(pp=8), software="nanotron")
+    assert asked.parallelism.by_cost
+    sizes = [sum(stage.kinds.values()) for stage in stages_of(asked, every=True)]
+    assert sizes == [5, 4, 4, 5, 4, 4, 4, 2]
+    found = time_step(asked).stages
+    assert found[-1] < max(found)
+    with pytest.raises(LLMHWError, match="by_cost=True has no effect"):
+        TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(dp=8, by_cost=True)).check_effects()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import llmhw
 from llmhw.catalog import read_calibration
-from llmhw.job import Parallelism, TrainingJob, data_parallel
+from llmhw.job import MODULES, Parallelism, TrainingJob, data_parallel
 from llmhw.schedule import micro_batches_in_flight, pipeline_actions
 from llmhw.step_time import PARTS, time_step
 from llmhw.training import JobMemory, TrainingEstimate, changed, memory, train
@@ -499,7 +499,9 @@ def test_constants_of_ones_own() -> None:
     assert worse.time.parts["elementwise"] > 1.5 * found.time.parts["elementwise"]
     assert worse.bounds["elementwise"][1] == worse.time.parts["elementwise"]
     for wrong in ({}, read_calibration("training_memory")):
-        with pytest.raises(LLMHWError, match="calibration has no common, families, switches, interval, so it is not"):
+        with pytest.raises(
+            LLMHWError, match="calibration has no common, links, families, switches, interval, so it is not"
+        ):
             estimate(run={"calibration": wrong})
 
 
@@ -618,3 +620,24 @@ def test_a_run_that_never_finishes_has_no_days_in_any_form() -> None:
         assert told[name] is row[name] is None, name
     assert "Never finishes" in found.verdict
     assert "Never finishes" not in estimate(recompute="full").verdict
+
+
+def test_modules_that_run_again() -> None:
+    """By Megatron-Core's names: less is kept, a forward pass is timed once more, and wrong names are told."""
+    layout = {"dp": 8, "ep": 8}
+    plain = job("deepseek-v2-lite", kernels="megatron", layout=layout)
+    held = {name: memory(replace(plain, recompute_modules=name)) for name in MODULES}
+    bare, seconds = memory(plain), time_step(plain).parts.get("recompute", 0.0)
+    for name, found in held.items():
+        assert found.allocated_bytes <= bare.allocated_bytes, name
+        assert time_step(found.job).parts["recompute"] > seconds == 0, name
+    kept = {name: float(found.stages[0]["activations"]) for name, found in held.items()}
+    assert kept["moe"] < kept["moe_act"] < float(bare.stages[0]["activations"])
+    # queries of 192 and keys and values of 192 and 128 for each of 16 heads, in 27 layers
+    up = 27 * plain.seq_len * 16 * (192 + 192 + 128) * 2
+    assert float(bare.stages[0]["activations"]) - kept["mla_up_proj"] == pytest.approx(up, rel=0.01)
+    assert replace(plain, recompute_modules="moe_act layernorm").recompute_modules == "layernorm,moe_act"
+    with pytest.raises(LLMHWError, match="recompute_modules='moe_at' is not known; did you mean moe_act"):
+        replace(plain, recompute_modules="moe_at")
+    with pytest.raises(LLMHWError, match="recompute_modules='mlp' has no effect here"):
+        memory(job(recompute_modules="mlp"))

@@ -94,9 +94,11 @@ def test_software_is_what_the_source_says(change: dict[str, str], name: str) -> 
 @pytest.mark.parametrize(
     ("change", "column", "value"),
     [
-        ({"notes": "mlp recompute"}, "not_predicted", "recomputes the feed-forward part, which"),
-        ({"notes": "CPU offload"}, "not_predicted", "states in host memory, whose transfers are not timed"),
-        ({"notes": "cpu_offload false"}, "not_predicted", ""),
+        ({"notes": "mlp+core_attn recompute"}, "recompute_modules", "mlp,core_attn"),
+        ({"notes": "selective recompute of layernorm and the whole moe module"}, "recompute_modules", "layernorm,moe"),
+        ({"notes": "CPU offload with fused optimizer"}, "offload", "all"),
+        ({"notes": "cpu_offload false"}, "offload", ""),
+        ({"notes": "PagedAdamW8bit, optimizer_in_bwd"}, "optimizer", "paged-adamw-8bit"),
         ({"provenance": "memory"}, "not_predicted", "written down from memory, not read"),
         ({"source": "torchtitan docs"}, "recipe", "fp32-bf16"),
         ({"source": "torchtitan docs", "pp": "4"}, "kernels", "torch"),
