@@ -796,6 +796,7 @@ class StepMemory:
             sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
             if job.frozen:
                 sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
+                sizes |= {"adapters": str(job.adapters), "rank": job.rank}
             if fuses(job):
                 sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
