@@ -602,9 +602,9 @@ class StepTimer:
         """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
 
         A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
-        own. Where chunks are interleaved, a chunk is done with its last micro-batch while those of all stages still pass
-        the chunks before it, and gathers its weights while they pass those in Megatron's order. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
-        kernels know outside ZeRO-3.
+        own. Where chunks are interleaved, one is done with its last micro-batch while those of all stages still pass
+        the chunks before it. New weights are gathered beside the next forward pass where the trainer does so, which
+        only Megatron's kernels know outside ZeRO-3.
         """
         job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:
