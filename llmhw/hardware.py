@@ -57,6 +57,7 @@ _FORMAT_WORDS = {
 _USUAL_NODE = 8
 
 
+TOPOLOGIES = ("", "mesh", "torus 2", "torus 3")
 _EFFICIENCY = number(above=True, most=2.0)
 
 F = TypeVar("F", bound="_Fact")
@@ -147,6 +148,8 @@ class Link(_Fact):
     efficiency                  share of `bytes_per_second` that collectives reach; `efficiency_status` says
                                 whether it was measured or is a figure that others model with
     kind                        scale-up, scale-out, host or chip-to-chip
+    topology                    "mesh": a part of the rate for each peer; "torus 2", "torus 3": a part for each axis;
+                                "": a switch, all of it for any peer
     """
 
     name: str
@@ -162,12 +165,17 @@ class Link(_Fact):
     date: str = ""
     source: str = ""
     note: str = ""
+    topology: str = ""
 
     def __post_init__(self) -> None:
         texts = dict.fromkeys(("kind", "efficiency_status", "condition", "applies_to", "status", "date"), check_prose)
         rates = dict.fromkeys(("bytes_per_second", "measured_bytes_per_second"), number(above=True))
         # above 1 where switches add up: fewer bytes travel than a ring sends
-        check_made(self, **texts, **rates, **dict.fromkeys(("source", "note"), check_prose), efficiency=_EFFICIENCY)
+        named = {
+            "topology": lambda argument, value: check_choice(argument, value, TOPOLOGIES),
+            "efficiency": _EFFICIENCY,
+        }
+        check_made(self, **texts, **rates, **dict.fromkeys(("source", "note"), check_prose), **named)
 
     def __str__(self) -> str:
         return f"{self.name}: {format_quantity(self.bytes_per_second, 'bytes/s')} per direction and device"

@@ -822,6 +822,29 @@ def all_to_all_seconds(
     return where(nodes == 1, inside, maximum(inside, crossing / between_bytes_per_second + between_latency))
 
 
+@formula(source="a full mesh has one link to each peer: no message takes a way round", unit="fraction")
+def mesh_share(*, ranks: Any, devices: Any) -> Any:
+    """Share of a device's links in a full mesh that lead to the other members of a group.
+
+    >>> mesh_share(ranks=2, devices=8)
+    0.14285714285714285
+    """
+    return (maximum(minimum(ranks, devices), 2) - 1) / (devices - 1)
+
+
+@formula(source="XLA's collectives use the rings of all axes that a group spans (scaling-book)", unit="fraction")
+def torus_share(*, ranks: Any, devices: Any, axes: Any) -> Any:
+    """Share of a device's links in a torus that lie along the axes that a group spans; its sides are taken as equal.
+
+    devices   of the torus
+
+    >>> torus_share(ranks=16, devices=256, axes=2), torus_share(ranks=17, devices=256, axes=2)
+    (0.5, 1.0)
+    """
+    spanned = axes * log(maximum(ranks, 2)) / log(maximum(devices, 2))
+    return minimum(ceil_div(spanned, 1 + 1e-9), axes) / axes
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """The network as one device sees it, with what collectives reach on it.
@@ -829,6 +852,8 @@ class Network:
     per_node          devices of a scale-up domain
     inside, between   bytes per second and direction, per device
     inside_latency, between_latency   seconds of a hop
+    topology          of the links inside, see `llmhw.hardware.Link`
+    meshed            devices that a mesh inside joins
     """
 
     per_node: int
@@ -836,6 +861,17 @@ class Network:
     between: float
     inside_latency: float
     between_latency: float
+    topology: str = ""
+    meshed: int = 2
+
+    def reached(self, ranks: Any) -> Any:
+        """Bytes per second inside of each rank of a group of so many in a node."""
+        if self.topology == "mesh":
+            return self.inside * mesh_share(ranks=ranks, devices=self.meshed)
+        if self.topology.startswith("torus"):
+            axes = int(self.topology.split()[1])
+            return self.inside * torus_share(ranks=ranks, devices=self.per_node, axes=axes)
+        return self.inside
 
     def local(self, ranks: Any, stride: Any) -> Any:
         """Ranks of a group in one node; its neighbours are `stride` devices apart."""
@@ -849,14 +885,14 @@ class Network:
             near = (stride * c.ranks if c.shifts else stride + 1) <= self.per_node
             return message_seconds, {
                 "wire_bytes": c.bytes_per_call,
-                "bandwidth_bytes_per_second": where(near, self.inside, self.between),
+                "bandwidth_bytes_per_second": where(near, self.reached(2), self.between),
                 "latency_seconds": where(near, self.inside_latency, self.between_latency),
             }
         local = self.local(c.ranks, stride)
         given: dict[str, Any] = {
             "ranks": c.ranks,
             "local_ranks": local,
-            "inside_bytes_per_second": self.inside,
+            "inside_bytes_per_second": self.reached(local),
             "between_bytes_per_second": self.between,
             "inside_latency": self.inside_latency,
             "between_latency": self.between_latency,

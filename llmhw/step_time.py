@@ -53,7 +53,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.schedule import bubble_seconds
-from llmhw.sharding import Stage, StageTensors, stages_of
+from llmhw.sharding import Stage, StageTensors, mtp_layers, stages_of
 from llmhw.step_interval import flags_of, interval_words, step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, minimum, share, where
 
@@ -92,6 +92,8 @@ def network(cluster: Cluster, constants: TrainingConstants) -> Network:
         between=between * c.between,
         inside_latency=c.inside_latency,
         between_latency=c.between_latency,
+        topology=cluster.intra_link.topology if cluster.intra_link else "",
+        meshed=max(2, cluster.accelerator.scale_up_devices),
     )
 
 
@@ -269,7 +271,7 @@ class StepTimer:
             bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
             # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
             self.expanded = bits / 8 if bits < BITS[self.compute] else 0.0
-        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp, job.mtp)
 
     def ledger(self) -> Ledger:
         return Ledger(self.detail)
@@ -289,14 +291,17 @@ class StepTimer:
         size = OPERAND_BYTES[fmt]
         sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
         # rows are read along k, and the matrix, which lies as (n x k)
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes), a_row=m.k, b_row=m.k)
+        given = r.product(fmt, m, **sizes) | {"a_row": m.k, "b_row": m.k}
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
+        if m.adapter:  # so thin that memory binds it, whatever its tiles
+            given["units"] = turned["units"] = None
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
             turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
-            turned |= {"a_row": m.n, "b_row": m.k}
+            turned |= {"a_row": m.n, "b_row": m.k} | ({"units": None} if m.adapter else {})
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
             moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
@@ -517,7 +522,24 @@ class StepTimer:
                 ledger = clock.forward if c.phase == "forward" else clock.backward
                 self.send(ledger, "tensor-parallel", c, self.c.tp_exposed)
             made.append(clock)
-        return made[0], made[1]
+        return made[0], self._predicted(made[1]) if job.mtp else made[1]
+
+    def _predicted(self, last: _Clock) -> _Clock:
+        """The last stage's end with multi-token prediction: for each of its layers one like the last, and the head.
+
+        Two norms and a product of twice the width come before a layer (DeepSeek-V3, section 2.2).
+        """
+        rows = share(self.passing.micro_batch * self.job.seq_len, self.x.cp)
+        clock = _Clock(self.ledger().merge(last.forward), self.ledger().merge(last.backward))
+        one = self.layer(len(self.spec.layer_kinds) - 1, self.job.recompute == "full")
+        for t in self.spec.mtp_tensors:
+            if t.matmul and t.part == "mtp":
+                into = Matmul(name=t.module, part="head", m=share(rows, self.x.spread), n=t.out, k=t.into)
+                self.products(into, self.half, clock.forward, clock.backward)
+        count = mtp_layers(self.spec)
+        clock.forward.merge(last.forward, count).merge(one.forward, count)
+        clock.backward.merge(last.backward, count).merge(one.backward, count)
+        return clock
 
     # the step
 

@@ -25,6 +25,7 @@ from llmhw.training import StepMemory, bucket_bytes, memory, zero1_step_gradient
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation.statistics import Prediction, groups
 from llmhw.validation.table import Row
+from llmhw.validation.training_jobs import trainer_of
 
 
 def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Prediction:
@@ -167,9 +168,9 @@ def _device(row: Row) -> Accelerator:
     try:
         found = row.device(usual=True)
     except LLMHWError:
-        if not stated:
-            raise
-        return replace(accelerator("RTX 4090"), memory_bytes=int(stated * GIB))
+        # what a device holds does not depend on it, but for the room that there is
+        found = accelerator("H100")
+        return replace(found, memory_bytes=int(stated * GIB)) if stated else found
     if row["evidence"] == "capacity" and stated:
         return replace(found, memory_bytes=int(stated * GIB))
     return found
@@ -205,7 +206,7 @@ def _layout(row: Row, **more: Any) -> Parallelism:
     sizes = {name: row.count(name, most=_RANKS) for name in ("tp", "pp", "vpp", "cp", "ep")}
     inside = sizes["tp"] * sizes["pp"] * sizes["cp"]
     sizes["dp"] = row.count("dp", max(1, row.count("n_gpus") // inside), most=_RANKS)
-    sequence = (row["sequence_parallel"] == "true" or row["software"] == "torchtitan") and sizes["tp"] > 1
+    sequence = row["sequence_parallel"] == "true" and sizes["tp"] > 1
     return Parallelism(**{**sizes, "sequence_parallel": sequence, **more})
 
 
@@ -226,22 +227,29 @@ def _job(row: Row, layout: Parallelism, **more: Any) -> TrainingJob:
 
 
 def training_job(row: Row) -> TrainingJob:
-    """The job of a row: what its columns say, and what its software does where they say nothing."""
+    """The job of a row: what its columns say, and what its software usually does where they say nothing.
+
+    Software that is not said is Megatron-LM where a model is split, DeepSpeed or PyTorch's FSDP where states are, else
+    transformers' Trainer where a model is tuned and PyTorch alone where it is pre-trained. Where it is not said, layers
+    run again, and the loss of what is tuned comes in chunks, if the job would not fit without.
+    """
     stage = row["zero_stage"] or "0"
-    layout = _layout(row, zero=3 if stage == "fsdp" else int(stage), offload=row["offload"] or "none")
     method = row["method"].casefold()
-    frozen = "lora" in method or bool(row.flag("adapters_only"))
-    software = row["software"] or None
-    more: dict[str, Any] = {"kernels": row["kernels"] or None, "software": software, "loss": row["loss"] or None}
-    mode = row["recompute_mode"] or row["recompute"]
-    if mode == "unknown":
-        mode = "none"
+    spec, frozen = row.spec(), "lora" in method or "adapter" in method or bool(row.flag("adapters_only"))
+    layout = _layout(row, zero=3 if stage == "fsdp" else int(stage), offload=_offload(row, frozen))
+    software = _software(row, layout)
+    if layout.tp > 1 and not row["sequence_parallel"] and software in ("torchtitan", "megatron-lm", "megatron-bridge"):
+        layout = replace(layout, sequence_parallel=True)
+    kernels = row["kernels"] or trainer(software).kernels
+    more: dict[str, Any] = {"kernels": kernels, "software": software, "loss": row["loss"] or None}
+    mode = (row["recompute_mode"] or row["recompute"]).replace("unknown", "") or "as needed"
+    if mode == "selective" and kernels == "torch":
+        mode = "per-op" if layout.zero == 3 else "none"
     if frozen:
-        more |= {"frozen": True, "rank": row.count("rank", 16), "dropout": row.flag("adapter_dropout")}
-        targets = row["targets"] or "all-linear"
-        more |= {"targets": _modules(row.spec(), targets)}
-        if row["base"]:
-            more["base"] = row["base"]
+        dropout = row.flag("adapter_dropout")
+        peft = trainer(software).sharding == "fsdp1" and software != "litgpt"
+        more |= {"frozen": True, "rank": row.count("rank", 16), "dropout": peft if dropout is None else dropout}
+        more |= {"targets": _modules(spec, row["targets"] or "all-linear"), "base": _base(row)}
     else:
         more["optimizer"] = _optimizer(row)
     if row["flash_attention"] == "false":
@@ -249,23 +257,67 @@ def training_job(row: Row) -> TrainingJob:
     if row["recompute_modules"]:
         more["recompute_modules"] = row["recompute_modules"]
     more |= {name: True for name in ("checkpoint_offload", "optimizer_in_backward") if row.flag(name)}
-    device = _device(row)
-    micro = row.count("micro_batch")
-    batch = row.count("global_batch", micro * layout.dp)
-    return TrainingJob(
-        model=_dealt(row.spec(), layout),
-        cluster=Cluster(device, layout.devices),
+    micro = row.count("micro_batch", max(1, row.count("global_batch") // layout.dp) if layout.pp == 1 else 1)
+    job = TrainingJob(
+        model=_dealt(spec, layout),
+        cluster=Cluster(_device(row), layout.devices),
         parallelism=layout,
         micro_batch=micro,
-        global_batch=batch,
+        global_batch=row.count("global_batch", micro * layout.dp),
         # "at any length" fails with few tokens, too
         seq_len=row.count("seq_len", 128 if row["evidence"] == "oom" else None),
-        precision=row["recipe"] or _recipe(software or "", layout.zero),
+        precision=row["recipe"] or _recipe(software, layout, frozen),
         compute=row["compute"] or None,
         compiled=row.flag("compiled"),
-        recompute=mode,
+        recompute="none" if mode == "as needed" else mode,
         **more,
     )
+    if row["evidence"] in ("oom", "capacity"):
+        return job
+    # what ran did fit: what is not said is done as far as that needs it
+    if mode == "as needed" and not memory(job).fits:
+        job = replace(job, recompute="full", recompute_modules="")
+    if not row["loss"] and _tuned(row) and not memory(job).fits:
+        job = replace(job, loss="chunked")
+    return job
+
+
+def _software(row: Row, layout: Parallelism) -> str:
+    """The trainer's name; where nobody says it, the usual one: see `training_job`."""
+    if row["software"]:
+        return trainer_of(row)
+    split = layout.tp * layout.pp * layout.cp * layout.ep > 1 or "distributed optimizer" in row["optimizer"].casefold()
+    if split and row["zero_stage"] != "fsdp":
+        return "megatron-lm"
+    if layout.zero and row["zero_stage"] != "fsdp":
+        return "deepspeed"
+    return "fsdp" if _tuned(row) else "torchtitan" if layout.zero == 3 else "eager"
+
+
+def _tuned(row: Row) -> bool:
+    return row["method"].casefold() not in ("", "pretrain", "pretraining", "pre-training")
+
+
+def _base(row: Row) -> str | None:
+    """Format of the frozen weights: of `base`, of the model's name, or of what is said of 4 or 8 bits."""
+    if row["base"]:
+        return row["base"]
+    named = row.number_format("bf16")
+    text = f"{row['precision']} {row['method']}".casefold()
+    bits = next(
+        (bits for bits in ("4", "8") if f"int{bits}" in text or f"{bits}-bit" in text or f"nf{bits}" in text), ""
+    )
+    if named != "bf16":
+        return named
+    if "gptq" in text:
+        return "int8-gptq" if bits == "8" else "int4-gptq"
+    return {"4": "nf4", "8": "llm-int8"}.get(bits, "nf4" if "qlora" in text else None)
+
+
+def _offload(row: Row, frozen: bool) -> str:
+    """What lies in host memory, as `offload` or the optimizer's name says ("AdamW on CPU")."""
+    words = row["optimizer"].casefold()
+    return row["offload"] or ("optimizer" if not frozen and ("offload" in words or "cpu" in words) else "none")
 
 
 def _dealt(spec: ModelSpec, layout: Parallelism) -> ModelSpec:
@@ -296,12 +348,18 @@ def _optimizer(row: Row) -> str:
     return "adamw-fused" if "fused" in text else "adamw"
 
 
-def _recipe(software: str, zero: int) -> str:
-    """What weights, gradients and states are usually kept in: fp32 under FSDP, a 16-bit copy elsewhere."""
-    kernels = trainer(software).kernels if software else "torch"
-    if kernels == "megatron":
+def _recipe(software: str, layout: Parallelism, frozen: bool) -> str:
+    """What weights, gradients and states are usually kept in.
+
+    Adapters lie beside weights in 16 bit, and transformers on one card trains what it has loaded, in 16 bit; FSDP keeps
+    fp32 weights; all others a 16-bit copy.
+    """
+    found = trainer(software)
+    if found.kernels == "megatron":
         return "bf16-mixed-fp32-grads"
-    return "fp32-bf16" if zero == 3 and software != "deepspeed" else "bf16-mixed"
+    if frozen or software == "torchtune" or (found.sharding.startswith("fsdp") and layout.zero < 3):
+        return "bf16"
+    return "bf16-mixed" if found.sharding in ("deepspeed", "internevo") else "fp32-bf16"
 
 
 # Parts of a stage that are there from step to step.

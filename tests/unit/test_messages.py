@@ -289,6 +289,22 @@ def test_a_ring_between_nodes_uses_all_adapters_of_its_ranks() -> None:
     assert found == pytest.approx(31 / 32 * 1e9 / 400e9 + 31 * 10e-6)
 
 
+@pytest.mark.parametrize(
+    ("topology", "layout", "share"),
+    [
+        ("mesh", {"dp": 8}, 1), ("mesh", {"dp": 2}, 1 / 7), ("mesh", {"dp": 4}, 3 / 7), ("", {"dp": 2}, 1),
+        ("torus 2", {"dp": 256}, 1), ("torus 2", {"dp": 16}, 1 / 2), ("torus 2", {"dp": 32}, 1),
+        ("torus 3", {"dp": 4}, 1 / 3), ("torus 3", {"dp": 16}, 2 / 3), ("torus 3", {"dp": 256}, 1),
+    ],
+)  # fmt: skip
+def test_a_group_uses_the_links_that_lead_to_it(topology: str, layout: dict[str, int], share: float) -> None:
+    """Of a mesh of 8 those to its members, of a torus of 256 devices those along the axes that it spans."""
+    per_node = 8 if topology in ("mesh", "") else 256
+    net = Network(per_node, 400e9, 1.0, 0.0, 0.0, topology=topology, meshed=8)
+    found = seconds("reduce-scatter", "dp", 1e9, net=net, **layout)
+    assert found == pytest.approx((1 - 1 / layout["dp"]) * 1e9 / (share * 400e9))
+
+
 def test_one_rank_a_node_has_one_adapter() -> None:
     """Data-parallel ranks behind tp=8 are 8 devices apart: each ring has one adapter."""
     assert seconds("reduce-scatter", "dp", 1e9, dp=4, tp=8) == pytest.approx(0.75e9 / 50e9 + 3 * 10e-6)

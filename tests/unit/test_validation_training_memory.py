@@ -12,8 +12,8 @@ from llmhw.activations import layer_activations
 from llmhw.catalog import read_calibration, read_measurements
 from llmhw.training import bucket_bytes, zero1_step_gradient_bytes
 from llmhw.units import GIB, LLMHWError
-from llmhw.validation import Validation, error_summary, fit_constants, groups, percentile, validate, verdicts
-from llmhw.validation.training_memory import frozen_layer_activations
+from llmhw.validation import Row, Validation, error_summary, fit_constants, groups, percentile, validate, verdicts
+from llmhw.validation.training_memory import frozen_layer_activations, training_job
 
 ROWS = read_measurements("training_memory")
 
@@ -151,3 +151,21 @@ def test_errors() -> None:
     assert odd.rows == ()
     assert "program='a blog' must be one of megatron-deepspeed" in odd.skipped[0][2]
     assert odd.table()[0][4] == "-"
+
+
+def test_rows_that_say_no_more_than_their_source() -> None:
+    """Software, formats and what is recomputed follow from the layout and the method where no column says them."""
+    own = "id source model_name seq_len gpu n_gpus tp pp cp ep dp zero_stage micro_batch global_batch precision".split()
+    own += "recompute method optimizer n_layers d_model n_heads n_kv_heads d_ff vocab peak_mem_gib mem_kind".split()
+    rows = [row for row in ROWS if "SimuMax" in row["source"] or "fms" in row["source"]][::3]
+    found = validate([{name: row[name] for name in own} for row in rows], "training-memory")
+    by = found.by_source()
+    assert by["SimuMax v1.2 B200 real runs"].p90_abs_error <= 0.03
+    assert all(part.median_abs_error <= 0.13 for part in by.values())
+    lora = {"model_name": "llama-3-8b", "method": "qlora", "n_gpus": "1", "seq_len": "512", "recompute": "full"}
+    job = training_job(Row(lora))
+    assert (job.software, job.base, job.frozen, job.dropout) == ("fsdp", "nf4", True, True)
+    assert training_job(Row({**lora, "software": "unsloth"})).loss == "fused"
+    assert training_job(Row({**lora, "method": "full", "optimizer": "AdamW 8-bit"})).optimizer == "adamw-8bit"
+    assert training_job(Row({**lora, "method": "full", "n_gpus": "8", "zero_stage": "2"})).software == "deepspeed"
+    assert training_job(Row({**lora, "method": "pretrain", "tp": "2", "n_gpus": "8"})).kernels == "megatron"
