@@ -359,10 +359,10 @@ def test_answers_are_written_before_they_are_trained_on() -> None:
         estimate("qwen3-1.7b", layout={"dp": 8, "zero": 3}, micro_batch=4, **asked, **more).time.parts["rollout"]
         for more in ({"rollout_share": 0.3}, {"rollout_gpus": 2}, {})
     ]
-    assert seconds == sorted(seconds)
+    assert min(seconds) == seconds[0] > 0  # two devices are fewer than eight
     both = estimate("qwen3-1.7b", layout={"dp": 8}, method="dpo", precision="bf16", recompute="full")
     alone = estimate("qwen3-1.7b", layout={"dp": 8}, method="dpo", reference=False, precision="bf16", recompute="full")
-    assert both.tokens_per_step == 2 * 8 * both.job.seq_len
+    assert both.tokens_per_step == 2 * both.job.batch * both.job.seq_len
     assert both.time.parts["reference model"] > alone.time.parts["reference model"] == 0
 
 
