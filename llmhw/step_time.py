@@ -595,7 +595,7 @@ class StepTimer:
         job, p, x, c = self.job, self.job.parallelism, self.x, self.c
         found = self.ledger()
         found.merge(clock.forward, x.micro_batches).merge(clock.backward, x.micro_batches)
-        if job.method == "dpo" or job.has_reference:
+        if job.has_reference or (job.method == "dpo" and job.reference is not False):
             # what the reference would have answered: another copy, or the model with its adapters switched off
             found.merge(clock.forward, x.micro_batches, part="reference model")
         if p.pp > 1:
