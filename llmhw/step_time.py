@@ -624,7 +624,8 @@ class StepTimer:
         """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
 
         A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
-        own. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
+        own. Where chunks are interleaved, a chunk is done with its last micro-batch while those of all stages still pass
+        the chunks before it, and gathers its weights while they pass those in Megatron's order. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
         kernels know outside ZeRO-3.
         """
         job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
@@ -641,10 +642,11 @@ class StepTimer:
         reduced = [(c, n) for c, n in sent if c.phase == "backward"]
         gathered = [(c, n) for c, n in sent if c.phase != "backward"]
         name, share_ = "gradient reduction", self.c.dp_exposed
-        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
+        passing = maximum(1, minimum(x.pp, x.micro_batches) * (x.vpp - 1) / x.vpp)
+        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, passing)
         self.overlapped(found, name, "gradients", reduced, busy, share_)
         exposed = maximum(share_, 1 - ahead)
-        self.overlapped(found, name, "new weights", gathered, clock.forward.total, exposed)
+        self.overlapped(found, name, "new weights", gathered, clock.forward.total * passing, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
         if stage.ends:
