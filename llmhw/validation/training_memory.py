@@ -46,8 +46,15 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     predicted = _shown(parts, meter, constants)
     measured = row.positive("peak_mem_gib") * row.positive("unit_bytes", GIB)
     measured /= row.count("n_gpus", None) if row["mem_scope"] == "sum" else 1
-    meter += ", something assumed" if row["assumed"] else ""
+    meter += ", something assumed" if row["assumed"] or _open(row) else ""
     return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts=parts)
+
+
+def _open(row: Row) -> bool:
+    """Whether a row does not say how its devices share the model, or how many sequences they take at a time."""
+    layout = ("tp", "pp", "cp", "ep", "zero_stage", "dp")
+    shared = row.count("n_gpus") == 1 or any(row[name] for name in layout)
+    return not (shared and (row["micro_batch"] or row["global_batch"]))
 
 
 def _shown(parts: Mapping[str, float], meter: str, constants: Mapping[str, Any]) -> float:
