@@ -28,7 +28,7 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted fitted cluster model config device device_changes adapter_gb_per_s ranks_per_device "
+        "not_predicted fitted cluster model config device device_changes network adapter_gb_per_s ranks_per_device "
         "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap "
         "attention_kernel packed kernels recipe compute recompute_mode recompute_modules optimizer "
         "optimizer_in_backward offload interleaving cp_kind adapters_only rank targets base loss dropout "
@@ -415,6 +415,12 @@ def _shards(row: Row) -> str:
     return str(row.count("n_gpus") // (int(slices) * row.count("tp"))) if slices else ""
 
 
+def _network(row: Row) -> str:
+    """What joins the nodes, where the source says it."""
+    words = {"EFA": r"\bEFA\b", "RoCE": "RoCE", "TCPX": "TCPX", "InfiniBand": r"InfiniBand|\bIB\b|HDR|NDR"}
+    return next((name for name, word in words.items() if re.search(word, row["interconnect"])), "")
+
+
 def _slice(row: Row) -> str:
     """Devices of a node where that is stated, or chips of a TPU slice."""
     nodes = re.search(r"\(\d+ nodes? x (\d+)\)", row["notes"])
@@ -467,6 +473,7 @@ def training_throughput(row: Row) -> Facts:
         "device": device,
         "device_changes": as_json(_changes(row)),
         "adapter_gb_per_s": f"{adapter_of(row['interconnect'], device):.17g}",
+        "network": _network(row),
         "ranks_per_device": "2" if "counted in NeuronCores" in row["notes"] else "",
         "fsdp": _shards(row),
         "gpus_per_node": _slice(row),

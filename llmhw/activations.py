@@ -713,7 +713,9 @@ def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head
         t = _tape(spec, style, case, recompute, tables)
         what(spec, style, t, *args)
         if case.adapted is not None and what is _layer and recompute != "full":
-            yield from ((part, t.scaled(times), False) for part, t in _adapters(args[0], case))
+            # the output projection reads what the fused attention keeps
+            core = {"o"} if t.flash and not style.rotary_cat else set[str]()
+            yield from ((part, one.scaled(times), False) for part, one in _adapters(args[0], case, core))
         for tensor, (part, label, key) in t.kept.items():
             if key in dropped:
                 continue
@@ -724,7 +726,7 @@ def _torch(spec: ModelSpec, case: Case, layers: Layers, *, embedding: bool, head
             else:
                 yield part, tensor.term(label, key, times), False
 
-    if embedding:
+    if embedding and case.adapted is None:  # frozen, it needs no token ids for a gradient
         yield from run(_embedding)
     for layer, mode, count in layers:
         yield from run(_layer, layer, recompute=mode, times=count)
@@ -739,25 +741,38 @@ _FROZEN = ("linear input", "normalized", "norm weight", "head input")
 _FUSED = ("normalized", "activated gate")
 
 
-def _adapters(layer: Layer, case: Case) -> Iterator[tuple[str, Term]]:
-    """What LoRA's first factors keep of a layer: their input, or with dropout its mask and its result for each.
+def _adapters(layer: Layer, case: Case, kept: set[str]) -> Iterator[tuple[str, Term]]:
+    """What LoRA keeps of a layer: the input of each first factor (of dropout its mask and result), and its result.
 
-    Without dropout, modules that read the same rows (queries, keys and values; gate and up) keep them once.
+    kept   parts whose input is kept already
+
+    Where adapters are in fp32 and the model is not, they run under autocast: the input is cast anew for every module,
+    and so are both factors. Else modules that read the same rows (queries, keys and values; gate and up) keep them
+    once, if there is no dropout. Fused kernels cast and multiply in one, and keep the rows alone.
     """
-    seen: set[tuple[str, int]] = set()
+    cast = case.adapters == "fp32" and case.element < 4 and not case.fused
+    seen = set[str]() if cast else {*kept}
     for tensor in layer.tensors:
         if not tensor.matmul or len(tensor.shape) != 2 or tensor.module not in (case.adapted or ()):
             continue
         width = share(tensor.into, case.tp if tensor.split == "row" else 1)
         sizes: dict[str, Any] = {"batch": case.batch, "seq_len": share(case.seq_len, case.cp), "width": width}
-        rows = (_READ.get(tensor.part, tensor.part), width)
+        sizes["bytes_per_element"] = case.element
+        if not case.fused:
+            result = {"width": case.rank}
+            yield "adapters", term(saved_bytes, f"result of {tensor.module}'s first factor", **sizes | result)
+        if cast:
+            both = {"batch": 1, "seq_len": case.rank, "width": tensor.into + tensor.out}
+            yield "adapters", term(saved_bytes, f"factors of {tensor.module} in 16 bit", **sizes | both)
+        rows = _READ.get(tensor.part, tensor.part)
         if case.dropout:
-            yield "adapters", term(saved_bytes, f"mask of {tensor.module}'s dropout", bytes_per_element=1, **sizes)
-        elif rows in seen or (tensor.part == "o" and case.attention != "eager"):
-            continue  # fused attention keeps its result as it is
-        seen.add(rows)
-        label = f"input of {tensor.module}'s adapter"
-        yield "adapters", term(saved_bytes, label, bytes_per_element=case.element, **sizes)
+            mask = {"bytes_per_element": 1}
+            yield "adapters", term(saved_bytes, f"mask of {tensor.module}'s dropout", **sizes | mask)
+        elif rows in seen:
+            continue
+        if not cast:
+            seen.add(rows)
+        yield "adapters", term(saved_bytes, f"input of {tensor.module}'s adapter", **sizes)
 
 
 # Parts of a layer that read the same rows as another one.
@@ -807,6 +822,7 @@ class Case:
     fused               norms and gated activations are one kernel each (torch.compile, Liger, Unsloth): see `_FUSED`
     adapted             modules with LoRA's adapters, as `llmhw.memory.lora_modules` names them; all other weights are
                         frozen. None: the weights themselves are trained
+    adapters, rank      their format, fp32 or bf16, and their inner size
     """
 
     batch: int = 1
@@ -822,6 +838,8 @@ class Case:
     dropout: bool | None = None
     fused: bool = False
     adapted: tuple[str, ...] | None = None
+    adapters: str = "fp32"
+    rank: int = 16
 
     def __post_init__(self) -> None:
         check_made(self)

@@ -701,6 +701,7 @@ class TrainingJob:
     )
     rollout_gpus: int = count("More devices, for an engine that writes the answers (GRPO).", 0, least=0)
     dropout: bool | None = flag("Default: as the family was trained, where kernels is megatron; else without.", None)
+    mtp: bool = flag("Multi-token prediction is trained too: the model's own layers for it, on the last stage.")
     expert_imbalance: float = number("Tokens of the busiest expert rank over the mean.", 1.0, least=1)
 
     def __post_init__(self) -> None:
@@ -874,6 +875,7 @@ def offloads(job: TrainingJob) -> bool:
 EFFECTS: tuple[tuple[str, str, Callable[[TrainingJob], bool]], ...] = (
     ("recompute_layers", "recompute='block'", lambda job: job.recompute == "block"),
     ("recompute_modules", "kernels='megatron' and recompute='none' or 'selective'", lambda job: job.by_module),
+    ("mtp", "a model with layers of multi-token prediction", lambda job: bool(job.model.mtp_tensors)),
     ("expert_imbalance", "a model with experts", lambda job: _experts(job.model) > 1),
     ("expert_tp", "a model with experts", lambda job: _experts(job.model) > 1),
     ("cp_kind", "cp of at least 2", lambda job: job.parallelism.cp > 1),

@@ -498,23 +498,34 @@ def uncut_rows(spec: ModelSpec, layout: Layout | Parallelism, tp_rank: int = 0) 
     return more if isinstance(layout, Layout) or more else None
 
 
+def mtp_layers(spec: ModelSpec) -> int:
+    """Layers of multi-token prediction in the checkpoint: each begins with products of twice the hidden size.
+
+    >>> from llmhw import model
+    >>> mtp_layers(model("deepseek-v3")), mtp_layers(model("mimo-v2-flash")), mtp_layers(model("llama-3-8b"))
+    (1, 3, 0)
+    """
+    return sum(t.into for t in spec.mtp_tensors if t.matmul and t.part == "mtp") // (2 * spec.hidden)
+
+
 class StageTensors:
     """What the first rank of each pipeline stage holds: its tensors, and sums over them that are made once.
 
-    pp   stages, where embeddings that are tied lie on the first and on the last
+    pp    stages, where embeddings that are tied lie on the first and on the last
+    mtp   layers of multi-token prediction lie on the last
 
     A kind of layer is its number in `ModelSpec.layer_kinds`, the ends are "first" and "last".
     """
 
-    def __init__(self, spec: ModelSpec, layout: Layout, pp: int) -> None:
-        self.spec, self.layout, self.pp = spec, layout, pp
+    def __init__(self, spec: ModelSpec, layout: Layout, pp: int, mtp: bool = False) -> None:
+        self.spec, self.layout, self.pp, self.mtp = spec, layout, pp, mtp
         self._local: dict[Any, list[Tensor]] = {}
         self._whole: dict[Any, tuple[int, Any]] = {}
         self._shards: dict[Any, Any] = {}
 
     def at(self, layout: Layout, pp: int) -> StageTensors:
         """The same in other layouts with the same tp, ep and expert_tp; what does not change is kept."""
-        made = StageTensors(self.spec, layout, pp)
+        made = StageTensors(self.spec, layout, pp, self.mtp)
         made._local, made._whole = self._local, self._whole
         return made
 
@@ -524,7 +535,7 @@ class StageTensors:
     def outer(self, end: str) -> list[Tensor]:
         """Whole tensors outside the layers, on the first or the last stage."""
         first, last = outer_tensors(self.spec, Parallelism(pp=self.pp), 0 if end == "first" else self.pp - 1)
-        return first if end == "first" else last
+        return first if end == "first" else [*last, *(self.spec.mtp_tensors if self.mtp else ())]
 
     def of(self, which: int | str) -> list[Tensor]:
         """The rank's tensors of a kind of layer, or of an end."""

@@ -53,7 +53,7 @@ from llmhw.rates import (
     waiting_seconds,
 )
 from llmhw.schedule import bubble_seconds
-from llmhw.sharding import Stage, StageTensors, stages_of
+from llmhw.sharding import Stage, StageTensors, mtp_layers, stages_of
 from llmhw.step_interval import flags_of, interval_words, step_interval
 from llmhw.units import any_of, ceil_div, log, maximum, minimum, share, where
 
@@ -271,7 +271,7 @@ class StepTimer:
             bits = formats_in(job.model, job.base)[0].bits_per_weight if job.base else 16
             # weights in fewer bits than products are done in are expanded before each (bitsandbytes, GPTQ)
             self.expanded = bits / 8 if bits < BITS[self.compute] else 0.0
-        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp, job.mtp)
 
     def ledger(self) -> Ledger:
         return Ledger(self.detail)
@@ -291,14 +291,17 @@ class StepTimer:
         size = OPERAND_BYTES[fmt]
         sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
         # rows are read along k, and the matrix, which lies as (n x k)
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **r.product(fmt, m, **sizes), a_row=m.k, b_row=m.k)
+        given = r.product(fmt, m, **sizes) | {"a_row": m.k, "b_row": m.k}
         turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
+        if m.adapter:  # so thin that memory binds it, whatever its tiles
+            given["units"] = turned["units"] = None
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given)
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
             turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
-            turned |= {"a_row": m.n, "b_row": m.k}
+            turned |= {"a_row": m.n, "b_row": m.k} | ({"units": None} if m.adapter else {})
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
             moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
@@ -519,7 +522,24 @@ class StepTimer:
                 ledger = clock.forward if c.phase == "forward" else clock.backward
                 self.send(ledger, "tensor-parallel", c, self.c.tp_exposed)
             made.append(clock)
-        return made[0], made[1]
+        return made[0], self._predicted(made[1]) if job.mtp else made[1]
+
+    def _predicted(self, last: _Clock) -> _Clock:
+        """The last stage's end with multi-token prediction: for each of its layers one like the last, and the head.
+
+        Two norms and a product of twice the width come before a layer (DeepSeek-V3, section 2.2).
+        """
+        rows = share(self.passing.micro_batch * self.job.seq_len, self.x.cp)
+        clock = _Clock(self.ledger().merge(last.forward), self.ledger().merge(last.backward))
+        one = self.layer(len(self.spec.layer_kinds) - 1, self.job.recompute == "full")
+        for t in self.spec.mtp_tensors:
+            if t.matmul and t.part == "mtp":
+                into = Matmul(name=t.module, part="head", m=share(rows, self.x.spread), n=t.out, k=t.into)
+                self.products(into, self.half, clock.forward, clock.backward)
+        count = mtp_layers(self.spec)
+        clock.forward.merge(last.forward, count).merge(one.forward, count)
+        clock.backward.merge(last.backward, count).merge(one.backward, count)
+        return clock
 
     # the step
 
@@ -604,7 +624,8 @@ class StepTimer:
         """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
 
         A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
-        own. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
+        own. Where chunks are interleaved, a chunk is done with its last micro-batch while those of all stages still pass
+        the chunks before it, and gathers its weights while they pass those in Megatron's order. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
         kernels know outside ZeRO-3.
         """
         job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
@@ -621,10 +642,11 @@ class StepTimer:
         reduced = [(c, n) for c, n in sent if c.phase == "backward"]
         gathered = [(c, n) for c, n in sent if c.phase != "backward"]
         name, share_ = "gradient reduction", self.c.dp_exposed
-        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, 1)
+        passing = maximum(1, minimum(x.pp, x.micro_batches) * (x.vpp - 1) / x.vpp)
+        busy = clock.backward.total * where(x.zero == 2, x.micro_batches, passing)
         self.overlapped(found, name, "gradients", reduced, busy, share_)
         exposed = maximum(share_, 1 - ahead)
-        self.overlapped(found, name, "new weights", gathered, clock.forward.total, exposed)
+        self.overlapped(found, name, "new weights", gathered, clock.forward.total * passing, exposed)
         for c in norm_messages(job, x, self.tensors.held(stage, component="norms")):
             self.send(found, "gradient reduction", c, self.c.tp_exposed)
         if stage.ends:

@@ -50,7 +50,7 @@ from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
 from llmhw.rates import BITS, OPERAND_BYTES
 from llmhw.schedule import stages_in_flight
-from llmhw.sharding import Stage, StageTensors, local_tensor, stages_of, state_terms, uncut_rows
+from llmhw.sharding import Stage, StageTensors, local_tensor, mtp_layers, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
 from llmhw.step_time import PARTS, StepTime, time_bounds, time_step
 from llmhw.units import (
@@ -671,7 +671,7 @@ class StepMemory:
     def __init__(self, job: TrainingJob, layout: Layout, *, detail: str = "parts") -> None:
         self.job, self.x, self.detail, self.spec = job, layout, detail, job.model
         self._states: dict[int, Ledger] = {}
-        self.tensors = StageTensors(job.model, layout, job.parallelism.pp)
+        self.tensors = StageTensors(job.model, layout, job.parallelism.pp, job.mtp)
         self._kept: dict[Any, list[Term]] = {}
         self._ends: dict[str, dict[str, list[Term]]] = {}
         self._chosen = optimizer_named(job.optimizer)
@@ -796,6 +796,7 @@ class StepMemory:
             sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
             if job.frozen:
                 sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
+                sizes |= {"adapters": str(job.adapters), "rank": job.rank}
             if fuses(job):
                 sizes["fused"] = True
             return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
@@ -850,6 +851,9 @@ class StepMemory:
             # of inputs that wait in host memory one is here: that of the layer at work
             here = 1 if job.checkpoint_offload and how == "full" else copies * count * reached
             found.put("activations", self.kept(kind, how), here)
+        if job.mtp and stage.last:  # layers like the last one, in one micro-batch
+            how = "full" if job.recompute == "full" else mode
+            found.put("activations", self.kept(len(self.spec.layer_kinds) - 1, how), mtp_layers(self.spec))
         if mode != "per-op":
             found.put("activations", self.shared(layers), copies)
         if job.recompute_modules and job.by_module and stage.kinds:

@@ -319,7 +319,7 @@ COLUMNS: dict[str, Column] = {
     "unit_bytes": _positive("one of the source's unit, if it is not the GiB", "bytes"),
     "mem_unit_in_source": _text("unit of peak_mem_gb where it is MiB"),
     "mem_kind": _text("the meter: allocated, reserved, or nvidia-smi"),
-    "method": _text("pretrain, full, lora, ..."),
+    "method": _text("pretrain, full, lora, qlora, dpo, grpo"),
     "optimizer": _text("of the training"),
     "compiled": _flag("torch.compile is on"),
     "outer_layers": _choice("counted: the embedding and the head count as layers", "counted"),
@@ -440,8 +440,9 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "micro_batch precision recompute flash_attention sequence_parallel recipe compute kernels software "
         "version compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap grad_reduce attention_kernel "
         "fp8_recipe packed loss optimizer recompute_mode recompute_modules dp expert_tp fsdp ranks_per_device "
-        "offload offload_layers checkpoint_offload optimizer_in_backward interleaving cp_kind adapters_only rank "
-        "targets base dropout counts_recompute counts_causal network adapter_gb_per_s gpus_per_node model config",
+        "offload offload_layers checkpoint_offload optimizer_in_backward interleaving cp_kind method "
+        "adapters_only rank targets base dropout counts_recompute counts_causal network adapter_gb_per_s "
+        "gpus_per_node model config",
         _SIZES,
         _DEVICE,
     ),

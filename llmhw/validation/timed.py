@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
+from functools import cached_property
 from math import exp
 from statistics import median
 from typing import Any
@@ -26,10 +27,9 @@ _METHOD = "Huber's loss on log(predicted / measured), normal priors on the logar
 # What `calibration.json` says about its own fit, and nobody else's.
 _ABOUT = ("date", "data", "method", "residuals", "left_out", "unfitted", "held", "distance", "fitted")
 
-# Votes of a source's rows of one device and model are this power of their number fewer than the rows: they share what
-# is special about them. Between one vote in all (1) and one each (0); of 0 and 0.5, that with which left-out sources
-# are predicted better.
-_ALIKE = 0.5
+
+# The same where known constants are the start: the rows are of the machine that is asked about, and all count.
+_OWN = 0.0
 
 
 class Notes:
@@ -45,7 +45,7 @@ class Notes:
         from llmhw.validation.tape import Tape
 
         known = read_calibration(timed.subject)
-        self.timed = timed
+        self.timed, self.power = timed, timed.alike if fresh else _OWN
         self.known = {name: value for name, value in known.items() if name not in _ABOUT} | {"interval": {}}
         self.priors = priors(self.known, fresh)
         self.names = self.priors.names
@@ -93,22 +93,27 @@ class Notes:
         results, slopes = self._replay(values, slopes=True)
         return (self.signs / results)[:, None] * slopes * values
 
-    def fit(self, chosen: Any = True) -> Any:
-        """The constants that suit the rows that have a vote best; `chosen`: only these of them."""
+    def fit(self, chosen: Any = True, begin: Any = None) -> Any:
+        """The constants that suit the rows that have a vote best; `chosen`: only these; `begin`: where to start."""
         import numpy
 
         counted = self.voting & chosen
         p = self.priors
-        how: dict[str, Any] = {"noise": self.timed.noise, "weights": self.votes(counted), "rounds": 10}
+        how: dict[str, Any] = {"noise": self.timed.noise, "weights": self.votes(counted), "rounds": 10, "begin": begin}
         found: Any = robust_fit(self.residuals, self._slopes, p.start, p.spread, p.most, **how)
         return numpy.array(found)
 
+    @cached_property
+    def whole(self) -> Any:
+        """The constants that suit all rows that have a vote."""
+        return self.fit()
+
     def votes(self, counted: Any) -> Any:
-        """What each of these configurations counts."""
+        """What each of these configurations counts: those of one source, device and model share what is special."""
         import numpy
 
         alike = Counter(key for key, one in zip(self.alike, counted, strict=True) if one)
-        return numpy.array([alike[key] ** -_ALIKE if alike[key] else 0.0 for key in self.alike]) * counted
+        return numpy.array([alike[key] ** -self.power if alike[key] else 0.0 for key in self.alike]) * counted
 
     @property
     def distances(self) -> list[str]:
@@ -123,12 +128,14 @@ class Notes:
         import numpy
 
         found = numpy.zeros(len(self.kinds))
+        # from where most rows are, a fit takes two rounds, not ten
+        near = self.whole if self.timed.flags else None
         names = numpy.array([kind[what] for kind in self.kinds])
         if what == "source" and len(set(names)) == 1:
             names = numpy.array([str(i % _PARTS) for i in range(len(names))])
         for name in sorted(set(names)):
             held = names == name
-            found[held] = self.residuals(self.fit(~held))[held]
+            found[held] = self.residuals(self.fit(~held, near))[held]
         return found
 
     def alone(self, what: str) -> Any:
@@ -161,7 +168,7 @@ def timed_calibration(
     tell(0, 1)
     notes = Notes(kind, timed, rows, fresh)
     distances = notes.distances
-    values = notes.fit()
+    values = notes.whole
     made = notes.calibration(values)
     unseen = {}
     for done, what in enumerate(distances, 1):
@@ -191,7 +198,7 @@ def timed_calibration(
     made |= {
         "date": date.today().isoformat(),
         "data": f"{judged.sum()} configurations, llmhw validate --kind {kind}",
-        "method": f"{_METHOD}; a source's n rows of one device and model have n^{1 - _ALIKE:g} votes. left_out: "
+        "method": f"{_METHOD}; a source's n rows of one device and model have n^{1 - notes.power:g} votes. left_out: "
         f"all of {', '.join(held)} at a time",
         "residuals": by_meter(residuals),
         "unfitted": by_meter(notes.residuals(prior)),

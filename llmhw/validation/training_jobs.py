@@ -125,13 +125,19 @@ def cluster_of(row: Row) -> Cluster:
 def _adapter(row: Row, per_node: int) -> Link:
     """The network between nodes as a device sees it: "EFA 400 Gb/s", "InfiniBand 8x400 Gb/s per node"."""
     text = row["network"]
-    rate = row.positive("adapter_gb_per_s", 0.0 or _USUAL_ADAPTER)
+    rate = row.positive("adapter_gb_per_s", _USUAL_ADAPTER)
     found = re.search(r"(?:(\d+) ?x ?)?(\d+(?:\.\d+)?) ?(G(?:b(?:it)?|B)/?p?s)(?: ?per (node))?", text)
     if found and not row["adapter_gb_per_s"]:
         rate = float(found[1] or 1) * float(found[2]) / (1 if "B" in found[3] else 8)
         rate /= per_node if found[4] or (found[1] and int(found[1]) == per_node) else 1
-    lower = text.casefold()
-    name = "EFA" if "efa" in lower else "RoCE" if "roce" in lower or "ethernet" in lower else "adapter"
+    kinds = {
+        "efa": "EFA",
+        "roce": "RoCE",
+        "ethernet": "RoCE",
+        "tcpx": "TCPX",
+        r"infiniband|\bib\b|[hn]dr": "InfiniBand",
+    }
+    name = next((kind for word, kind in kinds.items() if re.search(word, text.casefold())), "adapter")
     return Link(name, "scale-out", rate * GB)
 
 
@@ -215,6 +221,7 @@ def _kernels(row: Row) -> str:
 def _recipe(row: Row) -> dict[str, Any]:
     """Everything of a job but its cluster, its layout and its batch."""
     kernels, recompute, spec = _kernels(row), recompute_of(row), row.spec()
+    method = row["method"].casefold()
     found: dict[str, Any] = {
         "model": spec,
         "seq_len": row.count("seq_len", None),
@@ -225,14 +232,16 @@ def _recipe(row: Row) -> dict[str, Any]:
         "attention": "eager" if row["flash_attention"] == "false" else "flash",
         "kernels": kernels,
         "software": trainer_of(row),
-        "frozen": bool(row.flag("adapters_only")),
+        "frozen": bool(row.flag("adapters_only")) or method in ("lora", "qlora"),
         "dropout": bool(row.flag("dropout")),
         "packed": row.count("packed", 0, least=0) or None,
     }
     found |= {name: row.flag(name) for name in FLAGS} | {name: row[name] or None for name in WORDS}
     if found["frozen"]:
-        found |= {"rank": row.count("rank", 16), "base": row["base"] or None}
+        found |= {"rank": row.count("rank", 16), "base": row["base"] or ("nf4-dq" if method == "qlora" else None)}
         found |= {"targets": row["targets"]} if row["targets"] else {}
+    if method in ("dpo", "grpo"):
+        found["method"] = method
     if row["loss"]:
         found["loss"] = row["loss"]
     if row["optimizer"]:

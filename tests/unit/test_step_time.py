@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llmhw
-from llmhw import Cluster
+from llmhw import Cluster, step_interval
 from llmhw.block import block
+from llmhw.catalog import read_calibration
 from llmhw.hardware import usual_network
 from llmhw.job import ATTENTION, CP_KINDS, KERNELS, RECOMPUTE, Parallelism, TrainingJob
 from llmhw.memory import PRECISIONS
@@ -113,12 +114,23 @@ def test_a_step_is_the_sum_of_its_formulas(options: dict[str, Any]) -> None:
 
 
 def test_the_interval_is_that_of_what_was_measured() -> None:
+    known = read_calibration("training_time")
     dense, experts, other = job(), job("mixtral-8x7b"), job(gpu="rtx 4090")
     assert [class_of(j) for j in (dense, experts, other)] == ["dense", "experts", "other"]
-    spreads = [time_step(j).spread for j in (dense, experts, other)]
-    sizes = [high - low for low, high in filter(None, spreads)]
-    assert len(sizes) == 3
-    assert sizes == sorted(sizes)
+    widths = [high - low for low, high in (known["interval"][class_of(j)] for j in (dense, experts, other))]
+    assert widths == sorted(widths)
+
+
+def test_what_is_harder_to_predict_has_a_wider_interval_and_says_why() -> None:
+    plain, searched = time_step(job()), time_step(job(), unstated=["layout"])
+    assert plain.total == searched.total
+    assert plain.spread is not None
+    assert searched.spread is not None
+    assert plain.spread[1] < searched.spread[1]
+    assert set(searched.flags) - set(plain.flags) == {"layout searched"}
+    assert searched.interval_words.startswith(f"{', '.join(searched.flags)}: plus or minus ")
+    unknown = step_interval.step_interval(job(), searched.flags, {"families": {}, "interval": {}})
+    assert unknown is None
 
 
 def test_families() -> None:
@@ -870,3 +882,23 @@ def test_eager_norms_pass_over_their_rows_many_times() -> None:
         norm = "input_layernorm" if name.startswith("llama") else "ln_1"
         found = terms(eager, norm) / passes[0] / (terms(compiled, norm) / passes[1])
         assert found == pytest.approx(times)
+
+
+def test_multi_token_prediction_is_a_layer_and_a_head_more() -> None:
+    """DeepSeek-V3's: 11.6 billion weights on the last stage, with a layer and the head in time."""
+    sizes: dict[str, Any] = {"model": "deepseek-v3", "dp": 32, "ep": 32, "pp": 4, "uneven": True, "global_batch": 256}
+    plain, mtp = (job(**sizes, zero=1, kernels="megatron", mtp=on) for on in (False, True))
+    held = [StepMemory(one, one.layout).tensors.elements(stages_of(one)[-1], False)[1] for one in (plain, mtp)]
+    spec = plain.model
+    assert held[1] - held[0] == sum(t.numel for t in spec.mtp_tensors if t.component != "experts")
+    times = [timer_of(one) for one in (plain, mtp)]
+    last = times[1].layer(len(spec.layer_kinds) - 1, False)
+    more = float(times[1].ends[1].forward.total - times[0].ends[1].forward.total)
+    assert (
+        float(last.forward.total + times[0].ends[1].forward.total)
+        < more
+        < 1.1 * float(last.forward.total + times[0].ends[1].forward.total)
+    )
+    assert time_step(mtp).total > time_step(plain).total
+    with pytest.raises(LLMHWError, match="mtp=True has no effect"):
+        job("llama-3-8b", mtp=True).check_effects()

@@ -83,13 +83,15 @@ def test_llama_3_on_thousands_of_devices(found: Validation) -> None:
     assert all(abs(group.error) < 0.07 for group in part.groups)
 
 
-def test_intervals_are_those_of_left_out_sources(found: Validation) -> None:
-    interval = read_calibration("training_time")["interval"]
-    for low, high in interval.values():
+def test_intervals_hold_for_four_of_five_rows_of_each_class(found: Validation) -> None:
+    """They are made for sources that are left out of the fit: a little more of the rows that were fitted lie inside."""
+    for low, high in read_calibration("training_time")["interval"].values():
         assert low < 1 < high
-    # they hold for more of the rows that the constants were fitted to
-    assert found.coverage80 is not None
-    assert found.coverage80 > 0.8
+    parts = found.by_meter()
+    assert set(parts) == {"dense", "experts", "other"}
+    for name, part in parts.items():
+        assert part.coverage80 is not None
+        assert 0.75 < part.coverage80 < 0.93, name
 
 
 # -- what a row says --------------------------------------------------------------------------
@@ -222,8 +224,8 @@ def test_software_that_is_not_known_is_a_class_of_its_own(cells: dict[str, str],
         ("", "adapter", 50e9),
         ("EFA 400 Gb/s", "EFA", 50e9),
         ("RoCE 4x100 Gb/s per node", "RoCE", 6.25e9),
-        ("InfiniBand 8x200 Gb/s", "adapter", 25e9),
-        ("IB 25 GB/s", "adapter", 25e9),
+        ("InfiniBand 8x200 Gb/s", "InfiniBand", 25e9),
+        ("IB 25 GB/s", "InfiniBand", 25e9),
     ],
 )
 def test_networks_of_rows(text: str, name: str, rate: float) -> None:
@@ -326,7 +328,8 @@ def test_a_fit_stays_within_what_is_possible() -> None:
 
 
 def test_shares_of_training_are_bounded() -> None:
-    shares = r"(matmul\d?|attention|flash\d|bandwidth|between|inside|unaligned|contention|\w+_exposed)"
+    shares = r"matmul\d?|grouped|attention|flash\d|bandwidth|between|inside|through_host|unaligned|contention"
+    shares += r"|\w+_(exposed|share)"
     for name, prior in read_calibration("training_time")["prior"].items():
         assert (prior.get("most") == 1) == bool(re.fullmatch(shares, name.rpartition(".")[2])), name
         assert prior["source"], name
