@@ -322,7 +322,7 @@ def block(
     packed: int | None = None,
     rank: int = 0,
     adapted: Collection[str] = (),
-    chunked: bool = True,
+    training: bool = True,
 ) -> Block:
     """The operations of one layer for one micro-batch on one rank.
 
@@ -334,7 +334,7 @@ def block(
     packed      tokens of a document, on average, where none attends to another's: see `llmhw.flops.attended_tokens`
     rank        of the adapters beside the matrices of these names, see `llmhw.memory.lora_tensors`
     adapted     names of those tensors, without .weight
-    chunked     traffic around linear attention's state is counted apart; serving has it in the state's rate
+    training    False: without the traffic around a state and of experts' biases, which serving's constants hold already
 
     >>> from llmhw import model
     >>> spec = model("llama-3-8b")
@@ -343,7 +343,7 @@ def block(
     [('qkv', 8192, 768, 4096), ('o_proj', 8192, 4096, 512)]
     """
     walk = _Walk(
-        spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed, rank, adapted, chunked
+        spec, layer, layout, seq_len, attention, fused, dropout, imbalance, ring, packed, rank, adapted, training
     )
     return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
 
@@ -362,7 +362,7 @@ class _Walk:
     packed: int | None
     rank: int
     adapted: Collection[str]
-    chunked: bool
+    training: bool
 
     @property
     def tokens(self) -> Any:
@@ -437,8 +437,11 @@ class _Walk:
                 name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept,
                 again=self._again(t), **sizes
             )  # fmt: skip
+        biased = any(t.component == "experts" and t.name.endswith("bias") for t in self.layer.used)
         for m in made.values():
             yield m
+            if m.split == "experts" and biased and self.training:  # grouped products do not add it
+                yield Pass(name=f"bias of {m.name}", part="experts", rows=m.m * m.groups, width=m.n, ahead=2, behind=1)
             if m.name in beside:
                 yield from self._adapter(m)
             if m.name in last:
@@ -559,7 +562,7 @@ class _Walk:
             kept = self._beside_state(linear)
             more = self._chunked(linear)
             yield State(name=linear.kind, part="attention", flops=state, more=more, kernels=_STATE_KERNELS, kept=kept)
-            if self.chunked:
+            if self.training:
                 yield from self._around_state(linear)
 
     def _chunked(self, linear: LinearAttention) -> Any:
@@ -677,8 +680,9 @@ class _Walk:
             if all(t.component != "mlp" for t in self.layer.tensors):
                 kept = (*self._keep("routing", "input of the router", hidden, self.rows, again=("layernorm",)), *kept)
             rows = self.own * routed.used * self.imbalance
+            width = routed.into if self.training and routed.part != "down" else hidden  # latent experts are narrower
             yield Pass(
-                name="routing", part="experts", rows=rows, width=hidden, ahead=6, behind=6, kernels=_ROUTING_KERNELS,
+                name="routing", part="experts", rows=rows, width=width, ahead=6, behind=6, kernels=_ROUTING_KERNELS,
                 kept=kept, again=("moe",),
             )  # fmt: skip
 

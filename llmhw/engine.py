@@ -643,7 +643,7 @@ def _block(spec: ModelSpec, layer: Layer, tp: Any, attention_dp: bool, tokens: A
         sequence_parallel=ranks > 1,
     )
     mine = tokens / tp if attention_dp else tokens
-    return block(spec, layer, layout, seq_len=maximum(1, mine), chunked=False)
+    return block(spec, layer, layout, seq_len=maximum(1, mine), training=False)
 
 
 @checked

@@ -30,6 +30,7 @@ COMMANDS = {
     "gpus": ("catalog", "Facts", "Accelerators: memory, bandwidth, dense peaks."),
     "links": ("catalog", "Facts", "Links and networks."),
     "formats": ("catalog", "Facts", "Number formats, with what a weight really costs."),
+    "trainers": ("catalog", "Facts", "Training software: what it overlaps, fuses and keeps."),
     "prices": ("catalog", "Facts", "What a device costs to rent or to buy, by provider, region and date."),
     "explain": ("catalog", "Proof", "The formula behind a number, with the numbers put in."),
     "measure": ("data", "Proof", "A quantity from PyTorch, beside the prediction."),

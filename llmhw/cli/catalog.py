@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
@@ -33,6 +33,7 @@ from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
 from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
 from llmhw.precision import CHECKPOINT, checkpoint_name, weight_groups
+from llmhw.trainers import trainer, trainer_names
 from llmhw.units import LLMHWError, check_choice, format_quantity, parse_number
 
 
@@ -194,6 +195,23 @@ def _formats(options: dict[str, Any]) -> Listing:
     cells = [(f.name, f"{f.bits_per_weight:.4g}", f.note) for f in found]
     title = _counted(len(cells), "number format", "number formats")
     return Listing(title, ("name", "bits a weight", "note"), cells, rows, prose=True)
+
+
+def _trainers(options: dict[str, Any]) -> Listing:
+    wanted = options["pattern"].lower()
+    found = [t for t in map(trainer, trainer_names()) if wanted in " ".join((t.name, *t.aliases, t.meaning)).lower()]
+    _some(found, options["pattern"], "trainer", "trainers")
+    title = _counted(len(found), "trainer", "trainers")
+    cells = [(t.name, t.kernels, t.elementwise, t.meaning) for t in found]
+    notes = ["--software NAME; --explain and --json of `llmhw train` say what it switches"]
+    return Listing(
+        title,
+        ("name", "kernels", "elementwise", "what it is"),
+        cells,
+        [asdict(t) for t in found],
+        prose=True,
+        notes=notes,
+    )
 
 
 # -- one model --------------------------------------------------------------------------------
@@ -557,6 +575,12 @@ COMMANDS = {
         ),
         GPUS,
         _list("links", _links, "The links and networks whose name or kind contains PATTERN.", "llmhw links infiniband"),
+        _list(
+            "trainers",
+            _trainers,
+            "The training software whose name or description contains PATTERN.",
+            "llmhw trainers megatron",
+        ),
         _list("formats", _formats, "The number formats whose name contains PATTERN.", "llmhw formats q4"),
         PRICES,
         EXPLAIN,

@@ -240,6 +240,8 @@ def _recipe(row: Row) -> dict[str, Any]:
     if found["frozen"]:
         found |= {"rank": row.count("rank", 16), "base": row["base"] or ("nf4-dq" if method == "qlora" else None)}
         found |= {"targets": row["targets"]} if row["targets"] else {}
+    if row.count("mtp", 0, least=0) and spec.mtp_tensors:
+        found["mtp"] = True
     if method in ("dpo", "grpo"):
         found["method"] = method
     if row["loss"]:

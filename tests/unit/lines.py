@@ -155,7 +155,7 @@ def _word(draw: Any, word: str) -> str:
 
 def _base(draw: Any, name: str) -> list[str]:
     """What the command cannot do without, in a layout that adds up."""
-    if name in ("models", "gpus", "links", "formats", "prices"):
+    if name in ("models", "gpus", "links", "formats", "prices", "trainers"):
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]

@@ -158,7 +158,7 @@ def test_chunked_kernels_do_more_than_the_recurrent_form(name: str, more: int) -
     work = block(spec, layer, Layout(), seq_len=1024)
     state = next(op for op in work.ops if isinstance(op, State))
     assert state.more == 1024 * more
-    bare = block(spec, layer, Layout(), seq_len=1024, chunked=False)
+    bare = block(spec, layer, Layout(), seq_len=1024, training=False)
     # convolution, gate, norm, inputs and results: some ten passes over vectors as wide as the state's inputs
     wide = layer.linear_attention.conv_channels if layer.linear_attention else 0
     assert 4 < (work.forward_bytes - bare.forward_bytes) / (1024 * wide * 2) < 20

@@ -255,7 +255,7 @@ def test_refused(line: str) -> None:
     assert done.stderr.removesuffix("\n").isprintable()
 
 
-@pytest.mark.parametrize("name", ["models", "gpus", "links", "formats", "prices"])
+@pytest.mark.parametrize("name", ["models", "gpus", "links", "formats", "prices", "trainers"])
 @pytest.mark.parametrize("ending", ["csv", "xlsx", "md", "html", "json", "txt"])
 def test_lists_in_every_form(name: str, ending: str, tmp_path: Path) -> None:
     check(tmp_path, Asked([name, "h1" if name in ("gpus", "prices") else "4", "--output", f"{{dir}}/out.{ending}"], {}))

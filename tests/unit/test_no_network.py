@@ -40,6 +40,7 @@ LINES = {
     "compare": [str(Path(__file__).parent / "logs" / "sglang.log"), "--gpu", "RTX 3090"],
     "formats": [],
     "prices": ["h100"],
+    "trainers": [],
     "explain": ["kv-cache", "llama-3-8b"],
     "measure": ["params", "gpt2"],
     "validate": ["--kind", "facts"],
