@@ -864,14 +864,29 @@ class Network:
     topology: str = ""
     meshed: int = 2
 
+    @property
+    def axes(self) -> int:
+        """Axes of the torus inside; 0: it is none."""
+        return int(self.topology.split()[1]) if self.topology.startswith("torus") else 0
+
     def reached(self, ranks: Any) -> Any:
         """Bytes per second inside of each rank of a group of so many in a node."""
         if self.topology == "mesh":
             return self.inside * mesh_share(ranks=ranks, devices=self.meshed)
-        if self.topology.startswith("torus"):
-            axes = int(self.topology.split()[1])
-            return self.inside * torus_share(ranks=ranks, devices=self.per_node, axes=axes)
+        if self.axes:
+            return self.inside * torus_share(ranks=ranks, devices=self.per_node, axes=self.axes)
         return self.inside
+
+    def waited(self, ranks: Any) -> Any:
+        """Seconds that each of a group's other ranks in a node adds to a collective.
+
+        On a torus the rings of all axes that the group spans run one after the other, each both ways round.
+        """
+        if not self.axes:
+            return self.inside_latency
+        spanned = self.axes * torus_share(ranks=ranks, devices=self.per_node, axes=self.axes)
+        hops = spanned * (ranks ** (1 / spanned) - 1) / 2
+        return self.inside_latency * hops / maximum(1, ranks - 1)
 
     def local(self, ranks: Any, stride: Any) -> Any:
         """Ranks of a group in one node; its neighbours are `stride` devices apart."""
@@ -894,7 +909,7 @@ class Network:
             "local_ranks": local,
             "inside_bytes_per_second": self.reached(local),
             "between_bytes_per_second": self.between,
-            "inside_latency": self.inside_latency,
+            "inside_latency": self.waited(local),
             "between_latency": self.between_latency,
         }
         if c.kind == "all-to-all":

@@ -595,7 +595,7 @@ class StepTimer:
         job, p, x, c = self.job, self.job.parallelism, self.x, self.c
         found = self.ledger()
         found.merge(clock.forward, x.micro_batches).merge(clock.backward, x.micro_batches)
-        if job.method == "dpo" or job.has_reference:
+        if job.has_reference or (job.method == "dpo" and job.reference is not False):
             # what the reference would have answered: another copy, or the model with its adapters switched off
             found.merge(clock.forward, x.micro_batches, part="reference model")
         if p.pp > 1:
@@ -624,9 +624,9 @@ class StepTimer:
         """Gradients over the data-parallel ranks and their new weights; and what is summed behind the backward pass.
 
         A backward pass hides what it reduces: that of the last micro-batch, and each of ZeRO-2's scatters that of its
-        own. Where chunks are interleaved, a chunk is done with its last micro-batch while those of all stages still pass
-        the chunks before it, and gathers its weights while they pass those in Megatron's order. New weights are gathered beside the next forward pass where the trainer does so, which only Megatron's
-        kernels know outside ZeRO-3.
+        own. Where chunks are interleaved, one is done with its last micro-batch while those of all stages still pass
+        the chunks before it. New weights are gathered beside the next forward pass where the trainer does so, which
+        only Megatron's kernels know outside ZeRO-3.
         """
         job, x, sent = self.job, self.x, list[tuple[Collective, int]]()
         for chunk, count in stage.chunks:

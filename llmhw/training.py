@@ -17,10 +17,12 @@ from llmhw.checks import checked
 from llmhw.cost import Default, TrainingRun, training_run
 from llmhw.flops import forward_flops, training_flops, utilization
 from llmhw.formula import Estimate, Ledger, Part, Report, StageReport, Table, Term, explained, formula, term
+from llmhw.frozen import FrozenDict
 from llmhw.hardware import Cluster, usual_network
 from llmhw.job import (
     Assumed,
     Layout,
+    ServingJob,
     TrainingJob,
     data_parallel,
     filling_micro_batches,
@@ -48,7 +50,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import BITS, OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES, TrainingConstants, family_of
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, mtp_layers, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -1311,6 +1313,59 @@ def training_speed(*, tokens: Any, seconds: Any, devices: Any = 1) -> Any:
     return tokens / seconds / devices
 
 
+# -- steps that do more than an update --------------------------------------------------------
+
+
+@formula(source="definition: all answers of a step start together and are as long as asked", unit="seconds")
+def rollout_seconds(*, prompts: Any, prompt_seconds: Any, tokens: Any, token_seconds: Any) -> Any:
+    """A replica of the engine reads its prompts, one after another, then writes its answers, all at once.
+
+    prompts         of one replica, each read once for all its answers
+    token_seconds   of one more token of every answer
+
+    >>> rollout_seconds(prompts=2, prompt_seconds=0.1, tokens=1000, token_seconds=0.01)
+    10.2
+    """
+    return prompts * prompt_seconds + tokens * token_seconds
+
+
+def _rollout(job: TrainingJob) -> Term:
+    """The answers of a step, by vLLM on a share of the devices or on others, or by the trained model itself."""
+    from llmhw.service import Service, engine_for
+
+    c, spec = job.cluster, job.model
+    engine = "vllm" if job.rollout_share or job.rollout_gpus else "transformers"
+    devices = job.rollout_gpus or c.devices
+    room = (job.rollout_share or 0.9) * c.accelerator.memory_bytes
+    # the fewest ranks that hold the weights in 16 bit and leave as much again of half of the room
+    ways = [n for n in (1, 2, 4, 8) if devices % n == 0 and spec.kv_heads % n == 0]
+    tp = next((n for n in ways if 2 * spec.parameters.total / n < room / 2), ways[-1])
+    one = Cluster(c.accelerator, tp, c.devices_per_node, c.intra_link, c.inter_link)
+    answers, replicas = job.batch, devices // tp
+    asked = ServingJob(model=spec, cluster=one, tp=tp, weights="bf16", engine=engine)
+    service = Service(asked, engine_for(asked), max(1, job.seq_len - job.answer_tokens), job.answer_tokens)
+    given = {
+        "prompts": ceil_div(ceil_div(answers, job.group), replicas),
+        "prompt_seconds": float(service.prompt_seconds),
+        "tokens": job.answer_tokens,
+        "token_seconds": float(service.decoding(ceil_div(answers, replicas)).total),
+    }
+    return term(rollout_seconds, f"answers written by {engine}", **given)
+
+
+def step_of(job: TrainingJob, *, calibration: Mapping[str, Any] | None = None) -> StepTime:
+    """`llmhw.time_step`, with the answers that GRPO writes before it updates."""
+    time = time_step(job, calibration=calibration)
+    if job.method != "grpo":
+        return time
+    made = _rollout(job)
+
+    def reason() -> Estimate:
+        return replace(time.estimate, parts=(*time.estimate.parts, Part("rollout", (made,))))
+
+    return replace(time, parts=FrozenDict({**time.parts, "rollout": float(made.value)}), reason=reason)
+
+
 # Parts of a step in which a device does arithmetic; in all others it waits or sends.
 WORK = ("matrix products", "attention", "elementwise", "recompute", "reference model", "optimizer")
 
@@ -1388,7 +1443,7 @@ class TrainingEstimate(Report):
     @property
     def tokens_per_step(self) -> int:
         """Tokens of the global batch."""
-        return self.job.batch * self.job.seq_len
+        return _trained_sequences(self.job) * self.job.seq_len
 
     @property
     def tokens_per_second_per_device(self) -> float:
@@ -1436,8 +1491,11 @@ class TrainingEstimate(Report):
         elif waits[most] > 0.5:
             found.append(cause)
         if class_of(self.job) == "other":
-            kind = self.job.cluster.accelerator.architecture
-            found.append(f"no constants were fitted to {kind}: those of other devices are used, with a wider interval")
+            device = self.job.cluster.accelerator
+            own = family_of(TrainingConstants, device) != "other"
+            whose = "published rates of its parts" if own else "those of usual devices"
+            few = f"few or no training runs were measured on {device.architecture}"
+            found.append(f"{few}: its constants are {whose}, with a wider interval")
         if self.step_seconds_interval is None:
             found.append("no measured step is near to this job: its time has no interval")
         return found + list(self.run.warnings())
@@ -1461,7 +1519,7 @@ class TrainingEstimate(Report):
             between = usual_network(c.accelerator)
             job = replace(job, cluster=Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, between))
         try:
-            return time_step(job, calibration=self.calibration).total
+            return step_of(job, calibration=self.calibration).total
         except LLMHWError:
             return None
 
@@ -1486,7 +1544,8 @@ class TrainingEstimate(Report):
     @cached_property
     def bounds(self) -> dict[str, tuple[float, float, float]]:
         """For each part of the step: least, estimate and most seconds. See `llmhw.step_time.time_bounds`."""
-        return time_bounds(self.job, calibration=self.calibration)
+        found = time_bounds(self.job, calibration=self.calibration)
+        return found | {name: (s, s, s) for name, s in self.time.parts.items() if name not in PARTS}
 
     @property
     def title(self) -> str:
@@ -1580,7 +1639,7 @@ class TrainingEstimate(Report):
             "price_region": price and price.region,
             "price_date": price and price.date,
             "energy_kwh": run["energy_kwh"],
-            **{f"seconds_{name.replace(' ', '_').replace('-', '_')}": self.time.parts[name] for name in PARTS},
+            **{f"seconds_{name.replace(' ', '_').replace('-', '_')}": s for name, s in self.time.parts.items()},
         }
 
     def summary(self) -> list[tuple[str, str, str]]:
@@ -1614,9 +1673,14 @@ _COMPUTE_OPTIMAL = "20 for each parameter, as Hoffmann et al. 2022 (arXiv 2203.1
 _ADAPTED = Default("tokens", 1e8, "a fine-tuning set of 100,000 examples of 1,000 tokens; give tokens= of yours")
 
 
+def _trained_sequences(job: TrainingJob) -> int:
+    """Sequences of a step that pass through the model: of DPO's pairs both."""
+    return job.batch * (job.sequences // job.micro_batch)
+
+
 def _step_flops(job: TrainingJob) -> tuple[float, float]:
     """Model FLOPs of a step, and those that are computed again."""
-    sizes: dict[str, Any] = {"batch": job.batch, "seq_len": job.seq_len}
+    sizes: dict[str, Any] = {"batch": _trained_sequences(job), "seq_len": job.seq_len}
     made = training_flops(job.model, recompute="full", **sizes)
     again = float(made["recompute"])
     if job.recompute == "block":
@@ -1664,12 +1728,16 @@ def train(
     job.check_effects()
     if calibration is not None:
         check_calibration("training_time", "training-throughput", calibration)
-    time = time_step(job, calibration=calibration)
-    per_step = job.batch * job.seq_len
+    time = step_of(job, calibration=calibration)
+    per_step = _trained_sequences(job) * job.seq_len
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
-    usual = _ADAPTED if job.frozen else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
+    usual = (
+        _ADAPTED
+        if job.frozen or job.method != "sft"
+        else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
+    )
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,

@@ -153,6 +153,8 @@ MEMORY = Command(
     examples=(
         "llmhw memory llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full",
         "llmhw memory llama-3-70b --gpu h100 --gpus 64 --tp 8 --pp 2,4 --zero 1",
+        "llmhw memory llama-3-8b --gpu 'RTX 4090' --frozen --base nf4-dq --targets q_proj,v_proj",
+        "llmhw memory qwen3-8b --gpu h100 --gpus 8 --zero 3 --method grpo --rollout-share 0.3",
         "llmhw memory llama-3-8b --gpu h100 --explain weights",
     ),
     explain=True,

@@ -331,6 +331,8 @@ def field_option(f: Field[Any], group: str) -> Option:
         return Option(flags, is_flag=True, **settings)
     if isinstance(kind, tuple):
         kind = Choices(f.name, kind.__iter__)
+    # commas part the modules of one answer, not one answer from the next
+    settings["many"] = f.name != "targets"
     return Option(flags, type=_TYPES.get(f.name, _KIND.get(kind, kind)), **settings)
 
 

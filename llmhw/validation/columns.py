@@ -452,7 +452,7 @@ OF_KIND: dict[str, tuple[str, ...]] = {
         "flash_attention method optimizer compiled outer_layers adapter weights trained_params model config software "
         "kernels loss optimizer_states optimizer_in_backward recompute_modules adapters_only base rank targets "
         "adapter_dropout offload checkpoint_offload "
-        "gpu_mem_gb meter assumed varied quant",
+        "gpu_mem_gb meter assumed varied",
         _SIZES,
         _DEVICE,
     ),

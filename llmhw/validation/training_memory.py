@@ -309,13 +309,12 @@ def _base(row: Row) -> str | None:
     """Format of the frozen weights: of `base`, of the model's name, or of what is said of 4 or 8 bits."""
     if row["base"]:
         return row["base"]
-    named = row.number_format("bf16")
     text = f"{row['precision']} {row['method']}".casefold()
     bits = next(
         (bits for bits in ("4", "8") if f"int{bits}" in text or f"{bits}-bit" in text or f"nf{bits}" in text), ""
     )
-    if named != "bf16":
-        return named
+    if row.named_format:
+        return row.named_format
     if "gptq" in text:
         return "int8-gptq" if bits == "8" else "int4-gptq"
     return {"4": "nf4", "8": "llm-int8"}.get(bits, "nf4" if "qlora" in text else None)

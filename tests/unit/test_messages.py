@@ -399,6 +399,13 @@ def test_buckets_of_a_billion_gradients(software: str, kind: str, ranks: int, ca
     assert found.bytes == pytest.approx(2 * 10**9)
 
 
+def test_rings_of_a_torus_run_along_its_axes() -> None:
+    """16 x 16 chips: a row waits for half of its 15 hops, since a ring goes both ways round; all chips for two rows."""
+    net = Network(per_node=256, inside=200e9, between=1e9, inside_latency=1, between_latency=0, topology="torus 2")
+    assert seconds("all-gather", "tp", 0, net=net, tp=16, dp=16) == pytest.approx(7.5)
+    assert seconds("all-gather", "dp", 0, net=net, dp=256) == pytest.approx(15)
+
+
 def test_one_rank_sends_nothing() -> None:
     assert [seconds(kind, "dp", 1e9) for kind in ("all-reduce", "all-gather", "all-to-all")] == [0, 0, 0]
 

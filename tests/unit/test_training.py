@@ -352,6 +352,20 @@ def test_fine_tuning(before: dict[str, Any], change: dict[str, Any], part: str, 
     assert size / GIB == pytest.approx(gib, rel=0.02)
 
 
+def test_answers_are_written_before_they_are_trained_on() -> None:
+    """By an engine beside the model, by one on other devices, or by the model itself, which is slower."""
+    asked: dict[str, Any] = {"method": "grpo", "precision": "bf16", "recompute": "full", "completion": 1024}
+    seconds = [
+        estimate("qwen3-1.7b", layout={"dp": 8, "zero": 3}, micro_batch=4, **asked, **more).time.parts["rollout"]
+        for more in ({"rollout_share": 0.3}, {"rollout_gpus": 2}, {})
+    ]
+    assert min(seconds) == seconds[0] > 0  # two devices are fewer than eight
+    both = estimate("qwen3-1.7b", layout={"dp": 8}, method="dpo", precision="bf16", recompute="full")
+    alone = estimate("qwen3-1.7b", layout={"dp": 8}, method="dpo", reference=False, precision="bf16", recompute="full")
+    assert both.tokens_per_step == 2 * both.job.batch * both.job.seq_len
+    assert both.time.parts["reference model"] > alone.time.parts["reference model"] == 0
+
+
 def test_a_host_that_is_too_small() -> None:
     asked: dict[str, Any] = {"precision": "bf16", "recompute": "full", "seq_len": 1024}
     layout = {"dp": 8, "zero": 3, "offload": "all"}
