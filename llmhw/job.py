@@ -660,7 +660,7 @@ class TrainingJob:
         None,
     )
     software: str = asked(
-        "What trains: `llmhw.trainers`. Default: torchtitan, or megatron-bridge where kernels is megatron.",
+        "What trains: `llmhw.trainers`. Default: torchtitan, megatron-bridge with kernels=megatron; maxtext on TPUs.",
         None,
         str,
         _software,
@@ -762,7 +762,7 @@ class TrainingJob:
 
         known = self.software is not None and not isinstance(self.software, Assumed)
         settle("kernels", lambda: trainer(self.software).kernels if known else "torch")
-        settle("software", lambda: "megatron-bridge" if self.kernels == "megatron" else "torchtitan")
+        settle("software", lambda: _usual_software(self.kernels, self.cluster.accelerator.architecture))
         p = self.parallelism
         if trainer(self.software).dealt == "cost" and p.pp > 1 and p.vpp == 1 and not p.by_cost:
             object.__setattr__(self, "parallelism", replace(p, by_cost=True))
@@ -868,6 +868,16 @@ class TrainingJob:
 def offloads(job: TrainingJob) -> bool:
     """Whether something of the job lies in host memory."""
     return job.parallelism.offload != "none" or job.checkpoint_offload or job.optimizer.startswith("paged-")
+
+
+# Devices that PyTorch's own kernels do not run on, by the start of their architecture -> what trains on them.
+_OWN_SOFTWARE = {"TPU": "maxtext", "NeuronCore": "neuron", "Gaudi": "gaudi"}
+
+
+def _usual_software(kernels: str | None, architecture: str) -> str:
+    if kernels == "megatron":
+        return "megatron-bridge"
+    return next((name for start, name in _OWN_SOFTWARE.items() if architecture.startswith(start)), "torchtitan")
 
 
 # Fields that have an effect only where others are set: what they belong with, and whether a job has it. ZeRO on a

@@ -560,7 +560,7 @@ class Rates:
     fill                         see `tiled_flops`
     ramp                         tokens of a sequence at which attention's core reaches half of its rate
     unaligned                    see `matmul_seconds`
-    grouped                      share of a plain product's rate that experts' products reach
+    grouped                      share of a plain product's rate that products of several experts at once reach
     gap_seconds                  from the end of one kernel to the full speed of the next
     """
 
@@ -582,7 +582,8 @@ class Rates:
         """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
         given: dict[str, Any] = {"m": op.m, "n": op.n, "k": op.k, "groups": op.groups} | sizes
         return given | {
-            "flops_per_second": self.flops_per_second[fmt] * (self.grouped if op.split == "experts" else 1.0),
+            "flops_per_second": self.flops_per_second[fmt]
+            * (where(op.groups > 1, self.grouped, 1.0) if op.split == "experts" else 1.0),
             "vector_flops_per_second": self.vector_flops_per_second,
             "bandwidth_bytes_per_second": self.bandwidth_bytes_per_second,
             "units": self.units,

@@ -50,7 +50,7 @@ from llmhw.messages import gathered_width
 from llmhw.model import Layer
 from llmhw.peak import StepPeak, peak_of
 from llmhw.precision import formats_in
-from llmhw.rates import BITS, OPERAND_BYTES
+from llmhw.rates import BITS, OPERAND_BYTES, TrainingConstants, family_of
 from llmhw.schedule import stages_in_flight
 from llmhw.sharding import Stage, StageTensors, local_tensor, mtp_layers, stages_of, state_terms, uncut_rows
 from llmhw.step_interval import class_of
@@ -1490,8 +1490,11 @@ class TrainingEstimate(Report):
         elif waits[most] > 0.5:
             found.append(cause)
         if class_of(self.job) == "other":
-            kind = self.job.cluster.accelerator.architecture
-            found.append(f"no constants were fitted to {kind}: those of other devices are used, with a wider interval")
+            device = self.job.cluster.accelerator
+            own = family_of(TrainingConstants, device) != "other"
+            whose = "published rates of its parts" if own else "those of usual devices"
+            few = f"few or no training runs were measured on {device.architecture}"
+            found.append(f"{few}: its constants are {whose}, with a wider interval")
         if self.step_seconds_interval is None:
             found.append("no measured step is near to this job: its time has no interval")
         return found + list(self.run.warnings())

@@ -456,7 +456,7 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
         ([*ONE, "--tokens", "-5"], "--tokens -5 must be a number above 0, such as 15e12 or 15T"),
         ([*ONE, "--tokens", "1.5"], "--tokens 1.5 must be a whole number of at least 1"),
         ([*ONE, "--calibration", "no.json"], "no.json does not exist; give a file that `llmhw validate --fit` wrote"),
-        ([*ONE, "--calibration", "memory.json"], "calibration has no common, families, switches, interval, so it is"),
+        ([*ONE, "--calibration", "memory.json"], "calibration has no common, links, families, switches, interval"),
         ([*ONE, "--network", "NVLnk"], "link='NVLnk' is not known; did you mean NVLink"),
         ([*ONE, "--network", "-3"], "--network -3 must be a link's name, or a number of GB/s from"),
         (["llama-3-8b", "--gpu", "rtx 4090", "--gpus", "16"], "network between nodes of RTX 4090 is not known: no ma"),

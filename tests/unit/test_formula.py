@@ -148,7 +148,7 @@ def _answers() -> list[Any]:
     """Numbers that are made by looking for terms of one kind; "labels" where a model's terms have several."""
     from llmhw.peak import step_peak
     from llmhw.training import memory
-    from llmhw.validation import frozen_layer_activations
+    from llmhw.validation.training_memory import frozen_layer_activations
 
     small = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 16}
     small |= {"hidden_size": 64, "intermediate_size": 512, "head_dim": 16, "moe_intermediate_size": 32}

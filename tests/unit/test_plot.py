@@ -354,7 +354,10 @@ def test_dots_of_a_validation() -> None:
     figure = plot.validate(validate(None, "training-memory"))
     check_held(figure)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert set(labels) == {"allocated, bytes", "reserved, bytes", "device, bytes"}
+    # rows that leave something open are apart
+    assert {label.replace(", something assumed", "") for label in labels} == {
+        *("allocated, bytes", "reserved, bytes", "device, bytes")
+    }
     row = Prediction(predicted=1e-12, measured=1e12, unit="s", id="a")
     for rows in ((row,), tuple(replace(row, configuration=(str(i),)) for i in range(9000))):
         found = Validation(rows, (), tuple(groups(rows)))

@@ -136,7 +136,7 @@ def test_what_is_harder_to_predict_has_a_wider_interval_and_says_why() -> None:
 def test_families() -> None:
     expected = {
         "A100 80GB SXM": "ampere", "h100": "hopper", "h200": "hopper", "H20 96GB": "h20", "b200": "blackwell",
-        "gb200": "blackwell", "rtx 3090": "ampere-graphics", "rtx 4090": "ada", "L40S": "ada",
+        "gb200": "blackwell", "rtx 3090": "ampere-graphics", "rtx 4090": "ada", "L40S": "ada", "L4": "ada-70w",
         "RTX PRO 6000 Blackwell Server": "blackwell-graphics", "mi250x": "cdna2", "mi300x": "cdna3", "mi355x": "cdna4",
         "tpu v5e": "tpu", "tpu v6e": "tpu-v6e", "gaudi 2": "gaudi2", "trainium1": "trainium", "M4 Max 128GB": "other",
     }  # fmt: skip
