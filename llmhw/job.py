@@ -625,7 +625,7 @@ class TrainingJob:
     )
     recompute_layers: int = count("Layers of each stage, where recompute is block.", 0, least=0)
     recompute_modules: str = asked(
-        f"Modules that run again, with commas between: {', '.join(MODULES)} (Megatron-Core).", "", str, _again
+        f"Modules that run again, with blanks between: {', '.join(MODULES)} (Megatron-Core).", "", str, _again
     )
     precision: str = asked(
         "Formats of weights, gradients and optimizer: `llmhw.memory.PRECISIONS`.", "bf16-mixed", str, check_text
@@ -638,7 +638,7 @@ class TrainingJob:
     frozen: bool = flag("Only adapters are trained (LoRA): no gradients and no optimizer for the model's own weights.")
     rank: int = count("Rank of the adapters.", 16)
     targets: str = asked(
-        "Linear layers with adapters: all-linear, attention, mlp, or names of modules with commas between.",
+        "Linear layers with adapters: all-linear, attention, mlp, or names of modules with blanks between.",
         "all-linear",
         str,
         check_text,

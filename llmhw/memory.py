@@ -540,7 +540,7 @@ def lora_tensors(
 
     rank      inner size r of the two factors
     targets   all-linear (every linear layer of the blocks but routers and stacked experts), attention, mlp,
-              or module names such as ["q_proj", "v_proj"] or "q_proj,v_proj"
+              or module names such as ["q_proj", "v_proj"] or "q_proj v_proj"
 
     >>> from llmhw import model
     >>> added = lora_tensors(model("llama-2-7b"), rank=8, targets=["q_proj", "v_proj"])
@@ -553,7 +553,7 @@ def lora_tensors(
         chosen = [(t, n) for t, n in linear if t.component in LORA_TARGETS[targets]]
     else:
         names = (
-            [name.strip() for name in targets.split(",")]
+            targets.replace(",", " ").split()
             if isinstance(targets, str)
             else check_items("targets", targets, check_text)
         )

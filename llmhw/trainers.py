@@ -37,6 +37,7 @@ class Trainer:
     sharding         whose ZeRO, by what it holds beside the states: fsdp1, fsdp2, deepspeed, internevo; "": its own
     kbit             QLoRA on one card runs norms, embedding and head in fp32 (peft's prepare_model_for_kbit_training)
     adapters         format of LoRA's adapters
+    reentrant        layers are recomputed inside a backward pass of their own (transformers 4's default)
     expert_loop      experts run one after the other, not as one grouped product
     dispatcher       what takes tokens to experts
     a2a_overlap      that runs beside other work
@@ -68,6 +69,7 @@ class Trainer:
     sharding: str
     kbit: bool
     adapters: str
+    reentrant: bool
     expert_loop: bool
     dispatcher: str
     a2a_overlap: bool

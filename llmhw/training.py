@@ -886,11 +886,12 @@ class StepMemory:
     def held_by_hooks(self, stage: Stage) -> list[Term]:
         """Gradients of layers' inputs that FSDP 1 holds until the backward pass ends, where weights are frozen.
 
-        It reshards frozen weights by hooks on a layer's inputs, which keep the inputs of recomputed layers and so
-        their gradients (measured: fms-acceleration's LoRA runs, with one more row a layer than without FSDP).
+        It reshards frozen weights by hooks on a layer's inputs. Where layers are recomputed in a backward pass of their
+        own, these keep the inputs and so their gradients, as a run of PyTorch on the CPU shows; fms-acceleration's LoRA
+        runs hold one more row a layer for it.
         """
         job, x = self.job, self.x
-        if not job.frozen or job.recompute != "full" or job.trainer.sharding != "fsdp1":
+        if not (job.frozen and job.recompute == "full" and job.trainer.sharding == "fsdp1" and job.trainer.reentrant):
             return []
         layers = sum(stage.layers.values()) - 1
         held = layer_input(self.spec, x, seq_len=job.seq_len).term(self.rows)

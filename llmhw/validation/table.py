@@ -153,13 +153,18 @@ class Row(dict[str, str]):
                 )
         return replace(found, **changes) if changes else found
 
+    @property
+    def named_format(self) -> str:
+        """The format that the model's name says, as in "...-GPTQ"; "" if it says none."""
+        called = find_called(self["model"] or self["model_name"])
+        return called.format if called else ""
+
     def number_format(self, default: str = "") -> str:
         """The library's name of the format of the weights: of `weights`, else of `quant`, else of the model's name.
 
         default   what it is where nobody says it
         """
-        called = find_called(self["model"] or self["model_name"])
-        stated = called.format if called else ""
+        stated = self.named_format
         name = self["weights"] or split_quant(self["quant"])[0] or stated or default
         if not name:
             raise self.error("quant", "the number format of the file; run `llmhw formats` for the list")

@@ -46,8 +46,15 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     predicted = _shown(parts, meter, constants)
     measured = row.positive("peak_mem_gib") * row.positive("unit_bytes", GIB)
     measured /= row.count("n_gpus", None) if row["mem_scope"] == "sum" else 1
-    meter += ", something assumed" if row["assumed"] else ""
+    meter += ", something assumed" if row["assumed"] or _open(row) else ""
     return Prediction(predicted=predicted, measured=measured, unit="bytes", meter=meter, parts=parts)
+
+
+def _open(row: Row) -> bool:
+    """Whether a row does not say how its devices share the model, or how many sequences they take at a time."""
+    layout = ("tp", "pp", "cp", "ep", "zero_stage", "dp")
+    shared = row.count("n_gpus") == 1 or any(row[name] for name in layout)
+    return not (shared and (row["micro_batch"] or row["global_batch"]))
 
 
 def _shown(parts: Mapping[str, float], meter: str, constants: Mapping[str, Any]) -> float:
@@ -302,13 +309,12 @@ def _base(row: Row) -> str | None:
     """Format of the frozen weights: of `base`, of the model's name, or of what is said of 4 or 8 bits."""
     if row["base"]:
         return row["base"]
-    named = row.number_format("bf16")
     text = f"{row['precision']} {row['method']}".casefold()
     bits = next(
         (bits for bits in ("4", "8") if f"int{bits}" in text or f"{bits}-bit" in text or f"nf{bits}" in text), ""
     )
-    if named != "bf16":
-        return named
+    if row.named_format:
+        return row.named_format
     if "gptq" in text:
         return "int8-gptq" if bits == "8" else "int4-gptq"
     return {"4": "nf4", "8": "llm-int8"}.get(bits, "nf4" if "qlora" in text else None)
