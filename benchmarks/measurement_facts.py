@@ -481,6 +481,8 @@ def training_throughput(row: Row) -> Facts:
     tasks = ("sft", "lora") if "NVIDIA" in row["source"] or "Bridge" in row["source"] else ()
     squad = any(re.search(rf"\b{task}\b", f"{row['model_name'].lower()} {text}") for task in tasks)
     base = "nf4" if "bnb nf4" in text or "peft-bnb" in text else "int4-gptq" if "autogptq" in text else ""
+    if method and method[1] == "qlora":
+        base = base or "nf4-dq"
     if "MLPerf" in row["source"] and row["precision"].startswith("fp8"):
         base = "fp8"  # submissions keep frozen weights in it
     return found | {
@@ -500,7 +502,12 @@ def training_throughput(row: Row) -> Facts:
         # of SQuAD's samples, which NeMo's recipes of fine-tuning pack
         "packed": "200" if squad else "",
         "kernels": "torch" if torch else "megatron",
-        "recipe": "bf16" if tuned else _KEPT.get(running, "fp32-bf16") if torch else "bf16-mixed-fp32-grads",
+        # dtype: bf16 in torchtune's configurations
+        "recipe": "bf16"
+        if tuned or running == "torchtune"
+        else _KEPT.get(running, "fp32-bf16")
+        if torch
+        else "bf16-mixed-fp32-grads",
         "compute": compute(row, device),
         "mtp": "1" if _trains_ahead(row) else "",
         "recompute_modules": switched.get("recompute_modules") or _modules(row),
