@@ -268,6 +268,10 @@ def software(row: Row) -> Facts:
         return {"software": "deepspeed:2021" if sharded else "megatron-lm:2021" if year < 2022 else "megatron-lm:2022"}
     if "overlap off" in notes:
         return {"software": "megatron-lm", "tp_overlap": "false", "grad_overlap": "false"}
+    if "MLPerf" in row["source"] and "lora" in row["model_name"].lower() and not row["gpu"].startswith("AMD"):
+        # NVIDIA's configurations since v4.1: MCORE_CUDA_GRAPH=1
+        graph = "" if row["source"].endswith("v4.0") else "full"
+        return {"software": "megatron-bridge", "cuda_graph": graph}
     release = _release(row)
     return {"software": "nemo:1" if release < 25 else "megatron-bridge"} | _switches(row, release)
 
