@@ -617,7 +617,7 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
     before, behind = outer_tensors(job.model, p, place.pp)
     # experts that other ranks than the dense tensors' share are reduced apart from them
     apart = p.ep * p.expert_tp * p.tp > 1
-    for chunk, numbers in enumerate(stage_layers(job.model, p, place.pp)):
+    for chunk, numbers in enumerate(stage_layers(job.model, p, place.pp, mtp=job.mtp)):
         layers = [job.model.layers[n] for n in numbers]
         blocks = [
             [local_tensor(x, t, **rank) for t in before] if chunk == 0 else [],
@@ -668,7 +668,7 @@ def collectives(
         place = pp_rank * (p.devices // p.pp)
     here = place if isinstance(place, Place) else place_of(p, place)
     step, ends = _Step(), {"first": here.pp == 0, "last": here.pp == p.pp - 1}
-    layers = [job.model.layers[n] for chunk in stage_layers(job.model, p, here.pp) for n in chunk]
+    layers = [job.model.layers[n] for chunk in stage_layers(job.model, p, here.pp, mtp=job.mtp) for n in chunk]
     _states(step, job, here, bucket_cap_mb)
     for number, layer in enumerate(layers):
         step.add(layer_messages(job, x, layer, again=job.recomputes(number)), job.micro_batches)

@@ -183,12 +183,14 @@ def fsdp_rows(tensor: Tensor, ranks: Any) -> tuple[Any, Any]:
 
 
 @checked(pp_rank=whole(0))
-def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tuple[tuple[int, ...], ...]:
+def stage_layers(
+    spec: ModelSpec, parallelism: Parallelism, pp_rank: int, *, mtp: bool = False
+) -> tuple[tuple[int, ...], ...]:
     """Numbers of the layers that a pipeline stage holds, one tuple for each of its `vpp` model chunks.
 
     Layers are dealt evenly over pp x vpp chunks; chunk c lies on stage c mod pp. Under `uneven`, embedding and head
-    count as a layer each, and earlier chunks are the longer ones. With `by_cost` a stage takes layers until it, and
-    those before it, have more than their part of all costs.
+    count as a layer each, with `mtp` those of multi-token prediction as two, and earlier chunks are the longer ones.
+    With `by_cost` a stage takes layers until it, and those before it, have more than their part of all costs.
 
     >>> from llmhw import model
     >>> stage_layers(model("llama-2-7b"), Parallelism(pp=4, vpp=4), 1)
@@ -199,11 +201,14 @@ def stage_layers(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tup
     p = parallelism
     if not 0 <= pp_rank < p.pp:
         raise LLMHWError(f"pp_rank={pp_rank} is not one of the {p.pp} stages 0 to {p.pp - 1}")
-    return _dealt(spec, p.pp, p.vpp, p.uneven, p.by_cost)[pp_rank]
+    return _dealt(spec, p.pp, p.vpp, p.uneven, p.by_cost, mtp)[pp_rank]
 
 
-def _dealt(spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    return _by_cost(spec, pp) if by_cost else _chunks(spec.num_layers, pp, vpp, uneven)
+def _dealt(
+    spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool, mtp: bool
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    more = 2 * mtp_layers(spec) if mtp else 0  # a layer, and the head once more
+    return _by_cost(spec, pp) if by_cost else _chunks(spec.num_layers, pp, vpp, uneven, more)
 
 
 @lru_cache(maxsize=4096)
@@ -230,14 +235,19 @@ def _by_cost(spec: ModelSpec, pp: int) -> tuple[tuple[tuple[int, ...], ...], ...
 
 
 @cache
-def _chunks(layers: int, pp: int, vpp: int, uneven: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Numbers of the layers of every chunk, by stage."""
+def _chunks(layers: int, pp: int, vpp: int, uneven: bool, more: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Numbers of the layers of every chunk, by stage; `more`: layers that come behind, on the last."""
     count = pp * vpp
-    if uneven and layers % count:
-        base, longer = divmod(layers + 2, count)
+    if uneven and (layers % count or more):
+        base, longer = divmod(layers + 2 + more, count)
         sizes = [base + (i < longer) for i in range(count)]
         sizes[0] -= 1
-        sizes[-1] -= 1
+        sizes[-1] -= 1 + more
+        for i in range(1, count):  # what the last chunk has too many of, those before it have fewer
+            if sizes[-1] < 0:
+                taken = min(sizes[-1 - i], -sizes[-1])
+                sizes[-1 - i] -= taken
+                sizes[-1] += taken
     else:
         check_divides("pp x vpp", count, "layers", layers)
         sizes = [layers // count] * count
@@ -291,18 +301,18 @@ def stages_of(job: TrainingJob, *, every: bool = False) -> tuple[Stage, ...]:
     """The distinct stages of a job's pipeline; `every`: the one that each rank belongs to, in order."""
     again = {"full": job.model.num_layers, "block": job.recompute_layers}.get(job.recompute, 0)
     p = job.parallelism
-    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, p.by_cost, again)
+    distinct, order = _stages(job.model, p.pp, p.vpp, p.uneven, p.by_cost, job.mtp, again)
     return tuple(distinct[i] for i in order) if every else distinct
 
 
 @lru_cache(maxsize=4096)
 def _stages(
-    spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool, again: int
+    spec: ModelSpec, pp: int, vpp: int, uneven: bool, by_cost: bool, mtp: bool, again: int
 ) -> tuple[tuple[Stage, ...], tuple[int, ...]]:
     number = spec.kind_numbers
     found: dict[Any, list[Any]] = {}
     order = []
-    for stage, chunks in enumerate(_dealt(spec, pp, vpp, uneven, by_cost)):
+    for stage, chunks in enumerate(_dealt(spec, pp, vpp, uneven, by_cost, mtp)):
         held = [number[i] for chunk in chunks for i in chunk]
         layers = Counter((kind, place < again) for place, kind in enumerate(held))
         ends = [(stage == 0 and v == 0, stage == pp - 1 and v == vpp - 1) for v in range(vpp)]

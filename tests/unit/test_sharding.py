@@ -300,3 +300,15 @@ def test_stages_by_cost_time_the_head_too() -> None:
     assert found[-1] < max(found)
     with pytest.raises(LLMHWError, match="by_cost=True has no effect"):
         TrainingJob(model=spec, cluster=cluster, parallelism=Parallelism(dp=8, by_cost=True)).check_effects()
+
+
+@pytest.mark.parametrize("vpp", [1, 2, 4])
+def test_layers_of_multi_token_prediction_are_dealt_as_layers(vpp: int) -> None:
+    """DeepSeek-V3 on 16 stages, as Megatron-Bridge deals it: four layers a stage, one on the last."""
+    spec = llmhw.model("deepseek-v3")
+    p = Parallelism(pp=16, vpp=vpp, uneven=True)
+    held = [[len(chunk) for chunk in stage_layers(spec, p, rank, mtp=True)] for rank in range(16)]
+    assert sum(map(sum, held)) == 61
+    assert [sum(stage) for stage in held] == [*[4] * 15, 1] or (vpp > 1 and min(map(min, held)) >= 0)
+    plain = [sum(map(len, stage_layers(spec, p, rank))) for rank in range(16)]
+    assert sum(held[-1]) <= plain[-1]
