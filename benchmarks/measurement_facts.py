@@ -268,6 +268,10 @@ def software(row: Row) -> Facts:
         return {"software": "deepspeed:2021" if sharded else "megatron-lm:2021" if year < 2022 else "megatron-lm:2022"}
     if "overlap off" in notes:
         return {"software": "megatron-lm", "tp_overlap": "false", "grad_overlap": "false"}
+    if "MLPerf" in row["source"] and "lora" in row["model_name"].lower() and not row["gpu"].startswith("AMD"):
+        # NVIDIA's configurations since v4.1: MCORE_CUDA_GRAPH=1
+        graph = "" if row["source"].endswith("v4.0") else "full"
+        return {"software": "megatron-bridge", "cuda_graph": graph}
     release = _release(row)
     return {"software": "nemo:1" if release < 25 else "megatron-bridge"} | _switches(row, release)
 
@@ -477,6 +481,8 @@ def training_throughput(row: Row) -> Facts:
     tasks = ("sft", "lora") if "NVIDIA" in row["source"] or "Bridge" in row["source"] else ()
     squad = any(re.search(rf"\b{task}\b", f"{row['model_name'].lower()} {text}") for task in tasks)
     base = "nf4" if "bnb nf4" in text or "peft-bnb" in text else "int4-gptq" if "autogptq" in text else ""
+    if method and method[1] == "qlora":
+        base = base or "nf4-dq"
     if "MLPerf" in row["source"] and row["precision"].startswith("fp8"):
         base = "fp8"  # submissions keep frozen weights in it
     return found | {
@@ -496,7 +502,12 @@ def training_throughput(row: Row) -> Facts:
         # of SQuAD's samples, which NeMo's recipes of fine-tuning pack
         "packed": "200" if squad else "",
         "kernels": "torch" if torch else "megatron",
-        "recipe": "bf16" if tuned else _KEPT.get(running, "fp32-bf16") if torch else "bf16-mixed-fp32-grads",
+        # dtype: bf16 in torchtune's configurations
+        "recipe": "bf16"
+        if tuned or running == "torchtune"
+        else _KEPT.get(running, "fp32-bf16")
+        if torch
+        else "bf16-mixed-fp32-grads",
         "compute": compute(row, device),
         "mtp": "1" if _trains_ahead(row) else "",
         "recompute_modules": switched.get("recompute_modules") or _modules(row),
@@ -548,7 +559,7 @@ _PROGRAMS = {
 }
 
 
-# Families whose config.json the catalog lacks, by their published sizes.
+# Models whose config.json the catalog lacked: sizes as known, not read from an opened file [inferred].
 _SIZED = {
     "internlm 7b": ("llama", 32, 4096, 32, 32, 11008, 103168, {"attention_bias": True}),
     "internlm 20b": ("llama", 60, 5120, 40, 40, 13824, 103168, {}),
@@ -556,8 +567,8 @@ _SIZED = {
     "Baichuan2-7B": ("llama", 32, 4096, 32, 32, 11008, 125696, {}),
     "Baichuan2-13B": ("llama", 40, 5120, 40, 40, 13696, 125696, {}),
     "openbuddy-zephyr-7b": ("mistral", 32, 4096, 32, 8, 14336, 36608, {}),
-    # a Llama 2 of 1.1 B parameters: torchao's benchmarks/quantized_training/pretrain_llama2.py
-    # LLaMA's own sizes: Colossal-AI's examples/language/llama
+    # [inferred] TinyLlama's sizes stand for torchao's test model
+    # [inferred] LLaMA's own sizes
     "Llama-like 7B": ("llama", 32, 4096, 32, 32, 11008, 32000, {}),
     "Llama-like 70B": ("llama", 80, 8192, 64, 8, 28672, 32000, {}),
     "Llama2-1B": ("llama", 22, 2048, 32, 4, 5632, 32000, {}),
@@ -645,18 +656,19 @@ def _tuned(row: Row) -> Facts:
             "adapter_dropout": "true" if frozen else "",
         }
     elif "InternEvo" in source:
+        # [inferred] the tool is not stated; readings near the card's size are those of nvidia-smi
         facts = {"software": "internevo", "recipe": "bf16-mixed", "meter": "device"}
     elif "torchao docs" in source:
         kind = {"fp8": "fp8", "mxfp8": "mxfp8"}.get(row["precision"], "")
         facts = {"software": "torchtitan", "recipe": "fp32-bf16", "compute": kind, "compiled": "true"}
-        # torchtitan of 2025 compiles the loss, too
+        # [inferred] from the same layout taking a third less: torchtitan of 2025 compiles the loss, too
         facts["loss"] = "fused" if "torch 2.9" in notes else ""
     elif "torchao" in source:
         states = next((f"adamw-{bits}bit" for bits in ("8", "4") if f"{bits}-bit" in row["optimizer"]), "adamw-fused")
         facts = {"software": "eager", "recipe": "bf16", "optimizer_states": states}
         # the quantized training's script divides by 1e9, torchtune by 2**30
         facts["unit_bytes"] = "1e9" if "quantized" in source else ""
-        facts["assumed"] = "" if "quantized" in source else "lengths, micro-batch"
+        facts["assumed"] = "model" if "quantized" in source else "lengths, micro-batch"
         facts["compiled"] = "true" if "compile" in notes or row["precision"] == "int8" else ""
     elif "ml-engineering" in source:
         offload = "offload" in row["optimizer"]

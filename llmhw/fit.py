@@ -6,7 +6,7 @@ Nothing is counted here: inference is an engine's plan, `llmhw.serving_memory`; 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -298,6 +298,7 @@ class _Question(NamedTuple):
     utilization: float | None
     plans: dict[Any, ServingMemory]  # that were made already
     engine: str | None = None
+    trained: Mapping[str, Any] = {}  # fields of every training job, which nobody changes
 
 
 def _serving_job(q: _Question, name: str) -> ServingJob:
@@ -360,6 +361,7 @@ def _trained(q: _Question, **recipe: Any) -> Held:
     """Training by the nvidia-smi meter."""
     from llmhw.training import device_bytes, memory
 
+    recipe = {**q.trained, **recipe}
     job = training_job(q.spec, device=q.gpu, devices=q.devices, batch=q.batch, seq_len=q.seq_len, **recipe)
 
     def explained() -> Estimate:
@@ -446,7 +448,7 @@ def _way_out(
 
 
 def _trains(device: Accelerator) -> bool:
-    return "bf16" in device.peaks
+    return device.half_format in device.peaks
 
 
 def _serves(q: _Question, name: str, device: Accelerator) -> bool:
@@ -487,8 +489,11 @@ def fit(
     formats: Iterable[str] | None = None,
     kv_format: str | None = None,
     rank: int = 16,
+    targets: str = "all-linear",
     utilization: float | None = None,
     engine: str | None = None,
+    software: str | None = None,
+    loss: str | None = None,
 ) -> FitTable:
     """What of this model fits on one device, or on several that share it.
 
@@ -499,14 +504,15 @@ def fit(
     formats       weight formats to try for inference; default: that of a quantized checkpoint, and of
                   `INFERENCE_FORMATS` those that can be served there
     kv_format     format of the cache; default: the engine's
-    rank          of the LoRA adapters, on all linear layers
+    rank, targets   of the LoRA adapters, as in `llmhw.TrainingJob`
     utilization   share of a device that an engine takes; default: the engine's own
     engine        that serves, with a version if need be; default: the one that `llmhw serve` has by default
+    software, loss   that trains, and how it computes the loss, as in `llmhw.TrainingJob`
 
     Inference is the plan of that engine: `batch` sequences fit beside the weights.
     Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with.
-    A model whose activations no profile covers, and a device that
-    does not multiply bf16, have no rows of training; `left_out` says why.
+    A model whose activations no profile covers, and a device without a 16-bit rate, have no rows of training;
+    `left_out` says why.
 
     >>> from llmhw import model
     >>> table = fit(model("llama-3-8b"), "RTX 4090")
@@ -517,17 +523,20 @@ def fit(
     kv = None if kv_format is None else number_format(kv_format).name
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
     q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}, engine))
+    q = q._replace(trained={"software": software, "loss": loss})
     jobs, refused = _served(q, formats)
     called = {name: format_label(spec, name) for name in jobs}
     rows = [_row(_INFERENCE + called[name], partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
     left_out = ""
     try:
-        gpu.peak("bf16")
+        gpu.peak(gpu.half_format)
+        if q.devices > 1:
+            Cluster(gpu, q.devices).link_for(q.devices)  # without one nothing is trained together
         checkpointed_activations(spec, device=gpu, devices=q.devices, seq_len=1)
     except LLMHWError as error:
         left_out = str(error)
     else:
-        adapters: dict[str, Any] = {"precision": "bf16", "frozen": True, "rank": q.rank}
+        adapters: dict[str, Any] = {"precision": "bf16", "frozen": True, "rank": q.rank, "targets": targets}
         uses: dict[str, Callable[[_Question], Held]] = {
             "full training, AdamW mixed precision": partial(_trained, optimizer="adamw", precision="bf16-mixed"),
             "full training, 8-bit AdamW in bf16": partial(_trained, optimizer="adamw-8bit", precision="bf16"),
@@ -561,8 +570,7 @@ def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, Serv
 
 def _usual_formats(q: _Question) -> list[str]:
     """The checkpoint's own format if it is quantized, and others that devices like this one multiply."""
-    half = "bf16" if _trains(q.gpu) else "fp16"
-    names = [half, *INFERENCE_FORMATS[1:]]
+    names = ["bf16" if "bf16" in q.gpu.peaks else "fp16", *INFERENCE_FORMATS[1:]]
     if "fp4" not in q.gpu.peaks:
         names.remove("nvfp4")
     if not q.spec.quantization:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, partial
 from inspect import cleandoc
+from operator import attrgetter
 from textwrap import fill
 from typing import Any, TypeVar
 
@@ -582,6 +583,9 @@ def _software(name: str, value: str) -> str:
     return trainer(check_text(name, value)).name
 
 
+_switches_of = attrgetter(*SWITCHES)
+
+
 @cache
 def _switched(software: str, compiled: bool | None, attention: str | None, *switched: Any) -> Trainer:
     found = trainer(software)
@@ -773,8 +777,7 @@ class TrainingJob:
     @property
     def trainer(self) -> Trainer:
         """The software, with what this job switches otherwise."""
-        others = (getattr(self, name) for name in SWITCHES)
-        return _switched(self.software, self.compiled, self.attention_kernel, *others)
+        return _switched(self.software, self.compiled, self.attention_kernel, *_switches_of(self))
 
     @property
     def batch(self) -> int:

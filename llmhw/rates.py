@@ -302,7 +302,7 @@ def on_device(software: str, device: Accelerator, known: Mapping[str, Any]) -> s
 def link_kind(link: Link | None) -> str:
     """Links that collectives use alike: nvlink, pcie, fabric (AMD's), efa, infiniband, roce, tcp (TCPX), or other.
 
-    >>> from llmhw import accelerator, usual_network
+    >>> from llmhw.hardware import accelerator, usual_network
     >>> link_kind(accelerator("h100").scale_up_link), link_kind(usual_network("h100")), link_kind(None)
     ('nvlink', 'efa', 'other')
     """

@@ -239,7 +239,7 @@ def zero1_step_gradient_bytes(*, elements: Any, shards: Any, bytes_per_element: 
 
     elements            parameters of the rank, before ZeRO
     shards              data-parallel ranks
-    bytes_per_element   of InternEvo 2 more: new 16-bit weights are made of the fp32 ones before they are sent
+    bytes_per_element   of InternEvo 2 more [inferred from its 16 readings: a 16-bit copy of the new weights]
 
     Both are single large blocks. They come when the activations have gone, but do not fit the small blocks that
     those leave in PyTorch's cache: they count for the reserved meter.

@@ -21,7 +21,6 @@ from llmhw.cli.options import (
     MODE,
     MODEL,
     REAL,
-    STEP,
     WHOLE,
     Option,
     cluster_options,
@@ -226,7 +225,7 @@ FIT = Command(
         ),
         Option(named("kv"), group=FORMATS, type=FORMAT, help="Cache format; default: the engine's."),
         option("--engine", metavar="NAME[:VERSION]", help="What serves; default: as `llmhw serve` has it."),
-        option("--rank", group=STEP, type=WHOLE, usual=16, help="Rank of LoRA adapters."),
+        *field_options(TrainingJob, ("rank", "targets", "software", "loss")),
     ],
     help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",
     shown=Shown(

@@ -76,6 +76,9 @@ def _described(row: Row, calibration: Mapping[str, Any] | None) -> Described:
         timed.sort(key=lambda one: one[0])
         near = [job for seconds, job in timed if seconds <= _WORSE * timed[0][0]]
         chosen = next((job for job in near if fits(job)), near[0])
+        if recompute_of(row) == "as needed" and not fits(chosen):
+            needed = [_as_needed(job) for job in near]
+            return Described(min(needed, key=lambda job: time_step(job, calibration=calibration).total))
     else:
         chosen = candidates[0]
     return Described(_as_needed(chosen) if recompute_of(row) == "as needed" else chosen)

@@ -52,6 +52,8 @@ def predict(row: Row, *, calibration: Mapping[str, Any] | None = None) -> Predic
     kind = row["measured_kind"]
     if kind not in _KINDS:
         raise row.error("measured_kind", f"one of {', '.join(_KINDS)}")
+    if kind == "step_time_s":
+        row.count("global_batch", None)  # a step takes as long as its batch is large
     measured = row.positive("measured_value", None) * (1e12 if kind == "tflops_per_gpu" else 1)
     job = job_of(row, calibration=calibration)
     found = time_step(job, calibration=calibration, unstated=unstated(row))

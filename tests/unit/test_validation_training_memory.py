@@ -40,8 +40,8 @@ def test_the_bar(found: Validation) -> None:
     assert stated["median_abs_error"] <= 0.04
     assert stated["p90_abs_error"] <= 0.11
     assert abs(stated["bias"]) <= 0.02
-    # only lengths of samples are assumed; the source that does not state them is no smooth function of them
-    assert {row["assumed"] for row in ROWS} == {"", "lengths", "lengths, micro-batch"}
+    # lengths of samples are assumed: the source that does not state them is no smooth function of them
+    assert {row["assumed"] for row in ROWS} == {"", "lengths", "lengths, micro-batch", "model"}
 
 
 def test_verdicts() -> None:

@@ -91,7 +91,7 @@ def test_intervals_hold_for_four_of_five_rows_of_each_class(found: Validation) -
     assert set(parts) == {"dense", "experts", "other"}
     for name, part in parts.items():
         assert part.coverage80 is not None
-        assert 0.75 < part.coverage80 < 0.93, name
+        assert 0.75 < part.coverage80 < 0.95, name
 
 
 # -- what a row says --------------------------------------------------------------------------
