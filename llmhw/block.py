@@ -391,17 +391,18 @@ class _Walk:
                 width = width * maximum(1, (a.heads if t.part == "q_norm" else a.kv_heads) // self.x.tp)
             inside = t.part not in ("norm_in", "norm", "norm_out")  # what attention keeps is counted there
             found = found or not inside
-            again = () if inside else ("layernorm",)
-            yield replace(self._norm(t.module, rows, width, not inside), again=again)
+            yield self._norm(t.module, rows, width, not inside, () if inside else ("layernorm",))
         if not found:
             yield self._norm("first norm", self.own, self.spec.hidden, True)
             yield self._norm("second norm", self.own, self.spec.hidden, True)
 
-    def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
+    def _norm(self, name: str, rows: Any, width: Any, keeps: bool, again: tuple[str, ...] = ()) -> Op:
         kept = self._keep("norms", f"input of {name}", width, self.rows) if keeps else ()
         style = self.spec.family.style
         alone = _ALONE["rms"] if style is not None and style.norm.startswith("rms") else 1.0
-        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept, alone=alone)
+        return Pass(
+            name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept, again=again, alone=alone
+        )
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""

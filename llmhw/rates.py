@@ -8,7 +8,7 @@ data, date and what they leave over, are in `catalog/calibration.json`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import exp, log
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +19,7 @@ from llmhw.formula import formula
 from llmhw.hardware import Accelerator, Link
 from llmhw.model import ModelSpec
 from llmhw.trainers import Trainer
-from llmhw.units import ceil_div, check_choice, maximum, minimum, where
+from llmhw.units import ceil_div, check_choice, maximum, minimum, smallest, where
 
 
 @formula(source="the energy of an operation does not depend on the clock, to a first approximation", unit="fraction")
@@ -274,7 +274,7 @@ def training_constants(
 
 def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
     """Constants of these groups, the later over the earlier; `_share`: a factor on what is known by then."""
-    names, chosen, seen = {f.name for f in fields(kind)}, dict[str, Any](), dict[str, Any]()
+    names, chosen, seen = kind.__dataclass_fields__, dict[str, Any](), dict[str, Any]()
     for group in groups:
         seen |= group
         chosen |= {name: value for name, value in group.items() if name in names}
@@ -284,7 +284,7 @@ def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
         for name, value in group.items():
             if name.endswith("_share"):
                 whole = name.removesuffix("_share")
-                chosen[whole] = chosen.get(whole, kind.__dataclass_fields__[whole].default) * value
+                chosen[whole] = chosen.get(whole, names[whole].default) * value
     return kind(**chosen)
 
 
@@ -451,15 +451,12 @@ def matmul_seconds(
     1374
     """
     if units is None:
-        least = 2.0 * groups * maximum(m, _FEWEST_ROWS) * n * (k + fill)
+        cost = 2.0 * groups * maximum(m, _FEWEST_ROWS) * n * (k + fill)
     else:
         shape: dict[str, Any] = {"m": m, "n": n, "k": k, "groups": groups, "fill": fill, "units": units}
-        costs = (tiled_flops(**shape, tile_m=tm, tile_n=tn) / share for tm, tn, share in TILES)
-        least = next(costs)
-        for cost in costs:
-            least = minimum(least, cost)
+        cost = smallest([tiled_flops(**shape, tile_m=tm, tile_n=tn) / share for tm, tn, share in TILES])
     odd = ((k if a_row is None else a_row) % 8 != 0) | ((n if b_row is None else b_row) % 8 != 0)
-    seconds = least / flops_per_second / where(odd, unaligned, 1)
+    seconds = cost / flops_per_second / where(odd, unaligned, 1)
     if vector_flops_per_second is not None:
         seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
@@ -580,8 +577,12 @@ class Rates:
 
     def product(self, fmt: str, op: Matmul, **sizes: Any) -> dict[str, Any]:
         """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
-        given: dict[str, Any] = {"m": op.m, "n": op.n, "k": op.k, "groups": op.groups} | sizes
-        return given | {
+        return {
+            "m": op.m,
+            "n": op.n,
+            "k": op.k,
+            "groups": op.groups,
+            **sizes,
             "flops_per_second": self.flops_per_second[fmt]
             * (where(op.groups > 1, self.grouped, 1.0) if op.split == "experts" else 1.0),
             "vector_flops_per_second": self.vector_flops_per_second,

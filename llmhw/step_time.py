@@ -288,20 +288,18 @@ class StepTimer:
         """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
         fmt = self.half if m.part == "router" or m.adapter else fmt
         r, c, name = self.rates, self.c, "matrix products"
-        size = OPERAND_BYTES[fmt]
-        sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
-        # rows are read along k, and the matrix, which lies as (n x k)
-        given = r.product(fmt, m, **sizes) | {"a_row": m.k, "b_row": m.k}
-        turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
+        given = r.product(fmt, m, a_bytes=OPERAND_BYTES[fmt], b_bytes=OPERAND_BYTES[fmt])
         if m.adapter:  # so thin that memory binds it, whatever its tiles
-            given["units"] = turned["units"] = None
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given)
+            given["units"] = None
+        # rows are read along k, and the matrix, which lies as (n x k)
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given, a_row=m.k, b_row=m.k)
+        turned = given | {"n": m.k, "k": m.n}
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
-            turned |= {"a_row": m.n, "b_row": m.k} | ({"units": None} if m.adapter else {})
+            turned = given | {"m": m.n, "n": m.k, "k": rows, "out_bytes": 2.0 * self.recipe.gradients}
+            turned |= {"a_row": m.n, "b_row": m.k}
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
             moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
