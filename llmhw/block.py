@@ -451,8 +451,12 @@ class _Walk:
     def _adapter(self, m: Matmul) -> Iterator[Op]:
         """LoRA's two factors beside a product, what they give added to its result, and dropout before them (peft)."""
         name, r = f"adapter of {m.name}", self.rank
-        yield replace(m, name=f"{name}, down", n=r, adapter=True, kept=())
-        yield replace(m, name=f"{name}, up", k=r, adapter=True, kept=())
+        same: dict[str, Any] = {
+            "part": m.part, "m": m.m, "groups": m.groups, "split": m.split, "experts": m.experts, "used": m.used,
+            "again": m.again, "adapter": True,
+        }  # fmt: skip
+        yield Matmul(name=f"{name}, down", n=r, k=m.k, **same)
+        yield Matmul(name=f"{name}, up", n=m.n, k=r, **same)
         yield Pass(name=f"{name}, scaled and added", part=m.part, rows=m.m, width=m.n, ahead=5, behind=2, kernels=2)
         # on the way back its gradient is added to that of the input
         drop = 2.5 if self.dropout else 0
