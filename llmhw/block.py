@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from llmhw.flops import (
@@ -348,7 +349,7 @@ def block(
     return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Walk:
     spec: ModelSpec
     layer: Layer
@@ -364,17 +365,21 @@ class _Walk:
     adapted: Collection[str]
     training: bool
 
-    @property
+    @cached_property
+    def used(self) -> tuple[Tensor, ...]:
+        return self.layer.used
+
+    @cached_property
     def tokens(self) -> Any:
         """Of the tensor-parallel group, for one micro-batch: what its matrix products see."""
         return share(self.x.micro_batch * self.seq_len, self.x.cp)
 
-    @property
+    @cached_property
     def own(self) -> Any:
         """Of this rank between them."""
         return share(self.tokens, self.x.spread)
 
-    @property
+    @cached_property
     def rows(self) -> Any:
         """Of this rank between them, of one sequence: what is kept there."""
         return share(share(self.seq_len, self.x.cp), self.x.spread)
@@ -382,7 +387,7 @@ class _Walk:
     def norms(self) -> Iterator[Op]:
         """OLMo's two norms have no weights, and are kernels that keep their input all the same."""
         a, found = self.layer.attention, False
-        for t in self.layer.used:
+        for t in self.used:
             if t.component != "norms" or not t.name.endswith("weight"):
                 continue
             rows, width = self.own, t.shape[0]
@@ -406,11 +411,11 @@ class _Walk:
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
-        gated = {_group(t) for t in self.layer.used if t.matmul and t.part in ("gate", "gate_up")}
+        gated = {_group(t) for t in self.used if t.matmul and t.part in ("gate", "gate_up")}
         made: dict[str, Matmul] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
         beside: set[str] = set()  # products with an adapter
-        for t in self.layer.used:
+        for t in self.used:
             if not t.matmul:
                 continue
             local, group = local_tensor(self.x, t, self.layer), _group(t)
@@ -438,7 +443,7 @@ class _Walk:
                 name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept,
                 again=self._again(t), **sizes
             )  # fmt: skip
-        biased = any(t.component == "experts" and t.name.endswith("bias") for t in self.layer.used)
+        biased = any(t.component == "experts" and t.name.endswith("bias") for t in self.used)
         for m in made.values():
             yield m
             if m.split == "experts" and biased and self.training:  # grouped products do not add it
@@ -471,9 +476,9 @@ class _Walk:
         latent = self.layer.attention is not None and self.layer.attention.latent
         return ("mla_up_proj",) if latent and t.part in ("q_b", "kv_b") else ()
 
-    @property
+    @cached_property
     def _mixture(self) -> bool:
-        return any(t.component == "experts" for t in self.layer.used)
+        return any(t.component == "experts" for t in self.used)
 
     def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
         """What a matrix product keeps."""
@@ -607,7 +612,7 @@ class _Walk:
         """
         whole, tp = share(self.seq_len, self.x.cp), self.x.tp
         parts = ("in_proj", "x_proj") if self.layer.attention else ("in_proj", "x_proj", "q_b")
-        before = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.matmul and t.part in parts]
+        before = [local_tensor(self.x, t, self.layer) for t in self.used if t.matmul and t.part in parts]
         results = sum((t.numel // t.into for t in before), start=0)
         kept = self._keep("state", "results of the projections", results, whole)
         if linear.conv_channels and linear.kind != "mamba-2":
@@ -618,7 +623,7 @@ class _Walk:
         kept += self._keep("state", "output of the state", width, whole)
         if not self.layer.attention:  # else they are counted with it
             kept += self._keep("state", "input of the projections", self.spec.hidden, self.rows, operand=True)
-            closing = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.part == "o" and t.matmul]
+            closing = [local_tensor(self.x, t, self.layer) for t in self.used if t.part == "o" and t.matmul]
             for t in closing:
                 kept += self._keep("output projection", "input of the output projection", t.into, whole, operand=True)
         return kept
