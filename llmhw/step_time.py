@@ -632,10 +632,10 @@ class StepTimer:
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
                     sent += [(in_buckets(job, c), count) for c in flat_messages(job, x, elements, kind)]
-            if job.parallelism.pp > 1 and any_of(x.zero == 3):
-                for which, n in chunk.kinds.items():
-                    sent += [(c, n * count) for c in self._shard_messages([which])]
-                sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
+        if job.parallelism.pp > 1 and any_of(x.zero == 3):
+            for which, n in stage.kinds.items():
+                sent += [(c, n) for c in self._shard_messages([which])]
+            sent += [(c, 1) for c in self._shard_messages(stage.ends, "outside the blocks")]
         ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
         reduced = [(c, n) for c, n in sent if c.phase == "backward"]
         gathered = [(c, n) for c, n in sent if c.phase != "backward"]
