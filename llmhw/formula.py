@@ -502,14 +502,6 @@ class StageReport(Report):
         return Table(title, ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows(), aside=aside)
 
 
-def _times(times: Any, value: Any) -> Any:
-    """The product; of 1 and an array of many layouts the array itself."""
-    return value if type(times) in _PLAIN and times == 1 else times * value
-
-
-_PLAIN = (int, float)
-
-
 class Ledger:
     """Numbers by part, plain or arrays, and the formulas behind them if they are asked for.
 
@@ -530,30 +522,29 @@ class Ledger:
 
         because   a ledger with what the inputs themselves came from
         """
-        value = _times(times, function(**inputs))
-        self._more("" if self.detail == "totals" else part, value)
+        value, parts = times * function(**inputs), self.parts
+        key = "" if self.detail == "totals" else part
+        parts[key] = parts[key] + value if key in parts else value
         if self.detail == "terms":
             made = term(function, label, times, **inputs)
             below = tuple(t for terms in because.terms.values() for t in terms) if because else ()
             self.terms.setdefault(part, []).append(replace(made, because=below))
         return value
 
-    def _more(self, key: str, value: Any) -> None:
-        self.parts[key] = self.parts[key] + value if key in self.parts else value
-
     def put(self, part: str, terms: Iterable[Term], times: Any = 1) -> Ledger:
         """Add `times` x terms that are made already to a part."""
         for t in terms:
-            self._more(part, _times(times, t.value))
+            self.parts[part] = self.parts.get(part, 0.0) + times * t.value
             if self.detail == "terms":
                 self.terms.setdefault(part, []).append(t.scaled(times))
         return self
 
     def merge(self, other: Ledger, times: Any = 1, *, part: str | None = None) -> Ledger:
         """Add `times` x another ledger; `part`: all of it to that one."""
+        parts = self.parts
         for name, value in other.parts.items():
             key = part if part is not None and self.detail != "totals" else name
-            self._more(key, _times(times, value))
+            parts[key] = parts[key] + times * value if key in parts else times * value
         for name, terms in other.terms.items():
             self.terms.setdefault(part or name, []).extend(t.scaled(times) for t in terms)
         return self

@@ -453,8 +453,12 @@ def matmul_seconds(
     if units is None:
         cost = 2.0 * groups * maximum(m, _FEWEST_ROWS) * n * (k + fill)
     else:
-        shape: dict[str, Any] = {"m": m, "n": n, "k": k, "groups": groups, "fill": fill, "units": units}
-        cost = smallest([tiled_flops(**shape, tile_m=tm, tile_n=tn) / share for tm, tn, share in TILES])
+        cost = smallest(
+            [
+                tiled_flops(m=m, n=n, k=k, groups=groups, tile_m=tm, tile_n=tn, fill=fill, units=units) / share
+                for tm, tn, share in TILES
+            ]
+        )
     odd = ((k if a_row is None else a_row) % 8 != 0) | ((n if b_row is None else b_row) % 8 != 0)
     seconds = cost / flops_per_second / where(odd, unaligned, 1)
     if vector_flops_per_second is not None:
