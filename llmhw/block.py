@@ -8,7 +8,7 @@ of many layouts at once. Nothing here knows a device: `llmhw.rates` turns operat
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -412,7 +412,7 @@ class _Walk:
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
         gated = {_group(t) for t in self.used if t.matmul and t.part in ("gate", "gate_up")}
-        made: dict[str, Matmul] = {}
+        made: dict[str, dict[str, Any]] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
         beside: set[str] = set()  # products with an adapter
         for t in self.used:
@@ -423,9 +423,9 @@ class _Walk:
             if t.name.removesuffix(".weight") in self.adapted:
                 beside.add(name)
             if name in made:
-                made[name] = replace(made[name], n=made[name].n + local.out)
+                made[name]["n"] = made[name]["n"] + local.out
                 continue
-            first = all(m.part != t.component for m in made.values())
+            first = all(m["part"] != t.component for m in made.values())
             sizes: dict[str, Any] = {"m": self.own if t.split == "whole" else self.tokens}
             if len(t.shape) == 3:  # a block-diagonal matrix, whose blocks see all tokens
                 sizes["groups"] = local.shape[0]
@@ -439,12 +439,12 @@ class _Walk:
                 }
             kept = self._inputs(t, local, first)
             last |= {name: group} if t.part == "down" else {}
-            made[name] = Matmul(
-                name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept,
-                again=self._again(t), **sizes
-            )  # fmt: skip
+            made[name] = {
+                "name": name, "part": t.component, "n": local.out, "k": local.into, "split": t.split, "kept": kept,
+                "again": self._again(t), **sizes,
+            }  # fmt: skip
         biased = any(t.component == "experts" and t.name.endswith("bias") for t in self.used)
-        for m in made.values():
+        for m in (Matmul(**given) for given in made.values()):
             yield m
             if m.split == "experts" and biased and self.training:  # grouped products do not add it
                 yield Pass(name=f"bias of {m.name}", part="experts", rows=m.m * m.groups, width=m.n, ahead=2, behind=1)

@@ -409,7 +409,9 @@ def shard_tensor(tensor: Tensor, shards: Any, index: Any = 0) -> Tensor:
     if tensor.component == "experts" and len(tensor.shape) > 2:
         second = _cut(tensor.shape, 1, shards, index)
         shape = tuple(where(shards > tensor.shape[0], b, a) for a, b in zip(shape, second, strict=True))
-    return tensor.cut(shape, experts=maximum(1, shape[0]), used=1) if tensor.component == "experts" else tensor.cut(shape)
+    if tensor.component == "experts":
+        return tensor.cut(shape, experts=maximum(1, shape[0]), used=1)
+    return tensor.cut(shape)
 
 
 def is_split(zero: int, what: str) -> bool:

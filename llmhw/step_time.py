@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Op, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Core, Matmul, Op, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -384,7 +384,7 @@ class StepTimer:
         cores = [0.0, 0.0]
         named = frozenset(job.recompute_modules.split(",")) if job.by_module and not again else frozenset()
         for op in work.ops:
-            if named & set(op.again):
+            if named and named & set(op.again):
                 self._forward(op, once_more, nothing)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
@@ -392,11 +392,12 @@ class StepTimer:
                 self.passes(op, scores if op.name == "softmax" else light, behind)
             elif isinstance(op, (Core, State)):
                 cores = [a + b for a, b in zip(cores, self.mixing(op, core, behind), strict=True)]
-        gaps = {"kernels": work.kernels - len(work.matmuls), "gap": self.rates.gap_seconds}
+        matmuls, kernels = work.matmuls, work.kernels
+        gaps = {"kernels": kernels - len(matmuls), "gap": self.rates.gap_seconds}
         for ledger in (light, behind):
             ledger.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
         behind.merge(turned)
-        self._accumulate(layer, work, behind)
+        self._accumulate(layer, matmuls, behind)
         self._recompute(again, products, core, scores, light, behind)
         behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
@@ -407,10 +408,10 @@ class StepTimer:
                 self.moved(ledger, "input of a recomputed layer", size * self.recipe.compute, ledger.total)
         self._messages(layer, again, turned.total, cores, ahead, behind)
         # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
-        casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
-        each = sum(m.groups - 1 for m in work.matmuls if m.part == "experts") * _EXPERT_LAUNCH
-        launches = work.kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
-        sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
+        casts = 2 * len(matmuls) if BITS[self.compute] < 16 else 0
+        each = sum(m.groups - 1 for m in matmuls if m.part == "experts") * _EXPERT_LAUNCH
+        launches = kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
+        sync = c.sync if any(m.part == "experts" for m in matmuls) else 0.0
         for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
@@ -425,10 +426,10 @@ class StepTimer:
         elif isinstance(op, (Core, State)):
             self.mixing(op, ahead, nothing)
 
-    def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
+    def _accumulate(self, layer: Layer, matmuls: Iterable[Matmul], behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
         if any_of(self.c.accumulate):
-            moved = self.c.accumulate * sum(m.weights for m in work.matmuls if m.adapter or not self.job.frozen)
+            moved = self.c.accumulate * sum(m.weights for m in matmuls if m.adapter or not self.job.frozen)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
             kernels = {"kernels": 3 * len(layer.tensors), "gap": self.rates.gap_seconds}
