@@ -8,7 +8,7 @@ data, date and what they leave over, are in `catalog/calibration.json`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import exp, log
 from typing import Any, ClassVar, TypeVar
 
@@ -274,7 +274,7 @@ def training_constants(
 
 def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
     """Constants of these groups, the later over the earlier; `_share`: a factor on what is known by then."""
-    names, chosen, seen = kind.__dataclass_fields__, dict[str, Any](), dict[str, Any]()
+    names, chosen, seen = {f.name for f in fields(kind)}, dict[str, Any](), dict[str, Any]()
     for group in groups:
         seen |= group
         chosen |= {name: value for name, value in group.items() if name in names}
@@ -284,7 +284,7 @@ def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:
         for name, value in group.items():
             if name.endswith("_share"):
                 whole = name.removesuffix("_share")
-                chosen[whole] = chosen.get(whole, names[whole].default) * value
+                chosen[whole] = chosen.get(whole, kind.__dataclass_fields__[whole].default) * value
     return kind(**chosen)
 
 
