@@ -28,7 +28,7 @@ FOLDER = Path(llmhw.catalog.__file__).parent / "measurements"
 # Columns of facts by table, in the order in which they are written. What each means stands in the catalog's README.
 FACTS: dict[str, tuple[str, ...]] = {
     "training_throughput": tuple(
-        "not_predicted fitted cluster model config mtp device device_changes network adapter_gb_per_s ranks_per_device "
+        "not_predicted cluster model config mtp device device_changes network adapter_gb_per_s ranks_per_device "
         "gpus_per_node fsdp software compiled tp_overlap grad_overlap cuda_graph dispatcher a2a_overlap "
         "attention_kernel packed kernels recipe compute recompute_mode recompute_modules optimizer "
         "optimizer_in_backward offload interleaving cp_kind adapters_only rank targets base loss dropout "
@@ -488,7 +488,6 @@ def training_throughput(row: Row) -> Facts:
     return found | {
         "not_predicted": _reason_of_training(row),
         # judged before any constant may know them
-        "fitted": "false" if "DGX Cloud" in row["source"] else "",
         "cluster": cluster_of(row),
         "device": device,
         "device_changes": as_json(_changes(row)),

@@ -115,7 +115,7 @@ _RANGES = {
             between_meet sends""",
         _FACTOR: """scores reread overlap tiled uneven fill passes routed launches recurrence ramp cast accumulate
             contention jitter skew expand gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed
-            ep_exposed_share""",
+            ep_exposed_share routed_share""",
     }.items()
     for name in names.split()
 }

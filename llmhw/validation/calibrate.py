@@ -27,8 +27,8 @@ def fit(source: Source | None, kind: str, *, fresh: bool = False) -> dict[str, A
     Rows that are repeats, were not opened or cannot be read do not count. Intervals are not known: see `calibration`.
     Raises `LLMHWError` for a kind without constants.
 
-    >>> fit(None, "training-memory")["reserved_over_allocated"]
-    1.05
+    >>> 1 < fit(None, "training-memory")["reserved_over_allocated"] < 1.2
+    True
     """
     return _fit(kind, fresh, usable(source, kind))
 

@@ -178,9 +178,9 @@ def validate(
     `LLMHWError`. Rows that differ only in what was measured are predicted once. Interrupted (Ctrl-C), it returns what
     it has, with `complete=False` and where it was in `note`.
 
-    >>> found = validate(None, "training-memory")
-    >>> len(found.rows) + len(found.skipped)
-    190
+    >>> found = validate(None, "llama-cpp-memory")
+    >>> len(found.rows), len(found.skipped)
+    (231, 5)
     """
     chosen, table = open_table(source, kind)
     predict = Predictor(kind, None if calibration is None else _checked(kind, calibration))

@@ -277,7 +277,8 @@ def _by_flags(notes: Notes, unseen: dict[str, Any], meter: str) -> tuple[float, 
     here = numpy.array(notes.meters)[usable] == meter
     expected = (has[: len(usable)] @ variances) ** 0.5
     sizes = numpy.abs(unseen["source"][usable])
-    scale = _weighted_percentile(sizes[here] / expected[here], votes[usable][here], 80)
+    # between one vote each and one for what a source has of a device and model: both hold for some 80 %
+    scale = _weighted_percentile(sizes[here] / expected[here], votes[usable][here] ** 0.5, 80)
     of_all = has[: len(usable)][here].all(axis=0)
     width = float(scale * variances[of_all].sum() ** 0.5)
     more = {
