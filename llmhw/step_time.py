@@ -264,6 +264,7 @@ class StepTimer:
         self.recipe = precision_named(job.precision)
         self.eager = job.kernels == "torch" and job.trainer.elementwise == "eager"
         self.layers: dict[tuple[int, bool], _Clock] = {}
+        self.alike: dict[tuple[Any, ...], tuple[Any, _Clock]] = {}
         self.adapted, self.expanded = frozenset[str](), 0.0
         if job.frozen:
             added = lora_tensors(job.model, rank=job.rank, targets=job.targets)
@@ -285,7 +286,23 @@ class StepTimer:
     # operations
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
-        """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
+        """Forward, and backward: the gradients of inputs and of weights; returns the time forward.
+
+        Of products of one job that are alike, such as those of gate and up, the first is timed, unless each is to be
+        explained, or sizes are arrays.
+        """
+        if self.detail != "parts":
+            return self._products(m, fmt, ahead, behind)
+        key = (fmt, m.m, m.n, m.k, m.groups, m.split, m.adapter, m.part == "router")
+        if key not in self.alike:
+            own = _Clock(self.ledger(), self.ledger())
+            self.alike[key] = self._products(m, fmt, own.forward, own.backward), own
+        seconds, clock = self.alike[key]
+        ahead.merge(clock.forward)
+        behind.merge(clock.backward)
+        return seconds
+
+    def _products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
         fmt = self.half if m.part == "router" or m.adapter else fmt
         r, c, name = self.rates, self.c, "matrix products"
         given = r.product(fmt, m, a_bytes=OPERAND_BYTES[fmt], b_bytes=OPERAND_BYTES[fmt])
