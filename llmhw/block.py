@@ -8,7 +8,8 @@ of many layouts at once. Nothing here knows a device: `llmhw.rates` turns operat
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from llmhw.flops import (
@@ -348,7 +349,7 @@ def block(
     return Block((*walk.norms(), *walk.products(), *walk.mixing(), *walk.sums()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Walk:
     spec: ModelSpec
     layer: Layer
@@ -364,17 +365,21 @@ class _Walk:
     adapted: Collection[str]
     training: bool
 
-    @property
+    @cached_property
+    def used(self) -> tuple[Tensor, ...]:
+        return self.layer.used
+
+    @cached_property
     def tokens(self) -> Any:
         """Of the tensor-parallel group, for one micro-batch: what its matrix products see."""
         return share(self.x.micro_batch * self.seq_len, self.x.cp)
 
-    @property
+    @cached_property
     def own(self) -> Any:
         """Of this rank between them."""
         return share(self.tokens, self.x.spread)
 
-    @property
+    @cached_property
     def rows(self) -> Any:
         """Of this rank between them, of one sequence: what is kept there."""
         return share(share(self.seq_len, self.x.cp), self.x.spread)
@@ -382,7 +387,7 @@ class _Walk:
     def norms(self) -> Iterator[Op]:
         """OLMo's two norms have no weights, and are kernels that keep their input all the same."""
         a, found = self.layer.attention, False
-        for t in self.layer.used:
+        for t in self.used:
             if t.component != "norms" or not t.name.endswith("weight"):
                 continue
             rows, width = self.own, t.shape[0]
@@ -391,25 +396,26 @@ class _Walk:
                 width = width * maximum(1, (a.heads if t.part == "q_norm" else a.kv_heads) // self.x.tp)
             inside = t.part not in ("norm_in", "norm", "norm_out")  # what attention keeps is counted there
             found = found or not inside
-            again = () if inside else ("layernorm",)
-            yield replace(self._norm(t.module, rows, width, not inside), again=again)
+            yield self._norm(t.module, rows, width, not inside, () if inside else ("layernorm",))
         if not found:
             yield self._norm("first norm", self.own, self.spec.hidden, True)
             yield self._norm("second norm", self.own, self.spec.hidden, True)
 
-    def _norm(self, name: str, rows: Any, width: Any, keeps: bool) -> Op:
+    def _norm(self, name: str, rows: Any, width: Any, keeps: bool, again: tuple[str, ...] = ()) -> Op:
         kept = self._keep("norms", f"input of {name}", width, self.rows) if keeps else ()
         style = self.spec.family.style
         alone = _ALONE["rms"] if style is not None and style.norm.startswith("rms") else 1.0
-        return Pass(name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept, alone=alone)
+        return Pass(
+            name=name, part="norms", rows=rows, width=width, ahead=2, behind=3, kept=kept, again=again, alone=alone
+        )
 
     def products(self) -> Iterator[Op]:
         """Matrix products in the order of the tensors, each feed-forward part with its activation function."""
-        gated = {_group(t) for t in self.layer.used if t.matmul and t.part in ("gate", "gate_up")}
-        made: dict[str, Matmul] = {}
+        gated = {_group(t) for t in self.used if t.matmul and t.part in ("gate", "gate_up")}
+        made: dict[str, dict[str, Any]] = {}
         last: dict[str, str] = {}  # products that follow an activation function, with their feed-forward part
         beside: set[str] = set()  # products with an adapter
-        for t in self.layer.used:
+        for t in self.used:
             if not t.matmul:
                 continue
             local, group = local_tensor(self.x, t, self.layer), _group(t)
@@ -417,9 +423,9 @@ class _Walk:
             if t.name.removesuffix(".weight") in self.adapted:
                 beside.add(name)
             if name in made:
-                made[name] = replace(made[name], n=made[name].n + local.out)
+                made[name]["n"] = made[name]["n"] + local.out
                 continue
-            first = all(m.part != t.component for m in made.values())
+            first = all(m["part"] != t.component for m in made.values())
             sizes: dict[str, Any] = {"m": self.own if t.split == "whole" else self.tokens}
             if len(t.shape) == 3:  # a block-diagonal matrix, whose blocks see all tokens
                 sizes["groups"] = local.shape[0]
@@ -433,12 +439,12 @@ class _Walk:
                 }
             kept = self._inputs(t, local, first)
             last |= {name: group} if t.part == "down" else {}
-            made[name] = Matmul(
-                name=name, part=t.component, n=local.out, k=local.into, split=t.split, kept=kept,
-                again=self._again(t), **sizes
-            )  # fmt: skip
-        biased = any(t.component == "experts" and t.name.endswith("bias") for t in self.layer.used)
-        for m in made.values():
+            made[name] = {
+                "name": name, "part": t.component, "n": local.out, "k": local.into, "split": t.split, "kept": kept,
+                "again": self._again(t), **sizes,
+            }  # fmt: skip
+        biased = any(t.component == "experts" and t.name.endswith("bias") for t in self.used)
+        for m in (Matmul(**given) for given in made.values()):
             yield m
             if m.split == "experts" and biased and self.training:  # grouped products do not add it
                 yield Pass(name=f"bias of {m.name}", part="experts", rows=m.m * m.groups, width=m.n, ahead=2, behind=1)
@@ -450,8 +456,12 @@ class _Walk:
     def _adapter(self, m: Matmul) -> Iterator[Op]:
         """LoRA's two factors beside a product, what they give added to its result, and dropout before them (peft)."""
         name, r = f"adapter of {m.name}", self.rank
-        yield replace(m, name=f"{name}, down", n=r, adapter=True, kept=())
-        yield replace(m, name=f"{name}, up", k=r, adapter=True, kept=())
+        same: dict[str, Any] = {
+            "part": m.part, "m": m.m, "groups": m.groups, "split": m.split, "experts": m.experts, "used": m.used,
+            "again": m.again, "adapter": True,
+        }  # fmt: skip
+        yield Matmul(name=f"{name}, down", n=r, k=m.k, **same)
+        yield Matmul(name=f"{name}, up", n=m.n, k=r, **same)
         yield Pass(name=f"{name}, scaled and added", part=m.part, rows=m.m, width=m.n, ahead=5, behind=2, kernels=2)
         # on the way back its gradient is added to that of the input
         drop = 2.5 if self.dropout else 0
@@ -466,9 +476,9 @@ class _Walk:
         latent = self.layer.attention is not None and self.layer.attention.latent
         return ("mla_up_proj",) if latent and t.part in ("q_b", "kv_b") else ()
 
-    @property
+    @cached_property
     def _mixture(self) -> bool:
-        return any(t.component == "experts" for t in self.layer.used)
+        return any(t.component == "experts" for t in self.used)
 
     def _inputs(self, t: Tensor, local: Tensor, first: bool) -> tuple[Kept, ...]:
         """What a matrix product keeps."""
@@ -602,7 +612,7 @@ class _Walk:
         """
         whole, tp = share(self.seq_len, self.x.cp), self.x.tp
         parts = ("in_proj", "x_proj") if self.layer.attention else ("in_proj", "x_proj", "q_b")
-        before = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.matmul and t.part in parts]
+        before = [local_tensor(self.x, t, self.layer) for t in self.used if t.matmul and t.part in parts]
         results = sum((t.numel // t.into for t in before), start=0)
         kept = self._keep("state", "results of the projections", results, whole)
         if linear.conv_channels and linear.kind != "mamba-2":
@@ -613,7 +623,7 @@ class _Walk:
         kept += self._keep("state", "output of the state", width, whole)
         if not self.layer.attention:  # else they are counted with it
             kept += self._keep("state", "input of the projections", self.spec.hidden, self.rows, operand=True)
-            closing = [local_tensor(self.x, t, self.layer) for t in self.layer.used if t.part == "o" and t.matmul]
+            closing = [local_tensor(self.x, t, self.layer) for t in self.used if t.part == "o" and t.matmul]
             for t in closing:
                 kept += self._keep("output projection", "input of the output projection", t.into, whole, operand=True)
         return kept

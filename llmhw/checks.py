@@ -176,7 +176,8 @@ def _check_of_one(name: str, inside: str) -> Check | None:
         return check_callable
     if len(name) == 1:  # a type variable
         return None
-    return lambda argument, value: check_object(argument, value, name)
+    # most objects are of that very class
+    return lambda argument, value: value if type(value).__name__ == name else check_object(argument, value, name)
 
 
 def whole(least: int = 0, most: int = MOST_WHOLE) -> Check:
@@ -239,12 +240,12 @@ def _checked(bounds: Mapping[str, Check | None], function: F) -> F:
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     named: dict[str, Check] = {}
-    placed: list[tuple[str, Check | None]] = []
+    placed: list[tuple[int, str, Check]] = []
 
     def prepare() -> None:  # at the first call, so that an import does not wait for it
         annotations = {name: str(function.__annotations__[name]) for name in names if name in function.__annotations__}
         named.update(_checks(annotations, _lenient(function) | dict(bounds)))
-        placed.extend((name, named.get(name)) for name in names[: code.co_argcount])
+        placed.extend((i, name, named[name]) for i, name in enumerate(names[: code.co_argcount]) if name in named)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -252,8 +253,8 @@ def _checked(bounds: Mapping[str, Check | None], function: F) -> F:
             prepare()
         if args:
             values = list(args)
-            for i, (name, check) in enumerate(placed[: len(args)]):
-                if check:
+            for i, name, check in placed:
+                if i < len(args):
                     values[i] = check(name, values[i])
             args = tuple(values)
         for name in kwargs:

@@ -522,9 +522,9 @@ class Ledger:
 
         because   a ledger with what the inputs themselves came from
         """
-        value = times * function(**inputs)
+        value, parts = times * function(**inputs), self.parts
         key = "" if self.detail == "totals" else part
-        self.parts[key] = self.parts.get(key, 0.0) + value
+        parts[key] = parts[key] + value if key in parts else value
         if self.detail == "terms":
             made = term(function, label, times, **inputs)
             below = tuple(t for terms in because.terms.values() for t in terms) if because else ()
@@ -541,9 +541,10 @@ class Ledger:
 
     def merge(self, other: Ledger, times: Any = 1, *, part: str | None = None) -> Ledger:
         """Add `times` x another ledger; `part`: all of it to that one."""
+        parts = self.parts
         for name, value in other.parts.items():
             key = part if part is not None and self.detail != "totals" else name
-            self.parts[key] = self.parts.get(key, 0.0) + times * value
+            parts[key] = parts[key] + times * value if key in parts else times * value
         for name, terms in other.terms.items():
             self.terms.setdefault(part or name, []).extend(t.scaled(times) for t in terms)
         return self
@@ -558,7 +559,8 @@ class Ledger:
     @property
     def total(self) -> Any:
         """Sum of the parts."""
-        return sum(self.parts.values())
+        values = self.parts.values()
+        return sum(values) if len(values) != 1 else next(iter(values))
 
     def estimate(self, title: str, unit: str, order: Iterable[str]) -> Estimate:
         """The parts with their terms, in this order; equal terms are one."""

@@ -420,14 +420,20 @@ def sharded_messages(
 # -- activations ------------------------------------------------------------------------------
 
 
+def _alone(ranks: Any) -> bool:
+    """Whether a group is one rank, of all layouts: it sends nothing."""
+    return type(ranks) is int and ranks == 1
+
+
 @checked
 def layer_messages(job: TrainingJob, x: Layout, layer: Layer, *, again: bool = False) -> Iterator[Collective]:
     """What a rank sends in one layer for one micro-batch: tensor, context and expert parallel.
 
     again   the layer's forward pass is run a second time
     """
-    yield from _tensor_parallel(job, x, layer, again)
-    if layer.attention is not None:
+    if not _alone(x.tp):
+        yield from _tensor_parallel(job, x, layer, again)
+    if layer.attention is not None and not _alone(x.cp):
         yield from _context_parallel(job, x, layer.attention, again)
     stack = next((t for t in layer.tensors if t.component == "experts" and t.matmul), None)
     if stack is not None:
@@ -528,6 +534,8 @@ def _expert_parallel(job: TrainingJob, x: Layout, stack: Tensor, again: bool) ->
 @checked
 def end_messages(job: TrainingJob, x: Layout, *, first: bool, last: bool) -> Iterator[Collective]:
     """Tensor-parallel messages outside the layers, for one micro-batch: the embedding; the head and the loss."""
+    if _alone(x.tp):
+        return
     meet = _Meetings(job, x)
     if first:
         yield from meet.close("embedded tokens", "forward", 1)

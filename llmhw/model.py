@@ -104,6 +104,22 @@ class Tensor:
         """Number of elements."""
         return math.prod(self.shape)
 
+    def cut(self, shape: tuple[Any, ...], *, experts: Any = None, used: Any = None) -> Tensor:
+        """The same of other sizes, and of so many experts where that is given."""
+        # not replace(): every answer cuts a model's tensors
+        return Tensor(
+            self.name,
+            shape,
+            self.component,
+            self.matmul,
+            self.experts if experts is None else experts,
+            self.used if used is None else used,
+            self.part,
+            self.split,
+            self.swapped,
+            self.shared,
+        )
+
     @property
     def active(self) -> int:
         """Elements one token uses, in this layer or in one that borrows it."""

@@ -19,7 +19,7 @@ from llmhw.formula import formula
 from llmhw.hardware import Accelerator, Link
 from llmhw.model import ModelSpec
 from llmhw.trainers import Trainer
-from llmhw.units import ceil_div, check_choice, maximum, minimum, where
+from llmhw.units import ceil_div, check_choice, maximum, minimum, smallest, where
 
 
 @formula(source="the energy of an operation does not depend on the clock, to a first approximation", unit="fraction")
@@ -451,15 +451,16 @@ def matmul_seconds(
     1374
     """
     if units is None:
-        least = 2.0 * groups * maximum(m, _FEWEST_ROWS) * n * (k + fill)
+        cost = 2.0 * groups * maximum(m, _FEWEST_ROWS) * n * (k + fill)
     else:
-        shape: dict[str, Any] = {"m": m, "n": n, "k": k, "groups": groups, "fill": fill, "units": units}
-        costs = (tiled_flops(**shape, tile_m=tm, tile_n=tn) / share for tm, tn, share in TILES)
-        least = next(costs)
-        for cost in costs:
-            least = minimum(least, cost)
+        cost = smallest(
+            [
+                tiled_flops(m=m, n=n, k=k, groups=groups, tile_m=tm, tile_n=tn, fill=fill, units=units) / share
+                for tm, tn, share in TILES
+            ]
+        )
     odd = ((k if a_row is None else a_row) % 8 != 0) | ((n if b_row is None else b_row) % 8 != 0)
-    seconds = least / flops_per_second / where(odd, unaligned, 1)
+    seconds = cost / flops_per_second / where(odd, unaligned, 1)
     if vector_flops_per_second is not None:
         seconds = minimum(seconds, 2.0 * groups * m * n * k / vector_flops_per_second)
     moved = matmul_bytes(m=m, n=n, k=k, groups=groups, a_bytes=a_bytes, b_bytes=b_bytes, out_bytes=out_bytes)
@@ -580,8 +581,12 @@ class Rates:
 
     def product(self, fmt: str, op: Matmul, **sizes: Any) -> dict[str, Any]:
         """Inputs of `matmul_seconds` for a product of these sizes; others than the operation's may be given."""
-        given: dict[str, Any] = {"m": op.m, "n": op.n, "k": op.k, "groups": op.groups} | sizes
-        return given | {
+        return {
+            "m": op.m,
+            "n": op.n,
+            "k": op.k,
+            "groups": op.groups,
+            **sizes,
             "flops_per_second": self.flops_per_second[fmt]
             * (where(op.groups > 1, self.grouped, 1.0) if op.split == "experts" else 1.0),
             "vector_flops_per_second": self.vector_flops_per_second,

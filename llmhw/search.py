@@ -376,14 +376,13 @@ class _Grid:
 
     def valid(self, x: Layout, refused: Counter[str]) -> Any:
         """Which layouts keep all rules; the others are counted by the first that they break."""
-        total, kept = int(np.prod(self.shape)), np.ones([1] * len(self.shape), dtype=bool)
+        total, kept, part = int(np.prod(self.shape)), np.ones([1] * len(self.shape), dtype=bool), 1.0
         for rule in (_FILLED, *LAYOUT_RULES, *TENSOR_RULES, *BATCH_RULES, *JOB_RULES):
-            before = kept
             limits = (self.limits, self.devices) if rule is _FILLED else self.limits
             kept = kept & rule.holds(x, limits)
-            lost = before.mean() - kept.mean()
-            if lost:
-                refused[rule.name] += round(lost * total)
+            before, part = part, kept.mean()
+            if part < before:
+                refused[rule.name] += round((before - part) * total)
         return np.broadcast_to(kept, self.shape)
 
     def evaluate(self, shape: _Shape, x: Layout) -> tuple[Any, Any]:
@@ -413,7 +412,7 @@ class _Grid:
 
     def _at(self, memory: StepMemory, job: TrainingJob, x: Layout, mode: str) -> StepMemory:
         made = copy(memory)
-        made.job, made.x = replace(job, recompute=mode), x
+        made.job, made.x = job if mode == job.recompute else replace(job, recompute=mode), x
         return made
 
 

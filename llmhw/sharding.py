@@ -135,7 +135,7 @@ def _experts(tensor: Tensor, x: Layout | Parallelism, ep_rank: Any, expert_tp_ra
         shape = (*shape[:dim], 2 * half, *shape[dim + 1 :])
     elif dim:
         shape = _cut(shape, dim, x.expert_tp, expert_tp_rank)
-    return replace(tensor, shape=shape, experts=count, used=minimum(tensor.used, count))
+    return tensor.cut(shape, experts=count, used=minimum(tensor.used, count))
 
 
 @checked
@@ -160,9 +160,9 @@ def local_tensor(
     if tensor.split == "whole" or (type(layout.tp) is int and layout.tp == 1):
         return tensor
     if tensor.split == "column":
-        return replace(tensor, shape=_columns(layer, tensor, layout.tp, tp_rank))
+        return tensor.cut(_columns(layer, tensor, layout.tp, tp_rank))
     dim = 1 if tensor.split == "row" and not tensor.swapped else 0
-    return replace(tensor, shape=_cut(tensor.shape, dim, layout.tp, tp_rank))
+    return tensor.cut(_cut(tensor.shape, dim, layout.tp, tp_rank))
 
 
 def row_elements(tensor: Tensor) -> Any:
@@ -344,12 +344,17 @@ def outer_tensors(spec: ModelSpec, parallelism: Parallelism, pp_rank: int) -> tu
 
     The first stage holds the embeddings, the last the final norm and the head. Tied embeddings lie on both ends.
     """
-    first, last = pp_rank == 0, pp_rank == parallelism.pp - 1
+    before, behind = _outer(spec, parallelism.pp > 1)
+    return list(before) if pp_rank == 0 else [], list(behind) if pp_rank == parallelism.pp - 1 else []
+
+
+@lru_cache(maxsize=4096)
+def _outer(spec: ModelSpec, cut: bool) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     before = [t for t in spec.tensors if t.component == "embedding" or t.part == "embedding_norm"]
     behind = [t for t in spec.tensors if t not in before]
-    if spec.tied and parallelism.pp > 1:
+    if spec.tied and cut:
         behind += [t for t in before if t.part == "tokens"]
-    return before if first else [], behind if last else []
+    return tuple(before), tuple(behind)
 
 
 @checked
@@ -404,8 +409,9 @@ def shard_tensor(tensor: Tensor, shards: Any, index: Any = 0) -> Tensor:
     if tensor.component == "experts" and len(tensor.shape) > 2:
         second = _cut(tensor.shape, 1, shards, index)
         shape = tuple(where(shards > tensor.shape[0], b, a) for a, b in zip(shape, second, strict=True))
-    cut = replace(tensor, shape=shape)
-    return replace(cut, experts=maximum(1, cut.shape[0]), used=1) if tensor.component == "experts" else cut
+    if tensor.component == "experts":
+        return tensor.cut(shape, experts=maximum(1, shape[0]), used=1)
+    return tensor.cut(shape)
 
 
 def is_split(zero: int, what: str) -> bool:
@@ -542,10 +548,10 @@ class StageTensors:
     def _key(self, which: int | str) -> Any:
         return which if isinstance(which, int) else (which, self.pp > 1)
 
-    def outer(self, end: str) -> list[Tensor]:
+    def outer(self, end: str) -> tuple[Tensor, ...]:
         """Whole tensors outside the layers, on the first or the last stage."""
-        first, last = outer_tensors(self.spec, Parallelism(pp=self.pp), 0 if end == "first" else self.pp - 1)
-        return first if end == "first" else [*last, *(self.spec.mtp_tensors if self.mtp else ())]
+        first, last = _outer(self.spec, self.pp > 1)
+        return first if end == "first" else (*last, *(self.spec.mtp_tensors if self.mtp else ()))
 
     def of(self, which: int | str) -> list[Tensor]:
         """The rank's tensors of a kind of layer, or of an end."""

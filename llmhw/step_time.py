@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llmhw.block import VOCABULARY_MULTIPLE, Block, Core, Matmul, Op, Pass, State, block, first_block, last_block
+from llmhw.block import VOCABULARY_MULTIPLE, Core, Matmul, Op, Pass, State, block, first_block, last_block
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.formula import Estimate, Ledger, formula
@@ -264,6 +264,7 @@ class StepTimer:
         self.recipe = precision_named(job.precision)
         self.eager = job.kernels == "torch" and job.trainer.elementwise == "eager"
         self.layers: dict[tuple[int, bool], _Clock] = {}
+        self.alike: dict[tuple[Any, ...], tuple[Any, _Clock]] = {}
         self.adapted, self.expanded = frozenset[str](), 0.0
         if job.frozen:
             added = lora_tensors(job.model, rank=job.rank, targets=job.targets)
@@ -285,23 +286,37 @@ class StepTimer:
     # operations
 
     def products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
-        """Forward, and backward: the gradients of inputs and of weights; returns the time forward."""
+        """Forward, and backward: the gradients of inputs and of weights; returns the time forward.
+
+        Of products of one job that are alike, such as those of gate and up, the first is timed, unless each is to be
+        explained, or sizes are arrays.
+        """
+        if self.detail != "parts":
+            return self._products(m, fmt, ahead, behind)
+        key = (fmt, m.m, m.n, m.k, m.groups, m.split, m.adapter, m.part == "router")
+        if key not in self.alike:
+            own = _Clock(self.ledger(), self.ledger())
+            self.alike[key] = self._products(m, fmt, own.forward, own.backward), own
+        seconds, clock = self.alike[key]
+        ahead.merge(clock.forward)
+        behind.merge(clock.backward)
+        return seconds
+
+    def _products(self, m: Matmul, fmt: str, ahead: Ledger, behind: Ledger) -> Any:
         fmt = self.half if m.part == "router" or m.adapter else fmt
         r, c, name = self.rates, self.c, "matrix products"
-        size = OPERAND_BYTES[fmt]
-        sizes: dict[str, Any] = {"a_bytes": size, "b_bytes": size}
-        # rows are read along k, and the matrix, which lies as (n x k)
-        given = r.product(fmt, m, **sizes) | {"a_row": m.k, "b_row": m.k}
-        turned = r.product(fmt, m, n=m.k, k=m.n, **sizes)
+        given = r.product(fmt, m, a_bytes=OPERAND_BYTES[fmt], b_bytes=OPERAND_BYTES[fmt])
         if m.adapter:  # so thin that memory binds it, whatever its tiles
-            given["units"] = turned["units"] = None
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given)
+            given["units"] = None
+        # rows are read along k, and the matrix, which lies as (n x k)
+        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given, a_row=m.k, b_row=m.k)
+        turned = given | {"n": m.k, "k": m.n}
         behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
         if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
-            turned = r.product(fmt, m, m=m.n, n=m.k, k=rows, out_bytes=2.0 * self.recipe.gradients, **sizes)
-            turned |= {"a_row": m.n, "b_row": m.k} | ({"units": None} if m.adapter else {})
+            turned = given | {"m": m.n, "n": m.k, "k": rows, "out_bytes": 2.0 * self.recipe.gradients}
+            turned |= {"a_row": m.n, "b_row": m.k}
             behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
         if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
             moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
@@ -386,7 +401,7 @@ class StepTimer:
         cores = [0.0, 0.0]
         named = frozenset(job.recompute_modules.split(",")) if job.by_module and not again else frozenset()
         for op in work.ops:
-            if named & set(op.again):
+            if named and named & set(op.again):
                 self._forward(op, once_more, nothing)
             if isinstance(op, Matmul):
                 self.products(op, self.compute, products, turned)
@@ -394,11 +409,12 @@ class StepTimer:
                 self.passes(op, scores if op.name == "softmax" else light, behind)
             elif isinstance(op, (Core, State)):
                 cores = [a + b for a, b in zip(cores, self.mixing(op, core, behind), strict=True)]
-        gaps = {"kernels": work.kernels - len(work.matmuls), "gap": self.rates.gap_seconds}
+        matmuls, kernels = work.matmuls, work.kernels
+        gaps = {"kernels": kernels - len(matmuls), "gap": self.rates.gap_seconds}
         for ledger in (light, behind):
             ledger.add("elementwise", "gaps between kernels", gap_seconds, **gaps)
         behind.merge(turned)
-        self._accumulate(layer, work, behind)
+        self._accumulate(layer, matmuls, behind)
         self._recompute(again, products, core, scores, light, behind)
         behind.merge(once_more, part="recompute")
         ahead = self.ledger().merge(products).merge(core).merge(scores).merge(light)
@@ -409,10 +425,10 @@ class StepTimer:
                 self.moved(ledger, "input of a recomputed layer", size * self.recipe.compute, ledger.total)
         self._messages(layer, again, turned.total, cores, ahead, behind)
         # operands are scaled and rounded by kernels of their own, and their scales kept; experts multiplied one by one
-        casts = 2 * len(work.matmuls) if BITS[self.compute] < 16 else 0
-        each = sum(m.groups - 1 for m in work.matmuls if m.part == "experts") * _EXPERT_LAUNCH
-        launches = work.kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
-        sync = c.sync if any(m.part == "experts" for m in work.matmuls) else 0.0
+        casts = 2 * len(matmuls) if BITS[self.compute] < 16 else 0
+        each = sum(m.groups - 1 for m in matmuls if m.part == "experts") * _EXPERT_LAUNCH
+        launches = kernels + (c.launches - 1) * work.plain + casts + (each if job.kernels == "megatron" else 0)
+        sync = c.sync if any(m.part == "experts" for m in matmuls) else 0.0
         for ledger, launched in ((ahead, 1), (behind, 3 if again else 2)):
             given = {"kernels": launched * launches, "host_seconds": c.host, "sync_seconds": sync}
             ledger.add("waiting for the host", "launches", waiting_seconds, **given, busy_seconds=ledger.total)
@@ -427,10 +443,10 @@ class StepTimer:
         elif isinstance(op, (Core, State)):
             self.mixing(op, ahead, nothing)
 
-    def _accumulate(self, layer: Layer, work: Block, behind: Ledger) -> None:
+    def _accumulate(self, layer: Layer, matmuls: Iterable[Matmul], behind: Ledger) -> None:
         """Gradients added up by kernels of their own: for every tensor widened, added, cleared."""
         if any_of(self.c.accumulate):
-            moved = self.c.accumulate * sum(m.weights for m in work.matmuls if m.adapter or not self.job.frozen)
+            moved = self.c.accumulate * sum(m.weights for m in matmuls if m.adapter or not self.job.frozen)
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
             behind.add("elementwise", "gradients added up", stream_seconds, **given)
             kernels = {"kernels": 3 * len(layer.tensors), "gap": self.rates.gap_seconds}
@@ -634,10 +650,10 @@ class StepTimer:
                 tensors, elements = self.tensors.elements(chunk, bool(kind))
                 if tensors:
                     sent += [(in_buckets(job, c), count) for c in flat_messages(job, x, elements, kind)]
-            if job.parallelism.pp > 1 and any_of(x.zero == 3):
-                for which, n in chunk.kinds.items():
-                    sent += [(c, n * count) for c in self._shard_messages([which])]
-                sent += [(c, count) for c in self._shard_messages(chunk.ends, "outside the blocks")]
+        if job.parallelism.pp > 1 and any_of(x.zero == 3):
+            for which, n in stage.kinds.items():
+                sent += [(c, n) for c in self._shard_messages([which])]
+            sent += [(c, 1) for c in self._shard_messages(stage.ends, "outside the blocks")]
         ahead = job.trainer.gather_prefetch * where(x.zero == 3, 1, int(job.kernels == "megatron"))
         reduced = [(c, n) for c, n in sent if c.phase == "backward"]
         gathered = [(c, n) for c, n in sent if c.phase != "backward"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from numbers import Integral, Real
 from typing import Any
 
@@ -43,7 +44,8 @@ def maximum(a: Any, b: Any) -> Any:
     >>> maximum(2, 3)
     3
     """
-    if _is_array(a, b):
+    # most are plain; an answer asks this some hundred times
+    if not (type(a) in _PLAIN and type(b) in _PLAIN) and _is_array(a, b):
         return _numpy("maximum", a, b)
     return a if a >= b else b
 
@@ -54,9 +56,18 @@ def minimum(a: Any, b: Any) -> Any:
     >>> minimum(2, 3)
     2
     """
-    if _is_array(a, b):
+    if not (type(a) in _PLAIN and type(b) in _PLAIN) and _is_array(a, b):
         return _numpy("minimum", a, b)
     return a if a <= b else b
+
+
+def smallest(values: Sequence[Any]) -> Any:
+    """The smallest of several numbers, element by element for arrays.
+
+    >>> smallest([3, 1, 2])
+    1
+    """
+    return reduce(minimum, values) if _is_array(*values) else min(values)
 
 
 def exp(x: Any) -> Any:
