@@ -78,7 +78,7 @@ def read_measurements(name: str) -> list[dict[str, str]]:
     An empty cell was not stated by the source. A misspelt name raises `LLMHWError`.
 
     >>> len({row["source"] for row in read_measurements("training_memory")})
-    6
+    18
     """
     return _read("measurements", name, "measurements")
 

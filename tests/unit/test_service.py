@@ -237,7 +237,7 @@ def test_price() -> None:
     assert unpriced.dollars_per_million_tokens is None
     assert unpriced.no_price == "no on_demand price of RTX 3080 Ti is known: the catalog has none; give price="
     assert dict(unpriced.summary())["a million tokens"] == unpriced.no_price
-    with pytest.raises(llmhw.LLMHWError, match="calibration has no links, engines, so it is not one of serving time"):
+    with pytest.raises(llmhw.LLMHWError, match="calibration has no engines, so it is not one of serving time"):
         load("dense", calibration=read_calibration("training_time"))
     assert {row[-1] for row in unpriced.rows()} == {"-"}
 
