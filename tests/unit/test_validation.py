@@ -190,11 +190,11 @@ def test_constants_of_training_memory() -> None:
 
 
 def few_rows() -> list[dict[str, str]]:
-    """One row of each source, method and precision that are quick to predict."""
+    """One row of each program and method that are quick to predict."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for row in MEMORY:
         if row["n_layers"] and int(row["n_layers"]) <= 40:
-            found.setdefault((row["source"], row["method"], row["precision"], row["zero_stage"]), row)
+            found.setdefault((row["program"], row["method"]), row)
     return list(found.values())
 
 
