@@ -11,6 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,10 @@ def main() -> None:
     for (source, evidence, right), count in sorted(Counter((v.source, v.evidence, v.right) for v in checked).items()):
         print(f"  {source[:50]:<52} {evidence:<9} {'right' if right else 'wrong'} {count}")
     if "--write" in sys.argv:
-        text = json.loads(PATH.read_text())
-        text["training_memory"] |= {**constants, "residuals": residuals, "left_out": left_out}
-        PATH.write_text(json.dumps(text, indent=2) + "\n")
+        text = json.loads(PATH.read_text(encoding="utf-8"))
+        fresh = {"date": date.today().isoformat(), "residuals": residuals, "left_out": left_out}
+        text["training_memory"] |= {**constants, **fresh}
+        PATH.write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,6 @@ class Constants:
 class TrainingConstants(Constants):
     """Those of a training step.
 
-    pace                       time of all kernels over what the shares give: software of that time
     host                       seconds that the host takes to launch a kernel
     blocking                   seconds a kernel, where the host waits for each before it launches the next
     gather_exposed             share of the weight gathering of ZeRO-3 that nothing hides
@@ -90,7 +89,6 @@ class TrainingConstants(Constants):
     step                       seconds of a step outside forward and backward passes and the optimizer
     """
 
-    pace: float = 1.0
     host: float = 0.0
     blocking: float = 0.0
     gather_exposed: float = 0.0

@@ -309,20 +309,20 @@ class StepTimer:
         if m.adapter:  # so thin that memory binds it, whatever its tiles
             given["units"] = None
         # rows are read along k, and the matrix, which lies as (n x k)
-        seconds = ahead.add(name, m.name, matmul_seconds, c.pace, **given, a_row=m.k, b_row=m.k)
+        seconds = ahead.add(name, m.name, matmul_seconds, **given, a_row=m.k, b_row=m.k)
         turned = given | {"n": m.k, "k": m.n}
-        behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, c.pace, **turned)
+        behind.add(name, f"{m.name}, gradient of its input", matmul_seconds, **turned)
         if m.adapter or not self.job.frozen:
             # added to what is there, which is read first; rows are padded to what a matrix instruction takes (TE)
             rows = ROW_MULTIPLE[fmt] * ceil_div(m.m, ROW_MULTIPLE[fmt])
             turned = given | {"m": m.n, "n": m.k, "k": rows, "out_bytes": 2.0 * self.recipe.gradients}
             turned |= {"a_row": m.n, "b_row": m.k}
-            behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, c.pace, **turned)
+            behind.add(name, f"{m.name}, gradient of its weights", matmul_seconds, **turned)
         if self.expanded and m.split != "vocab" and m.part != "router" and not m.adapter:
             moved = m.weights * (self.expanded + OPERAND_BYTES[self.half])
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": r.bandwidth_bytes_per_second}
             for ledger in (ahead, behind):
-                more = ledger.add(name, f"weights of {m.name} expanded", stream_seconds, c.pace, **given)
+                more = ledger.add(name, f"weights of {m.name} expanded", stream_seconds, **given)
                 seconds = seconds + more if ledger is ahead else seconds
         if BITS[fmt] < 16:
             casts = [(ahead, m.groups * m.m * m.k), (behind, m.groups * m.m * m.n)]
@@ -331,19 +331,19 @@ class StepTimer:
             for ledger, elements in casts:
                 given = {"memory_bytes": elements * CAST_BYTES[fmt] * c.cast}
                 given["bandwidth_bytes_per_second"] = r.bandwidth_bytes_per_second
-                more = ledger.add(name, f"scaling and rounding for {m.name}", stream_seconds, c.pace, **given)
+                more = ledger.add(name, f"scaling and rounding for {m.name}", stream_seconds, **given)
                 seconds = seconds + more if ledger is ahead else seconds
         return seconds
 
     def mixing(self, op: Core | State, ahead: Ledger, behind: Ledger) -> Any:
         """Attention's core, fused or as two batched products, or linear attention's state; returns both times."""
-        r, pace, name = self.rates, self.c.pace, "attention"
+        r, name = self.rates, "attention"
         if isinstance(op, State):
             given = {"flops": op.flops + op.more, "flops_per_second": r.state_flops_per_second}
             return (
-                ahead.add(name, op.name, compute_seconds, pace, **given),
+                ahead.add(name, op.name, compute_seconds, **given),
                 # the states are computed once more
-                behind.add(name, op.name, compute_seconds, 3 * pace, **given),
+                behind.add(name, op.name, compute_seconds, 3, **given),
             )
         if self.job.attention == "eager" and op.v_head_dim:
             forward = backward = 0.0
@@ -353,14 +353,14 @@ class StepTimer:
                 ("weighted values", {"n": op.v_head_dim, "k": op.keys}),
             ):
                 given = r.product(self.half, _EMPTY, **shape, **sizes)
-                forward += ahead.add(name, what, matmul_seconds, pace, **given)
-                backward += behind.add(name, what, matmul_seconds, 2 * pace, **given)
+                forward += ahead.add(name, what, matmul_seconds, **given)
+                backward += behind.add(name, what, matmul_seconds, 2, **given)
             return forward, backward
         sides = ((ahead, False), (behind, True))
         made = []
         for ledger, back in sides:
             function, given = r.core(op, backward=back)
-            made.append(ledger.add(name, op.name, function, pace, **given))
+            made.append(ledger.add(name, op.name, function, **given))
         return tuple(made)
 
     def passes(self, op: Pass, ahead: Ledger, behind: Ledger) -> Any:
@@ -368,7 +368,7 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0) * c.pace
+            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0)
             made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 

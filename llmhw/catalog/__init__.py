@@ -110,7 +110,7 @@ _RANGES = {
     for bounds, names in {
         _SHARE: """matmul matmul8 matmul4 attention state bandwidth inside between unaligned cache weight_only running
             flash1 flash2 through_host attention_share matmul_share grouped""",
-        _POSITIVE: "per_joule per_unit pace attention8 level2 widen",
+        _POSITIVE: "per_joule per_unit attention8 level2 widen",
         _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
             between_meet sends""",
         _FACTOR: """scores reread overlap tiled uneven fill passes routed launches recurrence ramp cast accumulate

@@ -86,13 +86,22 @@ def test_readme_runs_as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_readme_states_the_error_of_published_memory() -> None:
-    from llmhw.validation import validate
+    from llmhw.catalog import read_calibration
+    from llmhw.validation import validate, verdicts
 
     found = validate(None, "training-memory")
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"over {len(found.groups)} configurations ({len(found.rows)} rows of" in text
     assert f"median error is {100 * found.median_abs_error:.1f} %" in text
     assert f"90th percentile {100 * found.p90_abs_error:.1f} %" in text
+    stated = {name: read_calibration("training_memory")["residuals"][name] for name in ("all", "something assumed")}
+    ends = ("median_abs_error", "p90_abs_error")
+    told = {name: [f"{100 * errors[end]:.1f} %" for end in ends] for name, errors in stated.items()}
+    assert f"({stated['all']['configurations']} configurations) it is {' and '.join(told['all'])}" in text
+    assert f"had to be assumed, {' and '.join(told['something assumed'])}" in text
+    judged = verdicts()
+    assert f"Of {len(judged)} published verdicts" in text
+    assert f"{sum(one.right for one in judged)} are right" in text
 
 
 def test_the_architecture_of_contributing_is_in_the_tree() -> None:

@@ -17,7 +17,7 @@ from llmhw.validation.regression import Priors, priors, robust_fit
 from llmhw.validation.table import Row
 from llmhw.validation.training_jobs import cluster_of, compute_format, described, trainer_of
 from llmhw.validation.training_throughput import job_of
-from tests.unit.stated import check_readme
+from tests.unit.stated import README, check_readme
 
 ROWS = read_measurements("training_throughput")
 ONE = next(row for row in ROWS if row["id"] == "TT0420")  # Llama 3 70B on 64 H100
@@ -62,8 +62,27 @@ def test_errors_are_those_that_the_calibration_states(found: Validation) -> None
 
 
 def test_readme_states_the_errors(found: Validation) -> None:
-    lines = {"dense": "training, dense models on A100 to GB300", "experts": "training, mixtures of experts"}
+    lines = {
+        "dense": "training, dense models on A100 to GB300",
+        "experts": "training, mixtures of experts",
+        "other": "training, AMD, TPU, Trainium, desktop cards",
+    }
     check_readme(found, "training_time", lines)
+    known, text = read_calibration("training_time"), README.read_text(encoding="utf-8")
+    assert f"{len(found.rows):,} of {len(ROWS) - len(found.repeats):,} rows of training are predicted" in text
+    left_out = known["left_out"]
+    told = {
+        "a source": left_out,
+        "a family of devices": left_out["family"],
+        "a trainer": left_out["trainer"],
+        "a kind of layout": left_out["layout"],
+        "a kind of model": left_out["model"],
+        "everything: priors alone": known["unfitted"],
+    }
+    for name, by_meter in told.items():
+        errors = [by_meter[meter] for meter in lines]
+        row = [f"{100 * e['median_abs_error']:.1f} %, {100 * e['p90_abs_error']:.0f} %" for e in errors]
+        assert f"| {name} | {' | '.join(row)} |" in text, name
 
 
 @pytest.mark.parametrize(
