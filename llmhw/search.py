@@ -344,7 +344,7 @@ class _Grid:
             schedule=shape.schedule if shape.pp > 1 else "1f1b",
             cp_kind=self.job.parallelism.cp_kind if number("cp") > 1 else "ring",
         )  # fmt: skip
-        return replace(
+        made = replace(
             self.job,
             cluster=self.clusters[at[0]],
             parallelism=layout,
@@ -352,6 +352,7 @@ class _Grid:
             global_batch=self.job.batch,
             recompute=self.space.recompute[int(at[1])],
         )
+        return made.effective()
 
     def structures(self, refused: Counter[str]) -> Iterator[_Shape]:
         """Every way to deal the layers out; embedding and head count as layers where that makes it even.
