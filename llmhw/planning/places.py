@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +12,6 @@ from llmhw.hardware import (
     Cluster,
     Instance,
     Price,
-    accelerator_of,
     accelerators,
     cluster_of,
     instance,
@@ -21,7 +19,8 @@ from llmhw.hardware import (
     prices,
     usual_network,
 )
-from llmhw.units import LLMHWError, check_count
+
+ANY = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Place:
     @property
     def dollars_per_hour(self) -> float | None:
         """Of all devices together."""
-        return self.price and self.price.dollars_per_device_hour * self.devices
+        return None if self.price is None else self.price.dollars_per_device_hour * self.devices
 
     def __str__(self) -> str:
         name = f"{self.devices:,} x {self.cluster.accelerator.name}"
@@ -141,7 +140,7 @@ def priced() -> list[Accelerator]:
     return [device for device in accelerators() if device.name in rented]
 
 
-def offers(device: Accelerator, run: RunOptions = RunOptions(), like: Cluster | None = None) -> tuple[list[Offer], str]:
+def offers(device: Accelerator, run: RunOptions = ANY, like: Cluster | None = None) -> tuple[list[Offer], str]:
     """Ways to have a device, without those that another beats in price and networks; and why there is no price.
 
     like   a cluster of one's own: its networks and nodes, in any number
@@ -174,23 +173,26 @@ def _speed(offer: Offer) -> float:
 
 def _covers(one: Offer, other: Offer) -> bool:
     """Whether an offer that costs no more is as good in all else: in any number that the other comes in, as fast."""
-    return other.step % one.step == 0 and one.most >= other.most and _speed(one) >= _speed(other) and (
-        one._per_node() >= other._per_node()
+    return (
+        other.step % one.step == 0
+        and one.most >= other.most
+        and _speed(one) >= _speed(other)
+        and (one._per_node() >= other._per_node())
     )
 
 
-def rented(name: str, run: RunOptions = RunOptions()) -> Offer:
+def rented(name: str, run: RunOptions = ANY) -> Offer:
     """The machine of that name, at its price."""
     found = instance(name, run.provider, run.region)
     if run.price is not None:
         paid, _ = price_of(found.accelerator, found.count, run.price, None, None, run.kind)
         return Offer(found.accelerator, paid, found)
-    own, unpaid = newest_prices(found.accelerator, run.provider, run.region, run.kind)
+    own, _ = newest_prices(found.accelerator, run.provider, run.region, run.kind)
     paid = next((p for p in own if (p.provider, p.instance) == (found.provider, found.name)), None)
     return Offer(found.accelerator, paid, found)
 
 
-def given(clusters: Any, run: RunOptions = RunOptions()) -> list[Place]:
+def given(clusters: Any, run: RunOptions = ANY) -> list[Place]:
     """Places of clusters, of names of devices, or of names with counts, as `llmhw.search` takes them."""
     single = isinstance(clusters, (str, Cluster, Accelerator))
     places = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,6 @@ from llmhw.planning.result import (
     Limits,
     Plan,
     Refusal,
-    contradiction,
     ranked,
     smallest_changes,
     undominated,
@@ -98,6 +97,7 @@ class Question:
         return asked if any(b.figure == "headroom" for b in asked) else (*asked, FITS)
 
 
+FREE = Limits()
 FITS = Bound("headroom", "headroom", 0.0, least=True)
 
 
@@ -294,8 +294,8 @@ def plan_training(
     job: TrainingJob | Sequence[TrainingJob],
     clusters: Any = None,
     *,
-    limits: Limits = Limits(),
-    run: RunOptions = RunOptions(),
+    limits: Limits = FREE,
+    run: RunOptions = places_of.ANY,
     tokens: float | None = None,
     best: int = 5,
     by: str = "cost",
@@ -323,7 +323,9 @@ def plan_training(
     """
     check_choice("by", by, BY)
     check_count("best", best, most=1000)
-    question, notes = settled(job, limits, run, tokens, by, space, tuning or _tunes(job), bool(counts) or bool(clusters))
+    question, notes = settled(
+        job, limits, run, tokens, by, space, tuning or _tunes(job), bool(counts) or bool(clusters)
+    )
     groups = candidates(question, clusters, counts, offers)
     made, complete = searched(question, groups, progress)
     return answered(question, made, best, notes, complete)
@@ -360,7 +362,7 @@ def settled(
 
 def candidates(
     question: Question, clusters: Any, counts: Sequence[int], offers: Iterable[Offer] | None
-) -> Iterator[list[Place]]:
+) -> list[list[Place]]:
     """Places to search, those of one kind together."""
     if clusters is not None:
         groups: dict[Any, list[Place]] = {}
@@ -428,7 +430,7 @@ def answered(question: Question, made: Sequence[Searched], best: int, notes: lis
 
 def _missed(choice: Choice, bounds: Sequence[Bound]) -> str:
     told = []
-    for bound, miss in choice.misses(bounds).items():
+    for bound in choice.misses(bounds):
         figure = choice.figures.get(bound.figure)
         told.append(f"{bound.figure} {figure or 'not known'} against {bound.limit:g}")
     return ", ".join(told)

@@ -409,7 +409,7 @@ def params(name: str) -> list[click.Parameter]:
 @st.composite
 def lines(draw: Any, name: str, wrong: bool = True, form: bool = True) -> Asked:
     """A line of a command, as often right as not."""
-    line = [name, *_base(draw, name), *_phrases(draw, name)]
+    line = [*name.split(), *_base(draw, name), *_phrases(draw, name)]
     files: dict[str, str] = {}
     if name == "validate":
         kind = draw(st.sampled_from(list(KINDS)))
