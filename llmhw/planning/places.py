@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from llmhw.checks import check_items
 from llmhw.cost import RunOptions, newest_prices, price_of
 from llmhw.hardware import (
     Accelerator,
@@ -196,7 +197,7 @@ def given(clusters: Any, run: RunOptions = ANY) -> list[Place]:
     """Places of clusters, of names of devices, or of names with counts, as `llmhw.search` takes them."""
     single = isinstance(clusters, (str, Cluster, Accelerator))
     places = []
-    for one in [clusters] if single else clusters:
+    for one in [clusters] if single else check_items("clusters", clusters, empty=False):
         c = cluster_of(one)
         if c.nodes > 1 and c.inter_link is None:
             c = Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, usual_network(c.accelerator))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from llmhw.checks import check_items
+from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import Default, RunOptions
 from llmhw.flops import training_flops
 from llmhw.hardware import Cluster, purchase_prices
@@ -321,33 +321,43 @@ def plan_training(
     progress   called with what is done and what there is to do
     space      axes of the layout that are fixed, or values to try, as in `llmhw.search`
     """
+    jobs = [job] if isinstance(job, TrainingJob) else check_items("job", job, empty=False)
+    for one in jobs:
+        check_object("job", one, "TrainingJob")
+    for number in counts:
+        check_count("counts", number, most=_MOST_DEVICES)
     check_choice("by", by, BY)
+    check_object("limits", limits, "Limits")
+    check_object("run", run, "RunOptions")
+    check_flag("tuning", tuning)
+    if tokens is not None:
+        check_number("tokens", tokens, least=1, most=1e18)
     check_count("best", best, most=1000)
-    question, notes = settled(
-        job, limits, run, tokens, by, space, tuning or _tunes(job), bool(counts) or bool(clusters)
-    )
+    tuning = tuning or any(one.frozen or one.method != "sft" for one in jobs)
+    fixed = bool(counts) or clusters is not None
+    question, notes = settled(jobs, limits, run, tokens, by, space, tuning, fixed)
     groups = candidates(question, clusters, counts, offers)
     made, complete = searched(question, groups, progress)
     return answered(question, made, best, notes, complete)
 
 
-def _tunes(job: Any) -> bool:
-    one = job if isinstance(job, TrainingJob) else next(iter(job))
-    return bool(one.frozen or one.method != "sft")
-
-
 def settled(
-    job: Any, limits: Limits, run: RunOptions, tokens: float | None, by: str, space: Any, tuning: bool, fixed: bool
+    ways: Sequence[TrainingJob],
+    limits: Limits,
+    run: RunOptions,
+    tokens: float | None,
+    by: str,
+    space: Any,
+    tuning: bool,
+    fixed: bool,
 ) -> tuple[Question, list[str]]:
     """The question with all that was left open, and what was assumed for that."""
-    ways = [job] if isinstance(job, TrainingJob) else check_items("job", job, empty=False)
     notes: list[str] = []
     first = ways[0]
     if tokens is None:
         usual = usual_tokens(replace(first, frozen=True) if tuning and not first.frozen else first)
         tokens = usual.value
         notes.append(f"assumed {usual}")
-    check_number("tokens", tokens, above=True, most=1e18)
     batch_given = first.global_batch is not None
     if not batch_given:
         usual = _TUNED if tuning else usual_batch(first)
