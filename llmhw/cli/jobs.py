@@ -158,6 +158,7 @@ MEMORY = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.memory(answer),
+    timed=lambda timeline, answer: timeline.memory(answer),
 )
 
 TRAIN = Command(
@@ -191,6 +192,7 @@ TRAIN = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.train(answer),
+    timed=lambda timeline, answer: timeline.train(answer),
 )
 
 
@@ -320,6 +322,7 @@ SERVE = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.serve(answer),
+    timed=lambda timeline, answer: timeline.serve(answer),
     curve=lambda found: found.records(),
 )
 
@@ -327,10 +330,19 @@ SERVE = Command(
 def _simulate(options: dict[str, Any]) -> Report:
     from llmhw.service import simulate_service
 
+    if str(options["trace"]).lower().endswith(".json"):
+        raise llmhw.LLMHWError(
+            f"trace={options['trace']!r} is no table of requests, FILE.csv, that are played; --timeline FILE.json "
+            "writes what the engine does"
+        )
     job = _serving_job(options)
     options["calibration"] = _constants(options["calibration"])
     if options["chunked_prefill"] is None:
         del options["chunked_prefill"]
+    if click.get_current_context().meta.get("timeline"):
+        from llmhw.timeline.serving import DRAWN
+
+        options["traced"] = DRAWN
     with Progress("requests") as step:
         return simulate_service(job, progress=step, **options)
 
@@ -394,6 +406,7 @@ SIMULATE = Command(
         "llmhw simulate llama-3-8b --gpu h100 --rate 2,8 --requests 200 --output-tokens exponential:200",
     ),
     draw=lambda plot, answer: plot.simulate(answer),
+    timed=lambda timeline, answer: timeline.simulate(answer),
     interrupted=lambda found: "" if found.result.complete else found.result.note,
 )
 
