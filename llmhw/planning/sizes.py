@@ -57,9 +57,8 @@ def market(provider: str, year: str = "", *, bought: Sequence[str] = (), years: 
     for price in sorted(listed, key=lambda p: p.date):
         newest[price.instance] = price
     machines = {m.name: m for m in instances() if m.provider == provider}
-    found = [
-        Offer(accelerator(p.accelerator), p, machines[p.instance]) for p in newest.values() if p.instance in machines
-    ]
+    known = [p for p in newest.values() if p.instance in machines]
+    found = [Offer(accelerator(p.accelerator), p, machines[p.instance]) for p in known]
     if not found:
         raise LLMHWError(f"year={year!r} has no prices of {provider}; the catalog has {', '.join(_years(provider))}")
     return found + [_bought(accelerator(name), years) for name in bought]
