@@ -915,7 +915,17 @@ class StepMemory:
             kind: [one.term(batch) for op in found.ops for one in op.kept if self.job.again & set(one.again)]
             for kind, found in kinds.items()
         }
-        return max(made.values(), key=lambda terms: float(sum(t.value for t in terms)), default=[])
+        found: list[Term] = []
+        most: Any = -1.0
+        for terms in made.values():
+            total = sum(t.value for t in terms)
+            if isinstance(total, (int, float)) and isinstance(most, float):
+                found, most = (terms, float(total)) if total > most else (found, most)
+            else:  # of many layouts: terms of the kind that holds less come to nothing
+                more = where(total > most, 1, 0)
+                found = [t.scaled(1 - more) for t in found] + [t.scaled(more) for t in terms]
+                most = maximum(most, total)
+        return found
 
     def temporaries(self, stage: Stage) -> list[Term]:
         """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
