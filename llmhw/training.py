@@ -905,7 +905,17 @@ class StepMemory:
             kind: [one.term(batch) for op in found.ops for one in op.kept if self.job.again & set(one.again)]
             for kind, found in kinds.items()
         }
-        return max(made.values(), key=lambda terms: float(sum(t.value for t in terms)), default=[])
+        found: list[Term] = []
+        most: Any = -1.0
+        for terms in made.values():
+            total = sum(t.value for t in terms)
+            if isinstance(total, (int, float)) and isinstance(most, float):
+                found, most = (terms, float(total)) if total > most else (found, most)
+            else:  # of many layouts: terms of the kind that holds less come to nothing
+                more = where(total > most, 1, 0)
+                found = [t.scaled(1 - more) for t in found] + [t.scaled(more) for t in terms]
+                most = maximum(most, total)
+        return found
 
     def temporaries(self, stage: Stage) -> list[Term]:
         """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
@@ -1673,6 +1683,13 @@ _COMPUTE_OPTIMAL = "20 for each parameter, as Hoffmann et al. 2022 (arXiv 2203.1
 _ADAPTED = Default("tokens", 1e8, "a fine-tuning set of 100,000 examples of 1,000 tokens; give tokens= of yours")
 
 
+def usual_tokens(job: TrainingJob) -> Default:
+    """Tokens of a run where nobody says how many."""
+    if job.frozen or job.method != "sft":
+        return _ADAPTED
+    return Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
+
+
 def _trained_sequences(job: TrainingJob) -> int:
     """Sequences of a step that pass through the model: of DPO's pairs both."""
     return job.batch * (job.sequences // job.micro_batch)
@@ -1733,11 +1750,7 @@ def train(
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
-    usual = (
-        _ADAPTED
-        if job.frozen or job.method != "sft"
-        else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
-    )
+    usual = usual_tokens(job)
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,

@@ -60,7 +60,7 @@ def default_seq_len(spec: llmhw.ModelSpec, tokens: int | None) -> int:
     return min(4096, spec.max_seq_len or 4096) if tokens is None else tokens
 
 
-def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
+def network_link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     """A link by its name, or by GB/s."""
     if text is None:
         return None
@@ -91,9 +91,9 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
 
     gpu = _device(options)
     gpus, per_node = (options.pop(name) for name in ("gpus", "devices_per_node"))
-    inside = _link("intra_link", options.pop("intra_link"), "scale-up")
+    inside = network_link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
-    between = usual_network(gpu) if text is None else _link("inter_link", text, "scale-out")
+    between = usual_network(gpu) if text is None else network_link("inter_link", text, "scale-out")
     made = llmhw.Cluster(gpu, gpus, per_node, intra_link=inside, inter_link=between)
     # among many combinations, some may well have nothing to send
     if not click.get_current_context().meta.get("many"):
