@@ -1126,7 +1126,7 @@ class StepMemory:
 
 
 @lru_cache(maxsize=256)
-def _tape_totals(spec: ModelSpec, what: Any, case: Any) -> dict[tuple[int, ...], float]:
+def _tape_totals(spec: Any, what: Any, case: Any) -> dict[tuple[int, ...], float]:
     """What `_by_tape` has found of a part of a model, by the numbers that it depends on."""
     return {}
 
