@@ -9,7 +9,19 @@ from typing import Any
 import click
 
 from llmhw.cli import output as out
-from llmhw.cli.options import ANSWER, DEVICE_FACTS, GROUPS, Model, Option, combinations, hub_option, meant, option
+from llmhw.cli.options import (
+    ANSWER,
+    DEVICE_FACTS,
+    GROUPS,
+    MONEY,
+    Model,
+    Option,
+    combinations,
+    currency_option,
+    hub_option,
+    meant,
+    option,
+)
 from llmhw.cli.terminal import Progress, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
@@ -86,7 +98,8 @@ class Command(click.Command):
         help: str = "",
     ) -> None:
         hub = [hub_option()] if any(isinstance(param, Model) for param in params) else []
-        every = [*params, *hub, *answer_options(explain=explain, plot=draw is not None)]
+        money = [currency_option()] if any(getattr(param, "group", "") == MONEY for param in params) else []
+        every = [*params, *money, *hub, *answer_options(explain=explain, plot=draw is not None)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.exit_code, self.curve, self.interrupted = code, curve, interrupted
@@ -286,7 +299,10 @@ def _one_provider(options: dict[str, Any]) -> str | None:
         devices = [accelerator_of(name) for name in options["gpu"]]
     except LLMHWError:
         return None  # the row of that name says so
-    return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"))
+    from llmhw.price_files import price_list
+
+    listed = price_list("prices", options.get("prices"))
+    return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"), listed)
 
 
 def _colored() -> bool:

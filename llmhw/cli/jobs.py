@@ -38,7 +38,7 @@ from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 
-_PRICE = ("price", "provider", "region", "kind")
+_PRICE = ("price", "provider", "region", "kind", "prices", "grid")
 
 
 def _calibration() -> Option:
