@@ -73,7 +73,7 @@ def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
 
 
-def _device(options: dict[str, Any]) -> llmhw.Accelerator:
+def device_of_options(options: dict[str, Any]) -> llmhw.Accelerator:
     """What `device_options` describe, taken out of the options."""
     from llmhw.hardware import given
 
@@ -89,7 +89,7 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
     """What `cluster_options` describe, taken out of the options."""
     from llmhw.hardware import usual_network
 
-    gpu = _device(options)
+    gpu = device_of_options(options)
     gpus, per_node = (options.pop(name) for name in ("gpus", "devices_per_node"))
     inside = _link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
@@ -202,7 +202,7 @@ def _fit(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     formats = options.pop("weights")
     options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
-    return llmhw.fit(spec, _device(options), formats=formats or None, **options)
+    return llmhw.fit(spec, device_of_options(options), formats=formats or None, **options)
 
 
 FIT = Command(
@@ -409,7 +409,7 @@ def _compare(options: dict[str, Any]) -> Report:
         options["gpu"] = logs.device_of(log)
     elif options["gpu"] is None:
         options["gpu"] = log.device or None
-    device = _device(options)
+    device = device_of_options(options)
     spec = options.pop("model")
     usual = {f.name: f.default for f in fields(ServingJob)}
     asked = {name: value for name, value in taken(ServingJob, options).items() if value != usual[name]}

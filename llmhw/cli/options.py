@@ -372,14 +372,14 @@ def field_option(f: Field[Any], group: str) -> Option:
     return Option(flags, type=_TYPES.get(f.name, _KIND.get(kind, kind)), **settings)
 
 
-_OF = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY}
+_OF: dict[type, str] = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY}
 
 
 def field_options(made: type, only: Iterable[str] | None = None) -> list[click.Parameter]:
     """The options of all fields of a dataclass, or of those named."""
     names = None if only is None else set(only)
     return [
-        field_option(f, _OF[made])
+        field_option(f, _OF.get(made, MONEY))
         for f in fields(made)
         if f.metadata and f.name not in NONE and (names is None or f.name in names)
     ]

@@ -383,6 +383,11 @@ class Listing(Report):
         return {"rows": list(self.plain_rows)}
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """How many of what."""
+    return f"{number} {one if number == 1 else many}"
+
+
 LISTED = Shown(rows=lambda listing: listing.plain_rows)
 
 

@@ -68,6 +68,10 @@ _RUN = [
     "--power-fraction 0.01|0.5|1",
     "--host-watts 0|100|1000",
     "--pue 1|1.2|3",
+    "--grid World|France|us-va|CHN",
+    "--hardware-share 0|0.5|1 --repair-hours 0|24|1e5",
+    "--currency EUR|cny|USD",
+    "--prices {prices}",
 ]
 _SERVING = [
     "--engine vllm|tensorrt-llm|sglang|transformers|litgpt",
@@ -98,6 +102,9 @@ _SERVE = [
     "--price 0.01|2.5|1000",
     "--provider AWS|Lambda|RunPod~Community",
     "--spot",
+    "--grid World|France|Virginia",
+    "--currency EUR|JPY",
+    "--prices {prices}",
     "--curve --csv",
 ]
 _SIMULATE = [

@@ -419,7 +419,7 @@ def test_it_explains_and_serializes() -> None:
     assert run.title == "15.6 T tokens on 16,384 x H100 SXM5 80GB"
     assert [len(row) for row in run.rows()] == [3] * 13
     assert "[Daly 2006" in run.explain("goodput")
-    assert len(run.explain().split("\n\n")) == len(run.terms) == 13
+    assert len(run.explain().split("\n\n")) == len(run.terms) == 17
     with pytest.raises(LLMHWError, match="name='godput' is not known; did you mean goodput"):
         run.explain("godput")
     plain = json.loads(json.dumps(run.to_dict(), allow_nan=False))
