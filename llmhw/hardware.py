@@ -151,6 +151,17 @@ class PriceList:
     rent: tuple[Price, ...] = ()
     purchase: tuple[PurchasePrice, ...] = ()
 
+    @property
+    def path(self) -> str:
+        """Where they were read from."""
+        return self.name
+
+    @property
+    def newest(self) -> str:
+        """Date of the newest rent, or of the newest offer to buy; "" without any."""
+        dates = [price.date for price in self.rent] or [price.date for price in self.purchase]
+        return max(dates, default="")
+
     def __str__(self) -> str:
         return self.name
 

@@ -8,6 +8,7 @@ discounts, no change of prices in later months.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import inf
@@ -22,12 +23,12 @@ from llmhw.cost import (
     Default,
     TrainingRun,
     device_power_watts,
-    newest_offers,
+    newest_prices,
     price_of,
     run_dollars,
 )
 from llmhw.formula import Estimate, Report, Table, explained, formula, term
-from llmhw.hardware import Cluster, Price, PurchasePrice, old_price, purchase_prices
+from llmhw.hardware import Cluster, Price, PurchasePrice, old_price, prices, purchase_prices
 from llmhw.job import asked, check_fields, documented, number
 from llmhw.price_files import price_list
 from llmhw.service import ServingEstimate, dollars_per_million_tokens
@@ -432,10 +433,10 @@ class Ownership(Report):
     def tables(self) -> list[Table]:
         found = [
             Table(self.title, ("quantity", "value", "range or origin"), self.summary(), prose=True, head=()),
-            Table("", ("owning", "dollars", "a month"), self.rows()),
+            Table("", ("owning", "in all", "a month"), self.rows()),
         ]
         if self.offers:
-            head = ("renting", "kind", "a device-hour", "dollars", "a month", "break-even")
+            head = ("renting", "kind", "a device-hour", "in all", "a month", "break-even")
             rows = [
                 (
                     _where(offer.price),
@@ -667,12 +668,14 @@ class _Owner:
 
 
 def _cheapest(cluster: Cluster, o: OwnershipOptions) -> list[Price]:
-    """Each provider's cheapest price of each kind, those that were asked for."""
+    """Each provider's cheapest of the newest prices of each kind, those that were asked for."""
+    device = cluster.accelerator
     found: dict[tuple[str, str], Price] = {}
-    for offer in sorted(newest_offers(cluster.accelerator, o.prices), key=lambda p: p.dollars_per_device_hour):
-        asked = ((o.provider, offer.provider), (o.region, offer.region))
-        if all(wanted is None or wanted.strip().casefold() == there.casefold() for wanted, there in asked):
-            found.setdefault((offer.provider, offer.kind), offer)
+    for kind in dict.fromkeys(price.kind for price in prices(device, listed=o.prices)):
+        with suppress(LLMHWError):  # none of this kind there
+            offers, _ = newest_prices(device, o.provider, o.region, kind, o.prices)
+            for offer in sorted(offers, key=lambda price: price.dollars_per_device_hour):
+                found.setdefault((offer.provider, kind), offer)
     return list(found.values())
 
 

@@ -1,8 +1,8 @@
 """Figures of answers and of the book, legible in light and in dark pages. Needs matplotlib (extra `plot`).
 
-`memory`, `train`, `serve`, `simulate`, `cost` and `validate` draw what the commands of these names answer. Every function
-returns a matplotlib Figure; notebooks show it with `plt.show()`, and `write` puts it into a file. `style` sets how all
-of them look. Axes are as wide as what they hold: bars, lines of capacities and limits, and the labels of these.
+`memory`, `train`, `serve`, `simulate`, `cost` and `validate` draw what the commands of these names answer. Every
+function returns a matplotlib Figure; notebooks show it with `plt.show()`, and `write` puts it into a file. `style` sets
+how all of them look. Axes are as wide as what they hold: bars, lines of capacities and limits, and the labels of these.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from llmhw.cli.output import LISTED, Listing, Shown, counted
 from llmhw.formula import Report
 from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices
 from llmhw.ownership import OwnershipOptions, rent_or_buy
-from llmhw.price_files import price_list
 from llmhw.units import LLMHWError, format_quantity
 
 # -- the list ---------------------------------------------------------------------------------
@@ -35,12 +34,11 @@ REFRESH = "refresh"
 def _prices(options: dict[str, Any]) -> Listing:
     """Rent and purchase in one table; of each machine, region and kind the newest."""
     pattern, kind = options["pattern"].lower(), options["kind"]
-    notes = []
+    listed: PriceList | None = options["prices"]
+    notes: list[str] = []
     if pattern == REFRESH:
-        listed, told = _refreshed(options)
-        notes, pattern = told, ""
-    else:
-        listed = price_list("prices", options["prices"])
+        listed, notes = _refreshed(options)
+        pattern = ""
     found: dict[tuple[str, ...], Any] = {}
     if kind != "purchase":
         for p in prices(provider=options["provider"], region=options["region"], kind=kind, listed=listed):
@@ -82,7 +80,7 @@ def _refreshed(options: dict[str, Any]) -> tuple[PriceList, list[str]]:
     from llmhw.price_files import refreshed
 
     if options["prices"]:
-        raise LLMHWError(f"prices={options['prices']!r} has no effect on `llmhw prices {REFRESH}`; leave it out")
+        raise LLMHWError(f"prices={options['prices'].name!r} has no effect on `llmhw prices {REFRESH}`; leave it out")
     listed, unknown, silent = refreshed(date.today())
     notes = [f"of gpuhunt, {len(listed.rent):,} offers; --output FILE.csv keeps them for --prices FILE.csv"]
     if unknown:

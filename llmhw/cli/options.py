@@ -16,6 +16,7 @@ import llmhw
 from llmhw.cost import RunOptions
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.planning.result import Limits
 from llmhw.units import PRINTED_CURRENCY, LLMHWError, parse_count
 
 # -- kinds of values --------------------------------------------------------------------------
@@ -67,6 +68,20 @@ class Choices(Names):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "NAME" if self.listed() else f"[{'|'.join(self.names())}]"
+
+
+class PriceFile(click.ParamType[Any]):
+    """A CSV file with prices, read once for all combinations."""
+
+    name = "FILE.csv"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from llmhw.price_files import price_list
+
+        return price_list("prices", value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Whole(click.ParamType[int]):
@@ -322,7 +337,7 @@ NONE = ("dp",)
 
 def named(name: str) -> list[str]:
     """The flags of an option: its short one, if it has any, and the long one."""
-    flag = "--" + name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
+    flag = "--" + name.removesuffix("_seconds").removesuffix("_days").removesuffix("_device_hours").replace("_", "-")
     return [*([_SHORT[name]] if name in _SHORT else []), flag, *_ALSO.get(name, "").split(), name]
 
 
@@ -339,6 +354,7 @@ _OWN: dict[str, Callable[[], Option]] = {
     "prices": lambda: option(
         "--prices",
         many=False,
+        type=PriceFile(),
         metavar="FILE.csv",
         group=MONEY,
         help="Prices of your own, instead of the catalog's; columns as `llmhw prices --csv` has them.",
@@ -372,10 +388,16 @@ def field_option(f: Field[Any], group: str) -> Option:
     return Option(flags, type=_TYPES.get(f.name, _KIND.get(kind, kind)), **settings)
 
 
-_OF: dict[type, str] = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY}
+_OF: dict[type, str] = {
+    Parallelism: LAYOUT,
+    TrainingJob: STEP,
+    ServingJob: ENGINE,
+    RunOptions: MONEY,
+    Limits: LOAD,
+}
 
 
-def field_options(made: type, only: Iterable[str] | None = None) -> list[click.Parameter]:
+def field_options(made: type, only: Iterable[str] | None = None) -> list[Option]:
     """The options of all fields of a dataclass, or of those named."""
     names = None if only is None else set(only)
     return [
