@@ -700,7 +700,13 @@ def rent_or_buy(cluster: Cluster, options: OwnershipOptions = OwnershipOptions()
     o = replace(options, **changes)
     owner = _Owner(cluster, o)
     chosen, unknown = price_of(
-        cluster.accelerator, cluster.devices, o.price, o.provider, o.region, "on_demand", None if o.price else o.prices
+        cluster.accelerator,
+        cluster.devices,
+        o.price,
+        o.provider,
+        o.region,
+        "on_demand",
+        None if o.price is not None else o.prices,
     )
     offers = [owner.offer(price) for price in ([chosen] if o.price is not None and chosen else _cheapest(cluster, o))]
     asked = None if chosen is None else owner.offer(chosen)
@@ -763,6 +769,7 @@ class Paid:
     rented: float | None
 
 
+@checked(run=None)
 def per_run(owned: Ownership, run: TrainingEstimate | TrainingRun | float) -> Paid:
     """What a training run or a fine-tune costs.
 
@@ -780,6 +787,7 @@ def per_run(owned: Ownership, run: TrainingEstimate | TrainingRun | float) -> Pa
     return Paid(own or 0.0, rent)
 
 
+@checked(service=None)
 def per_million_tokens(owned: Ownership, service: ServingEstimate | float) -> Paid:
     """What a million output tokens cost while the machines are at work.
 
@@ -797,6 +805,7 @@ def per_million_tokens(owned: Ownership, service: ServingEstimate | float) -> Pa
     return Paid(own or 0.0, rent)
 
 
+@checked(users=None)
 def per_user_month(owned: Ownership, users: ServingEstimate | float) -> Paid:
     """What a user costs in a month.
 
