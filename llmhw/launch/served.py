@@ -248,7 +248,7 @@ _LLAMACPP: dict[str, tuple[str, Kind | None]] = {
     **dict.fromkeys(("-ts", "--tensor-split"), ("tensor_split", str)),
     "--lora": ("adapters", str),
     **dict.fromkeys(("-md", "--model-draft", "-hfd", "-hfrd", "--hf-repo-draft"), ("spec_model", str)),
-    **dict.fromkeys(("--draft", "--draft-n", "--draft-max"), ("draft_tokens", int)),
+    **dict.fromkeys(("--spec-draft-n-max", "--draft", "--draft-n", "--draft-max"), ("draft_tokens", int)),
 }
 # Arguments that are no part of a job and are worth no word.
 _SILENT = frozenset(
@@ -315,7 +315,7 @@ _QUANTIZATION = {
     "w8a8_int8": "int8",
 }
 _CACHES = {"float16": "fp16", "bfloat16": "bf16", "bf16": "bf16", "f16": "fp16", "f32": "fp32", "int8": "int8"}
-_HEADS = {"draft_model": "", "STANDALONE": "", "DraftTarget": "", "NEXTN": "mtp"}
+_HEADS = {"draft_model": "", "STANDALONE": "", "Draft_Target": "", "NEXTN": "mtp"}
 
 
 def _spec(name: str | None) -> ModelSpec | None:
@@ -525,7 +525,7 @@ def _llm_api(data: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"lora": True, "lora_adapters": lora.get("max_loras", 1), "lora_rank": lora.get("max_lora_rank", 16)}
         found["modules"] = list(LORA_MODULES.get(modules.get(targets[0], ""), ()))
     if drafts:
-        found["spec_method"] = str(drafts.get("decoding_type", ""))
+        found["spec_method"] = {"Eagle": "eagle3"}.get(kind := str(drafts.get("decoding_type", "")), kind)
         found["spec_model"] = drafts.get("speculative_model") or drafts.get("speculative_model_dir") or ""
         found["draft_tokens"] = drafts.get("num_nextn_predict_layers") or drafts.get("max_draft_len")
     return found

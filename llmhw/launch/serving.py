@@ -515,7 +515,9 @@ def trtllm_options(asked: Asked, at: Served) -> list[str]:
             lines.append(f"  lora_target_modules: [{modules[job.lora_targets]}]")
     method, draft = _drafts(asked)
     if method:
-        kinds = {"eagle": "Eagle", "eagle3": "Eagle3", "mtp": "MTP", "model": "DraftTarget"}
+        kinds = {"eagle3": "Eagle", "mtp": "MTP", "model": "Draft_Target"}  # its Eagle is EAGLE-3 under PyTorch
+        if method not in kinds:
+            raise cannot_say("trtllm-serve", f"draft={asked.draft!r}")
         lines += ["speculative_config:", f"  decoding_type: {kinds[method]}"]
         lines.append(f"  {'num_nextn_predict_layers' if method == 'mtp' else 'max_draft_len'}: {asked.draft_tokens}")
         lines += [f"  speculative_model: {draft}"] if draft else []
@@ -620,7 +622,10 @@ def _llamacpp_drafts(asked: Asked) -> Rows:
         return []
     if method != "model":
         raise cannot_say("llama.cpp", f"draft={asked.draft!r}")
-    return [("--hf-repo-draft", draft, "drafts"), ("--draft-max", str(asked.draft_tokens), "tokens before each pass")]
+    return [
+        ("--hf-repo-draft", draft, "drafts"),
+        ("--spec-draft-n-max", str(asked.draft_tokens), "tokens before each pass"),
+    ]
 
 
 # -- Ollama -----------------------------------------------------------------------------------
