@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
@@ -413,13 +413,15 @@ def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
     return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
 
 
+def stage_weights(job: ServingJob, stage: int, fmt: str) -> Estimate:
+    """The weights of one rank of a stage in a format, which may be another than the job's."""
+    if job.software.rows_in_host:
+        return weights(job.model, fmt, tensors=stage_tensors(job, stage))
+    return _weights(job.model, fmt, job.parallelism, stage, job.software.expert_tiles)
+
+
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
-    spec = job.model
-    held = (
-        weights(spec, job.weights, tensors=stage_tensors(job, stage))
-        if job.software.rows_in_host
-        else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
-    )
+    spec, held = job.model, stage_weights(job, stage, job.weights)
     parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
@@ -494,6 +496,15 @@ class ServingMemory(StageReport):
 
     def _budget(self, held: float) -> Term:
         """The same, of a device that holds so much beside the cache."""
+        function, sizes = self._taken(held)
+        return term(function, "what the engine may take", **sizes)
+
+    def room_beside(self, held: Any) -> Any:
+        """What is left for the cache on a device that holds so much beside it: a number or an array."""
+        function, sizes = self._taken(held)
+        return function(**sizes) - held
+
+    def _taken(self, held: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
         job, share_of = self.job, self.job.software.share_of
         visible = self.visible_bytes
         sizes: dict[str, Any] = {"memory": self.capacity_bytes, "driver": self._driver, "utilization": job.utilization}
@@ -505,8 +516,8 @@ class ServingMemory(StageReport):
             sizes["driver"] += memory_constant("beside_bytes", self.calibration)
             sizes["driver"] += _communication(job, self.calibration)
         if share_of == "rest":
-            return term(rest_budget_bytes, "what the engine may take", held=held, **sizes)
-        return term(engine_budget_bytes, "what the engine may take", **sizes)
+            return rest_budget_bytes, sizes | {"held": held}
+        return engine_budget_bytes, sizes
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:
