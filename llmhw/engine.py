@@ -622,7 +622,7 @@ class Engine:
         sizes = {"wire_bytes": wire, "latency_seconds": latency}
         ledger.add(name, label, message_seconds, times, **sizes, **given)
 
-    def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: bool) -> None:
+    def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: Any) -> None:
         """All-to-alls of a layer of experts: every rank's tokens to the ranks of their experts, and back in 16 bit.
 
         A token goes to a rank once, however many of its experts are there. While tokens are decoded each copy is sent
@@ -638,7 +638,7 @@ class Engine:
         given = {
             "ranks": ranks,
             "local_ranks": minimum(ranks, f.node),
-            "copies": reached if prompts else 1,
+            "copies": where(prompts, reached, 1),
             "inside_bytes_per_second": inside,
             "between_bytes_per_second": between,
             "inside_latency": c.meet / 2,  # `meet` is that of two exchanges

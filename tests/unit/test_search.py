@@ -47,6 +47,7 @@ CASES = [
     ("mixtral-8x7b", {"expert_imbalance": 1.3}),
     ("mixtral-8x7b", {"kernels": "torch", "precision": "fp32-bf16"}),
     ("deepseek-v3", {}),
+    ("deepseek-v3", {"recompute_modules": "layernorm mla_up_proj moe_act"}),
     ("qwen3-30b-a3b", {"optimizer": "adamw-bf16"}),
     ("qwen3-30b-a3b", {"kernels": "torch"}),
     ("gemma-3-27b", {"kernels": "torch"}),
@@ -199,6 +200,27 @@ def test_what_was_refused_adds_up() -> None:
     assert f"{found.refused['memory']:,} refused: memory" in str(found)
 
 
+def test_layers_that_nothing_divides_are_dealt_unevenly() -> None:
+    """61 layers, 63 with embedding and head: DeepSeek-V3 ran on 16 stages."""
+    found = search(job("deepseek-v3", 256), pp=(16, 32, 64), vpp=(1, 2), tp=8, ep=(2, 4, 8), best=500)
+    assert {one.job.parallelism.pp for one in found.best} == {16, 32}
+    assert all(one.job.parallelism.uneven for one in found.best)
+    even = search(job("deepseek-v3", 256), pp=16, tp=8, ep=8, uneven=False)
+    assert not even.tried
+
+
+def test_how_many_are_faster_than_one() -> None:
+    asked = job("llama-3-8b", 8)
+    every = search(asked, best=10_000)
+    seconds = [one.seconds for one in every.best]
+    assert len(seconds) == every.fitting
+    assert every.faster is None
+    for place in (0, 7, 100):
+        faster = search(asked, than=seconds[place]).faster
+        assert faster == sum(one < seconds[place] for one in seconds)
+    assert search(asked, than=seconds[7]).to_dict()["faster"] <= 7
+
+
 def test_axes_that_are_held() -> None:
     found = search(job("llama-3-8b", 64), tp=8, pp=(1, 2), sharding=((1, 1),), recompute="full", best=50)
     assert {one.job.parallelism.tp for one in found.best} == {8}
@@ -249,6 +271,7 @@ def test_readme_shows_what_search_says(capsys: pytest.CaptureFixture[str]) -> No
         ({"clusters": []}, r"clusters=\[\] is empty"),
         ({"recompute": "fill"}, "recompute='fill' is not known"),
         ({"best": 0}, "best=0 must be a whole number of at least 1"),
+        ({"than": 0}, "than=0 must be a number above 0"),
         ({"schedule": "2f2b"}, "schedule='2f2b' is not known"),
         ({"tp": (0, 2)}, "tp=0 must be a whole number of at least 1"),
         ({"sharding": ((4, 1),)}, "zero=4 is not a stage"),
