@@ -214,11 +214,11 @@ def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: 
     """
     held = _tensors(spec, layout, stage)
     if any(found.name == "mxfp4" for found in formats_in(spec, fmt)):
-        held = [(_filled(t, *tiles), n) for t, n in held]
+        held = [(filled(t, *tiles), n) for t, n in held]
     return weights(spec, fmt, tensors=held)
 
 
-def _filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
+def filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
     """A stack of experts with its sizes filled up to multiples of these; other tensors as they are."""
     if tensor.component != "experts" or not tensor.matmul or len(tensor.shape) != 3:
         return tensor
@@ -413,17 +413,24 @@ def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
     return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
 
 
-def stage_weights(job: ServingJob, stage: int, fmt: str) -> Estimate:
-    """The weights of one rank of a stage in a format, which may be another than the job's."""
+def stage_weights(job: ServingJob, stage: int) -> Estimate:
+    """The weights of one rank of a stage."""
     if job.software.rows_in_host:
-        return weights(job.model, fmt, tensors=stage_tensors(job, stage))
-    return _weights(job.model, fmt, job.parallelism, stage, job.software.expert_tiles)
+        return weights(job.model, job.weights, tensors=stage_tensors(job, stage))
+    return _weights(job.model, job.weights, job.parallelism, stage, job.software.expert_tiles)
 
 
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
-    spec, held = job.model, stage_weights(job, stage, job.weights)
-    parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
-    parts += _towers(job) if stage == 0 else []
+    held = stage_weights(job, stage)
+    own = Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))
+    parts = (own, *parts_beside(job, stage, calibration))
+    return Estimate(f"stage {stage} of {job.model.name}", "bytes", parts)
+
+
+def parts_beside(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None = None) -> list[Part]:
+    """What a device of a stage holds beside weights and cache; no format of either changes it."""
+    spec = job.model
+    parts = _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank, targets=job.lora_targets), 2, tp=job.tp)
@@ -437,7 +444,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
     if engine.graphs in ("inside", "extrapolated"):
         parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
-    return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
+    return parts
 
 
 def _beside(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
