@@ -556,7 +556,9 @@ def _picked(
     seen = set()
     for name in dict.fromkeys([question.figure, question.price_figure, "devices"]):
         value = -figures[name] if name == "tokens_per_second" else figures[name]
-        order = np.where(among, value + 1e-9 * figures["tpot"], inf)
+        near = among & (value <= np.where(among, value, inf).min() + 0.03 * abs(np.where(among, value, inf).min()))
+        # of what is within 3 % the smallest instance: more stages need more users at once to be as even as is assumed
+        order = np.where(near, sizes + (value - value[near].min()) / (1e-9 + 0.05 * abs(value[near].min())), inf)
         at = tuple(map(int, np.unravel_index(int(order.argmin()), order.shape)))
         if at not in seen:
             seen.add(at)
