@@ -880,7 +880,7 @@ def _tally_serving(
 
 def _found_serving(grid: ServingGrid, made: dict[str, Any], places: list[Any], flat: int) -> Found:
     """The layout and formats at one place of the flat arrays."""
-    at = np.unravel_index(int(flat), grid.shape)
+    at = tuple(map(int, np.unravel_index(int(flat), grid.shape)))
     numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
     paid = 1e6 * places[at[0]][1] * numbers["seconds"] / 3600
     dollars = paid if paid < np.inf else None

@@ -1199,7 +1199,8 @@ def serve(
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind, prices)
     return ServingEstimate(
         job, prompt, answer, held, point, curve, paid, saturated, slo,
-        time_interval(job, point.concurrency, known), wanted, unpaid, said, best, service, grid_of(grid) if grid is not None else None,
+        time_interval(job, point.concurrency, known), wanted, unpaid, said, best, service,
+        grid_of(grid) if grid is not None else None,
     )  # fmt: skip
 
 

@@ -89,7 +89,8 @@ class Rooms:
                 found.append((one, two, [kept.cache_bytes(self.context, i) for i in stages] if more else one))
             first, second, longest = (np.array(of)[None] for of in zip(*found, strict=True))
             self._cached[key] = first, second - first, longest
-        return self._cached[key]
+        found_caches: tuple[Any, Any, Any] = self._cached[key]
+        return found_caches
 
     def _weights(self, job: ServingJob, stage: int) -> Any:
         """Bytes of the weights of a rank in every format: the sum over its tensors."""

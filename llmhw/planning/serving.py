@@ -449,7 +449,7 @@ def _alike(c: Cluster | None) -> Any:
 
 
 def _job(
-    question: Question, site: Site, cluster: Cluster, known: bool, found: Searched, **layout: int
+    question: Question, site: Site, cluster: Cluster, known: bool, found: Searched, **layout: Any
 ) -> ServingJob | None:
     """The job of one instance in 16 bit, as formats are axes of their own; None where a rule or a fact refuses it."""
     half = cluster.accelerator.half_format
@@ -491,7 +491,8 @@ def _longer(grid: ServingGrid, sure: bool) -> tuple[Any, Any]:
     def factor(load: int) -> Callable[[ServingJob], float]:
         return lambda job: (time_interval(job, load) or (1.0, 1.0))[1] if sure else 1.0
 
-    return tuple(np.maximum(grid.each(factor(load)), 1.0) for load in (1, 2))  # type: ignore[return-value]
+    alone, several = (np.maximum(grid.each(factor(load)), 1.0) for load in (1, 2))
+    return alone, several
 
 
 def _picked(
@@ -516,7 +517,7 @@ def _picked(
     keeps = able & (low > 0)
     if not keeps.any():
         worst = np.where(able & np.isfinite(made["alone"][d]), made["alone"][d], inf)
-        at = np.unravel_index(int(worst.argmin()), worst.shape)
+        at = _place_of(worst)
         _refuse(found, site, 1 + min(worst[at], 1e6) / 1e7, _late_words(question, made, d, at))
         return
     with np.errstate(all="ignore"):
@@ -559,12 +560,17 @@ def _picked(
         near = among & (value <= np.where(among, value, inf).min() + 0.03 * abs(np.where(among, value, inf).min()))
         # of what is within 3 % the smallest instance: more stages need more users at once to be as even as is assumed
         order = np.where(near, sizes + (value - value[near].min()) / (1e-9 + 0.05 * abs(value[near].min())), inf)
-        at = tuple(map(int, np.unravel_index(int(order.argmin()), order.shape)))
+        at = _place_of(order)
         if at not in seen:
             seen.add(at)
             job, n = grid.at((d, *at)), float(low[at])
             told = _drafted(job, n, {name: float(value[at]) for name, value in figures.items()})
             found.picks.append(Pick(site, job, n, int(replicas[at]), float(made["high"][d][at]), told))
+
+
+def _place_of(values: Any) -> tuple[int, ...]:
+    """Where the least is."""
+    return tuple(int(i) for i in np.unravel_index(int(values.argmin()), values.shape))
 
 
 def _drafted(job: ServingJob, users: float, values: Mapping[str, float]) -> dict[str, Figure]:
@@ -599,7 +605,7 @@ def _wanted(demand: Demand, users: Any, tokens_per_second: Any) -> Any:
 
 def _short_words(grid: ServingGrid, d: int, usable: Any) -> str:
     short = np.where(usable, grid.short[d], inf)
-    at = tuple(map(int, np.unravel_index(int(short.argmin()), short.shape)))
+    at = _place_of(short)
     job = grid.at((d, *at))
     amount = format_quantity(float(max(short[at], 0.0)), "bytes")
     return f"does not fit: short by {amount} on each of {job.devices} in {job.weights}"
@@ -630,7 +636,7 @@ def draft_of(question: Question, pick: Pick) -> Choice:
 def _served(question: Question, job: ServingJob, place: Place, load: Mapping[str, Any]) -> Callable[[], Any]:
     """What makes the single prediction of a job."""
     demand = question.demand
-    lengths = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
+    lengths: dict[str, Any] = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
     paid: dict[str, Any] = {"price": place.price} if place.price else {"kind": question.run.kind}
     return partial(serve, job, **lengths, **load, **paid)
 
@@ -728,9 +734,9 @@ def queued(question: Question, pick: Pick, rounds: int = 6) -> tuple[Choice | No
     """The choice with as many instances as it takes for a percentile of requests at random; None: not within reach."""
     demand, site = question.demand, pick.site
     percentile = (demand.percentile or 0) / 100
-    level = {b.argument: b.limit for b in question.level}
+    level: dict[str, Any] = {b.argument: b.limit for b in question.level}
     replicas, share = pick.replicas, 0.0
-    lengths = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
+    lengths: dict[str, Any] = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
     for _ in range(rounds):
         choice = choice_of(question, replace(pick, replicas=replicas))
         job: ServingJob = choice.job
@@ -825,11 +831,11 @@ def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[s
     elif demand.quality is None:
         demand = replace(demand, quality="any")
     one = Cluster(job.cluster.accelerator)
-    layout: dict[str, Any] = {"attention_dp": 1, "ep": 1}
+    layout: dict[str, Any] = {"attention_dp": 1, "ep": 1, "tp": None, "pp": None}
     asked_for = {
         f.name: getattr(job, f.name) for f in fields(job) if f.name in ("weights", "kv") and job.was_asked(f.name)
     }
-    kept = replace(job, cluster=one, tp=None, pp=None, **layout, **asked_for)
+    kept = replace(job, cluster=one, **layout, **asked_for)
     return kept, demand, notes
 
 
@@ -839,13 +845,13 @@ _MOST_FRONT = 5
 def answered(question: Question, found: Searched, best: int, notes: list[str], missed: Searched | None = None) -> Plan:
     """The plan, from all that was picked; `missed`: what kept the level nowhere, of which these are the nearest."""
     bounds, figure = question.bounds, question.figure
-    drafts, by = _drafts(question, found.picks), {"bounds": bounds, "by": figure, "most": figure == "tokens_per_second"}
-    order = ranked(list(drafts), **by)
+    drafts, most = _drafts(question, found.picks), figure == "tokens_per_second"
+    order = ranked(list(drafts), bounds, figure, most=most)
     notes = list(notes)
     if not question.sure and order:
         notes.insert(0, "nothing keeps the level over its whole 80 % interval: these keep it at the estimate")
     shown, late = _shown(question, order, drafts, best)
-    shown = ranked(shown, **by) or shown
+    shown = ranked(shown, bounds, figure, most=most) or shown
     front = _spread(undominated(order, _FRONT))
     if question.demand.loaded:
         front = [choice_of(question, drafts[c]) for c in front]
