@@ -129,7 +129,7 @@ FORMS: Mapping[str, Form] = {
         "reading",
         (
             ("torchrun", "train.sh", "#", "a script that starts plain PyTorch (FSDP2 or DDP) under torchrun"),
-            ("torchtitan", "train.toml", "#", "torchtitan's job config"),
+            ("torchtitan", "train_config.py", "#", "torchtitan's config, a Python module since 0.3"),
             ("megatron", "train.sh", "#", "a script that starts Megatron-LM's pretrain_gpt.py"),
             ("accelerate", "accelerate.yaml", "#", "the config that `accelerate launch` takes"),
             ("deepspeed", "ds_config.json", "", "DeepSpeed's config"),
