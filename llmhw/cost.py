@@ -251,13 +251,12 @@ def _mtbf(device: Accelerator) -> Default:
 # -- prices -----------------------------------------------------------------------------------
 
 
-def _chosen_price(
-    device: Accelerator, count: int, provider: str | None, region: str | None, kind: str
-) -> tuple[Price | None, str]:
-    """The cheapest of each machine's newest prices; or None and the reason.
+def newest_prices(
+    device: Accelerator, provider: str | None = None, region: str | None = None, kind: str = "on_demand"
+) -> tuple[list[Price], str]:
+    """The newest price of each machine with a device; without any, the reason.
 
-    Prices that are more than a year older than the catalog's newest count only where there are no others. A job that no
-    single machine holds asks for machines with a network that the catalog knows, if there are any.
+    Prices that are more than a year older than the catalog's newest count only where there are no others.
     """
     offers = prices(device)
     for argument, value in (("provider", provider), ("region", region)):
@@ -271,19 +270,29 @@ def _chosen_price(
             has = f"the catalog has {', '.join(known)}" if known else "the catalog has none; give price="
             raise LLMHWError(f"{argument}={value!r} has no price of {device.name}{at}; {has}")
     fitting = [offer for offer in offers if offer.kind == kind]
-    machines = {(m.provider, m.name): m for m in instances(device) if m.network_bytes_per_second}
-    if fitting and count > max((m.count for m in machines.values()), default=count):
-        fitting = [offer for offer in fitting if (offer.provider, offer.instance) in machines] or fitting
     newest = {(offer.provider, offer.instance): offer.date for offer in reversed(fitting)}  # prices() has newest first
     fitting = [offer for offer in fitting if offer.date == newest[offer.provider, offer.instance]]
-    fitting = [offer for offer in fitting if not old_price(offer)] or fitting[:1]
     if fitting:
-        return min(fitting, key=lambda offer: offer.dollars_per_device_hour), ""
+        return [offer for offer in fitting if not old_price(offer)] or fitting[:1], ""
     others = sorted({offer.kind for offer in offers})
     has = f"only {', '.join(others)}" if others else "none; give price="
     if others and (provider is not None or region is not None):
         raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; the catalog has {has}")
-    return None, f"no {kind} price of {device.name} is known: the catalog has {has}"
+    return [], f"no {kind} price of {device.name} is known: the catalog has {has}"
+
+
+def _chosen_price(
+    device: Accelerator, count: int, provider: str | None, region: str | None, kind: str
+) -> tuple[Price | None, str]:
+    """The cheapest of each machine's newest prices; or None and the reason.
+
+    A job that no single machine holds asks for machines with a network that the catalog knows, if there are any.
+    """
+    fitting, unpaid = newest_prices(device, provider, region, kind)
+    machines = {(m.provider, m.name): m for m in instances(device) if m.network_bytes_per_second}
+    if fitting and count > max((m.count for m in machines.values()), default=count):
+        fitting = [offer for offer in fitting if (offer.provider, offer.instance) in machines] or fitting
+    return min(fitting, key=lambda offer: offer.dollars_per_device_hour, default=None), unpaid
 
 
 def common_provider(devices: Iterable[Accelerator], count: int = 1, kind: str = "on_demand") -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
@@ -432,10 +432,10 @@ _FILLED = Rule(
 )  # fmt: skip
 
 
-def _place(cluster: Cluster, price: float | None) -> tuple[int, float]:
-    """Devices of a cluster, and dollars that they cost an hour; infinite where no price is known."""
+def _place(cluster: Cluster, price: float | None) -> tuple[int, float, Cluster]:
+    """Devices of a cluster, dollars that they cost an hour, infinite where no price is known, and the cluster."""
     paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
-    return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf
+    return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf, cluster
 
 
 def _single(cluster: Cluster) -> Cluster:
@@ -511,6 +511,7 @@ class SearchResult(Report):
     refused   layouts by the rule that they break first; "memory": valid ones that do not fit. Where pp x vpp does not
               divide the layers nothing is evaluated: these are not among the tried
     closest   the valid layout that needs least memory, where none fits
+    near      for each cluster the layouts that no other on it beats in time and memory, fastest first
     """
 
     title: str
@@ -521,6 +522,7 @@ class SearchResult(Report):
     fitting: int
     refused: dict[str, int]
     closest: Found | None = None
+    near: Mapping[Cluster, tuple[Found, ...]] = field(default_factory=dict)
 
     def records(self) -> Sequence[dict[str, Any]]:
         """The best layouts, numbers in base units."""
@@ -565,15 +567,15 @@ class _Tally:
     fitting: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
-    front: dict[Any, list[tuple[Any, ...]]] = field(default_factory=dict)
+    front: dict[tuple[int, float, Cluster], list[tuple[Any, ...]]] = field(default_factory=dict)
     closest: tuple[Any, ...] | None = None
 
     def add(
-        self, places: Sequence[tuple[int, float]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
+        self, places: Sequence[tuple[int, float, Cluster]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
     ) -> None:
         """Keep what may be among the best or on the front; of arrays whose first axis are clusters.
 
-        places   devices of each cluster, and what they cost an hour
+        places   devices of each cluster, what they cost an hour, and the cluster
         make     the layout at one place of the flat arrays
         """
         self.tried += valid.size
@@ -598,16 +600,18 @@ class _Tally:
         refused = {rule: count for rule, count in self.refused.items() if count}
         best = tuple(make(i) for _, make, i in self.kept)
         closest = self.closest[1](self.closest[2]) if self.closest and not best else None
+        for near in self.front.values():
+            near.sort(key=lambda f: f[:2])
+            near[:] = [near[i] for i in np.flatnonzero(_falls(np.array([f[1] for f in near])))]
         front = tuple(self._undominated())
-        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest)
+        each = {place[2]: tuple(make(i) for *_, make, i in near) for place, near in self.front.items()}
+        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest, each)
 
     def _undominated(self) -> Iterator[Found]:
         """Those that no other is at least as good as in seconds, memory, devices and dollars."""
         found = []
-        for (devices, price), near in self.front.items():
-            near.sort(key=lambda f: f[:2])
-            falls = np.flatnonzero(_falls(np.array([f[1] for f in near])))
-            found += [(*near[i][:2], devices, near[i][0] * price, *near[i][2:]) for i in falls]
+        for (devices, price, _), near in self.front.items():
+            found += [(*one[:2], devices, one[0] * price, *one[2:]) for one in near]
         found.sort(key=lambda f: f[:4])
         kept = np.empty((len(found), 4))
         number = 0

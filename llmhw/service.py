@@ -1548,6 +1548,7 @@ def simulate_service(
     prefill_workers: int | None = None,
     calibration: Mapping[str, Any] | None = None,
     progress: Callable[[int, int | None], object] | None = None,
+    traced: int = 0,
     **options: Any,
 ) -> SimulatedService:
     """Play requests through a job's engine; replicas are alike and share them out, so that one is simulated.
@@ -1564,6 +1565,7 @@ def simulate_service(
     slo_ttft, slo_tpot   limits in seconds on the first token and between tokens
     prefill_workers   with mode disaggregated: replicas for prompts, for each that decodes; default: 1
     progress        called as progress(requests answered, requests in all), some ten times a second
+    traced          how many requests `llmhw.timeline.simulate` is to draw: the first ones, with their steps
     options         of `llmhw.simulation.Engine`: mode, chunked_prefill, max_delay_seconds, ...
 
     What has no effect is refused.
@@ -1597,7 +1599,8 @@ def simulate_service(
     given = {"ttft_seconds": slo_ttft, "tpot_seconds": slo_tpot}
     limits = {name: value for name, value in given.items() if value is not None}
     slo = SLO(**limits) if limits else None
-    found = simulate(engine, load.share(engine), slo=slo, progress=progress, total=load.total)
+    asked: dict[str, Any] = {"progress": progress, "total": load.total, "trace_requests": traced}
+    found = simulate(engine, load.share(engine), slo=slo, **asked)
     job = settled(job, prompt=load.input_tokens, answer=load.output_tokens)
     return SimulatedService(
         job, engine, groups, load.rate, found, concurrency, trace, load.input_tokens, load.output_tokens

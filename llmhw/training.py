@@ -1673,6 +1673,13 @@ _COMPUTE_OPTIMAL = "20 for each parameter, as Hoffmann et al. 2022 (arXiv 2203.1
 _ADAPTED = Default("tokens", 1e8, "a fine-tuning set of 100,000 examples of 1,000 tokens; give tokens= of yours")
 
 
+def usual_tokens(job: TrainingJob) -> Default:
+    """Tokens of a run where nobody says how many."""
+    if job.frozen or job.method != "sft":
+        return _ADAPTED
+    return Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
+
+
 def _trained_sequences(job: TrainingJob) -> int:
     """Sequences of a step that pass through the model: of DPO's pairs both."""
     return job.batch * (job.sequences // job.micro_batch)
@@ -1733,11 +1740,7 @@ def train(
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
-    usual = (
-        _ADAPTED
-        if job.frozen or job.method != "sft"
-        else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
-    )
+    usual = usual_tokens(job)
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,

@@ -60,7 +60,7 @@ def default_seq_len(spec: llmhw.ModelSpec, tokens: int | None) -> int:
     return min(4096, spec.max_seq_len or 4096) if tokens is None else tokens
 
 
-def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
+def network_link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     """A link by its name, or by GB/s."""
     if text is None:
         return None
@@ -91,9 +91,9 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
 
     gpu = _device(options)
     gpus, per_node = (options.pop(name) for name in ("gpus", "devices_per_node"))
-    inside = _link("intra_link", options.pop("intra_link"), "scale-up")
+    inside = network_link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
-    between = usual_network(gpu) if text is None else _link("inter_link", text, "scale-out")
+    between = usual_network(gpu) if text is None else network_link("inter_link", text, "scale-out")
     made = llmhw.Cluster(gpu, gpus, per_node, intra_link=inside, inter_link=between)
     # among many combinations, some may well have nothing to send
     if not click.get_current_context().meta.get("many"):
@@ -158,6 +158,7 @@ MEMORY = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.memory(answer),
+    timed=lambda timeline, answer: timeline.memory(answer),
 )
 
 TRAIN = Command(
@@ -191,6 +192,7 @@ TRAIN = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.train(answer),
+    timed=lambda timeline, answer: timeline.train(answer),
 )
 
 
@@ -320,6 +322,7 @@ SERVE = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.serve(answer),
+    timed=lambda timeline, answer: timeline.serve(answer),
     curve=lambda found: found.records(),
 )
 
@@ -327,10 +330,19 @@ SERVE = Command(
 def _simulate(options: dict[str, Any]) -> Report:
     from llmhw.service import simulate_service
 
+    if str(options["trace"]).lower().endswith(".json"):
+        raise llmhw.LLMHWError(
+            f"trace={options['trace']!r} is no table of requests, FILE.csv, that are played; --timeline FILE.json "
+            "writes what the engine does"
+        )
     job = _serving_job(options)
     options["calibration"] = _constants(options["calibration"])
     if options["chunked_prefill"] is None:
         del options["chunked_prefill"]
+    if click.get_current_context().meta.get("timeline"):
+        from llmhw.timeline.serving import DRAWN
+
+        options["traced"] = DRAWN
     with Progress("requests") as step:
         return simulate_service(job, progress=step, **options)
 
@@ -394,6 +406,7 @@ SIMULATE = Command(
         "llmhw simulate llama-3-8b --gpu h100 --rate 2,8 --requests 200 --output-tokens exponential:200",
     ),
     draw=lambda plot, answer: plot.simulate(answer),
+    timed=lambda timeline, answer: timeline.simulate(answer),
     interrupted=lambda found: "" if found.result.complete else found.result.note,
 )
 

@@ -16,6 +16,7 @@ import llmhw
 from llmhw.cost import RunOptions
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.planning.result import Limits
 from llmhw.units import LLMHWError, parse_count
 
 # -- kinds of values --------------------------------------------------------------------------
@@ -293,7 +294,7 @@ NONE = ("dp",)
 
 def named(name: str) -> list[str]:
     """The flags of an option: its short one, if it has any, and the long one."""
-    flag = "--" + name.removesuffix("_seconds").removesuffix("_device_hours").replace("_", "-")
+    flag = "--" + name.removesuffix("_seconds").removesuffix("_days").removesuffix("_device_hours").replace("_", "-")
     return [*([_SHORT[name]] if name in _SHORT else []), flag, *_ALSO.get(name, "").split(), name]
 
 
@@ -336,10 +337,10 @@ def field_option(f: Field[Any], group: str) -> Option:
     return Option(flags, type=_TYPES.get(f.name, _KIND.get(kind, kind)), **settings)
 
 
-_OF = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY}
+_OF = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY, Limits: LOAD}
 
 
-def field_options(made: type, only: Iterable[str] | None = None) -> list[click.Parameter]:
+def field_options(made: type, only: Iterable[str] | None = None) -> list[Option]:
     """The options of all fields of a dataclass, or of those named."""
     names = None if only is None else set(only)
     return [

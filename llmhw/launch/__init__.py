@@ -1,7 +1,8 @@
 """What to type: a job as the file or script of the software that runs it, and such files read back.
 
 `training` and `serving` write one form of a program each, `wraps` what a cluster's scheduler takes around one of them,
-`reading` reads files of trainers. A form that cannot say what a job asks for refuses it by name: nothing is dropped.
+`reading` reads files of trainers, `served` those of engines, out of scripts that `shell` reads. A form that cannot say
+what a job asks for refuses it by name: nothing is dropped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from llmhw.checks import check_items, check_text
 from llmhw.frozen import frozen
 from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
 from llmhw.model import ModelSpec
+from llmhw.speculation import draft_of
 from llmhw.units import LLMHWError, check_number, shown, unknown_name
 
 Job = TrainingJob | ServingJob
@@ -37,6 +39,8 @@ class Asked:
     tokens     of the whole training run; None: not said
     notes      lines for the head of the file
     around     a scheduler's form: the form of the program inside; None otherwise
+    draft      what proposes tokens, as `llmhw.serve` takes it: a model's id, or one of `llmhw.speculation.HEADS`
+    draft_tokens   proposed before each pass
     """
 
     job: Any
@@ -44,6 +48,8 @@ class Asked:
     tokens: float | None = None
     notes: tuple[str, ...] = ()
     around: Form | None = None
+    draft: str | None = None
+    draft_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,20 +146,20 @@ FORMS: Mapping[str, Form] = {
     **_forms(
         SERVING,
         "serving",
-        "serving",
+        "served",
         (
             ("vllm", "serve.sh", "#", "`vllm serve`"),
             ("sglang", "serve.sh", "#", "`python -m sglang.launch_server`"),
             ("trtllm-serve", "serve.sh", "#", "`trtllm-serve`, with its extra options"),
             ("llama.cpp", "serve.sh", "#", "`llama-server`"),
-            ("ollama", "Modelfile", "#", "Ollama's Modelfile"),
-            ("triton", "config.pbtxt", "#", "the model's config in a repository of Triton's inference server"),
+            ("ollama", "serve.sh", "#", "Ollama's Modelfile, and the server with its settings"),
+            ("triton", "serve.sh", "#", "a model repository of Triton's inference server"),
         ),
     ),
     **_forms(
         BOTH,
         "wraps",
-        "",
+        "wraps",
         (
             ("slurm", "job.sbatch", "#", "a batch script of Slurm"),
             ("skypilot", "task.yaml", "#", "a task of SkyPilot"),
@@ -196,7 +202,7 @@ def usual_form(job: Job) -> str:
     """The form of the program that is usual for a job: its engine, or its trainer; else torchrun or vllm."""
     if isinstance(job, ServingJob):
         name = job.engine.partition(":")[0]
-        return name if name in FORMS else {"trt-llm": "trtllm-serve"}.get(name, "vllm")
+        return name if name in FORMS else "trtllm-serve" if name.startswith("tensorrt") else "vllm"
     return _USUAL.get(job.software.partition(":")[0], "torchrun")
 
 
@@ -224,6 +230,8 @@ def emit(
     tokens: float | None = None,
     notes: Iterable[str] = (),
     around: str | None = None,
+    draft: str | None = None,
+    draft_tokens: int | None = None,
 ) -> str:
     """A job as the complete, commented text of a form.
 
@@ -233,11 +241,14 @@ def emit(
     tokens     of a whole training run: its number of steps follows
     notes      lines for the head of the file, where the form has comments
     around     for slurm, skypilot and kubernetes: the form of the program inside; default: as the job's software
+    draft, draft_tokens   of speculative decoding, as `llmhw.serve` takes them
 
     Raises `LLMHWError` for an unknown form, for one that is not for this kind of job, and for a job that asks for what
     the form cannot say.
     """
-    return written(job, form, model_id=model_id, tokens=tokens, notes=notes, around=around).text
+    return written(
+        job, form, model_id=model_id, tokens=tokens, notes=notes, around=around, draft=draft, draft_tokens=draft_tokens
+    ).text
 
 
 def written(
@@ -248,6 +259,8 @@ def written(
     tokens: float | None = None,
     notes: Iterable[str] = (),
     around: str | None = None,
+    draft: str | None = None,
+    draft_tokens: int | None = None,
 ) -> Written:
     """As `emit`, with the command that runs the text and what it needs."""
     if not isinstance(job, (TrainingJob, ServingJob)):
@@ -268,12 +281,24 @@ def written(
         tokens=tokens,
         notes=check_items("notes", notes, partial(check_text)),
         around=inside,
+        draft=draft,
+        draft_tokens=_drafted(job, draft, draft_tokens),
     )
     try:
         return _written(found, asked)
     except CannotSayError as error:
         others = [name for name in _names(_kind(job)) if name != form and _can(FORMS[name], asked)]
         raise LLMHWError(f"{error}; " + (f"{', '.join(others)} can" if others else "no form has it")) from None
+
+
+def _drafted(job: Job, draft: str | None, tokens: int | None) -> int | None:
+    """Tokens that a draft proposes before each pass: as asked, or as is usual; None without one."""
+    if isinstance(job, TrainingJob):
+        if draft is not None or tokens is not None:
+            raise LLMHWError(f"draft={shown(draft)} is for serving, and this is a job of training; leave it out")
+        return None
+    guess = draft_of(job.model, draft, tokens)
+    return guess.tokens if guess else None
 
 
 def _written(form: Form, asked: Asked) -> Written:
@@ -367,7 +392,8 @@ class Launched:
 
     form           that it is of
     model          what the software loads the model by; None: it does not say
-    options        fields of `TrainingJob` and `Parallelism`, or of `ServingJob`, and gpus, devices_per_node, tokens
+    options        fields of `TrainingJob` and `Parallelism`, or of `ServingJob`, and gpus, devices_per_node, tokens,
+                   draft, draft_tokens
     accumulation   micro-batches of a rank in a step, where the batch is said so; None otherwise
     notes          what it says that is not used, and why
     """
@@ -380,7 +406,7 @@ class Launched:
 
     def __post_init__(self) -> None:
         known = {f.name for kind in (TrainingJob, Parallelism, ServingJob) for f in fields(kind)}
-        known |= {"gpus", "devices_per_node", "tokens"}
+        known |= {"gpus", "devices_per_node", "tokens", "draft", "draft_tokens"}
         for name in self.options:
             if name not in known:
                 raise LLMHWError(f"options={shown(name)} is no field of a job")

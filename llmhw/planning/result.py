@@ -40,7 +40,9 @@ class Figure:
         return self.value if self.high is None else self.high
 
     def __str__(self) -> str:
-        told, *ends = format_range([v for v in (self.value, self.low, self.high) if v is not None], self.unit)
+        told, *ends = format_range(
+            *_in_seconds([v for v in (self.value, self.low, self.high) if v is not None], self.unit)
+        )
         return f"{told} ({' to '.join(ends)})" if ends else told
 
 
@@ -317,6 +319,11 @@ class Plan(Report):
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [{"rank": i, "holds": self.holds(c), **c.to_dict()} for i, c in enumerate(self.choices, 1)]
 
+    def to_row(self) -> dict[str, Any]:
+        """The best choice, as a row of a table of many plans."""
+        best = self.choices[0].to_dict() if self.choices else {}
+        return {"title": self.title, "verdict": self.verdict, "fits": bool(self.choices), **best}
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "title": self.title,
@@ -333,4 +340,11 @@ class Plan(Report):
 
 
 def _told(figure: Figure | None) -> str:
-    return "-" if figure is None else format_quantity(figure.value, figure.unit)
+    return "-" if figure is None else format_quantity(*_in_seconds(figure.value, figure.unit))
+
+
+def _in_seconds(values: Any, unit: str) -> tuple[Any, str]:
+    """Days as seconds, which are told in the unit that suits them."""
+    if unit != "days":
+        return values, unit
+    return ([86400 * v for v in values] if isinstance(values, list) else 86400 * values), "seconds"

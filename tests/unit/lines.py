@@ -118,7 +118,35 @@ MODELS = (
 _GPUS = "h100|h200|b200|A100~80GB~SXM4|RTX~4090|MI300X|TPU~v5e|M4~Max|V100~SXM2~32GB|L4|GB200~NVL72|Gaudi~3"
 _CALIBRATION = "--calibration {calibration}"
 
+_LIMITS = [
+    "--deadline 0.01|1|30|1000",
+    "--budget 1|1000|1e6",
+    "--budget-per-hour 0.1|10|1e4",
+    "--purchase 1000|1e6",
+    "--most-devices 1|8|1000",
+    "--headroom 0|0.1|0.9",
+    "--peak-kw 1|100",
+    "--by cost|time|devices|energy",
+    "--best 1|3|50",
+    "--tp 1|2|2,4",
+    "--zero 0|1,3|3",
+    "--offload none|optimizer|all",
+    "--recompute none|full",
+    "--optimizer adamw|adamw-8bit|muon",
+    "--seq-len 128|2k",
+    "--global-batch 1|64|100",
+    "--tokens 1|1e9|15T",
+]
+_TUNED = [
+    "--method full|lora|qlora|dpo|lora,dpo|full,lora|sft,dpo|grpo",
+    "--frozen --base nf4|int8",
+    "--rank 1|8|1000000",
+    "--examples 1|1000|1e9 --epochs 1|3|0",
+]
+
 _PHRASES: dict[str, list[str]] = {
+    "plan train": [*_LIMITS, *_RUN],
+    "plan finetune": [*_LIMITS, *_RUN, *_TUNED],
     "fit": [*_ONE, "-w bf16,fp8,q4_k_m", "-b 1,8", "--rank 1|16|256", "--utilization 0.1|0.9|1", "--gpus 1|2|3|8"],
     "memory": [*_CLUSTER, *_TRAINING],
     "train": [
@@ -172,6 +200,11 @@ def _base(draw: Any, name: str) -> list[str]:
         return ["{table}", "--kind"]  # the kind follows from the table
     if name == "model":
         return [model]
+    if name.startswith("plan "):  # of many devices and large mixtures every layout takes its time
+        model = draw(st.sampled_from(["llama-3-8b", "gpt2", "gpt-oss-20b", "smollm2-135m", "{config}", "t5"]))
+        where = _word(draw, "--gpu|--gpu|--gpu|--instance")
+        machine = _word(draw, "p5.48xlarge|g5.xlarge|x" if where == "--instance" else _GPUS)
+        return [model, where, machine, "--gpus", _word(draw, "1|8|8,16|3|64"), "--cp", "1", "--micro-batch", "1"]
     gpu = _word(draw, _GPUS if draw(st.integers(0, 9)) else "h100,h200|h200,b200|b200,mi300x,l4|h100,x|h100,h100|all")
     line = [model, "--gpu", gpu]
     if name == "fit":
@@ -409,7 +442,7 @@ def params(name: str) -> list[click.Parameter]:
 @st.composite
 def lines(draw: Any, name: str, wrong: bool = True, form: bool = True) -> Asked:
     """A line of a command, as often right as not."""
-    line = [name, *_base(draw, name), *_phrases(draw, name)]
+    line = [*name.split(), *_base(draw, name), *_phrases(draw, name)]
     files: dict[str, str] = {}
     if name == "validate":
         kind = draw(st.sampled_from(list(KINDS)))

@@ -27,6 +27,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llmhw
+from llmhw.cost import RunOptions
+from llmhw.planning import Limits
 from llmhw.service import simulation_engine
 from llmhw.simulation import SLO, Poisson
 from llmhw.units import LLMHWError
@@ -127,6 +129,11 @@ def _calls() -> Iterator[Call]:
     yield Call("llmhw.serving_memory", serving | {"visible_bytes": 8e10})
     yield Call("llmhw.search", training | {"clusters": ["h100"], "best": 2, "price": 2.0, "tp": (1, 2), "pp": 1})
     yield Call("llmhw.search", serving | lengths | {"clusters": ["h100"], "tp": 1, "weights": ["bf16"], "slo_ttft": 1})
+    planned = {"clusters": ["h100"], "limits": Limits(deadline_days=30), "run": RunOptions(price=2.0), "tokens": 1e6}
+    yield Call(
+        "llmhw.plan", training | planned | {"best": 2, "by": "time", "tuning": True, "tp": 1, "pp": 1}, ("clusters",)
+    )
+    yield Call("llmhw.planning.places.given", {"clusters": ["h100"]})
     yield Call("llmhw.hardware.usual_network", {"accelerator": "h100"})
     yield Call("llmhw.catalog.read_table", {"name": "links"})
     yield Call("llmhw.catalog.read_measurements", {"name": "training_runs"})
