@@ -519,6 +519,8 @@ def _titan_layout(job: TrainingJob) -> Rows:
         raise cannot_say("torchtitan", "zero=1")
     if p.expert_tp > 1:
         raise cannot_say("torchtitan", f"expert_tp={p.expert_tp}")
+    if p.zero == 0 and p.cp > 1:  # it shares weights over cp ranks
+        raise cannot_say("torchtitan", f"zero=0 with cp={p.cp}")
     replicas, shards = (p.dp, 1) if p.zero == 0 else (p.replicas, p.dp // p.replicas)
     rows: Rows = [
         (f"data_parallel_replicate_degree={replicas},", "copies of the model"),

@@ -141,7 +141,7 @@ def optim_of(job: TrainingJob, form: str) -> str:
 
 
 def sharder(job: TrainingJob) -> str:
-    """Who shares the states out: fsdp for ZeRO 3; deepspeed for 1 and 2, and where a master copy is wanted; else none."""
+    """Who shares states out: fsdp for ZeRO 3; deepspeed for 1 and 2, or where a master copy is wanted; else none."""
     p = job.parallelism
     if p.zero and (p.zero < 3 or job.software.startswith("deepspeed") or p.offload == "optimizer"):
         return "deepspeed"
@@ -410,7 +410,12 @@ def deepspeed_config(job: TrainingJob, form: str) -> tuple[dict[str, Any], dict[
         if p.zero == 3:
             raise cannot_say(form, f"tp={p.tp} with zero=3")
         found["tensor_parallel"] = {"autotp_size": p.tp}
-    if job.optimizer not in ("adamw", "adamw-fused"):
+    if p.offload != "none":  # DeepSpeed's own Adam runs on the processor
+        if job.optimizer not in ("adamw", "adamw-fused"):
+            raise cannot_say(form, f"optimizer={job.optimizer!r} with offload={p.offload!r}")
+        rest = dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")
+        found["optimizer"] = {"type": "AdamW", "params": rest}
+    elif job.optimizer not in ("adamw", "adamw-fused"):
         found["zero_allow_untested_optimizer"] = True
     why = {
         "train_batch_size": f"{job.micro_batch} sequences x {job.micro_batches} micro-batches x {p.dp} ranks",
@@ -418,6 +423,13 @@ def deepspeed_config(job: TrainingJob, form: str) -> tuple[dict[str, Any], dict[
         "data_types.grad_accum_dtype": f"precision={job.precision}",
     }
     return found, {name: reason for name, reason in why.items() if name.partition(".")[0] in found}
+
+
+def _inside(job: TrainingJob, form: str) -> list[Setting]:
+    """DeepSpeed's config inside of another, which fills in the batch."""
+    found, _ = deepspeed_config(job, form)
+    batch = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    return _nested(found | dict.fromkeys(batch, "auto"))
 
 
 def _deepspeed_precision(job: TrainingJob, form: str) -> dict[str, Any]:
@@ -593,7 +605,7 @@ def _axolotl_sharding(job: TrainingJob) -> list[Setting]:
     found += [("tensor_parallel_size", p.tp, "")] if p.tp > 1 else []
     found += [("context_parallel_size", p.cp, f"{job.seq_len // p.cp:,} tokens on a rank")] if p.cp > 1 else []
     if by == "deepspeed":
-        return [*found, ("deepspeed", _nested(deepspeed_config(job, "axolotl")[0]), f"zero={p.zero}")]
+        return [*found, ("deepspeed", _inside(job, "axolotl"), f"zero={p.zero}")]
     if by == "none":
         return found
     inner: list[Setting] = [
@@ -724,7 +736,7 @@ def _llamafactory_sharding(job: TrainingJob) -> list[Setting]:
     if p.replicas > 1:
         raise cannot_say("llamafactory", f"replicas={p.replicas}")
     if sharder(job) == "deepspeed":
-        return [("deepspeed", _nested(deepspeed_config(job, "llamafactory")[0]), f"zero={p.zero}")]
+        return [("deepspeed", _inside(job, "llamafactory"), f"zero={p.zero}")]
     if sharder(job) == "none":
         return []
     inner: list[Setting] = [

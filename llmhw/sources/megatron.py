@@ -448,6 +448,9 @@ def to_arguments(config: Mapping[str, Any], what: str) -> Config:
     found["vocab_size"] = config["vocab_size"]
     found |= {"normalization": "RMSNorm", "swiglu": True, "position_embedding_type": "rope"}
     found |= {"norm_epsilon": config.get("rms_norm_eps"), "rotary_base": _rotary_base(config)}
+    scaled = config.get("rope_scaling") or {}
+    if scaled.get("rope_type", scaled.get("type")) == "llama3":
+        found |= {"use_rope_scaling": True, "rope_scaling_factor": scaled.get("factor")}
     if not config.get("tie_word_embeddings", False):
         found["untie_embeddings_and_output_weights"] = True
     if kind in _LATENT:
