@@ -375,7 +375,7 @@ TITAN_SCHEDULES = {
 TITAN_CONVERTERS = {"fp8-row": "Float8Linear", "mxfp8": "MXFP8Linear", "nvfp4": "NVFP4Linear"}
 _TITAN_SAID = frozenset(TITAN_FIELDS.values()) | {
     *"zero replicas vpp schedule uneven offload cp_kind micro_batch global_batch recompute precision".split(),
-    *"compute optimizer loss compiled tp_overlap expert_tp gather_prefetch cuda_graph".split(),
+    *"compute optimizer loss attention compiled tp_overlap expert_tp gather_prefetch cuda_graph".split(),
 }
 
 
@@ -488,27 +488,24 @@ def _titan_training(asked: Asked) -> Rows:
     if job.precision not in kinds:
         raise cannot_say("torchtitan", f"precision={job.precision!r}")
     param = "float32" if job.precision == "fp32" else "bfloat16"
-    whole = (
-        "weights, gradients and states"
-        if job.precision == "bf16"
-        else "weights, which are 4 + 4 + 8 bytes with the rest"
-    )
+    whole = "states too" if job.precision == "bf16" else "4 + 4 + 8 bytes with gradient and states"
     if p.offload == "optimizer":
         raise cannot_say("torchtitan", "offload='optimizer'")
+    graph = job.cuda_graph or job.trainer.cuda_graph
+    if graph == "partial" or (graph == "full" and (p.pp > 1 or p.ep > 1)):
+        raise cannot_say("torchtitan", f"cuda_graph={graph!r} with pp={p.pp}, ep={p.ep}")
+    each = f"{local // job.micro_batch} micro-batches of {job.micro_batch}"
     return [
-        (
-            f"local_batch_size={local},",
-            f"of a rank at a time: {local // job.micro_batch} micro-batches of {job.micro_batch}",
-        ),
+        (f"local_batch_size={local},", f"of a rank at a time: {each}"),
         (f"global_batch_size={job.batch},", f"{job.micro_batches} micro-batches a rank and step"),
         (f"seq_len={job.seq_len},", ""),
         (f"steps={steps},", why),
         (f'dtype="{kinds[job.precision]}",', whole),
         (f'mixed_precision_param="{param}",', "what is computed with"),
-        *(
-            [("enable_cpu_offload=True,", "weights, gradients and optimizer in host memory")]
-            if p.offload == "all"
-            else []
+        (f"disable_cuda_graphs={graph != 'full'},", f"cuda_graph={graph}"),
+        (
+            f"enable_cpu_offload={p.offload == 'all'},",
+            f"offload={p.offload}: weights, gradients, states in host memory",
         ),
     ]
 

@@ -22,6 +22,7 @@ from llmhw.launch.pretraining import (
     torchtitan,
 )
 from llmhw.memory import lora_modules
+from llmhw.units import LLMHWError
 
 __all__ = ["accelerate", "axolotl", "deepspeed", "llamafactory", "megatron", "torchrun", "torchtitan"]
 
@@ -127,6 +128,8 @@ OPTIM = {
     "lion_32bit": "lion",
     "muon": "muon",
 }
+# bitsandbytes' states and bucket tensors are no DTensors.
+_NOT_UNDER_FSDP2 = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw", "paged_adamw_8bit")
 # Formats of a frozen base that bitsandbytes makes.
 QUANTIZED = {"nf4-dq": (4, True), "nf4": (4, False), "int8-llm": (8, False), "int8": (8, False)}
 ATTENTION = {"flash": "sdpa", "eager": "eager"}
@@ -135,8 +138,11 @@ ATTENTION = {"flash": "sdpa", "eager": "eager"}
 def optim_of(job: TrainingJob, form: str) -> str:
     """transformers' name of the optimizer."""
     for name, meant in OPTIM.items():
-        if meant == job.optimizer and not (name == "muon" and form != "axolotl"):
-            return name
+        if meant != job.optimizer or (name == "muon" and form != "axolotl"):
+            continue
+        if (sharder(job) == "fsdp" and name in _NOT_UNDER_FSDP2) or (sharder(job) == "deepspeed" and name == "muon"):
+            continue
+        return name
     raise cannot_say(form, f"optimizer={job.optimizer!r}")
 
 
@@ -159,6 +165,8 @@ def _checked(job: TrainingJob, form: str) -> None:
         raise cannot_say(form, f"base={job.base!r}")
     if job.loss == "fused":
         raise cannot_say(form, "loss='fused'")
+    if job.method == "grpo" and job.batch % job.group:
+        raise LLMHWError(f"group={job.group} does not divide global_batch={job.batch}, the answers of a step")
     if job.parallelism.zero == 0 and job.parallelism.offload != "none":
         raise cannot_say(form, f"offload={job.parallelism.offload!r} with zero=0")
     if job.reference is not None and job.reference != (job.method == "dpo" and not job.frozen):
@@ -390,8 +398,8 @@ def deepspeed_config(job: TrainingJob, form: str) -> tuple[dict[str, Any], dict[
         zero |= {"overlap_comm": True, "contiguous_gradients": True}
     if p.zero == 3:
         zero |= {"stage3_gather_16bit_weights_on_model_save": True}
-    if p.replicas > 1:
-        zero["mics_shard_size"] = p.dp // p.replicas
+    if p.replicas > 1:  # MiCS is gone since 0.19
+        raise cannot_say(form, f"replicas={p.replicas} with DeepSpeed")
     if p.offload == "all" and p.zero < 3:
         raise cannot_say(form, f"offload='all' with zero={p.zero}")
     if p.offload != "none":
@@ -440,6 +448,8 @@ def _deepspeed_precision(job: TrainingJob, form: str) -> dict[str, Any]:
         return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
     found: dict[str, Any] = {"bf16": {"enabled": True}}
     if job.precision == "bf16":
+        if job.parallelism.zero == 0:
+            raise cannot_say(form, "precision='bf16' with zero=0")
         found["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
     grads = "fp32" if job.precision == "bf16-mixed-fp32-grads" else "bf16"
     return found | {"data_types": {"grad_accum_dtype": grads}}
@@ -471,6 +481,8 @@ def axolotl(asked: Asked) -> Written:
         raise cannot_say("axolotl", f"compute={job.compute_format!r}")
     if p.tp > 1 and sharder(job) != "fsdp":
         raise cannot_say("axolotl", f"tp={p.tp} with zero={p.zero}")
+    if job.method == "dpo" and job.base and sharder(job) == "fsdp":
+        raise cannot_say("axolotl", f"base={job.base!r} with method='dpo' and zero=3")
     steps, why = steps_of(asked)
     settings: list[Setting] = [
         ("base_model", asked.model_id, ""),
@@ -495,12 +507,13 @@ def axolotl(asked: Asked) -> Written:
     ]
     launch = " ".join(torchrun_line(job)).removeprefix("torchrun ")
     each = min(job.cluster.devices, job.cluster.devices_per_node)
+    extras = ["deepspeed"] * (sharder(job) == "deepspeed") + ["ring-flash-attn"] * (p.cp > 1)
     command = f"axolotl train {form.file} --launcher torchrun -- {launch}" if each > 1 else f"axolotl train {form.file}"
     return Written(
         text=_document(asked, form, command, settings),
         said=_AXOLOTL_SAID,
         command=command,
-        packages=("axolotl[deepspeed]" if sharder(job) == "deepspeed" else "axolotl",),
+        packages=(f"axolotl[{','.join(extras)}]" if extras else "axolotl",),
         image="axolotlai/axolotl:main-latest",
     )
 
@@ -541,6 +554,12 @@ def _axolotl_method(job: TrainingJob) -> list[Setting]:
         ("reward_funcs", ["rewards.reward"], f"function of your file rewards.py: {_MINE}"),
         ("use_vllm", bool(job.rollout_share or job.rollout_gpus), "vLLM writes the answers"),
     ]
+    if job.micro_batch * job.micro_batches < job.group:
+        raise LLMHWError(
+            f"group={job.group} is more than the {job.micro_batch * job.micro_batches} answers of a rank and step; "
+            f"axolotl wants a global_batch of at least {job.group * job.parallelism.dp}"
+        )
+    trl.append(("generation_batch_size", job.batch, "answers of a step, over all ranks"))
     found: list[Setting] = [("rl", "grpo", "answers of its own"), ("trl", trl, "")]
     if job.rollout_share:
         trl.append(("vllm_mode", "colocate", "beside the trainer, on the same devices"))
@@ -600,8 +619,6 @@ def _axolotl_sharding(job: TrainingJob) -> list[Setting]:
             ("dp_shard_size", p.dp // p.replicas, "ranks that share the states"),
             ("dp_replicate_size", p.replicas, "HSDP: copies of the sharded model"),
         ]
-    elif p.replicas > 1:
-        raise cannot_say("axolotl", f"replicas={p.replicas} with DeepSpeed")
     found += [("tensor_parallel_size", p.tp, "")] if p.tp > 1 else []
     found += [("context_parallel_size", p.cp, f"{job.seq_len // p.cp:,} tokens on a rank")] if p.cp > 1 else []
     if by == "deepspeed":
@@ -614,7 +631,7 @@ def _axolotl_sharding(job: TrainingJob) -> list[Setting]:
         ("offload_params", p.offload == "all", f"offload={p.offload}"),
         ("auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "layer by layer"),
         *_layer_class(job),
-        ("cpu_ram_efficient_loading", True, "rank 0 reads the weights"),
+        ("cpu_ram_efficient_loading", job.base is None, "rank 0 reads the weights; not where they are quantized"),
         ("state_dict_type", "FULL_STATE_DICT", ""),
     ]
     return [*found, ("fsdp_version", 2, "fully_shard"), ("fsdp_config", inner, "")]
