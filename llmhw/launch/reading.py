@@ -43,6 +43,10 @@ def text_of(path_or_text: str) -> tuple[str, str]:
 
 def found_form(text: str, what: str) -> str:
     """The form that a text looks like."""
+    from llmhw.launch import served
+
+    if serves := served.found(text):
+        return serves
     for holds, form in _LOOKS:
         if re.search(holds, text, re.MULTILINE):
             return form
@@ -278,9 +282,9 @@ def _one_word(flags: Mapping[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _command(found: _Found, text: str) -> None:
+def _command(found: _Found, words: list[str]) -> None:
     """Which of TRL's scripts a command runs."""
-    method = re.search(r"trl(?:\.scripts\.|\s+)(sft|dpo|grpo)\b", text)
+    method = re.search(r"trl(?:\.scripts\.|\s+)(sft|dpo|grpo)\b", " ".join(words))
     if method and method[1] != "sft":
         found.options["method"] = method[1]
     for name in ("max_steps", "max_train_steps", "config_file", "deepspeed", "model_name_or_path", "model"):
@@ -300,10 +304,10 @@ def _ignored(found: _Found) -> None:
 
 def read_torchrun(text: str) -> Launched:
     """A script that starts a program under torchrun: ours, or one with the arguments of transformers' Trainer."""
-    lines = script.commands(text)
-    found = _Found("torchrun", _one_word(script.flags(lines)))
+    words = script.words_of(text)
+    found = _Found("torchrun", _one_word(script.flags(words)))
     _machines(found)
-    _command(found, lines)
+    _command(found, words)
     ours = "accumulate" in found.said
     if ours:
         found.whole("zero", "zero", least=0)
@@ -371,11 +375,11 @@ def read_accelerate(text: str) -> Launched:
 
 def _add(found: _Found, command: str) -> None:
     """What the command at the head says beside the config."""
-    lines = script.commands(command)
-    flags = _one_word(script.flags(lines))
+    words = script.words_of(command)
+    flags = _one_word(script.flags(words))
     kind = flags.get("dtype")
     found.said |= {name: value for name, value in flags.items() if name not in found.said}
-    _command(found, lines)
+    _command(found, words)
     _machines(found)
     _trainer(found)
     _ignored(found)
@@ -387,8 +391,8 @@ def _add(found: _Found, command: str) -> None:
 
 
 def _accelerate_script(text: str) -> Launched:
-    lines = script.commands(text)
-    found = _Found("accelerate", _one_word(script.flags(lines)))
+    words = script.words_of(text)
+    found = _Found("accelerate", _one_word(script.flags(words)))
     found.whole("gpus", "num_processes")
     fsdp = {name: value for name, value in found.said.items() if name.startswith("fsdp")}
     deepspeed = found.flag("use_deepspeed")
@@ -403,7 +407,7 @@ def _accelerate_script(text: str) -> Launched:
     elif mixed == "bf16" or found.said.get("bf16"):
         found.options["precision"] = "fp32-bf16"
     found.take("num_machines", "bf16", "multi_gpu", "zero_stage")
-    _command(found, lines)
+    _command(found, words)
     _machines(found)
     _trainer(found)
     _ignored(found)
@@ -587,7 +591,7 @@ def _axolotl_launch(found: _Found, text: str) -> None:
 
 
 def _launch_line(found: _Found, line: str) -> None:
-    flags = _one_word(script.flags(line.lstrip("# ")))
+    flags = _one_word(script.flags(line.lstrip("# ").split()))
     machines = _Found(found.form, flags)
     _machines(machines)
     found.options |= {name: value for name, value in machines.options.items() if name in ("gpus", "devices_per_node")}
@@ -722,8 +726,7 @@ def _llamafactory_sharding(found: _Found) -> None:
 
 def read_megatron(text: str) -> Launched:
     """A script with Megatron-LM's arguments; the model is made of its sizes."""
-    lines = script.commands(text)
-    flags = script.flags(lines)
+    flags = script.flags(script.words_of(text))
     found = _Found("megatron", _one_word(flags))
     found.options |= {"kernels": "megatron", "software": "megatron-lm"}
     _machines(found)
@@ -878,12 +881,11 @@ def read_torchtitan(text: str) -> Launched:
         said, model = _titan_python(text)
     else:
         said, model = {}, None
-    lines = script.commands(text if not said else "\n".join(_commands_in_comments(text)))
-    flags = {name.rpartition(".")[2]: value for name, value in _one_word(script.flags(lines)).items()}
-    if not said and (
-        kind := re.search(r"--activation[-_]checkpoint\.mode[= ](\w+)|activation_checkpoint:(\w+)", lines)
-    ):
-        flags["activation_checkpoint"] = (kind[1] or kind[2]).replace("_", "-")
+    words = script.words_of(text if not said else "\n".join(_commands_in_comments(text)))
+    flags = {name.rpartition(".")[2]: value for name, value in _one_word(script.flags(words)).items()}
+    mode = re.search(r"--activation[-_]checkpoint\.mode[= ](\w+)|activation_checkpoint:(\w+)", " ".join(words))
+    if mode and not said:
+        flags["activation_checkpoint"] = (mode[1] or mode[2]).replace("_", "-")
     found = _Found("torchtitan", {**flags, **said})
     found.options["software"] = "torchtitan"
     module, config = found.take("module"), found.take("config")
