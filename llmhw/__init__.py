@@ -36,6 +36,7 @@ from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
     from llmhw.job import Parallelism, ServingJob, TrainingJob
+    from llmhw.planning import plan
     from llmhw.search import search
     from llmhw.service import ServingEstimate, serve
     from llmhw.serving import ServingMemory, serving_memory
@@ -53,6 +54,7 @@ _LATER = {
     "ServingMemory": ("llmhw.serving", "ServingMemory"),
     "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "plan": ("llmhw.planning", "plan"),
     "search": ("llmhw.search", "search"),
     "serve": ("llmhw.service", "serve"),
     "serving_memory": ("llmhw.serving", "serving_memory"),
@@ -105,6 +107,7 @@ __all__ = [
     "models",
     "number_format",
     "number_formats",
+    "plan",
     "prices",
     "search",
     "serve",

@@ -549,7 +549,7 @@ class Engine:
         }
         ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
-    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: float = 0) -> None:
+    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: Any = 0) -> None:
         """All-reduces; or, where attention is shared out, gathering tokens and scattering sums.
 
         gathered   bytes of an element that is gathered; 0: all-reduces
@@ -566,7 +566,7 @@ class Engine:
         given = {"bandwidth_bytes_per_second": rate}
         chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
         name, label = "all-reduces", self.all_reduce
-        if gathered:
+        if any_of(gathered):
             chosen, label = [(ways["two-shot"][0] * (gathered / 2 + 1) / 2, latency)], "gather and scatter"
         wire, latency = chosen[0]
         for other in chosen[1:]:
@@ -576,7 +576,7 @@ class Engine:
         sizes = {"wire_bytes": wire, "latency_seconds": latency}
         ledger.add(name, label, message_seconds, times, **sizes, **given)
 
-    def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: bool) -> None:
+    def _exchanges(self, ledger: Ledger, work: Block, tokens: Any, several: Any, prompts: Any) -> None:
         """All-to-alls of a layer of experts: every rank's tokens to the ranks of their experts, and back in 16 bit.
 
         A token goes to a rank once, however many of its experts are there. While tokens are decoded each copy is sent
@@ -596,7 +596,7 @@ class Engine:
         given = {
             "ranks": ranks,
             "local_ranks": minimum(ranks, cluster.devices_per_node),
-            "copies": reached if prompts else 1,
+            "copies": where(prompts, reached, 1),
             "inside_bytes_per_second": inside,
             "between_bytes_per_second": between,
             "inside_latency": c.meet / 2,  # `meet` is that of two exchanges

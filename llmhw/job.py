@@ -843,6 +843,24 @@ class TrainingJob:
             if value != default and not isinstance(value, Assumed) and not holds(self):
                 raise LLMHWError(f"{name}={value!r} has no effect here: it belongs with {belongs}; leave it out")
 
+    def effective(self) -> TrainingJob:
+        """The job without switches that have no effect in it, which `check_effects` would refuse.
+
+        For who takes a job's switches to other layouts: overlapped exchanges of experts mean nothing where ep=1.
+
+        >>> from llmhw import model
+        >>> job = TrainingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 8), tp_overlap=True)
+        >>> job.tp_overlap, job.effective().tp_overlap
+        (True, None)
+        """
+        idle: dict[str, Any] = {}
+        for name, _, holds in EFFECTS:
+            if name in self.__slots__:
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if value != default and not isinstance(value, Assumed) and not holds(self):
+                    idle[name] = default
+        return replace(self, **idle) if idle else self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and names, as it was asked."""
         return as_asked(self)

@@ -180,18 +180,19 @@ def time_slots(actions: Actions) -> tuple[tuple[Slot, ...], ...]:
     made: list[list[Slot]] = [[] for _ in actions]
     left = sum(len(order) for order in actions)
     while left:
-        before = left
+        waiting = left
         for order, slots in zip(actions, made, strict=True):
             while len(slots) < len(order):
                 action = order[len(slots)]
-                ready = _ready(action, last, ends)
+                before = needed(action, last)
+                ready = ends.get(before) if before else 0
                 if ready is None:
                     break
                 start = max(ready, slots[-1].end if slots else 0)
                 slots.append(Slot(action, start, start + (2 if action[0] == "B" else 1)))
                 ends[action] = slots[-1].end
                 left -= 1
-        if left == before:
+        if left == waiting:
             stuck = next(
                 order[len(slots)] for order, slots in zip(actions, made, strict=True) if len(slots) < len(order)
             )
@@ -199,17 +200,21 @@ def time_slots(actions: Actions) -> tuple[tuple[Slot, ...], ...]:
     return tuple(tuple(slots) for slots in made)
 
 
-def _ready(action: str, last: int, ends: dict[str, int]) -> int | None:
-    """When what an action needs is there; None if that is not known yet."""
+def needed(action: str, last: int) -> str:
+    """The action that another one waits for, beside those before it on its own stage; "" where there is none.
+
+    last   number of the last chunk of all stages
+
+    >>> needed("F0.1", last=3), needed("F2.1", last=3), needed("B3.1", last=3), needed("B2.1", last=3)
+    ('', 'F1.1', 'F3.1', 'B3.1')
+    """
     kind, (chunk, number) = action[0], action[1:].split(".")
     here = int(chunk)
     if kind == "F":
-        return 0 if here == 0 else ends.get(f"F{here - 1}.{number}")
+        return "" if here == 0 else f"F{here - 1}.{number}"
     if kind == "W":
-        return ends.get(f"I{chunk}.{number}")
-    if here == last:
-        return ends.get(f"F{chunk}.{number}")
-    return ends.get(f"{kind}{here + 1}.{number}")
+        return f"I{chunk}.{number}"
+    return f"F{chunk}.{number}" if here == last else f"{kind}{here + 1}.{number}"
 
 
 @checked(slots=_check_slots)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
@@ -344,7 +344,7 @@ class _Grid:
             schedule=shape.schedule if shape.pp > 1 else "1f1b",
             cp_kind=self.job.parallelism.cp_kind if number("cp") > 1 else "ring",
         )  # fmt: skip
-        return replace(
+        made = replace(
             self.job,
             cluster=self.clusters[at[0]],
             parallelism=layout,
@@ -352,15 +352,21 @@ class _Grid:
             global_batch=self.job.batch,
             recompute=self.space.recompute[int(at[1])],
         )
+        return made.effective()
 
     def structures(self, refused: Counter[str]) -> Iterator[_Shape]:
-        """Every way to deal the layers out; embedding and head count as layers where that makes it even."""
+        """Every way to deal the layers out; embedding and head count as layers where that makes it even.
+
+        Where nothing does, as with 61 layers on 16 stages, some chunks have a layer more than others.
+        """
         space, layers, n = self.space, self.job.model.num_layers, int(np.prod(self.shape))
         for pp in space.pp:
+            odd = bool(layers % pp and (layers + 2) % pp)  # no number of chunks is even on these stages
             for vpp in space.vpp if pp > 1 else (1,):
                 chunks = pp * vpp
                 uneven = layers % chunks != 0
-                if chunks > layers + 2 or (uneven and ((layers + 2) % chunks or True not in space.uneven)):
+                refuse = uneven and (True not in space.uneven or (not odd and (layers + 2) % chunks))
+                if chunks > layers + 2 or refuse:
                     refused["pp x vpp divides layers"] += n
                     continue
                 for schedule in space.schedule:
@@ -432,10 +438,10 @@ _FILLED = Rule(
 )  # fmt: skip
 
 
-def _place(cluster: Cluster, price: float | None) -> tuple[int, float]:
-    """Devices of a cluster, and dollars that they cost an hour; infinite where no price is known."""
+def _place(cluster: Cluster, price: float | None) -> tuple[int, float, Cluster]:
+    """Devices of a cluster, dollars that they cost an hour, infinite where no price is known, and the cluster."""
     paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
-    return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf
+    return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf, cluster
 
 
 def _single(cluster: Cluster) -> Cluster:
@@ -511,6 +517,8 @@ class SearchResult(Report):
     refused   layouts by the rule that they break first; "memory": valid ones that do not fit. Where pp x vpp does not
               divide the layers nothing is evaluated: these are not among the tried
     closest   the valid layout that needs least memory, where none fits
+    near      for each cluster the layouts that no other on it beats in time and memory, fastest first
+    faster    how many fit and are faster than the seconds asked for as `than`
     """
 
     title: str
@@ -521,6 +529,8 @@ class SearchResult(Report):
     fitting: int
     refused: dict[str, int]
     closest: Found | None = None
+    near: Mapping[Cluster, tuple[Found, ...]] = field(default_factory=dict)
+    faster: int | None = None
 
     def records(self) -> Sequence[dict[str, Any]]:
         """The best layouts, numbers in base units."""
@@ -529,6 +539,7 @@ class SearchResult(Report):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
         counts = {name: getattr(self, name) for name in ("tried", "valid", "fitting", "refused")}
+        counts |= {} if self.faster is None else {"faster": self.faster}
         return {"title": self.title, **counts, "best": self.records(), "front": [f.to_dict() for f in self.front]}
 
     def tables(self) -> list[Table]:
@@ -560,25 +571,29 @@ class _Tally:
     """What is kept of the arrays: the best, the front, and counts."""
 
     best: int
+    than: float | None = None
     tried: int = 0
     valid: int = 0
     fitting: int = 0
+    faster: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
-    front: dict[Any, list[tuple[Any, ...]]] = field(default_factory=dict)
+    front: dict[tuple[int, float, Cluster], list[tuple[Any, ...]]] = field(default_factory=dict)
     closest: tuple[Any, ...] | None = None
 
     def add(
-        self, places: Sequence[tuple[int, float]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
+        self, places: Sequence[tuple[int, float, Cluster]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
     ) -> None:
         """Keep what may be among the best or on the front; of arrays whose first axis are clusters.
 
-        places   devices of each cluster, and what they cost an hour
+        places   devices of each cluster, what they cost an hour, and the cluster
         make     the layout at one place of the flat arrays
         """
         self.tried += valid.size
         self.valid += int(valid.sum())
         self.fitting += int(fits.sum())
+        if self.than is not None:
+            self.faster += int((fits & (seconds < self.than)).sum())
         if valid.any() and not self.fitting:
             least = int(np.where(valid, held, np.inf).argmin())
             self.closest = min(filter(None, (self.closest, (held.flat[least], make, least))), key=lambda f: f[0])
@@ -598,16 +613,19 @@ class _Tally:
         refused = {rule: count for rule, count in self.refused.items() if count}
         best = tuple(make(i) for _, make, i in self.kept)
         closest = self.closest[1](self.closest[2]) if self.closest and not best else None
+        for near in self.front.values():
+            near.sort(key=lambda f: f[:2])
+            near[:] = [near[i] for i in np.flatnonzero(_falls(np.array([f[1] for f in near])))]
         front = tuple(self._undominated())
-        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest)
+        each = {place[2]: tuple(make(i) for *_, make, i in near) for place, near in self.front.items()}
+        faster = None if self.than is None else self.faster
+        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest, each, faster)
 
     def _undominated(self) -> Iterator[Found]:
         """Those that no other is at least as good as in seconds, memory, devices and dollars."""
         found = []
-        for (devices, price), near in self.front.items():
-            near.sort(key=lambda f: f[:2])
-            falls = np.flatnonzero(_falls(np.array([f[1] for f in near])))
-            found += [(*near[i][:2], devices, near[i][0] * price, *near[i][2:]) for i in falls]
+        for (devices, price, _), near in self.front.items():
+            found += [(*one[:2], devices, one[0] * price, *one[2:]) for one in near]
         found.sort(key=lambda f: f[:4])
         kept = np.empty((len(found), 4))
         number = 0
@@ -632,6 +650,7 @@ def search(
     *,
     best: int = 10,
     price: float | None = None,
+    than: float | None = None,
     **how: Any,
 ) -> SearchResult:
     """Rank every valid layout of a job, on one cluster or on several kinds and counts of devices.
@@ -640,6 +659,7 @@ def search(
     clusters   where: clusters, names of devices, or names with counts, as in ["h100", ("h200", 8)]; default: the job's
     best       how many layouts to return
     price      dollars of a device-hour, of all devices; default: the newest of the catalog
+    than       seconds, as of a layout that runs already: how many that fit are faster is counted (`faster`)
     how        values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space` and `ServingSpace`.
                Default: every value that can be valid. Of serving,
                `input_tokens`, `output_tokens`, `concurrency`, `slo_ttft`, `slo_tpot` as in `llmhw.serve`
@@ -658,7 +678,9 @@ def search(
     places = _clusters(job, clusters)
     if price is not None:
         check_number("price", price, above=True)
-    tally = _Tally(check_count("best", best, most=_MOST_VALUES))
+    if than is not None:
+        check_number("than", than, above=True)
+    tally = _Tally(check_count("best", best, most=_MOST_VALUES), than)
     names = ", ".join(dict.fromkeys(str(c) for c in places)) if len(places) < 4 else f"{len(places)} clusters"
     with np.errstate(all="ignore"):  # layouts that break a rule may divide by zero: they are masked
         if isinstance(job, ServingJob):

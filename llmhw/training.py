@@ -760,11 +760,11 @@ class StepMemory:
     def kept(self, kind: int, mode: str) -> list[Term]:
         """What a layer keeps of one micro-batch; `mode`: none, selective, per-op or full."""
         if (kind, mode) not in self._kept:
-            self._kept[kind, mode] = self._layer(self.spec.layer_kinds[kind][0], mode)
+            self._kept[kind, mode] = self._layer(kind, mode)
         return self._kept[kind, mode]
 
-    def _layer(self, layer: Layer, mode: str) -> list[Term]:
-        job, x = self.job, self.x
+    def _layer(self, kind: int, mode: str) -> list[Term]:
+        job, x, layer = self.job, self.x, self.spec.layer_kinds[kind][0]
         if mode == "per-op":
             return _per_op(job, x, layer)
         if job.kernels == "megatron":
@@ -774,7 +774,7 @@ class StepMemory:
             # Transformer Engine's 8- and 4-bit layers keep their inputs as they multiply them, not in 16 bit
             stored = min(1.0, OPERAND_BYTES[job.compute_format] / 2)
             return _flat(found.kept(x.micro_batch, again=job.again if job.by_module else (), stored=stored))
-        kept = self._by_tape(lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
+        kept = self._by_tape((kind, mode), lambda **at: layer_activations(self.spec, layer, recompute=mode, **at))
         return [t.scaled(2) for t in kept] if mode == "full" and self.in_fp32 else kept
 
     def _block(self, layer: Layer, *, fused: bool) -> Block:
@@ -790,23 +790,31 @@ class StepMemory:
             imbalance=job.expert_imbalance,
         )
 
-    def _by_tape(self, kept: Callable[..., Estimate]) -> list[Term]:
-        """Terms of PyTorch's op-by-op profile; of arrays of layouts, its totals."""
+    def _by_tape(self, what: Any, kept: Callable[..., Estimate]) -> list[Term]:
+        """Terms of PyTorch's op-by-op profile; of arrays of layouts, its totals. `what`: a name of what is kept."""
         job, x = self.job, self.x
+        case: dict[str, Any] = {"seq_len": job.seq_len, "attention": job.attention, "precision": job.precision}
+        if job.frozen:
+            case |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
+            case |= {"adapters": str(job.adapters), "rank": job.rank}
+        if fuses(job):
+            case["fused"] = True
 
         def at(tp: int, cp: int, split: bool, batch: int) -> Estimate:
-            sizes: dict[str, Any] = {"batch": batch, "tp": tp, "cp": cp, "sequence_parallel": bool(split)}
-            if job.frozen:
-                sizes |= {"adapted": lora_modules(self.spec, job.targets), "dropout": bool(job.dropout)}
-                sizes |= {"adapters": str(job.adapters), "rank": job.rank}
-            if fuses(job):
-                sizes["fused"] = True
-            return kept(seq_len=job.seq_len, attention=job.attention, precision=job.precision, **sizes)
+            return kept(batch=batch, tp=tp, cp=cp, sequence_parallel=bool(split), **case)
 
         numbers = (x.tp, x.cp, x.sequence_parallel, self.rows)
         if self.detail == "terms":
             return [t for part in at(*numbers) for t in part.terms]
-        return [Term("op by op", "", (), 1, each(lambda *one: float(at(*one).total), *numbers))]
+        # searches on many devices ask for the same numbers over and over
+        known = _tape_totals(self.spec, what, tuple(case.items()))
+
+        def total(*one: int) -> float:
+            if one not in known:
+                known[one] = float(at(*one).total)  # type: ignore[arg-type]
+            return known[one]
+
+        return [Term("op by op", "", (), 1, each(total, *numbers))]
 
     def shared(self, layers: Iterable[tuple[int, str]]) -> list[Term]:
         """Tables that all layers of these kinds and modes share, in one micro-batch (the torch profile)."""
@@ -815,7 +823,7 @@ class StepMemory:
         kinds = tuple(sorted(layers))
         key = ("shared", *kinds)
         if key not in self._kept:
-            self._kept[key] = self._by_tape(lambda **at: shared_activations(self.spec, kinds, **at))
+            self._kept[key] = self._by_tape(key, lambda **at: shared_activations(self.spec, kinds, **at))
         return self._kept[key]
 
     def end(self, which: str) -> dict[str, list[Term]]:
@@ -829,9 +837,11 @@ class StepMemory:
             else:
                 ends: dict[str, Any] = {"layers": (), "embedding": first, "head": not first}
                 plain = not first and job.loss in ("plain", "copied") and job.method == "sft"
-                loss = self._by_tape(lambda **at: _only(activations(self.spec, **ends, **at), "loss")) if plain else []
-                rest = self._by_tape(lambda **at: activations(self.spec, **ends, loss=False, **at))
-                self._ends[which] = {"ends": rest, "loss": loss}
+                rest = self._by_tape(which, lambda **at: activations(self.spec, **ends, loss=False, **at))
+                self._ends[which] = {"ends": rest, "loss": []}
+                if plain:
+                    made = self._by_tape("loss", lambda **at: _only(activations(self.spec, **ends, **at), "loss"))
+                    self._ends[which]["loss"] = made
         return self._ends[which]
 
     def copies(self, number: int) -> Any:
@@ -905,7 +915,17 @@ class StepMemory:
             kind: [one.term(batch) for op in found.ops for one in op.kept if self.job.again & set(one.again)]
             for kind, found in kinds.items()
         }
-        return max(made.values(), key=lambda terms: float(sum(t.value for t in terms)), default=[])
+        found: list[Term] = []
+        most: Any = -1.0
+        for terms in made.values():
+            total = sum(t.value for t in terms)
+            if isinstance(total, (int, float)) and isinstance(most, float):
+                found, most = (terms, float(total)) if total > most else (found, most)
+            else:  # of many layouts: terms of the kind that holds less come to nothing
+                more = where(total > most, 1, 0)
+                found = [t.scaled(1 - more) for t in found] + [t.scaled(more) for t in terms]
+                most = maximum(most, total)
+        return found
 
     def temporaries(self, stage: Stage) -> list[Term]:
         """Gradients of rows that are alive inside the backward pass of a layer, at the product of gate and up.
@@ -1103,6 +1123,12 @@ class StepMemory:
         flat = self.job.trainer.sharding in ("deepspeed", "internevo")
         left = fullest + either - (self.states(stage).without(self.away).total if flat else most)
         return where(fullest >= most, either, maximum(0.0, left)), gradients
+
+
+@lru_cache(maxsize=256)
+def _tape_totals(spec: Any, what: Any, case: Any) -> dict[tuple[int, ...], float]:
+    """What `_by_tape` has found of a part of a model, by the numbers that it depends on."""
+    return {}
 
 
 def fuses(job: TrainingJob) -> bool:
@@ -1638,7 +1664,7 @@ class TrainingEstimate(Report):
             "price_provider": price and price.provider,
             "price_region": price and price.region,
             "price_date": price and price.date,
-            "energy_kwh": run["energy_kwh"],
+            **{name: run[name] for name in ("energy_kwh", "co2_kg", "peak_kw", "spare_devices")},
             **{f"seconds_{name.replace(' ', '_').replace('-', '_')}": s for name, s in self.time.parts.items()},
         }
 
@@ -1657,7 +1683,8 @@ class TrainingEstimate(Report):
             ("tokens/s a device", format_quantity(self.tokens_per_second_per_device, ""), ""),
             ("tokens/s in all", format_quantity(self.tokens_per_second, ""), ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
-            *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
+            *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy", "CO2")),
+            *((name, *run[name]) for name in ("peak power", "spares") if self.job.cluster.devices > 1),
         ]
         return told if held.fits else [told[0], ("if it fitted", "", ""), *told[1:]]
 
@@ -1671,6 +1698,13 @@ class TrainingEstimate(Report):
 
 _COMPUTE_OPTIMAL = "20 for each parameter, as Hoffmann et al. 2022 (arXiv 2203.15556) found best for their compute"
 _ADAPTED = Default("tokens", 1e8, "a fine-tuning set of 100,000 examples of 1,000 tokens; give tokens= of yours")
+
+
+def usual_tokens(job: TrainingJob) -> Default:
+    """Tokens of a run where nobody says how many."""
+    if job.frozen or job.method != "sft":
+        return _ADAPTED
+    return Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
 
 
 def _trained_sequences(job: TrainingJob) -> int:
@@ -1733,11 +1767,7 @@ def train(
     # a checkpoint holds the weights in 16 bit and the optimizer's states of all ranks, once each; adapters hardly weigh
     held = training_states(job.model, optimizer=job.optimizer, precision=job.precision)
     checkpoint = sum(float(part.value) for part in held if part.name != "gradients" and not job.frozen)
-    usual = (
-        _ADAPTED
-        if job.frozen or job.method != "sft"
-        else Default("tokens", 20 * job.model.parameters.text, _COMPUTE_OPTIMAL)
-    )
+    usual = usual_tokens(job)
     whole = training_run(
         step_seconds=time.total,
         step_seconds_interval=time.interval,

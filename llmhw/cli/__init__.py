@@ -19,19 +19,27 @@ from llmhw.cli.terminal import OutputError, no_color, say
 ISSUES = "https://github.com/llmhw/llmhw/issues"
 
 # Command -> the module that has it, its group in the help, and what it answers.
+# One of two words stands behind its first, as in "llmhw plan train".
 COMMANDS = {
+    "plan train": ("plans", "Questions", "What to rent or buy to train a model, how it lies there, what it costs."),
+    "plan finetune": (
+        "plans",
+        "Questions",
+        "The same to fine-tune one: all weights, LoRA or QLoRA; answers, DPO, GRPO.",
+    ),
     "fit": ("jobs", "Questions", "What fits on a device: inference by format, training, LoRA, QLoRA."),
     "memory": ("jobs", "Questions", "Memory of every pipeline stage of a training job, part by part."),
     "train": ("jobs", "Questions", "Time of a step and of a run: speed, memory, days, dollars, energy."),
     "serve": ("jobs", "Questions", "What fits, first token, tokens/s of a user and of all, dollars a million."),
     "simulate": ("jobs", "Questions", "Requests played through an engine: queues, batches, percentiles."),
+    "cost": ("money", "Questions", "Rent or buy: what devices cost to own, what their rent is, when one has paid."),
     "model": ("catalog", "Facts", "Parameters, weights, KV cache and FLOPs of one model."),
     "models": ("catalog", "Facts", "The models of the catalog."),
     "gpus": ("catalog", "Facts", "Accelerators: memory, bandwidth, dense peaks."),
     "links": ("catalog", "Facts", "Links and networks."),
     "formats": ("catalog", "Facts", "Number formats, with what a weight really costs."),
     "trainers": ("catalog", "Facts", "Training software: what it overlaps, fuses and keeps."),
-    "prices": ("catalog", "Facts", "What a device costs to rent or to buy, by provider, region and date."),
+    "prices": ("money", "Facts", "What a device costs to rent or to buy, by provider, region and date."),
     "explain": ("catalog", "Proof", "The formula behind a number, with the numbers put in."),
     "measure": ("data", "Proof", "A quantity from PyTorch, beside the prediction."),
     "validate": ("data", "Proof", "Predictions beside a table of measurements, yours or published ones."),
@@ -52,17 +60,31 @@ What do you want to know?
 
 
 class Commands(click.Group):
-    """The commands; each is loaded when it is asked for."""
+    """The commands, or those that begin with one word; each is loaded when it is asked for.
+
+    word   the first word of them all, and a blank; "": all commands
+    """
+
+    word = ""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What stands here, and its name among all commands; what has more words than one is a group of its own."""
+        here = [name for name in COMMANDS if name.startswith(self.word)]
+        return {name[len(self.word) :].split()[0]: name for name in reversed(here)}
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.names)[::-1]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        whole = self.names.get(name, name)
+        if whole not in COMMANDS:
             return None
+        if whole not in (name, self.word + name):
+            return _group_of(name)
         from importlib import import_module
 
-        found: click.Command = import_module(f"llmhw.cli.{COMMANDS[name][0]}").COMMANDS[name]
+        found: click.Command = import_module(f"llmhw.cli.{COMMANDS[whole][0]}").COMMANDS[whole]
         return found
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
@@ -70,23 +92,42 @@ class Commands(click.Group):
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
             flag = error.option_name
-            raise click.UsageError(f"{flag} is no option here; options stand behind a command: llmhw --help") from None
+            where = f"llmhw {self.word}--help"
+            raise click.UsageError(f"{flag} is no option here; options stand behind a command: {where}") from None
 
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in self.names:
             from llmhw.units import nearest
 
-            close = nearest(args[0], COMMANDS)
-            hint = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(COMMANDS)}"
-            raise click.UsageError(f"{args[0]!r} is no command; {hint}")
+            close, known = nearest(args[0], self.names), self.list_commands(context)
+            hint = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(known)}"
+            raise click.UsageError(f"{self.word + args[0]!r} is no command; {hint}")
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        for group in dict.fromkeys(group for _, group, _ in COMMANDS.values()):
+        here = {name: found for name, found in COMMANDS.items() if name.startswith(self.word)}
+        for group in dict.fromkeys(group for _, group, _ in here.values()):
             with formatter.section(group):
-                formatter.write_dl([(name, text) for name, (_, of, text) in COMMANDS.items() if of == group])
+                formatter.write_dl([(name, text) for name, (_, of, text) in here.items() if of == group])
+
+
+_GROUPS = {"plan": "What to rent or buy for a job, how it lies there, and what it costs."}
+
+
+def _group_of(word: str) -> Commands:
+    """The commands whose first word this is."""
+
+    def alone() -> None:
+        context = click.get_current_context()
+        if context.invoked_subcommand is None:
+            say(f"{context.get_help()}\n")
+
+    settings: dict[str, Any] = {"invoke_without_command": True, "callback": alone}
+    found = Commands(word, help=_GROUPS.get(word), params=_options(), **settings)
+    found.word = f"{word} "
+    return found
 
 
 def _options() -> list[click.Parameter]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations as pairs
 from typing import Any
 
 import click
 
 from llmhw.cli import output as out
-from llmhw.cli.options import ANSWER, DEVICE_FACTS, GROUPS, Model, Option, combinations, hub_option, meant, option
-from llmhw.cli.terminal import Progress, no_color, say, width
+from llmhw.cli.options import (
+    ANSWER,
+    DEVICE_FACTS,
+    GROUPS,
+    MONEY,
+    Model,
+    Option,
+    combinations,
+    currency_option,
+    hub_option,
+    meant,
+    option,
+)
+from llmhw.cli.terminal import Progress, folded, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
 
@@ -18,8 +31,11 @@ from llmhw.units import LLMHWError
 MOST_COMBINATIONS = 10_000
 
 
-def answer_options(*, explain: bool, plot: bool) -> list[click.Parameter]:
-    """How an answer is given."""
+def answer_options(*, explain: bool, plot: bool, timeline: Sequence[str] = ()) -> list[click.Parameter]:
+    """How an answer is given.
+
+    timeline   flags of the option that draws one
+    """
     settings: dict[str, Any] = {"group": ANSWER, "many": False}
     found = [
         option(
@@ -40,6 +56,9 @@ def answer_options(*, explain: bool, plot: bool) -> list[click.Parameter]:
     if plot:
         text = "Draw it into a file: .svg, .png or .pdf. Needs the extra `plot`."
         found.append(option("--plot", "plot", metavar="FILE", help=text, **settings))
+    if timeline:
+        text = "What happens when, as a Chrome trace, which Perfetto opens."
+        found.append(option(*timeline, "timeline", metavar="FILE.json", help=text, **settings))
     return [*found, *common_options()]
 
 
@@ -65,6 +84,7 @@ class Command(click.Command):
     shown      how many answers stand side by side
     examples   lines of the help that run as they are
     draw       from a module with functions that draw, and an answer, to a figure
+    timed      from `llmhw.timeline` and an answer to a timeline
     code       the exit code of an answer
     curve      the rows that --curve asks for
     interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed, never written to a file
@@ -80,15 +100,21 @@ class Command(click.Command):
         examples: Iterable[str] = (),
         explain: bool = False,
         draw: Callable[[Any, Any], Any] | None = None,
+        timed: Callable[[Any, Any], Any] | None = None,
         code: Callable[[Any], int] = lambda answer: 0,
         curve: Callable[[Any], Any] | None = None,
         interrupted: Callable[[Any], str] = lambda answer: "",
         help: str = "",
     ) -> None:
         hub = [hub_option()] if any(isinstance(param, Model) for param in params) else []
-        every = [*params, *hub, *answer_options(explain=explain, plot=draw is not None)]
+        money = [currency_option()] if any(getattr(param, "group", "") == MONEY for param in params) else []
+        # a command that reads recorded requests has --trace for them
+        taken = any("--trace" in param.opts for param in params)
+        flags = () if timed is None else ("--timeline",) if taken else ("--timeline", "--trace")
+        every = [*params, *money, *hub, *answer_options(explain=explain, plot=draw is not None, timeline=flags)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
+        self.timed = timed
         self.exit_code, self.curve, self.interrupted = code, curve, interrupted
 
     # help
@@ -152,18 +178,20 @@ class Command(click.Command):
     def _run(self, **options: Any) -> None:
         form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
         file, quiet = options.pop("output"), options.pop("quiet")
-        part, plot = options.pop("part", None), options.pop("plot", None)
+        part, drawn = options.pop("part", None), {name: options.pop(name, None) for name in ("plot", "timeline")}
+        click.get_current_context().meta["timeline"] = drawn["timeline"] is not None
         shown = self._shown(form, quiet, options.pop("curve", False))
         flags, varied = out.flags_of(self), self._expand(options)
-        if varied and (part is not None or plot is not None or not shown.columns):
+        own = [f"--{name}" for name, path in drawn.items() if path is not None] + ["--explain"] * (part is not None)
+        if varied and (own or not shown.columns):
             raise LLMHWError(
-                f"{'--plot' if plot else '--explain' if part else self.name} is for one answer; give one value of "
+                f"{own[0] if own else self.name} is for one answer; give one value of "
                 + ", ".join(max(flags[name].opts, key=len) if name in flags else name for name in varied)
             )
         if part is not None and form not in ("json", "txt"):
             raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")
         inputs = _paths(options)
-        _check_outputs(file, plot, inputs)
+        _check_outputs({"output": file, **drawn}, inputs)
         ends: list[tuple[str, int]] = []
 
         def made() -> str | bytes:
@@ -176,16 +204,18 @@ class Command(click.Command):
             if part is not None:
                 told = answer.explain(part)  # type: ignore[attr-defined]
                 return out.json_text({"part": part, "explanation": told}) if form == "json" else f"{told}\n"
-            if plot is not None:
-                self._plot(answer, plot, inputs)
+            if drawn["plot"] is not None:
+                self._plot(answer, drawn["plot"], inputs)
+            if drawn["timeline"] is not None:
+                self._draw_timeline(answer, drawn["timeline"], inputs)
             if form == "txt":
                 return out.text(answer, flags, quiet=quiet, color=file is None and _colored())
             return out.written(answer, form, shown, flags)
 
         _deliver(made, file, inputs)
         note, code = ends[0]
-        if note:
-            say(f"llmhw: {note}\n", err=True)
+        for told in filter(None, (note, _stale(options))):
+            say(f"llmhw: {told}\n", err=True)
         click.get_current_context().exit(130 if note else code)
 
     def _shown(self, form: str, quiet: bool, curve: bool) -> out.Shown:
@@ -250,6 +280,12 @@ class Command(click.Command):
         plot.style()
         plot.write(self.draw(plot, answer), path, inputs=inputs)
 
+    def _draw_timeline(self, answer: Report, path: str, inputs: list[str]) -> None:
+        from llmhw import timeline
+
+        assert self.timed is not None
+        timeline.write(self.timed(timeline, answer), path, inputs=inputs)
+
 
 def _deliver(made: Callable[[], str | bytes], file: str | None, inputs: list[str]) -> None:
     """Print it, or write it to a file."""
@@ -286,7 +322,23 @@ def _one_provider(options: dict[str, Any]) -> str | None:
         devices = [accelerator_of(name) for name in options["gpu"]]
     except LLMHWError:
         return None  # the row of that name says so
-    return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"))
+    count, kind = max(options.get("gpus", (1,))), options.get("kind", "on_demand")
+    return common_provider(devices, count, kind, options.get("prices"))
+
+
+def _stale(options: dict[str, Any]) -> str:
+    """What to tell a person whose clock says that the prices are old: never an output, which no clock may change."""
+    import sys
+    from datetime import date
+
+    if "prices" not in options or options.get("price") not in (None, (None,)) or not sys.stderr.isatty():
+        return ""
+    from llmhw.hardware import stale_on
+
+    listed = options["prices"]
+    text = stale_on(date.today(), listed.newest if listed else out.versions()["catalog_date"])
+    ways = "; `llmhw prices refresh --output FILE.csv` asks for today's" if text else ""
+    return "\n".join(folded([f"{text}{ways}"], width())) if text else ""
 
 
 def _colored() -> bool:
@@ -304,13 +356,20 @@ def _paths(options: dict[str, Any]) -> list[str]:
     return [*paths, *(join(path, name) for path in paths for name in ("config.json", "params.json"))]  # of a folder
 
 
-def _check_outputs(file: str | None, plot: str | None, inputs: list[str]) -> None:
+def _check_outputs(files: Mapping[str, str | None], inputs: list[str]) -> None:
+    """Each file can be written, is written once, and is not read; `files` by the option that names it."""
     from llmhw.files import check_output
 
-    if file is not None and file == plot:
-        raise LLMHWError(f"output={file!r} and plot={plot!r} are one file; give two")
-    for path in (file, plot):
-        if path not in (None, "-"):
+    given = {name: path for name, path in files.items() if path is not None}
+    for (one, path), (other, same) in pairs(given.items(), 2):
+        if path == same:
+            raise LLMHWError(f"{one}={path!r} and {other}={same!r} are one file; give two")
+    for name, path in given.items():
+        if name == "timeline":
+            from llmhw.timeline import check_name
+
+            check_name(path, inputs)
+        elif path != "-":
             check_output(path, inputs)
 
 

@@ -38,7 +38,7 @@ from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 
-_PRICE = ("price", "provider", "region", "kind")
+_PRICE = ("price", "provider", "region", "kind", "prices", "grid")
 
 
 def _calibration() -> Option:
@@ -60,7 +60,7 @@ def default_seq_len(spec: llmhw.ModelSpec, tokens: int | None) -> int:
     return min(4096, spec.max_seq_len or 4096) if tokens is None else tokens
 
 
-def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
+def network_link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     """A link by its name, or by GB/s."""
     if text is None:
         return None
@@ -73,7 +73,7 @@ def _link(argument: str, text: str | None, kind: str) -> llmhw.Link | None:
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
 
 
-def _device(options: dict[str, Any]) -> llmhw.Accelerator:
+def device_of_options(options: dict[str, Any]) -> llmhw.Accelerator:
     """What `device_options` describe, taken out of the options."""
     from llmhw.hardware import given
 
@@ -89,11 +89,11 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
     """What `cluster_options` describe, taken out of the options."""
     from llmhw.hardware import usual_network
 
-    gpu = _device(options)
+    gpu = device_of_options(options)
     gpus, per_node = (options.pop(name) for name in ("gpus", "devices_per_node"))
-    inside = _link("intra_link", options.pop("intra_link"), "scale-up")
+    inside = network_link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
-    between = usual_network(gpu) if text is None else _link("inter_link", text, "scale-out")
+    between = usual_network(gpu) if text is None else network_link("inter_link", text, "scale-out")
     made = llmhw.Cluster(gpu, gpus, per_node, intra_link=inside, inter_link=between)
     # among many combinations, some may well have nothing to send
     if not click.get_current_context().meta.get("many"):
@@ -158,6 +158,7 @@ MEMORY = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.memory(answer),
+    timed=lambda timeline, answer: timeline.memory(answer),
 )
 
 TRAIN = Command(
@@ -191,6 +192,7 @@ TRAIN = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.train(answer),
+    timed=lambda timeline, answer: timeline.train(answer),
 )
 
 
@@ -202,7 +204,7 @@ def _fit(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     formats = options.pop("weights")
     options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
-    return llmhw.fit(spec, _device(options), formats=formats or None, **options)
+    return llmhw.fit(spec, device_of_options(options), formats=formats or None, **options)
 
 
 FIT = Command(
@@ -320,6 +322,7 @@ SERVE = Command(
     ),
     explain=True,
     draw=lambda plot, answer: plot.serve(answer),
+    timed=lambda timeline, answer: timeline.serve(answer),
     curve=lambda found: found.records(),
 )
 
@@ -327,10 +330,19 @@ SERVE = Command(
 def _simulate(options: dict[str, Any]) -> Report:
     from llmhw.service import simulate_service
 
+    if str(options["trace"]).lower().endswith(".json"):
+        raise llmhw.LLMHWError(
+            f"trace={options['trace']!r} is no table of requests, FILE.csv, that are played; --timeline FILE.json "
+            "writes what the engine does"
+        )
     job = _serving_job(options)
     options["calibration"] = _constants(options["calibration"])
     if options["chunked_prefill"] is None:
         del options["chunked_prefill"]
+    if click.get_current_context().meta.get("timeline"):
+        from llmhw.timeline.serving import DRAWN
+
+        options["traced"] = DRAWN
     with Progress("requests") as step:
         return simulate_service(job, progress=step, **options)
 
@@ -394,6 +406,7 @@ SIMULATE = Command(
         "llmhw simulate llama-3-8b --gpu h100 --rate 2,8 --requests 200 --output-tokens exponential:200",
     ),
     draw=lambda plot, answer: plot.simulate(answer),
+    timed=lambda timeline, answer: timeline.simulate(answer),
     interrupted=lambda found: "" if found.result.complete else found.result.note,
 )
 
@@ -409,7 +422,7 @@ def _compare(options: dict[str, Any]) -> Report:
         options["gpu"] = logs.device_of(log)
     elif options["gpu"] is None:
         options["gpu"] = log.device or None
-    device = _device(options)
+    device = device_of_options(options)
     spec = options.pop("model")
     usual = {f.name: f.default for f in fields(ServingJob)}
     asked = {name: value for name, value in taken(ServingJob, options).items() if value != usual[name]}

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmhw.hardware import Accelerator, Cluster, Link
-from llmhw.job import EFFECTS, MODULES, Assumed, Parallelism, TrainingJob, limits_of
+from llmhw.job import MODULES, Parallelism, TrainingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.names import split_format
 from llmhw.step_time import time_step
@@ -256,17 +256,6 @@ def _recipe(row: Row) -> dict[str, Any]:
     return found
 
 
-def _effective(job: TrainingJob) -> TrainingJob:
-    """The job without switches that have no effect in it: tables state them for every row."""
-    idle: dict[str, Any] = {}
-    for name, _, holds in EFFECTS:
-        if name in job.__slots__:
-            value, default = getattr(job, name), TrainingJob.__dataclass_fields__[name].default
-            if value != default and not isinstance(value, Assumed) and not holds(job):
-                idle[name] = default
-    return replace(job, **idle) if idle else job
-
-
 # -- the layout -------------------------------------------------------------------------------
 
 
@@ -412,7 +401,7 @@ def _candidates(row: Row, said: _Said) -> Iterator[TrainingJob]:
                     **said.recipe,
                     **block,
                 )
-                yield _effective(job)
+                yield job.effective()
                 made += 1
             except LLMHWError as error:
                 first = first or error
@@ -444,9 +433,8 @@ def _sought(row: Row, said: _Said) -> Described:
     micros = (said.micro,) if said.micro else (1, 2, 4, 8)
     alone = Cluster(said.cluster.accelerator, 1)
     batch = said.batch or n * micros[0]
-    base = _effective(
-        TrainingJob(cluster=alone, micro_batch=1, global_batch=batch, **{**said.recipe, "recompute": recompute[0]})
-    )
+    recipe = {**said.recipe, "recompute": recompute[0]}
+    base = TrainingJob(cluster=alone, micro_batch=1, global_batch=batch, **recipe).effective()
     axes: dict[str, Any] = {
         "tp": (said.tp,) if said.tp else _powers(said.cluster.devices_per_node, n),
         "pp": (said.pp,) if said.pp else (1,) if torch else _powers(min(n, spec.num_layers), n),
@@ -469,13 +457,13 @@ def _sought(row: Row, said: _Said) -> Described:
         raise LLMHWError(f"{' and '.join(said.open)} not stated, and no layout that was searched keeps a rule: {why}")
     if not found.best:
         assert found.closest is not None
-        return Described(_effective(found.closest.job), said.open)
+        return Described(found.closest.job.effective(), said.open)
     near = (one.job for one in found.best if one.seconds <= _NEAR * found.best[0].seconds)
     chosen = _usual(near)
     layout = replace(chosen.parallelism, replicas=said.replicas(chosen.parallelism.dp))
     if layout.cp > 1 and row["cp_kind"]:
         layout = replace(layout, cp_kind=row["cp_kind"])
-    made = _effective(replace(chosen, parallelism=layout))
+    made = replace(chosen, parallelism=layout).effective()
     if len(recompute) > 1 and made.recompute == "full":
         made = _as_needed(replace(made, recompute="none"))
     return Described(made, said.open)

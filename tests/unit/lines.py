@@ -68,6 +68,10 @@ _RUN = [
     "--power-fraction 0.01|0.5|1",
     "--host-watts 0|100|1000",
     "--pue 1|1.2|3",
+    "--grid World|France|us-va|CHN",
+    "--hardware-share 0|0.5|1 --repair-hours 0|24|1e5",
+    "--currency EUR|cny|USD",
+    "--prices {prices}",
 ]
 _SERVING = [
     "--engine vllm|tensorrt-llm|sglang|transformers|litgpt",
@@ -98,6 +102,9 @@ _SERVE = [
     "--price 0.01|2.5|1000",
     "--provider AWS|Lambda|RunPod~Community",
     "--spot",
+    "--grid World|France|Virginia",
+    "--currency EUR|JPY",
+    "--prices {prices}",
     "--curve --csv",
 ]
 _SIMULATE = [
@@ -109,6 +116,22 @@ _SIMULATE = [
     "--output-tokens 1|30|uniform:1:50|exponential:20|lognormal:20:0.5|csv:{lengths}",
     "--seed 0|1|12345678901234567890",
 ]
+_OWNING = [
+    "--gpus 1|8|16|20000",
+    "--months 1|18|36|60|600 --utilization 0.001|0.6|1",
+    "--utilization 0.3,0.6,1",
+    "--purchase-price 1|30000|1e9",
+    "--server-factor 1|1.5|100 --network-factor 1|1.2|100",
+    "--life-months 1|36|600",
+    "--electricity 0|0.1|100 --pue 1|1.2|100",
+    "--hosting 0|200 --staff 0|100 --upkeep 0|0.1|10 --interest 0|0.08|1",
+    "--power-fraction 0.01|1 --idle-fraction 0|1 --host-watts 0|374|1e6",
+    "--price 0.01|2.5|1000",
+    "--provider AWS|Lambda|RunPod~Community",
+    "--device-hours 1|1e6 --tokens-per-second 0.1|5000 --users 1|1e6",
+    "--currency EUR|cny|USD",
+    "--prices {prices}",
+]
 _ONE = ["--batch 1|4|64|1000", "--seq-len 1|128|8k|131072", "--weights bf16|fp8|int4-gptq|q4_k_m", "--kv bf16|fp8"]
 MODELS = (
     "llama-3-8b gpt2 llama-3-70b mixtral-8x7b deepseek-v3 deepseek-v2-lite gemma-3-27b qwen3-next-80b-a3b gpt-oss-120b "
@@ -118,7 +141,35 @@ MODELS = (
 _GPUS = "h100|h200|b200|A100~80GB~SXM4|RTX~4090|MI300X|TPU~v5e|M4~Max|V100~SXM2~32GB|L4|GB200~NVL72|Gaudi~3"
 _CALIBRATION = "--calibration {calibration}"
 
+_LIMITS = [
+    "--deadline 0.01|1|30|1000",
+    "--budget 1|1000|1e6",
+    "--budget-per-hour 0.1|10|1e4",
+    "--purchase 1000|1e6",
+    "--most-devices 1|8|1000",
+    "--headroom 0|0.1|0.9",
+    "--peak-kw 1|100",
+    "--by cost|time|devices|energy",
+    "--best 1|3|50",
+    "--tp 1|2|2,4",
+    "--zero 0|1,3|3",
+    "--offload none|optimizer|all",
+    "--recompute none|full",
+    "--optimizer adamw|adamw-8bit|muon",
+    "--seq-len 128|2k",
+    "--global-batch 1|64|100",
+    "--tokens 1|1e9|15T",
+]
+_TUNED = [
+    "--method full|lora|qlora|dpo|lora,dpo|full,lora|sft,dpo|grpo",
+    "--frozen --base nf4|int8",
+    "--rank 1|8|1000000",
+    "--examples 1|1000|1e9 --epochs 1|3|0",
+]
+
 _PHRASES: dict[str, list[str]] = {
+    "plan train": [*_LIMITS, *_RUN],
+    "plan finetune": [*_LIMITS, *_RUN, *_TUNED],
     "fit": [*_ONE, "-w bf16,fp8,q4_k_m", "-b 1,8", "--rank 1|16|256", "--utilization 0.1|0.9|1", "--gpus 1|2|3|8"],
     "memory": [*_CLUSTER, *_TRAINING],
     "train": [
@@ -134,9 +185,12 @@ _PHRASES: dict[str, list[str]] = {
     "prices": [
         "--provider AWS|lambda|x",
         "--region us-east-1|global",
-        "--kind spot|on_demand|purchase",
+        "--kind spot|on_demand|purchase|reserved",
         "--max 0.5|3|1e6",
+        "--currency EUR|cny",
+        "--prices {prices}",
     ],
+    "cost": _OWNING,
     "explain": [*_ONE, "--optimizer adamw|muon", "--precision bf16|fp32"],
     "measure": ["--batch 0|-1|x", "--seq-len 0|-5|1.5", "--optimizer x|lbfgs", "--gpu x|h10"],
     "validate": ["--worst 0|1|3|1000", "--columns", "--template", _CALIBRATION, "--fit {dir}/fitted.json"],
@@ -146,6 +200,7 @@ _PARTS = {
     "train": "step|cost|MFU|price|energy|memory|optimizer|weights|tokens/s~in~all",
     "serve": "first~token|next~token|all~users|total|memory|cost|one~user|x",
     "model": "weights|KV~cache|parameters|total",
+    "cost": "total|lost~value|interest|electricity|break-even|rent|x",
 }
 
 
@@ -159,6 +214,8 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
+    if name == "cost":
+        return ["--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
     model = draw(st.sampled_from(MODELS.split()))
     if name == "measure":
         return [
@@ -172,6 +229,11 @@ def _base(draw: Any, name: str) -> list[str]:
         return ["{table}", "--kind"]  # the kind follows from the table
     if name == "model":
         return [model]
+    if name.startswith("plan "):  # of many devices and large mixtures every layout takes its time
+        model = draw(st.sampled_from(["llama-3-8b", "gpt2", "gpt-oss-20b", "smollm2-135m", "{config}", "t5"]))
+        where = _word(draw, "--gpu|--gpu|--gpu|--instance")
+        machine = _word(draw, "p5.48xlarge|g5.xlarge|x" if where == "--instance" else _GPUS)
+        return [model, where, machine, "--gpus", _word(draw, "1|8|8,16|3|64"), "--cp", "1", "--micro-batch", "1"]
     gpu = _word(draw, _GPUS if draw(st.integers(0, 9)) else "h100,h200|h200,b200|b200,mi300x,l4|h100,x|h100,h100|all")
     line = [model, "--gpu", gpu]
     if name == "fit":
@@ -243,7 +305,7 @@ def _form(draw: Any, line: list[str], files: dict[str, str]) -> list[str]:
     forms = [[], [], ["--json"], ["--csv"], ["-q"]]
     forms += [["--output", f"{{dir}}/out.{ending}"] for ending in ("json", "csv", "md", "html", "txt", "xlsx")]
     forms += [["--output", f"{{dir}}/{file}", f"--{form}"] for file in files for form in ("csv", "json")]
-    if name in ("memory", "train", "serve", "simulate", "validate") and not many:
+    if name in ("memory", "train", "serve", "simulate", "validate", "cost") and not many:
         forms += [["--plot", "{dir}/plot.svg"]]
     if name in _PARTS and not many:
         forms += [["--explain", part.replace("~", " ")] for part in _PARTS[name].split("|")]
@@ -342,6 +404,17 @@ def _lengths(draw: Any, name: str) -> str:
     )
 
 
+def _prices(draw: Any, name: str) -> str:
+    right = [["h100", "8", "on_demand", "20", "2026-11-01"], ["mi300x", "1", "spot", "1.5", "2024-05"]]
+    right += [["h200", "8", "reserved", "25.5", "2026"], ["RTX 4090", "", "", "0.3", "2026-11-01"]]
+    rows = [list(draw(st.sampled_from(right))) for _ in range(draw(st.integers(0, 4)))]
+    for row in rows:
+        if draw(st.integers(0, 3)) == 0:
+            row[draw(st.integers(0, 4))] = draw(st.sampled_from([*ANY, "x", "-1", "2026-13", ""]))
+    head = "accelerator,devices,kind,dollars_per_hour,date\n"
+    return head + "".join(",".join(cell.replace(",", ";") for cell in row) + "\n" for row in rows)
+
+
 def _measured(draw: Any, kind: str) -> str:
     head, *rows = _table(kind)
     rows = [list(draw(st.sampled_from(rows))) for _ in range(draw(st.integers(0, 3)))]
@@ -356,8 +429,9 @@ _FILES: dict[str, Callable[[Any, str], str]] = {
     "calibration": _calibration,
     "trace": _trace,
     "lengths": _lengths,
+    "prices": _prices,
 }
-_ENDING = {"trace": "csv", "lengths": "csv", "table": "csv"}
+_ENDING = {"trace": "csv", "lengths": "csv", "table": "csv", "prices": "csv"}
 
 
 # -- wrong ones -------------------------------------------------------------------------------
@@ -409,7 +483,7 @@ def params(name: str) -> list[click.Parameter]:
 @st.composite
 def lines(draw: Any, name: str, wrong: bool = True, form: bool = True) -> Asked:
     """A line of a command, as often right as not."""
-    line = [name, *_base(draw, name), *_phrases(draw, name)]
+    line = [*name.split(), *_base(draw, name), *_phrases(draw, name)]
     files: dict[str, str] = {}
     if name == "validate":
         kind = draw(st.sampled_from(list(KINDS)))

@@ -49,7 +49,7 @@ def test_all_commands_are_listed_with_what_they_answer() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_help_in_80_columns(name: str) -> None:
-    done = run(name, "--help", COLUMNS="80")
+    done = run(*name.split(), "--help", COLUMNS="80")
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 100
     for param in command(name).params:
@@ -65,7 +65,7 @@ LOG = Path(__file__).parent / "logs" / "sglang.log"
     ("name", "line"), [(name, line) for name in COMMANDS for line in getattr(command(name), "examples", [])]
 )
 def test_examples_run(name: str, line: str) -> None:
-    assert line in run(name, "--help").stdout
+    assert line in run(*name.split(), "--help").stdout
     if name == "measure":
         pytest.importorskip("torch", reason="needs the extra torch")
     done = run(*shlex.split(line.replace("server.log", str(LOG)))[1:])
@@ -77,11 +77,11 @@ def test_help_and_books_name_only_options_that_exist() -> None:
     texts = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")}
     texts |= {str(p): p.read_text(encoding="utf-8") for p in [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]}
     for name in COMMANDS:
-        texts[f"{name} --help"] = run(name, "--help").stdout
+        texts[f"{name} --help"] = run(*name.split(), "--help").stdout
     found = 0
     for where, text in texts.items():
         for line in re.findall(rf"llmhw ((?:{'|'.join(COMMANDS)})(?: [^`\n|]*)?)", text):
-            name = line.split()[0]
+            name = next(name for name in COMMANDS if f"{line} ".startswith(f"{name} "))
             for flag in re.findall(r"(?<=\s)--[a-z][a-z-]*", line):
                 found += 1
                 assert flag in flags(name), f"{where}: llmhw {line}"

@@ -29,7 +29,18 @@ from tests.unit.lines import Asked, lines
 EXAMPLES = int(os.environ.get("LLMHW_FUZZ_EXAMPLES", "0"))
 SECONDS = 20.0  # of this process, to see a hang and no slowness: how fast it is, benchmarks/startup.py measures
 # How many of a hundred lines are of this command: most where most can go wrong.
-SHARES = {"train": 22, "serve": 22, "simulate": 14, "memory": 12, "validate": 6, "fit": 3, "model": 4, "explain": 4}
+SHARES = {
+    "train": 22,
+    "serve": 22,
+    "simulate": 14,
+    "memory": 12,
+    "validate": 6,
+    "plan train": 5,
+    "plan finetune": 5,
+    "fit": 3,
+    "model": 4,
+    "explain": 4,
+}
 
 
 def examples(share: float, usual: int) -> Any:
@@ -318,7 +329,7 @@ READ = [
     "measure params {config.json}",
     "validate {table.csv} --kind serving",
 ]
-PLOTTED = {"memory", "train", "serve", "simulate", "validate"}
+PLOTTED = {"memory", "train", "serve", "simulate", "validate", "cost"}
 
 
 @pytest.mark.parametrize("other", [os.symlink, os.link, None])

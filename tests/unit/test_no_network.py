@@ -32,6 +32,8 @@ LINES = {
     "memory": ["llama-3-8b", "--gpu", "h100", "--gpus", "8", "--zero", "3"],
     "train": ["llama-3-8b", "--gpu", "h100", "--gpus", "8", "--zero", "3", "--recompute", "full"],
     "serve": ["llama-3-8b", "--gpu", "h100", "--json"],
+    "plan train": ["llama-3-8b", "--gpu", "h100", "--gpus", "8"],
+    "plan finetune": ["llama-3-8b", "--gpu", "RTX 4090", "--gpus", "1"],
     "simulate": ["llama-3-8b", "--gpu", "h100", "--rate", "4", "--requests", "20"],
     "model": ["llama-3-8b", "--csv"],
     "models": ["gpt2"],
@@ -74,7 +76,7 @@ ELSEWHERE = [
 
 def test_no_command() -> None:
     assert set(LINES) == set(COMMANDS)
-    lines = [([name, *line], 0) for name, line in LINES.items() if name != "measure"]
+    lines = [([*name.split(), *line], 0) for name, line in LINES.items() if name != "measure"]
     lines += [(line, 2) for line in ELSEWHERE]
     code = f"""
 from llmhw.cli import main

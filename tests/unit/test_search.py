@@ -47,6 +47,7 @@ CASES = [
     ("mixtral-8x7b", {"expert_imbalance": 1.3}),
     ("mixtral-8x7b", {"kernels": "torch", "precision": "fp32-bf16"}),
     ("deepseek-v3", {}),
+    ("deepseek-v3", {"recompute_modules": "layernorm mla_up_proj moe_act"}),
     ("qwen3-30b-a3b", {"optimizer": "adamw-bf16"}),
     ("qwen3-30b-a3b", {"kernels": "torch"}),
     ("gemma-3-27b", {"kernels": "torch"}),
@@ -199,6 +200,27 @@ def test_what_was_refused_adds_up() -> None:
     assert f"{found.refused['memory']:,} refused: memory" in str(found)
 
 
+def test_layers_that_nothing_divides_are_dealt_unevenly() -> None:
+    """61 layers, 63 with embedding and head: DeepSeek-V3 ran on 16 stages."""
+    found = search(job("deepseek-v3", 256), pp=(16, 32, 64), vpp=(1, 2), tp=8, ep=(2, 4, 8), best=500)
+    assert {one.job.parallelism.pp for one in found.best} == {16, 32}
+    assert all(one.job.parallelism.uneven for one in found.best)
+    even = search(job("deepseek-v3", 256), pp=16, tp=8, ep=8, uneven=False)
+    assert not even.tried
+
+
+def test_how_many_are_faster_than_one() -> None:
+    asked = job("llama-3-8b", 8)
+    every = search(asked, best=10_000)
+    seconds = [one.seconds for one in every.best]
+    assert len(seconds) == every.fitting
+    assert every.faster is None
+    for place in (0, 7, 100):
+        faster = search(asked, than=seconds[place]).faster
+        assert faster == sum(one < seconds[place] for one in seconds)
+    assert search(asked, than=seconds[7]).to_dict()["faster"] <= 7
+
+
 def test_axes_that_are_held() -> None:
     found = search(job("llama-3-8b", 64), tp=8, pp=(1, 2), sharding=((1, 1),), recompute="full", best=50)
     assert {one.job.parallelism.tp for one in found.best} == {8}
@@ -249,6 +271,7 @@ def test_readme_shows_what_search_says(capsys: pytest.CaptureFixture[str]) -> No
         ({"clusters": []}, r"clusters=\[\] is empty"),
         ({"recompute": "fill"}, "recompute='fill' is not known"),
         ({"best": 0}, "best=0 must be a whole number of at least 1"),
+        ({"than": 0}, "than=0 must be a number above 0"),
         ({"schedule": "2f2b"}, "schedule='2f2b' is not known"),
         ({"tp": (0, 2)}, "tp=0 must be a whole number of at least 1"),
         ({"sharding": ((4, 1),)}, "zero=4 is not a stage"),
@@ -264,6 +287,18 @@ def test_a_network_that_is_needed_and_not_given() -> None:
     asked = job("llama-3-8b", 8)
     with pytest.raises(LLMHWError, match="inter_link of 16 x H100"):
         search(asked, [llmhw.Cluster("h100", 16)])
+
+
+@pytest.mark.parametrize("layout", [{}, {"ep": 8}, {"attention_dp": 8}, {"attention_dp": 8, "ep": 8}], ids=str)
+def test_experts_in_several_formats_at_once(layout: dict[str, int]) -> None:
+    """Messages of experts depend on the formats, which are an axis of their own."""
+    load = {"input_tokens": 1000, "output_tokens": 500, "concurrency": 64}
+    asked = llmhw.ServingJob(model="mixtral-8x7b", cluster=("h100", 8))
+    held = {"tp": 1 if "attention_dp" in layout else 8, "pp": 1, "ep": 1, "attention_dp": 1} | layout
+    found = search(asked, weights=("bf16", "fp8"), **held, **load).best
+    assert len(found) == 4
+    for one in found:
+        assert 1 / one.seconds == pytest.approx(llmhw.serve(one.job, **load).point.tokens_per_second, rel=1e-9)
 
 
 def test_few_rows_on_hopper_cost_a_whole_tile_in_a_search_too() -> None:

@@ -1,0 +1,290 @@
+"""Plans: what to rent or buy for a job, how it lies there, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from itertools import product
+from typing import Any
+
+import llmhw
+from llmhw.cli.command import Command
+from llmhw.cli.jobs import default_seq_len, network_link
+from llmhw.cli.options import (
+    COUNT,
+    DEVICES,
+    GPU,
+    LINK,
+    WHOLE,
+    Choices,
+    Option,
+    field_options,
+    model_argument,
+    named,
+    option,
+    taken,
+)
+from llmhw.cli.output import Shown
+from llmhw.cli.terminal import Progress
+from llmhw.cost import RunOptions
+from llmhw.formula import Report
+from llmhw.hardware import accelerator_of
+from llmhw.job import Parallelism, TrainingJob
+from llmhw.planning.result import Limits, Plan
+
+# Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
+_AXES = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
+_PAIRS, _FLAGS = ("zero", "replicas"), ("sequence_parallel", "uneven")
+_NOT_TRIED = ("cp_kind", "by_cost", "recompute_layers", "recompute_modules")
+_TUNING = tuple(
+    "frozen rank targets adapters adapter_layers base method reference completion group rollout_share "
+    "rollout_gpus".split()
+)
+_BY = ("cost", "time", "devices", "energy")
+_METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"frozen": True},
+    "qlora": {"frozen": True, "base": "nf4-dq"},
+    "sft": {"method": "sft"},
+    "dpo": {"method": "dpo"},
+    "grpo": {"method": "grpo"},
+}
+_WEIGHTS, _AIMS = ("full", "lora", "qlora"), ("sft", "dpo", "grpo")
+
+
+def _listed(found: Iterable[Option]) -> list[Option]:
+    """Options of axes: their values are tried in one plan."""
+    for one in found:
+        if not one.is_flag:
+            one.many, one.listed, one.multiple, one.usual = False, True, True, None
+            one.help = f"{(one.help or '').partition('  [')[0]} Default: tried."
+    return list(found)
+
+
+def _place_options() -> list[Option]:
+    """Where a job may run."""
+    return [
+        Option(named("gpu"), group=DEVICES, type=GPU, listed=True, help="Devices to consider; default: all for rent."),
+        Option(named("gpus"), group=DEVICES, type=WHOLE, listed=True, help="Numbers to try; default: those sensible."),
+        option("--instance", group=DEVICES, listed=True, metavar="NAME", help="Machines to consider, as p5.48xlarge."),
+        option(
+            "--devices-per-node",
+            "devices_per_node",
+            group=DEVICES,
+            many=False,
+            type=WHOLE,
+            help="Of your own machines.",
+        ),
+        option(
+            "--link", "intra_link", group=DEVICES, many=False, type=LINK, metavar="NAME|GB/s", help="Inside a node."
+        ),
+        option(
+            "--network",
+            "inter_link",
+            group=DEVICES,
+            many=False,
+            type=LINK,
+            metavar="NAME|GB/s",
+            help="Between nodes, of each device; default: that of the machine for rent.",
+        ),
+    ]
+
+
+def _plan_options() -> list[Option]:
+    return [
+        *field_options(Limits),
+        option("--by", group="Question", type=Choices("by", _BY.__iter__), usual="cost", help="What counts most."),
+        option("--best", group="Answer", many=False, type=WHOLE, usual=5, help="How many choices are shown."),
+    ]
+
+
+def _job_options(without: Iterable[str] = ()) -> list[Option]:
+    axes = [*field_options(Parallelism, (*_AXES, *_PAIRS, *_FLAGS)), *field_options(TrainingJob, _AXES)]
+    left = {f.name for f in fields(TrainingJob)} - {*_AXES, *_NOT_TRIED, *without}
+    return [*_listed(axes), *field_options(TrainingJob, left)]
+
+
+def _space(options: dict[str, Any]) -> dict[str, Any]:
+    """The axes that were given, taken out of the options."""
+    space = {name: given for name in _AXES if (given := options.pop(name))}
+    pairs = [options.pop(name) for name in _PAIRS]
+    if any(pairs):
+        stages, copies = pairs[0] or (0, 1, 2, 3), pairs[1] or (1,)
+        space["sharding"] = tuple(product(stages, copies))
+    return space | {name: (True,) for name in _FLAGS if options.pop(name)}
+
+
+def _offers(options: dict[str, Any], run: RunOptions) -> Any:
+    """Ways to have the devices that were asked for; None: all that have a price."""
+    from llmhw.planning import places
+
+    names, machines = options.pop("gpu"), options.pop("instance")
+    own = {name: options.pop(name) for name in ("devices_per_node", "intra_link", "inter_link")}
+    links = {
+        name: network_link(name, own[name], kind)
+        for name, kind in (("intra_link", "scale-up"), ("inter_link", "scale-out"))
+    }
+    if machines:
+        if names or any(own.values()):
+            given = "gpu" if names else next(name for name in own if own[name])
+            raise llmhw.LLMHWError(f"instance={machines[0]!r} says which devices and networks: leave {given} out")
+        return [places.rented(name, run) for name in machines]
+    devices = [accelerator_of(one) for one in names] or places.priced()
+    found = []
+    for device in devices:
+        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if any(own.values()) else None
+        try:
+            found += places.offers(device, run, like)[0]
+        except llmhw.LLMHWError:
+            if names:
+                raise  # a provider without this device is left out where all are asked for
+    if not found:
+        raise llmhw.LLMHWError(f"provider={run.provider!r} and region={run.region!r} have no price of any device")
+    return found
+
+
+def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
+    from llmhw.planning.training import plan_training
+
+    limits = Limits(**taken(Limits, options))
+    run = RunOptions(**taken(RunOptions, options))
+    space, counts = _space(options), options.pop("gpus")
+    offers = _offers(options, run)
+    with Progress("plans") as step:
+        return plan_training(
+            jobs,
+            offers=offers,
+            counts=counts,
+            limits=limits,
+            run=run,
+            tokens=tokens,
+            tuning=tuning,
+            progress=step,
+            by=options.pop("by"),
+            best=options.pop("best"),
+            **space,
+        )
+
+
+def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
+    spec = options["spec"]
+    own = {f.name: options[f.name] for f in fields(TrainingJob) if f.name in options and f.name not in _AXES}
+    return TrainingJob(model=spec, cluster=llmhw.Cluster("h100"), **(own | changes))
+
+
+def _train(options: dict[str, Any]) -> Report:
+    options["spec"] = llmhw.model(options.pop("model"))
+    options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
+    return _planned(options, [_job(options)], tuning=False, tokens=options.pop("tokens"))
+
+
+def _finetune(options: dict[str, Any]) -> Report:
+    options["spec"] = llmhw.model(options.pop("model"))
+    options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
+    ways = _ways(options)
+    jobs = [_job(options, **way) for way in ways]
+    return _planned(options, jobs, tuning=True, tokens=_tokens(options))
+
+
+def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """What --method says, with --frozen and --base: ways to fine-tune, the first that fits is taken."""
+    named = options.pop("method") or ()
+    weights, aims = ([name for name in named if name in of] for of in (_WEIGHTS, _AIMS))
+    if len(aims) > 1:
+        raise llmhw.LLMHWError(f"method={','.join(aims)!r} are different jobs; give one of {', '.join(_AIMS)}")
+    aim = {"method": aims[0]} if aims else {}
+    if options["frozen"] or options["base"]:
+        if "full" in weights:
+            raise llmhw.LLMHWError("method='full' trains all weights, which frozen=True and base do not: leave one out")
+        return [aim | {"frozen": True}]
+    adapted = [name for name in ("rank", "targets", "adapters", "adapter_layers") if _asked(options, name)]
+    usual = ("lora", "qlora") if adapted else _WEIGHTS
+    found = []
+    for name in weights or usual:
+        way = dict(_METHODS[name])
+        if name == "full" and adapted:
+            raise llmhw.LLMHWError(f"method='full' has no adapters: leave {adapted[0]} out")
+        found.append(aim | way)
+    return found
+
+
+def _asked(options: dict[str, Any], name: str) -> bool:
+    return bool(options[name] != TrainingJob.__dataclass_fields__[name].default)
+
+
+def _tokens(options: dict[str, Any]) -> float | None:
+    """Tokens of the run, from the size of the data."""
+    tokens, examples, epochs = (options.pop(name) for name in ("tokens", "examples", "epochs"))
+    if examples is None:
+        if tokens is None and epochs is not None:
+            raise llmhw.LLMHWError(f"epochs={epochs} has no effect without examples or tokens; give examples")
+        return None if tokens is None else float(tokens) * (epochs or 1)
+    if tokens is not None:
+        raise llmhw.LLMHWError(f"examples={examples} and tokens={tokens} both say how much data there is: give one")
+    return float(examples) * (epochs or 1) * int(options["seq_len"])
+
+
+_SHOWN = Shown(
+    (
+        ("place", "take", ""),
+        ("days", "days", "days"),
+        ("dollars", "cost", "dollars"),
+        ("headroom", "free", "fraction"),
+        ("mfu", "MFU", "fraction"),
+        ("layout", "layout", ""),
+    ),
+    (("fastest", "days", min), ("cheapest", "dollars", min)),
+    rows=lambda found: found.records(),
+)
+
+TRAIN = Command(
+    "plan train",
+    _train,
+    [
+        model_argument(),
+        *_place_options(),
+        *_job_options(_TUNING),
+        Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
+        *_plan_options(),
+        *field_options(RunOptions),
+    ],
+    help="What to rent or buy to train a model: machines and how many, the layout, days, dollars, energy.\n\n"
+    "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
+    shown=_SHOWN,
+    examples=(
+        "llmhw plan train llama-3-8b --gpu h100,b200 --deadline 30",
+        "llmhw plan train llama-3.1-405b --gpu h100 --gpus 16384",
+        "llmhw plan train llama-3-8b --instance p5.48xlarge --budget 50000 --tokens 100B",
+    ),
+)
+
+FINETUNE = Command(
+    "plan finetune",
+    _finetune,
+    [
+        model_argument(),
+        *_place_options(),
+        option(
+            "--method",
+            group="Question",
+            listed=True,
+            type=Choices("method", _METHODS.__iter__),
+            help="Weights, and what on. Default: the first that fits of full, lora, qlora; on answers (sft).",
+        ),
+        option("--examples", group="Question", many=False, type=COUNT, help="Of the data, each of --seq-len tokens."),
+        option("--epochs", group="Question", many=False, type=WHOLE, help="Times over the data; default: 1."),
+        Option(named("tokens"), type=COUNT, group="Question", help="Of the data, instead; default: 100 M."),
+        *_job_options(("method",)),
+        *_plan_options(),
+        *field_options(RunOptions),
+    ],
+    help="What to rent or buy to fine-tune a model: all weights, LoRA or QLoRA, on answers, pairs (DPO) or GRPO.\n\n"
+    "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
+    shown=_SHOWN,
+    examples=(
+        "llmhw plan finetune llama-3-8b --gpu 'RTX 4090' --examples 50000 --epochs 3 --seq-len 1024",
+        "llmhw plan finetune llama-3-70b --gpu h100 --method lora --deadline 2",
+    ),
+)
+
+COMMANDS = {"plan train": TRAIN, "plan finetune": FINETUNE}
