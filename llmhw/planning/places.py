@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -204,3 +204,22 @@ def given(clusters: Any, run: RunOptions = ANY) -> list[Place]:
         paid, _ = price_of(c.accelerator, c.devices, run.price, run.provider, run.region, run.kind)
         places.append(Place(c, paid, paid.provider if paid and paid.provider else ""))
     return places
+
+
+def spot(place: Place) -> Place | None:
+    """The same machines at the provider's spot price, if they have one."""
+    paid = place.price
+    if paid is None or paid.kind != "on_demand":
+        return None
+    found, _ = newest_prices(place.cluster.accelerator, kind="spot")
+    same = (p for p in found if (p.provider, p.instance) == (paid.provider, paid.instance))
+    price = min(same, key=lambda p: p.dollars_per_device_hour, default=None)
+    return None if price is None else replace(place, price=price)
+
+
+def grown(place: Place, times: int) -> Place:
+    """So many times as many of the same."""
+    c = place.cluster
+    per_node = c.devices_per_node if c.devices * times > c.devices_per_node else None
+    made = Cluster(c.accelerator, c.devices * times, per_node or c.devices_per_node, c.intra_link, c.inter_link)
+    return replace(place, cluster=made, machines=place.machines * times)
