@@ -20,6 +20,7 @@ from llmhw.hardware import (
     prices,
     usual_network,
 )
+from llmhw.units import LLMHWError
 
 ANY = RunOptions()
 
@@ -86,7 +87,7 @@ class Offer:
         if self.machine and self.step == 1 and self._per_node() == 1:
             return 1
         joined = self._network() is not None
-        return 10**6 if joined else self.machine.count if self.machine else _node(self.device)
+        return 10**6 if joined else self.machine.count if self.machine else self._per_node()
 
     def _network(self) -> Any:
         return self.own.inter_link if self.own else self.machine.cluster().inter_link if self.machine else None
@@ -104,7 +105,7 @@ class Offer:
 
     def _per_node(self) -> int:
         if self.own:
-            return self.own.devices_per_node
+            return self.own.devices_per_node if self.own.intra_link else _node(self.device)
         domain, step = self.device.scale_up_devices, self.step
         # a rack whose machines are joined by the devices' own network is one node, and so is a slice of a TPU's pod
         own = self.machine is not None and self.machine.intra_link == self.device.link
@@ -112,7 +113,11 @@ class Offer:
         return domain if racked and domain > step else step if self.machine else _node(self.device)
 
     def place(self, devices: int) -> Place:
-        """So many of them."""
+        """So many of them; a number that cannot be had raises `LLMHWError`."""
+        if devices > self.most or devices % self.step:
+            name = f"{self.machine.provider} {self.machine.name}" if self.machine else self.device.name
+            some = f"come in {self.step}s" if devices % self.step else f"are joined up to {self.most}"
+            raise LLMHWError(f"gpus={devices} cannot be had of {name}: these {some}; give a network of your own")
         if self.own:
             c = self.own
             made = Cluster(c.accelerator, devices, c.devices_per_node, c.intra_link, c.inter_link)
@@ -127,7 +132,9 @@ class Offer:
 
 
 def _node(device: Accelerator) -> int:
-    return Cluster(device).devices_per_node
+    """Devices that are had together where nobody says of which machine: what their link joins."""
+    two = Cluster(device, 2)
+    return two.devices_per_node if two.intra_link else 1
 
 
 @cache

@@ -257,6 +257,8 @@ def compared(choice: Choice, other: Choice, names: Mapping[str, str]) -> str:
         if one is None or two is None or not two.value:
             continue
         if one.unit == "fraction":  # of a share, points
+            if abs(one.value - two.value) < 0.005:
+                continue
             told.append(f"{word} {_told(one)} against {_told(two)}")
         elif abs(change := one.value / two.value - 1) >= 0.005:
             told.append(f"{word} {change:+.0%}".replace("%", " %"))
@@ -344,6 +346,7 @@ class Plan(Report):
     bounds     the limits
     refused    what was not taken, the nearest first, with the reason and by how much
     why        why the best is best, and what the next gives up
+    about      more of the best, in lines
     changes    the smallest changes of what was asked that would make it possible
     notes      what was assumed
     counts     how many layouts were tried, valid and fit
@@ -358,6 +361,7 @@ class Plan(Report):
     bounds: tuple[Bound, ...] = ()
     refused: tuple[Refusal, ...] = ()
     why: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -407,8 +411,8 @@ class Plan(Report):
         return tables
 
     def footer(self) -> list[str]:
-        lines = [f"Why: {line}" for line in self.why]
-        shown = self.refused[:_FEW]
+        lines = [*(f"Why: {line}" for line in self.why), *self.about]
+        shown = self.refused[:_REFUSED]
         lines += [f"refused: {one.place}: {one.why}" for one in shown]
         if len(self.refused) > len(shown):
             lines.append(f"refused: {len(self.refused) - len(shown):,} more (--json lists them)")
@@ -440,6 +444,7 @@ class Plan(Report):
             "front": [c.to_dict() for c in self.front],
             "refused": [{"place": one.place, "why": one.why} for one in self.refused],
             "why": list(self.why),
+            "about": list(self.about),
             "changes": list(self.changes),
             "notes": list(self.notes),
             "counts": dict(self.counts),
@@ -447,7 +452,7 @@ class Plan(Report):
         }
 
 
-_FEW = 8  # rows of a front, and refusals, that are shown
+_FEW, _REFUSED = 8, 5  # rows of a front, and refusals, that are shown
 
 
 def _told(figure: Figure | None) -> str:

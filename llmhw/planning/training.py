@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 from llmhw.checks import check_flag, check_items, check_object
-from llmhw.cost import Default, RunOptions
+from llmhw.cost import Default, RunOptions, TrainingRun, newest_prices
 from llmhw.flops import training_flops
-from llmhw.hardware import Accelerator, Cluster, accelerator, larger, purchase_prices
+from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import training_states, weights
+from llmhw.ownership import rent_or_buy
 from llmhw.planning import places as places_of
 from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import (
@@ -52,6 +53,12 @@ WORDS = {
     "energy_kwh": "energy",
     "headroom": "memory free",
 }
+OTHER_WORDS = {
+    "dollars_per_hour": "dollars an hour",
+    "dollars_per_month": "dollars a month",
+    "purchase": "price to buy",
+    "peak_kw": "peak power",
+}
 _FRONT = {"days": False, "dollars": False, "devices": False, "headroom": True}
 
 # -- what is assumed --------------------------------------------------------------------------
@@ -67,6 +74,12 @@ DEADLINES = {
     True: Default("deadline_days", 90.0, "as long as large models train: Llama 3 405B 54 days, BLOOM 118"),
     False: Default("deadline_days", 7.0, "a week for fine-tuning"),
 }
+
+
+# Axes of the layout that fine-tuning software leaves alone: it has ZeRO or FSDP.
+_ALONE: Mapping[str, Any] = {"tp": (1,), "pp": (1,), "cp": (1,)}
+# Not tried unless it is asked for: hardly any software cuts single experts, and it is never the fastest.
+_WHOLE: Mapping[str, Any] = {"expert_tp": (1,)}
 
 
 def usual_batch(job: TrainingJob) -> Default:
@@ -102,6 +115,7 @@ class Question:
     batch_given: bool = True
     tuning: bool = False
     assumed: tuple[Default, ...] = ()
+    counts: tuple[int, ...] = ()
 
     @property
     def what(self) -> str:
@@ -196,11 +210,15 @@ def search_places(question: Question, found: Sequence[Place]) -> Searched:
     """The layouts of a question at places of one kind; those of the first way that fits there."""
     picks: list[tuple[Place, TrainingJob]] = []
     counts: Counter[str] = Counter()
-    left = list(found)
+    left, short = list(found), dict[Place, str]()
     for way in question.ways:
-        short: dict[Place, str] = {}
+        short = {}
         batches: dict[int, list[Place]] = {}
         for place in left:
+            needed = least_bytes(way) if "offload" not in question.space else 0.0
+            if needed > place.devices * visible_bytes(place.cluster.accelerator):
+                short[place] = f"nothing fits; weights and optimizer alone are {format_quantity(needed, 'bytes')}"
+                continue
             batch = way.batch if question.batch_given else dealt_batch(way.batch, place.devices)
             batches.setdefault(batch, []).append(place)
         for batch, some in batches.items():
@@ -216,9 +234,9 @@ def search_places(question: Question, found: Sequence[Place]) -> Searched:
                 if near:
                     picks.append((place, picked(near, question.limits.headroom).job))
                 else:
-                    short[place] = _short(made.closest)
+                    short[place] = _short(made.short.get(place.cluster))
         left = list(short)
-    refused = [Refusal(str(place), why) for place, why in (short if left else {}).items()]
+    refused = [Refusal(str(place), why) for place, why in short.items()]
     return Searched(tuple(picks), tuple(refused), counts["tried"], counts["valid"], counts["fitting"])
 
 
@@ -248,12 +266,16 @@ def choice_of(question: Question, place: Place, job: TrainingJob) -> Choice:
     paid = options if place.price is None else options | _PAID | {"price": place.price}
     make = partial(train, job, tokens=question.tokens, **paid)
     estimate = make()
-    found = Choice(str(place), words(job), job, figures_of(estimate, place), make, where=place)
+    figures = figures_of(estimate, place)
+    if question.limits.purchase is not None:
+        with suppress(LLMHWError):  # a device that nobody sells
+            figures["purchase"] = Figure(rent_or_buy(place.cluster, price=1.0).purchase, "dollars")
+    found = Choice(str(place), words(job), job, figures, make, where=place)
     found.__dict__["estimate"] = estimate
     return found
 
 
-_PAID = {"provider": None, "region": None, "kind": "on_demand"}
+_PAID = {"provider": None, "region": None, "kind": "on_demand", "prices": None}
 
 
 def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
@@ -278,15 +300,15 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
         found["dollars"] = grown(run.dollars, "dollars")
         found["dollars_per_hour"] = Figure(an_hour, "dollars")
         found["dollars_per_month"] = Figure(an_hour * 730, "dollars")
-    bought = [p.dollars * c.devices for p in purchase_prices(c.accelerator)]
-    if bought:
-        middle = sorted(bought)[len(bought) // 2]
-        found["purchase"] = Figure(middle, "dollars", *((min(bought), max(bought)) if len(bought) > 1 else ()))
     found["devices"] = Figure(c.devices, "count")
     found["headroom"] = Figure(free[0], "fraction", free[1], free[2])
     found["goodput"] = Figure(run.goodput, "fraction")
     if run.energy_kwh is not None and run.watts is not None:
         found["energy_kwh"] = grown(run.energy_kwh, "kWh")
+    if run.co2_kg is not None:
+        found["co2_kg"] = grown(run.co2_kg, "kg")
+    if run.peak_kw is not None:
+        found["peak_kw"] = Figure(run.peak_kw, "kW")
     found["mfu"] = falls(estimate.mfu, "fraction")
     found["tokens_per_second"] = falls(estimate.tokens_per_second, "tokens/s")
     found["step_seconds"] = grown(step, "seconds")
@@ -339,9 +361,21 @@ class Results:
 def at_best(question: Question, place: Place) -> tuple[float, float]:
     """Days and dollars of a run that no device has ever done better: its peak, less what always goes."""
     job = on(question.ways[-1], place.cluster)
-    peak = place.cluster.accelerator.peak(job.peak_format) * place.devices
+    try:
+        peak = place.cluster.accelerator.peak(job.peak_format) * place.devices
+    except LLMHWError:  # a format that the device lacks: the search says so
+        return 0.0, 0.0
     days = least_days(job, question.tokens, peak) / MOST_MFU
     return days, 24 * days * (place.dollars_per_hour or float("inf"))
+
+
+def hopeless(question: Question, place: Place) -> str:
+    """Why a place breaks a limit, were it as good as can be; "" if it may keep all."""
+    days, dollars = at_best(question, place)
+    figures = {"days": Figure(days, "days"), "dollars": Figure(dollars, "dollars")}
+    best = Choice(str(place), "", None, {n: f for n, f in figures.items() if f.value < float("inf")}, lambda: None)
+    broken = [b for b in best.misses(question.bounds) if b.figure in best.figures]
+    return f"even at {MOST_MFU:.0%} of its peak {missed(best, broken, WORDS | OTHER_WORDS)}" if broken else ""
 
 
 def searched(
@@ -375,12 +409,18 @@ def searched(
 
 def _search(question: Question, group: Sequence[Place], found: Results) -> None:
     """Search what may still be worth it of one group."""
-    worse = {place: better for place in group if (better := found.better(question, place))}
+    able = []
+    for place in group:
+        if why := hopeless(question, place):
+            found.refused.append(Refusal(str(place), why))
+        else:
+            able.append(place)
+    worse = {place: better for place in able if (better := found.better(question, place))}
     for place, choice in list(worse.items())[:1]:
         days, dollars = at_best(question, place)
         least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')} and {format_quantity(dollars, 'dollars')}"
         found.refused.append(Refusal(str(place), f"{least}: {choice.place} beats that"))
-    left = [place for place in group if place not in worse]
+    left = [place for place in able if place not in worse]
     if left:
         found.add(question, search_places(question, left))
 
@@ -434,7 +474,7 @@ def plan_training(
     _check(jobs, limits, run, tokens, best, by, counts, tuning)
     tuning = tuning or any(one.frozen or one.method != "sft" for one in jobs)
     fixed = bool(counts) or clusters is not None
-    question = settled(jobs, limits, run, tokens, by, space, tuning, fixed)
+    question = replace(settled(jobs, limits, run, tokens, by, space, tuning, fixed), counts=tuple(counts))
     ways = list(offers) if offers is not None else [] if clusters is not None else _priced(run)
     groups = candidates(question, clusters, counts, ways)
     found = searched(question, groups, progress=progress, executor=executor)
@@ -478,6 +518,7 @@ def settled(
     if not batch_given:
         assumed.append(_TUNED if tuning else usual_batch(first))
         ways = [replace(on(one, one.cluster), global_batch=int(assumed[-1].value)) for one in ways]
+    space = {**_WHOLE, **(_ALONE if tuning else {}), **space}
     if limits.deadline_days is None and not fixed:
         assumed.append(DEADLINES[not tuning])
         limits = replace(limits, deadline_days=assumed[-1].value)
@@ -536,10 +577,12 @@ def answered(
 ) -> Plan:
     """The plan, from all layouts that were found."""
     bounds, by = question.bounds, BY[question.by]
+    if not any(by in c.figures for c in found.choices):
+        by = "days"  # without any price
     choices = sorted(found.choices, key=lambda c: c.figures["days"].value)
     order = ranked(choices, bounds, by)
     near = sorted((c for c in choices if c not in order), key=lambda c: max(c.misses(bounds).values()))
-    refused = [*(Refusal(c.place, missed(c, bounds, WORDS)) for c in near), *found.refused]
+    refused = [*(Refusal(c.place, missed(c, bounds, WORDS | OTHER_WORDS)) for c in near), *found.refused]
     why, changes = reasons(order, bounds, by, WORDS), []
     if found.complete:
         if order:
@@ -558,6 +601,7 @@ def answered(
         bounds=bounds,
         refused=tuple(refused),
         why=tuple(why),
+        about=about(order[0].estimate.run) if order else (),
         changes=tuple(changes),
         notes=tuple(_notes(question, order, found)),
         counts=found.counts,
@@ -567,13 +611,24 @@ def answered(
 
 def _notes(question: Question, order: Sequence[Choice], found: Results) -> list[str]:
     notes = [f"assumed {d}" for d in question.assumed]
+    if question.tuning and all(question.space.get(name) == value for name, value in _ALONE.items()):
+        notes.append("assumed tp=1, pp=1, cp=1: ZeRO or FSDP alone, as fine-tuning software has it")
     if not found.complete:
         notes.insert(0, "interrupted: only a part was tried")
     if order:
-        run = order[0].estimate.run
         notes += [line for line in order[0].estimate.warnings() if "assumed" not in line]
-        notes += [f"{order[0].place}: {format_quantity(run.goodput, 'fraction')} of the time makes progress; "]
     return notes
+
+
+_SOME_FAILURES = 0.05
+
+
+def about(run: TrainingRun) -> tuple[str, ...]:
+    """Failures and energy of a run in two lines."""
+    told = {name: (value, note) for name, value, note in run.rows()}
+    failures, energy = ("goodput", "failures", "spares"), ("energy", "CO2", "peak power")
+    lines = (failures, energy) if run.failures_expected >= _SOME_FAILURES else (energy,)
+    return tuple("; ".join(f"{name} {told[name][0]}, {told[name][1]}" for name in line) for line in lines)
 
 
 def _kinds(order: Sequence[Choice], best: int) -> list[Choice]:
@@ -591,26 +646,28 @@ def _kinds(order: Sequence[Choice], best: int) -> list[Choice]:
 def beyond(
     question: Question, groups: Sequence[Sequence[Place]], offers: Sequence[Offer], *, free: bool
 ) -> list[Choice]:
-    """More devices, and fewer, than the limits let one try: to see which limit to move."""
-    more: list[list[Place]] = []
+    """What was refused without a search, more devices, and fewer, than the limits let one try.
+
+    They show which limit to move.
+    """
+    open_limits = Limits(headroom=question.limits.headroom)
+    asked = replace(question, limits=open_limits)
+    more: list[list[Place]] = [[p for p in group if hopeless(question, p)][:_TRIES] for group in groups]
     if free:
-        open_limits = Limits(headroom=question.limits.headroom, deadline_days=question.limits.deadline_days)
-        asked = replace(question, limits=open_limits)
-        slow = replace(question, limits=replace(open_limits, deadline_days=None))
+        quick = replace(question, limits=replace(open_limits, deadline_days=question.limits.deadline_days))
         for offer in offers:
             with suppress(LLMHWError):
-                numbers = {*sensible(asked, offer)[:3], *sensible(slow, offer)[:3]}
+                numbers = {*sensible(quick, offer)[:3], *sensible(asked, offer)[:3]}
                 more.append([offer.place(n) for n in sorted(numbers)])
     else:
         for group in groups:
             largest = max(group, key=lambda p: p.devices)
             with suppress(LLMHWError):
                 more.append([places_of.grown(largest, times) for times in (2, 4, 8, 16)])
-    known = {str(p) for group in groups for p in group}
+    known = {str(p) for group in groups for p in group if not hopeless(question, p)}
     left = [[p for p in group if str(p) not in known] for group in more]
     left = sorted(filter(None, left), key=lambda group: at_best(question, group[0])[1])
-    found = searched(question, left[:_TRIES])
-    return found.choices
+    return searched(asked, left[: 2 * _TRIES]).choices
 
 
 def ways_out(
@@ -625,6 +682,7 @@ def ways_out(
     for best, moved in smallest_changes(choices, [b for b in bounds if b is not FITS])[:_MOST_CHANGES]:
         if not best.misses([FITS]):
             yield f"{', '.join(b.asks(best.figures[b.figure].value) for b in moved)}: {_short_of(best)}"
+    yield from _fewer_tokens(question, choices)
     told = 0
     for text, asked, where in variants(question, groups, offers):
         order = ranked(searched(asked, where[:_TRIES]).choices, bounds, by)
@@ -636,6 +694,22 @@ def ways_out(
 
 
 _TRIES, _MOST_CHANGES = 6, 4
+
+
+def _fewer_tokens(question: Question, choices: Sequence[Choice]) -> Iterator[str]:
+    """Most tokens, to two digits, with which a choice keeps all limits."""
+    grows = {"days", "dollars", "energy_kwh"}
+    best: tuple[float, Choice | None] = (0.0, None)
+    for choice in choices:
+        misses = choice.misses(question.bounds)
+        if misses and {b.figure for b in misses} <= grows and max(misses.values()) < float("inf"):
+            best = max(best, (1 / (1 + max(misses.values())), choice), key=lambda one: one[0])
+    share, chosen = best
+    if chosen is not None:
+        fewer = float(f"{share * question.tokens * 0.95:.1e}")
+        made = choice_of(replace(question, tokens=fewer), chosen.where, chosen.job)
+        if not made.misses(question.bounds):
+            yield f"tokens={fewer:g}: {_short_of(made)}"
 
 
 def variants(
@@ -653,8 +727,8 @@ def variants(
 
     for name in [n for n in space if n != "offload"]:
         left = {n: v for n, v in space.items() if n != name}
-        yield f"without {name}", replace(question, space=left), groups
-    if first.compute is None and first.precision != "fp32":
+        yield f"{name} left open", replace(question, space=left), groups
+    if first.compute is None and first.precision != "fp32" and trained:
         yield "compute='fp8'", of_jobs(compute="fp8"), groups
     if trained and first.optimizer == "adamw":
         yield "optimizer='adamw-8bit'", of_jobs(optimizer="adamw-8bit"), groups
@@ -667,19 +741,24 @@ def variants(
     elif question.tuning and not any(way.base for way in question.ways):
         yield "base='nf4-dq'", of_jobs(base="nf4-dq"), groups
     known = {offer.device.name for offer in offers} | {p.cluster.accelerator.name for group in groups for p in group}
-    for device in list(_larger(known))[:3]:
-        try:
-            some = [[o.place(n) for n in sensible(question, o)] for o in places_of.offers(device, question.run)[0]]
-        except LLMHWError:
-            continue
+    largest = max(map(accelerator, known), key=lambda d: d.memory_bytes)
+    for device in _larger(largest):
+        some = []
+        for offer in places_of.offers(device, question.run)[0]:
+            with suppress(LLMHWError):
+                some.append([offer.place(n) for n in question.counts or sensible(question, offer)])
         yield f"gpu={device.name!r}", question, [group for group in some if group]
 
 
-def _larger(names: Iterable[str]) -> Iterator[Accelerator]:
-    """Devices with more memory than all of these that can be rented, the smallest first."""
-    priced = {device.name for device in places_of.priced()}
-    largest = max((accelerator(name) for name in names), key=lambda d: d.memory_bytes)
-    return (device for device in larger(largest) if device.name in priced)
+def _larger(device: Accelerator) -> list[Accelerator]:
+    """Devices with more memory that can be rented, those with the cheapest memory first."""
+    priced = {d.name for d in places_of.priced()}
+    found = {}
+    for more in larger(device):
+        paid, _ = newest_prices(more) if more.name in priced else ([], "")
+        if paid:
+            found[more] = min(p.dollars_per_device_hour for p in paid) / more.memory_bytes
+    return sorted(found, key=lambda more: found[more])
 
 
 def improvements(question: Question, best: Choice) -> list[str]:
@@ -688,7 +767,7 @@ def improvements(question: Question, best: Choice) -> list[str]:
     place, found = best.where, []
     tries: list[tuple[str, Question, Place]] = []
     job = best.job
-    if job.compute is None and job.precision != "fp32":
+    if job.compute is None and job.precision != "fp32" and not job.frozen:
         fp8 = replace(question, ways=tuple(replace(way, compute="fp8") for way in question.ways))
         tries.append(("compute='fp8'", fp8, place))
     if place.price is not None and (spot := places_of.spot(place)):
