@@ -92,7 +92,7 @@ def electricity_dollars(*, devices: Any, watts: Any, pue: Any, months: Any, doll
     """Electricity of the machines and of their cooling.
 
     >>> round(electricity_dollars(devices=8, watts=969, pue=1.2, months=12, dollars_per_kwh=0.1))
-    8155
+    8154
     """
     return devices * watts / 1000 * pue * months * HOURS_PER_MONTH * dollars_per_kwh
 
