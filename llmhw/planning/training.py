@@ -179,7 +179,7 @@ def dealt_batch(batch: int, devices: int) -> int:
     """A batch near to this one that an odd number of devices can share: a multiple of its odd part.
 
     >>> dealt_batch(1024, 64), dealt_batch(1024, 72), dealt_batch(1024, 96)
-    (1024, 1152, 960)
+    (1024, 1008, 1056)
     """
     odd = devices
     while odd % 2 == 0:
@@ -611,7 +611,7 @@ def answered(
 
 def _notes(question: Question, order: Sequence[Choice], found: Results) -> list[str]:
     notes = [f"assumed {d}" for d in question.assumed]
-    if question.tuning and all(question.space.get(name) == value for name, value in _ALONE.items()):
+    if question.tuning and all(question.space.get(name) is value for name, value in _ALONE.items()):
         notes.append("assumed tp=1, pp=1, cp=1: ZeRO or FSDP alone, as fine-tuning software has it")
     if not found.complete:
         notes.insert(0, "interrupted: only a part was tried")
