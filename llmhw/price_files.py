@@ -69,8 +69,8 @@ def read_prices(path: str | PathLike[str], argument: str = "prices") -> PriceLis
         raise LLMHWError(f"{argument}={shown(name)} has {what}; {_WAY_OUT}")
     for column in columns:
         if column not in (*_COLUMNS, *_ALSO):
-            error = unknown_name("column", column, (*_COLUMNS, "dollars"))
-            raise LLMHWError(f"{argument}={shown(name)}: {error}")
+            wrong = unknown_name("column", column, (*_COLUMNS, "dollars"))
+            raise LLMHWError(f"{argument}={shown(name)}: {wrong}")
     rent: list[Any] = []
     buy: list[Any] = []
     for line, row in rows:
