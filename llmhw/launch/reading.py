@@ -38,7 +38,7 @@ def text_of(path_or_text: str) -> tuple[str, str]:
     """The text, and what errors call it: its path, or "the text"."""
     if "\n" in path_or_text:
         return path_or_text, "the text"
-    return read_text(path_or_text, argument="from", way_out=_WAY_OUT), path_or_text
+    return read_text(path_or_text, argument="path_or_text", way_out=_WAY_OUT), path_or_text
 
 
 def found_form(text: str, what: str) -> str:
@@ -50,7 +50,7 @@ def found_form(text: str, what: str) -> str:
     for holds, form in _LOOKS:
         if re.search(holds, text, re.MULTILINE):
             return form
-    raise LLMHWError(f"from={shown(what)} is of no form that is known; {_WAY_OUT}, or say its form")
+    raise LLMHWError(f"path_or_text={shown(what)} is of no form that is known; {_WAY_OUT}, or say its form")
 
 
 # Expressions that only one form has, in the order in which they are tried.
@@ -104,7 +104,8 @@ class _Found:
         if isinstance(value, str) and value.split():
             value = value.split()[0]  # behind the last flag stands the program
         if isinstance(value, str) and (value in ("auto", "-1", "gpu") or "$" in value):
-            self.unknown(names[0], value, f"leaves {field} open; give it on the line")
+            left = "global_batch" if field == "accumulation" else field
+            self.unknown(names[0], value, f"leaves {left} open; give it on the line")
             return None
         if isinstance(value, bool) or not re.fullmatch(r"\d{1,12}", str(value).strip()) or int(value) < least:
             raise LLMHWError(f"{names[0]}={shown(value, 40)} must be a whole number of at least {least}")
@@ -171,7 +172,7 @@ def _machines(found: _Found) -> None:
     each = found.whole("devices_per_node", "nproc_per_node", "nproc-per-node", "num_gpus")
     nodes = str(found.take("nnodes", "num_nodes", default="1")).split()[0]
     for name in """standalone node_rank machine_rank master_addr master_port rdzv_backend rdzv_endpoint rdzv_id
-        main_process_ip main_process_port no_ssh hostfile include""".split():
+        main_process_ip main_process_port no_ssh hostfile include module""".split():
         found.take(name)
     if each is None:
         return
