@@ -36,7 +36,7 @@ def filled(options: dict[str, Any], of: str) -> None:
         return
     launched = read(path)
     if launched.of != of:
-        raise llmhw.LLMHWError(f"path_or_text={path!r} is of {launched.form}, for {launched.of}, and this asks for {of}")
+        raise llmhw.LLMHWError(f"path_or_text={path!r} is of {launched.form}, for {launched.of}; this asks for {of}")
     context = click.get_current_context()
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     said = launched.over({name: options[name] for name in given})

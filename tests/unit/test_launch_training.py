@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from shlex import split
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llmhw import Cluster, LLMHWError, ModelSpec, Parallelism, TrainingJob
-from llmhw.launch import FORMS, Launched, emit, read, usual_form, written
+from llmhw.launch import FORMS, Launched, changed, emit, read, usual_form, written
 from llmhw.launch.training import OPTIM
 from tests.unit.command import run
 
@@ -59,7 +60,7 @@ JOBS = {
         packed=512,
         checkpoint_offload=True,
         recompute="full",
-    ),  # fmt: skip
+    ),
     "8 bit": job(frozen=True, base="int8-llm", zero=3),
     "dpo": job(zero=3, method="dpo", recompute="full"),
     "grpo": job(zero=3, method="grpo", group=8, completion=1024, rollout_share=0.3, global_batch=64),
@@ -77,7 +78,7 @@ JOBS = {
         recompute="selective",
         global_batch=128,
         precision="bf16-mixed-fp32-grads",
-    ),  # fmt: skip
+    ),
     "fp8": job(gpus=16, tp=2, zero=3, compute="fp8-row", compiled=True, recompute="per-op", sequence_parallel=True),
     "megatron fp8": job(
         tp=4,
@@ -88,7 +89,7 @@ JOBS = {
         tp_overlap=True,
         recompute="block",
         recompute_layers=4,
-    ),  # fmt: skip
+    ),
     "experts": job(
         "qwen3-30b-a3b",
         16,
@@ -99,7 +100,7 @@ JOBS = {
         sequence_parallel=True,
         recompute_modules="moe_act layernorm",
         dispatcher="deepep",
-    ),  # fmt: skip
+    ),
     "latent": job("deepseek-v2-lite", 16, ep=8, zero=1, kernels="megatron"),
     "pipeline": job(gpus=16, pp=2, zero=3, schedule="zero-bubble", vpp=2, micro_batch=1, global_batch=64),
 }
@@ -111,7 +112,8 @@ def emitted(form: str) -> Iterator[tuple[str, str]]:
         try:
             yield name, emit(made, form, tokens=1e9)
         except LLMHWError as error:
-            assert "cannot say" in str(error) or "torchtitan" in str(error), (name, form, error)
+            if "cannot say" not in str(error):
+                raise
 
 
 def test_every_job_has_a_form() -> None:
@@ -230,10 +232,15 @@ def test_yaml_is_of_the_schema(form: str) -> None:
             assert {f"fsdp_{key}" for key in own} <= names
 
 
+def words_of(command: str) -> list[str]:
+    """The words of a command over several lines; numbers for variables."""
+    return split(command.replace("\\\n", " ").replace("$NODE_RANK", "0").replace("$MASTER_PORT", "29500"))
+
+
 def check_trl(command: str, script: str) -> None:
-    words = command.replace("\\\n", " ").split()
+    words = words_of(command)
     start = next(i for i, word in enumerate(words) if word == f"trl.scripts.{script}")
-    flags = [word for word in words[start + 1 :]]
+    flags = list(words[start + 1 :])
     if "--deepspeed" in flags:
         assert flags[flags.index("--deepspeed") + 1] == FORMS["deepspeed"].file
     parser_of("trl", f"{script} ").parse_args(flags)
@@ -264,7 +271,7 @@ def test_accelerate_takes_it(tmp_path: Path) -> None:
         for section in (found.fsdp_config, found.deepspeed_config, found.parallelism_config):
             assert {key for key in section if key not in names and f"deepspeed_{key}" not in names} == set()
         command = written(JOBS[name], "accelerate").command
-        said = parser.parse_args(command.replace("\\\n", " ").split()[2:])
+        said = parser.parse_args(words_of(command)[2:])
         assert said.config_file == FORMS["accelerate"].file
         check_trl(command, JOBS[name].method)
 
@@ -341,8 +348,18 @@ def test_back(name: str) -> None:
         check_back(JOBS[name], form)
 
 
+class Made:
+    """A job that is shown by what it asks for: a model's whole repr is long."""
+
+    def __init__(self, of: TrainingJob) -> None:
+        self.of = of
+
+    def __repr__(self) -> str:
+        return f"{self.of.model.name} {changed(self.of)} {self.of.parallelism}"
+
+
 @st.composite
-def jobs(draw: Any) -> TrainingJob:
+def jobs(draw: Any) -> Made:
     """Training jobs of all kinds; those that cannot run are left out."""
     pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
     tp, pp, cp, dp = pick(1, 1, 2, 4), pick(1, 1, 2, 4), pick(1, 1, 2), pick(1, 2, 4, 8)
@@ -373,17 +390,17 @@ def jobs(draw: Any) -> TrainingJob:
         made.check_effects()
     except LLMHWError:
         assume(False)
-    return made
+    return Made(made)
 
 
 @given(made=jobs(), form=st.sampled_from(TRAINERS))
 @settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
-def test_back_of_any(made: TrainingJob, form: str) -> None:
+def test_back_of_any(made: Made, form: str) -> None:
     try:
-        emit(made, form)
+        emit(made.of, form)
     except LLMHWError:
         return
-    check_back(made, form)
+    check_back(made.of, form)
 
 
 # -- files that people have -------------------------------------------------------------------
@@ -421,7 +438,7 @@ num_processes: 16
 """
 _AUTO = """{
   "bf16": {"enabled": "auto"},
-  "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "stage3_param_persistence_threshold": "auto"},
+  "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "stage3_max_live_parameters": 1e9},
   "gradient_accumulation_steps": "auto", "train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto"
 }"""
 _AXOLOTL = """base_model: NousResearch/Meta-Llama-3-8B
@@ -509,7 +526,9 @@ def test_a_file_says_its_model() -> None:
     assert read(_AXOLOTL).model == "NousResearch/Meta-Llama-3-8B"
     config = read(_SLURM).config
     assert config is not None
-    assert ModelSpec.from_config(config, "made").parameters.total == 6_738_415_616  # Llama 2 7B's
+    found = ModelSpec.from_config(config, "made")
+    more = 2 * 256 * 4096  # Megatron fills 32,000 words up to a multiple of 128 x tp
+    assert found.parameters.total == 6_738_415_616 + more  # Llama 2 7B's
 
 
 def test_what_is_not_used_is_noted() -> None:
@@ -533,7 +552,7 @@ def test_what_is_not_used_is_noted() -> None:
         ),
         ("llamafactory", {"zero": 3, "method": "grpo", "global_batch": 64}, "method='grpo'; accelerate"),
         ("deepspeed", {"recompute": "per-op"}, "recompute='per-op'; torchtitan"),
-        ("accelerate", {"zero": 3, "optimizer": "adamw-8bit"}, "optimizer='adamw-8bit'"),
+        ("accelerate", {"zero": 3, "optimizer": "paged-adamw"}, "optimizer='paged-adamw'"),
         ("axolotle", {}, "did you mean axolotl?"),
         ("vllm", {}, "form='vllm' is for serving, and this is a job of training"),
     ],
@@ -562,12 +581,12 @@ def test_a_changed_file_is_read_or_refused(text: str, data: Any) -> None:
     lines[at] = data.draw(
         st.sampled_from(["", lines[at] * 2, lines[at].replace("1", "x"), lines[at] + " [", "a: b: c"])
     )
+    told = ""
     try:
-        found = read("\n".join(lines) + "\n")
+        assert isinstance(read("\n".join(lines) + "\n"), Launched)
     except LLMHWError as error:
-        assert "\n" not in str(error)
-    else:
-        assert isinstance(found, Launched)
+        told = str(error)
+    assert "\n" not in told
 
 
 # -- the command ------------------------------------------------------------------------------
@@ -616,7 +635,7 @@ def test_the_articles_fsdp_snippet() -> None:
     from torch import nn
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    with pytest.raises((ValueError, RuntimeError), match="process group"):
+    with pytest.raises((ValueError, RuntimeError), match=r"process group|accelerator"):
         FullyShardedDataParallel(nn.Linear(2, 2))
 
 
