@@ -129,7 +129,7 @@ def _offers(options: dict[str, Any], run: RunOptions) -> Any:
             given = "gpu" if names else next(name for name in own if own[name])
             raise llmhw.LLMHWError(f"instance={machines[0]!r} says which devices and networks: leave {given} out")
         return [places.rented(name, run) for name in machines]
-    devices = [accelerator_of(one) for one in names] or places.priced()
+    devices = [accelerator_of(one) for one in names] or places.priced(run.prices)
     found = []
     for device in devices:
         like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if any(own.values()) else None

@@ -12,7 +12,7 @@ from typing import Any
 from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import Default, RunOptions, TrainingRun, newest_prices
 from llmhw.flops import training_flops
-from llmhw.hardware import Accelerator, Cluster, accelerator, larger
+from llmhw.hardware import Accelerator, Cluster, PriceList, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import training_states, weights
@@ -742,7 +742,7 @@ def variants(
         yield "base='nf4-dq'", of_jobs(base="nf4-dq"), groups
     known = {offer.device.name for offer in offers} | {p.cluster.accelerator.name for group in groups for p in group}
     largest = max(map(accelerator, known), key=lambda d: d.memory_bytes)
-    for device in _larger(largest):
+    for device in _larger(largest, question.run.prices):
         some = []
         for offer in places_of.offers(device, question.run)[0]:
             with suppress(LLMHWError):
@@ -750,12 +750,12 @@ def variants(
         yield f"gpu={device.name!r}", question, [group for group in some if group]
 
 
-def _larger(device: Accelerator) -> list[Accelerator]:
+def _larger(device: Accelerator, listed: PriceList | None = None) -> list[Accelerator]:
     """Devices with more memory that can be rented, those with the cheapest memory first."""
-    priced = {d.name for d in places_of.priced()}
+    priced = {d.name for d in places_of.priced(listed)}
     found = {}
     for more in larger(device):
-        paid, _ = newest_prices(more) if more.name in priced else ([], "")
+        paid, _ = newest_prices(more, listed=listed) if more.name in priced else ([], "")
         if paid:
             found[more] = min(p.dollars_per_device_hour for p in paid) / more.memory_bytes
     return sorted(found, key=lambda more: found[more])
