@@ -22,7 +22,7 @@ import numpy as np
 from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import price_of
 from llmhw.formula import Ledger, Report, Table
-from llmhw.hardware import Accelerator, Cluster, cluster_of
+from llmhw.hardware import Accelerator, Cluster, PriceList, cluster_of
 from llmhw.job import (
     BATCH_RULES,
     JOB_RULES,
@@ -276,7 +276,9 @@ class _Shape:
 class _Grid:
     """All layouts of a job on devices of one kind, in several counts."""
 
-    def __init__(self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, price: float | None) -> None:
+    def __init__(
+        self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, price: float | PriceList | None
+    ) -> None:
         self.job, self.space, self.clusters = job, space, list(clusters)
         largest = max(clusters, key=lambda c: c.devices)
         self.limits = limits_of(job.model, largest, seq_len=job.seq_len, batch=job.batch)
@@ -436,9 +438,10 @@ _FILLED = Rule(
 )  # fmt: skip
 
 
-def _place(cluster: Cluster, price: float | None) -> tuple[int, float, Cluster]:
+def _place(cluster: Cluster, price: float | PriceList | None) -> tuple[int, float, Cluster]:
     """Devices of a cluster, dollars that they cost an hour, infinite where no price is known, and the cluster."""
-    paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
+    one, listed = (None, price) if isinstance(price, PriceList) else (price, None)
+    paid, _ = price_of(cluster.accelerator, cluster.devices, one, None, None, "on_demand", listed)
     return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf, cluster
 
 
@@ -658,7 +661,7 @@ def search(
     clusters: Iterable[Cluster | str | tuple[str, int]] | Cluster | str | None = None,
     *,
     best: int = 10,
-    price: float | None = None,
+    price: float | PriceList | None = None,
     than: float | None = None,
     **how: Any,
 ) -> SearchResult:
@@ -667,7 +670,8 @@ def search(
     job        what is trained, with its global batch, or what is served; its own layout and formats are replaced
     clusters   where: clusters, names of devices, or names with counts, as in ["h100", ("h200", 8)]; default: the job's
     best       how many layouts to return
-    price      dollars of a device-hour, of all devices; default: the newest of the catalog
+    price      dollars of a device-hour, of all devices, or prices of one's own, from `llmhw.price_files.read_prices`;
+               default: the newest of the catalog
     than       seconds, as of a layout that runs already: how many that fit are faster is counted (`faster`)
     how        values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space` and `ServingSpace`.
                Default: every value that can be valid. Of serving,
@@ -685,7 +689,7 @@ def search(
     """
     check_object("job", job, "TrainingJob", "ServingJob")
     places = _clusters(job, clusters)
-    if price is not None:
+    if price is not None and not isinstance(price, PriceList):
         check_number("price", price, above=True)
     if than is not None:
         check_number("than", than, above=True)
@@ -722,7 +726,7 @@ def _search_training(
     tally: _Tally,
     job: TrainingJob,
     places: list[Cluster],
-    price: float | None,
+    price: float | PriceList | None,
     **space: Any,
 ) -> None:
     for group in _alike(places):
@@ -745,7 +749,9 @@ def _alike(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
     yield from groups.values()
 
 
-def _grids(job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], price: float | None) -> Iterator[_Grid]:
+def _grids(
+    job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], price: float | PriceList | None
+) -> Iterator[_Grid]:
     """Grids that are small enough to be evaluated at once."""
     space = Space.of(job, [c.devices for c in clusters], given)
     points = int(np.prod(space.shape))
@@ -811,7 +817,7 @@ def _search_serving(
     tally: _Tally,
     job: ServingJob,
     places: list[Cluster],
-    price: float | None,
+    price: float | PriceList | None,
     *,
     input_tokens: int,
     output_tokens: int,

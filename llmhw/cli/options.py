@@ -242,6 +242,8 @@ class Model(click.Argument):
     group = ""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        if value is None:  # where a command may do without one
+            return ()
         return tuple(self.type(name, self, ctx) for name in split(str(value)))
 
 
