@@ -16,7 +16,10 @@ from llmhw.catalog import check_calibration, read_calibration
 from llmhw.rates import ServingConstants, TrainingConstants
 from llmhw.units import LLMHWError
 
-TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures")
+TABLES = (
+    *("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures"),
+    *("ownership", "published_costs", "currencies", "grids"),
+)
 STATUS = {"datasheet", "measured", "derived", "published"}
 DATE = re.compile(r"20\d\d(-\d\d(-\d\d)?)?")
 ROWS = [(table, row) for table in TABLES for row in catalog.read_table(table)]
@@ -196,10 +199,10 @@ USED = [
 
 
 def changed(subject: str, path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """The catalog's constants with one of them changed; `...`: left out."""
-    made = deepcopy(read_calibration(subject))
-    inside = made
+    """The catalog's constants with one of them changed; `...`: left out. What lies beside its path is not copied."""
+    made = inside = dict(read_calibration(subject))
     for name in path[:-1]:
+        inside[name] = dict(inside[name])
         inside = inside[name]
     if value is ...:
         del inside[path[-1]]
