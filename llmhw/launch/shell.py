@@ -43,7 +43,7 @@ def read_script(text: str, known: Mapping[str, str] | None = None) -> Script:
     [['vllm', 'serve', 'a/b', '--dtype', 'auto', '-tp', '4']]
     """
     script = Script(variables=dict(known or {}))
-    rest = _without_files(text.replace("\r\n", "\n").replace("\\\n", " "), script)
+    rest = _without_files(text.replace("\r\n", "\n"), script).replace("\\\n", " ")
     reader = _Reader(rest, script)
     reader.run()
     return script

@@ -205,7 +205,7 @@ def skypilot(asked: Asked) -> Written:
 
 
 def _indented(lines: Iterable[str], by: int) -> list[str]:
-    return [f"{' ' * by}{line}".rstrip() for line in lines]
+    return [f"{' ' * by}{line}".rstrip() for text in lines for line in text.split("\n")]
 
 
 # -- Kubernetes -------------------------------------------------------------------------------
