@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 import llmhw
 from llmhw.cli.command import Command
+from llmhw.cli.launching import emit_option, emitted, filled, from_option
 from llmhw.cli.options import (
     COUNT,
     DEVICE_FACTS,
@@ -112,17 +113,20 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
 def _training_job(options: dict[str, Any]) -> tuple[TrainingJob, str]:
     """The job that options describe, and how its layout was chosen where they leave that open.
 
-    The data-parallel size is what tp, pp and cp leave of the devices. Without any option of the layout all devices are
-    data-parallel ranks; where the job does not fit so, the layout is planned.
+    The data-parallel size is what tp, pp and cp leave of the devices. Without a file and any option of the layout all
+    devices are data-parallel ranks; where the job does not fit so, the layout is planned.
     """
-    spec = llmhw.model(options.pop("model"))
+    given = options.get("path_or_text") is not None or bool(_given(f.name for f in fields(Parallelism)))
+    filled(options, "training")
+    named = options.pop("model")
+    spec = named if isinstance(named, llmhw.ModelSpec) else llmhw.model(named)
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     layout = taken(Parallelism, options)
     ranks = data_parallel(devices=options["gpus"], tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
     cluster = _cluster(options)
     parallelism = Parallelism(dp=ranks, **layout)
     asked = {"model": spec, **taken(TrainingJob, options)}
-    if cluster.devices == 1 or _given(f.name for f in fields(Parallelism)):
+    if cluster.devices == 1 or given:
         return TrainingJob(cluster=cluster, parallelism=parallelism, **asked), ""
     try:
         plain = TrainingJob(cluster=cluster, parallelism=parallelism, **asked)
@@ -167,8 +171,8 @@ def _memory(options: dict[str, Any]) -> Report:
 
 def _train(options: dict[str, Any]) -> Report:
     run = taken(RunOptions, options)
-    constants, tokens = (options.pop(name) for name in ("calibration", "tokens"))
     job, planned = _training_job(options)
+    constants, tokens = (options.pop(name) for name in ("calibration", "tokens"))
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
         raise llmhw.LLMHWError(
             f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
@@ -188,7 +192,7 @@ _HELD = (
 MEMORY = Command(
     "memory",
     _memory,
-    [model_argument(), *_TRAINING],
+    [model_argument(required=False), from_option(), *_TRAINING, emit_option("training")],
     help="Memory of every pipeline stage of a training job, part by part.\n\n"
     "The data-parallel size is what tp, pp and cp leave of --gpus.",
     shown=Shown(_HELD, (("least", "device_bytes", min),)),
@@ -198,8 +202,10 @@ MEMORY = Command(
         "llmhw memory llama-3-8b --gpu 'RTX 4090' --frozen --base nf4-dq --targets q_proj,v_proj",
         "llmhw memory qwen3-8b --gpu h100 --gpus 8 --zero 3 --method grpo --rollout-share 0.3",
         "llmhw memory llama-3-8b --gpu h100 --explain weights",
+        "llmhw memory llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --emit axolotl",
     ),
     explain=True,
+    emits=lambda answer, form: emitted(answer.job, form, answer.verdict),
     draw=lambda plot, answer: plot.memory(answer),
     timed=lambda timeline, answer: timeline.memory(answer),
 )
@@ -208,8 +214,10 @@ TRAIN = Command(
     "train",
     _train,
     [
-        model_argument(),
+        model_argument(required=False),
+        from_option(),
         *_TRAINING,
+        emit_option("training"),
         _calibration(),
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *field_options(RunOptions),
@@ -232,8 +240,10 @@ TRAIN = Command(
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --tokens 15B",
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --micro-batch 1,2,4",
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --explain MFU",
+        "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --tokens 15B --emit torchrun",
     ),
     explain=True,
+    emits=lambda answer, form: emitted(answer.job, form, answer.verdict, tokens=answer.run.tokens),
     draw=lambda plot, answer: plot.train(answer),
     timed=lambda timeline, answer: timeline.train(answer),
 )

@@ -572,6 +572,7 @@ def _reserved(service: Mapping[str, Any]) -> int:
 
 def _read_inside(text: str) -> Launched:
     """What is said inside a scheduler's file, with the devices that it asks for."""
+    from llmhw.launch.reading import trainer_in
     from llmhw.launch.served import found, found_program
 
     script, facts = opened(text)
@@ -582,12 +583,15 @@ def _read_inside(text: str) -> Launched:
         made = FORMS[name].read(text)
     elif body is not None:
         made = read(body)
+    elif trainer := trainer_in(text):
+        made = FORMS[trainer].read(text)
     else:
         raise LLMHWError("from: no program of a trainer or an engine is started in it")
     known = {key: value for key, value in facts.items() if key in ("gpus", "devices_per_node")}
     return Launched(
         form=made.form,
         model=made.model,
+        config=made.config,
         options={**made.options, **known},
         accumulation=made.accumulation,
         notes=made.notes,
