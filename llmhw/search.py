@@ -48,7 +48,7 @@ from llmhw.service import check_lengths, engine_for
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, time_layouts
-from llmhw.training import ALIVE, BRIEF, StepMemory, on_device, stay_apart
+from llmhw.training import ALIVE, BRIEF, StepMemory, engine_bytes, on_device, stay_apart
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, shown, where
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
@@ -174,7 +174,10 @@ class _Memory(StepMemory):
             parts = self._adapters if self.job.frozen else self._sums if plain else self._real
             beside = {name: sum(t.value for t in terms) for name, terms in self.towers(stage).items()}
             beside = {name: held for name, held in beside.items() if name not in self.away}
-            made = [{**dict(parts(stage, zero, replicas)), **beside} for zero, replicas in self.sharding]
+            made = [
+                {**dict(parts(stage, zero, replicas)), **beside, **self._reference(stage, zero, replicas)}
+                for zero, replicas in self.sharding
+            ]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
             found = self._states[stage.index] = Ledger()
             rest = [sum(v for name, v in one.items() if name not in apart) for one in made]
@@ -183,6 +186,13 @@ class _Memory(StepMemory):
                 if any(name in one for one in made):
                     found.parts[name] = _stacked([one[name] for one in made], "sharding")
         return self._states[stage.index]
+
+    def _reference(self, stage: Stage, zero: int, replicas: int) -> dict[str, Any]:
+        """The model as it was, where it is held too (DPO)."""
+        if not self.job.has_reference or "reference model" in self.away:
+            return {}
+        terms = self.frozen(stage, replace(self.x, zero=zero, replicas=replicas))
+        return {"reference model": sum(t.value for t in terms)}
 
     def _adapters(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
         """The same where only adapters are trained."""
@@ -291,6 +301,7 @@ class _Grid:
             replicas=_axis("sharding", replicas),
         )
         self.shape = (len(clusters), *space.shape)
+        self.beside = engine_bytes(replace(job, cluster=_single(largest), parallelism=Parallelism(), micro_batch=1))
         self.capacity = visible_bytes(largest.accelerator)
         self.places = [_place(cluster, price) for cluster in clusters]
         constants = training_constants(largest.accelerator, job.trainer, link=largest.inter_link)
@@ -366,6 +377,9 @@ class _Grid:
                 chunks = pp * vpp
                 uneven = layers % chunks != 0
                 refuse = uneven and (True not in space.uneven or (not odd and (layers + 2) % chunks))
+                if pp > 1 and self.job.method != "sft":
+                    refused["method belongs with pp=1"] += n
+                    continue
                 if chunks > layers + 2 or refuse:
                     refused["pp x vpp divides layers"] += n
                     continue
@@ -412,9 +426,10 @@ class _Grid:
             most = None
             for ledger in moments.values():
                 most = ledger.total if most is None else np.maximum(most, ledger.total)
-            most = most + stay_apart(most, memory.unreused(moments, stage), x.devices, self.capacity)
+            most = most + stay_apart(most, memory.unreused(moments, stage), x.devices, self.capacity - self.beside)
             held = most if held is None else np.maximum(held, most)
-        return np.broadcast_to(seconds, self.shape), np.broadcast_to(on_device(held, x.devices), self.shape)
+        held = on_device(held, x.devices) + self.beside
+        return np.broadcast_to(seconds, self.shape), np.broadcast_to(held, self.shape)
 
     def _at(self, memory: StepMemory, job: TrainingJob, x: Layout, mode: str) -> StepMemory:
         made = copy(memory)
