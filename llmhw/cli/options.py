@@ -400,11 +400,16 @@ _OF: dict[type, str] = {
 def field_options(made: type, only: Iterable[str] | None = None) -> list[Option]:
     """The options of all fields of a dataclass, or of those named."""
     names = None if only is None else set(only)
-    return [
-        field_option(f, _OF.get(made, MONEY))
-        for f in fields(made)
-        if f.metadata and f.name not in NONE and (names is None or f.name in names)
-    ]
+    found = [f for f in fields(made) if f.metadata and f.name not in NONE and (names is None or f.name in names)]
+    return [option for f in found for option in (*_beside(f.name), field_option(f, _OF.get(made, MONEY)))]
+
+
+def _beside(name: str) -> list[Option]:
+    """Flags that give a field another value than its own option does."""
+    if name != "kind":
+        return []
+    text = "Reserved prices, which only --prices FILE.csv has."
+    return [option("--reserved", "kind", flag_value="reserved", usual="on_demand", group=MONEY, help=text)]
 
 
 def taken(made: type, options: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ _RUN = [
     "--hardware-share 0|0.5|1 --repair-hours 0|24|1e5",
     "--currency EUR|cny|USD",
     "--prices {prices}",
+    "--prices {prices} --reserved",
 ]
 _SERVING = [
     "--engine vllm|tensorrt-llm|sglang|transformers|litgpt",
