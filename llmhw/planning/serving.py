@@ -284,7 +284,7 @@ class Searched:
     tried: int = 0
     valid: int = 0
     fitting: int = 0
-    others: list[tuple[float, Pick]] | None = None
+    formats: dict[str, dict[str, None]] = field(default_factory=dict)  # by device, those that keep level and limits
 
 
 _ROUNDS = 4
@@ -341,7 +341,7 @@ def searched(question: Question, where: Sequence[Site], progress: Callable[[int,
     if not mask.any():
         raise LLMHWError(f"quality={quality!r} leaves no format that {job.engine} reads; use usable or any")
     context = demand.context or demand.tokens
-    rooms, found = Rooms(weights, kv, demand.tokens, context), Searched([], {}, others=[])
+    rooms, found = Rooms(weights, kv, demand.tokens, context), Searched([], {})
     smallest = min((n for n, ok in zip(weights, mask.any(axis=1), strict=True) if ok), key=_bits(job))
     least = weight_bytes(job.model, smallest)
     most = {site: _most(question, site, least) for site in where}
@@ -505,6 +505,9 @@ def _picked(
     if not among.any():
         _refuse(found, site, 1.5, f"{site.devices} are too few for the load")
         return
+    kept = inside.any(axis=(0, 2))
+    taken = found.formats.setdefault(site.offer.device.name, {})
+    taken |= {name: None for name, ok in zip(grid.weights, kept, strict=True) if ok}
     seen = set()
     for name in dict.fromkeys([question.figure, question.price_figure, "devices"]):
         value = -figures[name] if name == "tokens_per_second" else figures[name]
