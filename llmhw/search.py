@@ -516,6 +516,7 @@ class SearchResult(Report):
               divide the layers nothing is evaluated: these are not among the tried
     closest   the valid layout that needs least memory, where none fits
     near      for each cluster the layouts that no other on it beats in time and memory, fastest first
+    short     for each cluster on which none fits the valid layout that needs least memory
     faster    how many fit and are faster than the seconds asked for as `than`
     """
 
@@ -528,6 +529,7 @@ class SearchResult(Report):
     refused: dict[str, int]
     closest: Found | None = None
     near: Mapping[Cluster, tuple[Found, ...]] = field(default_factory=dict)
+    short: Mapping[Cluster, Found] = field(default_factory=dict)
     faster: int | None = None
 
     def records(self) -> Sequence[dict[str, Any]]:
@@ -577,7 +579,7 @@ class _Tally:
     refused: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
     front: dict[tuple[int, float, Cluster], list[tuple[Any, ...]]] = field(default_factory=dict)
-    closest: tuple[Any, ...] | None = None
+    least: dict[Cluster, tuple[Any, ...]] = field(default_factory=dict)
 
     def add(
         self, places: Sequence[tuple[int, float, Cluster]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
@@ -592,12 +594,10 @@ class _Tally:
         self.fitting += int(fits.sum())
         if self.than is not None:
             self.faster += int((fits & (seconds < self.than)).sum())
-        if valid.any() and not self.fitting:
-            least = int(np.where(valid, held, np.inf).argmin())
-            self.closest = min(filter(None, (self.closest, (held.flat[least], make, least))), key=lambda f: f[0])
         for number in range(len(valid)):
             here = np.flatnonzero(fits[number]) + number * fits[0].size
             if not here.size:
+                self._short(places[number], valid[number], held[number], make, number * fits[0].size)
                 continue
             order = here[np.argsort(seconds.ravel()[here], kind="stable")]
             self.kept += [(float(seconds.flat[i]), make, i) for i in order[: self.best]]
@@ -606,18 +606,29 @@ class _Tally:
             near += [(float(seconds.flat[i]), float(held.flat[i]), make, i) for i in less]
         self.kept = sorted(self.kept, key=lambda f: f[0])[: self.best]
 
+    def _short(self, place: tuple[int, float, Cluster], valid: Any, held: Any, make: Any, first: int) -> None:
+        """Keep what needs least memory of a cluster on which nothing fits yet."""
+        if place not in self.front and valid.any():
+            at = int(np.where(valid, held, np.inf).argmin())
+            known = self.least.get(place[2], (np.inf,))
+            self.least[place[2]] = min(known, (float(held.flat[at]), make, first + at), key=lambda f: f[0])
+
     def result(self, title: str) -> SearchResult:
         """What it comes to."""
         refused = {rule: count for rule, count in self.refused.items() if count}
         best = tuple(make(i) for _, make, i in self.kept)
-        closest = self.closest[1](self.closest[2]) if self.closest and not best else None
+        fitting = {place[2] for place in self.front}
+        least = sorted(((c, f) for c, f in self.least.items() if c not in fitting), key=lambda one: one[1][0])
+        short = {c: make(i) for c, (_, make, i) in least}
+        closest = next(iter(short.values()), None) if not best else None
         for near in self.front.values():
             near.sort(key=lambda f: f[:2])
             near[:] = [near[i] for i in np.flatnonzero(_falls(np.array([f[1] for f in near])))]
         front = tuple(self._undominated())
         each = {place[2]: tuple(make(i) for *_, make, i in near) for place, near in self.front.items()}
         faster = None if self.than is None else self.faster
-        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest, each, faster)
+        counts = (self.tried, self.valid, self.fitting, refused, closest)
+        return SearchResult(title, best, front, *counts, each, short, faster)
 
     def _undominated(self) -> Iterator[Found]:
         """Those that no other is at least as good as in seconds, memory, devices and dollars."""
