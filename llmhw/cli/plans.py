@@ -118,7 +118,7 @@ def _space(options: dict[str, Any]) -> dict[str, Any]:
     return space | {name: (True,) for name in _FLAGS if options.pop(name)}
 
 
-def _offers(options: dict[str, Any], run: RunOptions) -> Any:
+def offers_of(options: dict[str, Any], run: RunOptions) -> Any:
     """Ways to have the devices that were asked for; None: all that have a price."""
     from llmhw.planning import places
 
@@ -153,7 +153,7 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
     limits = Limits(**taken(Limits, options))
     run = RunOptions(**taken(RunOptions, options))
     space, counts = _space(options), options.pop("gpus")
-    offers = _offers(options, run)
+    offers = offers_of(options, run)
     with Progress("plans") as step:
         return plan_training(
             jobs,
@@ -307,7 +307,7 @@ def _serve(options: dict[str, Any]) -> Report:
     demand, counts = Demand(**taken(Demand, options)), options.pop("gpus")
     space = {name: given for name in _AXES_OF_SERVING if (given := options.pop(name))}
     named = bool(options["gpu"] or options["instance"])
-    offers = None if limits.purchase is not None and not named else _offers(options, run)
+    offers = None if limits.purchase is not None and not named else offers_of(options, run)
     options = {name: value for name, value in options.items() if name not in ("gpu", "instance", *_OWN_LINKS)}
     best, by = options.pop("best"), options.pop("by")
     first = offers[0].device if offers else llmhw.accelerator("h100")

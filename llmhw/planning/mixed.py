@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmhw.engine import Engine, engine_of, formats_of
+from llmhw.engines import serving_engine
 from llmhw.formula import Report, Table
 from llmhw.hardware import Accelerator, Cluster, Link, accelerator_of, link_of
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, weights
 from llmhw.model import ModelSpec, Tensor
-from llmhw.precision import component_formats, formats_in
+from llmhw.planning.demand import QUALITY
+from llmhw.precision import component_formats, formats_in, number_format
 from llmhw.service import lender, time_interval
 from llmhw.serving import ServingMemory, parts_beside
-from llmhw.units import LLMHWError, check_count, format_quantity
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
 
 
 @dataclass(frozen=True)
@@ -306,3 +308,44 @@ def equal_parts(devices: Sequence[Accelerator | str]) -> Accelerator:
     if least == slowest.memory_bytes:
         return slowest
     return replace(slowest, name=f"{slowest.name} [{format_quantity(least, 'bytes')}]", memory_bytes=least)
+
+
+# From most bits to fewest: those of a layer split by llama.cpp.
+_LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ3_M", "Q2_K")
+
+
+def best_mixed(
+    spec: ModelSpec,
+    devices: Sequence[Accelerator | str],
+    *,
+    engine: str | None = None,
+    weights_format: str | None = None,
+    quality: str = "usable",
+    tokens_per_second: float | None = None,
+    **asked: Any,
+) -> Mixed:
+    """`mixed` in the format with most bits that fits, and is quick enough if a speed is asked for; else the smallest.
+
+    quality   as in `llmhw.planning.Demand`: formats that are tried
+    asked     other arguments of `mixed`
+
+    >>> from llmhw import model
+    >>> str(best_mixed(model("llama-3.1-70b"), ["RTX 3090", "RTX 4090"]).job.weights)
+    'Q4_K_M'
+    """
+    name = engine or "llama.cpp"
+    if weights_format is not None:
+        return mixed(spec, devices, engine=name, weights_format=weights_format, **asked)
+    least = QUALITY[check_choice("quality", quality, QUALITY)][0]
+    known = serving_engine(name)
+    formats = [f for f in (*_LADDER, "bf16", "fp8", "int4-awq") if known.reads(number_format(f))]
+    if known.cells:
+        formats = list(_LADDER)
+    formats = [f for f in formats if number_format(f).bits >= least] or formats[-1:]
+    made = None
+    for fmt in sorted(formats, key=lambda f: -number_format(f).bits):
+        made = mixed(spec, devices, engine=name, weights_format=fmt, **asked)
+        if made.fits and (tokens_per_second is None or 1 / made.tpot >= tokens_per_second):
+            return made
+    assert made is not None
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,13 @@ from llmhw.planning.serving import (
 from llmhw.precision import checkpoint_name, formats_in, number_format
 from llmhw.service import Service, engine_for, serve, time_interval
 from llmhw.serving import memory_of
-from llmhw.serving import settled as laid_out
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity
 
 # -- the cheapest card ------------------------------------------------------------------------
 
 # What people put on cards of their own: vLLM, and llama.cpp for GGUF files, Apple and mixed machines.
 ENGINES = ("vllm", "llama.cpp")
-_MOST_CARDS = 4
+_CARDS = (1, 2, 4)  # one, and more where none suffices
 _FRONT = {"purchase": False, "dollars_per_hour": False, "tpot": False, "devices": False}
 
 
@@ -63,7 +63,8 @@ def cheapest(
 
     demand              lengths, users, context, quality; default: one user, formats of at least 4 bits
     tokens_per_second   that each user gets at least
-    limits              what it may cost (`purchase`, `budget_per_hour`), and how many cards it may be: default 4
+    limits              what it may cost (`purchase`, `budget_per_hour`), and how many cards it may be; default: one, or
+                        the fewest up to four
     engines             that are tried
     offers              ways to have devices, default: all with a price
     job                 other fields of `llmhw.ServingJob`
@@ -84,9 +85,15 @@ def cheapest(
     if limits.purchase is None and not renting:
         limits = replace(limits, purchase=1e15)
     if limits.most_devices is None:
-        limits = replace(limits, most_devices=_MOST_CARDS)
+        given = None if offers is None else list(offers)
+        for cards in _CARDS:
+            few = replace(limits, most_devices=cards)
+            plan = cheapest(spec, demand=asked, limits=few, run=run, engines=engines, offers=given, best=best, **job)
+            if plan.choices:
+                break
+        return plan
     spec = model(spec) if isinstance(spec, str) else spec
-    given = None if offers is None else list(offers)
+    listed = None if offers is None else list(offers)
     made: list[tuple[Question, Searched, tuple[str, ...]]] = []
     told: list[str] = []
     notes: list[str] = []
@@ -95,7 +102,7 @@ def cheapest(
             one = ServingJob(model=spec, cluster=_home(engine), engine=engine, **job)
             settled_job, settled_demand, notes = settled(one, asked)
             question = Question(settled_job, settled_demand, limits, run, "cost", {})
-            where = _able(engine, sites(question, None, given))
+            where = _able(engine, sites(question, None, listed))
             with np.errstate(all="ignore"):
                 found = searched(question, where, None) if where else Searched([], {})
                 if where and not found.picks:
@@ -228,7 +235,8 @@ class Runnable(Report):
     def verdict(self) -> str:
         """How many run, and the first of them."""
         if not self.found:
-            return f"Does not work: none of {self.tried:,} models fits {self.cluster.devices} x {self.cluster.accelerator.name}."
+            place = f"{self.cluster.devices} x {self.cluster.accelerator.name}"
+            return f"Does not work: none of {self.tried:,} models fits {place}."
         quick = sum(one.tokens_per_second.value >= self.least for one in self.found)
         first = self.found[0]
         speed = format_quantity(first.tokens_per_second.value, "tokens/s")
@@ -349,23 +357,71 @@ def _runs(spec: ModelSpec, cluster: Cluster, context: int, quality: str, engine:
         if spec.parameters.text * formats_in(spec, fmt)[0].bits / 8 > memory:
             continue
         try:
-            cells = serving_engine(name).cells
-            asked: dict[str, Any] = {"max_model_len": length} if cells else {}
-            job = ServingJob(model=spec, cluster=cluster, engine=name, weights=fmt, max_sequences=1, **asked)
-            job = laid_out(job, prompt=prompt, answer=answer, concurrency=1)
-            held = memory_of(job)
-            longest = held.longest
-            if longest < length or held.refusal:
+            job = _whole(ServingJob(model=spec, cluster=cluster, engine=name, weights=fmt, max_sequences=1))
+            longest = _longest(job, length)
+            if longest < length:
                 continue
+            job = replace(job, max_model_len=longest)
+            held = memory_of(job)
             point = Service(job, engine_for(job), prompt, answer).at(1)
+            needed = held.needed_bytes(length)
         except LLMHWError:
             continue
         low, high = time_interval(job, 1) or (1.0, 1.0)
         each = 1 / point.tpot_seconds
-        free = 1 - held.needed_bytes(length) / held.capacity_bytes
+        free = 1 - needed / held.capacity_bytes
         speed = Figure(each, "tokens/s", each / high, each / low)
         return Runs(job, int(longest), speed, point.ttft_seconds, spec.parameters.text / 1e9, free)
     return None
+
+
+def _whole(job: ServingJob) -> ServingJob:
+    """The job split over as many devices of the machine as its model can be: for one user that is the quickest."""
+    n = job.cluster.devices
+    axis = "pp" if job.software.split == "layers" else "tp"
+    for size in range(n, 1, -1):
+        layout: dict[str, Any] = {axis: size}
+        try:
+            made = replace(job, cluster=Cluster(job.cluster.accelerator, size, n, job.cluster.intra_link), **layout)
+            if axis == "tp":
+                made.cluster.link_for(size)
+            return made
+        except LLMHWError:
+            continue
+    return replace(job, cluster=Cluster(job.cluster.accelerator))
+
+
+def _longest(job: ServingJob, least: int) -> int:
+    """The longest sequence that fits, to a per cent, by the line through two needs; 0 where not even the least does."""
+    most = max(least, int(job.model.max_seq_len or least))
+    paged = job.software.paged
+    whole = memory_of(replace(job, max_model_len=most)) if paged else None
+
+    def needs(tokens: int) -> tuple[float, bool]:
+        held = whole or memory_of(replace(job, max_model_len=tokens))
+        if held.refusal and tokens == most:
+            return inf, False
+        lacks = max(held.cache_bytes(tokens, i) - left for i, left in enumerate(held.left_bytes))
+        return lacks, lacks <= 0
+
+    low, high = least, most
+    lacking, fits = needs(low)
+    if not fits:
+        return 0
+    beyond, fits = needs(high)
+    if fits:
+        return high
+    for _ in range(4):
+        guess = low + int((high - low) * lacking / (lacking - beyond)) if beyond < inf else (low + high) // 2
+        middle = min(max(guess - guess % 16, low + 1), high - 1)
+        if middle <= low or high - low <= low // 100:
+            break
+        found, fits = needs(middle)
+        if fits:
+            low, lacking = middle, found
+        else:
+            high, beyond = middle, found
+    return low
 
 
 # -- side by side -----------------------------------------------------------------------------
@@ -404,6 +460,15 @@ _ROWS: tuple[tuple[str, str, bool | None], ...] = (
 )
 
 
+# What the verdict says of the best in a figure.
+_SAID = {
+    "alone": "Fastest for one user",
+    "tokens_per_second": "most for all",
+    "dollars_per_million": "cheapest a token",
+    "joules_per_token": "least energy",
+}
+
+
 @dataclass(frozen=True, repr=False)
 class Comparison(Report):
     """Devices side by side for one model: speed, memory, dollars, power, with 80 % intervals."""
@@ -429,8 +494,9 @@ class Comparison(Report):
     def verdict(self) -> str:
         """Who is fastest for one user, for all, and cheapest."""
         told = []
-        for name, word in (("alone", "Fastest for one user"), ("tokens_per_second", "most for all"), ("dollars_per_million", "cheapest a token"), ("joules_per_token", "least energy")):  # fmt: skip
-            best = self.best(name, dict((n, m) for n, _, m in _ROWS)[name] is True)
+        more = {name: sign is True for name, _, sign in _ROWS}
+        for name, word in _SAID.items():
+            best = self.best(name, more[name])
             if best is not None:
                 told.append(f"{word}: {best.device.name} ({_told(best.figures[name])})")
         if not told:
@@ -480,6 +546,8 @@ class Comparison(Report):
 
 
 def _told(figure: Figure, *, ends: bool = False) -> str:
+    if figure.unit == "count":
+        return str(figure)
     return str(figure) if ends else format_quantity(figure.value, figure.unit)
 
 
