@@ -293,6 +293,7 @@ class Ownership(Report):
     offers                each provider's cheapest machine of each kind, the cheapest first
     break_even_utilization   share of the hours from which owning is cheaper over the months; above 1 or infinite: never
     life_months           until the machines are worth nothing
+    serving               what makes the tokens and has the users that were asked about, in words
     at_home               what owning comes to with one's own room and nobody paid, for what is sold to people
     """
 
@@ -315,6 +316,7 @@ class Ownership(Report):
     defaults: tuple[Default, ...]
     made: Mapping[str, Estimate] = field(repr=False, hash=False)
     asked: OwnershipOptions = field(repr=False)
+    serving: str = ""
 
     @property
     def dollars(self) -> float:
@@ -340,6 +342,11 @@ class Ownership(Report):
         """What is bought or rented, for how long."""
         needed = "all the time" if self.utilization == 1 else f"{100 * self.utilization:g} % of the time"
         return f"{self.devices:,} x {self.accelerator} for {self.months:g} months, needed {needed}"
+
+    @property
+    def setting(self) -> str:
+        """What the tokens are made by, where they were asked about."""
+        return self.serving
 
     @property
     def verdict(self) -> str:
@@ -480,6 +487,7 @@ class Ownership(Report):
             "purchase_price": self.bought and self.bought.to_dict(),
             **{name: None if value is None else plain_fields(value) for name, value in paid.items()},
             "offers": [offer.to_dict() for offer in self.offers],
+            "serving": self.serving or None,
             "verdict": self.verdict,
             "warnings": self.warnings(),
             "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults},
@@ -490,8 +498,11 @@ class Ownership(Report):
         rent = (
             self.chosen.to_dict() if self.chosen else dict.fromkeys(("break_even_months", "provider", "kind", "date"))
         )
-        left_out = ("offers", "warnings", "defaults", "rent", "purchase_price", "owned")
-        flat = {k: v for k, v in self.to_dict().items() if k not in left_out and not isinstance(v, dict)}
+        units = ("run", "million_tokens", "user_month")
+        left_out = ("offers", "warnings", "defaults", "rent", "purchase_price", "owned", *units)
+        whole = self.to_dict()
+        flat = {k: v for k, v in whole.items() if k not in left_out}
+        flat |= {f"{u}_{k}": v for u in units if whole[u] for k, v in whole[u].items()}
         parts = {f"owned_{part.name.replace(' ', '_')}": float(part.value) for part in self.owned}
         told = {f"rent_{name}": rent[name] for name in ("provider", "kind", "date")}
         ends = {name: rent.get(name) for name in ("break_even_months", "break_even_low", "break_even_high")}

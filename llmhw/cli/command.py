@@ -13,7 +13,6 @@ from llmhw.cli import output as out
 from llmhw.cli.options import (
     ANSWER,
     DEVICE_FACTS,
-    FORM,
     GROUPS,
     MONEY,
     Model,
@@ -32,9 +31,7 @@ from llmhw.units import LLMHWError
 MOST_COMBINATIONS = 10_000
 
 
-def answer_options(
-    *, explain: bool, plot: bool, timeline: Sequence[str] = (), emit: bool = False
-) -> list[click.Parameter]:
+def answer_options(*, explain: bool, plot: bool, timeline: Sequence[str] = ()) -> list[click.Parameter]:
     """How an answer is given.
 
     timeline   flags of the option that draws one
@@ -59,9 +56,6 @@ def answer_options(
     if plot:
         text = "Draw it into a file: .svg, .png or .pdf. Needs the extra `plot`."
         found.append(option("--plot", "plot", metavar="FILE", help=text, **settings))
-    if emit:
-        text = "The command or file to run it: a form of llmhw.launch, as vllm or slurm:vllm, instead of the answer."
-        found.append(option("--emit", "emit", type=FORM, metavar="FORM", help=text, **settings))
     if timeline:
         text = "What happens when, as a Chrome trace, which Perfetto opens."
         found.append(option(*timeline, "timeline", metavar="FILE.json", help=text, **settings))
@@ -91,7 +85,7 @@ class Command(click.Command):
     examples   lines of the help that run as they are
     draw       from a module with functions that draw, and an answer, to a figure
     timed      from `llmhw.timeline` and an answer to a timeline
-    emits      from an answer to the arguments of `llmhw.launch.emit`
+    emits      from an answer and the form of a program to the file that starts it
     code       the exit code of an answer
     curve      the rows that --curve asks for
     interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed, never written to a file
@@ -108,7 +102,7 @@ class Command(click.Command):
         explain: bool = False,
         draw: Callable[[Any, Any], Any] | None = None,
         timed: Callable[[Any, Any], Any] | None = None,
-        emits: Callable[[Any], dict[str, Any]] | None = None,
+        emits: Callable[[Any, str], str] | None = None,
         code: Callable[[Any], int] = lambda answer: 0,
         curve: Callable[[Any], Any] | None = None,
         interrupted: Callable[[Any], str] = lambda answer: "",
@@ -119,8 +113,7 @@ class Command(click.Command):
         # a command that reads recorded requests has --trace for them
         taken = any("--trace" in param.opts for param in params)
         flags = () if timed is None else ("--timeline",) if taken else ("--timeline", "--trace")
-        ways: dict[str, Any] = {"explain": explain, "plot": draw is not None, "emit": emits is not None}
-        every = [*params, *money, *hub, *answer_options(**ways, timeline=flags)]
+        every = [*params, *money, *hub, *answer_options(explain=explain, plot=draw is not None, timeline=flags)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.timed, self.emits = timed, emits
@@ -173,6 +166,8 @@ class Command(click.Command):
         given = context.params
         if context.resilient_parsing or "log" in given:  # a shell asks what could stand there; a log may name it
             return
+        if "path_or_text" in given and not given["path_or_text"] and not given["model"]:
+            raise click.MissingParameter(ctx=context, param=next(p for p in self.params if p.name == "model"))
         if "gpu_memory" in given and not given["gpu"] and not any(given[name] for name in DEVICE_FACTS):
             raise click.MissingParameter(ctx=context, param=next(p for p in self.params if p.name == "gpu"))
 
@@ -185,13 +180,12 @@ class Command(click.Command):
     # answers
 
     def _run(self, **options: Any) -> None:
-        form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
+        form, emit = self._form(options), options.pop("emit", None)
         file, quiet = options.pop("output"), options.pop("quiet")
         part, drawn = options.pop("part", None), {name: options.pop(name, None) for name in ("plot", "timeline")}
         click.get_current_context().meta["timeline"] = drawn["timeline"] is not None
         shown = self._shown(form, quiet, options.pop("curve", False))
         flags, varied = out.flags_of(self), self._expand(options)
-        emit = options.pop("emit", None)
         own = [f"--{name}" for name, path in drawn.items() if path is not None] + ["--explain"] * (part is not None)
         own += ["--emit"] * (emit is not None)
         if varied and (own or not shown.columns):
@@ -201,10 +195,6 @@ class Command(click.Command):
             )
         if part is not None and form not in ("json", "txt"):
             raise LLMHWError(f"explain={part!r} prints formulas, which are no row of a table; leave {form} out")
-        if emit is not None and (form not in ("json", "txt") or quiet or part is not None):
-            raise LLMHWError(f"emit={emit!r} prints what to run, and nothing else; leave the other form out")
-        if emit is not None and file not in (None, "-"):
-            form = "txt"  # the file's ending is that of what is written
         inputs = _paths(options)
         _check_outputs({"output": file, **drawn}, inputs)
         ends: list[tuple[str, int]] = []
@@ -216,8 +206,6 @@ class Command(click.Command):
             )
             if ends[0][0] and file not in (None, "-"):
                 raise click.Abort
-            if emit is not None:
-                return self._emitted(answer, emit)
             if part is not None:
                 told = answer.explain(part)  # type: ignore[attr-defined]
                 return out.json_text({"part": part, "explanation": told}) if form == "json" else f"{told}\n"
@@ -225,6 +213,8 @@ class Command(click.Command):
                 self._plot(answer, drawn["plot"], inputs)
             if drawn["timeline"] is not None:
                 self._draw_timeline(answer, drawn["timeline"], inputs)
+            if emit is not None and self.emits is not None:
+                return self.emits(answer, emit)
             if form == "txt":
                 return out.text(answer, flags, quiet=quiet, color=file is None and _colored())
             return out.written(answer, form, shown, flags)
@@ -234,6 +224,20 @@ class Command(click.Command):
         for told in filter(None, (note, _stale(options))):
             say(f"llmhw: {told}\n", err=True)
         click.get_current_context().exit(130 if note else code)
+
+    def _form(self, options: dict[str, Any]) -> str:
+        """The form of the answer; with --emit it is a text, whatever the file's name ends in."""
+        as_json, as_csv = options.pop("as_json"), options.pop("as_csv")
+        if options.get("emit") is None:
+            return out.form_of(options["output"], as_json, as_csv)
+        from llmhw.cli.launching import check_emit
+
+        check_emit(options["emit"])
+        told = {"--json": as_json, "--csv": as_csv, "--quiet": options["quiet"], "--explain": options.get("part")}
+        for flag, value in told.items():
+            if value:
+                raise LLMHWError(f"--emit prints the file of a program; leave {flag} out")
+        return "txt"
 
     def _shown(self, form: str, quiet: bool, curve: bool) -> out.Shown:
         """How answers are shown, once what has no effect is refused."""
@@ -296,15 +300,6 @@ class Command(click.Command):
         assert self.draw is not None
         plot.style()
         plot.write(self.draw(plot, answer), path, inputs=inputs)
-
-    def _emitted(self, answer: Report, form: str) -> str:
-        """What to run, as text; around slurm and the like stands the form of the program: slurm:vllm."""
-        from llmhw.launch import emit
-
-        assert self.emits is not None
-        name, _, inside = form.partition(":")
-        text = emit(form=name, around=inside or None, **self.emits(answer))
-        return text if text.endswith("\n") else f"{text}\n"
 
     def _draw_timeline(self, answer: Report, path: str, inputs: list[str]) -> None:
         from llmhw import timeline

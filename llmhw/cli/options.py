@@ -171,7 +171,6 @@ SOFTWARE = Choices("software", lambda: import_module("llmhw.trainers").trainer_n
 CURRENCY = Names("currency", lambda: [c.code for c in import_module("llmhw.currencies").currencies()])
 GRID = Names("grid", lambda: [g.name for g in import_module("llmhw.grids").grids()])
 KIND = Choices("kind", lambda: import_module("llmhw.validation").KINDS)
-FORM = Names("form", lambda: import_module("llmhw.launch").FORMS)
 FORMULA = Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
 WHOLE, REAL, COUNT, LENGTHS = Whole(), Real(), Count(), Lengths()
 
@@ -244,7 +243,7 @@ class Model(click.Argument):
     group = ""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        return tuple(self.type(name, self, ctx) for name in split(str(value)))
+        return () if value is None else tuple(self.type(name, self, ctx) for name in split(str(value)))
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -252,9 +251,9 @@ def option(*names: str, **settings: Any) -> Option:
     return Option(list(names), **settings)
 
 
-def model_argument() -> Model:
-    """The model that a command is asked about."""
-    return Model(["model"], type=MODEL, metavar="MODEL")
+def model_argument(required: bool = True) -> Model:
+    """The model that a command is asked about; not required where a file may name it."""
+    return Model(["model"], type=MODEL, metavar="MODEL" if required else "[MODEL]", required=required)
 
 
 # Options that are amounts of money: with --currency they are in that one.
