@@ -145,7 +145,7 @@ def layouts(job: ServingJob, most: int, given: Mapping[str, Any]) -> Iterator[tu
         yield dp, ep, [(tp, pp) for tp, pp in pairs if tp * pp * dp <= most]
     if experts > 1 and not (axes["attention_dp"] or axes["ep"]) and not layers:
         for n in (n for n in sizes if n > 1 and experts % n == 0):
-            if 1 in tps:
+            if 1 in tps and not axes["tp"]:
                 yield n, n, [(1, pp) for pp in pps if n * pp <= most]  # attention shared, experts spread
             if n in tps:
                 yield 1, n, [(n, pp) for pp in pps if n * pp <= most]
