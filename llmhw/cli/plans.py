@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
 import llmhw
+from llmhw.cli import jobs
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
 from llmhw.cli.launching import emit_option, emitted
@@ -25,12 +26,12 @@ from llmhw.cli.options import (
     option,
     taken,
 )
-from llmhw.cli.output import Shown
+from llmhw.cli.output import Shown, flags_of
 from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.hardware import accelerator_of
-from llmhw.job import Parallelism, TrainingJob
+from llmhw.job import Assumed, Parallelism, TrainingJob
 from llmhw.planning.result import Limits, Plan
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
@@ -120,6 +121,8 @@ def _offers(options: dict[str, Any], run: RunOptions) -> Any:
     from llmhw.planning import places
 
     names, machines = options.pop("gpu"), options.pop("instance")
+    if len(names) == len(llmhw.accelerators()):  # --gpu all: those with a price
+        names = ()
     own = {name: options.pop(name) for name in ("devices_per_node", "intra_link", "inter_link")}
     links = {
         name: network_link(name, own[name], kind)
@@ -144,7 +147,7 @@ def _offers(options: dict[str, Any], run: RunOptions) -> Any:
     return found
 
 
-def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
+def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
     from llmhw.planning.training import plan_training
 
     limits = Limits(**taken(Limits, options))
@@ -152,8 +155,8 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
     space, counts = _space(options), options.pop("gpus")
     offers = _offers(options, run)
     with Progress("plans") as step:
-        return plan_training(
-            jobs,
+        found = plan_training(
+            ways,
             offers=offers,
             counts=counts,
             limits=limits,
@@ -165,6 +168,7 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
             best=options.pop("best"),
             **space,
         )
+    return _alone(found, options["name"], run)
 
 
 def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
@@ -174,13 +178,15 @@ def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
 
 
 def _train(options: dict[str, Any]) -> Report:
-    options["spec"] = llmhw.model(options.pop("model"))
+    options["name"] = options.pop("model")
+    options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     return _planned(options, [_job(options)], tuning=False, tokens=options.pop("tokens"))
 
 
 def _finetune(options: dict[str, Any]) -> Report:
-    options["spec"] = llmhw.model(options.pop("model"))
+    options["name"] = options.pop("model")
+    options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     ways = _ways(options)
     jobs = [_job(options, **way) for way in ways]
@@ -225,6 +231,49 @@ def _tokens(options: dict[str, Any]) -> float | None:
     return float(examples) * (epochs or 1) * int(options["seq_len"])
 
 
+def _interrupted(found: Plan) -> str:
+    return "" if found.complete else "interrupted: the best of what was tried until then"
+
+
+def _alone(found: Plan, model: str, run: RunOptions) -> Plan:
+    """The plan with the line that asks for its best choice alone: the same figures, part by part."""
+    if not found.choices:
+        return found
+    from shlex import join
+
+    best, place = found.best, found.best.where
+    job, c = best.job, place.cluster
+    words = ["llmhw", "train", model, "--gpu", c.accelerator.name, "--gpus", str(c.devices)]
+    plain = llmhw.Cluster(c.accelerator, c.devices, c.devices_per_node)
+    if c.devices_per_node != llmhw.Cluster(c.accelerator).devices_per_node and c.devices > 1:
+        words += ["--devices-per-node", str(c.devices_per_node)]
+    if c.intra_link is not None and c.devices > 1 and c.intra_link != plain.intra_link:
+        words += ["--link", c.intra_link.name]
+    if c.nodes > 1 and c.inter_link is not None:
+        words += ["--network", f"{c.inter_link.bytes_per_second / 1e9:.12g}"]
+    asked = {**_changed(job.parallelism, ("dp", "by_cost")), **_changed(job, ()), **_changed(run, _PAID)}
+    asked |= {"seq_len": job.seq_len, "global_batch": job.batch, "tokens": best.estimate.run.tokens}
+    asked |= {} if place.price is None else {"price": place.price.dollars_per_device_hour}
+    known = flags_of(jobs.TRAIN)
+    for name, value in asked.items():
+        flag = known[name]
+        off = value is False and flag.secondary_opts
+        words.append(flag.secondary_opts[0] if off else max(flag.opts, key=len))
+        if not flag.is_flag:
+            told = value / getattr(flag, "per", 1) if isinstance(value, float) else value
+            words.append(f"{told:.12g}" if isinstance(told, float) else str(told))
+    return replace(found, about=(*found.about, f"alone: {join(words)}"))
+
+
+_PAID = ("price", "provider", "region", "kind", "prices")
+
+
+def _changed(asked: Any, without: Iterable[str]) -> dict[str, Any]:
+    """Fields of a job, or of a run, that are not at their defaults."""
+    every = {f.name: (getattr(asked, f.name), f.default) for f in fields(asked) if f.metadata and f.name not in without}
+    return {n: value for n, (value, usual) in every.items() if value != usual and not isinstance(value, Assumed)}
+
+
 def _emitted(found: Plan, form: str) -> str:
     """The file or command of the best choice."""
     best = found.best
@@ -260,6 +309,8 @@ TRAIN = Command(
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
     emits=_emitted,
+    interrupted=_interrupted,
+    keeps=True,
     examples=(
         "llmhw plan train llama-3-8b --gpu h100,b200 --deadline 30",
         "llmhw plan train llama-3.1-405b --gpu h100 --gpus 16384",
@@ -292,6 +343,8 @@ FINETUNE = Command(
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
     emits=_emitted,
+    interrupted=_interrupted,
+    keeps=True,
     examples=(
         "llmhw plan finetune llama-3-8b --gpu 'RTX 4090' --examples 50000 --epochs 3 --seq-len 1024",
         "llmhw plan finetune llama-3-70b --gpu h100 --method lora --deadline 2",
