@@ -33,6 +33,7 @@ from llmhw.formula import Report
 from llmhw.hardware import accelerator_of
 from llmhw.job import Assumed, Parallelism, TrainingJob
 from llmhw.planning.result import Limits, Plan
+from llmhw.units import check_choice
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
 _AXES = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
@@ -133,17 +134,13 @@ def _offers(options: dict[str, Any], run: RunOptions) -> Any:
             given = "gpu" if names else next(name for name in own if own[name])
             raise llmhw.LLMHWError(f"instance={machines[0]!r} says which devices and networks: leave {given} out")
         return [places.rented(name, run) for name in machines]
-    devices = [accelerator_of(one) for one in names] or places.priced(run.prices)
+    mine = any(value is not None for value in own.values())
+    if not names and not mine:
+        return places.rentable(run)
     found = []
-    for device in devices:
-        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if any(own.values()) else None
-        try:
-            found += places.offers(device, run, like)[0]
-        except llmhw.LLMHWError:
-            if names:
-                raise  # a provider without this device is left out where all are asked for
-    if not found:
-        raise llmhw.LLMHWError(f"provider={run.provider!r} and region={run.region!r} have no price of any device")
+    for device in [accelerator_of(one) for one in names] or places.priced(run.prices):
+        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if mine else None
+        found += places.offers(device, run, like)[0]
     return found
 
 
@@ -195,7 +192,7 @@ def _finetune(options: dict[str, Any]) -> Report:
 
 def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
     """What --method says, with --frozen and --base: ways to fine-tune, the first that fits is taken."""
-    named = options.pop("method") or ()
+    named = [check_choice("method", name, _METHODS) for name in options.pop("method") or ()]
     weights, aims = ([name for name in named if name in of] for of in (_WEIGHTS, _AIMS))
     if len(aims) > 1:
         raise llmhw.LLMHWError(f"method={','.join(aims)!r} are different jobs; give one of {', '.join(_AIMS)}")
@@ -250,7 +247,7 @@ def _alone(found: Plan, model: str, run: RunOptions) -> Plan:
     if c.intra_link is not None and c.devices > 1 and c.intra_link != plain.intra_link:
         words += ["--link", c.intra_link.name]
     if c.nodes > 1 and c.inter_link is not None:
-        words += ["--network", f"{c.inter_link.bytes_per_second / 1e9:.12g}"]
+        words += ["--network", c.inter_link.name.removesuffix(" GB/s")]
     asked = {**_changed(job.parallelism, ("dp", "by_cost")), **_changed(job, ()), **_changed(run, _PAID)}
     asked |= {"seq_len": job.seq_len, "global_batch": job.batch, "tokens": best.estimate.run.tokens}
     asked |= {} if place.price is None else {"price": place.price.dollars_per_device_hour}
