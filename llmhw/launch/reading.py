@@ -194,7 +194,7 @@ _OLDER_OPTIM = {"adamw_apex_fused": "adamw-fused", "paged_adamw": "paged-adamw",
 _TARGETS = {"all-linear": "all-linear", "all": "all-linear"}
 _NO_FIGURE = """learning_rate lr_scheduler_type lr_scheduler warmup_ratio warmup_steps weight_decay output_dir
     logging_steps save_steps save_strategy seed max_grad_norm report_to dataset_name dataset
-    datasets template num_train_epochs num_epochs overwrite_output_dir plot_loss
+    datasets template reward_funcs num_train_epochs num_epochs overwrite_output_dir plot_loss
     preprocessing_num_workers dataloader_num_workers max_samples do_train do_eval trust_remote_code""".split()
 
 
@@ -254,7 +254,11 @@ def _targets(found: _Found, value: Any) -> None:
     if value is None:
         return
     words = value if isinstance(value, list) else re.split(r"[\s,]+", str(value).strip())
+    words = [re.sub(r"^[\w.]+\.(?=\w+$)", "", str(word)) for word in words]  # self_attn.q_proj
     if words and words[0] in _TARGETS:
+        return
+    if any(re.search(r"[^\w.-]", str(word)) for word in words):
+        found.unknown("lora_target_modules", value, "is a pattern; give --targets")
         return
     found.options["targets"] = " ".join(str(word) for word in words)
 
@@ -343,7 +347,8 @@ def read_torchrun(text: str) -> Launched:
 def _commented_command(text: str) -> str:
     """The command in the comments at a file's head."""
     lines = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
-    start = next((i for i, line in enumerate(lines) if line.startswith(("accelerate launch", "deepspeed"))), None)
+    programs = ("accelerate launch", "deepspeed", "torchrun")
+    start = next((i for i, line in enumerate(lines) if line.startswith(programs)), None)
     return "" if start is None else "\n".join(lines[start:])
 
 
@@ -826,6 +831,9 @@ def _megatron_zero(found: _Found) -> None:
         found.unknown("num_layers_per_virtual_pipeline_stage", chunk, "leaves vpp open; give it on the line")
     if found.options.get("cp", 1) == 1:
         found.options.pop("cp_kind", None)
+    if found.options.get("tp", 1) == 1:  # as Megatron itself does
+        found.options.pop("sequence_parallel", None)
+        found.options.pop("tp_overlap", None)
     if "num_experts" not in "".join(found.config or {}):
         for name in ("ep", "expert_tp"):
             if found.options.get(name) == 1:

@@ -218,6 +218,17 @@ def test_an_offer_to_buy_in_a_file_has_no_range() -> None:
     assert next(d for d in found.defaults if d.argument == "purchase_price").source == "a vendor"
 
 
+def test_a_rent_of_single_devices_is_said_beside_that_of_a_machine() -> None:
+    found = rent_or_buy(EIGHT)
+    assert found.chosen is not None
+    assert found.joined is not None
+    assert found.chosen.price.devices < 8 <= found.joined.price.devices
+    assert found.joined.dollars > found.chosen.dollars
+    assert any("the cheapest machine of 8 is" in line for line in found.warnings())
+    assert rent_or_buy("h100").joined is None
+    assert rent_or_buy(EIGHT, provider="AWS").joined is None
+
+
 def test_each_provider_has_its_cheapest_machine_of_each_kind() -> None:
     found = rent_or_buy(EIGHT)
     keys = [(offer.price.provider, offer.price.kind) for offer in found.offers]
