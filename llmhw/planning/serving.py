@@ -25,7 +25,7 @@ from llmhw.planning.demand import QUALITY, Demand
 from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
 from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
-from llmhw.search import ServingSpace, search
+from llmhw.search import Found, ServingSpace, search
 from llmhw.service import ServingEstimate, check_lengths, engine_for, serve, simulate_service, time_interval
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
@@ -967,8 +967,8 @@ def planned_layout(
     experts = limits_of(job.model, job.cluster).experts
     ways = [{"ep": 1, "attention_dp": 1}]
     ways += [{"ep": n, "attention_dp": n, "tp": 1}] if experts > 1 and experts % n == 0 else []
-    tried, found = 0, []
-    level = {"slo_ttft": slo_ttft, "slo_tpot": slo_tpot}
+    tried, found = 0, list[Found]()
+    level: dict[str, Any] = {"slo_ttft": slo_ttft, "slo_tpot": slo_tpot}
     # stages come last: their balance is taken for ideal
     for limits, stages in product((level, {}), ({"pp": 1}, {})):
         for way in ways:
