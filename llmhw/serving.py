@@ -413,14 +413,19 @@ def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
     return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
 
 
-def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
-    spec = job.model
+def _weights_of(job: ServingJob, stage: int) -> Part:
+    """Weights on a device of a stage, whatever the length of sequences."""
     held = (
-        weights(spec, job.weights, tensors=stage_tensors(job, stage))
+        weights(job.model, job.weights, tensors=stage_tensors(job, stage))
         if job.software.rows_in_host
-        else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
+        else _weights(job.model, job.weights, job.parallelism, stage, job.software.expert_tiles)
     )
-    parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
+    return Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))
+
+
+def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None, held: Part | None = None) -> Estimate:
+    spec = job.model
+    parts = [held or _weights_of(job, stage)]
     parts += _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
@@ -661,6 +666,10 @@ class ServingMemory(StageReport):
             slots = job.max_sequences if job.software.cells else 1
             return all(alone.cache_bytes(tokens, i, sequences=slots) <= left for i, left in enumerate(alone.left_bytes))
 
+        if not limit or not fits(1):
+            return 0
+        if fits(limit):
+            return limit
         return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
@@ -668,7 +677,8 @@ class ServingMemory(StageReport):
         tokens = max(tokens, self.job.prefix_tokens + 1)
         job = self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens}))
         if job.software.cells:  # whose compute buffer depends on them
-            return memory_of(job, self.visible_bytes, self.calibration)
+            stages = (_stage(job, i, self.calibration, stage.parts[0]) for i, stage in enumerate(self.stages))
+            return replace(self, job=job, stages=tuple(stages))
         return replace(self, job=job)
 
     @property
