@@ -1,6 +1,6 @@
 """How fast a sweep is, computed here in turn and by a cluster: the same rows, in which share of the time.
 
-    python benchmarks/sweep.py [--question room] [--models 300] [--devices 300] [--workers 2] [--with dask|ray|processes]
+    python benchmarks/sweep.py [--question room] [--models 300] [--devices 300] [--workers 2] [--with dask|ray]
 
 Devices are accelerators in several numbers. The time of the cluster is that of the sweep, once its workers have
 answered; the processor's time is that of all of them. Dask's cluster needs `pip install distributed`, Ray's
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from logging import CRITICAL
 from multiprocessing import get_context
 from typing import Any
 
@@ -29,11 +30,9 @@ def dask(workers: int) -> Iterator[Executor]:
     """A cluster on this machine; elsewhere it is `Client("tcp://scheduler:8786")`."""
     from distributed import Client, LocalCluster
 
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as it,
-    ):
-        yield it.get_executor()
+    made = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=CRITICAL)
+    with made as cluster, Client(cluster) as client:
+        yield client.get_executor()
 
 
 class RayExecutor(Executor):

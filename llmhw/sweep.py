@@ -23,7 +23,7 @@ from llmhw.formula import Report, Table, flat
 from llmhw.hardware import Accelerator, Cluster, accelerator_of, usual_network
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 from llmhw.model import ModelSpec, model
-from llmhw.units import LLMHWError, check_count, nearest, plain, shown
+from llmhw.units import LLMHWError, check_count, format_quantity, nearest, plain, shown
 
 # Pairs of a piece at most: about a second of work, so that Ctrl-C loses no more and a bar moves.
 _PIECE = 200
@@ -221,10 +221,47 @@ def _results(pieces: Iterator[_Piece], executor: Any, ahead: int) -> Iterator[li
 # -- the sweep --------------------------------------------------------------------------------
 
 
+# Figures of the questions that a table for people has: title and unit.
+_FIGURES = {
+    "use": ("use", ""),
+    "fits": ("fits", ""),
+    "needed_bytes": ("needs", "bytes"),
+    "memory_device_bytes": ("needs", "bytes"),
+    "device_bytes": ("on the device", "bytes"),
+    "capacity_bytes": ("it has", "bytes"),
+    "max_seq_len": ("longest", "number"),
+    "longest": ("longest", "number"),
+    "concurrency": ("at work", "number"),
+    "ttft_seconds": ("first token", "seconds"),
+    "tokens_per_second_per_user": ("tokens/s a user", "number"),
+    "step_seconds": ("step", "seconds"),
+    "tokens_per_second": ("tokens/s", "number"),
+    "days": ("days", "days"),
+    "dollars": ("cost", "dollars"),
+    "dollars_per_million_tokens": ("a million", "dollars"),
+}
+
+
+def _cell(name: str, value: Any) -> str:
+    unit = _FIGURES.get(name, ("", ""))[1]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "" if name == "refused" else "-"
+    if not unit or isinstance(value, str):
+        return str(value)
+    return (
+        f"{value:,.4g}"
+        if unit == "number" and isinstance(value, float)
+        else (f"{value:,}" if unit == "number" else format_quantity(value, unit))
+    )
+
+
 @dataclass(frozen=True, repr=False)
 class Swept(Report):
     """The answer of `sweep`.
 
+    asked      columns that say what was asked
     rows       of every pair, in the order of models, devices and options; empty where they went to a file
     pairs      that were answered or refused
     refused    how many pairs were, by reason
@@ -233,6 +270,7 @@ class Swept(Report):
     """
 
     title: str
+    asked: tuple[str, ...]
     rows: tuple[Row, ...]
     pairs: int
     total: int
@@ -255,9 +293,15 @@ class Swept(Report):
         return [f"{count:,} refused: {why}" for why, count in order[:3]]
 
     def tables(self) -> list[Table]:
+        """What was asked, the figures that a person compares, and why there are none."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        cells = [[str(row.get(name, "")) for name in names] for row in self.rows]
-        return [Table(self.title, names, cells)]
+        own = not any(name in _FIGURES for name in names)
+        kept = [name for name in names if own or name in (*self.asked, *_FIGURES, "refused")]
+        if not self.refused:
+            kept = [name for name in kept if name != "refused"]
+        titles = [_FIGURES.get(name, (name, ""))[0] for name in kept]
+        cells = [[_cell(name, row.get(name)) for name in kept] for row in self.rows]
+        return [Table(self.title, titles, cells, len(self.asked), bool(self.refused))]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return self.rows
@@ -329,17 +373,18 @@ def sweep(
     total = len(names) * len(places)
     size = max(1, min(_PIECE, -(-total // (8 * workers))))
     title = f"{getattr(question, '__name__', question)}: {len(names):,} models on {len(places):,} devices and options"
+    keys = ("model", "device", *options)
     if output is None:
         if resume:
             raise LLMHWError("resume=True goes on with a file; give output=")
-        return _run(title, _pieces(question, names, places, size, 0), total, workers, executor, None, progress)
+        pieces = _pieces(question, names, places, size, 0)
+        return _run(title, keys, pieces, total, workers, executor, None, progress)
     from llmhw.rows import RowFile
 
-    keys = [*dict.fromkeys(("model", "device", *options))]
     with closing(RowFile(output, keys, resume=resume)) as file:
         done = file.pairs(_asked(spec, *place) for spec in names for place in places)
         pieces = _pieces(question, names, places, size, done)
-        return _run(title, pieces, total, workers, executor, file, progress)
+        return _run(title, keys, pieces, total, workers, executor, file, progress)
 
 
 def _check_question(question: str, options: Mapping[str, Any]) -> None:
@@ -375,6 +420,7 @@ def _asked_for(models: Any, devices: Any, options: Mapping[str, Any]) -> tuple[l
 
 def _run(
     title: str,
+    asked: tuple[str, ...],
     pieces: Iterator[_Piece],
     total: int,
     workers: int,
@@ -410,4 +456,4 @@ def _run(
         finally:
             results.close()  # type: ignore[attr-defined]
     path = "" if file is None else file.finish() if complete else file.part
-    return Swept(title, tuple(rows), done, total, refused, path, complete)
+    return Swept(title, asked, tuple(rows), done, total, refused, path, complete)

@@ -32,6 +32,7 @@ COMMANDS = {
     "train": ("jobs", "Questions", "Time of a step and of a run: speed, memory, days, dollars, energy."),
     "serve": ("jobs", "Questions", "What fits, first token, tokens/s of a user and of all, dollars a million."),
     "simulate": ("jobs", "Questions", "Requests played through an engine: queues, batches, percentiles."),
+    "sweep": ("sweeps", "Questions", "One question of many models on many devices, into a table or a file."),
     "cost": ("money", "Questions", "Rent or buy: what devices cost to own, what their rent is, when one has paid."),
     "model": ("catalog", "Facts", "Parameters, weights, KV cache and FLOPs of one model."),
     "models": ("catalog", "Facts", "The models of the catalog."),
