@@ -214,12 +214,12 @@ def given(clusters: Any, run: RunOptions = ANY) -> list[Place]:
     return places
 
 
-def spot(place: Place) -> Place | None:
-    """The same machines at the provider's spot price, if they have one."""
+def spot(place: Place, listed: PriceList | None = None) -> Place | None:
+    """The same machines at the provider's spot price, if they have one; `listed`: prices of one's own."""
     paid = place.price
     if paid is None or paid.kind != "on_demand":
         return None
-    found, _ = newest_prices(place.cluster.accelerator, kind="spot")
+    found, _ = newest_prices(place.cluster.accelerator, kind="spot", listed=listed)
     same = (p for p in found if (p.provider, p.instance) == (paid.provider, paid.instance))
     price = min(same, key=lambda p: p.dollars_per_device_hour, default=None)
     return None if price is None else replace(place, price=price)

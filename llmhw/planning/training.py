@@ -792,7 +792,7 @@ def improvements(question: Question, best: Choice) -> list[str]:
     if job.compute is None and job.precision != "fp32" and not job.frozen:
         fp8 = replace(question, ways=tuple(replace(way, compute="fp8") for way in question.ways))
         tries.append(("compute='fp8'", fp8, place))
-    if place.price is not None and (spot := places_of.spot(place)):
+    if place.price is not None and (spot := places_of.spot(place, question.run.prices)):
         tries.append(("kind='spot'", question, spot))
     for text, asked, where in tries:
         order = ranked(searched(asked, [[where]]).choices, question.bounds, by)
