@@ -9,7 +9,7 @@ import click
 
 import llmhw
 from llmhw.cli.command import Command
-from llmhw.cli.launching import emit_option, emitted, filled, from_option
+from llmhw.cli.launching import emit_options, emitted, filled, from_option, take_engine
 from llmhw.cli.options import (
     COUNT,
     DEVICE_FACTS,
@@ -38,6 +38,8 @@ from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
+from llmhw.launch import hub_id
+from llmhw.speculation import HEADS
 
 _PRICE = ("price", "provider", "region", "kind", "prices", "grid")
 
@@ -148,7 +150,7 @@ _HELD = (
 MEMORY = Command(
     "memory",
     _memory,
-    [model_argument(required=False), from_option(), *_TRAINING, emit_option("training")],
+    [model_argument(required=False), from_option(), *_TRAINING, *emit_options("training")],
     help="Memory of every pipeline stage of a training job, part by part.\n\n"
     "The data-parallel size is what tp, pp and cp leave of --gpus.",
     shown=Shown(_HELD, (("least", "device_bytes", min),)),
@@ -173,7 +175,7 @@ TRAIN = Command(
         model_argument(required=False),
         from_option(),
         *_TRAINING,
-        emit_option("training"),
+        *emit_options("training"),
         _calibration(),
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *field_options(RunOptions),
@@ -263,7 +265,10 @@ FIT = Command(
 
 def _serving_job(options: dict[str, Any]) -> ServingJob:
     """The job that options describe, which are taken out of `options`."""
-    spec = llmhw.model(options.pop("model"))
+    filled(options, "serving")
+    take_engine(options)
+    named = options.pop("model")
+    spec = named if isinstance(named, llmhw.ModelSpec) else llmhw.model(named)
     return ServingJob(model=spec, cluster=_cluster(options), **taken(ServingJob, options))
 
 
@@ -279,11 +284,19 @@ def _limits() -> list[Option]:
     ]
 
 
+def _emitted(answer: Any, form: str) -> str:
+    """A served job in a form, with the draft that it was asked with."""
+    guess = answer.service.guess
+    drafts = {"draft": guess.method if guess.method in HEADS else hub_id(guess.spec)} if guess else {}
+    return emitted(answer.job, form, answer.verdict, **drafts, draft_tokens=guess.tokens if guess else None)
+
+
 SERVE = Command(
     "serve",
     _serve,
     [
-        model_argument(),
+        model_argument(required=False),
+        from_option(),
         *cluster_options(),
         *field_options(ServingJob),
         option("--input-tokens", group=LENGTH, type=WHOLE, usual=1000, help="Of each prompt."),
@@ -307,6 +320,7 @@ SERVE = Command(
         ),
         *field_options(RunOptions, _PRICE),
         _calibration(),
+        *emit_options("serving"),
         option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load."),
     ],
     help="What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.\n\n"
@@ -328,8 +342,10 @@ SERVE = Command(
         "llmhw serve llama-3-70b --gpu h100 --gpus 4 --tp 4 --concurrency 32",
         "llmhw serve llama-3-8b --gpu h100,h200 --weights bf16,fp8 --concurrency 64",
         "llmhw serve llama-3-8b --gpu h100 --rate 8 --slo-ttft 0.5 --slo-tpot 0.03",
+        "llmhw serve llama-3-70b --gpu h100 --gpus 4 --tp 4 --weights fp8 --emit kubernetes:vllm",
     ),
     explain=True,
+    emits=_emitted,
     draw=lambda plot, answer: plot.serve(answer),
     timed=lambda timeline, answer: timeline.serve(answer),
     curve=lambda found: found.records(),

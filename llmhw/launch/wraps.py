@@ -12,7 +12,7 @@ from typing import Any
 from llmhw.job import ServingJob
 from llmhw.launch import FORMS, Asked, Form, Launched, Written, cannot_say, heading, read
 from llmhw.launch.programs import Program, program
-from llmhw.launch.serving import for_engine, instance_of
+from llmhw.launch.serving import ENGINES, for_engine, instance_of
 from llmhw.launch.shell import Script, read_script, written_file
 from llmhw.units import LLMHWError
 
@@ -21,14 +21,6 @@ _RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.in
 _TRAINING_IMAGE = "pytorch/pytorch:latest"
 # Seconds to load a model until a program counts as broken, and between two looks.
 _LOADING, _LOOK = 3600, 10
-_ENGINES = {
-    "vllm": ("vllm",),
-    "sglang": ("sglang",),
-    "trtllm-serve": ("tensorrt-llm-pytorch", "tensorrt-llm"),
-    "llama.cpp": ("llama.cpp",),
-    "ollama": ("ollama",),
-    "triton": ("vllm", "tensorrt-llm-pytorch", "tensorrt-llm"),
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def _inside(asked: Asked, *, apart: bool) -> Inside:
         cluster = job.cluster
         per_node = min(cluster.devices_per_node, cluster.devices)
         return Inside(form, form.write(asked), cluster.nodes, per_node, 1, None, job)
-    job = for_engine(job, form.name, _ENGINES[form.name])
+    job = for_engine(job, form.name, ENGINES[form.name])
     cluster = job.cluster
     node = min(cluster.devices_per_node, cluster.devices)
     instances, each = job.replicas, job

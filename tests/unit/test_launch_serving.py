@@ -25,6 +25,7 @@ from llmhw.launch.served import found
 from llmhw.launch.serving import for_engine, offloaded_gib
 from llmhw.launch.shell import read_script
 from llmhw.launch.wraps import opened
+from tests.unit.command import answer, refused, run
 
 TABLES = Path(__file__).parent / "launch_options"
 SERVING = [name for name, form in FORMS.items() if form.of == "serving"]
@@ -672,7 +673,7 @@ def test_words_of_commands_are_those_of_bash(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "asked", "more", "says"),
     [
-        ("vllm", job("llama-3-8b", "h100", engine="sglang"), {}, r"vllm cannot say engine='sglang', .*; sglang can"),
+        ("vllm", job("llama-3-8b", "h100", engine="sglang"), {}, r"vllm cannot say engine='sglang': .*; sglang can"),
         ("vllm", job("llama-3-8b", "h100", kv_offload=0.5, weight_offload=0.1), {}, r"vllm cannot say kv_offload=0.5"),
         ("vllm", job("deepseek-v3", "h200", 8, tp=8, ep=4), {}, r"vllm cannot say ep=4: .*; trtllm-serve"),
         ("vllm", job("llama-3-8b", "h100", lora_adapters=1, lora_rank=1000), {}, r"lora_rank=1000: the most is 512"),
@@ -711,3 +712,35 @@ def test_scripts_are_read_without_running_them(tmp_path: Path) -> None:
     assert not mark.exists()
     assert os.listdir(tmp_path) == []
     assert opened("vllm serve a/b\n")[0].commands == [["vllm", "serve", "a/b"]]
+
+
+# -- the command ------------------------------------------------------------------------------
+
+
+def test_serve_takes_a_file_and_writes_one(tmp_path: Path) -> None:
+    path = tmp_path / "serve.sh"
+    line = ["llama-3-70b", "--gpu", "h100", "--gpus", "8", "--tp", "4", "--kv", "fp8", "--max-model-len", "4096"]
+    done = run("serve", *line, "--emit", "vllm", "--output", str(path))
+    assert done.returncode == 0, done.stderr
+    head = path.read_text().splitlines()[:4]
+    asked, again = answer("serve", *line), answer("serve", "--from", str(path), "--gpu", "h100")
+    assert asked["tokens_per_second"] == again["tokens_per_second"]
+    assert head[3].startswith("# Fits: ")
+    other = run("serve", "--from", str(path), "--gpu", "h100", "--emit", "slurm:sglang").stdout
+    assert "--tp-size 4" in other
+    assert "--kv-cache-dtype fp8_e4m3" in other
+    assert "it starts sglang" in refused("serve", *line, "--engine", "vllm", "--emit", "sglang")
+
+
+def test_the_file_names_the_model_as_it_was_named() -> None:
+    named = run("serve", "meta-llama/Llama-3.1-8B-Instruct", "--gpu", "l4", "--emit", "vllm").stdout
+    assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in named
+    given = run("serve", "llama-3.1-8b", "--gpu", "l4", "--emit", "vllm", "--model-id", "./models/mine").stdout
+    assert "vllm serve ./models/mine" in given
+    assert "no effect without --emit" in refused("serve", "llama-3.1-8b", "--gpu", "l4", "--model-id", "mine")
+
+
+def test_a_form_is_of_its_own_engine() -> None:
+    text = run("serve", "llama-3.1-8b", "--gpu", "h100", "--emit", "trtllm-serve", "--draft", "eagle3").stdout
+    told = run("serve", "llama-3.1-8b", "--gpu", "h100", "--engine", "tensorrt-llm-pytorch", "--draft", "eagle3").stdout
+    assert next(line for line in told.splitlines() if line.startswith("Fits")) in text
