@@ -26,14 +26,16 @@ def from_option() -> Option:
     return option("--from", "path_or_text", metavar="FILE", group="Question", many=False, help=text)
 
 
-def emit_options(of: str) -> list[Option]:
-    """--emit, for jobs of training or serving, and the model's id in that file."""
+def emit_option(of: str) -> Option:
+    """--emit, for jobs of training or serving."""
     text = "The file that starts it, instead of the answer; slurm:FORM puts FORM inside."
-    named = "With --emit: what the program loads the model by; default: its id of the Hugging Face Hub."
-    return [
-        option("--emit", "emit", type=_forms(of), group="Answer", many=False, help=text),
-        option("--model-id", "model_id", metavar="ID", group="Answer", many=False, help=named),
-    ]
+    return option("--emit", "emit", type=_forms(of), group="Answer", many=False, help=text)
+
+
+def emit_options(of: str) -> list[Option]:
+    """The same, with the model's id in that file."""
+    text = "With --emit: what the program loads the model by; default: its id of the Hugging Face Hub."
+    return [emit_option(of), option("--model-id", "model_id", metavar="ID", group="Answer", many=False, help=text)]
 
 
 def filled(options: dict[str, Any], of: str) -> None:

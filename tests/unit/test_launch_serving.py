@@ -453,7 +453,7 @@ CELLS = {
 SPREAD = {"attention_dp": [8], "ep": [1, 8]}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), form=st.sampled_from(SERVING), around=st.sampled_from([None, *AROUND]))
 def test_any_job_that_is_written_reads_back_as_it_is(data: st.DataObject, form: str, around: str | None) -> None:
     if around:
@@ -694,7 +694,9 @@ def test_what_a_form_cannot_say_is_named(form: str, asked: ServingJob, more: dic
     ("text", "form", "says"),
     [
         ("echo hello\n", "vllm", "no command of vllm is in it"),
-        ("vllm serve a/b --tensor-parallel-size many\n", None, "--tensor-parallel-size 'many' is not what vllm takes"),
+        ("vllm serve a/b --tensor-parallel-size many\n", None, "--tensor-parallel-size 'many' must be a whole number"),
+        ("vllm serve a/b --kv-cache-dtype int3\n", None, "'int3' is no format of a cache"),
+        ("resources: 8\nrun: |\n  vllm serve a/b\n", None, "resources=8 must be names and values"),
         ("services:\n  a: {image: }\n", "vllm", "no service of it has an image"),
         ("PARAMETER num_ctx 1\n\n", "ollama", "needs a line FROM"),
         ('name: "x"\nbackend: "onnxruntime"\n', "triton", "its backend is none of"),
@@ -704,6 +706,29 @@ def test_a_file_that_starts_nothing_says_so(text: str, form: str | None, says: s
     with pytest.raises(LLMHWError, match=re.escape(says)) as error:
         read(text, form)
     assert "\n" not in str(error.value)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    name=st.sampled_from([*PLACED, *FILES]),
+    around=st.sampled_from([None, *AROUND]),
+    cuts=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(["", "$X", "'", '"', "{", "-3", "a: ["]))
+    ),
+)
+def test_a_broken_file_is_read_or_refused_in_one_line(
+    name: str, around: str | None, cuts: list[tuple[float, int, str]]
+) -> None:
+    pytest.importorskip("yaml")
+    text = FILES[name][0] if name in FILES else text_of(name, around)
+    for place, length, put in cuts:
+        at = int(place * len(text))
+        text = text[:at] + put + text[at + length :]
+    try:
+        read(text + "\n\n")
+    except LLMHWError as error:
+        if "\n" in str(error):
+            raise AssertionError(str(error)) from error
 
 
 def test_scripts_are_read_without_running_them(tmp_path: Path) -> None:
