@@ -32,6 +32,9 @@ COMMANDS = {
     "train": ("jobs", "Questions", "Time of a step and of a run: speed, memory, days, dollars, energy."),
     "serve": ("jobs", "Questions", "What fits, first token, tokens/s of a user and of all, dollars a million."),
     "simulate": ("jobs", "Questions", "Requests played through an engine: queues, batches, percentiles."),
+    "plan serve": ("plans", "Questions", "What to rent or buy to serve one: users, service level, formats, layout."),
+    "which": ("choices", "Questions", "The cheapest card for a model; the models that run on a machine; mixed cards."),
+    "compare": ("choices", "Questions", "Devices side by side for a model; of a start-up log, what `llmhw log` says."),
     "cost": ("money", "Questions", "Rent or buy: what devices cost to own, what their rent is, when one has paid."),
     "model": ("catalog", "Facts", "Parameters, weights, KV cache and FLOPs of one model."),
     "models": ("catalog", "Facts", "The models of the catalog."),
@@ -43,7 +46,7 @@ COMMANDS = {
     "explain": ("catalog", "Proof", "The formula behind a number, with the numbers put in."),
     "measure": ("data", "Proof", "A quantity from PyTorch, beside the prediction."),
     "validate": ("data", "Proof", "Predictions beside a table of measurements, yours or published ones."),
-    "compare": ("jobs", "Proof", "Your log of vLLM, SGLang or llama.cpp, beside the prediction."),
+    "log": ("jobs", "Proof", "Your log of vLLM, SGLang or llama.cpp, beside the prediction."),
     "completion": ("data", "Proof", "Shell code that completes commands, models and devices."),
 }
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 import llmhw
 from llmhw.cli.options import Choices, Option, option
 from llmhw.cli.terminal import say
-from llmhw.launch import FORMS, Job, Launched, emit, form_of, read
+from llmhw.launch import FORMS, Job, emit, form_of, read
 from llmhw.launch.serving import ENGINES
 
 
@@ -52,13 +52,13 @@ def filled(options: dict[str, Any], of: str) -> None:
     notes = list(launched.notes)
     notes += [f"{name}={value!r} is not asked here" for name, value in said.items() if name not in options]
     options |= {name: value for name, value in said.items() if name in options}
-    if options.get("model") is None:
-        options["model"] = _model(path, launched)
-        _keep_id(None, launched.model, context)
     if not context.meta.get("told"):
         context.meta["told"] = True
         for note in notes:
             say(f"llmhw: {path} ({launched.form}): {note}\n", err=True)
+    if options.get("model") is None:
+        options["model"] = launched.spec
+        _keep_id(None, launched.model, context)
 
 
 def _keep_id(given: str | None, named: Any, context: click.Context) -> None:
@@ -69,15 +69,6 @@ def _keep_id(given: str | None, named: Any, context: click.Context) -> None:
         context.meta["model_id"] = given
     elif isinstance(named, str) and re.fullmatch(r"[\w.-]+/[\w.-]+(:\w+)?", named) and not exists(named):
         context.meta.setdefault("model_id", named)
-
-
-def _model(path: str, launched: Launched) -> llmhw.ModelSpec:
-    """The model that a file names, or whose sizes it holds."""
-    if launched.config is not None:
-        return llmhw.ModelSpec.from_config(launched.config, path)
-    if launched.model is None:
-        raise llmhw.LLMHWError(f"path_or_text={path!r} does not say the model; give it behind the command")
-    return llmhw.model(launched.model)
 
 
 def take_engine(options: dict[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
 import llmhw
+from llmhw.cli import jobs
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
 from llmhw.cli.launching import emit_option, emitted
@@ -25,13 +26,15 @@ from llmhw.cli.options import (
     option,
     taken,
 )
-from llmhw.cli.output import Shown
+from llmhw.cli.output import Shown, flags_of
 from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.hardware import accelerator_of
-from llmhw.job import Parallelism, TrainingJob
+from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
+from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits, Plan
+from llmhw.units import check_choice
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
 _AXES = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
@@ -91,10 +94,13 @@ def _place_options() -> list[Option]:
     ]
 
 
+_FIRST = "What counts most."
+
+
 def _plan_options() -> list[Option]:
     return [
         *field_options(Limits),
-        option("--by", group="Question", type=Choices("by", _BY.__iter__), usual="cost", help="What counts most."),
+        option("--by", group="Question", type=Choices("by", _BY.__iter__), usual="cost", help=_FIRST),
         option("--best", group="Answer", many=False, type=WHOLE, usual=5, help="How many choices are shown."),
     ]
 
@@ -115,11 +121,13 @@ def _space(options: dict[str, Any]) -> dict[str, Any]:
     return space | {name: (True,) for name in _FLAGS if options.pop(name)}
 
 
-def _offers(options: dict[str, Any], run: RunOptions) -> Any:
+def offers_of(options: dict[str, Any], run: RunOptions) -> Any:
     """Ways to have the devices that were asked for; None: all that have a price."""
     from llmhw.planning import places
 
     names, machines = options.pop("gpu"), options.pop("instance")
+    if len(names) == len(llmhw.accelerators()):  # --gpu all: those with a price
+        names = ()
     own = {name: options.pop(name) for name in ("devices_per_node", "intra_link", "inter_link")}
     links = {
         name: network_link(name, own[name], kind)
@@ -130,30 +138,26 @@ def _offers(options: dict[str, Any], run: RunOptions) -> Any:
             given = "gpu" if names else next(name for name in own if own[name])
             raise llmhw.LLMHWError(f"instance={machines[0]!r} says which devices and networks: leave {given} out")
         return [places.rented(name, run) for name in machines]
-    devices = [accelerator_of(one) for one in names] or places.priced(run.prices)
+    mine = any(value is not None for value in own.values())
+    if not names and not mine:
+        return places.rentable(run)
     found = []
-    for device in devices:
-        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if any(own.values()) else None
-        try:
-            found += places.offers(device, run, like)[0]
-        except llmhw.LLMHWError:
-            if names:
-                raise  # a provider without this device is left out where all are asked for
-    if not found:
-        raise llmhw.LLMHWError(f"provider={run.provider!r} and region={run.region!r} have no price of any device")
+    for device in [accelerator_of(one) for one in names] or places.priced(run.prices):
+        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if mine else None
+        found += places.offers(device, run, like)[0]
     return found
 
 
-def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
+def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
     from llmhw.planning.training import plan_training
 
     limits = Limits(**taken(Limits, options))
     run = RunOptions(**taken(RunOptions, options))
     space, counts = _space(options), options.pop("gpus")
-    offers = _offers(options, run)
+    offers = offers_of(options, run)
     with Progress("plans") as step:
-        return plan_training(
-            jobs,
+        found = plan_training(
+            ways,
             offers=offers,
             counts=counts,
             limits=limits,
@@ -165,6 +169,7 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
             best=options.pop("best"),
             **space,
         )
+    return _alone(found, options["name"], run)
 
 
 def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
@@ -174,13 +179,15 @@ def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
 
 
 def _train(options: dict[str, Any]) -> Report:
-    options["spec"] = llmhw.model(options.pop("model"))
+    options["name"] = options.pop("model")
+    options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     return _planned(options, [_job(options)], tuning=False, tokens=options.pop("tokens"))
 
 
 def _finetune(options: dict[str, Any]) -> Report:
-    options["spec"] = llmhw.model(options.pop("model"))
+    options["name"] = options.pop("model")
+    options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     ways = _ways(options)
     jobs = [_job(options, **way) for way in ways]
@@ -189,7 +196,7 @@ def _finetune(options: dict[str, Any]) -> Report:
 
 def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
     """What --method says, with --frozen and --base: ways to fine-tune, the first that fits is taken."""
-    named = options.pop("method") or ()
+    named = [check_choice("method", name, _METHODS) for name in options.pop("method") or ()]
     weights, aims = ([name for name in named if name in of] for of in (_WEIGHTS, _AIMS))
     if len(aims) > 1:
         raise llmhw.LLMHWError(f"method={','.join(aims)!r} are different jobs; give one of {', '.join(_AIMS)}")
@@ -223,6 +230,49 @@ def _tokens(options: dict[str, Any]) -> float | None:
     if tokens is not None:
         raise llmhw.LLMHWError(f"examples={examples} and tokens={tokens} both say how much data there is: give one")
     return float(examples) * (epochs or 1) * int(options["seq_len"])
+
+
+def _interrupted(found: Plan) -> str:
+    return "" if found.complete else "interrupted: the best of what was tried until then"
+
+
+def _alone(found: Plan, model: str, run: RunOptions) -> Plan:
+    """The plan with the line that asks for its best choice alone: the same figures, part by part."""
+    if not found.choices:
+        return found
+    from shlex import join
+
+    best, place = found.best, found.best.where
+    job, c = best.job, place.cluster
+    words = ["llmhw", "train", model, "--gpu", c.accelerator.name, "--gpus", str(c.devices)]
+    plain = llmhw.Cluster(c.accelerator, c.devices, c.devices_per_node)
+    if c.devices_per_node != llmhw.Cluster(c.accelerator).devices_per_node and c.devices > 1:
+        words += ["--devices-per-node", str(c.devices_per_node)]
+    if c.intra_link is not None and c.devices > 1 and c.intra_link != plain.intra_link:
+        words += ["--link", c.intra_link.name]
+    if c.nodes > 1 and c.inter_link is not None:
+        words += ["--network", c.inter_link.name.removesuffix(" GB/s")]
+    asked = {**_changed(job.parallelism, ("dp", "by_cost")), **_changed(job, ()), **_changed(run, _PAID)}
+    asked |= {"seq_len": job.seq_len, "global_batch": job.batch, "tokens": best.estimate.run.tokens}
+    asked |= {} if place.price is None else {"price": place.price.dollars_per_device_hour}
+    known = flags_of(jobs.TRAIN)
+    for name, value in asked.items():
+        flag = known[name]
+        off = value is False and flag.secondary_opts
+        words.append(flag.secondary_opts[0] if off else max(flag.opts, key=len))
+        if not flag.is_flag:
+            told = value / getattr(flag, "per", 1) if isinstance(value, float) else value
+            words.append(f"{told:.12g}" if isinstance(told, float) else str(told))
+    return replace(found, about=(*found.about, f"alone: {join(words)}"))
+
+
+_PAID = ("price", "provider", "region", "kind", "prices")
+
+
+def _changed(asked: Any, without: Iterable[str]) -> dict[str, Any]:
+    """Fields of a job, or of a run, that are not at their defaults."""
+    every = {f.name: (getattr(asked, f.name), f.default) for f in fields(asked) if f.metadata and f.name not in without}
+    return {n: value for n, (value, usual) in every.items() if value != usual and not isinstance(value, Assumed)}
 
 
 def _emitted(found: Plan, form: str) -> str:
@@ -260,6 +310,8 @@ TRAIN = Command(
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
     emits=_emitted,
+    interrupted=_interrupted,
+    keeps=True,
     examples=(
         "llmhw plan train llama-3-8b --gpu h100,b200 --deadline 30",
         "llmhw plan train llama-3.1-405b --gpu h100 --gpus 16384",
@@ -292,10 +344,82 @@ FINETUNE = Command(
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
     emits=_emitted,
+    interrupted=_interrupted,
+    keeps=True,
     examples=(
         "llmhw plan finetune llama-3-8b --gpu 'RTX 4090' --examples 50000 --epochs 3 --seq-len 1024",
         "llmhw plan finetune llama-3-70b --gpu h100 --method lora --deadline 2",
     ),
 )
 
-COMMANDS = {"plan train": TRAIN, "plan finetune": FINETUNE}
+# -- serving ----------------------------------------------------------------------------------
+
+_AXES_OF_SERVING = ("tp", "pp", "ep", "attention_dp")
+_LIMITS_OF_SERVING = ("budget_per_hour", "budget_per_month", "purchase", "most_devices", "headroom")
+_PRICE = ("price", "provider", "region", "kind", "prices")
+_BY_OF_SERVING = ("cost", "latency", "devices", "speed")
+
+
+def _serve(options: dict[str, Any]) -> Report:
+    from llmhw.planning.serving import plan_serving
+
+    spec = llmhw.model(options.pop("model"))
+    limits, run = Limits(**taken(Limits, options)), RunOptions(**taken(RunOptions, options))
+    demand, counts = Demand(**taken(Demand, options)), options.pop("gpus")
+    space = {name: given for name in _AXES_OF_SERVING if (given := options.pop(name))}
+    named = bool(options["gpu"] or options["instance"])
+    offers = None if limits.purchase is not None and not named else offers_of(options, run)
+    options = {name: value for name, value in options.items() if name not in ("gpu", "instance", *_OWN_LINKS)}
+    best, by = options.pop("best"), options.pop("by")
+    first = offers[0].device if offers else llmhw.accelerator("h100")
+    job = ServingJob(model=spec, cluster=llmhw.Cluster(first), **taken(ServingJob, options))
+    with Progress("plans") as step:
+        return plan_serving(
+            job, demand=demand, limits=limits, run=run, best=best, by=by, counts=counts, offers=offers, progress=step,
+            **space,
+        )  # fmt: skip
+
+
+_OWN_LINKS = ("devices_per_node", "intra_link", "inter_link")
+_OF_JOB = {f.name for f in fields(ServingJob)} - {*_AXES_OF_SERVING, "max_model_len", "split"}
+
+SERVE = Command(
+    "plan serve",
+    _serve,
+    [
+        model_argument(),
+        *_place_options(),
+        *_listed(field_options(ServingJob, _AXES_OF_SERVING)),
+        *field_options(Demand),
+        *field_options(Limits, _LIMITS_OF_SERVING),
+        *field_options(ServingJob, _OF_JOB),
+        option("--by", group="Question", type=Choices("by", _BY_OF_SERVING.__iter__), usual="cost", help=_FIRST),
+        option("--best", group="Answer", many=False, type=WHOLE, usual=5, help="How many choices are shown."),
+        *field_options(RunOptions, _PRICE),
+        emit_option("serving"),
+    ],
+    help="What to rent or buy to serve a model: devices, layout, formats, replicas for a load and a service level.\n\n"
+    "All that is left open is tried, and the level is kept over the whole 80 % interval where anything does. Without a "
+    "load: what a million tokens cost. What is assumed is said.",
+    shown=Shown(
+        (
+            ("place", "take", ""),
+            ("dollars_per_hour", "an hour", "dollars"),
+            ("dollars_per_million", "a million", "dollars"),
+            ("ttft", "first token", "seconds"),
+            ("tokens_per_second_per_user", "tokens/s a user", "number"),
+            ("devices", "devices", "number"),
+            ("layout", "layout", ""),
+        ),
+        (("cheapest", "dollars_per_hour", min), ("quickest", "tpot", min)),
+        rows=lambda found: found.records(),
+    ),
+    examples=(
+        "llmhw plan serve llama-3-70b",
+        "llmhw plan serve llama-3-70b --users 500 --slo-tpot 0.033 --gpu h100,h200,mi300x",
+        "llmhw plan serve llama-3-8b --rate 20 --slo-ttft 0.5 --slo-tpot 0.03 --quality usable --emit vllm",
+    ),
+    emits=lambda plan, form: emitted(plan.best.job, form, plan.verdict),
+)
+
+COMMANDS = {"plan train": TRAIN, "plan finetune": FINETUNE, "plan serve": SERVE}
