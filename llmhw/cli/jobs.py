@@ -41,8 +41,6 @@ from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
-from llmhw.launch import hub_id
-from llmhw.speculation import HEADS
 
 _PRICE = ("price", "provider", "region", "kind", "prices", "grid")
 
@@ -339,6 +337,9 @@ def _limits() -> list[Option]:
 
 def _emitted(answer: Any, form: str) -> str:
     """A served job in a form, with the draft that it was asked with."""
+    from llmhw.launch import hub_id
+    from llmhw.speculation import HEADS
+
     guess = answer.service.guess
     drafts = {"draft": guess.method if guess.method in HEADS else hub_id(guess.spec)} if guess else {}
     return emitted(answer.job, form, answer.verdict, **drafts, draft_tokens=guess.tokens if guess else None)

@@ -13,7 +13,6 @@ import llmhw
 from llmhw.cli.options import Choices, Option, option
 from llmhw.cli.terminal import say
 from llmhw.launch import FORMS, Job, emit, form_of, read
-from llmhw.launch.serving import ENGINES
 
 
 def _forms(of: str) -> Choices:
@@ -74,9 +73,12 @@ def _keep_id(given: str | None, named: Any, context: click.Context) -> None:
 def take_engine(options: dict[str, Any]) -> None:
     """With --emit: ask for the engine that the form starts, where the line asks for none; a file's gives way."""
     context = click.get_current_context()
-    if context.get_parameter_source("engine") is ParameterSource.COMMANDLINE:
+    emit, source = context.params.get("emit"), context.get_parameter_source("engine")
+    if emit is None or source is ParameterSource.COMMANDLINE:
         return
-    name, _, inside = (context.params.get("emit") or "").partition(":")
+    from llmhw.launch.serving import ENGINES
+
+    name, _, inside = emit.partition(":")
     engines = ENGINES.get(inside or name)
     if engines and str(options.get("engine")).partition(":")[0] not in engines:
         options["engine"] = engines[0]
