@@ -273,7 +273,7 @@ def written(
         raise LLMHWError(f"around={around!r} is for {', '.join(_names(BOTH))}; {form} is a program itself")
     inside = None
     if found.of == BOTH:
-        inside = _fitting(form_of(around or usual_form(job), "around"), job, "around")
+        inside = _fitting(form_of(usual_form(job) if around is None else around, "around"), job, "around")
         if inside.of == BOTH:
             raise LLMHWError(f"around={around!r} must be the form of a program: {', '.join(_names(_kind(job)))}")
     asked = Asked(
@@ -481,6 +481,8 @@ def read(path_or_text: str | PathLike[str], form: str | None = None) -> Launched
 
     from llmhw.launch.reading import found_form, text_of
 
+    if not isinstance(path_or_text, (str, PathLike)) or not isinstance(fspath(path_or_text), str):
+        raise LLMHWError(f"path_or_text={shown(path_or_text)} must be a path or a text")
     text, what = text_of(fspath(path_or_text))
     name = form_of(form).name if form is not None else found_form(text, what)
     return FORMS[name].read(text)
