@@ -448,7 +448,8 @@ def _search(question: Question, group: Sequence[Place], found: Results) -> None:
     worse = {place: better for place in able if (better := found.better(question, place))}
     for place, choice in list(worse.items())[:1]:
         days, dollars = at_best(question, place)
-        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')} and {format_quantity(dollars, 'dollars')}"
+        price = f" and {format_quantity(dollars, 'dollars')}" if dollars < float("inf") else ", without a price"
+        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')}{price}"
         found.refused.append(Refusal(str(place), f"{least}: {choice.place} beats that"))
     left = [place for place in able if place not in worse]
     if left:

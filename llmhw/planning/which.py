@@ -584,12 +584,20 @@ def side_by_side(
     if len(cards) < 2:
         raise LLMHWError("compare takes two devices or more; give gpu twice, as in --gpu h100 --gpu h200")
     wanted = demand or Demand()
-    columns = []
+    columns: list[Column] = []
+    wrong: list[str] = []
     notes: dict[str, None] = {}
     for i, card in enumerate(cards):
-        columns.append(_column(spec, card, devices_each, wanted, run, train, notes, job, (offers or {}).get(card.name)))
+        try:
+            offered = (offers or {}).get(card.name)
+            columns.append(_column(spec, card, devices_each, wanted, run, train, notes, job, offered))
+        except LLMHWError as error:
+            columns.append(Column(card, None, {}, str(error)))
+            wrong.append(str(error))
         if progress is not None:
             progress(i + 1, len(cards))
+    if len(wrong) == len(cards) and len(set(wrong)) == 1:  # it is the question that is wrong, and no device
+        raise LLMHWError(wrong[0])
     return Comparison(spec, wanted, tuple(columns), tuple(notes))
 
 
@@ -597,17 +605,14 @@ def _column(
     spec: ModelSpec, card: Accelerator, number: int | None, demand: Demand, run: RunOptions, train: bool,
     notes: dict[str, None], asked: Mapping[str, Any], offers: Sequence[Offer] | None,
 ) -> Column:  # fmt: skip
-    try:
-        if offers is None:
-            offers, _ = places_of.offers(card, run)
-        offers = [min(offers, key=lambda o: o.price.dollars_per_device_hour if o.price else 0.0)]
-        one = ServingJob(model=spec, cluster=Cluster(card), **asked)
-        plan = plan_serving(
-            one, demand=demand, run=run, by="cost" if number is None else "speed", best=1, offers=offers,
-            counts=(number,) if number else (),
-        )  # fmt: skip
-    except LLMHWError as error:
-        return Column(card, None, {}, str(error))
+    if offers is None:
+        offers, _ = places_of.offers(card, run)
+    offers = [min(offers, key=lambda o: o.price.dollars_per_device_hour if o.price else 0.0)]
+    one = ServingJob(model=spec, cluster=Cluster(card), **asked)
+    plan = plan_serving(
+        one, demand=demand, run=run, by="cost" if number is None else "speed", best=1, offers=offers,
+        counts=(number,) if number else (),
+    )  # fmt: skip
     notes |= dict.fromkeys(plan.notes)
     figures: dict[str, Figure] = {}
     why = ""
