@@ -50,6 +50,10 @@ def answer_options(*, explain: bool, plot: bool, timeline: Sequence[str] = ()) -
     return [*found, *common_options()]
 
 
+# Options that say how an answer is given, and not what is asked.
+HOW = ("as_json", "as_csv", "output", "quiet", "part", "plot", "timeline", "curve")
+
+
 def common_options() -> list[click.Parameter]:
     """What every command takes, and the command without one."""
     silent: dict[str, Any] = {"group": ANSWER, "many": False, "expose_value": False}
@@ -161,6 +165,19 @@ class Command(click.Command):
             raise LLMHWError(out.in_flags(str(error), out.flags_of(self))) from None
 
     # answers
+
+    def found(self, args: Sequence[str]) -> Report:
+        """The answer to these arguments, for programs; what is asked of printing and of files is left alone.
+
+        Raises `LLMHWError` or `click.UsageError`.
+        """
+        with self.make_context(f"llmhw {self.name}", list(args)) as context:
+            options = {name: value for name, value in context.params.items() if name not in HOW}
+            varied, flags = self._expand(options), out.flags_of(self)
+            try:
+                return self._answer(options, varied, flags)
+            except LLMHWError as error:
+                raise LLMHWError(out.in_flags(str(error), flags)) from None
 
     def _run(self, **options: Any) -> None:
         form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
