@@ -14,8 +14,10 @@ from typing import Any
 from llmhw.catalog import read_table
 from llmhw.checks import check_text, checked
 from llmhw.formula import Report, Table, Term, formula, term
-from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, instances, old_price, prices
+from llmhw.grids import Grid, emitted_kg, grid
+from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, PriceList, instances, old_price, prices
 from llmhw.job import asked, check_fields, choice, documented, number
+from llmhw.price_files import price_list
 from llmhw.units import (
     GB,
     LLMHWError,
@@ -205,6 +207,70 @@ def run_energy_kwh(*, device_hours: Any, watts: Any, pue: Any = 1) -> Any:
     return device_hours * watts * pue / 1000
 
 
+@formula(source="every device at its board power at once, and the host's draw; x PUE", unit="kW")
+def room_peak_kw(*, devices: Any, tdp_watts: Any, host_watts: Any = 0, pue: Any = 1) -> Any:
+    """The most electrical power that the room must give, its cooling included.
+
+    >>> round(room_peak_kw(devices=8, tdp_watts=700, host_watts=374, pue=1.2), 2)
+    10.31
+    """
+    return devices * (tdp_watts + host_watts) * pue / 1000
+
+
+@formula(
+    source="Palm 1938: failures at a constant rate, x mean time to repair, however that is distributed", unit="count"
+)
+def nodes_in_repair(*, devices: Any, mtbf_device_hours: Any, hardware_share: Any, repair_hours: Any) -> Any:
+    """Nodes that are away for repair on average: a failed device takes its node with it.
+
+    hardware_share   of the interruptions that need a part to be replaced or a machine to be taken out
+    repair_hours     until the machine is back
+
+    >>> round(nodes_in_repair(devices=16384, mtbf_device_hours=50677, hardware_share=0.78, repair_hours=96), 1)
+    24.2
+    """
+    return devices / mtbf_device_hours * hardware_share * repair_hours
+
+
+def poisson_quantile(mean: Any, cover: float) -> Any:
+    """The smallest count that a Poisson variable of this mean exceeds in at most 1 - cover of all cases.
+
+    >>> poisson_quantile(1.0, 0.99)
+    4.0
+    """
+    from statistics import NormalDist
+
+    if getattr(mean, "ndim", 0):
+        import numpy
+
+        return numpy.vectorize(poisson_quantile, otypes=[float])(mean, cover)
+    if mean > 500:  # a normal variable is as good, and the sum below would begin at 0
+        return float(ceil_div(mean + NormalDist().inv_cdf(cover) * mean**0.5, 1))
+    chance = reached = exp(-mean)
+    count = 0
+    while reached < cover:
+        count += 1
+        chance *= mean / count
+        reached += chance
+    return float(count)
+
+
+@formula(
+    source="Palm 1938: nodes away for repair are Poisson; the smallest count with P(away <= spares) >= cover",
+    unit="count",
+    cover=0.999999,
+)
+def spare_nodes(*, nodes_away: Any, cover: Any = 0.99) -> Any:
+    """Spare nodes with which a run never waits for a repair in that share of its time.
+
+    nodes_away   on average
+
+    >>> spare_nodes(nodes_away=24.2)
+    36.0
+    """
+    return poisson_quantile(nodes_away, cover)
+
+
 # -- what is assumed unless it is given -------------------------------------------------------
 
 
@@ -213,11 +279,12 @@ class Default:
     """A value that was assumed because it was not given, and where it comes from."""
 
     argument: str
-    value: float
+    value: Any
     source: str
 
     def __str__(self) -> str:
-        return f"{self.argument}={self.value:,g}: {self.source}"
+        value = self.value if isinstance(self.value, str) else f"{self.value:,g}"
+        return f"{self.argument}={value}: {self.source}"
 
 
 # Detection and diagnosis take less than 10 minutes there; loading and lost work another 15 at most.
@@ -225,10 +292,15 @@ _RESTART = Default(
     "restart_seconds", 600.0, "MegaScale (arXiv 2402.15627), section 6: detection and tests within 10 min"
 )
 # OLMo's H100s average just over 600 of their 700 W while training, about 85 % at most. Most model cards count 100 %.
-_POWER = Default("power_fraction", 0.85, "measured on H100 by Morrison et al. 2025 (arXiv 2503.05804), section 4.3")
+POWER = Default("power_fraction", 0.85, "measured on H100 by Morrison et al. 2025 (arXiv 2503.05804), section 4.3")
 # 0.76 x 10,200 W / 8 devices is 969 W; less 0.85 x 700 W for the GPU.
-_HOST = Default("host_watts", 374.0, "8 x H100 nodes draw 76 % of 10.2 kW (Newkirk et al. 2025, arXiv 2506.14551)")
-_PUE = Default("pue", 1.2, "Jupiter cluster in Morrison et al. 2025 (arXiv 2503.05804); 1.12 in their other one")
+HOST = Default("host_watts", 374.0, "8 x H100 nodes draw 76 % of 10.2 kW (Newkirk et al. 2025, arXiv 2506.14551)")
+# Of 419 unexpected interruptions about 78 % were confirmed or suspected faults of hardware.
+_HARDWARE = Default("hardware_share", 0.78, "Llama 3 (arXiv 2407.21783), section 3.3.4: of unexpected interruptions")
+_REPAIR = Default(
+    "repair_hours", 96.0, "a part takes 3 to 5 days to be replaced (Non-uniform TP, arXiv 2504.06095, as quoted)"
+)
+PUE = Default("pue", 1.2, "Jupiter cluster in Morrison et al. 2025 (arXiv 2503.05804); 1.12 in their other one")
 # 2.3 TB in 40 s from 384 GPUs. Llama 3's storage, 2 TB/s for 16,384 GPUs, is 0.12 GB/s for each.
 _STORAGE_PER_DEVICE = 0.15 * GB
 _STORAGE = (
@@ -252,13 +324,18 @@ def _mtbf(device: Accelerator) -> Default:
 
 
 def newest_prices(
-    device: Accelerator, provider: str | None = None, region: str | None = None, kind: str = "on_demand"
+    device: Accelerator,
+    provider: str | None = None,
+    region: str | None = None,
+    kind: str = "on_demand",
+    listed: PriceList | None = None,
 ) -> tuple[list[Price], str]:
     """The newest price of each machine with a device; without any, the reason.
 
     Prices that are more than a year older than the catalog's newest count only where there are no others.
     """
-    offers = prices(device)
+    offers = prices(device, listed=listed)
+    whose = listed.name if listed else "the catalog"
     for argument, value in (("provider", provider), ("region", region)):
         if value is None:
             continue
@@ -267,7 +344,7 @@ def newest_prices(
         offers = [offer for offer in offers if getattr(offer, argument).strip().casefold() == wanted]
         if not offers:
             at = f" at {provider}" if argument == "region" and provider is not None else ""
-            has = f"the catalog has {', '.join(known)}" if known else "the catalog has none; give price="
+            has = f"{whose} has {', '.join(known)}" if known else f"{whose} has none; give price="
             raise LLMHWError(f"{argument}={value!r} has no price of {device.name}{at}; {has}")
     fitting = [offer for offer in offers if offer.kind == kind]
     newest = {(offer.provider, offer.instance): offer.date for offer in reversed(fitting)}  # prices() has newest first
@@ -277,37 +354,45 @@ def newest_prices(
     others = sorted({offer.kind for offer in offers})
     has = f"only {', '.join(others)}" if others else "none; give price="
     if others and (provider is not None or region is not None):
-        raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; the catalog has {has}")
-    return [], f"no {kind} price of {device.name} is known: the catalog has {has}"
+        raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; {whose} has {has}")
+    return [], f"no {kind} price of {device.name} is known: {whose} has {has}"
 
 
 def _chosen_price(
-    device: Accelerator, count: int, provider: str | None, region: str | None, kind: str
+    device: Accelerator,
+    count: int,
+    provider: str | None,
+    region: str | None,
+    kind: str,
+    listed: PriceList | None = None,
 ) -> tuple[Price | None, str]:
     """The cheapest of each machine's newest prices; or None and the reason.
 
     A job that no single machine holds asks for machines with a network that the catalog knows, if there are any.
     """
-    fitting, unpaid = newest_prices(device, provider, region, kind)
+    fitting, unpaid = newest_prices(device, provider, region, kind, listed)
     machines = {(m.provider, m.name): m for m in instances(device) if m.network_bytes_per_second}
     if fitting and count > max((m.count for m in machines.values()), default=count):
         fitting = [offer for offer in fitting if (offer.provider, offer.instance) in machines] or fitting
     return min(fitting, key=lambda offer: offer.dollars_per_device_hour, default=None), unpaid
 
 
-def common_provider(devices: Iterable[Accelerator], count: int = 1, kind: str = "on_demand") -> str | None:
+def common_provider(
+    devices: Iterable[Accelerator], count: int = 1, kind: str = "on_demand", listed: PriceList | None = None
+) -> str | None:
     """The provider with a price of every one of these devices, the cheapest of them all together; None: nobody has.
+
+    listed   prices of one's own, instead of the catalog's
 
     >>> from llmhw import accelerator
     >>> common_provider([accelerator("h100"), accelerator("h200"), accelerator("b200")]) is not None
     True
     """
     wanted = list(devices)
-    shared = set.intersection(*({p.provider for p in prices(d) if p.kind == kind} for d in wanted)) if wanted else set()
-    sums = {
-        name: sum(p.dollars_per_device_hour for d in wanted if (p := _chosen_price(d, count, name, None, kind)[0]))
-        for name in sorted(shared)
-    }
+    having = ({p.provider for p in prices(d, listed=listed) if p.kind == kind} for d in wanted)
+    shared = set.intersection(*having) if wanted else set()
+    chosen = {name: [_chosen_price(d, count, name, None, kind, listed)[0] for d in wanted] for name in sorted(shared)}
+    sums = {name: sum(p.dollars_per_device_hour for p in found if p) for name, found in chosen.items()}
     return min(sums, key=lambda name: sums[name], default=None)
 
 
@@ -333,6 +418,12 @@ class RunOptions:
     provider: str | None = asked("Only prices of this provider.", None, str, check_text)
     region: str | None = asked("Only prices in this region.", None, str, check_text)
     kind: str = choice(PRICE_KINDS, "Of the price.", "on_demand")
+    prices: Any = asked(  # noqa: RUF009
+        "A CSV file with prices of your own, instead of the catalog's: see `llmhw.price_files.read_prices`.",
+        None,
+        object,
+        price_list,
+    )
     mtbf_device_hours: float | None = asked(
         "Device-hours between failures; inf for none; default: as published.", None, float, _between_failures
     )
@@ -350,11 +441,23 @@ class RunOptions:
         most=1e18,
     )
     power_fraction: float | None = number(
-        f"Share of the board power (TDP) that is drawn; default: {_POWER.value:g}.", above=True, most=1
+        f"Share of the board power (TDP) that is drawn; default: {POWER.value:g}.", above=True, most=1
     )
-    host_watts: float | None = number(f"Power of the host, for one device; default: {_HOST.value:g}.", most=1e6)
+    host_watts: float | None = number(f"Power of the host, for one device; default: {HOST.value:g}.", most=1e6)
     pue: float | None = number(
-        f"Energy of the building over that of the machines; default: {_PUE.value:g}.", least=1, most=100
+        f"Energy of the building over that of the machines; default: {PUE.value:g}.", least=1, most=100
+    )
+    grid: str | None = asked(
+        "Where the electricity is made: a country, or a state of the US; default: the world's mean.",
+        None,
+        str,
+        lambda name, value: grid(value).name,
+    )
+    hardware_share: float | None = number(
+        f"Share of failures that take a machine out for repair; default: {_HARDWARE.value:g}.", most=1
+    )
+    repair_hours: float | None = number(
+        f"Until a failed machine is back, for the number of spares; default: {_REPAIR.value:g}.", most=1e5
     )
 
     def __post_init__(self) -> None:
@@ -366,7 +469,12 @@ class RunOptions:
 
 
 # Rows that are called otherwise than their formula.
-_LABELS = {"compute": "flops", "without failures": "time without failures", "cost": "dollars"}
+_LABELS = {
+    "compute": "flops",
+    "without failures": "time without failures",
+    "cost": "dollars",
+    "peak power": "peak power",
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -378,6 +486,10 @@ class TrainingRun(Report):
     device_hours                  of the devices that train, over `days`
     dollars, price                rent, and the price it was computed with; None: see `reasons`
     energy_kwh, watts             of the building, and of one device with its host; None: see `reasons`
+    co2_kg, grid                  of that energy, and where it is made
+    peak_kw                       that the room must give: all devices at their board power, and the host's, x PUE
+    spare_devices                 with which the run does not wait for repairs in 99 % of its time, in whole nodes; they
+                                  are not in the cost. None for one node
     goodput                       share of `days` that makes progress
     checkpoint_seconds            how long a checkpoint holds training up
     checkpoint_interval_seconds   training between two checkpoints
@@ -404,6 +516,10 @@ class TrainingRun(Report):
     price: Price | None
     energy_kwh: float | None
     watts: float | None
+    co2_kg: float | None
+    grid: Grid
+    peak_kw: float | None
+    spare_devices: int | None
     goodput: float
     checkpoint_seconds: float
     checkpoint_interval_seconds: float
@@ -471,7 +587,7 @@ class TrainingRun(Report):
         if not self.finishes:  # numbers without a meaning
             grows = ("days", "device_hours", "dollars")
             endless = (*grows, *(f"{name}_{end}" for name in grows for end in ("low", "high")))
-            found |= dict.fromkeys((*endless, "energy_kwh", "failures_expected"))
+            found |= dict.fromkeys((*endless, "energy_kwh", "co2_kg", "failures_expected"))
             found["reasons"] = {"days": self.verdict, **found["reasons"]}
         return found
 
@@ -504,7 +620,16 @@ class TrainingRun(Report):
             ("cost", *shown("dollars", "dollars")),
             ("price", *self._price()),
             ("energy", shown("energy_kwh", "kWh")[0], drawn),
+            ("CO2", shown("co2_kg", "kg")[0], str(self.grid)),
+            ("peak power", shown("peak_kw", "kW")[0], "of the room: all devices at their limit"),
+            ("spares", *self._spares()),
         ]
+
+    def _spares(self) -> tuple[str, str]:
+        if self.spare_devices is None:
+            return "none", "one node: a failure stops it until it is repaired"
+        more = format_quantity(self.spare_devices / self.devices, "fraction")
+        return f"{self.spare_devices:,} devices", f"{more} more, so that no repair is waited for; not in the cost"
 
     def _price(self) -> tuple[str, str]:
         if self.price is None:
@@ -561,7 +686,7 @@ class _Ledger:
         if value is not None:
             return float(value)
         self.assumed.append(default)
-        return default.value
+        return float(default.value)
 
     def goodput(self, device: Accelerator, devices: int, size: float, step: float, alone: float) -> dict[str, Any]:
         """Checkpoints of so many bytes, failures, and the share of time that they leave."""
@@ -588,15 +713,39 @@ class _Ledger:
             "mtbf_seconds": mtbf,
         }
 
-    def energy(self, device: Accelerator, hours: float) -> dict[str, Any]:
-        """Power of a device and energy of the run; None where the power is not published."""
+    def energy(self, device: Accelerator, devices: int, hours: float) -> dict[str, Any]:
+        """Power of a device and of the room, energy and CO2 of the run; None where the power is not published."""
+        made = grid(self.options.grid or "World")
         if device.tdp_watts is None:
-            return {"watts": None, "energy_kwh": None}
-        drawn, host, pue = self.given(_POWER), self.given(_HOST), self.given(_PUE)
+            return {"watts": None, "energy_kwh": None, "co2_kg": None, "peak_kw": None, "grid": made}
+        drawn, host, pue = self.given(POWER), self.given(HOST), self.given(PUE)
         inputs = {"tdp_watts": device.tdp_watts, "power_fraction": drawn, "host_watts": host}
         watts = float(self.add(device_power_watts, "power", **inputs))
         energy = float(self.add(run_energy_kwh, "energy", device_hours=hours, watts=watts, pue=pue))
-        return {"watts": watts, "energy_kwh": energy}
+        if self.options.grid is None:
+            self.assumed.append(Default("grid", made.name, f"{made.kg_co2_per_kwh:g} kg a kWh, {made.source}"))
+        room = {"tdp_watts": device.tdp_watts, "host_watts": host, "pue": pue}
+        return {
+            "watts": watts,
+            "energy_kwh": energy,
+            "co2_kg": float(self.add(emitted_kg, "CO2", energy_kwh=energy, kg_per_kwh=made.kg_co2_per_kwh)),
+            "peak_kw": float(self.add(room_peak_kw, "peak power", devices=devices, **room)),
+            "grid": made,
+        }
+
+    def spares(self, cluster: Cluster, mtbf_seconds: float) -> int | None:
+        """Devices of the spare nodes that a run over several nodes needs."""
+        if cluster.nodes == 1:
+            return None
+        away = self.add(
+            nodes_in_repair,
+            "nodes in repair",
+            devices=cluster.devices,
+            mtbf_device_hours=mtbf_seconds * cluster.devices / 3600,
+            hardware_share=self.given(_HARDWARE),
+            repair_hours=self.given(_REPAIR),
+        )
+        return int(self.add(spare_nodes, "spares", nodes_away=away)) * cluster.devices_per_node
 
 
 @checked(step_seconds=None, flops_per_token=None, step_seconds_interval=None)
@@ -646,14 +795,16 @@ def training_run(
     failures = made.add(expected_failures, "failures", wall_seconds=wall, mtbf_seconds=kept["mtbf_seconds"])
     hours = made.add(run_device_hours, "device-hours", wall_seconds=wall, devices=count)
     dollars = None
-    paid, unpaid = price_of(device, count, o.price, o.provider, o.region, o.kind)
+    paid, unpaid = price_of(device, count, o.price, o.provider, o.region, o.kind, o.prices)
     if paid is not None:
         rate = paid.dollars_per_device_hour
         dollars = float(made.add(run_dollars, "dollars", device_hours=hours, dollars_per_device_hour=rate))
-    power = made.energy(device, hours)
+    power = made.energy(device, count, hours)
     reasons = {} if paid else {"dollars": unpaid, "price": unpaid}
     if power["watts"] is None:
-        reasons |= dict.fromkeys(("energy_kwh", "watts"), f"the power of {device.name} is not published")
+        reasons |= dict.fromkeys(
+            ("energy_kwh", "watts", "co2_kg", "peak_kw"), f"the power of {device.name} is not published"
+        )
     central: dict[str, Any] = {"days": wall / 86400, "device_hours": hours, "dollars": dollars}
     return TrainingRun(
         accelerator=device.name,
@@ -666,6 +817,7 @@ def training_run(
         days_without_failures=alone / 86400,
         price=paid,
         failures_expected=failures,
+        spare_devices=made.spares(cluster, kept["mtbf_seconds"]),
         terms=tuple(made.terms),
         defaults=tuple(made.assumed),
         reasons=reasons,
@@ -684,11 +836,18 @@ def price_of(
     provider: str | None,
     region: str | None,
     kind: str,
+    prices: Any = None,
 ) -> tuple[Price | None, str]:
-    """The price to compute with; or None, and the reason."""
+    """The price to compute with; or None, and the reason.
+
+    prices   of one's own, instead of the catalog's: what `llmhw.price_files.read_prices` gives, or the path of its file
+    """
     check_choice("kind", kind, PRICE_KINDS)
+    listed = price_list("prices", prices)
     if price is None:
-        return _chosen_price(device, count, provider, region, kind)
+        return _chosen_price(device, count, provider, region, kind, listed)
+    if listed is not None:
+        raise LLMHWError(f"price={price!s} is given: leave prices={listed.name} out")
     if provider is not None or region is not None:
         raise LLMHWError(f"price={price!s} is given: leave provider and region out")
     if kind != "on_demand":

@@ -97,7 +97,7 @@ class Price(_Fact):
 
     dollars_per_hour          the whole machine
     dollars_per_device_hour   the same for one of its `devices`
-    kind                      on_demand or spot
+    kind                      on_demand, spot, or reserved: paid whether it is used or not
     """
 
     provider: str = ""
@@ -136,6 +136,34 @@ class PurchasePrice(_Fact):
 
     def __str__(self) -> str:
         return f"{format_quantity(self.dollars, 'dollars')} ({self.kind}, region {self.region}, {self.date})"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Prices that stand in for those of the catalog: see `llmhw.price_files.read_prices`.
+
+    name       of the file
+    rent       newest first, then cheapest
+    purchase   what devices cost to buy
+    """
+
+    name: str
+    rent: tuple[Price, ...] = ()
+    purchase: tuple[PurchasePrice, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Where they were read from."""
+        return self.name
+
+    @property
+    def newest(self) -> str:
+        """Date of the newest rent, or of the newest offer to buy; "" without any."""
+        dates = [price.date for price in self.rent] or [price.date for price in self.purchase]
+        return max(dates, default="")
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -812,9 +840,13 @@ def _own(name: str | None, bytes_per_second: float | None) -> Link | None:
 
 @cache
 def _prices() -> tuple[Price, ...]:
-    found = [_made(Price, row) for row in read_table("prices")]
-    found.sort(key=lambda price: price.dollars_per_device_hour)
-    return tuple(sorted(found, key=lambda price: price.date, reverse=True))
+    return in_order(_made(Price, row) for row in read_table("prices"))
+
+
+def in_order(found: Iterable[Price]) -> tuple[Price, ...]:
+    """Prices, newest first, then cheapest."""
+    cheapest = sorted(found, key=lambda price: price.dollars_per_device_hour)
+    return tuple(sorted(cheapest, key=lambda price: price.date, reverse=True))
 
 
 @cache
@@ -1137,7 +1169,8 @@ def usual_network(accelerator: Accelerator | str) -> Link | None:
     return max((network for network in found if network), key=lambda network: network.bytes_per_second, default=None)
 
 
-PRICE_KINDS = ("on_demand", "spot")
+# The catalog has no reserved prices; a file of one's own may.
+PRICE_KINDS = ("on_demand", "spot", "reserved")
 
 
 @checked
@@ -1147,12 +1180,14 @@ def prices(
     provider: str | None = None,
     region: str | None = None,
     kind: str | None = None,
+    listed: PriceList | None = None,
 ) -> list[Price]:
     """What an hour of a device cost, everywhere the catalog knows: newest first, then cheapest.
 
     accelerator        a device or its name; default: all of them
     provider, region   only these; case and separators do not matter
-    kind               on_demand or spot; default: both
+    kind               on_demand, spot or reserved; default: all
+    listed             prices of one's own, from `llmhw.price_files.read_prices`, instead of the catalog's
 
     Rows are list prices for rent, each with its date and region. A provider, region or kind that no row has raises
     `LLMHWError` with those that there are.
@@ -1163,7 +1198,8 @@ def prices(
     {'AWS'}
     """
     wanted = None if accelerator is None else accelerator_of(accelerator).name
-    found = [price for price in _prices() if wanted in (None, price.accelerator)]
+    every = _prices() if listed is None else listed.rent
+    found = [price for price in every if wanted in (None, price.accelerator)]
     if kind is not None:
         check_choice("kind", kind, PRICE_KINDS)
     for argument, value in (("kind", kind), ("provider", provider), ("region", region)):
@@ -1172,17 +1208,23 @@ def prices(
 
 
 def purchase_prices(
-    accelerator: Accelerator | str | None = None, *, region: str | None = None, kind: str | None = None
+    accelerator: Accelerator | str | None = None,
+    *,
+    region: str | None = None,
+    kind: str | None = None,
+    listed: PriceList | None = None,
 ) -> list[PurchasePrice]:
     """What devices cost to buy, in the order of the catalog; the arguments are those of `prices`.
 
-    kind   launch price, list price, street price, ...: what the catalog has
+    kind     launch price, list price, street price, ...: what the catalog has
+    listed   as in `prices`; the catalog's where it has none to buy
 
     >>> len(purchase_prices()) > len(purchase_prices("h100")) > 0
     True
     """
     wanted = None if accelerator is None else accelerator_of(accelerator).name
-    found = [price for price in _purchase_prices() if wanted in (None, price.accelerator)]
+    every = listed.purchase if listed is not None and listed.purchase else _purchase_prices()
+    found = [price for price in every if wanted in (None, price.accelerator)]
     for argument, value in (("kind", kind), ("region", region)):
         found = _only(found, argument, value)
     return found
@@ -1209,10 +1251,25 @@ def old_price(price: Price | None) -> str:
     """
     if price is None or not price.date:
         return ""
-    # a date may lack its day or its month
-    then, newest = (date.fromisoformat(f"{day}-01-01"[:10]) for day in (price.date, _prices()[0].date))
-    days = (newest - then).days
+    days = (_day(_prices()[0].date) - _day(price.date)).days
     if days <= 365:
         return ""
     years = round(days / 365)
     return f"price of {price.date}: {years} year{'s' if years > 1 else ''} older than the newest of the catalog"
+
+
+def _day(text: str) -> date:
+    """The first day that a date may mean: it may lack its day or its month."""
+    return date.fromisoformat(f"{text}-01-01"[:10])
+
+
+def stale_on(day: date, newest: str) -> str:
+    """What to say on a day when the newest of some prices, of that date, is more than a year old; "" otherwise.
+
+    >>> stale_on(date(2027, 12, 1), "2026-10-10")
+    'the newest of these prices is of 2026-10-10, 14 months ago'
+    >>> stale_on(date(2026, 12, 1), "2026-10-10")
+    ''
+    """
+    days = (day - _day(newest)).days
+    return f"the newest of these prices is of {newest}, {round(days / 30.44)} months ago" if days > 365 else ""

@@ -1,8 +1,8 @@
 """Figures of answers and of the book, legible in light and in dark pages. Needs matplotlib (extra `plot`).
 
-`memory`, `train`, `serve`, `simulate` and `validate` draw what the commands of these names answer. Every function
-returns a matplotlib Figure; notebooks show it with `plt.show()`, and `write` puts it into a file. `style` sets how all
-of them look. Axes are as wide as what they hold: bars, lines of capacities and limits, and the labels of these.
+`memory`, `train`, `serve`, `simulate`, `cost` and `validate` draw what the commands of these names answer. Every
+function returns a matplotlib Figure; notebooks show it with `plt.show()`, and `write` puts it into a file. `style` sets
+how all of them look. Axes are as wide as what they hold: bars, lines of capacities and limits, and the labels of these.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llmhw.units import GIB, KIB, MIB, LLMHWError, format_quantity, shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from llmhw.ownership import Ownership
     from llmhw.service import ServingEstimate, SimulatedService
     from llmhw.simulation import PageTable, RequestTrace, SimulationResult, Spread
     from llmhw.validation import Validation
@@ -431,6 +432,29 @@ def simulate(answer: SimulatedService | SimulationResult, ax: Any = None) -> Fig
 
 # Dots of `validate`, at most: more would hide each other.
 _MOST_DOTS = 4000
+
+
+def cost(answer: Ownership, ax: Any = None) -> Figure:
+    """What owning and renting have cost, month by month: machines are paid at once, rent as it comes.
+
+    answer   what `llmhw.ownership.rent_or_buy` gives; the rent it compares with, and the dearest on demand
+    ax       axes to draw into; default: those of a new figure
+    """
+    running = (answer.dollars - float(answer.owned["lost value"])) / answer.months
+    demand = [offer for offer in answer.offers if offer.price.kind == "on_demand"]
+    rents = [offer for offer in [answer.chosen, *demand[-1:]] if offer is not None]
+    crossed = [offer.break_even_months for offer in rents if isfinite(offer.break_even_months)]
+    months = max(answer.months, *(1.2 * each for each in crossed), 1.0)
+    shown = {"owning": [(0.0, answer.purchase), (months, answer.purchase + running * months)]}
+    for offer in rents:
+        rate = format_quantity(offer.price.dollars_per_device_hour, "dollars")
+        place = offer.price.provider or "the price given"
+        shown[f"renting, {place} at {rate}"] = [(0.0, 0.0), (months, offer.dollars / answer.months * months)]
+    figure = lines(shown, x="months", y="dollars spent", points={"compared": answer.months}, ax=ax)
+    axes = figure.axes[0] if ax is None else ax
+    axes.yaxis.set_major_formatter(lambda value, _: format_quantity(value, "dollars"))
+    axes.set_title(_title(answer.title))
+    return figure
 
 
 def validate(answer: Validation, ax: Any = None) -> Figure:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from llmhw.beside import by_part, host_words, laden
 from llmhw.catalog import check_calibration, read_calibration, read_measurements
 from llmhw.checks import checked, whole
-from llmhw.cost import price_of
+from llmhw.cost import HOST, POWER, PUE, device_power_watts, price_of
 from llmhw.engine import PARTS, Engine, bound, engine_of
 from llmhw.engines import ServingEngine, default_weights, engine_names, serving_engine
 from llmhw.formula import Estimate, Ledger, Part, Report, Table, explained, flat, formula, term
+from llmhw.grids import Grid, emitted_kg
+from llmhw.grids import grid as grid_of
 from llmhw.hardware import Accelerator, Cluster, Price, accelerator
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token
@@ -186,6 +188,18 @@ def dollars_per_million_tokens(*, dollars_per_hour: Any, tokens_per_second: Any)
     return dollars_per_hour / (tokens_per_second * 3600) * 1e6
 
 
+@formula(source="definition", unit="kWh")
+def kwh_per_million_tokens(*, watts: Any, tokens_per_second: Any) -> Any:
+    """Electrical energy of a million output tokens.
+
+    watts   of the building, for all devices
+
+    >>> kwh_per_million_tokens(watts=9000, tokens_per_second=2500)
+    1.0
+    """
+    return watts / 1000 / (tokens_per_second * 3600) * 1e6
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One point of the throughput-latency curve: so many requests at work, on the whole cluster.
@@ -248,6 +262,7 @@ class ServingEstimate(Report):
     asked           how the load was said: concurrency, rate, limits, or "" for all that fit
     within_slo      the busiest load that keeps both limits; None if none does, or no limit was given
     service         the engine behind the curve
+    grid            where its electricity is made, if that was asked for
     """
 
     job: ServingJob
@@ -265,6 +280,7 @@ class ServingEstimate(Report):
     asked: str
     within_slo: Point | None
     service: Service = field(compare=False)
+    grid: Grid | None = None
 
     @property
     def tokens(self) -> int:
@@ -340,6 +356,38 @@ class ServingEstimate(Report):
             return None
         hourly = self.price.dollars_per_device_hour * self.job.cluster.devices
         return float(dollars_per_million_tokens(dollars_per_hour=hourly, tokens_per_second=point.tokens_per_second))
+
+    @property
+    def watts(self) -> float | None:
+        """Electrical power of all devices with their hosts and the building's cooling; None where it is not published.
+
+        Devices draw the share of their board power that they draw while training, which decoding hardly ever reaches.
+        """
+        device = self.job.cluster.accelerator
+        if device.tdp_watts is None:
+            return None
+        drawn = {"tdp_watts": device.tdp_watts, "power_fraction": POWER.value, "host_watts": HOST.value}
+        return float(device_power_watts(**drawn) * self.job.cluster.devices * PUE.value)
+
+    @property
+    def kwh_per_million_tokens(self) -> float | None:
+        """Energy of a million output tokens at the point's load; None without tokens, or where power is not known."""
+        speed = self.point.tokens_per_second
+        if self.watts is None or not speed:
+            return None
+        return float(kwh_per_million_tokens(watts=self.watts, tokens_per_second=speed))
+
+    @property
+    def co2_kg_per_million_tokens(self) -> float | None:
+        """What the grid emits for them; None unless a grid was asked for."""
+        energy = self.kwh_per_million_tokens
+        if self.grid is None or energy is None:
+            return None
+        return float(emitted_kg(energy_kwh=energy, kg_per_kwh=self.grid.kg_co2_per_kwh))
+
+    def _power(self) -> dict[str, float | None]:
+        names = ("watts", "kwh_per_million_tokens", "co2_kg_per_million_tokens")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def title(self) -> str:
@@ -481,6 +529,7 @@ class ServingEstimate(Report):
                 "tokens_per_second_high": high,
                 "requests_per_second": self.requests_per_second,
                 "dollars_per_million_tokens": self.dollars_per_million_tokens,
+                **self._power(),
                 "capacity": self.capacity,
                 "saturated": self.saturated,
                 "fits": self.fits,
@@ -506,6 +555,7 @@ class ServingEstimate(Report):
             "concurrency_within_slo": best.concurrency if best else None,
             "requests_per_second_within_slo": best.tokens_per_second / self.output_tokens if best else None,
             "dollars_per_million_tokens": self.dollars_per_million_tokens,
+            **self._power(),
             "price": self.price.to_dict() if self.price else None,
             "no_price": self.no_price or None,
             "warnings": self.warnings(),
@@ -616,7 +666,20 @@ class ServingEstimate(Report):
         cost = self.dollars_per_million_tokens
         text = self.no_price if cost is None else f"{format_quantity(cost, 'dollars')} at {self.price}"
         found.append(("a million tokens", text))
+        if self.grid is not None:
+            found += self._power_rows(self.grid)
         return found
+
+    def _power_rows(self, grid: Grid) -> list[tuple[str, str]]:
+        if self.watts is None:
+            return [("power", f"that of {self.job.cluster.accelerator.name} is not published")]
+        kw, energy = self.watts / 1000, format_quantity(self.kwh_per_million_tokens, "kWh")
+        shares = f"board power x {POWER.value:g}, host {HOST.value:g} W a device, PUE {PUE.value:g}"
+        return [
+            ("power", f"{format_quantity(kw, 'kW')} at the meter ({shares})"),
+            ("energy", f"{energy} a million tokens"),
+            ("CO2", f"{format_quantity(self.co2_kg_per_million_tokens, 'kg')} a million tokens, at {grid}"),
+        ]
 
     def tables(self) -> list[Table]:
         found = [Table(self.title, ("", ""), self.summary(), prose=True)]
@@ -1051,6 +1114,8 @@ def serve(
     provider: str | None = None,
     region: str | None = None,
     kind: str = "on_demand",
+    prices: Any = None,
+    grid: str | None = None,
     calibration: Mapping[str, Any] | None = None,
 ) -> ServingEstimate:
     """What fits, how fast each user is served, what all get together, and what a million tokens cost.
@@ -1065,7 +1130,8 @@ def serve(
     prefill_workers    replicas that only compute prompts, for each that decodes, whose cache then moves over the link;
                        default: every replica does both
     images, image_size pictures in each prompt beside its input_tokens, and their size in pixels (default "1024x1024")
-    price, provider, region, kind   as in `llmhw.cost.training_run`
+    price, provider, region, kind, prices   as in `llmhw.cost.RunOptions`
+    grid               where the electricity is made: shows power, energy and CO2 too
     calibration        other constants than those of `calibration.json` under `serving_time`
 
     A job that does not fit is an answer without speed: see `ServingEstimate.fits` and `verdict`. Requests are of equal
@@ -1098,10 +1164,10 @@ def serve(
     slo = (slo_ttft, slo_tpot)
     best = _busiest(service, slo, room)
     point, saturated, said = _loaded(service, curve, asked, wanted, slo, best)
-    paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind)
+    paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind, prices)
     return ServingEstimate(
         job, prompt, answer, held, point, curve, paid, saturated, slo,
-        _interval(job, known, point), wanted, unpaid, said, best, service,
+        _interval(job, known, point), wanted, unpaid, said, best, service, grid_of(grid) if grid is not None else None,
     )  # fmt: skip
 
 

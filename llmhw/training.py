@@ -1664,7 +1664,7 @@ class TrainingEstimate(Report):
             "price_provider": price and price.provider,
             "price_region": price and price.region,
             "price_date": price and price.date,
-            "energy_kwh": run["energy_kwh"],
+            **{name: run[name] for name in ("energy_kwh", "co2_kg", "peak_kw", "spare_devices")},
             **{f"seconds_{name.replace(' ', '_').replace('-', '_')}": s for name, s in self.time.parts.items()},
         }
 
@@ -1683,7 +1683,8 @@ class TrainingEstimate(Report):
             ("tokens/s a device", format_quantity(self.tokens_per_second_per_device, ""), ""),
             ("tokens/s in all", format_quantity(self.tokens_per_second, ""), ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
-            *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy")),
+            *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy", "CO2")),
+            *((name, *run[name]) for name in ("peak power", "spares") if self.job.cluster.devices > 1),
         ]
         return told if held.fits else [told[0], ("if it fitted", "", ""), *told[1:]]
 

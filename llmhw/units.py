@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import reduce
 from numbers import Integral, Real
 from typing import Any
@@ -144,6 +145,8 @@ _DECIMAL = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 _BINARY = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _COUNT = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 _TIME = ((86400.0, "days"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+# What stands before an amount of money, how many of it are a dollar, and the rate in words: `currencies.in_currency`.
+PRINTED_CURRENCY: ContextVar[tuple[str, float, str]] = ContextVar("printed_currency", default=("$", 1.0, ""))
 # Unit -> the steps it is written in, largest first; what is smaller than the last of them, and how that is called.
 _STEPS: dict[str, tuple[Sequence[tuple[float, str]], float, str]] = {
     "bytes": (_BINARY, 1, "B"),
@@ -153,6 +156,7 @@ _STEPS: dict[str, tuple[Sequence[tuple[float, str]], float, str]] = {
     "FLOP": ([(size, f"{prefix}FLOP") for size, prefix in _DECIMAL], 1, "FLOP"),
     "count": (_COUNT, 1, ""),
     "seconds": (_TIME, 1e-9, "ns"),
+    "kg": (((1e3, "t"),), 1, "kg"),
 }
 
 
@@ -181,7 +185,9 @@ def format_quantity(value: float | None, unit: str) -> str:
     if value is None:
         return "unknown"
     if unit == "dollars":
-        return f"${value:,.2f}" if abs(value) < 1000 else f"${value:,.0f}"
+        sign, rate, _ = PRINTED_CURRENCY.get()
+        amount = value * rate
+        return f"{sign}{amount:,.2f}" if abs(amount) < 1000 else f"{sign}{amount:,.0f}"
     if unit == "fraction":
         return f"{100 * value:.1f} %"
     steps, least, bare = _STEPS.get(unit, ((), 1, unit))

@@ -17,8 +17,6 @@ from llmhw.cli.options import (
     FORMATS,
     FORMULA,
     LENGTH,
-    MONEY,
-    REAL,
     TOPICS,
     WHOLE,
     Choices,
@@ -28,7 +26,7 @@ from llmhw.cli.options import (
     option,
     seq_len,
 )
-from llmhw.cli.output import LISTED, Listing, Shown, Text
+from llmhw.cli.output import LISTED, Listing, Shown, Text, counted
 from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
 from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
@@ -47,10 +45,6 @@ def _some(found: list[Any], pattern: str, what: str, command: str) -> list[Any]:
     return found
 
 
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
 def _models(options: dict[str, Any]) -> Listing:
     wanted = options["pattern"].lower()
     specs = [llmhw.model(name) for name in llmhw.models()]
@@ -67,7 +61,7 @@ def _models(options: dict[str, Any]) -> Listing:
         for s in specs
     ]
     columns = ("name", "family", "parameters", "active", "layers", "KiB of KV a token")
-    return Listing(_counted(len(cells), "model", "models"), columns, cells, [s.to_dict() for s in specs], right=2)
+    return Listing(counted(len(cells), "model", "models"), columns, cells, [s.to_dict() for s in specs], right=2)
 
 
 # A word that says more than the beginning of one: "rtx 40" is every RTX 40 card, and "4060" is no part of "1406".
@@ -126,7 +120,7 @@ def _gpus(options: dict[str, Any]) -> Listing:
         "GiB: what the driver offers; 16 bit (bf16, else fp16) and fp8: dense TFLOP/s; link: GB/s, one way. "
         'Names with spaces want quotes: --gpu "RTX 4090".',
     )
-    title = _counted(len(found), "accelerator", "accelerators")
+    title = counted(len(found), "accelerator", "accelerators")
     return Listing(title, columns, cells, [a.to_dict() for a in found], notes=notes)
 
 
@@ -166,7 +160,7 @@ def _here() -> Listing:
         except LLMHWError:
             known = "the catalog does not have it"
         notes.append(f"llama.cpp runs on the CPU too, {cpu}: {known}")
-    title = _counted(len(cells), "accelerator here", "accelerators here")
+    title = counted(len(cells), "accelerator here", "accelerators here")
     return Listing(title, ("name", "GiB", "in the catalog"), cells, rows, prose=True, notes=notes)
 
 
@@ -183,7 +177,7 @@ def _links(options: dict[str, Any]) -> Listing:
         )
         for x in found
     ]
-    title = _counted(len(cells), "link", "links")
+    title = counted(len(cells), "link", "links")
     return Listing(title, ("name", "kind", "GB/s one way", "us"), cells, [x.to_dict() for x in found], right=2)
 
 
@@ -193,7 +187,7 @@ def _formats(options: dict[str, Any]) -> Listing:
     _some(found, options["pattern"], "format", "formats")
     rows = [{"name": f.name, "bits_per_weight": f.bits_per_weight, "note": f.note} for f in found]
     cells = [(f.name, f"{f.bits_per_weight:.4g}", f.note) for f in found]
-    title = _counted(len(cells), "number format", "number formats")
+    title = counted(len(cells), "number format", "number formats")
     return Listing(title, ("name", "bits a weight", "note"), cells, rows, prose=True)
 
 
@@ -201,7 +195,7 @@ def _trainers(options: dict[str, Any]) -> Listing:
     wanted = options["pattern"].lower()
     found = [t for t in map(trainer, trainer_names()) if wanted in " ".join((t.name, *t.aliases, t.meaning)).lower()]
     _some(found, options["pattern"], "trainer", "trainers")
-    title = _counted(len(found), "trainer", "trainers")
+    title = counted(len(found), "trainer", "trainers")
     cells = [(t.name, t.kernels, t.elementwise, t.meaning) for t in found]
     notes = ["--software NAME; --explain and --json of `llmhw train` say what it switches"]
     return Listing(
@@ -391,69 +385,6 @@ MODEL = Command(
 )
 
 
-# -- prices -----------------------------------------------------------------------------------
-
-
-def _prices(options: dict[str, Any]) -> Listing:
-    """Rent and purchase in one table; of each machine, region and kind the newest."""
-    from llmhw.hardware import old_price, prices, purchase_prices
-
-    pattern, kind = options["pattern"].lower(), options["kind"]
-    found: dict[tuple[str, ...], Any] = {}
-    if kind != "purchase":
-        for p in prices(provider=options["provider"], region=options["region"], kind=kind):
-            found.setdefault((p.accelerator, p.kind, p.provider, p.instance, p.region), p)
-    if kind in (None, "purchase") and options["provider"] is None:
-        for q in purchase_prices(region=options["region"]):
-            found[q.accelerator, "purchase", q.kind, q.region, q.date] = q
-    rows = []
-    for (device, sort, *_), p in found.items():
-        dollars = p.dollars if sort == "purchase" else p.dollars_per_device_hour
-        if pattern in device.lower() and (options["most"] is None or dollars <= options["most"]):
-            rows.append({"device": device, "dollars": dollars, "kind": sort, **p.to_dict(), "price_kind": p.kind})
-            rows[-1] |= {"kind": sort, "old": old_price(p) if sort != "purchase" else ""}
-    _some(rows, options["pattern"], "price", "prices")
-    rows.sort(key=lambda r: (r["kind"] == "purchase", r["device"], r["dollars"]))
-    cells = [
-        (
-            r["device"],
-            r["kind"].replace("_", " "),
-            f"{r.get('provider', r['price_kind'])} {r.get('instance', '')}".strip(),
-            r["region"] or "-",
-            r["date"] + (" (old)" if r["old"] else ""),
-            f"{r['dollars']:,.2f}",
-        )
-        for r in rows
-    ]
-    notes = ["rent is that of one device for an hour, purchase that of one device"]
-    if any(r["old"] for r in rows):
-        notes.append("old: more than a year older than the newest price of the catalog")
-    columns = ("device", "kind", "from", "region", "date", "dollars")
-    return Listing(_counted(len(cells), "price", "prices"), columns, cells, rows, right=5, notes=notes)
-
-
-PRICES = Command(
-    "prices",
-    _prices,
-    [
-        _pattern(),
-        option("--provider", group=MONEY, many=False, help="Of this provider alone."),
-        option("--region", group=MONEY, many=False, help="In this region alone."),
-        option(
-            "--kind",
-            group=MONEY,
-            many=False,
-            type=Choices("kind", lambda: ("on_demand", "spot", "purchase")),
-            help="Of this kind alone.",
-        ),
-        option("--max", "most", group=MONEY, many=False, type=REAL, help="At most so many dollars."),
-    ],
-    help="What a device costs to rent or to buy, by provider, region and date: the newest of each.",
-    shown=LISTED,
-    examples=("llmhw prices h100", "llmhw prices --kind purchase --max 2500"),
-)
-
-
 # -- formulas ---------------------------------------------------------------------------------
 
 
@@ -582,7 +513,6 @@ COMMANDS = {
             "llmhw trainers megatron",
         ),
         _list("formats", _formats, "The number formats whose name contains PATTERN.", "llmhw formats q4"),
-        PRICES,
         EXPLAIN,
     )
 }

@@ -10,8 +10,20 @@ from typing import Any
 import click
 
 from llmhw.cli import output as out
-from llmhw.cli.options import ANSWER, DEVICE_FACTS, GROUPS, Model, Option, combinations, hub_option, meant, option
-from llmhw.cli.terminal import Progress, no_color, say, width
+from llmhw.cli.options import (
+    ANSWER,
+    DEVICE_FACTS,
+    GROUPS,
+    MONEY,
+    Model,
+    Option,
+    combinations,
+    currency_option,
+    hub_option,
+    meant,
+    option,
+)
+from llmhw.cli.terminal import Progress, folded, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
 
@@ -99,10 +111,11 @@ class Command(click.Command):
         help: str = "",
     ) -> None:
         hub = [hub_option()] if any(isinstance(param, Model) for param in params) else []
+        money = [currency_option()] if any(getattr(param, "group", "") == MONEY for param in params) else []
         # a command that reads recorded requests has --trace for them
         taken = any("--trace" in param.opts for param in params)
         flags = () if timed is None else ("--timeline",) if taken else ("--timeline", "--trace")
-        every = [*params, *hub, *answer_options(explain=explain, plot=draw is not None, timeline=flags)]
+        every = [*params, *money, *hub, *answer_options(explain=explain, plot=draw is not None, timeline=flags)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.timed = timed
@@ -218,8 +231,8 @@ class Command(click.Command):
 
         _deliver(made, file, inputs)
         note, code = ends[0]
-        if note:
-            say(f"llmhw: {note}\n", err=True)
+        for told in filter(None, (note, _stale(options))):
+            say(f"llmhw: {told}\n", err=True)
         click.get_current_context().exit(130 if note else code)
 
     def _shown(self, form: str, quiet: bool, curve: bool) -> out.Shown:
@@ -326,7 +339,23 @@ def _one_provider(options: dict[str, Any]) -> str | None:
         devices = [accelerator_of(name) for name in options["gpu"]]
     except LLMHWError:
         return None  # the row of that name says so
-    return common_provider(devices, max(options.get("gpus", (1,))), options.get("kind", "on_demand"))
+    count, kind = max(options.get("gpus", (1,))), options.get("kind", "on_demand")
+    return common_provider(devices, count, kind, options.get("prices"))
+
+
+def _stale(options: dict[str, Any]) -> str:
+    """What to tell a person whose clock says that the prices are old: never an output, which no clock may change."""
+    import sys
+    from datetime import date
+
+    if "prices" not in options or options.get("price") not in (None, (None,)) or not sys.stderr.isatty():
+        return ""
+    from llmhw.hardware import stale_on
+
+    listed = options["prices"]
+    text = stale_on(date.today(), listed.newest if listed else out.versions()["catalog_date"])
+    ways = "; `llmhw prices refresh --output FILE.csv` asks for today's" if text else ""
+    return "\n".join(folded([f"{text}{ways}"], width())) if text else ""
 
 
 def _colored() -> bool:

@@ -38,7 +38,7 @@ from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 
-_PRICE = ("price", "provider", "region", "kind")
+_PRICE = ("price", "provider", "region", "kind", "prices", "grid")
 
 
 def _calibration() -> Option:
@@ -73,7 +73,7 @@ def network_link(argument: str, text: str | None, kind: str) -> llmhw.Link | Non
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
 
 
-def _device(options: dict[str, Any]) -> llmhw.Accelerator:
+def device_of_options(options: dict[str, Any]) -> llmhw.Accelerator:
     """What `device_options` describe, taken out of the options."""
     from llmhw.hardware import given
 
@@ -89,7 +89,7 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
     """What `cluster_options` describe, taken out of the options."""
     from llmhw.hardware import usual_network
 
-    gpu = _device(options)
+    gpu = device_of_options(options)
     gpus, per_node = (options.pop(name) for name in ("gpus", "devices_per_node"))
     inside = network_link("intra_link", options.pop("intra_link"), "scale-up")
     text = options.pop("inter_link")
@@ -204,7 +204,7 @@ def _fit(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     formats = options.pop("weights")
     options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
-    return llmhw.fit(spec, _device(options), formats=formats or None, **options)
+    return llmhw.fit(spec, device_of_options(options), formats=formats or None, **options)
 
 
 FIT = Command(
@@ -422,7 +422,7 @@ def _compare(options: dict[str, Any]) -> Report:
         options["gpu"] = logs.device_of(log)
     elif options["gpu"] is None:
         options["gpu"] = log.device or None
-    device = _device(options)
+    device = device_of_options(options)
     spec = options.pop("model")
     usual = {f.name: f.default for f in fields(ServingJob)}
     asked = {name: value for name, value in taken(ServingJob, options).items() if value != usual[name]}

@@ -17,7 +17,7 @@ from llmhw.cost import RunOptions
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.memory import OPTIMIZERS, PRECISIONS
 from llmhw.planning.result import Limits
-from llmhw.units import LLMHWError, parse_count
+from llmhw.units import PRINTED_CURRENCY, LLMHWError, parse_count
 
 # -- kinds of values --------------------------------------------------------------------------
 
@@ -68,6 +68,20 @@ class Choices(Names):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "NAME" if self.listed() else f"[{'|'.join(self.names())}]"
+
+
+class PriceFile(click.ParamType[Any]):
+    """A CSV file with prices, read once for all combinations."""
+
+    name = "FILE.csv"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from llmhw.price_files import price_list
+
+        return price_list("prices", value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Whole(click.ParamType[int]):
@@ -153,6 +167,8 @@ FORMAT = Names("format", lambda: ["checkpoint", *llmhw.number_formats()])
 LINK = Names("link", lambda: [link.name for link in llmhw.links()])
 MODE = Choices("mode", lambda: import_module("llmhw.simulation").MODES)
 SOFTWARE = Choices("software", lambda: import_module("llmhw.trainers").trainer_names())
+CURRENCY = Names("currency", lambda: [c.code for c in import_module("llmhw.currencies").currencies()])
+GRID = Names("grid", lambda: [g.name for g in import_module("llmhw.grids").grids()])
 KIND = Choices("kind", lambda: import_module("llmhw.validation").KINDS)
 FORMULA = Names("formula", lambda: [*TOPICS, *llmhw.formulas()])
 WHOLE, REAL, COUNT, LENGTHS = Whole(), Real(), Count(), Lengths()
@@ -204,13 +220,19 @@ class Option(click.Option):
         names = self.type.listed() if isinstance(self.type, Choices) else ""
         return (record[0], f"{record[1]} One of {names}.") if record and names else record
 
+    @property
+    def factor(self) -> float:
+        """How many of the field's units one of what is typed is."""
+        return self.per / (PRINTED_CURRENCY.get()[1] if self.name in _AMOUNTS else 1.0)
+
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         if not (self.many or self.listed):
-            return super().type_cast_value(ctx, value)
+            one = super().type_cast_value(ctx, value)
+            return one * self.factor if self.factor != 1 and isinstance(one, (int, float)) else one
         if not isinstance(value, (tuple, list)):
             value = ()
         found = tuple(self.type(part, self, ctx) for text in value for part in split(str(text)))
-        return found if self.per == 1 else tuple(number * self.per for number in found)
+        return found if self.factor == 1 else tuple(number * self.factor for number in found)
 
 
 class Model(click.Argument):
@@ -231,6 +253,26 @@ def option(*names: str, **settings: Any) -> Option:
 def model_argument() -> Model:
     """The model that a command is asked about."""
     return Model(["model"], type=MODEL, metavar="MODEL")
+
+
+# Options that are amounts of money: with --currency they are in that one.
+_AMOUNTS = frozenset(
+    "price purchase_price electricity hosting staff most budget budget_per_hour budget_per_month purchase".split()
+)
+
+
+def currency_option() -> Option:
+    """--currency, which every command with amounts of money takes."""
+
+    def ask(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None and not context.resilient_parsing:
+            from llmhw.currencies import in_currency
+
+            context.find_root().with_resource(in_currency(value))
+
+    text = "Amounts are read and printed in it, at a dated rate; --json and --csv stay in dollars."
+    settings: dict[str, Any] = {"group": MONEY, "many": False, "is_eager": True, "expose_value": False}
+    return Option(["--currency"], type=CURRENCY, metavar="EUR|CNY|...", callback=ask, help=text, **settings)
 
 
 def hub_option() -> Option:
@@ -287,6 +329,7 @@ _TYPES: dict[str, Any] = {
     "kv": FORMAT,
     "kv_v": FORMAT,
     "host_memory": Names("500GB", tuple),
+    "grid": GRID,
 }
 # Fields without an option: dp follows from --gpus.
 NONE = ("dp",)
@@ -308,6 +351,14 @@ def seq_len() -> Option:
 _OWN: dict[str, Callable[[], Option]] = {
     "seq_len": seq_len,
     "kind": lambda: option("--spot", "kind", flag_value="spot", usual="on_demand", group=MONEY, help="Spot prices."),
+    "prices": lambda: option(
+        "--prices",
+        many=False,
+        type=PriceFile(),
+        metavar="FILE.csv",
+        group=MONEY,
+        help="Prices of your own, instead of the catalog's; columns as `llmhw prices --csv` has them.",
+    ),
     "storage_bytes_per_second": lambda: option(
         "--storage",
         "storage_bytes_per_second",
@@ -337,14 +388,20 @@ def field_option(f: Field[Any], group: str) -> Option:
     return Option(flags, type=_TYPES.get(f.name, _KIND.get(kind, kind)), **settings)
 
 
-_OF = {Parallelism: LAYOUT, TrainingJob: STEP, ServingJob: ENGINE, RunOptions: MONEY, Limits: LOAD}
+_OF: dict[type, str] = {
+    Parallelism: LAYOUT,
+    TrainingJob: STEP,
+    ServingJob: ENGINE,
+    RunOptions: MONEY,
+    Limits: LOAD,
+}
 
 
 def field_options(made: type, only: Iterable[str] | None = None) -> list[Option]:
     """The options of all fields of a dataclass, or of those named."""
     names = None if only is None else set(only)
     return [
-        field_option(f, _OF[made])
+        field_option(f, _OF.get(made, MONEY))
         for f in fields(made)
         if f.metadata and f.name not in NONE and (names is None or f.name in names)
     ]

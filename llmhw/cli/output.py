@@ -14,7 +14,7 @@ from llmhw import __version__
 from llmhw.catalog import date
 from llmhw.cli.terminal import folded, width
 from llmhw.formula import Report, Table, flat
-from llmhw.units import LLMHWError, finite, format_quantity, plain
+from llmhw.units import PRINTED_CURRENCY, LLMHWError, finite, format_quantity, plain
 
 # -- words ------------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
             off = flags[name].secondary_opts
             return flag(name) if value == "True" else off[0] if off else f"without {flag(name)}"
         bare = value[1:-1] if value[0] in "'\"" else value
-        if (per := getattr(flags[name], "per", 1)) != 1 and (number := finite(bare)) is not None:
+        if (per := getattr(flags[name], "factor", 1)) != 1 and (number := finite(bare)) is not None:
             bare = f"{number / per:g}"
         return f"{flag(name)} {bare}" if bare and re.fullmatch(r"[^\s'\"]+", bare) else f"{flag(name)} {value}"
 
@@ -75,7 +75,15 @@ class Shown:
 
 def versions() -> dict[str, str]:
     """What a figure was computed with."""
-    return {"llmhw_version": __version__, "catalog_date": date()}
+    sign, rate, told = PRINTED_CURRENCY.get()
+    own = {"llmhw_version": __version__, "catalog_date": date()}
+    return own | ({"currency": sign.strip(), "currency_per_dollar": f"{rate:g}"} if told else {})
+
+
+def _below(answer: Report) -> list[str]:
+    """What stands below an answer; and the rate, where amounts are not in dollars."""
+    rate = PRINTED_CURRENCY.get()[2]
+    return [*answer.below(), *([f"amounts at {rate}"] if rate else [])]
 
 
 def _cell(value: Any, unit: str) -> str:
@@ -235,7 +243,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
         rows = table._replace(rows=spoken_rows).lines(most)[1:]
         rows = rows if not rows or rows[0].strip() else rows[1:]
         lines += [*([""] if lines else []), *([table.title] if table.title else []), *rows]
-    notes = [in_flags(line, flags).replace(", --", " --") for line in answer.below()]
+    notes = [in_flags(line, flags).replace(", --", " --") for line in _below(answer)]
     if notes:
         lines += ["", *folded(notes, most)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
@@ -291,7 +299,7 @@ def _xlsx(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _told(answer: Report, flags: Mapping[str, click.Option]) -> list[str]:
-    return [in_flags(line, flags) for line in (answer.verdict, *answer.below()) if line]
+    return [in_flags(line, flags) for line in (answer.verdict, *_below(answer)) if line]
 
 
 def _markdown(answer: Report, flags: Mapping[str, click.Option]) -> str:
@@ -379,6 +387,11 @@ class Listing(Report):
 
     def to_dict(self) -> dict[str, Any]:
         return {"rows": list(self.plain_rows)}
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """How many of what."""
+    return f"{number} {one if number == 1 else many}"
 
 
 LISTED = Shown(rows=lambda listing: listing.plain_rows)

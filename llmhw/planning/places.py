@@ -147,10 +147,10 @@ def offers(device: Accelerator, run: RunOptions = ANY, like: Cluster | None = No
     like   a cluster of one's own: its networks and nodes, in any number
     """
     if run.price is not None or like is not None:
-        paid, unpaid = price_of(device, 1, run.price, run.provider, run.region, run.kind)
+        paid, unpaid = price_of(device, 1, run.price, run.provider, run.region, run.kind, run.prices)
         network = usual_network(device)
         return [Offer(device, paid, own=like or Cluster(device, 1, None, None, network))], unpaid
-    found, unpaid = newest_prices(device, run.provider, run.region, run.kind)
+    found, unpaid = newest_prices(device, run.provider, run.region, run.kind, run.prices)
     if not found:
         return [Offer(device, None, own=Cluster(device, 1, None, None, usual_network(device)))], unpaid
     machines = _machines(device.name)
@@ -186,9 +186,9 @@ def rented(name: str, run: RunOptions = ANY) -> Offer:
     """The machine of that name, at its price."""
     found = instance(name, run.provider, run.region)
     if run.price is not None:
-        paid, _ = price_of(found.accelerator, found.count, run.price, None, None, run.kind)
+        paid, _ = price_of(found.accelerator, found.count, run.price, None, None, run.kind, run.prices)
         return Offer(found.accelerator, paid, found)
-    own, _ = newest_prices(found.accelerator, run.provider, run.region, run.kind)
+    own, _ = newest_prices(found.accelerator, run.provider, run.region, run.kind, run.prices)
     paid = next((p for p in own if (p.provider, p.instance) == (found.provider, found.name)), None)
     return Offer(found.accelerator, paid, found)
 
@@ -201,6 +201,6 @@ def given(clusters: Any, run: RunOptions = ANY) -> list[Place]:
         c = cluster_of(one)
         if c.nodes > 1 and c.inter_link is None:
             c = Cluster(c.accelerator, c.devices, c.devices_per_node, c.intra_link, usual_network(c.accelerator))
-        paid, _ = price_of(c.accelerator, c.devices, run.price, run.provider, run.region, run.kind)
+        paid, _ = price_of(c.accelerator, c.devices, run.price, run.provider, run.region, run.kind, run.prices)
         places.append(Place(c, paid, paid.provider if paid and paid.provider else ""))
     return places

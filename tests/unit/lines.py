@@ -68,6 +68,10 @@ _RUN = [
     "--power-fraction 0.01|0.5|1",
     "--host-watts 0|100|1000",
     "--pue 1|1.2|3",
+    "--grid World|France|us-va|CHN",
+    "--hardware-share 0|0.5|1 --repair-hours 0|24|1e5",
+    "--currency EUR|cny|USD",
+    "--prices {prices}",
 ]
 _SERVING = [
     "--engine vllm|tensorrt-llm|sglang|transformers|litgpt",
@@ -98,6 +102,9 @@ _SERVE = [
     "--price 0.01|2.5|1000",
     "--provider AWS|Lambda|RunPod~Community",
     "--spot",
+    "--grid World|France|Virginia",
+    "--currency EUR|JPY",
+    "--prices {prices}",
     "--curve --csv",
 ]
 _SIMULATE = [
@@ -108,6 +115,22 @@ _SIMULATE = [
     "--input-tokens 1|100|uniform:1:500|exponential:300|lognormal:100:1|lognormal:100:1:1:999|csv:{lengths}",
     "--output-tokens 1|30|uniform:1:50|exponential:20|lognormal:20:0.5|csv:{lengths}",
     "--seed 0|1|12345678901234567890",
+]
+_OWNING = [
+    "--gpus 1|8|16|20000",
+    "--months 1|18|36|60|600 --utilization 0.001|0.6|1",
+    "--utilization 0.3,0.6,1",
+    "--purchase-price 1|30000|1e9",
+    "--server-factor 1|1.5|100 --network-factor 1|1.2|100",
+    "--life-months 1|36|600",
+    "--electricity 0|0.1|100 --pue 1|1.2|100",
+    "--hosting 0|200 --staff 0|100 --upkeep 0|0.1|10 --interest 0|0.08|1",
+    "--power-fraction 0.01|1 --idle-fraction 0|1 --host-watts 0|374|1e6",
+    "--price 0.01|2.5|1000",
+    "--provider AWS|Lambda|RunPod~Community",
+    "--device-hours 1|1e6 --tokens-per-second 0.1|5000 --users 1|1e6",
+    "--currency EUR|cny|USD",
+    "--prices {prices}",
 ]
 _ONE = ["--batch 1|4|64|1000", "--seq-len 1|128|8k|131072", "--weights bf16|fp8|int4-gptq|q4_k_m", "--kv bf16|fp8"]
 MODELS = (
@@ -162,9 +185,12 @@ _PHRASES: dict[str, list[str]] = {
     "prices": [
         "--provider AWS|lambda|x",
         "--region us-east-1|global",
-        "--kind spot|on_demand|purchase",
+        "--kind spot|on_demand|purchase|reserved",
         "--max 0.5|3|1e6",
+        "--currency EUR|cny",
+        "--prices {prices}",
     ],
+    "cost": _OWNING,
     "explain": [*_ONE, "--optimizer adamw|muon", "--precision bf16|fp32"],
     "measure": ["--batch 0|-1|x", "--seq-len 0|-5|1.5", "--optimizer x|lbfgs", "--gpu x|h10"],
     "validate": ["--worst 0|1|3|1000", "--columns", "--template", _CALIBRATION, "--fit {dir}/fitted.json"],
@@ -174,6 +200,7 @@ _PARTS = {
     "train": "step|cost|MFU|price|energy|memory|optimizer|weights|tokens/s~in~all",
     "serve": "first~token|next~token|all~users|total|memory|cost|one~user|x",
     "model": "weights|KV~cache|parameters|total",
+    "cost": "total|lost~value|interest|electricity|break-even|rent|x",
 }
 
 
@@ -187,6 +214,8 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
+    if name == "cost":
+        return ["--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
     model = draw(st.sampled_from(MODELS.split()))
     if name == "measure":
         return [
@@ -276,7 +305,7 @@ def _form(draw: Any, line: list[str], files: dict[str, str]) -> list[str]:
     forms = [[], [], ["--json"], ["--csv"], ["-q"]]
     forms += [["--output", f"{{dir}}/out.{ending}"] for ending in ("json", "csv", "md", "html", "txt", "xlsx")]
     forms += [["--output", f"{{dir}}/{file}", f"--{form}"] for file in files for form in ("csv", "json")]
-    if name in ("memory", "train", "serve", "simulate", "validate") and not many:
+    if name in ("memory", "train", "serve", "simulate", "validate", "cost") and not many:
         forms += [["--plot", "{dir}/plot.svg"]]
     if name in _PARTS and not many:
         forms += [["--explain", part.replace("~", " ")] for part in _PARTS[name].split("|")]
@@ -375,6 +404,17 @@ def _lengths(draw: Any, name: str) -> str:
     )
 
 
+def _prices(draw: Any, name: str) -> str:
+    right = [["h100", "8", "on_demand", "20", "2026-11-01"], ["mi300x", "1", "spot", "1.5", "2024-05"]]
+    right += [["h200", "8", "reserved", "25.5", "2026"], ["RTX 4090", "", "", "0.3", "2026-11-01"]]
+    rows = [list(draw(st.sampled_from(right))) for _ in range(draw(st.integers(0, 4)))]
+    for row in rows:
+        if draw(st.integers(0, 3)) == 0:
+            row[draw(st.integers(0, 4))] = draw(st.sampled_from([*ANY, "x", "-1", "2026-13", ""]))
+    head = "accelerator,devices,kind,dollars_per_hour,date\n"
+    return head + "".join(",".join(cell.replace(",", ";") for cell in row) + "\n" for row in rows)
+
+
 def _measured(draw: Any, kind: str) -> str:
     head, *rows = _table(kind)
     rows = [list(draw(st.sampled_from(rows))) for _ in range(draw(st.integers(0, 3)))]
@@ -389,8 +429,9 @@ _FILES: dict[str, Callable[[Any, str], str]] = {
     "calibration": _calibration,
     "trace": _trace,
     "lengths": _lengths,
+    "prices": _prices,
 }
-_ENDING = {"trace": "csv", "lengths": "csv", "table": "csv"}
+_ENDING = {"trace": "csv", "lengths": "csv", "table": "csv", "prices": "csv"}
 
 
 # -- wrong ones -------------------------------------------------------------------------------

@@ -341,6 +341,7 @@ def test_train_json_is_the_library_s_answer() -> None:
 def test_train_takes_the_options_of_a_run_in_its_own_units() -> None:
     options = ["--mtbf", "4e4", "--restart", "300", "--checkpoint-interval", "1800", "--checkpoint-blocking", "0.5"]
     options += ["--storage", "2", "--power-fraction", "0.8", "--host-watts", "100", "--pue", "1.1", "--spot"]
+    options += ["--grid", "us-va", "--repair-hours", "24", "--hardware-share", "0.5"]
     given = RunOptions(
         mtbf_device_hours=4e4,
         restart_seconds=300,
@@ -350,6 +351,9 @@ def test_train_takes_the_options_of_a_run_in_its_own_units() -> None:
         power_fraction=0.8,
         host_watts=100,
         pue=1.1,
+        grid="Virginia",
+        repair_hours=24,
+        hardware_share=0.5,
         kind="spot",
     )
     run = {f.name: getattr(given, f.name) for f in fields(given)}

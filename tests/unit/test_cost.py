@@ -292,6 +292,9 @@ def test_defaults_say_where_they_come_from_and_vanish_when_given() -> None:
         "power_fraction": 0.8,
         "host_watts": 0,
         "pue": 1.1,
+        "grid": "France",
+        "hardware_share": 1.0,
+        "repair_hours": 24,
     }
     assert names == set(given)
     assert all(d.source for d in llama().defaults)
@@ -414,9 +417,9 @@ def test_what_is_not_known_is_none_with_a_reason() -> None:
 def test_it_explains_and_serializes() -> None:
     run = llama(step_seconds_interval=(6.0, 7.0), price=2)
     assert run.title == "15.6 T tokens on 16,384 x H100 SXM5 80GB"
-    assert [len(row) for row in run.rows()] == [3] * 10
+    assert [len(row) for row in run.rows()] == [3] * 13
     assert "[Daly 2006" in run.explain("goodput")
-    assert len(run.explain().split("\n\n")) == len(run.terms) == 13
+    assert len(run.explain().split("\n\n")) == len(run.terms) == 17
     with pytest.raises(LLMHWError, match="name='godput' is not known; did you mean goodput"):
         run.explain("godput")
     plain = json.loads(json.dumps(run.to_dict(), allow_nan=False))
@@ -462,7 +465,7 @@ def test_it_explains_and_serializes() -> None:
         ({"pue": 1e300}, "pue=1e.300 must be a number of at least 1 and at most 100"),
         ({"host_watts": 1e300}, "host_watts=1e.300 must be a number of at least 0"),
         ({"mtbf_device_hours": math.inf, "restart_seconds": 5}, "restart_seconds=5 has no effect where mtbf"),
-        ({"kind": "reserved"}, "kind='reserved' is not known; use one of on_demand, spot"),
+        ({"kind": "weekly"}, "kind='weekly' is not known; use one of on_demand, spot, reserved"),
     ],
 )
 def test_wrong_arguments_are_named(changes: dict[str, Any], message: str) -> None:

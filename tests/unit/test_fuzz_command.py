@@ -329,7 +329,7 @@ READ = [
     "measure params {config.json}",
     "validate {table.csv} --kind serving",
 ]
-PLOTTED = {"memory", "train", "serve", "simulate", "validate"}
+PLOTTED = {"memory", "train", "serve", "simulate", "validate", "cost"}
 
 
 @pytest.mark.parametrize("other", [os.symlink, os.link, None])

@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 
 import llmhw
 from llmhw.cost import RunOptions
+from llmhw.hardware import PriceList
+from llmhw.ownership import rent_or_buy
 from llmhw.planning import Limits
 from llmhw.service import simulation_engine
 from llmhw.simulation import SLO, Poisson
@@ -71,6 +73,11 @@ def _piped() -> llmhw.TrainingJob:
     return llmhw.TrainingJob(
         model="gpt2", cluster=("h100", 4), parallelism=llmhw.Parallelism(dp=2, pp=2), seq_len=256, global_batch=8
     )
+
+
+def _listed() -> PriceList:
+    """Prices of one's own."""
+    return PriceList("mine", tuple(llmhw.prices("h100", provider="AWS")))
 
 
 def _facts(thing: Any) -> dict[str, Any]:
@@ -194,6 +201,18 @@ def _calls() -> Iterator[Call]:
     run |= {"mtbf_device_hours": 1e4, "restart_seconds": 60.0, "host_watts": 100.0, "power_fraction": 0.9}
     yield Call("llmhw.cost.training_run", step | {"price": 2.0, "storage_bytes_per_second": 1e9})
     yield Call("llmhw.cost.training_run", step | run)
+    run = {"grid": "France", "hardware_share": 0.5, "repair_hours": 24.0, "prices": _listed()}
+    yield Call("llmhw.cost.training_run", step | run)
+    yield Call("llmhw.currencies.currency", {"name": "EUR"})
+    yield Call("llmhw.grids.grid", {"name": "France"})
+    owned = {"cluster": ("h100", 8), "months": 18.0, "utilization": 0.6, "purchase_price": 3e4, "life_months": 48.0}
+    owned |= {"electricity": 0.1, "hosting": 200.0, "staff": 0.0, "upkeep": 0.1, "interest": 0.05, "pue": 1.1}
+    yield Call("llmhw.ownership.rent_or_buy", owned | {"provider": "AWS", "region": "us-east-1"})
+    yield Call("llmhw.ownership.rent_or_buy", owned | {"price": 2.5, "device_hours": 10.0, "users": 3.0})
+    both = {"owned": rent_or_buy(("h100", 8))}
+    yield Call("llmhw.ownership.per_run", both | {"run": 100.0})
+    yield Call("llmhw.ownership.per_million_tokens", both | {"service": 100.0})
+    yield Call("llmhw.ownership.per_user_month", both | {"users": 100.0})
     yield Call("llmhw.engine.engine_of", {**spec, "cluster": "h100", "engine": "tensorrt-llm-2025", "tp": 1})
 
 

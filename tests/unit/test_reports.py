@@ -20,6 +20,7 @@ from llmhw.hardware import Accelerator
 from llmhw.logs import LogComparison, compare
 from llmhw.messages import Communication, collectives
 from llmhw.model import ModelSpec
+from llmhw.ownership import rent_or_buy
 from llmhw.peak import StepPeak, step_peak
 from llmhw.search import SearchResult, search
 from llmhw.service import ServingEstimate, SimulatedService, simulate_service
@@ -122,6 +123,12 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
         lambda: _train().run,
         "1.00 T tokens on 16 x H100 SXM5 80GB\n",
         ("assumed restart_seconds=600: MegaScale", "goodput", "$2.00"),
+        None,
+    ),
+    "Ownership": (
+        lambda: rent_or_buy(("h100", 8), months=18, utilization=0.6, device_hours=1000, tokens_per_second=100, users=3),
+        "8 x H100 SXM5 80GB for 18 months, needed 60 % of the time\n",
+        ("lost value", "electricity", "break-even", "a million tokens", "assumed life_months=54"),
         None,
     ),
     Communication.__name__: (

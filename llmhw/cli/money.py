@@ -1,0 +1,160 @@
+"""What devices cost: the list of prices, and renting beside owning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from llmhw.cli.command import Command
+from llmhw.cli.jobs import device_of_options
+from llmhw.cli.options import (
+    MONEY,
+    REAL,
+    WHOLE,
+    Choices,
+    Option,
+    device_options,
+    field_options,
+    named,
+    option,
+    taken,
+)
+from llmhw.cli.output import LISTED, Listing, Shown, counted
+from llmhw.formula import Report
+from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices
+from llmhw.ownership import OwnershipOptions, rent_or_buy
+from llmhw.units import LLMHWError, format_quantity
+
+# -- the list ---------------------------------------------------------------------------------
+
+REFRESH = "refresh"
+
+
+def _prices(options: dict[str, Any]) -> Listing:
+    """Rent and purchase in one table; of each machine, region and kind the newest."""
+    pattern, kind = options["pattern"].lower(), options["kind"]
+    listed: PriceList | None = options["prices"]
+    notes: list[str] = []
+    if pattern == REFRESH:
+        listed, notes = _refreshed(options)
+        pattern = ""
+    found: dict[tuple[str, ...], Any] = {}
+    if kind != "purchase":
+        for p in prices(provider=options["provider"], region=options["region"], kind=kind, listed=listed):
+            found.setdefault((p.accelerator, p.kind, p.provider, p.instance, p.region), p)
+    if kind in (None, "purchase") and options["provider"] is None and (listed is None or listed.purchase):
+        for q in purchase_prices(region=options["region"], listed=listed):
+            found[q.accelerator, "purchase", q.kind, q.region, q.date] = q
+    rows = []
+    for (device, sort, *_), p in found.items():
+        dollars = p.dollars if sort == "purchase" else p.dollars_per_device_hour
+        if pattern in device.lower() and (options["most"] is None or dollars <= options["most"]):
+            rows.append({"device": device, "dollars": dollars, "kind": sort, **p.to_dict(), "price_kind": p.kind})
+            rows[-1] |= {"kind": sort, "old": old_price(p) if sort != "purchase" else ""}
+    if not rows:
+        raise LLMHWError(f"pattern={options['pattern']!r} matches no price; run `llmhw prices` for all of them")
+    rows.sort(key=lambda r: (r["kind"] == "purchase", r["device"], r["dollars"]))
+    cells = [
+        (
+            r["device"],
+            r["kind"].replace("_", " "),
+            f"{r.get('provider', r['price_kind'])} {r.get('instance', '')}".strip(),
+            r["region"] or "-",
+            r["date"] + (" (old)" if r["old"] else ""),
+            format_quantity(r["dollars"], "dollars").lstrip("$"),
+        )
+        for r in rows
+    ]
+    notes = ["rent is that of one device for an hour, purchase that of one device", *notes]
+    if any(r["old"] for r in rows):
+        notes.append("old: more than a year older than the newest price of the catalog")
+    columns = ("device", "kind", "from", "region", "date", "dollars")
+    return Listing(counted(len(cells), "price", "prices"), columns, cells, rows, right=5, notes=notes)
+
+
+def _refreshed(options: dict[str, Any]) -> tuple[PriceList, list[str]]:
+    """What gpuhunt has today, and what is to be known of it."""
+    from datetime import date
+
+    from llmhw.price_files import refreshed
+
+    if options["prices"]:
+        raise LLMHWError(f"prices={options['prices'].name!r} has no effect on `llmhw prices {REFRESH}`; leave it out")
+    listed, unknown, silent = refreshed(date.today())
+    notes = [f"of gpuhunt, {len(listed.rent):,} offers; --output FILE.csv keeps them for --prices FILE.csv"]
+    if unknown:
+        most = ", ".join(name for name, _ in unknown.most_common(5))
+        notes.append(f"{sum(unknown.values()):,} offers of devices that the catalog does not have: {most}")
+    return listed, notes + ([f"without an answer: {', '.join(silent)}"] if silent else [])
+
+
+PRICES = Command(
+    "prices",
+    _prices,
+    [
+        click.Argument(["pattern"], default="", metavar="[PATTERN|refresh]"),
+        option("--provider", group=MONEY, many=False, help="Of this provider alone."),
+        option("--region", group=MONEY, many=False, help="In this region alone."),
+        option(
+            "--kind",
+            group=MONEY,
+            many=False,
+            type=Choices("kind", lambda: ("on_demand", "spot", "reserved", "purchase")),
+            help="Of this kind alone.",
+        ),
+        option("--max", "most", group=MONEY, many=False, type=REAL, help="At most so many dollars."),
+        *field_options(OwnershipOptions, ("prices",)),
+    ],
+    help="What a device costs to rent or to buy, by provider, region and date: the newest of each.\n\n"
+    "`llmhw prices refresh` asks gpuhunt's catalogs in the network for today's offers (extra `prices`); --output "
+    "FILE.csv keeps them.",
+    shown=LISTED,
+    examples=("llmhw prices h100", "llmhw prices --kind purchase --max 2500"),
+)
+
+
+# -- rent or buy ------------------------------------------------------------------------------
+
+
+def _cost(options: dict[str, Any]) -> Report:
+    made = OwnershipOptions(**taken(OwnershipOptions, options))
+    device = device_of_options(options)
+    return rent_or_buy(Cluster(device, options["gpus"], options["devices_per_node"]), made)
+
+
+COST = Command(
+    "cost",
+    _cost,
+    [
+        *device_options(),
+        Option(named("gpus"), group="Devices", type=WHOLE, usual=1, help="Devices in all; --gpu auto: all there are."),
+        option(
+            "--devices-per-node", "devices_per_node", group="Devices", type=WHOLE, help="Of a server; default: its."
+        ),
+        *field_options(OwnershipOptions),
+    ],
+    help="Rent or buy: what devices cost to own over some months, what their rent would be, when owning has paid.\n\n"
+    "Rented hours are paid when they are needed (--utilization), owned ones always. Owning counts the price less what "
+    "the machines are sold for; the break-even counts no sale.",
+    shown=Shown(
+        (
+            ("purchase", "purchase", "dollars"),
+            ("owned_dollars", "owning", "dollars"),
+            ("rented_dollars", "renting", "dollars"),
+            ("owned_dollars_per_device_hour", "a device-hour owned", "dollars"),
+            ("rented_dollars_per_device_hour", "rented", "dollars"),
+            ("break_even_months", "break-even, months", "number"),
+        ),
+        (("cheapest", "owned_dollars", min),),
+    ),
+    examples=(
+        "llmhw cost --gpu h100 --gpus 8 --months 18 --utilization 0.6",
+        "llmhw cost --gpu h100 --gpus 8 --months 36 --utilization 0.3,0.6,0.9",
+        "llmhw cost --gpu h100 --gpus 8 --tokens-per-second 5000 --users 200 --currency EUR",
+    ),
+    explain=True,
+    draw=lambda plot, answer: plot.cost(answer),
+)
+
+COMMANDS = {command.name: command for command in (PRICES, COST)}
