@@ -549,7 +549,7 @@ class Engine:
         }
         ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
-    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: float = 0) -> None:
+    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: Any = 0) -> None:
         """All-reduces; or, where attention is shared out, gathering tokens and scattering sums.
 
         gathered   bytes of an element that is gathered; 0: all-reduces
@@ -566,7 +566,7 @@ class Engine:
         given = {"bandwidth_bytes_per_second": rate}
         chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
         name, label = "all-reduces", self.all_reduce
-        if gathered:
+        if any_of(gathered):
             chosen, label = [(ways["two-shot"][0] * (gathered / 2 + 1) / 2, latency)], "gather and scatter"
         wire, latency = chosen[0]
         for other in chosen[1:]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from inspect import cleandoc
 from operator import attrgetter
 from textwrap import fill
@@ -1272,10 +1272,10 @@ class ServingJob:
     @property
     def parallelism(self) -> Parallelism:
         """The same layout as training writes it: attention_dp is dp, and experts are cut by what ep leaves."""
-        return Parallelism(
-            dp=self.attention_dp,
-            tp=self.tp,
-            pp=self.pp,
-            ep=self.ep,
-            expert_tp=self.tp * self.attention_dp // self.ep,
-        )
+        return _serving_layout(self.attention_dp, self.tp, self.pp, self.ep)
+
+
+# asked for many times of each job; its checks cost more than all that is done with it
+@lru_cache(maxsize=1024, typed=True)
+def _serving_layout(dp: int, tp: int, pp: int, ep: int) -> Parallelism:
+    return Parallelism(dp=dp, tp=tp, pp=pp, ep=ep, expert_tp=tp * dp // ep)

@@ -66,12 +66,13 @@ def key_of(model_type: str) -> str:
     >>> key_of("kimi_k2")
     'deepseek_v3'
     """
-    keys = {name: key for key, family in {**FAMILIES, **ENCODERS, **REMOTE}.items() for name in (key, *family.synonyms)}
-    if model_type in keys:
-        return keys[model_type]
+    tables = {**FAMILIES, **ENCODERS, **REMOTE}
+    for key, family in tables.items():
+        if model_type == key or model_type in family.synonyms:
+            return key
     if model_type in REFUSED:
         raise LLMHWError(f"model_type={shown(model_type)} is not supported: {REFUSED[model_type]}")
-    close = nearest(model_type, keys)
+    close = nearest(model_type, [name for key, family in tables.items() for name in (key, *family.synonyms)])
     hint = f"; the nearest are {', '.join(close)}" if close else ""
     raise LLMHWError(f"model_type={shown(model_type)} is not supported, and is not approximated{hint}")
 

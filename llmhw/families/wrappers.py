@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from llmhw.families.config import Config
@@ -121,6 +121,7 @@ _PARTS = re.compile(
 )
 
 
+@lru_cache(maxsize=4096)
 def _is_part(key: str) -> bool:
     """Whether a key holds the config of a part beside the text model."""
     return bool(_PARTS.fullmatch(key))

@@ -135,7 +135,7 @@ FORMS: Mapping[str, Form] = {
         "reading",
         (
             ("torchrun", "train.sh", "#", "a script that starts plain PyTorch (FSDP2 or DDP) under torchrun"),
-            ("torchtitan", "train.toml", "#", "torchtitan's job config"),
+            ("torchtitan", "train_config.py", "#", "torchtitan's config, a Python module since 0.3"),
             ("megatron", "train.sh", "#", "a script that starts Megatron-LM's pretrain_gpt.py"),
             ("accelerate", "accelerate.yaml", "#", "the config that `accelerate launch` takes"),
             ("deepspeed", "ds_config.json", "", "DeepSpeed's config"),
@@ -392,6 +392,7 @@ class Launched:
 
     form           that it is of
     model          what the software loads the model by; None: it does not say
+    config         the model's config, where the file holds its sizes
     options        fields of `TrainingJob` and `Parallelism`, or of `ServingJob`, and gpus, devices_per_node, tokens,
                    draft, draft_tokens
     accumulation   micro-batches of a rank in a step, where the batch is said so; None otherwise
@@ -400,6 +401,7 @@ class Launched:
 
     form: str
     model: str | None = None
+    config: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     accumulation: int | None = None
     notes: tuple[str, ...] = ()
@@ -426,7 +428,7 @@ class Launched:
         found = {**self.options, **options}
         if self.accumulation is not None and "global_batch" not in found:
             taken = found.get("tp", 1) * found.get("pp", 1) * found.get("cp", 1)
-            ranks = found.get("gpus", 1) // taken
+            ranks = int(found.get("gpus", 1)) // taken
             found["global_batch"] = found.get("micro_batch", 1) * self.accumulation * max(ranks, 1)
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
@@ -188,7 +188,7 @@ class _Reader:
                 self.at += 1
                 if depth == 0 and self.text[self.at - 1] == ")":
                     break
-            return self.text[start : self.at]
+            return computed(self.text[start : self.at], self.script.variables)
         if self.text[self.at] == "`":
             start, self.at = self.at, self.at + 1
             self.at = self._until("`") + 1
@@ -215,6 +215,26 @@ class _Reader:
                 self.script.variables[begins[1]] = before + first[begins.end() :]
         if words:
             self.script.commands.append(words)
+
+
+def computed(text: str, known: Mapping[str, str]) -> str:
+    """A product or quotient of whole numbers in `$((...))`, worked out; anything else as it is written.
+
+    >>> computed("$((MICRO * 64))", {"MICRO": "2"}), computed("$(nproc)", {})
+    ('128', '$(nproc)')
+    """
+    if not (text.startswith("$((") and text.endswith("))")):
+        return text
+    told = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", lambda name: known.get(name[1], name[0]), text[3:-2])
+    parts = re.fullmatch(r"\s*(\d{1,9})((?:\s*[*/]\s*\d{1,9}){0,9})\s*", told)
+    if parts is None:
+        return text
+    number = int(parts[1])
+    for sign, factor in re.findall(r"([*/])\s*(\d+)", parts[2]):
+        if sign == "/" and not int(factor):
+            return text
+        number = number * int(factor) if sign == "*" else number // int(factor)
+    return str(number)
 
 
 # -- write ------------------------------------------------------------------------------------

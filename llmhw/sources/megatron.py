@@ -410,3 +410,127 @@ def _like_gpt(a: _Arguments, gated: bool, rotary: bool) -> Config:
     if every and alike:
         return _plain(a, "gpt_neox", {"use_parallel_residual": False, "attention_bias": True})
     return _plain(a, "starcoder2", {"use_bias": every, "sliding_window": None})
+
+
+# -- the other way ----------------------------------------------------------------------------
+
+# Arguments whose value a config has as it is; what a config lacks, or has as None, is left out.
+_SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_attention_heads",
+    "max_position_embeddings": "max_position_embeddings",
+}
+_MIXTURES = {"qwen2_moe", "qwen3_moe", "mixtral"}
+_LATENT = {"deepseek_v2", "deepseek_v3"}
+_WRITTEN = {"llama", "mistral", "qwen2", "qwen3", "gpt2"} | _MIXTURES | _LATENT
+
+
+def to_arguments(config: Mapping[str, Any], what: str) -> Config:
+    """Megatron's arguments of a Hugging Face config, by name; a flag is True.
+
+    Of the vocabulary only the size of the tokenizer's: padding is for the caller, who knows the layout.
+    Raises `LLMHWError` for a family that Megatron has no arguments for.
+
+    >>> found = to_arguments({"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096,
+    ...     "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+    ...     "max_position_embeddings": 8192}, "a model")
+    >>> found["num_query_groups"], found["swiglu"], found["untie_embeddings_and_output_weights"]
+    (8, True, True)
+    """
+    kind = config.get("model_type")
+    if kind not in _WRITTEN:
+        raise LLMHWError(f"{what}: Megatron's arguments are written for {', '.join(sorted(_WRITTEN))}, not for {kind}")
+    if kind == "gpt2":
+        return _gpt2_arguments(config)
+    found: Config = {name: config[key] for name, key in _SIZES.items() if config.get(key) is not None}
+    found["vocab_size"] = config["vocab_size"]
+    found |= {"normalization": "RMSNorm", "swiglu": True, "position_embedding_type": "rope"}
+    found |= {"norm_epsilon": config.get("rms_norm_eps"), "rotary_base": _rotary_base(config)}
+    scaled = config.get("rope_scaling") or {}
+    if scaled.get("rope_type", scaled.get("type")) == "llama3":
+        found |= {"use_rope_scaling": True, "rope_scaling_factor": scaled.get("factor")}
+    if not config.get("tie_word_embeddings", False):
+        found["untie_embeddings_and_output_weights"] = True
+    if kind in _LATENT:
+        return _filled(found | _latent_arguments(config, str(kind)))
+    groups, heads = config.get("num_key_value_heads"), config["num_attention_heads"]
+    if groups not in (None, heads):
+        found |= {"group_query_attention": True, "num_query_groups": groups}
+    head = config.get("head_dim")
+    if head is not None and head * heads != config["hidden_size"]:
+        found["kv_channels"] = head
+    if kind != "llama" or not config.get("mlp_bias"):
+        found["disable_bias_linear"] = True
+    found["add_qkv_bias"] = kind in ("qwen2", "qwen2_moe") or None
+    found["qk_layernorm"] = kind in ("qwen3", "qwen3_moe") or None
+    if kind in _MIXTURES:
+        found |= _mixture_arguments(config, str(kind))
+    return _filled(found)
+
+
+def _filled(found: Config) -> Config:
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _rotary_base(config: Mapping[str, Any]) -> Any:
+    stated = config.get("rope_parameters") or {}
+    base = config.get("rope_theta") or stated.get("rope_theta")
+    return int(base) if base else None
+
+
+def _gpt2_arguments(config: Mapping[str, Any]) -> Config:
+    hidden = config["n_embd"]
+    return {
+        "num_layers": config["n_layer"],
+        "hidden_size": hidden,
+        "ffn_hidden_size": config.get("n_inner") or 4 * hidden,
+        "num_attention_heads": config["n_head"],
+        "max_position_embeddings": config["n_positions"],
+        "vocab_size": config["vocab_size"],
+        "position_embedding_type": "learned_absolute",
+    }
+
+
+def _mixture_arguments(config: Mapping[str, Any], kind: str) -> Config:
+    if kind == "mixtral":
+        return {
+            "num_experts": config["num_local_experts"],
+            "moe_router_topk": config["num_experts_per_tok"],
+            "moe_ffn_hidden_size": config["intermediate_size"],
+        }
+    dense, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
+    layers = range(config["num_hidden_layers"])
+    sparse = [int(i not in dense and (i + 1) % step == 0) for i in layers]
+    shared = config.get("shared_expert_intermediate_size") if kind == "qwen2_moe" else None
+    return {
+        "num_experts": config["num_experts"],
+        "moe_router_topk": config["num_experts_per_tok"],
+        "moe_ffn_hidden_size": config["moe_intermediate_size"],
+        "moe_shared_expert_intermediate_size": shared,
+        "moe_shared_expert_gate": True if shared else None,
+        "moe_layer_freq": None if all(sparse) else f"[{','.join(map(str, sparse))}]",
+    }
+
+
+def _latent_arguments(config: Mapping[str, Any], kind: str) -> Config:
+    layers, first = config["num_hidden_layers"], config.get("first_k_dense_replace", 0)
+    experts, inner = config.get("n_routed_experts"), config.get("moe_intermediate_size")
+    return {
+        "disable_bias_linear": True,
+        "multi_latent_attention": True,
+        "qk_layernorm": True,
+        "q_lora_rank": config.get("q_lora_rank"),
+        "kv_lora_rank": config["kv_lora_rank"],
+        "qk_head_dim": config["qk_nope_head_dim"],
+        "qk_pos_emb_head_dim": config["qk_rope_head_dim"],
+        "v_head_dim": config["v_head_dim"],
+        "num_experts": experts,
+        "moe_router_topk": config.get("num_experts_per_tok"),
+        "moe_ffn_hidden_size": inner,
+        "moe_shared_expert_intermediate_size": (config.get("n_shared_experts") or 0) * (inner or 0) or None,
+        "moe_layer_freq": f"([0]*{first}+[1]*{layers - first})" if first else None,
+        "moe_router_score_function": "sigmoid" if kind == "deepseek_v3" else None,
+        "moe_router_enable_expert_bias": True if kind == "deepseek_v3" else None,
+    }

@@ -14,6 +14,7 @@ from llmhw.families.wrappers import WRAPPERS
 from tests.truth.cases import FLOPS_FAMILIES, STACKED_EXPERTS, counts
 from tests.truth.families import has_experts, sized
 from tests.unit.command import run
+from tests.unit.stated import published
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,9 +88,9 @@ def test_readme_runs_as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_readme_states_the_error_of_published_memory() -> None:
     from llmhw.catalog import read_calibration
-    from llmhw.validation import validate, verdicts
+    from llmhw.validation import verdicts
 
-    found = validate(None, "training-memory")
+    found = published("training-memory")
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"over {len(found.groups)} configurations ({len(found.rows)} rows of" in text
     assert f"median error is {100 * found.median_abs_error:.1f} %" in text

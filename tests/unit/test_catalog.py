@@ -196,10 +196,10 @@ USED = [
 
 
 def changed(subject: str, path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """The catalog's constants with one of them changed; `...`: left out."""
-    made = deepcopy(read_calibration(subject))
-    inside = made
+    """The catalog's constants with one of them changed; `...`: left out. What lies beside its path is not copied."""
+    made = inside = dict(read_calibration(subject))
     for name in path[:-1]:
+        inside[name] = dict(inside[name])
         inside = inside[name]
     if value is ...:
         del inside[path[-1]]

@@ -13,7 +13,7 @@ import os
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ from llmhw.validation import KINDS, read_constants, template, validate
 from llmhw.validation.columns import COLUMNS, OF_KIND
 
 EXAMPLES = int(os.environ.get("LLMHW_FUZZ_EXAMPLES", "0"))
-SECONDS = 2.0
+SECONDS = 20.0  # of this process, to see a hang and no slowness
 
 # Answers after which nobody trusts the next one.
 ODD_TEXTS = (
@@ -88,9 +88,9 @@ def told(answer: Any) -> None:
 def test_any_cells(kind: str, data: Any) -> None:
     names = data.draw(st.lists(st.sampled_from(OF_KIND[kind]), min_size=1, max_size=4, unique=True))
     cells = example(kind) | {name: data.draw(TEXTS) for name in names}
-    start = perf_counter()
+    start = process_time()
     found = validate([cells], kind)
-    assert perf_counter() - start < SECONDS, (names, cells)
+    assert process_time() - start < SECONDS, (names, cells)
     assert found.rows or found.skipped or found.repeats
     for _, source, reason in found.skipped:
         one_line(reason)
@@ -186,12 +186,12 @@ def test_any_trace(tmp_path_factory: pytest.TempPathFactory, rows: Any, head: st
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as out:
         out.write(head + "\n")
         csv.writer(out).writerows(rows)
-    start = perf_counter()
+    start = process_time()
     try:
         told(simulate(Engine(StepModel(0.01, 1e-5, 1e-5, 1e-9), max_context=10**6), Recorded(path, speed)))
     except LLMHWError as error:
         one_line(str(error))
-    assert perf_counter() - start < SECONDS
+    assert process_time() - start < SECONDS
 
 
 @cache
@@ -241,14 +241,14 @@ def test_any_load(data: Any) -> None:
         asked["requests"] = 2000
     if asked["requests"] is None or (isinstance(asked.get("concurrency"), int) and asked["concurrency"] > 50):
         asked["requests"] = 50
-    start = perf_counter()
+    start = process_time()
     try:
         for name in ("input_tokens", "output_tokens"):
             asked[name] = asked[name]() if callable(asked[name]) else asked[name]
         told(simulate_service(job(), **asked))
     except LLMHWError as error:
         one_line(str(error))
-    assert perf_counter() - start < SECONDS, asked
+    assert process_time() - start < SECONDS, asked
 
 
 def test_devices_and_pipes_are_no_tables(tmp_path: Path) -> None:
@@ -256,8 +256,8 @@ def test_devices_and_pipes_are_no_tables(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in ("/dev/zero", "/dev/null", str(pipe)):
-        start = perf_counter()
+        start = process_time()
         for read in (lambda p: validate(p, "serving"), lambda p: list(Recorded(p)), read_constants):
             with pytest.raises(LLMHWError, match=r"no regular file|is empty|not JSON|is no file|not a file"):
                 read(path)
-        assert perf_counter() - start < SECONDS
+        assert process_time() - start < SECONDS

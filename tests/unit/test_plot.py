@@ -27,8 +27,9 @@ from llmhw.simulation import Engine, PageTable, Request, Spread, StepModel, simu
 from llmhw.step_time import PARTS
 from llmhw.training import JobMemory, TrainingEstimate, train
 from llmhw.units import GIB, LLMHWError
-from llmhw.validation import Prediction, Validation, validate
+from llmhw.validation import Prediction, Validation
 from llmhw.validation.statistics import groups
+from tests.unit.stated import published
 
 
 @pytest.fixture(autouse=True)
@@ -351,7 +352,7 @@ NONE = Spread(0, None, None, None, None, None, None)
 
 
 def test_dots_of_a_validation() -> None:
-    figure = plot.validate(validate(None, "training-memory"))
+    figure = plot.validate(published("training-memory"))
     check_held(figure)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     # rows that leave something open are apart
@@ -374,7 +375,7 @@ def test_axes_that_are_given_are_used(draw: str, steps: dict[str, TrainingEstima
         "memory": steps["3D"],
         "train": steps["3D"],
         "simulate": simulate_service(service(), concurrency=2, requests=20, output_tokens=20),
-        "validate": validate(None, "training-memory"),
+        "validate": published("training-memory"),
     }
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5), layout="constrained")
     assert getattr(plot, draw)(answers[draw], ax=right) is figure

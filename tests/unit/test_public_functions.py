@@ -37,7 +37,7 @@ from llmhw.units import LLMHWError
 from tests.unit.lines import MODELS, changed
 
 EXAMPLES = int(os.environ.get("LLMHW_FUZZ_EXAMPLES", "0"))
-SECONDS = 2.0
+SECONDS = 10.0  # to see a hang and no slowness
 
 
 # -- one valid call for each ------------------------------------------------------------------

@@ -289,6 +289,18 @@ def test_a_network_that_is_needed_and_not_given() -> None:
         search(asked, [llmhw.Cluster("h100", 16)])
 
 
+@pytest.mark.parametrize("layout", [{}, {"ep": 8}, {"attention_dp": 8}, {"attention_dp": 8, "ep": 8}], ids=str)
+def test_experts_in_several_formats_at_once(layout: dict[str, int]) -> None:
+    """Messages of experts depend on the formats, which are an axis of their own."""
+    load = {"input_tokens": 1000, "output_tokens": 500, "concurrency": 64}
+    asked = llmhw.ServingJob(model="mixtral-8x7b", cluster=("h100", 8))
+    held = {"tp": 1 if "attention_dp" in layout else 8, "pp": 1, "ep": 1, "attention_dp": 1} | layout
+    found = search(asked, weights=("bf16", "fp8"), **held, **load).best
+    assert len(found) == 4
+    for one in found:
+        assert 1 / one.seconds == pytest.approx(llmhw.serve(one.job, **load).point.tokens_per_second, rel=1e-9)
+
+
 def test_few_rows_on_hopper_cost_a_whole_tile_in_a_search_too() -> None:
     """An H20 multiplies so slowly that its tiles of 64 rows, not its memory, bind one user."""
     load = {"input_tokens": 1000, "output_tokens": 500, "concurrency": 1}

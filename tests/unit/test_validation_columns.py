@@ -17,6 +17,7 @@ from llmhw.validation.columns import COLUMNS, OF_KIND, other_names, plain_name
 from llmhw.validation.kinds import Predictor
 from llmhw.validation.serving_memory import each_value
 from llmhw.validation.table import Row
+from tests.unit.stated import published
 
 EXAMPLES = {kind: next(csv.DictReader(io.StringIO(template(kind)))) for kind in KINDS}
 
@@ -93,7 +94,7 @@ def test_a_template_is_a_table_that_is_predicted(kind: str, tmp_path: Path) -> N
     assert found.predicted >= 1
     assert found.skipped == ()
     assert found.unread == ()
-    by_name = {row.id: row for row in validate(None, kind).rows}
+    by_name = {row.id: row for row in published(kind).rows}
     for row in found.rows:
         assert (row.predicted, row.measured) == (by_name[row.id].predicted, by_name[row.id].measured)
 
@@ -172,7 +173,7 @@ def test_columns_that_are_not_read_are_told() -> None:
     found = validate([EXAMPLES["serving"] | {"n_gpu": "8", "power": "700"}], "serving")
     assert found.unread == ("n_gpu", "power")
     assert found.warnings()[0] == "Not read, as no column of this kind is called so: 'n_gpu', 'power'."
-    assert validate(None, "serving").unread == ()
+    assert published("serving").unread == ()
 
 
 # -- cells ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound, assumed, software_of
 from llmhw.validation.table import Row, read_table_of
-from tests.unit.stated import README, check_readme
+from tests.unit.stated import README, check_readme, published
 
 ROWS = read_measurements("inference_throughput")
 ONE = next(row for row in ROWS if row["source"].startswith("TensorRT-LLM 0.17") and row["tp"] == "8")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("serving")
 
 @pytest.fixture(scope="module")
 def found() -> Validation:
-    return validate(None, "serving")
+    return published("serving")
 
 
 def reason(**change: str) -> str:

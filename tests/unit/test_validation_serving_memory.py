@@ -20,6 +20,7 @@ from llmhw.validation.serving_memory import (
     predict_llama_cpp,
 )
 from llmhw.validation.table import Row
+from tests.unit.stated import published
 
 TABLES = {
     "inference-memory": "inference_memory",
@@ -37,7 +38,7 @@ def errors(found: Validation, *meters: str) -> tuple[float, float]:
 
 
 def test_allocated_memory_of_inference() -> None:
-    found = validate(None, "inference-memory")
+    found = published("inference-memory")
     median, p90 = errors(found, "allocated")
     assert median < 0.01
     assert p90 < 0.04
@@ -51,7 +52,7 @@ def test_allocated_memory_of_inference() -> None:
 
 
 def test_capacity_of_vllm() -> None:
-    found = validate(None, "kv-capacity")
+    found = published("kv-capacity")
     assert errors(found, "tokens") < (0.02, 0.12)  # the bar is 0.04 and 0.15
     assert errors(found, "tokens")[1] < 0.12
     assert errors(found, "cache")[1] < 0.10
@@ -84,7 +85,7 @@ def test_the_margin_of_a_verdict_is_what_logs_show(monkeypatch: pytest.MonkeyPat
 
 
 def test_buffers_of_llama_cpp() -> None:
-    found = validate(None, "llama-cpp-memory")
+    found = published("llama-cpp-memory")
     assert max(errors(found, "cache")) < 0.002
     assert errors(found, "weights") < (0.001, 0.003)
     assert errors(found, "weights")[1] < 0.003
@@ -122,7 +123,7 @@ def test_logs_judged_with_constants_fitted_without_them(without: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(TABLES))
 def test_every_value_is_predicted_or_skipped(kind: str) -> None:
-    found = validate(None, kind)
+    found = published(kind)
     rows = [Row(row) for row in read_measurements(TABLES[kind])]
     values = sum(len(each_value(row, KINDS[kind].measured)) for row in rows) if KINDS[kind].each else len(rows)
     assert len(found.rows) + len(found.skipped) == values

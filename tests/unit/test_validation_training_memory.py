@@ -14,13 +14,14 @@ from llmhw.training import bucket_bytes, zero1_step_gradient_bytes
 from llmhw.units import GIB, LLMHWError
 from llmhw.validation import Row, Validation, error_summary, fit_constants, groups, percentile, validate, verdicts
 from llmhw.validation.training_memory import frozen_layer_activations, training_job
+from tests.unit.stated import published
 
 ROWS = read_measurements("training_memory")
 
 
 @pytest.fixture(scope="module")
 def found() -> Validation:
-    return validate(None, "training-memory")
+    return published("training-memory")
 
 
 def test_every_row_is_predicted_or_skipped_with_a_reason(found: Validation) -> None:

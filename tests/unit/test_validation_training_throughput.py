@@ -17,7 +17,7 @@ from llmhw.validation.regression import Priors, priors, robust_fit
 from llmhw.validation.table import Row
 from llmhw.validation.training_jobs import cluster_of, compute_format, described, trainer_of
 from llmhw.validation.training_throughput import job_of
-from tests.unit.stated import README, check_readme
+from tests.unit.stated import README, check_readme, published
 
 ROWS = read_measurements("training_throughput")
 ONE = next(row for row in ROWS if row["id"] == "TT0420")  # Llama 3 70B on 64 H100
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("throughput")
 
 @pytest.fixture(scope="module")
 def found() -> Validation:
-    return validate(None, "training-throughput")
+    return published("training-throughput")
 
 
 def table(*changes: dict[str, str]) -> list[dict[str, str]]:
