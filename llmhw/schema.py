@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-
 from llmhw.units import LLMHWError, unknown_name
 
 FOLDER = Path(__file__).parent / "catalog" / "schemas"
@@ -124,11 +123,16 @@ class Shape:
             found["additionalProperties"] = self.merged().to_schema(say)
         elif "object" in kinds:
             found["properties"] = {key: _told(key, inner.to_schema(say), say) for key, inner in self.of.items()}
-            found["required"] = [key for key, count in self.keys.items() if count == self.kinds["object"]]
+            if closed or self.kinds["object"] >= _ENOUGH:
+                found["required"] = [key for key, count in self.keys.items() if count == self.kinds["object"]]
             found |= {"additionalProperties": False} if closed else {}
         if "array" in kinds and self.items and self.items.kinds:
             found["items"] = self.items.to_schema(say)
         return found
+
+
+# Objects inside an answer that must have been seen before a key that was in all of them counts as one that always is.
+_ENOUGH = 20
 
 
 def _kind(value: Any) -> str:
@@ -188,12 +192,15 @@ class Seen:
         self.options = {name: text.partition("  [")[0] for name, text in options.items() if text}
         self.answers: dict[str, tuple[Shape, dict[str, str]]] = {}
         self.rows: dict[str, Shape] = {}
+        self.versions = Shape()
         self.asked: Shape | None = None
 
     def add(self, answer: Any) -> None:
         """One more of them, or a list of many."""
-        from llmhw.cli.output import Listing, Sweep
+        from llmhw.cli.output import Listing, Sweep, versions
         from llmhw.units import plain
+
+        self.versions.add(versions())
 
         if isinstance(answer, Sweep):
             self.asked = self.asked or Shape()
@@ -203,10 +210,10 @@ class Seen:
                     self.add(one)
         elif isinstance(answer, Listing):
             for row in plain(answer.plain_rows):
-                self.rows.setdefault(answer.columns[0], Shape()).add(row)
+                self.rows.setdefault(f"{answer.columns[0].title()}Row", Shape()).add(row)
         else:
             found = plain(answer.to_dict())
-            name = "formula" if "formula" in found else type(answer).__name__
+            name = "Formula" if "formula" in found else type(answer).__name__
             shape, _ = self.answers.setdefault(name, (Shape(), self.options | _meanings(type(answer))))
             shape.add(found)
 
@@ -219,11 +226,11 @@ class Seen:
             made[name] = {**one, "properties": properties, "required": [*one["required"], "versions"]}
             if self.asked:
                 properties = {"asked": {"$ref": "#/$defs/asked"}, **one["properties"]}
-                made[f"{name} of many"] = {**one, "properties": properties, "required": ["asked", *one["required"]]}
+                made[f"{name}OfMany"] = {**one, "properties": properties, "required": ["asked", *one["required"]]}
         for name, shape in sorted(self.rows.items()):
-            made[f"row, {name}"] = shape.to_schema(self.options, closed=True)
+            made[name] = shape.to_schema(self.options, closed=True)
         kinds = [_ref(name) for name in self.answers]
-        kinds += [{"type": "array", "items": _ref(f"row, {name}")} for name in sorted(self.rows)]
+        kinds += [{"type": "array", "items": _ref(name)} for name in sorted(self.rows)]
         if self.asked:
             made["asked"] = {
                 "type": "object",
@@ -233,15 +240,13 @@ class Seen:
             made["refused"] = _object(
                 "Why a combination has no answer.", asked=_ref("asked"), refused={"type": "string"}
             )
-            many = [_ref(f"{name} of many") for name in sorted(self.answers)]
+            many = [_ref(f"{name}OfMany") for name in sorted(self.answers)]
             kinds.append({"type": "array", "items": {"anyOf": [*many, _ref("refused")]}})
         if any(param.name == "part" for param in self.command.params):
             words = {"type": "string"}
             made["explanation"] = _object("What --explain NAME prints.", part=words, explanation=words)
             kinds.append(_ref("explanation"))
-        made["versions"] = _object(
-            "What computed it.", llmhw_version={"type": "string"}, catalog_date={"type": "string"}
-        )
+        made["versions"] = {"description": "What computed it.", **self.versions.to_schema({}, closed=True)}
         name = self.command.name
         return {
             "$schema": DIALECT,
@@ -254,7 +259,7 @@ class Seen:
 
 
 def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/$defs/{name.replace(' ', '%20')}"}
+    return {"$ref": f"#/$defs/{name}"}
 
 
 def _object(text: str, **properties: Any) -> dict[str, Any]:
@@ -268,17 +273,35 @@ def _object(text: str, **properties: Any) -> dict[str, Any]:
 
 
 # Lines beside the examples of a command: what these leave out.
+_UNPRICED = "--gpu 'TPU v5e' --gpus 16"
 _MORE: dict[str, tuple[str, ...]] = {
+    "plan train": ("gpt2 --gpu 'TPU v5e','GB200 NVL72',l4 --gpus 8 --tokens 1e9,2e9", "gpt2 --instance g5.xlarge"),
+    "plan finetune": ("gpt2 --gpu 'TPU v5e','GB200 NVL72',l4 --gpus 8 --method full,lora",),
     "model": ("gpt2,mixtral-8x7b,deepseek-v3,gemma-3-27b,qwen2.5-vl-7b,t5,qwen3-next-80b-a3b,gpt-oss-120b",),
     "fit": ("llama-3-70b --gpu 'RTX 4090'", "deepseek-v3,gpt-oss-20b --gpu h100 --gpus 8"),
     "memory": ("mixtral-8x7b --gpu h100 --gpus 8 --ep 8 --zero 1", "llama-3-70b --gpu 'RTX 4090'"),
-    "train": ("mixtral-8x7b --gpu h100 --gpus 16 --ep 8 --zero 1", "llama-3-70b --gpu 'RTX 4090'"),
-    "serve": ("deepseek-v3 --gpu h200 --gpus 8 --tp 8 --price 2", "llama-3-70b --gpu 'RTX 4090'"),
-    "simulate": ("llama-3-8b --gpu h100 --concurrency 4 --requests 20 --slo-ttft 1",),
+    "train": (
+        "mixtral-8x7b --gpu h100 --gpus 16 --ep 8 --zero 1",
+        "llama-3-70b --gpu 'RTX 4090'",
+        f"gpt2 {_UNPRICED}",
+        "gpt2 --gpu h100,'GB200 NVL72'",
+        "gpt2 --gpu h100 --gpus 8 --currency EUR",
+    ),
+    "serve": (
+        "deepseek-v3 --gpu h200 --gpus 8 --tp 8 --price 2",
+        "llama-3-70b --gpu 'RTX 4090'",
+        f"llama-3-8b {_UNPRICED} --tp 8",
+        "llama-3-8b --gpu l4,h100 --currency EUR",
+    ),
+    "simulate": (
+        "llama-3-8b --gpu h100 --concurrency 4 --requests 20 --slo-ttft 1",
+        "llama-3-8b --gpu h100,h200 --rate 1 --requests 2 --output-tokens 1",
+        "llama-3-8b --gpu h100,l4 --rate 1 --requests 1",
+    ),
     "explain": ("", *(f"{topic} llama-3-8b" for topic in ("weights", "kv-cache", "forward-flops", "lora"))),
     "validate": ("--kind facts --worst 1", "--kind facts --columns"),
     "measure": ("flops gpt2", "activations gpt2", "memory gpt2", "optimizer gpt2"),
-    **{name: ("",) for name in ("models", "gpus", "links", "formats", "trainers", "prices")},
+    **dict.fromkeys(("models", "gpus", "links", "formats", "trainers", "prices"), ("",)),
 }
 # Values that are tried of an option, by what its type is called.
 _TRIED = {
@@ -329,7 +352,7 @@ def made(name: str, lines: Iterable[list[str]] = ()) -> dict[str, Any]:
     seen = Seen(command)
     for line in (*_lines(command), *lines):
         try:
-            seen.add(command.found(line))
+            command.found(line, seen.add)
         except (LLMHWError, UsageError):
             continue
     return seen.to_schema()

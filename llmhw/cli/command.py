@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations as pairs
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -26,6 +26,8 @@ from llmhw.cli.options import (
 from llmhw.cli.terminal import Progress, folded, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
+
+T = TypeVar("T")
 
 # More is a mistake, or a question for `llmhw.search`.
 MOST_COMBINATIONS = 10_000
@@ -179,8 +181,8 @@ class Command(click.Command):
 
     # answers
 
-    def found(self, args: Sequence[str]) -> Report:
-        """The answer to these arguments, for programs; what is asked of printing and of files is left alone.
+    def found(self, args: Sequence[str], give: Callable[[Report], T]) -> T:
+        """What `give` makes of the answer to these arguments, for programs: options of printing and of files do nothing.
 
         Raises `LLMHWError` or `click.UsageError`.
         """
@@ -188,7 +190,7 @@ class Command(click.Command):
             options = {name: value for name, value in context.params.items() if name not in HOW}
             varied, flags = self._expand(options), out.flags_of(self)
             try:
-                return self._answer(options, varied, flags)
+                return give(self._answer(options, varied, flags))
             except LLMHWError as error:
                 raise LLMHWError(out.in_flags(str(error), flags)) from None
 
