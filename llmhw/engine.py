@@ -135,6 +135,8 @@ class Formats:
     narrow                1 where weights have fewer bits than 16
     ordinary              FLOP/s of the ordinary cores, which multiply a few rows; None: not known
     least_rows            that a product costs, as its smallest tile has so many
+    widened               1 where an 8-bit float of the cache is made a 16-bit one by many instructions: the device has
+                          none for it
     """
 
     products: Any
@@ -145,6 +147,7 @@ class Formats:
     ordinary: Any
     sent_bytes: Any = 2.0
     least_rows: Any = 1
+    widened: Any = 0
 
 
 @checked
@@ -175,6 +178,7 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
         sent_bytes=1.0 if fmt == "fp8" else 2.0,
         ordinary=ordinary,
         least_rows=least,
+        widened=int(kv.startswith("fp8") and "fp8" not in device.peaks and unit_cycles(device) > 0),
     )
 
 
@@ -187,6 +191,46 @@ def memory_rate(device: Accelerator) -> float:
     """
     checks = device.memory_type.startswith("GDDR") and device.form.startswith("PCIe") and _checked(device.name)
     return device.memory_bandwidth_bytes_per_second * (15 / 16 if checks else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an engine knows of its devices and their links; numbers, or arrays of many kinds of devices.
+
+    memory_rate       bytes/s of the memory: `memory_rate`
+    cycles            of all multiprocessors in a second: `unit_cycles`; 0: not known
+    units             multiprocessors; None: not known
+    peak, wide        dense 16-bit FLOP/s; what is reached of them in large products
+    node              devices of the fast network
+    inside, between   bytes/s of the links in a node and between nodes; NaN: not known
+    """
+
+    memory_rate: Any
+    cycles: Any
+    units: Any
+    peak: Any
+    wide: Any
+    node: Any
+    inside: Any
+    between: Any
+
+
+def facts_of(cluster: Cluster, c: ServingConstants) -> Facts:
+    """The facts of the devices of a cluster, with the constants of an engine there."""
+    device, peak = cluster.accelerator, _peak(cluster.accelerator)
+    inside, between = (
+        link.bytes_per_second if link else float("nan") for link in (cluster.intra_link, cluster.inter_link)
+    )
+    return Facts(
+        memory_rate=memory_rate(device),
+        cycles=unit_cycles(device),
+        units=device.multiprocessors,
+        peak=peak,
+        wide=powered_peak(device, c, peak) * c.matmul,
+        node=cluster.devices_per_node,
+        inside=inside,
+        between=between,
+    )
 
 
 # Multiprocessors of these architectures do 64 multiply-adds of 32 bits in a cycle, those of other GPUs 128; what is no
@@ -248,6 +292,7 @@ class Engine:
     same             all sequences are one, as where a benchmark fills a batch with one prompt: the same experts
     many             numbers of many formats in place of `weights` and `kv`, as in `stored`, and of what is most under
                      (-1, ""); tp and pp may be arrays then
+    places           numbers of many kinds of devices in place of those of `cluster`; `constants` are arrays then
     """
 
     spec: ModelSpec
@@ -262,6 +307,7 @@ class Engine:
     all_reduce: str = "two-shot"
     same: bool = False
     many: Mapping[tuple[int, str], Formats] | None = None
+    places: Facts | None = None
 
     @property
     def device(self) -> Accelerator:
@@ -282,21 +328,21 @@ class Engine:
         return self.many or {key: made[fmt] for key, fmt in found.items()}
 
     @cached_property
+    def facts(self) -> Facts:
+        """What is known of the devices and their links."""
+        return self.places or facts_of(self.cluster, self.constants)
+
+    @cached_property
     def bandwidth(self) -> Any:
         """Bytes per second at which weights are read."""
-        reached = memory_rate(self.device) * self.constants.bandwidth
-        cycles = unit_cycles(self.device)
-        return minimum(reached, cycles * self.constants.per_unit) if cycles else reached
+        reached, cycles = self.facts.memory_rate * self.constants.bandwidth, self.facts.cycles
+        fetched = cycles * self.constants.per_unit
+        return where(cycles > 0, minimum(reached, fetched), reached)
 
-    @cached_property
-    def widens_cache(self) -> bool:
-        """Whether an 8-bit float of the cache is made a 16-bit one by many instructions: the device has none for it."""
-        return self.kv.startswith("fp8") and "fp8" not in self.device.peaks and unit_cycles(self.device) > 0
-
-    @cached_property
+    @property
     def wide(self) -> Any:
         """FLOP/s of products in 16 bit."""
-        return powered_peak(self.device, self.constants, _peak(self.device)) * self.constants.matmul
+        return self.facts.wide
 
     @property
     def ranks(self) -> Any:
@@ -448,7 +494,7 @@ class Engine:
             flops_per_second=rate,
             vector_flops_per_second=f.ordinary,
             bandwidth_bytes_per_second=self.bandwidth,
-            units=self.device.multiprocessors,
+            units=self.facts.units,
             fill=c.fill,
             b_bytes=f.weight_bytes,
             gap_seconds=c.gap,
@@ -503,7 +549,7 @@ class Engine:
 
         share   of the tokens that are decoded
         """
-        name, rate = f"state of {linear.kind}", _peak(self.device) * self.constants.state
+        name, rate = f"state of {linear.kind}", self.facts.peak * self.constants.state
         if any_of(share < 1):
             flops = (1 - share) * work.state_flops
             ledger.add("attention over prompts", name, compute_seconds, flops=flops, flops_per_second=rate)
@@ -528,16 +574,16 @@ class Engine:
         queries: Any = 1,
     ) -> None:
         """What decoding reads of the cache while it multiplies: inputs of the formulas of both."""
-        c, behind = self.constants, Ledger(ledger.detail)
+        c, f, behind = self.constants, self.facts, Ledger(ledger.detail)
         moved = behind.add("", "bytes of the cache", **cached)
         slower: Any = 1
-        if queries > 1 and c.reread and self.device.multiprocessors:
+        if queries > 1 and any_of(c.reread) and f.units is not None:
             # every query head fetches the keys and values of its group: once from memory, then from the L2 cache
-            fetched = c.level2 * self.device.multiprocessors / memory_rate(self.device)
-            slower = maximum(1.0, queries * c.cache / fetched)
-        reached = memory_rate(self.device) * c.cache / slower
-        if self.widens_cache:
-            reached = minimum(reached, unit_cycles(self.device) * c.widen)
+            fetched = c.level2 * f.units / f.memory_rate
+            slower = where(c.reread, maximum(1.0, queries * c.cache / fetched), 1.0)
+        reached = f.memory_rate * c.cache / slower
+        if any_of(self.formats.widened):
+            reached = where(self.formats.widened, minimum(reached, f.cycles * c.widen), reached)
         if scores:
             flops = behind.add("", "scores and weighted values", attention_core_flops, batch=cached["batch"], **scores)
         given = {
@@ -549,10 +595,10 @@ class Engine:
         }
         ledger.add("attention over the cache", name, cache_seconds, **given, because=behind)
 
-    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: Any = 0) -> None:
+    def _meetings(self, ledger: Ledger, tokens: Any, times: Any, gathered: Any = None) -> None:
         """All-reduces; or, where attention is shared out, gathering tokens and scattering sums.
 
-        gathered   bytes of an element that is gathered; 0: all-reduces
+        gathered   bytes of an element that is gathered; None: all-reduces
         """
         tp = self.tp
         size = activation_message_bytes(batch=1, tokens=tokens, width=self.spec.hidden, bytes_per_element=2)
@@ -566,7 +612,7 @@ class Engine:
         given = {"bandwidth_bytes_per_second": rate}
         chosen = list(ways.values() if self.all_reduce == "auto" else [ways[self.all_reduce]])
         name, label = "all-reduces", self.all_reduce
-        if any_of(gathered):
+        if gathered is not None:
             chosen, label = [(ways["two-shot"][0] * (gathered / 2 + 1) / 2, latency)], "gather and scatter"
         wire, latency = chosen[0]
         for other in chosen[1:]:
@@ -585,17 +631,13 @@ class Engine:
         used = max((m.used for m in work.matmuls if m.experts > 1), default=0)
         if not used:
             return
-        c, ranks, cluster = self.constants, self.tp, self.cluster
+        c, ranks, f = self.constants, self.tp, self.facts
         _ = self._link  # raises where the network between nodes is needed and not known
-        links = (cluster.intra_link, cluster.inter_link)
-        inside, between = (
-            link.bytes_per_second * share if link else float("nan")
-            for link, share in zip(links, (c.inside, c.between), strict=True)
-        )
+        inside, between = f.inside * c.inside, f.between * c.between
         reached = nodes_reached(nodes=self.ep, picks=used) * ranks / self.ep
         given = {
             "ranks": ranks,
-            "local_ranks": minimum(ranks, cluster.devices_per_node),
+            "local_ranks": minimum(ranks, f.node),
             "copies": where(prompts, reached, 1),
             "inside_bytes_per_second": inside,
             "between_bytes_per_second": between,
@@ -614,16 +656,14 @@ class Engine:
 
         A ring that spans nodes leaves each over the adapters of all its ranks there.
         """
-        c, local = self.constants, self.cluster.devices_per_node
+        c, f, link = self.constants, self.facts, self.cluster.intra_link
         if isinstance(self.tp, int):
             self.cluster.link_for(self.tp)  # raises where a network is needed and not known
-        links = (self.cluster.intra_link, self.cluster.inter_link)
-        inside, between = (link.bytes_per_second if link else float("nan") for link in links)
-        near = self.tp <= local
-        far = {"inside_bytes_per_second": inside * c.inside, "between_bytes_per_second": between * c.between}
-        rate = where(near, inside * c.inside, group_bandwidth(local_ranks=minimum(self.tp, local), **far))
+        near = self.tp <= f.node
+        far = {"inside_bytes_per_second": f.inside * c.inside, "between_bytes_per_second": f.between * c.between}
+        rate = where(near, f.inside * c.inside, group_bandwidth(local_ranks=minimum(self.tp, f.node), **far))
         alone = near if isinstance(self.tp, int) else bool(near.all())
-        adds_up = alone and links[0] is not None and _switch_adds_up(links[0].name)
+        adds_up = alone and link is not None and _switch_adds_up(link.name)
         return rate, c.meet + where(near, 0.0, c.between_meet), adds_up
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from math import exp, log
 from typing import Any, ClassVar, TypeVar
 
@@ -200,6 +201,7 @@ def family_of(kind: type[Constants], device: Accelerator, calibration: Mapping[s
     return device.family((calibration or read_calibration(kind.calibration))["families"])
 
 
+@lru_cache(maxsize=256)
 def spec_kind(spec: ModelSpec) -> str:
     """Models whose speed has the same limits: dense, experts, or with states in place of a cache.
 

@@ -21,8 +21,6 @@ import numpy as np
 
 from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import price_of
-from llmhw.engine import Engine, Formats, formats_of
-from llmhw.engines import runs
 from llmhw.formula import Ledger, Report, Table
 from llmhw.hardware import Accelerator, Cluster, cluster_of
 from llmhw.job import (
@@ -42,12 +40,12 @@ from llmhw.job import (
     saves_attention,
 )
 from llmhw.margin import visible_bytes
-from llmhw.memory import optimizer_named, precision_named, weights
+from llmhw.memory import optimizer_named, precision_named
 from llmhw.model import Tensor
-from llmhw.precision import CHECKPOINT, checkpoint_name, component_formats, formats_in, number_format, number_formats
+from llmhw.precision import CHECKPOINT, checkpoint_name, formats_in, number_format, number_formats
 from llmhw.rates import training_constants
-from llmhw.service import Service, check_lengths, engine_for
-from llmhw.serving import dealt_layers, device_budget, serving_memory, stage_tensors
+from llmhw.service import check_lengths, engine_for
+from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, time_layouts
 from llmhw.training import ALIVE, BRIEF, StepMemory, on_device, stay_apart
@@ -518,6 +516,7 @@ class SearchResult(Report):
               divide the layers nothing is evaluated: these are not among the tried
     closest   the valid layout that needs least memory, where none fits
     near      for each cluster the layouts that no other on it beats in time and memory, fastest first
+    short     for each cluster on which none fits the valid layout that needs least memory
     faster    how many fit and are faster than the seconds asked for as `than`
     """
 
@@ -530,6 +529,7 @@ class SearchResult(Report):
     refused: dict[str, int]
     closest: Found | None = None
     near: Mapping[Cluster, tuple[Found, ...]] = field(default_factory=dict)
+    short: Mapping[Cluster, Found] = field(default_factory=dict)
     faster: int | None = None
 
     def records(self) -> Sequence[dict[str, Any]]:
@@ -579,7 +579,7 @@ class _Tally:
     refused: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
     front: dict[tuple[int, float, Cluster], list[tuple[Any, ...]]] = field(default_factory=dict)
-    closest: tuple[Any, ...] | None = None
+    least: dict[Cluster, tuple[Any, ...]] = field(default_factory=dict)
 
     def add(
         self, places: Sequence[tuple[int, float, Cluster]], valid: Any, fits: Any, seconds: Any, held: Any, make: Any
@@ -594,12 +594,10 @@ class _Tally:
         self.fitting += int(fits.sum())
         if self.than is not None:
             self.faster += int((fits & (seconds < self.than)).sum())
-        if valid.any() and not self.fitting:
-            least = int(np.where(valid, held, np.inf).argmin())
-            self.closest = min(filter(None, (self.closest, (held.flat[least], make, least))), key=lambda f: f[0])
         for number in range(len(valid)):
             here = np.flatnonzero(fits[number]) + number * fits[0].size
             if not here.size:
+                self._short(places[number], valid[number], held[number], make, number * fits[0].size)
                 continue
             order = here[np.argsort(seconds.ravel()[here], kind="stable")]
             self.kept += [(float(seconds.flat[i]), make, i) for i in order[: self.best]]
@@ -608,18 +606,29 @@ class _Tally:
             near += [(float(seconds.flat[i]), float(held.flat[i]), make, i) for i in less]
         self.kept = sorted(self.kept, key=lambda f: f[0])[: self.best]
 
+    def _short(self, place: tuple[int, float, Cluster], valid: Any, held: Any, make: Any, first: int) -> None:
+        """Keep what needs least memory of a cluster on which nothing fits yet."""
+        if place not in self.front and valid.any():
+            at = int(np.where(valid, held, np.inf).argmin())
+            known = self.least.get(place[2], (np.inf,))
+            self.least[place[2]] = min(known, (float(held.flat[at]), make, first + at), key=lambda f: f[0])
+
     def result(self, title: str) -> SearchResult:
         """What it comes to."""
         refused = {rule: count for rule, count in self.refused.items() if count}
         best = tuple(make(i) for _, make, i in self.kept)
-        closest = self.closest[1](self.closest[2]) if self.closest and not best else None
+        fitting = {place[2] for place in self.front}
+        least = sorted(((c, f) for c, f in self.least.items() if c not in fitting), key=lambda one: one[1][0])
+        short = {c: make(i) for c, (_, make, i) in least}
+        closest = next(iter(short.values()), None) if not best else None
         for near in self.front.values():
             near.sort(key=lambda f: f[:2])
             near[:] = [near[i] for i in np.flatnonzero(_falls(np.array([f[1] for f in near])))]
         front = tuple(self._undominated())
         each = {place[2]: tuple(make(i) for *_, make, i in near) for place, near in self.front.items()}
         faster = None if self.than is None else self.faster
-        return SearchResult(title, best, front, self.tried, self.valid, self.fitting, refused, closest, each, faster)
+        counts = (self.tried, self.valid, self.fitting, refused, closest)
+        return SearchResult(title, best, front, *counts, each, short, faster)
 
     def _undominated(self) -> Iterator[Found]:
         """Those that no other is at least as good as in seconds, memory, devices and dollars."""
@@ -798,40 +807,6 @@ class ServingSpace:
         return cls(**chosen)
 
 
-@dataclass(frozen=True)
-class _Room:
-    """What devices of a layout hold beside the cache and what a sequence caches, whatever the device.
-
-    Arrays over stages, by format: bytes of the weights, of all else, of one sequence and of a second one.
-    """
-
-    weights: dict[str, Any]
-    rest: Any
-    first: dict[str, Any]
-    second: dict[str, Any]
-
-
-def _room(job: ServingJob, space: ServingSpace, tokens: int) -> _Room:
-    memory, number = serving_memory(job), job.model.kind_numbers
-    alike: dict[Any, int] = {}  # of stages with the same layers and ends one stands for all
-    for stage, layers in enumerate(dealt_layers(job.model.num_layers, job.pp)):
-        held = tuple(sorted(Counter(number[i] for i in layers).items()))
-        alike.setdefault((held, stage == 0, stage == job.pp - 1), stage)
-    stages = list(alike.values())
-    tensors = [stage_tensors(job, i) for i in stages]
-    stored = {
-        name: np.array([float(weights(job.model, name, tensors=held).total) for held in tensors])
-        for name in space.weights
-    }
-    rest = np.array([float(memory.stages[i].total - memory.stages[i]["weights"]) for i in stages])
-    first, second = {}, {}
-    for name in space.kv:
-        cached = replace(memory, job=replace(job, kv=name))
-        first[name] = np.array([cached.cache_bytes(tokens, i) for i in stages])
-        second[name] = np.array([cached.cache_bytes(tokens, i, sequences=2) for i in stages]) - first[name]
-    return _Room({name: value * (1 - job.weight_offload) for name, value in stored.items()}, rest, first, second)
-
-
 def _search_serving(
     tally: _Tally,
     job: ServingJob,
@@ -849,138 +824,83 @@ def _search_serving(
     length = sum(check_lengths(job, input_tokens, output_tokens))
     job = replace(job, engine=job.engine, max_model_len=job.context_limit if job.software.paged else length)
     space = ServingSpace.of(job, max(c.devices for c in places), given)
-    rooms: dict[Any, _Room] = {}
-    many = len(space.weights) * len(space.kv)
-    limits = {"later first token": slo_ttft, "later next token": slo_tpot}
-    for name, limit in (("slo_ttft", slo_ttft), ("slo_tpot", slo_tpot)):
+    limits = {"first": slo_ttft, "next": slo_tpot}
+    for which, limit in limits.items():
         if limit is not None:
-            check_number(name, limit, above=True)
+            check_number(f"slo_{'ttft' if which == 'first' else 'tpot'}", limit, above=True)
     if concurrency is not None:
         check_count("concurrency", concurrency)
-    load = (input_tokens, output_tokens, concurrency)
-    for cluster, attention_dp, ep in product(places, space.attention_dp, space.ep):
-        jobs = []
-        half = cluster.accelerator.half_format  # formats are an axis of their own
-        for pp, tp in product(space.pp, space.tp):
-            try:
-                layout: dict[str, Any] = {"attention_dp": attention_dp, "ep": ep, "pp": pp, "tp": tp}
-                one = replace(job, cluster=cluster, weights=half, kv=half, **layout)
-                if tp * attention_dp > 1:
-                    cluster.link_for(tp * attention_dp)
-                key = tuple(layout.values())
-                if key not in rooms:
-                    rooms[key] = _room(one, space, length)
-                jobs.append((one, rooms[key]))
-            except LLMHWError as error:  # a rule of the layout, or a link that is not known
-                tally.tried += many
-                tally.refused[_rule(error)] += many
-        if not jobs:
-            continue
-        try:
-            grid = _ServingGrid(jobs, space)
-            found = grid.evaluate(*load)
-        except LLMHWError as error:  # a fact that the device lacks
-            tally.tried += many * len(jobs)
-            tally.refused[_rule(error)] += many * len(jobs)
-            continue
-        device = cluster.accelerator
-        able = [all(runs(job.software, device, f) for f in formats_in(job.model, name)) for name in space.weights]
-        fits = (found["capacity"] > 0) & np.array(able).reshape(1, -1, 1)
-        tally.refused["memory"] += int((found["capacity"] <= 0).sum())
-        for (name, limit), which in zip(limits.items(), ("first", "next"), strict=True):
-            if limit is not None:
-                late = fits & (found[which] > limit)
-                tally.refused[name] += int(late.sum())
-                fits = fits & ~late
-        place = _place(cluster, price)
-        make = partial(grid.found, found, place[1])
-        seconds, held = found["seconds"][None], found["held"][None]
-        tally.add([place], np.ones_like(fits)[None], fits[None], seconds, held, make)
+    rooms, priced = Rooms(space.weights, space.kv, length, length), [_place(c, price) for c in places]
+    for attention_dp, ep in product(space.attention_dp, space.ep):
+        jobs = [_serving_jobs(tally, job, space, c, attention_dp, ep) for c in places]
+        for devices, _, grid in grids(jobs, space.weights, space.kv, rooms):
+            found = _answers(grid, input_tokens, output_tokens, concurrency)
+            _tally_serving(tally, grid, found, limits, [priced[d] for d in devices])
     return f"{input_tokens:,} tokens in, {output_tokens:,} out"
+
+
+def _serving_jobs(
+    tally: _Tally, job: ServingJob, space: ServingSpace, cluster: Cluster, attention_dp: int, ep: int
+) -> list[ServingJob | None]:
+    """The job in each layout of pp and tp, in 16 bit, as formats are axes of their own; None where a rule refuses."""
+    half, many = cluster.accelerator.half_format, len(space.weights) * len(space.kv)
+    found: list[ServingJob | None] = []
+    for pp, tp in product(space.pp, space.tp):
+        try:
+            layout: dict[str, Any] = {"attention_dp": attention_dp, "ep": ep, "pp": pp, "tp": tp}
+            one = replace(job, cluster=cluster, weights=half, kv=half, **layout)
+            if tp * attention_dp > 1:
+                cluster.link_for(tp * attention_dp)
+            if not found or all(made is None for made in found):
+                engine_for(one)  # raises where a fact of the device is not known
+            found.append(one)
+        except LLMHWError as error:
+            found.append(None)
+            tally.tried += many
+            tally.refused[_rule(error)] += many
+    return found
+
+
+def _answers(grid: ServingGrid, prompt: int, answer: int, concurrency: int | None) -> dict[str, Any]:
+    """Seconds of an output token of all users, of the first and of the next token of one; bytes; what fits."""
+    replicas = grid.each(lambda job: job.replicas)
+    capacity = grid.capacity * replicas
+    load = capacity if concurrency is None else np.minimum(concurrency, capacity)
+    made = grid.service(prompt, answer, np.maximum(replicas, 1)).answers(np.maximum(load, 1), "parts")
+    first, following, every = made.parts.values()
+    found = {"held": grid.held(), "first": first, "next": following, "seconds": 1 / every, "capacity": capacity}
+    return {name: np.broadcast_to(value, grid.shape) for name, value in found.items()}
+
+
+def _tally_serving(
+    tally: _Tally, grid: ServingGrid, found: dict[str, Any], limits: dict[str, float | None], places: list[Any]
+) -> None:
+    """Count what fits and keeps the limits."""
+    valid = np.broadcast_to(grid.each(lambda job: job.replicas) > 0, grid.shape)
+    fits = found["capacity"] > 0
+    tally.refused["memory"] += int((valid & ~fits).sum())
+    for which, limit in limits.items():
+        if limit is not None:
+            late = fits & (found[which] > limit)
+            tally.refused[f"later {which} token"] += int(late.sum())
+            fits = fits & ~late
+    make = partial(_found_serving, grid, found, places)
+    tally.tried -= int((~valid).sum())  # those that a rule refuses are counted already
+    tally.add(places, valid, fits, found["seconds"], found["held"], make)
+
+
+def _found_serving(grid: ServingGrid, made: dict[str, Any], places: list[Any], flat: int) -> Found:
+    """The layout and formats at one place of the flat arrays."""
+    at = tuple(map(int, np.unravel_index(int(flat), grid.shape)))
+    numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
+    paid = 1e6 * places[at[0]][1] * numbers["seconds"] / 3600
+    dollars = paid if paid < np.inf else None
+    return Found(partial(grid.at, at), numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"])
 
 
 def _rule(error: LLMHWError) -> str:
     """What an error refuses, without its numbers."""
     return re.sub(r" ?=? ?\b\d[\d,.]*\b( x \d+)*", "", str(error).split(";")[0].split(":")[0])
-
-
-# What `llmhw.engine.Formats` says of weights; the rest is of the cache.
-_OF_WEIGHTS = ("products", "weight_bytes", "narrow", "ordinary", "sent_bytes", "least_rows")
-
-
-class _ServingGrid:
-    """Layouts of tp and pp on one cluster, and all formats of weights and cache: axes (layouts, weights, cache)."""
-
-    def __init__(self, jobs: Sequence[tuple[ServingJob, _Room]], space: ServingSpace) -> None:
-        self.jobs, self.space = [job for job, _ in jobs], space
-        job = self.jobs[0]
-        budget = device_budget(job.cluster.accelerator, job.utilization)
-        fitting, held = zip(*(self._fitting(room, budget) for _, room in jobs), strict=True)
-        self.held = np.stack(held)
-        self.replicas = np.array([one.replicas for one in self.jobs]).reshape(-1, 1, 1)
-        most = np.minimum(np.stack(fitting) * job.attention_dp, job.max_sequences * job.attention_dp)
-        self.capacity = most * self.replicas
-
-    def _fitting(self, room: _Room, budget: float) -> tuple[Any, Any]:
-        """Sequences that fit beside each format of weights, in each of the cache, and what a device holds with one."""
-        held = np.array([room.weights[name] + room.rest for name in self.space.weights])[:, None, :]
-        first, second = (np.array([of[name] for name in self.space.kv])[None, :, :] for of in (room.first, room.second))
-        left = budget - held
-        # one, and each further one costs a second's cache
-        more = np.where(second > 0, np.floor((left - first) / np.where(second > 0, second, 1)) + 1, 2**31)
-        return np.maximum(np.where(left >= first, more, 0).min(axis=-1), 0), (held + first).max(axis=-1)
-
-    def evaluate(self, prompt: int, answer: int, concurrency: int | None) -> dict[str, Any]:
-        """Seconds of an output token of all users, of the first and of the next token of one."""
-        load = self.capacity if concurrency is None else np.minimum(concurrency, self.capacity)
-        service = Service(self.jobs[0], self._engine(), prompt, answer, replicas=self.replicas)
-        first, following, every = service.answers(np.maximum(load, 1), "parts").parts.values()
-        found = {"held": self.held, "first": first, "next": following, "seconds": 1 / every, "capacity": self.capacity}
-        return {name: np.broadcast_to(value, self.held.shape) for name, value in found.items()}
-
-    def _engine(self) -> Engine:
-        """The engine of all layouts with all formats at once."""
-        job, space = self.jobs[0], self.space
-        engine = engine_for(job)
-        device, c = job.cluster.accelerator, engine.constants
-        half = number_format("bf16")
-        columns = [formats_of(device, c, half, name) for name in space.kv]
-        most = [{(-1, ""): formats_in(job.model, name)[0]} for name in space.weights]
-        stored = [component_formats(job.model, name) | main for name, main in zip(space.weights, most, strict=True)]
-
-        def over(found: list[Formats], name: str, *shape: int) -> Any:
-            values = [getattr(one, name) for one in found]
-            return None if None in values else np.array(values, dtype=float).reshape(shape)
-
-        return replace(
-            engine,
-            cluster=job.cluster,
-            tp=np.array([one.tp * one.attention_dp for one in self.jobs]).reshape(-1, 1, 1),
-            pp=np.array([one.pp for one in self.jobs]).reshape(-1, 1, 1),
-            many={
-                key: Formats(
-                    **{name: over(rows, name, 1, -1, 1) for name in _OF_WEIGHTS},
-                    **{name: over(columns, name, 1, 1, -1) for name in ("attending", "cache_bytes")},
-                )
-                for key in stored[0]
-                for rows in ([formats_of(device, c, found[key], "bf16") for found in stored],)
-            },
-        )
-
-    def found(self, made: dict[str, Any], price: float, flat: int) -> Found:
-        """The layout and formats at one place of the flat arrays; `price`: dollars an hour of the devices."""
-        at = np.unravel_index(int(flat), self.held.shape)
-        numbers = {name: float(made[name][at]) for name in ("seconds", "held", "first", "next")}
-        paid = 1e6 * price * numbers["seconds"] / 3600
-        dollars = paid if paid < np.inf else None
-        return Found(
-            partial(self.at, at), numbers["seconds"], numbers["held"], dollars, numbers["first"], numbers["next"]
-        )
-
-    def at(self, at: Any) -> ServingJob:
-        """The job with the layout and formats at one place of the arrays."""
-        weights, kv = self.space.weights[int(at[1])], self.space.kv[int(at[2])]
-        return replace(self.jobs[int(at[0])], weights=weights, kv=kv)
 
 
 class _Callable(ModuleType):

@@ -784,25 +784,54 @@ def measured() -> frozenset[tuple[str, str, str]]:
     return frozenset(found)
 
 
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Whose constants time a job: the lender, the kind of device, and what the measurements must have of each."""
+
+    source: ServingEngine
+    kind: str
+    what: Mapping[str, str]
+    new: frozenset[str]
+
+
+def _origin(job: ServingJob, known: Mapping[str, Any]) -> _Origin:
+    engine, device = job.software, job.cluster.accelerator
+    source, kind = lender(engine), _kind(device)
+    what = {
+        "engine": on_device(source.constants, device, known["engines"]),
+        "family": kind,
+        "layout": layout_kind(job.tp * job.attention_dp, job.pp, job.attention_dp > 1, job.devices),
+        "model": spec_kind(job.model),
+    }
+    fitted = known.get("fitted", {})
+    new = {name for name, value in what.items() if value not in fitted.get(name, (value,))}
+    return _Origin(source, kind, what, frozenset(new | ({"engine"} if source is not engine else set())))
+
+
+def time_interval(
+    job: ServingJob, concurrency: int, calibration: Mapping[str, Any] | None = None
+) -> tuple[float, float] | None:
+    """Least and most of measured over predicted time of 80 % of measurements of such a job at such a load.
+
+    >>> from llmhw import model
+    >>> low, high = time_interval(ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100")), 64)
+    >>> low < 1 < high
+    True
+    """
+    known = calibration or read_calibration("serving_time")
+    meter = "decode" if concurrency == 1 else "throughput"
+    return interval_of(known, meter, _origin(job, known).new)
+
+
 def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) -> tuple[list[str], set[str]]:
     """Where the constants of a speed come from, in words, and what of the question no constants were fitted to.
 
     Of the latter: engine, family (of devices), layout, model, as in `distance` of `calibration.json`.
     """
-    known = calibration or read_calibration("serving_time")
-    engine, device = job.software, job.cluster.accelerator
-    source, found, kind = lender(engine), [], _kind(device)
-    constants = on_device(source.constants, device, known["engines"])
-    fitted = known.get("fitted", {})
-    what = {
-        "engine": constants,
-        "family": kind,
-        "layout": layout_kind(job.tp * job.attention_dp, job.pp, job.attention_dp > 1, job.devices),
-        "model": spec_kind(job.model),
-    }
-    new = {name for name, value in what.items() if value not in fitted.get(name, (value,))}
+    made = _origin(job, calibration or read_calibration("serving_time"))
+    engine, source, kind, what, new = job.software, made.source, made.kind, made.what, set(made.new)
+    constants, found = what["engine"], list[str]()
     if source is not engine:
-        new.add("engine")
         found.append(f"{_of(engine)} speed is computed with {_of(source)} constants: it has none of its own")
     elif "engine" in new:
         found.append(f"not fitted on this engine: no run of {constants} is in the measurements")
@@ -845,13 +874,9 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
                 f"bytes_per_second={link.bytes_per_second!r} of link {link.name} must be from {_SLOWEST:g} to "
                 f"{_FASTEST:g}"
             )
-    node = cluster.devices_per_node
-    # an instance that does not fill its nodes has the same part of each
-    per_node = node if job.devices <= node else gcd(job.devices, node)
-    one = Cluster(cluster.accelerator, job.devices, per_node, cluster.intra_link, cluster.inter_link)
     made = engine_of(
         job.model,
-        one,
+        instance_of(job),
         engine=lender(job.software).constants,
         ep=job.ep,
         tp=job.tp * job.attention_dp,
@@ -863,6 +888,13 @@ def engine_for(job: ServingJob, *, calibration: Mapping[str, Any] | None = None)
         calibration=calibration,
     )
     return laden(made, job)
+
+
+def instance_of(job: ServingJob) -> Cluster:
+    """The devices of one instance: one that does not fill its nodes has the same part of each."""
+    cluster, node = job.cluster, job.cluster.devices_per_node
+    per_node = node if job.devices <= node else gcd(job.devices, node)
+    return Cluster(cluster.accelerator, job.devices, per_node, cluster.intra_link, cluster.inter_link)
 
 
 @dataclass(frozen=True)
@@ -1033,7 +1065,7 @@ class Service:
 
     def at(self, concurrency: int) -> Point:
         """The point of the curve with so many requests at work."""
-        first, following, every = self.answers(concurrency).parts.values()
+        first, following, every = self.answers(concurrency, "parts").parts.values()
         return Point(concurrency, float(first), float(following), float(every))
 
     def passes(self, concurrency: int) -> list[Estimate]:
@@ -1167,7 +1199,8 @@ def serve(
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind, prices)
     return ServingEstimate(
         job, prompt, answer, held, point, curve, paid, saturated, slo,
-        _interval(job, known, point), wanted, unpaid, said, best, service, grid_of(grid) if grid is not None else None,
+        time_interval(job, point.concurrency, known), wanted, unpaid, said, best, service,
+        grid_of(grid) if grid is not None else None,
     )  # fmt: skip
 
 
@@ -1290,12 +1323,6 @@ def _loaded(
         return best or curve[0], False, said
     load = room if asked is None else asked
     return service.at(min(load, room)), load > room, said
-
-
-def _interval(job: ServingJob, calibration: Mapping[str, Any], point: Point) -> tuple[float, float] | None:
-    """Least and most of measured over predicted time for such a load."""
-    meter = "decode" if point.concurrency == 1 else "throughput"
-    return interval_of(calibration, meter, provenance(job, calibration)[1])
 
 
 def _at_rate(service: Service, rate: float, room: int) -> tuple[Point, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
@@ -214,11 +214,11 @@ def _weights(spec: ModelSpec, fmt: str, layout: Parallelism, stage: int, tiles: 
     """
     held = _tensors(spec, layout, stage)
     if any(found.name == "mxfp4" for found in formats_in(spec, fmt)):
-        held = [(_filled(t, *tiles), n) for t, n in held]
+        held = [(filled(t, *tiles), n) for t, n in held]
     return weights(spec, fmt, tensors=held)
 
 
-def _filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
+def filled(tensor: Tensor, inner: int, hidden: int) -> Tensor:
     """A stack of experts with its sizes filled up to multiples of these; other tensors as they are."""
     if tensor.component != "experts" or not tensor.matmul or len(tensor.shape) != 3:
         return tensor
@@ -413,15 +413,24 @@ def _graphs(job: ServingJob, calibration: Mapping[str, Any] | None) -> Term:
     return term(graph_pool_bytes, "of every batch size", shared=shared, sizes=sizes, each=each)
 
 
+def stage_weights(job: ServingJob, stage: int) -> Estimate:
+    """The weights of one rank of a stage."""
+    if job.software.rows_in_host:
+        return weights(job.model, job.weights, tensors=stage_tensors(job, stage))
+    return _weights(job.model, job.weights, job.parallelism, stage, job.software.expert_tiles)
+
+
 def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
+    held = stage_weights(job, stage)
+    own = Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))
+    parts = (own, *parts_beside(job, stage, calibration))
+    return Estimate(f"stage {stage} of {job.model.name}", "bytes", parts)
+
+
+def parts_beside(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None = None) -> list[Part]:
+    """What a device of a stage holds beside weights and cache; no format of either changes it."""
     spec = job.model
-    held = (
-        weights(spec, job.weights, tensors=stage_tensors(job, stage))
-        if job.software.rows_in_host
-        else _weights(spec, job.weights, job.parallelism, stage, job.software.expert_tiles)
-    )
-    parts = [Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))]
-    parts += _towers(job) if stage == 0 else []
+    parts = _towers(job) if stage == 0 else []
     if job.lora_adapters:
         share = len(dealt_layers(spec.num_layers, job.pp)[stage]) / spec.num_layers
         adapters = lora_terms(lora_tensors(spec, rank=job.lora_rank, targets=job.lora_targets), 2, tp=job.tp)
@@ -435,7 +444,7 @@ def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -
         parts.append(Part("engine", (term(engine_overhead_bytes, "outside the allocator", **outside),)))
     if engine.graphs in ("inside", "extrapolated"):
         parts.append(Part("CUDA graphs", (_graphs(job, calibration),)))
-    return Estimate(f"stage {stage} of {spec.name}", "bytes", tuple(parts))
+    return parts
 
 
 def _beside(job: ServingJob, calibration: Mapping[str, Any] | None) -> float:
@@ -494,6 +503,15 @@ class ServingMemory(StageReport):
 
     def _budget(self, held: float) -> Term:
         """The same, of a device that holds so much beside the cache."""
+        function, sizes = self._taken(held)
+        return term(function, "what the engine may take", **sizes)
+
+    def room_beside(self, held: Any) -> Any:
+        """What is left for the cache on a device that holds so much beside it: a number or an array."""
+        function, sizes = self._taken(held)
+        return function(**sizes) - held
+
+    def _taken(self, held: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
         job, share_of = self.job, self.job.software.share_of
         visible = self.visible_bytes
         sizes: dict[str, Any] = {"memory": self.capacity_bytes, "driver": self._driver, "utilization": job.utilization}
@@ -505,8 +523,8 @@ class ServingMemory(StageReport):
             sizes["driver"] += memory_constant("beside_bytes", self.calibration)
             sizes["driver"] += _communication(job, self.calibration)
         if share_of == "rest":
-            return term(rest_budget_bytes, "what the engine may take", held=held, **sizes)
-        return term(engine_budget_bytes, "what the engine may take", **sizes)
+            return rest_budget_bytes, sizes | {"held": held}
+        return engine_budget_bytes, sizes
 
     @cached_property
     def left_bytes(self) -> tuple[float, ...]:

@@ -1076,9 +1076,15 @@ class StepMemory:
         whole = term(state_bytes, "weights, whole", elements=elements, bytes_per_element=gathered_width(job))
         found.put("gathered weights", [whole.scaled(where((x.zero == 3) & (x.shards > 1), 1, 0))])
         stored = {4: "fp32", 2: "bf16"}[PRECISIONS[job.precision].compute]
-        sizes: dict[str, Any] = {"batch": int(x.micro_batch * x.micro_batches), "seq_len": job.seq_len, "tp": int(x.tp)}
-        cache = kv_cache(self.spec, kv_format=stored, **sizes)
-        return found.put("KV cache", [t for part in cache for t in part.terms])
+
+        def cache(batch: int, tp: int) -> Estimate:
+            return kv_cache(self.spec, kv_format=stored, batch=int(batch), seq_len=job.seq_len, tp=int(tp))
+
+        numbers = (x.micro_batch * x.micro_batches, x.tp)
+        if self.detail == "terms":
+            return found.put("KV cache", [t for part in cache(*numbers) for t in part.terms])
+        total = each(lambda *one: float(cache(*one).total), *numbers)
+        return found.put("KV cache", [Term("keys and values", "", (), 1, total)])
 
     def zero_step(self, stage: Stage) -> Term | None:
         """What DeepSpeed's and InternEvo's ZeRO makes of the gradients in the optimizer's step."""

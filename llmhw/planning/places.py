@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmhw.hardware import (
     prices,
     usual_network,
 )
+from llmhw.units import LLMHWError
 
 ANY = RunOptions()
 
@@ -86,7 +87,7 @@ class Offer:
         if self.machine and self.step == 1 and self._per_node() == 1:
             return 1
         joined = self._network() is not None
-        return 10**6 if joined else self.machine.count if self.machine else _node(self.device)
+        return 10**6 if joined else self.machine.count if self.machine else self._per_node()
 
     def _network(self) -> Any:
         return self.own.inter_link if self.own else self.machine.cluster().inter_link if self.machine else None
@@ -104,7 +105,7 @@ class Offer:
 
     def _per_node(self) -> int:
         if self.own:
-            return self.own.devices_per_node
+            return self.own.devices_per_node if self.own.intra_link else _node(self.device)
         domain, step = self.device.scale_up_devices, self.step
         # a rack whose machines are joined by the devices' own network is one node, and so is a slice of a TPU's pod
         own = self.machine is not None and self.machine.intra_link == self.device.link
@@ -112,7 +113,11 @@ class Offer:
         return domain if racked and domain > step else step if self.machine else _node(self.device)
 
     def place(self, devices: int) -> Place:
-        """So many of them."""
+        """So many of them; a number that cannot be had raises `LLMHWError`."""
+        if devices > self.most or devices % self.step:
+            name = f"{self.machine.provider} {self.machine.name}" if self.machine else self.device.name
+            some = f"come in {self.step}s" if devices % self.step else f"are joined up to {self.most}"
+            raise LLMHWError(f"gpus={devices} cannot be had of {name}: these {some}; give a network of your own")
         if self.own:
             c = self.own
             made = Cluster(c.accelerator, devices, c.devices_per_node, c.intra_link, c.inter_link)
@@ -127,7 +132,9 @@ class Offer:
 
 
 def _node(device: Accelerator) -> int:
-    return Cluster(device).devices_per_node
+    """Devices that are had together where nobody says of which machine: what their link joins."""
+    two = Cluster(device, 2)
+    return two.devices_per_node if two.intra_link else 1
 
 
 @cache
@@ -204,3 +211,22 @@ def given(clusters: Any, run: RunOptions = ANY) -> list[Place]:
         paid, _ = price_of(c.accelerator, c.devices, run.price, run.provider, run.region, run.kind, run.prices)
         places.append(Place(c, paid, paid.provider if paid and paid.provider else ""))
     return places
+
+
+def spot(place: Place) -> Place | None:
+    """The same machines at the provider's spot price, if they have one."""
+    paid = place.price
+    if paid is None or paid.kind != "on_demand":
+        return None
+    found, _ = newest_prices(place.cluster.accelerator, kind="spot")
+    same = (p for p in found if (p.provider, p.instance) == (paid.provider, paid.instance))
+    price = min(same, key=lambda p: p.dollars_per_device_hour, default=None)
+    return None if price is None else replace(place, price=price)
+
+
+def grown(place: Place, times: int) -> Place:
+    """So many times as many of the same."""
+    c = place.cluster
+    per_node = c.devices_per_node if c.devices * times > c.devices_per_node else None
+    made = Cluster(c.accelerator, c.devices * times, per_node or c.devices_per_node, c.intra_link, c.inter_link)
+    return replace(place, cluster=made, machines=place.machines * times)

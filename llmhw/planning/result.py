@@ -68,9 +68,16 @@ class Bound:
         beyond = self.limit - value if self.least else value - self.limit
         return beyond / self.limit if self.limit else beyond
 
+    def __str__(self) -> str:
+        return f"{self.argument}={self.limit:.12g}"
+
+    def at(self, unit: str) -> Figure:
+        """The limit as a figure."""
+        return Figure(self.limit, unit)
+
     def asks(self, value: float) -> str:
         """What to ask for instead, so that this value holds."""
-        return f"{self.argument}={_rounded(value, up=not self.least):g}"
+        return f"{self.argument}={_rounded(value, up=not self.least):.12g}"
 
 
 def _rounded(value: float, *, up: bool) -> float:
@@ -135,7 +142,8 @@ class Choice:
     job        the job with that layout
     figures    by name: days, dollars, devices, headroom, tokens_per_second ...; one that
                is not known (no price) is not there, and breaks every limit on it
-    estimate   makes the single prediction of this job, with all its intervals
+    make       makes the single prediction of this job, with all its intervals
+    where      the `Place` with its price
     """
 
     place: str
@@ -144,6 +152,7 @@ class Choice:
     figures: Mapping[str, Figure]
     make: Callable[[], Any] = field(repr=False)
     note: str = ""
+    where: Any = field(default=None, repr=False)
 
     @cached_property
     def estimate(self) -> Any:
@@ -237,6 +246,95 @@ def contradiction(choices: Sequence[Choice], bounds: Sequence[Bound]) -> tuple[B
     return ()
 
 
+# -- words ------------------------------------------------------------------------------------
+
+
+def compared(choice: Choice, other: Choice, names: Mapping[str, str]) -> str:
+    """What a choice has more and less of than another, as in "cost +12 %, time -30 %"."""
+    told = []
+    for name, word in names.items():
+        one, two = choice.figures.get(name), other.figures.get(name)
+        if one is None or two is None or not two.value:
+            continue
+        if one.unit == "fraction":  # of a share, points
+            if abs(one.value - two.value) < 0.005:
+                continue
+            told.append(f"{word} {_told(one)} against {_told(two)}")
+        elif abs(change := one.value / two.value - 1) >= 0.005:
+            told.append(f"{word} {change:+.0%}".replace("%", " %"))
+    return ", ".join(told) or "no difference that counts"
+
+
+def apart(choice: Choice, other: Choice, by: str) -> bool:
+    """Whether the interval of a figure of one ends before that of the other begins."""
+    one, two = choice.figures.get(by), other.figures.get(by)
+    return one is None or two is None or one.most < two.least or two.most < one.least
+
+
+def reasons(order: Sequence[Choice], bounds: Sequence[Bound], by: str, names: Mapping[str, str]) -> list[str]:
+    """Why the first is the best, and what the next gives up; `by`: the figure that counts, `names`: words of all."""
+    if not order:
+        return []
+    best, word = order[0], names.get(by, by)
+    sure = [c for c in order if not c.misses(bounds, sure=True)]
+    many = f"of {len(order):,} choices" if len(order) > 1 else "of one choice"
+    how = "over their whole interval" if best in sure else "at the estimate; none does over its whole interval"
+    found = [f"least {word} {many} that keep{'s' * (len(order) == 1)} all limits, and it keeps them {how}"]
+    least = min(order, key=lambda c: c.figures[by].value if by in c.figures else float("inf"))
+    if least is not best:
+        missed = ", ".join(names.get(b.figure, b.figure) for b in least.misses(bounds, sure=True))
+        found.append(f"{least.place} has less {word} ({_told(least.figures[by])}), but may miss its {missed}")
+    if len(order) > 1:
+        close = "" if apart(best, order[1], by) else f"; their intervals of {word} overlap"
+        found.append(f"the next, {order[1].place}, against it: {compared(order[1], best, names)}{close}")
+    return found
+
+
+def exclusion(choices: Sequence[Choice], bounds: Sequence[Bound]) -> str:
+    """Which limits exclude each other, and how far what keeps the others comes; "" where something keeps all."""
+    some = contradiction(choices, bounds)
+    told = []
+    for bound in some:
+        others = [b for b in some if b is not bound]
+        can = [c for c in choices if not c.misses(others) and bound.figure in c.figures]
+        if can:
+            nearest = min(can, key=lambda c: bound.miss(c.figures[bound.figure]))
+            figure = nearest.figures[bound.figure]
+            kept = f"with {' and '.join(map(str, others))} " if others else ""
+            told.append(f"{kept}the {'most' if bound.least else 'least'} is {_told(figure)} ({nearest.place})")
+    if not told:
+        return ""
+    alone = f"nothing keeps {some[0]}" if len(some) == 1 else f"{' and '.join(map(str, some))} exclude each other"
+    return f"{alone}: {'; '.join(told)}"
+
+
+def missed(choice: Choice, bounds: Sequence[Bound], names: Mapping[str, str]) -> str:
+    """Which limits a choice breaks, and by how much."""
+    told = []
+    for bound in choice.misses(bounds):
+        figure, word = choice.figures.get(bound.figure), names.get(bound.figure, bound.figure.replace("_", " "))
+        if figure is None:
+            told.append(f"{word} is not known")
+        else:
+            told.append(f"{word} {_told(figure)}, {'least' if bound.least else 'most'} {_told(bound.at(figure.unit))}")
+    return "; ".join(told)
+
+
+def few(front: Sequence[Choice], names: Iterable[str], most: int) -> list[Choice]:
+    """Some of a front, in its order: what is best at each figure, and others evenly between."""
+    if len(front) <= most:
+        return list(front)
+    ends = []
+    for name in names:
+        able = [c for c in front if name in c.figures]
+        ends += [min(able, key=lambda c: c.figures[name].value)] if able else []
+        ends += [max(able, key=lambda c: c.figures[name].value)] if able and name == "headroom" else []
+    step = len(front) / most
+    between = [front[int((i + 0.5) * step)] for i in range(most)]
+    kept = list(dict.fromkeys(map(id, [*ends, *between])))[:most]
+    return [c for c in front if id(c) in kept]
+
+
 @dataclass(frozen=True, repr=False)
 class Plan(Report):
     """The answers to "what should I buy or rent, how do I lay it out, what does it cost?".
@@ -244,21 +342,26 @@ class Plan(Report):
     choices    those that keep all limits, best first; those that keep them over their whole interval before others
     front      those that no other beats in everything at once
     columns    figure -> its head in the table
+    told       figures of the verdict; default: all of the columns
     bounds     the limits
     refused    what was not taken, the nearest first, with the reason and by how much
     why        why the best is best, and what the next gives up
+    about      more of the best, in lines
     changes    the smallest changes of what was asked that would make it possible
     notes      what was assumed
     counts     how many layouts were tried, valid and fit
+    complete   whether all was tried: Ctrl-C keeps what was found until then
     """
 
     title: str
     choices: tuple[Choice, ...]
     front: tuple[Choice, ...]
     columns: Mapping[str, str]
+    told: tuple[str, ...] = ()
     bounds: tuple[Bound, ...] = ()
     refused: tuple[Refusal, ...] = ()
     why: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -275,40 +378,47 @@ class Plan(Report):
     def verdict(self) -> str:
         """What to take, or what is short."""
         if not self.choices:
-            broken = ", ".join(f"{b.argument}={b.limit:g}" for b in self.bounds)
+            broken = ", ".join(str(b) for b in self.bounds if b.limit)
             nearest = f"; nearest: {self.refused[0].place}: {self.refused[0].why}" if self.refused else ""
             return f"Does not work{f' within {broken}' if broken else ''}{nearest}."
         best = self.choices[0]
-        told = [f"{self.columns[name]} {best.figures[name]}" for name in self.columns if name in best.figures]
-        return f"Take {best.place}: {', '.join(told)}."
+        names = [name for name in self.told or self.columns if name in best.figures]
+        told = [f"{self.columns[name]} {best.figures[name]}" for name in names]
+        unsure = "" if self.holds(best) == "yes" else f"; {self.holds(best)}"
+        return f"Take {best.place}: {', '.join(told)}{unsure}."
 
     def holds(self, choice: Choice) -> str:
         """Whether a choice keeps all limits over its interval: "yes", or what may be missed."""
-        missed = choice.misses(self.bounds, sure=True)
-        return f"not over the interval of {', '.join(b.figure for b in missed)}" if missed else "yes"
+        unsure = [self.columns.get(b.figure, b.figure) for b in choice.misses(self.bounds, sure=True)]
+        return f"not sure: {', '.join(unsure)}" if unsure else "yes"
 
     def tables(self) -> list[Table]:
         shown = [name for name in self.columns if any(name in c.figures for c in (*self.choices, *self.front))]
         heads = ("", "devices", *(self.columns[name] for name in shown), "holds", "layout")
 
         def rows(choices: Iterable[Choice]) -> list[tuple[str, ...]]:
-            found = []
-            for i, c in enumerate(choices, 1):
-                told = (_told(c.figures.get(name)) for name in shown)
-                found.append((str(i), c.place, *told, self.holds(c).split()[0] if self.bounds else "-", c.layout))
-            return found
+            return [
+                (str(i), c.place, *(_told(c.figures.get(name)) for name in shown), self.holds(c), c.layout)
+                for i, c in enumerate(choices, 1)
+            ]
 
-        tables = [Table(self.title, heads, rows(self.choices), right=2)]
+        tables = [Table(self.title, heads, rows(self.choices) or [("", "none", *[""] * (len(heads) - 2))], right=2)]
         others = [c for c in self.front if c not in self.choices]
         if others:
-            tables.append(Table("others that nothing beats in everything at once", heads, rows(others), right=2))
+            some = few(others, ("days", "devices", "headroom"), _FEW)
+            of = f", {len(some)} of {len(others)}" if len(some) < len(others) else ""
+            tables.append(Table(f"others that nothing beats in everything at once{of}", heads, rows(some), right=2))
         return tables
 
     def footer(self) -> list[str]:
-        lines = [f"Why: {line}" for line in self.why]
+        lines = [*(f"Why: {line}" for line in self.why), *self.about]
+        shown = self.refused[:_REFUSED]
+        lines += [f"refused: {one.place}: {one.why}" for one in shown]
+        if len(self.refused) > len(shown):
+            lines.append(f"refused: {len(self.refused) - len(shown):,} more (--json lists them)")
         if self.counts:
-            lines.append(", ".join(f"{count:,} {name}" for name, count in self.counts.items()))
-        return [*lines, *(f"refused: {one.place}: {one.why}" for one in self.refused[:8])]
+            lines.append(f"layouts: {', '.join(f'{count:,} {name}' for name, count in self.counts.items())}")
+        return lines
 
     def warnings(self) -> Sequence[str]:
         return self.notes
@@ -317,7 +427,9 @@ class Plan(Report):
         return self.changes
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [{"rank": i, "holds": self.holds(c), **c.to_dict()} for i, c in enumerate(self.choices, 1)]
+        front = [c for c in self.front if c not in self.choices]
+        ranked = [({"rank": i}, c) for i, c in enumerate(self.choices, 1)] + [({"rank": None}, c) for c in front]
+        return [{**rank, "holds": self.holds(c), **c.to_dict()} for rank, c in ranked]
 
     def to_row(self) -> dict[str, Any]:
         """The best choice, as a row of a table of many plans."""
@@ -328,15 +440,19 @@ class Plan(Report):
         return {
             "title": self.title,
             "verdict": self.verdict,
-            "choices": list(self.records()),
+            "choices": [{"rank": i, "holds": self.holds(c), **c.to_dict()} for i, c in enumerate(self.choices, 1)],
             "front": [c.to_dict() for c in self.front],
             "refused": [{"place": one.place, "why": one.why} for one in self.refused],
             "why": list(self.why),
+            "about": list(self.about),
             "changes": list(self.changes),
             "notes": list(self.notes),
             "counts": dict(self.counts),
             "complete": self.complete,
         }
+
+
+_FEW, _REFUSED = 8, 5  # rows of a front, and refusals, that are shown
 
 
 def _told(figure: Figure | None) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
 from llmhw.checks import check_flag, check_items, check_object
-from llmhw.cost import Default, RunOptions
+from llmhw.cost import Default, RunOptions, TrainingRun, newest_prices
 from llmhw.flops import training_flops
-from llmhw.hardware import Cluster, purchase_prices
+from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import training_states, weights
+from llmhw.ownership import rent_or_buy
 from llmhw.planning import places as places_of
 from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import (
@@ -24,7 +26,10 @@ from llmhw.planning.result import (
     Limits,
     Plan,
     Refusal,
+    exclusion,
+    missed,
     ranked,
+    reasons,
     smallest_changes,
     undominated,
 )
@@ -38,8 +43,21 @@ COLUMNS = {
     "days": "time",
     "dollars": "cost",
     "dollars_per_hour": "an hour",
-    "headroom": "free",
+    "headroom": "memory free",
     "mfu": "MFU",
+}
+WORDS = {
+    "dollars": "cost",
+    "days": "time",
+    "devices": "devices",
+    "energy_kwh": "energy",
+    "headroom": "memory free",
+}
+OTHER_WORDS = {
+    "dollars_per_hour": "dollars an hour",
+    "dollars_per_month": "dollars a month",
+    "purchase": "price to buy",
+    "peak_kw": "peak power",
 }
 _FRONT = {"days": False, "dollars": False, "devices": False, "headroom": True}
 
@@ -58,6 +76,12 @@ DEADLINES = {
 }
 
 
+# Axes of the layout that fine-tuning software leaves alone: it has ZeRO or FSDP.
+_ALONE: Mapping[str, Any] = {"tp": (1,), "pp": (1,), "cp": (1,)}
+# Not tried unless it is asked for: hardly any software cuts single experts, and it is never the fastest.
+_WHOLE: Mapping[str, Any] = {"expert_tp": (1,)}
+
+
 def usual_batch(job: TrainingJob) -> Default:
     """Sequences of a step where nobody says how many."""
     if job.frozen or job.method != "sft":
@@ -69,8 +93,8 @@ def usual_batch(job: TrainingJob) -> Default:
 # -- candidates -------------------------------------------------------------------------------
 
 # Of their peak devices have never trained more; what needs a higher share is not searched.
-_MOST_MFU = 0.75
-_MOST_DEVICES = 2**17
+MOST_MFU = 0.85
+MOST_DEVICES = 2**17
 _DOUBLINGS = 5  # numbers of devices that are tried beyond the least
 
 
@@ -89,6 +113,17 @@ class Question:
     by: str
     space: Mapping[str, Any]
     batch_given: bool = True
+    tuning: bool = False
+    assumed: tuple[Default, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """The job in a few words."""
+        job = self.ways[0]
+        verb = "fine-tune" if self.tuning else "train"
+        batch = f"{job.batch:,} x {job.seq_len:,} tokens a step"
+        return f"{verb} {job.model.name}, {format_quantity(self.tokens, 'count')} tokens, {batch}"
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
@@ -124,10 +159,10 @@ def sensible(question: Question, offer: Offer) -> list[int]:
     away = {"optimizer", "all"} & set(question.space.get("offload", ()))
     room = visible_bytes(device) * (1 - limits.headroom)
     by_memory = 0.0 if away else 0.9 * least_bytes(job) / room
-    alone = least_days(job, question.tokens, device.peak(job.peak_format)) / _MOST_MFU
+    alone = least_days(job, question.tokens, device.peak(job.peak_format)) / MOST_MFU
     by_time = alone / limits.deadline_days if limits.deadline_days else 0.0
     least = max(by_memory, by_time, 1.0)
-    most = min(limits.most_devices or _MOST_DEVICES, _MOST_DEVICES)
+    most = min(limits.most_devices or MOST_DEVICES, MOST_DEVICES)
     if limits.budget_per_hour and offer.price:
         most = min(most, int(limits.budget_per_hour / offer.price.dollars_per_device_hour))
     found = offer.counts(least, most)
@@ -144,7 +179,7 @@ def dealt_batch(batch: int, devices: int) -> int:
     """A batch near to this one that an odd number of devices can share: a multiple of its odd part.
 
     >>> dealt_batch(1024, 64), dealt_batch(1024, 72), dealt_batch(1024, 96)
-    (1024, 1152, 960)
+    (1024, 1008, 1056)
     """
     odd = devices
     while odd % 2 == 0:
@@ -164,7 +199,7 @@ def dealt_batch(batch: int, devices: int) -> int:
 class Searched:
     """Layouts that were found at some places: of each the fastest that fits, with what it holds."""
 
-    picks: tuple[tuple[Place, TrainingJob, str], ...]
+    picks: tuple[tuple[Place, TrainingJob], ...]
     refused: tuple[Refusal, ...]
     tried: int = 0
     valid: int = 0
@@ -173,14 +208,17 @@ class Searched:
 
 def search_places(question: Question, found: Sequence[Place]) -> Searched:
     """The layouts of a question at places of one kind; those of the first way that fits there."""
-    picks: list[tuple[Place, TrainingJob, str]] = []
-    refused: list[Refusal] = []
+    picks: list[tuple[Place, TrainingJob]] = []
     counts: Counter[str] = Counter()
-    left = list(found)
+    left, short = list(found), dict[Place, str]()
     for way in question.ways:
-        short: dict[Place, str] = {}
+        short = {}
         batches: dict[int, list[Place]] = {}
         for place in left:
+            needed = least_bytes(way) if "offload" not in question.space else 0.0
+            if needed > place.devices * visible_bytes(place.cluster.accelerator):
+                short[place] = f"nothing fits; weights and optimizer alone are {format_quantity(needed, 'bytes')}"
+                continue
             batch = way.batch if question.batch_given else dealt_batch(way.batch, place.devices)
             batches.setdefault(batch, []).append(place)
         for batch, some in batches.items():
@@ -194,11 +232,11 @@ def search_places(question: Question, found: Sequence[Place]) -> Searched:
             for place in some:
                 near = made.near.get(place.cluster, ())
                 if near:
-                    picks.append((place, picked(near, question.limits.headroom).job, ""))
+                    picks.append((place, picked(near, question.limits.headroom).job))
                 else:
-                    short[place] = _short(made.closest)
+                    short[place] = _short(made.short.get(place.cluster))
         left = list(short)
-    refused += [Refusal(str(place), why) for place, why in (short if left else {}).items()]
+    refused = [Refusal(str(place), why) for place, why in short.items()]
     return Searched(tuple(picks), tuple(refused), counts["tried"], counts["valid"], counts["fitting"])
 
 
@@ -228,12 +266,16 @@ def choice_of(question: Question, place: Place, job: TrainingJob) -> Choice:
     paid = options if place.price is None else options | _PAID | {"price": place.price}
     make = partial(train, job, tokens=question.tokens, **paid)
     estimate = make()
-    found = Choice(str(place), words(job), job, figures_of(estimate, place), make)
+    figures = figures_of(estimate, place)
+    if question.limits.purchase is not None:
+        with suppress(LLMHWError):  # a device that nobody sells
+            figures["purchase"] = Figure(rent_or_buy(place.cluster, price=1.0).purchase, "dollars")
+    found = Choice(str(place), words(job), job, figures, make, where=place)
     found.__dict__["estimate"] = estimate
     return found
 
 
-_PAID = {"provider": None, "region": None, "kind": "on_demand"}
+_PAID = {"provider": None, "region": None, "kind": "on_demand", "prices": None}
 
 
 def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
@@ -258,15 +300,15 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
         found["dollars"] = grown(run.dollars, "dollars")
         found["dollars_per_hour"] = Figure(an_hour, "dollars")
         found["dollars_per_month"] = Figure(an_hour * 730, "dollars")
-    bought = [p.dollars * c.devices for p in purchase_prices(c.accelerator)]
-    if bought:
-        middle = sorted(bought)[len(bought) // 2]
-        found["purchase"] = Figure(middle, "dollars", *((min(bought), max(bought)) if len(bought) > 1 else ()))
     found["devices"] = Figure(c.devices, "count")
     found["headroom"] = Figure(free[0], "fraction", free[1], free[2])
     found["goodput"] = Figure(run.goodput, "fraction")
     if run.energy_kwh is not None and run.watts is not None:
         found["energy_kwh"] = grown(run.energy_kwh, "kWh")
+    if run.co2_kg is not None:
+        found["co2_kg"] = grown(run.co2_kg, "kg")
+    if run.peak_kw is not None:
+        found["peak_kw"] = Figure(run.peak_kw, "kW")
     found["mfu"] = falls(estimate.mfu, "fraction")
     found["tokens_per_second"] = falls(estimate.tokens_per_second, "tokens/s")
     found["step_seconds"] = grown(step, "seconds")
@@ -287,6 +329,102 @@ def way_of(job: TrainingJob) -> str:
     return f"{name}, rank {job.rank}"
 
 
+# -- the search of all ------------------------------------------------------------------------
+
+
+@dataclass
+class Results:
+    """What was found so far."""
+
+    choices: list[Choice] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    complete: bool = True
+
+    def add(self, question: Question, made: Searched) -> None:
+        """Put in what a search found, with the figures of each single prediction."""
+        self.counts.update({name: getattr(made, name) for name in ("tried", "valid", "fitting")})
+        self.refused += made.refused
+        self.choices += [choice_of(question, place, job) for place, job in made.picks]
+
+    def better(self, question: Question, place: Place) -> Choice | None:
+        """A choice that keeps all limits and is quicker, cheaper and on no more devices than a place could ever be."""
+        days, dollars = at_best(question, place)
+        for c in self.choices:
+            paid = c.figures.get("dollars")
+            least = paid is not None and paid.value <= dollars and c.figures["days"].value <= days
+            if least and c.figures["devices"].value <= place.devices and not c.misses(question.bounds, sure=True):
+                return c
+        return None
+
+
+def at_best(question: Question, place: Place) -> tuple[float, float]:
+    """Days and dollars of a run that no device has ever done better: its peak, less what always goes."""
+    job = on(question.ways[-1], place.cluster)
+    try:
+        peak = place.cluster.accelerator.peak(job.peak_format) * place.devices
+    except LLMHWError:  # a format that the device lacks: the search says so
+        return 0.0, 0.0
+    days = least_days(job, question.tokens, peak) / MOST_MFU
+    return days, 24 * days * (place.dollars_per_hour or float("inf"))
+
+
+def hopeless(question: Question, place: Place) -> str:
+    """Why a place breaks a limit, were it as good as can be; "" if it may keep all."""
+    days, dollars = at_best(question, place)
+    figures = {"days": Figure(days, "days"), "dollars": Figure(dollars, "dollars")}
+    best = Choice(str(place), "", None, {n: f for n, f in figures.items() if f.value < float("inf")}, lambda: None)
+    broken = [b for b in best.misses(question.bounds) if b.figure in best.figures]
+    return f"even at {MOST_MFU:.0%} of its peak {missed(best, broken, WORDS | OTHER_WORDS)}" if broken else ""
+
+
+def searched(
+    question: Question,
+    groups: Sequence[Sequence[Place]],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    executor: Any = None,
+    results: Results | None = None,
+) -> Results:
+    """Search groups of places; Ctrl-C ends it with what was found until then.
+
+    executor   a `concurrent.futures` executor that searches the groups; then all of them are searched
+    """
+    found = results or Results()
+    waiting = [executor.submit(search_places, question, group) for group in groups] if executor else []
+    try:
+        for i, group in enumerate(groups):
+            if executor:
+                found.add(question, waiting[i].result())
+            else:
+                _search(question, group, found)
+            if progress is not None:
+                progress(i + 1, len(groups))
+    except KeyboardInterrupt:
+        found.complete = False
+        for one in waiting:
+            one.cancel()
+    return found
+
+
+def _search(question: Question, group: Sequence[Place], found: Results) -> None:
+    """Search what may still be worth it of one group."""
+    able = []
+    for place in group:
+        if why := hopeless(question, place):
+            found.refused.append(Refusal(str(place), why))
+        else:
+            able.append(place)
+    worse = {place: better for place in able if (better := found.better(question, place))}
+    for place, choice in list(worse.items())[:1]:
+        days, dollars = at_best(question, place)
+        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')} and {format_quantity(dollars, 'dollars')}"
+        found.refused.append(Refusal(str(place), f"{least}: {choice.place} beats that"))
+    left = [place for place in able if place not in worse]
+    if left:
+        found.add(question, search_places(question, left))
+
+
 # -- the plan ---------------------------------------------------------------------------------
 
 
@@ -303,6 +441,7 @@ def plan_training(
     offers: Iterable[Offer] | None = None,
     tuning: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    executor: Any = None,
     **space: Any,
 ) -> Plan:
     """Which machines to take for a training job, how it lies on them, what it takes and costs.
@@ -310,7 +449,7 @@ def plan_training(
     job        what is trained; its layout is replaced. Several: ways to do it, of which the first that fits is taken
     clusters   where: clusters, names of devices, or names with counts; default: whatever can be rented
     limits     what the answer may take. Without a deadline, and where the number of devices is free, 90 days are
-               assumed, or 7 for fine-tuning
+               assumed, or 7 for fine-tuning; an assumed limit that nothing keeps is let go
     run        prices, failures and power
     tokens     of the run; default: as `llmhw.train` has it
     best       how many choices to return
@@ -319,13 +458,38 @@ def plan_training(
     offers     ways to have devices; default: all that the catalog has a price of
     tuning     whether a model is fine-tuned: it decides what is assumed
     progress   called with what is done and what there is to do
+    executor   a `concurrent.futures` executor that spreads the search
     space      axes of the layout that are fixed, or values to try, as in `llmhw.search`
+
+    Every choice is a layout whose figures are those of `llmhw.train`, with their intervals. Storage, network traffic,
+    people and failed runs are not counted.
+
+    >>> from llmhw import Cluster, TrainingJob, model
+    >>> job = TrainingJob(model=model("llama-3-8b"), cluster="h100")
+    >>> found = plan_training(job, ["h100", ("h100", 8)], tokens=1e9)
+    >>> found.best.place, found.refused[0].why[:12]
+    ('8 x H100 SXM5 80GB (RunPod Community)', 'nothing fits')
     """
     jobs = [job] if isinstance(job, TrainingJob) else check_items("job", job, empty=False)
+    _check(jobs, limits, run, tokens, best, by, counts, tuning)
+    tuning = tuning or any(one.frozen or one.method != "sft" for one in jobs)
+    fixed = bool(counts) or clusters is not None
+    question = replace(settled(jobs, limits, run, tokens, by, space, tuning, fixed), counts=tuple(counts))
+    ways = list(offers) if offers is not None else [] if clusters is not None else _priced(run)
+    groups = candidates(question, clusters, counts, ways)
+    found = searched(question, groups, progress=progress, executor=executor)
+    if not ranked(found.choices, question.bounds, BY[by]):
+        question = _less_assumed(question, found)
+    return answered(question, found, groups, best, ways, free=not fixed)
+
+
+def _check(
+    jobs: Sequence[Any], limits: Any, run: Any, tokens: Any, best: Any, by: Any, counts: Any, tuning: Any
+) -> None:
     for one in jobs:
         check_object("job", one, "TrainingJob")
-    for number in counts:
-        check_count("counts", number, most=_MOST_DEVICES)
+    for number in check_items("counts", counts):
+        check_count("counts", number, most=MOST_DEVICES)
     check_choice("by", by, BY)
     check_object("limits", limits, "Limits")
     check_object("run", run, "RunOptions")
@@ -333,12 +497,6 @@ def plan_training(
     if tokens is not None:
         check_number("tokens", tokens, least=1, most=1e18)
     check_count("best", best, most=1000)
-    tuning = tuning or any(one.frozen or one.method != "sft" for one in jobs)
-    fixed = bool(counts) or clusters is not None
-    question, notes = settled(jobs, limits, run, tokens, by, space, tuning, fixed)
-    groups = candidates(question, clusters, counts, offers)
-    made, complete = searched(question, groups, progress)
-    return answered(question, made, best, notes, complete)
 
 
 def settled(
@@ -347,100 +505,280 @@ def settled(
     run: RunOptions,
     tokens: float | None,
     by: str,
-    space: Any,
+    space: Mapping[str, Any],
     tuning: bool,
     fixed: bool,
-) -> tuple[Question, list[str]]:
+) -> Question:
     """The question with all that was left open, and what was assumed for that."""
-    notes: list[str] = []
-    first = ways[0]
+    first, assumed = ways[0], []
     if tokens is None:
-        usual = usual_tokens(replace(first, frozen=True) if tuning and not first.frozen else first)
-        tokens = usual.value
-        notes.append(f"assumed {usual}")
+        assumed.append(usual_tokens(replace(first, frozen=True) if tuning and not first.frozen else first))
+        tokens = assumed[-1].value
     batch_given = first.global_batch is not None
     if not batch_given:
-        usual = _TUNED if tuning else usual_batch(first)
-        ways = [replace(on(one, one.cluster), global_batch=int(usual.value)) for one in ways]
-        notes.append(f"assumed {usual}")
+        assumed.append(_TUNED if tuning else usual_batch(first))
+        ways = [replace(on(one, one.cluster), global_batch=int(assumed[-1].value)) for one in ways]
+    space = {**_WHOLE, **(_ALONE if tuning else {}), **space}
     if limits.deadline_days is None and not fixed:
-        usual = DEADLINES[not tuning]
-        limits = replace(limits, deadline_days=usual.value)
-        notes.append(f"assumed {usual}")
-    return Question(tuple(ways), limits, run, tokens, by, space, batch_given), notes
+        assumed.append(DEADLINES[not tuning])
+        limits = replace(limits, deadline_days=assumed[-1].value)
+    return Question(tuple(ways), limits, run, tokens, by, space, batch_given, tuning, tuple(assumed))
 
 
-def candidates(
-    question: Question, clusters: Any, counts: Sequence[int], offers: Iterable[Offer] | None
-) -> list[list[Place]]:
-    """Places to search, those of one kind together."""
+def _priced(run: RunOptions) -> list[Offer]:
+    """All that can be rented of a provider, in a region; what has no price there is left out."""
+    found = []
+    for device in places_of.priced():
+        with suppress(LLMHWError):
+            found += [o for o in places_of.offers(device, run)[0] if o.price is not None]
+    if not found:
+        where = " and ".join(f"{n}={v!r}" for n in ("provider", "region", "kind") if (v := getattr(run, n)))
+        raise LLMHWError(f"{where} has no price of any device; see llmhw.prices()")
+    return found
+
+
+def candidates(question: Question, clusters: Any, counts: Sequence[int], offers: Sequence[Offer]) -> list[list[Place]]:
+    """Places to search, those of one kind together; what may be cheapest comes first."""
+    found: list[list[Place]] = []
     if clusters is not None:
         groups: dict[Any, list[Place]] = {}
         for place in places_of.given(clusters, question.run):
             groups.setdefault(place.kind, []).append(place)
-        return list(groups.values())
-    found = []
-    if offers is None:
-        offers = [o for device in places_of.priced() for o in places_of.offers(device, question.run)[0]]
+        found = list(groups.values())
+    errors = []
     for offer in offers:
         try:
-            numbers = list(counts) or sensible(question, offer)
-            found.append([offer.place(n) for n in numbers])
-        except LLMHWError:
-            continue
-    return [group for group in found if group]
+            found.append([offer.place(n) for n in counts or sensible(question, offer)])
+        except LLMHWError as error:  # a device that lacks the format, or comes in other numbers
+            errors.append(error)
+    if errors and not any(found):
+        raise errors[0]
+    return sorted(filter(None, found), key=lambda group: at_best(question, group[0])[1])
 
 
-def searched(
-    question: Question, groups: Sequence[list[Place]], progress: Callable[[int, int], None] | None
-) -> tuple[list[Searched], bool]:
-    """All groups, or those that were done when Ctrl-C came."""
-    made: list[Searched] = []
-    try:
-        for i, group in enumerate(groups):
-            made.append(search_places(question, group))
-            if progress is not None:
-                progress(i + 1, len(groups))
-    except KeyboardInterrupt:
-        return made, False
-    return made, True
+def _less_assumed(question: Question, found: Results) -> Question:
+    """The question without an assumed deadline that nothing keeps."""
+    days = next((d for d in question.assumed if d.argument == "deadline_days"), None)
+    if days is None:
+        return question
+    free = replace(question, limits=replace(question.limits, deadline_days=None))
+    left = tuple(d for d in question.assumed if d is not days)
+    return replace(free, assumed=left) if ranked(found.choices, free.bounds, BY[question.by]) else question
 
 
-def answered(question: Question, made: Sequence[Searched], best: int, notes: list[str], complete: bool) -> Plan:
+def answered(
+    question: Question,
+    found: Results,
+    groups: Sequence[Sequence[Place]],
+    best: int,
+    offers: Sequence[Offer],
+    *,
+    free: bool,
+) -> Plan:
     """The plan, from all layouts that were found."""
-    choices = [choice_of(question, place, job) for one in made for place, job, _ in one.picks]
-    choices.sort(key=lambda c: c.figures["days"].value)
     bounds, by = question.bounds, BY[question.by]
+    if not any(by in c.figures for c in found.choices):
+        by = "days"  # without any price
+    choices = sorted(found.choices, key=lambda c: c.figures["days"].value)
     order = ranked(choices, bounds, by)
-    refused = [r for one in made for r in one.refused]
-    changes: list[str] = []
-    if not order:
-        missed = sorted(choices, key=lambda c: max(c.misses(bounds).values(), default=0))
-        refused = [*(Refusal(c.place, _missed(c, bounds)) for c in missed), *refused]
-        changes += [
-            f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}"
-            for c, moved in smallest_changes(choices, bounds)[:3]
-        ]
-    counts = {name: sum(getattr(one, name) for one in made) for name in ("tried", "valid", "fitting")}
-    first = question.ways[0]
-    what = f"{first.model.name}, {format_quantity(question.tokens, 'count')} tokens"
+    near = sorted((c for c in choices if c not in order), key=lambda c: max(c.misses(bounds).values()))
+    refused = [*(Refusal(c.place, missed(c, bounds, WORDS | OTHER_WORDS)) for c in near), *found.refused]
+    why, changes = reasons(order, bounds, by, WORDS), []
+    if found.complete:
+        if order:
+            changes = improvements(question, order[0])
+        else:
+            more = beyond(question, groups, offers, free=free)
+            excluded = exclusion([*choices, *more], bounds)
+            why = [excluded] if excluded else []
+            changes = list(ways_out(question, [*choices, *more], groups, offers))
     return Plan(
-        title=f"plans to train {what}",
-        choices=tuple(order[:best]),
+        title=f"plans to {question.what}",
+        choices=tuple(_kinds(order, best)),
         front=tuple(undominated(order, _FRONT)),
         columns=COLUMNS,
+        told=("days", "dollars", "headroom"),
         bounds=bounds,
         refused=tuple(refused),
+        why=tuple(why),
+        about=about(order[0].estimate.run) if order else (),
         changes=tuple(changes),
-        notes=tuple(notes),
-        counts=counts,
-        complete=complete,
+        notes=tuple(_notes(question, order, found)),
+        counts=found.counts,
+        complete=found.complete,
     )
 
 
-def _missed(choice: Choice, bounds: Sequence[Bound]) -> str:
-    told = []
-    for bound in choice.misses(bounds):
-        figure = choice.figures.get(bound.figure)
-        told.append(f"{bound.figure} {figure or 'not known'} against {bound.limit:g}")
-    return ", ".join(told)
+def _notes(question: Question, order: Sequence[Choice], found: Results) -> list[str]:
+    notes = [f"assumed {d}" for d in question.assumed]
+    if question.tuning and all(question.space.get(name) is value for name, value in _ALONE.items()):
+        notes.append("assumed tp=1, pp=1, cp=1: ZeRO or FSDP alone, as fine-tuning software has it")
+    if not found.complete:
+        notes.insert(0, "interrupted: only a part was tried")
+    if order:
+        notes += [line for line in order[0].estimate.warnings() if "assumed" not in line]
+    return notes
+
+
+_SOME_FAILURES = 0.05
+
+
+def about(run: TrainingRun) -> tuple[str, ...]:
+    """Failures and energy of a run in two lines."""
+    told = {name: (value, note) for name, value, note in run.rows()}
+    failures, energy = ("goodput", "failures", "spares"), ("energy", "CO2", "peak power")
+    lines = (failures, energy) if run.failures_expected >= _SOME_FAILURES else (energy,)
+    return tuple("; ".join(f"{name} {told[name][0]}, {told[name][1]}" for name in line) for line in lines)
+
+
+def _kinds(order: Sequence[Choice], best: int) -> list[Choice]:
+    """The best of each kind of machine, then others, in their order."""
+    first: dict[Any, Choice] = {}
+    for choice in order:
+        first.setdefault(choice.where.kind, choice)
+    chosen = [*first.values(), *(c for c in order if c not in first.values())][:best]
+    return [c for c in order if c in chosen]
+
+
+# -- what would help --------------------------------------------------------------------------
+
+
+def beyond(
+    question: Question, groups: Sequence[Sequence[Place]], offers: Sequence[Offer], *, free: bool
+) -> list[Choice]:
+    """What was refused without a search, more devices, and fewer, than the limits let one try.
+
+    They show which limit to move.
+    """
+    open_limits = Limits(headroom=question.limits.headroom)
+    asked = replace(question, limits=open_limits)
+    more: list[list[Place]] = [[p for p in group if hopeless(question, p)][:_TRIES] for group in groups]
+    if free:
+        quick = replace(question, limits=replace(open_limits, deadline_days=question.limits.deadline_days))
+        for offer in offers:
+            with suppress(LLMHWError):
+                numbers = {*sensible(quick, offer)[:3], *sensible(asked, offer)[:3]}
+                more.append([offer.place(n) for n in sorted(numbers)])
+    else:
+        for group in groups:
+            largest = max(group, key=lambda p: p.devices)
+            with suppress(LLMHWError):
+                more.append([places_of.grown(largest, times) for times in (2, 4, 8, 16)])
+    known = {str(p) for group in groups for p in group if not hopeless(question, p)}
+    left = [[p for p in group if str(p) not in known] for group in more]
+    left = sorted(filter(None, left), key=lambda group: at_best(question, group[0])[1])
+    return searched(asked, left[: 2 * _TRIES]).choices
+
+
+def ways_out(
+    question: Question, choices: Sequence[Choice], groups: Sequence[Sequence[Place]], offers: Sequence[Offer]
+) -> Iterator[str]:
+    """Changes of what was asked that were tried, each with what it gives."""
+    bounds, by = question.bounds, BY[question.by]
+    held = [c for c in choices if not c.misses(bounds)]
+    if held:  # on other numbers of devices than those that were asked for
+        best = ranked(held, bounds, by)[0]
+        yield f"gpus={best.figures['devices'].value}: {_short_of(best)}"
+    for best, moved in smallest_changes(choices, [b for b in bounds if b is not FITS])[:_MOST_CHANGES]:
+        if not best.misses([FITS]):
+            yield f"{', '.join(b.asks(best.figures[b.figure].value) for b in moved)}: {_short_of(best)}"
+    yield from _fewer_tokens(question, choices)
+    told = 0
+    for text, asked, where in variants(question, groups, offers):
+        order = ranked(searched(asked, where[:_TRIES]).choices, bounds, by)
+        if order:
+            yield f"{text}: {_short_of(order[0])}"
+            told += 1
+        if told == _MOST_CHANGES:
+            return
+
+
+_TRIES, _MOST_CHANGES = 6, 4
+
+
+def _fewer_tokens(question: Question, choices: Sequence[Choice]) -> Iterator[str]:
+    """Most tokens, to two digits, with which a choice keeps all limits."""
+    grows = {"days", "dollars", "energy_kwh"}
+    best: tuple[float, Choice | None] = (0.0, None)
+    for choice in choices:
+        misses = choice.misses(question.bounds)
+        if misses and {b.figure for b in misses} <= grows and max(misses.values()) < float("inf"):
+            best = max(best, (1 / (1 + max(misses.values())), choice), key=lambda one: one[0])
+    share, chosen = best
+    if chosen is not None:
+        fewer = float(f"{share * question.tokens * 0.95:.1e}")
+        made = choice_of(replace(question, tokens=fewer), chosen.where, chosen.job)
+        if not made.misses(question.bounds):
+            yield f"tokens={fewer:g}: {_short_of(made)}"
+
+
+def variants(
+    question: Question, groups: Sequence[Sequence[Place]], offers: Sequence[Offer]
+) -> Iterator[tuple[str, Question, Sequence[Sequence[Place]]]]:
+    """What may be asked instead, those that lose least first."""
+    space, first = question.space, question.ways[0]
+    trained = [way for way in question.ways if not way.frozen]
+
+    def of_jobs(**changes: Any) -> Question:
+        return replace(question, ways=tuple(replace(way, **changes) for way in question.ways))
+
+    def of_space(**values: Any) -> Question:
+        return replace(question, space={**space, **values})
+
+    for name in [n for n in space if n != "offload"]:
+        left = {n: v for n, v in space.items() if n != name}
+        yield f"{name} left open", replace(question, space=left), groups
+    if first.compute is None and first.precision != "fp32" and trained:
+        yield "compute='fp8'", of_jobs(compute="fp8"), groups
+    if trained and first.optimizer == "adamw":
+        yield "optimizer='adamw-8bit'", of_jobs(optimizer="adamw-8bit"), groups
+    if "offload" not in space:
+        for away in ("optimizer", "all"):
+            yield f"offload={away!r}", of_space(offload=(away,)), groups
+    if question.tuning and len(trained) == len(question.ways):
+        yield "frozen=True", of_jobs(frozen=True), groups
+        yield "frozen=True, base='nf4-dq'", of_jobs(frozen=True, base="nf4-dq"), groups
+    elif question.tuning and not any(way.base for way in question.ways):
+        yield "base='nf4-dq'", of_jobs(base="nf4-dq"), groups
+    known = {offer.device.name for offer in offers} | {p.cluster.accelerator.name for group in groups for p in group}
+    largest = max(map(accelerator, known), key=lambda d: d.memory_bytes)
+    for device in _larger(largest):
+        some = []
+        for offer in places_of.offers(device, question.run)[0]:
+            with suppress(LLMHWError):
+                some.append([offer.place(n) for n in question.counts or sensible(question, offer)])
+        yield f"gpu={device.name!r}", question, [group for group in some if group]
+
+
+def _larger(device: Accelerator) -> list[Accelerator]:
+    """Devices with more memory that can be rented, those with the cheapest memory first."""
+    priced = {d.name for d in places_of.priced()}
+    found = {}
+    for more in larger(device):
+        paid, _ = newest_prices(more) if more.name in priced else ([], "")
+        if paid:
+            found[more] = min(p.dollars_per_device_hour for p in paid) / more.memory_bytes
+    return sorted(found, key=lambda more: found[more])
+
+
+def improvements(question: Question, best: Choice) -> list[str]:
+    """Changes of the best choice that make it cheaper, or quicker where it has no price: each was tried."""
+    by = "dollars" if "dollars" in best.figures else "days"
+    place, found = best.where, []
+    tries: list[tuple[str, Question, Place]] = []
+    job = best.job
+    if job.compute is None and job.precision != "fp32" and not job.frozen:
+        fp8 = replace(question, ways=tuple(replace(way, compute="fp8") for way in question.ways))
+        tries.append(("compute='fp8'", fp8, place))
+    if place.price is not None and (spot := places_of.spot(place)):
+        tries.append(("kind='spot'", question, spot))
+    for text, asked, where in tries:
+        order = ranked(searched(asked, [[where]]).choices, question.bounds, by)
+        if order and order[0].figures[by].value < 0.95 * best.figures[by].value:
+            found.append(f"{text}: {_short_of(order[0])}")
+    return found
+
+
+def _short_of(choice: Choice) -> str:
+    told = [str(choice.figures[name]) for name in ("days", "dollars") if name in choice.figures]
+    return f"{choice.place}, {', '.join(told)}"

@@ -1,0 +1,975 @@
+"""Plans of serving: machines, layouts, formats and replicas for a load and a service level, held against limits.
+
+All layouts in all formats on all devices are timed at once (`llmhw.serving_grid`); what is shown are single predictions
+(`llmhw.serve`) of the few that come first. Where nothing else is said the level is kept over the whole 80 % interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
+from itertools import product
+from math import ceil, inf, isfinite, lcm
+from typing import Any
+
+import numpy as np
+
+from llmhw.checks import check_items, check_object
+from llmhw.cost import Default, RunOptions
+from llmhw.hardware import Cluster, PurchasePrice, purchase_prices
+from llmhw.job import ServingJob, check_fields, choice, count, documented, limits_of, number
+from llmhw.margin import known_error
+from llmhw.planning import places as places_of
+from llmhw.planning.places import Offer, Place
+from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
+from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
+from llmhw.search import ServingSpace
+from llmhw.service import ServingEstimate, check_lengths, engine_for, serve, simulate_service, time_interval
+from llmhw.serving_grid import Rooms, ServingGrid, grids
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
+
+# Least bits of a weight, and of an element of the cache. Kurtic et al. 2024 (arXiv 2411.02355), Llama 3.1 on the Open
+# LLM Leaderboards: 8-bit floats lose nothing that is measured, 8-bit integers 1 to 3 %, 4-bit weights come near them;
+# below 4 bits perplexity rises fast (llama.cpp, tools/quantize/README.md). A checkpoint's own formats are no loss.
+QUALITY = {"lossless": (16, 16), "high": (8, 8), "usable": (4, 8), "any": (0, 0)}
+
+BY = {"cost": "", "latency": "tpot", "devices": "devices", "speed": "tokens_per_second"}
+COLUMNS = {
+    "dollars_per_hour": "an hour",
+    "dollars_per_million": "a million",
+    "purchase": "to buy",
+    "ttft": "first token",
+    "tokens_per_second_per_user": "tokens/s a user",
+    "concurrency": "users",
+    "headroom": "free",
+}
+_FRONT = {"dollars_per_hour": False, "dollars_per_million": False, "tpot": False, "devices": False, "headroom": True}
+HOURS_A_MONTH = 730
+
+# MLPerf Inference (loadgen/mlperf.conf): Llama 2 70B 2 s and 0.2 s on a server, 0.45 s and 0.04 s interactive.
+_LEVEL = (
+    Default("slo_ttft", 2.0, "as MLPerf Inference asks of Llama 2 70B on a server"),
+    Default("slo_tpot", 0.05, "20 tokens/s a user; MLPerf Inference asks for 5 on a server, 25 for interactive use"),
+)
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a service must do.
+
+    Requests are alike and in steady state. Without users and rate, what one instance serves within the level counts,
+    at its price a million tokens.
+    """
+
+    input_tokens: int = count("Of each prompt.", 1000)
+    output_tokens: int = count("Of each answer.", 500)
+    users: int | None = count("People who ask again when they are answered.", None)
+    rate: float | None = number("Requests that arrive in a second, instead.", above=True, most=1e9)
+    slo_ttft: float | None = number("Most seconds until the first token; default: 2.", above=True, most=600)
+    slo_tpot: float | None = number("Most seconds between two tokens; default: 0.05.", above=True, most=10)
+    percentile: float | None = number(
+        "Of requests at random that must keep both limits, as 99; default: the mean request.", least=1, most=99.9
+    )
+    context: int | None = count("Tokens of the longest sequence that must fit; default: those of a request.", None)
+    quality: str | None = choice(QUALITY, "Weight formats: at least 16, 8 or 4 bits, or any; default: high.", None)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.users is not None and self.rate is not None:
+            raise LLMHWError(f"users={self.users} and rate={self.rate:g} are two ways to say the load; give one")
+        if self.percentile is not None and self.users is None and self.rate is None:
+            raise LLMHWError(f"percentile={self.percentile:g} is one of requests that come: give users or rate too")
+        if self.context is not None and self.context < self.tokens:
+            raise LLMHWError(
+                f"context={self.context} is less than the {self.tokens} tokens of a request; give that or more"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Of a request, in and out."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the load is said."""
+        return self.users is not None or self.rate is not None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, once all that was left open is settled."""
+
+    job: ServingJob
+    demand: Demand
+    limits: Limits
+    run: RunOptions
+    by: str
+    space: Mapping[str, Any]
+    counts: tuple[int, ...] = ()
+    sure: bool = True
+
+    @cached_property
+    def level(self) -> tuple[Bound, ...]:
+        """The service level."""
+        found = (("slo_ttft", "ttft", self.demand.slo_ttft), ("slo_tpot", "tpot", self.demand.slo_tpot))
+        return tuple(Bound(name, figure, limit) for name, figure, limit in found if limit is not None)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """All limits."""
+        return (*self.level, *self.limits.bounds())
+
+    @property
+    def price_figure(self) -> str:
+        """What counts as cost."""
+        if self.limits.purchase is not None:
+            return "purchase"
+        return "dollars_per_hour" if self.demand.loaded else "dollars_per_million"
+
+    @property
+    def figure(self) -> str:
+        """The figure that ranks."""
+        return BY[self.by] or self.price_figure
+
+
+# -- formats and layouts ----------------------------------------------------------------------
+
+# Of formats of as many bits that are multiplied alike, the one that is most in use: the others are as fast.
+_USUAL = (
+    *("bf16", "fp16", "fp8", "int8", "gptq-8bit", "mxfp8", "int4-awq", "nvfp4", "mxfp4", "gptq-3bit"),
+    *("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ3_M", "Q3_K_M", "Q2_K", "mlx-8bit", "mlx-6bit", "mlx-4bit", "mlx-3bit"),
+)
+
+
+def formats_tried(job: ServingJob, quality: str | None = None) -> list[str]:
+    """Weight formats that are worth trying for a job's engine, of at least this quality; its checkpoint's own first."""
+    if job.was_asked("weights"):
+        return [str(job.weights)]
+    engine, spec = job.software, job.model
+    least = QUALITY[quality][0] if quality else 0
+    names = [n for n in _USUAL if n in number_formats() and engine.reads(number_format(n))]
+    names = [n for n in names if number_format(n).bits >= least]
+    if not engine.default_weights:
+        names = [n for n in names if number_format(n).kind != "gguf"]
+    if spec.checkpoint.quantized:
+        own = checkpoint_name(spec)
+        if all(engine.reads(fmt) for fmt in formats_in(spec, own)):
+            bits = formats_in(spec, own)[0].bits
+            return [own, *(n for n in names if n != own and number_format(n).bits < bits)]
+    return names
+
+
+def caches_tried(job: ServingJob, quality: str | None = None) -> list[str]:
+    """Formats of the cache."""
+    if job.was_asked("kv"):
+        return [str(job.kv)]
+    least = QUALITY[quality][1] if quality else 0
+    found = [n for n in ("bf16", "fp8") if job.software.caches(n) and number_format(n).bits >= least]
+    own = job.model.checkpoint.kv
+    return list(dict.fromkeys([*found, *([own] if own and job.software.caches(own) else [])]))
+
+
+_MOST_STAGES = 8
+
+
+def layouts(job: ServingJob, most: int, given: Mapping[str, Any]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """Ways to lay one instance out on at most so many devices: attention_dp, ep, and pairs of tp and pp.
+
+    Powers of two, and experts either on all ranks or cut by all; what is given is fixed, or tried.
+    """
+    ServingSpace.of(job, 1, dict(given))  # refuses names and values that are none
+    sizes = [2**i for i in range(most.bit_length()) if 2**i <= most]
+    axes = {name: _values(given.get(name)) for name in ("tp", "pp", "attention_dp", "ep")}
+    experts = limits_of(job.model, job.cluster).experts
+    layers = job.software.split == "layers"
+    tps = axes["tp"] or ([1] if layers else [n for n in sizes if job.model.heads % n == 0])
+    pps = axes["pp"] or [n for n in sizes if n <= min(job.model.num_layers, most if layers else _MOST_STAGES)]
+    pairs = [(tp, pp) for tp, pp in product(tps, pps) if tp * pp <= most]
+    dps = axes["attention_dp"] or [1]
+    for dp, ep in product(dps, axes["ep"] or [1]):
+        yield dp, ep, [(tp, pp) for tp, pp in pairs if tp * pp * dp <= most]
+    if experts > 1 and not (axes["attention_dp"] or axes["ep"]) and not layers:
+        for n in (n for n in sizes if n > 1 and experts % n == 0):
+            if 1 in tps:
+                yield n, n, [(1, pp) for pp in pps if n * pp <= most]  # attention shared, experts spread
+            if n in tps:
+                yield 1, n, [(n, pp) for pp in pps if n * pp <= most]
+
+
+def _values(given: Any) -> list[int]:
+    if given is None:
+        return []
+    return [given] if isinstance(given, int) else list(check_items("layout", given, empty=False))
+
+
+# -- places -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One way to have devices; `devices`: how many, where that is fixed."""
+
+    offer: Offer
+    devices: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Devices that are had together."""
+        return self.offer.step
+
+    @property
+    def price(self) -> float:
+        """Dollars of a device-hour; infinite where none is known."""
+        return self.offer.price.dollars_per_device_hour if self.offer.price else inf
+
+    @cached_property
+    def purchase(self) -> tuple[float, PurchasePrice | None]:
+        """Dollars to buy a device."""
+        found = buying_price(self.offer.device.name)
+        return (found.dollars if found else inf), found
+
+    def instance(self, devices: int) -> Cluster | None:
+        """The devices of one instance, if so many are joined here."""
+        if self.devices is not None and self.devices % devices:
+            return None
+        try:
+            if self.offer.machine is None and self.offer.own is None:
+                return Cluster(self.offer.device, devices)
+            if self.offer.machine is None:
+                return _own(self.offer, devices)
+            c = self.offer.place(-(-devices // self.step) * self.step).cluster
+            if devices > self.offer.most:
+                return None
+            return Cluster(c.accelerator, devices, c.devices_per_node, c.intra_link, c.inter_link)
+        except LLMHWError:
+            return None
+
+    def place(self, instance: Cluster, each: int, replicas: int) -> Place:
+        """Enough devices for so many instances, in whole machines."""
+        together = lcm(each, self.step)
+        devices = self.devices or -(-each * replicas // together) * together
+        node = instance.devices_per_node
+        if devices > node and devices % node:
+            node = max(n for n in range(each, node + 1) if devices % n == 0 and n % each == 0)
+        c = Cluster(self.offer.device, devices, node, instance.intra_link, instance.inter_link)
+        found = self.offer.place(self.step)
+        machines = -(-devices // self.step) if self.offer.machine else 1
+        return Place(c, self.offer.price, found.machine, machines)
+
+
+def _own(offer: Offer, devices: int) -> Cluster:
+    """Devices without a machine: a pair of cards may have a faster link than eight have."""
+    own = offer.own
+    if own is None:
+        return Cluster(offer.device, devices)
+    default = Cluster(offer.device).intra_link
+    link = None if own.intra_link == default else own.intra_link
+    return Cluster(offer.device, devices, own.devices_per_node, link, own.inter_link)
+
+
+def buying_price(device: str) -> PurchasePrice | None:
+    """What a device costs to buy: the newest price, of several the lowest.
+
+    >>> buying_price("RTX 3090").kind
+    'launch price'
+    """
+    found = purchase_prices(device)
+    newest = max((p.date for p in found), default="")
+    return min((p for p in found if p.date == newest), key=lambda p: p.dollars, default=None)
+
+
+def sites(question: Question, clusters: Any, offers: Iterable[Offer] | None) -> list[Site]:
+    """Where the job may run."""
+    run = question.run
+    if clusters is not None:
+        found = []
+        for place in places_of.given(clusters, run):
+            offer = Offer(place.cluster.accelerator, place.price, own=place.cluster)
+            found.append(Site(offer, place.devices if place.devices > 1 else None))
+        return found
+    if offers is None:
+        devices = _bought() if question.limits.purchase is not None else places_of.priced()
+        offers = [o for device in devices for o in places_of.offers(device, run)[0]]
+    if question.limits.purchase is not None:  # one's own devices: one way to have each
+        offers = {o.device.name: o for o in offers if buying_price(o.device.name)}.values()
+        offers = [Offer(o.device, o.price, own=o.own or Cluster(o.device)) for o in offers]
+    if question.counts:
+        return [Site(o, n) for o in offers for n in question.counts if n % o.step == 0]
+    return [Site(o) for o in offers]
+
+
+def _bought() -> list[Any]:
+    from llmhw.hardware import accelerators
+
+    names = {p.accelerator for p in purchase_prices()}
+    return [device for device in accelerators() if device.name in names]
+
+
+# -- the search -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """One layout in one format at one site: numbers of an instance, as the arrays have them."""
+
+    site: Site
+    job: ServingJob
+    concurrency: float
+    replicas: int
+    least_more: float  # the fewest users at which an instance is known to miss the level
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+@dataclass
+class Searched:
+    """What was found at all sites, and why nothing was."""
+
+    picks: list[Pick]
+    refused: dict[str, tuple[float, str]]
+    tried: int = 0
+    valid: int = 0
+    fitting: int = 0
+    others: list[tuple[float, Pick]] | None = None
+
+
+_ROUNDS = 4
+
+
+def most_within(grid: ServingGrid, question: Question, longer: Any) -> dict[str, Any]:
+    """The most users of one instance that keep the level, to a few per cent; with their times, by interpolation.
+
+    longer   factor on predicted times, with one user and with several: arrays
+
+    `low` keeps the level, `high` does not (or is one more than fit); 0 where not even one user does.
+    """
+    ttft, tpot = (next((b.limit for b in question.level if b.figure == f), inf) for f in ("ttft", "tpot"))
+    service = grid.service(question.demand.input_tokens, question.demand.output_tokens)
+    alone, several = longer
+
+    def missed(n: Any) -> tuple[Any, list[Any]]:
+        times = list(service.answers(np.maximum(n, 1), "parts").parts.values())
+        factor = np.where(n > 1, several, alone)
+        worst = np.maximum(times[0] / ttft, times[1] / tpot) * factor
+        return np.broadcast_to(worst, grid.shape), [np.broadcast_to(t, grid.shape) for t in times]
+
+    capacity = grid.capacity
+    low, high = np.minimum(capacity, 1.0), capacity.copy()
+    worst, times = missed(low)
+    low_worst, low = worst, np.where(worst <= 1, low, 0.0)
+    worst, full = missed(high)
+    keeps = worst <= 1
+    times = [np.where(keeps, b, a) for a, b in zip(times, full, strict=True)]
+    low, high, high_worst = np.where(keeps & (low > 0), high, low), np.where(keeps, high + 1, high), worst
+    for i in range(_ROUNDS):
+        open_ = (low > 0) & (high - low > 1) & (high / np.maximum(low, 1) > 1.05)
+        if not open_.any():
+            break
+        share = np.log(1 / low_worst) / np.log(np.maximum(high_worst, 1 + 1e-9) / low_worst)
+        share = np.where(np.isfinite(share) & (i % 3 < 2), np.clip(share, 0.02, 0.98), 0.5)
+        guess = np.exp(np.log(np.maximum(low, 1)) * (1 - share) + np.log(np.maximum(high, 2)) * share)
+        n = np.where(open_, np.clip(np.floor(guess), low + 1, np.maximum(high - 1, low + 1)), np.maximum(low, 1))
+        worst, made = missed(n)
+        up, down = open_ & (worst <= 1), open_ & (worst > 1)
+        low, low_worst = np.where(up, n, low), np.where(up, worst, low_worst)
+        high, high_worst = np.where(down, n, high), np.where(down, worst, high_worst)
+        times = [np.where(up, b, a) for a, b in zip(times, made, strict=True)]
+    return {"low": low, "high": high, "ttft": times[0], "tpot": times[1], "each": times[2], "alone": low_worst}
+
+
+def searched(question: Question, where: Sequence[Site], progress: Callable[[int, int], None] | None) -> Searched:
+    """Every layout and format at every site; of each site the cheapest, the quickest and the smallest."""
+    demand, job = question.demand, question.job
+    quality = demand.quality or "high"
+    weights, kv = formats_tried(job), caches_tried(job)
+    accepted = set(formats_tried(job, quality)), set(caches_tried(job, quality))
+    mask = np.array([w in accepted[0] for w in weights])[:, None] & np.array([k in accepted[1] for k in kv])[None]
+    if not mask.any():
+        raise LLMHWError(f"quality={quality!r} leaves no format that {job.engine} reads; use usable or any")
+    context = demand.context or demand.tokens
+    rooms, found = Rooms(weights, kv, demand.tokens, context), Searched([], {}, others=[])
+    smallest = min((n for n, ok in zip(weights, mask.any(axis=1), strict=True) if ok), key=_bits(job))
+    least = weight_bytes(job.model, smallest)
+    most = {site: _most(question, site, least) for site in where}
+    every = list(layouts(job, max(most.values()), question.space))
+    for i, (dp, ep, pairs) in enumerate(every):
+        rows, kinds = _rows(question, most, dp, ep, pairs, found)
+        for devices, _, grid in grids(rows, weights, kv, rooms):
+            longer = _longer(grid, question.sure)
+            made = most_within(grid, question, longer) | {"longer": np.broadcast_to(longer[1], grid.shape)}
+            made["held"] = grid.held(np.maximum(made["low"], 1))
+            for d, kind in enumerate(devices):
+                for site in kinds[kind]:
+                    _picked(question, site, grid, made, d, mask, found)
+        if progress is not None:
+            progress(i + 1, len(every))
+    return found
+
+
+def _most(question: Question, site: Site, least_bytes: float) -> int:
+    """Most devices of an instance that are tried at a site: those of a fast network, more where these do not suffice.
+
+    least_bytes   of the weights in the smallest format that is acceptable
+    """
+    device = site.offer.device
+    node = (site.offer.own or site.offer.place(site.step).cluster).devices_per_node
+    needed = least_bytes / (0.8 * device.memory_bytes)
+    experts = limits_of(question.job.model, question.job.cluster).experts
+    most = node if needed <= node and experts == 1 else max(2 * node, 16)
+    if site.devices:
+        most = site.devices
+    return max(1, min(most, 144, question.limits.most_devices or most))
+
+
+def _rows(
+    question: Question, where: Mapping[Site, int], dp: int, ep: int, pairs: Sequence[tuple[int, int]], found: Searched
+) -> tuple[list[list[ServingJob | None]], list[list[Site]]]:
+    """Jobs by kind of devices and layout, and the sites of each kind: those that differ in price only share one."""
+    rows: dict[Any, list[ServingJob | None]] = {}
+    kinds: dict[Any, list[Site]] = {}
+    for site in where:
+        sizes = [tp * pp * dp for tp, pp in pairs]
+        made = {n: site.instance(n) if n <= where[site] else None for n in dict.fromkeys(sizes)}
+        key = (site.offer.device.name, tuple(_alike(c) for c in made.values()))
+        kinds.setdefault(key, []).append(site)
+        if key not in rows:
+            rows[key] = [None] * len(pairs)
+            for i, (tp, pp) in enumerate(pairs):
+                cluster = made[sizes[i]]
+                if cluster is not None:
+                    known = any(job is not None for job in rows[key])
+                    rows[key][i] = _job(question, site, cluster, known, found, tp=tp, pp=pp, attention_dp=dp, ep=ep)
+    return list(rows.values()), list(kinds.values())
+
+
+def _alike(c: Cluster | None) -> Any:
+    """What of an instance's devices decides its speed."""
+    return c and (c.devices, c.devices_per_node, c.intra_link, c.inter_link if c.nodes > 1 else None)
+
+
+def _job(
+    question: Question, site: Site, cluster: Cluster, known: bool, found: Searched, **layout: Any
+) -> ServingJob | None:
+    """The job of one instance in 16 bit, as formats are axes of their own; None where a rule or a fact refuses it."""
+    half = cluster.accelerator.half_format
+    length = _context(question) if question.job.software.paged else question.demand.tokens
+    try:
+        made = replace(question.job, cluster=cluster, weights=half, kv=half, max_model_len=length, **layout)
+        if made.tp * made.attention_dp > 1:
+            cluster.link_for(made.tp * made.attention_dp)
+        if not known:
+            engine_for(made)  # raises where a fact of the device is not known
+    except LLMHWError as error:
+        _refuse(found, site, 3.0, str(error))
+        return None
+    return made
+
+
+def _bits(job: ServingJob) -> Callable[[str], float]:
+    return lambda name: formats_in(job.model, name)[0].bits_per_weight
+
+
+def _context(question: Question) -> int:
+    """max_model_len of every job: what must fit, so that engines start."""
+    job, demand = question.job, question.demand
+    if job.was_asked("max_model_len"):
+        return int(job.context_limit)
+    return demand.context or demand.tokens
+
+
+def _refuse(found: Searched, site: Site, grade: float, why: str) -> None:
+    """Remember why a device is not taken: the reason that is nearest to being none."""
+    name = site.offer.device.name
+    if name not in found.refused or grade < found.refused[name][0]:
+        found.refused[name] = grade, why
+
+
+def _longer(grid: ServingGrid, sure: bool) -> tuple[Any, Any]:
+    """How much longer than predicted times may be, of one user and of several."""
+
+    def factor(load: int) -> Callable[[ServingJob], float]:
+        return lambda job: (time_interval(job, load) or (1.0, 1.0))[1] if sure else 1.0
+
+    alone, several = (np.maximum(grid.each(factor(load)), 1.0) for load in (1, 2))
+    return alone, several
+
+
+def _picked(
+    question: Question, site: Site, grid: ServingGrid, made: Mapping[str, Any], d: int, mask: Any, found: Searched
+) -> None:
+    """The best of one site in one grid: the cheapest, the quickest for each user, the fewest devices."""
+    demand, limits = question.demand, question.limits
+    low, each = made["low"][d], made["each"][d]
+    sizes = np.array([0 if job is None else job.devices for job in grid.jobs[d]])[:, None, None]
+    there = np.broadcast_to(sizes > 0, low.shape)
+    found.tried += int(low.size)
+    found.valid += int((there & grid.able[d]).sum())
+    fits = there & (grid.capacity[d] > 0)
+    found.fitting += int(fits.sum())
+    able = mask & fits
+    if not able.any():
+        usable = mask & there & np.broadcast_to(grid.able[d], low.shape)
+        short = grid.short[d][usable]
+        if short.size:
+            _refuse(found, site, 2 + float(short.min()) / 1e15, _short_words(grid, d, usable))
+        return
+    keeps = able & (low > 0)
+    if not keeps.any():
+        worst = np.where(able & np.isfinite(made["alone"][d]), made["alone"][d], inf)
+        at = _place_of(worst)
+        _refuse(found, site, 1 + min(worst[at], 1e6) / 1e7, _late_words(question, made, d, at))
+        return
+    with np.errstate(all="ignore"):
+        replicas = np.ceil(_wanted(demand, low, each / made["longer"][d]))
+        if site.devices:
+            able_to = site.devices // np.maximum(sizes, 1)
+            keeps = keeps & (replicas <= able_to) if demand.loaded else keeps
+            devices, replicas = np.broadcast_to(site.devices, low.shape), np.broadcast_to(able_to, low.shape)
+        else:
+            together = np.lcm(np.maximum(sizes, 1), site.step)  # whole machines, full of instances
+            devices = np.ceil(sizes * replicas / together) * together
+            replicas = np.floor(devices / np.maximum(sizes, 1))
+        an_hour = devices * site.price
+        total = each * replicas
+        figures = {
+            "dollars_per_hour": an_hour,
+            "dollars_per_month": an_hour * HOURS_A_MONTH,
+            "dollars_per_million": an_hour / (total * 3600) * 1e6,
+            "purchase": devices * site.purchase[0],
+            "devices": devices.astype(float),
+            "tpot": made["tpot"][d],
+            "ttft": made["ttft"][d],
+            "tokens_per_second": total,
+            "tokens_per_second_per_user": 1 / made["tpot"][d],
+            "concurrency": low * replicas,
+            "headroom": 1 - made["held"][d] / site.offer.device.memory_bytes,
+        }
+    inside = keeps.copy()
+    for bound in limits.bounds():
+        if bound.figure in figures:
+            value = figures[bound.figure]
+            inside &= value >= bound.limit if bound.least else value <= bound.limit
+    among = inside if inside.any() else keeps
+    if not among.any():
+        _refuse(found, site, 1.5, f"{site.devices} are too few for the load")
+        return
+    seen = set()
+    for name in dict.fromkeys([question.figure, question.price_figure, "devices"]):
+        value = -figures[name] if name == "tokens_per_second" else figures[name]
+        near = among & (value <= np.where(among, value, inf).min() + 0.03 * abs(np.where(among, value, inf).min()))
+        # of what is within 3 % the smallest instance: more stages need more users at once to be as even as is assumed
+        order = np.where(near, sizes + (value - value[near].min()) / (1e-9 + 0.05 * abs(value[near].min())), inf)
+        at = _place_of(order)
+        if at not in seen:
+            seen.add(at)
+            job, n = grid.at((d, *at)), float(low[at])
+            told = _drafted(job, n, {name: float(value[at]) for name, value in figures.items()})
+            found.picks.append(Pick(site, job, n, int(replicas[at]), float(made["high"][d][at]), told))
+
+
+def _place_of(values: Any) -> tuple[int, ...]:
+    """Where the least is."""
+    return tuple(int(i) for i in np.unravel_index(int(values.argmin()), values.shape))
+
+
+def _drafted(job: ServingJob, users: float, values: Mapping[str, float]) -> dict[str, Figure]:
+    """Figures as the arrays have them, with their intervals; what is not known is left out."""
+    low, high = time_interval(job, int(users)) or (1.0, 1.0)
+    error = known_error("paged" if job.software.paged else "llama.cpp")
+    found = {}
+    for name, value in values.items():
+        if not isfinite(value):
+            continue
+        if name in ("ttft", "tpot"):
+            found[name] = Figure(value, "seconds", value * low, value * high)
+        elif name == "dollars_per_million":
+            found[name] = Figure(value, "dollars", value * low, value * high)
+        elif name.startswith("tokens_per_second"):
+            found[name] = Figure(value, "tokens/s", value / high, value / low)
+        elif name == "headroom":
+            found[name] = Figure(value, "fraction", 1 - (1 - value) * (1 + error), 1 - (1 - value) * (1 - error))
+        else:
+            found[name] = Figure(value, "count" if name in ("devices", "concurrency") else "dollars")
+    return found
+
+
+def _wanted(demand: Demand, users: Any, tokens_per_second: Any) -> Any:
+    """Instances that the load takes."""
+    if demand.users is not None:
+        return demand.users / users
+    if demand.rate is not None:
+        return demand.rate * demand.output_tokens / tokens_per_second
+    return np.ones_like(users)
+
+
+def _short_words(grid: ServingGrid, d: int, usable: Any) -> str:
+    short = np.where(usable, grid.short[d], inf)
+    at = _place_of(short)
+    job = grid.at((d, *at))
+    amount = format_quantity(float(max(short[at], 0.0)), "bytes")
+    return f"does not fit: short by {amount} on each of {job.devices} in {job.weights}"
+
+
+def _late_words(question: Question, made: Mapping[str, Any], d: int, at: Any) -> str:
+    told = []
+    for bound in question.level:
+        seconds = float(made[bound.figure][d][at])
+        told.append(f"{_SPOKEN[bound.figure]} {format_quantity(seconds, 'seconds')} of {bound.limit:g} s")
+    sure = " over the interval" if question.sure else ""
+    return f"too slow{sure} even for one user: {', '.join(told)}"
+
+
+_SPOKEN = {"ttft": "first token", "tpot": "next token"}
+
+# -- single predictions -----------------------------------------------------------------------
+
+
+def draft_of(question: Question, pick: Pick) -> Choice:
+    """A pick with the figures that the arrays have: those of a single prediction with so many users."""
+    place = pick.site.place(pick.job.cluster, pick.job.devices, max(1, pick.replicas))
+    job = replace(pick.job, cluster=place.cluster)
+    load = {"concurrency": int(pick.concurrency) * job.replicas}
+    return Choice(str(place), words(job), job, pick.figures, _served(question, job, place, load))
+
+
+def _served(question: Question, job: ServingJob, place: Place, load: Mapping[str, Any]) -> Callable[[], Any]:
+    """What makes the single prediction of a job."""
+    demand = question.demand
+    lengths: dict[str, Any] = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
+    paid: dict[str, Any] = {"price": place.price} if place.price else {"kind": question.run.kind}
+    return partial(serve, job, **lengths, **load, **paid)
+
+
+def choice_of(question: Question, pick: Pick) -> Choice:
+    """The single prediction of a pick at the load; without one, with the most users that keep the level."""
+    demand, job = question.demand, pick.job
+    place = pick.site.place(job.cluster, job.devices, max(1, pick.replicas))
+    job = replace(job, cluster=place.cluster)
+    load: dict[str, Any] = {"rate": demand.rate}
+    if demand.users is not None:
+        load = {"concurrency": demand.users}
+    elif demand.rate is None:
+        load = {"concurrency": max(1, _most_users(question, pick)) * job.replicas}
+    found = Choice(str(place), words(job), job, {}, _served(question, job, place, load))
+    made = replace(found, figures=figures_of(found.estimate, place, pick.site))
+    made.__dict__["estimate"] = found.estimate
+    return made
+
+
+def _most_users(question: Question, pick: Pick) -> int:
+    """The most users of one instance that keep the level, between what the arrays say and what misses it."""
+    from bisect import bisect_left
+
+    from llmhw.service import Service
+
+    job, demand, low = pick.job, question.demand, int(pick.concurrency)
+    service = Service(job, engine_for(job), demand.input_tokens, demand.output_tokens, replicas=1)
+    limits = {b.figure: b.limit for b in question.level}
+
+    def late(n: int) -> bool:
+        longer = (time_interval(job, n) or (1.0, 1.0))[1] if question.sure else 1.0
+        point = service.at(n)
+        return (
+            max(point.ttft_seconds / limits.get("ttft", inf), point.tpot_seconds / limits.get("tpot", inf)) > 1 / longer
+        )
+
+    between = range(low + 1, max(low + 1, int(pick.least_more)))
+    return low + bisect_left(between, True, key=late)
+
+
+def figures_of(e: ServingEstimate, place: Place, site: Site) -> dict[str, Figure]:
+    """All that a plan counts of one prediction, with the ends of its intervals."""
+    low, high = e.interval or (1.0, 1.0)
+    point, job = e.point, e.job
+    tokens = e.tokens_per_second_interval or (point.tokens_per_second,) * 2
+
+    def seconds(value: float) -> Figure:
+        return Figure(value, "seconds", value * low, value * high)
+
+    found = {
+        "ttft": seconds(point.ttft_seconds),
+        "tpot": seconds(point.tpot_seconds),
+        "tokens_per_second": Figure(point.tokens_per_second, "tokens/s", *tokens),
+        "tokens_per_second_per_user": Figure(
+            point.tokens_per_second_per_user, "tokens/s", *(1 / (point.tpot_seconds * f) for f in (high, low))
+        ),
+        "concurrency": Figure(point.concurrency, "count"),
+        "devices": Figure(place.devices, "count"),
+        "replicas": Figure(job.replicas, "count"),
+        "requests_per_second": Figure(e.requests_per_second, "a second"),
+    }
+    if place.price is not None:
+        an_hour = place.price.dollars_per_device_hour * place.devices
+        found["dollars_per_hour"] = Figure(an_hour, "dollars")
+        found["dollars_per_month"] = Figure(an_hour * HOURS_A_MONTH, "dollars")
+        paid = e.dollars_per_million_tokens
+        if paid is not None:
+            ends = (paid * point.tokens_per_second / t for t in (tokens[1], tokens[0]))
+            found["dollars_per_million"] = Figure(paid, "dollars", *ends)
+    if isfinite(site.purchase[0]):
+        found["purchase"] = Figure(site.purchase[0] * place.devices, "dollars")
+    many = -(-point.concurrency // (job.replicas * job.attention_dp)) if point.concurrency else 1
+    needed = e.memory.needed_bytes(min(e.tokens, job.context_limit), max(1, many))
+    free = [1 - needed * f / e.memory.capacity_bytes for f in (1, 1 + e.memory.error, 1 - e.memory.error)]
+    found["headroom"] = Figure(free[0], "fraction", free[1], free[2])
+    return found
+
+
+def words(job: ServingJob) -> str:
+    """Formats, layout and instances, in words."""
+    told = [f"{job.weights}, cache {job.kv}"]
+    told += [f"{name} {getattr(job, name)}" for name in ("tp", "pp", "ep", "attention_dp") if getattr(job, name) > 1]
+    if job.replicas > 1:
+        told.append(f"{job.replicas} replicas")
+    return ", ".join(told).replace("attention_dp", "attention dp")
+
+
+# -- queues -----------------------------------------------------------------------------------
+
+_MOST_SIMULATED = 2000
+
+
+def queued(question: Question, pick: Pick, rounds: int = 6) -> tuple[Choice | None, str]:
+    """The choice with as many instances as it takes for a percentile of requests at random; None: not within reach."""
+    demand, site = question.demand, pick.site
+    percentile = (demand.percentile or 0) / 100
+    level: dict[str, Any] = {b.argument: b.limit for b in question.level}
+    replicas, share = pick.replicas, 0.0
+    lengths: dict[str, Any] = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
+    for _ in range(rounds):
+        choice = choice_of(question, replace(pick, replicas=replicas))
+        job: ServingJob = choice.job
+        load: dict[str, Any] = {"rate": demand.rate}
+        if demand.users is not None:
+            load = {"concurrency": -(-demand.users // job.replicas) * job.replicas}
+        found = simulate_service(job, **load, requests=_MOST_SIMULATED, **lengths, **level).result
+        share = found.goodput or 0.0
+        if share >= percentile and found.keeps_up is not False:
+            note = f"{format_quantity(share, 'fraction')} of requests at random keep the limits"
+            return replace(choice, note=note), note
+        if site.devices:
+            break
+        replicas = max(replicas + 1, ceil(replicas * 1.2))
+    told = f"{format_quantity(share, 'fraction')} of requests keep the limits, not {percentile:g}"
+    return None, f"{choice.place}, {choice.layout}: {told}"
+
+
+# -- the plan ---------------------------------------------------------------------------------
+
+FREE, USUAL = Limits(), Demand()
+
+
+def plan_serving(
+    job: ServingJob,
+    clusters: Any = None,
+    *,
+    demand: Demand = USUAL,
+    limits: Limits = FREE,
+    run: RunOptions = places_of.ANY,
+    best: int = 5,
+    by: str = "cost",
+    counts: Sequence[int] = (),
+    offers: Iterable[Offer] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **space: Any,
+) -> Plan:
+    """Which machines to take for a service, how it lies on them, how many users it serves and what it costs.
+
+    job        what is served; its layout is replaced, and its formats where they were not asked for
+    clusters   where: clusters, names of devices, or names with counts; default: whatever can be rented, or bought where
+               `limits` has a purchase price
+    demand     lengths, load, service level, quality; without a level one is assumed
+    limits     what the answer may take
+    run        prices
+    best       how many choices to return
+    by         cost, latency, devices or speed: what counts among those that hold
+    counts     numbers of devices; default: as many as the load takes
+    offers     ways to have devices; default: all that the catalog has a price of
+    progress   called with what is done and what there is to do
+    space      axes of the layout that are fixed, or values to try: tp, pp, ep, attention_dp
+
+    >>> from llmhw import model
+    >>> found = plan_serving(ServingJob(model=model("llama-3-8b"), cluster="h100"), ["h100", "l4"])
+    >>> found.best.figures["tpot"].most <= 0.05
+    True
+    """
+    check_object("job", job, "ServingJob")
+    check_choice("by", by, BY)
+    for what, thing, kind in (("demand", demand, "Demand"), ("limits", limits, "Limits"), ("run", run, "RunOptions")):
+        check_object(what, thing, kind)
+    check_count("best", best, most=1000)
+    for n in counts:
+        check_count("counts", n, most=10**6)
+    check_lengths(job, demand.input_tokens, demand.output_tokens)
+    job, demand, notes = settled(job, demand)
+    question = Question(job, demand, limits, run, by, space, tuple(counts))
+    where = sites(question, clusters, offers)
+    if not where:
+        raise LLMHWError("no device can be considered: none has such a price; give gpu, or other limits")
+    with np.errstate(all="ignore"):
+        found = searched(question, where, progress)
+        if not found.picks:  # nothing holds over its interval: what holds at the estimate
+            question = replace(question, sure=False)
+            found = searched(question, where, progress)
+        if not found.picks:
+            relaxed = replace(question, demand=replace(demand, slo_ttft=None, slo_tpot=None))
+            made = searched(relaxed, where, progress)
+            return answered(question, made, best, notes, found)
+    return answered(question, found, best, notes)
+
+
+def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[str]]:
+    """The job and its demand with all that was left open, and what was assumed for that."""
+    notes = []
+    if demand.slo_ttft is None and demand.slo_tpot is None:
+        demand = replace(demand, **{one.argument: one.value for one in _LEVEL})
+        notes += [f"assumed {one}" for one in _LEVEL]
+    if demand.quality is None and not job.was_asked("weights"):
+        demand = replace(demand, quality="high")
+        notes.append("assumed quality='high': weights of at least 8 bits, or the checkpoint's own format")
+    elif demand.quality is None:
+        demand = replace(demand, quality="any")
+    one = Cluster(job.cluster.accelerator)
+    layout: dict[str, Any] = {"attention_dp": 1, "ep": 1, "tp": None, "pp": None}
+    asked_for = {
+        f.name: getattr(job, f.name) for f in fields(job) if f.name in ("weights", "kv") and job.was_asked(f.name)
+    }
+    kept = replace(job, cluster=one, **layout, **asked_for)
+    return kept, demand, notes
+
+
+_MOST_FRONT = 5
+
+
+def answered(question: Question, found: Searched, best: int, notes: list[str], missed: Searched | None = None) -> Plan:
+    """The plan, from all that was picked; `missed`: what kept the level nowhere, of which these are the nearest."""
+    bounds, figure = question.bounds, question.figure
+    drafts, most = _drafts(question, found.picks), figure == "tokens_per_second"
+    order = ranked(list(drafts), bounds, figure, most=most)
+    notes = list(notes)
+    if not question.sure and order:
+        notes.insert(0, "nothing keeps the level over its whole 80 % interval: these keep it at the estimate")
+    shown, late = _shown(question, order, drafts, best)
+    shown = ranked(shown, bounds, figure, most=most) or shown
+    front = _spread(undominated(order, _FRONT))
+    if question.demand.loaded:
+        front = [choice_of(question, drafts[c]) for c in front]
+    front = undominated([*shown, *(c for c in front if not c.misses(bounds))], _FRONT)
+    changes: list[str] = []
+    if not shown:
+        nearest = sorted(drafts, key=lambda c: max(c.misses(bounds).values(), default=0.0))
+        late += [Refusal(c.place, missed_words(c, bounds)) for c in nearest if c.misses(bounds)]
+        changes = [
+            f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}, {c.layout}"
+            for c, moved in smallest_changes(list(drafts), bounds)[:3]
+        ]
+    taken = set() if missed else {p.site.offer.device.name for p in found.picks}
+    refused = sorted((missed or found).refused.items(), key=lambda r: r[1])
+    return Plan(
+        title=_title(question),
+        choices=tuple(shown),
+        front=tuple(front),
+        columns=_columns(question),
+        bounds=bounds,
+        refused=(*late, *(Refusal(name, why) for name, (_, why) in refused if name not in taken)),
+        why=tuple(_why(question, shown)),
+        changes=tuple(changes),
+        notes=tuple(notes),
+        counts={"tried": found.tried, "valid": found.valid, "fitting": found.fitting},
+    )
+
+
+def _shown(
+    question: Question, order: Sequence[Choice], drafts: Mapping[Choice, Pick], best: int
+) -> tuple[list[Choice], list[Refusal]]:
+    """The first choices as single predictions, with the queues that a percentile asks for; those that queues refuse."""
+    shown: list[Choice] = []
+    late: list[Refusal] = []
+    for c in order:
+        if len(shown) == best or len(late) > best:
+            break
+        if question.demand.percentile is None:
+            shown.append(choice_of(question, drafts[c]))
+            continue
+        made, why = queued(question, drafts[c])
+        if made is None:
+            late.append(Refusal(c.place, why))
+        else:
+            shown.append(made)
+    return shown, late
+
+
+def _spread(front: Sequence[Choice]) -> list[Choice]:
+    """Some of a front, of each device the first."""
+    return list({c.job.cluster.accelerator.name: c for c in reversed(front)}.values())[::-1][:_MOST_FRONT]
+
+
+def _drafts(question: Question, picks: Sequence[Pick]) -> dict[Choice, Pick]:
+    """Choices of the picks, each layout of a site once."""
+    found: dict[Any, Pick] = {}
+    for pick in picks:
+        offer = pick.site.offer
+        machine = offer.machine and (offer.machine.provider, offer.machine.name)
+        key = (offer.device.name, machine, pick.site.price, pick.site.devices, pick.job.devices, words(pick.job))
+        found.setdefault(key, pick)
+    return {draft_of(question, pick): pick for pick in found.values()}
+
+
+def missed_words(choice: Choice, bounds: Sequence[Bound]) -> str:
+    """The limits that a choice breaks, with its figures."""
+    told = []
+    for bound in choice.misses(bounds):
+        figure = choice.figures.get(bound.figure)
+        told.append(f"{bound.figure.replace('_', ' ')} {figure or 'not known'} against {bound.limit:g}")
+    return ", ".join(told)
+
+
+def _columns(question: Question) -> dict[str, str]:
+    return {name: head for name, head in COLUMNS.items() if name != "purchase" or question.limits.purchase is not None}
+
+
+def _title(question: Question) -> str:
+    demand = question.demand
+    load = f"{demand.users:,} users" if demand.users is not None else ""
+    load = load or (f"{demand.rate:g} requests/s" if demand.rate is not None else "what one instance serves")
+    lengths = f"{demand.input_tokens:,} tokens in, {demand.output_tokens:,} out"
+    return f"plans to serve {question.job.model.name} by {question.job.engine}: {lengths}, {load}"
+
+
+def _why(question: Question, shown: Sequence[Choice]) -> list[str]:
+    """Why the first is first, and what the next gives up."""
+    if not shown:
+        return []
+    first, name = shown[0], question.figure
+    told = []
+    spoken = _NAMES.get(name, name.replace("_", " "))
+    if name in first.figures:
+        told.append(
+            f"{first.place} has the {'most' if name == 'tokens_per_second' else 'least'} {spoken} of all that hold"
+        )
+    if len(shown) > 1 and name in shown[1].figures:
+        other = shown[1]
+        told.append(f"next, {other.place}: {_differs(first, other, name, spoken)}")
+    return told
+
+
+_NAMES = {
+    "dollars_per_hour": "dollars an hour",
+    "dollars_per_million": "dollars a million tokens",
+    "purchase": "dollars to buy",
+    "tpot": "time between tokens",
+    "devices": "devices",
+    "tokens_per_second": "tokens/s",
+}
+
+
+def _differs(first: Choice, other: Choice, name: str, spoken: str) -> str:
+    share = other.figures[name].value / first.figures[name].value - 1
+    told = [f"{abs(share):.0%} {'more' if share >= 0 else 'fewer'} {spoken}"]
+    for figure, better in (("tokens_per_second_per_user", "faster"), ("headroom", "more free memory")):
+        a, b = first.figures.get(figure), other.figures.get(figure)
+        if a and b and b.value > a.value * 1.05:
+            gain = f"{b.value / a.value - 1:.0%} {better} for each user" if figure != "headroom" else better
+            told.append(gain)
+    return "; ".join(told)
