@@ -94,6 +94,8 @@ def _property(param: click.Parameter) -> dict[str, Any]:
         item = {"anyOf": [item, {"type": "array", "items": item, "minItems": 1}]}
     text = (getattr(param, "help", "") or _HELP.get(param.name or "", "")).partition("  [")[0]
     usual = getattr(param, "usual", None)
+    if getattr(param, "is_flag", False) and not isinstance(usual, bool):
+        usual = None  # a flag that stands for a value, such as --spot
     return item | ({"description": text} if text else {}) | ({"default": usual} if usual not in (None, False) else {})
 
 
@@ -138,20 +140,20 @@ def line(command: Command, given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         if name not in taken:
             raise unknown_name("argument", name, taken)
-        param = taken[name]
-        values = value if isinstance(value, (list, tuple)) else [value]
-        for one in values if value is not None else ():
+        values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        for one in values:
             if not isinstance(one, (str, int, float)):
                 raise LLMHWError(f"{name}={shown(one)} must be a text, a number, true or false, or a list of these")
             if one == "-":
                 raise LLMHWError(f"{name}='-' is standard input, which a tool does not have; give a name or a path")
-            if isinstance(param, Option):
-                options += _flag(param, one)
-            else:
-                behind.setdefault(name, []).append(str(one))
-    # those without a flag stand in the order of the command, whatever that of the call
-    words = [",".join(behind[n]) if isinstance(taken[n], Model) else n for n in taken if n in behind]
-    return [*options, "--", *(w for n in words for w in (behind[n] if n in behind else [n]))]
+        param = taken[name]
+        if isinstance(param, Option):
+            options += [word for one in values for word in _flag(param, one)]
+        elif values:
+            words = [str(one) for one in values]
+            behind[name] = [",".join(words)] if isinstance(param, Model) else words
+    # what has no flag stands in the order of the command, whatever that of the call
+    return [*options, "--", *(word for name in taken for word in behind.get(name, ()))]
 
 
 def _flag(param: Option, value: Any) -> Iterator[str]:
@@ -188,7 +190,7 @@ def call(tool: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             if isinstance(answer, Sweep):
                 raise LLMHWError(f"explain={shown(part)} is for one answer; give one value of each argument")
             told = answer.explain(part)
-            return told, {"part": part, "explanation": told}
+            return f"{told}\n", {"part": part, "explanation": told}
         found = json_value(answer)
         name = "combinations" if isinstance(answer, Sweep) else "rows" if isinstance(answer, Listing) else ""
         return text(answer, flags_of(command)), {name: found} if name else found

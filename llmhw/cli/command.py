@@ -182,7 +182,7 @@ class Command(click.Command):
     # answers
 
     def found(self, args: Sequence[str], give: Callable[[Report], T]) -> T:
-        """What `give` makes of the answer to these arguments, for programs: options of printing and of files do nothing.
+        """What `give` makes of the answer to these arguments, for programs: options of printing and files do nothing.
 
         Raises `LLMHWError` or `click.UsageError`.
         """

@@ -214,6 +214,8 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
+    if name == "schema":
+        return _word(draw, "serve|gpus|plan~train|x").split()
     if name == "cost":
         return ["--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
     model = draw(st.sampled_from(MODELS.split()))

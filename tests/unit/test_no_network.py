@@ -47,6 +47,7 @@ LINES = {
     "measure": ["params", "gpt2"],
     "validate": ["--kind", "facts"],
     "completion": ["bash"],
+    "schema": ["serve"],
 }
 
 
@@ -75,7 +76,7 @@ ELSEWHERE = [
 
 
 def test_no_command() -> None:
-    assert set(LINES) == set(COMMANDS)
+    assert set(LINES) == set(COMMANDS) - {"mcp"}
     lines = [([*name.split(), *line], 0) for name, line in LINES.items() if name != "measure"]
     lines += [(line, 2) for line in ELSEWHERE]
     code = f"""
@@ -86,6 +87,18 @@ for line, code in {lines!r}:
         main()
     except SystemExit as done:
         assert done.code == code, (line, done.code)
+"""
+    assert seen(code) == []
+
+
+def test_no_tool() -> None:
+    code = """
+from llmhw import LLMHWError, mcp
+mcp.call("fit", {"model": "llama-3-8b", "gpu": "h100"})
+try:
+    mcp.call("model", {"model": "org/Nothing"})
+except LLMHWError:
+    pass
 """
     assert seen(code) == []
 
