@@ -450,7 +450,7 @@ def cost(answer: Ownership, ax: Any = None) -> Figure:
         rate = format_quantity(offer.price.dollars_per_device_hour, "dollars")
         place = offer.price.provider or "the price given"
         shown[f"renting, {place} at {rate}"] = [(0.0, 0.0), (months, offer.dollars / answer.months * months)]
-    figure = lines(shown, x="months", y="dollars spent", points={"compared": answer.months}, ax=ax)
+    figure = lines(shown, x="months", y="spent", points={"compared": answer.months}, ax=ax)
     axes = figure.axes[0] if ax is None else ax
     axes.yaxis.set_major_formatter(lambda value, _: format_quantity(value, "dollars"))
     axes.set_title(_title(answer.title))

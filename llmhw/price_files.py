@@ -69,7 +69,8 @@ def read_prices(path: str | PathLike[str], argument: str = "prices") -> PriceLis
         raise LLMHWError(f"{argument}={shown(name)} has {what}; {_WAY_OUT}")
     for column in columns:
         if column not in (*_COLUMNS, *_ALSO):
-            raise unknown_name(f"column of {argument}", column, (*_COLUMNS, "dollars"))
+            wrong = unknown_name("column", column, (*_COLUMNS, "dollars"))
+            raise LLMHWError(f"{argument}={shown(name)}: {wrong}")
     rent: list[Any] = []
     buy: list[Any] = []
     for line, row in rows:

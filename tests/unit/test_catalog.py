@@ -16,7 +16,10 @@ from llmhw.catalog import check_calibration, read_calibration
 from llmhw.rates import ServingConstants, TrainingConstants
 from llmhw.units import LLMHWError
 
-TABLES = ("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures")
+TABLES = (
+    *("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures"),
+    *("ownership", "published_costs", "currencies", "grids"),
+)
 STATUS = {"datasheet", "measured", "derived", "published"}
 DATE = re.compile(r"20\d\d(-\d\d(-\d\d)?)?")
 ROWS = [(table, row) for table in TABLES for row in catalog.read_table(table)]

@@ -137,6 +137,52 @@ def test_a_checkpoint_never_comes_more_often_than_a_step_nor_later_than_the_end(
     assert llama(checkpoint_interval_seconds=1800).checkpoint_interval_seconds == 1800
 
 
+# -- spares and the room ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["constant", "exponential"])
+def test_spares_are_enough_for_that_share_of_the_time(shape: str) -> None:
+    """Palm's theorem: whatever the repair's distribution. Failures and repairs are played over many weeks."""
+    draw = np.random.default_rng(11)
+    mean, repair = 24.2, 96.0
+    times = np.cumsum(draw.exponential(repair / mean, 200_000))
+    ends = times + (repair if shape == "constant" else draw.exponential(repair, times.size))
+    moments = np.linspace(20 * repair, times[-1] - 20 * repair, 100_000)
+    away = np.searchsorted(times, moments) - np.searchsorted(np.sort(ends), moments)
+    spares = cost.spare_nodes(nodes_away=mean)
+    assert away.mean() == pytest.approx(mean, rel=0.02)
+    assert (away > spares).mean() < 0.0115
+    assert (away > spares - 2).mean() > 0.01
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e-6, 0.01, 1.0, 24.2, 499.0, 501.0, 1e5])
+def test_spares_are_a_quantile_of_poisson(mean: float) -> None:
+    drawn = np.random.default_rng(3).poisson(mean, 400_000)
+    found = cost.spare_nodes(nodes_away=mean)
+    assert (drawn <= found).mean() >= 0.9893
+    assert found == 0 or (drawn <= found - 1 - 0.004 * mean**0.5).mean() < 0.991
+    assert cost.spare_nodes(nodes_away=np.array([mean, 1.0])).tolist() == [found, 4.0]
+
+
+def test_spares_come_in_nodes_and_only_for_several() -> None:
+    found = llama()
+    assert found.spare_devices is not None
+    assert found.spare_devices % 8 == 0
+    # Delta's operators ask for 5 % (Cui et al. 2025); independent failures alone for less
+    low = next(float(row["low"]) for row in read_table("published_costs") if row["what"] == "spares")
+    assert low / 5 < found.spare_devices / found.devices < low
+    assert llama(repair_hours=0).spare_devices == llama(mtbf_device_hours=math.inf).spare_devices == 0
+    assert llama(devices=8).spare_devices is None
+
+
+def test_the_room_gives_what_a_server_may_draw() -> None:
+    """8 x H100 nodes are rated 10.2 kW and were measured at 76 % of it (Newkirk et al. 2025)."""
+    found = llama(devices=8, pue=1)
+    assert found.peak_kw is not None
+    assert 0.76 * 10.2 < found.peak_kw < 10.2
+    assert llama(devices=16).peak_kw == pytest.approx(2 * 1.2 * found.peak_kw)
+
+
 # -- what was published -----------------------------------------------------------------------
 
 
