@@ -13,6 +13,7 @@ from llmhw.hardware import (
     Cluster,
     Instance,
     Price,
+    PriceList,
     accelerators,
     cluster_of,
     instance,
@@ -142,9 +143,9 @@ def _machines(device: str) -> dict[tuple[str, str], Instance]:
     return {(m.provider, m.name): m for m in instances(device)}
 
 
-def priced() -> list[Accelerator]:
-    """The devices of the catalog that have a price for rent, in its order."""
-    rented = {price.accelerator for price in prices()}
+def priced(listed: PriceList | None = None) -> list[Accelerator]:
+    """The devices of the catalog that have a price for rent, in its order; `listed`: prices of one's own instead."""
+    rented = {price.accelerator for price in prices(listed=listed)}
     return [device for device in accelerators() if device.name in rented]
 
 

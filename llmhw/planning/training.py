@@ -528,7 +528,7 @@ def settled(
 def _priced(run: RunOptions) -> list[Offer]:
     """All that can be rented of a provider, in a region; what has no price there is left out."""
     found = []
-    for device in places_of.priced():
+    for device in places_of.priced(run.prices):
         with suppress(LLMHWError):
             found += [o for o in places_of.offers(device, run)[0] if o.price is not None]
     if not found:
