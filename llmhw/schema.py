@@ -273,11 +273,12 @@ def _object(text: str, **properties: Any) -> dict[str, Any]:
 
 
 # Lines beside the examples of a command: what these leave out.
-_UNPRICED = "--gpu 'TPU v5e' --gpus 16"
+_UNPRICED = "--gpu 'RTX 3090 Ti'"
 _MORE: dict[str, tuple[str, ...]] = {
-    "plan train": ("gpt2 --gpu 'TPU v5e','GB200 NVL72',l4 --gpus 8 --tokens 1e9,2e9", "gpt2 --instance g5.xlarge"),
-    "plan finetune": ("gpt2 --gpu 'TPU v5e','GB200 NVL72',l4 --gpus 8 --method full,lora",),
+    "plan train": (f"gpt2 {_UNPRICED},'TPU v5e',l4 --gpus 8 --tokens 1e9,2e9", "gpt2 --instance g5.xlarge"),
+    "plan finetune": (f"gpt2 {_UNPRICED},'TPU v5e',l4 --gpus 8 --method full,lora",),
     "model": ("gpt2,mixtral-8x7b,deepseek-v3,gemma-3-27b,qwen2.5-vl-7b,t5,qwen3-next-80b-a3b,gpt-oss-120b",),
+    "cost": ("--gpu h100 --price 0.01", "--gpu 'TPU v5e' --purchase-price 3000", "--gpu h100,'GB200 NVL72'"),
     "fit": ("llama-3-70b --gpu 'RTX 4090'", "deepseek-v3,gpt-oss-20b --gpu h100 --gpus 8"),
     "memory": ("mixtral-8x7b --gpu h100 --gpus 8 --ep 8 --zero 1", "llama-3-70b --gpu 'RTX 4090'"),
     "train": (
@@ -285,13 +286,11 @@ _MORE: dict[str, tuple[str, ...]] = {
         "llama-3-70b --gpu 'RTX 4090'",
         f"gpt2 {_UNPRICED}",
         "gpt2 --gpu h100,'GB200 NVL72'",
-        "gpt2 --gpu h100 --gpus 8 --currency EUR",
     ),
     "serve": (
         "deepseek-v3 --gpu h200 --gpus 8 --tp 8 --price 2",
         "llama-3-70b --gpu 'RTX 4090'",
-        f"llama-3-8b {_UNPRICED} --tp 8",
-        "llama-3-8b --gpu l4,h100 --currency EUR",
+        f"llama-3-8b {_UNPRICED},'M4 Max','TPU v5e'",
     ),
     "simulate": (
         "llama-3-8b --gpu h100 --concurrency 4 --requests 20 --slo-ttft 1",
@@ -325,6 +324,8 @@ def _lines(command: Any) -> Iterator[list[str]]:
     bases = [split(line)[1 + words :] for line in command.examples]
     yield from bases
     yield from map(split, _MORE.get(command.name, ()))
+    if any(param.name == "currency" for param in command.params):
+        yield [*bases[0], "--currency", "EUR"]
     if not bases or words > 1 or command.name in ("measure", "validate", "compare"):
         return  # each takes seconds
     for param in command.params:

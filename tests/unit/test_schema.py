@@ -60,12 +60,12 @@ def test_examples(name: str, line: str) -> None:
     check(name, done.stdout)
 
 
-@pytest.mark.parametrize("name", ["train", "serve", "memory", "fit", "model"])
+@pytest.mark.parametrize("name", ["train", "serve", "memory"])
 def test_any_line(name: str, tmp_path: Path) -> None:
     checked = 0
 
     @settings(
-        max_examples=10,
+        max_examples=6,
         derandomize=True,
         deadline=None,
         database=None,
