@@ -91,6 +91,7 @@ class Command(click.Command):
     examples   lines of the help that run as they are
     draw       from a module with functions that draw, and an answer, to a figure
     timed      from `llmhw.timeline` and an answer to a timeline
+    emits      from an answer and the form of a program to the file that starts it
     code       the exit code of an answer
     curve      the rows that --curve asks for
     interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed, never written to a file
@@ -107,6 +108,7 @@ class Command(click.Command):
         explain: bool = False,
         draw: Callable[[Any, Any], Any] | None = None,
         timed: Callable[[Any, Any], Any] | None = None,
+        emits: Callable[[Any, str], str] | None = None,
         code: Callable[[Any], int] = lambda answer: 0,
         curve: Callable[[Any], Any] | None = None,
         interrupted: Callable[[Any], str] = lambda answer: "",
@@ -120,7 +122,7 @@ class Command(click.Command):
         every = [*params, *money, *hub, *answer_options(explain=explain, plot=draw is not None, timeline=flags)]
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
-        self.timed = timed
+        self.timed, self.emits = timed, emits
         self.exit_code, self.curve, self.interrupted = code, curve, interrupted
 
     # help
@@ -170,6 +172,8 @@ class Command(click.Command):
         given = context.params
         if context.resilient_parsing or "log" in given:  # a shell asks what could stand there; a log may name it
             return
+        if "path_or_text" in given and not given["path_or_text"] and not given["model"]:
+            raise click.MissingParameter(ctx=context, param=next(p for p in self.params if p.name == "model"))
         if "gpu_memory" in given and not given["gpu"] and not any(given[name] for name in DEVICE_FACTS):
             raise click.MissingParameter(ctx=context, param=next(p for p in self.params if p.name == "gpu"))
 
@@ -195,13 +199,14 @@ class Command(click.Command):
                 raise LLMHWError(out.in_flags(str(error), flags)) from None
 
     def _run(self, **options: Any) -> None:
-        form = out.form_of(options["output"], options.pop("as_json"), options.pop("as_csv"))
+        form, emit = self._form(options), options.pop("emit", None)
         file, quiet = options.pop("output"), options.pop("quiet")
         part, drawn = options.pop("part", None), {name: options.pop(name, None) for name in ("plot", "timeline")}
         click.get_current_context().meta["timeline"] = drawn["timeline"] is not None
         shown = self._shown(form, quiet, options.pop("curve", False))
         flags, varied = out.flags_of(self), self._expand(options)
         own = [f"--{name}" for name, path in drawn.items() if path is not None] + ["--explain"] * (part is not None)
+        own += ["--emit"] * (emit is not None)
         if varied and (own or not shown.columns):
             raise LLMHWError(
                 f"{own[0] if own else self.name} is for one answer; give one value of "
@@ -227,6 +232,8 @@ class Command(click.Command):
                 self._plot(answer, drawn["plot"], inputs)
             if drawn["timeline"] is not None:
                 self._draw_timeline(answer, drawn["timeline"], inputs)
+            if emit is not None and self.emits is not None:
+                return self.emits(answer, emit)
             if form == "txt":
                 return out.text(answer, flags, quiet=quiet, color=file is None and _colored())
             return out.written(answer, form, shown, flags)
@@ -236,6 +243,20 @@ class Command(click.Command):
         for told in filter(None, (note, _stale(options))):
             say(f"llmhw: {told}\n", err=True)
         click.get_current_context().exit(130 if note else code)
+
+    def _form(self, options: dict[str, Any]) -> str:
+        """The form of the answer; with --emit it is a text, whatever the file's name ends in."""
+        as_json, as_csv = options.pop("as_json"), options.pop("as_csv")
+        if options.get("emit") is None:
+            return out.form_of(options["output"], as_json, as_csv)
+        from llmhw.cli.launching import check_emit
+
+        check_emit(options["emit"])
+        told = {"--json": as_json, "--csv": as_csv, "--quiet": options["quiet"], "--explain": options.get("part")}
+        for flag, value in told.items():
+            if value:
+                raise LLMHWError(f"--emit prints the file of a program; leave {flag} out")
+        return "txt"
 
     def _shown(self, form: str, quiet: bool, curve: bool) -> out.Shown:
         """How answers are shown, once what has no effect is refused."""

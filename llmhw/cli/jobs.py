@@ -9,6 +9,7 @@ import click
 
 import llmhw
 from llmhw.cli.command import Command
+from llmhw.cli.launching import emit_option, emitted, filled, from_option
 from llmhw.cli.options import (
     COUNT,
     DEVICE_FACTS,
@@ -109,7 +110,9 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
 
 def _training_job(options: dict[str, Any]) -> TrainingJob:
     """The job that options describe. The data-parallel size is what tp, pp and cp leave of the devices."""
-    spec = llmhw.model(options.pop("model"))
+    filled(options, "training")
+    named = options.pop("model")
+    spec = named if isinstance(named, llmhw.ModelSpec) else llmhw.model(named)
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     layout = taken(Parallelism, options)
     ranks = data_parallel(devices=options["gpus"], tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
@@ -124,8 +127,8 @@ def _memory(options: dict[str, Any]) -> Report:
 
 def _train(options: dict[str, Any]) -> Report:
     run = taken(RunOptions, options)
-    constants, tokens = (options.pop(name) for name in ("calibration", "tokens"))
     job = _training_job(options)
+    constants, tokens = (options.pop(name) for name in ("calibration", "tokens"))
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
         raise llmhw.LLMHWError(
             f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
@@ -145,7 +148,7 @@ _HELD = (
 MEMORY = Command(
     "memory",
     _memory,
-    [model_argument(), *_TRAINING],
+    [model_argument(required=False), from_option(), *_TRAINING, emit_option("training")],
     help="Memory of every pipeline stage of a training job, part by part.\n\n"
     "The data-parallel size is what tp, pp and cp leave of --gpus.",
     shown=Shown(_HELD, (("least", "device_bytes", min),)),
@@ -155,8 +158,10 @@ MEMORY = Command(
         "llmhw memory llama-3-8b --gpu 'RTX 4090' --frozen --base nf4-dq --targets q_proj,v_proj",
         "llmhw memory qwen3-8b --gpu h100 --gpus 8 --zero 3 --method grpo --rollout-share 0.3",
         "llmhw memory llama-3-8b --gpu h100 --explain weights",
+        "llmhw memory llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --emit axolotl",
     ),
     explain=True,
+    emits=lambda answer, form: emitted(answer.job, form, answer.verdict),
     draw=lambda plot, answer: plot.memory(answer),
     timed=lambda timeline, answer: timeline.memory(answer),
 )
@@ -165,8 +170,10 @@ TRAIN = Command(
     "train",
     _train,
     [
-        model_argument(),
+        model_argument(required=False),
+        from_option(),
         *_TRAINING,
+        emit_option("training"),
         _calibration(),
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *field_options(RunOptions),
@@ -189,8 +196,10 @@ TRAIN = Command(
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --tokens 15B",
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --micro-batch 1,2,4",
         "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --explain MFU",
+        "llmhw train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute full --tokens 15B --emit torchrun",
     ),
     explain=True,
+    emits=lambda answer, form: emitted(answer.job, form, answer.verdict, tokens=answer.run.tokens),
     draw=lambda plot, answer: plot.train(answer),
     timed=lambda timeline, answer: timeline.train(answer),
 )

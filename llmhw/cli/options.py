@@ -242,7 +242,7 @@ class Model(click.Argument):
     group = ""
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        return tuple(self.type(name, self, ctx) for name in split(str(value)))
+        return () if value is None else tuple(self.type(name, self, ctx) for name in split(str(value)))
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -250,9 +250,9 @@ def option(*names: str, **settings: Any) -> Option:
     return Option(list(names), **settings)
 
 
-def model_argument() -> Model:
-    """The model that a command is asked about."""
-    return Model(["model"], type=MODEL, metavar="MODEL")
+def model_argument(required: bool = True) -> Model:
+    """The model that a command is asked about; not required where a file may name it."""
+    return Model(["model"], type=MODEL, metavar="MODEL" if required else "[MODEL]", required=required)
 
 
 # Options that are amounts of money: with --currency they are in that one.

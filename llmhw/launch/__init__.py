@@ -375,7 +375,7 @@ def heading(asked: Asked, form: Form, *more: str) -> list[str]:
     cluster = job.cluster
     nodes = f" in {cluster.nodes} nodes" if cluster.nodes > 1 else ""
     said = [
-        f"{form.meaning[0].upper()}{form.meaning[1:]}, written by llmhw {__version__}.",
+        f"Written by llmhw {__version__}: {form.meaning}.",
         f"{asked.model_id} on {cluster.devices} x {cluster.accelerator.name}{nodes}.",
         *asked.notes,
         *more,
@@ -426,7 +426,8 @@ class Launched:
         {'micro_batch': 2, 'gpus': 8, 'global_batch': 64}
         """
         found = {**self.options, **options}
-        if self.accumulation is not None and "global_batch" not in found:
+        known = "gpus" in found or "global_batch" not in found
+        if self.accumulation is not None and "global_batch" not in options and known:
             taken = found.get("tp", 1) * found.get("pp", 1) * found.get("cp", 1)
             ranks = int(found.get("gpus", 1)) // taken
             found["global_batch"] = found.get("micro_batch", 1) * self.accumulation * max(ranks, 1)

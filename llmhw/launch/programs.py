@@ -24,7 +24,7 @@ class Program:
 
 
 def program(form: str, job: ServingJob) -> Program | None:
-    """The program of a form for a job's devices and its engine's version; None where no container is usual.
+    """The program of a form for a job's devices and its engine's version; without an image where none is usual.
 
     >>> from llmhw import ServingJob
     >>> program("vllm", ServingJob(model="llama-3-8b", cluster="h100", engine="vllm:0.9.2")).image
@@ -34,15 +34,11 @@ def program(form: str, job: ServingJob) -> Program | None:
 
     engine, _, version = job.engine.partition(":")
     vendor = job.cluster.accelerator.vendor or "NVIDIA"
-    for row in read_table("serving_programs"):
-        if (
-            row["program"] == form
-            and row["vendor"] == vendor
-            and (form != "triton" or row["name"][7:10] == _backend(engine))
-        ):
+    for row in sorted(read_table("serving_programs"), key=lambda row: row["vendor"] != vendor):
+        if row["program"] == form and (form != "triton" or row["name"][7:10] == _backend(engine)):
             chosen = row["version"] if form == "triton" else version or row["version"]
             image, package = (row[key].replace("{version}", chosen) for key in ("image", "package"))
-            return Program(image, package, int(row["port"]), row["health"])
+            return Program(image if row["vendor"] == vendor else "", package, int(row["port"]), row["health"])
     return None
 
 

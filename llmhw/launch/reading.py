@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmhw.files import parse_json, read_text
+from llmhw.job import MODULES
 from llmhw.launch import Launched, script
 from llmhw.launch.pretraining import (
     MEGATRON_CHOICES,
@@ -38,19 +39,21 @@ def text_of(path_or_text: str) -> tuple[str, str]:
     """The text, and what errors call it: its path, or "the text"."""
     if "\n" in path_or_text:
         return path_or_text, "the text"
-    return read_text(path_or_text, argument="from", way_out=_WAY_OUT), path_or_text
+    return read_text(path_or_text, argument="path_or_text", way_out=_WAY_OUT), path_or_text
 
 
 def found_form(text: str, what: str) -> str:
     """The form that a text looks like."""
     from llmhw.launch import served
 
-    if serves := served.found(text):
-        return serves
-    for holds, form in _LOOKS:
-        if re.search(holds, text, re.MULTILINE):
-            return form
-    raise LLMHWError(f"from={shown(what)} is of no form that is known; {_WAY_OUT}, or say its form")
+    if form := served.found(text) or trainer_in(text):
+        return form
+    raise LLMHWError(f"path_or_text={shown(what)} is of no form that is known; {_WAY_OUT}, or say its form")
+
+
+def trainer_in(text: str) -> str | None:
+    """The form of a trainer that a text looks like; None where it looks like none."""
+    return next((form for holds, form in _LOOKS if re.search(holds, text, re.MULTILINE)), None)
 
 
 # Expressions that only one form has, in the order in which they are tried.
@@ -104,7 +107,8 @@ class _Found:
         if isinstance(value, str) and value.split():
             value = value.split()[0]  # behind the last flag stands the program
         if isinstance(value, str) and (value in ("auto", "-1", "gpu") or "$" in value):
-            self.unknown(names[0], value, f"leaves {field} open; give it on the line")
+            left = "global_batch" if field == "accumulation" else field
+            self.unknown(names[0], value, f"leaves {left} open; give it on the line")
             return None
         if isinstance(value, bool) or not re.fullmatch(r"\d{1,12}", str(value).strip()) or int(value) < least:
             raise LLMHWError(f"{names[0]}={shown(value, 40)} must be a whole number of at least {least}")
@@ -171,7 +175,7 @@ def _machines(found: _Found) -> None:
     each = found.whole("devices_per_node", "nproc_per_node", "nproc-per-node", "num_gpus")
     nodes = str(found.take("nnodes", "num_nodes", default="1")).split()[0]
     for name in """standalone node_rank machine_rank master_addr master_port rdzv_backend rdzv_endpoint rdzv_id
-        main_process_ip main_process_port no_ssh hostfile include""".split():
+        main_process_ip main_process_port no_ssh hostfile include module""".split():
         found.take(name)
     if each is None:
         return
@@ -185,6 +189,8 @@ def _machines(found: _Found) -> None:
 
 # -- transformers' Trainer --------------------------------------------------------------------
 
+# Names of older versions.
+_OLDER_OPTIM = {"adamw_apex_fused": "adamw-fused", "paged_adamw": "paged-adamw", "adamw_hf": "adamw"}
 _TARGETS = {"all-linear": "all-linear", "all": "all-linear"}
 _NO_FIGURE = """learning_rate lr_scheduler_type lr_scheduler warmup_ratio warmup_steps weight_decay output_dir
     logging_steps save_steps save_strategy seed max_grad_norm report_to dataset_name dataset
@@ -205,7 +211,7 @@ def _trainer(found: _Found) -> None:
         "vllm_max_model_length",
         "cutoff_len",
     )
-    found.word("optimizer", OPTIM, "optim", "optimizer")
+    found.word("optimizer", OPTIM | _OLDER_OPTIM, "optim", "optimizer")
     if found.flag("gradient_checkpointing"):
         found.options["recompute"] = "full"
     found.take("gradient_checkpointing_kwargs", "dtype")
@@ -847,8 +853,8 @@ def _megatron_recompute(found: _Found, flags: Mapping[str, list[str]]) -> None:
         found.options["recompute"] = "full"
     elif granularity == "selective":
         found.options["recompute"] = "selective" if "core_attn" in modules else "none"
-        if rest := sorted(modules - {"core_attn"}):
-            found.options["recompute_modules"] = " ".join(rest)
+        if rest := [one for one in MODULES if one in modules - {"core_attn"}]:
+            found.options["recompute_modules"] = ",".join(rest)
 
 
 def _megatron_precision(found: _Found) -> None:
@@ -958,7 +964,7 @@ def _titan_python(text: str) -> tuple[dict[str, Any], str | None]:
         raise LLMHWError("the config of torchtitan is not Python that can be parsed") from None
     said: dict[str, Any] = {}
     model = None
-    module = re.search(r"torchtitan\.models\.(\w+)(?:\.\w+)? import", text)
+    module = re.search(r"torchtitan\.models\.(?!common)(\w+)(?:\.\w+)? import", text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)

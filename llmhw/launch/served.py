@@ -514,7 +514,12 @@ def _llm_api(data: Mapping[str, Any]) -> dict[str, Any]:
         "max_batch_size": "max_sequences",
         "max_num_tokens": "max_batched_tokens",
     }
-    names |= {"max_seq_len": "max_model_len", "backend": "backend", "enable_attention_dp": "attention"}
+    names |= {
+        "max_seq_len": "max_model_len",
+        "backend": "backend",
+        "enable_attention_dp": "attention",
+        "dtype": "dtype",
+    }
     found = {name: data[key] for key, name in names.items() if key in data}
     cache, lora, drafts = (data.get(key) or {} for key in ("kv_cache_config", "lora_config", "speculative_config"))
     for key, name in (("dtype", "kv"), ("free_gpu_memory_fraction", "utilization"), ("tokens_per_block", "page_size")):
@@ -597,8 +602,9 @@ def _cells(said: Said, values: dict[str, Any], unused: Sequence[str], engine: st
     if values.get("spec_model"):
         values["spec_model"] = re.sub(r":\w+$", "", values["spec_model"])
     made = _launched(said, values, unused, engine)
-    tag = re.search(r":(\w+)$", str(values.get("model", "")))
     tags = {word: fmt for fmt, word in GGUF_TAGS.items()}
+    tag = re.search(r":(\w+)$", str(values.get("model", "")))
+    tag = tag if tag and (tag[1].upper() in tags or split_format(tag[1])[1]) else None
     if tag and tag[1].upper() in tags:
         more["weights"] = tags[tag[1].upper()]
     model_name = re.sub(r":\w+$", "", made.model) if made.model and tag else made.model
@@ -652,7 +658,7 @@ def read_triton(text: str) -> Launched:
         if inner.lstrip().startswith("{"):
             return _vllm(said, _engine_arguments(_json(_expanded(inner, script))), ())
     for name, inner in files:
-        if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^tensor_parallel_size:", inner):
+        if name.endswith((".yaml", ".yml")) or (not name and re.search(r"(?m)^tensor_parallel_size:", inner)):
             return _trtllm(said, _llm_api(_yaml(_expanded(inner, script))), ())
     return _pbtxt(said, files[0][1])
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from llmhw.hardware import Cluster
@@ -192,6 +193,16 @@ def _length_rows(at: Served, flag: str) -> Rows:
     return []
 
 
+def _cache(job: ServingJob, form: str, words: dict[str, str]) -> list[str]:
+    """The word of a form for the cache's format; none where it is the program's own."""
+    unasked: dict[str, Any] = {"kv": None}
+    if job.kv in ("bf16", "fp16") and job.kv == replace(job, **unasked).kv:
+        return []
+    if job.kv not in words:
+        raise cannot_say(form, f"kv={job.kv!r}")
+    return [words[job.kv]]
+
+
 def _visible(job: ServingJob) -> str:
     """The variable that picks devices."""
     return "HIP_VISIBLE_DEVICES" if job.cluster.accelerator.vendor == "AMD" else "CUDA_VISIBLE_DEVICES"
@@ -224,6 +235,11 @@ def _experts(at: Served, form: str, *, any_number: bool = False) -> bool:
     if job.ep not in (1, ranks) and not any_number:
         raise cannot_say(form, f"ep={job.ep}: experts are on all {ranks} ranks, or cut over them (ep=1)")
     return job.ep > 1
+
+
+def _one_group(job: ServingJob, form: str) -> None:
+    if job.attention_dp > 1 or job.ep > 1:
+        raise cannot_say(form, f"ep={job.ep}, attention_dp={job.attention_dp}: it spreads no experts")
 
 
 def _drafts(asked: Asked) -> tuple[str, str]:
@@ -277,8 +293,8 @@ def vllm_arguments(asked: Asked, at: Served) -> Rows:
         rows.append(("--tokenizer", asked.model_id, "that of a GGUF file is slow to convert"))
     elif job.weights in DTYPES and job.weights != checkpoint_name(job.model):
         rows.append(("--dtype", DTYPES[job.weights], f"the checkpoint is in {checkpoint_name(job.model)}"))
-    if job.kv not in ("bf16", "fp16"):
-        rows.append(("--kv-cache-dtype", job.kv, "format of the cache"))
+    words = {"fp8": "fp8", "nvfp4": "nvfp4"} | ({"fp16": "float16", "bf16": "bfloat16"} if since(job, 0, 12) else {})
+    rows += [("--kv-cache-dtype", word, "format of the cache") for word in _cache(job, "vllm", words)]
     names = {"page_size": "--block-size", "utilization": "--gpu-memory-utilization"}
     names |= {"max_sequences": "--max-num-seqs", "max_batched_tokens": "--max-num-batched-tokens"}
     rows += [*_length_rows(at, "--max-model-len"), *_asked_rows(job, names)]
@@ -445,8 +461,8 @@ def sglang(asked: Asked) -> Written:
         if job.was_asked(name):  # SGLang divides both by the groups
             rows.append((flag, str(getattr(job, name) * job.attention_dp), _WHY[name]))
     if job.weight_offload:
-        size = offloaded_gib(job, job.weight_offload)
-        rows.append(("--cpu-offload-gb", str(round(size)), "GiB of a device's weights in host memory"))
+        size = ceil(offloaded_gib(job, job.weight_offload))
+        rows.append(("--cpu-offload-gb", str(size), "whole GiB of a device's weights in host memory"))
     if job.lora_adapters:
         modules = LORA_MODULES.get(job.lora_targets, ("all",))
         rows += [
@@ -488,8 +504,8 @@ def _sglang_formats(asked: Asked, at: Served) -> Rows:
         rows.append(("--dtype", DTYPES[job.weights], f"the checkpoint is in {checkpoint_name(job.model)}"))
     if ("--quantization", "bitsandbytes") in [row[:2] for row in rows]:
         rows.append(("--load-format", "bitsandbytes", ""))
-    if job.kv not in ("bf16", "fp16"):
-        rows.append(("--kv-cache-dtype", {"fp8": "fp8_e4m3"}.get(job.kv, job.kv), "format of the cache"))
+    words = {"fp8": "fp8_e4m3", "nvfp4": "nvfp4", "bf16": "bf16"}
+    rows += [("--kv-cache-dtype", word, "format of the cache") for word in _cache(job, "sglang", words)]
     return rows
 
 
@@ -501,7 +517,10 @@ _TRTLLM_SAID = _VLLM_SAID - {"weight_offload"}
 def trtllm_options(asked: Asked, at: Served) -> list[str]:
     """Lines of YAML of the LLM API that no flag of trtllm-serve says."""
     job, lines = at.job, []
-    cache = [f"  dtype: {job.kv}"] if job.kv not in ("bf16", "fp16") else []
+    if job.weights in DTYPES and job.weights != checkpoint_name(job.model):
+        lines.append(f"dtype: {DTYPES[job.weights]}  # the checkpoint is in {checkpoint_name(job.model)}")
+    words = {"fp8": "fp8", "nvfp4": "nvfp4", "int8": "int8"}
+    cache = [f"  dtype: {word}" for word in _cache(job, "trtllm-serve", words)]
     cache += [f"  tokens_per_block: {int(job.page_size)}"] if job.was_asked("page_size") and job.page_size else []
     lines += ["kv_cache_config:", *cache] if cache else []
     if job.attention_dp > 1:
@@ -572,8 +591,9 @@ def llamacpp(asked: Asked) -> Written:
     at = _served(asked, form, ["llama.cpp"])
     job = at.job
     _nodes_refused(at, "llama.cpp")
-    if at.job.attention_dp > 1 or job.ep > 1:
-        raise cannot_say("llama.cpp", f"ep={job.ep}, attention_dp={job.attention_dp}: it spreads no experts")
+    _one_group(job, "llama.cpp")
+    if job.tp > 1 and job.pp > 1:
+        raise cannot_say("llama.cpp", f"tp={job.tp} with pp={job.pp}: it cuts layers, or deals them")
     layers = job.model.num_layers + 1 if job.gpu_layers is None else job.gpu_layers
     cells = int(job.context_limit) * int(job.max_sequences)
     rows: Rows = [
@@ -596,7 +616,7 @@ def llamacpp(asked: Asked) -> Written:
         rows += [fused] if new else [("--flash-attn", "", "")] if job.flash_attention else []
     for flag, cache in (("--cache-type-k", job.kv), ("--cache-type-v", job.kv_v or job.kv)):
         stored = CACHE_TYPES.get(cache, cache.lower())
-        said = stored != "f16" and (job.was_asked("kv") or stored[0] in "qi" or (flag[-1] == "v" and job.kv_v))
+        said = job.was_asked("kv") or stored[0] in "qi" or (flag[-1] == "v" and job.kv_v)
         rows += [(flag, stored, "format of the cache")] if said else []
     rows += [("--swa-full", "", "layers with a window keep all tokens")] if job.swa_full else []
     if job.cpu_moe:
@@ -643,6 +663,7 @@ def ollama(asked: Asked) -> Written:
     _nodes_refused(at, "ollama")
     if job.replicas > 1 and (job.was_asked("tp") or job.was_asked("pp")):
         raise cannot_say("ollama", f"{job.replicas} instances; it starts one")
+    _one_group(job, "ollama")
     if job.tp > 1:
         raise cannot_say("ollama", f"tp={job.tp}: it deals whole layers; use pp")
     if _drafts(asked)[0]:
@@ -658,10 +679,9 @@ def ollama(asked: Asked) -> Written:
         ("OLLAMA_NUM_PARALLEL", str(int(job.max_sequences)), "requests at a time, each with num_ctx tokens")
     )
     settings.append(("OLLAMA_CONTEXT_LENGTH", str(int(job.context_limit)), "tokens of a request"))
-    if job.kv not in ("bf16", "fp16"):
-        if job.flash_attention is False:
-            raise cannot_say("ollama", f"kv={job.kv!r} without flash attention")
-        settings.append(("OLLAMA_KV_CACHE_TYPE", job.kv.lower(), "format of the cache; needs flash attention"))
+    words = {"fp16": "f16", "Q8_0": "q8_0", "Q4_0": "q4_0"}
+    reason = "format of the cache; other than f16 needs flash attention"
+    settings += [("OLLAMA_KV_CACHE_TYPE", word, reason) for word in _cache(job, "ollama", words)]
     if job.flash_attention is not None or job.kv not in ("bf16", "fp16"):
         settings.append(("OLLAMA_FLASH_ATTENTION", str(int(job.flash_attention is not False)), ""))
     settings.append((_visible(job), ",".join(map(str, range(job.devices))), f"takes {job.devices} of {at.per_node}"))

@@ -33,15 +33,17 @@ class Script:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def read_script(text: str) -> Script:
+def read_script(text: str, known: Mapping[str, str] | None = None) -> Script:
     r"""What a script of a POSIX shell or Bash says; what only running it would tell stays as it is written.
+
+    known   values of variables that are set around it
 
     >>> found = read_script('TP=4\nargs=(--dtype auto  # half\n  -tp "$TP")\nvllm serve "${MODEL:-a/b}" "${args[@]}"')
     >>> found.commands
     [['vllm', 'serve', 'a/b', '--dtype', 'auto', '-tp', '4']]
     """
-    script = Script()
-    rest = _without_files(text.replace("\r\n", "\n").replace("\\\n", " "), script)
+    script = Script(variables=dict(known or {}))
+    rest = _without_files(text.replace("\r\n", "\n"), script).replace("\\\n", " ")
     reader = _Reader(rest, script)
     reader.run()
     return script
@@ -98,8 +100,8 @@ class _Reader:
 
     def _redirected(self) -> None:
         """Past what a stream is sent to: it is no word of the command."""
-        if self.words and self.words[-1].isdigit():
-            self.words.pop()
+        if self.words and self.words[-1].isdigit() and self.text[self.at - 2].isdigit():
+            self.words.pop()  # the number of the stream
         while self.at < len(self.text) and self.text[self.at] in " \t<>&":
             self.at += 1
         if self.at < len(self.text) and self.text[self.at] not in "\n;|()":
@@ -120,7 +122,7 @@ class _Reader:
         start = self.at
         value = self._one()
         bare = self.text[start : self.at] == f"${value}" or "$" not in self.text[start : self.at]
-        if not bare and self.text[start] == "$" and " " in value:
+        if not bare and self.text[start] == "$" and " " in value and not value.startswith("$("):
             self.words += value.split()  # an unquoted variable is split at its spaces
         else:
             self.words.append(value)

@@ -116,12 +116,10 @@ def torchrun(asked: Asked) -> Written:
 OPTIM = {
     "adamw_torch": "adamw",
     "adamw_torch_fused": "adamw-fused",
-    "adamw_apex_fused": "adamw-fused",
     "adamw_bnb_8bit": "adamw-8bit",
     "adamw_8bit": "adamw-8bit",
     "adamw_torch_8bit": "adamw-8bit",
     "paged_adamw_32bit": "paged-adamw",
-    "paged_adamw": "paged-adamw",
     "paged_adamw_8bit": "paged-adamw-8bit",
     "adafactor": "adafactor",
     "sgd": "sgd",
@@ -129,7 +127,7 @@ OPTIM = {
     "muon": "muon",
 }
 # bitsandbytes' states and bucket tensors are no DTensors.
-_NOT_UNDER_FSDP2 = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw", "paged_adamw_8bit")
+_NOT_UNDER_FSDP2 = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
 # Formats of a frozen base that bitsandbytes makes.
 QUANTIZED = {"nf4-dq": (4, True), "nf4": (4, False), "int8-llm": (8, False), "int8": (8, False)}
 ATTENTION = {"flash": "sdpa", "eager": "eager"}

@@ -205,7 +205,7 @@ def skypilot(asked: Asked) -> Written:
 
 
 def _indented(lines: Iterable[str], by: int) -> list[str]:
-    return [f"{' ' * by}{line}".rstrip() for line in lines]
+    return [f"{' ' * by}{line}".rstrip() for text in lines for line in text.split("\n")]
 
 
 # -- Kubernetes -------------------------------------------------------------------------------
@@ -446,9 +446,9 @@ def opened(text: str) -> tuple[Script, dict[str, Any]]:
     return _whole(text), {}
 
 
-def _whole(text: str) -> Script:
+def _whole(text: str, known: Mapping[str, str] | None = None) -> Script:
     """A script with the scripts that it writes and runs in their places."""
-    script = read_script(text)
+    script = read_script(text, known)
     for name, inner in list(script.files.items()):
         if name.rsplit("/", 1)[-1] == "serve.sh":
             within = _whole(inner)
@@ -491,10 +491,10 @@ def _opened_skypilot(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str, A
     service = task.get("service") or {}
     policy = service.get("replica_policy") or {}
     copies = int(service.get("replicas") or policy.get("min_replicas") or 1)
-    script = _whole(str(task.get("run", "")))
-    for name, value in (task.get("envs") or {}).items():
-        script.variables.setdefault(str(name), str(value))
-    return script, _counted(copies * int(task.get("num_nodes") or 1), int(float(count)))
+    nodes = int(task.get("num_nodes") or 1)
+    known = {str(name): str(value) for name, value in (task.get("envs") or {}).items() if value is not None}
+    known |= {"SKYPILOT_NUM_GPUS_PER_NODE": str(int(float(count))), "SKYPILOT_NUM_NODES": str(nodes)}
+    return _whole(str(task.get("run", "")), known), _counted(copies * nodes, int(float(count)))
 
 
 def _opened_kubernetes(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str, Any]]:
@@ -521,7 +521,10 @@ def _of_container(container: Mapping[str, Any], files: Mapping[str, str]) -> Scr
     """The script of a container: its image, command and arguments as one, with files that are mounted."""
     words = [str(word) for key in ("command", "args") for word in container.get(key) or []]
     runs = next((i for i, word in enumerate(words) if word in ("-c", "-lc", "-ec")), None)
-    script = _whole(words[runs + 1]) if runs is not None and runs + 1 < len(words) else Script([words] if words else [])
+    known = {str(pair["name"]): str(pair["value"]) for pair in container.get("env") or [] if "value" in pair}
+    script = Script([words] if words else [], dict(known))
+    if runs is not None and runs + 1 < len(words):
+        script = _whole(words[runs + 1], known)
     if runs is None:
         script.commands = [[str(container.get("image", "")), *words]]
     for name, text in files.items():
@@ -531,9 +534,6 @@ def _of_container(container: Mapping[str, Any], files: Mapping[str, str]) -> Scr
             script.commands += inner.commands
             script.files |= inner.files
             script.variables |= inner.variables
-    for pair in container.get("env") or []:
-        if "value" in pair:
-            script.variables.setdefault(str(pair["name"]), str(pair["value"]))
     return script
 
 
@@ -572,6 +572,7 @@ def _reserved(service: Mapping[str, Any]) -> int:
 
 def _read_inside(text: str) -> Launched:
     """What is said inside a scheduler's file, with the devices that it asks for."""
+    from llmhw.launch.reading import trainer_in
     from llmhw.launch.served import found, found_program
 
     script, facts = opened(text)
@@ -582,12 +583,15 @@ def _read_inside(text: str) -> Launched:
         made = FORMS[name].read(text)
     elif body is not None:
         made = read(body)
+    elif trainer := trainer_in(text):
+        made = FORMS[trainer].read(text)
     else:
         raise LLMHWError("from: no program of a trainer or an engine is started in it")
     known = {key: value for key, value in facts.items() if key in ("gpus", "devices_per_node")}
     return Launched(
         form=made.form,
         model=made.model,
+        config=made.config,
         options={**made.options, **known},
         accumulation=made.accumulation,
         notes=made.notes,

@@ -5,7 +5,7 @@ The kind of table that articles print: model size, card for training, card for s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -157,21 +157,38 @@ def cheapest_serving(
         least = min(found, key=lambda f: f[0])[0] if found else float("inf")
         places = [p for p in (offer.place(n) for n in offer.counts(1, most)) if _hour(p) < least]
         if places:
-            near = _near(job, places, slo_tpot=slo_tpot, **load)
+            near = _serving(job, places, slo_tpot=slo_tpot, **load)
             found += [(_hour(p), p, near[p.cluster], offer) for p in places if p.cluster in near]
     if not found:
         return None
     paid, place, one, offer = min(found, key=lambda f: f[0])
     half = place.devices // 2
-    binds = SMALLEST if half < offer.step else "time" if _near(job, [offer.place(half)], **load) else "memory"
+    binds = SMALLEST if half < offer.step else "time" if _serving(job, [offer.place(half)], **load) else "memory"
     settled = replace(one.job, max_model_len=input_tokens + output_tokens)
     return Pick(place, settled, paid, one.next_token, binds)
 
 
 def _near(job: Any, places: Sequence[Place], **asked: Any) -> dict[Any, Any]:
     """The fastest layout on each cluster that keeps all limits."""
+    return {cluster: near[0] for cluster, near in _searched(job, places, **asked).items() if near}
+
+
+def _serving(job: ServingJob, places: Sequence[Place], **load: Any) -> dict[Any, Any]:
+    """The fastest layout on each cluster that keeps all limits with all users at work, none waiting for room."""
+
+    def at_work(one: Any) -> float:
+        answer = one.first_token + (load["output_tokens"] - 1) * one.next_token
+        return float(answer / (load["output_tokens"] * one.seconds))
+
+    found: dict[Any, Any] = {}
+    for cluster, near in _searched(job, places, **load).items():
+        able = [one for one in near if at_work(one) > 0.99 * load["concurrency"]]
+        found |= {cluster: able[0]} if able else {}
+    return found
+
+
+def _searched(job: Any, places: Sequence[Place], **asked: Any) -> Mapping[Any, Any]:
     try:
-        made = search(job, [p.cluster for p in places], best=1, **asked)
+        return search(job, [p.cluster for p in places], best=1, **asked).near
     except LLMHWError:  # a format that the device does not have
         return {}
-    return {cluster: near[0] for cluster, near in made.near.items() if near}

@@ -93,6 +93,21 @@ def test_the_service_is_the_cheapest_that_is_fast_enough() -> None:
     assert estimate.point.tpot_seconds == pytest.approx(slow.seconds)
 
 
+def test_all_users_are_at_work() -> None:
+    """70B in 8 bit fit on one H100, with room for some users only."""
+    job = llmhw.ServingJob(model="llama-3.3-70b", cluster="h100")
+    few, many = (
+        cheapest_serving(job, of("H100 SXM5 80GB"), users=users, slo_tpot=0.05, weights="fp8", kv="bf16")
+        for users in (4, 64)
+    )
+    assert few is not None
+    assert many is not None
+    assert few.devices == 1 < many.devices
+    for found, users in ((few, 4), (many, 64)):
+        point = llmhw.serve(found.job, input_tokens=1000, output_tokens=250, concurrency=users).point
+        assert point.concurrency == users
+
+
 def test_what_nothing_can_do_is_none() -> None:
     assert cheapest_training(tuning("llama-2-70b"), of("A10G"), days=0.001, tokens=1e12, **SPACE) is None
     job = llmhw.ServingJob(model="llama-3.1-405b", cluster="h100")
