@@ -185,7 +185,9 @@ class OwnershipOptions:
     months: float = number("Over which owning and renting are compared.", 36.0, above=True, most=600)
     utilization: float = number("Share of the hours in which the devices are needed.", 1.0, least=1e-3, most=1)
     purchase_price: float | None = number(
-        "Dollars of a device; default: the newest in the catalog.", above=True, most=1e9
+        "Dollars of a device, or its share of a whole server where the factor below is 1; default: the newest known.",
+        above=True,
+        most=1e9,
     )
     server_factor: float | None = number(
         f"Price of a server over that of its devices; default: {_usual('server_factor')}, and 1 for a whole system.",
@@ -290,9 +292,11 @@ class Ownership(Report):
     owned                 lost value, interest, electricity, hosting, upkeep and staff, which add up to the cost
     owned_low, owned_high from the ranges of what was assumed, taken as independent
     chosen                the rent that is compared: the cheapest on demand, or what was asked for; None: none is known
+    joined                the cheapest machine that holds as many as a server does, where the rent is that of fewer
     offers                each provider's cheapest machine of each kind, the cheapest first
     break_even_utilization   share of the hours from which owning is cheaper over the months; above 1 or infinite: never
     life_months           until the machines are worth nothing
+    serving               what makes the tokens and has the users that were asked about, in words
     at_home               what owning comes to with one's own room and nobody paid, for what is sold to people
     """
 
@@ -306,6 +310,7 @@ class Ownership(Report):
     owned_low: float
     owned_high: float
     chosen: Offer | None
+    joined: Offer | None
     offers: tuple[Offer, ...]
     break_even_utilization: float | None
     life_months: float
@@ -315,6 +320,7 @@ class Ownership(Report):
     defaults: tuple[Default, ...]
     made: Mapping[str, Estimate] = field(repr=False, hash=False)
     asked: OwnershipOptions = field(repr=False)
+    serving: str = ""
 
     @property
     def dollars(self) -> float:
@@ -342,6 +348,11 @@ class Ownership(Report):
         return f"{self.devices:,} x {self.accelerator} for {self.months:g} months, needed {needed}"
 
     @property
+    def setting(self) -> str:
+        """What the tokens are made by, where they were asked about."""
+        return self.serving
+
+    @property
     def verdict(self) -> str:
         """Which is cheaper, by how much, and since when."""
         own, between = _dollars(self.dollars), f"{_dollars(self.owned_low)} to {_dollars(self.owned_high)}"
@@ -366,6 +377,12 @@ class Ownership(Report):
         dearer = sum(offer.dollars > self.dollars for offer in demand)
         if len(demand) > 1:
             found.append(f"owning is cheaper than {dearer} of {len(demand)} providers on demand")
+        if self.joined is not None and self.chosen is not None:
+            few, whole = self.chosen.price, self.joined
+            found.append(
+                f"{_where(few)} rents {few.devices} device{'s' * (few.devices > 1)}: the cheapest machine of "
+                f"{whole.price.devices} is {whole.price}, {_dollars(whole.dollars)}, {self._paid(whole)}"
+            )
         if self.bought is not None and self.bought.kind == "launch price":
             found.append(f"the price to buy is a launch price of {self.bought.date}: give yours")
         if self.chosen is not None and (old := old_price(self.chosen.price)):
@@ -474,12 +491,14 @@ class Ownership(Report):
             "rented_dollars": self.chosen and self.chosen.dollars,
             "rented_dollars_per_device_hour": self.rented_device_hour,
             "rent": self.chosen and self.chosen.to_dict(),
+            "rent_of_a_machine": self.joined and self.joined.to_dict(),
             "break_even_utilization": None if (share := self.break_even_utilization) == inf else share,
             "at_home_dollars": self.at_home,
             "no_price": self.no_price or None,
             "purchase_price": self.bought and self.bought.to_dict(),
             **{name: None if value is None else plain_fields(value) for name, value in paid.items()},
             "offers": [offer.to_dict() for offer in self.offers],
+            "serving": self.serving or None,
             "verdict": self.verdict,
             "warnings": self.warnings(),
             "defaults": {d.argument: {"value": d.value, "source": d.source} for d in self.defaults},
@@ -490,8 +509,11 @@ class Ownership(Report):
         rent = (
             self.chosen.to_dict() if self.chosen else dict.fromkeys(("break_even_months", "provider", "kind", "date"))
         )
-        left_out = ("offers", "warnings", "defaults", "rent", "purchase_price", "owned")
-        flat = {k: v for k, v in self.to_dict().items() if k not in left_out and not isinstance(v, dict)}
+        units = ("run", "million_tokens", "user_month")
+        left_out = ("offers", "warnings", "defaults", "rent", "rent_of_a_machine", "purchase_price", "owned", *units)
+        whole = self.to_dict()
+        flat = {k: v for k, v in whole.items() if k not in left_out}
+        flat |= {f"{u}_{k}": v for u in units if whole[u] for k, v in whole[u].items()}
         parts = {f"owned_{part.name.replace(' ', '_')}": float(part.value) for part in self.owned}
         told = {f"rent_{name}": rent[name] for name in ("provider", "kind", "date")}
         ends = {name: rent.get(name) for name in ("break_even_months", "break_even_low", "break_even_high")}
@@ -699,28 +721,9 @@ def rent_or_buy(cluster: Cluster, options: OwnershipOptions = OwnershipOptions()
         raise LLMHWError(f"options={shown(options)} must be OwnershipOptions; make them with it")
     o = replace(options, **changes)
     owner = _Owner(cluster, o)
-    chosen, unknown = price_of(
-        cluster.accelerator,
-        cluster.devices,
-        o.price,
-        o.provider,
-        o.region,
-        "on_demand",
-        None if o.price is not None else o.prices,
-    )
+    listed = o.prices if o.price is None else None
+    chosen, unknown = price_of(cluster.accelerator, cluster.devices, o.price, o.provider, o.region, "on_demand", listed)
     offers = [owner.offer(price) for price in ([chosen] if o.price is not None and chosen else _cheapest(cluster, o))]
-    asked = None if chosen is None else owner.offer(chosen)
-    made: dict[str, Estimate] = {}
-    share = None
-    if asked is not None:
-        price, count = asked.price, cluster.devices
-        rent: dict[str, Any] = {"devices": count, "dollars_per_device_hour": price.dollars_per_device_hour}
-        rented = term(rent_dollars, "renting", months=o.months, utilization=o.utilization, **rent)
-        monthly: dict[str, Any] = {"rent_a_month": asked.dollars / o.months, "running_a_month": owner.running}
-        paid = term(break_even_months, "break-even", purchase=owner.purchase, **monthly)
-        made["renting"] = Estimate.of("Renting", "dollars", {"renting": [rented]})
-        made["paid"] = Estimate.of("When owning has paid", "months", {"break-even": [paid]})
-        share = _least_share(owner, float(rent_dollars(months=o.months, **rent)))
     total, home = float(owner.owned.total), None
     if owner.bought is not None and owner.bought.kind in ("launch price", "system price") and o.hosting is None:
         home = float(_owned(cluster, o, owner.central | {"hosting": 0.0, "staff": 0.0, "pue": 1.0})[0].total)
@@ -735,17 +738,39 @@ def rent_or_buy(cluster: Cluster, options: OwnershipOptions = OwnershipOptions()
         owned=owner.owned,
         owned_low=max(low, 0.0),
         owned_high=max(high, total),
-        chosen=asked,
+        **_compared(owner, chosen),
         offers=tuple(sorted(offers, key=lambda offer: offer.dollars)),
-        break_even_utilization=share,
         life_months=owner.central["life_months"],
         at_home=home,
         no_price=unknown,
         bought=owner.bought,
         defaults=tuple(g.assumed for g in owner.guesses.values() if g.source != "as given"),
-        made=made,
         asked=o,
     )
+
+
+def _compared(owner: _Owner, price: Price | None) -> dict[str, Any]:
+    """What owning is compared with: the rent, that of a whole machine, the formulas, and the share that is even."""
+    if price is None:
+        return {"chosen": None, "joined": None, "break_even_utilization": None, "made": {}}
+    o, count, chosen = owner.options, owner.cluster.devices, owner.offer(price)
+    rent: dict[str, Any] = {"devices": count, "dollars_per_device_hour": price.dollars_per_device_hour}
+    rented = term(rent_dollars, "renting", months=o.months, utilization=o.utilization, **rent)
+    monthly: dict[str, Any] = {"rent_a_month": chosen.dollars / o.months, "running_a_month": owner.running}
+    paid = term(break_even_months, "break-even", purchase=owner.purchase, **monthly)
+    made = {
+        "renting": Estimate.of("Renting", "dollars", {"renting": [rented]}),
+        "paid": Estimate.of("When owning has paid", "months", {"break-even": [paid]}),
+    }
+    together = min(count, owner.cluster.devices_per_node)
+    joined = None
+    if price.kind != "given" and price.devices < together:
+        offers, _ = newest_prices(owner.cluster.accelerator, o.provider, o.region, "on_demand", o.prices)
+        whole = [offer for offer in offers if offer.devices >= together]
+        if whole:
+            joined = owner.offer(min(whole, key=lambda offer: offer.dollars_per_device_hour))
+    share = _least_share(owner, float(rent_dollars(months=o.months, **rent)))
+    return {"chosen": chosen, "joined": joined, "break_even_utilization": share, "made": made}
 
 
 def _least_share(owner: _Owner, rent_all: float) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import price_of
 from llmhw.formula import Ledger, Report, Table
-from llmhw.hardware import Accelerator, Cluster, cluster_of
+from llmhw.hardware import Accelerator, Cluster, PriceList, cluster_of
 from llmhw.job import (
     BATCH_RULES,
     JOB_RULES,
@@ -48,7 +48,7 @@ from llmhw.service import check_lengths, engine_for
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.sharding import Stage, StageTensors, chunk_size, is_split, stages_of, state_terms, uncut_rows
 from llmhw.step_time import StepTimer, time_layouts
-from llmhw.training import ALIVE, BRIEF, StepMemory, on_device, stay_apart
+from llmhw.training import ALIVE, BRIEF, StepMemory, engine_bytes, on_device, stay_apart
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, shown, where
 
 # Axes of the arrays, outermost first: what fewer formulas know stands further out.
@@ -174,7 +174,10 @@ class _Memory(StepMemory):
             parts = self._adapters if self.job.frozen else self._sums if plain else self._real
             beside = {name: sum(t.value for t in terms) for name, terms in self.towers(stage).items()}
             beside = {name: held for name, held in beside.items() if name not in self.away}
-            made = [{**dict(parts(stage, zero, replicas)), **beside} for zero, replicas in self.sharding]
+            made = [
+                {**dict(parts(stage, zero, replicas)), **beside, **self._reference(stage, zero, replicas)}
+                for zero, replicas in self.sharding
+            ]
             apart = ("gradients", "variance") if self.job.kernels == "torch" else ()
             found = self._states[stage.index] = Ledger()
             rest = [sum(v for name, v in one.items() if name not in apart) for one in made]
@@ -183,6 +186,13 @@ class _Memory(StepMemory):
                 if any(name in one for one in made):
                     found.parts[name] = _stacked([one[name] for one in made], "sharding")
         return self._states[stage.index]
+
+    def _reference(self, stage: Stage, zero: int, replicas: int) -> dict[str, Any]:
+        """The model as it was, where it is held too (DPO)."""
+        if not self.job.has_reference or "reference model" in self.away:
+            return {}
+        terms = self.frozen(stage, replace(self.x, zero=zero, replicas=replicas))
+        return {"reference model": sum(t.value for t in terms)}
 
     def _adapters(self, stage: Stage, zero: int, replicas: int) -> Iterator[tuple[str, Any]]:
         """The same where only adapters are trained."""
@@ -276,7 +286,9 @@ class _Shape:
 class _Grid:
     """All layouts of a job on devices of one kind, in several counts."""
 
-    def __init__(self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, price: float | None) -> None:
+    def __init__(
+        self, job: TrainingJob, clusters: Sequence[Cluster], space: Space, price: float | PriceList | None
+    ) -> None:
         self.job, self.space, self.clusters = job, space, list(clusters)
         largest = max(clusters, key=lambda c: c.devices)
         self.limits = limits_of(job.model, largest, seq_len=job.seq_len, batch=job.batch)
@@ -289,6 +301,7 @@ class _Grid:
             replicas=_axis("sharding", replicas),
         )
         self.shape = (len(clusters), *space.shape)
+        self.beside = engine_bytes(replace(job, cluster=_single(largest), parallelism=Parallelism(), micro_batch=1))
         self.capacity = visible_bytes(largest.accelerator)
         self.places = [_place(cluster, price) for cluster in clusters]
         constants = training_constants(largest.accelerator, job.trainer, link=largest.inter_link)
@@ -364,6 +377,9 @@ class _Grid:
                 chunks = pp * vpp
                 uneven = layers % chunks != 0
                 refuse = uneven and (True not in space.uneven or (not odd and (layers + 2) % chunks))
+                if pp > 1 and self.job.method != "sft":
+                    refused["method belongs with pp=1"] += n
+                    continue
                 if chunks > layers + 2 or refuse:
                     refused["pp x vpp divides layers"] += n
                     continue
@@ -410,9 +426,10 @@ class _Grid:
             most = None
             for ledger in moments.values():
                 most = ledger.total if most is None else np.maximum(most, ledger.total)
-            most = most + stay_apart(most, memory.unreused(moments, stage), x.devices, self.capacity)
+            most = most + stay_apart(most, memory.unreused(moments, stage), x.devices, self.capacity - self.beside)
             held = most if held is None else np.maximum(held, most)
-        return np.broadcast_to(seconds, self.shape), np.broadcast_to(on_device(held, x.devices), self.shape)
+        held = on_device(held, x.devices) + self.beside
+        return np.broadcast_to(seconds, self.shape), np.broadcast_to(held, self.shape)
 
     def _at(self, memory: StepMemory, job: TrainingJob, x: Layout, mode: str) -> StepMemory:
         made = copy(memory)
@@ -436,9 +453,10 @@ _FILLED = Rule(
 )  # fmt: skip
 
 
-def _place(cluster: Cluster, price: float | None) -> tuple[int, float, Cluster]:
+def _place(cluster: Cluster, price: float | PriceList | None) -> tuple[int, float, Cluster]:
     """Devices of a cluster, dollars that they cost an hour, infinite where no price is known, and the cluster."""
-    paid, _ = price_of(cluster.accelerator, cluster.devices, price, None, None, "on_demand")
+    one, listed = (None, price) if isinstance(price, PriceList) else (price, None)
+    paid, _ = price_of(cluster.accelerator, cluster.devices, one, None, None, "on_demand", listed)
     return cluster.devices, paid.dollars_per_device_hour * cluster.devices if paid else np.inf, cluster
 
 
@@ -658,7 +676,7 @@ def search(
     clusters: Iterable[Cluster | str | tuple[str, int]] | Cluster | str | None = None,
     *,
     best: int = 10,
-    price: float | None = None,
+    price: float | PriceList | None = None,
     than: float | None = None,
     **how: Any,
 ) -> SearchResult:
@@ -667,7 +685,8 @@ def search(
     job        what is trained, with its global batch, or what is served; its own layout and formats are replaced
     clusters   where: clusters, names of devices, or names with counts, as in ["h100", ("h200", 8)]; default: the job's
     best       how many layouts to return
-    price      dollars of a device-hour, of all devices; default: the newest of the catalog
+    price      dollars of a device-hour, of all devices, or prices of one's own, from `llmhw.price_files.read_prices`;
+               default: the newest of the catalog
     than       seconds, as of a layout that runs already: how many that fit are faster is counted (`faster`)
     how        values to try for one axis, such as `tp=(1, 2, 4, 8)`, or one to hold: see `Space` and `ServingSpace`.
                Default: every value that can be valid. Of serving,
@@ -685,7 +704,7 @@ def search(
     """
     check_object("job", job, "TrainingJob", "ServingJob")
     places = _clusters(job, clusters)
-    if price is not None:
+    if price is not None and not isinstance(price, PriceList):
         check_number("price", price, above=True)
     if than is not None:
         check_number("than", than, above=True)
@@ -722,7 +741,7 @@ def _search_training(
     tally: _Tally,
     job: TrainingJob,
     places: list[Cluster],
-    price: float | None,
+    price: float | PriceList | None,
     **space: Any,
 ) -> None:
     for group in _alike(places):
@@ -745,7 +764,9 @@ def _alike(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
     yield from groups.values()
 
 
-def _grids(job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], price: float | None) -> Iterator[_Grid]:
+def _grids(
+    job: TrainingJob, clusters: list[Cluster], given: dict[str, Any], price: float | PriceList | None
+) -> Iterator[_Grid]:
     """Grids that are small enough to be evaluated at once."""
     space = Space.of(job, [c.devices for c in clusters], given)
     points = int(np.prod(space.shape))
@@ -811,7 +832,7 @@ def _search_serving(
     tally: _Tally,
     job: ServingJob,
     places: list[Cluster],
-    price: float | None,
+    price: float | PriceList | None,
     *,
     input_tokens: int,
     output_tokens: int,

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial, reduce
 from itertools import combinations
 from typing import Any
 
@@ -269,6 +269,7 @@ class JobMemory(StageReport):
     unreused      bytes of each stage that PyTorch's allocator keeps apart beside them: gradients come when
                   activations go, but do not fit the blocks that those leave behind
     given_back    bytes of these that it does without where the device is full
+    planned       how the layout was chosen, where nobody gave it
     """
 
     job: TrainingJob
@@ -276,6 +277,7 @@ class JobMemory(StageReport):
     unreused: tuple[float, ...]
     given_back: tuple[float, ...]
     away: tuple[float, ...]
+    planned: str = ""
 
     @property
     def title(self) -> str:
@@ -305,7 +307,8 @@ class JobMemory(StageReport):
 
     def warnings(self) -> list[str]:
         """What must be known to trust the answer."""
-        return _assumed(self.job) + self._accumulating() + _cannot_run(self.job)
+        planned = [self.planned] if self.planned else []
+        return planned + _assumed(self.job) + self._accumulating() + _cannot_run(self.job)
 
     def _accumulating(self) -> list[str]:
         """That a step of several micro-batches is judged otherwise, if it is: its gradients meet the activations."""
@@ -996,7 +999,7 @@ class StepMemory:
         if self.job.trainer.sharding == "deepspeed":
             elements = sum(self.tensors.elements(stage, experts)[1] for experts in (False, True))
             trained = () if frozen else self.tensors.held(stage)
-            sizes = {"elements": elements, "largest": max((t.numel for t, _ in trained), default=0)}
+            sizes = {"elements": elements, "largest": reduce(maximum, (t.numel for t, _ in trained), 0)}
             return found.put("gathered weights", [term(live_weights_bytes, "live weights", on, **sizes)])
         # frozen blocks have no gradient, and travel as they are stored
         packed = formats_in(self.spec, base)[0].bits_per_weight / 16 if base else 1
@@ -1065,7 +1068,7 @@ class StepMemory:
     def largest(self, stage: Stage, label: str, width: int) -> Term:
         """One tensor's worth of what is kept for each: that of the largest, as ZeRO cuts it."""
         x = self.x
-        most = max(t.numel for t, _ in self.tensors.held(stage))
+        most = reduce(maximum, (t.numel for t, _ in self.tensors.held(stage)))
         made = term(state_bytes, f"{label} of the largest tensor", elements=most, bytes_per_element=width)
         return made.scaled(where(x.zero >= 2, 1 / x.shards, 1))
 
@@ -1409,12 +1412,14 @@ class TrainingEstimate(Report):
     job     what was asked
     time            seconds of the step by part, with the interval
     run             tokens, days, device-hours, dollars, energy and goodput: see `llmhw.cost.TrainingRun`
+    planned         how the layout was chosen, where nobody gave it
     """
 
     job: TrainingJob
     time: StepTime
     run: TrainingRun
     calibration: Mapping[str, Any] | None = field(default=None, compare=False)
+    planned: str = ""
 
     @cached_property
     def memory(self) -> JobMemory:
@@ -1514,7 +1519,7 @@ class TrainingEstimate(Report):
 
     def warnings(self) -> list[str]:
         """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""
-        found = _assumed(self.job)
+        found = ([self.planned] if self.planned else []) + _assumed(self.job)
         waits = {name: s / self.step_seconds for name, s in self.time.parts.items() if name not in WORK}
         most = max(waits, key=lambda name: waits[name])
         cause = f"{100 * waits[most]:.0f} % of the step is {most}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import llmhw
 from llmhw.cli.command import Command
@@ -108,8 +110,13 @@ def _cluster(options: dict[str, Any]) -> llmhw.Cluster:
 # -- training ---------------------------------------------------------------------------------
 
 
-def _training_job(options: dict[str, Any]) -> TrainingJob:
-    """The job that options describe. The data-parallel size is what tp, pp and cp leave of the devices."""
+def _training_job(options: dict[str, Any]) -> tuple[TrainingJob, str]:
+    """The job that options describe, and how its layout was chosen where they leave that open.
+
+    The data-parallel size is what tp, pp and cp leave of the devices. Without a file and any option of the layout all
+    devices are data-parallel ranks; where the job does not fit so, the layout is planned.
+    """
+    given = options.get("path_or_text") is not None or bool(_given(f.name for f in fields(Parallelism)))
     filled(options, "training")
     named = options.pop("model")
     spec = named if isinstance(named, llmhw.ModelSpec) else llmhw.model(named)
@@ -118,23 +125,60 @@ def _training_job(options: dict[str, Any]) -> TrainingJob:
     ranks = data_parallel(devices=options["gpus"], tp=layout["tp"], pp=layout["pp"], cp=layout["cp"])
     cluster = _cluster(options)
     parallelism = Parallelism(dp=ranks, **layout)
-    return TrainingJob(model=spec, cluster=cluster, parallelism=parallelism, **taken(TrainingJob, options))
+    asked = {"model": spec, **taken(TrainingJob, options)}
+    if cluster.devices == 1 or given:
+        return TrainingJob(cluster=cluster, parallelism=parallelism, **asked), ""
+    try:
+        plain = TrainingJob(cluster=cluster, parallelism=parallelism, **asked)
+    except llmhw.LLMHWError:  # a batch that all devices cannot share may well be shared by fewer ranks
+        alone = llmhw.Cluster(cluster.accelerator)
+        plain = TrainingJob(cluster=alone, parallelism=Parallelism(), **asked)
+        planned = _planned(plain, cluster)
+        if not planned[1]:
+            return TrainingJob(cluster=cluster, parallelism=parallelism, **asked), ""
+        return planned
+    if llmhw.training_memory(plain).fits:
+        return plain, ""
+    return _planned(plain, cluster)
+
+
+def _given(names: Iterable[str]) -> list[str]:
+    """Which of these options were typed."""
+    context = click.get_current_context()
+    return [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+
+
+def _planned(job: TrainingJob, cluster: llmhw.Cluster) -> tuple[TrainingJob, str]:
+    """The job in the layout that a search finds for it on its devices, and what that is; the job as it is if none."""
+    from llmhw.planning.training import asked_layout, planned_layout
+
+    fixed = {name: getattr(job, name) for name in _given(("micro_batch", "recompute"))}
+    try:
+        found, assumed = planned_layout(job, cluster, **fixed)
+    except llmhw.LLMHWError:  # a network that is not known, a format that the device lacks: the answer says so
+        return job, ""
+    if found is None:
+        return job, ""
+    batch = f"; {assumed}" if assumed else ""
+    told = f"layout planned: {asked_layout(found)}: the fastest that fits, as plain data parallelism does not{batch}"
+    return found, told
 
 
 def _memory(options: dict[str, Any]) -> Report:
-    return llmhw.training_memory(_training_job(options))
+    job, planned = _training_job(options)
+    return replace(llmhw.training_memory(job), planned=planned)
 
 
 def _train(options: dict[str, Any]) -> Report:
     run = taken(RunOptions, options)
-    job = _training_job(options)
+    job, planned = _training_job(options)
     constants, tokens = (options.pop(name) for name in ("calibration", "tokens"))
     if job.cluster.nodes > 1 and job.cluster.inter_link is None:
         raise llmhw.LLMHWError(
             f"network between nodes of {job.cluster.accelerator.name} is not known: no machine for rent says what it "
             "has; give --network, as in --network 'InfiniBand NDR 4x'"
         )
-    return llmhw.train(job, tokens=tokens, calibration=_constants(constants), **run)
+    return replace(llmhw.train(job, tokens=tokens, calibration=_constants(constants), **run), planned=planned)
 
 
 _TRAINING = [*cluster_options(), *field_options(Parallelism), *field_options(TrainingJob)]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
+import llmhw
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import device_of_options
 from llmhw.cli.options import (
+    FORMAT,
+    FORMATS,
+    LENGTH,
     MONEY,
     REAL,
     WHOLE,
@@ -16,14 +21,16 @@ from llmhw.cli.options import (
     Option,
     device_options,
     field_options,
+    model_argument,
     named,
     option,
     taken,
 )
 from llmhw.cli.output import LISTED, Listing, Shown, counted
 from llmhw.formula import Report
-from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices
+from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices, usual_network
 from llmhw.ownership import OwnershipOptions, rent_or_buy
+from llmhw.service import ServingEstimate
 from llmhw.units import LLMHWError, format_quantity
 
 # -- the list ---------------------------------------------------------------------------------
@@ -119,24 +126,66 @@ PRICES = Command(
 
 def _cost(options: dict[str, Any]) -> Report:
     made = OwnershipOptions(**taken(OwnershipOptions, options))
-    device = device_of_options(options)
-    return rent_or_buy(Cluster(device, options["gpus"], options["devices_per_node"]), made)
+    cluster = Cluster(device_of_options(options), options["gpus"], options["devices_per_node"])
+    sizes = {name: options[name] for name in ("input_tokens", "output_tokens")}
+    if options["model"] is None:
+        for name in ("weights", *sizes):
+            if options[name] != _OF_A_SERVICE[name]:
+                raise LLMHWError(f"{name}={options[name]!r} has no effect without a model: llmhw cost llama-3-70b ...")
+        return rent_or_buy(cluster, made)
+    for name in ("tokens_per_second", "users"):
+        if getattr(made, name) is not None:
+            raise LLMHWError(f"{name}={getattr(made, name):g} follows from the model: leave one out")
+    served = _served(options["model"], cluster, options["weights"], sizes)
+    point = served.point
+    found = rent_or_buy(cluster, made, tokens_per_second=point.tokens_per_second, users=point.concurrency)
+    speed = format_quantity(point.tokens_per_second, "tokens/s")
+    return replace(
+        found, serving=f"{served.memory.title}: {speed} for all of {point.concurrency:,} users, all that fit"
+    )
+
+
+_OF_A_SERVICE = {"weights": None, "input_tokens": 1000, "output_tokens": 500}
+
+
+def _served(name: str, cluster: Cluster, weights: str | None, sizes: dict[str, Any]) -> ServingEstimate:
+    """A model on these devices, in the layout that makes the most tokens of all users."""
+    fmt: dict[str, Any] = {} if weights is None else {"weights": weights}
+    job = llmhw.ServingJob(model=llmhw.model(name), cluster=_joined(cluster), **fmt)
+    best = llmhw.search(job, best=1, weights=[job.weights], kv=[job.kv], **sizes).best
+    if not best:
+        raise LLMHWError(
+            f"gpus={cluster.devices} x {cluster.accelerator.name} do not hold {name} in {job.weights}; "
+            "give more of them, or other weights"
+        )
+    return llmhw.serve(best[0].job, **sizes)
+
+
+def _joined(cluster: Cluster) -> Cluster:
+    """With the network that a machine for rent has, between nodes."""
+    network = usual_network(cluster.accelerator) if cluster.nodes > 1 else None
+    return Cluster(cluster.accelerator, cluster.devices, cluster.devices_per_node, cluster.intra_link, network)
 
 
 COST = Command(
     "cost",
     _cost,
     [
+        model_argument(required=False),
         *device_options(),
         Option(named("gpus"), group="Devices", type=WHOLE, usual=1, help="Devices in all; --gpu auto: all there are."),
         option(
             "--devices-per-node", "devices_per_node", group="Devices", type=WHOLE, help="Of a server; default: its."
         ),
+        Option(named("weights"), group=FORMATS, type=FORMAT, help="Of MODEL; default: as `llmhw serve` has it."),
+        option("--input-tokens", group=LENGTH, type=WHOLE, usual=1000, help="Of each prompt to MODEL."),
+        option("--output-tokens", group=LENGTH, type=WHOLE, usual=500, help="Of each answer."),
         *field_options(OwnershipOptions),
     ],
     help="Rent or buy: what devices cost to own over some months, what their rent would be, when owning has paid.\n\n"
     "Rented hours are paid when they are needed (--utilization), owned ones always. Owning counts the price less what "
-    "the machines are sold for; the break-even counts no sale.",
+    "the machines are sold for; the break-even counts no sale. With MODEL: what a million of its tokens and each "
+    "of its users cost, in the layout that makes most of them.",
     shown=Shown(
         (
             ("purchase", "purchase", "dollars"),
@@ -145,13 +194,15 @@ COST = Command(
             ("owned_dollars_per_device_hour", "a device-hour owned", "dollars"),
             ("rented_dollars_per_device_hour", "rented", "dollars"),
             ("break_even_months", "break-even, months", "number"),
+            ("million_tokens_owned", "a million tokens owned", "dollars"),
+            ("million_tokens_rented", "rented", "dollars"),
         ),
         (("cheapest", "owned_dollars", min),),
     ),
     examples=(
         "llmhw cost --gpu h100 --gpus 8 --months 18 --utilization 0.6",
         "llmhw cost --gpu h100 --gpus 8 --months 36 --utilization 0.3,0.6,0.9",
-        "llmhw cost --gpu h100 --gpus 8 --tokens-per-second 5000 --users 200 --currency EUR",
+        "llmhw cost llama-3-70b --gpu h100 --gpus 8 --weights fp8 --currency EUR",
     ),
     explain=True,
     draw=lambda plot, answer: plot.cost(answer),

@@ -10,6 +10,7 @@ from typing import Any
 import llmhw
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
+from llmhw.cli.launching import emit_option, emitted
 from llmhw.cli.options import (
     COUNT,
     DEVICES,
@@ -129,7 +130,7 @@ def _offers(options: dict[str, Any], run: RunOptions) -> Any:
             given = "gpu" if names else next(name for name in own if own[name])
             raise llmhw.LLMHWError(f"instance={machines[0]!r} says which devices and networks: leave {given} out")
         return [places.rented(name, run) for name in machines]
-    devices = [accelerator_of(one) for one in names] or places.priced()
+    devices = [accelerator_of(one) for one in names] or places.priced(run.prices)
     found = []
     for device in devices:
         like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if any(own.values()) else None
@@ -224,6 +225,12 @@ def _tokens(options: dict[str, Any]) -> float | None:
     return float(examples) * (epochs or 1) * int(options["seq_len"])
 
 
+def _emitted(found: Plan, form: str) -> str:
+    """The file or command of the best choice."""
+    best = found.best
+    return emitted(best.job, form, found.verdict, tokens=best.estimate.run.tokens)
+
+
 _SHOWN = Shown(
     (
         ("place", "take", ""),
@@ -247,10 +254,12 @@ TRAIN = Command(
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *_plan_options(),
         *field_options(RunOptions),
+        emit_option("training"),
     ],
     help="What to rent or buy to train a model: machines and how many, the layout, days, dollars, energy.\n\n"
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
+    emits=_emitted,
     examples=(
         "llmhw plan train llama-3-8b --gpu h100,b200 --deadline 30",
         "llmhw plan train llama-3.1-405b --gpu h100 --gpus 16384",
@@ -277,10 +286,12 @@ FINETUNE = Command(
         *_job_options(("method",)),
         *_plan_options(),
         *field_options(RunOptions),
+        emit_option("training"),
     ],
     help="What to rent or buy to fine-tune a model: all weights, LoRA or QLoRA, on answers, pairs (DPO) or GRPO.\n\n"
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
+    emits=_emitted,
     examples=(
         "llmhw plan finetune llama-3-8b --gpu 'RTX 4090' --examples 50000 --epochs 3 --seq-len 1024",
         "llmhw plan finetune llama-3-70b --gpu h100 --method lora --deadline 2",

@@ -124,7 +124,7 @@ def megatron(asked: Asked) -> Written:
             ("--data-path ${DATA:?prefix of the .bin and .idx of preprocess_data.py}", "or --mock-data, for a trial"),
             ("--lr 3e-4 --min-lr 3e-5 --lr-decay-style cosine --lr-warmup-fraction 0.01", "no figure of the plan"),
             ("--clip-grad 1.0 --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95", "no figure of the plan"),
-            ("--save checkpoints --save-interval 500 --ckpt-format torch_dist", "no figure of the plan"),
+            (f"--save checkpoints --save-interval 500 --ckpt-format {_checkpoints(job)}", "no figure of the plan"),
         ],
     }
     arrays = [f"{name}=(\n{_indented(rows)}\n)" for name, rows in groups.items() if rows]
@@ -158,6 +158,11 @@ def megatron(asked: Asked) -> Written:
         command=f"bash {FORMS['megatron'].file}",
         image="nvcr.io/nvidia/pytorch:26.02-py3",
     )
+
+
+def _checkpoints(job: TrainingJob) -> str:
+    """The format of checkpoints: FSDP has one of its own."""
+    return "fsdp_dtensor" if job.parallelism.zero >= 2 else "torch_dist"
 
 
 def _indented(rows: Rows) -> str:
@@ -209,6 +214,8 @@ def _megatron_layout(job: TrainingJob) -> Rows:
     rows.append((f"--pipeline-model-parallel-size {p.pp}", f"{job.model.num_layers} layers over {p.pp} stages"))
     if p.vpp > 1:
         rows.append((f"--num-virtual-stages-per-pipeline-rank {p.vpp}", f"the bubble is {p.vpp} times smaller"))
+    if p.uneven and (job.model.num_layers + 2) % (p.pp * p.vpp):
+        raise cannot_say("megatron", f"uneven=True with pp x vpp={p.pp * p.vpp}")
     if p.uneven:
         rows.append(("--account-for-embedding-in-pipeline-split", "embedding and head count as layers"))
         rows.append(("--account-for-loss-in-pipeline-split", ""))
@@ -234,8 +241,8 @@ def _megatron_zero(job: TrainingJob) -> Rows:
         return [("--overlap-grad-reduce", "beside the backward pass")] if overlap else []
     rows: Rows = [("--use-distributed-optimizer", f"optimizer states over {p.shards} ranks: {p.dp} dp x {p.cp} cp")]
     if p.zero >= 2:
-        if p.pp > 1 and p.zero == 2:
-            raise cannot_say("megatron", "zero=2 with pp of at least 2")
+        if job.optimizer not in ("adamw", "adamw-fused", "sgd-momentum"):  # what its FSDP takes
+            raise cannot_say("megatron", f"optimizer={job.optimizer!r} with zero={p.zero}")
         rows += [
             ("--use-megatron-fsdp --no-gradient-accumulation-fusion", "FSDP of Megatron-Core"),
             (

@@ -194,7 +194,7 @@ _OLDER_OPTIM = {"adamw_apex_fused": "adamw-fused", "paged_adamw": "paged-adamw",
 _TARGETS = {"all-linear": "all-linear", "all": "all-linear"}
 _NO_FIGURE = """learning_rate lr_scheduler_type lr_scheduler warmup_ratio warmup_steps weight_decay output_dir
     logging_steps save_steps save_strategy seed max_grad_norm report_to dataset_name dataset
-    datasets template num_train_epochs num_epochs overwrite_output_dir plot_loss
+    datasets template reward_funcs num_train_epochs num_epochs overwrite_output_dir plot_loss
     preprocessing_num_workers dataloader_num_workers max_samples do_train do_eval trust_remote_code""".split()
 
 
@@ -343,7 +343,8 @@ def read_torchrun(text: str) -> Launched:
 def _commented_command(text: str) -> str:
     """The command in the comments at a file's head."""
     lines = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
-    start = next((i for i, line in enumerate(lines) if line.startswith(("accelerate launch", "deepspeed"))), None)
+    programs = ("accelerate launch", "deepspeed", "torchrun")
+    start = next((i for i, line in enumerate(lines) if line.startswith(programs)), None)
     return "" if start is None else "\n".join(lines[start:])
 
 

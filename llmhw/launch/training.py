@@ -213,6 +213,7 @@ def _trl_method(job: TrainingJob) -> dict[str, Any]:
         "max_completion_length": job.answer_tokens,
         "vllm_max_model_length": job.seq_len,
         "num_generations": job.group,
+        "reward_funcs": "accuracy_reward",
         "use_vllm": bool(job.rollout_share or job.rollout_gpus),
         "beta": 0.04 if job.has_reference else 0.0,
     }
@@ -372,12 +373,12 @@ def deepspeed(asked: Asked) -> Written:
     form = FORMS["deepspeed"]
     _checked(job, "deepspeed")
     each = min(job.cluster.devices, job.cluster.devices_per_node)
-    launch = ["deepspeed", f"--num_gpus {each}"]
-    if job.cluster.nodes > 1:
-        nodes = f"--num_nodes {job.cluster.nodes} --no_ssh"
-        launch += [f'{nodes} --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT"']
+    launch = [f"deepspeed --num_gpus {each} --module"]
+    if job.cluster.nodes > 1:  # its own launcher wants ssh and a list of hosts
+        launch = [*torchrun_line(job), "-m"]
     flags = [flag for flag in trl_flags(asked, "deepspeed") if not flag.startswith("--dtype")]
-    command = command_line([*launch, f"--module trl.scripts.{job.method}", *flags, f"--deepspeed {form.file}"])
+    launch[-1] += f" trl.scripts.{job.method}"
+    command = command_line([*launch, *flags, f"--deepspeed {form.file}"])
     found, why = deepspeed_config(job, "deepspeed")
     comments = [*heading(asked, form, "On every node, with NODE_RANK, MASTER_ADDR and MASTER_PORT set if several:")]
     lines = [*comments, *command.splitlines(), "Why:", *(f"{name}: {reason}" for name, reason in why.items())]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmhw.hardware import Accelerator, Price, accelerator, instances, prices, purchase_prices
+from llmhw.hardware import Accelerator, Cluster, Price, accelerator, instances, prices, purchase_prices
 from llmhw.job import ServingJob, TrainingJob
 from llmhw.margin import visible_bytes
 from llmhw.planning.places import Offer, Place
@@ -100,10 +100,18 @@ def cheapest_training(
         near = _near(on(job, places[0].cluster), places, **space)
         return {p: near[p.cluster] for p in places if p.cluster in near}
 
+    def alone(offer: Offer) -> float:  # days of one device at the very best
+        there = on(job, Cluster(offer.device))
+        return least_days(there, tokens, offer.device.peak(there.peak_format)) / _MOST_MFU
+
+    def least(offer: Offer) -> float:  # dollars: so many device-hours are paid on any number of devices
+        return _hour(offer.place(offer.step)) / offer.step * alone(offer) * 24
+
     best: tuple[float, Place, Any, Offer] | None = None
-    for offer in offers:
-        room, peak = visible_bytes(offer.device), offer.device.peak(job.peak_format)
-        by_time = least_days(job, tokens, peak) / _MOST_MFU / days
+    for offer in sorted(offers, key=least):
+        if best is not None and least(offer) > best[0]:
+            break
+        room, by_time = visible_bytes(offer.device), alone(offer) / days
         places = [offer.place(n) for n in offer.counts(max(1.0, 0.9 * least_bytes(job) / room, by_time), 2**17)]
         if not places:
             continue

@@ -12,7 +12,7 @@ from typing import Any
 from llmhw.checks import check_flag, check_items, check_object
 from llmhw.cost import Default, RunOptions, TrainingRun, newest_prices
 from llmhw.flops import training_flops
-from llmhw.hardware import Accelerator, Cluster, accelerator, larger
+from llmhw.hardware import Accelerator, Cluster, PriceList, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import training_states, weights
@@ -257,6 +257,20 @@ def _short(closest: Found | None) -> str:
     return f"nothing fits; the closest is short by {format_quantity(short, 'bytes')} a device"
 
 
+def planned_layout(job: TrainingJob, cluster: Cluster, **space: Any) -> tuple[TrainingJob | None, str]:
+    """The fastest layout of a job that fits its devices, with room where there is one; and what batch was assumed.
+
+    space   axes that are fixed, as in `llmhw.search`; None where nothing fits
+    """
+    tuning = job.frozen or job.method != "sft"
+    batch = None if job.global_batch is not None else _TUNED if tuning else usual_batch(job)
+    single = replace(on(job, cluster), global_batch=job.global_batch if batch is None else int(batch.value))
+    asked = Question((single,), FREE, places_of.ANY, 1.0, "time", {**_WHOLE, **space}, batch is None, tuning)
+    found = search_places(asked, [Place(cluster)])
+    picks = [chosen for _, chosen in found.picks]
+    return (picks[0] if picks else None), f"assumed {batch}" if batch else ""
+
+
 # -- figures ----------------------------------------------------------------------------------
 
 
@@ -319,6 +333,14 @@ def words(job: TrainingJob) -> str:
     """What is trained and how it lies on the devices, in words."""
     made = str(Found(lambda: job, 0.0, 0.0, None))
     return f"{way_of(job)}; {made}" if way_of(job) else made
+
+
+def asked_layout(job: TrainingJob) -> str:
+    """The layout as one asks for it: what is not at its default, without dp, which follows from the devices."""
+    plain = {f"{f.name}={f.default}" for made in (Parallelism, TrainingJob) for f in fields(made)}
+    told = str(Found(lambda: job, 0.0, 0.0, None)).replace("sequence parallel", "sequence_parallel=True").split(", ")
+    told = [one.replace("uneven", "uneven=True") for one in told if one not in {*plain, "schedule=interleaved"}]
+    return ", ".join(one for one in told if not one.startswith("dp=")) or "data-parallel ranks alone"
 
 
 def way_of(job: TrainingJob) -> str:
@@ -742,7 +764,7 @@ def variants(
         yield "base='nf4-dq'", of_jobs(base="nf4-dq"), groups
     known = {offer.device.name for offer in offers} | {p.cluster.accelerator.name for group in groups for p in group}
     largest = max(map(accelerator, known), key=lambda d: d.memory_bytes)
-    for device in _larger(largest):
+    for device in _larger(largest, question.run.prices):
         some = []
         for offer in places_of.offers(device, question.run)[0]:
             with suppress(LLMHWError):
@@ -750,12 +772,12 @@ def variants(
         yield f"gpu={device.name!r}", question, [group for group in some if group]
 
 
-def _larger(device: Accelerator) -> list[Accelerator]:
+def _larger(device: Accelerator, listed: PriceList | None = None) -> list[Accelerator]:
     """Devices with more memory that can be rented, those with the cheapest memory first."""
-    priced = {d.name for d in places_of.priced()}
+    priced = {d.name for d in places_of.priced(listed)}
     found = {}
     for more in larger(device):
-        paid, _ = newest_prices(more) if more.name in priced else ([], "")
+        paid, _ = newest_prices(more, listed=listed) if more.name in priced else ([], "")
         if paid:
             found[more] = min(p.dollars_per_device_hour for p in paid) / more.memory_bytes
     return sorted(found, key=lambda more: found[more])

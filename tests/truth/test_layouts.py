@@ -40,7 +40,6 @@ def test_a_published_layout_of_training_is_in_the_search(layout: PublishedLayout
 PLACED: dict[str, dict[str, Any]] = {
     "175B on 384, 2021": {"sharding": ((0, 1),)},
     "175B on 1,536, 2021": OF_2021,
-    "1T on 3,072, 2021": OF_2021,
     "175B on 64, 2022": {},
     "1T on 512, 2022": {},
     "Llama 3 405B on 8,192": {},

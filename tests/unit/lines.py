@@ -217,7 +217,8 @@ def _base(draw: Any, name: str) -> list[str]:
     if name == "schema":
         return _word(draw, "serve|gpus|plan~train|x").split()
     if name == "cost":
-        return ["--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
+        asked = [[], [], ["gpt2"], ["llama-3-8b", "--weights", "fp8"], ["{config}"], ["t5", "--output-tokens", "9"]]
+        return [*draw(st.sampled_from(asked)), "--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
     model = draw(st.sampled_from(MODELS.split()))
     if name == "measure":
         return [

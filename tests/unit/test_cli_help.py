@@ -225,7 +225,7 @@ def test_what_has_no_effect_or_does_not_exist_is_refused(arguments: str, message
         "prices",
         "fit llama-3-8b --gpu h100",
         "serve llama-3-8b --gpu h100,h200 --weights bf16,fp8 -c 8",
-        "train llama-3-8b --gpu h100 --gpus 8 --recompute none,full",
+        "train llama-3-8b --gpu h100 --gpus 8 --zero 3 --recompute none,full",
         "train llama-3-8b --gpu h100 --gpus 8",
         "serve deepseek-v3 --gpu h200 --gpus 16 --tp 16",
     ],

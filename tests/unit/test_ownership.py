@@ -218,6 +218,17 @@ def test_an_offer_to_buy_in_a_file_has_no_range() -> None:
     assert next(d for d in found.defaults if d.argument == "purchase_price").source == "a vendor"
 
 
+def test_a_rent_of_single_devices_is_said_beside_that_of_a_machine() -> None:
+    found = rent_or_buy(EIGHT)
+    assert found.chosen is not None
+    assert found.joined is not None
+    assert found.chosen.price.devices < 8 <= found.joined.price.devices
+    assert found.joined.dollars > found.chosen.dollars
+    assert any("the cheapest machine of 8 is" in line for line in found.warnings())
+    assert rent_or_buy("h100").joined is None
+    assert rent_or_buy(EIGHT, provider="AWS").joined is None
+
+
 def test_each_provider_has_its_cheapest_machine_of_each_kind() -> None:
     found = rent_or_buy(EIGHT)
     keys = [(offer.price.provider, offer.price.kind) for offer in found.offers]
@@ -272,6 +283,23 @@ def test_task_ten_is_one_command() -> None:
     found = answer(*line)
     own = rent_or_buy(EIGHT, months=18, utilization=0.6).to_dict()
     assert {k: v for k, v in found.items() if k != "versions"} == json.loads(json.dumps(own))
+
+
+def test_a_model_says_what_makes_the_tokens() -> None:
+    line = ("cost", "llama-3-70b", "--gpu", "h100", "--gpus", "8", "--weights", "fp8", "--price", "2.5")
+    found = answer(*line)
+    job = llmhw.ServingJob(model="llama-3-70b", cluster=EIGHT, weights="fp8")
+    sizes = {"input_tokens": 1000, "output_tokens": 500}
+    best = llmhw.search(job, best=1, weights=[job.weights], kv=[job.kv], **sizes).best[0].job
+    served = llmhw.serve(best, **sizes, price=2.5)
+    assert found["million_tokens"]["rented"] == pytest.approx(served.dollars_per_million_tokens)
+    assert f"{served.point.concurrency:,} users" in found["serving"]
+    rows = answer("cost", "llama-3-8b,llama-3-70b", "--gpu", "h100", "--gpus", "4")
+    assert rows[0]["million_tokens"]["owned"] < rows[1]["million_tokens"]["owned"]
+    assert "a million tokens owned" in run("cost", "llama-3-8b,llama-3-70b", "--gpu", "h100", "--gpus", "4").stdout
+    assert "do not hold llama-3.1-405b in bf16" in refused("cost", "llama-3.1-405b", "--gpu", "h100", "--gpus", "4")
+    assert "has no effect without a model" in refused("cost", "--gpu", "h100", "--input-tokens", "5")
+    assert "--users 3 follows from the model" in refused(*line, "--users", "3")
 
 
 def test_several_values_are_one_table() -> None:

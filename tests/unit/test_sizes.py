@@ -108,6 +108,13 @@ def test_all_users_are_at_work() -> None:
         assert point.concurrency == users
 
 
+def test_cards_without_bf16_are_asked_too() -> None:
+    """A T4 multiplies in fp16: of a whole price list it is one."""
+    found = cheapest_training(tuning("gpt2"), market("AWS", "2023"), days=30, tokens=1e8, **SPACE)
+    assert found is not None
+    assert found.devices <= 8
+
+
 def test_what_nothing_can_do_is_none() -> None:
     assert cheapest_training(tuning("llama-2-70b"), of("A10G"), days=0.001, tokens=1e12, **SPACE) is None
     job = llmhw.ServingJob(model="llama-3.1-405b", cluster="h100")
