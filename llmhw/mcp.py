@@ -57,8 +57,8 @@ def arguments(command: Command) -> dict[str, click.Parameter]:
     """What a tool takes, by name: all of its command's parameters but those of printing, files and the network."""
     found = {}
     for param in command.params:
-        # --explain is asked for as an answer of its own
-        wanted = param.expose_value and (param.name not in HOW or param.name == "part") and param.name != "here"
+        # --explain and --emit are answers of their own
+        wanted = param.expose_value and param.name not in (set(HOW) - {"part", "emit"} | {"here"})
         if wanted and "FILE" not in str(param.metavar or ""):
             longest = max(param.opts, key=len)
             found[longest.lstrip("-").replace("-", "_")] = param
@@ -111,7 +111,8 @@ _HELP = {
 def output_schema(command: Command) -> dict[str, Any]:
     """The keys of a tool's answer; `llmhw schema` has all of it.
 
-    Many answers are a list under `combinations`, rows of a table one under `rows`, formulas a text under `explanation`.
+    Many answers are a list under `combinations`, rows of a table one under `rows`; `explain` gives a text under
+    `explanation`, `emit` one under `file`.
     """
     from llmhw.schema import schema
 
@@ -124,7 +125,10 @@ def output_schema(command: Command) -> dict[str, Any]:
         for key, inner in one.get("properties", {}).items():
             found.setdefault(key, {name: inner[name] for name in ("description", "type") if name in inner})
     listed = {"type": "array", "items": {"type": "object"}}
-    return {"type": "object", "properties": found | {"combinations": listed, "rows": listed}}
+    return {
+        "type": "object",
+        "properties": found | {"combinations": listed, "rows": listed, "file": {"type": "string"}},
+    }
 
 
 # -- a call -----------------------------------------------------------------------------------
@@ -182,15 +186,26 @@ def call(tool: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if tool not in commands():
         raise unknown_name("tool", tool, commands())
     command = commands()[tool]
-    asked = dict(given)
-    part = asked.pop("explain", None) if "explain" in arguments(command) else None
+    asked, own = dict(given), {}
+    for name, param in arguments(command).items():
+        if param.name in HOW and asked.get(name) is not None:
+            own[name] = str(asked.pop(name))
+    if len(own) > 1:
+        raise LLMHWError(f"{' and '.join(own)} are two answers; ask for one of them")
+    if form := own.get("emit"):
+        from llmhw.cli.launching import check_emit
+
+        check_emit(form)
 
     def give(answer: Any) -> tuple[str, dict[str, Any]]:
-        if part is not None:
-            if isinstance(answer, Sweep):
-                raise LLMHWError(f"explain={shown(part)} is for one answer; give one value of each argument")
+        if own and isinstance(answer, Sweep):
+            raise LLMHWError(f"{next(iter(own))} is for one answer; give one value of each argument")
+        if (part := own.get("explain")) is not None:
             told = answer.explain(part)
             return f"{told}\n", {"part": part, "explanation": told}
+        if form is not None and command.emits is not None:
+            told = command.emits(answer, form)
+            return told, {"form": form, "file": told}
         found = json_value(answer)
         name = "combinations" if isinstance(answer, Sweep) else "rows" if isinstance(answer, Listing) else ""
         return text(answer, flags_of(command)), {name: found} if name else found

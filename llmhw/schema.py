@@ -275,16 +275,26 @@ def _object(text: str, **properties: Any) -> dict[str, Any]:
 # Lines beside the examples of a command: what these leave out.
 _UNPRICED = "--gpu 'RTX 3090 Ti'"
 _MORE: dict[str, tuple[str, ...]] = {
-    "plan train": (f"gpt2 {_UNPRICED},'TPU v5e',l4 --gpus 8 --tokens 1e9,2e9", "gpt2 --instance g5.xlarge"),
-    "plan finetune": (f"gpt2 {_UNPRICED},'TPU v5e',l4 --gpus 8 --method full,lora",),
+    "plan train": (
+        f"gpt2 {_UNPRICED},'TPU v5e',l4 --gpus 8 --tokens 1e9,2e9",
+        "gpt2 --instance g5.xlarge",
+        "gpt2 --gpu 'GB200 NVL72' --gpus 64",
+        "gpt2 --gpu h100 --gpus 8 --mtbf 1 --restart 86400",
+    ),
+    "plan finetune": (
+        f"gpt2 {_UNPRICED},'TPU v5e',l4 --gpus 8 --method full,lora",
+        "gpt2 --gpu 'GB200 NVL72' --gpus 64",
+        "gpt2 --gpu h100 --gpus 8 --mtbf 1 --restart 86400",
+    ),
     "model": ("gpt2,mixtral-8x7b,deepseek-v3,gemma-3-27b,qwen2.5-vl-7b,t5,qwen3-next-80b-a3b,gpt-oss-120b",),
-    "cost": ("--gpu h100 --price 0.01", "--gpu 'TPU v5e' --purchase-price 3000", "--gpu h100,'GB200 NVL72'"),
+    "cost": ("--gpu h100 --price 0.01", "--gpu 'Gaudi 3' --purchase-price 3000", "--gpu h100,'GB200 NVL72'"),
     "fit": ("llama-3-70b --gpu 'RTX 4090'", "deepseek-v3,gpt-oss-20b --gpu h100 --gpus 8"),
     "memory": ("mixtral-8x7b --gpu h100 --gpus 8 --ep 8 --zero 1", "llama-3-70b --gpu 'RTX 4090'"),
     "train": (
         "mixtral-8x7b --gpu h100 --gpus 16 --ep 8 --zero 1",
         "llama-3-70b --gpu 'RTX 4090'",
         f"gpt2 {_UNPRICED}",
+        "gpt2 --gpu 'TPU v5e' --gpus 4",
         "gpt2 --gpu h100,'GB200 NVL72'",
     ),
     "serve": (

@@ -65,7 +65,7 @@ def answer_options(*, explain: bool, plot: bool, timeline: Sequence[str] = ()) -
 
 
 # Options that say how an answer is given, and not what is asked.
-HOW = ("as_json", "as_csv", "output", "quiet", "part", "plot", "timeline", "curve")
+HOW = ("as_json", "as_csv", "output", "quiet", "part", "plot", "timeline", "curve", "emit")
 
 
 def common_options() -> list[click.Parameter]:

@@ -106,12 +106,22 @@ def test_what_is_refused() -> None:
         ("train", {"model": "gpt2", "gpu": "h100", "frozen": "yes"}, "frozen='yes' must be true or false"),
         ("train", {"model": {"a": 1}, "gpu": "h100"}, "must be a text, a number, true or false, or a list of these"),
         ("train", {"model": "--hub", "gpu": "h100"}, "model='--hub' is not known"),
-        ("train", {"model": "gpt2", "gpu": ["h100", "l4"], "explain": "MFU"}, "explain='MFU' is for one answer"),
+        ("train", {"model": "gpt2", "gpu": ["h100", "l4"], "explain": "MFU"}, "explain is for one answer"),
+        ("train", {"model": "gpt2", "gpu": "h100", "explain": "MFU", "emit": "torchrun"}, "are two answers"),
+        ("train", {"model": "gpt2", "gpu": "h100", "emit": "torchrum"}, "torchrun"),
         ("train", {"model": "gpt2", "gpu": "h100", "micro_batch": "x"}, "--micro-batch x must be"),
     ):
         with pytest.raises(LLMHWError) as refused:
             tools.call(tool, given)
         assert words in str(refused.value)
+
+
+def test_files_of_programs() -> None:
+    line = "train llama-3-8b --gpu h100 --gpus 8 --zero 3 --emit torchrun"
+    given = {"model": "llama-3-8b", "gpu": "h100", "gpus": 8, "zero": 3, "emit": "torchrun"}
+    text, found = tools.call("train", given)
+    assert text == found["file"] == run(*line.split()).stdout
+    assert "torchrun" in text
 
 
 def test_flags_that_are_off() -> None:

@@ -22,6 +22,7 @@ EXAMPLES = [
     (name, line)
     for name in schema.described()
     for line in __import__(f"llmhw.cli.{COMMANDS[name][0]}", fromlist=["COMMANDS"]).COMMANDS[name].examples
+    if "--emit" not in line  # which prints the file of a program
 ]
 
 
