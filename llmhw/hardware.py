@@ -118,7 +118,8 @@ class Price(_Fact):
         rate = format_quantity(self.dollars_per_device_hour, "dollars")
         if self.kind == "given":
             return f"{rate} a device-hour, as given"
-        return f"{rate} a device-hour ({self.provider}{machine}, {self.kind}, {self.region}, {self.date})"
+        where = filter(None, (f"{self.provider}{machine}", self.kind, self.region, self.date))
+        return f"{rate} a device-hour ({', '.join(where)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
 
 # Commands that are tools; of those of two words all that begin so.
-OFFERED = ("plan", "fit", "memory", "train", "serve", "model", "models", "gpus", "prices", "explain")
+OFFERED = (*"plan which compare fit memory train serve cost model models gpus prices explain".split(),)
 INSTRUCTIONS = (
     "Which hardware a language model needs, what it will do there, and what it will cost. Numbers are predictions with "
     "80 % intervals, from formulas that `explain` shows. Structured answers are in base units: bytes, seconds, FLOP, "

@@ -336,7 +336,7 @@ def _lines(command: Any) -> Iterator[list[str]]:
     yield from map(split, _MORE.get(command.name, ()))
     if any(param.name == "currency" for param in command.params):
         yield [*bases[0], "--currency", "EUR"]
-    if not bases or words > 1 or command.name in ("measure", "validate", "compare"):
+    if not bases or words > 1 or command.name in ("measure", "validate", "log"):
         return  # each takes seconds
     for param in command.params:
         if not param.opts[0].startswith("-") or param.name in (*HOW, "here"):
@@ -382,7 +382,7 @@ def main(wanted: Iterable[str] = ()) -> None:
     """Write the files anew: all, or those of some commands."""
     from glob import glob
 
-    logs = {"compare": [[path, "--gpu", "h100"] for path in sorted(glob("tests/unit/logs/*.log"))]}
+    logs = {"log": [[path, "--gpu", "h100"] for path in sorted(glob("tests/unit/logs/*.log"))]}
     FOLDER.mkdir(exist_ok=True)
     for name in wanted or described():
         _file(name).write_text(text(made(name, logs.get(name, ()))) + "\n", encoding="utf-8")

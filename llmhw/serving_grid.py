@@ -117,6 +117,8 @@ _OF_MEMORY = (
 
 def _unlike(job: ServingJob) -> list[int]:
     """Numbers of the stages; of those with the same layers and ends one stands for all."""
+    if job.software.cells:  # which deals layers in its own way
+        return list(range(job.pp))
     number = job.model.kind_numbers
     alike: dict[Any, int] = {}
     for stage, layers in enumerate(dealt_layers(job.model.num_layers, job.pp)):

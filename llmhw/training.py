@@ -1695,7 +1695,7 @@ class TrainingEstimate(Report):
             ("tokens/s in all", format_quantity(self.tokens_per_second, ""), ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),
             *((name, *run[name]) for name in ("time", "device-hours", "cost", "price", "energy", "CO2")),
-            *((name, *run[name]) for name in ("peak power", "spares") if self.job.cluster.devices > 1),
+            *((name, *run[name]) for name in ("goodput", "peak power", "spares") if self.job.cluster.devices > 1),
         ]
         return told if held.fits else [told[0], ("if it fitted", "", ""), *told[1:]]
 

@@ -482,8 +482,8 @@ def _compare(options: dict[str, Any]) -> Report:
     return logs.compare(log, spec=spec, device=device, **asked)
 
 
-COMPARE = Command(
-    "compare",
+LOG = Command(
+    "log",
     _compare,
     [
         click.Argument(["log"], metavar="LOG"),
@@ -504,7 +504,7 @@ COMPARE = Command(
         ),
         rows=lambda found: [found.held.identity() | row for row in found.records()],
     ),
-    examples=('llmhw compare server.log --gpu "RTX 3090"',),
+    examples=('llmhw log server.log --gpu "RTX 3090"',),
 )
 
-COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE, COMPARE)}
+COMMANDS = {command.name: command for command in (FIT, MEMORY, TRAIN, SERVE, SIMULATE, LOG)}

@@ -43,12 +43,12 @@ def filled(options: dict[str, Any], of: str) -> None:
     notes = list(launched.notes)
     notes += [f"{name}={value!r} is not asked here" for name, value in said.items() if name not in options]
     options |= {name: value for name, value in said.items() if name in options}
-    if options.get("model") is None:
-        options["model"] = _model(path, launched)
     if not context.meta.get("told"):
         context.meta["told"] = True
         for note in notes:
             say(f"llmhw: {path} ({launched.form}): {note}\n", err=True)
+    if options.get("model") is None:
+        options["model"] = _model(path, launched)
 
 
 def _model(path: str, launched: Launched) -> llmhw.ModelSpec:

@@ -31,7 +31,7 @@ from llmhw.formula import Report
 from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices, usual_network
 from llmhw.ownership import OwnershipOptions, rent_or_buy
 from llmhw.service import ServingEstimate
-from llmhw.units import LLMHWError, format_quantity
+from llmhw.units import PRINTED_CURRENCY, LLMHWError, format_quantity
 
 # -- the list ---------------------------------------------------------------------------------
 
@@ -69,14 +69,14 @@ def _prices(options: dict[str, Any]) -> Listing:
             f"{r.get('provider', r['price_kind'])} {r.get('instance', '')}".strip(),
             r["region"] or "-",
             r["date"] + (" (old)" if r["old"] else ""),
-            format_quantity(r["dollars"], "dollars").lstrip("$"),
+            format_quantity(r["dollars"], "dollars").removeprefix(PRINTED_CURRENCY.get()[0]),
         )
         for r in rows
     ]
     notes = ["rent is that of one device for an hour, purchase that of one device", *notes]
     if any(r["old"] for r in rows):
         notes.append("old: more than a year older than the newest price of the catalog")
-    columns = ("device", "kind", "from", "region", "date", "dollars")
+    columns = ("device", "kind", "from", "region", "date", PRINTED_CURRENCY.get()[0].strip().replace("$", "dollars"))
     return Listing(counted(len(cells), "price", "prices"), columns, cells, rows, right=5, notes=notes)
 
 

@@ -16,6 +16,7 @@ import llmhw
 from llmhw.cost import RunOptions
 from llmhw.job import Parallelism, ServingJob, TrainingJob
 from llmhw.memory import OPTIMIZERS, PRECISIONS
+from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits
 from llmhw.units import PRINTED_CURRENCY, LLMHWError, parse_count
 
@@ -296,8 +297,9 @@ _GROUP_OF = {
     "rollout_gpus",
     LAYOUT: "tp pp ep attention_dp split all_reduce",
     LENGTH: "micro_batch global_batch seq_len max_model_len n_ctx max_sequences max_batched_tokens n_batch "
-    "prefix_tokens prefix_hit page_size",
-    FORMATS: "precision compute weights kv kv_v optimizer",
+    "prefix_tokens prefix_hit page_size "
+    "input_tokens output_tokens context",
+    FORMATS: "precision compute weights kv kv_v optimizer quality",
     ENGINE: "engine kernels attention software compiled tp_overlap grad_overlap gather_prefetch grad_reduce cuda_graph "
     "dispatcher a2a_overlap attention_kernel lora_adapters lora_rank lora_targets",
 }
@@ -394,17 +396,23 @@ _OF: dict[type, str] = {
     ServingJob: ENGINE,
     RunOptions: MONEY,
     Limits: LOAD,
+    Demand: LOAD,
 }
 
 
 def field_options(made: type, only: Iterable[str] | None = None) -> list[Option]:
     """The options of all fields of a dataclass, or of those named."""
     names = None if only is None else set(only)
-    return [
-        field_option(f, _OF.get(made, MONEY))
-        for f in fields(made)
-        if f.metadata and f.name not in NONE and (names is None or f.name in names)
-    ]
+    found = [f for f in fields(made) if f.metadata and f.name not in NONE and (names is None or f.name in names)]
+    return [option for f in found for option in (*_beside(f.name), field_option(f, _OF.get(made, MONEY)))]
+
+
+def _beside(name: str) -> list[Option]:
+    """Flags that give a field another value than its own option does."""
+    if name != "kind":
+        return []
+    text = "Reserved prices, which only --prices FILE.csv has."
+    return [option("--reserved", "kind", flag_value="reserved", usual="on_demand", group=MONEY, help=text)]
 
 
 def taken(made: type, options: dict[str, Any]) -> dict[str, Any]:
@@ -509,6 +517,10 @@ _SYNONYMS = {
     "--tokens": "train-tokens dataset-tokens",
     "--price": "dollars cost price-per-hour",
     "--rank": "lora-rank r",
+    "--users": "concurrency batch num-users clients",
+    "--slo-ttft": "ttft first-token",
+    "--slo-tpot": "tpot itl next-token",
+    "--emit": "launch command",
 }
 
 

@@ -27,6 +27,8 @@ _FIELDS |= {name: f"gpu_{name}" for name in ("memory", "bandwidth", "tflops")}
 def flags_of(command: click.Command) -> dict[str, click.Option]:
     """The options of a command by the names that the library has for them."""
     found = {param.name: param for param in command.params if isinstance(param, click.Option) and param.name}
+    given = [param for param in command.params if isinstance(param, click.Option) and isinstance(param.flag_value, str)]
+    found |= {f"{param.name}={param.flag_value}": param for param in given}  # --spot is kind="spot"
     return found | {name: found[flag] for name, flag in _FIELDS.items() if flag in found}
 
 
@@ -44,6 +46,8 @@ def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
             off = flags[name].secondary_opts
             return flag(name) if value == "True" else off[0] if off else f"without {flag(name)}"
         bare = value[1:-1] if value[0] in "'\"" else value
+        if f"{name}={bare}" in flags:
+            return flag(f"{name}={bare}")
         if (per := getattr(flags[name], "factor", 1)) != 1 and (number := finite(bare)) is not None:
             bare = f"{number / per:g}"
         return f"{flag(name)} {bare}" if bare and re.fullmatch(r"[^\s'\"]+", bare) else f"{flag(name)} {value}"

@@ -30,7 +30,8 @@ from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.hardware import accelerator_of
-from llmhw.job import Parallelism, TrainingJob
+from llmhw.job import Parallelism, ServingJob, TrainingJob
+from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits, Plan
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
@@ -91,10 +92,13 @@ def _place_options() -> list[Option]:
     ]
 
 
+_FIRST = "What counts most."
+
+
 def _plan_options() -> list[Option]:
     return [
         *field_options(Limits),
-        option("--by", group="Question", type=Choices("by", _BY.__iter__), usual="cost", help="What counts most."),
+        option("--by", group="Question", type=Choices("by", _BY.__iter__), usual="cost", help=_FIRST),
         option("--best", group="Answer", many=False, type=WHOLE, usual=5, help="How many choices are shown."),
     ]
 
@@ -115,7 +119,7 @@ def _space(options: dict[str, Any]) -> dict[str, Any]:
     return space | {name: (True,) for name in _FLAGS if options.pop(name)}
 
 
-def _offers(options: dict[str, Any], run: RunOptions) -> Any:
+def offers_of(options: dict[str, Any], run: RunOptions) -> Any:
     """Ways to have the devices that were asked for; None: all that have a price."""
     from llmhw.planning import places
 
@@ -150,7 +154,7 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
     limits = Limits(**taken(Limits, options))
     run = RunOptions(**taken(RunOptions, options))
     space, counts = _space(options), options.pop("gpus")
-    offers = _offers(options, run)
+    offers = offers_of(options, run)
     with Progress("plans") as step:
         return plan_training(
             jobs,
@@ -298,4 +302,74 @@ FINETUNE = Command(
     ),
 )
 
-COMMANDS = {"plan train": TRAIN, "plan finetune": FINETUNE}
+# -- serving ----------------------------------------------------------------------------------
+
+_AXES_OF_SERVING = ("tp", "pp", "ep", "attention_dp")
+_LIMITS_OF_SERVING = ("budget_per_hour", "budget_per_month", "purchase", "most_devices", "headroom")
+_PRICE = ("price", "provider", "region", "kind", "prices")
+_BY_OF_SERVING = ("cost", "latency", "devices", "speed")
+
+
+def _serve(options: dict[str, Any]) -> Report:
+    from llmhw.planning.serving import plan_serving
+
+    spec = llmhw.model(options.pop("model"))
+    limits, run = Limits(**taken(Limits, options)), RunOptions(**taken(RunOptions, options))
+    demand, counts = Demand(**taken(Demand, options)), options.pop("gpus")
+    space = {name: given for name in _AXES_OF_SERVING if (given := options.pop(name))}
+    named = bool(options["gpu"] or options["instance"])
+    offers = None if limits.purchase is not None and not named else offers_of(options, run)
+    options = {name: value for name, value in options.items() if name not in ("gpu", "instance", *_OWN_LINKS)}
+    best, by = options.pop("best"), options.pop("by")
+    first = offers[0].device if offers else llmhw.accelerator("h100")
+    job = ServingJob(model=spec, cluster=llmhw.Cluster(first), **taken(ServingJob, options))
+    with Progress("plans") as step:
+        return plan_serving(
+            job, demand=demand, limits=limits, run=run, best=best, by=by, counts=counts, offers=offers, progress=step,
+            **space,
+        )  # fmt: skip
+
+
+_OWN_LINKS = ("devices_per_node", "intra_link", "inter_link")
+_OF_JOB = {f.name for f in fields(ServingJob)} - {*_AXES_OF_SERVING, "max_model_len", "split"}
+
+SERVE = Command(
+    "plan serve",
+    _serve,
+    [
+        model_argument(),
+        *_place_options(),
+        *_listed(field_options(ServingJob, _AXES_OF_SERVING)),
+        *field_options(Demand),
+        *field_options(Limits, _LIMITS_OF_SERVING),
+        *field_options(ServingJob, _OF_JOB),
+        option("--by", group="Question", type=Choices("by", _BY_OF_SERVING.__iter__), usual="cost", help=_FIRST),
+        option("--best", group="Answer", many=False, type=WHOLE, usual=5, help="How many choices are shown."),
+        *field_options(RunOptions, _PRICE),
+        emit_option("serving"),
+    ],
+    help="What to rent or buy to serve a model: devices, layout, formats, replicas for a load and a service level.\n\n"
+    "All that is left open is tried, and the level is kept over the whole 80 % interval where anything does. Without a "
+    "load: what a million tokens cost. What is assumed is said.",
+    shown=Shown(
+        (
+            ("place", "take", ""),
+            ("dollars_per_hour", "an hour", "dollars"),
+            ("dollars_per_million", "a million", "dollars"),
+            ("ttft", "first token", "seconds"),
+            ("tokens_per_second_per_user", "tokens/s a user", "number"),
+            ("devices", "devices", "number"),
+            ("layout", "layout", ""),
+        ),
+        (("cheapest", "dollars_per_hour", min), ("quickest", "tpot", min)),
+        rows=lambda found: found.records(),
+    ),
+    examples=(
+        "llmhw plan serve llama-3-70b",
+        "llmhw plan serve llama-3-70b --users 500 --slo-tpot 0.033 --gpu h100,h200,mi300x",
+        "llmhw plan serve llama-3-8b --rate 20 --slo-ttft 0.5 --slo-tpot 0.03 --quality usable --emit vllm",
+    ),
+    emits=lambda plan, form: emitted(plan.best.job, form, plan.verdict),
+)
+
+COMMANDS = {"plan train": TRAIN, "plan finetune": FINETUNE, "plan serve": SERVE}

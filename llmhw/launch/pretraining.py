@@ -211,7 +211,8 @@ def _megatron_layout(job: TrainingJob) -> Rows:
     rows: Rows = [(f"--tensor-model-parallel-size {p.tp}", node)]
     if p.sequence_parallel:
         rows.append(("--sequence-parallel", "norms and residuals over the tp ranks too"))
-    rows.append((f"--pipeline-model-parallel-size {p.pp}", f"{job.model.num_layers} layers over {p.pp} stages"))
+    stages = f"{job.model.num_layers} layers over {p.pp} stages" if p.pp > 1 else ""
+    rows.append((f"--pipeline-model-parallel-size {p.pp}", stages))
     if p.vpp > 1:
         rows.append((f"--num-virtual-stages-per-pipeline-rank {p.vpp}", f"the bubble is {p.vpp} times smaller"))
     if p.uneven and (job.model.num_layers + 2) % (p.pp * p.vpp):
@@ -219,7 +220,8 @@ def _megatron_layout(job: TrainingJob) -> Rows:
     if p.uneven:
         rows.append(("--account-for-embedding-in-pipeline-split", "embedding and head count as layers"))
         rows.append(("--account-for-loss-in-pipeline-split", ""))
-    rows.append((f"--context-parallel-size {p.cp}", f"{job.seq_len // p.cp:,} of {job.seq_len:,} tokens on a rank"))
+    parts = f"{job.seq_len // p.cp:,} of {job.seq_len:,} tokens on a rank" if p.cp > 1 else ""
+    rows.append((f"--context-parallel-size {p.cp}", parts))
     if p.cp > 1:
         rows.append((f"--cp-comm-type {said_as('cp_comm_type', p.cp_kind)}", f"keys and values: {p.cp_kind}"))
     if p.ep > 1 or p.expert_tp > 1 or "num_experts" in to_arguments(job.model.config, job.model.name):

@@ -254,7 +254,11 @@ def _targets(found: _Found, value: Any) -> None:
     if value is None:
         return
     words = value if isinstance(value, list) else re.split(r"[\s,]+", str(value).strip())
+    words = [re.sub(r"^[\w.]+\.(?=\w+$)", "", str(word)) for word in words]  # self_attn.q_proj
     if words and words[0] in _TARGETS:
+        return
+    if any(re.search(r"[^\w.-]", str(word)) for word in words):
+        found.unknown("lora_target_modules", value, "is a pattern; give --targets")
         return
     found.options["targets"] = " ".join(str(word) for word in words)
 
@@ -827,6 +831,9 @@ def _megatron_zero(found: _Found) -> None:
         found.unknown("num_layers_per_virtual_pipeline_stage", chunk, "leaves vpp open; give it on the line")
     if found.options.get("cp", 1) == 1:
         found.options.pop("cp_kind", None)
+    if found.options.get("tp", 1) == 1:  # as Megatron itself does
+        found.options.pop("sequence_parallel", None)
+        found.options.pop("tp_overlap", None)
     if "num_experts" not in "".join(found.config or {}):
         for name in ("ep", "expert_tp"):
             if found.options.get(name) == 1:

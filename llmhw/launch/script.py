@@ -31,7 +31,8 @@ def words_of(text: str) -> list[str]:
     found: list[str] = []
     for command in read_script(told + text).commands:
         for word in command:
-            inner = read_script(word).commands if re.search(r"\s--\w", word) else [[word]]
+            # a command in quotes, or a flag and its value that an array holds as one
+            inner = read_script(word).commands if re.search(r"\s--\w|^--\S+\s", word) else [[word]]
             for part in inner:
                 found += part
         found.append("")

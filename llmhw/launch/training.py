@@ -52,7 +52,7 @@ def sharded_precision(job: TrainingJob, form: str) -> tuple[str, str]:
     if job.compute_format not in ("bf16", "fp32") or (job.precision == "fp32") != (job.compute_format == "fp32"):
         raise cannot_say(form, f"compute={job.compute_format!r}")
     if job.precision == "bf16-mixed":
-        return "fp32-bf16", "fp32 weights in the place of a master copy: 16 bytes a parameter as bf16-mixed"
+        return "fp32-bf16", "fp32 weights are the master copy: 16 bytes a parameter"
     if job.precision not in TORCHRUN_VALUES["precision"]:
         raise cannot_say(form, f"precision={job.precision!r}")
     return job.precision, f"precision={job.precision}"

@@ -40,6 +40,8 @@ class Figure:
         return self.value if self.high is None else self.high
 
     def __str__(self) -> str:
+        if self.unit == "count" and float(self.value).is_integer():
+            return f"{self.value:,.0f}"
         told, *ends = format_range(
             *_in_seconds([v for v in (self.value, self.low, self.high) if v is not None], self.unit)
         )
@@ -456,6 +458,8 @@ _FEW, _REFUSED = 8, 5  # rows of a front, and refusals, that are shown
 
 
 def _told(figure: Figure | None) -> str:
+    if figure is not None and figure.unit == "count":
+        return str(figure)
     return "-" if figure is None else format_quantity(*_in_seconds(figure.value, figure.unit))
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from llmhw.checks import check_items, check_object
 from llmhw.cost import Default, RunOptions
 from llmhw.hardware import Cluster, PurchasePrice, purchase_prices
-from llmhw.job import ServingJob, check_fields, choice, count, documented, limits_of, number
+from llmhw.job import ServingJob, limits_of
 from llmhw.margin import known_error
 from llmhw.planning import places as places_of
+from llmhw.planning.demand import QUALITY, Demand
 from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
 from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
@@ -28,11 +29,6 @@ from llmhw.search import ServingSpace
 from llmhw.service import ServingEstimate, check_lengths, engine_for, serve, simulate_service, time_interval
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
-
-# Least bits of a weight, and of an element of the cache. Kurtic et al. 2024 (arXiv 2411.02355), Llama 3.1 on the Open
-# LLM Leaderboards: 8-bit floats lose nothing that is measured, 8-bit integers 1 to 3 %, 4-bit weights come near them;
-# below 4 bits perplexity rises fast (llama.cpp, tools/quantize/README.md). A checkpoint's own formats are no loss.
-QUALITY = {"lossless": (16, 16), "high": (8, 8), "usable": (4, 8), "any": (0, 0)}
 
 BY = {"cost": "", "latency": "tpot", "devices": "devices", "speed": "tokens_per_second"}
 COLUMNS = {
@@ -52,49 +48,6 @@ _LEVEL = (
     Default("slo_ttft", 2.0, "as MLPerf Inference asks of Llama 2 70B on a server"),
     Default("slo_tpot", 0.05, "20 tokens/s a user; MLPerf Inference asks for 5 on a server, 25 for interactive use"),
 )
-
-
-@documented
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a service must do.
-
-    Requests are alike and in steady state. Without users and rate, what one instance serves within the level counts,
-    at its price a million tokens.
-    """
-
-    input_tokens: int = count("Of each prompt.", 1000)
-    output_tokens: int = count("Of each answer.", 500)
-    users: int | None = count("People who ask again when they are answered.", None)
-    rate: float | None = number("Requests that arrive in a second, instead.", above=True, most=1e9)
-    slo_ttft: float | None = number("Most seconds until the first token; default: 2.", above=True, most=600)
-    slo_tpot: float | None = number("Most seconds between two tokens; default: 0.05.", above=True, most=10)
-    percentile: float | None = number(
-        "Of requests at random that must keep both limits, as 99; default: the mean request.", least=1, most=99.9
-    )
-    context: int | None = count("Tokens of the longest sequence that must fit; default: those of a request.", None)
-    quality: str | None = choice(QUALITY, "Weight formats: at least 16, 8 or 4 bits, or any; default: high.", None)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.users is not None and self.rate is not None:
-            raise LLMHWError(f"users={self.users} and rate={self.rate:g} are two ways to say the load; give one")
-        if self.percentile is not None and self.users is None and self.rate is None:
-            raise LLMHWError(f"percentile={self.percentile:g} is one of requests that come: give users or rate too")
-        if self.context is not None and self.context < self.tokens:
-            raise LLMHWError(
-                f"context={self.context} is less than the {self.tokens} tokens of a request; give that or more"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Of a request, in and out."""
-        return self.input_tokens + self.output_tokens
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the load is said."""
-        return self.users is not None or self.rate is not None
 
 
 @dataclass(frozen=True)
@@ -192,7 +145,7 @@ def layouts(job: ServingJob, most: int, given: Mapping[str, Any]) -> Iterator[tu
         yield dp, ep, [(tp, pp) for tp, pp in pairs if tp * pp * dp <= most]
     if experts > 1 and not (axes["attention_dp"] or axes["ep"]) and not layers:
         for n in (n for n in sizes if n > 1 and experts % n == 0):
-            if 1 in tps:
+            if 1 in tps and not axes["tp"]:
                 yield n, n, [(1, pp) for pp in pps if n * pp <= most]  # attention shared, experts spread
             if n in tps:
                 yield 1, n, [(n, pp) for pp in pps if n * pp <= most]
@@ -331,7 +284,7 @@ class Searched:
     tried: int = 0
     valid: int = 0
     fitting: int = 0
-    others: list[tuple[float, Pick]] | None = None
+    formats: dict[str, dict[str, None]] = field(default_factory=dict)  # by device, those that keep level and limits
 
 
 _ROUNDS = 4
@@ -388,7 +341,7 @@ def searched(question: Question, where: Sequence[Site], progress: Callable[[int,
     if not mask.any():
         raise LLMHWError(f"quality={quality!r} leaves no format that {job.engine} reads; use usable or any")
     context = demand.context or demand.tokens
-    rooms, found = Rooms(weights, kv, demand.tokens, context), Searched([], {}, others=[])
+    rooms, found = Rooms(weights, kv, demand.tokens, context), Searched([], {})
     smallest = min((n for n, ok in zip(weights, mask.any(axis=1), strict=True) if ok), key=_bits(job))
     least = weight_bytes(job.model, smallest)
     most = {site: _most(question, site, least) for site in where}
@@ -416,7 +369,7 @@ def _most(question: Question, site: Site, least_bytes: float) -> int:
     node = (site.offer.own or site.offer.place(site.step).cluster).devices_per_node
     needed = least_bytes / (0.8 * device.memory_bytes)
     experts = limits_of(question.job.model, question.job.cluster).experts
-    most = node if needed <= node and experts == 1 else max(2 * node, 16)
+    most = node if needed <= node and experts == 1 else max(2 * node, 16 if experts == 1 else 32)
     if site.devices:
         most = site.devices
     return max(1, min(most, 144, question.limits.most_devices or most))
@@ -471,11 +424,8 @@ def _bits(job: ServingJob) -> Callable[[str], float]:
 
 
 def _context(question: Question) -> int:
-    """max_model_len of every job: what must fit, so that engines start."""
-    job, demand = question.job, question.demand
-    if job.was_asked("max_model_len"):
-        return int(job.context_limit)
-    return demand.context or demand.tokens
+    """max_model_len of every job: what must fit, or the model's own limit, of which engines take what fits."""
+    return int(question.demand.context or question.job.context_limit)
 
 
 def _refuse(found: Searched, site: Site, grade: float, why: str) -> None:
@@ -502,6 +452,7 @@ def _picked(
     demand, limits = question.demand, question.limits
     low, each = made["low"][d], made["each"][d]
     sizes = np.array([0 if job is None else job.devices for job in grid.jobs[d]])[:, None, None]
+    stages = np.array([1 if job is None else job.pp for job in grid.jobs[d]])[:, None, None]
     there = np.broadcast_to(sizes > 0, low.shape)
     found.tried += int(low.size)
     found.valid += int((there & grid.able[d]).sum())
@@ -554,9 +505,14 @@ def _picked(
     if not among.any():
         _refuse(found, site, 1.5, f"{site.devices} are too few for the load")
         return
+    kept = inside.any(axis=(0, 2))
+    taken = found.formats.setdefault(site.offer.device.name, {})
+    taken |= {name: None for name, ok in zip(grid.weights, kept, strict=True) if ok}
     seen = set()
     for name in dict.fromkeys([question.figure, question.price_figure, "devices"]):
         value = -figures[name] if name == "tokens_per_second" else figures[name]
+        # its balance over stages is ideal: a pipeline must be better by a tenth
+        value = np.where(stages > 1, value + 0.1 * abs(value), value)
         near = among & (value <= np.where(among, value, inf).min() + 0.03 * abs(np.where(among, value, inf).min()))
         # of what is within 3 % the smallest instance: more stages need more users at once to be as even as is assumed
         order = np.where(near, sizes + (value - value[near].min()) / (1e-9 + 0.05 * abs(value[near].min())), inf)
@@ -636,6 +592,8 @@ def draft_of(question: Question, pick: Pick) -> Choice:
 def _served(question: Question, job: ServingJob, place: Place, load: Mapping[str, Any]) -> Callable[[], Any]:
     """What makes the single prediction of a job."""
     demand = question.demand
+    if job.software.paged and demand.context is None and not question.job.was_asked("max_model_len"):
+        job = replace(job, max_model_len=None)
     lengths: dict[str, Any] = {"input_tokens": demand.input_tokens, "output_tokens": demand.output_tokens}
     paid: dict[str, Any] = {"price": place.price} if place.price else {"kind": question.run.kind}
     return partial(serve, job, **lengths, **load, **paid)
@@ -652,7 +610,10 @@ def choice_of(question: Question, pick: Pick) -> Choice:
     elif demand.rate is None:
         load = {"concurrency": max(1, _most_users(question, pick)) * job.replicas}
     found = Choice(str(place), words(job), job, {}, _served(question, job, place, load))
-    made = replace(found, figures=figures_of(found.estimate, place, pick.site))
+    settled_job = found.estimate.job
+    if settled_job.max_model_len is not None:  # what fits: the engine must be told
+        settled_job = replace(settled_job, max_model_len=int(settled_job.max_model_len), tp=job.tp, pp=job.pp)
+    made = replace(found, job=settled_job, figures=figures_of(found.estimate, place, pick.site))
     made.__dict__["estimate"] = found.estimate
     return made
 

@@ -72,6 +72,7 @@ _RUN = [
     "--hardware-share 0|0.5|1 --repair-hours 0|24|1e5",
     "--currency EUR|cny|USD",
     "--prices {prices}",
+    "--prices {prices} --reserved",
 ]
 _SERVING = [
     "--engine vllm|tensorrt-llm|sglang|transformers|litgpt",
@@ -167,9 +168,36 @@ _TUNED = [
     "--examples 1|1000|1e9 --epochs 1|3|0",
 ]
 
+_DEMANDED = [
+    "--users 1|64|1000000|0",
+    "--rate 0.1|5|1000|1e-9",
+    "--slo-ttft 0.2|2|600|0",
+    "--slo-tpot 0.001|0.03|0.2|33",
+    "--quality lossless|high|usable|any",
+    "--context 2k|32k|1",
+    "--input-tokens 1|1000|100k",
+    "--output-tokens 1|500|4k",
+    "--percentile 90|99|50",
+    "--budget-per-hour 0.1|20|1e4",
+    "--budget-per-month 100|1e6",
+    "--purchase 500|50000",
+    "--most-devices 1|8|64",
+    "--headroom 0|0.1|0.9",
+    "--by cost|latency|devices|speed",
+    "--best 1|3|50",
+    "--tp 1|2|2,4",
+    "--pp 1,2",
+    "-w fp8|bf16|int4-awq|q4_k_m",
+    "--kv fp8|bf16",
+    "--engine vllm|sglang|llama.cpp|tensorrt-llm",
+    "--price 0.5|20",
+    "--provider AWS|x",
+]
+
 _PHRASES: dict[str, list[str]] = {
     "plan train": [*_LIMITS, *_RUN],
     "plan finetune": [*_LIMITS, *_RUN, *_TUNED],
+    "plan serve": _DEMANDED,
     "fit": [*_ONE, "-w bf16,fp8,q4_k_m", "-b 1,8", "--rank 1|16|256", "--utilization 0.1|0.9|1", "--gpus 1|2|3|8"],
     "memory": [*_CLUSTER, *_TRAINING],
     "train": [
@@ -236,7 +264,8 @@ def _base(draw: Any, name: str) -> list[str]:
         model = draw(st.sampled_from(["llama-3-8b", "gpt2", "gpt-oss-20b", "smollm2-135m", "{config}", "t5"]))
         where = _word(draw, "--gpu|--gpu|--gpu|--instance")
         machine = _word(draw, "p5.48xlarge|g5.xlarge|x" if where == "--instance" else _GPUS)
-        return [model, where, machine, "--gpus", _word(draw, "1|8|8,16|3|64"), "--cp", "1", "--micro-batch", "1"]
+        line = [model, where, machine, "--gpus", _word(draw, "1|8|8,16|3|64")]
+        return line if name == "plan serve" else [*line, "--cp", "1", "--micro-batch", "1"]
     gpu = _word(draw, _GPUS if draw(st.integers(0, 9)) else "h100,h200|h200,b200|b200,mi300x,l4|h100,x|h100,h100|all")
     line = [model, "--gpu", gpu]
     if name == "fit":

@@ -37,6 +37,7 @@ SHARES = {
     "validate": 6,
     "plan train": 5,
     "plan finetune": 5,
+    "plan serve": 5,
     "fit": 3,
     "model": 4,
     "explain": 4,

@@ -394,7 +394,7 @@ def jobs(draw: Any) -> Made:
 
 
 @given(made=jobs(), form=st.sampled_from(TRAINERS))
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=80, suppress_health_check=list(HealthCheck), deadline=None)
 def test_back_of_any(made: Made, form: str) -> None:
     try:
         emit(made.of, form)
@@ -414,13 +414,17 @@ GLOBAL_BATCH=$((MICRO_BATCH * 4 * 32))
 GPT_ARGS="
     --num-layers 32 --hidden-size 4096 --ffn-hidden-size 11008 --num-attention-heads 32 \\
     --seq-length 4096 --max-position-embeddings 4096 --swiglu --normalization RMSNorm --disable-bias-linear
-    --untie-embeddings-and-output-weights --use-rotary-position-embeddings --vocab-size 32000
+    --untie-embeddings-and-output-weights --use-rotary-position-embeddings
     --tensor-model-parallel-size ${TP} --pipeline-model-parallel-size $PP
     --num-layers-per-virtual-pipeline-stage 4 --sequence-parallel --use-distributed-optimizer
     --recompute-granularity selective --bf16 --micro-batch-size $MICRO_BATCH --global-batch-size $GLOBAL_BATCH
 "
+DATA_ARGS=(
+    "--vocab-size 32000"  # the tokenizer's
+    --data-path "$DATA"
+)
 srun torchrun --nproc_per_node=$SLURM_GPUS_PER_NODE --nnodes=$SLURM_NNODES \\
-    pretrain_gpt.py $GPT_ARGS --data-path $DATA --lr 1e-4
+    pretrain_gpt.py $GPT_ARGS ${DATA_ARGS[@]} --lr 1e-4
 """
 _FSDP1 = """compute_environment: LOCAL_MACHINE
 distributed_type: FSDP
@@ -573,7 +577,7 @@ def test_nonsense_is_refused(text: str) -> None:
 @given(text=st.sampled_from([emit(JOBS["full"], form) for form in ("torchtitan", "axolotl", "deepspeed", "accelerate")]
                             + [_SLURM, _AXOLOTL, _FACTORY, _TOML, _TRAINER]),
        data=st.data())  # fmt: skip
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=80, suppress_health_check=list(HealthCheck), deadline=None)
 def test_a_changed_file_is_read_or_refused(text: str, data: Any) -> None:
     """A line gone, doubled or of another value: options, or one clear line."""
     lines = text.splitlines()

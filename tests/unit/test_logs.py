@@ -189,7 +189,8 @@ def test_options_stand_in_for_what_the_log_does_not_say() -> None:
     assert found["model"] == "mistral-7b"
     held = compare(read(path), spec="mistral-7b", device=accelerator("h100"), max_sequences=8)
     assert found["rows"] == held.records()
-    assert jobs.COMPARE.name == "compare"
+    assert jobs.LOG.name == "log"
+    assert answer("log", path, "--gpu", "h100", "--model", "mistral-7b", "--max-sequences", "8") == found
 
 
 def test_shown() -> None:

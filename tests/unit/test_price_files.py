@@ -74,6 +74,16 @@ def test_train_and_serve_are_paid_by_the_file(tmp_path: Path) -> None:
     assert "--prices" in refused(*SERVE, "--prices", path, "--price", "3")
 
 
+def test_each_kind_of_a_file_can_be_asked_for(tmp_path: Path) -> None:
+    rows = "h100,1,on_demand,4,2026-11-01\nh100,1,spot,1,2026-11-01\nh100,1,reserved,2,2026-11-01\n"
+    path = written(tmp_path, HEAD + rows)
+    for flags, dollars in (((), 4.0), (("--spot",), 1.0), (("--reserved",), 2.0)):
+        assert answer(*SERVE, "--prices", path, *flags)["price"]["dollars_per_device_hour"] == dollars
+    assert "no reserved price of H100" in run(*SERVE, "--reserved").stdout
+    assert refused(*SERVE, "--reserved", "--provider", "AWS").startswith("llmhw: --reserved has no price of H100")
+    assert run("prices", "h100", "--prices", path, "--currency", "EUR").stdout.splitlines()[2].endswith("EUR")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
