@@ -336,7 +336,7 @@ def _lines(command: Any) -> Iterator[list[str]]:
     yield from map(split, _MORE.get(command.name, ()))
     if any(param.name == "currency" for param in command.params):
         yield [*bases[0], "--currency", "EUR"]
-    if not bases or words > 1 or command.name in ("measure", "validate", "log"):
+    if not bases or words > 1 or command.name in ("measure", "validate", "log", "which", "compare"):
         return  # each takes seconds
     for param in command.params:
         if not param.opts[0].startswith("-") or param.name in (*HOW, "here"):

@@ -76,7 +76,7 @@ EXAMPLES = [
     (name, line)
     for name, command in tools.commands().items()
     for i, line in enumerate(command.examples)
-    if not name.startswith("plan_") and (not i or "--explain MFU" in line)
+    if not name.startswith(("plan_", "which", "compare", "cost")) and (not i or "--explain MFU" in line)
 ]
 
 
