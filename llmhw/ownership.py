@@ -414,9 +414,15 @@ class Ownership(Report):
     def summary(self) -> list[tuple[str, str, str]]:
         """What a decision asks: quantity, value, and how it came about."""
         rented = self.rented_device_hour
-        bought = f"{self.bought}" if self.bought else "as given"
+        each = self.bought.dollars if self.bought else float(self.asked.purchase_price or 0)
+        beside = self.purchase / self.devices / each
+        bought = f"{self.bought or f'{_dollars(each)} as given'} a device"
         found = [
-            ("purchase", _dollars(self.purchase), f"{bought} a device, with server and network"),
+            (
+                "purchase",
+                _dollars(self.purchase),
+                bought + (f", x {beside:.3g} for servers and network" * (beside != 1)),
+            ),
             ("sold after that", _dollars(self.resale), "straight line"),
             ("owning", _dollars(self.dollars), f"{_dollars(self.owned_low)} to {_dollars(self.owned_high)}"),
         ]
@@ -428,8 +434,8 @@ class Ownership(Report):
             share = self.break_even_utilization or 0
             least = format_quantity(share, "fraction") if share <= 1 else "never"
             found.append(("owning pays from", least, f"of the hours, over {self.months:g} months"))
-        each = "" if rented is None else f"renting {_dollars(rented)}"
-        found.append(("a device-hour used", _dollars(self.dollars_per_device_hour), each))
+        beside_it = "" if rented is None else f"renting {_dollars(rented)}"
+        found.append(("a device-hour used", _dollars(self.dollars_per_device_hour), beside_it))
         return [*found, *self._units()]
 
     def _units(self) -> list[tuple[str, str, str]]:

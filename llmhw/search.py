@@ -61,6 +61,7 @@ SHARDING = ((0, 1), (1, 1), (2, 1), (3, 1))
 class Space:
     """What is tried; a name that is not given takes every value that can be valid.
 
+    Where layers cannot be dealt evenly over any of the stages, chunks are powers of two.
     dp follows from the devices. `recompute` and `schedule` are names, `sharding` pairs of ZeRO stage and replicas.
     """
 
@@ -104,7 +105,9 @@ class Space:
         chosen.setdefault("tp", tuple(d for d in divisors if spec.heads % d == 0))
         chosen.setdefault("pp", tuple(d for d in divisors if d <= layers + 2))
         chosen.setdefault("cp", tuple(d for d in divisors if d == 1 or (job.seq_len % (2 * d) == 0 and d <= 64)))
-        chosen.setdefault("vpp", tuple(range(1, layers // 2 + 1)))
+        chunks = range(1, layers // 2 + 1)
+        odd = all(layers % p and (layers + 2) % p for p in chosen["pp"] if p > 1)  # see `_Grid.structures`
+        chosen.setdefault("vpp", tuple(v for v in chunks if v & (v - 1) == 0) if odd else tuple(chunks))
         chosen.setdefault("ep", tuple(d for d in range(1, experts + 1) if experts % d == 0 and d in divisors))
         chosen.setdefault("expert_tp", tuple(d for d in divisors if d <= node) if experts > 1 else (1,))
         if saves_attention(job):
