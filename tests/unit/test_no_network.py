@@ -35,6 +35,7 @@ LINES = {
     "plan train": ["llama-3-8b", "--gpu", "h100", "--gpus", "8"],
     "plan finetune": ["llama-3-8b", "--gpu", "RTX 4090", "--gpus", "1"],
     "plan serve": ["llama-3-8b", "--gpu", "h100"],
+    "sweep": ["room", "--models", "gpt2", "--gpu", "h100"],
     "simulate": ["llama-3-8b", "--gpu", "h100", "--rate", "4", "--requests", "20"],
     "cost": ["--gpu", "h100"],
     "model": ["llama-3-8b", "--csv"],
