@@ -35,7 +35,7 @@ from llmhw.planning.serving import (
     sites,
 )
 from llmhw.precision import checkpoint_name, formats_in, number_format
-from llmhw.service import Service, engine_for, serve, time_interval
+from llmhw.service import Service, check_lengths, engine_for, serve, time_interval
 from llmhw.serving import memory_of
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity
 
@@ -101,6 +101,7 @@ def cheapest(
     for engine in engines:
         try:
             one = ServingJob(model=spec, cluster=_home(engine), engine=engine, **job)
+            check_lengths(one, asked.input_tokens, asked.output_tokens)
             settled_job, settled_demand, notes = settled(one, asked)
             question = Question(settled_job, settled_demand, limits, run, "cost", {})
             where = _able(engine, sites(question, None, listed))
