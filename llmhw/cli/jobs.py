@@ -324,8 +324,14 @@ def _serving_job(options: dict[str, Any]) -> ServingJob:
 
 
 def _serve(options: dict[str, Any]) -> Report:
-    job = _serving_job(options)
-    return llmhw.serve(job, calibration=_constants(options.pop("calibration")), **options)
+    from llmhw.planning.serving import planned_layout
+
+    job, chosen = _serving_job(options), ""
+    if job.cluster.devices > 1 and options["prefill_workers"] is None and options["draft"] is None:
+        load = ("input_tokens", "output_tokens", "concurrency", "slo_ttft", "slo_tpot")
+        job, chosen = planned_layout(job, **{name: options[name] for name in load})
+    found = llmhw.serve(job, calibration=_constants(options.pop("calibration")), **options)
+    return replace(found, chosen=chosen)
 
 
 def _limits() -> list[Option]:
@@ -378,7 +384,8 @@ SERVE = Command(
         option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load."),
     ],
     help="What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.\n\n"
-    "The replicas are what tp, pp and attention-dp leave of --gpus. Requests are equal and in steady state; `llmhw "
+    "The replicas are what tp, pp and attention-dp leave of --gpus; without these the layout with most tokens/s is "
+    "taken. Requests are equal and in steady state; `llmhw "
     "simulate` plays random arrivals and queues.",
     shown=Shown(
         (
