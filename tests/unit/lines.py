@@ -219,6 +219,12 @@ _PHRASES: dict[str, list[str]] = {
         "--prices {prices}",
     ],
     "cost": _OWNING,
+    "sweep": [
+        "--gpus 1|2|1,3|0|x",
+        "--set tp=1,2|weights=bf16|seq_len=0|max_model_len=100|x=3|tp|=1|utilization=0.5,x|tp=1,tp=2",
+        "--workers 1|0|x",
+        "--resume",
+    ],
     "explain": [*_ONE, "--optimizer adamw|muon", "--precision bf16|fp32"],
     "measure": ["--batch 0|-1|x", "--seq-len 0|-5|1.5", "--optimizer x|lbfgs", "--gpu x|h10"],
     "validate": ["--worst 0|1|3|1000", "--columns", "--template", _CALIBRATION, "--fit {dir}/fitted.json"],
@@ -242,6 +248,10 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
+    if name == "sweep":
+        question = _word(draw, "fit|room|room|serve|serve|memory|train|x")
+        models = _word(draw, "gpt2|gpt2|llama-3-8b,gpt2|qwen3-8b|t5|{config}|,")
+        return [question, "--models", models, "--gpu", _word(draw, "h100|h100,a10|RTX~4090|MI300X|x")]
     if name == "cost":
         asked = [[], [], ["gpt2"], ["llama-3-8b", "--weights", "fp8"], ["{config}"], ["t5", "--output-tokens", "9"]]
         return [*draw(st.sampled_from(asked)), "--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
