@@ -242,7 +242,7 @@ def test_a_terminal_of_80_columns(line: str) -> None:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
         command = [sys.executable, "-m", "llmhw", *shlex.split(line), *more]
         # a bar of progress, on stderr, comes on a machine that is busy
-            with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL) as process:
             os.close(theirs)
             text = b""
             while True:
