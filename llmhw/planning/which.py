@@ -18,7 +18,7 @@ from llmhw.model import ModelSpec, model, models
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import Demand
 from llmhw.planning.places import Offer
-from llmhw.planning.result import Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
+from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
 from llmhw.planning.serving import (
     COLUMNS,
     FREE,
@@ -28,11 +28,11 @@ from llmhw.planning.serving import (
     Site,
     choice_of,
     draft_of,
-    missed_words,
     plan_serving,
     searched,
     settled,
     sites,
+    too_much,
 )
 from llmhw.precision import checkpoint_name, formats_in, number_format
 from llmhw.service import Service, check_lengths, engine_for, serve, time_interval
@@ -130,12 +130,19 @@ def _able(engine: str, where: Iterable[Site]) -> list[Site]:
     return [site for site in where if serving_engine(engine).runs_on(site.offer.device)]
 
 
+def _in_speed(bound: Bound) -> Bound:
+    """A limit on the time of a token as one on the tokens of a second, which is what is asked for here."""
+    if bound.argument != "slo_tpot":
+        return bound
+    return Bound("tokens_per_second", "tokens_per_second_per_user", 1 / bound.limit, least=True)
+
+
 def _cheapest(
     spec: ModelSpec, made: Sequence[tuple[Question, Searched, Any]], limits: Limits, best: int, notes: list[str]
 ) -> Plan:
     """The cards of all engines together."""
     first = made[0][0]
-    bounds, figure = [b for b in first.bounds if b.limit < 1e15], first.price_figure
+    bounds, figure = [_in_speed(b) for b in first.bounds if b.limit < 1e15], first.price_figure
     drafts: dict[Choice, tuple[Question, Pick]] = {}
     for question, found, _ in made:
         for pick in found.picks:
@@ -161,8 +168,7 @@ def _cheapest(
     for device in dict.fromkeys(c.job.cluster.accelerator.name for c in shown):
         why.append(f"{device} takes {', '.join(formats.get(device, {})) or 'nothing else'}")
     refused = {name: why for _, found, _ in reversed(made) for name, (_, why) in found.refused.items()}
-    late = [Refusal(c.place, missed_words(c, bounds)) for c in drafts if c.misses(bounds)] if not shown else []
-    late.sort(key=lambda r: r.place)
+    late = [] if shown else too_much(drafts, bounds)
     changes = [
         f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}, {c.layout}"
         for c, moved in (smallest_changes(list(drafts), bounds)[:3] if not shown else [])
@@ -178,7 +184,7 @@ def _cheapest(
         refused=(*late, *(Refusal(name, why) for name, why in refused.items() if name not in formats)),
         why=tuple(why),
         changes=tuple(changes),
-        notes=tuple(notes),
+        notes=tuple(note.replace("slo_tpot=0.05:", "tokens_per_second=20:") for note in notes),
         counts={
             "tried": sum(f.tried for _, f, _ in made),
             "fitting": sum(f.fitting for _, f, _ in made),
