@@ -487,7 +487,7 @@ SERVE = Command(
         "llmhw plan serve llama-3-70b",
         "llmhw plan serve llama-3-70b --users 500 --slo-tpot 0.033 --gpu h100,h200,mi300x",
         "llmhw plan serve llama-3-8b --rate 20 --slo-ttft 0.5 --slo-tpot 0.03 --quality usable --emit vllm",
-        "llmhw plan serve llama-3.1-70b --gpu h100 --weights fp8 --rate 40 --slo-ttft 1 --slo-tpot 0.03 --pools",
+        "llmhw plan serve llama-3.1-70b --gpu h100 -w fp8 --rate 9 --slo-ttft 1 --slo-tpot 0.03 --pools",
     ),
     emits=_emitted_service,
 )
