@@ -252,6 +252,8 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
     """
     if isinstance(name, NumberFormat):
         return name
+    if type(name) is str and name in _formats():  # as the catalog spells it
+        return _formats()[name]
     # torch's dtypes are no texts, and their names are formats
     text = str(name) if type(name).__module__ == "torch" else check_text("number_format", name)
     entry = _by_key().get(_key(text))
