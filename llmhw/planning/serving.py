@@ -812,7 +812,7 @@ def plan_serving(
             relaxed = replace(question, demand=replace(demand, slo_ttft=None, slo_tpot=None))
             made = searched(relaxed, where, progress)
             alone = replace(relaxed.demand, users=1, rate=None, percentile=None)  # nothing is quicker than one user
-            made.picks += searched(replace(relaxed, demand=alone), where, None).picks
+            made.picks += searched(replace(relaxed, demand=alone, by="latency"), where, None).picks
             return answered(question, made, best, notes, found)
     return answered(question, found, best, notes)
 
@@ -913,8 +913,8 @@ def _drafts(question: Question, picks: Sequence[Pick]) -> dict[Choice, Pick]:
     for pick in picks:
         offer = pick.site.offer
         machine = offer.machine and (offer.machine.provider, offer.machine.name)
-        key = (offer.device.name, machine, pick.site.price, pick.site.devices, pick.job.devices, words(pick.job))
-        key = (*key, pick.concurrency)
+        where = (offer.device.name, machine, pick.site.price, pick.site.devices)
+        key = (*where, pick.job.devices, words(pick.job), pick.concurrency)
         found.setdefault(key, pick)
     return {draft_of(question, pick): pick for pick in found.values()}
 

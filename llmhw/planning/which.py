@@ -95,7 +95,7 @@ def cheapest(
         return plan
     spec = model(spec) if isinstance(spec, str) else spec
     listed = None if offers is None else list(offers)
-    made: list[tuple[Question, Searched, tuple[str, ...]]] = []
+    made: list[tuple[Question, Searched]] = []
     told: list[str] = []
     notes: list[str] = []
     for engine in engines:
@@ -110,7 +110,7 @@ def cheapest(
                 if where and not found.picks:
                     question = replace(question, sure=False)
                     found = searched(question, where, None)
-            made.append((question, found, ()))
+            made.append((question, found))
         except LLMHWError as error:
             told.append(f"{engine}: {error}")
     if not made:
@@ -138,13 +138,13 @@ def _in_speed(bound: Bound) -> Bound:
 
 
 def _cheapest(
-    spec: ModelSpec, made: Sequence[tuple[Question, Searched, Any]], limits: Limits, best: int, notes: list[str]
+    spec: ModelSpec, made: Sequence[tuple[Question, Searched]], limits: Limits, best: int, notes: list[str]
 ) -> Plan:
     """The cards of all engines together."""
     first = made[0][0]
     bounds, figure = [_in_speed(b) for b in first.bounds if b.limit < 1e15], first.price_figure
     drafts: dict[Choice, tuple[Question, Pick]] = {}
-    for question, found, _ in made:
+    for question, found in made:
         for pick in found.picks:
             drafts[draft_of(question, pick)] = question, pick
     order = ranked(list(drafts), bounds, figure)
@@ -160,14 +160,14 @@ def _cheapest(
         if len(shown) == best:
             break
     shown = ranked(shown, bounds, figure) or shown
-    formats = {name: kept for _, found, _ in made for name, kept in found.formats.items()}
-    for _, found, _ in made:
+    formats: dict[str, dict[str, None]] = {}
+    for _, found in made:
         for name, kept in found.formats.items():
-            formats[name] = formats[name] | kept
+            formats.setdefault(name, {}).update(kept)
     why = []
     for device in dict.fromkeys(c.job.cluster.accelerator.name for c in shown):
         why.append(f"{device} takes {', '.join(formats.get(device, {})) or 'nothing else'}")
-    refused = {name: why for _, found, _ in reversed(made) for name, (_, why) in found.refused.items()}
+    refused = {name: why for _, found in reversed(made) for name, (_, why) in found.refused.items()}
     late = [] if shown else too_much(drafts, bounds)
     changes = [
         f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}, {c.layout}"
@@ -186,8 +186,8 @@ def _cheapest(
         changes=tuple(changes),
         notes=tuple(note.replace("slo_tpot=0.05:", "tokens_per_second=20:") for note in notes),
         counts={
-            "tried": sum(f.tried for _, f, _ in made),
-            "fitting": sum(f.fitting for _, f, _ in made),
+            "tried": sum(f.tried for _, f in made),
+            "fitting": sum(f.fitting for _, f in made),
         },
     )
 
