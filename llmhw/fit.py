@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -373,9 +373,9 @@ def _trained(q: _Question, **recipe: Any) -> Held:
 # -- the table --------------------------------------------------------------------------------
 
 
-def _most(holds: Callable[[int], Held], most: int) -> int:
-    """The largest number at which a use fits; 0 if there is none. What a use needs grows with the number."""
-    low, high = 1, most
+def _most(holds: Callable[[int], Held], most: int, low: int = 1) -> int:
+    """The largest number from `low` on at which a use fits; 0 if there is none. What is needed grows with it."""
+    high = most
     least, greatest = holds(low), holds(high)
     if not least.fits:
         return 0
@@ -403,12 +403,37 @@ def _fitting(known: Sequence[tuple[int, float]], numbers: range, offered: float)
     return bisect_left(numbers, True, key=lambda n: at_a + slope * (n - a) + bend * (n - a) * (n - b) > offered)
 
 
+@lru_cache(maxsize=256)
+def _known_most(asked: tuple[Any, ...]) -> dict[float, int]:
+    """What `_most_trained` has found already, by room."""
+    return {}
+
+
+def _most_trained(held: Held, q: _Question, name: str, holds: Callable[[int], Held], most: int) -> int:
+    """`_most` of training, whose need knows nothing of a device: more room holds no less, so others' answers help."""
+    from llmhw.training import OnAnyDevice
+
+    assert held.job is not None
+    known = _known_most((OnAnyDevice(held.job), q.devices, q.gpu.half_format, name, most))
+    if held.offered not in known:
+        low = max((n for room, n in known.items() if room < held.offered), default=0)
+        high = min((n for room, n in known.items() if room > held.offered), default=most)
+        known[held.offered] = high if low == high else _most(holds, high, low or 1)
+    return known[held.offered]
+
+
 def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]) -> Fit:
     held = at(q)
-    limit = max(q.spec.max_seq_len or _LIMIT, q.seq_len)
-    longest = _most(lambda n: at(q._replace(seq_len=n)), limit)
+
+    def most_of(name: str, most: int) -> int:
+        def holds(n: int) -> Held:
+            return at(q._replace(**{name: n}))
+
+        return _most(holds, most) if held.job is None else _most_trained(held, q, name, holds, most)
+
+    longest = most_of("seq_len", max(q.spec.max_seq_len or _LIMIT, q.seq_len))
     # where one sequence does not fit, no number of them does
-    most = _most(lambda n: at(q._replace(batch=n)), _MOST) if held.fits or q.batch > 1 else 0
+    most = most_of("batch", _MOST) if held.fits or q.batch > 1 else 0
     return Fit(use, held, longest, most, _way_out(held, longest, at, q, able))
 
 
@@ -416,8 +441,6 @@ def _way_out(
     held: Held, longest: int, at: Callable[[_Question], Held], q: _Question, able: Callable[[Accelerator], bool]
 ) -> str:
     """What would make a use fit, each tried: shorter sequences, a larger device of the same vendor, more devices."""
-    from llmhw.training import least_devices
-
     if held.fits:
         return ""
     if held.refusal:
@@ -438,13 +461,31 @@ def _way_out(
             if fits({"gpu": rival}):
                 return f"{short}; fits on {rival.name}"
             tried = rival.memory_bytes  # no other of that size holds it either
-    more = least_devices(held.job) if held.job else None
-    if more is not None:
-        return f"{short}; fits with {more.text}"
+    if held.job and (more := _more_devices(held.job, held.offered)):
+        return f"{short}; fits with {more}"
     for devices in (2 * q.devices, 4 * q.devices, 8 * q.devices):
         if fits({"devices": devices}):
             return f"{short}; fits with devices={devices}"
     return f"{short}; needs more devices than tensor parallelism can use"
+
+
+@lru_cache(maxsize=256)
+def _known_devices(asked: tuple[Any, ...]) -> dict[float, str]:
+    """What `_more_devices` has found already, by room."""
+    return {}
+
+
+def _more_devices(job: TrainingJob, room: float) -> str:
+    """The fewest devices that do, in words; "" where none do. The same for all devices with as much room and links."""
+    from llmhw.training import OnAnyDevice, least_devices
+
+    c = job.cluster
+    links = (c.devices, c.devices_per_node, c.intra_link is None, c.inter_link is None)
+    known = _known_devices((OnAnyDevice(job), c.accelerator.architecture, c.accelerator.half_format, links))
+    if room not in known:
+        found = least_devices(job)
+        known[room] = found.text if found else ""
+    return known[room]
 
 
 def _trains(device: Accelerator) -> bool:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
-from inspect import signature
+from inspect import isfunction, signature, unwrap
 from itertools import islice, product
 from os import PathLike
 from typing import Any
 
 from llmhw.checks import check_items
-from llmhw.cost import RunOptions
+from llmhw.cost import RunOptions, newest_prices
 from llmhw.formula import Report, Table, flat
-from llmhw.hardware import Accelerator, Cluster, accelerator_of, usual_network
+from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, accelerator_of, usual_network
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 from llmhw.model import ModelSpec, model
-from llmhw.units import LLMHWError, check_count, format_quantity, nearest, plain, shown
+from llmhw.price_files import price_list
+from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, nearest, plain, shown
 
 # Pairs of a piece at most: about a second of work, so that Ctrl-C loses no more and a bar moves.
 _PIECE = 200
@@ -94,37 +95,101 @@ def _train(spec: ModelSpec, device: Accelerator, options: dict[str, Any]) -> lis
     return [train(job, **options).to_row()]
 
 
+# What a plan tries by itself, and what may be fixed instead.
+_AXES_OF_SERVING = ("tp", "pp", "ep", "attention_dp")
+_AXES_OF_TRAINING = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
+_TUNED: tuple[Row, ...] = ({}, {"frozen": True}, {"frozen": True, "base": "nf4-dq"})
+
+
+def _planned(found: Any) -> list[Row]:
+    """The best choice; without any, what is short."""
+    if not found.choices:
+        raise LLMHWError(found.verdict.rstrip("."))
+    return [{name: value for name, value in found.to_row().items() if name != "title"}]
+
+
+def _places(device: Accelerator, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of every plan: prices, machines for rent, how many devices."""
+    from llmhw.planning.places import offers
+    from llmhw.planning.result import Limits
+
+    count, run = options.pop("gpus", None), RunOptions(**_taken(RunOptions, options))
+    counts = () if count is None else (check_count("gpus", count),)
+    limits = Limits(**_taken(Limits, options))
+    return {"offers": offers(device, run)[0], "counts": counts, "limits": limits, "run": run, "best": 1}
+
+
+def _plan_serve(spec: ModelSpec, device: Accelerator, options: dict[str, Any]) -> list[Row]:
+    from llmhw.planning.demand import Demand
+    from llmhw.planning.serving import plan_serving
+
+    asked = _places(device, options) | {name: options.pop(name) for name in _AXES_OF_SERVING if name in options}
+    demand = Demand(**_taken(Demand, options))
+    job = ServingJob(model=spec, cluster=Cluster(device), **_taken(ServingJob, options))
+    return _planned(plan_serving(job, demand=demand, **asked, **options))
+
+
+def _plan_train(
+    spec: ModelSpec, device: Accelerator, options: dict[str, Any], ways: tuple[Row, ...] = ({},), *, tuning: bool = False
+) -> list[Row]:
+    from llmhw.planning.training import plan_training
+
+    asked = _places(device, options) | {name: (options.pop(name),) for name in _AXES_OF_TRAINING if name in options}
+    options.setdefault("seq_len", min(4096, spec.max_seq_len or 4096))
+    own = _taken(TrainingJob, options)
+    jobs = [TrainingJob(model=spec, cluster=Cluster(device), **{**own, **way}) for way in ways]
+    return _planned(plan_training(jobs, tuning=tuning, **asked, **options))
+
+
+def _plan_finetune(spec: ModelSpec, device: Accelerator, options: dict[str, Any]) -> list[Row]:
+    """All weights, LoRA, QLoRA: the first that fits, unless it is said which."""
+    said = "frozen" in options or "base" in options
+    ways: tuple[Row, ...] = ({"frozen": True} if options.get("base") else {},) if said else _TUNED
+    return _plan_train(spec, device, options, ways, tuning=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What can be asked of every pair.
 
     ask     from a model, a device and options, which are taken out of the mapping, to rows of plain numbers
-    takes   whose fields and arguments the options are: dataclasses, and functions as module:name
+    takes   whose fields and arguments the options are: dataclasses and functions as module:name; or their names
+    piece   pairs that take about a second
     """
 
     ask: Ask
     takes: tuple[Any, ...]
+    piece: int = _PIECE
 
     def options(self) -> list[str]:
         """Names of the options."""
         found = ["gpus"]
         for one in self.takes:
-            if isinstance(one, str):
-                name, _, function = one.partition(":")
-                found += signature(getattr(import_module(name), function)).parameters
+            name, _, what = one.partition(":") if isinstance(one, str) else ("", "", "")
+            made = getattr(import_module(name), what) if what else one
+            if name and not what:
+                found.append(name)
             else:
-                found += [f.name for f in fields(one)]
-        left_out = ("job", "spec", "device", "devices", "model", "cluster", "parallelism", "progress", "run")
-        return sorted(set(found).difference(left_out))
+                found += signature(made).parameters if isfunction(unwrap(made)) else [f.name for f in fields(made)]
+        return sorted(set(found).difference(_NO_OPTIONS))
 
 
+_NO_OPTIONS = (
+    *("job", "spec", "device", "devices", "model", "cluster", "parallelism", "progress", "run"),
+    "most_devices",  # of a pair: gpus
+)
 _TRAINING = (Parallelism, TrainingJob)
+_LIMITS = (RunOptions, "llmhw.planning.result:Limits", "by")
+_PLANNED = (*_LIMITS, TrainingJob, *_AXES_OF_TRAINING, "tokens")
 QUESTIONS: Mapping[str, Question] = {
-    "fit": Question(_fit, ("llmhw.fit:fit",)),
+    "fit": Question(_fit, ("llmhw.fit:fit",), 20),
     "room": Question(_room, (ServingJob, "llmhw.serving:serving_memory")),
     "serve": Question(_serve, (ServingJob, "llmhw.service:serve")),
     "memory": Question(_memory, _TRAINING),
     "train": Question(_train, (*_TRAINING, RunOptions, "llmhw.training:train")),
+    "plan-serve": Question(_plan_serve, (*_LIMITS, ServingJob, "llmhw.planning.demand:Demand"), 2),
+    "plan-train": Question(_plan_train, _PLANNED, 1),
+    "plan-finetune": Question(_plan_finetune, _PLANNED, 1),
 }
 
 
@@ -175,7 +240,7 @@ def _asked(spec: str | ModelSpec, device: str | Accelerator, options: Iterable[t
 
 
 def _name(value: Any) -> Any:
-    return plain(getattr(value, "name", value))
+    return str(value) if isinstance(value, Price) else plain(getattr(value, "name", value))
 
 
 def _flat(row: Mapping[str, Any]) -> Row:
@@ -236,7 +301,11 @@ _FIGURES = {
     "tokens_per_second_per_user": ("tokens/s a user", "number"),
     "step_seconds": ("step", "seconds"),
     "tokens_per_second": ("tokens/s", "number"),
+    "place": ("take", ""),
+    "layout": ("layout", ""),
     "days": ("days", "days"),
+    "dollars_per_hour": ("an hour", "dollars"),
+    "dollars_per_million": ("a million", "dollars"),
     "dollars": ("cost", "dollars"),
     "dollars_per_million_tokens": ("a million", "dollars"),
 }
@@ -346,13 +415,17 @@ def sweep(
 ) -> Swept:
     """Ask one question of every model on every device, with every combination of options.
 
-    question   fit, room (an engine's memory alone), serve, memory or train; or a function of a module, from a
-               `ModelSpec`, an `Accelerator` and a dict of options to rows
+    question   fit, room (an engine's memory alone), serve, memory, train; plan-serve, plan-train, plan-finetune: the
+               best choice on that device; or a function of a module, from a `ModelSpec`, an `Accelerator` and a dict
+               of options to rows
     models, devices   names, specs and accelerators; "all": the catalog's
-    options    of the question, each a value or a list of values: gpus (devices of one pair), price, tp, weights, ...
+    options    of the question, each a value or a list of values: gpus (devices of one pair), provider, kind, prices
+               (CSV files), tp, weights, ... price="all": the newest price of each machine with the device, each a pair
     workers    processes of this machine. They are started anew: a script that asks for several calls `sweep` below
                `if __name__ == "__main__":`
-    executor   of `concurrent.futures` instead, such as Dask's `client.get_executor()`; it stays open
+    executor   a `concurrent.futures` executor that spreads the work instead; it stays open. With Dask
+               `Client("tcp://scheduler:8786").get_executor()`; with Ray `RayExecutor()` of benchmarks/sweep.py, after
+               `ray.init(address="auto")`
     output     a .csv or .parquet file (extra `parquet`), which has the rows; without one the answer has them. Rows lie
                in FILE.part.csv as they come, until the file is whole
     resume     go on from the FILE.part.csv that an interrupted sweep has left
@@ -369,11 +442,11 @@ def sweep(
     if isinstance(question, str):
         _check_question(question, options)
     check_count("workers", workers)
-    names, places = _asked_for(models, devices, options)
+    keys, names, places = _asked_for(models, devices, options)
     total = len(names) * len(places)
-    size = max(1, min(_PIECE, -(-total // (8 * workers))))
+    most = QUESTIONS[question].piece if isinstance(question, str) else _PIECE
+    size = max(1, min(most, -(-total // (8 * workers))))
     title = f"{getattr(question, '__name__', question)}: {len(names):,} models on {len(places):,} devices and options"
-    keys = ("model", "device", *options)
     if output is None:
         if resume:
             raise LLMHWError("resume=True goes on with a file; give output=")
@@ -398,8 +471,10 @@ def _check_question(question: str, options: Mapping[str, Any]) -> None:
             raise LLMHWError(f"{name}={shown(options[name])} is no option of {question}; {hint}")
 
 
-def _asked_for(models: Any, devices: Any, options: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Models, and pairs of a device and options."""
+def _asked_for(
+    models: Any, devices: Any, options: Mapping[str, Any]
+) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+    """What tells pairs apart, models, and pairs of a device and options."""
     from llmhw.catalog import model_names
     from llmhw.hardware import accelerators
 
@@ -409,13 +484,42 @@ def _asked_for(models: Any, devices: Any, options: Mapping[str, Any]) -> tuple[l
     names = [name if isinstance(name, ModelSpec) or name in known else model(name) for name in names]
     gpus = _names("devices", devices, (str, Accelerator), accelerators)
     gpus = [accelerator_of(one) for one in gpus]
-    axes = []
-    for name, value in options.items():
-        values = list(value) if isinstance(value, (list, tuple, range)) else [value]
-        if not values:
-            raise LLMHWError(f"{name}={shown(value)} has no value to try; leave it out")
-        axes.append([(name, one) for one in values])
-    return names, [(gpu, chosen) for gpu in gpus for chosen in product(*axes)]
+    axes = {name: _values(name, value) for name, value in options.items()}
+    if axes.get("price") != ["all"]:
+        every = [[(name, one) for one in values] for name, values in axes.items()]
+        places = [(gpu, chosen) for gpu in gpus for chosen in product(*every)]
+    else:
+        whose = {name: axes.pop(name, [usual]) for name, usual in _WHOSE.items()}
+        every = [[(name, one) for one in values] for name, values in axes.items() if name != "price"]
+        places = [
+            (gpu, (*chosen, ("price", price)))
+            for gpu in gpus
+            for chosen in product(*every)
+            for price in _every_price(gpu, whose)
+        ]
+        axes["price"] = axes.pop("price")  # the last of them
+    return ("model", "device", *axes), names, places
+
+
+def _values(name: str, value: Any) -> list[Any]:
+    values = list(value) if isinstance(value, (list, tuple, range)) else [value]
+    if not values:
+        raise LLMHWError(f"{name}={shown(value)} has no value to try; leave it out")
+    return [price_list("prices", one) for one in values] if name == "prices" else values
+
+
+# What says which prices are meant, and what it is unless it is said.
+_WHOSE = {"provider": None, "region": None, "kind": "on_demand", "prices": None}
+
+
+def _every_price(device: Accelerator, whose: Mapping[str, list[Any]]) -> list[Price | None]:
+    """The newest price of each machine with a device; [None] where there is none."""
+    found: dict[Price, None] = {}
+    for provider, region, kind, listed in product(*whose.values()):
+        check_choice("kind", kind, PRICE_KINDS)
+        with suppress(LLMHWError):  # a provider that does not have it
+            found |= dict.fromkeys(newest_prices(device, provider, region, kind, listed)[0])
+    return list(found) or [None]
 
 
 def _run(

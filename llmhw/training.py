@@ -583,11 +583,11 @@ def memory(job: TrainingJob) -> JobMemory:
     True
     """
     job.check_effects()
-    stages, apart, away = _stages(_OnAnyDevice(job))
+    stages, apart, away = _stages(OnAnyDevice(job))
     return JobMemory(job, stages, tuple(map(sum, apart)), tuple(may_go for _, may_go in apart), away)
 
 
-class _OnAnyDevice:
+class OnAnyDevice:
     """A job as a key that is the same whatever its devices are: they decide what there is room for, not what is held.
 
     A table of one model on all devices asks for the same jobs again and again.
@@ -603,11 +603,11 @@ class _OnAnyDevice:
         return hash(self.asked)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _OnAnyDevice) and self.asked == other.asked
+        return isinstance(other, OnAnyDevice) and self.asked == other.asked
 
 
 @lru_cache(maxsize=16)
-def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[tuple[float, float], ...], tuple[float, ...]]:
+def _stages(key: OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[tuple[float, float], ...], tuple[float, ...]]:
     """`JobMemory.stages`, `JobMemory.unreused` and `JobMemory.away`."""
     job, stages, unreused, away = key.job, [], [], []
     held = StepMemory(job, job.layout, detail="terms")
@@ -623,7 +623,7 @@ def _stages(key: _OnAnyDevice) -> tuple[tuple[Estimate, ...], tuple[tuple[float,
 
 
 @lru_cache(maxsize=4096)
-def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], tuple[float, float]], ...]:
+def _totals(key: OnAnyDevice) -> tuple[tuple[dict[str, float], tuple[float, float]], ...]:
     """The same as numbers, of the distinct stages alone: parts at the fullest moment, and bytes apart from them."""
     job, totals = key.job, []
     held = StepMemory(job, job.layout)
@@ -636,7 +636,7 @@ def _totals(key: _OnAnyDevice) -> tuple[tuple[dict[str, float], tuple[float, flo
 
 def device_bytes(job: TrainingJob) -> float:
     """`JobMemory.device_bytes` without formulas."""
-    totals = ((sum(parts.values()), apart) for parts, apart in _totals(_OnAnyDevice(job)))
+    totals = ((sum(parts.values()), apart) for parts, apart in _totals(OnAnyDevice(job)))
     most = max(tensors + _kept(job, tensors, apart) for tensors, apart in totals)
     return float(on_device(most, job.cluster.devices)) + engine_bytes(job)
 

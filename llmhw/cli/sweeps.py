@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llmhw.cli.command import Command
-from llmhw.cli.options import GPU, MODEL, WHOLE, Choices, named, option
+from llmhw.cli.options import GPU, MODEL, MONEY, WHOLE, Choices, PriceFile, named, option
 from llmhw.cli.output import Shown
 from llmhw.cli.terminal import Progress, say
 from llmhw.formula import Report
@@ -15,6 +15,7 @@ from llmhw.sweep import QUESTIONS, Swept, sweep
 from llmhw.units import LLMHWError, shown
 
 _FILES = (".csv", ".parquet")
+_WHOSE = ("price", "provider", "kind", "prices")
 
 
 def _value(text: str) -> Any:
@@ -45,17 +46,24 @@ def _set(context: click.Context, _: click.Parameter, given: tuple[str, ...]) -> 
 
 
 def _ask(options: dict[str, Any], output: str | None = None) -> Swept:
-    asked = options["set"]
+    asked = dict(options["set"])
+    for name in _WHOSE:
+        if options[name]:
+            if name in asked:
+                raise LLMHWError(f"{name}={shown(options[name][0])} is given in set too; leave one out")
+            asked[name] = [_value(one) if name == "price" else one for one in options[name]]
     if "gpus" in asked or "gpu" in asked:
         raise LLMHWError("set takes options of the question; devices and their number are --gpu and --gpus")
     if options["resume"] and output is None:
         raise LLMHWError("resume=True goes on with a file; add --output FILE.csv or FILE.parquet")
+    counts = options["gpus"] or (() if options["question"].startswith("plan-") else (1,))
+    if counts:
+        asked = {"gpus": counts, **asked}
     with Progress("pairs") as step:
         return sweep(
             options["question"],
             "all" if options["models"] == ("all",) else options["models"],
             options["gpu"],
-            gpus=options["gpus"] or (1,),
             workers=options["workers"],
             output=output,
             resume=options["resume"],
@@ -102,7 +110,11 @@ SWEEP = _Sweep(
             help="Models, separated by commas, or `all` of the catalog.",
         ),
         option("-g", "--gpu", group="Devices", type=GPU, listed=True, required=True, help="Devices, or `all`."),
-        option(*named("gpus"), group="Devices", type=WHOLE, listed=True, help="Numbers of devices.  [1]"),
+        option(*named("gpus"), group="Devices", type=WHOLE, listed=True, help="Numbers of devices.  [1; a plan: tried]"),
+        option("--price", group=MONEY, type=click.STRING, listed=True, help="$ a device-hour, or `all`: of each machine."),
+        option("--provider", group=MONEY, listed=True, metavar="NAME,...", help="Only their prices, each by itself."),
+        option("--kind", group=MONEY, listed=True, metavar="NAME,...", help="Of prices: on_demand, spot, reserved."),
+        option("--prices", group=MONEY, type=PriceFile(), listed=True, help="Files with prices of your own."),
         option(
             "--set",
             group="Question",
@@ -116,12 +128,14 @@ SWEEP = _Sweep(
         option("--resume", group="Answer", is_flag=True, help="Go on with what an interrupted sweep has left."),
     ],
     help="One question of many models on many devices: a row for each pair, and its reason where it is refused.\n\n"
-    "QUESTION is fit, room (an engine's memory alone), serve, memory or train. With --output FILE.csv or FILE.parquet "
+    "QUESTION is fit, room (an engine's memory alone), serve, memory, train, or a plan: the best choice on each device. "
+    "With --output FILE.csv or FILE.parquet "
     "rows lie in FILE.part.csv as they come: Ctrl-C leaves them there, and --resume goes on.",
     shown=Shown(rows=lambda found: found.records()),
     examples=(
         "llmhw sweep room --models llama-3-8b,qwen3-8b --gpu h100,a10 --gpus 1,2",
         "llmhw sweep serve --models llama-3-8b --gpu h100,h200 --set weights=bf16,fp8 --set concurrency=64",
+        "llmhw sweep plan-serve --models llama-3-8b,qwen3-8b --gpu h100,l4 --kind on_demand,spot",
     ),
     interrupted=_interrupted,
 )

@@ -157,8 +157,9 @@ def offers(device: Accelerator, run: RunOptions = ANY, like: Cluster | None = No
     """
     if run.price is not None or like is not None:
         paid, unpaid = price_of(device, 1, run.price, run.provider, run.region, run.kind, run.prices)
-        network = usual_network(device)
-        return [Offer(device, paid, own=like or Cluster(device, 1, None, None, network))], unpaid
+        machine = _machines(device.name).get((paid.provider, paid.instance)) if paid and like is None else None
+        own = None if machine else like or Cluster(device, 1, None, None, usual_network(device))
+        return [Offer(device, paid, machine, own)], unpaid
     found, unpaid = newest_prices(device, run.provider, run.region, run.kind, run.prices)
     if not found:
         return [Offer(device, None, own=Cluster(device, 1, None, None, usual_network(device)))], unpaid
