@@ -427,7 +427,8 @@ def _row(use: str, at: Callable[[_Question], Held], q: _Question, able: Callable
 
     def most_of(name: str, most: int) -> int:
         def holds(n: int) -> Held:
-            return at(q._replace(**{name: n}))
+            change: dict[str, Any] = {name: n}
+            return at(q._replace(**change))
 
         return _most(holds, most) if held.job is None else _most_trained(held, q, name, holds, most)
 

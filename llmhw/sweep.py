@@ -24,10 +24,11 @@ from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, accelerator
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 from llmhw.model import ModelSpec, model
 from llmhw.price_files import price_list
-from llmhw.units import LLMHWError, check_choice, check_count, format_quantity, nearest, plain, shown
+from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, nearest, plain, shown
 
 # Pairs of a piece at most: about a second of work, so that Ctrl-C loses no more and a bar moves.
 _PIECE = 200
+MOST_DEVICES = 10**6
 # Pieces that are out at a time, for each worker.
 _AHEAD = 4
 
@@ -130,7 +131,12 @@ def _plan_serve(spec: ModelSpec, device: Accelerator, options: dict[str, Any]) -
 
 
 def _plan_train(
-    spec: ModelSpec, device: Accelerator, options: dict[str, Any], ways: tuple[Row, ...] = ({},), *, tuning: bool = False
+    spec: ModelSpec,
+    device: Accelerator,
+    options: dict[str, Any],
+    ways: tuple[Row, ...] = ({},),
+    *,
+    tuning: bool = False,
 ) -> list[Row]:
     from llmhw.planning.training import plan_training
 
@@ -441,7 +447,9 @@ def sweep(
     """
     if isinstance(question, str):
         _check_question(question, options)
-    check_count("workers", workers)
+    check_count("workers", workers, most=1024)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise LLMHWError(f"executor={shown(executor)} has no submit(); give one of concurrent.futures, or workers=")
     keys, names, places = _asked_for(models, devices, options)
     total = len(names) * len(places)
     most = QUESTIONS[question].piece if isinstance(question, str) else _PIECE
@@ -468,12 +476,12 @@ def _check_question(question: str, options: Mapping[str, Any]) -> None:
         if name not in known:
             close = nearest(name, known)
             hint = f"did you mean {', '.join(close)}?" if close else f"use one of {', '.join(known)}"
-            raise LLMHWError(f"{name}={shown(options[name])} is no option of {question}; {hint}")
+            value = options[name]
+            first = value[0] if isinstance(value, (list, tuple)) and value else value
+            raise LLMHWError(f"{name}={shown(first)} is no option of {question}; {hint}")
 
 
-def _asked_for(
-    models: Any, devices: Any, options: Mapping[str, Any]
-) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+def _asked_for(models: Any, devices: Any, options: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Any], list[Any]]:
     """What tells pairs apart, models, and pairs of a device and options."""
     from llmhw.catalog import model_names
     from llmhw.hardware import accelerators
@@ -505,6 +513,15 @@ def _values(name: str, value: Any) -> list[Any]:
     values = list(value) if isinstance(value, (list, tuple, range)) else [value]
     if not values:
         raise LLMHWError(f"{name}={shown(value)} has no value to try; leave it out")
+    for one in values:  # what is wrong for every pair is told once
+        if name == "gpus":
+            check_count("gpus", one, most=MOST_DEVICES)
+        elif name == "kind":
+            check_choice("kind", one, PRICE_KINDS)
+        elif name == "price" and one != "all" and one is not None and not isinstance(one, Price):
+            check_number("price", one, above=True, most=1e6)
+    if name == "price" and "all" in values and len(values) > 1:
+        raise LLMHWError("price='all' is each price of a device: leave other values out")
     return [price_list("prices", one) for one in values] if name == "prices" else values
 
 
@@ -516,7 +533,6 @@ def _every_price(device: Accelerator, whose: Mapping[str, list[Any]]) -> list[Pr
     """The newest price of each machine with a device; [None] where there is none."""
     found: dict[Price, None] = {}
     for provider, region, kind, listed in product(*whose.values()):
-        check_choice("kind", kind, PRICE_KINDS)
         with suppress(LLMHWError):  # a provider that does not have it
             found |= dict.fromkeys(newest_prices(device, provider, region, kind, listed)[0])
     return list(found) or [None]

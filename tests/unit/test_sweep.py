@@ -10,15 +10,22 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llmhw
+from llmhw.catalog import model_names
+from llmhw.cost import RunOptions, newest_prices
+from llmhw.planning.demand import Demand
+from llmhw.planning.places import offers
 from llmhw.sweep import QUESTIONS, sweep
 from llmhw.units import LLMHWError
+from tests.unit.command import run
 
+fit_module: Any = import_module("llmhw.fit")  # `llmhw.fit` is the function
 MODELS = ["gpt2", "llama-3-8b", "deepseek-v3"]
 DEVICES = ["h100", "a10"]
 ASKED: dict[str, Any] = {"gpus": [1, 3], "tp": [1, 2]}  # two ranks on three devices, or on one, are refused
@@ -184,36 +191,72 @@ def test_an_interrupted_sweep_goes_on(serial: Any, left: Path) -> None:
     assert not part.exists()
 
 
-def test_ctrl_c_of_processes_leaves_a_readable_file(tmp_path: Path) -> None:
-    """Of a script with two workers, in its own group: every process gets the signal, and is gone afterwards."""
-    code = (
-        "import sys\n"
-        "from llmhw.sweep import sweep\n"
-        "if __name__ == '__main__':\n"
-        "    found = sweep('room', 'all', 'all', workers=2, output=sys.argv[1])\n"
-        "    print(found.complete, found.pairs)\n"
-    )
-    script, path = tmp_path / "script.py", tmp_path / "found.csv"
-    script.write_text(code, encoding="utf-8")
+def test_ctrl_c_of_the_command_and_going_on(tmp_path: Path) -> None:
+    """With two workers, in its own group: every process gets the signal, and what --resume adds makes the same file."""
+    models, devices = model_names()[:30], [one.name for one in llmhw.accelerators()[:40]]
+    path, part = tmp_path / "found.csv", tmp_path / "found.part.csv"
+    asked = ["sweep", "room", "--models", ",".join(models), "--gpu", ",".join(devices), "--output", str(path)]
     made = subprocess.Popen(
-        [sys.executable, str(script), str(path)],
+        [sys.executable, "-m", "llmhw", *asked, "--workers", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(llmhw.__file__).parents[1])},
     )
-    part = tmp_path / "found.part.csv"
     end = time.monotonic() + 120
     while time.monotonic() < end and made.poll() is None and not (part.exists() and len(rows_of(part)) > 10):
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.killpg(made.pid, signal.SIGINT)
     out, err = made.communicate(timeout=60)
-    assert err == ""
-    complete, pairs = out.split()
-    assert complete == "False"
-    assert len(rows_of(part)) == int(pairs) > 10
+    assert made.returncode == 130
+    assert "Traceback" not in out + err
+    told = re.search(r"interrupted after ([\d,]+) of 1,200 pairs, which are in .*--resume goes on with it", err)
+    assert told
+    assert len(rows_of(part)) == int(told[1].replace(",", "")) > 10
     assert not path.exists()
+
+    assert run(*asked, "--resume").code == 0
+    sweep("room", models, devices, output=tmp_path / "whole.csv", gpus=[1])
+    assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not part.exists()
+
+
+def test_every_price_of_a_device_is_a_pair() -> None:
+    """As many as the catalog has machines, each at its own price; a device without a price is one pair."""
+    found = sweep("serve", ["qwen3-0.6b"], ["l4", "m4 max 128gb"], price="all", kind=["on_demand", "spot"])
+    device = llmhw.accelerator("l4")
+    listed = [p for kind in ("on_demand", "spot") for p in newest_prices(device, kind=kind)[0]]
+    assert len(listed) > 1
+    assert [row["price"] for row in found.rows] == [*map(str, listed), None]
+    (speed,) = {row["tokens_per_second"] for row in found.rows[:-1]}
+    for price, row in zip(listed, found.rows, strict=False):
+        dollars = price.dollars_per_device_hour / (speed * 3600) * 1e6
+        assert row["dollars_per_million_tokens"] == pytest.approx(dollars)
+    assert found.rows[-1]["dollars_per_million_tokens"] is None
+
+
+def test_plans_are_those_of_the_device_alone() -> None:
+    """Each pair is the plan of that device at that price; what cannot be done is a row with what is short."""
+    found = sweep("plan-serve", ["qwen3-0.6b"], ["l4"], provider=["AWS", "Nobody"], slo_tpot=[0.05, 1e-6])
+    best, short, *nowhere = found.rows
+    aws = RunOptions(provider="AWS")
+    job = llmhw.ServingJob(model=llmhw.model("qwen3-0.6b"), cluster="l4")
+    alone = llmhw.plan(job, offers=offers(llmhw.accelerator("l4"), aws)[0], run=aws, demand=Demand(slo_tpot=0.05))
+    assert best.items() >= {"place": alone.best.place, "layout": alone.best.layout, "refused": ""}.items()
+    assert best["dollars_per_hour"] == alone.best.figures["dollars_per_hour"].value
+    assert short["refused"].startswith("Does not work within slo_tpot=1e-06")
+    assert all(row["refused"].startswith("provider='Nobody' has no price of L4") for row in nowhere)
+
+
+def test_fit_does_not_depend_on_the_devices_before() -> None:
+    """What one device has found out helps the next: the answers are those of each by itself."""
+    names = ["rtx 4090", "t4", "h100", "l4"]
+    rows = sweep("fit", ["llama-3.2-1b"], names).rows
+    fit_module._known_most.cache_clear()
+    fit_module._known_devices.cache_clear()
+    others = sweep("fit", ["llama-3.2-1b"], names[::-1]).rows
+    assert sorted(map(str, rows)) == sorted(map(str, others))
 
 
 @pytest.mark.parametrize(
@@ -221,13 +264,20 @@ def test_ctrl_c_of_processes_leaves_a_readable_file(tmp_path: Path) -> None:
     [
         (
             {"question": "serv"},
-            "question='serv' is not known; use one of fit, room, serve, memory, train, or a function",
+            "question='serv' is not known; use one of fit, room, serve, memory, train, plan-serve",
         ),
         ({"models": ["lama-3"]}, "model='lama-3' is not known"),
         ({"models": []}, "models="),
         ({"models": [3]}, "models holds 3, which is no name"),
         ({"devices": ["h1000"]}, "h1000"),
         ({"workers": 0}, "workers=0 must be a whole number of at least 1"),
+        ({"executor": 3}, r"executor=3 has no submit\(\); give one of concurrent.futures, or workers="),
+        ({"gpus": 0}, "gpus=0 must be a whole number of at least 1"),
+        ({"question": "serve", "price": ["all", 3]}, "price='all' is each price of a device: leave other values out"),
+        ({"question": "serve", "price": -1}, "price=-1 must be a number above 0"),
+        ({"question": "plan-serve", "kind": "sport"}, "kind='sport' is not known; did you mean spot"),
+        ({"question": "serve", "prices": "none.csv"}, "prices='none.csv' does not exist"),
+        ({"question": "fit", "provider": ["AWS"]}, "provider='AWS' is no option of fit; use one of"),
         ({"gpus": []}, r"gpus=\[\] has no value to try"),
         ({"output": "found.txt"}, r"output='found.txt' needs a form for rows: end it in .csv or .parquet"),
         ({"output": "no such folder/found.csv"}, "cannot be written"),
