@@ -811,8 +811,9 @@ def plan_serving(
         if not found.picks:
             relaxed = replace(question, demand=replace(demand, slo_ttft=None, slo_tpot=None))
             made = searched(relaxed, where, progress)
-            alone = replace(relaxed.demand, users=1, rate=None, percentile=None)  # nothing is quicker than one user
-            made.picks += searched(replace(relaxed, demand=alone, by="latency"), where, None).picks
+            if not demand.loaded:  # nothing is quicker than one user
+                relaxed = replace(relaxed, demand=replace(relaxed.demand, users=1))
+            made.picks += searched(replace(relaxed, by="latency"), where, None).picks
             return answered(question, made, best, notes, found)
     return answered(question, found, best, notes)
 
