@@ -36,6 +36,7 @@ from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
     from llmhw.job import Parallelism, ServingJob, TrainingJob
+    from llmhw.launch import emit
     from llmhw.planning import plan
     from llmhw.search import search
     from llmhw.service import ServingEstimate, serve
@@ -54,6 +55,7 @@ _LATER = {
     "ServingMemory": ("llmhw.serving", "ServingMemory"),
     "TrainingEstimate": ("llmhw.training", "TrainingEstimate"),
     "TrainingJob": ("llmhw.job", "TrainingJob"),
+    "emit": ("llmhw.launch", "emit"),
     "plan": ("llmhw.planning", "plan"),
     "search": ("llmhw.search", "search"),
     "serve": ("llmhw.service", "serve"),
@@ -92,6 +94,7 @@ __all__ = [
     "accelerators",
     "backward_flops",
     "convention_flops",
+    "emit",
     "explain",
     "fit",
     "formulas",

@@ -88,7 +88,8 @@ class Command(click.Command):
     emits      from an answer and the form of a program to the file that starts it
     code       the exit code of an answer
     curve      the rows that --curve asks for
-    interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed, never written to a file
+    interrupted   what to say of an answer that Ctrl-C ended early; "" otherwise. It is printed
+    keeps      whether such an answer is written to a file, too
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Command(click.Command):
         code: Callable[[Any], int] = lambda answer: 0,
         curve: Callable[[Any], Any] | None = None,
         interrupted: Callable[[Any], str] = lambda answer: "",
+        keeps: bool = False,
         help: str = "",
     ) -> None:
         hub = [hub_option()] if any(isinstance(param, Model) for param in params) else []
@@ -117,7 +119,7 @@ class Command(click.Command):
         super().__init__(name, params=every, help=help, callback=self._run)
         self.ask, self.shown, self.examples, self.draw = ask, shown or out.Shown(), list(examples), draw
         self.timed, self.emits = timed, emits
-        self.exit_code, self.curve, self.interrupted = code, curve, interrupted
+        self.exit_code, self.curve, self.interrupted, self.keeps = code, curve, interrupted, keeps
 
     # help
 
@@ -204,7 +206,7 @@ class Command(click.Command):
             ends.append(
                 ("", 0) if isinstance(answer, out.Sweep) else (self.interrupted(answer), self.exit_code(answer))
             )
-            if ends[0][0] and file not in (None, "-"):
+            if ends[0][0] and file not in (None, "-") and not self.keeps:
                 raise click.Abort
             if part is not None:
                 told = answer.explain(part)  # type: ignore[attr-defined]

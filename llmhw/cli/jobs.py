@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -70,10 +71,18 @@ def network_link(argument: str, text: str | None, kind: str) -> llmhw.Link | Non
     try:
         rate = float(text)
     except ValueError:
-        return llmhw.link(text)
+        return (_of_machine(text) if kind == "scale-out" else None) or llmhw.link(text)
     if not 1e-3 <= rate <= 1e6:
         raise llmhw.LLMHWError(f"{argument}={text!r} must be a link's name, or a number of GB/s from 0.001 to 1e6")
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")
+
+
+def _of_machine(text: str) -> llmhw.Link | None:
+    """The network of a machine for rent, as in "AWS p5.48xlarge network"; None where it is no such name."""
+    provider, _, machine = text.strip().removesuffix("network").strip().partition(" ")
+    with suppress(llmhw.LLMHWError):
+        return llmhw.instance(machine, provider).cluster().inter_link if machine else None
+    return None
 
 
 def device_of_options(options: dict[str, Any]) -> llmhw.Accelerator:

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 import llmhw
 from llmhw.cli.options import Choices, Option, option
 from llmhw.cli.terminal import say
-from llmhw.launch import FORMS, Job, Launched, emit, form_of, read
+from llmhw.launch import FORMS, Job, emit, form_of, read
 
 
 def _forms(of: str) -> Choices:
@@ -48,16 +48,7 @@ def filled(options: dict[str, Any], of: str) -> None:
         for note in notes:
             say(f"llmhw: {path} ({launched.form}): {note}\n", err=True)
     if options.get("model") is None:
-        options["model"] = _model(path, launched)
-
-
-def _model(path: str, launched: Launched) -> llmhw.ModelSpec:
-    """The model that a file names, or whose sizes it holds."""
-    if launched.config is not None:
-        return llmhw.ModelSpec.from_config(launched.config, path)
-    if launched.model is None:
-        raise llmhw.LLMHWError(f"path_or_text={path!r} does not say the model; give it behind the command")
-    return llmhw.model(launched.model)
+        options["model"] = launched.spec
 
 
 def check_emit(form: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
 import llmhw
+from llmhw.cli import jobs
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
 from llmhw.cli.launching import emit_option, emitted
@@ -25,14 +26,15 @@ from llmhw.cli.options import (
     option,
     taken,
 )
-from llmhw.cli.output import Shown
+from llmhw.cli.output import Shown, flags_of
 from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.hardware import accelerator_of
-from llmhw.job import Parallelism, ServingJob, TrainingJob
+from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
 from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits, Plan
+from llmhw.units import check_choice
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
 _AXES = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
@@ -124,6 +126,8 @@ def offers_of(options: dict[str, Any], run: RunOptions) -> Any:
     from llmhw.planning import places
 
     names, machines = options.pop("gpu"), options.pop("instance")
+    if len(names) == len(llmhw.accelerators()):  # --gpu all: those with a price
+        names = ()
     own = {name: options.pop(name) for name in ("devices_per_node", "intra_link", "inter_link")}
     links = {
         name: network_link(name, own[name], kind)
@@ -134,21 +138,17 @@ def offers_of(options: dict[str, Any], run: RunOptions) -> Any:
             given = "gpu" if names else next(name for name in own if own[name])
             raise llmhw.LLMHWError(f"instance={machines[0]!r} says which devices and networks: leave {given} out")
         return [places.rented(name, run) for name in machines]
-    devices = [accelerator_of(one) for one in names] or places.priced(run.prices)
+    mine = any(value is not None for value in own.values())
+    if not names and not mine:
+        return places.rentable(run)
     found = []
-    for device in devices:
-        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if any(own.values()) else None
-        try:
-            found += places.offers(device, run, like)[0]
-        except llmhw.LLMHWError:
-            if names:
-                raise  # a provider without this device is left out where all are asked for
-    if not found:
-        raise llmhw.LLMHWError(f"provider={run.provider!r} and region={run.region!r} have no price of any device")
+    for device in [accelerator_of(one) for one in names] or places.priced(run.prices):
+        like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if mine else None
+        found += places.offers(device, run, like)[0]
     return found
 
 
-def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
+def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, tokens: float | None) -> Plan:
     from llmhw.planning.training import plan_training
 
     limits = Limits(**taken(Limits, options))
@@ -156,8 +156,8 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
     space, counts = _space(options), options.pop("gpus")
     offers = offers_of(options, run)
     with Progress("plans") as step:
-        return plan_training(
-            jobs,
+        found = plan_training(
+            ways,
             offers=offers,
             counts=counts,
             limits=limits,
@@ -169,6 +169,7 @@ def _planned(options: dict[str, Any], jobs: list[TrainingJob], *, tuning: bool, 
             best=options.pop("best"),
             **space,
         )
+    return _alone(found, options["name"], run)
 
 
 def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
@@ -178,13 +179,15 @@ def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
 
 
 def _train(options: dict[str, Any]) -> Report:
-    options["spec"] = llmhw.model(options.pop("model"))
+    options["name"] = options.pop("model")
+    options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     return _planned(options, [_job(options)], tuning=False, tokens=options.pop("tokens"))
 
 
 def _finetune(options: dict[str, Any]) -> Report:
-    options["spec"] = llmhw.model(options.pop("model"))
+    options["name"] = options.pop("model")
+    options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     ways = _ways(options)
     jobs = [_job(options, **way) for way in ways]
@@ -193,7 +196,7 @@ def _finetune(options: dict[str, Any]) -> Report:
 
 def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
     """What --method says, with --frozen and --base: ways to fine-tune, the first that fits is taken."""
-    named = options.pop("method") or ()
+    named = [check_choice("method", name, _METHODS) for name in options.pop("method") or ()]
     weights, aims = ([name for name in named if name in of] for of in (_WEIGHTS, _AIMS))
     if len(aims) > 1:
         raise llmhw.LLMHWError(f"method={','.join(aims)!r} are different jobs; give one of {', '.join(_AIMS)}")
@@ -227,6 +230,49 @@ def _tokens(options: dict[str, Any]) -> float | None:
     if tokens is not None:
         raise llmhw.LLMHWError(f"examples={examples} and tokens={tokens} both say how much data there is: give one")
     return float(examples) * (epochs or 1) * int(options["seq_len"])
+
+
+def _interrupted(found: Plan) -> str:
+    return "" if found.complete else "interrupted: the best of what was tried until then"
+
+
+def _alone(found: Plan, model: str, run: RunOptions) -> Plan:
+    """The plan with the line that asks for its best choice alone: the same figures, part by part."""
+    if not found.choices:
+        return found
+    from shlex import join
+
+    best, place = found.best, found.best.where
+    job, c = best.job, place.cluster
+    words = ["llmhw", "train", model, "--gpu", c.accelerator.name, "--gpus", str(c.devices)]
+    plain = llmhw.Cluster(c.accelerator, c.devices, c.devices_per_node)
+    if c.devices_per_node != llmhw.Cluster(c.accelerator).devices_per_node and c.devices > 1:
+        words += ["--devices-per-node", str(c.devices_per_node)]
+    if c.intra_link is not None and c.devices > 1 and c.intra_link != plain.intra_link:
+        words += ["--link", c.intra_link.name]
+    if c.nodes > 1 and c.inter_link is not None:
+        words += ["--network", c.inter_link.name.removesuffix(" GB/s")]
+    asked = {**_changed(job.parallelism, ("dp", "by_cost")), **_changed(job, ()), **_changed(run, _PAID)}
+    asked |= {"seq_len": job.seq_len, "global_batch": job.batch, "tokens": best.estimate.run.tokens}
+    asked |= {} if place.price is None else {"price": place.price.dollars_per_device_hour}
+    known = flags_of(jobs.TRAIN)
+    for name, value in asked.items():
+        flag = known[name]
+        off = value is False and flag.secondary_opts
+        words.append(flag.secondary_opts[0] if off else max(flag.opts, key=len))
+        if not flag.is_flag:
+            told = value / getattr(flag, "per", 1) if isinstance(value, float) else value
+            words.append(f"{told:.12g}" if isinstance(told, float) else str(told))
+    return replace(found, about=(*found.about, f"alone: {join(words)}"))
+
+
+_PAID = ("price", "provider", "region", "kind", "prices")
+
+
+def _changed(asked: Any, without: Iterable[str]) -> dict[str, Any]:
+    """Fields of a job, or of a run, that are not at their defaults."""
+    every = {f.name: (getattr(asked, f.name), f.default) for f in fields(asked) if f.metadata and f.name not in without}
+    return {n: value for n, (value, usual) in every.items() if value != usual and not isinstance(value, Assumed)}
 
 
 def _emitted(found: Plan, form: str) -> str:
@@ -264,6 +310,8 @@ TRAIN = Command(
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
     emits=_emitted,
+    interrupted=_interrupted,
+    keeps=True,
     examples=(
         "llmhw plan train llama-3-8b --gpu h100,b200 --deadline 30",
         "llmhw plan train llama-3.1-405b --gpu h100 --gpus 16384",
@@ -296,6 +344,8 @@ FINETUNE = Command(
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
     shown=_SHOWN,
     emits=_emitted,
+    interrupted=_interrupted,
+    keeps=True,
     examples=(
         "llmhw plan finetune llama-3-8b --gpu 'RTX 4090' --examples 50000 --epochs 3 --seq-len 1024",
         "llmhw plan finetune llama-3-70b --gpu h100 --method lora --deadline 2",

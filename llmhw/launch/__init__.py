@@ -16,8 +16,9 @@ from typing import Any
 
 from llmhw.checks import check_items, check_text
 from llmhw.frozen import frozen
-from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
-from llmhw.model import ModelSpec
+from llmhw.hardware import Accelerator, Cluster, cluster_of
+from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob, data_parallel
+from llmhw.model import ModelSpec, model_of
 from llmhw.speculation import draft_of
 from llmhw.units import LLMHWError, check_number, shown, unknown_name
 
@@ -272,7 +273,7 @@ def written(
         raise LLMHWError(f"around={around!r} is for {', '.join(_names(BOTH))}; {form} is a program itself")
     inside = None
     if found.of == BOTH:
-        inside = _fitting(form_of(around or usual_form(job), "around"), job, "around")
+        inside = _fitting(form_of(usual_form(job) if around is None else around, "around"), job, "around")
         if inside.of == BOTH:
             raise LLMHWError(f"around={around!r} must be the form of a program: {', '.join(_names(_kind(job)))}")
     asked = Asked(
@@ -385,6 +386,9 @@ def heading(asked: Asked, form: Form, *more: str) -> list[str]:
 
 # -- read -------------------------------------------------------------------------------------
 
+# What a file says beside a job's fields.
+_BESIDE = frozenset(("gpus", "devices_per_node", "tokens", "draft", "draft_tokens"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
@@ -408,7 +412,7 @@ class Launched:
 
     def __post_init__(self) -> None:
         known = {f.name for kind in (TrainingJob, Parallelism, ServingJob) for f in fields(kind)}
-        known |= {"gpus", "devices_per_node", "tokens", "draft", "draft_tokens"}
+        known |= _BESIDE
         for name in self.options:
             if name not in known:
                 raise LLMHWError(f"options={shown(name)} is no field of a job")
@@ -418,6 +422,37 @@ class Launched:
     def of(self) -> str:
         """training or serving."""
         return FORMS[self.form].of
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that the file names, or whose sizes it holds; `LLMHWError` where it says none, or none is known."""
+        if self.config is not None:
+            return ModelSpec.from_config(self.config, self.model or self.form)
+        if self.model is None:
+            raise LLMHWError(f"the file of {self.form} does not say the model; name it too")
+        return model_of(self.model, "model")
+
+    def job(
+        self,
+        cluster: Cluster | Accelerator | str | tuple[Any, int],
+        model: ModelSpec | str | None = None,
+        **options: Any,
+    ) -> Job:
+        """The job on devices of a kind; `options` are fields over those of the file, `model` stands in for its own.
+
+        >>> made = TrainingJob(model="llama-3-8b", cluster=("h100", 8), parallelism=Parallelism(dp=8, zero=3))
+        >>> read(emit(made, "torchrun")).job(("h100", 16)).parallelism.dp
+        16
+        """
+        where, spec = cluster_of(cluster), self.spec if model is None else model_of(model, "model")
+        found = self.over({**options, "gpus": where.devices})
+        for name in _BESIDE:
+            found.pop(name, None)
+        if self.of == SERVING:
+            return ServingJob(model=spec, cluster=where, **found)
+        layout = {f.name: found.pop(f.name) for f in fields(Parallelism) if f.name in found}
+        ranks = data_parallel(devices=where.devices, **{name: layout.get(name, 1) for name in ("tp", "pp", "cp")})
+        return TrainingJob(model=spec, cluster=where, parallelism=Parallelism(dp=ranks, **layout), **found)
 
     def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with these over them; the global batch follows from the accumulation once the devices are known.
@@ -446,6 +481,8 @@ def read(path_or_text: str | PathLike[str], form: str | None = None) -> Launched
 
     from llmhw.launch.reading import found_form, text_of
 
+    if not isinstance(path_or_text, (str, PathLike)) or not isinstance(fspath(path_or_text), str):
+        raise LLMHWError(f"path_or_text={shown(path_or_text)} must be a path or a text")
     text, what = text_of(fspath(path_or_text))
     name = form_of(form).name if form is not None else found_form(text, what)
     return FORMS[name].read(text)

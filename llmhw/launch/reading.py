@@ -300,7 +300,7 @@ def _command(found: _Found, words: list[str]) -> None:
     for name in ("max_steps", "max_train_steps", "config_file", "deepspeed", "model_name_or_path", "model"):
         value = found.take(name)
         if name.startswith("model") and value not in (None, True):
-            found.model = str(value)
+            found.model = str(value).split()[0]
 
 
 def _ignored(found: _Found) -> None:

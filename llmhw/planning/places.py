@@ -171,6 +171,24 @@ def offers(device: Accelerator, run: RunOptions = ANY, like: Cluster | None = No
     return kept, ""
 
 
+def rentable(run: RunOptions = ANY) -> list[Offer]:
+    """All that can be rented of a provider, in a region; a device that has no price there is left out."""
+    found, errors = [], []
+    for device in priced(run.prices):
+        try:
+            found += [offer for offer in offers(device, run)[0] if offer.price is not None]
+        except LLMHWError as error:
+            errors.append(error)
+    where = " and ".join(f"{name}={value!r}" for name in ("provider", "region") if (value := getattr(run, name)))
+    if not found and errors and not where:
+        raise errors[0]
+    if not found:
+        raise LLMHWError(
+            f"{where or f'kind={run.kind!r}'} has no price of any device; `llmhw prices` lists those known"
+        )
+    return found
+
+
 def _dollars(offer: Offer) -> float:
     return offer.price.dollars_per_device_hour if offer.price else float("inf")
 

@@ -15,7 +15,7 @@ from llmhw.flops import training_flops
 from llmhw.hardware import Accelerator, Cluster, PriceList, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.margin import known_error, visible_bytes
-from llmhw.memory import training_states, weights
+from llmhw.memory import lora_tensors, training_states, weights
 from llmhw.ownership import rent_or_buy
 from llmhw.planning import places as places_of
 from llmhw.planning.places import Offer, Place
@@ -33,7 +33,7 @@ from llmhw.planning.result import (
     smallest_changes,
     undominated,
 )
-from llmhw.search import Found, search
+from llmhw.search import Found, Space, search
 from llmhw.training import TrainingEstimate, train, usual_tokens
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity
 
@@ -331,16 +331,24 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
 
 def words(job: TrainingJob) -> str:
     """What is trained and how it lies on the devices, in words."""
-    made = str(Found(lambda: job, 0.0, 0.0, None))
+    layout = Found(lambda: job, 0.0, 0.0, None).layout
+    plain = (1, False, "", "none")
+    made = ", ".join(
+        name.replace("_", " ") if value is True else f"{name}={value}"
+        for name, value in layout.items()
+        if value is True or name in ("zero", "micro_batch") or value not in plain
+    )
     return f"{way_of(job)}; {made}" if way_of(job) else made
 
 
 def asked_layout(job: TrainingJob) -> str:
     """The layout as one asks for it: what is not at its default, without dp, which follows from the devices."""
-    plain = {f"{f.name}={f.default}" for made in (Parallelism, TrainingJob) for f in fields(made)}
-    told = str(Found(lambda: job, 0.0, 0.0, None)).replace("sequence parallel", "sequence_parallel=True").split(", ")
-    told = [one.replace("uneven", "uneven=True") for one in told if one not in {*plain, "schedule=interleaved"}]
-    return ", ".join(one for one in told if not one.startswith("dp=")) or "data-parallel ranks alone"
+    plain = {f.name: f.default for made in (Parallelism, TrainingJob) for f in fields(made)}
+    layout = {
+        n: v for n, v in Found(lambda: job, 0.0, 0.0, None).layout.items() if n != "dp" and v not in ("", plain[n])
+    }
+    layout = {n: v for n, v in layout.items() if (n, v) != ("schedule", "interleaved")}  # what 1f1b is with vpp
+    return ", ".join(f"{name}={value}" for name, value in layout.items()) or "data-parallel ranks alone"
 
 
 def way_of(job: TrainingJob) -> str:
@@ -494,10 +502,11 @@ def plan_training(
     """
     jobs = [job] if isinstance(job, TrainingJob) else check_items("job", job, empty=False)
     _check(jobs, limits, run, tokens, best, by, counts, tuning)
+    Space.of(on(jobs[0], jobs[0].cluster), [1], space)  # a wrong value is told once, not of each place
     tuning = tuning or any(one.frozen or one.method != "sft" for one in jobs)
     fixed = bool(counts) or clusters is not None
     question = replace(settled(jobs, limits, run, tokens, by, space, tuning, fixed), counts=tuple(counts))
-    ways = list(offers) if offers is not None else [] if clusters is not None else _priced(run)
+    ways = list(offers) if offers is not None else [] if clusters is not None else places_of.rentable(run)
     groups = candidates(question, clusters, counts, ways)
     found = searched(question, groups, progress=progress, executor=executor)
     if not ranked(found.choices, question.bounds, BY[by]):
@@ -510,6 +519,8 @@ def _check(
 ) -> None:
     for one in jobs:
         check_object("job", one, "TrainingJob")
+        if one.frozen:
+            lora_tensors(one.model, rank=one.rank, targets=one.targets)
     for number in check_items("counts", counts):
         check_count("counts", number, most=MOST_DEVICES)
     check_choice("by", by, BY)
@@ -545,18 +556,6 @@ def settled(
         assumed.append(DEADLINES[not tuning])
         limits = replace(limits, deadline_days=assumed[-1].value)
     return Question(tuple(ways), limits, run, tokens, by, space, batch_given, tuning, tuple(assumed))
-
-
-def _priced(run: RunOptions) -> list[Offer]:
-    """All that can be rented of a provider, in a region; what has no price there is left out."""
-    found = []
-    for device in places_of.priced(run.prices):
-        with suppress(LLMHWError):
-            found += [o for o in places_of.offers(device, run)[0] if o.price is not None]
-    if not found:
-        where = " and ".join(f"{n}={v!r}" for n in ("provider", "region", "kind") if (v := getattr(run, n)))
-        raise LLMHWError(f"{where} has no price of any device; see llmhw.prices()")
-    return found
 
 
 def candidates(question: Question, clusters: Any, counts: Sequence[int], offers: Sequence[Offer]) -> list[list[Place]]:

@@ -323,22 +323,21 @@ def check_back(made: TrainingJob, form: str) -> None:
     """The file that a job makes says the same job."""
     found = read(emit(made, form))
     assert found.form == form
-    said, p = found.over({}), made.parallelism
-    usual = {f.name: f.default for kind in (Parallelism, TrainingJob) for f in fields(kind)} | {"gpus": 1}
+    back, p = found.job(made.cluster, made.model), made.parallelism
+    assert isinstance(back, TrainingJob)
     want = {name: getattr(p, name) for name in _LAYOUT} | {name: getattr(made, name) for name in _JOB}
-    want |= {"gpus": made.cluster.devices, "schedule": p.pipeline_schedule}
-    got = {name: said.get(name, usual.get(name)) for name in want}
-    if got["vpp"] > 1 and got["schedule"] == "1f1b":
-        got["schedule"] = "interleaved"
+    got = {name: getattr(back.parallelism, name) for name in _LAYOUT} | {name: getattr(back, name) for name in _JOB}
+    want["schedule"], got["schedule"] = p.pipeline_schedule, back.parallelism.pipeline_schedule
     if form == "megatron" and made.optimizer == "adamw-fused":
         want["optimizer"] = "adamw"  # its Adam is one kernel
     if p.dp // p.replicas * p.cp == 1:  # nothing is shared by one rank
         for name in ("zero", "replicas"):
             del got[name], want[name]
     assert got == want
-    ranks = said.get("gpus", 1) // (got["tp"] * got["pp"] * got["cp"])
-    assert said.get("global_batch", got["micro_batch"] * ranks) == made.batch
-    assert found.model is not None or found.config is not None
+    assert back.batch == made.batch
+    assert found.options.get("gpus", 1) == made.cluster.devices
+    assert found.spec.num_layers == made.model.num_layers
+    back.check_effects()
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -614,7 +613,7 @@ def test_bad_lines(tmp_path: Path) -> None:
     path.write_text(_AUTO)
     for line, told in {
         ("memory", "--gpu", "h100"): "the model is missing",
-        ("memory", "--gpu", "h100", "--from", str(path)): "does not say the model; give it behind the command",
+        ("memory", "--gpu", "h100", "--from", str(path)): "does not say the model; name it too",
         ("memory", "--gpu", "h100", "--from", "nix"): "--from nix does not exist",
         ("memory", "llama-3-8b", "--gpu", "h100", "--emit", "nix"): "--emit nix is not known",
         ("memory", "llama-3-8b", "--gpu", "h100,b200", "--emit", "axolotl"): "--emit is for one answer",

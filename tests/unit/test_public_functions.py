@@ -141,6 +141,9 @@ def _calls() -> Iterator[Call]:
         "llmhw.plan", training | planned | {"best": 2, "by": "time", "tuning": True, "tp": 1, "pp": 1}, ("clusters",)
     )
     yield Call("llmhw.planning.places.given", {"clusters": ["h100"]})
+    written = {"form": "slurm", "model_id": "mine/one", "tokens": 1e9, "notes": ["mine"], "around": "torchrun"}
+    yield Call("llmhw.emit", training | written)
+    yield Call("llmhw.launch.read", {"path_or_text": "[training]\nseq_len = 8\n[parallelism]\n", "form": "torchtitan"})
     yield Call("llmhw.hardware.usual_network", {"accelerator": "h100"})
     yield Call("llmhw.catalog.read_table", {"name": "links"})
     yield Call("llmhw.catalog.read_measurements", {"name": "training_runs"})
