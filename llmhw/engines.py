@@ -271,7 +271,7 @@ def serving_engine(name: str) -> ServingEngine:
     >>> serving_engine("vllm:0.9.2").utilization, serving_engine("vllm").utilization
     (0.9, 0.92)
     """
-    return _named(check_text("engine", name))
+    return _named(name if type(name) is str and name in _engines() else check_text("engine", name))
 
 
 @lru_cache(maxsize=1024)

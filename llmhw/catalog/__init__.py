@@ -129,6 +129,8 @@ def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -
     kind      of `llmhw validate`, whose --fit writes such constants
     """
     known = read_calibration(subject)
+    if calibration is known:  # which a test has checked
+        return
     needed = [name for name in ("common", "links", "families", "switches", "engines", "interval") if name in known]
     given = check_mapping("calibration", calibration)
     missing = [name for name in needed if not isinstance(given.get(name), Mapping)]

@@ -35,6 +35,7 @@ COMMANDS = {
     "plan serve": ("plans", "Questions", "What to rent or buy to serve one: users, service level, formats, layout."),
     "which": ("choices", "Questions", "The cheapest card for a model; the models that run on a machine; mixed cards."),
     "compare": ("choices", "Questions", "Devices side by side for a model; of a start-up log, what `llmhw log` says."),
+    "sweep": ("sweeps", "Questions", "One question of many models on many devices, into a table or a file."),
     "cost": ("money", "Questions", "Rent or buy: what devices cost to own, what their rent is, when one has paid."),
     "model": ("catalog", "Facts", "Parameters, weights, KV cache and FLOPs of one model."),
     "models": ("catalog", "Facts", "The models of the catalog."),

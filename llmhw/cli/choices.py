@@ -36,6 +36,7 @@ from llmhw.hardware import accelerator_of
 from llmhw.job import ServingJob
 from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits
+from llmhw.units import check_count
 
 _PRICE = ("price", "provider", "region", "kind", "prices")
 # Of a job, what people choose; the layout is found.
@@ -60,6 +61,7 @@ def machine_of(names: Sequence[str], number: int | None) -> list[llmhw.Accelerat
                 raise llmhw.LLMHWError(f"gpu={part!r}: a machine has 1 to 64 cards")
             cards += [accelerator_of(what)] * many
     if number is not None:
+        check_count("gpus", number, most=1000)
         if len(set(cards)) > 1:
             raise llmhw.LLMHWError(f"gpus={number} has no effect: gpu={'+'.join(names)!r} says how many of each")
         cards = cards[:1] * number
@@ -108,11 +110,11 @@ def _models(options: dict[str, Any], cards: list[llmhw.Accelerator], link: Any) 
     cluster = llmhw.Cluster(one, len(cards), len(cards), intra_link=link if len(cards) > 1 else None)
     return runnable(
         cluster,
-        context=options["context"] or 4096,
-        tokens_per_second=options["tokens_per_second"] or 10.0,
+        context=4096 if options["context"] is None else options["context"],
+        tokens_per_second=10.0 if options["tokens_per_second"] is None else options["tokens_per_second"],
         quality=options["quality"] or "usable",
         engine=options["engine"],
-        best=options["best"] or 20,
+        best=20 if options["best"] is None else options["best"],
     )
 
 
@@ -130,8 +132,8 @@ def _unequal(options: dict[str, Any], cards: list[llmhw.Accelerator], link: Any)
         quality=options["quality"] or "usable",
         input_tokens=options["input_tokens"],
         output_tokens=options["output_tokens"],
-        context=options["context"] or 4096,
-        sequences=options["users"] or 1,
+        context=4096 if options["context"] is None else options["context"],
+        sequences=1 if options["users"] is None else options["users"],
         link=link,
         tokens_per_second=options["tokens_per_second"],
     )
@@ -168,7 +170,7 @@ def _card(options: dict[str, Any], own: list[llmhw.Accelerator], link: Any) -> R
         run=run,
         engines=(options["engine"],) if options["engine"] else ENGINES,
         offers=offers,
-        best=options["best"] or 5,
+        best=5 if options["best"] is None else options["best"],
         **job,
     )
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 import llmhw
 from llmhw.cli.command import Command
-from llmhw.cli.launching import emit_option, emitted, filled, from_option
+from llmhw.cli.launching import emit_options, emitted, filled, from_option, take_engine
 from llmhw.cli.options import (
     COUNT,
     DEVICE_FACTS,
@@ -201,7 +201,7 @@ _HELD = (
 MEMORY = Command(
     "memory",
     _memory,
-    [model_argument(required=False), from_option(), *_TRAINING, emit_option("training")],
+    [model_argument(required=False), from_option(), *_TRAINING, *emit_options("training")],
     help="Memory of every pipeline stage of a training job, part by part.\n\n"
     "The data-parallel size is what tp, pp and cp leave of --gpus.",
     shown=Shown(_HELD, (("least", "device_bytes", min),)),
@@ -226,7 +226,7 @@ TRAIN = Command(
         model_argument(required=False),
         from_option(),
         *_TRAINING,
-        emit_option("training"),
+        *emit_options("training"),
         _calibration(),
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *field_options(RunOptions),
@@ -316,13 +316,22 @@ FIT = Command(
 
 def _serving_job(options: dict[str, Any]) -> ServingJob:
     """The job that options describe, which are taken out of `options`."""
-    spec = llmhw.model(options.pop("model"))
+    filled(options, "serving")
+    take_engine(options)
+    named = options.pop("model")
+    spec = named if isinstance(named, llmhw.ModelSpec) else llmhw.model(named)
     return ServingJob(model=spec, cluster=_cluster(options), **taken(ServingJob, options))
 
 
 def _serve(options: dict[str, Any]) -> Report:
-    job = _serving_job(options)
-    return llmhw.serve(job, calibration=_constants(options.pop("calibration")), **options)
+    from llmhw.planning.serving import planned_layout
+
+    job, chosen = _serving_job(options), ""
+    if job.cluster.devices > 1 and options["prefill_workers"] is None and options["draft"] is None:
+        load = ("input_tokens", "output_tokens", "concurrency", "slo_ttft", "slo_tpot")
+        job, chosen = planned_layout(job, **{name: options[name] for name in load})
+    found = llmhw.serve(job, calibration=_constants(options.pop("calibration")), **options)
+    return replace(found, chosen=chosen)
 
 
 def _limits() -> list[Option]:
@@ -332,11 +341,22 @@ def _limits() -> list[Option]:
     ]
 
 
+def _emitted(answer: Any, form: str) -> str:
+    """A served job in a form, with the draft that it was asked with."""
+    from llmhw.launch import hub_id
+    from llmhw.speculation import HEADS
+
+    guess = answer.service.guess
+    drafts = {"draft": guess.method if guess.method in HEADS else hub_id(guess.spec)} if guess else {}
+    return emitted(answer.job, form, answer.verdict, **drafts, draft_tokens=guess.tokens if guess else None)
+
+
 SERVE = Command(
     "serve",
     _serve,
     [
-        model_argument(),
+        model_argument(required=False),
+        from_option(),
         *cluster_options(),
         *field_options(ServingJob),
         option("--input-tokens", group=LENGTH, type=WHOLE, usual=1000, help="Of each prompt."),
@@ -360,10 +380,12 @@ SERVE = Command(
         ),
         *field_options(RunOptions, _PRICE),
         _calibration(),
+        *emit_options("serving"),
         option("--curve", group="Answer", is_flag=True, help="With --csv: a row for each load."),
     ],
     help="What fits, first token, tokens/s of a user and of all, requests under limits, dollars a million tokens.\n\n"
-    "The replicas are what tp, pp and attention-dp leave of --gpus. Requests are equal and in steady state; `llmhw "
+    "The replicas are what tp, pp and attention-dp leave of --gpus; without these the layout with most tokens/s is "
+    "taken. Requests are equal and in steady state; `llmhw "
     "simulate` plays random arrivals and queues.",
     shown=Shown(
         (
@@ -381,8 +403,10 @@ SERVE = Command(
         "llmhw serve llama-3-70b --gpu h100 --gpus 4 --tp 4 --concurrency 32",
         "llmhw serve llama-3-8b --gpu h100,h200 --weights bf16,fp8 --concurrency 64",
         "llmhw serve llama-3-8b --gpu h100 --rate 8 --slo-ttft 0.5 --slo-tpot 0.03",
+        "llmhw serve llama-3-70b --gpu h100 --gpus 4 --tp 4 --weights fp8 --emit kubernetes:vllm",
     ),
     explain=True,
+    emits=_emitted,
     draw=lambda plot, answer: plot.serve(answer),
     timed=lambda timeline, answer: timeline.serve(answer),
     curve=lambda found: found.records(),

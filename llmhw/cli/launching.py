@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from os.path import exists
 from typing import Any
 
 import click
@@ -29,15 +31,21 @@ def emit_option(of: str) -> Option:
     return option("--emit", "emit", type=_forms(of), group="Answer", many=False, help=text)
 
 
+def emit_options(of: str) -> list[Option]:
+    """The same, with the model's id in that file."""
+    text = "With --emit: what the program loads the model by; default: its id of the Hugging Face Hub."
+    return [emit_option(of), option("--model-id", "model_id", metavar="ID", group="Answer", many=False, help=text)]
+
+
 def filled(options: dict[str, Any], of: str) -> None:
     """With --from: put what the file says in the place of all that the line leaves out; notes go to standard error."""
-    path = options.pop("path_or_text", None)
+    path, context = options.pop("path_or_text", None), click.get_current_context()
+    _keep_id(options.pop("model_id", None), options.get("model"), context)
     if path is None:
         return
     launched = read(path)
     if launched.of != of:
         raise llmhw.LLMHWError(f"path_or_text={path!r} is of {launched.form}, for {launched.of}; this asks for {of}")
-    context = click.get_current_context()
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     said = launched.over({name: options[name] for name in given})
     notes = list(launched.notes)
@@ -49,6 +57,31 @@ def filled(options: dict[str, Any], of: str) -> None:
             say(f"llmhw: {path} ({launched.form}): {note}\n", err=True)
     if options.get("model") is None:
         options["model"] = launched.spec
+        _keep_id(None, launched.model, context)
+
+
+def _keep_id(given: str | None, named: Any, context: click.Context) -> None:
+    """Keep the model's id for the file that --emit writes: as it is given, or as a model of the Hub is named."""
+    if given is not None:
+        if context.params.get("emit") is None:
+            raise llmhw.LLMHWError(f"model_id={given!r} has no effect without --emit; add --emit vllm, or leave it out")
+        context.meta["model_id"] = given
+    elif isinstance(named, str) and re.fullmatch(r"[\w.-]+/[\w.-]+(:\w+)?", named) and not exists(named):
+        context.meta.setdefault("model_id", named)
+
+
+def take_engine(options: dict[str, Any]) -> None:
+    """With --emit: ask for the engine that the form starts, where the line asks for none; a file's gives way."""
+    context = click.get_current_context()
+    emit, source = context.params.get("emit"), context.get_parameter_source("engine")
+    if emit is None or source is ParameterSource.COMMANDLINE:
+        return
+    from llmhw.launch.serving import ENGINES
+
+    name, _, inside = emit.partition(":")
+    engines = ENGINES.get(inside or name)
+    if engines and str(options.get("engine")).partition(":")[0] not in engines:
+        options["engine"] = engines[0]
 
 
 def check_emit(form: str) -> None:
@@ -62,4 +95,5 @@ def check_emit(form: str) -> None:
 def emitted(job: Job, form: str, verdict: str, **more: Any) -> str:
     """A job in a form, as `form` or `form:inside` names it, with the verdict at its head."""
     name, _, inside = form.partition(":")
-    return emit(job, name, around=inside or None, notes=(verdict,), **more)
+    model_id = click.get_current_context().meta.get("model_id")
+    return emit(job, name, around=inside or None, notes=(verdict,), model_id=model_id, **more)

@@ -54,7 +54,7 @@ def no_color(context: Any, _: Any, value: bool) -> None:
 
 
 class Progress:
-    """A bar on the terminal for what takes longer than a second; none in a pipe.
+    """A bar on the terminal for what takes longer than two seconds; none in a pipe.
 
     >>> with Progress("rows") as step:
     ...     step(1, 10)
@@ -69,7 +69,7 @@ class Progress:
 
     def __call__(self, done: int, total: int | None) -> None:
         if self.bar is None:
-            if not total or monotonic() - self.began < 1 or not (sys.stderr and sys.stderr.isatty()):
+            if not total or monotonic() - self.began < 2 or not (sys.stderr and sys.stderr.isatty()):
                 return
             import click
 

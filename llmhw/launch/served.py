@@ -14,7 +14,7 @@ from typing import Any
 
 from llmhw.launch import FORMS, Launched
 from llmhw.launch.serving import DTYPES, GGUF_TAGS, LORA_MODULES, SGLANG_DRAFTS
-from llmhw.launch.shell import Script, read_script
+from llmhw.launch.shell import Script, items, mapping, read_script, whole
 from llmhw.model import ModelSpec, model
 from llmhw.names import find_model, split_format
 from llmhw.precision import CHECKPOINT, checkpoint_name, number_format, weight_bytes
@@ -139,15 +139,6 @@ def environment(words: Sequence[str]) -> dict[str, str]:
 # -- arguments --------------------------------------------------------------------------------
 
 
-def _whole(text: str) -> int:
-    """A whole number, 32k or 32K too, as vLLM and SGLang read them."""
-    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)([kKmMgGtT]?)", text.strip())
-    if match is None:
-        raise ValueError(text)
-    power = " kmgt".index(match[2].lower() or " ")
-    return int(float(match[1]) * (1024 if match[2].isupper() else 1000) ** power)
-
-
 Kind = Callable[[str], Any]
 # flag -> what it is called here, and how its value is read; None for a switch.
 _VLLM: dict[str, tuple[str, Kind | None]] = {
@@ -162,7 +153,7 @@ _VLLM: dict[str, tuple[str, Kind | None]] = {
     "-ep": ("experts", None),
     "--gpu-memory-utilization": ("utilization", float),
     "--max-num-seqs": ("max_sequences", int),
-    "--max-num-batched-tokens": ("max_batched_tokens", _whole),
+    "--max-num-batched-tokens": ("max_batched_tokens", int),
     "--max-model-len": ("max_model_len", str),
     "--kv-cache-dtype": ("kv", str),
     "--quantization": ("quantization", str),
@@ -292,13 +283,22 @@ def _arguments(said: Said, known: Mapping[str, tuple[str, Kind | None]]) -> tupl
             unused += [] if flag in _SILENT else [flag]
             continue
         assert kind is not None
-        try:
-            values[name] = kind(value)
-        except (ValueError, TypeError):
-            if "$" not in value:
-                raise LLMHWError(f"from: {flag} {shown(value)} is not what {said.form} takes") from None
-            unused.append(flag)
+        if kind is not str and re.search(r"[$`]", value) and kind is not json.loads:
+            unused.append(flag)  # what only running it would tell
+            continue
+        values[name] = _value(flag, value, kind)
     return values, unused
+
+
+def _value(flag: str, value: Any, kind: Kind) -> Any:
+    """The value of a flag."""
+    if kind is int:
+        return whole(flag, value)
+    try:
+        found = kind(value)
+    except (ValueError, TypeError):
+        raise LLMHWError(f"from: {flag} {shown(value, 60)} is not what it takes") from None
+    return mapping(flag, found) if kind is json.loads else found
 
 
 # -- what they mean ---------------------------------------------------------------------------
@@ -330,8 +330,15 @@ def _cache(text: str) -> str | None:
         return "fp8"
     if text in _CACHES or text == "auto":
         return _CACHES.get(text)
-    name = re.sub(r"_per_token_head$|_ds_mla$", "", text)
-    return number_format(name).name
+    return _number_format(re.sub(r"_per_token_head$|_ds_mla$", "", text))
+
+
+def _number_format(text: str) -> str:
+    """The cache's format by its name."""
+    try:
+        return number_format(text).name
+    except LLMHWError:
+        raise LLMHWError(f"from: {shown(text, 60)} is no format of a cache") from None
 
 
 def _weights(values: Mapping[str, Any], name: str | None) -> str | None:
@@ -370,7 +377,7 @@ def _draft(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {"draft": method if method in ("mtp", "eagle", "eagle3") else place}
     if not found["draft"] or "$" in found["draft"]:
         return {}
-    return found | ({"draft_tokens": int(tokens)} if tokens else {})
+    return found | ({"draft_tokens": whole("draft tokens", tokens)} if tokens else {})
 
 
 def _launched(said: Said, values: dict[str, Any], unused: Sequence[str], engine: str) -> Launched:
@@ -391,8 +398,8 @@ def _launched(said: Said, values: dict[str, Any], unused: Sequence[str], engine:
     weights = _weights(values, name)
     options |= {"weights": weights} if weights else {}
     length = str(values.get("max_model_len", ""))
-    if re.fullmatch(r"\d+(\.\d+)?[kKmM]?", length) and _whole(length) > 0:
-        options["max_model_len"] = _whole(length)
+    if re.fullmatch(r"\d+(\.\d+)?[kKmM]?", length) and whole("max_model_len", length) > 0:
+        options["max_model_len"] = whole("max_model_len", length)
     if cache := _cache(str(values["kv"])) if "kv" in values else None:
         options["kv"] = cache
     if values.get("lora"):
@@ -520,17 +527,22 @@ def _llm_api(data: Mapping[str, Any]) -> dict[str, Any]:
         "enable_attention_dp": "attention",
         "dtype": "dtype",
     }
-    found = {name: data[key] for key, name in names.items() if key in data}
-    cache, lora, drafts = (data.get(key) or {} for key in ("kv_cache_config", "lora_config", "speculative_config"))
-    for key, name in (("dtype", "kv"), ("free_gpu_memory_fraction", "utilization"), ("tokens_per_block", "page_size")):
-        found |= {name: cache[key]} if key in cache else {}
+    words = ("model", "backend", "enable_attention_dp", "dtype")
+    found = {n: data[key] if key in words else whole(key, data[key]) for key, n in names.items() if data.get(key)}
+    inner = ("kv_cache_config", "lora_config", "speculative_config")
+    cache, lora, drafts = (mapping(key, data.get(key)) for key in inner)
+    kinds: tuple[tuple[str, str, Kind], ...] = (("dtype", "kv", str), ("tokens_per_block", "page_size", int))
+    for key, name, kind in (*kinds, ("free_gpu_memory_fraction", "utilization", float)):
+        found |= {name: _value(key, cache[key], kind)} if cache.get(key) else {}
     if lora:
         modules = {"attn_q": "attention", "mlp_h_to_4h": "mlp"}
-        targets = lora.get("lora_target_modules") or [""]
-        found |= {"lora": True, "lora_adapters": lora.get("max_loras", 1), "lora_rank": lora.get("max_lora_rank", 16)}
-        found["modules"] = list(LORA_MODULES.get(modules.get(targets[0], ""), ()))
+        targets = items("lora_target_modules", lora.get("lora_target_modules")) or [""]
+        found |= {"lora": True, "lora_adapters": whole("max_loras", lora.get("max_loras", 1))}
+        found |= {"lora_rank": whole("max_lora_rank", lora.get("max_lora_rank", 16))}
+        found["modules"] = list(LORA_MODULES.get(modules.get(str(targets[0]), ""), ()))
     if drafts:
-        found["spec_method"] = {"Eagle": "eagle3"}.get(kind := str(drafts.get("decoding_type", "")), kind)
+        method = str(drafts.get("decoding_type", ""))
+        found["spec_method"] = {"Eagle": "eagle3"}.get(method, method)
         found["spec_model"] = drafts.get("speculative_model") or drafts.get("speculative_model_dir") or ""
         found["draft_tokens"] = drafts.get("num_nextn_predict_layers") or drafts.get("max_draft_len")
     return found
@@ -560,7 +572,7 @@ def read_llamacpp(text: str) -> Launched:
     for name, key in settings.items():
         if (value := said.script.variables.get(f"LLAMA_ARG_{name}")) is not None:
             number = key in ("n_ctx", "max_sequences", "n_batch", "max_batched_tokens", "cpu_moe")
-            values.setdefault(key, _whole(value) if number else value)
+            values.setdefault(key, whole(f"LLAMA_ARG_{name}", value) if number else value)
     if "file" in values:
         values["model"] = values["file"]
     return _cells(said, values, unused, "llama.cpp")
@@ -596,7 +608,7 @@ def _cells(said: Said, values: dict[str, Any], unused: Sequence[str], engine: st
         values |= {"lora_rank": int(of[2])} if of else {}
     for key in ("kv", "kv_v"):
         if key in values:
-            cached = _CACHES.get(values[key]) or number_format(values[key]).name
+            cached = _CACHES.get(str(values[key])) or _number_format(str(values[key]))
             more |= {key: cached} if key == "kv" or cached != more.get("kv", "fp16") else {}
             values.pop(key)
     if values.get("spec_model"):
@@ -632,7 +644,7 @@ def read_ollama(text: str) -> Launched:
         if head.upper() == "FROM":
             values["model"] = _expanded(rest.strip(), script).removeprefix("hf.co/").removeprefix("huggingface.co/")
         elif head.upper() == "PARAMETER" and (words_of := rest.split()) and words_of[0].lower() in names:
-            values[names[words_of[0].lower()]] = _whole(words_of[1])
+            values[names[words_of[0].lower()]] = whole(words_of[0], " ".join(words_of[1:]))
         elif head.upper() == "ADAPTER":
             values["adapters"] = ",".join(filter(None, (values.get("adapters"), rest.strip())))
     if "model" not in values:
@@ -640,7 +652,7 @@ def read_ollama(text: str) -> Launched:
     settings = {"NUM_PARALLEL": "max_sequences", "CONTEXT_LENGTH": "length", "KV_CACHE_TYPE": "kv"}
     for name, key in (settings | {"FLASH_ATTENTION": "flash"}).items():
         if (value := script.variables.get(f"OLLAMA_{name}")) is not None:
-            values.setdefault(key, value if key in ("kv", "flash") else _whole(value))
+            values.setdefault(key, value if key in ("kv", "flash") else whole(f"OLLAMA_{name}", value))
     length = values.pop("length", 0)
     if length:
         values["n_ctx"] = length * values.get("max_sequences", 1)
@@ -679,9 +691,10 @@ def _engine_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in data.items():
         name, kind = _VLLM.get("--" + key.replace("_", "-"), ("", None))
         if key == "lora_target_modules":
-            found["modules"] = value
+            found["modules"] = items(key, value)
         elif name:
-            found[name] = value if kind is None or isinstance(value, dict) else kind(str(value))
+            plain = kind is None or kind is json.loads
+            found[name] = (mapping(key, value) if kind else value) if plain else _value(key, str(value), kind or str)
     return found
 
 

@@ -24,6 +24,15 @@ from llmhw.units import GIB, LLMHWError, ceil_div, format_quantity
 
 Rows = list[tuple[str, str, str]]
 
+# Engines that a form starts; the first where nobody asks for one.
+ENGINES = {
+    "vllm": ("vllm",),
+    "sglang": ("sglang",),
+    "trtllm-serve": ("tensorrt-llm-pytorch", "tensorrt-llm"),
+    "llama.cpp": ("llama.cpp",),
+    "ollama": ("ollama",),
+    "triton": ("vllm", "tensorrt-llm-pytorch"),
+}
 _LAYOUT = frozenset({"tp", "pp", "ep", "attention_dp", "weights"})
 # Ranks that an adapter may have in vLLM (`vllm.config.lora.MaxLoRARanks`); 320 and 512 are newer.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -102,22 +111,22 @@ def for_engine(job: ServingJob, form: str, engines: Sequence[str]) -> ServingJob
     """The job with one of these engines, and with its layout settled."""
     if job.engine.partition(":")[0] not in engines:
         if job.was_asked("engine"):
-            raise cannot_say(form, f"engine={job.engine!r}, as it starts {' or '.join(engines)}")
+            raise cannot_say(form, f"engine={job.engine!r}: it starts {' or '.join(engines)}")
         job = replace(job, engine=engines[0])
-    return settled(job)
+    job = settled(job)
+    longest = serving_memory(job).longest
+    if not job.was_asked("max_model_len") and 0 < longest < job.context_limit:
+        job = job.assuming(max_model_len=longest)  # what the engine takes by itself would not fit
+    return job
 
 
-def _served(asked: Asked, form: Form, engines: Sequence[str], made: Sequence[str] = ()) -> Served:
+def _served(asked: Asked, form: Form, made: Sequence[str] = ()) -> Served:
     """The job of a form, and the model's word. `made`: formats that the engine makes of 16-bit weights as it loads."""
-    job = for_engine(asked.job, form.name, engines)
-    return _placed(asked, job, made)
-
-
-def _placed(asked: Asked, job: ServingJob, made: Sequence[str]) -> Served:
+    job = for_engine(asked.job, form.name, ENGINES[form.name])
     model, head = asked.model_id, []
     if not (held_by(job, model) or (job.weights in made and checkpoint_name(job.model) in DTYPES)):
         head += [
-            f"# The weights are read as {job.weights}, which {model} is not in: give one that is.",
+            f"# Weights in {job.weights} are a checkpoint of their own: MODEL=OWNER/NAME bash {form.file}",
             f'MODEL="${{MODEL:?give the {job.weights} checkpoint of {model}}}"',
         ]
         model = "$MODEL"
@@ -150,11 +159,11 @@ def _head(asked: Asked, form: Form, at: Served, *more: str) -> list[str]:
     lines = [
         f"Layout: {', '.join(sizes) or 'one device'}{copies}. Weights {job.weights}: {at.weights_each} a device; "
         f"cache {job.kv}.",
-        f"Memory: {at.held.verdict}",
+        f"Room for {at.held.at_once():,} x {job.context_limit:,} tokens in the cache of an instance.",
         *more,
     ]
-    if at.held.fits:
-        lines.insert(2, f"At once: {at.held.at_once():,} of {job.context_limit:,} tokens in an instance.")
+    if not at.held.fits:
+        lines[1] = at.held.verdict
     return ["#!/usr/bin/env bash", *heading(asked, form, *lines), "set -euo pipefail", "", *at.head]
 
 
@@ -201,6 +210,15 @@ def _cache(job: ServingJob, form: str, words: dict[str, str]) -> list[str]:
     if job.kv not in words:
         raise cannot_say(form, f"kv={job.kv!r}")
     return [words[job.kv]]
+
+
+def _array(rows: Rows) -> list[str]:
+    """The array of arguments; nothing where there are none."""
+    return listed("args", rows) if rows else []
+
+
+def _all(rows: Rows) -> str:
+    return '"${args[@]}"' if rows else ""
 
 
 def _visible(job: ServingJob) -> str:
@@ -331,7 +349,7 @@ def vllm_speculation(asked: Asked) -> dict[str, Any]:
 def vllm(asked: Asked) -> Written:
     """`vllm serve`; over several nodes with its own launcher, or with Ray before 0.12."""
     form = FORMS["vllm"]
-    at = _served(asked, form, ["vllm"], tuple(vllm_makes(asked.job)))
+    at = _served(asked, form, tuple(vllm_makes(asked.job)))
     job, model = at.job, at.model
     rows = vllm_arguments(asked, at)
     many = (
@@ -346,14 +364,14 @@ def vllm(asked: Asked) -> Written:
         quoted = Raw('"' + said.replace('"', '\\"') + '"') if "$DRAFT" in said else said
         rows.append(("--speculative-config", quoted, "drafts"))
     lines = [*_head(asked, form, at, *_one_of(at)), *_drafted(asked), *_vllm_nodes(at)]
-    call = f'vllm serve {_quoted(model)} "${{args[@]}}"'
+    call = f"vllm serve {_quoted(model)} {_all(rows)}".rstrip()
     if at.nodes > 1:
         end = [f'exec {call} "${{nodes[@]}}"']
     else:
         end = [f"exec {call}"] if many else _started(call, at, 8000)
     plugins = ["vllm-gguf-plugin"] if is_gguf(job) and since(job, 0, 24) else []
     plugins += ["vllm-bnb-plugin"] if job.weights.startswith(("nf4", "int8-llm")) and since(job, 0, 28) else []
-    text = "\n".join([*lines, *listed("args", rows), *end, ""])
+    text = "\n".join([*lines, *_array(rows), *end, ""])
     return _made(text, job, "vllm", _VLLM_SAID, plugins)
 
 
@@ -437,7 +455,7 @@ _SGLANG_TOLD = {"int8": "w8a8_int8", "nvfp4": "modelopt_fp4", "nf4": "bitsandbyt
 def sglang(asked: Asked) -> Written:
     """`python3 -m sglang.launch_server`."""
     form = FORMS["sglang"]
-    at = _served(asked, form, ["sglang"], tuple(_SGLANG_MAKES))
+    at = _served(asked, form, tuple(_SGLANG_MAKES))
     job = at.job
     ranks = job.tp * job.attention_dp
     rows: Rows = [("--tp-size", str(ranks), f"ranks, each with {at.weights_each} of weights")] if ranks > 1 else []
@@ -487,8 +505,8 @@ def sglang(asked: Asked) -> Written:
             ("--node-rank", "${NODE_RANK:?}", ""),
             ("--dist-init-addr", "${MASTER_ADDR:?}:${MASTER_PORT:-5000}", ""),
         ]
-    lines = [*_head(asked, form, at, *_one_of(at)), *_drafted(asked), *listed("args", rows)]
-    lines.append(f'exec python3 -m sglang.launch_server --model-path {_quoted(at.model)} "${{args[@]}}"')
+    lines = [*_head(asked, form, at, *_one_of(at)), *_drafted(asked), *_array(rows)]
+    lines.append(f"exec python3 -m sglang.launch_server --model-path {_quoted(at.model)} {_all(rows)}")
     return _made("\n".join([*lines, ""]), job, "sglang", _VLLM_SAID)
 
 
@@ -546,7 +564,7 @@ def trtllm_options(asked: Asked, at: Served) -> list[str]:
 def trtllm_serve(asked: Asked) -> Written:
     """`trtllm-serve`, with a file of the options that have no flag."""
     form = FORMS["trtllm-serve"]
-    at = _served(asked, form, ["tensorrt-llm-pytorch", "tensorrt-llm"])
+    at = _served(asked, form)
     job = at.job
     ranks = job.tp * job.attention_dp
     rows: Rows = [("--tp_size", str(ranks), f"ranks, each with {at.weights_each} of weights")] if ranks > 1 else []
@@ -565,8 +583,8 @@ def trtllm_serve(asked: Asked) -> Written:
     if options:
         lines += written_file("extra_llm_api_options.yaml", "\n".join(options), expand=True)
         rows.append(("--extra_llm_api_options", "extra_llm_api_options.yaml", "what has no flag"))
-    lines += listed("args", rows)
-    call = f'trtllm-serve {_quoted(at.model)} "${{args[@]}}"'
+    lines += _array(rows)
+    call = f"trtllm-serve {_quoted(at.model)} {_all(rows)}"
     if at.nodes > 1:
         lines += [
             f"# A task of MPI for each device: srun --mpi=pmix -N {at.nodes} -n {job.devices} bash serve.sh",
@@ -588,7 +606,7 @@ _CELLS_SAID = _LAYOUT | frozenset(
 def llamacpp(asked: Asked) -> Written:
     """`llama-server`."""
     form = FORMS["llama.cpp"]
-    at = _served(asked, form, ["llama.cpp"])
+    at = _served(asked, form)
     job = at.job
     _nodes_refused(at, "llama.cpp")
     _one_group(job, "llama.cpp")
@@ -631,8 +649,8 @@ def llamacpp(asked: Asked) -> Written:
     source = "--model" if at.model.endswith(".gguf") else "--hf-repo"
     tag = GGUF_TAGS.get(job.weights, job.weights)
     model = at.model if source == "--model" or re.search(r":\w+$", at.model) else f"{at.model}:{tag}"
-    lines += [*_drafted(asked), *listed("args", rows), 'PATH="$PATH:/app"  # where the container has it']
-    lines += _started(f'llama-server {source} {_quoted(model)} "${{args[@]}}"', at, 8080)
+    lines += [*_drafted(asked), *_array(rows), 'PATH="$PATH:/app"  # where the container has it']
+    lines += _started(f"llama-server {source} {_quoted(model)} {_all(rows)}", at, 8080)
     return _made("\n".join([*lines, ""]), job, "llama.cpp", _CELLS_SAID)
 
 
@@ -658,7 +676,7 @@ _OLLAMA_SAID = _LAYOUT | frozenset(
 def ollama(asked: Asked) -> Written:
     """Ollama's server with its settings, and a Modelfile that it makes a model of."""
     form = FORMS["ollama"]
-    at = _served(asked, form, ["ollama"])
+    at = _served(asked, form)
     job = at.job
     _nodes_refused(at, "ollama")
     if job.replicas > 1 and (job.was_asked("tp") or job.was_asked("pp")):
@@ -724,7 +742,7 @@ def triton(asked: Asked) -> Written:
     form = FORMS["triton"]
     if asked.job.engine.startswith("tensorrt-llm"):
         return _triton_trtllm(asked, form)
-    at = _served(asked, form, ["vllm", "tensorrt-llm-pytorch"], tuple(vllm_makes(asked.job)))
+    at = _served(asked, form, tuple(vllm_makes(asked.job)))
     job = at.job
     _nodes_refused(at, "triton")
     if at.copies > 1:
@@ -753,7 +771,7 @@ def triton(asked: Asked) -> Written:
 
 
 def _triton_trtllm(asked: Asked, form: Form) -> Written:
-    at = _served(asked, form, ["tensorrt-llm-pytorch"])
+    at = _served(asked, form)
     job = at.job
     _nodes_refused(at, "triton")
     if at.copies > 1:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
+from typing import Any
 
 from llmhw.launch import commented
+from llmhw.units import LLMHWError, shown
 
 # -- read -------------------------------------------------------------------------------------
 
@@ -237,6 +239,40 @@ def computed(text: str, known: Mapping[str, str]) -> str:
             return text
         number = number * int(factor) if sign == "*" else number // int(factor)
     return str(number)
+
+
+# -- what files hold --------------------------------------------------------------------------
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Names and values that a file has under a name; none where it has nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise LLMHWError(f"from: {name}={shown(value, 60)} must be names and values")
+    return value
+
+
+def items(name: str, value: Any) -> list[Any]:
+    """A list that a file has under a name; none where it has nothing."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise LLMHWError(f"from: {name}={shown(value, 60)} must be a list")
+    return value
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number, 32k or 32K too, as vLLM and SGLang read them.
+
+    >>> whole("--max-model-len", "32k"), whole("--max-model-len", "32K")
+    (32000, 32768)
+    """
+    found = re.fullmatch(r"\s*(-?\d{1,15}(?:\.\d+)?)([kKmMgGtT]?)\s*", str(value))
+    if found is None or isinstance(value, bool):
+        raise LLMHWError(f"from: {name} {shown(value, 60)} must be a whole number")
+    power = " kmgt".index(found[2].lower() or " ")
+    return int(float(found[1]) * (1024 if found[2].isupper() else 1000) ** power)
 
 
 # -- write ------------------------------------------------------------------------------------

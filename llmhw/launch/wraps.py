@@ -12,8 +12,8 @@ from typing import Any
 from llmhw.job import ServingJob
 from llmhw.launch import FORMS, Asked, Form, Launched, Written, cannot_say, heading, read
 from llmhw.launch.programs import Program, program
-from llmhw.launch.serving import for_engine, instance_of
-from llmhw.launch.shell import Script, read_script, written_file
+from llmhw.launch.serving import ENGINES, for_engine, instance_of
+from llmhw.launch.shell import Script, items, mapping, read_script, whole, written_file
 from llmhw.units import LLMHWError
 
 # Resources of Kubernetes that devices are asked for by, as the vendors' device plugins name them.
@@ -21,14 +21,6 @@ _RESOURCES = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.in
 _TRAINING_IMAGE = "pytorch/pytorch:latest"
 # Seconds to load a model until a program counts as broken, and between two looks.
 _LOADING, _LOOK = 3600, 10
-_ENGINES = {
-    "vllm": ("vllm",),
-    "sglang": ("sglang",),
-    "trtllm-serve": ("tensorrt-llm-pytorch", "tensorrt-llm"),
-    "llama.cpp": ("llama.cpp",),
-    "ollama": ("ollama",),
-    "triton": ("vllm", "tensorrt-llm-pytorch", "tensorrt-llm"),
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def _inside(asked: Asked, *, apart: bool) -> Inside:
         cluster = job.cluster
         per_node = min(cluster.devices_per_node, cluster.devices)
         return Inside(form, form.write(asked), cluster.nodes, per_node, 1, None, job)
-    job = for_engine(job, form.name, _ENGINES[form.name])
+    job = for_engine(job, form.name, ENGINES[form.name])
     cluster = job.cluster
     node = min(cluster.devices_per_node, cluster.devices)
     instances, each = job.replicas, job
@@ -443,15 +435,15 @@ def opened(text: str) -> tuple[Script, dict[str, Any]]:
     if kind in ("skypilot", "kubernetes", "compose"):
         reader = {"skypilot": _opened_skypilot, "kubernetes": _opened_kubernetes, "compose": _opened_compose}[kind]
         return reader([data for data in documents(text) if isinstance(data, Mapping)])
-    return _whole(text), {}
+    return _opened(text), {}
 
 
-def _whole(text: str, known: Mapping[str, str] | None = None) -> Script:
+def _opened(text: str, known: Mapping[str, str] | None = None) -> Script:
     """A script with the scripts that it writes and runs in their places."""
     script = read_script(text, known)
     for name, inner in list(script.files.items()):
         if name.rsplit("/", 1)[-1] == "serve.sh":
-            within = _whole(inner)
+            within = _opened(inner)
             script.commands += within.commands
             script.files |= within.files
             script.variables |= within.variables
@@ -476,42 +468,44 @@ def _opened_slurm(text: str) -> tuple[Script, dict[str, Any]]:
     total = int(re.match(r"\d+", nodes)[0]) if re.match(r"\d+", nodes) else 1  # type: ignore[index]
     total *= int(array[1]) + 1 if array else 1
     if not count and (gpus := re.search(r"(\d+)$", found.get("--gpus", "") or found.get("-G", ""))):
-        return _whole(text), _counted(total, max(1, int(gpus[1]) // total))
-    return _whole(text), _counted(total, int(count[1]) if count else 0)
+        return _opened(text), _counted(total, max(1, int(gpus[1]) // total))
+    return _opened(text), _counted(total, int(count[1]) if count else 0)
 
 
 def _opened_skypilot(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str, Any]]:
     task = next((one for one in data if "run" in one), {})
-    resources = task.get("resources") or {}
-    asked = resources.get("accelerators")
-    asked = next(iter(asked), "") if isinstance(asked, (Mapping, list)) and asked else asked
-    count = str(asked or "").partition(":")[2] or ("1" if asked else "0")
-    if isinstance(resources.get("accelerators"), Mapping):
-        count = str(next(iter(resources["accelerators"].values())) or 1)
-    service = task.get("service") or {}
-    policy = service.get("replica_policy") or {}
-    copies = int(service.get("replicas") or policy.get("min_replicas") or 1)
-    nodes = int(task.get("num_nodes") or 1)
-    known = {str(name): str(value) for name, value in (task.get("envs") or {}).items() if value is not None}
-    known |= {"SKYPILOT_NUM_GPUS_PER_NODE": str(int(float(count))), "SKYPILOT_NUM_NODES": str(nodes)}
-    return _whole(str(task.get("run", "")), known), _counted(copies * nodes, int(float(count)))
+    asked = mapping("resources", task.get("resources")).get("accelerators")
+    if isinstance(asked, Mapping):
+        asked = ":".join(str(part or 1) for part in next(iter(asked.items()), ("",)))
+    elif isinstance(asked, list):
+        asked = next(iter(asked), "")
+    each = whole("accelerators", str(asked).partition(":")[2] or 1) if asked else 0
+    service = mapping("service", task.get("service"))
+    policy = mapping("replica_policy", service.get("replica_policy"))
+    copies = whole("replicas", service.get("replicas") or policy.get("min_replicas") or 1)
+    nodes = whole("num_nodes", task.get("num_nodes") or 1)
+    known = {str(name): str(value) for name, value in mapping("envs", task.get("envs")).items() if value is not None}
+    known |= {"SKYPILOT_NUM_GPUS_PER_NODE": str(each), "SKYPILOT_NUM_NODES": str(nodes)}
+    return _opened(str(task.get("run", "")), known), _counted(copies * nodes, each)
 
 
 def _opened_kubernetes(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str, Any]]:
     files: dict[str, str] = {}
     for one in data:
         if one.get("kind") == "ConfigMap":
-            files |= {name: str(text) for name, text in (one.get("data") or {}).items()}
+            files |= {name: str(text) for name, text in mapping("data", one.get("data")).items()}
     for one in data:
-        spec = one.get("spec") or {}
-        leader = spec.get("leaderWorkerTemplate") or {}
+        spec = mapping("spec", one.get("spec"))
+        leader = mapping("leaderWorkerTemplate", spec.get("leaderWorkerTemplate"))
         template = leader.get("leaderTemplate") or leader.get("workerTemplate") or spec.get("template") or one
-        pod = (template.get("spec") if isinstance(template, Mapping) else None) or {}
-        for container in pod.get("containers") or []:
+        pod = mapping("spec", mapping("template", template).get("spec"))
+        for entry in items("containers", pod.get("containers")):
+            container = mapping("containers", entry)
             script = _of_container(container, files)
-            limits = (container.get("resources") or {}).get("limits") or {}
-            devices = sum(int(n) for name, n in limits.items() if name in _RESOURCES.values())
-            copies = int(spec.get("replicas") or 1) * int(leader.get("size") or spec.get("completions") or 1)
+            limits = mapping("limits", mapping("resources", container.get("resources")).get("limits"))
+            devices = sum(whole(name, n) for name, n in limits.items() if name in _RESOURCES.values())
+            copies = whole("replicas", spec.get("replicas") or 1)
+            copies *= whole("nodes", leader.get("size") or spec.get("completions") or 1)
             if script.commands:
                 return script, _counted(copies, devices)
     raise LLMHWError("from: no container of it has a command")
@@ -519,18 +513,19 @@ def _opened_kubernetes(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str,
 
 def _of_container(container: Mapping[str, Any], files: Mapping[str, str]) -> Script:
     """The script of a container: its image, command and arguments as one, with files that are mounted."""
-    words = [str(word) for key in ("command", "args") for word in container.get(key) or []]
+    words = [str(word) for key in ("command", "args") for word in items(key, container.get(key))]
     runs = next((i for i, word in enumerate(words) if word in ("-c", "-lc", "-ec")), None)
-    known = {str(pair["name"]): str(pair["value"]) for pair in container.get("env") or [] if "value" in pair}
+    pairs = [mapping("env", pair) for pair in items("env", container.get("env"))]
+    known = {str(pair.get("name")): str(pair["value"]) for pair in pairs if "value" in pair}
     script = Script([words] if words else [], dict(known))
     if runs is not None and runs + 1 < len(words):
-        script = _whole(words[runs + 1], known)
+        script = _opened(words[runs + 1], known)
     if runs is None:
         script.commands = [[str(container.get("image", "")), *words]]
     for name, text in files.items():
         script.files[name] = text
         if any(name in word for words_of in script.commands for word in words_of):
-            inner = _whole(text)
+            inner = _opened(text)
             script.commands += inner.commands
             script.files |= inner.files
             script.variables |= inner.variables
@@ -538,22 +533,26 @@ def _of_container(container: Mapping[str, Any], files: Mapping[str, str]) -> Scr
 
 
 def _opened_compose(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str, Any]]:
-    for service in ((data or [{}])[0].get("services") or {}).values():
+    for entry in mapping("services", (data or [{}])[0].get("services")).values():
+        service = mapping("services", entry)
         command = service.get("command") or []
         if isinstance(command, str):
             command = next(iter(read_script(command).commands), [])
-        entry = service.get("entrypoint") or []
-        entry = entry.split() if isinstance(entry, str) else entry
-        words = [str(service.get("image", "")), *map(str, entry), *map(str, command)]
-        environment = service.get("environment") or {}
-        pairs = (
-            environment.items() if isinstance(environment, Mapping) else (p.partition("=")[::2] for p in environment)
-        )
-        variables = {str(name): str(value) for name, value in pairs}
+        first = service.get("entrypoint") or []
+        first = first.split() if isinstance(first, str) else first
+        words = [
+            str(service.get("image", "")),
+            *map(str, items("entrypoint", first)),
+            *map(str, items("command", command)),
+        ]
+        environment = service.get("environment")
+        if isinstance(environment, list):
+            environment = dict(str(pair).partition("=")[::2] for pair in environment)
+        variables = {str(name): str(value) for name, value in mapping("environment", environment).items()}
         inner = next((w for w in words if " " in w and "serve" in w), None)
         script = Script([words], variables)
         if inner is not None:
-            script.commands += _whole(inner).commands
+            script.commands += _opened(inner).commands
         if service.get("image"):
             return script, _counted(1, _reserved(service))
     raise LLMHWError("from: no service of it has an image")
@@ -561,8 +560,11 @@ def _opened_compose(data: list[Mapping[str, Any]]) -> tuple[Script, dict[str, An
 
 def _reserved(service: Mapping[str, Any]) -> int:
     """Devices that a service of Compose reserves; 0 where it says no number."""
-    place = ((service.get("deploy") or {}).get("resources") or {}).get("reservations") or {}
-    for device in place.get("devices") or []:
+    place: Mapping[str, Any] = service
+    for name in ("deploy", "resources", "reservations"):
+        place = mapping(name, place.get(name))
+    for entry in items("devices", place.get("devices")):
+        device = mapping("devices", entry)
         if isinstance(device.get("count"), int):
             return int(device["count"])
         if device.get("device_ids"):

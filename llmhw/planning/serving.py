@@ -25,7 +25,7 @@ from llmhw.planning.demand import QUALITY, Demand
 from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
 from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
-from llmhw.search import ServingSpace
+from llmhw.search import Found, ServingSpace, search
 from llmhw.service import ServingEstimate, check_lengths, engine_for, serve, simulate_service, time_interval
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
@@ -934,3 +934,55 @@ def _differs(first: Choice, other: Choice, name: str, spoken: str) -> str:
             gain = f"{b.value / a.value - 1:.0%} {better} for each user" if figure != "headroom" else better
             told.append(gain)
     return "; ".join(told)
+
+
+# -- the layout of a job on devices that are there --------------------------------------------
+
+
+def planned_layout(
+    job: ServingJob,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    concurrency: int | None = None,
+    slo_ttft: float | None = None,
+    slo_tpot: float | None = None,
+) -> tuple[ServingJob, str]:
+    """The job in the layout with most tokens a second at a load, where none was asked for; and what was chosen.
+
+    A pipeline is taken only where nothing else fits or keeps the limits. An engine that deals layers to all devices,
+    and a single device, leave nothing to choose.
+
+    >>> job, why = planned_layout(ServingJob(model="llama-3-70b", cluster=("h100", 4)), input_tokens=1000,
+    ...                           output_tokens=500, concurrency=8)
+    >>> job.tp, why.startswith("tp=4 assumed")
+    (4, True)
+    """
+    asked_for = any(job.was_asked(name) for name in ("tp", "pp")) or job.ep > 1 or job.attention_dp > 1
+    n = job.cluster.devices
+    if asked_for or n == 1 or not job.software.paged or job.split == "layers":
+        return job, ""
+    fixed: dict[str, Any] = {"weights": str(job.weights), "kv": str(job.kv), "best": 50, "concurrency": concurrency}
+    fixed |= {"input_tokens": input_tokens, "output_tokens": output_tokens}
+    experts = limits_of(job.model, job.cluster).experts
+    ways = [{"ep": 1, "attention_dp": 1}]
+    ways += [{"ep": n, "attention_dp": n, "tp": 1}] if experts > 1 and experts % n == 0 else []
+    tried, found = 0, list[Found]()
+    level: dict[str, Any] = {"slo_ttft": slo_ttft, "slo_tpot": slo_tpot}
+    # stages come last: their balance is taken for ideal
+    for limits, stages in product((level, {}), ({"pp": 1}, {})):
+        for way in ways:
+            try:
+                made = search(job, job.cluster, **fixed, **limits, **way, **stages)
+            except LLMHWError:
+                continue
+            tried, found = tried + made.valid, [*found, *made.best]
+        if found:
+            break
+    if not found:
+        return job, ""
+    best = min(found, key=lambda f: f.seconds).job
+    layout: dict[str, Any] = {name: int(getattr(best, name)) for name in ("tp", "pp", "ep", "attention_dp")}
+    said = ", ".join(f"{name}={size}" for name, size in layout.items() if size > 1 or name == "tp")
+    copies = f", {best.replicas} replicas" if best.replicas > 1 else ""
+    return replace(job, **layout), f"{said} assumed{copies}: most tokens/s at this load of {tried} layouts"

@@ -75,6 +75,7 @@ def cheapest(
     >>> found.best.figures["purchase"].value <= 2500
     True
     """
+    check_count("best", best, most=1000)
     asked = demand or Demand(users=1)
     asked = replace(asked, users=1) if not asked.loaded else asked
     asked = replace(asked, quality=asked.quality or "usable")
@@ -578,6 +579,8 @@ def side_by_side(
     """
     spec = model(spec) if isinstance(spec, str) else spec
     cards = [accelerator_of(one) for one in devices]
+    if devices_each is not None:
+        check_count("gpus", devices_each, most=10**6)
     if len(cards) < 2:
         raise LLMHWError("compare takes two devices or more; give gpu twice, as in --gpu h100 --gpu h200")
     wanted = demand or Demand()

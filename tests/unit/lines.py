@@ -198,6 +198,20 @@ _PHRASES: dict[str, list[str]] = {
     "plan train": [*_LIMITS, *_RUN],
     "plan finetune": [*_LIMITS, *_RUN, *_TUNED],
     "plan serve": _DEMANDED,
+    "which": [
+        *_DEMANDED[4:8],
+        "--budget 100|2500|1e5",
+        "--budget-per-hour 0.1|5",
+        "--tokens-per-second 1|20|1000",
+        "--gpu 3090+4090|2x3090+4090|h100|x",
+        "--gpus 1|2|64",
+        "--engine vllm|llama.cpp|x",
+        "--link 16|PCIe~4.0~x16",
+        "-w q4_k_m|fp8|int4-awq",
+        "--best 1|50",
+        "--most-devices 1|8",
+    ],
+    "compare": [*_DEMANDED[2:8], "--gpus 1|8|3", "--train", "-w fp8|bf16", "--engine vllm|sglang|x", "--price 2"],
     "fit": [*_ONE, "-w bf16,fp8,q4_k_m", "-b 1,8", "--rank 1|16|256", "--utilization 0.1|0.9|1", "--gpus 1|2|3|8"],
     "memory": [*_CLUSTER, *_TRAINING],
     "train": [
@@ -219,6 +233,12 @@ _PHRASES: dict[str, list[str]] = {
         "--prices {prices}",
     ],
     "cost": _OWNING,
+    "sweep": [
+        "--gpus 1|2|1,3|0|x",
+        "--set tp=1,2|weights=bf16|seq_len=0|max_model_len=100|x=3|tp|=1|utilization=0.5,x|tp=1,tp=2",
+        "--workers 1|0|x",
+        "--resume",
+    ],
     "explain": [*_ONE, "--optimizer adamw|muon", "--precision bf16|fp32"],
     "measure": ["--batch 0|-1|x", "--seq-len 0|-5|1.5", "--optimizer x|lbfgs", "--gpu x|h10"],
     "validate": ["--worst 0|1|3|1000", "--columns", "--template", _CALIBRATION, "--fit {dir}/fitted.json"],
@@ -242,6 +262,10 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
+    if name == "sweep":
+        question = _word(draw, "fit|room|room|serve|serve|memory|train|x")
+        models = _word(draw, "gpt2|gpt2|llama-3-8b,gpt2|qwen3-8b|t5|{config}|,")
+        return [question, "--models", models, "--gpu", _word(draw, "h100|h100,a10|RTX~4090|MI300X|x")]
     if name == "cost":
         asked = [[], [], ["gpt2"], ["llama-3-8b", "--weights", "fp8"], ["{config}"], ["t5", "--output-tokens", "9"]]
         return [*draw(st.sampled_from(asked)), "--gpu", _word(draw, f"{_GPUS}|h100|h100|h100,h200|B200|RTX~5090|L40S")]
@@ -258,6 +282,11 @@ def _base(draw: Any, name: str) -> list[str]:
         return ["{table}", "--kind"]  # the kind follows from the table
     if name == "model":
         return [model]
+    if name == "which":
+        return [draw(st.sampled_from(["llama-3-8b", "qwen3-32b", "gpt-oss-20b", "smollm2-135m", "t5"]))]
+    if name == "compare":
+        model = draw(st.sampled_from(["llama-3-8b", "qwen3-32b", "gpt-oss-20b", "smollm2-135m", "t5", "no.log"]))
+        return [model, "--gpu", _word(draw, _GPUS), "--gpu", "h100"]
     if name.startswith("plan "):  # of many devices and large mixtures every layout takes its time
         model = draw(st.sampled_from(["llama-3-8b", "gpt2", "gpt-oss-20b", "smollm2-135m", "{config}", "t5"]))
         where = _word(draw, "--gpu|--gpu|--gpu|--instance")

@@ -25,6 +25,7 @@ from llmhw.launch.served import found
 from llmhw.launch.serving import for_engine, offloaded_gib
 from llmhw.launch.shell import read_script
 from llmhw.launch.wraps import opened
+from tests.unit.command import answer, refused, run
 
 TABLES = Path(__file__).parent / "launch_options"
 SERVING = [name for name, form in FORMS.items() if form.of == "serving"]
@@ -452,7 +453,7 @@ CELLS = {
 SPREAD = {"attention_dp": [8], "ep": [1, 8]}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), form=st.sampled_from(SERVING), around=st.sampled_from([None, *AROUND]))
 def test_any_job_that_is_written_reads_back_as_it_is(data: st.DataObject, form: str, around: str | None) -> None:
     if around:
@@ -672,7 +673,7 @@ def test_words_of_commands_are_those_of_bash(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "asked", "more", "says"),
     [
-        ("vllm", job("llama-3-8b", "h100", engine="sglang"), {}, r"vllm cannot say engine='sglang', .*; sglang can"),
+        ("vllm", job("llama-3-8b", "h100", engine="sglang"), {}, r"vllm cannot say engine='sglang': .*; sglang can"),
         ("vllm", job("llama-3-8b", "h100", kv_offload=0.5, weight_offload=0.1), {}, r"vllm cannot say kv_offload=0.5"),
         ("vllm", job("deepseek-v3", "h200", 8, tp=8, ep=4), {}, r"vllm cannot say ep=4: .*; trtllm-serve"),
         ("vllm", job("llama-3-8b", "h100", lora_adapters=1, lora_rank=1000), {}, r"lora_rank=1000: the most is 512"),
@@ -693,7 +694,9 @@ def test_what_a_form_cannot_say_is_named(form: str, asked: ServingJob, more: dic
     ("text", "form", "says"),
     [
         ("echo hello\n", "vllm", "no command of vllm is in it"),
-        ("vllm serve a/b --tensor-parallel-size many\n", None, "--tensor-parallel-size 'many' is not what vllm takes"),
+        ("vllm serve a/b --tensor-parallel-size many\n", None, "--tensor-parallel-size 'many' must be a whole number"),
+        ("vllm serve a/b --kv-cache-dtype int3\n", None, "'int3' is no format of a cache"),
+        ("resources: 8\nrun: |\n  vllm serve a/b\n", None, "resources=8 must be names and values"),
         ("services:\n  a: {image: }\n", "vllm", "no service of it has an image"),
         ("PARAMETER num_ctx 1\n\n", "ollama", "needs a line FROM"),
         ('name: "x"\nbackend: "onnxruntime"\n', "triton", "its backend is none of"),
@@ -705,9 +708,64 @@ def test_a_file_that_starts_nothing_says_so(text: str, form: str | None, says: s
     assert "\n" not in str(error.value)
 
 
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    name=st.sampled_from([*PLACED, *FILES]),
+    around=st.sampled_from([None, *AROUND]),
+    cuts=st.lists(
+        st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(["", "$X", "'", '"', "{", "-3", "a: ["]))
+    ),
+)
+def test_a_broken_file_is_read_or_refused_in_one_line(
+    name: str, around: str | None, cuts: list[tuple[float, int, str]]
+) -> None:
+    pytest.importorskip("yaml")
+    text = FILES[name][0] if name in FILES else text_of(name, around)
+    for place, length, put in cuts:
+        at = int(place * len(text))
+        text = text[:at] + put + text[at + length :]
+    try:
+        read(text + "\n\n")
+    except LLMHWError as error:
+        if "\n" in str(error):
+            raise AssertionError(str(error)) from error
+
+
 def test_scripts_are_read_without_running_them(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     read(f"X=$(touch {mark})\n`touch {mark}`\nvllm serve a/b -tp $(nproc)\n")
     assert not mark.exists()
     assert os.listdir(tmp_path) == []
     assert opened("vllm serve a/b\n")[0].commands == [["vllm", "serve", "a/b"]]
+
+
+# -- the command ------------------------------------------------------------------------------
+
+
+def test_serve_takes_a_file_and_writes_one(tmp_path: Path) -> None:
+    path = tmp_path / "serve.sh"
+    line = ["llama-3-70b", "--gpu", "h100", "--gpus", "8", "--tp", "4", "--kv", "fp8", "--max-model-len", "4096"]
+    done = run("serve", *line, "--emit", "vllm", "--output", str(path))
+    assert done.returncode == 0, done.stderr
+    head = path.read_text().splitlines()[:4]
+    asked, again = answer("serve", *line), answer("serve", "--from", str(path), "--gpu", "h100")
+    assert asked["tokens_per_second"] == again["tokens_per_second"]
+    assert head[3].startswith("# Fits: ")
+    other = run("serve", "--from", str(path), "--gpu", "h100", "--emit", "slurm:sglang").stdout
+    assert "--tp-size 4" in other
+    assert "--kv-cache-dtype fp8_e4m3" in other
+    assert "it starts sglang" in refused("serve", *line, "--engine", "vllm", "--emit", "sglang")
+
+
+def test_the_file_names_the_model_as_it_was_named() -> None:
+    named = run("serve", "meta-llama/Llama-3.1-8B-Instruct", "--gpu", "l4", "--emit", "vllm").stdout
+    assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in named
+    given = run("serve", "llama-3.1-8b", "--gpu", "l4", "--emit", "vllm", "--model-id", "./models/mine").stdout
+    assert "vllm serve ./models/mine" in given
+    assert "no effect without --emit" in refused("serve", "llama-3.1-8b", "--gpu", "l4", "--model-id", "mine")
+
+
+def test_a_form_is_of_its_own_engine() -> None:
+    text = run("serve", "llama-3.1-8b", "--gpu", "h100", "--emit", "trtllm-serve", "--draft", "eagle3").stdout
+    told = run("serve", "llama-3.1-8b", "--gpu", "h100", "--engine", "tensorrt-llm-pytorch", "--draft", "eagle3").stdout
+    assert next(line for line in told.splitlines() if line.startswith("Fits")) in text

@@ -36,6 +36,7 @@ LINES = {
     "plan finetune": ["llama-3-8b", "--gpu", "RTX 4090", "--gpus", "1"],
     "plan serve": ["llama-3-8b", "--gpu", "h100"],
     "cost": ["--gpu", "h100"],
+    "sweep": ["room", "--models", "gpt2", "--gpu", "h100"],
     "simulate": ["llama-3-8b", "--gpu", "h100", "--rate", "4", "--requests", "20"],
     "model": ["llama-3-8b", "--csv"],
     "models": ["gpt2"],

@@ -316,3 +316,99 @@ def test_what_to_type() -> None:
     text = run(*line, "--emit", "vllm").stdout
     assert "vllm serve" in text
     assert ("--tensor-parallel-size" in text) == (" tp " in f" {best} ")
+
+
+# -- bad inputs -------------------------------------------------------------------------------
+
+# Option -> values that it refuses.
+_REFUSED = {
+    "--users": "0 -1 x 1.5 9999999999999",
+    "--rate": "0 -1 x nan 1e12",
+    "--slo-ttft": "0 -1 x 601",
+    "--slo-tpot": "0 -1 x 33",
+    "--context": "0 -1 x 10",
+    "--quality": "x best",
+    "--input-tokens": "0 -1 x 99999999",
+    "--output-tokens": "0 -1 x 99999999",
+    "--budget-per-hour": "0 -1 x",
+    "--budget-per-month": "0 -1 x",
+    "--purchase": "0 -1 x",
+    "--most-devices": "0 -1 x",
+    "--headroom": "1 -1 x",
+    "--by": "x price",
+    "--best": "0 -1 x",
+    "--tp": "0 -1 x",
+    "--pp": "0 x",
+    "--gpu": "xyz h10000 RTX",
+    "--gpus": "0 -1 x",
+    "--weights": "x int5",
+    "--kv": "x int5",
+    "--engine": "x vllm:x",
+    "--price": "0 -1 x",
+    "--provider": "x",
+    "--emit": "x",
+}
+_WHICH = {
+    "--budget": "0 -1 x",
+    "--budget-per-hour": "0 -1 x",
+    "--tokens-per-second": "0 -1 x",
+    "--gpu": "xyz 3090+xyz 0x3090 99x3090",
+    "--gpus": "0 x",
+    "--context": "0 x",
+    "--quality": "x",
+    "--most-devices": "0 x",
+    "--engine": "x",
+    "--weights": "x",
+    "--best": "0 x",
+    "--link": "x 0",
+}
+_BAD = [
+    *(["plan", "serve", "llama-3-8b", *(["--gpu", "h100"] if flag != "--gpu" else []), flag, value]
+      for flag, values in _REFUSED.items() for value in values.split()),
+    *(["which", "llama-3-8b", *(["--gpu", "3090+4090"] if flag == "--link" else []), flag, value]
+      for flag, values in _WHICH.items() for value in values.split()),
+    ["plan", "serve"],
+    ["plan", "serve", "llama-3-80b"],
+    ["plan", "serve", "all-minilm-l6-v2"],
+    ["plan", "serve", "llama-3-8b", "--users", "5", "--rate", "5"],
+    ["plan", "serve", "llama-3-8b", "--percentile", "99"],
+    ["plan", "serve", "llama-3-8b", "--instance", "p99.large"],
+    ["plan", "serve", "llama-3-8b", "--instance", "p5.48xlarge", "--gpu", "h100"],
+    ["plan", "serve", "llama-3-8b", "--region", "mars"],
+    ["plan", "serve", "llama-3-8b", "--gpu", "h100", "--emit", "axolotl"],
+    ["plan", "serve", "llama-3-8b", "--gpu", "h100", "--emit", "vllm", "--csv"],
+    ["plan", "serve", "llama-3-8b", "--user", "5"],
+    ["which"],
+    ["which", "llama-3-80b"],
+    ["which", "--budget", "2500"],
+    ["which", "--gpu", "h100", "--budget", "2500"],
+    ["which", "llama-3-8b", "--here", "--gpu", "h100"],
+    ["which", "llama-3-8b", "--gpu", "3090+4090", "--gpus", "3"],
+    ["compare"],
+    ["compare", "llama-3-8b"],
+    ["compare", "llama-3-8b", "--gpu", "h100"],
+    ["compare", "llama-3-8b", "--gpu", "h100", "--gpu", "xyz"],
+    ["compare", "llama-3-80b", "--gpu", "h100", "--gpu", "l4"],
+    ["compare", "llama-3-8b", "--gpu", "h100", "--gpu", "l4", "--gpus", "0"],
+    ["compare", "nothing.log"],
+    ["log"],
+    ["log", "nothing.log"],
+]  # fmt: skip
+
+
+def test_there_are_a_hundred_bad_lines() -> None:
+    assert len(_BAD) >= 100
+
+
+@pytest.mark.parametrize("line", _BAD, ids=" ".join)
+def test_a_bad_line_is_refused_in_one_clear_line(line: list[str]) -> None:
+    """One line, exit code 2, that names the argument or its value, in flags; nothing is printed beside it."""
+    done = run(*line)
+    told = done.stderr.strip()
+    assert done.returncode == 2, (done.stdout[:300], told)
+    assert done.stdout == ""
+    assert told.startswith("llmhw: ")
+    assert "\n" not in told
+    assert "mistake of llmhw" not in told
+    words = [word.lstrip("-") for word in line[1:]] or line
+    assert any(word in told for word in [*words, *(f"--{word}" for word in words), "llmhw ", "missing"])
