@@ -48,6 +48,8 @@ COMMANDS = {
     "measure": ("data", "Proof", "A quantity from PyTorch, beside the prediction."),
     "validate": ("data", "Proof", "Predictions beside a table of measurements, yours or published ones."),
     "log": ("jobs", "Proof", "Your log of vLLM, SGLang or llama.cpp, beside the prediction."),
+    "schema": ("agents", "For programs", "The JSON Schema of what a command prints with --json."),
+    "mcp": ("agents", "For programs", "Questions and facts as tools of the Model Context Protocol."),
     "completion": ("data", "Proof", "Shell code that completes commands, models and devices."),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations as pairs
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -26,6 +26,8 @@ from llmhw.cli.options import (
 from llmhw.cli.terminal import Progress, folded, no_color, say, width
 from llmhw.formula import Report
 from llmhw.units import LLMHWError
+
+T = TypeVar("T")
 
 # More is a mistake, or a question for `llmhw.search`.
 MOST_COMBINATIONS = 10_000
@@ -60,6 +62,10 @@ def answer_options(*, explain: bool, plot: bool, timeline: Sequence[str] = ()) -
         text = "What happens when, as a Chrome trace, which Perfetto opens."
         found.append(option(*timeline, "timeline", metavar="FILE.json", help=text, **settings))
     return [*found, *common_options()]
+
+
+# Options that say how an answer is given, and not what is asked.
+HOW = ("as_json", "as_csv", "output", "quiet", "part", "plot", "timeline", "curve", "emit")
 
 
 def common_options() -> list[click.Parameter]:
@@ -180,6 +186,19 @@ class Command(click.Command):
             raise LLMHWError(out.in_flags(str(error), out.flags_of(self))) from None
 
     # answers
+
+    def found(self, args: Sequence[str], give: Callable[[Report], T]) -> T:
+        """What `give` makes of the answer to these arguments, for programs: options of printing and files do nothing.
+
+        Raises `LLMHWError` or `click.UsageError`.
+        """
+        with self.make_context(f"llmhw {self.name}", list(args)) as context:
+            options = {name: value for name, value in context.params.items() if name not in HOW}
+            varied, flags = self._expand(options), out.flags_of(self)
+            try:
+                return give(self._answer(options, varied, flags))
+            except LLMHWError as error:
+                raise LLMHWError(out.in_flags(str(error), flags)) from None
 
     def _run(self, **options: Any) -> None:
         form, emit = self._form(options), options.pop("emit", None)

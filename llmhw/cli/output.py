@@ -330,12 +330,18 @@ def _html(answer: Report, flags: Mapping[str, click.Option]) -> str:
     return f"{head}</head><body>{told}{''.join(table.html() for table in answer.tables())}</body></html>\n"
 
 
+def json_value(answer: Report) -> Any:
+    """What --json prints: an object; of many answers, and of a table of the catalog, a list."""
+    found = plain(answer.to_dict())
+    if isinstance(answer, Sweep):
+        return found["combinations"]
+    return found["rows"] if isinstance(answer, Listing) else found | {"versions": versions()}
+
+
 def written(answer: Report, form: str, shown: Shown, flags: Mapping[str, click.Option]) -> str | bytes:
     """An answer in a form of `ENDINGS`."""
     if form == "json":
-        found = plain(answer.to_dict())
-        many = found.get("combinations") if isinstance(answer, Sweep) else found.get("rows", None)
-        return json_text(many if isinstance(answer, (Sweep, Listing)) else found | {"versions": versions()})
+        return json_text(json_value(answer))
     if form in ("csv", "xlsx"):
         rows = answer.csv_rows() if isinstance(answer, Sweep) else shown.rows(answer)
         rows = [{**row, **versions()} for row in rows]

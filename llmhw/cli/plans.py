@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
+import click
+
 import llmhw
 from llmhw.cli import jobs
 from llmhw.cli.command import Command
@@ -155,6 +157,9 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
     run = RunOptions(**taken(RunOptions, options))
     space, counts = _space(options), options.pop("gpus")
     offers = offers_of(options, run)
+    form = str(click.get_current_context().params.get("emit") or "").rpartition(":")[2]
+    if form == "torchtitan" and "sharding" not in space:
+        space["sharding"] = ((3, 1),)  # it has no other
     with Progress("plans") as step:
         found = plan_training(
             ways,

@@ -8,7 +8,7 @@ what a job asks for refuses it by name: nothing is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib import import_module
 from os import PathLike
@@ -400,6 +400,7 @@ class Launched:
     options        fields of `TrainingJob` and `Parallelism`, or of `ServingJob`, and gpus, devices_per_node, tokens,
                    draft, draft_tokens
     accumulation   micro-batches of a rank in a step, where the batch is said so; None otherwise
+    beside         file of DeepSpeed's config that it names, whose settings count too where it lies there
     notes          what it says that is not used, and why
     """
 
@@ -408,6 +409,7 @@ class Launched:
     config: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     accumulation: int | None = None
+    beside: str | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -485,4 +487,22 @@ def read(path_or_text: str | PathLike[str], form: str | None = None) -> Launched
         raise LLMHWError(f"path_or_text={shown(path_or_text)} must be a path or a text")
     text, what = text_of(fspath(path_or_text))
     name = form_of(form).name if form is not None else found_form(text, what)
-    return FORMS[name].read(text)
+    found = FORMS[name].read(text)
+    given = "\n" in fspath(path_or_text)  # a text lies nowhere
+    return found if found.beside is None or given else _with_beside(found, found.beside, what)
+
+
+def _with_beside(found: Launched, beside: str, path: str) -> Launched:
+    """What a file says with the config of DeepSpeed that it names, where that lies beside it or in this folder."""
+    from os.path import dirname, isfile, join
+
+    place = next((one for one in (join(dirname(path), beside), beside) if isfile(one)), None)
+    if place is None:
+        return found
+    more = read(place, "deepspeed")
+    told = {name: value for name, value in more.options.items() if name in ("zero", "offload", "tp", "precision")}
+    if found.options.get("frozen"):
+        told.pop("precision", None)
+    notes = [note for note in found.notes if not note.startswith("deepspeed=")]
+    accumulation = more.accumulation if found.accumulation is None else found.accumulation
+    return replace(found, options={**found.options, **told}, accumulation=accumulation, notes=tuple(notes))

@@ -58,7 +58,7 @@ def trainer_in(text: str) -> str | None:
 
 # Expressions that only one form has, in the order in which they are tried.
 _LOOKS = (
-    (r"^\s*\"(?:zero_optimization|train_micro_batch_size_per_gpu|train_batch_size)\"", "deepspeed"),
+    (r"^\s*\{[\s\S]*\"(?:zero_optimization|train_micro_batch_size_per_gpu|train_batch_size)\"\s*:", "deepspeed"),
     (
         r"^\s*(?:distributed_type|fsdp_config|deepspeed_config)\s*:[\s\S]*^\s*(?:mixed_precision|num_processes)\s*:",
         "accelerate",
@@ -90,6 +90,7 @@ class _Found:
         self.model: str | None = None
         self.config: dict[str, Any] | None = None
         self.accumulation: int | None = None
+        self.beside: str | None = None
 
     def take(self, *names: str, default: Any = None) -> Any:
         """The first of these settings that is there; all are used up."""
@@ -156,6 +157,7 @@ class _Found:
             config=self.config,
             options=self.options,
             accumulation=self.accumulation,
+            beside=self.beside,
             notes=tuple(self.notes),
         )
 
@@ -297,6 +299,8 @@ def _command(found: _Found, words: list[str]) -> None:
     method = re.search(r"trl(?:\.scripts\.|\s+)(sft|dpo|grpo)\b", " ".join(words))
     if method and method[1] != "sft":
         found.options["method"] = method[1]
+    if isinstance(found.said.get("deepspeed"), str):
+        _elsewhere(found, found.take("deepspeed"))
     for name in ("max_steps", "max_train_steps", "config_file", "deepspeed", "model_name_or_path", "model"):
         value = found.take(name)
         if name.startswith("model") and value not in (None, True):
@@ -315,7 +319,7 @@ def _ignored(found: _Found) -> None:
 def read_torchrun(text: str) -> Launched:
     """A script that starts a program under torchrun: ours, or one with the arguments of transformers' Trainer."""
     words = script.words_of(text)
-    found = _Found("torchrun", _one_word(script.flags(words)))
+    found = _Found("torchrun", _one_word(script.flags(words)) or _python_arguments(text))
     _machines(found)
     _command(found, words)
     ours = "accumulate" in found.said
@@ -331,7 +335,7 @@ def read_torchrun(text: str) -> Launched:
         for name in ("lr", "steps", "data", "out", "from_scratch"):
             found.take(name)
         return found.launched()
-    if found.flag("bf16"):
+    if found.flag("bf16") and found.beside is None:
         found.options["precision"] = "fp32-bf16"
     if (fsdp := found.take("fsdp")) is not None:
         found.options["zero"] = 2 if "grad_op" in str(fsdp) else 3
@@ -339,6 +343,18 @@ def read_torchrun(text: str) -> Launched:
     _trainer(found)
     _ignored(found)
     return found.launched()
+
+
+def _python_arguments(text: str) -> dict[str, Any]:
+    """Arguments of the calls of a Python program, such as TrainingArguments(...), which is parsed and never run."""
+    import ast
+
+    try:
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    made = [call for call in calls if ast.unparse(call.func).rpartition(".")[2].endswith(("Arguments", "Config"))]
+    return {k.arg: k.value.value for call in made for k in call.keywords if k.arg and isinstance(k.value, ast.Constant)}
 
 
 # -- accelerate and DeepSpeed -----------------------------------------------------------------
@@ -455,7 +471,7 @@ def _accelerate_deepspeed(found: _Found, config: Mapping[str, Any], mixed: str) 
     deepspeed = _Found("accelerate", config)
     found.options |= {"software": "deepspeed", "precision": "fp32" if mixed == "no" else "bf16-mixed"}
     if (file := deepspeed.take("deepspeed_config_file")) is not None:
-        found.unknown("deepspeed_config_file", file, "is a file of its own; give that one")
+        _elsewhere(found, file)
     deepspeed.whole("zero", "zero_stage", least=0)
     deepspeed.count("gradient_accumulation_steps")
     optimizer, param = (str(deepspeed.take(f"offload_{name}_device")) for name in ("optimizer", "param"))
@@ -526,6 +542,8 @@ def _deepspeed(found: _Found) -> None:
             found.options["optimizer"] = names[str(kind).lower()]
         else:
             found.unknown("optimizer", kind)
+    if found.accumulation and "global_batch" not in found.options:  # it follows once the devices are known
+        found.notes = [note for note in found.notes if not note.startswith("train_batch_size")]
     _batch_of_ranks(found)
     for name in """gradient_clipping zero_allow_untested_optimizer scheduler steps_per_print wall_clock_breakdown
         fp16 zero_force_ds_cpu_optimizer""".split():
@@ -653,15 +671,21 @@ def _inline_deepspeed(found: _Found, deepspeed: Any) -> None:
         if found.options.get("frozen"):
             del found.options["precision"]
         return
-    stage = re.search(r"(?:z|zero|stage)[_-]?([0-3])", str(deepspeed).rpartition("/")[2])
-    found.options["precision"] = "bf16-mixed"
-    if stage:
-        found.options["zero"] = int(stage[1])
-        found.unknown("deepspeed", deepspeed, f"is taken as ZeRO {stage[1]} by its name")
-    else:
-        found.unknown("deepspeed", deepspeed, "is a file of its own; give --zero")
+    _elsewhere(found, deepspeed)
     if found.options.get("frozen"):
         del found.options["precision"]
+
+
+def _elsewhere(found: _Found, name: Any) -> None:
+    """DeepSpeed's config in a file of its own, which may say its stage by its name."""
+    found.beside = str(name).split()[0] if str(name).split() else None
+    found.options["precision"] = "bf16-mixed"
+    stage = re.search(r"(?:z|zero|stage)[_-]?([0-3])", str(name).rpartition("/")[2])
+    if stage:
+        found.options["zero"] = int(stage[1])
+        found.unknown("deepspeed", name, f"is not here; it is taken as ZeRO {stage[1]} by its name")
+    else:
+        found.unknown("deepspeed", name, "is not here; give zero")
 
 
 def read_llamafactory(text: str) -> Launched:

@@ -262,6 +262,8 @@ def _base(draw: Any, name: str) -> list[str]:
         return [_word(draw, w) for w in draw(st.sampled_from([[], ["h100|gpt2|nvlink|q4|x"]]))]
     if name == "completion":
         return [_word(draw, "bash|zsh|fish")]
+    if name == "schema":
+        return _word(draw, "serve|gpus|plan~train|x").split()
     if name == "sweep":
         question = _word(draw, "fit|room|room|serve|serve|memory|train|x")
         models = _word(draw, "gpt2|gpt2|llama-3-8b,gpt2|qwen3-8b|t5|{config}|,")

@@ -534,6 +534,27 @@ def test_a_file_says_its_model() -> None:
     assert found.parameters.total == 6_738_415_616 + more  # Llama 2 7B's
 
 
+def test_a_config_of_deepspeed_beside(tmp_path: Path) -> None:
+    """A file that names one is read with it; without it, what is missing is noted."""
+    line = "deepspeed --num_gpus=8 tune.py --model_name_or_path Qwen/Qwen3-8B --deepspeed ds.json --bf16 True\n"
+    script = tmp_path / "run.sh"
+    script.write_text(line)
+    alone = read(script)
+    assert "zero" not in alone.options
+    assert any("ds.json" in note for note in alone.notes)
+    (tmp_path / "ds.json").write_text(_AUTO)
+    both = read(script)
+    assert (both.options["zero"], both.options["offload"], both.options["gpus"]) == (3, "optimizer", 8)
+    assert not any("ds.json" in note for note in both.notes)
+
+
+def test_arguments_in_python() -> None:
+    found = read(
+        "x = 1\nargs = TrainingArguments(per_device_train_batch_size=4, bf16=True, optim='paged_adamw_8bit')\n"
+    )
+    assert dict(found.options) == {"micro_batch": 4, "precision": "fp32-bf16", "optimizer": "paged-adamw-8bit"}
+
+
 def test_what_is_not_used_is_noted() -> None:
     assert any("wandb_watch" in note for note in read(_AXOLOTL).notes)
     assert any("auto" in note and "micro_batch" in note for note in read(_AUTO).notes)

@@ -35,9 +35,9 @@ LINES = {
     "plan train": ["llama-3-8b", "--gpu", "h100", "--gpus", "8"],
     "plan finetune": ["llama-3-8b", "--gpu", "RTX 4090", "--gpus", "1"],
     "plan serve": ["llama-3-8b", "--gpu", "h100"],
-    "cost": ["--gpu", "h100"],
     "sweep": ["room", "--models", "gpt2", "--gpu", "h100"],
     "simulate": ["llama-3-8b", "--gpu", "h100", "--rate", "4", "--requests", "20"],
+    "cost": ["--gpu", "h100"],
     "model": ["llama-3-8b", "--csv"],
     "models": ["gpt2"],
     "gpus": ["h100"],
@@ -52,6 +52,7 @@ LINES = {
     "measure": ["params", "gpt2"],
     "validate": ["--kind", "facts"],
     "completion": ["bash"],
+    "schema": ["serve"],
 }
 
 
@@ -80,7 +81,7 @@ ELSEWHERE = [
 
 
 def test_no_command() -> None:
-    assert set(LINES) == set(COMMANDS)
+    assert set(LINES) == set(COMMANDS) - {"mcp"}
     lines = [([*name.split(), *line], 0) for name, line in LINES.items() if name != "measure"]
     lines += [(line, 2) for line in ELSEWHERE]
     code = f"""
@@ -91,6 +92,18 @@ for line, code in {lines!r}:
         main()
     except SystemExit as done:
         assert done.code == code, (line, done.code)
+"""
+    assert seen(code) == []
+
+
+def test_no_tool() -> None:
+    code = """
+from llmhw import LLMHWError, mcp
+mcp.call("fit", {"model": "llama-3-8b", "gpu": "h100"})
+try:
+    mcp.call("model", {"model": "org/Nothing"})
+except LLMHWError:
+    pass
 """
     assert seen(code) == []
 
