@@ -331,13 +331,7 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
 
 def words(job: TrainingJob) -> str:
     """What is trained and how it lies on the devices, in words."""
-    layout = Found(lambda: job, 0.0, 0.0, None).layout
-    plain = (1, False, "", "none")
-    made = ", ".join(
-        name.replace("_", " ") if value is True else f"{name}={value}"
-        for name, value in layout.items()
-        if value is True or name in ("zero", "micro_batch") or value not in plain
-    )
+    made = str(Found(lambda: job, 0.0, 0.0, None))
     return f"{way_of(job)}; {made}" if way_of(job) else made
 
 
