@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from itertools import product
 from typing import Any
@@ -13,7 +14,7 @@ import llmhw
 from llmhw.cli import jobs
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
-from llmhw.cli.launching import emit_option, emitted
+from llmhw.cli.launching import emit_option, emit_options, emitted, filled
 from llmhw.cli.options import (
     COUNT,
     DEVICES,
@@ -36,7 +37,7 @@ from llmhw.hardware import accelerator_of
 from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
 from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits, Plan
-from llmhw.units import check_choice
+from llmhw.units import check_choice, check_count
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
 _AXES = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
@@ -110,7 +111,8 @@ def _plan_options() -> list[Option]:
 def _job_options(without: Iterable[str] = ()) -> list[Option]:
     axes = [*field_options(Parallelism, (*_AXES, *_PAIRS, *_FLAGS)), *field_options(TrainingJob, _AXES)]
     left = {f.name for f in fields(TrainingJob)} - {*_AXES, *_NOT_TRIED, *without}
-    return [*_listed(axes), *field_options(TrainingJob, left)]
+    spread = option("--workers", group="Answer", type=WHOLE, many=False, usual=1, help="Processes that search.")
+    return [*_listed(axes), *field_options(TrainingJob, left), spread]
 
 
 def _space(options: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +162,10 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
     form = str(click.get_current_context().params.get("emit") or "").rpartition(":")[2]
     if form == "torchtitan" and "sharding" not in space:
         space["sharding"] = ((3, 1),)  # it has no other
-    with Progress("plans") as step:
+    with Progress("plans") as step, _pool(options.pop("workers")) as executor:
         found = plan_training(
             ways,
+            executor=executor,
             offers=offers,
             counts=counts,
             limits=limits,
@@ -177,6 +180,15 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
     return _alone(found, options["name"], run)
 
 
+def _pool(workers: int) -> Any:
+    """So many processes for the search; for one none."""
+    if check_count("workers", workers, most=1024) == 1:
+        return nullcontext()
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(workers)
+
+
 def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
     spec = options["spec"]
     own = {f.name: options[f.name] for f in fields(TrainingJob) if f.name in options and f.name not in _AXES}
@@ -184,6 +196,7 @@ def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
 
 
 def _train(options: dict[str, Any]) -> Report:
+    filled(options, "training")
     options["name"] = options.pop("model")
     options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
@@ -191,6 +204,7 @@ def _train(options: dict[str, Any]) -> Report:
 
 
 def _finetune(options: dict[str, Any]) -> Report:
+    filled(options, "training")
     options["name"] = options.pop("model")
     options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
@@ -309,7 +323,7 @@ TRAIN = Command(
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *_plan_options(),
         *field_options(RunOptions),
-        emit_option("training"),
+        *emit_options("training"),
     ],
     help="What to rent or buy to train a model: machines and how many, the layout, days, dollars, energy.\n\n"
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
@@ -343,7 +357,7 @@ FINETUNE = Command(
         *_job_options(("method",)),
         *_plan_options(),
         *field_options(RunOptions),
-        emit_option("training"),
+        *emit_options("training"),
     ],
     help="What to rent or buy to fine-tune a model: all weights, LoRA or QLoRA, on answers, pairs (DPO) or GRPO.\n\n"
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",

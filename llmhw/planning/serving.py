@@ -26,7 +26,15 @@ from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
 from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
 from llmhw.search import Found, ServingSpace, search
-from llmhw.service import ServingEstimate, check_lengths, engine_for, serve, simulate_service, time_interval
+from llmhw.service import (
+    ServingEstimate,
+    check_lengths,
+    engine_for,
+    provenance,
+    serve,
+    simulate_service,
+    time_interval,
+)
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
 
@@ -104,8 +112,8 @@ def formats_tried(job: ServingJob, quality: str | None = None) -> list[str]:
     least = QUALITY[quality][0] if quality else 0
     names = [n for n in _USUAL if n in number_formats() and engine.reads(number_format(n))]
     names = [n for n in names if number_format(n).bits >= least]
-    if not engine.default_weights:
-        names = [n for n in names if number_format(n).kind != "gguf"]
+    if engine.cells or not engine.default_weights:
+        names = [n for n in names if (number_format(n).kind == "gguf") == engine.cells]
     if spec.checkpoint.quantized:
         own = checkpoint_name(spec)
         if all(engine.reads(fmt) for fmt in formats_in(spec, own)):
@@ -290,10 +298,11 @@ class Searched:
 _ROUNDS = 4
 
 
-def most_within(grid: ServingGrid, question: Question, longer: Any) -> dict[str, Any]:
+def most_within(grid: ServingGrid, question: Question, longer: Any, users: Any = inf) -> dict[str, Any]:
     """The most users of one instance that keep the level, to a few per cent; with their times, by interpolation.
 
     longer   factor on predicted times, with one user and with several: arrays
+    users    of an instance at most
 
     `low` keeps the level, `high` does not (or is one more than fit); 0 where not even one user does.
     """
@@ -307,7 +316,7 @@ def most_within(grid: ServingGrid, question: Question, longer: Any) -> dict[str,
         worst = np.maximum(times[0] / ttft, times[1] / tpot) * factor
         return np.broadcast_to(worst, grid.shape), [np.broadcast_to(t, grid.shape) for t in times]
 
-    capacity = grid.capacity
+    capacity = np.minimum(grid.capacity, users)
     low, high = np.minimum(capacity, 1.0), capacity.copy()
     worst, times = missed(low)
     low_worst, low = worst, np.where(worst <= 1, low, 0.0)
@@ -350,7 +359,9 @@ def searched(question: Question, where: Sequence[Site], progress: Callable[[int,
         rows, kinds = _rows(question, most, dp, ep, pairs, found)
         for devices, _, grid in grids(rows, weights, kv, rooms):
             longer = _longer(grid, question.sure)
-            made = most_within(grid, question, longer) | {"longer": np.broadcast_to(longer[1], grid.shape)}
+            made = most_within(grid, question, longer, _share(question, grid, [kinds[k][0] for k in devices])) | {
+                "longer": np.broadcast_to(longer[1], grid.shape)
+            }
             made["held"] = grid.held(np.maximum(made["low"], 1))
             for d, kind in enumerate(devices):
                 for site in kinds[kind]:
@@ -358,6 +369,16 @@ def searched(question: Question, where: Sequence[Site], progress: Callable[[int,
         if progress is not None:
             progress(i + 1, len(every))
     return found
+
+
+def _share(question: Question, grid: ServingGrid, where: Sequence[Site]) -> Any:
+    """Users of an instance at most: all there are, or its share of them where the devices are given."""
+    users = question.demand.users
+    if users is None:
+        return inf
+    each = [[ceil(users / max(1, (s.devices or 0) // job.devices)) if job else 1 for job in row]
+            for s, row in zip(where, grid.jobs, strict=True)]  # fmt: skip
+    return np.array(each, dtype=float)[:, :, None, None]
 
 
 def _most(question: Question, site: Site, least_bytes: float) -> int:
@@ -384,7 +405,7 @@ def _rows(
     for site in where:
         sizes = [tp * pp * dp for tp, pp in pairs]
         made = {n: site.instance(n) if n <= where[site] else None for n in dict.fromkeys(sizes)}
-        key = (site.offer.device.name, tuple(_alike(c) for c in made.values()))
+        key = (site.offer.device.name, site.devices, tuple(_alike(c) for c in made.values()))
         kinds.setdefault(key, []).append(site)
         if key not in rows:
             rows[key] = [None] * len(pairs)
@@ -764,6 +785,9 @@ def plan_serving(
         check_count("counts", n, most=10**6)
     check_lengths(job, demand.input_tokens, demand.output_tokens)
     job, demand, notes = settled(job, demand)
+    if by == "latency" and not demand.loaded:
+        demand = replace(demand, users=1)
+        notes.append("assumed users=1: what is quickest for one")
     question = Question(job, demand, limits, run, by, space, tuple(counts))
     where = sites(question, clusters, offers)
     if not where:
@@ -796,7 +820,7 @@ def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[s
     asked_for = {
         f.name: getattr(job, f.name) for f in fields(job) if f.name in ("weights", "kv") and job.was_asked(f.name)
     }
-    kept = replace(job, cluster=one, **layout, **asked_for)
+    kept = replace(job, cluster=one, engine=str(job.engine), **layout, **asked_for)  # of all devices one engine
     return kept, demand, notes
 
 
@@ -813,6 +837,9 @@ def answered(question: Question, found: Searched, best: int, notes: list[str], m
         notes.insert(0, "nothing keeps the level over its whole 80 % interval: these keep it at the estimate")
     shown, late = _shown(question, order, drafts, best)
     shown = ranked(shown, bounds, figure, most=most) or shown
+    notes += [f"{c.place}: {c.note}" for c in shown if c.note]
+    if shown:
+        notes += provenance(shown[0].job)[0]
     front = _spread(undominated(order, _FRONT))
     if question.demand.loaded:
         front = [choice_of(question, drafts[c]) for c in front]

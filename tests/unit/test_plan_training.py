@@ -321,6 +321,8 @@ _WRONG = {
     "--network": "x -1",
     "--emit": "x",
     "--lang": "zh",
+    "--workers": "0 x",
+    "--model-id": "x",
 }
 _TUNED = {
     "--method": "x sft,dpo lora,x",
