@@ -389,9 +389,13 @@ def _serve(options: dict[str, Any]) -> Report:
     named = bool(options["gpu"] or options["instance"])
     offers = None if limits.purchase is not None and not named else offers_of(options, run)
     options = {name: value for name, value in options.items() if name not in ("gpu", "instance", *_OWN_LINKS)}
-    best, by = options.pop("best"), options.pop("by")
+    best, by, apart = options.pop("best"), options.pop("by"), options.pop("pools")
     first = offers[0].device if offers else llmhw.accelerator("h100")
     job = ServingJob(model=spec, cluster=llmhw.Cluster(first), **taken(ServingJob, options))
+    if apart:
+        if counts or limits.bounds():
+            raise llmhw.LLMHWError("--pools finds the fewest devices itself: leave --gpus and other limits out")
+        return _pools(job, demand, offers or [], space)
     with Progress("plans") as step:
         return plan_serving(
             job, demand=demand, limits=limits, run=run, best=best, by=by, counts=counts, offers=offers, progress=step,
@@ -399,7 +403,47 @@ def _serve(options: dict[str, Any]) -> Report:
         )  # fmt: skip
 
 
+def _pools(job: ServingJob, demand: Demand, offers: list[Any], space: dict[str, Any]) -> Report:
+    """Prompts and answers on devices of their own, of the one kind that was asked for."""
+    from dataclasses import replace
+
+    from llmhw.pools import pools
+
+    devices = dict.fromkeys(offer.device.name for offer in offers)
+    if len(devices) != 1:
+        raise llmhw.LLMHWError("--pools plans devices of one kind: give one --gpu, as in --gpu h100")
+    for name in ("users", "percentile", "context", "quality"):
+        if (value := getattr(demand, name)) is not None:
+            raise llmhw.LLMHWError(
+                f"{name}={value!r} has no effect on --pools, which are planned for --rate; leave it out"
+            )
+    if demand.rate is None or demand.slo_ttft is None or demand.slo_tpot is None:
+        raise llmhw.LLMHWError("--pools needs --rate, --slo-ttft and --slo-tpot: they say how many of each it takes")
+    for name in ("ep", "attention_dp"):
+        values = space.pop(name, (1,))
+        if len(values) > 1:
+            raise llmhw.LLMHWError(f"--pools takes one value of {name}; {values} are several")
+        job = replace(job, **{name: values[0]})
+    offer = min(offers, key=lambda one: one.price.dollars_per_device_hour if one.price else float("inf"))
+    place = offer.place(offer.counts(1, 64)[-1])
+    names = ("rate", "input_tokens", "output_tokens", "slo_ttft", "slo_tpot")
+    return pools(
+        replace(job, cluster=place.cluster),
+        price=place.price,
+        **{name: getattr(demand, name) for name in names},
+        **space,
+    )
+
+
 _OWN_LINKS = ("devices_per_node", "intra_link", "inter_link")
+
+
+def _emitted_service(found: Any, form: str) -> str:
+    if not isinstance(found, Plan):
+        raise llmhw.LLMHWError(f"emit={form!r} writes one engine, and --pools are two; leave one out")
+    return emitted(found.best.job, form, found.verdict)
+
+
 _OF_JOB = {f.name for f in fields(ServingJob)} - {*_AXES_OF_SERVING, "max_model_len", "split"}
 
 SERVE = Command(
@@ -413,6 +457,12 @@ SERVE = Command(
         *field_options(Limits, _LIMITS_OF_SERVING),
         *field_options(ServingJob, _OF_JOB),
         option("--by", group="Question", type=Choices("by", _BY_OF_SERVING.__iter__), usual="cost", help=_FIRST),
+        option(
+            "--pools",
+            group="Question",
+            is_flag=True,
+            help="Prompts and answers on devices of their own, with their ratio.",
+        ),
         option("--best", group="Answer", many=False, type=WHOLE, usual=5, help="How many choices are shown."),
         *field_options(RunOptions, _PRICE),
         emit_option("serving"),
@@ -437,8 +487,9 @@ SERVE = Command(
         "llmhw plan serve llama-3-70b",
         "llmhw plan serve llama-3-70b --users 500 --slo-tpot 0.033 --gpu h100,h200,mi300x",
         "llmhw plan serve llama-3-8b --rate 20 --slo-ttft 0.5 --slo-tpot 0.03 --quality usable --emit vllm",
+        "llmhw plan serve llama-3.1-70b --gpu h100 -w fp8 --rate 9 --slo-ttft 1 --slo-tpot 0.03 --pools",
     ),
-    emits=lambda plan, form: emitted(plan.best.job, form, plan.verdict),
+    emits=_emitted_service,
 )
 
 COMMANDS = {"plan train": TRAIN, "plan finetune": FINETUNE, "plan serve": SERVE}

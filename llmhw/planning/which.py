@@ -95,7 +95,7 @@ def cheapest(
         return plan
     spec = model(spec) if isinstance(spec, str) else spec
     listed = None if offers is None else list(offers)
-    made: list[tuple[Question, Searched, tuple[str, ...]]] = []
+    made: list[tuple[Question, Searched]] = []
     told: list[str] = []
     notes: list[str] = []
     for engine in engines:
@@ -109,7 +109,7 @@ def cheapest(
                 if where and not found.picks:
                     question = replace(question, sure=False)
                     found = searched(question, where, None)
-            made.append((question, found, ()))
+            made.append((question, found))
         except LLMHWError as error:
             told.append(f"{engine}: {error}")
     if not made:
@@ -130,13 +130,13 @@ def _able(engine: str, where: Iterable[Site]) -> list[Site]:
 
 
 def _cheapest(
-    spec: ModelSpec, made: Sequence[tuple[Question, Searched, Any]], limits: Limits, best: int, notes: list[str]
+    spec: ModelSpec, made: Sequence[tuple[Question, Searched]], limits: Limits, best: int, notes: list[str]
 ) -> Plan:
     """The cards of all engines together."""
     first = made[0][0]
     bounds, figure = [b for b in first.bounds if b.limit < 1e15], first.price_figure
     drafts: dict[Choice, tuple[Question, Pick]] = {}
-    for question, found, _ in made:
+    for question, found in made:
         for pick in found.picks:
             drafts[draft_of(question, pick)] = question, pick
     order = ranked(list(drafts), bounds, figure)
@@ -152,14 +152,14 @@ def _cheapest(
         if len(shown) == best:
             break
     shown = ranked(shown, bounds, figure) or shown
-    formats = {name: kept for _, found, _ in made for name, kept in found.formats.items()}
-    for _, found, _ in made:
+    formats: dict[str, dict[str, None]] = {}
+    for _, found in made:
         for name, kept in found.formats.items():
-            formats[name] = formats[name] | kept
+            formats.setdefault(name, {}).update(kept)
     why = []
     for device in dict.fromkeys(c.job.cluster.accelerator.name for c in shown):
         why.append(f"{device} takes {', '.join(formats.get(device, {})) or 'nothing else'}")
-    refused = {name: why for _, found, _ in reversed(made) for name, (_, why) in found.refused.items()}
+    refused = {name: why for _, found in reversed(made) for name, (_, why) in found.refused.items()}
     late = [Refusal(c.place, missed_words(c, bounds)) for c in drafts if c.misses(bounds)] if not shown else []
     late.sort(key=lambda r: r.place)
     changes = [
@@ -179,8 +179,8 @@ def _cheapest(
         changes=tuple(changes),
         notes=tuple(notes),
         counts={
-            "tried": sum(f.tried for _, f, _ in made),
-            "fitting": sum(f.fitting for _, f, _ in made),
+            "tried": sum(f.tried for _, f in made),
+            "fitting": sum(f.fitting for _, f in made),
         },
     )
 

@@ -11,6 +11,7 @@ import pytest
 from llmhw import Cluster, LLMHWError, ServingJob, model
 from llmhw.pools import Pools, pools, prompt_wait_seconds, prompts_per_second
 from llmhw.service import serve, simulate_service
+from tests.unit.command import answer, refused, run
 
 LOAD: dict[str, Any] = {
     "rate": 10,
@@ -27,8 +28,8 @@ def found(spec: str = "llama-3.1-8b", device: str = "A100 80GB SXM4", **changes:
 
 
 def test_as_the_simulator_plays_it() -> None:
-    answer = found(tp=[1], pp=[1])
-    prompts, decode = answer.apart
+    made = found(tp=[1], pp=[1])
+    prompts, decode = made.apart
     assert (prompts.replicas, decode.replicas) == (1, 1)
     job = replace(decode.job, cluster=Cluster(decode.job.cluster.accelerator, 2))
     played = simulate_service(
@@ -41,20 +42,20 @@ def test_as_the_simulator_plays_it() -> None:
 
 
 def test_no_replica_too_many() -> None:
-    answer = found(rate=200, tp=[1], pp=[1])
-    prompts, decode = answer.apart
+    made = found(rate=200, tp=[1], pp=[1])
+    prompts, decode = made.apart
     assert prompts.ttft_seconds <= 0.3
     assert decode.tpot_seconds <= 0.02
     # one prompt replica fewer, and they wait for too long; or there are more of them than it takes at all
-    for pool in answer.pools:
+    for pool in made.pools:
         assert pool.busy <= 1 < pool.busy * pool.replicas / (pool.replicas - 1)
     # Little's law
     assert decode.together * decode.replicas == pytest.approx(200 * 199 * decode.tpot_seconds, rel=1e-5)
 
 
 def test_one_pool_is_as_serve_has_it() -> None:
-    answer = found(rate=50, tp=[2], pp=[1])
-    both = answer.together
+    made = found(rate=50, tp=[2], pp=[1])
+    both = made.together
     assert both is not None
     cluster = Cluster("A100 80GB SXM4", 2)
     job = ServingJob(model=model("llama-3.1-8b"), cluster=cluster, tp=2)
@@ -68,11 +69,11 @@ def test_one_pool_is_as_serve_has_it() -> None:
 
 def test_which_pays() -> None:
     """Long prompts and a tight limit between tokens want pools apart (DistServe, table 1 and figure 8)."""
-    answer = found("llama-3.1-70b", "h100", rate=40, input_tokens=4000, slo_ttft=1, slo_tpot=0.03, weights="fp8")
-    assert answer.apart_pays
-    assert answer.together is not None
-    assert answer.devices < answer.together.devices
-    assert answer.verdict.startswith("Apart: ")
+    made = found("llama-3.1-70b", "h100", rate=40, input_tokens=4000, slo_ttft=1, slo_tpot=0.03, weights="fp8")
+    assert made.apart_pays
+    assert made.together is not None
+    assert made.devices < made.together.devices
+    assert made.verdict.startswith("Apart: ")
     # with lax limits, one pool can use all of its time for both
     lax = found(rate=2, slo_ttft=5, slo_tpot=0.2)
     assert not lax.apart_pays
@@ -86,21 +87,21 @@ def test_limits_and_loads_order_the_devices() -> None:
     assert devices(slo_ttft=0.2) >= devices() >= devices(slo_ttft=1)
     assert devices(slo_tpot=0.015) >= devices() >= devices(slo_tpot=0.05)
     assert devices(rate=40) > devices(rate=10)
-    answer = found()
-    for name, count in (("apart", answer.devices), ("together", answer.together and answer.together.devices)):
-        low, high = answer.devices_interval[name]
+    made = found()
+    for name, count in (("apart", made.devices), ("together", made.together and made.together.devices)):
+        low, high = made.devices_interval[name]
         assert low <= count <= high
 
 
 def test_another_device_for_prompts() -> None:
     job = ServingJob(model=model("llama-3.1-8b"), cluster=Cluster("A100 80GB SXM4", 8))
-    answer = pools(job, prompts_on=Cluster("h100", 8), **LOAD)
-    assert [pool.job.cluster.accelerator.name for pool in answer.apart] == ["H100 SXM5 80GB", "A100 80GB SXM4"]
-    assert answer.dollars_per_hour(*answer.apart) == pytest.approx(
-        sum(answer.dollars_per_hour(pool) or 0.0 for pool in answer.apart)
+    made = pools(job, prompts_on=Cluster("h100", 8), **LOAD)
+    assert [pool.job.cluster.accelerator.name for pool in made.apart] == ["H100 SXM5 80GB", "A100 80GB SXM4"]
+    assert made.dollars_per_hour(*made.apart) == pytest.approx(
+        sum(made.dollars_per_hour(pool) or 0.0 for pool in made.apart)
     )
     # between two kinds of nodes the network is the way, and not NVLink
-    assert answer.transfer_seconds > found(tp=[1], pp=[1]).transfer_seconds
+    assert made.transfer_seconds > found(tp=[1], pp=[1]).transfer_seconds
 
 
 def test_nothing_keeps_the_limits() -> None:
@@ -128,9 +129,24 @@ def test_the_queue_and_its_inverse() -> None:
 
 
 def test_text_and_numbers_agree() -> None:
-    answer = found()
-    told = answer.to_dict()
+    made = found()
+    told = made.to_dict()
     assert told["devices_apart"] == sum(pool["devices"] for pool in told["pools"][:2])
-    assert str(answer).splitlines()[1] == answer.verdict == told["verdict"]
-    assert [row[4] for row in answer.tables()[0].rows] == [f"{pool['devices']:,}" for pool in told["pools"]]
-    assert list(answer.to_frame().index) == ["prompts", "decode", "both"]
+    assert str(made).splitlines()[1] == made.verdict == told["verdict"]
+    assert [row[4] for row in made.tables()[0].rows] == [f"{pool['devices']:,}" for pool in told["pools"]]
+    assert list(made.to_frame().index) == ["prompts", "decode", "both"]
+
+
+def test_the_command() -> None:
+    line = "plan serve llama-3.1-8b --gpu h100 --rate 20 --slo-ttft 0.5 --slo-tpot 0.02 --pools".split()
+    told = answer(*line)
+    assert told["devices_apart"] == sum(pool["devices"] for pool in told["pools"] if pool["pool"] != "both")
+    assert run(*line, "-q").stdout.strip() == told["verdict"].replace("tp=", "--tp ").replace("pp=", "--pp ")
+    for more, words in (
+        (["--gpu", "l4"], "give one --gpu"),
+        (["--gpus", "8"], "leave --gpus and other limits out"),
+        (["--percentile", "99"], "has no effect on --pools"),
+        (["--emit", "vllm"], "--pools are two"),
+    ):
+        assert words in refused(*line, *more)
+    assert "--pools needs --rate, --slo-ttft and --slo-tpot" in refused(*line[:5], "--pools")
