@@ -44,9 +44,17 @@ SAYS: dict[str, list[list[str]]] = {
         [r"^Take 1 x RTX 3090.*to buy \$1,499", r"RTX 3090 takes .*Q4_K_M", r"refused: RTX 3060 12GB: does not fit"]
     ],
     "what runs on my machine": [[r"\d+ of \d+ models run", r"qwen3-32b +32\.8 B +int4-awq, vllm +1\d,\d+ +[34]\d"]],
-    "two different cards together": [[r"^Fits", r"RTX 3090 +\d\d ", r"RTX 4090 +\d\d ", r"1\d\.\d tokens/s for each of 1"]],
+    "two different cards together": [
+        [r"^Fits", r"RTX 3090 +\d\d ", r"RTX 4090 +\d\d ", r"1\d\.\d tokens/s for each of 1"]
+    ],
     "four cards side by side": [
-        [r"^Fastest for one user: ", r"cheapest a token: B200", r"a million tokens +\$", r"joules a token", r"80 % interval"]
+        [
+            r"^Fastest for one user: ",
+            r"cheapest a token: B200",
+            r"a million tokens +\$",
+            r"joules a token",
+            r"80 % interval",
+        ]
     ],
     "tensor or pipeline parallel": [[r"^Take 4 x L40S", r"tp 4"]],
     "the longest context": [[r"inference, bf16 +yes .* 131,072 "]],
@@ -55,7 +63,9 @@ SAYS: dict[str, list[list[str]]] = {
     "what micro-batch does to MFU": [[r"Fastest: --micro-batch 4", r"1 .* 39\.\d %", r"4 .* 41\.\d %"]],
     "whether a draft model pays": [[r"speculative decoding +[\d.]+ tokens/s a user with the draft, [\d.]+ .* without"]],
     "20 LoRA adapters at once": [[r"LoRA adapters +20 of rank 16: 1\.\d+ GiB"]],
-    "why it ran out of memory": [[r"^Does not fit: short by 28", r"activations +26\.\d GiB +55", r"Try: .*--loss chunked: 19\.6"]],
+    "why it ran out of memory": [
+        [r"^Does not fit: short by 28", r"activations +26\.\d GiB +55", r"Try: .*--loss chunked: 19\.6"]
+    ],
     "the same of a file that I have": [[r"^Fits", r"zero=3"]],
     "what to type": [
         [r"^exec vllm serve meta-llama/Meta-Llama-3-70B", r"--tensor-parallel-size 4", r"--kv-cache-dtype fp8"],
