@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -177,7 +178,7 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
             best=options.pop("best"),
             **space,
         )
-    return _alone(found, options["name"], run)
+    return _alone(replace(found, changes=_in_examples(found.changes, options)), options["name"], run)
 
 
 def _pool(workers: int) -> Any:
@@ -250,7 +251,18 @@ def _tokens(options: dict[str, Any]) -> float | None:
         return None if tokens is None else float(tokens) * (epochs or 1)
     if tokens is not None:
         raise llmhw.LLMHWError(f"examples={examples} and tokens={tokens} both say how much data there is: give one")
-    return float(examples) * (epochs or 1) * int(options["seq_len"])
+    options["each"] = (epochs or 1) * int(options["seq_len"])
+    return float(examples) * float(options["each"])
+
+
+def _in_examples(changes: Iterable[str], options: dict[str, Any]) -> tuple[str, ...]:
+    """Changes of the data as they were asked for: in examples, where these were."""
+    each = options.get("each")
+    made = []
+    for line in changes:
+        tokens = re.match(r"tokens=([^,:]*)", line)
+        made.append(f"examples={int(float(tokens[1]) / each)}{line[tokens.end() :]}" if each and tokens else line)
+    return tuple(made)
 
 
 def _interrupted(found: Plan) -> str:

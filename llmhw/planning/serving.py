@@ -23,7 +23,18 @@ from llmhw.margin import known_error
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import QUALITY, Demand
 from llmhw.planning.places import Offer, Place
-from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
+from llmhw.planning.result import (
+    Bound,
+    Choice,
+    Figure,
+    Limits,
+    Plan,
+    Refusal,
+    missed,
+    ranked,
+    smallest_changes,
+    undominated,
+)
 from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
 from llmhw.search import Found, ServingSpace, search
 from llmhw.service import (
@@ -800,6 +811,8 @@ def plan_serving(
         if not found.picks:
             relaxed = replace(question, demand=replace(demand, slo_ttft=None, slo_tpot=None))
             made = searched(relaxed, where, progress)
+            alone = replace(relaxed.demand, users=1, rate=None, percentile=None)  # nothing is quicker than one user
+            made.picks += searched(replace(relaxed, demand=alone, by="latency"), where, None).picks
             return answered(question, made, best, notes, found)
     return answered(question, found, best, notes)
 
@@ -827,8 +840,10 @@ def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[s
 _MOST_FRONT = 5
 
 
-def answered(question: Question, found: Searched, best: int, notes: list[str], missed: Searched | None = None) -> Plan:
-    """The plan, from all that was picked; `missed`: what kept the level nowhere, of which these are the nearest."""
+def answered(
+    question: Question, found: Searched, best: int, notes: list[str], elsewhere: Searched | None = None
+) -> Plan:
+    """The plan, from all that was picked; `elsewhere`: what kept the level nowhere, of which these are the nearest."""
     bounds, figure = question.bounds, question.figure
     drafts, most = _drafts(question, found.picks), figure == "tokens_per_second"
     order = ranked(list(drafts), bounds, figure, most=most)
@@ -846,14 +861,13 @@ def answered(question: Question, found: Searched, best: int, notes: list[str], m
     front = undominated([*shown, *(c for c in front if not c.misses(bounds))], _FRONT)
     changes: list[str] = []
     if not shown:
-        nearest = sorted(drafts, key=lambda c: max(c.misses(bounds).values(), default=0.0))
-        late += [Refusal(c.place, missed_words(c, bounds)) for c in nearest if c.misses(bounds)]
+        late += too_much(drafts, bounds)
         changes = [
             f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}, {c.layout}"
             for c, moved in smallest_changes(list(drafts), bounds)[:3]
         ]
-    taken = set() if missed else {p.site.offer.device.name for p in found.picks}
-    refused = sorted((missed or found).refused.items(), key=lambda r: r[1])
+    taken = set() if elsewhere else {p.site.offer.device.name for p in found.picks}
+    refused = sorted((elsewhere or found).refused.items(), key=lambda r: r[1])
     return Plan(
         title=_title(question),
         choices=tuple(shown),
@@ -894,23 +908,27 @@ def _spread(front: Sequence[Choice]) -> list[Choice]:
 
 
 def _drafts(question: Question, picks: Sequence[Pick]) -> dict[Choice, Pick]:
-    """Choices of the picks, each layout of a site once."""
+    """Choices of the picks, each layout of a site with as many users once."""
     found: dict[Any, Pick] = {}
     for pick in picks:
         offer = pick.site.offer
         machine = offer.machine and (offer.machine.provider, offer.machine.name)
-        key = (offer.device.name, machine, pick.site.price, pick.site.devices, pick.job.devices, words(pick.job))
+        where = (offer.device.name, machine, pick.site.price, pick.site.devices)
+        key = (*where, pick.job.devices, words(pick.job), pick.concurrency)
         found.setdefault(key, pick)
     return {draft_of(question, pick): pick for pick in found.values()}
 
 
-def missed_words(choice: Choice, bounds: Sequence[Bound]) -> str:
-    """The limits that a choice breaks, with its figures."""
-    told = []
-    for bound in choice.misses(bounds):
-        figure = choice.figures.get(bound.figure)
-        told.append(f"{bound.figure.replace('_', ' ')} {figure or 'not known'} against {bound.limit:g}")
-    return ", ".join(told)
+def too_much(choices: Iterable[Choice], bounds: Sequence[Bound]) -> list[Refusal]:
+    """Choices that break limits: those that break the fewest first, of these the nearest; of a device the first."""
+    broken = [(c, misses) for c in choices if (misses := c.misses(bounds))]
+    found: dict[str, Refusal] = {}
+    for c, _ in sorted(broken, key=lambda one: (len(one[1]), max(one[1].values()))):
+        found.setdefault(c.job.cluster.accelerator.name, Refusal(c.place, missed(c, bounds, COLUMNS | _OTHER_WORDS)))
+    return list(found.values())
+
+
+_OTHER_WORDS = {"tpot": "next token", "devices": "devices", "purchase": "to buy"}
 
 
 def _columns(question: Question) -> dict[str, str]:

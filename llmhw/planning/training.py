@@ -442,7 +442,8 @@ def _search(question: Question, group: Sequence[Place], found: Results) -> None:
     worse = {place: better for place in able if (better := found.better(question, place))}
     for place, choice in list(worse.items())[:1]:
         days, dollars = at_best(question, place)
-        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')} and {format_quantity(dollars, 'dollars')}"
+        price = f" and {format_quantity(dollars, 'dollars')}" if dollars < float("inf") else ", without a price"
+        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')}{price}"
         found.refused.append(Refusal(str(place), f"{least}: {choice.place} beats that"))
     left = [place for place in able if place not in worse]
     if left:
@@ -698,20 +699,38 @@ def ways_out(
         best = ranked(held, bounds, by)[0]
         yield f"gpus={best.figures['devices'].value}: {_short_of(best)}"
     for best, moved in smallest_changes(choices, [b for b in bounds if b is not FITS])[:_MOST_CHANGES]:
-        if not best.misses([FITS]):
-            yield f"{', '.join(b.asks(best.figures[b.figure].value) for b in moved)}: {_short_of(best)}"
+        broken = [b for b in moved if b in best.misses(bounds)]
+        if broken and not best.misses([FITS]):
+            other = _other_count(question, best)
+            asks = (b.asks(best.figures[b.figure].value) for b in broken)
+            yield f"{', '.join([*other, *asks])}: {_short_of(best)}"
     yield from _fewer_tokens(question, choices)
     told = 0
     for text, asked, where in variants(question, groups, offers):
         order = ranked(searched(asked, where[:_TRIES]).choices, bounds, by)
         if order:
-            yield f"{text}: {_short_of(order[0])}"
+            yield f"{_opened(text, order[0].job)}: {_short_of(order[0])}"
             told += 1
         if told == _MOST_CHANGES:
             return
 
 
 _TRIES, _MOST_CHANGES = 6, 4
+_OPEN = " left open"
+
+
+def _other_count(question: Question, choice: Choice) -> list[str]:
+    """The number of devices, where another one was asked for."""
+    number = choice.where.devices
+    return [f"gpus={number}"] if question.counts and number not in question.counts else []
+
+
+def _opened(text: str, job: TrainingJob) -> str:
+    """Of an axis that was left open, what was found for it."""
+    if not text.endswith(_OPEN):
+        return text
+    name = text.removesuffix(_OPEN).replace("sharding", "zero")
+    return f"{name}={getattr(job.parallelism, name, getattr(job, name, None))!r}"
 
 
 def _fewer_tokens(question: Question, choices: Sequence[Choice]) -> Iterator[str]:
@@ -727,7 +746,7 @@ def _fewer_tokens(question: Question, choices: Sequence[Choice]) -> Iterator[str
         fewer = float(f"{share * question.tokens * 0.95:.1e}")
         made = choice_of(replace(question, tokens=fewer), chosen.where, chosen.job)
         if not made.misses(question.bounds):
-            yield f"tokens={fewer:g}: {_short_of(made)}"
+            yield f"{', '.join([f'tokens={fewer:g}', *_other_count(question, made)])}: {_short_of(made)}"
 
 
 def variants(
@@ -745,7 +764,7 @@ def variants(
 
     for name in [n for n in space if n != "offload"]:
         left = {n: v for n, v in space.items() if n != name}
-        yield f"{name} left open", replace(question, space=left), groups
+        yield f"{name}{_OPEN}", replace(question, space=left), groups
     if first.compute is None and first.precision != "fp32" and trained:
         yield "compute='fp8'", of_jobs(compute="fp8"), groups
     if trained and first.optimizer == "adamw":
