@@ -685,8 +685,8 @@ def beyond(
     left = sorted(filter(None, left), key=lambda group: at_best(question, group[0])[1])
     # the cheapest, and the cheapest of those that may be in time: either limit may be the one to move
     deadline = question.limits.deadline_days or float("inf")
-    quick = [group for group in left if any(at_best(question, p)[0] <= deadline for p in group)][:_TRIES]
-    return [c for some in (quick, left[:_TRIES]) for c in searched(asked, some).choices]
+    in_time = [group for group in left if any(at_best(question, p)[0] <= deadline for p in group)][:_TRIES]
+    return [c for some in (in_time, left[:_TRIES]) for c in searched(asked, some).choices]
 
 
 def ways_out(
