@@ -224,7 +224,8 @@ def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
     if options["frozen"] or options["base"]:
         if "full" in weights:
             raise llmhw.LLMHWError("method='full' trains all weights, which frozen=True and base do not: leave one out")
-        return [aim | {"frozen": True}]
+        frozen = aim | {"frozen": True}
+        return [frozen] if _asked(options, "loss") else [frozen, frozen | {"loss": "chunked"}]
     adapted = [name for name in ("rank", "targets", "adapters", "adapter_layers") if _asked(options, name)]
     usual = ("lora", "qlora") if adapted else _WEIGHTS
     found = []
@@ -233,7 +234,8 @@ def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
         if name == "full" and adapted:
             raise llmhw.LLMHWError(f"method='full' has no adapters: leave {adapted[0]} out")
         found.append(aim | way)
-    return found
+    # the last resort costs nothing but a library: logits that are never there all at once
+    return found if _asked(options, "loss") else [*found, found[-1] | {"loss": "chunked"}]
 
 
 def _asked(options: dict[str, Any], name: str) -> bool:
