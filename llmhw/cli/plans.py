@@ -211,7 +211,14 @@ def _finetune(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     ways = _ways(options)
     jobs = [_job(options, **way) for way in ways]
-    return _planned(options, jobs, tuning=True, tokens=_tokens(options))
+    plan = _planned(options, jobs, tuning=True, tokens=_tokens(options))
+    if not isinstance(plan, Plan):
+        return plan
+    words = (("frozen=True, base='nf4-dq'", "method='qlora'"), ("frozen=True", "method='lora'"))
+    changes = list(plan.changes)
+    for was, word in words:
+        changes = [text.replace(was, word) if text.startswith(was) else text for text in changes]
+    return replace(plan, changes=tuple(changes))
 
 
 def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -562,13 +562,21 @@ def candidates(question: Question, clusters: Any, counts: Sequence[int], offers:
             groups.setdefault(place.kind, []).append(place)
         found = list(groups.values())
     errors = []
+    numbers = set(counts)
     for offer in offers:
+        able = []
         try:
-            found.append([offer.place(n) for n in counts or sensible(question, offer)])
-        except LLMHWError as error:  # a device that lacks the format, or comes in other numbers
+            for n in counts or sensible(question, offer):
+                try:
+                    able.append(offer.place(n))
+                except LLMHWError as error:  # it comes in other numbers
+                    errors.append(error)
+        except LLMHWError as error:  # a device that lacks the format
             errors.append(error)
-    if errors and not any(found):
-        raise errors[0]
+        found.append(able)
+        numbers -= {place.devices for place in able}
+    if errors and (numbers or not any(found)):
+        raise next((e for e in errors if any(str(e).startswith(f"gpus={n} ") for n in numbers)), errors[0])
     return sorted(filter(None, found), key=lambda group: at_best(question, group[0])[1])
 
 
