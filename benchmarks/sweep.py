@@ -10,6 +10,7 @@ answered; the processor's time is that of all of them. Dask's cluster needs `pip
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -98,10 +99,15 @@ def main() -> None:
         few = asked | {"models": asked["models"][: 4 * args.workers], "devices": asked["devices"][:2]}
         sweep(**few, executor=executor)  # every worker has loaded the library
         many, apart, _ = timed(asked, executor)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     alone, whole, own = timed(asked | {"workers": 1})
     print(f"{alone.title}: {alone.pairs:,} pairs, {sum(alone.refused.values()):,} of them refused")
     print(f"in turn     {whole:8.1f} s  {1e3 * whole / alone.pairs:6.2f} ms a pair, {own:.1f} s of a processor")
-    print(f"{args.cluster:<11} {apart:8.1f} s  {whole / apart:6.2f} times as fast with {args.workers} workers")
+    cluster_seconds = spent.ru_utime + spent.ru_stime
+    print(
+        f"{args.cluster:<11} {apart:8.1f} s  {whole / apart:6.2f} times as fast with {args.workers} workers, "
+        f"{cluster_seconds:.1f} s of processors, starts included"
+    )
     assert many.rows == alone.rows, "the rows are others"
     print(f"the {len(alone.rows):,} rows are the same")
 

@@ -150,7 +150,10 @@ def _fields_asked(kind: type) -> list[tuple[str, Any, bool, Any]]:
 
 
 def _format(name: str, value: str) -> str:
-    return number_format(value).name
+    try:
+        return number_format(value).name
+    except LLMHWError as error:
+        raise LLMHWError(str(error).replace("number_format=", f"{name}=", 1)) from None
 
 
 def _size(name: str, value: str | float) -> float:

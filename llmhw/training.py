@@ -1031,10 +1031,9 @@ class StepMemory:
         elif first:
             alive = alive.without({"gradients"})
         alive.merge(gathered)
-        if job.trainer.sharding == "deepspeed" and any_of(self.x.shards > 1) and any_of(self.x.zero > 0):
-            alive.put(
-                "buckets", [term(bucket_bytes, "gradients before they are reduced", where(self.x.shards > 1, 1, 0))]
-            )
+        cut = (self.x.shards > 1) & (self.x.zero > 0)
+        if job.trainer.sharding == "deepspeed" and any_of(cut):
+            alive.put("buckets", [term(bucket_bytes, "gradients before they are reduced", where(cut, 1, 0))])
         moments = {
             moment: Ledger(self.detail).merge(alive).merge(self.activations(stage, number, moment))
             for moment in (LOSS, LAYER)

@@ -80,8 +80,11 @@ def _here(options: dict[str, Any]) -> list[llmhw.Accelerator]:
 
 def _which(options: dict[str, Any]) -> Report:
     here = options.pop("here")
-    cards = _here(options) if here else machine_of(options["gpu"], options.pop("gpus"))
-    options.pop("gpus", None)
+    number = options.pop("gpus")
+    if number is not None and (here or options["model"] is not None):
+        way = "--here counts them" if here else f"of a model's cards, it is --most-devices {number}"
+        raise llmhw.LLMHWError(f"gpus={number} has no effect: {way}")
+    cards = _here(options) if here else machine_of(options["gpu"], number)
     link = network_link("intra_link", options.pop("intra_link"), "scale-up")
     if options["model"] is None:
         return _models(options, cards, link)

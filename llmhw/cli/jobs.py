@@ -71,7 +71,10 @@ def network_link(argument: str, text: str | None, kind: str) -> llmhw.Link | Non
     try:
         rate = float(text)
     except ValueError:
-        return (_of_machine(text) if kind == "scale-out" else None) or llmhw.link(text)
+        try:
+            return (_of_machine(text) if kind == "scale-out" else None) or llmhw.link(text)
+        except llmhw.LLMHWError as error:
+            raise llmhw.LLMHWError(str(error).replace("link=", f"{argument}=", 1)) from None
     if not 1e-3 <= rate <= 1e6:
         raise llmhw.LLMHWError(f"{argument}={text!r} must be a link's name, or a number of GB/s from 0.001 to 1e6")
     return llmhw.Link(f"{rate:g} GB/s", kind, rate * 1e9, status="given")

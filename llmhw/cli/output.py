@@ -20,7 +20,8 @@ from llmhw.units import PRINTED_CURRENCY, LLMHWError, finite, format_quantity, p
 
 
 # Names of the library whose option is called otherwise.
-_FIELDS = {"device": "gpu", "devices": "gpus", "kv_format": "kv", "number_format": "weights"}
+_FIELDS = {"device": "gpu", "accelerator": "gpu", "devices": "gpus", "counts": "gpus"}
+_FIELDS |= {"kv_format": "kv", "number_format": "weights", "purchase": "budget"}
 _FIELDS |= {name: f"gpu_{name}" for name in ("memory", "bandwidth", "tflops")}
 
 
@@ -29,7 +30,7 @@ def flags_of(command: click.Command) -> dict[str, click.Option]:
     found = {param.name: param for param in command.params if isinstance(param, click.Option) and param.name}
     given = [param for param in command.params if isinstance(param, click.Option) and isinstance(param.flag_value, str)]
     found |= {f"{param.name}={param.flag_value}": param for param in given}  # --spot is kind="spot"
-    return found | {name: found[flag] for name, flag in _FIELDS.items() if flag in found}
+    return {name: found[flag] for name, flag in _FIELDS.items() if flag in found} | found
 
 
 def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:

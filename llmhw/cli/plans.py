@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from itertools import product
 from typing import Any
@@ -13,7 +15,7 @@ import llmhw
 from llmhw.cli import jobs
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
-from llmhw.cli.launching import emit_option, emitted
+from llmhw.cli.launching import emit_option, emit_options, emitted, filled
 from llmhw.cli.options import (
     COUNT,
     DEVICES,
@@ -36,7 +38,7 @@ from llmhw.hardware import accelerator_of
 from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
 from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits, Plan
-from llmhw.units import check_choice
+from llmhw.units import check_choice, check_count
 
 # Axes of the layout, which a plan tries unless they are given; the rest of a layout is of the job.
 _AXES = ("tp", "pp", "vpp", "cp", "ep", "expert_tp", "schedule", "offload", "micro_batch", "recompute")
@@ -110,7 +112,8 @@ def _plan_options() -> list[Option]:
 def _job_options(without: Iterable[str] = ()) -> list[Option]:
     axes = [*field_options(Parallelism, (*_AXES, *_PAIRS, *_FLAGS)), *field_options(TrainingJob, _AXES)]
     left = {f.name for f in fields(TrainingJob)} - {*_AXES, *_NOT_TRIED, *without}
-    return [*_listed(axes), *field_options(TrainingJob, left)]
+    spread = option("--workers", group="Answer", type=WHOLE, many=False, usual=1, help="Processes that search.")
+    return [*_listed(axes), *field_options(TrainingJob, left), spread]
 
 
 def _space(options: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +163,10 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
     form = str(click.get_current_context().params.get("emit") or "").rpartition(":")[2]
     if form == "torchtitan" and "sharding" not in space:
         space["sharding"] = ((3, 1),)  # it has no other
-    with Progress("plans") as step:
+    with Progress("plans") as step, _pool(options.pop("workers")) as executor:
         found = plan_training(
             ways,
+            executor=executor,
             offers=offers,
             counts=counts,
             limits=limits,
@@ -174,7 +178,16 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
             best=options.pop("best"),
             **space,
         )
-    return _alone(found, options["name"], run)
+    return _alone(replace(found, changes=_in_examples(found.changes, options)), options["name"], run)
+
+
+def _pool(workers: int) -> Any:
+    """So many processes for the search; for one none."""
+    if check_count("workers", workers, most=1024) == 1:
+        return nullcontext()
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(workers)
 
 
 def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
@@ -184,6 +197,7 @@ def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
 
 
 def _train(options: dict[str, Any]) -> Report:
+    filled(options, "training")
     options["name"] = options.pop("model")
     options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
@@ -191,6 +205,7 @@ def _train(options: dict[str, Any]) -> Report:
 
 
 def _finetune(options: dict[str, Any]) -> Report:
+    filled(options, "training")
     options["name"] = options.pop("model")
     options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
@@ -209,7 +224,8 @@ def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
     if options["frozen"] or options["base"]:
         if "full" in weights:
             raise llmhw.LLMHWError("method='full' trains all weights, which frozen=True and base do not: leave one out")
-        return [aim | {"frozen": True}]
+        frozen = aim | {"frozen": True}
+        return [frozen] if _asked(options, "loss") else [frozen, frozen | {"loss": "chunked"}]
     adapted = [name for name in ("rank", "targets", "adapters", "adapter_layers") if _asked(options, name)]
     usual = ("lora", "qlora") if adapted else _WEIGHTS
     found = []
@@ -218,7 +234,8 @@ def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
         if name == "full" and adapted:
             raise llmhw.LLMHWError(f"method='full' has no adapters: leave {adapted[0]} out")
         found.append(aim | way)
-    return found
+    # the last resort costs nothing but a library: logits that are never there all at once
+    return found if _asked(options, "loss") else [*found, found[-1] | {"loss": "chunked"}]
 
 
 def _asked(options: dict[str, Any], name: str) -> bool:
@@ -234,7 +251,18 @@ def _tokens(options: dict[str, Any]) -> float | None:
         return None if tokens is None else float(tokens) * (epochs or 1)
     if tokens is not None:
         raise llmhw.LLMHWError(f"examples={examples} and tokens={tokens} both say how much data there is: give one")
-    return float(examples) * (epochs or 1) * int(options["seq_len"])
+    options["each"] = (epochs or 1) * int(options["seq_len"])
+    return float(examples) * float(options["each"])
+
+
+def _in_examples(changes: Iterable[str], options: dict[str, Any]) -> tuple[str, ...]:
+    """Changes of the data as they were asked for: in examples, where these were."""
+    each = options.get("each")
+    made = []
+    for line in changes:
+        tokens = re.match(r"tokens=([^,:]*)", line)
+        made.append(f"examples={int(float(tokens[1]) / each)}{line[tokens.end() :]}" if each and tokens else line)
+    return tuple(made)
 
 
 def _interrupted(found: Plan) -> str:
@@ -309,7 +337,7 @@ TRAIN = Command(
         Option(named("tokens"), type=COUNT, group="Question", help="Of the run: 15e12, 15T; default: 20 a parameter."),
         *_plan_options(),
         *field_options(RunOptions),
-        emit_option("training"),
+        *emit_options("training"),
     ],
     help="What to rent or buy to train a model: machines and how many, the layout, days, dollars, energy.\n\n"
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",
@@ -343,7 +371,7 @@ FINETUNE = Command(
         *_job_options(("method",)),
         *_plan_options(),
         *field_options(RunOptions),
-        emit_option("training"),
+        *emit_options("training"),
     ],
     help="What to rent or buy to fine-tune a model: all weights, LoRA or QLoRA, on answers, pairs (DPO) or GRPO.\n\n"
     "All that is left open is tried: devices, numbers, layouts. What is assumed is said.",

@@ -14,9 +14,10 @@ from typing import Any
 
 from llmhw.hardware import Cluster
 from llmhw.job import ServingJob, limits_of
-from llmhw.launch import FORMS, Asked, Form, Written, cannot_say, commented, heading
+from llmhw.launch import FORMS, Asked, Form, Written, cannot_say, commented, heading, hub_id
 from llmhw.launch.shell import Raw, listed, written_file
-from llmhw.names import split_format
+from llmhw.model import model_of
+from llmhw.names import find_model, split_format
 from llmhw.precision import CHECKPOINT, checkpoint_name, number_format, weight_bytes
 from llmhw.serving import ServingMemory, serving_memory, settled
 from llmhw.speculation import HEADS
@@ -268,6 +269,8 @@ def _drafts(asked: Asked) -> tuple[str, str]:
         return "mtp", ""
     if word in HEADS:
         return word, "$DRAFT"
+    if draft and find_model(draft) and "/" not in draft:
+        draft = hub_id(model_of(draft, "draft"))
     return ("model", draft) if draft else ("", "")
 
 

@@ -135,10 +135,11 @@ ATTENTION = {"flash": "sdpa", "eager": "eager"}
 
 def optim_of(job: TrainingJob, form: str) -> str:
     """transformers' name of the optimizer."""
+    by = "deepspeed" if form == "deepspeed" else sharder(job)
     for name, meant in OPTIM.items():
         if meant != job.optimizer or (name == "muon" and form != "axolotl"):
             continue
-        if (sharder(job) == "fsdp" and name in _NOT_UNDER_FSDP2) or (sharder(job) == "deepspeed" and name == "muon"):
+        if (by == "fsdp" and name in _NOT_UNDER_FSDP2) or (by == "deepspeed" and name == "muon"):
             continue
         return name
     raise cannot_say(form, f"optimizer={job.optimizer!r}")
@@ -180,11 +181,12 @@ def trl_flags(asked: Asked, form: str) -> list[str]:
     """Flags of TRL's scripts, which are those of transformers' TrainingArguments and some more."""
     job: TrainingJob = asked.job
     steps, _ = steps_of(asked)
-    whole = sharder(job) == "deepspeed" or job.frozen or job.precision == "bf16"
+    by = "deepspeed" if form == "deepspeed" else sharder(job)
+    whole = (by == "deepspeed" and job.precision != "fp32-bf16") or job.frozen or job.precision == "bf16"
     data = {"sft": "trl-lib/Capybara", "dpo": "trl-lib/ultrafeedback_binarized", "grpo": "trl-lib/DeepMath-103K"}
     kind = "bfloat16" if whole and job.precision != "fp32" else "float32"
     # under FSDP it is the config's own: gradients would be gathered twice
-    again = job.recompute == "full" and not (form == "accelerate" and sharder(job) == "fsdp")
+    again = job.recompute == "full" and by != "fsdp"
     found: dict[str, Any] = {
         "model_name_or_path": asked.model_id,
         "dataset_name": data[job.method],
@@ -376,7 +378,7 @@ def deepspeed(asked: Asked) -> Written:
     launch = [f"deepspeed --num_gpus {each} --module"]
     if job.cluster.nodes > 1:  # its own launcher wants ssh and a list of hosts
         launch = [*torchrun_line(job), "-m"]
-    flags = [flag for flag in trl_flags(asked, "deepspeed") if not flag.startswith("--dtype")]
+    flags = trl_flags(asked, "deepspeed")
     launch[-1] += f" trl.scripts.{job.method}"
     command = command_line([*launch, *flags, f"--deepspeed {form.file}"])
     found, why = deepspeed_config(job, "deepspeed")

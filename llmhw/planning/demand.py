@@ -26,8 +26,12 @@ class Demand:
     output_tokens: int = count("Of each answer.", 500)
     users: int | None = count("People who ask again when they are answered.", None)
     rate: float | None = number("Requests that arrive in a second, instead.", above=True, most=1e9)
-    slo_ttft: float | None = number("Most seconds until the first token; default: 2.", above=True, most=600)
-    slo_tpot: float | None = number("Most seconds between two tokens; default: 0.05.", above=True, most=10)
+    slo_ttft: float | None = number(
+        "Most seconds until the first token; default: 2, or none with the other.", above=True, most=600
+    )
+    slo_tpot: float | None = number(
+        "Most seconds between two tokens; default: 0.05, or none with the other.", above=True, most=10
+    )
     percentile: float | None = number(
         "Of requests at random that must keep both limits, as 99; default: the mean request.", least=1, most=99.9
     )

@@ -117,8 +117,9 @@ class Offer:
         """So many of them; a number that cannot be had raises `LLMHWError`."""
         if devices > self.most or devices % self.step:
             name = f"{self.machine.provider} {self.machine.name}" if self.machine else self.device.name
+            way = "give inter_link, such as 'InfiniBand NDR 4x'"
             some = f"come in {self.step}s" if devices % self.step else f"are joined up to {self.most}"
-            raise LLMHWError(f"gpus={devices} cannot be had of {name}: these {some}; give a network of your own")
+            raise LLMHWError(f"gpus={devices} cannot be had of {name}: these {some}; {way}")
         if self.own:
             c = self.own
             made = Cluster(c.accelerator, devices, c.devices_per_node, c.intra_link, c.inter_link)

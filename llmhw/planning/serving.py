@@ -23,10 +23,29 @@ from llmhw.margin import known_error
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import QUALITY, Demand
 from llmhw.planning.places import Offer, Place
-from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
+from llmhw.planning.result import (
+    Bound,
+    Choice,
+    Figure,
+    Limits,
+    Plan,
+    Refusal,
+    missed,
+    ranked,
+    smallest_changes,
+    undominated,
+)
 from llmhw.precision import checkpoint_name, formats_in, number_format, number_formats, weight_bytes
 from llmhw.search import Found, ServingSpace, search
-from llmhw.service import ServingEstimate, check_lengths, engine_for, serve, simulate_service, time_interval
+from llmhw.service import (
+    ServingEstimate,
+    check_lengths,
+    engine_for,
+    provenance,
+    serve,
+    simulate_service,
+    time_interval,
+)
 from llmhw.serving_grid import Rooms, ServingGrid, grids
 from llmhw.units import LLMHWError, check_choice, check_count, format_quantity
 
@@ -104,8 +123,8 @@ def formats_tried(job: ServingJob, quality: str | None = None) -> list[str]:
     least = QUALITY[quality][0] if quality else 0
     names = [n for n in _USUAL if n in number_formats() and engine.reads(number_format(n))]
     names = [n for n in names if number_format(n).bits >= least]
-    if not engine.default_weights:
-        names = [n for n in names if number_format(n).kind != "gguf"]
+    if engine.cells or not engine.default_weights:
+        names = [n for n in names if (number_format(n).kind == "gguf") == engine.cells]
     if spec.checkpoint.quantized:
         own = checkpoint_name(spec)
         if all(engine.reads(fmt) for fmt in formats_in(spec, own)):
@@ -290,10 +309,11 @@ class Searched:
 _ROUNDS = 4
 
 
-def most_within(grid: ServingGrid, question: Question, longer: Any) -> dict[str, Any]:
+def most_within(grid: ServingGrid, question: Question, longer: Any, users: Any = inf) -> dict[str, Any]:
     """The most users of one instance that keep the level, to a few per cent; with their times, by interpolation.
 
     longer   factor on predicted times, with one user and with several: arrays
+    users    of an instance at most
 
     `low` keeps the level, `high` does not (or is one more than fit); 0 where not even one user does.
     """
@@ -307,7 +327,7 @@ def most_within(grid: ServingGrid, question: Question, longer: Any) -> dict[str,
         worst = np.maximum(times[0] / ttft, times[1] / tpot) * factor
         return np.broadcast_to(worst, grid.shape), [np.broadcast_to(t, grid.shape) for t in times]
 
-    capacity = grid.capacity
+    capacity = np.minimum(grid.capacity, users)
     low, high = np.minimum(capacity, 1.0), capacity.copy()
     worst, times = missed(low)
     low_worst, low = worst, np.where(worst <= 1, low, 0.0)
@@ -350,7 +370,9 @@ def searched(question: Question, where: Sequence[Site], progress: Callable[[int,
         rows, kinds = _rows(question, most, dp, ep, pairs, found)
         for devices, _, grid in grids(rows, weights, kv, rooms):
             longer = _longer(grid, question.sure)
-            made = most_within(grid, question, longer) | {"longer": np.broadcast_to(longer[1], grid.shape)}
+            made = most_within(grid, question, longer, _share(question, grid, [kinds[k][0] for k in devices])) | {
+                "longer": np.broadcast_to(longer[1], grid.shape)
+            }
             made["held"] = grid.held(np.maximum(made["low"], 1))
             for d, kind in enumerate(devices):
                 for site in kinds[kind]:
@@ -358,6 +380,16 @@ def searched(question: Question, where: Sequence[Site], progress: Callable[[int,
         if progress is not None:
             progress(i + 1, len(every))
     return found
+
+
+def _share(question: Question, grid: ServingGrid, where: Sequence[Site]) -> Any:
+    """Users of an instance at most: all there are, or its share of them where the devices are given."""
+    users = question.demand.users
+    if users is None:
+        return inf
+    each = [[ceil(users / max(1, (s.devices or 0) // job.devices)) if job else 1 for job in row]
+            for s, row in zip(where, grid.jobs, strict=True)]  # fmt: skip
+    return np.array(each, dtype=float)[:, :, None, None]
 
 
 def _most(question: Question, site: Site, least_bytes: float) -> int:
@@ -384,7 +416,7 @@ def _rows(
     for site in where:
         sizes = [tp * pp * dp for tp, pp in pairs]
         made = {n: site.instance(n) if n <= where[site] else None for n in dict.fromkeys(sizes)}
-        key = (site.offer.device.name, tuple(_alike(c) for c in made.values()))
+        key = (site.offer.device.name, site.devices, tuple(_alike(c) for c in made.values()))
         kinds.setdefault(key, []).append(site)
         if key not in rows:
             rows[key] = [None] * len(pairs)
@@ -764,6 +796,9 @@ def plan_serving(
         check_count("counts", n, most=10**6)
     check_lengths(job, demand.input_tokens, demand.output_tokens)
     job, demand, notes = settled(job, demand)
+    if by == "latency" and not demand.loaded:
+        demand = replace(demand, users=1)
+        notes.append("assumed users=1: what is quickest for one")
     question = Question(job, demand, limits, run, by, space, tuple(counts))
     where = sites(question, clusters, offers)
     if not where:
@@ -776,6 +811,8 @@ def plan_serving(
         if not found.picks:
             relaxed = replace(question, demand=replace(demand, slo_ttft=None, slo_tpot=None))
             made = searched(relaxed, where, progress)
+            alone = replace(relaxed.demand, users=1, rate=None, percentile=None)  # nothing is quicker than one user
+            made.picks += searched(replace(relaxed, demand=alone, by="latency"), where, None).picks
             return answered(question, made, best, notes, found)
     return answered(question, found, best, notes)
 
@@ -796,15 +833,17 @@ def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[s
     asked_for = {
         f.name: getattr(job, f.name) for f in fields(job) if f.name in ("weights", "kv") and job.was_asked(f.name)
     }
-    kept = replace(job, cluster=one, **layout, **asked_for)
+    kept = replace(job, cluster=one, engine=str(job.engine), **layout, **asked_for)  # of all devices one engine
     return kept, demand, notes
 
 
 _MOST_FRONT = 5
 
 
-def answered(question: Question, found: Searched, best: int, notes: list[str], missed: Searched | None = None) -> Plan:
-    """The plan, from all that was picked; `missed`: what kept the level nowhere, of which these are the nearest."""
+def answered(
+    question: Question, found: Searched, best: int, notes: list[str], elsewhere: Searched | None = None
+) -> Plan:
+    """The plan, from all that was picked; `elsewhere`: what kept the level nowhere, of which these are the nearest."""
     bounds, figure = question.bounds, question.figure
     drafts, most = _drafts(question, found.picks), figure == "tokens_per_second"
     order = ranked(list(drafts), bounds, figure, most=most)
@@ -813,20 +852,22 @@ def answered(question: Question, found: Searched, best: int, notes: list[str], m
         notes.insert(0, "nothing keeps the level over its whole 80 % interval: these keep it at the estimate")
     shown, late = _shown(question, order, drafts, best)
     shown = ranked(shown, bounds, figure, most=most) or shown
+    notes += [f"{c.place}: {c.note}" for c in shown if c.note]
+    if shown:
+        notes += provenance(shown[0].job)[0]
     front = _spread(undominated(order, _FRONT))
     if question.demand.loaded:
         front = [choice_of(question, drafts[c]) for c in front]
     front = undominated([*shown, *(c for c in front if not c.misses(bounds))], _FRONT)
     changes: list[str] = []
     if not shown:
-        nearest = sorted(drafts, key=lambda c: max(c.misses(bounds).values(), default=0.0))
-        late += [Refusal(c.place, missed_words(c, bounds)) for c in nearest if c.misses(bounds)]
+        late += too_much(drafts, bounds)
         changes = [
             f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}, {c.layout}"
             for c, moved in smallest_changes(list(drafts), bounds)[:3]
         ]
-    taken = set() if missed else {p.site.offer.device.name for p in found.picks}
-    refused = sorted((missed or found).refused.items(), key=lambda r: r[1])
+    taken = set() if elsewhere else {p.site.offer.device.name for p in found.picks}
+    refused = sorted((elsewhere or found).refused.items(), key=lambda r: r[1])
     return Plan(
         title=_title(question),
         choices=tuple(shown),
@@ -867,23 +908,27 @@ def _spread(front: Sequence[Choice]) -> list[Choice]:
 
 
 def _drafts(question: Question, picks: Sequence[Pick]) -> dict[Choice, Pick]:
-    """Choices of the picks, each layout of a site once."""
+    """Choices of the picks, each layout of a site with as many users once."""
     found: dict[Any, Pick] = {}
     for pick in picks:
         offer = pick.site.offer
         machine = offer.machine and (offer.machine.provider, offer.machine.name)
-        key = (offer.device.name, machine, pick.site.price, pick.site.devices, pick.job.devices, words(pick.job))
+        where = (offer.device.name, machine, pick.site.price, pick.site.devices)
+        key = (*where, pick.job.devices, words(pick.job), pick.concurrency)
         found.setdefault(key, pick)
     return {draft_of(question, pick): pick for pick in found.values()}
 
 
-def missed_words(choice: Choice, bounds: Sequence[Bound]) -> str:
-    """The limits that a choice breaks, with its figures."""
-    told = []
-    for bound in choice.misses(bounds):
-        figure = choice.figures.get(bound.figure)
-        told.append(f"{bound.figure.replace('_', ' ')} {figure or 'not known'} against {bound.limit:g}")
-    return ", ".join(told)
+def too_much(choices: Iterable[Choice], bounds: Sequence[Bound]) -> list[Refusal]:
+    """Choices that break limits: those that break the fewest first, of these the nearest; of a device the first."""
+    broken = [(c, misses) for c in choices if (misses := c.misses(bounds))]
+    found: dict[str, Refusal] = {}
+    for c, _ in sorted(broken, key=lambda one: (len(one[1]), max(one[1].values()))):
+        found.setdefault(c.job.cluster.accelerator.name, Refusal(c.place, missed(c, bounds, COLUMNS | _OTHER_WORDS)))
+    return list(found.values())
+
+
+_OTHER_WORDS = {"tpot": "next token", "devices": "devices", "purchase": "to buy"}
 
 
 def _columns(question: Question) -> dict[str, str]:

@@ -331,13 +331,7 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
 
 def words(job: TrainingJob) -> str:
     """What is trained and how it lies on the devices, in words."""
-    layout = Found(lambda: job, 0.0, 0.0, None).layout
-    plain = (1, False, "", "none")
-    made = ", ".join(
-        name.replace("_", " ") if value is True else f"{name}={value}"
-        for name, value in layout.items()
-        if value is True or name in ("zero", "micro_batch") or value not in plain
-    )
+    made = str(Found(lambda: job, 0.0, 0.0, None))
     return f"{way_of(job)}; {made}" if way_of(job) else made
 
 
@@ -353,10 +347,10 @@ def asked_layout(job: TrainingJob) -> str:
 
 def way_of(job: TrainingJob) -> str:
     """What is trained of the model, where it is not all of it."""
-    if not job.frozen:
-        return "" if job.method == "sft" else job.method.upper()
-    name = f"QLoRA in {job.base}" if job.base else "LoRA"
-    return f"{name}, rank {job.rank}"
+    aim = "" if job.method == "sft" else job.method.upper()
+    name = f"QLoRA in {job.base}, rank {job.rank}" if job.base else f"LoRA, rank {job.rank}" if job.frozen else ""
+    loss = "loss in chunks" if job.loss == "chunked" else ""
+    return ", ".join(filter(None, (aim, name, loss)))
 
 
 # -- the search of all ------------------------------------------------------------------------
@@ -448,7 +442,8 @@ def _search(question: Question, group: Sequence[Place], found: Results) -> None:
     worse = {place: better for place in able if (better := found.better(question, place))}
     for place, choice in list(worse.items())[:1]:
         days, dollars = at_best(question, place)
-        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')} and {format_quantity(dollars, 'dollars')}"
+        price = f" and {format_quantity(dollars, 'dollars')}" if dollars < float("inf") else ", without a price"
+        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')}{price}"
         found.refused.append(Refusal(str(place), f"{least}: {choice.place} beats that"))
     left = [place for place in able if place not in worse]
     if left:
@@ -688,7 +683,10 @@ def beyond(
     known = {str(p) for group in groups for p in group if not hopeless(question, p)}
     left = [[p for p in group if str(p) not in known] for group in more]
     left = sorted(filter(None, left), key=lambda group: at_best(question, group[0])[1])
-    return searched(asked, left[: 2 * _TRIES]).choices
+    # the cheapest, and the cheapest of those that may be in time: either limit may be the one to move
+    deadline = question.limits.deadline_days or float("inf")
+    in_time = [group for group in left if any(at_best(question, p)[0] <= deadline for p in group)][:_TRIES]
+    return [c for some in (in_time, left[:_TRIES]) for c in searched(asked, some).choices]
 
 
 def ways_out(
@@ -701,20 +699,38 @@ def ways_out(
         best = ranked(held, bounds, by)[0]
         yield f"gpus={best.figures['devices'].value}: {_short_of(best)}"
     for best, moved in smallest_changes(choices, [b for b in bounds if b is not FITS])[:_MOST_CHANGES]:
-        if not best.misses([FITS]):
-            yield f"{', '.join(b.asks(best.figures[b.figure].value) for b in moved)}: {_short_of(best)}"
+        broken = [b for b in moved if b in best.misses(bounds)]
+        if broken and not best.misses([FITS]):
+            other = _other_count(question, best)
+            asks = (b.asks(best.figures[b.figure].value) for b in broken)
+            yield f"{', '.join([*other, *asks])}: {_short_of(best)}"
     yield from _fewer_tokens(question, choices)
     told = 0
     for text, asked, where in variants(question, groups, offers):
         order = ranked(searched(asked, where[:_TRIES]).choices, bounds, by)
         if order:
-            yield f"{text}: {_short_of(order[0])}"
+            yield f"{_opened(text, order[0].job)}: {_short_of(order[0])}"
             told += 1
         if told == _MOST_CHANGES:
             return
 
 
 _TRIES, _MOST_CHANGES = 6, 4
+_OPEN = " left open"
+
+
+def _other_count(question: Question, choice: Choice) -> list[str]:
+    """The number of devices, where another one was asked for."""
+    number = choice.where.devices
+    return [f"gpus={number}"] if question.counts and number not in question.counts else []
+
+
+def _opened(text: str, job: TrainingJob) -> str:
+    """Of an axis that was left open, what was found for it."""
+    if not text.endswith(_OPEN):
+        return text
+    name = text.removesuffix(_OPEN).replace("sharding", "zero")
+    return f"{name}={getattr(job.parallelism, name, getattr(job, name, None))!r}"
 
 
 def _fewer_tokens(question: Question, choices: Sequence[Choice]) -> Iterator[str]:
@@ -730,7 +746,7 @@ def _fewer_tokens(question: Question, choices: Sequence[Choice]) -> Iterator[str
         fewer = float(f"{share * question.tokens * 0.95:.1e}")
         made = choice_of(replace(question, tokens=fewer), chosen.where, chosen.job)
         if not made.misses(question.bounds):
-            yield f"tokens={fewer:g}: {_short_of(made)}"
+            yield f"{', '.join([f'tokens={fewer:g}', *_other_count(question, made)])}: {_short_of(made)}"
 
 
 def variants(
@@ -748,7 +764,7 @@ def variants(
 
     for name in [n for n in space if n != "offload"]:
         left = {n: v for n, v in space.items() if n != name}
-        yield f"{name} left open", replace(question, space=left), groups
+        yield f"{name}{_OPEN}", replace(question, space=left), groups
     if first.compute is None and first.precision != "fp32" and trained:
         yield "compute='fp8'", of_jobs(compute="fp8"), groups
     if trained and first.optimizer == "adamw":

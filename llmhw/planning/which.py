@@ -18,7 +18,7 @@ from llmhw.model import ModelSpec, model, models
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import Demand
 from llmhw.planning.places import Offer
-from llmhw.planning.result import Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
+from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
 from llmhw.planning.serving import (
     COLUMNS,
     FREE,
@@ -28,14 +28,14 @@ from llmhw.planning.serving import (
     Site,
     choice_of,
     draft_of,
-    missed_words,
     plan_serving,
     searched,
     settled,
     sites,
+    too_much,
 )
 from llmhw.precision import checkpoint_name, formats_in, number_format
-from llmhw.service import Service, engine_for, serve, time_interval
+from llmhw.service import Service, check_lengths, engine_for, serve, time_interval
 from llmhw.serving import memory_of
 from llmhw.units import LLMHWError, check_count, check_number, format_quantity
 
@@ -95,12 +95,13 @@ def cheapest(
         return plan
     spec = model(spec) if isinstance(spec, str) else spec
     listed = None if offers is None else list(offers)
-    made: list[tuple[Question, Searched, tuple[str, ...]]] = []
+    made: list[tuple[Question, Searched]] = []
     told: list[str] = []
     notes: list[str] = []
     for engine in engines:
         try:
             one = ServingJob(model=spec, cluster=_home(engine), engine=engine, **job)
+            check_lengths(one, asked.input_tokens, asked.output_tokens)
             settled_job, settled_demand, notes = settled(one, asked)
             question = Question(settled_job, settled_demand, limits, run, "cost", {})
             where = _able(engine, sites(question, None, listed))
@@ -109,7 +110,7 @@ def cheapest(
                 if where and not found.picks:
                     question = replace(question, sure=False)
                     found = searched(question, where, None)
-            made.append((question, found, ()))
+            made.append((question, found))
         except LLMHWError as error:
             told.append(f"{engine}: {error}")
     if not made:
@@ -129,14 +130,21 @@ def _able(engine: str, where: Iterable[Site]) -> list[Site]:
     return [site for site in where if serving_engine(engine).runs_on(site.offer.device)]
 
 
+def _in_speed(bound: Bound) -> Bound:
+    """A limit on the time of a token as one on the tokens of a second, which is what is asked for here."""
+    if bound.argument != "slo_tpot":
+        return bound
+    return Bound("tokens_per_second", "tokens_per_second_per_user", 1 / bound.limit, least=True)
+
+
 def _cheapest(
-    spec: ModelSpec, made: Sequence[tuple[Question, Searched, Any]], limits: Limits, best: int, notes: list[str]
+    spec: ModelSpec, made: Sequence[tuple[Question, Searched]], limits: Limits, best: int, notes: list[str]
 ) -> Plan:
     """The cards of all engines together."""
     first = made[0][0]
-    bounds, figure = [b for b in first.bounds if b.limit < 1e15], first.price_figure
+    bounds, figure = [_in_speed(b) for b in first.bounds if b.limit < 1e15], first.price_figure
     drafts: dict[Choice, tuple[Question, Pick]] = {}
-    for question, found, _ in made:
+    for question, found in made:
         for pick in found.picks:
             drafts[draft_of(question, pick)] = question, pick
     order = ranked(list(drafts), bounds, figure)
@@ -152,16 +160,15 @@ def _cheapest(
         if len(shown) == best:
             break
     shown = ranked(shown, bounds, figure) or shown
-    formats = {name: kept for _, found, _ in made for name, kept in found.formats.items()}
-    for _, found, _ in made:
+    formats: dict[str, dict[str, None]] = {}
+    for _, found in made:
         for name, kept in found.formats.items():
-            formats[name] = formats[name] | kept
+            formats.setdefault(name, {}).update(kept)
     why = []
     for device in dict.fromkeys(c.job.cluster.accelerator.name for c in shown):
         why.append(f"{device} takes {', '.join(formats.get(device, {})) or 'nothing else'}")
-    refused = {name: why for _, found, _ in reversed(made) for name, (_, why) in found.refused.items()}
-    late = [Refusal(c.place, missed_words(c, bounds)) for c in drafts if c.misses(bounds)] if not shown else []
-    late.sort(key=lambda r: r.place)
+    refused = {name: why for _, found in reversed(made) for name, (_, why) in found.refused.items()}
+    late = [] if shown else too_much(drafts, bounds)
     changes = [
         f"{', '.join(b.asks(c.figures[b.figure].value) for b in moved)}: {c.place}, {c.layout}"
         for c, moved in (smallest_changes(list(drafts), bounds)[:3] if not shown else [])
@@ -177,10 +184,10 @@ def _cheapest(
         refused=(*late, *(Refusal(name, why) for name, why in refused.items() if name not in formats)),
         why=tuple(why),
         changes=tuple(changes),
-        notes=tuple(notes),
+        notes=tuple(note.replace("slo_tpot=0.05:", "tokens_per_second=20:") for note in notes),
         counts={
-            "tried": sum(f.tried for _, f, _ in made),
-            "fitting": sum(f.fitting for _, f, _ in made),
+            "tried": sum(f.tried for _, f in made),
+            "fitting": sum(f.fitting for _, f in made),
         },
     )
 
@@ -584,12 +591,20 @@ def side_by_side(
     if len(cards) < 2:
         raise LLMHWError("compare takes two devices or more; give gpu twice, as in --gpu h100 --gpu h200")
     wanted = demand or Demand()
-    columns = []
+    columns: list[Column] = []
+    wrong: list[str] = []
     notes: dict[str, None] = {}
     for i, card in enumerate(cards):
-        columns.append(_column(spec, card, devices_each, wanted, run, train, notes, job, (offers or {}).get(card.name)))
+        try:
+            offered = (offers or {}).get(card.name)
+            columns.append(_column(spec, card, devices_each, wanted, run, train, notes, job, offered))
+        except LLMHWError as error:
+            columns.append(Column(card, None, {}, str(error)))
+            wrong.append(str(error))
         if progress is not None:
             progress(i + 1, len(cards))
+    if len(wrong) == len(cards) and len(set(wrong)) == 1:  # it is the question that is wrong, and no device
+        raise LLMHWError(wrong[0])
     return Comparison(spec, wanted, tuple(columns), tuple(notes))
 
 
@@ -597,17 +612,14 @@ def _column(
     spec: ModelSpec, card: Accelerator, number: int | None, demand: Demand, run: RunOptions, train: bool,
     notes: dict[str, None], asked: Mapping[str, Any], offers: Sequence[Offer] | None,
 ) -> Column:  # fmt: skip
-    try:
-        if offers is None:
-            offers, _ = places_of.offers(card, run)
-        offers = [min(offers, key=lambda o: o.price.dollars_per_device_hour if o.price else 0.0)]
-        one = ServingJob(model=spec, cluster=Cluster(card), **asked)
-        plan = plan_serving(
-            one, demand=demand, run=run, by="cost" if number is None else "speed", best=1, offers=offers,
-            counts=(number,) if number else (),
-        )  # fmt: skip
-    except LLMHWError as error:
-        return Column(card, None, {}, str(error))
+    if offers is None:
+        offers, _ = places_of.offers(card, run)
+    offers = [min(offers, key=lambda o: o.price.dollars_per_device_hour if o.price else 0.0)]
+    one = ServingJob(model=spec, cluster=Cluster(card), **asked)
+    plan = plan_serving(
+        one, demand=demand, run=run, by="cost" if number is None else "speed", best=1, offers=offers,
+        counts=(number,) if number else (),
+    )  # fmt: skip
     notes |= dict.fromkeys(plan.notes)
     figures: dict[str, Figure] = {}
     why = ""

@@ -65,11 +65,27 @@ class WithHead(torch.nn.Module):
         return self.lm_head
 
     def forward(self, **inputs: Any) -> CausalLMOutputWithPast:
-        if "t_cond" in inspect.getsource(type(self.model.layers[0])):  # how late Voxtral's words may be
+        if "t_cond" in _source(type(self.model.layers[0])):  # how late Voxtral's words may be
             inputs["t_cond"] = self.lm_head.weight[:1]
         out = self.model(**inputs)
         logits = self.lm_head(out.last_hidden_state)
         return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
+
+
+# Python parses a whole module to find the source of one class
+@cache
+def _source(found: type) -> str:
+    return inspect.getsource(found)
+
+
+@cache
+def _text_model(kind: type) -> Any:
+    """The text model of this class of configs, which has no head."""
+    name = kind.__module__.replace("configuration", "modeling")
+    __import__(name)
+    classes = [thing for thing in vars(sys.modules[name]).values() if getattr(thing, "config_class", 0) is kind]
+    (text_model,) = (found for found in classes if "self.embed_tokens = " in _source(found))
+    return text_model
 
 
 def causal(config: Any, **options: Any) -> torch.nn.Module:
@@ -77,11 +93,7 @@ def causal(config: Any, **options: Any) -> torch.nn.Module:
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         made: torch.nn.Module = AutoModelForCausalLM.from_config(config, **options)
         return made
-    name = type(config).__module__.replace("configuration", "modeling")
-    __import__(name)
-    classes = [thing for thing in vars(sys.modules[name]).values() if getattr(thing, "config_class", 0) is type(config)]
-    (text_model,) = (found for found in classes if "self.embed_tokens = " in inspect.getsource(found))
-    return WithHead(config, text_model, options)
+    return WithHead(config, _text_model(type(config)), options)
 
 
 def on_meta(config: Any) -> torch.nn.Module:

@@ -19,6 +19,8 @@ from llmhw.units import LLMHWError
 TABLES = (
     *("accelerators", "links", "instances", "prices", "purchase_prices", "matmul_efficiency", "failures"),
     *("ownership", "published_costs", "currencies", "grids"),
+    "serving_programs",
+    "skypilot_names",
 )
 STATUS = {"datasheet", "measured", "derived", "published"}
 DATE = re.compile(r"20\d\d(-\d\d(-\d\d)?)?")
@@ -67,7 +69,7 @@ def test_no_row_is_there_twice() -> None:
         assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("table", ["instances", "prices", "purchase_prices"])
+@pytest.mark.parametrize("table", ["instances", "prices", "purchase_prices", "skypilot_names"])
 def test_every_accelerator_that_a_row_names_exists(table: str) -> None:
     assert {row["accelerator"] for row in catalog.read_table(table)} <= NAMES
 

@@ -56,6 +56,7 @@ JOBS: dict[str, tuple[str, ServingJob, dict[str, Any]]] = {
         ),
         {"draft": "eagle3"},
     ),
+    "vllm, a small model's drafts": ("vllm", job("qwen3-32b", "h100", 2, tp=2), {"draft": "Qwen/Qwen3-0.6B"}),
     "vllm, copies of experts": ("vllm", job("mixtral-8x7b", "h100", 8, tp=4), {}),
     "vllm, GGUF": ("vllm", job("qwen3-8b", "rtx 4090", weights="Q4_K_M", engine="vllm"), {}),
     "vllm, host memory": ("vllm", job("qwen3-32b", "rtx 4090", 2, tp=2, weights="fp8", weight_offload=0.25), {}),
