@@ -16,6 +16,7 @@ plan train gpt2 --gpu "RTX 3090" --gpus 1 --tokens 100B --deadline 5
 plan finetune llama-3-70b --examples 10000 --budget 1 --gpu h100 --gpus 8
 plan finetune llama-3.1-8b --gpu l4 --gpus 1 --method qlora --seq-len 32768 --examples 100
 plan finetune llama-3-8b --gpu l4 --gpus 1 --method full --examples 1000
+plan finetune gpt-oss-20b --gpu h100 --gpus 1 --cp 1 --micro-batch 1 --recompute none
 plan serve llama-3-8b --slo-tpot 0.0001 --gpu h100,l4
 plan serve llama-3-70b --users 10000 --budget-per-hour 10 --gpu h100
 plan serve llama-3-70b --users 10 --gpu l4 --most-devices 4
