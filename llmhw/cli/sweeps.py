@@ -110,12 +110,8 @@ SWEEP = _Sweep(
             help="Models, separated by commas, or `all` of the catalog.",
         ),
         option("-g", "--gpu", group="Devices", type=GPU, listed=True, required=True, help="Devices, or `all`."),
-        option(
-            *named("gpus"), group="Devices", type=WHOLE, listed=True, help="Numbers of devices.  [1; plans: tried]"
-        ),
-        option(
-            "--price", group=MONEY, type=click.STRING, listed=True, help="$ an hour, or `all`: of each machine."
-        ),
+        option(*named("gpus"), group="Devices", type=WHOLE, listed=True, help="Numbers of devices.  [1; plans: tried]"),
+        option("--price", group=MONEY, type=click.STRING, listed=True, help="$ an hour, or `all`: of each machine."),
         option("--provider", group=MONEY, listed=True, metavar="NAME,...", help="Only their prices, each by itself."),
         option("--kind", group=MONEY, listed=True, metavar="NAME,...", help="Of prices: on_demand, spot, reserved."),
         option("--prices", group=MONEY, type=PriceFile(), listed=True, help="Files with prices of your own."),
@@ -133,7 +129,8 @@ SWEEP = _Sweep(
     ],
     help="One question of many models on many devices: a row for each pair, and its reason where it is refused.\n\n"
     "QUESTION is fit, room (an engine's memory alone), serve, memory, train, or a plan: the best on each device. "
-    "With --output FILE.csv or FILE.parquet rows lie in FILE.part.csv as they come: Ctrl-C leaves them there, and --resume goes on.",
+    "With --output FILE.csv or FILE.parquet rows lie in "
+    "FILE.part.csv as they come: Ctrl-C leaves them there, and --resume goes on.",
     shown=Shown(rows=lambda found: found.records()),
     examples=(
         "llmhw sweep room --models llama-3-8b,qwen3-8b --gpu h100,a10 --gpus 1,2",
