@@ -585,7 +585,7 @@ def formulas() -> dict[str, Formula]:
     from pkgutil import iter_modules
 
     package = import_module(__name__.rpartition(".")[0])
-    faces = ("cli", "__main__", "plot", "launch", "live", "exercises", "measure")
+    faces = ("cli", "mcp", "schema", "__main__", "plot", "launch", "live", "exercises", "measure")
     for module in iter_modules(package.__path__):
         if module.name not in faces:
             import_module(f"{package.__name__}.{module.name}")

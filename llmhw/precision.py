@@ -511,7 +511,11 @@ def _grouped(assigned: Iterable[tuple[NumberFormat, _Matrices, float]]) -> list[
         key = (part.component, stored.name)
         elements[key] = elements.get(key, 0) + times * part.matrices * part.rows * part.columns
         bits[key] = bits.get(key, 0) + times * stored.matrix_bits(part.rows, part.columns, part.matrices)
-    order = sorted(elements, key=lambda key: (COMPONENTS.index(key[0]), -elements[key]))
+
+    def most(value: Any) -> Any:  # of many layouts at once, as `search` counts them
+        return value.max() if hasattr(value, "max") else value
+
+    order = sorted(elements, key=lambda key: (COMPONENTS.index(key[0]), -most(elements[key])))
     return [WeightGroup(*key, elements[key], bits[key] / elements[key]) for key in order]
 
 

@@ -516,7 +516,7 @@ class Found:
         return ", ".join(
             name.replace("_", " ") if value is True else f"{name}={value}"
             for name, value in self.layout.items()
-            if name in ("zero", "micro_batch") or value not in usual
+            if value is True or name in ("zero", "micro_batch") or value not in usual
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -523,6 +523,13 @@ def _cannot_run(job: TrainingJob) -> list[str]:
     return []
 
 
+def _network(job: TrainingJob) -> str:
+    """What must be said too of devices in several nodes that nobody rents."""
+    c = job.cluster
+    known = c.nodes == 1 or c.inter_link is not None or usual_network(c.accelerator) is not None
+    return "" if known else ", inter_link='InfiniBand NDR 4x'"
+
+
 def _asked(job: TrainingJob) -> dict[str, Any]:
     """What tells one job from another: its layout, formats, batch and lengths."""
     layout = ("dp", "tp", "pp", "vpp", "cp", "ep", "expert_tp", "zero", "replicas", "schedule", "sequence_parallel")
@@ -1541,7 +1548,7 @@ class TrainingEstimate(Report):
         if self.memory.tried:
             tried = ((step, self._seconds(step.job)) for step in self.memory.tried)
             return [
-                f"{step.text}: {format_quantity(step.memory.device_bytes, 'bytes')}"
+                f"{step.text}{_network(step.job)}: {format_quantity(step.memory.device_bytes, 'bytes')}"
                 + ("" if seconds is None else f", step {format_quantity(seconds, 'seconds')}")
                 for step, seconds in tried
             ]

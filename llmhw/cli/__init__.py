@@ -27,16 +27,16 @@ COMMANDS = {
         "Questions",
         "The same to fine-tune one: all weights, LoRA or QLoRA; answers, DPO, GRPO.",
     ),
+    "plan serve": ("plans", "Questions", "What to rent or buy to serve one: users, service level, formats, layout."),
+    "which": ("choices", "Questions", "The cheapest card for a model; the models that run on a machine; mixed cards."),
+    "compare": ("choices", "Questions", "Devices side by side for a model; of a start-up log, what `llmhw log` says."),
+    "cost": ("money", "Questions", "Rent or buy: what devices cost to own, what their rent is, when one has paid."),
     "fit": ("jobs", "Questions", "What fits on a device: inference by format, training, LoRA, QLoRA."),
     "memory": ("jobs", "Questions", "Memory of every pipeline stage of a training job, part by part."),
     "train": ("jobs", "Questions", "Time of a step and of a run: speed, memory, days, dollars, energy."),
     "serve": ("jobs", "Questions", "What fits, first token, tokens/s of a user and of all, dollars a million."),
     "simulate": ("jobs", "Questions", "Requests played through an engine: queues, batches, percentiles."),
-    "plan serve": ("plans", "Questions", "What to rent or buy to serve one: users, service level, formats, layout."),
-    "which": ("choices", "Questions", "The cheapest card for a model; the models that run on a machine; mixed cards."),
-    "compare": ("choices", "Questions", "Devices side by side for a model; of a start-up log, what `llmhw log` says."),
     "sweep": ("sweeps", "Questions", "One question of many models on many devices, into a table or a file."),
-    "cost": ("money", "Questions", "Rent or buy: what devices cost to own, what their rent is, when one has paid."),
     "model": ("catalog", "Facts", "Parameters, weights, KV cache and FLOPs of one model."),
     "models": ("catalog", "Facts", "The models of the catalog."),
     "gpus": ("catalog", "Facts", "Accelerators: memory, bandwidth, dense peaks."),
@@ -56,6 +56,10 @@ COMMANDS = {
 _WELCOME = """\
 What do you want to know?
 
+  What should I rent, and what do I type?
+                      llmhw plan serve llama-3-70b
+  Which card is the cheapest that does?
+                      llmhw which qwen3-32b --budget 2500
   Does it fit?        llmhw fit llama-3-8b --gpu "RTX 4090"
   How fast is it?     llmhw serve llama-3-70b --gpu h100 --gpus 8
   What does a training run take?

@@ -211,7 +211,14 @@ def _finetune(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
     ways = _ways(options)
     jobs = [_job(options, **way) for way in ways]
-    return _planned(options, jobs, tuning=True, tokens=_tokens(options))
+    plan = _planned(options, jobs, tuning=True, tokens=_tokens(options))
+    if not isinstance(plan, Plan):
+        return plan
+    words = (("frozen=True, base='nf4-dq'", "method='qlora'"), ("frozen=True", "method='lora'"))
+    changes = list(plan.changes)
+    for was, word in words:
+        changes = [text.replace(was, word) if text.startswith(was) else text for text in changes]
+    return replace(plan, changes=tuple(changes))
 
 
 def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,7 +231,8 @@ def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
     if options["frozen"] or options["base"]:
         if "full" in weights:
             raise llmhw.LLMHWError("method='full' trains all weights, which frozen=True and base do not: leave one out")
-        return [aim | {"frozen": True}]
+        frozen = aim | {"frozen": True}
+        return [frozen] if _asked(options, "loss") else [frozen, frozen | {"loss": "chunked"}]
     adapted = [name for name in ("rank", "targets", "adapters", "adapter_layers") if _asked(options, name)]
     usual = ("lora", "qlora") if adapted else _WEIGHTS
     found = []
@@ -233,7 +241,8 @@ def _ways(options: dict[str, Any]) -> list[dict[str, Any]]:
         if name == "full" and adapted:
             raise llmhw.LLMHWError(f"method='full' has no adapters: leave {adapted[0]} out")
         found.append(aim | way)
-    return found
+    # the last resort costs nothing but a library: logits that are never there all at once
+    return found if _asked(options, "loss") else [*found, found[-1] | {"loss": "chunked"}]
 
 
 def _asked(options: dict[str, Any], name: str) -> bool:

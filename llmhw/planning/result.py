@@ -279,9 +279,9 @@ def reasons(order: Sequence[Choice], bounds: Sequence[Bound], by: str, names: Ma
         return []
     best, word = order[0], names.get(by, by)
     sure = [c for c in order if not c.misses(bounds, sure=True)]
-    many = f"of {len(order):,} choices" if len(order) > 1 else "of one choice"
+    many = f"least {word} of {len(order):,} choices that keep" if len(order) > 1 else "the only choice that keeps"
     how = "over their whole interval" if best in sure else "at the estimate; none does over its whole interval"
-    found = [f"least {word} {many} that keep{'s' * (len(order) == 1)} all limits, and it keeps them {how}"]
+    found = [f"{many} all limits, and it keeps them {how}"]
     least = min(order, key=lambda c: c.figures[by].value if by in c.figures else float("inf"))
     if least is not best:
         missed = ", ".join(names.get(b.figure, b.figure) for b in least.misses(bounds, sure=True))
@@ -414,7 +414,7 @@ class Plan(Report):
 
     def footer(self) -> list[str]:
         lines = [*(f"Why: {line}" for line in self.why), *self.about]
-        shown = self.refused[:_REFUSED]
+        shown = _of_each_device(self.refused)[:_REFUSED]
         lines += [f"refused: {one.place}: {one.why}" for one in shown]
         if len(self.refused) > len(shown):
             lines.append(f"refused: {len(self.refused) - len(shown):,} more (--json lists them)")
@@ -452,6 +452,14 @@ class Plan(Report):
             "counts": dict(self.counts),
             "complete": self.complete,
         }
+
+
+def _of_each_device(refused: Iterable[Refusal]) -> list[Refusal]:
+    """The first, thus the nearest, refusal of each kind of device."""
+    found: dict[str, Refusal] = {}
+    for one in refused:
+        found.setdefault(one.place.partition(" x ")[2].partition(" (")[0] or one.place, one)
+    return list(found.values())
 
 
 _FEW, _REFUSED = 8, 5  # rows of a front, and refusals, that are shown

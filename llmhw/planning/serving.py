@@ -805,16 +805,24 @@ def plan_serving(
         raise LLMHWError("no device can be considered: none has such a price; give gpu, or other limits")
     with np.errstate(all="ignore"):
         found = searched(question, where, progress)
-        if not found.picks:  # nothing holds over its interval: what holds at the estimate
-            question = replace(question, sure=False)
-            found = searched(question, where, progress)
+        if not _any_holds(question, found):  # nothing holds over its interval: what holds at the estimate
+            loose = replace(question, sure=False)
+            likely = searched(loose, where, progress)
+            if not found.picks or _any_holds(loose, likely):
+                question, found = loose, likely
         if not found.picks:
             relaxed = replace(question, demand=replace(demand, slo_ttft=None, slo_tpot=None))
             made = searched(relaxed, where, progress)
-            alone = replace(relaxed.demand, users=1, rate=None, percentile=None)  # nothing is quicker than one user
-            made.picks += searched(replace(relaxed, demand=alone, by="latency"), where, None).picks
+            if not demand.loaded:  # nothing is quicker than one user
+                relaxed = replace(relaxed, demand=replace(relaxed.demand, users=1))
+            made.picks += searched(replace(relaxed, by="latency"), where, None).picks
             return answered(question, made, best, notes, found)
     return answered(question, found, best, notes)
+
+
+def _any_holds(question: Question, found: Searched) -> bool:
+    """Whether one of the picks keeps level and limits."""
+    return any(not draft_of(question, pick).misses(question.bounds) for pick in found.picks)
 
 
 def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[str]]:

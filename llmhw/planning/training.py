@@ -331,13 +331,7 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
 
 def words(job: TrainingJob) -> str:
     """What is trained and how it lies on the devices, in words."""
-    layout = Found(lambda: job, 0.0, 0.0, None).layout
-    plain = (1, False, "", "none")
-    made = ", ".join(
-        name.replace("_", " ") if value is True else f"{name}={value}"
-        for name, value in layout.items()
-        if value is True or name in ("zero", "micro_batch") or value not in plain
-    )
+    made = str(Found(lambda: job, 0.0, 0.0, None))
     return f"{way_of(job)}; {made}" if way_of(job) else made
 
 
@@ -353,10 +347,10 @@ def asked_layout(job: TrainingJob) -> str:
 
 def way_of(job: TrainingJob) -> str:
     """What is trained of the model, where it is not all of it."""
-    if not job.frozen:
-        return "" if job.method == "sft" else job.method.upper()
-    name = f"QLoRA in {job.base}" if job.base else "LoRA"
-    return f"{name}, rank {job.rank}"
+    aim = "" if job.method == "sft" else job.method.upper()
+    name = f"QLoRA in {job.base}, rank {job.rank}" if job.base else f"LoRA, rank {job.rank}" if job.frozen else ""
+    loss = "loss in chunks" if job.loss == "chunked" else ""
+    return ", ".join(filter(None, (aim, name, loss)))
 
 
 # -- the search of all ------------------------------------------------------------------------
@@ -568,13 +562,21 @@ def candidates(question: Question, clusters: Any, counts: Sequence[int], offers:
             groups.setdefault(place.kind, []).append(place)
         found = list(groups.values())
     errors = []
+    numbers = set(counts)
     for offer in offers:
+        able = []
         try:
-            found.append([offer.place(n) for n in counts or sensible(question, offer)])
-        except LLMHWError as error:  # a device that lacks the format, or comes in other numbers
+            for n in counts or sensible(question, offer):
+                try:
+                    able.append(offer.place(n))
+                except LLMHWError as error:  # it comes in other numbers
+                    errors.append(error)
+        except LLMHWError as error:  # a device that lacks the format
             errors.append(error)
-    if errors and not any(found):
-        raise errors[0]
+        found.append(able)
+        numbers -= {place.devices for place in able}
+    if errors and (numbers or not any(found)):
+        raise next((e for e in errors if any(str(e).startswith(f"gpus={n} ") for n in numbers)), errors[0])
     return sorted(filter(None, found), key=lambda group: at_best(question, group[0])[1])
 
 
@@ -689,7 +691,10 @@ def beyond(
     known = {str(p) for group in groups for p in group if not hopeless(question, p)}
     left = [[p for p in group if str(p) not in known] for group in more]
     left = sorted(filter(None, left), key=lambda group: at_best(question, group[0])[1])
-    return searched(asked, left[: 2 * _TRIES]).choices
+    # the cheapest, and the cheapest of those that may be in time: either limit may be the one to move
+    deadline = question.limits.deadline_days or float("inf")
+    in_time = [group for group in left if any(at_best(question, p)[0] <= deadline for p in group)][:_TRIES]
+    return [c for some in (in_time, left[:_TRIES]) for c in searched(asked, some).choices]
 
 
 def ways_out(

@@ -444,7 +444,7 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known; did you mean H100 SXM5 80GB"),
+        (["llama-3-8b", "--gpu", "h10"], "--gpu h10 is not known; did you mean H100 SXM5 80GB"),
         ([*ONE, "--gpus", "3", "--tp", "3"], "--tp 3 does not divide heads=32; use one of 1, 2, 4, 8, 16, 32"),
         (
             [*ONE, "--gpus", "12"],
@@ -461,7 +461,7 @@ ONE = ["llama-3-8b", "--gpu", "h100"]
         ([*ONE, "--tokens", "1.5"], "--tokens 1.5 must be a whole number of at least 1"),
         ([*ONE, "--calibration", "no.json"], "no.json does not exist; give a file that `llmhw validate --fit` wrote"),
         ([*ONE, "--calibration", "memory.json"], "calibration has no common, links, families, switches, interval"),
-        ([*ONE, "--network", "NVLnk"], "link='NVLnk' is not known; did you mean NVLink"),
+        ([*ONE, "--network", "NVLnk"], "--network NVLnk is not known; did you mean NVLink"),
         ([*ONE, "--network", "-3"], "--network -3 must be a link's name, or a number of GB/s from"),
         (["llama-3-8b", "--gpu", "rtx 4090", "--gpus", "16"], "network between nodes of RTX 4090 is not known: no ma"),
         ([*ONE, "--mtbf", "-1"], "--mtbf -1.0 must be a number above 0"),

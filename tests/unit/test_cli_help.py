@@ -30,11 +30,11 @@ def flags(name: str) -> set[str]:
     return {flag for param in command(name).params for flag in (*param.opts, *param.secondary_opts)} | {"-h", "--help"}
 
 
-def test_alone_it_asks_three_questions() -> None:
+def test_alone_it_asks_five_questions() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
-    asked = re.findall(r"llmhw (?:fit|serve|train) .*", done.stdout)
-    assert len(asked) == 3
+    asked = re.findall(r"llmhw (?:plan|which|fit|serve|train) .*", done.stdout)
+    assert len(asked) == 5
     for line in asked:
         assert run(*shlex.split(line)[1:]).returncode == 0, line
 

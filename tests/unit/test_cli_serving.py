@@ -268,7 +268,7 @@ FILES = {
     ("arguments", "message"),
     [
         (["serve", "llama-3-8b"], "--gpu is missing"),
-        (["serve", "llama-3-8b", "--gpu", "h10"], "accelerator='h10' is not known"),
+        (["serve", "llama-3-8b", "--gpu", "h10"], "--gpu h10 is not known"),
         (["serve", *ONE, "--engine", "vlm"], "--engine vlm is not known; did you mean vllm"),
         (["serve", *ONE, "--weights", "int4-gpt"], "int4-gpt"),
         (["serve", *ONE, "--gpus", "3", "--tp", "3"], "--tp 3 does not divide heads=32"),
