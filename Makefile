@@ -30,9 +30,7 @@ book: setup ## build the book into _build/html
 	@echo "Open _build/html/index.html, or run: make serve"
 
 test: lint ## lint, types, floors, unit, truth, doctests, notebooks, book, browser
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --doctest-modules \
-	  --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	  tests/book notebooks llmhw tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --doctest-modules tests/book llmhw tests
 
 # How many calls; Ctrl-C ends it. What it finds is printed as a line to type.
 CALLS ?= 50000

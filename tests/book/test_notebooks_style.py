@@ -1,4 +1,4 @@
-"""What every notebook keeps to. That its outputs are true is nbval's work: see `make test`."""
+"""What every notebook keeps to. That its outputs are true is shown in `test_standalone.py`."""
 
 from __future__ import annotations
 
