@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 import llmhw
 from llmhw.cli.command import Command
-from llmhw.cli.launching import emit_options, emitted, filled, from_option, take_engine
+from llmhw.cli.launching import emit_options, emitted, filled, from_option, take_engine, take_trainer
 from llmhw.cli.options import (
     COUNT,
     DEVICE_FACTS,
@@ -130,6 +130,7 @@ def _training_job(options: dict[str, Any]) -> tuple[TrainingJob, str]:
     """
     given = options.get("path_or_text") is not None or bool(_given(f.name for f in fields(Parallelism)))
     filled(options, "training")
+    take_trainer(options, "torchtitan")
     named = options.pop("model")
     spec = named if isinstance(named, llmhw.ModelSpec) else llmhw.model(named)
     options["seq_len"] = default_seq_len(spec, options["seq_len"])

@@ -10,9 +10,11 @@ import click
 from click.core import ParameterSource
 
 import llmhw
+from llmhw import TrainingJob
 from llmhw.cli.options import Choices, Option, option
 from llmhw.cli.terminal import say
-from llmhw.launch import FORMS, Job, emit, form_of, read
+from llmhw.launch import BOTH, FORMS, Job, emit, form_of, read, software_of
+from llmhw.units import format_quantity
 
 
 def _forms(of: str) -> Choices:
@@ -84,6 +86,21 @@ def take_engine(options: dict[str, Any]) -> None:
         options["engine"] = engines[0]
 
 
+def take_trainer(options: dict[str, Any], usual: str) -> str:
+    """With --emit: ask for the trainer that the form starts, where the line asks for none; its form, or "".
+
+    usual   the form inside a scheduler's, where the line names none
+    """
+    context = click.get_current_context()
+    name, _, inside = str(context.params.get("emit") or "").partition(":")
+    form = inside or (usual if name and form_of(name, "emit").of == BOTH else name)
+    if form and context.get_parameter_source("software") is not ParameterSource.COMMANDLINE:
+        options["software"] = software_of(form) or options["software"]
+        if form == "megatron":
+            options["kernels"] = "megatron"
+    return form
+
+
 def check_emit(form: str) -> None:
     """Refuse a form that is not known before anything is computed."""
     name, _, inside = form.partition(":")
@@ -93,7 +110,29 @@ def check_emit(form: str) -> None:
 
 
 def emitted(job: Job, form: str, verdict: str, **more: Any) -> str:
-    """A job in a form, as `form` or `form:inside` names it, with the verdict at its head."""
+    """A job in a form, as `form` or `form:inside` names it, with the verdict at its head; one that it still keeps."""
     name, _, inside = form.partition(":")
     model_id = click.get_current_context().meta.get("model_id")
-    return emit(job, name, around=inside or None, notes=(verdict,), model_id=model_id, **more)
+    text = emit(job, name, around=inside or None, notes=(verdict,), model_id=model_id, **more)
+    if isinstance(job, TrainingJob):
+        _check_room(job, text, form)
+    return text
+
+
+def _check_room(job: TrainingJob, text: str, form: str) -> None:
+    """Refuse a file whose program keeps more than the job that was planned, where that is too much.
+
+    Some programs have ways of their own: FSDP's mixed precision keeps fp32 weights, and logits in fp32.
+    """
+    try:
+        back = read(text).job(job.cluster, model=job.model)
+    except llmhw.LLMHWError:  # what is not read back is not known either
+        return
+    assert isinstance(back, TrainingJob)
+    asked, made = llmhw.training_memory(job), llmhw.training_memory(back)
+    if not asked.fits or made.fits:
+        return
+    short = format_quantity(made.device_bytes - made.capacity_bytes, "bytes")
+    other = back.precision != job.precision
+    out = f"ask for precision={back.precision!r}" if other else "give a smaller micro_batch, or another form"
+    raise llmhw.LLMHWError(f"emit={form!r} is short by {short} a device as that program runs it; {out}")

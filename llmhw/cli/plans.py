@@ -9,13 +9,11 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-import click
-
 import llmhw
 from llmhw.cli import jobs
 from llmhw.cli.command import Command
 from llmhw.cli.jobs import default_seq_len, network_link
-from llmhw.cli.launching import emit_option, emit_options, emitted, filled
+from llmhw.cli.launching import emit_option, emit_options, emitted, filled, take_trainer
 from llmhw.cli.options import (
     COUNT,
     DEVICES,
@@ -160,8 +158,7 @@ def _planned(options: dict[str, Any], ways: list[TrainingJob], *, tuning: bool, 
     run = RunOptions(**taken(RunOptions, options))
     space, counts = _space(options), options.pop("gpus")
     offers = offers_of(options, run)
-    form = str(click.get_current_context().params.get("emit") or "").rpartition(":")[2]
-    if form == "torchtitan" and "sharding" not in space:
+    if options.pop("form") == "torchtitan" and "sharding" not in space:
         space["sharding"] = ((3, 1),)  # it has no other
     with Progress("plans") as step, _pool(options.pop("workers")) as executor:
         found = plan_training(
@@ -198,6 +195,7 @@ def _job(options: dict[str, Any], **changes: Any) -> TrainingJob:
 
 def _train(options: dict[str, Any]) -> Report:
     filled(options, "training")
+    options["form"] = take_trainer(options, "torchtitan")
     options["name"] = options.pop("model")
     options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])
@@ -206,6 +204,7 @@ def _train(options: dict[str, Any]) -> Report:
 
 def _finetune(options: dict[str, Any]) -> Report:
     filled(options, "training")
+    options["form"] = take_trainer(options, "axolotl")
     options["name"] = options.pop("model")
     options["spec"] = llmhw.model(options["name"])
     options["seq_len"] = default_seq_len(options["spec"], options["seq_len"])

@@ -177,6 +177,7 @@ _USUAL = {
     "deepspeed": "deepspeed",
     "axolotl": "axolotl",
     "llama-factory": "llamafactory",
+    "eager": "torchrun",
 }
 # Fields that say how a job goes, or by what it is predicted; no software has a setting for them.
 _CIRCUMSTANCES = frozenset(
@@ -205,6 +206,15 @@ def usual_form(job: Job) -> str:
         name = job.engine.partition(":")[0]
         return name if name in FORMS else "trtllm-serve" if name.startswith("tensorrt") else "vllm"
     return _USUAL.get(job.software.partition(":")[0], "torchrun")
+
+
+def software_of(form: str) -> str:
+    """The trainer by which a job of this form is predicted; "" for engines and schedulers.
+
+    >>> software_of("accelerate"), software_of("vllm")
+    ('fsdp', '')
+    """
+    return {made: software for software, made in _USUAL.items()}.get(form, "")
 
 
 def hub_id(spec: ModelSpec) -> str:
