@@ -154,6 +154,8 @@ class Command(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         given = list(args)
+        if {"--spot", "--reserved"} <= set(given):
+            raise click.UsageError("--spot and --reserved are two kinds of price; leave one out", context)
         try:
             rest = super().parse_args(context, args)
             self._check_device(context)

@@ -371,7 +371,7 @@ FINETUNE = Command(
             type=Choices("method", _METHODS.__iter__),
             help="Weights, and what on. Default: the first that fits of full, lora, qlora; on answers (sft).",
         ),
-        option("--examples", group="Question", many=False, type=COUNT, help="Of the data, each of --seq-len tokens."),
+        option("--examples", group="Question", many=False, type=WHOLE, help="Of the data, each of --seq-len tokens."),
         option("--epochs", group="Question", many=False, type=WHOLE, help="Times over the data; default: 1."),
         Option(named("tokens"), type=COUNT, group="Question", help="Of the data, instead; default: 100 M."),
         *_job_options(("method",)),

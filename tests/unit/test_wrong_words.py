@@ -58,6 +58,7 @@ plan train gpt2 --users 3
 plan serve gpt2 --deadline 3
 plan serve llama-3-8b --gpu h100 --users 3 --rate 5
 plan train gpt2 --gpu h100 --gpus 4,12
+train gpt2 --gpu h100 --spot --reserved
 plan train gpt2 --gpu h100 --gpus 1 --output no-folder/plan.json
 plan train gpt2 --gpu h100 --gpus 1 --output plan.foo
 plan finetune gpt2 --gpu h100 --gpus 1 --examples 10 --tokens 1M
