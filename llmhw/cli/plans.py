@@ -258,6 +258,7 @@ def _tokens(options: dict[str, Any]) -> float | None:
     if tokens is not None:
         raise llmhw.LLMHWError(f"examples={examples} and tokens={tokens} both say how much data there is: give one")
     options["each"] = (epochs or 1) * int(options["seq_len"])
+    check_count("examples", examples)
     return float(examples) * float(options["each"])
 
 
