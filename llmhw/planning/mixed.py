@@ -297,8 +297,8 @@ def _notes(link: Link | None) -> tuple[str, ...]:
 def equal_parts(devices: Sequence[Accelerator | str]) -> Accelerator:
     """What tensor parallelism makes of unequal cards: each counts as the slowest, with the least memory.
 
-    >>> equal_parts(["RTX 3090", "RTX 4090"]).name
-    'RTX 3090'
+    >>> equal_parts(["RTX 3090", "RTX 3060 12GB"]).name
+    'RTX 3060 12GB'
     """
     cards = [accelerator_of(one) for one in devices]
     if not cards:
