@@ -248,7 +248,7 @@ def poisson_quantile(mean: Any, cover: float) -> Any:
         return float(ceil_div(mean + NormalDist().inv_cdf(cover) * mean**0.5, 1))
     chance = reached = exp(-mean)
     count = 0
-    while reached < cover:
+    while reached < cover and chance > 0:  # rounding may keep the sum below a cover near 1
         count += 1
         chance *= mean / count
         reached += chance
