@@ -211,7 +211,7 @@ def call(tool: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         return text(answer, flags_of(command)), {name: found} if name else found
 
     try:
-        return command.found(line(command, asked), give)
+        return command.found(line(command, asked | ({"emit": form} if form else {})), give)
     except ClickException as error:
         raise LLMHWError(error.format_message()) from None
 

@@ -17,6 +17,9 @@ from filelock import FileLock
 
 from tests.book.conftest import NOTEBOOKS, ROOT
 
+# Two kernels that start at one moment may choose the same ports.
+pytestmark = pytest.mark.xdist_group("kernels")
+
 PROOF = "import sys, llmhw; assert llmhw.__file__.startswith(sys.prefix), llmhw.__file__"
 # IPython runs it before the first cell. The kernel's own messages go through ZeroMQ, which raises no such events.
 NO_NETWORK = """

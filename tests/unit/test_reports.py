@@ -22,10 +22,14 @@ from llmhw.messages import Communication, collectives
 from llmhw.model import ModelSpec
 from llmhw.ownership import rent_or_buy
 from llmhw.peak import StepPeak, step_peak
+from llmhw.planning.mixed import mixed
+from llmhw.planning.which import runnable
+from llmhw.pools import pools
 from llmhw.search import SearchResult, search
 from llmhw.service import ServingEstimate, SimulatedService, simulate_service
 from llmhw.serving import ServingMemory, serving_memory
 from llmhw.simulation import SimulationResult
+from llmhw.sweep import sweep
 from llmhw.training import JobMemory, TrainingEstimate, memory
 from llmhw.validation import Validation, validate
 
@@ -125,6 +129,38 @@ REPORTS: dict[str, tuple[Callable[[], Report], str, tuple[str, ...], str | None]
         ("assumed restart_seconds=600: MegaScale", "goodput", "$2.00"),
         None,
     ),
+    "Plan": (
+        lambda: llmhw.plan(TrainingJob(model="gpt2", cluster="h100"), ["h100"], tokens=1e9),
+        "plans to train gpt2, 1.00 B tokens",
+        ("Why: the only choice", "energy", "tried"),
+        None,
+    ),
+    "Pools": (
+        lambda: pools(
+            ServingJob(model="llama-3-8b", cluster="h100"),
+            rate=10,
+            input_tokens=1000,
+            output_tokens=200,
+            slo_ttft=1,
+            slo_tpot=0.03,
+        ),
+        "llama-3-8b: 10 requests/s",
+        ("prompts", "decode", "both"),
+        "pool",
+    ),
+    "Mixed": (
+        lambda: mixed(llmhw.model("llama-3-8b"), ["RTX 3090", "RTX 4090"], weights_format="Q4_K_M"),
+        "llama-3-8b in Q4_K_M",
+        ("RTX 3090", "RTX 4090"),
+        None,
+    ),
+    "Runnable": (
+        lambda: runnable(Cluster("L4", 1)),
+        "models that run on 1 x L4",
+        ("longest context", "models run"),
+        None,
+    ),
+    "Swept": (lambda: sweep("room", ["gpt2"], ["h100", "l4"]), "room: ", ("gpt2", "L4"), None),
     "Ownership": (
         lambda: rent_or_buy(("h100", 8), months=18, utilization=0.6, device_hours=1000, tokens_per_second=100, users=3),
         "8 x H100 SXM5 80GB for 18 months, needed 60 % of the time\n",
