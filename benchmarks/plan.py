@@ -1,6 +1,6 @@
-"""Processor seconds of plans of training, each in a process of its own: the first of its session, start-up apart.
+"""Processor seconds of plans, each in a process of its own: the first of its session, start-up apart.
 
-`--json` prints one object. A plan is what `llmhw plan train` computes: searches, then exact figures of every choice.
+`--json` prints one object. A plan is what `llmhw plan train` and `plan serve` compute: searches, then exact figures of every choice.
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ import json
 import subprocess
 import sys
 
-# What is asked -> the job and where, as arguments of `llmhw.plan`.
+# What is asked -> the job, and where as an argument of `llmhw.plan`.
+_TRAIN = 'TrainingJob(model="{}", cluster="h100", seq_len={})'
 CASES = {
-    "405B on 16,384 H100": ("llama-3.1-405b", 8192, 'clusters=[("h100", 16384)]'),
-    "8B on all that is for rent": ("llama-3-8b", 8192, ""),
-    "70B on all that is for rent": ("llama-3-70b", 8192, ""),
-    "DeepSeek-V3 on 2,048 H200": ("deepseek-v3", 4096, 'clusters=[("h200", 2048)]'),
+    "405B on 16,384 H100": (_TRAIN.format("llama-3.1-405b", 8192), '[("h100", 16384)]'),
+    "8B on all that is for rent": (_TRAIN.format("llama-3-8b", 8192), "None"),
+    "70B on all that is for rent": (_TRAIN.format("llama-3-70b", 8192), "None"),
+    "DeepSeek-V3 on 2,048 H200": (_TRAIN.format("deepseek-v3", 4096), '[("h200", 2048)]'),
+    "70B served, all with a price": ('ServingJob(model="llama-3-70b", cluster="h100")', "None"),
 }
 CODE = """
 import time, json, llmhw
-from llmhw.planning.training import plan_training
-job = llmhw.TrainingJob(model=llmhw.model({model!r}), cluster="h100", seq_len={seq_len})
+from llmhw.planning import serving, training
+job = llmhw.{job}
 began = time.process_time()
-found = plan_training(job, {where})
+found = llmhw.plan(job, {where})
 took = time.process_time() - began
 print(json.dumps({{"seconds": took, "tried": found.counts["tried"], "choices": len(found.choices)}}))
 """
 
 
-def measured(model: str, seq_len: int, where: str, times: int) -> dict[str, float]:
+def measured(job: str, where: str, times: int) -> dict[str, float]:
     """The fastest of a few processes: what else runs on the machine only slows."""
-    code = CODE.format(model=model, seq_len=seq_len, where=where)
+    code = CODE.format(job=job, where=where)
     runs = [
         json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(times)
