@@ -1,6 +1,7 @@
 """Processor seconds of plans, each in a process of its own: the first of its session, start-up apart.
 
-`--json` prints one object. A plan is what `llmhw plan train` and `plan serve` compute: searches, then exact figures of every choice.
+`--json` prints one object. A plan is what `llmhw plan train` and `plan serve` compute: searches, then exact figures of
+every choice.
 """
 
 from __future__ import annotations
