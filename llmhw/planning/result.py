@@ -103,7 +103,7 @@ class Limits:
     deadline_days: float | None = number("Most days of the whole run.", above=True, most=1e6)
     budget: float | None = number("Most dollars in all.", above=True, most=1e15)
     budget_per_hour: float | None = number("Most dollars an hour, of all devices.", above=True, most=1e12)
-    budget_per_month: float | None = number("Most dollars a month (730 hours).", above=True, most=1e13)
+    budget_per_month: float | None = number("Most dollars a month (730.5 hours).", above=True, most=1e13)
     purchase: float | None = number("Most dollars to buy the devices.", above=True, most=1e15)
     most_devices: int | None = asked(
         "Most devices in all.", None, int, lambda name, value: check_count(name, value, most=10**6)

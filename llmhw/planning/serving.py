@@ -20,6 +20,7 @@ from llmhw.cost import Default, RunOptions
 from llmhw.hardware import Cluster, PurchasePrice, purchase_prices
 from llmhw.job import ServingJob, limits_of
 from llmhw.margin import known_error
+from llmhw.ownership import HOURS_PER_MONTH
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import QUALITY, Demand
 from llmhw.planning.places import Offer, Place
@@ -40,6 +41,7 @@ from llmhw.search import Found, ServingSpace, search
 from llmhw.service import (
     ServingEstimate,
     check_lengths,
+    dollars_per_million_tokens,
     engine_for,
     provenance,
     serve,
@@ -57,11 +59,9 @@ COLUMNS = {
     "ttft": "first token",
     "tokens_per_second_per_user": "tokens/s a user",
     "concurrency": "users",
-    "headroom": "free",
+    "headroom": "memory free",
 }
 _FRONT = {"dollars_per_hour": False, "dollars_per_million": False, "tpot": False, "devices": False, "headroom": True}
-HOURS_A_MONTH = 730
-
 # MLPerf Inference (loadgen/mlperf.conf): Llama 2 70B 2 s and 0.2 s on a server, 0.45 s and 0.04 s interactive.
 _LEVEL = (
     Default("slo_ttft", 2.0, "as MLPerf Inference asks of Llama 2 70B on a server"),
@@ -481,8 +481,7 @@ def _picked(
     question: Question, site: Site, grid: ServingGrid, made: Mapping[str, Any], d: int, mask: Any, found: Searched
 ) -> None:
     """The best of one site in one grid: the cheapest, the quickest for each user, the fewest devices."""
-    demand, limits = question.demand, question.limits
-    low, each = made["low"][d], made["each"][d]
+    limits, low = question.limits, made["low"][d]
     sizes = np.array([0 if job is None else job.devices for job in grid.jobs[d]])[:, None, None]
     stages = np.array([1 if job is None else job.pp for job in grid.jobs[d]])[:, None, None]
     there = np.broadcast_to(sizes > 0, low.shape)
@@ -503,31 +502,7 @@ def _picked(
         at = _place_of(worst)
         _refuse(found, site, 1 + min(worst[at], 1e6) / 1e7, _late_words(question, made, d, at))
         return
-    with np.errstate(all="ignore"):
-        replicas = np.ceil(_wanted(demand, low, each / made["longer"][d]))
-        if site.devices:
-            able_to = site.devices // np.maximum(sizes, 1)
-            keeps = keeps & (replicas <= able_to) if demand.loaded else keeps
-            devices, replicas = np.broadcast_to(site.devices, low.shape), np.broadcast_to(able_to, low.shape)
-        else:
-            together = np.lcm(np.maximum(sizes, 1), site.step)  # whole machines, full of instances
-            devices = np.ceil(sizes * replicas / together) * together
-            replicas = np.floor(devices / np.maximum(sizes, 1))
-        an_hour = devices * site.price
-        total = each * replicas
-        figures = {
-            "dollars_per_hour": an_hour,
-            "dollars_per_month": an_hour * HOURS_A_MONTH,
-            "dollars_per_million": an_hour / (total * 3600) * 1e6,
-            "purchase": devices * site.purchase[0],
-            "devices": devices.astype(float),
-            "tpot": made["tpot"][d],
-            "ttft": made["ttft"][d],
-            "tokens_per_second": total,
-            "tokens_per_second_per_user": 1 / made["tpot"][d],
-            "concurrency": low * replicas,
-            "headroom": 1 - made["held"][d] / site.offer.device.memory_bytes,
-        }
+    figures, replicas, keeps = _figures_at(question, site, grid, made, d, sizes, keeps)
     inside = keeps.copy()
     for bound in limits.bounds():
         if bound.figure in figures:
@@ -554,6 +529,39 @@ def _picked(
             job, n = grid.at((d, *at)), float(low[at])
             told = _drafted(job, n, {name: float(value[at]) for name, value in figures.items()})
             found.picks.append(Pick(site, job, n, int(replicas[at]), float(made["high"][d][at]), told))
+
+
+def _figures_at(
+    question: Question, site: Site, grid: ServingGrid, made: Mapping[str, Any], d: int, sizes: Any, keeps: Any
+) -> tuple[dict[str, Any], Any, Any]:
+    """Figures of all layouts of a site, the instances of each, and which of those that keep the level are enough."""
+    demand, low, each = question.demand, made["low"][d], made["each"][d]
+    with np.errstate(all="ignore"):
+        replicas = np.ceil(_wanted(demand, low, each / made["longer"][d]))
+        if site.devices:
+            able = site.devices // np.maximum(sizes, 1)
+            keeps = keeps & (replicas <= able) if demand.loaded else keeps
+            devices, replicas = np.broadcast_to(site.devices, low.shape), np.broadcast_to(able, low.shape)
+        else:
+            together = np.lcm(np.maximum(sizes, 1), site.step)  # whole machines, full of instances
+            devices = np.ceil(sizes * replicas / together) * together
+            replicas = np.floor(devices / np.maximum(sizes, 1))
+        an_hour = devices * site.price
+        total = each * replicas
+        figures = {
+            "dollars_per_hour": an_hour,
+            "dollars_per_month": an_hour * HOURS_PER_MONTH,
+            "dollars_per_million": dollars_per_million_tokens(dollars_per_hour=an_hour, tokens_per_second=total),
+            "purchase": devices * site.purchase[0],
+            "devices": devices.astype(float),
+            "tpot": made["tpot"][d],
+            "ttft": made["ttft"][d],
+            "tokens_per_second": total,
+            "tokens_per_second_per_user": 1 / made["tpot"][d],
+            "concurrency": low * replicas,
+            "headroom": 1 - made["held"][d] / site.offer.device.memory_bytes,
+        }
+    return figures, replicas, keeps
 
 
 def _place_of(values: Any) -> tuple[int, ...]:
@@ -695,7 +703,7 @@ def figures_of(e: ServingEstimate, place: Place, site: Site) -> dict[str, Figure
     if place.price is not None:
         an_hour = place.price.dollars_per_device_hour * place.devices
         found["dollars_per_hour"] = Figure(an_hour, "dollars")
-        found["dollars_per_month"] = Figure(an_hour * HOURS_A_MONTH, "dollars")
+        found["dollars_per_month"] = Figure(an_hour * HOURS_PER_MONTH, "dollars")
         paid = e.dollars_per_million_tokens
         if paid is not None:
             ends = (paid * point.tokens_per_second / t for t in (tokens[1], tokens[0]))

@@ -16,7 +16,7 @@ from llmhw.hardware import Accelerator, Cluster, PriceList, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import lora_tensors, training_states, weights
-from llmhw.ownership import rent_or_buy
+from llmhw.ownership import HOURS_PER_MONTH, rent_or_buy
 from llmhw.planning import places as places_of
 from llmhw.planning.places import Offer, Place
 from llmhw.planning.result import (
@@ -313,7 +313,7 @@ def figures_of(estimate: TrainingEstimate, place: Place) -> dict[str, Figure]:
         an_hour = run.price.dollars_per_device_hour * c.devices
         found["dollars"] = grown(run.dollars, "dollars")
         found["dollars_per_hour"] = Figure(an_hour, "dollars")
-        found["dollars_per_month"] = Figure(an_hour * 730, "dollars")
+        found["dollars_per_month"] = Figure(an_hour * HOURS_PER_MONTH, "dollars")
     found["devices"] = Figure(c.devices, "count")
     found["headroom"] = Figure(free[0], "fraction", free[1], free[2])
     found["goodput"] = Figure(run.goodput, "fraction")

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from llmhw.cost import HOST, POWER, PUE, RunOptions, device_power_watts
+from llmhw.cost import RunOptions
 from llmhw.engines import serving_engine
 from llmhw.formula import Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator_of
 from llmhw.job import ServingJob, TrainingJob
 from llmhw.model import ModelSpec, model, models
+from llmhw.ownership import HOURS_PER_MONTH
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import Demand
 from llmhw.planning.places import Offer
@@ -648,14 +649,11 @@ def _beside(choice: Choice, demand: Demand) -> dict[str, Figure]:
         "longest": Figure(e.memory.longest, "tokens"),
         "alone": Figure(speed, "tokens/s", speed / high, speed / low),
     }
-    device = job.cluster.accelerator
     users, rate = choice.figures["concurrency"], choice.figures["tokens_per_second"]
     if "dollars_per_hour" in choice.figures:
-        month = choice.figures["dollars_per_hour"].value * 730
+        month = choice.figures["dollars_per_hour"].value * HOURS_PER_MONTH
         found["dollars_per_user_month"] = Figure(month / users.value, "dollars")
-    if device.tdp_watts is not None:
-        drawn: dict[str, Any] = {"tdp_watts": device.tdp_watts, "power_fraction": POWER.value, "host_watts": HOST.value}
-        watts = float(device_power_watts(**drawn)) * job.cluster.devices * PUE.value
+    if (watts := e.watts) is not None:
         found["watts"] = Figure(watts, "W")
         found["joules_per_token"] = Figure(watts / rate.value, "J", watts / rate.most, watts / rate.least)
         found["watts_per_user"] = Figure(watts / users.value, "W")

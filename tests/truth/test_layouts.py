@@ -107,3 +107,12 @@ def test_rows_of_nvidia_are_those_of_its_recipes() -> None:
         x, name = job.layout, job.model.name.replace("llama-3.1-", "llama3-").replace("llama-3-", "llama3-")
         sizes = (job.cluster.devices, job.compute_format, x.tp, x.pp, x.cp, x.ep, x.micro_batch)
         assert (name, *map(str, sizes)) in recipes, one.name
+
+
+def test_readme_counts_them() -> None:
+    text = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    trained, served = (published_layouts(kind) for kind in ("training", "serving"))
+    high = sum(not layout.why for layout in trained)
+    assert f"all {len(trained)} of Llama 3 405B" in text
+    assert f"and {high} are in the first tenth" in text
+    assert f"All {len(served)} layouts that vLLM and TensorRT-LLM recommend" in text

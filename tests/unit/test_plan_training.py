@@ -20,6 +20,7 @@ import pytest
 import llmhw
 from llmhw.cost import RunOptions
 from llmhw.job import Parallelism, TrainingJob
+from llmhw.launch import read
 from llmhw.margin import known_error
 from llmhw.planning import Limits
 from llmhw.planning.places import Place, offers, priced, rented
@@ -391,3 +392,26 @@ def test_json_says_all() -> None:
     done = run(*shlex.split("plan train gpt2 --gpu h100 --gpus 1,8 --tokens 1B --json"))
     names = "title verdict choices front refused why about changes notes counts complete versions"
     assert set(json.loads(done.stdout)) == set(names.split())
+
+
+def test_a_file_is_of_the_trainer_that_was_planned_and_still_fits(tmp_path: Path) -> None:
+    """A form's own program decides what a job needs: FSDP's mixed precision keeps more than was planned."""
+    line = "plan finetune llama-3-8b --gpu h100 --gpus 8 --method dpo --examples 100 --emit accelerate".split()
+    told = refused(*line)
+    assert re.search(r"--emit accelerate is short by [\d.]+ GiB a device .*; ask for --precision fp32-bf16", told)
+    made = run(*line, "--precision", "fp32-bf16")
+    assert made.returncode == 0, made.stderr
+    path = tmp_path / "accelerate.yaml"
+    path.write_text(made.stdout, encoding="utf-8")
+    assert read(path).options["software"] == "fsdp"
+    assert run("memory", "--from", str(path), "--gpu", "h100", "--gpus", "8", "-q").stdout.startswith("Fits")
+    inside = run("plan", "finetune", "gpt2", "--gpu", "h100", "--gpus", "1", "--method", "lora", "--emit", "slurm")
+    assert "axolotl train" in inside.stdout, inside.stderr
+
+
+def test_two_limits_that_exclude_each_other_are_named_though_neither_was_searched() -> None:
+    cards = "h100,RTX PRO 6000 Blackwell Workstation"  # quick and dear, slow and cheap
+    line = "plan train llama-3-8b --tokens 1T --deadline 10 --budget 50000"
+    told = run(*line.split(), "--gpu", cards).stdout
+    assert "Why: --deadline 10 and --budget 50000 exclude each other: " in told
+    assert re.search(r"^Try: --budget \d+: .*, [\d.]+ days", told, re.MULTILINE)
