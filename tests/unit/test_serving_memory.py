@@ -58,7 +58,7 @@ def test_the_layout_as_training_writes_it() -> None:
         ({"weight_offload": -0.1}, "weight_offload=-0.1 must be a share from 0 to 1"),
         ({"kv_offload": 1}, "kv_offload=1 must be a share of at least 0 and below 1"),
         ({"engine": "vlm"}, "engine='vlm' is not known; did you mean vllm"),
-        ({"weights": "int4-gtpq"}, "number_format='int4-gtpq' is not known; did you mean int4-gptq"),
+        ({"weights": "int4-gtpq"}, "weights='int4-gtpq' is not known; did you mean int4-gptq"),
         ({"max_sequences": 0}, "max_sequences=0 must be a whole number of at least 1"),
         ({"lora_adapters": -1}, "lora_adapters=-1 must be a whole number of at least 0"),
         (
