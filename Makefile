@@ -38,9 +38,8 @@ fuzz: setup ## attack the command, its files and the public functions (CALLS=500
 	LLMHW_FUZZ_EXAMPLES=$(CALLS) $(BIN)/python -m pytest -n 2 --dist load -q \
 	  tests/unit/test_fuzz_command.py tests/unit/test_fuzz_tables.py tests/unit/test_public_functions.py
 
-# Metadata that a run would change (time, Python version) is left out, so a diff shows outputs only.
 notebooks: setup ## run every notebook again, in place
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --config book/execute.py notebooks/*.ipynb
+	$(BIN)/python book/run.py notebooks/*.ipynb
 
 lab: $(VENV)/.lab ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from book.run import with_answers
+
 ALLOWED = Path(__file__).with_name("numbers.toml")
 
 # Words of an opening section and of a summary, which draw on the whole chapter
@@ -104,7 +106,7 @@ _NO_CLAIMS = (
     r"\"[^\"]*\"|“[^”]*”",  # what others say
     r"\b(?:[Cc]hapter|[Ss]ection|[Tt]able|[Ff]igure|[Ff]ig\.|[Ee]xercise|[Qq]uestion)s? \d+(?:\.\d+)*"
     r"(?:(?:, | and | to )\d+(?:\.\d+)*)*",
-    r"(?m)^\*\*\d+\.",  # an exercise
+    r"(?m)^\*\*\d+b?\.\d*(?:\*\*)?",  # an exercise
     r"(?m)^\d+\. ",  # a list
     r"\b\d+(?:\.\d+){2,}\b|\b\d{4}-\d\d-\d\d\b",
     r"(?<=\d) to 1\b",  # a ratio
@@ -171,7 +173,7 @@ class Section:
         return not self.title or any(word in self.title for word in WHOLE if word)
 
 
-_OPENS = re.compile(r"(?m)^(?=## |\*\*\d+\.)")
+_OPENS = re.compile(r"(?m)^(?=## |\*\*\d+b?\.)")
 
 
 def sections(notebook: Any) -> list[Section]:
@@ -247,6 +249,7 @@ def held_claims(
     notebook: Any, phrases: Iterable[str] = (), names: tuple[str, ...] = ()
 ) -> Iterator[tuple[Claim, Callable[[Number], bool]]]:
     """Every claim outside the phrases, with the question whether a number is held where this claim stands."""
+    notebook = with_answers(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     everywhere, sizes = outputs(code), {value for value in inputs(code) if value >= 100}
     for section in sections(notebook):

@@ -1,6 +1,7 @@
 """Each notebook runs once: alone, in an empty folder, without a network, against the wheel that readers install.
 
-nbval executes it and compares every output with the committed one. `pytest --nbval notebooks` does the same in place.
+nbval executes it, its folded answers too, and compares every output with the committed one. `pytest --nbval notebooks`
+does the same in place, without the answers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import nbformat
 import pytest
 from filelock import FileLock
 
+from book.run import with_answers
 from tests.book.conftest import NOTEBOOKS, ROOT
 
 # Two kernels that start at one moment may choose the same ports.
@@ -90,7 +92,7 @@ def test_the_command_starts(python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path: Path, python: Path, tmp_path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = with_answers(nbformat.read(path, as_version=4))
     notebook.cells.append(nbformat.v4.new_code_cell(PROOF))
     copy = tmp_path / path.name
     nbformat.write(notebook, copy)
