@@ -362,9 +362,9 @@ def step_peak(
     >>> peak.moment, round(peak.total / 2**30, 1)
     ('optimizer step', 74.8)
     """
-    recipe = {"optimizer": optimizer, "precision": precision, "recompute": recompute, "attention": attention}
+    recipe: dict[str, Any] = {"optimizer": optimizer, "precision": precision, "recompute": recompute}
     phases: dict[str, StepPeak] = {}
-    for made in step_moments(spec, batch=batch, seq_len=seq_len, **recipe):
+    for made in step_moments(spec, batch=batch, seq_len=seq_len, attention=attention, **recipe):
         if made.phase not in phases or made.total > phases[made.phase].total:
             phases[made.phase] = made
     highest = max(phases.values(), key=lambda m: float(m.total))

@@ -60,7 +60,16 @@ def backward_products(tokens: int = 8192, inputs: int = 4096, outputs: int = 143
         paper.text(0.3, y, name, at="left", bold=True)
         for x, box, sign in zip((9.3, 15.2, 21.1), boxes, ("×", "=", ""), strict=True):
             wide, high, colour = looks[box]
-            paper.box(x - wide / 2, y - high / 2, wide, high, box, colour, dashed="∂" in box, fill=0.15 if "∂" in box else 0.35)
+            paper.box(
+                x - wide / 2,
+                y - high / 2,
+                wide,
+                high,
+                box,
+                colour,
+                dashed="∂" in box,
+                fill=0.15 if "∂" in box else 0.35,
+            )
             paper.text(x + 2.95, y, sign, size=11)
         paper.text(24.4, y - 0.7, f"2 t k n = {flops}", at="left", size=8.5)
         paper.text(24.4, y + 0.7, use, at="left", size=8.5)

@@ -196,11 +196,12 @@ def accumulation(model: str = "llama-2-7b", batch: int = 32, steps: int = 8, seq
             x, lies = left + i * each, gradients * scale
             base, after = floor - (lies if i else 0), floor - lies
             tooth = [(x, base), (x + each / 3, base - high * scale), (x + each, after)]
-            paper.axes.fill([a for a, _ in [*tooth, (x + each, floor), (x, floor)]],
-                            [b for _, b in [*tooth, (x + each, floor), (x, floor)]], color=BLUE, alpha=0.4, lw=0)  # fmt: skip
+            paper.axes.fill(*zip(*tooth, (x + each, floor), (x, floor), strict=True), color=BLUE, alpha=0.4, lw=0)
             paper.line(*tooth, colour=BLUE)
-            paper.axes.fill([x, x, x + each, x + each] if i else [x + each / 3, x + each, x + each],
-                            [floor, base, after, floor] if i else [floor, after, floor], color=ORANGE, lw=0)  # fmt: skip
+            # gradients come in the first backward pass, and from then on they stay
+            begins = [(x, floor), (x, base)] if i else [(x + each / 3, floor)]
+            summed = [*begins, (x + each, after), (x + each, floor)]
+            paper.axes.fill(*zip(*summed, strict=True), color=ORANGE, lw=0)
 
     teeth(2.5, 13, 1, whole)
     teeth(20, 14.5, steps, part)
@@ -210,7 +211,9 @@ def accumulation(model: str = "llama-2-7b", batch: int = 32, steps: int = 8, seq
     paper.text(27.2, bottom - (rest + gradients + part) * scale - 1.0, f"{part / GIB:.0f} GiB each time")
     paper.text(9, bottom - rest * scale / 2, f"{rest / GIB:.0f} GiB", size=8.5)
     paper.text(27.2, bottom - rest * scale / 2, f"{rest / GIB:.0f} GiB", size=8.5)
-    paper.legend({"weights, optimizer": GREY, f"gradients {gradients / GIB:.1f}": ORANGE, "activations": BLUE}, 2.5, 17.3)
+    paper.legend(
+        {"weights, optimizer": GREY, f"gradients {gradients / GIB:.1f}": ORANGE, "activations": BLUE}, 2.5, 17.3
+    )
     return paper.figure
 
 
@@ -226,7 +229,7 @@ class _Moment(NamedTuple):
 
 
 def _life(moments: Sequence[Any], recompute: str) -> tuple[list[_Moment], dict[str, float]]:
-    """Moments placed in time: the forward pass takes 1, the backward pass 2, or 3 with recompute; and when each ends."""
+    """Moments placed in time, and when each phase ends: forward takes 1, backward 2, or 3 with recompute."""
     long = 3.0 if recompute == "full" else 2.0
     first = {name: moments[0][name] if name in ("weights", "optimizer states") else 0.0 for name in PARTS}
     placed = [_Moment(0.0, first)]
@@ -249,7 +252,9 @@ def _life(moments: Sequence[Any], recompute: str) -> tuple[list[_Moment], dict[s
             at = 1.08 + (long - 0.12) * (whole - 1 - layer + (same.index(m) + 0.5) / len(same)) / whole
             placed.append(_Moment(at, held))
         else:
-            placed.append(_Moment({"start of the backward pass": 1.03, "final norm": 1.06}.get(m.moment, long + 0.99), held))
+            placed.append(
+                _Moment({"start of the backward pass": 1.03, "final norm": 1.06}.get(m.moment, long + 0.99), held)
+            )
     ends = {"forward": 1.0, "backward": 1 + long, "update": 1 + long + 0.55}
     return placed, ends
 
@@ -284,7 +289,11 @@ def step_life(
         a, b = (left + wide * t / ends["update"] for t in (start, end))
         paper.bracket(a + 0.1, b - 0.1, bottom + 0.7, name, above=False)
         start = end
-    for phase, at, side in (("forward", 1.0, "right"), ("backward", 1.35, "left"), ("optimizer", ends["update"], "right")):
+    for phase, at, side in (
+        ("forward", 1.0, "right"),
+        ("backward", 1.35, "left"),
+        ("optimizer", ends["update"], "right"),
+    ):
         x = left + wide * at / ends["update"]
         y = bottom - high * float(peaks[phase].total) / top - 0.8
         text = f"{phase} {peaks[phase].total / GIB:.1f}" if phase != "optimizer" else f"{peaks[phase].total / GIB:.1f}"
@@ -351,6 +360,6 @@ def state_shards(model: str = "llama-2-7b", device: str = "RTX A6000", ranks: Se
         paper.text(x + 3.5, bottom - high * share - 0.8, f"{whole * share / GIB:.1f} GiB each")
     y = bottom - high * card.memory_bytes / whole
     paper.line((0.5, y), (35.5, y), dashed=True)
-    paper.text(0.5, 15.6, f"dashed: {card.name}, {card.memory_bytes / GIB:.0f} GiB; a column is a card, 16 bytes a parameter", at="left",
-               size=8.5)  # fmt: skip
+    said = f"dashed: {card.name}, {card.memory_bytes / GIB:.0f} GiB; a column is a card, 16 bytes a parameter"
+    paper.text(0.5, 15.6, said, at="left", size=8.5)
     return paper.figure
