@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmhw.drawings.canvas import BLUE, GREEN, GREY, INK, LIGHT, ORANGE, PINK, Canvas, drawing
+from llmhw.drawings.canvas import BLUE, GREEN, GREY, LIGHT, ORANGE, PINK, Canvas, drawing
 from llmhw.flops import matmul_flops
 from llmhw.hardware import Accelerator, accelerator_of, link, usual_network
 from llmhw.model import ModelSpec, model_of
+from llmhw.plot import INK
 from llmhw.rates import matmul_bytes
 from llmhw.units import format_quantity
 

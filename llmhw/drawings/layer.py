@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmhw.drawings.canvas import BLUE, GREEN, GREY, INK, ORANGE, PINK, Canvas, drawing
+from llmhw.drawings.canvas import BLUE, GREEN, GREY, ORANGE, PINK, Canvas, drawing
 from llmhw.model import ModelSpec, Tensor, model_of
+from llmhw.plot import INK
 from llmhw.units import LLMHWError
 
 if TYPE_CHECKING:
