@@ -67,10 +67,12 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'llmhw' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "exercises":  # a room of its own, not a name of one
+        return import_module("llmhw.exercises")
+    if name not in _LATER:
+        raise AttributeError(f"module 'llmhw' has no attribute {name!r}")
     module, attribute = _LATER[name]
     return getattr(import_module(module), attribute)
 
