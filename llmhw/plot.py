@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: distinguishable for colour-blind readers, on white and on dark grey.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B8A500")
+WIDTH = 6.0  # inches: on a phone, where it is shown at 60 %, letters of 10 points can still be read
 INK = "#767676"  # contrast of at least 4.5 to 1 on white, and legible on the dark theme's background
 
 
@@ -43,11 +44,12 @@ def style() -> None:
         **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
         "axes.prop_cycle": cycler(color=PALETTE),
-        "figure.figsize": (7.2, 3.6),
+        "figure.figsize": (WIDTH, 3.4),
         "figure.dpi": 110,
         "grid.alpha": 0.25,
         "font.size": 10,
         "svg.hashsalt": "llmhw",  # the same figure is the same file
+        "svg.fonttype": "none",  # letters stay letters, which a page can colour, find and read aloud
     }
     matplotlib.rcParams.update(looks)
     _sharp_in_notebooks()
@@ -106,7 +108,7 @@ def _figure(height: float, ax: Any = None) -> tuple[Figure, Any]:
         return ax.get_figure(), ax
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     return figure, axes
 
 
@@ -274,7 +276,7 @@ def _parts(estimate: Estimate) -> list[tuple[str, float]]:
 
 
 # Size of titles that are whole lines, and letters that a line of that size has room for.
-_SMALL, _LETTERS = 9, 76
+_SMALL, _LETTERS = 9, 63
 
 
 def _title(text: str, most: int = _LETTERS) -> str:
@@ -574,7 +576,7 @@ def batching(runs: Mapping[str, SimulationResult]) -> Figure:
     rows = [1 + max(t.spans[0][0] for t in run.requests_trace) for run in runs.values()]
     rows = [n + (run.mode == "disaggregated") for n, run in zip(rows, runs.values(), strict=True)]
     figure, all_axes = plt.subplots(
-        len(runs), 1, sharex=True, figsize=(7.2, 1.1 + sum(0.55 + 0.26 * n for n in rows)), layout="constrained",
+        len(runs), 1, sharex=True, figsize=(WIDTH, 1.1 + sum(0.55 + 0.26 * n for n in rows)), layout="constrained",
         height_ratios=[0.9 + n for n in rows], squeeze=False,
     )  # fmt: skip
     for axes, (label, run), n in zip(all_axes[:, 0], runs.items(), rows, strict=True):
