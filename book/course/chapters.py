@@ -81,7 +81,7 @@ class Chapter:
     def exercises(self) -> list[tuple[str, str, str]]:
         """Id, stars and kind."""
         prose = "\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
-        return [found.groups() for found in EXERCISE.finditer(prose)]
+        return [(found[1], found[2], found[3]) for found in EXERCISE.finditer(prose)]
 
     @property
     def sections(self) -> list[Section]:
