@@ -40,10 +40,11 @@ def _ways_out(card: Accelerator) -> list[tuple[str, str, float, str]]:
 def _processors(paper: Canvas, count: int) -> None:
     """A square for each multiprocessor, with its tensor cores as one small square in it."""
     size = _WIDTH / _COLUMNS
-    for i in range(count):
-        left, top = 2.2 + i % _COLUMNS * size, 4.8 + i // _COLUMNS * size
-        paper.box(left, top, size - 0.15, size - 0.15, colour=BLUE, fill=0.15)
-        paper.box(left + size / 4, top + size / 4, size / 3, size / 3, colour=ORANGE, fill=0.9)
+    xs = [2.2 + (i % _COLUMNS + 0.5) * size for i in range(count)]
+    ys = [4.8 + (i // _COLUMNS + 0.5) * size for i in range(count)]
+    # markers, not boxes: one shape in the file, used many times; a unit of the canvas is 10 points
+    for colour, share, alpha in ((BLUE, 0.85, 0.3), (ORANGE, 0.35, 0.9)):
+        paper.axes.plot(xs, ys, "s", color=colour, alpha=alpha, markersize=10 * size * share, markeredgewidth=0)
 
 
 @drawing

@@ -25,7 +25,7 @@ def _llama(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: in
 
 
 def _layer(hidden: int, intermediate: int, kv_heads: int) -> float:
-    return _llama(hidden, intermediate, 1, hidden // _HEAD_DIM, kv_heads).layers[0].params / 1e6
+    return float(_llama(hidden, intermediate, 1, hidden // _HEAD_DIM, kv_heads).layers[0].params) / 1e6
 
 
 def _bound(n: int, card: str, sparsity: int = 1) -> int:
@@ -39,7 +39,7 @@ def _bound(n: int, card: str, sparsity: int = 1) -> int:
 def _sent(model: str, card: str) -> float:
     rate = llmhw.accelerator(card).link_bytes_per_second
     assert rate is not None
-    return 1e3 * llmhw.weights(llmhw.model(model), "bf16").total / rate
+    return float(1e3 * llmhw.weights(llmhw.model(model), "bf16").total / rate)
 
 
 def _share(model: str) -> float:
