@@ -129,22 +129,22 @@ def zero_shards(spec: str | ModelSpec = "llama-3-8b", ranks: int = 4) -> Figure:
 _STREAMS = {"forward": BLUE, "backward": ORANGE, "gather": GREEN, "reduce": PINK}
 
 
-def streams_job(zero: int = 3, tokens: int = 2048) -> TrainingJob:
-    """The job of the drawings of streams: Llama-3-8B on 8 nodes of H100, one sequence on each rank."""
+def streams_job(zero: int = 3, tokens: int = 2048, ranks: int = 64) -> TrainingJob:
+    """The job of the drawings of streams: Llama-3-8B on nodes of 8 H100, one sequence on each rank."""
     return TrainingJob(
         model=model_of("llama-3-8b"),
-        cluster=Cluster(accelerator("h100"), 64, inter_link=link("infiniband ndr")),
-        parallelism=Parallelism(dp=64, zero=zero),
+        cluster=Cluster(accelerator("h100"), ranks, inter_link=link("infiniband ndr")),
+        parallelism=Parallelism(dp=ranks, zero=zero),
         seq_len=tokens,
-        global_batch=64,
+        global_batch=ranks,
         software="torchtitan",
     )
 
 
 @drawing
-def overlap(tokens: int = 2048, layers: int = 4) -> Figure:
+def overlap(tokens: int = 2048, layers: int = 4, ranks: int = 64) -> Figure:
     """Computing and messages of four layers: one after the other, per bucket, and gathered ahead; with milliseconds."""
-    ddp, fsdp = streams_job(0, tokens), streams_job(3, tokens)
+    ddp, fsdp = (streams_job(zero, tokens, ranks) for zero in (0, 3))
     shown = {
         "DDP, all gradients behind the backward pass": streams(ddp, layers, hidden=False),
         "DDP, gradients bucket by bucket": streams(ddp, layers),
@@ -174,9 +174,9 @@ def _spans(paper: Canvas, line: Timeline, left: float, scale: float, rows: Seque
 
 
 @drawing
-def fsdp_life(tokens: int = 2048, layers: int = 4) -> Figure:
+def fsdp_life(tokens: int = 2048, layers: int = 4, ranks: int = 64) -> Figure:
     """A row a layer: when its weights are gathered, used, dropped and gathered again, and its gradients scattered."""
-    line = streams(streams_job(3, tokens), layers)
+    line = streams(streams_job(3, tokens, ranks), layers)
     left, tall = 4.6, 1.5
     paper = Canvas(37, layers * (tall + 0.6) + 5.0)
     scale = (paper.width - left - 0.6) / line.seconds
@@ -248,7 +248,7 @@ def sequence_parallel(spec: str | ModelSpec = "llama-3-70b", tokens: int = 4096,
         f"TP, tp={tp}": [(whole, GREY), inside[0], reduce, (whole, GREY), inside[1], reduce],
         "TP with SP": [(own, LIGHT), gather, inside[0], scatter, (own, LIGHT), gather, inside[1], scatter],
     }
-    paper = Canvas(36, 26)
+    paper = Canvas(36, 25.2)
     for i, (title, blocks) in enumerate(columns.items()):
         x = 0.8 + 18 * i
         paper.text(x + 8, 0.9, title, bold=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from book.run import with_answers
 
@@ -206,9 +207,21 @@ def outputs(cells: Iterable[Any]) -> set[Number]:
     for cell in cells:
         for out in cell.get("outputs", []):
             data = out.get("data", {})
-            for text in (out.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")):
+            texts = (out.get("text", ""), data.get("text/plain", ""), data.get("text/html", ""))
+            for text in (*texts, *labels(data.get("image/svg+xml", ""))):
                 found |= numbers_of_output(text)
     return found
+
+
+def labels(svg: str) -> Iterator[str]:
+    """The words in a figure, those of its axes left out: ticks would hold any round number."""
+    groups = [ElementTree.fromstring(svg)] if svg else []
+    while groups:
+        group = groups.pop()
+        if group.tag.endswith("}text"):
+            yield "".join(group.itertext())
+        elif not group.get("id", "").startswith("matplotlib.axis"):
+            groups += group
 
 
 _OPERATORS = {ast.Mult: operator.mul, ast.Pow: operator.pow, ast.Add: operator.add, ast.Sub: operator.sub}
