@@ -708,6 +708,25 @@ def message_seconds(
     return wire_bytes / bandwidth_bytes_per_second + hops * latency_seconds
 
 
+@formula(source="a message hides behind a product that takes longer: bytes / W = FLOPs x tokens / P", unit="tokens")
+def hiding_tokens(
+    *, bytes_per_param: Any, flops_per_param: Any, flops_per_second: Any, bandwidth_bytes_per_second: Any
+) -> Any:
+    """Tokens of a micro-batch from which on the messages of its weights take no longer than its products.
+
+    bytes_per_param   sent for each parameter: 2 where FSDP gathers in bf16
+    flops_per_param   multiplied meanwhile, for each parameter and token: 2 in a forward pass, 4 in a backward pass
+    flops_per_second  of a device
+
+    An H100 at its peak, whose weights come over eight adapters of 50 GB/s at once:
+
+    >>> rates = {"flops_per_second": 989e12, "bandwidth_bytes_per_second": 400e9}
+    >>> hiding_tokens(bytes_per_param=2, flops_per_param=2, **rates)
+    2472.5
+    """
+    return bytes_per_param / flops_per_param * flops_per_second / bandwidth_bytes_per_second
+
+
 @formula(source="NCCL: rings cross each node boundary once, over the adapters of all their ranks there", unit="bytes/s")
 def group_bandwidth(*, local_ranks: Any, inside_bytes_per_second: Any, between_bytes_per_second: Any) -> Any:
     """Bus bandwidth of a ring that spans nodes: the slower of the links inside and of the adapters between.

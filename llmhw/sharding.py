@@ -95,6 +95,30 @@ def places(parallelism: Parallelism) -> Iterator[Place]:
 # -- tensors ----------------------------------------------------------------------------------
 
 
+@checked(rank=whole(0))
+def context_chunks(rank: int, ranks: int, *, zigzag: bool = True) -> tuple[int, int]:
+    """The two chunks, of 2 x `ranks` of a sequence, that one context-parallel rank holds.
+
+    zigzag   one from the front and one from the back, so that all have as much of a causal mask; else in order
+
+    >>> [context_chunks(rank, 4) for rank in range(4)]
+    [(0, 7), (1, 6), (2, 5), (3, 4)]
+    """
+    if rank >= ranks:
+        raise LLMHWError(f"rank={rank} is not one of the {ranks} ranks 0 to {ranks - 1}")
+    return (rank, 2 * ranks - 1 - rank) if zigzag else (2 * rank, 2 * rank + 1)
+
+
+@checked
+def context_pairs(ranks: int, *, zigzag: bool = True) -> list[float]:
+    """Pairs of chunks that a causal mask leaves to each context-parallel rank; half of one on the diagonal.
+
+    >>> context_pairs(4), context_pairs(4, zigzag=False)
+    ([8.0, 8.0, 8.0, 8.0], [2.0, 6.0, 10.0, 14.0])
+    """
+    return [sum(chunk + 0.5 for chunk in context_chunks(rank, ranks, zigzag=zigzag)) for rank in range(ranks)]
+
+
 def _cut(shape: tuple[Any, ...], dim: int, parts: Any, index: Any) -> tuple[Any, ...]:
     return (*shape[:dim], chunk_size(size=shape[dim], parts=parts, index=index), *shape[dim + 1 :])
 

@@ -50,7 +50,7 @@ def test_the_api_page_has_every_public_name(html: Path) -> None:
 
 def test_each_glossary_term_has_its_chinese_one(html: Path) -> None:
     terms = read(html, "book/glossary").select("dl.glossary > dt")
-    names = [term.find(string=True, recursive=False).strip() for term in terms]
+    names = [term.get_text().strip().removesuffix("#").strip() for term in terms]
     english, chinese = names[::2], names[1::2]
     assert len(english) >= 60
     assert len(set(names)) == len(names)
@@ -70,3 +70,34 @@ def test_options_keep_their_hyphens(html: Path) -> None:
     claims = read(html, "book/claims").get_text()
     assert "--model meta-llama/Llama-3-70b" in claims
     assert "--quantization awq" in claims
+
+
+HAN = re.compile(r"[\u2e80-\u303f\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef]")
+
+
+def test_chinese_text_says_so_and_has_a_font(html: Path) -> None:
+    style = (html / "_static" / "han.css").read_text(encoding="utf-8")
+    spans = re.findall(r"U\+([0-9A-F]+)(?:-([0-9A-F]+))?", style)
+    font = {chr(code) for a, b in spans for code in range(int(a, 16), int(b or a, 16) + 1)}
+    for path in html.rglob("*.html"):
+        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for text in page.find_all(string=HAN):
+            assert text.find_parent(attrs={"lang": "zh-Hans"}), f"{path.name}: {text}"
+            assert set(HAN.findall(text)) <= font, f"{path.name}: run book/font.py for {text}"
+
+
+def test_figures_stand_in_the_page_with_their_words(html: Path) -> None:
+    """In the colours of the theme, and described; nothing of them may be named twice in a page."""
+    shown = 0
+    for path in (html / "notebooks").glob("*.html"):
+        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for figure in page.select(".drawn > svg"):
+            shown += 1
+            assert figure["role"] == "img"
+            assert len(figure["aria-label"]) > 40
+            assert not re.search(r"#767676", str(figure)), "an ink that does not change with the theme"
+        names = [tag["id"] for tag in page.select("[id]") if tag.find_parent("svg") is None]
+        assert len(names) == len(set(names)), path.name
+        assert not page.select(".cell_output img[src$='.svg']"), path.name
+        assert path.stat().st_size < 500_000, f"{path.name} is heavy"
+    assert shown >= 25

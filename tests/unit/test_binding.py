@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_what_each_layer_needs_is_there_before_it_starts(zero: int, hidden: bool
     line = streams(job_of(zero, RAILS, 2048), 4, hidden=hidden)
     for row in (0, 1):
         mine = sorted((s for s in line.spans if s.row == row), key=lambda span: span.start)
-        assert all(a.end <= b.start + 1e-12 for a, b in zip(mine, mine[1:], strict=False))
+        assert all(a.end <= b.start + 1e-12 for a, b in pairwise(mine))
     at = {span.name: span for span in line.spans}
     for i in range(1, 5):
         assert at[f"reduce {i}"].start >= at[f"backward {i}"].end
