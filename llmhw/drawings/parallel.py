@@ -270,6 +270,16 @@ _TITLES = {"gpipe": "GPipe", "1f1b": "1F1B", "interleaved": "interleaved 1F1B", 
 _ACTIONS = {"F": BLUE, "B": ORANGE, "I": ORANGE, "W": GREEN}
 
 
+def _tiles(paper: Canvas, places: Sequence[tuple[float, float, float, float]], colour: str) -> None:
+    """Many boxes of a colour as one shape: a file of a tenth."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = [((x, y), (x + wide, y), (x + wide, y + tall), (x, y + tall)) for x, y, wide, tall in places]
+    shape = Path.make_compound_path(*(Path([*four, four[0]], closed=True) for four in corners))
+    paper.axes.add_patch(PathPatch(shape, facecolor=(colour, 0.45), edgecolor=colour, linewidth=1.0))
+
+
 @drawing
 def pipeline_orders(
     orders: Mapping[str, tuple[tuple[Slot, ...], ...]] | None = None, stages: int = 4, micro_batches: int = 8
@@ -291,14 +301,17 @@ def pipeline_orders(
         idle, length = idle_slots(slots)[-1] / chunks, max(s.end for row in slots for s in row) / chunks
         title = f"{_TITLES.get(name, name)}: waits {idle:g} of {length:g} slots, {idle / length:.0%}"
         paper.text(left, top + 0.8, title, at="left", bold=True)
+        bars: dict[str, list[tuple[float, float, float, float]]] = {}
         for stage, row in enumerate(slots):
             y = top + 1.7 + 1.3 * stage
             paper.text(left - 0.9, y + 0.6, str(stage), size=_SMALL)
             for slot in row:
                 x, wide = left + slot.start / chunks * scale, (slot.end - slot.start) / chunks * scale
-                text = slot.action.partition(".")[2] if wide > 0.8 else ""
-                colour = _ACTIONS[slot.action[0]]
-                paper.box(x, y, wide - 0.06, 1.15, text, colour, fill=0.45, size=_SMALL)
+                bars.setdefault(_ACTIONS[slot.action[0]], []).append((x, y, wide - 0.06, 1.15))
+                if name in ("gpipe", "1f1b") and stage in (0, count - 1):
+                    paper.text(x + wide / 2, y + 0.6, slot.action.partition(".")[2], size=_SMALL)
+        for colour, places in bars.items():
+            _tiles(paper, places, colour)
         last = slots[-1]
         under, end = top + 1.7 + 1.3 * count + 0.5, left + ends[name] * scale
         first, over = last[0].start / chunks, length - last[-1].end / chunks
