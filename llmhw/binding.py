@@ -17,7 +17,7 @@ from typing import Any
 from llmhw.checks import checked
 from llmhw.formula import formula
 from llmhw.hardware import Accelerator, Link, accelerator_of, link_of, usual_network
-from llmhw.messages import group_bandwidth
+from llmhw.messages import group_bandwidth, hiding_tokens
 from llmhw.model import ModelSpec, model_of
 from llmhw.units import LLMHWError
 
@@ -39,21 +39,6 @@ def network_balance(*, flops_per_second: Any, bytes_per_second: Any) -> Any:
     2199
     """
     return flops_per_second / bytes_per_second
-
-
-@formula(source="sent N / W = flops N T / C, solved for T", unit="tokens")
-def binding_tokens(*, sent: Any, flops: Any, balance: Any, used: Any = 1) -> Any:
-    """Tokens on a rank, of one micro-batch, below which a pass waits for its messages.
-
-    sent      bytes that a rank sends for each parameter in the pass
-    flops     for each parameter and token in the pass: 2 forward, 4 backward, 6 if the backward pass recomputes
-    balance   FLOPs in the time of a byte: see `network_balance`
-    used      share of the parameters that a token uses: below 1 in a mixture of experts
-
-    >>> binding_tokens(sent=4, flops=4, balance=2199)
-    2199.0
-    """
-    return balance * sent / (flops * used)
 
 
 @formula(source="2 N / t FLOPs against two all-reduces of h numbers a token: 2 N / (t C) = 8 h / W", unit="count")
@@ -136,13 +121,16 @@ _NODE = 8  # devices of a usual node
 
 
 def _at(spec: ModelSpec, device: Accelerator, place: str, rate: float) -> Binding:
-    balance = network_balance(flops_per_second=device.peak(device.half_format), bytes_per_second=rate)
+    peak = device.peak(device.half_format)
+    balance = network_balance(flops_per_second=peak, bytes_per_second=rate)
     used = spec.parameters.active / spec.parameters.total
     layer = max(spec.layer_kinds, key=lambda kind: kind[1])[0]
     sizes = {"hidden": spec.hidden, "balance": balance}
 
     def tokens(*passes: tuple[int, int]) -> float:
-        return max(binding_tokens(sent=sent, flops=flops, balance=balance, used=used) for sent, flops in passes)
+        rates = {"flops_per_second": peak, "bandwidth_bytes_per_second": rate}
+        found = [hiding_tokens(bytes_per_param=sent, flops_per_param=used * flops, **rates) for sent, flops in passes]
+        return float(max(found))
 
     return Binding(
         place=place,

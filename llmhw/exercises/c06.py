@@ -4,11 +4,11 @@ from math import ceil
 from typing import Any
 
 from llmhw import training_memory
-from llmhw.binding import FSDP_BACKWARD, binding, binding_tokens
+from llmhw.binding import FSDP_BACKWARD, RAILS, binding
 from llmhw.exercises.base import Exercise
-from llmhw.hardware import Cluster
+from llmhw.hardware import Cluster, accelerator
 from llmhw.job import Parallelism, TrainingJob
-from llmhw.messages import collectives
+from llmhw.messages import collectives, hiding_tokens
 from llmhw.model import ModelSpec, model
 from llmhw.schedule import bubble_seconds
 from llmhw.training import train
@@ -45,8 +45,10 @@ def _sent(spec: str, ranks: int, micro_batches: int, zero: int) -> float:
 
 
 def _fp32_tokens(device: str, grads: int = 4, gathered: int = 2) -> float:
-    balance = binding("llama-3-8b", device, NDR)[1].balance
-    return float(binding_tokens(sent=gathered + grads, flops=FSDP_BACKWARD[1], balance=balance))
+    card = accelerator(device)
+    rails = next(each for each in binding("llama-3-8b", card, NDR) if each.place == RAILS)
+    rates = {"flops_per_second": card.peak(card.half_format), "bandwidth_bytes_per_second": rails.bytes_per_second}
+    return float(hiding_tokens(bytes_per_param=gathered + grads, flops_per_param=FSDP_BACKWARD[1], **rates))
 
 
 def _even_tokens(name: str) -> float:
