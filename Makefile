@@ -17,7 +17,7 @@ endif
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test fuzz notebooks lab serve bench lint clean
+.PHONY: help setup book test fuzz notebooks course lab serve bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -40,6 +40,11 @@ fuzz: setup ## attack the command, its files and the public functions (CALLS=500
 
 notebooks: setup ## run every notebook again, in place
 	$(BIN)/python book/run.py notebooks/*.ipynb
+
+# SEED chooses the numbers of problem sets and exam; any text.
+SEED ?= 1
+course: setup ## write what a class needs into _build/course (SEED=autumn-2027)
+	$(BIN)/python -m book.course --seed "$(SEED)"
 
 lab: $(VENV)/.lab ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

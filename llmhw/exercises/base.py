@@ -108,10 +108,10 @@ class Variant:
 class Exercise:
     """One exercise of the book: see the module for a whole one.
 
-    id          "6.3", "7b.2": as the notebook prints it
+    id          "6.3", "7b.2": as the notebook prints it; a paper for a class has a name of its own, "exam.3"
     kind        one of `KINDS`
     level       1 to 3: ★ to ★★★
-    ask         what is asked; {name} and {name:,} stand for what is given
+    ask         what is asked; {name}, {name:,} and {name.field} stand for what is given
     answer      callable over what is given: a number, True or False, a text, or a list or dict of these
     unit        of the number
     given       name -> the values it may have, the book's first; seeds choose among all combinations
@@ -142,11 +142,11 @@ class Exercise:
     form: str = ""
 
     def __post_init__(self) -> None:
-        if not ID.fullmatch(self.id):
+        if not re.fullmatch(r"[0-9a-z]+\.[0-9]{1,2}", self.id):
             raise LLMHWError(f"id={shown(self.id)} must be a chapter and a number, such as '6.3' or '7b.2'")
         check_choice("kind", self.kind, KINDS)
         check_count("level", self.level, most=3)
-        names = {name for _, name, _, _ in Formatter().parse(self.ask) if name is not None}
+        names = {re.split(r"[.\[]", name)[0] for _, name, _, _ in Formatter().parse(self.ask) if name is not None}
         if names - set(self.given):
             raise LLMHWError(f"{self.id}: the text asks for {sorted(names - set(self.given))}, which given lacks")
         if self.accept and not self.form:

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -201,12 +202,19 @@ def numbers_of_output(text: str) -> set[Number]:
     return found | {replace(n, after="%") for n in found if not n.after and ", %" in text}
 
 
+def labels_of_picture(svg: str) -> str:
+    """What is written in a picture, but for the ticks of its axes, which are round and would hold anything."""
+    bare = re.sub(r'<g id="[xy]tick_\d+">.*?</text>', "", svg, flags=re.DOTALL)
+    return unescape("\n".join(re.findall(r"<text[^>]*>(.*?)</text>", bare, flags=re.DOTALL)))
+
+
 def outputs(cells: Iterable[Any]) -> set[Number]:
     found: set[Number] = set()
     for cell in cells:
         for out in cell.get("outputs", []):
             data = out.get("data", {})
-            for text in (out.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")):
+            picture = labels_of_picture(data.get("image/svg+xml", ""))
+            for text in (out.get("text", ""), data.get("text/plain", ""), data.get("text/html", ""), picture):
                 found |= numbers_of_output(text)
     return found
 

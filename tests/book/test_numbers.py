@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from tests.book.conftest import NOTEBOOKS
-from tests.book.numbers import Number, allowed, claims_in, drifting, held_claims, numbers_of_output
+from tests.book.numbers import Number, allowed, claims_in, drifting, held_claims, labels_of_picture, numbers_of_output
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -128,6 +128,11 @@ def test_most_drifts_of_the_chapters_would_be_reported() -> None:
                 caught.append(not holds(replace(claim.number, digits=grown)))
     assert len(caught) > 400
     assert sum(caught) > 0.8 * len(caught)
+
+
+def test_labels_of_a_picture_are_shown_and_ticks_are_not() -> None:
+    svg = '<g id="xtick_1"><g id="text_1"><text>800</text></g></g><g id="text_2"><text>cache: 55.1 GiB</text></g>'
+    assert labels_of_picture(svg) == "cache: 55.1 GiB"
 
 
 def test_numbers_inside_outputs() -> None:
