@@ -53,7 +53,7 @@ _SEQ_LEN, _MOST = 8192, 1.15
 @cache
 def _asked(cards: int) -> llmhw.TrainingJob:
     return llmhw.TrainingJob(
-        model="llama-3-70b",
+        model=llmhw.model("llama-3-70b"),
         cluster=llmhw.instance(_H100).cluster(nodes=cards // 8),
         parallelism=llmhw.Parallelism(dp=cards),
         global_batch=4 * cards,
@@ -94,7 +94,7 @@ _MEASURED: Mapping[str, Any] = MappingProxyType({"least": 2**9, "most": 2**26})
 def _plausible(answer: float) -> str:
     least, most = _MEASURED["least"], _MEASURED["most"]
     if answer < least:
-        return "so small a message takes no longer than an empty one: is the latency in seconds, and the rate in bytes/s?"
+        return "a smaller message takes no longer than an empty one: is the rate in bytes/s?"
     if answer > most:
         return "that is more than any machine needs: divide the time of one large message, not of many"
     return ""
@@ -126,7 +126,8 @@ EXERCISES = (
         "7.2",
         "compute",
         2,
-        "A group with {local} ranks in each of {nodes} nodes of Azure's ND H100 v5 all-reduces a tensor of {gib} GiB in a "
+        "A group with {local} ranks in each of {nodes} nodes of Azure's ND H100 v5 all-reduces a tensor of {gib} "
+        "GiB in a "
         "ring. How many milliseconds do its bytes take at datasheet rates, without latency?",
         unit="ms",
         given={"local": (8, 2, 4), "nodes": (2, 4, 16), "gib": (2, 1, 10)},
@@ -145,7 +146,8 @@ EXERCISES = (
         "7.3",
         "derive",
         2,
-        "From how many tokens a rank on does ring attention of {name} hide on {machine}, if each rank of the ring sits in a "
+        "From how many tokens a rank on does ring attention of {name} hide on {machine}, if each rank of the ring "
+        "sits in a "
         "node of its own? Take the peak of bf16, and let the causal mask leave half of the pairs.",
         unit="tokens",
         given={"name": ("llama-3-70b", "qwen2.5-7b", "llama-2-7b", "qwen2.5-32b"), "machine": tuple(_MACHINES)},
@@ -158,7 +160,8 @@ EXERCISES = (
             "the links inside a node": lambda name, machine: _hidden_from(name, machine, inside=True),
         },
         hints=(
-            "Write down the FLOPs of one step of the ring and the bytes that travel meanwhile, both for T tokens a rank.",
+            "Write down the FLOPs of one step of the ring and the bytes that travel meanwhile, both for T tokens a "
+            "rank.",
             "The work grows as T times T, the message as T: what is left of T when both times are equal?",
         ),
     ),
@@ -167,7 +170,8 @@ EXERCISES = (
         "find the mistake",
         2,
         "A colleague writes: each token picks {picks} experts, and they lie in {nodes} nodes, so it is sent to "
-        "min({picks}, {nodes}) nodes. How many are reached on average, if picks are even and independent and there is no "
+        "min({picks}, {nodes}) nodes. How many are reached on average, if picks are even and independent and there "
+        "is no "
         "limit?",
         unit="nodes",
         given={"nodes": (16, 8, 4, 12), "picks": (8, 6, 4)},
@@ -180,7 +184,8 @@ EXERCISES = (
         },
         hints=(
             "What is the chance that one given node is missed by all picks?",
-            "Throw it: `numpy.random.default_rng(0).integers(nodes, size=(10_000, picks))`, and count what is different.",
+            "Throw it: `numpy.random.default_rng(0).integers(nodes, size=(10_000, picks))`, and count what is "
+            "different.",
         ),
         tolerance=0.01,
     ),
@@ -188,7 +193,8 @@ EXERCISES = (
         "7.5",
         "design",
         3,
-        "Lay Llama 3 70B out on {cards:,} H100 of Azure, 4 sequences of 8,192 tokens a card and step, so that it fits and a "
+        "Lay Llama 3 70B out on {cards:,} H100 of Azure, 4 sequences of 8,192 tokens a card and step, so that it "
+        "fits and a "
         "step takes at most 1.15 times as long as under the best of all layouts.",
         form="a llmhw.Parallelism",
         given={"cards": (512, 256, 1024)},
@@ -203,7 +209,8 @@ EXERCISES = (
         "7.6",
         "measure",
         2,
-        "Measure on your machine, between two ends of a socket: the latency of a message of one byte, and the bandwidth of one "
+        "Measure on your machine, between two ends of a socket: the latency of a message of one byte, and the "
+        "bandwidth of one "
         "of 64 MiB. How many bytes take as long as the latency?",
         form="one number, in bytes",
         accept=_plausible,
