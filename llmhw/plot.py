@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llmhw.formula import Estimate
 from llmhw.hardware import Accelerator
 from llmhw.training import JobMemory, TrainingEstimate
-from llmhw.units import GIB, KIB, MIB, LLMHWError, format_quantity, shown
+from llmhw.units import GIB, KIB, MIB, LLMHWError, check_count, format_quantity, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -681,6 +681,26 @@ def pages(caches: Mapping[str, Sequence[tuple[str, float]]], *, across: int = 8)
     told = "a letter: whose the page is; filled: tokens; outline: held and empty; grey: free"
     figure.supxlabel(told, fontsize=_SMALL)
     return figure
+
+
+def reserved_and_paged(table: PageTable, most_tokens: int) -> Figure:
+    """The same cache twice: a block of `most_tokens` reserved for each sequence as long as there are blocks, and paged.
+
+    table         of the paged cache, with its sequences; those that find no block are only in the lower picture
+    most_tokens   of the longest sequence that is allowed, whole pages
+    """
+    whole = check_count("most_tokens", most_tokens, most=table.blocks * table.block_tokens) // table.block_tokens
+    paged, reserved = [("", 0.0)] * table.blocks, list[tuple[str, float]]()
+    for number, name in enumerate(table):
+        letter, pages_held = chr(ord("A") + number % 26), table.tokens_of(name) / table.block_tokens
+        shares = [min(1.0, max(0.0, pages_held - i)) for i in range(max(whole, len(table.blocks_of(name))))]
+        for page, share in zip(table.blocks_of(name), shares, strict=False):
+            paged[page] = (letter, share)
+        if len(reserved) + whole <= table.blocks:
+            reserved += [(letter, share) for share in shares[:whole]]
+    reserved += [("", 0.0)] * (table.blocks - len(reserved))
+    titles = f"reserved: {most_tokens} tokens for each sequence", f"paged: the same memory, {len(table)} sequences"
+    return pages(dict(zip(titles, (reserved, paged), strict=True)))
 
 
 def page_table(table: PageTable, ax: Any = None) -> Figure:

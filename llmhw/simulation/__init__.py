@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from llmhw.checks import checked, whole
 from llmhw.queueing import StepModel, littles_law
 from llmhw.simulation.batching import Batches, Continuous
-from llmhw.simulation.cache import OutOfBlocksError, PageTable
+from llmhw.simulation.cache import Emptiness, OutOfBlocksError, PageTable, empty_page_share, measure_empty
 from llmhw.simulation.engine import MODES, SLO, Engine, StepSeconds
 from llmhw.simulation.load import (
     Closed,
@@ -39,6 +39,7 @@ __all__ = [
     "Closed",
     "Distribution",
     "Empirical",
+    "Emptiness",
     "Engine",
     "Exponential",
     "Lengths",
@@ -56,7 +57,9 @@ __all__ = [
     "StepSeconds",
     "StepTrace",
     "Uniform",
+    "empty_page_share",
     "input_files",
+    "measure_empty",
     "simulate",
 ]
 

@@ -447,3 +447,6 @@ def test_drawings_of_batches_and_pages() -> None:
     assert list(table) == ["A", "B"]
     assert len(plot.page_table(table).axes[0].patches) > 2 * table.blocks
     assert len(plot.pages({"a": [("A", 0.5), ("", 0)], "b": [("B", 1.0)]}).axes) == 2
+    both = plot.reserved_and_paged(table, 12)  # A has a block of three pages, B another; both share two pages
+    letters = [[text.get_text() for text in axes.texts if text.get_text()] for axes in both.axes]
+    assert letters == [["A", "A", "B", "B"], ["B", "B"]]

@@ -31,6 +31,7 @@ from llmhw.simulation import (
     Request,
     SimulationResult,
     Uniform,
+    measure_empty,
     simulate,
 )
 from llmhw.units import LLMHWError
@@ -817,3 +818,11 @@ def test_bad_requests_are_named(requests: Any, message: str) -> None:
 def test_wrong_arguments_are_named(make: Any, message: str) -> None:
     with pytest.raises(LLMHWError, match=message):
         make()
+
+
+def test_blocks_for_the_longest_are_empty_by_what_is_not_used() -> None:
+    found = measure_empty(1024, Uniform(100, 300), Uniform(10, 90))
+    assert found.share == pytest.approx(1 - found.tokens / 1024)
+    assert measure_empty(1, Uniform(100, 300), Uniform(10, 90)) == (0, found.tokens)  # the same sequences
+    with pytest.raises(LLMHWError, match=r"steps=1 are too few: no sequence came; use 100 or more"):
+        measure_empty(16, Uniform(1, 2), Uniform(1, 2), steps=1)
