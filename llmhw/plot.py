@@ -251,6 +251,21 @@ def memory_bars(
     return _hold(figure, axes)
 
 
+# Values of `llmhw.ownership` with their units.
+_OWNED = {
+    "purchase_price": "a device, $",
+    "life_months": "life, months",
+    "upkeep": "upkeep, share a year",
+    "server_factor": "server / its devices",
+    "network_factor": "network / its servers",
+    "electricity": "electricity, $ a kWh",
+    "interest": "interest, share a year",
+    "staff": "staff, $ a device-month",
+    "hosting": "hosting, $ a kW-month",
+    "idle_fraction": "idle power, share",
+}
+
+
 def swings(
     found: Iterable[Swing], at: float, *, names: Mapping[str, str] | None = None,
     limits: Mapping[str, float] | None = None, ax: Any = None,
@@ -259,14 +274,14 @@ def swings(
 
     found    what `llmhw.ownership.swings` gives
     at       dollars of the cost with no value moved, where all bars meet
-    names    argument -> how it is written; default: its name without underscores
+    names    argument -> how it is written, where not as usual
     limits   label -> dollars, drawn as vertical lines: a budget, what the alternative costs
     ax       axes to draw into; default: those of a new figure
     """
     listed = [swing for swing in found if swing.dollars > 0.01 * at]
     _check_shown("dollars", [at, *(d for s in listed for d in (s.dollars_low, s.dollars_high))])
     figure, axes = _figure(1.2 + 0.42 * len(listed), ax)
-    labels = [(names or {}).get(s.argument, s.argument.replace("_", " ")) for s in listed]
+    labels = [(_OWNED | dict(names or {})).get(s.argument, s.argument) for s in listed]
     for label, swing in zip(labels, listed, strict=True):
         for end, dollars, colour in (
             (swing.low, swing.dollars_low, PALETTE[0]),

@@ -8,7 +8,7 @@ import llmhw
 from llmhw.exercises.base import Exercise
 from llmhw.exercises.capstone import check_case
 from llmhw.ownership import rent_dollars, rent_or_buy
-from llmhw.planning.serving import Demand
+from llmhw.planning.demand import Demand
 from llmhw.units import GIB
 
 _READ = (1.0, 20.0)  # tokens a second that people read, and more
@@ -21,7 +21,7 @@ def _cache(model: str, batch: int, tokens: int) -> float:
 def _holds(place: tuple[str, int], rate: float, budget: float) -> str:
     """What keeps a machine from the case of 14.5; "" if nothing does."""
     card, number = place
-    purchase = rent_or_buy((card, number), months=36).purchase
+    purchase = rent_or_buy(llmhw.Cluster(card, number), months=36).purchase
     if purchase > budget:
         return f"it costs {purchase:,.0f} dollars to buy"
     job = llmhw.ServingJob(
@@ -47,8 +47,8 @@ EXERCISES = (
         "14.1",
         "by hand",
         1,
-        "A bank has {people:,} advisers, each of whom asks for {each} summaries a day, {share:.0%} of them in the busiest "
-        "hour. How many requests arrive in a second then?",
+        "A bank has {people:,} advisers, each of whom asks for {each} summaries a day, {share:.0%} of them in the "
+        "busiest hour. How many requests arrive in a second then?",
         lambda people, each, share: people * each * share / 3600,
         unit="requests/s",
         given={"people": (900, 1500, 600, 2400), "each": (25, 40, 16), "share": (0.15, 0.12, 0.2)},
@@ -84,8 +84,8 @@ EXERCISES = (
         "14.3",
         "find the mistake",
         2,
-        'The vendor writes: "Your machine makes {highest:,} tokens/s, so divide its cost by that." The hospitals ask for '
-        "{letters:,} letters of {tokens} tokens a day. By which factor is a token dearer than he says?",
+        'The vendor writes: "Your machine makes {highest:,} tokens/s, so divide its cost by that." The hospitals ask '
+        "for {letters:,} letters of {tokens} tokens a day. By which factor is a token dearer than he says?",
         lambda highest, letters, tokens: highest * 86400 / (letters * tokens),
         given={"highest": (3600, 2500, 5000), "letters": (48_000, 30_000, 20_000), "tokens": (500, 400, 800)},
         slips={
@@ -101,8 +101,8 @@ EXERCISES = (
         "14.4",
         "derive",
         2,
-        "Owning {cards} cards costs {owned:,} dollars over {months} months, whatever they are used for. Derive the rent "
-        "of a card-hour at which renting them all the time costs as much.",
+        "Owning {cards} cards costs {owned:,} dollars over {months} months, whatever they are used for. Derive the "
+        "rent of a card-hour at which renting them all the time costs as much.",
         lambda cards, owned, months: owned / rent_dollars(devices=cards, months=months, dollars_per_device_hour=1),
         unit="dollars/hour",
         given={"cards": (4, 8, 2), "owned": (247_000, 520_000, 130_000), "months": (36, 48, 24)},
@@ -131,8 +131,8 @@ EXERCISES = (
         "14.6",
         "measure",
         1,
-        "How fast is fast enough? Read for one minute as you usually do, count the words and take 1.3 tokens for each. How "
-        "many tokens a second do you read?",
+        "How fast is fast enough? Read for one minute as you usually do, count the words and take 1.3 tokens for each. "
+        "How many tokens a second do you read?",
         lambda: 250 * 1.3 / 60,
         unit="tokens/s",
         form="one number, in tokens a second: yours",

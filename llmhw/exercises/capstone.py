@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmhw.units import shown
 
@@ -22,7 +22,7 @@ KEYS = {
     "inputs": "name -> (number, where it is from: 'measured ...', 'told by ...' or 'assumed ...')",
     "memory": "(bytes that are needed on a device, bytes that it has)",
     "speed": "limit -> (the worse end of the interval, the most that is allowed)",
-    "options": "name -> dollars over all months, or (dollars, least, most); at least three, one of them to rent or not to buy",
+    "options": "name -> dollars, or (dollars, least, most); at least three, one of them to rent or not to buy",
     "budget": "dollars over all months",
     "chosen": "a name of the options",
     "utilization": "share of its highest rate that the busiest hour takes, below 1",
@@ -30,6 +30,45 @@ KEYS = {
     "risks": "what could be wrong -> a test that can be made before the money is spent; at least three",
     "memo": f"the page, at most {MOST_WORDS} words; its first sentence is the recommendation",
 }
+
+
+class Criterion(NamedTuple):
+    """A line of the rubric: what is judged, its points, what half of them and what all of them take."""
+
+    name: str
+    points: int
+    half: str
+    whole: str
+
+
+RUBRIC = (
+    Criterion(
+        "the question", 10, "some numbers are missing, or assumed without a word",
+        "each number has its origin: measured, told by somebody, or an assumption that is named",
+    ),
+    Criterion(
+        "memory", 15, "weights and cache are right, in one unit",
+        "part by part, GB and GiB kept apart, checked against one measurement",
+    ),
+    Criterion(
+        "speed", 15, "one number each, from the library", "with the limit that binds, why it does, and the interval"
+    ),
+    Criterion(
+        "options", 10, "three cards are compared", "also another size, format or renting; what was not tried is said"
+    ),
+    Criterion(
+        "cost", 15, "purchase or rent", "power, people, idle hours, the break-even; prices with source and date"
+    ),
+    Criterion(
+        "sensitivity", 15, "one input is varied", "the three that matter most, each with the value at which it turns"
+    ),
+    Criterion(
+        "memo", 10, "recommendation and numbers are there",
+        "its first sentence is the recommendation; somebody without this course can act on it",
+    ),
+    Criterion("what could be wrong", 5, "limits are listed", "the largest has a test before the money is spent"),
+    Criterion("it runs", 5, "with help", "alone, on another machine, and check_case finds nothing"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +98,7 @@ def check_case(case: Mapping[str, Any]) -> Review:
     - inputs is missing: name -> (number, where it is from: 'measured ...', 'told by ...' or 'assumed ...')
     - memory is missing: (bytes that are needed on a device, bytes that it has)
     - speed is missing: limit -> (the worse end of the interval, the most that is allowed)
-    - options is missing: name -> dollars over all months, or (dollars, least, most); at least three, one of them to rent or not to buy
+    - options is missing: name -> dollars, or (dollars, least, most); at least three, one of them to rent or not to buy
     - budget is missing: dollars over all months
     - chosen is missing: a name of the options
     - utilization is missing: share of its highest rate that the busiest hour takes, below 1
