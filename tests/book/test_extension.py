@@ -61,3 +61,10 @@ def test_every_formula_is_found(extension: ModuleType) -> None:
     by_module = extension.all_formulas()
     assert len(by_module) >= 3
     assert all(entry.module == module for module, entries in by_module.items() for entry in entries)
+
+
+def test_a_figure_in_the_page_keeps_the_digits_of_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    figures = importlib.import_module("llmhw_figures")
+    shown = figures.inline('<svg width="10pt" height="5pt"><text x="1.23456">0.996</text></svg>', "alt")
+    assert '<text x="1.23">0.996</text>' in shown
