@@ -169,7 +169,7 @@ def leaks(made: Any, original: Any) -> list[str]:
 
 
 def from_markdown(text: str) -> Any:
-    """A notebook whose code cells are the fenced blocks of Python of a Markdown text, behind the chapters' own first."""
+    """A notebook whose code cells are the fenced blocks of Python of a Markdown text, behind the chapters' first."""
     set_up = next(cell.source for cell in chapters()[0].notebook.cells if cell.cell_type == "code")
     cells: list[Any] = [nbformat.v4.new_code_cell(set_up)]
     for piece in re.split(r"^(```python\n.*?^```)$", text, flags=re.DOTALL | re.MULTILINE):
