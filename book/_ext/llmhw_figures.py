@@ -33,7 +33,8 @@ def inline(svg: str, alt: str) -> str:
     body = re.sub(r" transform=\"rotate\(-0 [^\"]*\"| font-family: [^;\"]*;?|(?<=style=\") +", "", body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
     body = re.sub(r"font: (bold|italic|\d+) ([\d.]+px) [^;\"]*", r"font-weight: \1; font-size: \2", body)
-    body = re.sub(r"(?<=\d)\.(\d\d)\d+", r".\1", body)  # a hundredth of a point is finer than any screen
+    # A hundredth of a point is finer than any screen; a label keeps all its digits.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<=\d)\.(\d\d)\d+", r".\1", tag[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     width, height = re.search(r'width="([\d.]+)pt"', body), re.search(r'height="([\d.]+)pt"', body)
     size = f"--figure-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
