@@ -121,15 +121,15 @@ class DeviceMeasurement(Report):
 def _sizes(device: str, toy: bool) -> dict[str, Any]:
     """Rows and matrices of products, bytes of streams, tokens of attention."""
     if toy:
-        return {"rows": (1, 64), "matrices": (128,), "streams": (2**16, 2**20), "read": 2**20, "tokens": (64,)}
+        return {"rows": (1, 64), "matrices": (128,), "streams": (2**16, 2**20), "read": 2**20, "sides": (128,), "tokens": (64,)}
     if device == "cuda":
         return {
             "rows": (1, 16, 128, 1024, 8192), "matrices": (1024, 4096, 8192), "streams": (2**20, 2**26, 2**30),
-            "read": 2**30, "tokens": (1024, 4096),
+            "read": 2**30, "sides": (2048, 4096, 8192), "tokens": (1024, 4096),
         }  # fmt: skip
     return {
         "rows": (1, 16, 64, 256, 1024), "matrices": (256, 512, 1024, 2048), "streams": (2**18, 2**22, 2**25, 2**27),
-        "read": 2**28, "tokens": (128, 256, 512),
+        "read": 2**27, "sides": (256, 512, 768, 1024), "tokens": (128, 256, 512),
     }  # fmt: skip
 
 
@@ -142,25 +142,46 @@ def _products(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
             yield Rate("product", fmt, f"{m:,} x {n:,} x {n:,}", 2.0 * m * n * n, taken, "FLOP/s")
 
 
-def _streams(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
+def _streams(clock: Clock, sizes: dict[str, Any]) -> Iterator[Rate]:
     for size in sizes["streams"]:
         x = torch.ones(size // 4, device=clock.device)
         y = torch.empty_like(x)
         taken = clock.seconds(lambda x=x, y=y: y.copy_(x))
         yield Rate("copy", "", format_quantity(size, "bytes"), 2.0 * size, taken, "B/s")
-    # as decoding reads weights: one row against matrices that no cache holds together
-    side = 1024 if sizes["read"] > 2**20 else 128
-    each = side * side * TYPES[fmt].itemsize
-    many = [torch.randn(side, side, device=clock.device).to(TYPES[fmt]) for _ in range(max(1, sizes["read"] // each))]
+
+
+def _reads(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
+    """What decoding reads, more than any cache of the processor holds: weights by few rows, and a cache that grows."""
+    width, dtype = TYPES[fmt].itemsize, TYPES[fmt]
+    many = [
+        torch.randn(side, side, device=clock.device).to(dtype)
+        for side in sizes["sides"]
+        for _ in range(max(1, sizes["read"] // len(sizes["sides"]) // (side * side * width)))
+    ]
+    held = sum(matrix.nbytes for matrix in many)
     for count in _FEW:
-        rows = torch.randn(count, side, device=clock.device).to(TYPES[fmt])
+        inputs = {side: torch.randn(count, side, device=clock.device).to(dtype) for side in sizes["sides"]}
 
-        def read(rows: Any = rows) -> None:
+        def read(inputs: Any = inputs) -> None:
             for matrix in many:
-                torch.nn.functional.linear(rows, matrix)
+                torch.nn.functional.linear(inputs[matrix.shape[1]], matrix)
 
-        size, words = each * len(many), format_quantity(each * len(many), "bytes")
-        yield Rate("read", fmt, f"{words}, rows: {count}", size, clock.seconds(read), "B/s")
+        yield Rate("read", fmt, f"{format_quantity(held, 'bytes')}, rows: {count}", held, clock.seconds(read), "B/s")
+    del many
+    # as transformers' cache grows: by a copy of all of it with one token more, which attention then reads
+    heads, each, tokens = 8, 64, 256
+    pairs = max(1, sizes["read"] // (2 * heads * each * tokens * width))
+    cached = [tuple(torch.randn(1, heads, tokens, each, device=clock.device).to(dtype) for _ in "kv")
+              for _ in range(pairs)]  # fmt: skip
+    new = torch.randn(1, heads, 1, each, device=clock.device).to(dtype)
+
+    def grow() -> None:
+        for keys, values in cached:
+            k, v = (torch.cat((one, new), dim=-2) for one in (keys, values))
+            torch.nn.functional.scaled_dot_product_attention(new, k, v)
+
+    held = 2 * pairs * heads * each * tokens * width
+    yield Rate("cache", fmt, format_quantity(held, "bytes"), held, clock.seconds(grow), "B/s")
 
 
 def _attention(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
@@ -178,7 +199,7 @@ def _attention(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
             forward().sum().backward()
 
         size = f"{heads} x {tokens:,} x {width}"
-        with torch.no_grad():
+        with torch.inference_mode():
             yield Rate("attention", fmt, size, flops, clock.seconds(forward), "FLOP/s")
         yield Rate("attention, both ways", fmt, size, 3.5 * flops, clock.seconds(both), "FLOP/s")
 
@@ -204,7 +225,7 @@ def _plain_constants(rates: list[Rate], device: Accelerator, fmt: str) -> dict[s
     alone, several = (r.rate for r in rates if r.what == "read")
     return {
         "training_time": {**same, "bandwidth": _largest(rates, "copy") / memory, "attention": trained / peak, "ramp": 0.0},
-        "serving_time": {**same, "bandwidth": alone / memory, "cache": alone / memory,
+        "serving_time": {**same, "bandwidth": alone / memory, "cache": _largest(rates, "cache") / memory,
                          "attention": ahead / peak, "packed": max(1.0, alone / several)},
     }  # fmt: skip
 
@@ -218,7 +239,7 @@ def _solved(predict: Callable[[float], float], measured: float, least: float = 0
 def _probes(clock: Clock, toy: bool) -> dict[str, tuple[Decoder, float]]:
     """Two decoders and what they took: in training and in reading a prompt the one with work, in a step and in a token
     the one without."""
-    busy = decoder_config(hidden=128 if toy else 512, layers=2, vocab=512 if toy else 4096)
+    busy = decoder_config(hidden=128 if toy else 256, layers=4, vocab=512 if toy else 4096)
     idle, tokens = decoder_config(hidden=32, layers=4, vocab=64), 64 if toy else 512
     fmt = "fp32" if clock.device == "cpu" else "bf16"
     found = {}
@@ -363,9 +384,9 @@ def measure_device(
         clock = Clock(kind, count, budget=0.02 if toy else 0.3)
         sizes, formats = _sizes(kind, toy), ("fp32", "bf16") if kind == "cpu" else ("bf16", "fp16", "fp32")
         main, machine = "fp32" if kind == "cpu" else "bf16", _machine(clock)
-        parts = [*(_products(clock, fmt, sizes) for fmt in formats), _streams(clock, main, sizes)]
+        parts = [*(_products(clock, fmt, sizes) for fmt in formats), _streams(clock, sizes), _reads(clock, main, sizes)]
         parts += [_attention(clock, main, sizes)]
-        total = len(sizes["rows"]) * len(sizes["matrices"]) * len(formats) + len(sizes["streams"]) + len(_FEW)
+        total = len(sizes["rows"]) * len(sizes["matrices"]) * len(formats) + len(sizes["streams"]) + len(_FEW) + 1
         total += 2 * len(sizes["tokens"])
         try:
             for part in parts:
