@@ -380,6 +380,21 @@ class Estimate(Report):
         """One of these parts, each with its terms."""
         return cls(title, unit, tuple(Part(name, tuple(terms)) for name, terms in parts.items()), note)
 
+    def grouped(self, groups: Mapping[str, Iterable[str]]) -> Estimate:
+        """The same with parts put together: name -> the parts that it holds. A part of no group stays as it is.
+
+        >>> from llmhw import model, training_states
+        >>> states = training_states(model("gpt2"))
+        >>> [part.name for part in states.grouped({"optimizer": ("master copy", "momentum", "variance")})]
+        ['weights', 'gradients', 'optimizer', 'step counters']
+        """
+        group_of = {part: name for name, parts in groups.items() for part in parts}
+        found: dict[str, tuple[Term, ...]] = {}
+        for part in self.parts:
+            name = group_of.get(part.name, part.name)
+            found[name] = (*found.get(name, ()), *part.terms)
+        return replace(self, parts=tuple(Part(name, terms) for name, terms in found.items()))
+
     @property
     def total(self) -> Any:
         """Sum of the parts, in the estimate's unit."""

@@ -290,6 +290,47 @@ def _ends(spec: ModelSpec) -> list[int]:
 
 
 @checked
+def step_moments(
+    spec: ModelSpec,
+    *,
+    batch: int = 1,
+    seq_len: int,
+    optimizer: str = "adamw",
+    precision: str = "bf16",
+    recompute: str = "none",
+    attention: str | None = None,
+) -> tuple[StepPeak, ...]:
+    """What lives at each high moment of a training step, in the order of time: see `step_peak`.
+
+    Of the layers' backward passes the last and the first of each kind are told: in between the sum changes evenly.
+
+    >>> from llmhw import model
+    >>> [m.moment for m in step_moments(model("llama-3-8b"), seq_len=4096)][:4]
+    ['loss', 'start of the backward pass', 'final norm', 'feed-forward part of layer 31']
+    """
+    plain = all(layer.attention and not layer.attention.latent for layer, _ in spec.layer_kinds)
+    if not by_op(spec) or not plain or style_of(spec).gated:
+        raise LLMHWError(
+            f"model={spec.name!r} has no profile of the moments of a step: it is known for plain attention; ask "
+            "llmhw.training_memory, which adds up the largest parts"
+        )
+    step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention or usual_attention(spec, "torch"))
+    states = training_states(spec, optimizer=optimizer, precision=precision)
+    fixed = {
+        "weights": list(states.part("weights").terms),
+        "optimizer states": [t for p in states if p.name not in ("weights", "gradients") for t in p.terms],
+    }
+    note = f"batch {batch}, {seq_len} tokens, {optimizer}, {precision}, recompute {recompute}"
+    made = []
+    for phase, moment, parts in _moments(step, list(states.part("gradients").terms)):
+        alive = {**fixed, **parts}
+        title = f"peak of a training step of {spec.name}: {moment}"
+        terms = tuple(Part(name, tuple(alive.get(name, ()))) for name in PARTS)
+        made.append(StepPeak(title, "bytes", terms, note, moment, phase))
+    return tuple(made)
+
+
+@checked
 def step_peak(
     spec: ModelSpec,
     *,
@@ -321,27 +362,11 @@ def step_peak(
     >>> peak.moment, round(peak.total / 2**30, 1)
     ('optimizer step', 74.8)
     """
-    plain = all(layer.attention and not layer.attention.latent for layer, _ in spec.layer_kinds)
-    if not by_op(spec) or not plain or style_of(spec).gated:
-        raise LLMHWError(
-            f"model={spec.name!r} has no profile of the moments of a step: it is known for plain attention; ask "
-            "llmhw.training_memory, which adds up the largest parts"
-        )
-    step = _Step(spec, batch, seq_len, optimizer, precision, recompute, attention or usual_attention(spec, "torch"))
-    states = training_states(spec, optimizer=optimizer, precision=precision)
-    fixed = {
-        "weights": list(states.part("weights").terms),
-        "optimizer states": [t for p in states if p.name not in ("weights", "gradients") for t in p.terms],
-    }
-    note = f"batch {batch}, {seq_len} tokens, {optimizer}, {precision}, recompute {recompute}"
+    recipe: dict[str, Any] = {"optimizer": optimizer, "precision": precision, "recompute": recompute}
     phases: dict[str, StepPeak] = {}
-    for phase, moment, parts in _moments(step, list(states.part("gradients").terms)):
-        alive = {**fixed, **parts}
-        title = f"peak of a training step of {spec.name}: {moment}"
-        terms = tuple(Part(name, tuple(alive.get(name, ()))) for name in PARTS)
-        made = StepPeak(title, "bytes", terms, note, moment, phase)
-        if phase not in phases or made.total > phases[phase].total:
-            phases[phase] = made
+    for made in step_moments(spec, batch=batch, seq_len=seq_len, attention=attention, **recipe):
+        if made.phase not in phases or made.total > phases[made.phase].total:
+            phases[made.phase] = made
     highest = max(phases.values(), key=lambda m: float(m.total))
     return replace(highest, phases=phases)
 
@@ -375,7 +400,7 @@ def _moments(step: _Step, all_gradients: list[Term]) -> Iterator[tuple[str, str,
         fp32 = [step.rows("gradients inside the norm, in fp32", spec.hidden, 4, _matrices(step))]
         alive = {"activations": [t for t in kept if id(t) not in behind], "temporaries": fp32}
         yield "backward", "final norm", {"gradients": step.gradients_after(spec.num_layers), **alive}
-    for i in _ends(spec):
+    for i in reversed(_ends(spec)):
         yield from (("backward", *moment) for moment in _layer_moments(step, i))
     incoming = [step.rows("gradient of the embeddings", spec.hidden, e)]
     if step.tied:

@@ -21,7 +21,7 @@ from llmhw.units import GIB, KIB, MIB, LLMHWError, check_count, format_quantity,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llmhw.ownership import Ownership
+    from llmhw.ownership import Ownership, Swing
     from llmhw.service import ServingEstimate, SimulatedService
     from llmhw.simulation import PageTable, RequestTrace, SimulationResult, Spread
     from llmhw.validation import Validation
@@ -248,6 +248,59 @@ def memory_bars(
         )
     if title:
         axes.set_title(title, loc="left", pad=6 + 13 * len(lines), fontsize=_SMALL)
+    return _hold(figure, axes)
+
+
+# Values of `llmhw.ownership` with their units.
+_OWNED = {
+    "purchase_price": "a device, $",
+    "life_months": "life, months",
+    "upkeep": "upkeep, share a year",
+    "server_factor": "server / its devices",
+    "network_factor": "network / its servers",
+    "electricity": "electricity, $ a kWh",
+    "interest": "interest, share a year",
+    "staff": "staff, $ a device-month",
+    "hosting": "hosting, $ a kW-month",
+    "idle_fraction": "idle power, share",
+}
+
+
+def swings(
+    found: Iterable[Swing], at: float, *, names: Mapping[str, str] | None = None,
+    limits: Mapping[str, float] | None = None, ax: Any = None,
+) -> Figure:  # fmt: skip
+    """Bars of what a cost becomes when one value at a time is at the ends of its range; narrow ones are left out.
+
+    found    what `llmhw.ownership.swings` gives
+    at       dollars of the cost with no value moved, where all bars meet
+    names    argument -> how it is written, where not as usual
+    limits   label -> dollars, drawn as vertical lines: a budget, what the alternative costs
+    ax       axes to draw into; default: those of a new figure
+    """
+    listed = [swing for swing in found if swing.dollars > 0.01 * at]
+    _check_shown("dollars", [at, *(d for s in listed for d in (s.dollars_low, s.dollars_high))])
+    figure, axes = _figure(1.2 + 0.42 * len(listed), ax)
+    labels = [(_OWNED | dict(names or {})).get(s.argument, s.argument) for s in listed]
+    for label, swing in zip(labels, listed, strict=True):
+        for end, dollars, colour in (
+            (swing.low, swing.dollars_low, PALETTE[0]),
+            (swing.high, swing.dollars_high, PALETTE[1]),
+        ):
+            axes.barh(label, (dollars - at) / 1e3, left=at / 1e3, color=colour)
+            side = "left" if dollars > at else "right"
+            axes.annotate(
+                f" {end:,.0f} " if end >= 1000 else f" {end:.3g} ",
+                (dollars / 1e3, label),
+                ha=side,
+                va="center",
+                fontsize="small",
+            )
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.axvline(at / 1e3, color=INK, linewidth=1)
+    _points(axes, {label: value / 1e3 for label, value in (limits or {}).items()}, 0.02)
+    axes.set_xlabel("thousand dollars")
     return _hold(figure, axes)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from llmhw.job import ServingJob
+    from llmhw.queueing import StepModel
     from llmhw.serving import ServingMemory
 
 
@@ -71,4 +73,114 @@ def card_at_start(held: ServingMemory | None = None) -> Figure:
     for i, (name, (size, colour)) in enumerate(shown.items()):
         left, y = 0.5 + 18 * (i % 2), 7.6 + 1.3 * (i // 2)
         paper.legend({f"{name}: {size / GIB:.1f} GiB": colour}, left, y)
+    return paper.figure
+
+
+def _eight() -> ServingJob:
+    """The machine of chapter 10: Llama 3 70B in 16 bit on eight H100."""
+    from llmhw.job import ServingJob
+
+    return ServingJob(model=llmhw.model("llama-3-70b"), cluster=llmhw.Cluster("h100", 8), tp=8)
+
+
+@drawing
+def prefill_and_decode(tokens: int = 2000, loads: Sequence[int] = (1, 64, 256)) -> Figure:
+    """What a pass reads and what it makes of it: a prompt, and decoding for some loads, as many tokens cached each."""
+    spec = _eight().model
+    weights, token = llmhw.weights(spec).total, llmhw.kv_cache_bytes_per_token(spec)
+    passes = [(f"prefill of {tokens:,} tokens", 1, tokens, 0)]
+    passes += [(f"decode for {n} user{'s' * (n > 1)}", n, 1, tokens) for n in loads]
+    most = weights + max(loads) * tokens * token
+    paper, wide = Canvas(36, 2.4 + 4.2 * len(passes)), 16.5
+    paper.legend({"weights, read once": BLUE, "KV cache, read": GREEN, "a token computed": ORANGE}, 0.5, 0.9)
+    for i, (name, sequences, each, past) in enumerate(passes):
+        y, cached = 3.0 + 4.2 * i, sequences * past * token
+        flops = llmhw.forward_flops(spec, batch=sequences, seq_len=each, past=past, causal=True, logits="last").total
+        paper.text(0.5, y, name, at="left", bold=True)
+        paper.box(0.5, y + 0.8, wide * weights / most, 1.7, f"{weights / GIB:.0f} GiB", BLUE)
+        if cached:
+            inside = f"{cached / GIB:.0f} GiB" if cached > most / 6 else ""
+            paper.box(0.5 + wide * weights / most, y + 0.8, wide * cached / most, 1.7, inside, GREEN)
+        right = 0.5 + wide * (weights + cached) / most
+        paper.arrow((right + 0.3, y + 1.65), (18.2, y + 1.65))
+        count = sequences * each
+        squares = min(count, 40)
+        for j in range(squares):
+            paper.box(18.6 + 0.5 * (j % 20), y + 0.85 + 0.85 * (j // 20), 0.4, 0.7, colour=ORANGE, fill=0.5)
+        if count > squares:
+            paper.text(29.0, y + 1.3, f"... {count:,}", at="left", size=8.5)
+        intensity = flops / (weights + cached + each * sequences * token)
+        paper.text(29.0, y + 2.3, f"{intensity:,.0f} FLOP/B", at="left", size=8.5, bold=True)
+    return paper.figure
+
+
+@drawing
+def step_at_loads(step: StepModel | None = None, context: int = 1500) -> Figure:
+    """A step is what is paid once and what each sequence adds: at a quarter of the knee, at it, at twice and thrice."""
+    if step is None:
+        from llmhw.service import engine_for, step_model
+
+        step = step_model(engine_for(_eight()), context=context, running=256)
+    knee, each = step.knee(context), step.each_seconds(context)
+    loads = [max(1, round(knee * share)) for share in (0.25, 1, 2, 3)]
+    paper, scale = Canvas(36, 2.2 + 2.6 * len(loads)), 17 / (step.base_seconds + loads[-1] * each)
+    paper.legend({"paid once: t0": BLUE, "each sequence adds t1": ORANGE}, 6.0, 0.9)
+    for i, load in enumerate(loads):
+        y, seconds = 2.2 + 2.6 * i, step.base_seconds + load * each
+        paper.text(5.5, y + 0.9, f"{load} users", at="right", bold=load == loads[1])
+        paper.box(6.0, y, scale * step.base_seconds, 1.8, f"{1e3 * step.base_seconds:.0f} ms", BLUE)
+        label = f"{1e3 * load * each:.0f} ms" if scale * load * each > 3 else ""
+        paper.box(6.0 + scale * step.base_seconds, y, scale * load * each, 1.8, label, ORANGE)
+        share = load * each / seconds
+        paper.text(23.6, y + 0.9, f"{load / seconds:,.0f} tokens/s, {share:.0%}", at="left", size=8.5)
+    return paper.figure
+
+
+@drawing
+def speculation(draft: str = "llama-3.2-1b", guesses: int = 4, accepted: int = 2) -> Figure:
+    """Plain decoding, and guessing ahead: the draft's passes, one pass that checks, what is kept; on one time axis."""
+    from dataclasses import replace
+
+    from llmhw.service import engine_for
+
+    job = _eight()
+    one = engine_for(job).seconds(decoding=1, context=1500)
+    each = engine_for(replace(job, model=llmhw.model(draft))).seconds(decoding=1, context=1500)
+    seconds, plain = one + guesses * each, accepted + 1
+    paper, scale = Canvas(36, 13.0), 35 / (plain * one)
+    paper.text(0.5, 0.9, f"plain: {plain} passes of {1e3 * one:.1f} ms, {plain} tokens", at="left", bold=True)
+    for i in range(plain):
+        paper.box(0.5 + i * scale * one, 1.9, scale * one - 0.15, 1.8, "large model", BLUE)
+    told = f"guessing: {guesses} x {1e3 * each:.1f} ms and a pass, {accepted + 1} tokens in {1e3 * seconds:.1f} ms"
+    paper.text(0.5, 5.3, told, at="left", bold=True)
+    for i in range(guesses):
+        paper.box(0.5 + i * scale * each, 6.3, scale * each - 0.1, 1.8, f"g{i + 1}", ORANGE)
+    checked = 0.5 + guesses * scale * each
+    paper.box(checked, 6.3, scale * one, 1.8, f"checks {guesses + 1} places", BLUE)
+    for i in range(guesses + 1):
+        kept = i < accepted
+        colour, text = (GREEN, f"g{i + 1}") if kept else (BLUE, "own") if i == accepted else (GREY, "")
+        x = 0.5 + 2.3 * i
+        paper.box(x, 9.4, 2.1, 1.6, text or f"g{i}", colour, dashed=not text)
+    paper.legend({"accepted": GREEN, "the large model's own": BLUE, "thrown away": GREY}, 0.5, 12.1)
+    return paper.figure
+
+
+@drawing
+def tensor_parallel_or_replicas(sizes: Sequence[int] = (8, 4, 2)) -> Figure:
+    """Eight cards as one engine or as several: which share of the weights each card reads in a step, who sends."""
+    job = _eight()
+    weights = llmhw.weights(job.model, "fp8").total
+    paper = Canvas(36, 1.8 + 4.6 * len(sizes))
+    paper.legend({"its share of the weights": BLUE, "two all-reduces a layer": ORANGE}, 0.5, 0.9)
+    for i, tp in enumerate(sizes):
+        y = 2.6 + 4.6 * i
+        paper.text(0.5, y + 0.7, f"tp={tp}", at="left", bold=True)
+        paper.text(0.5, y + 1.8, f"x {8 // tp}", at="left", bold=True)
+        for card in range(8):
+            x = 4.2 + 4.0 * card
+            paper.box(x, y, 3.5, 2.2, f"{weights / tp / GIB:.0f} GiB", BLUE, fill=min(0.45, 0.9 / tp))
+            if card % tp == 0:
+                end = x + 4.0 * (tp - 1) + 3.5
+                paper.arrow((x, y + 2.9), (end, y + 2.9), colour=ORANGE, both=True)
     return paper.figure
