@@ -13,7 +13,7 @@ from datetime import date
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from llmhw.catalog import read_table
+from llmhw.catalog import check_constants, read_table
 from llmhw.checks import check_made, check_mapping, check_prose, check_text, checked, found_by_name, number, whole
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict
@@ -275,7 +275,11 @@ class Accelerator(_Fact, Report):
             check_text("peaks", fmt): check_number(f"peaks[{fmt!r}]", v, above=True) for fmt, v in self.peaks.items()
         }
         object.__setattr__(self, "peaks", FrozenDict(peaks))
-        object.__setattr__(self, "reached", FrozenDict({k: FrozenDict(v) for k, v in self.reached.items()}))
+        reached = {}
+        for subject, constants in check_mapping("reached", self.reached).items():
+            check_constants(f"reached.{check_text('reached', subject)}", constants)
+            reached[subject] = FrozenDict(constants)
+        object.__setattr__(self, "reached", FrozenDict(reached))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: str = "row") -> Accelerator:
@@ -321,6 +325,10 @@ tf32, fp16, bf16, int8
         if key in self.peaks:
             return self.peaks[key]
         raise LLMHWError(f"format={shown(fmt)} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its facts; what was measured on it is in the file that it was read from."""
+        return plain_fields(self, "reached")
 
     @property
     def half_format(self) -> str:

@@ -29,7 +29,7 @@ def read_machine(path: str | PathLike[str]) -> Accelerator:
 
     Raises `LLMHWError` for a file that is not there, is none of this format, or holds what no machine can have.
     """
-    return machine_of(read_json(path, argument="accelerator", way_out=_WAY_OUT))
+    return replace(machine_of(read_json(path, argument="accelerator", way_out=_WAY_OUT)), source=str(path))
 
 
 def machine_of(found: Mapping[str, Any]) -> Accelerator:
@@ -38,7 +38,7 @@ def machine_of(found: Mapping[str, Any]) -> Accelerator:
     >>> rates = {"training_time": {"matmul": 0.9}, "training_time eager": {"host": 2e-5}}
     >>> here = machine_of({"format": FORMAT, "device": {"like": "h100"}, "constants": rates})
     >>> here.name, here.reached["training_time"]["matmul"]
-    ('H100 SXM5 80GB [measured]', 0.9)
+    ('H100 SXM5 80GB', 0.9)
     """
     made = check_mapping("machine", found)
     if made.get("format") != FORMAT:
@@ -52,4 +52,4 @@ def machine_of(found: Mapping[str, Any]) -> Accelerator:
     facts = dict(check_mapping("machine device", made.get("device")))
     like = facts.pop("like", None)
     device = Accelerator.from_row(facts, "machine device") if like is None else accelerator(check_text("like", like))
-    return replace(device, name=f"{device.name} [measured]", reached=constants, status="measured")
+    return replace(device, reached=constants, status="measured")

@@ -126,7 +126,7 @@ class ServingConstants(Constants):
     scores            bytes that attention over a prompt moves for each pair of a head that the masks leave; fused: 0
     per_unit          bytes that one multiprocessor's loads in flight can fetch in a cycle (Little's law)
     tiled             1 where few rows are multiplied by the tiles of cuBLAS, 0 where kernels of their own read a vector
-    packed            traffic of a matrix that several rows are multiplied by, over reading it once: the libraries of CPUs
+    packed            traffic of a matrix that several rows are multiplied by, over reading it once: libraries for CPUs
                       lay it out anew
     widen             bytes of an 8-bit cache that a multiprocessor without such numbers widens in a cycle
     cache             share of the memory bandwidth at which attention reads the cache

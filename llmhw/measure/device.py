@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,7 +122,14 @@ class DeviceMeasurement(Report):
 def _sizes(device: str, toy: bool) -> dict[str, Any]:
     """Rows and matrices of products, bytes of streams, tokens of attention."""
     if toy:
-        return {"rows": (1, 64), "matrices": (128,), "streams": (2**16, 2**20), "read": 2**20, "sides": (128,), "tokens": (64,)}
+        return {
+            "rows": (1, 64),
+            "matrices": (128,),
+            "streams": (2**16, 2**20),
+            "read": 2**20,
+            "sides": (128,),
+            "tokens": (64,),
+        }
     if device == "cuda":
         return {
             "rows": (1, 16, 128, 1024, 8192), "matrices": (1024, 4096, 8192), "streams": (2**20, 2**26, 2**30),
@@ -138,7 +146,7 @@ def _products(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
         matrix = torch.randn(n, n, device=clock.device).to(TYPES[fmt])
         for m in sizes["rows"]:
             x = torch.randn(m, n, device=clock.device).to(TYPES[fmt])
-            taken = clock.seconds(lambda x=x, matrix=matrix: torch.nn.functional.linear(x, matrix))
+            taken = clock.seconds(partial(torch.nn.functional.linear, x, matrix))
             yield Rate("product", fmt, f"{m:,} x {n:,} x {n:,}", 2.0 * m * n * n, taken, "FLOP/s")
 
 
@@ -146,12 +154,12 @@ def _streams(clock: Clock, sizes: dict[str, Any]) -> Iterator[Rate]:
     for size in sizes["streams"]:
         x = torch.ones(size // 4, device=clock.device)
         y = torch.empty_like(x)
-        taken = clock.seconds(lambda x=x, y=y: y.copy_(x))
+        taken = clock.seconds(partial(y.copy_, x))
         yield Rate("copy", "", format_quantity(size, "bytes"), 2.0 * size, taken, "B/s")
 
 
 def _reads(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
-    """What decoding reads, more than any cache of the processor holds: weights by few rows, and a cache that grows."""
+    """Weights that few rows are multiplied by, as decoding reads them: more than any cache of the processor holds."""
     width, dtype = TYPES[fmt].itemsize, TYPES[fmt]
     many = [
         torch.randn(side, side, device=clock.device).to(dtype)
@@ -167,8 +175,11 @@ def _reads(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
                 torch.nn.functional.linear(inputs[matrix.shape[1]], matrix)
 
         yield Rate("read", fmt, f"{format_quantity(held, 'bytes')}, rows: {count}", held, clock.seconds(read), "B/s")
-    del many
-    # as transformers' cache grows: by a copy of all of it with one token more, which attention then reads
+
+
+def _grows(clock: Clock, fmt: str, sizes: dict[str, Any]) -> Iterator[Rate]:
+    """Keys and values as transformers' cache has them: copied whole with one token more, which attention then reads."""
+    width, dtype = TYPES[fmt].itemsize, TYPES[fmt]
     heads, each, tokens = 8, 64, 256
     pairs = max(1, sizes["read"] // (2 * heads * each * tokens * width))
     cached = [tuple(torch.randn(1, heads, tokens, each, device=clock.device).to(dtype) for _ in "kv")
@@ -224,7 +235,8 @@ def _plain_constants(rates: list[Rate], device: Accelerator, fmt: str) -> dict[s
     same = {"matmul": matmul, "fill": 0.0}
     alone, several = (r.rate for r in rates if r.what == "read")
     return {
-        "training_time": {**same, "bandwidth": _largest(rates, "copy") / memory, "attention": trained / peak, "ramp": 0.0},
+        "training_time": {**same, "bandwidth": _largest(rates, "copy") / memory, "attention": trained / peak,
+                          "ramp": 0.0},
         "serving_time": {**same, "bandwidth": alone / memory, "cache": _largest(rates, "cache") / memory,
                          "attention": ahead / peak, "packed": max(1.0, alone / several)},
     }  # fmt: skip
@@ -282,7 +294,7 @@ def _constants(rates: list[Rate], device: Accelerator, clock: Clock, toy: bool) 
             ("serving, launches", launch, engine, lambda one: predicted_decode(one, known(), 1, 8)),
         ):
             one, taken = probes[kind]
-            group[name] = _solved(at(group, name, lambda one=one, predict=predict: predict(one)), taken)
+            group[name] = _solved(at(group, name, partial(predict, one)), taken)
     if clock.device == "cuda":
         engine["eager"] = engine["launch"]
     return {**made, "training_time eager": eager, "serving_time transformers": engine}
@@ -384,7 +396,12 @@ def measure_device(
         clock = Clock(kind, count, budget=0.02 if toy else 0.3)
         sizes, formats = _sizes(kind, toy), ("fp32", "bf16") if kind == "cpu" else ("bf16", "fp16", "fp32")
         main, machine = "fp32" if kind == "cpu" else "bf16", _machine(clock)
-        parts = [*(_products(clock, fmt, sizes) for fmt in formats), _streams(clock, sizes), _reads(clock, main, sizes)]
+        parts = [
+            *(_products(clock, fmt, sizes) for fmt in formats),
+            _streams(clock, sizes),
+            _reads(clock, main, sizes),
+            _grows(clock, main, sizes),
+        ]
         parts += [_attention(clock, main, sizes)]
         total = len(sizes["rows"]) * len(sizes["matrices"]) * len(formats) + len(sizes["streams"]) + len(_FEW) + 1
         total += 2 * len(sizes["tokens"])
@@ -403,4 +420,3 @@ def measure_device(
             where = f"interrupted after {len(rates)} of {total} figures; no constants: they need all"
             return DeviceMeasurement(machine, tuple(rates), note=where)
     return DeviceMeasurement(machine, tuple(rates), constants, facts)
-

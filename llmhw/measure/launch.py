@@ -39,7 +39,9 @@ class Case:
 
 
 def run_cases(cases: Sequence[Any], *, device: str = "auto", timeout: float = 120) -> list[list[dict[str, Any]]]:
-    """What every rank of every case, a `Case` or a `llmhw.measure.talk.Talk`, reported. Raises `LLMHWError` naming the rank that failed, and why.
+    """What every rank of every case, a `Case` or a `Talk`, reported.
+
+    Raises `LLMHWError` naming the rank that failed, and why.
 
     timeout   seconds for each case
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llmhw.catalog import read_calibration
@@ -111,7 +111,7 @@ def measure_step(
     model: Any,
     *,
     machine: Accelerator | str | None = None,
-    what: str | None = None,
+    kind: str | None = None,
     batch: int = 1,
     seq_len: int = 256,
     precision: str | None = None,
@@ -124,7 +124,7 @@ def measure_step(
 
     model       catalog name, path of a `config.json`, its content as a dict, or a `ModelSpec`; its weights are random
     machine     a file that `llmhw measure device --fit` wrote, or its device; default: it is measured first
-    what        training, prefill or decode; default: all three
+    kind        training, prefill or decode; default: all three
     batch       sequences
     seq_len     tokens of each; decoding begins behind so many
     precision   fp32 or bf16 throughout; default: fp32 on a CPU, bf16 on a GPU
@@ -136,24 +136,24 @@ def measure_step(
     The training step is forward, backward and PyTorch's AdamW on transformers' own model; serving is its forward pass
     with a cache, without a loop around it. Interrupted (Ctrl-C), it returns what it has, with `note`.
     """
-    if what is not None:
-        check_choice("what", what, STEPS)
+    if kind is not None:
+        check_choice("kind", kind, STEPS)
     for name, value in (("batch", batch), ("seq_len", seq_len)):
         check_count(name, value, 1)
-    kind = pick_device(device)
-    fmt = precision or ("fp32" if kind == "cpu" else "bf16")
+    where = pick_device(device)
+    fmt = precision or ("fp32" if where == "cpu" else "bf16")
     check_choice("precision", fmt, ("fp32", "bf16"))
     spec = spec_of(model)
     if spec is None:
         raise LLMHWError("model is a module without a known config; give a catalog name or a config.json")
     if machine is None:
-        machine = measure_device(device=kind, threads=threads, toy=toy).accelerator
+        machine = measure_device(device=where, threads=threads, toy=toy).accelerator
     at = accelerator_of(machine)
-    one = Decoder(spec.config, fmt, kind)
+    one = Decoder(spec.config, fmt, where)
     done: list[Step] = []
-    wanted = STEPS if what is None else (what,)
-    with threads_of(threads if kind == "cpu" else None) as count, quiet():
-        clock, note = Clock(kind, count, budget=0.02 if toy else 1.0), ""
+    wanted = STEPS if kind is None else (kind,)
+    with threads_of(threads if where == "cpu" else None) as count, quiet():
+        clock, note = Clock(where, count, budget=0.02 if toy else 1.0), ""
         try:
             passes = (0.0, 0.0)
             for name in wanted:
@@ -173,14 +173,9 @@ def measure_step(
     return StepMeasurement(name_of(model), total, batch, seq_len, at.name, words, tuple(done), note)
 
 
-def _served(
-    name: str, passes: tuple[float, float], one: Decoder, at: Accelerator, batch: int, seq_len: int
-) -> Step:
+def _served(name: str, passes: tuple[float, float], one: Decoder, at: Accelerator, batch: int, seq_len: int) -> Step:
     predict: Callable[..., float] = predicted_prefill if name == "prefill" else predicted_decode
     seconds = predict(one, at, batch, seq_len)
     spread = _intervals(one, at, one.fmt)[name]
     ends = (seconds * spread[0], seconds * spread[1]) if spread else (None, None)
     return Step(name, passes[STEPS.index(name) - 1], seconds, *ends)
-
-
-_ = replace

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llmhw.measure.launch import run_cases
@@ -42,12 +44,12 @@ def run_talk(case: dict[str, Any], device: str) -> dict[str, Any]:
         count = max(1, size // 4 // ranks) * ranks
         whole, part = torch.ones(count, device=device), torch.ones(count // ranks, device=device)
         other = torch.empty_like(whole)
-        calls = {
-            "all-reduce": lambda x=whole: dist.all_reduce(x),
-            "all-gather": lambda x=whole, y=part: dist.all_gather_into_tensor(x, y),
-            "reduce-scatter": lambda x=whole, y=part: dist.reduce_scatter_tensor(y, x),
-            "all-to-all": lambda x=whole, y=other: dist.all_to_all_single(y, x),
-            "broadcast": lambda x=whole: dist.broadcast(x, 0),
+        calls: dict[str, Callable[[], Any]] = {
+            "all-reduce": partial(dist.all_reduce, whole),
+            "all-gather": partial(dist.all_gather_into_tensor, whole, part),
+            "reduce-scatter": partial(dist.reduce_scatter_tensor, part, whole),
+            "all-to-all": partial(dist.all_to_all_single, other, whole),
+            "broadcast": partial(dist.broadcast, whole, 0),
         }
         for kind, call in calls.items():
             taken = []
@@ -67,5 +69,5 @@ def run_talk(case: dict[str, Any], device: str) -> dict[str, Any]:
 def measured_collectives(ranks: int, device: str, *, toy: bool = False) -> list[dict[str, Any]]:
     """Kind, bytes and seconds of each collective between so many ranks of this machine."""
     case = Talk(ranks, _TOY if toy else _SIZES)
-    found: list[dict[str, Any]] = run_cases([case], device=device)[0][0]["collectives"]  # type: ignore[list-item]
+    found: list[dict[str, Any]] = run_cases([case], device=device)[0][0]["collectives"]
     return found
