@@ -230,7 +230,7 @@ def memory_bars(
             if end < line < end + 0.07 * right:  # would run through the label
                 end = line
         digits = ",.0f" if total >= 100 else ",.1f" if total >= 0.05 or not total else ".1g"
-        axes.annotate(f" {total:{digits}}", (end, y), va="center")
+        axes.annotate(f"{total:{digits}}", (end, y), xytext=(3, 0), textcoords="offset points", va="center")
     for level, (line, label) in enumerate(lines):
         axes.axvline(line, color=INK, linestyle="--", linewidth=1)
         place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom"}
@@ -288,14 +288,12 @@ def swings(
             (swing.high, swing.dollars_high, PALETTE[1]),
         ):
             axes.barh(label, (dollars - at) / 1e3, left=at / 1e3, color=colour)
-            side = "left" if dollars > at else "right"
+            after = dollars > at
             axes.annotate(
-                f" {end:,.0f} " if end >= 1000 else f" {end:.3g} ",
-                (dollars / 1e3, label),
-                ha=side,
-                va="center",
-                fontsize="small",
-            )
+                f"{end:,.0f}" if end >= 1000 else f"{end:.3g}", (dollars / 1e3, label),
+                xytext=(3 if after else -3, 0), textcoords="offset points", ha="left" if after else "right",
+                va="center", fontsize="small",
+            )  # fmt: skip
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.axvline(at / 1e3, color=INK, linewidth=1)
@@ -380,7 +378,9 @@ def step_bars(
             low = sum(least for least, _, _ in b.values())
             line = {"color": INK, "capsize": 3, "linewidth": 1.2, "label": "" if y else "least to most"}
             axes.errorbar(total, y, xerr=[[max(0.0, total - low)], [max(0.0, ends[y] - total)]], **line)
-        axes.annotate(f"  {format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", (ends[y], y), va="center")
+        # a drawing's file keeps no spaces at the ends of its labels
+        text, aside = f"{format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", {"textcoords": "offset points"}
+        axes.annotate(text, (ends[y], y), xytext=(6, 0), va="center", **aside)
     axes.set_xlim(0, 1.3 * max(ends) or 1.0)
     if share:
         axes.set_xticks(range(0, 101, 20))

@@ -8,6 +8,8 @@ import inspect
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -320,6 +322,16 @@ def start_page(app: Sphinx, error: Exception | None) -> None:
         (Path(app.outdir) / "index.html").write_text(text, encoding="utf-8")
 
 
+def serve_wheel(app: Sphinx, error: Exception | None) -> None:
+    """The library's wheel, for notebooks that find their release on no index: the same tree gives the same file."""
+    if not error and app.builder.format == "html":
+        target = Path(app.outdir) / "_static"
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+        done = subprocess.run(command, cwd=app.confdir, capture_output=True, text=True, check=False)
+        if done.returncode:
+            logger.warning("the wheel was not built: %s", done.stderr.strip())
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("llmhw-formulas", FormulaIndex)
     app.add_directive("llmhw-api", Api)
@@ -328,5 +340,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("html-page-context", fewer_scripts, priority=900)  # after all that add scripts
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", serve_wheel)
     app.connect("build-finished", start_page, priority=900)  # after the tool's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}
