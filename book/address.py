@@ -23,7 +23,7 @@ CELL = """try:
     import llmhw
 except ImportError:  # Colab: the release of this book, or the wheel served with it
     wheel = "{book}/_static/llmhw-{version}-py3-none-any.whl"
-    !pip install -q "llmhw[plot]=={version}" || pip install -q "llmhw[plot] @ $wheel"
+    %pip install -q "llmhw[plot]=={version}" || pip install -q "llmhw[plot] @ {{wheel}}"
     import llmhw
 import llmhw.plot
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
+from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ from llmhw.plot import INK, PALETTE
 COLOURS = {INK.lower(): "currentColor"}
 COLOURS |= {colour.lower(): f"var(--figure-{i},{colour})" for i, colour in enumerate(PALETTE[:6] + PALETTE[7:])}
 COLOURS[PALETTE[6].lower()] = f"var(--figure-grey,{PALETTE[6]})"
+
+
+def shared_styles(body: str) -> str:
+    """Looks that several parts have, once; their names come from what they say, so that figures of a page agree."""
+    looks = Counter(re.findall(r' style="([^"]*)"', body))
+    names = {look: f"f{blake2s(look.encode(), digest_size=4).hexdigest()}" for look, n in looks.items() if n > 2}
+    body = re.sub(r' style="([^"]*)"', lambda m: f' class="{names[m[1]]}"' if m[1] in names else m[0], body)
+    rules = "".join(f".{name}{{{look}}}" for look, name in names.items())
+    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{rules}</style>", body, count=1) if rules else body
 
 
 def inline(svg: str, alt: str) -> str:
@@ -40,6 +51,7 @@ def inline(svg: str, alt: str) -> str:
     size = f"--figure-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
     if width and height:
         body = body.replace(width[0], "", 1).replace(height[0], "", 1)
+    body = shared_styles(body)
     said = f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" style="{size}"'
     return f'<div class="drawn">{body.replace("<svg", said, 1)}</div>'
 

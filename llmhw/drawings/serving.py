@@ -184,3 +184,56 @@ def tensor_parallel_or_replicas(sizes: Sequence[int] = (8, 4, 2)) -> Figure:
                 end = x + 4.0 * (tp - 1) + 3.5
                 paper.arrow((x, y + 2.9), (end, y + 2.9), colour=ORANGE, both=True)
     return paper.figure
+
+
+@drawing
+def triton_ensemble() -> Figure:
+    """Triton in front of a language model: an ensemble of three models, and where each kind of batch is made."""
+    paper = Canvas(36, 13.4)
+    paper.box(0.3, 1.8, 35.4, 7.8, colour=GREY, fill=0.0, dashed=True)
+    paper.text(18, 0.9, "Triton Inference Server: an ensemble", bold=True)
+    steps = (("text to tokens", "CPU", ORANGE), ("the engine", "GPU", BLUE), ("tokens to text", "CPU", ORANGE))
+    for i, (name, where, colour) in enumerate(steps):
+        x = 3.6 + 10.4 * i
+        paper.box(x, 3.0, 8.0, 2.6, f"{name}\n{where}", colour)
+        if i:
+            paper.arrow((x - 2.4, 4.3), (x, 4.3))
+    paper.arrow((0.6, 4.3), (3.6, 4.3))
+    paper.arrow((32.4, 4.3), (35.4, 4.3))
+    paper.text(7.6, 6.6, "dynamic batcher:", size=8.5)
+    paper.text(7.6, 7.8, "whole requests", size=8.5)
+    paper.text(18.0, 6.6, "in-flight batching:", size=8.5)
+    paper.text(18.0, 7.8, "at every step", size=8.5)
+    paper.text(28.4, 6.6, "token by token", size=8.5)
+    paper.text(0.5, 10.9, "right: one pass a request, all equally long", at="left", colour=ORANGE)
+    paper.text(0.5, 12.3, "right: many steps, and nobody knows how many", at="left", colour=BLUE)
+    return paper.figure
+
+
+@drawing
+def clustered_arrivals(load: float = 0.8, requests: int = 14, seed: int = 4) -> Figure:
+    """Why requests wait before a machine is full: the same load evenly spaced and at random, service blocks below."""
+    from random import Random
+
+    random, service = Random(seed), 1.0
+    even = [i / load for i in range(requests)]
+    chance, now = list[float](), 0.0
+    for _ in range(requests):
+        chance.append(now)
+        now += random.expovariate(load)
+    paper = Canvas(36, 12.6)
+    scale = 34 / max(even[-1] + 1, chance[-1] + 1, requests / load)
+    for top, name, times in ((0.9, "evenly", even), (6.7, "at random", chance)):
+        free, waited = 0.0, 0.0
+        for at in times:
+            begins = max(at, free)
+            x, y = 1.0 + scale * at, top + 1.1
+            paper.line((x, y), (x, y + 0.9), colour=ORANGE, width=1.6)
+            if begins > at:
+                paper.line((x, y + 0.9), (1.0 + scale * begins, y + 2.0), colour=ORANGE, dashed=True, width=0.7)
+            paper.box(1.0 + scale * begins, y + 2.0, 0.94 * scale * service, 1.2, colour=BLUE)
+            waited, free = waited + begins - at, begins + service
+        told = f"{name}, load {load:.0%}: each waits {waited / len(times):.1f} service times on average"
+        paper.text(1.0, top, told, at="left", bold=True)
+    paper.legend({"a request comes": ORANGE, "it is served": BLUE}, 1.0, 11.9)
+    return paper.figure

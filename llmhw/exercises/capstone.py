@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, NamedTuple
 
 from llmhw.units import shown
@@ -86,6 +87,11 @@ class Review:
             return f"nothing found in {self.checks} checks; now let somebody attack it"
         head = f"{len(self.lacking)} of {self.checks} checks found something:"
         return "\n".join([head, *(f"- {line}" for line in self.lacking)])
+
+    def _repr_html_(self) -> str:
+        head, *lines = repr(self).splitlines()
+        listed = "".join(f"<li>{escape(line[2:])}</li>" for line in lines)
+        return f"<p>{escape(head)}</p>" + (f"<ul>{listed}</ul>" if listed else "")
 
 
 def check_case(case: Mapping[str, Any]) -> Review:

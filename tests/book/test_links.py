@@ -127,3 +127,9 @@ def test_the_book_serves_the_wheel_that_its_notebooks_fall_back_to(html: Path) -
     assert address
     wheel = html / address[1].removeprefix(f"{BOOK}/")
     assert "llmhw/catalog/accelerators.csv" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_every_reference_can_be_opened() -> None:
+    entries = re.split(r"(?m)^(?=@)", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"))[1:]
+    assert len(entries) > 50
+    assert not [entry.splitlines()[0] for entry in entries if not re.search(r"\b(doi|url) = \{", entry)]
