@@ -288,14 +288,12 @@ def swings(
             (swing.high, swing.dollars_high, PALETTE[1]),
         ):
             axes.barh(label, (dollars - at) / 1e3, left=at / 1e3, color=colour)
-            side = "left" if dollars > at else "right"
+            after = dollars > at
             axes.annotate(
-                f" {end:,.0f} " if end >= 1000 else f" {end:.3g} ",
-                (dollars / 1e3, label),
-                ha=side,
-                va="center",
-                fontsize="small",
-            )
+                f"{end:,.0f}" if end >= 1000 else f"{end:.3g}", (dollars / 1e3, label),
+                xytext=(3 if after else -3, 0), textcoords="offset points", ha="left" if after else "right",
+                va="center", fontsize="small",
+            )  # fmt: skip
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.axvline(at / 1e3, color=INK, linewidth=1)

@@ -89,7 +89,7 @@ EXERCISES = (
         "find the mistake",
         2,
         'The vendor writes: "Your machine makes {highest:,} tokens/s, so divide its cost by that." The hospitals ask '
-        "for {letters:,} letters of {tokens} tokens a day. By which factor is a token dearer than he says?",
+        "for {letters:,} letters of {tokens} tokens a day. By which factor is a token dearer than that?",
         lambda highest, letters, tokens: highest * 86400 / (letters * tokens),
         given={"highest": (3600, 2500, 5000), "letters": (48_000, 30_000, 20_000), "tokens": (500, 400, 800)},
         slips={

@@ -63,3 +63,19 @@ def test_swings_are_what_owning_costs_with_that_value_given() -> None:
             given = rent_or_buy(("h100", 4), months=24, **{swing.argument: value})  # type: ignore[arg-type]
             assert given.dollars == pytest.approx(dollars)
     assert not [s for s in swings(("h100", 4), electricity=0.2) if s.argument == "electricity"]  # type: ignore[arg-type]
+
+
+def test_bars_of_swings_end_at_what_owning_costs() -> None:
+    pytest.importorskip("matplotlib")
+    import matplotlib.pyplot as plt
+
+    import llmhw.plot
+
+    found, at = swings(("h100", 4)), rent_or_buy(("h100", 4)).dollars  # type: ignore[arg-type]
+    figure = llmhw.plot.swings(found, at, limits={"budget": 400e3})
+    bars = figure.axes[0].patches
+    ends = sorted(1e3 * (bar.get_x() + bar.get_width()) for bar in bars)  # type: ignore[attr-defined]
+    wide = [swing for swing in found if swing.dollars > 0.01 * at]
+    assert ends == pytest.approx(sorted(d for s in wide for d in (s.dollars_low, s.dollars_high)))
+    assert len(wide) < len(found), "those that move nothing are left out"
+    plt.close(figure)
