@@ -61,17 +61,21 @@ def name_of(model: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the advice that transformers and torch print about models that are only measured."""
+    """Without the advice that transformers, torch and what they load print about models that are only measured."""
+    import logging as plain
+
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, off = logging.get_verbosity(), plain.root.manager.disable
     logging.set_verbosity_error()
+    plain.disable(plain.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(before)
+        plain.disable(off)
 
 
 @contextlib.contextmanager
