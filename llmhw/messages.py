@@ -922,15 +922,22 @@ class Network:
     def timing(self, c: Collective, x: Layout) -> tuple[Callable[..., Any], dict[str, Any]]:
         """The formula that times one call, and what goes into it."""
         stride = GROUPS[c.axis][1](x)
+        # a ring is as slow as its slowest link, which leaves the node if the group does
+        near = (stride * c.ranks if c.shifts else stride + 1) <= self.per_node
+        return self._timing(c, self.local(c.ranks, stride), near)
+
+    def seconds(self, c: Collective, local_ranks: Any) -> Any:
+        """All calls of a step, if so many ranks of the group share a node, wherever its layout would put them."""
+        formula, given = self._timing(c, minimum(local_ranks, c.ranks), local_ranks >= (c.ranks if c.shifts else 2))
+        return c.calls * formula(**given)
+
+    def _timing(self, c: Collective, local: Any, near: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
         if c.kind == "send" or c.shifts:
-            # a ring is as slow as its slowest link, which leaves the node if the group does
-            near = (stride * c.ranks if c.shifts else stride + 1) <= self.per_node
             return message_seconds, {
                 "wire_bytes": c.bytes_per_call,
                 "bandwidth_bytes_per_second": where(near, self.reached(2), self.between),
                 "latency_seconds": where(near, self.inside_latency, self.between_latency),
             }
-        local = self.local(c.ranks, stride)
         given: dict[str, Any] = {
             "ranks": c.ranks,
             "local_ranks": local,

@@ -755,6 +755,43 @@ def rent_or_buy(cluster: Cluster, options: OwnershipOptions = OwnershipOptions()
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Swing:
+    """What owning costs at the two ends of one value's range.
+
+    dollars_low, dollars_high   at the value's low and high end, all else as assumed
+    """
+
+    argument: str
+    low: float
+    high: float
+    dollars_low: float
+    dollars_high: float
+
+    @property
+    def dollars(self) -> float:
+        """Between the ends."""
+        return abs(self.dollars_high - self.dollars_low)
+
+
+@checked(options=None)
+def swings(cluster: Cluster, options: OwnershipOptions = OwnershipOptions(), **changes: Any) -> tuple[Swing, ...]:
+    """What owning costs when one assumed value at a time is at the ends of its range, the widest swing first.
+
+    options, changes   as in `rent_or_buy`; a value that is given has no range, and is not among these
+
+    >>> [swing.argument for swing in swings(("h100", 8), months=36)][:2]
+    ['purchase_price', 'life_months']
+    """
+    owner = _Owner(cluster, replace(options, **changes))
+    guesses = (guess for guess in owner.guesses.values() if guess.low != guess.high)
+    made = (
+        Swing(g.argument, g.low, g.high, *(float(owner.ends[g.argument, end][0].total) for end in (g.low, g.high)))
+        for g in guesses
+    )
+    return tuple(sorted(made, key=lambda swing: -swing.dollars))
+
+
 def _compared(owner: _Owner, price: Price | None) -> dict[str, Any]:
     """What owning is compared with: the rent, that of a whole machine, the formulas, and the share that is even."""
     if price is None:

@@ -21,7 +21,7 @@ from llmhw.units import GIB, KIB, MIB, LLMHWError, check_count, format_quantity,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from llmhw.ownership import Ownership
+    from llmhw.ownership import Ownership, Swing
     from llmhw.service import ServingEstimate, SimulatedService
     from llmhw.simulation import PageTable, RequestTrace, SimulationResult, Spread
     from llmhw.validation import Validation
@@ -230,7 +230,7 @@ def memory_bars(
             if end < line < end + 0.07 * right:  # would run through the label
                 end = line
         digits = ",.0f" if total >= 100 else ",.1f" if total >= 0.05 or not total else ".1g"
-        axes.annotate(f" {total:{digits}}", (end, y), va="center")
+        axes.annotate(f"{total:{digits}}", (end, y), xytext=(3, 0), textcoords="offset points", va="center")
     for level, (line, label) in enumerate(lines):
         axes.axvline(line, color=INK, linestyle="--", linewidth=1)
         place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom"}
@@ -248,6 +248,57 @@ def memory_bars(
         )
     if title:
         axes.set_title(title, loc="left", pad=6 + 13 * len(lines), fontsize=_SMALL)
+    return _hold(figure, axes)
+
+
+# Values of `llmhw.ownership` with their units.
+_OWNED = {
+    "purchase_price": "a device, $",
+    "life_months": "life, months",
+    "upkeep": "upkeep, share a year",
+    "server_factor": "server / its devices",
+    "network_factor": "network / its servers",
+    "electricity": "electricity, $ a kWh",
+    "interest": "interest, share a year",
+    "staff": "staff, $ a device-month",
+    "hosting": "hosting, $ a kW-month",
+    "idle_fraction": "idle power, share",
+}
+
+
+def swings(
+    found: Iterable[Swing], at: float, *, names: Mapping[str, str] | None = None,
+    limits: Mapping[str, float] | None = None, ax: Any = None,
+) -> Figure:  # fmt: skip
+    """Bars of what a cost becomes when one value at a time is at the ends of its range; narrow ones are left out.
+
+    found    what `llmhw.ownership.swings` gives
+    at       dollars of the cost with no value moved, where all bars meet
+    names    argument -> how it is written, where not as usual
+    limits   label -> dollars, drawn as vertical lines: a budget, what the alternative costs
+    ax       axes to draw into; default: those of a new figure
+    """
+    listed = [swing for swing in found if swing.dollars > 0.01 * at]
+    _check_shown("dollars", [at, *(d for s in listed for d in (s.dollars_low, s.dollars_high))])
+    figure, axes = _figure(1.2 + 0.42 * len(listed), ax)
+    labels = [(_OWNED | dict(names or {})).get(s.argument, s.argument) for s in listed]
+    for label, swing in zip(labels, listed, strict=True):
+        for end, dollars, colour in (
+            (swing.low, swing.dollars_low, PALETTE[0]),
+            (swing.high, swing.dollars_high, PALETTE[1]),
+        ):
+            axes.barh(label, (dollars - at) / 1e3, left=at / 1e3, color=colour)
+            after = dollars > at
+            axes.annotate(
+                f"{end:,.0f}" if end >= 1000 else f"{end:.3g}", (dollars / 1e3, label),
+                xytext=(3 if after else -3, 0), textcoords="offset points", ha="left" if after else "right",
+                va="center", fontsize="small",
+            )  # fmt: skip
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.axvline(at / 1e3, color=INK, linewidth=1)
+    _points(axes, {label: value / 1e3 for label, value in (limits or {}).items()}, 0.02)
+    axes.set_xlabel("thousand dollars")
     return _hold(figure, axes)
 
 
@@ -327,7 +378,9 @@ def step_bars(
             low = sum(least for least, _, _ in b.values())
             line = {"color": INK, "capsize": 3, "linewidth": 1.2, "label": "" if y else "least to most"}
             axes.errorbar(total, y, xerr=[[max(0.0, total - low)], [max(0.0, ends[y] - total)]], **line)
-        axes.annotate(f"  {format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", (ends[y], y), va="center")
+        # a drawing's file keeps no spaces at the ends of its labels
+        text, aside = f"{format_quantity(total, 'seconds')}, MFU {found.mfu:.0%}", {"textcoords": "offset points"}
+        axes.annotate(text, (ends[y], y), xytext=(6, 0), va="center", **aside)
     axes.set_xlim(0, 1.3 * max(ends) or 1.0)
     if share:
         axes.set_xticks(range(0, 101, 20))

@@ -49,6 +49,19 @@ def affine_step_seconds(
     )
 
 
+@formula(source="where a step takes twice what the first sequence alone does", unit="sequences")
+def knee_sequences(*, base_seconds: Any, each_seconds: Any) -> Any:
+    """Sequences at which half of the most throughput is reached, and a user is half as fast as alone.
+
+    base_seconds   of a step, paid once however many sequences share it
+    each_seconds   that a sequence adds to a step
+
+    >>> knee_sequences(base_seconds=0.016, each_seconds=0.000125)
+    128.0
+    """
+    return base_seconds / each_seconds
+
+
 @dataclass(frozen=True, slots=True)
 class StepModel:
     """Time of an engine's step, affine in what it does.
@@ -98,3 +111,21 @@ class StepModel:
         cached = self.cached_token_seconds
         # plain sums: a simulation asks this for each of its events
         return self.base_seconds + self.sequence_seconds * sequences + cached * context, cached * sequences, inf
+
+    def each_seconds(self, context: float, *, input_tokens: float = 0, output_tokens: float = 1) -> float:
+        """What a sequence adds to a step; with its share of a prompt, if its tokens are given.
+
+        >>> StepModel(0.016, 1e-4, 2e-5, 1e-8).each_seconds(2000, input_tokens=1000, output_tokens=500)
+        0.00024
+        """
+        own = self.sequence_seconds + self.cached_token_seconds * context
+        return own + self.prefill_token_seconds * input_tokens / output_tokens
+
+    def knee(self, context: float, *, input_tokens: float = 0, output_tokens: float = 1) -> float:
+        """Sequences at which half of the most throughput is reached.
+
+        >>> round(StepModel(0.016, 1e-4, 2e-5, 1e-8).knee(2000))
+        400
+        """
+        each = self.each_seconds(context, input_tokens=input_tokens, output_tokens=output_tokens)
+        return float(knee_sequences(base_seconds=self.base_seconds, each_seconds=each))

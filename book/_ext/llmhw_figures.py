@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
+from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ COLOURS |= {colour.lower(): f"var(--figure-{i},{colour})" for i, colour in enume
 COLOURS[PALETTE[6].lower()] = f"var(--figure-grey,{PALETTE[6]})"
 
 
+def shared_styles(body: str) -> str:
+    """Looks that several parts have, once; their names come from what they say, so that figures of a page agree."""
+    looks = Counter(re.findall(r' style="([^"]*)"', body))
+    names = {look: f"f{blake2s(look.encode(), digest_size=4).hexdigest()}" for look, n in looks.items() if n > 2}
+    body = re.sub(r' style="([^"]*)"', lambda m: f' class="{names[m[1]]}"' if m[1] in names else m[0], body)
+    rules = "".join(f".{name}{{{look}}}" for look, name in names.items())
+    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{rules}</style>", body, count=1) if rules else body
+
+
 def inline(svg: str, alt: str) -> str:
     """An SVG file as an element of a page that says its alt text."""
     body = svg[svg.index("<svg") :]
@@ -33,12 +44,14 @@ def inline(svg: str, alt: str) -> str:
     body = re.sub(r" transform=\"rotate\(-0 [^\"]*\"| font-family: [^;\"]*;?|(?<=style=\") +", "", body)
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
     body = re.sub(r"font: (bold|italic|\d+) ([\d.]+px) [^;\"]*", r"font-weight: \1; font-size: \2", body)
-    body = re.sub(r"(?<=\d)\.(\d\d)\d+", r".\1", body)  # a hundredth of a point is finer than any screen
+    # A hundredth of a point is finer than any screen; a label keeps all its digits.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<=\d)\.(\d\d)\d+", r".\1", tag[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     width, height = re.search(r'width="([\d.]+)pt"', body), re.search(r'height="([\d.]+)pt"', body)
     size = f"--figure-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
     if width and height:
         body = body.replace(width[0], "", 1).replace(height[0], "", 1)
+    body = shared_styles(body)
     said = f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" style="{size}"'
     return f'<div class="drawn">{body.replace("<svg", said, 1)}</div>'
 

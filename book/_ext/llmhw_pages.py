@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import inspect
+import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from llmhw_tex import Unwritten, formula_tex
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -105,6 +113,25 @@ def all_formulas() -> dict[str, list[Formula]]:
     return dict(sorted(by_module.items()))
 
 
+class Chapter(NamedTuple):
+    """A notebook: its page, its number, and all that its cells say."""
+
+    page: str
+    number: str
+    words: str
+
+
+@cache
+def chapter_words(root: Path) -> tuple[Chapter, ...]:
+    found = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        words = "\n".join("".join(cell["source"]) for cell in cells)
+        number = path.stem.split("_")[0]
+        found.append(Chapter(f"notebooks/{path.stem}", number.lstrip("0") or "0", words))
+    return tuple(found)
+
+
 def formula_id(name: str) -> str:
     return str(nodes.make_id(f"formula-{name}"))
 
@@ -127,12 +154,20 @@ class FormulaIndex(SphinxDirective):
         section = nodes.section(ids=[formula_id(entry.name)], classes=["formula"])
         section += nodes.title("", "", nodes.literal(entry.name, entry.name))
         section += nodes.paragraph("", "", *text_nodes(entry.summary))
-        section += nodes.literal_block(entry.expression, entry.expression, language="python")
+        with suppress(Unwritten):
+            written = formula_tex(entry.name, entry.expression)
+            section += nodes.math_block(written, written, nowrap=False, number=None, label=None)
         facts = nodes.field_list()
-        for name, value in (("Unit", entry.unit), ("Source", entry.source)):
-            body = nodes.field_body("", nodes.paragraph("", "", *text_nodes(value)))
-            facts += nodes.field("", nodes.field_name(name, name), body)
+        for name, value in (("Unit", [*text_nodes(entry.unit)]), ("Source", [*text_nodes(entry.source)])):
+            facts += nodes.field(
+                "", nodes.field_name(name, name), nodes.field_body("", nodes.paragraph("", "", *value))
+            )
+        if chapters := [*self.chapters(entry.name)]:
+            body = nodes.field_body("", nodes.paragraph("", "", *chapters))
+            facts += nodes.field("", nodes.field_name("", "In chapter"), body)
         section += facts
+        section += nodes.raw("", "<details><summary>In Python: inputs and an example</summary>", format="html")
+        section += nodes.literal_block(entry.expression, entry.expression, language="python")
         for block in blocks(entry.function.__doc__ or ""):
             if is_example(block):
                 text = "\n".join(block)
@@ -146,7 +181,20 @@ class FormulaIndex(SphinxDirective):
                         nodes.definition("", nodes.paragraph("", "", *text_nodes(meaning))),
                     )
                 section += inputs
+        section += nodes.raw("", "</details>", format="html")
         return section
+
+    def chapters(self, name: str) -> Iterator[nodes.Node]:
+        """Links to the chapters that use a formula, by their numbers."""
+        found = [each for each in chapter_words(Path(self.env.srcdir)) if re.search(rf"\b{name}\b", each.words)]
+        for index, each in enumerate(found):
+            if index:
+                yield nodes.Text(", ")
+            link = addnodes.pending_xref(
+                "", nodes.inline("", each.number), refdomain="std", reftype="doc", refdoc=self.env.docname,
+                reftarget=f"/{each.page}", refexplicit=True, refwarn=True,
+            )  # fmt: skip
+            yield link
 
 
 # -- API --------------------------------------------------------------------------------------
@@ -197,6 +245,30 @@ class Api(SphinxDirective):
             self.state.nested_parse(StringList(["```{eval-rst}", *lines, "```"], source=module), 0, section)
             found.append(section)
         return found
+
+
+# -- filters ----------------------------------------------------------------------------------
+
+
+class Filter(SphinxDirective):
+    """`{llmhw-filter} CSS selector`: a field that shows only what has its words; each line of the body is a button.
+
+    A line is `name: class`. Without scripts nothing is there, and all is shown.
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        buttons = "".join(
+            f'<button type="button" data-class="{sign.strip()}" aria-pressed="false">{name.strip()}</button>'
+            for name, _, sign in (line.partition(":") for line in self.content)
+        )
+        field = '<label>Show what has the words <input type="search" autocomplete="off"></label>'
+        told = '<span role="status"></span>'
+        text = f'<form class="filter" hidden data-of="{html.escape(self.arguments[0])}">{field} {buttons} {told}</form>'
+        return [nodes.raw("", text, format="html")]
 
 
 # -- scripts ----------------------------------------------------------------------------------
@@ -250,11 +322,24 @@ def start_page(app: Sphinx, error: Exception | None) -> None:
         (Path(app.outdir) / "index.html").write_text(text, encoding="utf-8")
 
 
+def serve_wheel(app: Sphinx, error: Exception | None) -> None:
+    """The library's wheel, for notebooks that find their release on no index: the same tree gives the same file."""
+    if not error and app.builder.format == "html":
+        target = Path(app.outdir) / "_static"
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+        done = subprocess.run(command, cwd=app.confdir, capture_output=True, text=True, check=False)
+        if done.returncode:
+            logger.warning("the wheel was not built: %s", done.stderr.strip())
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("llmhw-formulas", FormulaIndex)
     app.add_directive("llmhw-api", Api)
+    app.add_directive("llmhw-filter", Filter)
+    app.add_js_file("page.js", loading_method="defer")
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("html-page-context", fewer_scripts, priority=900)  # after all that add scripts
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", serve_wheel)
     app.connect("build-finished", start_page, priority=900)  # after the tool's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,6 +15,7 @@ import nbformat
 from book.course import chapters as read
 from book.course import papers, slides
 from book.course.problems import PAPERS, TITLES
+from llmhw.exercises.capstone import RUBRIC
 
 HERE = Path(__file__).parent
 OUT = read.ROOT / "_build" / "course"
@@ -29,6 +30,13 @@ def syllabus(name: str) -> str:
         span = f"{listed[0]} to {listed[-1]}" if listed else f"those of chapter {chapter.number}"
         text = text.replace(f"{{goals {chapter.number}}}", goals).replace(f"{{exercises {chapter.number}}}", span)
     return text
+
+
+def rubric() -> str:
+    """The capstone's, with the table of the library."""
+    rows = [f"| **{line.name}** | {line.points} | {line.half} | {line.whole} |" for line in RUBRIC]
+    table = "\n".join(["| criterion | points | half of them | all of them |", "|---|---|---|---|", *rows])
+    return (HERE / "texts" / "capstone_rubric.md").read_text(encoding="utf-8").replace("{rubric}", table)
 
 
 def write(path: Path, text: str) -> None:
@@ -78,7 +86,7 @@ def write_work(out: Path) -> None:
     for name in ("syllabus_4_weeks.md", "syllabus_14_weeks.md"):
         write(out / "instructor" / name, syllabus(name))
         write(out / "student" / name, syllabus(name))
-    shutil.copy(HERE / "texts" / "capstone_rubric.md", out / "student")
+    write(out / "student" / "capstone_rubric.md", rubric())
     shutil.copy(HERE / "texts" / "README.md", out)
 
 

@@ -169,13 +169,15 @@ def leaks(made: Any, original: Any) -> list[str]:
 
 
 def from_markdown(text: str) -> Any:
-    """A notebook whose code cells are the fenced blocks of Python of a Markdown text; sections start new cells."""
-    cells: list[Any] = []
+    """A notebook whose code cells are the fenced blocks of Python of a Markdown text, behind the chapters' first."""
+    set_up = next(cell.source for cell in chapters()[0].notebook.cells if cell.cell_type == "code")
+    cells: list[Any] = [nbformat.v4.new_code_cell(set_up)]
     for piece in re.split(r"^(```python\n.*?^```)$", text, flags=re.DOTALL | re.MULTILINE):
         if piece.startswith("```python\n"):
             cells.append(nbformat.v4.new_code_cell(piece.removeprefix("```python\n").removesuffix("```").strip()))
         elif piece.strip():
             cells.append(nbformat.v4.new_markdown_cell(piece.strip()))
+    cells[:2] = reversed(cells[:2])  # the title first
     for index, cell in enumerate(cells):
         cell.id = f"cell-{index:02d}"  # the same text gives the same file
     metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}

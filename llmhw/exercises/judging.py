@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmhw.units import shown
+from llmhw.units import LLMHWError, shown
 
 if TYPE_CHECKING:
     from llmhw.exercises.base import Exercise
@@ -68,6 +68,8 @@ def _accepted(exercise: Exercise, answer: Any, given: Mapping[str, Any]) -> str:
     assert exercise.accept is not None
     try:
         said = exercise.accept(answer, **given)
+    except LLMHWError as error:  # it says what is wrong and the way out
+        said = str(error)
     except Exception as error:
         if callable(answer) and not isinstance(answer, type):
             return f"not yet: your function raised {type(error).__name__}: {shown(str(error))}"

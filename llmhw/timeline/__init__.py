@@ -7,7 +7,8 @@ add up to what was estimated. The file is what https://ui.perfetto.dev and chrom
 from __future__ import annotations
 
 from llmhw.timeline.serving import serve, simulate
+from llmhw.timeline.streams import streams
 from llmhw.timeline.trace import Level, Span, Timeline, check_name, write
 from llmhw.timeline.training import memory, train
 
-__all__ = ["Level", "Span", "Timeline", "check_name", "memory", "serve", "simulate", "train", "write"]
+__all__ = ["Level", "Span", "Timeline", "check_name", "memory", "serve", "simulate", "streams", "train", "write"]

@@ -9,7 +9,7 @@ from functools import cache
 from math import ceil, gcd, inf, log
 from typing import Any
 
-from llmhw.catalog import read_calibration, read_table
+from llmhw.catalog import read_calibration, read_measurements, read_table
 from llmhw.engine import Engine, engine_of
 from llmhw.hardware import Accelerator, Cluster, usual_network
 from llmhw.job import ServingJob
@@ -21,7 +21,7 @@ from llmhw.serving import ServingMemory, memory_of
 from llmhw.units import LLMHWError, maximum, minimum, shown, where
 from llmhw.validation.columns import COLUMNS
 from llmhw.validation.statistics import Prediction, scaled, source_family
-from llmhw.validation.table import Row, split_quant
+from llmhw.validation.table import Row, split_quant, table_of
 
 # Columns without which no row can be predicted
 REQUIRED = ("model_name", "quant", "gpu", "n_gpus", "engine", "metric", "value")
@@ -477,8 +477,10 @@ def _counted(row: Row, answers: Any, prompt: float, answer: float) -> Any:
     return answers / (row.count("n_gpus") if row["metric"].endswith("per_gpu") else 1)
 
 
-def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
+def above_bound(rows: Iterable[Row] | None = None) -> list[tuple[Row, float]]:
     """Rows that are faster than every datasheet's peak allows with nothing lost, and by which factor.
+
+    rows   of a table of measurements; default: the catalog's
 
     Either the row or what is assumed of it must be wrong.
     """
@@ -487,7 +489,7 @@ def above_bound(rows: Iterable[Row]) -> list[tuple[Row, float]]:
     bare: dict[str, Any] = {group: {name: {} for name in known[group]} for group in ("links", "engines")}
     limit = {**known, **bare, "common": asdict(BOUND), "families": families}
     found = []
-    for row in rows:
+    for row in table_of(read_measurements("inference_throughput")).rows if rows is None else rows:
         try:
             best = predict(row, calibration=limit)
         except LLMHWError:

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from tests.book.conftest import pages
+from tests.book.conftest import ROOT, pages
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.xdist_group("site")
 
-WIDTHS = (375, 1280)
+WIDTHS = (375, 1440)
 SCHEMES = ("light", "dark")
 ALL_PAGES = [*pages(), "index", "genindex", "search"]
 
@@ -65,6 +65,18 @@ PROSE = """
 """
 
 
+# What a checker of accessibility finds that matters, and where; of what changes with colours and width, or of all.
+BARRIERS = """
+async again => {
+  const only = again ? { runOnly: ["color-contrast", "scrollable-region-focusable"] } : {};
+  const found = await axe.run(document, { resultTypes: ["violations"], ...only });
+  return found.violations.filter(rule => ["serious", "critical"].includes(rule.impact)).flatMap(rule =>
+    rule.nodes.slice(0, 3).map(one => `${rule.id}: ${one.html.slice(0, 150)}`));
+}
+"""
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and says nothing."""
 
@@ -102,32 +114,37 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", ALL_PAGES)
 def test_page(browser: Any, address: str, name: str) -> None:
+    """One load: the page changes its width, and from light to dark with the reader's system."""
     problems: list[str] = []
-    for scheme in SCHEMES:
-        with browser.new_context(color_scheme=scheme, viewport={"width": WIDTHS[0], "height": 800}) as context:
-            page = watched(context.new_page(), address, problems)
-            page.goto(f"{address}/{name}.html", wait_until="load")
-            page.wait_for_selector(".bd-article-container", state="attached")
-            problems += [f"formula not rendered: {text}" for text in page.evaluate(BAD_MATH)]
-            # Pictures load when they are scrolled to; ask for all of them now.
-            page.evaluate("() => document.querySelectorAll('img').forEach(one => one.loading = 'eager')")
-            page.wait_for_load_state("networkidle")
-            if page.evaluate("() => document.documentElement.dataset.theme") != scheme:
-                problems.append(f"the page is not {scheme}")
-            for width in WIDTHS:
+    with browser.new_context(color_scheme="light", viewport={"width": WIDTHS[0], "height": 800}) as context:
+        page = watched(context.new_page(), address, problems)
+        page.goto(f"{address}/{name}.html", wait_until="load")
+        page.wait_for_selector(".bd-article-container", state="attached")
+        problems += [f"formula not rendered: {text}" for text in page.evaluate(BAD_MATH)]
+        # Pictures load when they are scrolled to; ask for all of them now.
+        page.evaluate("() => document.querySelectorAll('img').forEach(one => one.loading = 'eager')")
+        page.wait_for_load_state("networkidle")
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+            for width in (
+                WIDTHS if scheme == SCHEMES[0] else WIDTHS[::-1]
+            ):  # accessibility at the last one: wide, narrow
                 page.set_viewport_size({"width": width, "height": 800})
                 wide = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
                 if wide > 0:
                     problems.append(f"{scheme}, {width} px: scrolls sideways by {wide} px")
                 problems += [f"{scheme}, {width} px: out of reach: {text}" for text in page.evaluate(OUT_OF_REACH)]
-            for picture in page.query_selector_all("img"):
-                source = picture.get_attribute("src")
-                if not (picture.get_attribute("alt") or "").strip():
-                    problems.append(f"no alt text: {source}")
-                if not picture.evaluate("one => one.complete && one.naturalWidth > 0"):
-                    problems.append(f"picture not shown: {source}")
-            raw = re.findall(r"\\[a-z]{3,}\S*", page.evaluate(PROSE))
-            problems += [f"raw TeX in the prose: {text}" for text in raw]
+            problems += [f"{scheme}: {barrier}" for barrier in page.evaluate(BARRIERS, scheme != SCHEMES[0])]
+        for picture in page.query_selector_all("img"):
+            source = picture.get_attribute("src")
+            if not (picture.get_attribute("alt") or "").strip():
+                problems.append(f"no alt text: {source}")
+            if not picture.evaluate("one => one.complete && one.naturalWidth > 0"):
+                problems.append(f"picture not shown: {source}")
+        raw = re.findall(r"\\[a-z]{3,}\S*", page.evaluate(PROSE))
+        problems += [f"raw TeX in the prose: {text}" for text in raw]
     assert not problems, "\n".join(dict.fromkeys(problems))
 
 
@@ -173,3 +190,37 @@ def test_the_reader_can_switch_to_the_dark(browser: Any, address: str) -> None:
             button.click()
             seen.add(page.evaluate("() => document.documentElement.dataset.theme"))
         assert seen == {"light", "dark"}
+
+
+@pytest.mark.parametrize(
+    ("name", "items", "words", "fits"),
+    [
+        ("book/formulas", "section.formula", "ring seconds", "ring_seconds"),
+        ("book/glossary", "dl.glossary > dd", "分页", "page"),
+        ("book/claims", ".claim", "nvlink", "NVLink"),
+    ],
+)
+def test_a_long_page_shows_what_is_asked_for(
+    browser: Any, address: str, name: str, items: str, words: str, fits: str
+) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}/{name}.html")
+        every = page.locator(items).count()
+        page.get_by_label("Show what has the words").fill(words)
+        shown = page.locator(f"{items}:visible")
+        assert 0 < shown.count() < every / 2
+        assert fits in page.locator(".bd-article").inner_text()
+        assert page.get_by_role("status").inner_text() == f"{shown.count()} of {every}"
+
+
+def test_claims_can_be_asked_for_by_verdict(browser: Any, address: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}/book/claims.html")
+        button = page.get_by_role("button", name="outdated")
+        button.click()
+        shown = page.locator(".claim:visible")
+        assert shown.count() == page.locator(".claim.claim-outdated").count() > 0
+        button.click()
+        assert page.locator(".claim:visible").count() == page.locator(".claim").count()

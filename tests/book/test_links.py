@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 
+from book.address import setting, setup_cell
 from tests.book.conftest import ROOT
 
 pytestmark = pytest.mark.xdist_group("site")
 
-REPOSITORY = "https://github.com/llmhw/llmhw"
+REPOSITORY, BOOK, VERSION = setting()
 LOADED = dict.fromkeys(("img", "script", "iframe", "source", "video", "audio", "embed"), "src")
 # Links of the head that name another page and load nothing.
 NAMING = {"canonical", "next", "prev", "search", "index", "author", "license"}
@@ -95,3 +98,38 @@ def test_notebook_pages_can_be_downloaded(html: Path) -> None:
     for page in sorted((html / "notebooks").glob("*.html")):
         offered = [str(tag["href"]) for tag in parsed(page).select("a.btn-download-source-button")]
         assert any(target.endswith(f"{page.stem}.ipynb") for target in offered), page.name
+
+
+def test_chapters_link_to_pages_of_this_book(html: Path) -> None:
+    """A chapter is read in Colab and on GitHub too, so its links name the whole address."""
+    problems, linked = [], 0
+    for page in built_pages(html):
+        for tag in parsed(page).select(".bd-article a[href]"):
+            target = str(tag["href"])
+            if target.startswith(f"{BOOK}/"):
+                linked += 1
+                if reason := broken(html / "index.html", html, target.removeprefix(f"{BOOK}/")):
+                    problems.append(f"{page.relative_to(html)}: {target}: {reason}")
+    assert not problems, "\n".join(problems)
+    assert linked > 100
+
+
+def test_every_address_is_the_one_setting() -> None:
+    """pyproject.toml has the project's addresses; `python book/address.py` moves it elsewhere."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    assert config["repository"]["url"] == REPOSITORY
+    assert config["html"]["baseurl"] == f"{BOOK}/"
+    assert Path(urlsplit(setup_cell().split('"')[1]).path).name == f"llmhw-{VERSION}-py3-none-any.whl"
+
+
+def test_the_book_serves_the_wheel_that_its_notebooks_fall_back_to(html: Path) -> None:
+    address = re.search(r'wheel = "([^"]+)"', setup_cell())
+    assert address
+    wheel = html / address[1].removeprefix(f"{BOOK}/")
+    assert "llmhw/catalog/accelerators.csv" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_every_reference_can_be_opened() -> None:
+    entries = re.split(r"(?m)^(?=@)", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"))[1:]
+    assert len(entries) > 50
+    assert not [entry.splitlines()[0] for entry in entries if not re.search(r"\b(doi|url) = \{", entry)]

@@ -12,16 +12,8 @@ from typing import Any
 import nbformat
 import pytest
 
+from book.address import setup_cell
 from tests.book.conftest import NOTEBOOKS, ROOT, pages
-
-FIRST_CELL = """try:
-    import llmhw
-except ImportError:  # Colab
-    %pip install -q "llmhw[plot] @ git+https://github.com/llmhw/llmhw"
-    import llmhw
-import llmhw.plot
-
-llmhw.plot.style()"""
 
 MOST_LINES = 15
 
@@ -78,7 +70,7 @@ def test_opens_with_its_title_then_the_shared_cell(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")
-    assert cells(path)[0].source.strip() == FIRST_CELL
+    assert cells(path)[0].source.strip() == setup_cell(), "run: python book/address.py"
 
 
 @every_notebook

@@ -246,5 +246,18 @@ def test_a_seed_may_be_a_name_and_says_the_same_each_time() -> None:
         variant("6.1", -1)
 
 
-def test_kinds_are_those_of_the_book() -> None:
-    assert {entry.kind for entry in all_of()} <= set(KINDS)
+@pytest.mark.parametrize("chapter", chapters())
+def test_a_chapter_has_exercises_of_each_kind_and_level(chapter: str) -> None:
+    kinds = {entry.kind for entry in all_of(chapter)}
+    assert 6 <= len(all_of(chapter)) <= 8
+    assert kinds >= {"compute", "by hand", "find the mistake", "measure"}
+    assert kinds & {"derive", "design"}
+    assert {entry.level for entry in all_of(chapter)} >= {1, 2}
+
+
+def test_the_book_has_ninety_exercises_of_six_kinds() -> None:
+    if len(chapters()) < len(NOTEBOOKS):
+        pytest.skip(f"no exercises yet: {sorted({chapter_of(path) for path in NOTEBOOKS} - set(chapters()))}")
+    assert len(all_of()) >= 90
+    assert {entry.kind for entry in all_of()} == set(KINDS)
+    assert {entry.level for entry in all_of()} == {1, 2, 3}

@@ -222,7 +222,7 @@ def test_a_capacity_beyond_the_bars_is_drawn() -> None:
     assert axes.get_xlabel() == "GiB"
     small = plot.memory_bars({"a": estimate(5e5)}).axes[0]
     assert small.get_xlabel() == "KiB"
-    assert small.texts[0].get_text() == " 488"
+    assert small.texts[0].get_text() == "488"
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])

@@ -12,7 +12,7 @@ from llmhw.rates import serving_constants
 from llmhw.units import LLMHWError
 from llmhw.validation import Validation, fit, validate
 from llmhw.validation.serving import above_bound, assumed, software_of
-from llmhw.validation.table import Row, read_table_of
+from llmhw.validation.table import Row
 from tests.unit.stated import README, check_readme, published
 
 ROWS = read_measurements("inference_throughput")
@@ -96,7 +96,7 @@ def test_readme_states_the_errors(found: Validation) -> None:
 
 
 def test_measurements_above_the_bound_are_known() -> None:
-    found = above_bound(read_table_of(ROWS, "rows").rows)
+    found = above_bound()
     # answers that ended early are counted whole, and prompts may have been cached
     faster = {row["id"]: factor for row, factor in found if not {"ending", "caching"} & assumed(row)}
     # prompts waited for a group that only reads them, so that fewer requests decoded than were there

@@ -1,0 +1,64 @@
+// A field above a long page shows only what has its words; a button only what has its class. See Filter in llmhw_pages.
+"use strict";
+
+for (const form of document.querySelectorAll("form.filter")) {
+  const field = form.querySelector("input");
+  const status = form.querySelector("[role=status]");
+  const buttons = [...form.querySelectorAll("button")];
+  // What belongs together is shown together: a definition with the terms above it.
+  const items = [...document.querySelectorAll(form.dataset.of)].map(one => {
+    const all = [one];
+    for (let up = one.previousElementSibling; one.matches("dd") && up?.matches("dt"); up = up.previousElementSibling) {
+      all.unshift(up);
+    }
+    return { all, words: all.map(each => each.textContent).join(" ").toLowerCase() };
+  });
+  const parents = new Set(items.map(item => item.all[0].parentElement).filter(up => up.matches("section section")));
+
+  const show = () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const pressed = buttons.find(button => button.getAttribute("aria-pressed") === "true")?.dataset.class;
+    let count = 0;
+    for (const { all, words: text } of items) {
+      const fits = words.every(word => text.includes(word)) && (!pressed || all[0].classList.contains(pressed));
+      for (const one of all) one.hidden = !fits;
+      count += fits;
+    }
+    for (const up of parents) up.hidden = !items.some(({ all }) => all[0].parentElement === up && !all[0].hidden);
+    status.textContent = count === items.length ? "" : `${count} of ${items.length}`;
+  };
+
+  field.addEventListener("input", show);
+  form.addEventListener("submit", event => event.preventDefault());
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      const on = button.getAttribute("aria-pressed") === "true";
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button && !on));
+      show();
+    });
+  }
+  form.hidden = false;
+}
+
+// The theme's buttons are called by the words that they show, for readers who speak to the page.
+for (const button of document.querySelectorAll("button.search-button-field")) button.removeAttribute("aria-label");
+for (const button of document.querySelectorAll("button.theme-switch-button")) {
+  const bare = () => button.querySelectorAll("svg").forEach(icon => {
+    icon.querySelector("title")?.remove();
+    icon.removeAttribute("role");
+    icon.removeAttribute("aria-labelledby");
+    icon.setAttribute("aria-hidden", "true");
+  });
+  new MutationObserver(bare).observe(button, { childList: true, subtree: true }); // the icons come late
+  bare();
+}
+
+// The list of references is made of list items.
+for (const entry of document.querySelectorAll(".citation-list > .citation")) entry.setAttribute("role", "listitem");
+
+// What scrolls in its own box can be scrolled with the keyboard.
+const reach = () => document.querySelectorAll(".drawn, .bd-article :is(div.math, pre), div.cell_output .output").forEach(box => {
+  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+});
+reach();
+window.addEventListener("resize", reach);
