@@ -103,7 +103,7 @@ EXERCISES = (
         unit="GiB",
         given={
             "model": ("gemma-3-1b", "llama-3.2-1b", "qwen2.5-0.5b", "starcoderbase-1b"),
-            "seq_len": (4096, 2048, 8192),
+            "seq_len": (3000, 2048, 5000),
         },
         answer=_loss,
         slips={
