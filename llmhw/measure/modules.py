@@ -66,17 +66,19 @@ def name_of(model: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the advice that transformers and torch print about models that are only measured."""
+    """Without the advice that transformers, torch and what they load print about models that are only measured."""
     from transformers.utils import logging as advice
 
-    before = advice.get_verbosity()
+    before, off = advice.get_verbosity(), logging.root.manager.disable
     advice.set_verbosity_error()
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         advice.set_verbosity(before)
+        logging.disable(off)
 
 
 @contextlib.contextmanager
