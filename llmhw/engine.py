@@ -158,7 +158,9 @@ def formats_of(device: Accelerator, c: ServingConstants, weights: NumberFormat |
     wide = powered_peak(device, c, peak) * c.matmul
     fmt, share = _NATIVE.get(weights.like or weights.name, ("", ""))
     least, ordinary = 1, device.peaks.get("fp32")
-    if weights.name in _WIDE:
+    if weights.name == "fp32" and ordinary:
+        products = minimum(wide, ordinary * c.matmul)
+    elif weights.name in _WIDE:
         products = wide
     elif fmt in device.peaks and weights.compute == fmt:
         products = device.peak(fmt) * getattr(c, share) * wide / (peak * c.matmul)
@@ -496,7 +498,7 @@ class Engine:
             bandwidth_bytes_per_second=self.bandwidth,
             units=self.facts.units,
             fill=c.fill,
-            b_bytes=f.weight_bytes,
+            b_bytes=f.weight_bytes * where(rows > 1, c.packed, 1.0),
             gap_seconds=c.gap,
             because=behind,
         )

@@ -13,7 +13,7 @@ from datetime import date
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from llmhw.catalog import read_table
+from llmhw.catalog import check_constants, read_table
 from llmhw.checks import check_made, check_mapping, check_prose, check_text, checked, found_by_name, number, whole
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict
@@ -230,6 +230,7 @@ class Accelerator(_Fact, Report):
     tdp_watts                           board power, None if not published
     status, memory_status               datasheet, measured, derived or published: of the rates, of memory_bytes
     date                                when the source was published, or read if it bears no date
+    reached                             constants measured on it, over all fitted ones: see `llmhw.machine`
 
     Rates with sparsity are not stored.
 
@@ -263,6 +264,7 @@ class Accelerator(_Fact, Report):
     memory_source: str = ""
     note: str = ""
     memory_ecc_bytes: int | None = None
+    reached: Mapping[str, Mapping[str, float]] = field(default_factory=FrozenDict, hash=False, repr=False)
 
     def __post_init__(self) -> None:
         facts = ("vendor", "architecture", "form", "memory_vendor", "memory_type", "status", "memory_status", "date")
@@ -273,6 +275,11 @@ class Accelerator(_Fact, Report):
             check_text("peaks", fmt): check_number(f"peaks[{fmt!r}]", v, above=True) for fmt, v in self.peaks.items()
         }
         object.__setattr__(self, "peaks", FrozenDict(peaks))
+        reached = {}
+        for subject, constants in check_mapping("reached", self.reached).items():
+            check_constants(f"reached.{check_text('reached', subject)}", constants)
+            reached[subject] = FrozenDict(constants)
+        object.__setattr__(self, "reached", FrozenDict(reached))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: str = "row") -> Accelerator:
@@ -318,6 +325,10 @@ tf32, fp16, bf16, int8
         if key in self.peaks:
             return self.peaks[key]
         raise LLMHWError(f"format={shown(fmt)} has no dense rate on {self.name}; it has {', '.join(self.peaks)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its facts; what was measured on it is in the file that it was read from."""
+        return plain_fields(self, "reached")
 
     @property
     def half_format(self) -> str:
@@ -924,8 +935,8 @@ def accelerator(name: str, memory: str | None = None) -> Accelerator:
     """The accelerator of that name.
 
     name     any words that describe one device, in any order and case, with or without separators:
-             "h100", "H100 SXM5 80GB", "NVIDIA H100 80GB HBM3", "rtx4090", "v100-sxm2-32gb"; or a file, "my_card.csv",
-             with one row of the catalog's columns
+             "h100", "H100 SXM5 80GB", "NVIDIA H100 80GB HBM3", "rtx4090", "v100-sxm2-32gb"; or a file: "my_card.csv"
+             with one row of the catalog's columns, or "here.json" as `llmhw measure device --fit` writes it
     memory   which of the sizes that a name is sold with: "96 GB"; or another one, which the device then has
 
     "h100", "h200" and "b200" mean the SXM parts. A name that fits several devices ("a100") raises
@@ -940,6 +951,10 @@ V100 PCIe 16GB, V100 PCIe 32GB
     """
     if isinstance(name, str) and len(name) <= MOST_LETTERS and name.lower().endswith(".csv"):
         return given(_from_file(name), memory=memory)
+    if isinstance(name, str) and len(name) <= MOST_LETTERS and name.lower().endswith(".json"):
+        from llmhw.machine import read_machine
+
+        return given(read_machine(name), memory=memory)
     found = fitting(name)
     if memory is not None:
         return _of_size(name, found, memory)

@@ -126,6 +126,8 @@ class ServingConstants(Constants):
     scores            bytes that attention over a prompt moves for each pair of a head that the masks leave; fused: 0
     per_unit          bytes that one multiprocessor's loads in flight can fetch in a cycle (Little's law)
     tiled             1 where few rows are multiplied by the tiles of cuBLAS, 0 where kernels of their own read a vector
+    packed            traffic of a matrix that several rows are multiplied by, over reading it once: libraries for CPUs
+                      lay it out anew
     widen             bytes of an 8-bit cache that a multiprocessor without such numbers widens in a cycle
     cache             share of the memory bandwidth at which attention reads the cache
     reread            1 where every query head fetches its keys and values itself, from the L2 cache; 0: shared
@@ -151,6 +153,7 @@ class ServingConstants(Constants):
     scores: float = 0.0
     per_unit: float = 1e6
     tiled: float = 0.0
+    packed: float = 1.0
     widen: float = 0.5
     cache: float = 0.7
     reread: float = 0.0
@@ -239,7 +242,8 @@ def serving_constants(
     calibration: Mapping[str, Any] | None = None,
     link: Link | None = None,
 ) -> ServingConstants:
-    """The constants of an engine on a device: what is common to all, the link's, the family's, then the engine's.
+    """The constants of an engine on a device: what is common to all, the link's, the family's, the engine's, then those
+    that were measured on this very device.
 
     engine        a name under `engines` in `calibration.json`
     calibration   other constants, as `llmhw validate --fit` writes them
@@ -249,7 +253,8 @@ def serving_constants(
     check_choice("engine", engine, known["engines"])
     running = known["engines"][on_device(engine, device, known["engines"])]
     family = known["families"][family_of(ServingConstants, device, known)]
-    return _merged(ServingConstants, (known["common"], known["links"].get(link_kind(link), {}), family, running))
+    own = (device.reached.get(name, {}) for name in ("serving_time", f"serving_time {engine}"))
+    return _merged(ServingConstants, (known["common"], known["links"].get(link_kind(link), {}), family, running, *own))
 
 
 @checked(link=None)
@@ -259,7 +264,8 @@ def training_constants(
     calibration: Mapping[str, Any] | None = None,
     link: Link | None = None,
 ) -> TrainingConstants:
-    """The constants of a trainer on a device: what is common to all, the link's, the family's, then those of switches.
+    """The constants of a trainer on a device: what is common to all, the link's, the family's, those of switches, then
+    those that were measured on this very device.
 
     software      with what a job switches otherwise: `llmhw.job.TrainingJob.trainer`
     calibration   other constants, as `llmhw validate --fit` writes them
@@ -269,7 +275,8 @@ def training_constants(
     family = known["families"][family_of(TrainingConstants, device, known)]
     switched = (known["switches"].get(name, {}).get(word, {}) for name, word in software.switches)
     between = known.get("links", {}).get(link_kind(link), {})
-    return _merged(TrainingConstants, (known["common"], between, family, *switched))
+    own = (device.reached.get(name, {}) for name in ("training_time", f"training_time {software.elementwise}"))
+    return _merged(TrainingConstants, (known["common"], between, family, *switched, *own))
 
 
 def _merged(kind: type[C], groups: Iterable[Mapping[str, Any]]) -> C:

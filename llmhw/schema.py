@@ -309,7 +309,13 @@ _MORE: dict[str, tuple[str, ...]] = {
     ),
     "explain": ("", *(f"{topic} llama-3-8b" for topic in ("weights", "kv-cache", "forward-flops", "lora"))),
     "validate": ("--kind facts --worst 1", "--kind facts --columns"),
-    "measure": ("flops gpt2", "activations gpt2", "memory gpt2", "optimizer gpt2"),
+    "measure": (
+        "flops gpt2",
+        "activations gpt2",
+        "memory gpt2",
+        "optimizer gpt2",
+        "step smollm2-135m --kind decode --seq-len 8 --toy --device cpu --threads 1",
+    ),
     **dict.fromkeys(("models", "gpus", "links", "formats", "trainers", "prices"), ("",)),
 }
 # Values that are tried of an option, by what its type is called.

@@ -807,6 +807,7 @@ def _origin(job: ServingJob, known: Mapping[str, Any]) -> _Origin:
     }
     fitted = known.get("fitted", {})
     new = {name for name, value in what.items() if value not in fitted.get(name, (value,))}
+    new -= {"family"} if device.reached else set()
     return _Origin(source, kind, what, frozenset(new | ({"engine"} if source is not engine else set())))
 
 
@@ -841,6 +842,8 @@ def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) ->
         found.append(
             f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used"
         )
+    elif job.cluster.accelerator.reached:
+        found.append(f"rates measured on this {job.cluster.accelerator.name}, not those of its kind")
     elif "engine" not in new:
         formats = {fmt for name, at, fmt in measured() if name == source.name and at == kind}
         stored = formats_in(job.model, job.weights)[0]

@@ -94,6 +94,7 @@ def flags_of(
     fitted = calibration.get("fitted", {})
     for what, found in kinds_of(job, calibration).items():
         own[NEW[what]] = found not in fitted.get(what, (found,))
+    own[NEW["family"]] = own[NEW["family"]] and not job.cluster.accelerator.reached
     return tuple(flag for flag, holds in own.items() if holds)
 
 

@@ -258,7 +258,9 @@ class StepTimer:
     ) -> None:
         self.job, self.x, self.c, self.detail = job, layout, constants, detail
         self.spec, self.device = job.model, job.cluster.accelerator
-        self.compute, self.half = job.compute_format, self.device.half_format
+        self.compute = job.compute_format
+        # what is not multiplied in the job's narrower format: 16 bit, or 32 where nothing is cast
+        self.half = self.compute if BITS[self.compute] > 16 else self.device.half_format
         self.rates = training_rates(self.device, constants, self.compute)
         self.network = network(cluster or job.cluster, constants)
         self.recipe = precision_named(job.precision)
@@ -368,7 +370,8 @@ class StepTimer:
         c, made = self.c, []
         for ledger, moved in ((ahead, op.forward_bytes), (behind, op.backward_bytes)):
             given = {"memory_bytes": moved, "bandwidth_bytes_per_second": self.rates.bandwidth_bytes_per_second}
-            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0)
+            wide = self.recipe.compute / 2 if op.element == 2 else 1.0  # counted in 16 bit
+            times = (c.routed if op.routed else c.passes) * (op.alone if self.eager else 1.0) * wide
             made.append(ledger.add("elementwise", op.name, stream_seconds, times, **given))
         return made[0]
 

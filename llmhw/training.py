@@ -1533,7 +1533,7 @@ class TrainingEstimate(Report):
             found.append(f"MFU is {format_quantity(self.mfu, 'fraction')}: {cause}")
         elif waits[most] > 0.5:
             found.append(cause)
-        if class_of(self.job) == "other":
+        if class_of(self.job) == "other" and not self.job.cluster.accelerator.reached:
             device = self.job.cluster.accelerator
             own = family_of(TrainingConstants, device) != "other"
             whose = "published rates of its parts" if own else "those of usual devices"

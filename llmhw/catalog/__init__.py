@@ -114,7 +114,7 @@ _RANGES = {
         _SECONDS: """gap host blocking sync inside_latency between_latency step launch eager each arrive meet
             between_meet sends""",
         _FACTOR: """scores reread overlap tiled uneven fill passes routed launches recurrence ramp cast accumulate
-            contention jitter skew expand gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed
+            contention jitter skew expand packed gather_exposed tp_exposed ep_exposed pp_exposed dp_exposed
             ep_exposed_share routed_share""",
     }.items()
     for name in names.split()
@@ -136,15 +136,15 @@ def check_calibration(subject: str, kind: str, calibration: Mapping[str, Any]) -
     missing = [name for name in needed if not isinstance(given.get(name), Mapping)]
     if missing:
         raise _no_calibration(subject, kind, ", ".join(missing))
-    _check_constants("common", given["common"])
+    check_constants("common", given["common"])
     groups = [name for name in needed if name not in ("common", "interval")]
     for group in groups:
         for name, constants in given[group].items():
             if group == "switches":
                 for word, values in check_mapping(f"calibration {group}.{name}", constants).items():
-                    _check_constants(f"{group}.{name}.{word}", values)
+                    check_constants(f"{group}.{name}.{word}", values)
             else:
-                _check_constants(f"{group}.{name}", constants)
+                check_constants(f"{group}.{name}", constants)
     always = set(known["common"]).union(set.intersection(*(set(family) for family in known["families"].values())))
     for name, family in {"other": {}, **given["families"]}.items():
         lacking = sorted(always.difference(given["common"], family, _WORDS))
@@ -162,7 +162,8 @@ def _no_calibration(subject: str, kind: str, what: str) -> LLMHWError:
     )
 
 
-def _check_constants(group: str, constants: Any) -> None:
+def check_constants(group: str, constants: Any) -> None:
+    """Raise `LLMHWError` for names that are no constants of time, and for values that no hardware can have."""
     for name, value in check_mapping(f"calibration {group}", constants).items():
         if name in _WORDS:
             several = name in ("architectures", "devices")

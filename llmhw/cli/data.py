@@ -16,15 +16,66 @@ from llmhw.units import LLMHWError, check_count
 
 # -- measure ----------------------------------------------------------------------------------
 
-_WHAT = ("params", "flops", "activations", "memory", "optimizer")
+_WHAT = ("params", "flops", "activations", "memory", "optimizer", "step", "device")
 
 
 def _measure(options: dict[str, Any]) -> Report:
     from llmhw.measure import measure as take
 
-    given = {name: value for name, value in options.items() if value is not None}
-    found: Report = take(given.pop("what"), given.pop("model"), **given)
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    what, fitted = given.pop("what"), given.pop("fitted", None)
+    if what == "device":
+        return _device(given, fitted)
+    if fitted:
+        raise LLMHWError("--fit writes what `llmhw measure device` found; leave it out")
+    if "model" not in given:
+        raise LLMHWError(f"the model is missing, as in: llmhw measure {what} gpt2")
+    if what == "step" and "device_memory" in given:
+        given["machine"] = given.pop("device_memory")
+    with Progress("steps") as step:
+        more = {"progress": step} if what == "step" else {}
+        found: Report = take(what, given.pop("model"), **given, **more)
     return found
+
+
+class _StoppedError(Exception):
+    """A measurement that Ctrl-C ended: nothing of it is written."""
+
+
+def _device(given: dict[str, Any], fitted: str | None) -> Report:
+    """This machine, measured; and its file."""
+    from json import dumps
+
+    from llmhw.files import write_whole
+    from llmhw.measure import DeviceMeasurement, measure_device
+
+    known = ("device", "threads", "ranks", "toy")
+    for name in given:
+        if name not in known:
+            raise LLMHWError(f"{name}={given[name]!r} has no effect on `measure device`; it takes {', '.join(known)}")
+    made: list[DeviceMeasurement] = []
+
+    def text() -> str:
+        with Progress("figures") as step:
+            made.append(measure_device(**given, progress=step))
+        if made[0].note:
+            raise _StoppedError
+        return dumps(made[0].to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+    try:
+        if fitted:
+            write_whole(fitted, text)
+        else:
+            text()
+    except _StoppedError:
+        pass
+    return made[0]
+
+
+def _records(answer: Any) -> list[dict[str, Any]]:
+    """A row for each rate or step; of another quantity the whole."""
+    several = getattr(answer, "rates", None) or getattr(answer, "steps", None)
+    return list(answer.records()) if several else [answer.to_row()]
 
 
 MEASURE = Command(
@@ -32,21 +83,54 @@ MEASURE = Command(
     _measure,
     [
         click.Argument(["what"], type=click.Choice(_WHAT)),
-        model_argument(),
+        model_argument(required=False),
         Option(named("batch"), group=LENGTH, type=WHOLE, help="Sequences at a time; default: 1."),
         Option(named("seq_len"), group=LENGTH, type=WHOLE, help="Tokens of each sequence; default: 128."),
         option("--optimizer", group=FORMATS, help="adamw, sgd, sgd-momentum, adafactor or muon; default: adamw."),
         option("--precision", group=FORMATS, help="fp32, bf16, ...; default: as the measurement has it."),
         option("--recompute", group=ENGINE, help="none, selective or full; default: none."),
         option("--attention", group=ENGINE, help="flash or eager; default: flash where transformers has it."),
-        option("--gpu", "device_memory", type=GPU, group="Devices", help="With memory: does it fit this accelerator?"),
+        option(
+            "--gpu",
+            "device_memory",
+            type=GPU,
+            group="Devices",
+            help="With memory: does it fit this accelerator? With step: whose file predicts it.",
+        ),
+        option(
+            "--device",
+            group="Devices",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            help="With device and step: where; default: auto.",
+        ),
+        option("--threads", group="Devices", type=WHOLE, help="With device and step: PyTorch's on a CPU; 1: CPU time."),
+        option("--ranks", group="Devices", type=WHOLE, help="With device: collectives between so many processes, too."),
+        option("--toy", group="Devices", is_flag=True, help="With device and step: tiny sizes, to see that it runs."),
+        option(
+            "--kind",
+            group=ENGINE,
+            type=click.Choice(["training", "prefill", "decode"]),
+            help="With step: of which kind; default: all three.",
+        ),
+        option(
+            "--fit",
+            "fitted",
+            group=ENGINE,
+            metavar="FILE.json",
+            help="With device: write what it found, for --gpu FILE.json of every command.",
+        ),
     ],
     help="Take a quantity from PyTorch, beside the prediction. Needs the extra `torch`.\n\n"
-    "Large models are measured without allocating them, on fake tensors.",
-    examples=("llmhw measure params gpt2",),
+    "Large models are measured without allocating them, on fake tensors. `device` measures this machine: products, "
+    "memory, attention, latency, messages; --fit writes a file that every command takes as --gpu FILE.json. `step` "
+    "runs a model's steps beside what that file predicts.",
+    examples=("llmhw measure params gpt2", "llmhw measure device --toy --device cpu --threads 1"),
     shown=Shown(
-        (("measured", "measured", "number"), ("predicted", "predicted", "number"), ("ratio", "ratio", "number"))
+        (("measured", "measured", "number"), ("predicted", "predicted", "number"), ("ratio", "ratio", "number")),
+        rows=_records,
     ),
+    interrupted=lambda answer: getattr(answer, "note", ""),
+    keeps=True,
 )
 
 

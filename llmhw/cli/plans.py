@@ -284,7 +284,8 @@ def _alone(found: Plan, model: str, run: RunOptions) -> Plan:
 
     best, place = found.best, found.best.where
     job, c = best.job, place.cluster
-    words = ["llmhw", "train", model, "--gpu", c.accelerator.name, "--gpus", str(c.devices)]
+    device = c.accelerator.source if c.accelerator.reached else c.accelerator.name
+    words = ["llmhw", "train", model, "--gpu", device, "--gpus", str(c.devices)]
     plain = llmhw.Cluster(c.accelerator, c.devices, c.devices_per_node)
     if c.devices_per_node != llmhw.Cluster(c.accelerator).devices_per_node and c.devices > 1:
         words += ["--devices-per-node", str(c.devices_per_node)]

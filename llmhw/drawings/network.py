@@ -211,7 +211,7 @@ def _examples() -> dict[str, TrainingJob]:
     sizes = {
         "1B on 8": ("llama-3.2-1b", 8, 256, 8192),
         "70B on 512": ("llama-3-70b", 512, 2048, 8192),
-        "8B on 64": ("llama-3-8b", 64, 32, 131072),
+        "8B, 128K, on 64": ("llama-3-8b", 64, 32, 131072),
         "405B on 16,384": ("llama-3.1-405b", 16384, 2048, 8192),
     }
     jobs = {}
@@ -233,32 +233,36 @@ def which_layout(jobs: Mapping[str, TrainingJob] | None = None) -> Figure:
     """
     found = {name: simplest(job) for name, job in (jobs or _examples()).items()}
     plain, fsdp, cut, staged = KINDS
-    paper = Canvas(37, 26)
     asks = (
-        (1.0, "Do all states of a copy\nfit on one card?", plain),
-        (9.0, "Fewer tokens a card and\nstep than P / W, by which\ngathered weights hide?", staged),
-        (17.5, "Does FSDP fit, with a whole\nsequence on each card?", fsdp),
+        ("Do all states of a copy\nfit on one card?", plain),
+        ("Fewer tokens a card and\nstep than $P/W_{net}$, by which\ngathered weights hide?", staged),
+        ("Does FSDP fit, with a whole\nsequence on each card?", fsdp),
     )
-    for y, question, kind in asks:
-        paper.box(0.4, y, 14.4, 4.6, question, ORANGE, round=True)
-        paper.arrow((14.8, y + 2.3), (17.4, y + 2.3), "yes")
-        _leaf(paper, y, kind, found)
-    for y, end in ((5.6, 9.0), (13.6, 17.5)):
-        paper.arrow((8.2, y), (8.2, end))
-        paper.text(9.0, (y + end) / 2 - 0.2, "no", at="left", size=8.5)
-    paper.line((8.2, 22.1), (8.2, 23.7))
-    paper.arrow((8.2, 23.7), (17.4, 23.7), "no")
-    _leaf(paper, 22.9, cut, found, high=3.0)
+    paper = Canvas(37, 22.5)
+    for y, (question, kind) in zip((0.6, 6.6, 12.6), asks, strict=True):
+        paper.box(0.4, y, 14.4, 4.2, question, ORANGE, round=True)
+        paper.arrow((14.8, y + 2.1), (17.4, y + 2.1), "yes")
+        _leaf(paper, y + 2.1, kind, found)
+        below = y + 6.0 if kind != fsdp else y + 7.3
+        if kind != fsdp:
+            paper.arrow((7.6, y + 4.2), (7.6, below))
+        paper.text(8.4, y + 5.0, "no", at="left", size=8.5)
+    paper.line((7.6, 16.8), (7.6, below))
+    paper.arrow((7.6, below), (17.4, below))
+    _leaf(paper, below, cut, found)
     return paper.figure
 
 
-def _leaf(paper: Canvas, y: float, kind: str, found: Mapping[str, Any], high: float = 4.6) -> None:
+def _leaf(paper: Canvas, middle: float, kind: str, found: Mapping[str, Any]) -> None:
     """A kind of layout, and the jobs that it is the simplest for."""
-    paper.box(17.4, y, 19.2, high, colour=GREEN, round=True)
-    paper.text(17.9, y + 0.9, kind, at="left", bold=True, size=8.5)
-    for i, (name, answer) in enumerate((n, a) for n, a in found.items() if a.kind == kind):
-        text = f"{name}: {answer.tokens:,.0f} tokens; P / W: {answer.needed:,.0f}"
-        paper.text(17.9, y + 2.2 + 1.2 * i, text, at="left", size=8)
+    mine = {name: answer for name, answer in found.items() if answer.kind == kind}
+    high = 2.0 + 1.3 * len(mine)
+    top = middle - high / 2
+    paper.box(17.4, top, 19.2, high, colour=GREEN, round=True)
+    paper.text(17.9, top + 1.0, kind, at="left", bold=True, size=8.5)
+    for i, (name, answer) in enumerate(mine.items()):
+        text = f"{name}: {answer.tokens:,.0f} tokens ($P/W_{{net}}$: {answer.needed:,.0f})"
+        paper.text(17.9, top + 2.3 + 1.3 * i, text, at="left", size=8)
 
 
 def _short(name: str) -> str:
@@ -281,7 +285,9 @@ def where_axes_lie() -> Figure:
         for axis, size in (("tp", p.tp), ("cp", p.cp), ("dp", p.dp), ("pp", p.pp)):
             wide = unit * log2(size)
             if wide:
-                paper.box(x, y, wide, 1.1, f"{size}" if wide > 1.2 else "", AXES[axis], size=8)
+                paper.box(x, y, wide, 1.1, colour=AXES[axis])
+            if wide > 1.2:
+                paper.text(x + 0.35, y + 0.55, str(size), at="left", size=8)
             x += wide
         if p.ep > 1:
             paper.text(x + 0.4, y + 0.55, f"ep {p.ep}", at="left", size=8.5)

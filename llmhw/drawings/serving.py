@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import llmhw
-from llmhw.drawings.canvas import BLUE, GREEN, GREY, ORANGE, Canvas, drawing
+from llmhw.drawings.canvas import BLUE, GREEN, GREY, LIGHT, ORANGE, PINK, RED, Canvas, drawing
 from llmhw.units import GIB, KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
     from llmhw.job import ServingJob
+    from llmhw.ownership import Ownership
     from llmhw.queueing import StepModel
     from llmhw.serving import ServingMemory
 
@@ -236,4 +237,143 @@ def clustered_arrivals(load: float = 0.8, requests: int = 14, seed: int = 4) -> 
         told = f"{name}, load {load:.0%}: each waits {waited / len(times):.1f} service times on average"
         paper.text(1.0, top, told, at="left", bold=True)
     paper.legend({"a request comes": ORANGE, "it is served": BLUE}, 1.0, 11.9)
+    return paper.figure
+
+
+@drawing
+def bill_of_a_run(
+    model: str = "llama-3.1-405b", card: str = "h100", tokens: float = 15.6e12, mfu: float = 0.4
+) -> Figure:
+    """From parameters and tokens to dollars: three quotients, each with its unit, for one run."""
+    active, device = llmhw.model(model).parameters.active, llmhw.accelerator(card)
+    flops = 6 * active * tokens
+    hours = flops / (mfu * device.peak("bf16")) / 3600
+    price = min(p.dollars_per_device_hour for p in device.prices if p.kind == "on_demand")
+    rows = (
+        (
+            "6 FLOP",
+            f"x {active / 1e9:,.0f} billion parameters",
+            f"x {tokens / 1e12:,.1f} T tokens",
+            f"{flops:.1e} FLOP",
+        ),
+        (
+            "the work",
+            f"/ {mfu:.0%} of {device.peak('bf16') / 1e12:,.0f} TFLOP/s",
+            "/ 3,600 s",
+            f"{hours / 1e6:,.1f} M h",
+        ),
+        ("the hours", f"x ${price:.2f} an hour", "if nothing fails", f"${hours * price / 1e6:,.0f} M"),
+    )
+    paper = Canvas(36, 12.6)
+    for i, (first, second, third, result) in enumerate(rows):
+        y, colour = 0.6 + 4.2 * i, (BLUE, ORANGE, GREEN)[i]
+        for x, width, text in ((0.3, 6.0, first), (6.7, 13.2, second), (20.3, 7.2, third)):
+            paper.box(x, y, width, 2.2, text, GREY, fill=0.12, size=8.5)
+        paper.box(29.0, y, 6.8, 2.2, result, colour, bold=True, size=8.5)
+        paper.arrow((27.6, y + 1.1), (28.9, y + 1.1))
+        if i < 2:
+            paper.line((32.4, y + 2.2), (32.4, y + 3.2), (3.3, y + 3.2), colour=colour)
+            paper.arrow((3.3, y + 3.2), (3.3, y + 4.2), colour=colour)
+    return paper.figure
+
+
+@drawing
+def watts_of_a_device(card: str = "h100") -> Figure:
+    """What a training device draws from the grid: its board's share, its part of the host, and the building's."""
+    from llmhw.cost import HOST, POWER
+
+    board = POWER.value * llmhw.accelerator(card).tdp_watts
+    whole = board + HOST.value
+    pue = next(float(line.split("=")[1].split(":")[0]) for line in _assumed() if line.startswith("pue="))
+    parts = (
+        (f"{POWER.value:.0%} of the board", board, BLUE),
+        ("its host", HOST.value, ORANGE),
+        ("the building", whole * (pue - 1), GREY),
+    )
+    paper, x, scale = Canvas(36, 7.4), 0.5, 35 / (whole * pue)
+    for _name, watts, colour in parts:
+        paper.box(x, 0.6, watts * scale, 2.2, f"{watts:,.0f} W", colour)
+        x += watts * scale
+    paper.bracket(0.5, 0.5 + whole * scale, 3.3, f"the machine, {whole:,.0f} W a device", above=False)
+    paper.legend({name: colour for name, _, colour in parts}, 0.5, 6.5)
+    return paper.figure
+
+
+def _assumed() -> list[str]:
+    """What owning eight H100 assumes, a value a line."""
+    from llmhw.ownership import rent_or_buy
+
+    return [line.removeprefix("assumed ") for line in rent_or_buy(llmhw.Cluster("h100", 8), months=18).footer()]
+
+
+@drawing
+def owned_node(plan: Ownership | None = None) -> Figure:
+    """What owning a machine costs for some months, part by part, beside the rent of the same hours."""
+    if plan is None:
+        from llmhw.ownership import rent_or_buy
+
+        plan = rent_or_buy(llmhw.Cluster("h100", 8), months=18, utilization=0.6)
+    colours = (BLUE, LIGHT, ORANGE, RED, GREEN, PINK)
+    parts = {name: float(plan.owned[name]) for name, _, _ in plan.rows() if name != "total"}
+    rent = plan.chosen.dollars if plan.chosen else 0.0
+    paper, scale = Canvas(36, 14.0), 35 / max(plan.dollars, rent)
+    paper.text(0.5, 0.9, f"owning for {plan.months:.0f} months: ${plan.dollars:,.0f}", at="left", bold=True)
+    x = 0.5
+    for (_name, value), colour in zip(parts.items(), colours, strict=False):
+        paper.box(x, 1.9, value * scale, 2.2, colour=colour)
+        x += value * scale
+    for i, ((name, value), colour) in enumerate(zip(parts.items(), colours, strict=False)):
+        paper.legend({f"{name}: ${value:,.0f}": colour}, 0.5 + 18 * (i % 2), 5.5 + 1.3 * (i // 2))
+    paper.text(0.5, 10.2, f"renting the hours that are used: ${rent:,.0f}", at="left", bold=True)
+    paper.box(0.5, 11.2, rent * scale, 2.2, colour=GREY)
+    return paper.figure
+
+
+@drawing
+def funnel(model: str = "llama-3-70b", card: str = "h100", devices: int = 64) -> Figure:
+    """How a search picks a layout: all combinations, those that are valid, those that fit, the fastest."""
+    from llmhw.job import TrainingJob
+    from llmhw.search import search
+
+    place = llmhw.Cluster(card, devices, inter_link="infiniband ndr")
+    job = TrainingJob(model=llmhw.model(model), cluster=place, kernels="megatron", global_batch=64)
+    found = search(job, best=1)
+    rows = (
+        (f"{found.tried:,} combinations", "of tp, pp, vpp, cp, ep, ZeRO, micro-batch, recompute", GREY),
+        (f"{found.valid:,} are valid", "they divide heads, layers, batch and devices", LIGHT),
+        (f"{found.fitting:,} fit", f"into {devices} x {place.accelerator.name}", BLUE),
+        (f"the fastest: {found.best[0].seconds:.2f} s a step", f"{model}", GREEN),
+    )
+    paper = Canvas(36, 14.4)
+    for i, (many, why, colour) in enumerate(rows):
+        wide, y = 34.0 - 5.0 * i, 0.5 + 3.6 * i
+        paper.box(18 - wide / 2, y, wide, 2.6, f"{many}\n{why}" if i < 3 else many, colour)
+        if i < 3:
+            paper.arrow((18, y + 2.6), (18, y + 3.6))
+    return paper.figure
+
+
+@drawing
+def buyers(found: Mapping[str, Sequence[str]] | None = None) -> Figure:
+    """Three buyers, the question that decides for each, and what a plan answers.
+
+    found   buyer -> the job, the limit that decides, the answer in one or two lines; default: from memory alone
+    """
+    if found is None:
+        card, params = llmhw.accelerator("h100"), llmhw.model("llama-3-70b").parameters.total
+        serve, train = (-(-params * each // card.memory_bytes) for each in (2, 16))
+        found = {
+            "serving": ("70B in 16 bit", "memory", f"at least {serve:.0f} x H100\nfor the weights"),
+            "training": ("all of 70B", "memory", f"at least {train:.0f} x H100\nfor the states"),
+        }
+    colours = (BLUE, ORANGE, GREEN)
+    paper = Canvas(36, 2.2 + 4.6 * len(found))
+    for x, head in ((3.6, "who"), (11.4, "the job"), (19.6, "what decides"), (29.8, "the plan's answer")):
+        paper.text(x, 0.9, head, bold=True)
+    for i, ((who, (job, limit, answer)), colour) in enumerate(zip(found.items(), colours, strict=False)):
+        y = 2.2 + 4.6 * i
+        for x, width, text in ((0.3, 6.6, who), (7.9, 7.0, job), (15.9, 7.4, limit)):
+            paper.box(x, y, width, 3.4, text, colour, fill=0.15, size=8.5)
+            paper.arrow((x + width, y + 1.7), (x + width + 1.0, y + 1.7))
+        paper.box(24.3, y, 11.4, 3.4, answer, colour, size=8.5, bold=True)
     return paper.figure

@@ -19,19 +19,25 @@ except ImportError:
     raise LLMHWError("llmhw.measure needs PyTorch; install it with: pip install 'llmhw[torch]'") from None
 
 from llmhw.measure.activations import measure_activations
+from llmhw.measure.device import DeviceMeasurement, measure_device
 from llmhw.measure.report import Measurement, Row
+from llmhw.measure.step import StepMeasurement, measure_step
 from llmhw.measure.steps import measure_flops, measure_memory, measure_optimizer, measure_params
 
 __all__ = [
     "QUANTITIES",
+    "DeviceMeasurement",
     "Measurement",
     "Row",
+    "StepMeasurement",
     "measure",
     "measure_activations",
+    "measure_device",
     "measure_flops",
     "measure_memory",
     "measure_optimizer",
     "measure_params",
+    "measure_step",
 ]
 
 QUANTITIES = {
@@ -40,13 +46,14 @@ QUANTITIES = {
     "activations": measure_activations,
     "memory": measure_memory,
     "optimizer": measure_optimizer,
+    "step": measure_step,
 }
 
 
 def measure(what: str, model: Any, **options: Any) -> Any:
     """Measure one quantity of a model in PyTorch.
 
-    what      params, flops, activations, memory or optimizer
+    what      params, flops, activations, memory, optimizer or step
     model     catalog name, path of a `config.json`, its content as a dict, a `ModelSpec`, or a `torch.nn.Module`
     options   those of the function `measure_<what>`
 

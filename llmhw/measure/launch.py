@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,8 +38,10 @@ class Case:
     hang_rank: int | None = None
 
 
-def run_cases(cases: list[Case], *, device: str = "auto", timeout: float = 120) -> list[list[dict[str, Any]]]:
-    """What every rank of every case reported. Raises `LLMHWError` naming the rank that failed, and why.
+def run_cases(cases: Sequence[Any], *, device: str = "auto", timeout: float = 120) -> list[list[dict[str, Any]]]:
+    """What every rank of every case, a `Case` or a `Talk`, reported.
+
+    Raises `LLMHWError` naming the rank that failed, and why.
 
     timeout   seconds for each case
     """
@@ -122,6 +125,7 @@ def _rank(rank: int, case: dict[str, Any], device: str, store: str, pipe: Any) -
         import torch.distributed as dist
 
         from llmhw.measure._worker import run_case
+        from llmhw.measure.talk import run_talk
 
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
@@ -131,7 +135,8 @@ def _rank(rank: int, case: dict[str, Any], device: str, store: str, pipe: Any) -
         dist.init_process_group(
             "nccl" if kind == "cuda" else "gloo", init_method=f"file://{store}", rank=rank, world_size=case["ranks"]
         )
-        pipe.send(("result", time.monotonic(), run_case(case, kind)))
+        work = run_talk if case.get("collectives") else run_case
+        pipe.send(("result", time.monotonic(), work(case, kind)))
         dist.barrier()
         dist.destroy_process_group()
     except BaseException as error:

@@ -240,7 +240,17 @@ _PHRASES: dict[str, list[str]] = {
         "--resume",
     ],
     "explain": [*_ONE, "--optimizer adamw|muon", "--precision bf16|fp32"],
-    "measure": ["--batch 0|-1|x", "--seq-len 0|-5|1.5", "--optimizer x|lbfgs", "--gpu x|h10"],
+    "measure": [
+        "--toy",
+        "--threads 1|0|x",
+        "--ranks 1|0|x",
+        "--kind decode|x",
+        "--device cpu|x",
+        "--batch 0|-1|x",
+        "--seq-len 0|-5|1.5",
+        "--optimizer x|lbfgs",
+        "--gpu x|h10",
+    ],
     "validate": ["--worst 0|1|3|1000", "--columns", "--template", _CALIBRATION, "--fit {dir}/fitted.json"],
 }
 _PARTS = {
@@ -274,7 +284,7 @@ def _base(draw: Any, name: str) -> list[str]:
     model = draw(st.sampled_from(MODELS.split()))
     if name == "measure":
         return [
-            _word(draw, "params|flops|activations|memory|optimizer"),
+            _word(draw, "params|flops|activations|memory|optimizer|step"),
             draw(st.sampled_from(["x", "t5", "{config}"])),
         ]
     if name == "explain":
