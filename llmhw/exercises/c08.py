@@ -8,7 +8,8 @@ from typing import Any
 import llmhw
 from llmhw.exercises.base import Exercise
 from llmhw.memory import lora_params, lora_states, lora_tensors
-from llmhw.precision import grouped_bits_per_weight, number_format, stored_weight_bytes
+from llmhw.precision import grouped_bits_per_weight, stored_weight_bytes
+from llmhw.units import LLMHWError
 
 
 def _bits(group: int, scale_bits: int, zero_bits: int) -> float:
@@ -33,12 +34,6 @@ def _without_adapter_states(model: str, rank: int) -> float:
     return _states_gib(model, rank) - 12 * added / 2**30
 
 
-def _share(model: str) -> float:
-    spec, fmt = llmhw.model(model), number_format("int4-gptq")
-    outer = sum(p.value for p in llmhw.weights(spec, fmt).parts if p.name in ("embedding", "head"))
-    return 100 * float(outer) / float(llmhw.weights(spec, fmt).total)
-
-
 Rounding = Callable[[Any, Any], Any]
 
 
@@ -60,25 +55,33 @@ def gptq(weights: Any, hessian: Any) -> Any:
     return whole
 
 
-def _accept_gptq(answer: Rounding) -> str:
-    if not callable(answer):
-        return "it is not a function"
+def share_of_rounding(answer: Rounding) -> float:
+    """The error that an answer to 8.6 leaves, over that of plain rounding, for weights and correlated inputs drawn once.
+
+    >>> share_of_rounding(lambda weights, hessian: weights.round())
+    1.0
+    """
     import numpy
 
     draw = numpy.random.default_rng(8)
     weights = draw.normal(size=(16, 32)) * 3
     inputs = draw.normal(size=(256, 8)) @ draw.normal(size=(8, 32)) + 0.3 * draw.normal(size=(256, 32))
-    hessian = inputs.T @ inputs
-    found = numpy.asarray(answer(weights.copy(), hessian.copy()), dtype=float)
+    found = numpy.asarray(answer(weights.copy(), inputs.T @ inputs), dtype=float)
     if found.shape != weights.shape:
-        return f"it returns the shape {found.shape}, the weights have {weights.shape}"
+        raise LLMHWError(f"answer returns the shape {found.shape}; the weights have {weights.shape}, return the same")
     if not (found == numpy.round(found)).all():
-        return "not all that it returns are whole numbers"
+        raise LLMHWError("answer returns fractions; round all that it returns to whole numbers")
+    error, rounding = (((weights - each) @ inputs.T) ** 2 for each in (found, numpy.round(weights)))
+    return float(error.sum() / rounding.sum())
 
-    def error(rounded: Any) -> float:
-        return float(numpy.sum(((weights - rounded) @ inputs.T) ** 2))
 
-    share = error(found) / error(numpy.round(weights))
+def _accept_gptq(answer: Rounding) -> str:
+    if not callable(answer):
+        return "it is not a function"
+    try:
+        share = share_of_rounding(answer)
+    except LLMHWError as error:
+        return str(error)
     return "" if share < 0.6 else f"its error is {share:.2f} times that of plain rounding; GPTQ leaves less than 0.6"
 
 
