@@ -56,7 +56,7 @@ def gptq(weights: Any, hessian: Any) -> Any:
 
 
 def share_of_rounding(answer: Rounding) -> float:
-    """The error that an answer to 8.6 leaves, over that of plain rounding, for weights and correlated inputs drawn once.
+    """The error that an answer to 8.6 leaves, over that of plain rounding, for weights and inputs drawn once.
 
     >>> share_of_rounding(lambda weights, hessian: weights.round())
     1.0

@@ -119,7 +119,6 @@ def trained(steps: int = 160) -> Any:
     return model.eval()
 
 
-@torch.no_grad()
 def perplexity(model: Any) -> float:
     """exp of the mean loss a letter over the names held out: 1 is certain, 39 knows nothing.
 
@@ -128,11 +127,11 @@ def perplexity(model: Any) -> float:
     True
     """
     rows = text().test[: len(text().test) // ROW * ROW].view(-1, ROW)
-    loss = model(input_ids=rows).logits[:, :-1].float()
+    with torch.no_grad():
+        loss = model(input_ids=rows).logits[:, :-1].float()
     return math.exp(torch.nn.functional.cross_entropy(loss.flatten(0, 1), rows[:, 1:].flatten()))
 
 
-@torch.no_grad()
 def channel_peaks(model: Any, layer: int = 0) -> dict[str, list[float]]:
     """The largest input of each channel over the text held out, loudest first, of three matrices of a layer."""
     found: dict[str, list[float]] = {}
