@@ -78,11 +78,11 @@ def activation_scales(channels: int = 8, loud: int = 2) -> Figure:
         x = 9.4 + i * step
         high = 3.2 if strong else 0.9 + 0.15 * (i % 3)
         paper.box(x, 5.6 - high, step - 0.6, high, colour=ORANGE if strong else GREY, fill=0.4)
-        paper.box(x, 7.6, step - 0.6, 2.2, "w·s" if strong else "w", ORANGE if strong else BLUE, fill=0.25, bold=strong)
-        paper.text(x + step / 2 - 0.3, 6.6, "÷ s" if strong else "", size=8.5)
+        paper.box(x, 7.6, step - 0.6, 2.2, "w·c" if strong else "w", ORANGE if strong else BLUE, fill=0.25, bold=strong)
+        paper.text(x + step / 2 - 0.3, 6.6, "÷ c" if strong else "", size=8.5)
     paper.text(0.4, 4.4, "activations", at="left", size=8.5)
     paper.text(0.4, 8.7, "weights", at="left", size=8.5)
-    paper.text(0.4, 11.6, "(x ÷ s)(w·s) = x·w: the product stays, the loud\nchannel's rounding error shrinks by s",
+    paper.text(0.4, 11.6, "(x ÷ c)(w·c) = x·w: the product stays, the loud\nchannel's rounding error shrinks by c",
                at="left", size=8)  # fmt: skip
     return paper.figure
 
