@@ -64,7 +64,9 @@ def quiet() -> Iterator[None]:
     """Without the advice that transformers, torch and what they load print about models that are only measured."""
     import logging as plain
 
-    from transformers.utils import logging
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it loads
+        from transformers.utils import logging
 
     before, off = logging.get_verbosity(), plain.root.manager.disable
     logging.set_verbosity_error()
