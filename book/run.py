@@ -34,8 +34,11 @@ def with_answers(notebook: Any) -> Any:
         cells.append(cell)
         for found in answers(cell.source) if cell.cell_type == "markdown" else ():
             shown = [nbformat.v4.new_output("stream", name="stdout", text=found["shown"])] if found["shown"] else []
+            # nbval takes outputs of a cell without a count for a mistake
             cells.append(
-                nbformat.v4.new_code_cell(found["code"].rstrip("\n"), outputs=shown, metadata={"answer_in": index})
+                nbformat.v4.new_code_cell(
+                    found["code"].rstrip("\n"), outputs=shown, metadata={"answer_in": index}, execution_count=1
+                )
             )
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
 

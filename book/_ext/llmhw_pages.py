@@ -287,6 +287,18 @@ def fewer_scripts(_app: Sphinx, _page: str, _template: str, context: dict[str, A
     context["script_files"] = list(kept.values())
 
 
+def icons_from_fonts(app: Sphinx, error: Exception | None) -> None:
+    """The theme brings its icons twice: as fonts, and as 1.5 MB of script that draws the same. The fonts do."""
+    if error or app.builder.format != "html":
+        return
+    (Path(app.outdir) / "_static" / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        without = re.sub(r"\s*<(?:script|link)[^>]*/fontawesome\.js[^>]*>(?:</script>)?", "", text)
+        if without != text:
+            page.write_text(without, encoding="utf-8")
+
+
 def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     """Copy the pinned MathJax from node_modules into the site."""
     if error or app.builder.format != "html":
@@ -341,5 +353,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", fewer_scripts, priority=900)  # after all that add scripts
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", serve_wheel)
+    app.connect("build-finished", icons_from_fonts)
     app.connect("build-finished", start_page, priority=900)  # after the tool's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}

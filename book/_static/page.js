@@ -40,18 +40,8 @@ for (const form of document.querySelectorAll("form.filter")) {
   form.hidden = false;
 }
 
-// The theme's buttons are called by the words that they show, for readers who speak to the page.
+// The search button is called by the words that it shows, for readers who speak to the page.
 for (const button of document.querySelectorAll("button.search-button-field")) button.removeAttribute("aria-label");
-for (const button of document.querySelectorAll("button.theme-switch-button")) {
-  const bare = () => button.querySelectorAll("svg").forEach(icon => {
-    icon.querySelector("title")?.remove();
-    icon.removeAttribute("role");
-    icon.removeAttribute("aria-labelledby");
-    icon.setAttribute("aria-hidden", "true");
-  });
-  new MutationObserver(bare).observe(button, { childList: true, subtree: true }); // the icons come late
-  bare();
-}
 
 // The list of references is made of list items.
 for (const entry of document.querySelectorAll(".citation-list > .citation")) entry.setAttribute("role", "listitem");

@@ -312,16 +312,20 @@ def step_life(
 
 @drawing
 def ladder(
-    rungs: Mapping[str, Any] | None = None, *, known: Sequence[str] = (), capacity: float = 0.0, name: str = "a card"
+    rungs: Mapping[str, Any] | None = None,
+    *,
+    known: Sequence[str] | None = None,
+    capacity: float = 0.0,
+    name: str = "a card",
 ) -> Figure:
     """Rungs of bytes beside the memory of a card; those that are not known yet are left open.
 
     rungs      name -> bytes
-    known      which of them are drawn
+    known      which of them are drawn; None: the first three
     capacity   bytes of the card, whose name is `name`
     """
     rungs = rungs or {"at once": 800 * GIB, "accumulate": 126 * GIB, "8-bit": 40 * GIB, "LoRA": 15 * GIB}
-    known, capacity = known or list(rungs)[:3], capacity or 48 * GIB
+    known, capacity = list(rungs)[:3] if known is None else known, capacity or 48 * GIB
     start, wide, most = 11.4, 15.6, 3 * capacity
     paper = Canvas(36, 3.6 + 1.9 * len(rungs))
     for i, (rung, size) in enumerate(rungs.items()):

@@ -9,7 +9,7 @@ from llmhw.drawings.canvas import BLUE, GREEN, GREY, LIGHT, ORANGE, PINK, RED, C
 from llmhw.units import GIB, KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -326,4 +326,54 @@ def owned_node(plan: Ownership | None = None) -> Figure:
         paper.legend({f"{name}: ${value:,.0f}": colour}, 0.5 + 18 * (i % 2), 5.5 + 1.3 * (i // 2))
     paper.text(0.5, 10.2, f"renting the hours that are used: ${rent:,.0f}", at="left", bold=True)
     paper.box(0.5, 11.2, rent * scale, 2.2, colour=GREY)
+    return paper.figure
+
+
+@drawing
+def funnel(model: str = "llama-3-70b", card: str = "h100", devices: int = 64) -> Figure:
+    """How a search picks a layout: all combinations, those that are valid, those that fit, the fastest."""
+    from llmhw.job import TrainingJob
+    from llmhw.search import search
+
+    place = llmhw.Cluster(card, devices, inter_link="infiniband ndr")
+    job = TrainingJob(model=llmhw.model(model), cluster=place, kernels="megatron", global_batch=64)
+    found = search(job, best=1)
+    rows = (
+        (f"{found.tried:,} combinations", "of tp, pp, vpp, cp, ep, ZeRO, micro-batch, recompute", GREY),
+        (f"{found.valid:,} are valid", "they divide heads, layers, batch and devices", LIGHT),
+        (f"{found.fitting:,} fit", f"into {devices} x {place.accelerator.name}", BLUE),
+        (f"the fastest: {found.best[0].seconds:.2f} s a step", f"{model}", GREEN),
+    )
+    paper = Canvas(36, 14.4)
+    for i, (many, why, colour) in enumerate(rows):
+        wide, y = 34.0 - 5.0 * i, 0.5 + 3.6 * i
+        paper.box(18 - wide / 2, y, wide, 2.6, f"{many}\n{why}" if i < 3 else many, colour)
+        if i < 3:
+            paper.arrow((18, y + 2.6), (18, y + 3.6))
+    return paper.figure
+
+
+@drawing
+def buyers(found: Mapping[str, Sequence[str]] | None = None) -> Figure:
+    """Three buyers, the question that decides for each, and what a plan answers.
+
+    found   buyer -> the job, the limit that decides, the answer in one or two lines; default: from memory alone
+    """
+    if found is None:
+        card, params = llmhw.accelerator("h100"), llmhw.model("llama-3-70b").parameters.total
+        serve, train = (-(-params * each // card.memory_bytes) for each in (2, 16))
+        found = {
+            "serving": ("70B in 16 bit", "memory", f"at least {serve:.0f} x H100\nfor the weights"),
+            "training": ("all of 70B", "memory", f"at least {train:.0f} x H100\nfor the states"),
+        }
+    colours = (BLUE, ORANGE, GREEN)
+    paper = Canvas(36, 2.2 + 4.6 * len(found))
+    for x, head in ((3.6, "who"), (11.4, "the job"), (19.6, "what decides"), (29.8, "the plan's answer")):
+        paper.text(x, 0.9, head, bold=True)
+    for i, ((who, (job, limit, answer)), colour) in enumerate(zip(found.items(), colours, strict=False)):
+        y = 2.2 + 4.6 * i
+        for x, width, text in ((0.3, 6.6, who), (7.9, 7.0, job), (15.9, 7.4, limit)):
+            paper.box(x, y, width, 3.4, text, colour, fill=0.15, size=8.5)
+            paper.arrow((x + width, y + 1.7), (x + width + 1.0, y + 1.7))
+        paper.box(24.3, y, 11.4, 3.4, answer, colour, size=8.5, bold=True)
     return paper.figure

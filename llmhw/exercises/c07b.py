@@ -81,8 +81,8 @@ def _ends_in_time(answer: llmhw.Parallelism, cards: int, days: int) -> str:
 def _scatter_percent(answer: float) -> str:
     if answer < 0.05:
         return "no machine is so steady: is it a share of the mean, in percent, times the factor of 2,048 nodes?"
-    if answer > 500:
-        return "so much is another program's doing: leave out the first products, and take products of 512 x 512"
+    if answer > 5000:
+        return "so much is another program's doing: leave out the first products, and take products of 256 x 256"
     return ""
 
 
@@ -192,7 +192,7 @@ EXERCISES = (
         "7b.6",
         "measure",
         1,
-        "How much does your own machine scatter? Time 300 equal matrix products (512 x 512, after a few to warm "
+        "How much does your own machine scatter? Time 100 equal matrix products (256 x 256, after a few to warm "
         "up), and divide "
         "their standard deviation by their mean. How many percent longer would a step be if each of 2,048 nodes "
         "scattered so, by "

@@ -77,7 +77,7 @@ EXERCISES = (
         "configuration or a source? Answer with that word, and say why it is not yours.",
         answer=lambda: "configuration",
         choices=("row", "configuration", "source"),
-        slips={"then the whole cluster would be hidden": "source", "one vote a configuration: repeats are one": "row"},
+        slips={"then the whole cluster would be hidden": "source", "then only repeats of the very same run would stay": "row"},
         hints=("What of the same cluster and the same week stays in?",),
     ),
     Exercise(

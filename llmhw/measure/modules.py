@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,10 @@ from llmhw.model import ModelSpec
 from llmhw.model import model as named_model
 from llmhw.sources import config_of
 from llmhw.units import LLMHWError, check_choice, shown
+
+# Where torchao is installed, importing transformers imports it, and both complain of kernels that nothing here uses.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 # "flash" is the library's word for a fused kernel, "sdpa" is transformers' word for PyTorch's.
 _IMPLEMENTATIONS = {"flash": "sdpa", "sdpa": "sdpa", "eager": "eager"}
@@ -62,22 +67,20 @@ def name_of(model: Any) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the advice that transformers, torch and what they load print about models that are only measured."""
-    import logging as plain
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what it loads
-        from transformers.utils import logging
+        from transformers.utils import logging as advice
 
-    before, off = logging.get_verbosity(), plain.root.manager.disable
-    logging.set_verbosity_error()
-    plain.disable(plain.WARNING)
+    before, off = advice.get_verbosity(), logging.root.manager.disable
+    advice.set_verbosity_error()
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(before)
-        plain.disable(off)
+        advice.set_verbosity(before)
+        logging.disable(off)
 
 
 @contextlib.contextmanager

@@ -145,6 +145,7 @@ def test_page(browser: Any, address: str, name: str) -> None:
                 problems.append(f"picture not shown: {source}")
         raw = re.findall(r"\\[a-z]{3,}\S*", page.evaluate(PROSE))
         problems += [f"raw TeX in the prose: {text}" for text in raw]
+        problems += [f"a link that is none: {text}" for text in re.findall(r"\]\([a-z]+:\S*", page.evaluate(PROSE))]
     assert not problems, "\n".join(dict.fromkeys(problems))
 
 

@@ -416,3 +416,15 @@ def test_formulas_take_arrays() -> None:
     assert rates.tolist() == [50e9, 200e9, 400e9]
     times = message_seconds(wire_bytes=1e9, bandwidth_bytes_per_second=rates, hops=ranks, latency_seconds=1e-5)
     assert times.tolist() == pytest.approx([1 / 50 + 1e-5, 1 / 200 + 4e-5, 1 / 400 + 16e-5])
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("all-reduce", "dp"), ("all-gather", "tp"), ("all-to-all", "ep")])
+def test_a_group_may_be_placed_otherwise_than_its_layout_does(kind: str, axis: str) -> None:
+    """With as many of its ranks in a node as the layout puts there nothing changes; with fewer it is slower."""
+    net = Network(per_node=8, inside=400e9, between=50e9, inside_latency=3e-6, between_latency=10e-6)
+    x = Layout(dp=16, tp=8, ep=16) if axis != "dp" else Layout(dp=16)
+    group = Collective(kind, axis, GROUPS[axis][0](x), 3, 1e9, "", "")
+    formula, given = net.timing(group, x)
+    local = int(net.local(group.ranks, GROUPS[axis][1](x)))
+    assert net.seconds(group, local) == pytest.approx(3 * formula(**given))
+    assert net.seconds(group, 1) > 1.5 * net.seconds(group, local)
