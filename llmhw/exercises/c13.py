@@ -15,7 +15,7 @@ def _one_vote_a_source() -> float:
 
 
 def _rule_of_thumb(what: str) -> float:
-    return float(100 * summary(baseline_mfu(cases(), lambda case: case.device, what=what)[1])["median"])
+    return float(100 * summary(baseline_mfu(cases(), lambda case: case.device, what=what)[1])["p90"])
 
 
 def _ratio(answer: float) -> str:
@@ -60,7 +60,7 @@ EXERCISES = (
         2,
         "MFU punishes recompute, which does a third more work. Give the baseline a kinder measure: one "
         "HFU a device and format. "
-        "What is its median error, in per cent?",
+        "What is the 90th percentile of its errors, in per cent?",
         unit="per cent",
         answer=lambda: _rule_of_thumb("hfu"),
         slips={"that of one MFU": lambda: _rule_of_thumb("mfu"), "a share, not per cent": 0.01},
@@ -77,7 +77,7 @@ EXERCISES = (
         "configuration or a source? Answer with that word, and say why it is not yours.",
         answer=lambda: "configuration",
         choices=("row", "configuration", "source"),
-        slips={"then the whole cluster would be hidden": "source", "then only repeats of the very same run would stay": "row"},
+        slips={"then the whole cluster would be hidden": "source", "then repeats of the run would stay": "row"},
         hints=("What of the same cluster and the same week stays in?",),
     ),
     Exercise(
