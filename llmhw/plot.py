@@ -227,7 +227,7 @@ def memory_bars(
     right = max([1.15 * max(ends), *(1.05 * line for line, _ in lines)]) or 1.0
     for y, (total, end) in enumerate(zip((t / size for t in totals), ends, strict=True)):
         for line, _ in lines:
-            if end < line < end + 0.07 * right:  # would run through the label
+            if end < line < end + 0.1 * right:  # would run through the label
                 end = line
         digits = ",.0f" if total >= 100 else ",.1f" if total >= 0.05 or not total else ".1g"
         axes.annotate(f"{total:{digits}}", (end, y), xytext=(3, 0), textcoords="offset points", va="center")

@@ -105,7 +105,8 @@ def test_no_message_gives_the_answer(entry: Exercise) -> None:
         tried += [numbers(right)[0] * factor for _, factor in common_slips(entry.unit)]
     texts = [repr(verdict) for value in tried if not (verdict := entry.judge(value))]
     for text in [*texts, *entry.hints, *entry.slips]:
-        assert not given_away(entry, text.replace(entry.id, "").replace(f"in {entry.unit}", "")), text
+        bare = re.sub(r" at 0x[0-9a-f]+", "", text)  # an address may hold any digits
+        assert not given_away(entry, bare.replace(entry.id, "").replace(f"in {entry.unit}", "")), text
 
 
 @every
