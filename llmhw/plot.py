@@ -850,3 +850,81 @@ def ratios(
     axes.set_xlabel(x)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(bands), handletextpad=0.2)
     return figure
+
+
+def paired(rows: Mapping[str, tuple[float, float]], *, names: tuple[str, str], x: str) -> Figure:
+    """Two dots on a line for each row, on a logarithmic axis of per cent: what a hidden source costs.
+
+    rows    label -> two errors, as shares
+    names   of the first, filled, and of the second, open dot
+    x       label of the axis
+    """
+    _check_shown("error", (value for pair in rows.values() for value in pair), above=True)
+    figure, axes = _figure(0.9 + 0.24 * len(rows), None)
+    for i, (first, second) in enumerate(rows.values()):
+        axes.plot([100 * first, 100 * second], [i, i], color=INK, linewidth=1)
+    lines = range(len(rows))
+    axes.plot([100 * a for a, _ in rows.values()], lines, "o", color=PALETTE[0], markersize=6, label=names[0])
+    hollow: dict[str, Any] = {"color": PALETTE[1], "markersize": 7, "fillstyle": "none", "markeredgewidth": 1.6}
+    axes.plot([100 * b for _, b in rows.values()], lines, "o", label=names[1], **hollow)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.minorticks_off()
+    axes.set_yticks(lines, list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel(x)
+    axes.legend(loc="upper right", fontsize="small")
+    return _hold(figure, axes)
+
+
+def decades(
+    points: Mapping[str, Sequence[tuple[float, float]]], *, band: tuple[float, float], x: str, y: str
+) -> Figure:
+    """Predicted against measured values over several decades; on the line a prediction is perfect.
+
+    points   label -> pairs of measured and predicted
+    band     least and most of measured over predicted: the shaded interval
+    x, y     labels of the axes
+    """
+    _check_shown("value", (value for some in points.values() for pair in some for value in pair), above=True)
+    figure, axes = _figure(4.6, None)
+    ends = [value for some in points.values() for pair in some for value in pair]
+    low, high = min(ends) / 1.5, max(ends) * 1.5
+    grid = [low * (high / low) ** (i / 40) for i in range(41)]
+    shade = {"color": PALETTE[0], "alpha": 0.2, "linewidth": 0, "label": "80 % interval, dense"}
+    axes.fill_between(grid, [v / band[1] for v in grid], [v / band[0] for v in grid], **shade)
+    axes.plot(grid, grid, color=INK, linewidth=1)
+    for i, (label, some) in enumerate(points.items()):
+        dots = {"color": PALETTE[i % len(PALETTE)], "markersize": 3.5, "alpha": 0.7, "label": label}
+        axes.plot([a for a, _ in some], [b for _, b in some], "o^s"[i % 3], linestyle="none", **dots)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.minorticks_off()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(loc="upper left", fontsize="small")
+    return _hold(figure, axes)
+
+
+def arrows(rows: Mapping[str, tuple[float, float, float]], *, x: str) -> Figure:
+    """Constants from their priors to what a fit made of them, each over its prior.
+
+    rows   label -> prior, its spread as a share, fitted
+    x      label of the axis
+    """
+    _check_shown("constant", (value for row in rows.values() for value in row), above=True)
+    figure, axes = _figure(0.9 + 0.28 * len(rows), None)
+    for i, (prior, spread, fitted) in enumerate(rows.values()):
+        bar: dict[str, Any] = {"color": PALETTE[4], "linewidth": 7, "alpha": 0.4, "solid_capstyle": "butt"}
+        axes.plot([1 / (1 + spread), 1 + spread], [i, i], **bar, label=None if i else "the prior, one spread")
+        arrow = {"arrowstyle": "-|>", "color": PALETTE[5], "linewidth": 1.6}
+        axes.annotate("", (fitted / prior, i), (1.0, i), arrowprops=arrow)
+        axes.plot([fitted / prior], [i], ".", color=PALETTE[5], label=None if i else "fitted")
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlabel(x)
+    axes.legend(loc="center right", fontsize="small")
+    return _hold(figure, axes)

@@ -67,7 +67,9 @@ def name_of(model: Any) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the advice that transformers, torch and what they load print about models that are only measured."""
-    from transformers.utils import logging as advice
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it loads
+        from transformers.utils import logging as advice
 
     before, off = advice.get_verbosity(), logging.root.manager.disable
     advice.set_verbosity_error()
