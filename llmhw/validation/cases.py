@@ -127,6 +127,11 @@ def summary(errors: Iterable[float]) -> dict[str, Any]:
     return {"n": len(sizes), "median": percentile(sizes, 50), "p90": percentile(sizes, 90)}
 
 
+def stated(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of errors that a calibration states, as in `left_out`."""
+    return {"n": errors["groups"], "median": errors["median_abs_error"], "p90": errors["p90_abs_error"]}
+
+
 def value_of(constants: Mapping[str, Any], name: str) -> float:
     """A constant by its path: families.hopper.matmul."""
     found: Any = constants
