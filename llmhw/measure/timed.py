@@ -27,7 +27,7 @@ def decoder_config(
     """The config of a Llama of that size, with the proportions of small ones.
 
     >>> ModelSpec.from_config(decoder_config(hidden=64, layers=2, vocab=100)).parameters.total
-    109440
+    110400
     """
     count = heads or max(1, hidden // 64)
     return {

@@ -288,7 +288,9 @@ def test_these_are_all_reports() -> None:
 
     # those of the command are tried with it
     of_the_command = {"Grid", "Sweep", "Listing", "Text", "Validated", "ModelFacts"}
-    assert below(Report) - {"Report", "StageReport", "Measured"} - of_the_command == set(REPORTS)
+    # and those of a machine's time in tests/truth/test_measure_device.py
+    of_the_machine = {"DeviceMeasurement", "StepMeasurement"}
+    assert below(Report) - {"Report", "StageReport", "Measured"} - of_the_command - of_the_machine == set(REPORTS)
 
 
 def test_columns_of_a_table() -> None:
