@@ -39,6 +39,7 @@ def _first_ms(service: float, rate: float) -> float:
     return service * (1 + load / (2 * (1 - load)))
 
 
+@cache
 def _requests(cards: int, tpot: float) -> float:
     job = ServingJob(model=llmhw.model("llama-3.1-8b"), cluster=llmhw.Cluster("H100 SXM5 80GB", 1), max_sequences=1024)
     found = llmhw.serve(job, input_tokens=1000, output_tokens=250, slo_ttft=0.5, slo_tpot=tpot / 1000)

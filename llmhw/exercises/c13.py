@@ -1,5 +1,6 @@
 """Exercises of chapter 13, how good are these predictions?"""
 
+from functools import cache
 from math import exp, hypot
 
 from llmhw.catalog import read_calibration
@@ -8,12 +9,14 @@ from llmhw.validation.cases import baseline_mfu, by_family, cases, summary
 from llmhw.validation.statistics import percentile
 
 
+@cache
 def _one_vote_a_source() -> float:
     known = read_calibration("training_time")
     unseen = {**known.get("held", {}).get("sources", {}), **known["left_out"]["sources"]}
     return float(percentile([100 * unseen[name]["median_abs_error"] for name in by_family(cases())], 50))
 
 
+@cache
 def _rule_of_thumb(what: str) -> float:
     return float(100 * summary(baseline_mfu(cases(), lambda case: case.device, what=what)[1])["p90"])
 
