@@ -6,6 +6,7 @@ what it needs from a config or a data sheet is in its text.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, floor, sqrt
 from typing import Any
 
@@ -217,15 +218,7 @@ SET_2 = (
 )
 
 EXAM = (
-    Exercise(
-        "exam.1",
-        "by hand",
-        1,
-        "{model.name} has {model.parameters.total:,} parameters. How much memory do its weights take in {format}?",
-        lambda model, format: llmhw.weights(model, format).total / GIB,
-        unit="GiB",
-        given={"model": MODELS, "format": ("bf16", "fp32")},
-    ),
+    replace(SET_1[0], id="exam.1"),
     Exercise(
         "exam.2",
         "by hand",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("neural_compressor")
+pytest.importorskip("neural_compressor", reason="needs the extra quantize")
 from llmhw import model, weights
 from llmhw.measure import quantized, small
 from llmhw.measure.modules import spec_of
