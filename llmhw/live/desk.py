@@ -1,0 +1,52 @@
+"""The desk where questions from a page are answered: by name, in the reader's language, errors as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llmhw.language import in_language
+from llmhw.live.base import Answer, Calculator
+from llmhw.live.formats import FORMATS
+from llmhw.live.html import answer_html
+from llmhw.units import LLMHWError, unknown_name
+
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS,)}
+
+
+def _calculator(name: Any) -> Calculator:
+    if name not in CALCULATORS:
+        raise unknown_name("calculator", name, CALCULATORS)
+    return CALCULATORS[name]
+
+
+def answer(name: str, settings: Mapping[str, Any] | None = None) -> Answer:
+    """The answer of a calculator to settings; what they do not say is as the page has it at first.
+
+    >>> answer("formats", {"format": "fp8"}).figures[0].value
+    8.0
+    """
+    return _calculator(name).answer(settings or {})
+
+
+def respond(question: str) -> str:
+    """Answer a question of the page, JSON to JSON: what the worker in the browser calls.
+
+    question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
+               is asked for}
+
+    Gives {"html": ...}, {"explanation": text}, or {"error": text}; it never raises for what a reader can type.
+    """
+    try:
+        asked = json.loads(question)
+        with in_language(asked.get("language", "en")):
+            found = answer(asked["calculator"], asked.get("settings"))
+            if "explain" not in asked:
+                return json.dumps({"html": answer_html(found)})
+            for figure in found.figures:
+                if figure.label == asked["explain"] and figure.explain:
+                    return json.dumps({"explanation": figure.explain()})
+            raise LLMHWError(f"{asked['explain']!r} is not explained")
+    except LLMHWError as error:
+        return json.dumps({"error": str(error)})

@@ -1,0 +1,71 @@
+"""Drawings as SVG text, without matplotlib: what the browser has not got.
+
+Colours are the page's (`--figure-0` and on, and the colour of its text), so a drawing is at home in light and in dark.
+A unit of the drawing is a CSS pixel at full size; 640 is the widest, and text of 13 stays legible on a phone if a
+drawing is at most 400 wide or is drawn to be read without its small print.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")  # where the page names none
+
+
+def colour(series: int | None) -> str:
+    """The colour of a series, counted from 0; None is the colour of text."""
+    if series is None:
+        return "currentColor"
+    return f"var(--figure-{series % len(SERIES)},{SERIES[series % len(SERIES)]})"
+
+
+class Drawing:
+    """An SVG that is written from left to right; `svg(words)` gives its text."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self._parts: list[str] = []
+
+    def _put(self, element: str, inside: str = "", **attributes: Any) -> None:
+        said = ""
+        for key, value in attributes.items():
+            if value is not None:
+                text = f"{value:.6g}" if isinstance(value, float) else str(value)
+                said += f' {key.strip("_").replace("_", "-")}="{escape(text)}"'
+        self._parts.append(f"<{element}{said}>{inside}</{element}>" if inside else f"<{element}{said}/>")
+
+    def box(
+        self, x: float, y: float, width: float, height: float, series: int | None = None, *, fill: float = 0.75,
+        outline: bool = False, title: str = "",
+    ) -> None:  # fmt: skip
+        """A box; `title` is shown where a pointer rests on it."""
+        inside = f"<title>{escape(title)}</title>" if title else ""
+        self._put("rect", inside, x=float(x), y=float(y), width=max(float(width), 0.0), height=float(height),
+                  fill=colour(series) if fill else "none", fill_opacity=fill or None,
+                  stroke=colour(series) if outline else None)  # fmt: skip
+
+    def text(
+        self, x: float, y: float, text: str, *, at: str = "start", size: float = 13, bold: bool = False,
+        series: int | None = None,
+    ) -> None:  # fmt: skip
+        """A label whose baseline is at y; `at` start, middle or end."""
+        self._put("text", escape(text), x=float(x), y=float(y), text_anchor=at, font_size=size,
+                  font_weight="bold" if bold else None, fill=colour(series))  # fmt: skip
+
+    def line(
+        self, points: list[tuple[float, float]], series: int | None = None, *, width: float = 1.0, dashed: bool = False
+    ) -> None:
+        """A line through points."""
+        self._put("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), fill="none",
+                  stroke=colour(series), stroke_width=width, stroke_dasharray="5 4" if dashed else None)  # fmt: skip
+
+    def dot(self, x: float, y: float, series: int | None = None, *, radius: float = 4.0) -> None:
+        self._put("circle", cx=float(x), cy=float(y), r=radius, fill=colour(series))
+
+    def svg(self, words: str) -> str:
+        """The drawing; `words` say what it shows to who does not see it."""
+        return (
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(words)}" '
+            f'style="max-width:{self.width:g}px" font-family="inherit">{"".join(self._parts)}</svg>'
+        )
