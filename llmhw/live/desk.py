@@ -25,7 +25,7 @@ def answer(name: str, settings: Mapping[str, Any] | None = None) -> Answer:
     """The answer of a calculator to settings; what they do not say is as the page has it at first.
 
     >>> answer("formats", {"format": "fp8"}).figures[0].value
-    8.0
+    8
     """
     return _calculator(name).answer(settings or {})
 
