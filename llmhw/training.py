@@ -367,6 +367,12 @@ class JobMemory(StageReport):
         return _metered(*max(self._held, key=sum), self.job.cluster.devices)
 
     @property
+    def stage_device_bytes(self) -> tuple[float, ...]:
+        """The same of each stage."""
+        meters = (_metered(*held, self.job.cluster.devices)[1] for held in self._held)
+        return tuple(float(shown.value) + engine_bytes(self.job) for shown in meters)
+
+    @property
     def _held(self) -> list[tuple[float, float]]:
         held = zip((float(stage.total) for stage in self.stages), self.unreused, self.given_back, strict=True)
         return [(total, _kept(self.job, total, (apart - may_go, may_go))) for total, apart, may_go in held]

@@ -9,10 +9,11 @@ from typing import Any
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
 from llmhw.live.formats import FORMATS
+from llmhw.live.layout import LAYOUT
 from llmhw.live.html import answer_html
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS,)}
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS, LAYOUT)}
 
 
 def _calculator(name: Any) -> Calculator:
