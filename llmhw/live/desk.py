@@ -10,10 +10,16 @@ from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
 from llmhw.live.formats import FORMATS
 from llmhw.live.layout import LAYOUT
+from llmhw.live.interval import CHECKPOINT
+from llmhw.live.load import LOAD
+from llmhw.live.cost import COST
+from llmhw.live.pipeline import PIPELINE
+from llmhw.live.step import STEP
+from llmhw.live.shards import SHARDS
 from llmhw.live.html import answer_html
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS, LAYOUT)}
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS, LAYOUT, PIPELINE, STEP, SHARDS, CHECKPOINT, LOAD, COST)}
 
 
 def _calculator(name: Any) -> Calculator:

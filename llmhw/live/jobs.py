@@ -18,10 +18,13 @@ NETWORKS = ((AUTO, "the fastest that is rented with it"),
             *((one.name, one.name) for one in links() if one.kind == "scale-out"))  # fmt: skip
 
 
-def cluster_of(device: str, count: int, network: str = AUTO) -> tuple[Cluster, str | None]:
-    """The devices, joined by a network of the catalog; and its name where it was asked for and counts."""
+def cluster_of(device: str, count: int, network: str = AUTO, *, joined: bool = True) -> tuple[Cluster, str | None]:
+    """The devices, joined by a network of the catalog; and its name where it was asked for and counts.
+
+    joined   whether devices of several nodes must be
+    """
     one = Cluster(device, count)
-    if one.nodes == 1:
+    if one.nodes == 1 or not joined:
         return one, None
     named = None if network == AUTO else network
     between = named or usual_network(device)
@@ -48,7 +51,7 @@ def changed_fields(thing: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 _OF_LAYOUT = ("dp", "tp", "pp", "vpp", "cp", "ep", "zero", "sequence_parallel", "schedule", "uneven", "by_cost")
-_OF_JOB = ("micro_batch", "global_batch", "seq_len", "recompute", "precision", "compute")
+_OF_JOB = ("micro_batch", "global_batch", "seq_len", "recompute", "precision", "optimizer", "compute")
 
 
 def job_call(job: TrainingJob, model: Chosen, named: str | None) -> str:
@@ -61,11 +64,11 @@ def job_call(job: TrainingJob, model: Chosen, named: str | None) -> str:
     return f"import llmhw\n{uses}job = {made}\n"
 
 
-def job_command(verb: str, job: TrainingJob, model: Chosen, network: str | None) -> str:
+def job_command(verb: str, job: TrainingJob, model: Chosen, network: str | None, **more: Any) -> str:
     """The same as a command."""
     layout = changed_fields(job.parallelism, tuple(name for name in _OF_LAYOUT if name != "dp"))
     options = {"gpu": job.cluster.accelerator.name, "gpus": job.cluster.devices, "network": network}
     options |= {"zero": job.parallelism.zero} | layout | changed_fields(job, (*_OF_JOB[:2], *_OF_JOB[3:]))
-    return command(verb, model.word, options=options | {"seq_len": job.seq_len})
+    return command(verb, model.word, options=options | {"seq_len": job.seq_len} | more)
 
 

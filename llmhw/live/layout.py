@@ -13,6 +13,7 @@ from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settin
 from llmhw.live.charts import bars, passes
 from llmhw.live.jobs import AUTO, COUNTS, NETWORKS, cluster_of, job_call, job_command
 from llmhw.live.models import chosen
+from llmhw.live.step import RECOMPUTE, bytes_told, held_parts
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec
 from llmhw.planning.cuts import fewest_cuts
@@ -43,12 +44,6 @@ def job_of(settings: Settings, spec: ModelSpec) -> tuple[TrainingJob, str | None
     return fewest_cuts(spec, c, layout=layout, **sizes, **asked), named
 
 
-_GROUPS = {
-    "optimizer states": ("master copy", "momentum", "variance", "step counters"),
-    "logits and loss": ("embedding and final norm", "logits and loss", "temporaries"),
-}
-
-
 def memory_by_stage(held: JobMemory) -> Picture:
     """What a device of each stage holds, against what it has."""
     stages = [*range(len(held.stages))]
@@ -56,13 +51,11 @@ def memory_by_stage(held: JobMemory) -> Picture:
         stages = sorted({0, held.worst, stages[-1]})
     rows: dict[str, Mapping[str, float]] = {}
     for i in stages:
-        parts = {part.name: float(part.value) for part in held.stages[i].grouped(_GROUPS)}
-        beside = held.stage_device_bytes[i] - sum(parts.values())
         label = said("stage {number}", number=i) if len(held.stages) > 1 else said("a device")
-        rows[label] = {**parts, "allocator and context": beside}
+        rows[label] = held_parts(held, i)
     caption = said("What a device of each stage holds at its fullest, and what it has.")
     room = said("a device has"), held.capacity_bytes
-    return bars(rows, lambda value: format_quantity(value, "bytes"), caption, room=room, names=said)
+    return bars(rows, bytes_told, caption, room=room, names=said)
 
 
 def parts_of_time(found: TrainingEstimate) -> Picture:
@@ -191,7 +184,6 @@ def _sizes(job: TrainingJob) -> Table:
 
 
 _POWERS = tuple((str(2**i), str(2**i)) for i in range(7))
-_RECOMPUTE = {"none": "nothing", "selective": "attention's core", "full": "every layer"}
 
 LAYOUT = Calculator(
     name="layout",
@@ -203,7 +195,7 @@ LAYOUT = Calculator(
         Control("tp", "choice", AUTO, "Tensor-parallel ranks", choices=((AUTO, "as few as fit"), *_POWERS)),
         Control("pp", "choice", AUTO, "Pipeline stages", choices=((AUTO, "as few as fit"), *_POWERS)),
         Control("zero", "choice", "1", "ZeRO stage", choices=(("0", "0: nothing is split"), ("1", "1: optimizer states"), ("2", "2: gradients too"), ("3", "3: weights too (FSDP)"))),
-        Control("recompute", "choice", "none", "Run again in the backward pass", choices=tuple(_RECOMPUTE.items())),
+        Control("recompute", "choice", "none", "Run again in the backward pass", choices=tuple(RECOMPUTE.items())),
         Control("micro_batch", "number", 1, "Micro-batch", least=1, most=64, logarithmic=True, unit="sequences"),
         Control("seq_len", "number", 4096, "Sequence length", least=128, most=131072, step=128, logarithmic=True, unit="tokens"),
         Control("global_batch", "number", 0, "Batch of a step", least=0, most=16384, unit="sequences", help="0: as is usual for the model's size", more=True),
