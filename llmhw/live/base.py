@@ -29,6 +29,7 @@ class Control:
     unit      behind the number
     help      one sentence for who does not know the word
     when      shown only where another control has one of these values: {"task": ("train", "lora")}
+    more      among the further settings, which are folded away at first
     """
 
     name: str
@@ -44,6 +45,7 @@ class Control:
     unit: str = ""
     help: str = ""
     when: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    more: bool = False
 
     def read(self, value: Any) -> Any:
         """The setting as the calculator gets it, from what a form or a link says; `LLMHWError` if it cannot be."""
@@ -99,8 +101,8 @@ class Answer:
     verdict   the answer in one sentence
     good      whether that is good news; None where it is neither
     figures   the main numbers, each can be explained
-    python    lines that give the same numbers in Python
-    command   the line of the command that does, or ""
+    python    lines that give the same numbers in Python; the last is the figures' values, in their order
+    command   the line of the command that does, or ""; with --json, the values are among its numbers
     notes     what was assumed, what to try
     """
 

@@ -95,7 +95,12 @@ def calculator_html(calculator: Calculator, settings: Mapping[str, Any] | None =
     """
     first = calculator.answer(settings or {})
     own = f"calculator-{calculator.name}"
-    fields = "".join(_field(control, own) for control in calculator.controls)
+    fields, more = (
+        "".join(_field(control, own) for control in calculator.controls if control.more is later)
+        for later in (False, True)
+    )
+    if more:
+        fields += tag("details", tag("summary", escape(said("More settings"))), more, class_="more")
     return tag("section",
         tag("h3", escape(said(calculator.title)), id=f"{own}-title"),
         tag("form", fields),
