@@ -13,7 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import check_items, checked
-from llmhw.formula import Estimate, Part, Report, Table
+from llmhw.formula import Estimate, Part, Report, Table, term
 from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.margin import barely, known_error, visible_bytes
 from llmhw.memory import told_towers
@@ -47,17 +47,21 @@ class Held(NamedTuple):
     needed     bytes, by the meter that `offered` is read on
     offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
     explained  makes `estimate`: most of those that are tried are asked for a number alone
+    room       gives the formula behind `offered`
     error      share of the need that nine of ten measured needs are within: `llmhw.margin`
     job        of training
+    least      of the need what cannot be given back: what is more than that fills a device, and makes none too small
     refusal    why an engine does not start all the same; "" where it does
     """
 
     needed: float
     offered: float
     explained: Callable[[], Estimate]
+    room: Callable[[], str]
     error: float
     job: TrainingJob | None = None
     refusal: str = ""
+    least: float | None = None
 
     @property
     def estimate(self) -> Estimate:
@@ -100,6 +104,10 @@ class Fit:
     def usable_bytes(self) -> float:
         """What the device offers."""
         return self.held.offered
+
+    def explain(self) -> str:
+        """The formulas behind the need and the offer."""
+        return f"{self.estimate.explain()}\n\n{self.held.room()}"
 
     @property
     def fits(self) -> bool:
@@ -328,7 +336,7 @@ def _inference(name: str, q: _Question) -> Held:
         return replace(stage, parts=(*stage.parts, *_cache_part(found, q, needed - float(stage.total))))
 
     refusal = found.refusal if needed <= found.budget_bytes else ""
-    return Held(needed, found.budget_bytes, explained, found.error, refusal=refusal)
+    return Held(needed, found.budget_bytes, explained, lambda: found.explain("budget"), found.error, refusal=refusal)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
@@ -370,7 +378,21 @@ def _trained(q: _Question, **recipe: Any) -> Held:
     def explained() -> Estimate:
         return memory(job).stages[0]
 
-    return Held(device_bytes(job), visible_bytes(q.gpu), explained, known_error("training"), job)
+    room = partial(_visible, q.gpu)
+    held = device_bytes(job), visible_bytes(q.gpu)
+    return Held(*held, explained, room, known_error("training"), job, least=device_bytes(job, least=True))
+
+
+def _visible(device: Accelerator) -> str:
+    """`visible_bytes` as a formula: a job of training may take all that CUDA shows."""
+    from llmhw.serving import engine_budget_bytes
+
+    sizes: dict[str, Any] = {
+        "memory": device.memory_bytes,
+        "driver": device.memory_bytes - visible_bytes(device),
+        "utilization": 1,
+    }
+    return term(engine_budget_bytes, "what a program may take", **sizes).explain()
 
 
 # -- the table --------------------------------------------------------------------------------
@@ -384,7 +406,7 @@ def _most(holds: Callable[[int], Held], most: int, low: int = 1) -> int:
         return 0
     if greatest.fits:
         return most
-    known = [(low, least.needed), (high, greatest.needed)]
+    known = [(low, _curve(least)), (high, _curve(greatest))]
     for step in count(1):
         if high - low <= 1:
             break
@@ -393,8 +415,13 @@ def _most(holds: Callable[[int], Held], most: int, low: int = 1) -> int:
         middle = min(max(guess, low + 1), high - 1)
         held = holds(middle)
         low, high = (middle, high) if held.fits else (low, middle)
-        known.append((middle, held.needed))
+        known.append((middle, _curve(held)))
     return low
+
+
+def _curve(held: Held) -> float:
+    """The need without what stops growing where a device is full."""
+    return held.needed if held.least is None else held.least
 
 
 def _fitting(known: Sequence[tuple[int, float]], numbers: range, offered: float) -> int:

@@ -1,4 +1,4 @@
-"""The model that a question is about: one of the catalog, or the reader's own, as the text of its config.json."""
+"""What a question is about: a model of the catalog, or the reader's own, as a config.json's text; and a device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from llmhw.hardware import Accelerator, accelerator
 from llmhw.live.typed import Code
 from llmhw.model import ModelSpec, model
 from llmhw.names import find_model, unknown_model
@@ -48,6 +49,18 @@ def chosen(settings: Mapping[str, Any]) -> Chosen:
     spec = model(name)
     word = spec.name if model(spec.name) == spec else name  # "Llama 3 8B AWQ" is that model in a format
     return Chosen(spec, Code(f"llmhw.model({word!r})"), word)
+
+
+def device_of(settings: Mapping[str, Any]) -> Accelerator:
+    """The accelerator of `device`, a name of the catalog.
+
+    >>> device_of({"device": "rtx4090"}).name
+    'RTX 4090'
+    """
+    name = settings["device"]
+    if name.lower().endswith((".csv", ".json")):  # which stand for files elsewhere
+        raise LLMHWError(f"device={shown(name)} is not known; type a few letters and choose one")
+    return accelerator(name)
 
 
 def _file(spec: ModelSpec) -> str:
@@ -96,5 +109,3 @@ def header(data: Any, size: int, name: str) -> dict[str, Any]:
         return {"more": True}
     called, config = found
     return {"config": json.dumps({"_name_or_path": called, **config})}
-
-

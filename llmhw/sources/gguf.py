@@ -1,9 +1,9 @@
 """GGUF files of llama.cpp: metadata and the list of tensors, never the tensors themselves.
 
 The container is walked here, within bounds that the file's size sets: a header may say anything, and the reader of the
-package `gguf` would follow it, and makes an array of every word of the vocabulary. The sizes of all types of tensors and
-the names of the mixes are `gguf_types.csv` of the catalog, which a test holds to that package. The config that comes out
-has a `quantization_config`:
+package `gguf` would follow it, and makes an array of every word of the vocabulary. The sizes of all types of tensors
+and the names of the mixes are `gguf_types.csv` of the catalog, which a test holds to that package. The config that
+comes out has a `quantization_config`:
 
     quant_method   "gguf"
     file_type      the mix as `llama-quantize` calls it, such as "Q4_K_M"; else the type that most bytes have
@@ -128,7 +128,6 @@ class _Cursor:
         except UnicodeDecodeError:
             raise _BrokenError("a name in its header is not text in UTF-8") from None
 
-
     def skip_texts(self, count: int) -> None:
         """Move behind so many texts, as a vocabulary has them by the hundred thousand."""
         number, at, end = struct.Struct(self.order + "Q").unpack_from, self.at, min(self.size, self.here)
@@ -248,9 +247,7 @@ def _read_part(path: str, argument: str) -> File:
 
 
 def _no_gguf(what: str, error: _BrokenError) -> LLMHWError:
-    return LLMHWError(
-        f"{what} is no whole GGUF file: {error}; download it again, or give the config.json of the model"
-    )
+    return LLMHWError(f"{what} is no whole GGUF file: {error}; download it again, or give the config.json of the model")
 
 
 def only(names: Iterable[str], what: str) -> str:
