@@ -1,8 +1,8 @@
 """Calculators in the book: their first answer stands in the page, and Python lies beside it for all others.
 
 `{calculator} NAME` shows a calculator of `llmhw.live`; so does a paragraph of a notebook that is only a link to
-`...#calculator-NAME`, which is a plain link wherever else the notebook is read. What the reader's browser fetches at the
-first touch lies in `live/`, once for all languages; folders there are called by what is in them:
+`...#calculator-NAME`, which is a plain link wherever else the notebook is read. What the reader's browser fetches at
+the first touch lies in `live/`, once for all languages; folders there are called by what is in them:
 
     live.json       where the others are
     page-HASH/      the page's scripts of book/live, and the names that the pickers search

@@ -36,7 +36,8 @@ def respond(question: str) -> str:
     question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
                is asked for}
 
-    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader can type.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
+    can type.
     """
     try:
         asked = json.loads(question)

@@ -137,8 +137,9 @@ def calculator_html(calculator: Calculator, settings: Mapping[str, Any] | None =
         tag("h3", escape(said(calculator.title)), id=f"{own}-title"),
         tag("form", fields, tag("div", tools, class_="tools"), autocomplete="off"),
         tag("noscript", tag("p", escape(said("Without scripts this is the first answer only.")))),
-        tag("p", escape(said("This page was opened as a file, and browsers start no Python from there. {command} in its "
-            "folder serves it.", command="python -m http.server")), class_="served", hidden=True),
+        tag("p", escape(said(
+            "This page was opened as a file, from which browsers start no Python. {command} in its folder serves it.",
+            command="python -m http.server")), class_="served", hidden=True),
         tag("p", class_="progress", role="status"),
         tag("div", answer_html(first), class_="answer"),
         tag("p", class_="heard visually-hidden", role="status"),
