@@ -13,7 +13,7 @@ from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settin
 from llmhw.live.charts import bars, curve
 from llmhw.live.jobs import COUNTS, cluster_of, job_call, job_command
 from llmhw.live.load import LENGTHS, WEIGHTS, dollars, price_by_load, service_of
-from llmhw.live.models import chosen
+from llmhw.live.models import chosen, device_of
 from llmhw.live.typed import Code, call, command
 from llmhw.ownership import Ownership, rent_or_buy
 from llmhw.planning.cuts import fewest_cuts
@@ -49,7 +49,7 @@ def _over_time(found: Ownership) -> Picture | None:
 
 
 def _own(settings: Settings) -> Answer:
-    c, _ = cluster_of(settings["device"], int(settings["count"]), joined=False)
+    c, _ = cluster_of(device_of(settings), int(settings["count"]), joined=False)
     asked = {"months": settings["months"], "utilization": settings["utilization"] / 100}
     asked |= _paid(settings, "price", "electricity", "purchase_price")
     found = rent_or_buy(c, **asked)
@@ -74,14 +74,14 @@ def _own(settings: Settings) -> Answer:
     rows = {said("owning"): parts}
     if found.chosen is not None:
         rows[said("renting")] = {"rent": found.chosen.dollars}
-    drawn = _over_time(found)
+    whole, drawn = bars(rows, dollars, said("What owning and renting come to."), names=said), _over_time(found)
     notes = [*found.warnings(), *found.footer()]
     if found.chosen is not None:
         notes.insert(0, said("Price: {price}", price=str(found.chosen.price)))
     return Answer(
         verdict=found.verdict,
         figures=figures,
-        pictures=[bars(rows, dollars, said("What owning and renting come to."), names=said), *([drawn] if drawn else [])],
+        pictures=[whole, *([drawn] if drawn else [])],
         tables=found.tables()[2:],
         notes=notes,
         python="import llmhw\nfrom llmhw.ownership import rent_or_buy\n"
@@ -99,7 +99,7 @@ def _coin(settings: Settings) -> dict[str, Any]:
 
 def _train(settings: Settings) -> Answer:
     model = chosen(settings)
-    c, network = cluster_of(settings["device"], int(settings["count"]))
+    c, network = cluster_of(device_of(settings), int(settings["count"]))
     job = fewest_cuts(model.spec, c, layout={"zero": 3}, recompute="full")
     asked: dict[str, Any] = {"tokens": round(settings["tokens"] * 1e9)} | _paid(settings, "price")
     found = train(job, **asked)
@@ -109,15 +109,19 @@ def _train(settings: Settings) -> Answer:
         return Figure(said(label), text, float(getattr(run, name)), lambda: run.explain(part))
 
     told = {name: (value, between) for name, value, between in run.rows()}
-    figures = [figure("days", "days", f"{run.days:,.3g}", "time"),
-               figure("device-hours", "device_hours", told["device-hours"][0], "device-hours")]  # fmt: skip
+    figures = [
+        figure("days", "days", f"{run.days:,.3g}", "time"),
+        figure("device-hours", "device_hours", told["device-hours"][0], "device-hours"),
+    ]
     names = ["days", "device_hours"]
     if run.dollars is not None:
         figures.append(figure("cost", "dollars", dollars(run.dollars), "cost"))
         names.append("dollars")
     if run.energy_kwh is not None:
-        figures += [figure("energy", "energy_kwh", told["energy"][0], "energy"),
-                    figure("CO2", "co2_kg", told["CO2"][0], "CO2")]  # fmt: skip
+        figures += [
+            figure("energy", "energy_kwh", told["energy"][0], "energy"),
+            figure("CO2", "co2_kg", told["CO2"][0], "CO2"),
+        ]
         names += ["energy_kwh", "co2_kg"]
     figures.append(figure("goodput", "goodput", told["goodput"][0], "goodput"))
     names.append("goodput")
@@ -129,15 +133,20 @@ def _train(settings: Settings) -> Answer:
         good=None if found.memory.fits else False,
         figures=figures,
         notes=[
-            said("Layout: tp={tp}, pp={pp}, dp={dp}, FSDP, every layer recomputed; llmhw plan train finds the cheapest.",
-                 tp=p.tp, pp=p.pp, dp=p.dp),
+            said(
+                "Layout: tp={tp}, pp={pp}, dp={dp}, FSDP, full recompute; llmhw plan train finds the cheapest.",
+                tp=p.tp,
+                pp=p.pp,
+                dp=p.dp,
+            ),
             *([said("Price: {price}", price=str(run.price))] if run.price else []),
-            *run.warnings(), *run.footer(),
+            *run.warnings(),
+            *run.footer(),
         ],
         python=f"{job_call(job, model, network)}run = {call('llmhw.train', Code('job'), **asked)}.run\n"
         + ", ".join(f"run.{name}" for name in names),
         command=line,
-    )  # fmt: skip
+    )
 
 
 # -- serve ------------------------------------------------------------------------------------
@@ -150,12 +159,19 @@ def _serve(settings: Settings) -> Answer:
         return Answer(found.verdict, (), "", good=False, notes=found.next_steps())
     each, energy = found.dollars_per_million_tokens, found.kwh_per_million_tokens
     hourly = None if found.price is None else found.price.dollars_per_device_hour * found.job.cluster.devices
-    figures = [Figure(said("tokens/s in all"), format_quantity(found.point.tokens_per_second, "tokens/s"),
-                      found.point.tokens_per_second, lambda: found.explain("all users"))]  # fmt: skip
+    figures = [
+        Figure(
+            said("tokens/s in all"),
+            format_quantity(found.point.tokens_per_second, "tokens/s"),
+            found.point.tokens_per_second,
+            lambda: found.explain("all users"),
+        )
+    ]
     names = ["found.point.tokens_per_second"]
     if each is not None and hourly is not None:
-        figures.insert(0, Figure(said("a million output tokens"), dollars(each), each,
-                                 lambda: found.explain("a million tokens")))  # fmt: skip
+        figures.insert(
+            0, Figure(said("a million output tokens"), dollars(each), each, lambda: found.explain("a million tokens"))
+        )
         names.insert(0, "found.dollars_per_million_tokens")
     if energy is not None:
         figures.append(Figure(said("energy of a million"), format_quantity(energy, "kWh"), energy))
@@ -181,12 +197,12 @@ _TASKS: dict[str, tuple[str, Callable[[Settings], Answer]]] = {
 def _cost(settings: Settings) -> Answer:
     with in_currency(settings["currency"]) as coin:
         found = _TASKS[settings["task"]][1](settings)
-        figures = [f if f.explain is None else replace(f, explain=_printed(coin.code, f.explain)) for f in found.figures]
+        figures = [f if f.explain is None else replace(f, explain=_in(coin.code, f.explain)) for f in found.figures]
         notes = found.notes if coin.code == "USD" else [*found.notes, str(coin)]
         return replace(found, figures=figures, notes=notes)
 
 
-def _printed(code: str, explain: Callable[[], str]) -> Callable[[], str]:
+def _in(code: str, explain: Callable[[], str]) -> Callable[[], str]:
     """An explanation in a currency, whenever it is asked for."""
 
     def explained() -> str:
@@ -205,19 +221,73 @@ COST = Calculator(
         Control("count", "choice", "8", "Devices", choices=COUNTS),
         Control("model", "model", "llama-3-8b", "Model", when={"task": ("train", "serve")}),
         Control("months", "number", 36, "Months", least=1, most=60, when={"task": ("own",)}),
-        Control("utilization", "number", 60, "Hours in which they are needed", least=1, most=100, unit="%",
-                when={"task": ("own",)}),
-        Control("tokens", "number", 100, "Tokens of the run", least=0.1, most=30000, whole=False, logarithmic=True,
-                unit="billion", when={"task": ("train",)}),
+        Control(
+            "utilization",
+            "number",
+            60,
+            "Hours in which they are needed",
+            least=1,
+            most=100,
+            unit="%",
+            when={"task": ("own",)},
+        ),
+        Control(
+            "tokens",
+            "number",
+            100,
+            "Tokens of the run",
+            least=0.1,
+            most=30000,
+            whole=False,
+            logarithmic=True,
+            unit="billion",
+            when={"task": ("train",)},
+        ),
         *(replace(one, when={"task": ("serve",)}) for one in LENGTHS),
-        Control("weights", "choice", WEIGHTS[0][0], "Format of the weights", choices=WEIGHTS, when={"task": ("serve",)}),
+        Control(
+            "weights", "choice", WEIGHTS[0][0], "Format of the weights", choices=WEIGHTS, when={"task": ("serve",)}
+        ),
         Control("currency", "choice", "USD", "Currency", choices=[(code, code) for code in _CURRENCIES]),
-        Control("price", "number", 0, "Rent of a device-hour", least=0, most=50, step=0.05, whole=False, unit="$",
-                help="0: the cheapest of the catalog", more=True),
-        Control("purchase_price", "number", 0, "Price of a device", least=0, most=100000, step=100, unit="$",
-                help="0: the newest of the catalog", when={"task": ("own",)}, more=True),
-        Control("electricity", "number", 0, "Price of electricity", least=0, most=1, step=0.01, whole=False,
-                unit="$/kWh", help="0: as is usual", when={"task": ("own",)}, more=True),
+        Control(
+            "price",
+            "number",
+            0,
+            "Rent of a device-hour",
+            least=0,
+            most=50,
+            step=0.05,
+            whole=False,
+            unit="$",
+            help="0: the cheapest of the catalog",
+            more=True,
+        ),
+        Control(
+            "purchase_price",
+            "number",
+            0,
+            "Price of a device",
+            least=0,
+            most=100000,
+            step=100,
+            unit="$",
+            help="0: the newest of the catalog",
+            when={"task": ("own",)},
+            more=True,
+        ),
+        Control(
+            "electricity",
+            "number",
+            0,
+            "Price of electricity",
+            least=0,
+            most=1,
+            step=0.01,
+            whole=False,
+            unit="$/kWh",
+            help="0: as is usual",
+            when={"task": ("own",)},
+            more=True,
+        ),
     ],
     function=_cost,
-)  # fmt: skip
+)

@@ -37,8 +37,9 @@ def _interval(settings: Settings) -> Answer:
     size = float(states.total) - float(states["gradients"])
     hours = float(_runs()[settings["failures"]])
     rate, restart = settings["storage"] * GB, settings["restart"]
-    write = term(checkpoint_write_seconds, said("a checkpoint holds training up"), checkpoint_bytes=size,
-                 bytes_per_second=rate)  # fmt: skip
+    write = term(
+        checkpoint_write_seconds, said("a checkpoint holds training up"), checkpoint_bytes=size, bytes_per_second=rate
+    )
     mtbf = term(job_mtbf_seconds, said("time between failures"), mtbf_device_hours=hours, devices=settings["devices"])
     times = {"write_seconds": write.value, "mtbf_seconds": mtbf.value}
     best = term(daly_interval_seconds, said("best interval"), **times)
@@ -56,8 +57,14 @@ def _interval(settings: Settings) -> Answer:
         Figure(said("size of a checkpoint"), bytes_told(size), size),
     ]
     words = said("Goodput against the time between two checkpoints.")
-    drawn = curve({said("goodput"): line}, words, said("time between two checkpoints"), "%", told=_seconds,
-                  mark=(every, 100 * float(good.value), share))  # fmt: skip
+    drawn = curve(
+        {said("goodput"): line},
+        words,
+        said("time between two checkpoints"),
+        "%",
+        told=_seconds,
+        mark=(every, 100 * float(good.value), share),
+    )
     keys = ("interval_seconds", "write_seconds", "mtbf_seconds", "restart_seconds")
     named = {name: Code(short) for name, short in zip(keys, ("every", "write", "mtbf", repr(restart)), strict=True)}
     return Answer(
@@ -69,7 +76,8 @@ def _interval(settings: Settings) -> Answer:
             said("A checkpoint holds weights in 16 bit and the optimizer's states, once for all ranks."),
             said("{run}: {hours} device-hours between interruptions.", run=settings["failures"], hours=f"{hours:,.0f}"),
         ],
-        python="import llmhw\nfrom llmhw.cost import (\n    checkpoint_write_seconds, daly_interval_seconds, goodput_fraction, job_mtbf_seconds,\n)\n"
+        python="import llmhw\nfrom llmhw.cost import checkpoint_write_seconds, daly_interval_seconds\n"
+        "from llmhw.cost import goodput_fraction, job_mtbf_seconds\n"
         f"states = llmhw.training_states({model.python})\n"
         "size = float(states.total) - float(states['gradients'])\n"
         f"write = {call('checkpoint_write_seconds', checkpoint_bytes=Code('size'), bytes_per_second=rate)}\n"
@@ -78,8 +86,10 @@ def _interval(settings: Settings) -> Answer:
         f"every = {settings['minutes'] * 60 or 'best'}\n"
         f"goodput = {call('goodput_fraction', **named)}\n"
         "best, goodput, mtbf, write, size",
-        command=command("explain", "goodput_fraction", *(f"{key}={value!r}" for key, value in sizes.items()), options={}),
-    )  # fmt: skip
+        command=command(
+            "explain", "goodput_fraction", *(f"{key}={value!r}" for key, value in sizes.items()), options={}
+        ),
+    )
 
 
 CHECKPOINT = Calculator(
@@ -89,12 +99,22 @@ CHECKPOINT = Calculator(
         Control("model", "model", "llama-3.1-405b", "Model"),
         Control("devices", "number", 16384, "Devices", least=1, most=131072, logarithmic=True),
         Control("failures", "choice", "Llama 3 405B", "Failures as in", choices=[(name, name) for name in _runs()]),
-        Control("storage", "number", 200, "Into storage, from all devices", least=1, most=10000, logarithmic=True,
-                unit="GB/s"),
-        Control("restart", "number", 600, "From a failure until training goes on", least=0, most=7200, step=60,
-                unit="s"),
-        Control("minutes", "number", 0, "Save every", least=0, most=1440, unit="min",
-                help="0: the best interval", more=True),
+        Control(
+            "storage",
+            "number",
+            200,
+            "Into storage, from all devices",
+            least=1,
+            most=10000,
+            logarithmic=True,
+            unit="GB/s",
+        ),
+        Control(
+            "restart", "number", 600, "From a failure until training goes on", least=0, most=7200, step=60, unit="s"
+        ),
+        Control(
+            "minutes", "number", 0, "Save every", least=0, most=1440, unit="min", help="0: the best interval", more=True
+        ),
     ],
     function=_interval,
-)  # fmt: skip
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmhw.hardware import Cluster, links, usual_network
+from llmhw.hardware import Accelerator, Cluster, links, usual_network
 from llmhw.job import TrainingJob
 from llmhw.live.models import Chosen
 from llmhw.live.typed import Code, call, command
@@ -18,7 +18,9 @@ NETWORKS = ((AUTO, "the fastest that is rented with it"),
             *((one.name, one.name) for one in links() if one.kind == "scale-out"))  # fmt: skip
 
 
-def cluster_of(device: str, count: int, network: str = AUTO, *, joined: bool = True) -> tuple[Cluster, str | None]:
+def cluster_of(
+    device: Accelerator, count: int, network: str = AUTO, *, joined: bool = True
+) -> tuple[Cluster, str | None]:
     """The devices, joined by a network of the catalog; and its name where it was asked for and counts.
 
     joined   whether devices of several nodes must be
@@ -70,5 +72,3 @@ def job_command(verb: str, job: TrainingJob, model: Chosen, network: str | None,
     options = {"gpu": job.cluster.accelerator.name, "gpus": job.cluster.devices, "network": network}
     options |= {"zero": job.parallelism.zero} | layout | changed_fields(job, (*_OF_JOB[:2], *_OF_JOB[3:]))
     return command(verb, model.word, options=options | {"seq_len": job.seq_len} | more)
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.charts import bars, passes
 from llmhw.live.jobs import AUTO, COUNTS, NETWORKS, cluster_of, job_call, job_command
-from llmhw.live.models import chosen
+from llmhw.live.models import chosen, device_of
 from llmhw.live.step import RECOMPUTE, bytes_told, held_parts
 from llmhw.memory import PRECISIONS
 from llmhw.model import ModelSpec
@@ -22,7 +22,7 @@ from llmhw.timeline.training import train as timeline
 from llmhw.training import JobMemory, TrainingEstimate, train
 from llmhw.units import format_quantity
 
-_MOST_ROWS, _MOST_PASSES = 16, 600
+_MOST_ROWS, _MOST_PASSES = 16, 400
 
 
 def _open(value: str) -> int | None:
@@ -31,14 +31,15 @@ def _open(value: str) -> int | None:
 
 def job_of(settings: Settings, spec: ModelSpec) -> tuple[TrainingJob, str | None]:
     """The job that is asked about, and the network that was."""
-    c, named = cluster_of(settings["device"], int(settings["count"]), settings["network"])
-    layout = {"cp": settings["cp"], "zero": int(settings["zero"]), "schedule": settings["schedule"]}
-    if settings["vpp"] > 1:
-        layout["vpp"] = settings["vpp"]
-    if settings["ep"]:
-        layout["ep"] = settings["ep"]
-    asked = {name: settings[name] for name in ("micro_batch", "recompute", "precision")}
-    asked |= {"seq_len": settings["seq_len"], "global_batch": settings["global_batch"] or None}
+    c, named = cluster_of(device_of(settings), int(settings["count"]), settings["network"])
+    layout: dict[str, Any] = {
+        "cp": int(settings["cp"]),
+        "zero": int(settings["zero"]),
+        "schedule": settings["schedule"],
+    }
+    layout |= {name: size for name in ("vpp", "ep") if (size := _open(settings[name])) not in (None, 1)}
+    asked = {name: settings[name] for name in ("recompute", "precision")}
+    asked |= {name: _open(settings[name]) for name in ("micro_batch", "seq_len", "global_batch")}
     asked |= {} if settings["compute"] == AUTO else {"compute": settings["compute"]}
     sizes = {"tp": _open(settings["tp"]), "pp": _open(settings["pp"])}
     return fewest_cuts(spec, c, layout=layout, **sizes, **asked), named
@@ -85,11 +86,16 @@ def pipeline_of(found: TrainingEstimate) -> tuple[Picture | None, str]:
     others = {kind for *_, kind in spans} - {*kinds, BUBBLE}
     told = said("A step, stage by stage; white is waiting.")
     if drawn is not found:
-        told = said("A step, stage by stage, with {few} of its {all} micro-batches; white is waiting.",
-                    few=count, all=job.micro_batches)  # fmt: skip
+        told = said(
+            "A step, stage by stage, with {few} of its {all} micro-batches; white is waiting.",
+            few=count,
+            all=job.micro_batches,
+        )
     spans = [(row, start, length, "others" if kind in others else kind) for row, start, length, kind in spans]
-    idle = said("A stage waits for {share} of the step.",
-                share=format_quantity(found.time.parts.get(BUBBLE, 0.0) / found.step_seconds, "fraction"))  # fmt: skip
+    idle = said(
+        "A stage waits for {share} of the step.",
+        share=format_quantity(found.time.parts.get(BUBBLE, 0.0) / found.step_seconds, "fraction"),
+    )
     names = {**kinds, "others": said("messages and others")}
     rows = [said("stage {number}", number=i) for i in range(p.pp)]
     return passes(rows, spans, made.seconds, f"{told} {idle}", f"{told} {idle}", names, _seconds(made.seconds)), ""
@@ -113,15 +119,27 @@ def _figures(found: TrainingEstimate) -> list[Figure]:
         return lambda: found.explain(part)
 
     return [
-        Figure(said("memory of the fullest device"), format_quantity(held.device_bytes, "bytes"), held.device_bytes,
-               explained("nvidia-smi")),
+        Figure(
+            said("memory of the fullest device"),
+            format_quantity(held.device_bytes, "bytes"),
+            held.device_bytes,
+            explained("nvidia-smi"),
+        ),
         Figure(said("time of a step"), _interval(found), found.step_seconds, explained("step")),
         Figure("MFU", format_quantity(found.mfu, "fraction"), found.mfu, explained("MFU")),
-        Figure(said("tokens/s in all"), format_quantity(found.tokens_per_second, "tokens/s"), found.tokens_per_second,
-               explained("tokens/s in all")),
-        Figure(said("tokens/s a device"), format_quantity(found.tokens_per_second_per_device, "tokens/s"),
-               found.tokens_per_second_per_device, explained("tokens/s a device")),
-    ]  # fmt: skip
+        Figure(
+            said("tokens/s in all"),
+            format_quantity(found.tokens_per_second, "tokens/s"),
+            found.tokens_per_second,
+            explained("tokens/s in all"),
+        ),
+        Figure(
+            said("tokens/s a device"),
+            format_quantity(found.tokens_per_second_per_device, "tokens/s"),
+            found.tokens_per_second_per_device,
+            explained("tokens/s a device"),
+        ),
+    ]
 
 
 _PYTHON = (
@@ -134,11 +152,11 @@ _SHORT = ", found.memory.device_bytes - found.memory.capacity_bytes"
 def _assumed(settings: Settings, job: TrainingJob) -> list[str]:
     """What was left open, and what was taken."""
     p, taken = job.parallelism, []
-    for name, setting in (("tp", "tp"), ("pp", "pp"), ("ep", "ep")):
-        if settings[setting] in (AUTO, 0) and not (name == "ep" and p.ep == 1):
+    for name in ("tp", "pp", "ep"):
+        if settings[name] == AUTO and not (name == "ep" and p.ep == 1):
             taken.append(f"{name}={getattr(p, name)}")
     notes = [said("{layout} taken: the fewest cuts with which it fits, if any.", layout=", ".join(taken))] * bool(taken)
-    if not settings["global_batch"]:
+    if settings["global_batch"] == AUTO:
         notes.append(said("global_batch={batch} taken: usual for a model of this size.", batch=job.batch))
     return [*notes, said("llmhw plan train searches all layouts; here one is computed.")]
 
@@ -183,7 +201,22 @@ def _sizes(job: TrainingJob) -> Table:
     return Table(said("Layout"), ("", said("number")), [(name, f"{value:,}") for name, value in rows if value > 1])
 
 
-_POWERS = tuple((str(2**i), str(2**i)) for i in range(7))
+def _powers(first: int, last: int) -> tuple[tuple[str, str], ...]:
+    return tuple((str(n), f"{n:,}") for i in range(first, last + 1) if (n := 2**i))
+
+
+def _same(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, name) for name in names)
+
+
+_ZERO = (
+    ("0", "0: nothing is split"),
+    ("1", "1: optimizer states"),
+    ("2", "2: gradients too"),
+    ("3", "3: weights too (FSDP)"),
+)
+_ORDERS = tuple(name for name in SCHEDULES if name != "interleaved")  # which 1f1b is where stages have chunks
+SEQUENCES = _powers(9, 17)
 
 LAYOUT = Calculator(
     name="layout",
@@ -192,19 +225,23 @@ LAYOUT = Calculator(
         Control("model", "model", "llama-3-70b", "Model"),
         Control("device", "device", "H100 SXM5 80GB", "Device"),
         Control("count", "choice", "64", "Devices", choices=COUNTS),
-        Control("tp", "choice", AUTO, "Tensor-parallel ranks", choices=((AUTO, "as few as fit"), *_POWERS)),
-        Control("pp", "choice", AUTO, "Pipeline stages", choices=((AUTO, "as few as fit"), *_POWERS)),
-        Control("zero", "choice", "1", "ZeRO stage", choices=(("0", "0: nothing is split"), ("1", "1: optimizer states"), ("2", "2: gradients too"), ("3", "3: weights too (FSDP)"))),
+        Control("tp", "choice", AUTO, "Tensor-parallel ranks", choices=((AUTO, "as few as fit"), *_powers(0, 6))),
+        Control("pp", "choice", AUTO, "Pipeline stages", choices=((AUTO, "as few as fit"), *_powers(0, 6))),
+        Control("zero", "choice", "1", "ZeRO stage", choices=_ZERO),
         Control("recompute", "choice", "none", "Run again in the backward pass", choices=tuple(RECOMPUTE.items())),
-        Control("micro_batch", "number", 1, "Micro-batch", least=1, most=64, logarithmic=True, unit="sequences"),
-        Control("seq_len", "number", 4096, "Sequence length", least=128, most=131072, step=128, logarithmic=True, unit="tokens"),
-        Control("global_batch", "number", 0, "Batch of a step", least=0, most=16384, unit="sequences", help="0: as is usual for the model's size", more=True),
-        Control("cp", "number", 1, "Context-parallel ranks", least=1, most=64, more=True),
-        Control("ep", "number", 0, "Expert-parallel ranks", least=0, most=256, help="0: as many of a node as share the experts evenly", more=True),
-        Control("vpp", "number", 1, "Model chunks on each stage", least=1, most=16, more=True),
-        Control("schedule", "choice", "1f1b", "Schedule of the pipeline", choices=tuple((n, n) for n in SCHEDULES), more=True),
-        Control("precision", "choice", "bf16-mixed", "Formats of weights, gradients and optimizer", choices=tuple((n, n) for n in PRECISIONS), more=True),
-        Control("compute", "choice", AUTO, "Format of matrix products", choices=((AUTO, "as the weights"), *((n, n) for n in COMPUTE)), more=True),
+        Control("micro_batch", "choice", "1", "Micro-batch, in sequences", choices=_powers(0, 5)),
+        Control("seq_len", "choice", "4096", "Sequence length, in tokens", choices=SEQUENCES),
+        Control("global_batch", "choice", AUTO, "Batch of a step, in sequences",
+                choices=((AUTO, "as is usual for the model's size"), *_powers(3, 14)), more=True),
+        Control("cp", "choice", "1", "Context-parallel ranks", choices=_powers(0, 5), more=True),
+        Control("ep", "choice", AUTO, "Expert-parallel ranks", more=True,
+                choices=((AUTO, "as many of a node as share them evenly"), *_powers(0, 7))),
+        Control("vpp", "choice", "1", "Model chunks on each stage", choices=_same("12345689"), more=True),
+        Control("schedule", "choice", "1f1b", "Order of the pipeline", choices=_same(_ORDERS), more=True),
+        Control("precision", "choice", "bf16-mixed", "Formats of weights, gradients and optimizer",
+                choices=_same(PRECISIONS), more=True),
+        Control("compute", "choice", AUTO, "Format of matrix products",
+                choices=((AUTO, "as the weights"), *_same(COMPUTE)), more=True),
         Control("network", "choice", AUTO, "Network between nodes", choices=NETWORKS, more=True),
     ],
     function=_layout,

@@ -11,7 +11,7 @@ from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.charts import curve
 from llmhw.live.jobs import AUTO, cluster_call, cluster_of
-from llmhw.live.models import Chosen, chosen
+from llmhw.live.models import Chosen, chosen, device_of
 from llmhw.live.typed import Code, call, command
 from llmhw.service import ServingEstimate, serve
 from llmhw.units import LLMHWError, format_quantity
@@ -21,13 +21,21 @@ WEIGHTS = ((AUTO, "as the engine has them"), ("bf16", "bf16"), ("fp8", "fp8"), (
 FEW = tuple((str(n), str(n)) for n in (1, 2, 4, 8, 16))
 
 
+def lengths_of(settings: Settings, model: Chosen) -> dict[str, int]:
+    """Tokens of a prompt and of an answer: what is asked, or what the model takes."""
+    prompt, answer = settings["input_tokens"], settings["output_tokens"]
+    most = model.spec.max_seq_len or prompt + answer
+    answer = min(answer, max(1, most - 1))
+    return {"input_tokens": min(prompt, max(1, most - answer)), "output_tokens": answer}
+
+
 def service_of(settings: Settings, model: Chosen, **load: Any) -> tuple[ServingEstimate, str, dict[str, Any]]:
     """The service that settings describe, all devices as tensor-parallel ranks; Python that makes it, and options."""
     count = int(settings["count"])
-    c, network = cluster_of(settings["device"], count)
+    c, network = cluster_of(device_of(settings), count)
     asked = {"tp": count} | ({} if settings["weights"] == AUTO else {"weights": settings["weights"]})
     job = ServingJob(model=model.spec, cluster=c, **asked)
-    lengths = {name: settings[name] for name in ("input_tokens", "output_tokens")}
+    lengths = lengths_of(settings, model)
     found = serve(job, **lengths, **load)
     where = cluster_call(c, network)
     uses = "from llmhw.hardware import usual_network\n" if "usual_network(" in where else ""
@@ -48,8 +56,15 @@ def price_by_load(found: ServingEstimate) -> Picture:
     each = found.dollars_per_million_tokens or 0.0
     caption = said("What a million output tokens cost, by users at work.")
     mark = (found.point.concurrency, each, dollars(each))
-    return curve({said("a million output tokens"): points}, caption, said("users at work"), said("a million tokens"),
-                 mark=mark, told=lambda n: f"{n:,.0f}", said_up=dollars)  # fmt: skip
+    return curve(
+        {said("a million output tokens"): points},
+        caption,
+        said("users at work"),
+        said("a million tokens"),
+        mark=mark,
+        told=lambda n: f"{n:,.0f}",
+        said_up=dollars,
+    )
 
 
 def _load(settings: Settings) -> Answer:
@@ -69,11 +84,16 @@ def _load(settings: Settings) -> Answer:
         Figure(said("a million output tokens"), dollars(each), each, lambda: found.explain("a million tokens")),
         Figure(said("tokens/s in all"), format_quantity(speed, "tokens/s"), speed, lambda: found.explain("all users")),
         Figure(said("requests a second"), f"{rate:,.3g}", rate),
-        Figure(said("tokens/s a user"), format_quantity(found.point.tokens_per_second_per_user, "tokens/s"),
-               found.point.tokens_per_second_per_user, lambda: found.explain("next token")),
-    ]  # fmt: skip
+        Figure(
+            said("tokens/s a user"),
+            format_quantity(found.point.tokens_per_second_per_user, "tokens/s"),
+            found.point.tokens_per_second_per_user,
+            lambda: found.explain("next token"),
+        ),
+    ]
     notes = [said("Price: {price}", price=str(found.price)), *found.warnings()]
-    notes += [said("Full, with {users} users, a million cost {least}.", users=f"{found.capacity:,}", least=dollars(least))]
+    full = {"users": f"{found.capacity:,}", "least": dollars(least)}
+    notes.insert(1, said("Full, with {users} users, a million cost {least}.", **full))
     if old := old_price(found.price):
         notes.append(f"{old}")
     return Answer(
@@ -100,10 +120,21 @@ LOAD = Calculator(
         Control("device", "device", "H100 SXM5 80GB", "Device"),
         Control("count", "choice", "4", "Devices", choices=FEW),
         Control("users", "number", 8, "Users at work", least=1, most=2048, logarithmic=True),
-        Control("weights", "choice", "fp8", "Format of the weights", choices=WEIGHTS),
+        Control("weights", "choice", AUTO, "Format of the weights", choices=WEIGHTS),
         *LENGTHS,
-        Control("price", "number", 0, "Price of a device-hour", least=0, most=50, step=0.05, whole=False, unit="$",
-                help="0: the cheapest of the catalog", more=True),
+        Control(
+            "price",
+            "number",
+            0,
+            "Price of a device-hour",
+            least=0,
+            most=50,
+            step=0.05,
+            whole=False,
+            unit="$",
+            help="0: the cheapest of the catalog",
+            more=True,
+        ),
     ],
     function=_load,
-)  # fmt: skip
+)

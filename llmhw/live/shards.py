@@ -7,7 +7,7 @@ from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Settings
 from llmhw.live.charts import bars
 from llmhw.live.jobs import COUNTS, cluster_of, job_call, job_command
-from llmhw.live.models import Chosen, chosen
+from llmhw.live.models import Chosen, chosen, device_of
 from llmhw.live.step import GROUPS, bytes_told
 from llmhw.messages import collectives
 from llmhw.sharding import rank_states
@@ -31,8 +31,8 @@ def _layout(way: str, n: int) -> Parallelism:
 
 def _job(model: Chosen, settings: Settings, way: str) -> TrainingJob:
     n = int(settings["count"])
-    c, _ = cluster_of(settings["device"], n)
-    sizes = {name: settings[name] for name in ("micro_batch", "seq_len")}
+    c, _ = cluster_of(device_of(settings), n, joined=False)
+    sizes = {"micro_batch": settings["micro_batch"], "seq_len": int(settings["seq_len"])}
     layout = _layout(way, n)
     batch = settings["micro_batch"] * layout.dp * settings["micro_batches"]
     job = TrainingJob(model=model.spec, cluster=c, parallelism=layout, global_batch=batch, recompute="full", **sizes)
@@ -60,18 +60,30 @@ def _shards(settings: Settings) -> Answer:
     memory = training_memory(job)
     total, wire_bytes = float(states.total), float(wires.wire_bytes)
     return Answer(
-        verdict=said("{way}: a rank holds {held} of states and sends {sent} a step", way=said(WAYS[way]).partition(":")[0],
-                     held=bytes_told(total), sent=bytes_told(wire_bytes)),
+        verdict=said(
+            "A rank holds {held} of weights, gradients and optimizer, and sends {sent} a step",
+            held=bytes_told(total),
+            sent=bytes_told(wire_bytes),
+        ),
         good=None,
         figures=[
             Figure(said("weights, gradients and optimizer states of a rank"), bytes_told(total), total, states.explain),
             Figure(said("sent by a rank in a step"), bytes_told(wire_bytes), wire_bytes),
-            Figure(said("memory of the device"), bytes_told(memory.device_bytes), memory.device_bytes,
-                   lambda: memory.explain("nvidia-smi")),
+            Figure(
+                said("memory of the device"),
+                bytes_told(memory.device_bytes),
+                memory.device_bytes,
+                lambda: memory.explain("nvidia-smi"),
+            ),
         ],
         pictures=[
-            bars(held, bytes_told, said("Weights, gradients and optimizer states that a rank holds."), names=said,
-                 room=(said("a device has"), memory.capacity_bytes)),
+            bars(
+                held,
+                bytes_told,
+                said("Weights, gradients and optimizer states that a rank holds."),
+                names=said,
+                room=(said("a device has"), memory.capacity_bytes),
+            ),
             bars(sent, bytes_told, said("Bytes that a rank sends in a step, with ring algorithms."), names=said),
         ],
         tables=[wires.tables()[0]._replace(title=said("Messages of a step: {way}", way=said(WAYS[way])))],
@@ -81,7 +93,7 @@ def _shards(settings: Settings) -> Answer:
         "float(rank_states(job.model, job.parallelism).total), float(collectives(job).wire_bytes), "
         "llmhw.training_memory(job).device_bytes",
         command=job_command("memory", job, model, None),
-    )  # fmt: skip
+    )
 
 
 SHARDS = Calculator(
@@ -94,8 +106,18 @@ SHARDS = Calculator(
         Control("way", "choice", "zero-3", "Split", choices=tuple(WAYS.items())),
         Control("micro_batch", "number", 1, "Micro-batch", least=1, most=64, logarithmic=True, unit="sequences"),
         Control("micro_batches", "number", 1, "Micro-batches a rank in a step", least=1, most=128, logarithmic=True),
-        Control("seq_len", "number", 4096, "Sequence length", least=128, most=131072, step=128, logarithmic=True,
-                unit="tokens", more=True),
+        Control(
+            "seq_len",
+            "number",
+            4096,
+            "Sequence length",
+            least=128,
+            most=131072,
+            step=128,
+            logarithmic=True,
+            unit="tokens",
+            more=True,
+        ),
     ],
     function=_shards,
-)  # fmt: skip
+)

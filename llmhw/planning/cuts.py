@@ -26,7 +26,7 @@ def fewest_cuts(
     layout: Mapping[str, Any] | None = None,
     **asked: Any,
 ) -> TrainingJob:
-    """The job with the fewest pipeline stages, then the fewest tensor-parallel ranks, with which it fits, and not barely.
+    """The job with the fewest pipeline stages, then the fewest tensor-parallel ranks, with which it fits well.
 
     tp, pp   where they are given they stay
     layout   other fields of `llmhw.Parallelism`; data parallelism takes the devices that are left, experts as many
@@ -34,8 +34,8 @@ def fewest_cuts(
     asked    other fields of `llmhw.TrainingJob`; a batch that is not given is `usual_batch`, in whole micro-batches
 
     Powers of two are tried, tp within a node, as its messages are the largest; layers that stages cannot share evenly
-    are dealt by cost. Where nothing fits well it is the layout that holds least. `llmhw.search` finds the fastest. Raises
-    `LLMHWError` where no layout is valid: that of the first one.
+    are dealt by cost. Where nothing fits well it is the layout that holds least. `llmhw.search` finds the fastest.
+    Raises `LLMHWError` where no layout is valid: that of the first one.
 
     >>> from llmhw import model
     >>> made = fewest_cuts(model("llama-3-70b"), Cluster("h100", 64, inter_link="infiniband ndr")).parallelism
