@@ -1083,7 +1083,7 @@ class StepMemory:
     def largest(self, stage: Stage, label: str, width: int) -> Term:
         """One tensor's worth of what is kept for each: that of the largest, as ZeRO cuts it."""
         x = self.x
-        most = reduce(maximum, (t.numel for t, _ in self.tensors.held(stage)))
+        most = reduce(maximum, (t.numel for t, _ in self.tensors.held(stage)), 0)  # a stage may be dealt no layer
         made = term(state_bytes, f"{label} of the largest tensor", elements=most, bytes_per_element=width)
         return made.scaled(where(x.zero >= 2, 1 / x.shards, 1))
 

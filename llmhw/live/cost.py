@@ -91,7 +91,9 @@ def _own(settings: Settings) -> Answer:
 
 
 def _coin(settings: Settings) -> dict[str, Any]:
-    return {} if settings["currency"] == "USD" else {"currency": settings["currency"]}
+    """The command's --currency; it is that of amounts that are given, too, which here are dollars."""
+    given = _paid(settings, "price", "electricity", "purchase_price")
+    return {} if given or settings["currency"] == "USD" else {"currency": settings["currency"]}
 
 
 # -- train ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ WEIGHTS = ((AUTO, "as the engine has them"), ("bf16", "bf16"), ("fp8", "fp8"), (
 FEW = tuple((str(n), str(n)) for n in (1, 2, 4, 8, 16))
 
 
-def lengths_of(settings: Settings, model: Chosen) -> dict[str, int]:
+def lengths_of(settings: Settings, model: Chosen) -> dict[str, Any]:
     """Tokens of a prompt and of an answer: what is asked, or what the model takes."""
     prompt, answer = settings["input_tokens"], settings["output_tokens"]
     most = model.spec.max_seq_len or prompt + answer
@@ -33,7 +33,7 @@ def service_of(settings: Settings, model: Chosen, **load: Any) -> tuple[ServingE
     """The service that settings describe, all devices as tensor-parallel ranks; Python that makes it, and options."""
     count = int(settings["count"])
     c, network = cluster_of(device_of(settings), count)
-    asked = {"tp": count} | ({} if settings["weights"] == AUTO else {"weights": settings["weights"]})
+    asked: dict[str, Any] = {"tp": count} | ({} if settings["weights"] == AUTO else {"weights": settings["weights"]})
     job = ServingJob(model=model.spec, cluster=c, **asked)
     lengths = lengths_of(settings, model)
     found = serve(job, **lengths, **load)

@@ -40,7 +40,7 @@ def _pipeline(settings: Settings) -> Answer:
     others["zero_bubble"] = int(order == "zero-bubble")
     closed = term(bubble_seconds, said("slots that a stage waits"), **others)
     sizes: dict[str, Any] = {"stages": p, "stage": 0, "chunks": v, "micro_batches": m}
-    ahead = {"per_hop": 2 if order == "interleaved" else 1, "waits": int(order == "zero-bubble")}
+    ahead: dict[str, Any] = {"per_hop": 2 if order == "interleaved" else 1, "waits": int(order == "zero-bubble")}
     chunks = term(chunks_in_flight, said("chunks in memory on the first stage"), **sizes, **ahead)
     told = format_quantity(share, "fraction")
     verdict = said("{order}: a stage waits for {share} of the step", order=order, share=told)
