@@ -8,6 +8,7 @@ from typing import Any
 
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
+from llmhw.live.buy import PLAN
 from llmhw.live.cost import COST
 from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
@@ -21,7 +22,7 @@ from llmhw.live.step import STEP
 from llmhw.units import LLMHWError, unknown_name
 
 CALCULATORS: Mapping[str, Calculator] = {
-    one.name: one for one in (FIT, LAYOUT, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, LOAD)
+    one.name: one for one in (FIT, PLAN, LAYOUT, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, LOAD)
 }
 
 
