@@ -63,7 +63,9 @@ def stored_weight_bytes(*, elements: Any, bits_per_weight: Any) -> Any:
     source="IEEE 754-2019, section 3.3; OCP OFP8 v1.0, table 1; OCP Microscaling (MX) v1.0, section 5.3",
     unit="",
 )
-def largest_float(*, exponent_bits: Any, mantissa_bits: Any, exponents_reserved: Any = 1, codes_reserved: Any = 0) -> Any:
+def largest_float(
+    *, exponent_bits: Any, mantissa_bits: Any, exponents_reserved: Any = 1, codes_reserved: Any = 0
+) -> Any:
     """The largest finite value of a floating-point format, its scales left out.
 
     exponents_reserved  1 where the largest exponent means infinity and NaN, as IEEE 754 has it; 0 in 8 bits and fewer
@@ -115,8 +117,8 @@ class NumberFormat:
     name              as this library spells it
     bits              of one element, scales left out
     kind              float, integer, block (hardware block scaling) or gguf
-    value_bits        what the bits of one element are, in order: sign, exponent and mantissa of a float, sign and digits
-                      of an integer, the index of a table; () where a block's bits are not one value's
+    value_bits        what the bits of one element are, in order: sign, exponent and mantissa of a float, sign and
+                      digits of an integer, the index of a table; () where a block's bits are not one value's
     reserved          of a float: "exponent" where the largest one is infinity and NaN, "code" where one code is NaN
     group             elements that share a scale; 0 for none
     layout            "" for groups along a row, "tile" for group x group squares, "flat" for the flattened matrix

@@ -8,12 +8,16 @@ from typing import Any
 
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
+from llmhw.live.curve import CURVE
 from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
 from llmhw.live.html import answer_html
+from llmhw.live.pages import PAGES
+from llmhw.live.quantization import QUANTIZATION
+from llmhw.live.serving import SERVING
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FIT, FORMATS)}
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FIT, SERVING, QUANTIZATION, FORMATS, PAGES, CURVE)}
 
 
 def _calculator(name: Any) -> Calculator:

@@ -87,9 +87,12 @@ def _formats(settings: Settings) -> Answer:
         verdict=said("{model} in {name}: {size}, {bits} bits of a weight", size=size, bits=f"{mean:.4g}", **given),
         figures=figures,
         python=_python(own.python, fmt.name),
-        command="\n".join((
-            command("formats", fmt.name, options={}), command("model", own.word, options={"weights": fmt.name}),
-        )),  # fmt: skip
+        command="\n".join(
+            (
+                command("formats", fmt.name, options={}),
+                command("model", own.word, options={"weights": fmt.name}),
+            )
+        ),
         tables=[Table(said("What {name} stores", name=fmt.name), (), [*_facts(fmt)])],
         pictures=[picture] if picture else [],
         notes=[f"{fmt.source}", *([fmt.note] if fmt.note else [])],

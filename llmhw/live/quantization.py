@@ -58,7 +58,9 @@ def _smallest(own: Chosen, name: str) -> tuple[list[Figure], str, list[str], lis
     figure = Figure(said("needed of the smallest card"), f"{card.name}: {needed}", row.needed_bytes, row.explain)
     python = f"llmhw.fit(spec, {card.name!r}, formats=[name], uses=['inference']).rows[0].needed_bytes"
     typed = command("fit", own.word, options={"gpu": card.name, "weights": name, "use": "inference"})
-    note = said("Smallest card of NVIDIA: one sequence of 4,096 tokens, by memory alone; not the cheapest, nor the best.")
+    note = said(
+        "Smallest card of NVIDIA: one sequence of 4,096 tokens, by memory alone; not the cheapest, nor the best."
+    )
     return [figure], note, [python], [typed]
 
 
