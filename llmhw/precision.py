@@ -204,7 +204,10 @@ class NumberFormat:
         if "exponent" not in parts:
             return None
         sizes: dict[str, Any] = {"exponent_bits": parts["exponent"], "mantissa_bits": parts["mantissa"]}
-        ends = {"exponents_reserved": int(self.reserved == "exponent"), "codes_reserved": int(self.reserved == "code")}
+        ends: dict[str, Any] = {
+            "exponents_reserved": int(self.reserved == "exponent"),
+            "codes_reserved": int(self.reserved == "code"),
+        }
         largest = term(largest_float, "largest value", **sizes, **ends)
         return largest, term(float_step, "step at 1", mantissa_bits=parts["mantissa"])
 

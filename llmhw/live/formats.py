@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from llmhw.formula import Table, Term, term
 from llmhw.language import said
@@ -30,8 +31,11 @@ _SERIES = {"sign": 3, "exponent": 1, "mantissa": 0, "digits": 0, "index": 2}
 def scales_term(fmt: NumberFormat) -> Term:
     """Bits of a weight with those of its group's scales, as `bits_per_weight` counts them."""
     group = fmt.group**2 if fmt.layout == "tile" else fmt.group or 1
-    shared = {"scale_bits": fmt.scale_bits if fmt.group else 0, "zero_bits": fmt.zero_bits if fmt.group else 0}
-    outer = {"outer_group": fmt.outer_group or 1, "outer_scale_bits": fmt.outer_scale_bits}
+    shared: dict[str, Any] = {
+        "scale_bits": fmt.scale_bits if fmt.group else 0,
+        "zero_bits": fmt.zero_bits if fmt.group else 0,
+    }
+    outer: dict[str, Any] = {"outer_group": fmt.outer_group or 1, "outer_scale_bits": fmt.outer_scale_bits}
     return term(grouped_bits_per_weight, "a weight with its scales", bits=fmt.bits, group=group, **shared, **outer)
 
 

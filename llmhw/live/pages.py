@@ -87,9 +87,9 @@ def _figures(held: FilledCache) -> list[Figure]:
     table, most = held.table, held.most_reserved
 
     def pages() -> str:
-        each = ({"tokens": table.tokens_of(name), "page_size": table.block_tokens} for name in table)
-        sizes = zip(table, each, strict=True)
-        return "\n".join(term(pages_held, str(name), **given).explain() for name, given in sizes)
+        size = table.block_tokens
+        terms = (term(pages_held, str(name), tokens=table.tokens_of(name), page_size=size) for name in table)
+        return "\n".join(t.explain() for t in terms)
 
     def share(label: str, wasted: Term) -> Figure:
         return Figure(label, format_quantity(wasted.value, "fraction"), wasted.value, wasted.explain)

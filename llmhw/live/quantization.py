@@ -52,8 +52,7 @@ def _smallest(own: Chosen, name: str) -> tuple[list[Figure], str, list[str], lis
     if card is None:
         none = said("No card of NVIDIA holds it alone with a sequence of 4,096 tokens.")
         return [], none, [], []
-    asked = {"formats": [name], "uses": ["inference"]}
-    row = llmhw.fit(own.spec, card, **asked).rows[0]
+    row = llmhw.fit(own.spec, card, formats=[name], uses=["inference"]).rows[0]
     needed = said("{needed} of {room}", needed=_show(row.needed_bytes), room=_show(row.usable_bytes))
     figure = Figure(said("needed of the smallest card"), f"{card.name}: {needed}", row.needed_bytes, row.explain)
     python = f"llmhw.fit(spec, {card.name!r}, formats=[name], uses=['inference']).rows[0].needed_bytes"

@@ -53,8 +53,8 @@ class Asked:
     def of(cls, settings: Settings, load: Mapping[str, Any]) -> Asked:
         """The settings of a form, in the layout that is the fastest at that load."""
         own, cluster = chosen(settings), Cluster(device_of(settings), int(settings["devices"]))
-        kv = settings.get("kv") or None
-        job = ServingJob(model=own.spec, cluster=cluster, weights=settings["format"], kv=kv)
+        kv = {"kv": settings["kv"]} if settings.get("kv") else {}
+        job = ServingJob(model=own.spec, cluster=cluster, weights=settings["format"], **kv)
         job = served_layout(job, **load)
         return cls(own, job, load, serve(job, **load))
 

@@ -251,13 +251,17 @@ class FilledCache:
     @property
     def unused(self) -> Term:
         """Share of the held pages that no token fills."""
-        sizes = {"tokens": self.tokens, "pages": self.table.used, "page_tokens": self.table.block_tokens}
+        sizes: dict[str, Any] = {
+            "tokens": self.tokens,
+            "pages": self.table.used,
+            "page_tokens": self.table.block_tokens,
+        }
         return term(unused_share, "held and empty", **sizes)
 
     @property
     def most_reserved(self) -> Term:
         """Sequences that a reservation for each leaves room for."""
-        sizes = {"pages": self.table.blocks, "longest_pages": self.longest_pages}
+        sizes: dict[str, Any] = {"pages": self.table.blocks, "longest_pages": self.longest_pages}
         return term(reserved_sequences, "with a reservation each", **sizes)
 
     @property
@@ -283,7 +287,7 @@ def filled_cache(
 
     >>> held = filled_cache({"A": 20, "B": 40}, 30, pages=8, longest_tokens=64)
     >>> held.table.blocks_of("A"), held.table.blocks_of("B"), held.unused.value, held.reserved
-    ((0, 1, 5, 7), (2, 3, 4, 6), 0.109375, ('A', 'B'))
+    ((0, 1, 6, 7), (2, 3, 4, 5), 0.109375, ('A', 'B'))
     """
     check_count("written", written, 0)
     table = PageTable(pages, page_tokens)
@@ -295,12 +299,12 @@ def filled_cache(
         except OutOfBlocksError:
             waiting.append(name)
     for _ in range(written):
-        for name in table:
+        for name in prompts:
             if name not in waiting and table.tokens_of(name) < longest_tokens:
                 try:
                     table.append(name)
                 except OutOfBlocksError:
-                    waiting.append(str(name))
+                    waiting.append(name)
     return FilledCache(table, tuple(waiting), longest_pages)
 
 
