@@ -59,34 +59,42 @@ def stored_weight_bytes(*, elements: Any, bits_per_weight: Any) -> Any:
     return elements * bits_per_weight / 8
 
 
+@formula(source="IEEE 754-2019, section 3.3; OCP OFP8 v1.0; OCP Microscaling (MX) v1.0, section 5.3", unit="count")
+def largest_exponent(*, exponent_bits: Any, reserved: Any = 1) -> Any:
+    """The largest power of two of a floating-point format's numbers.
+
+    reserved  1 where the largest exponent means infinity and NaN, as IEEE 754 has it; 0 in formats of 8 bits and fewer
+
+    >>> largest_exponent(exponent_bits=8), largest_exponent(exponent_bits=4, reserved=0)
+    (127.0, 8.0)
+    """
+    return 2.0 ** (exponent_bits - 1) - reserved
+
+
 @formula(
     source="IEEE 754-2019, section 3.3; OCP OFP8 v1.0, table 1; OCP Microscaling (MX) v1.0, section 5.3",
-    unit="",
+    unit="times its scale",
 )
-def largest_float(
-    *, exponent_bits: Any, mantissa_bits: Any, exponents_reserved: Any = 1, codes_reserved: Any = 0
-) -> Any:
-    """The largest finite value of a floating-point format, its scales left out.
+def largest_float(*, exponent: Any, mantissa_bits: Any, codes_reserved: Any = 0) -> Any:
+    """The largest finite value of a floating-point format.
 
-    exponents_reserved  1 where the largest exponent means infinity and NaN, as IEEE 754 has it; 0 in 8 bits and fewer
-    codes_reserved      1 where the largest code of all means NaN, as in E4M3
+    exponent        see `largest_exponent`
+    codes_reserved  1 where the largest code of all means NaN, as in E4M3
 
-    >>> largest_float(exponent_bits=8, mantissa_bits=7)
-    3.3895313892515355e+38
-    >>> largest_float(exponent_bits=4, mantissa_bits=3, exponents_reserved=0, codes_reserved=1)
-    448.0
+    >>> largest_float(exponent=127, mantissa_bits=7), largest_float(exponent=8, mantissa_bits=3, codes_reserved=1)
+    (3.3895313892515355e+38, 448.0)
     """
-    return (2 - (1 + codes_reserved) / 2**mantissa_bits) * 2 ** (2 ** (exponent_bits - 1) - exponents_reserved)
+    return (2 - (1 + codes_reserved) / 2.0**mantissa_bits) * 2.0**exponent
 
 
-@formula(source="IEEE 754-2019: unit in the last place", unit="")
+@formula(source="IEEE 754-2019: unit in the last place", unit="fraction")
 def float_step(*, mantissa_bits: Any) -> Any:
     """Distance from 1 to the next larger number, which is the relative distance of all neighbours at most.
 
     >>> float_step(mantissa_bits=7)
     0.0078125
     """
-    return 1 / 2**mantissa_bits
+    return 1 / 2.0**mantissa_bits
 
 
 # -- the formats ------------------------------------------------------------------------------
@@ -203,12 +211,10 @@ class NumberFormat:
         parts = dict(self.value_bits)
         if "exponent" not in parts:
             return None
-        sizes: dict[str, Any] = {"exponent_bits": parts["exponent"], "mantissa_bits": parts["mantissa"]}
-        ends: dict[str, Any] = {
-            "exponents_reserved": int(self.reserved == "exponent"),
-            "codes_reserved": int(self.reserved == "code"),
-        }
-        largest = term(largest_float, "largest value", **sizes, **ends)
+        reserved = int(self.reserved == "exponent")
+        power = term(largest_exponent, "exponent", exponent_bits=parts["exponent"], reserved=reserved)
+        sizes: dict[str, Any] = {"mantissa_bits": parts["mantissa"], "codes_reserved": int(self.reserved == "code")}
+        largest = term(largest_float, "largest value", exponent=power.value, **sizes)
         return largest, term(float_step, "step at 1", mantissa_bits=parts["mantissa"])
 
     @checked(rows=whole(1), columns=whole(1), matrices=whole(1))
