@@ -257,6 +257,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
 # -- files ------------------------------------------------------------------------------------
 
 ENDINGS = ("json", "csv", "md", "html", "xlsx", "txt")
+FOR_PROGRAMS = ("json", "csv", "xlsx")  # in English whatever the reader's language is
 
 
 def json_text(value: Any) -> str:
