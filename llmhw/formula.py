@@ -526,7 +526,12 @@ class StageReport(Report):
 
     def stage_table(self, title: str, aside: str = "") -> Table:
         """The table of `rows`."""
-        return Table(title, ("part", *(said("stage {number}", number=i) for i in range(len(self.stages)))), self.rows(), aside=aside)
+        return Table(
+            title,
+            ("part", *(said("stage {number}", number=i) for i in range(len(self.stages)))),
+            self.rows(),
+            aside=aside,
+        )
 
 
 class Ledger:

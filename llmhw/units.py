@@ -185,7 +185,7 @@ def format_quantity(value: float | None, unit: str) -> str:
     ('70.6 B', '989 TFLOP/s')
     """
     if value is None:
-        return "unknown"
+        return _said("unknown")
     if unit == "dollars":
         sign, rate, _ = PRINTED_CURRENCY.get()
         amount = value * rate
@@ -194,7 +194,14 @@ def format_quantity(value: float | None, unit: str) -> str:
         return f"{100 * value:.1f} %"
     steps, least, bare = _STEPS.get(unit, ((), 1, unit))
     size, suffix = next((step for step in steps if abs(value) >= step[0]), (least, bare))
-    return f"{_significant(value / size)} {suffix}".rstrip()
+    return f"{_significant(value / size)} {_said(suffix) if suffix == 'days' else suffix}".rstrip()
+
+
+def _said(word: str) -> str:
+    """The unit that is a word in the reader's language, which stands above this room."""
+    from llmhw.language import said
+
+    return said(word)
 
 
 def format_range(values: Sequence[float], unit: str) -> list[str]:
@@ -208,7 +215,7 @@ def format_range(values: Sequence[float], unit: str) -> list[str]:
     size, suffix = next((step for step in steps if first >= step[0]), (0.0, ""))
     if not size:
         return [format_quantity(value, unit) for value in values]
-    small = 0.0005  # what three decimals do not show
+    small, suffix = 0.0005, _said(suffix) if suffix == "days" else suffix  # what three decimals do not show
     return [
         f"<0.001 {suffix}" if 0 < value / size < small else f"{_significant(value / size)} {suffix}" for value in values
     ]

@@ -9,7 +9,6 @@ from typing import Any
 
 from llmhw.units import columns, wrapped
 
-
 LANG = "The language of answers; default: the locale's. --json, --csv and what is refused are in English."
 
 
