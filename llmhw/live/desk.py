@@ -8,11 +8,12 @@ from typing import Any
 
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
+from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
 from llmhw.live.html import answer_html
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS,)}
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FIT, FORMATS)}
 
 
 def _calculator(name: Any) -> Calculator:
@@ -25,7 +26,7 @@ def answer(name: str, settings: Mapping[str, Any] | None = None) -> Answer:
     """The answer of a calculator to settings; what they do not say is as the page has it at first.
 
     >>> answer("formats", {"format": "fp8"}).figures[0].value
-    8.0
+    8
     """
     return _calculator(name).answer(settings or {})
 
@@ -36,14 +37,15 @@ def respond(question: str) -> str:
     question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
                is asked for}
 
-    Gives {"html": ...}, {"explanation": text}, or {"error": text}; it never raises for what a reader can type.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
+    can type.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
             found = answer(asked["calculator"], asked.get("settings"))
             if "explain" not in asked:
-                return json.dumps({"html": answer_html(found)})
+                return json.dumps({"html": answer_html(found), "verdict": found.verdict})
             for figure in found.figures:
                 if figure.label == asked["explain"] and figure.explain:
                     return json.dumps({"explanation": figure.explain()})
