@@ -359,7 +359,7 @@ def newest_prices(
     text = "no {kind} price of {device} is known: {whose} has none; give price="
     if others:
         text = "no {kind} price of {device} is known: {whose} has only {others}"
-    return [], said(text, kind=kind, device=device.name, whose=said(whose), others=", ".join(others))
+    return [], said(text, kind=said(kind), device=device.name, whose=said(whose), others=", ".join(others))
 
 
 def _chosen_price(
@@ -742,7 +742,11 @@ class _Ledger:
         watts = float(self.add(device_power_watts, "power", **inputs))
         energy = float(self.add(run_energy_kwh, "energy", device_hours=hours, watts=watts, pue=pue))
         if self.options.grid is None:
-            self.assumed.append(Default("grid", made.name, f"{made.kg_co2_per_kwh:g} kg a kWh, {made.source}"))
+            self.assumed.append(
+                Default(
+                    "grid", made.name, said("{kg:g} kg a kWh, {source}", kg=made.kg_co2_per_kwh, source=made.source)
+                )
+            )
         room = {"tdp_watts": device.tdp_watts, "host_watts": host, "pue": pue}
         return {
             "watts": watts,

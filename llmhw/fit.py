@@ -224,7 +224,7 @@ class FitTable(Report):
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
-        return [f"{_spoken(row.use)}: {row.way}" for row in self.rows if row.way]
+        return [said("{use}: {way}", use=_spoken(row.use), way=row.way) for row in self.rows if row.way]
 
     def explain(self, use: str | None = None) -> str:
         """The formulas behind one use, or all."""

@@ -120,7 +120,7 @@ class Price(_Fact):
         if self.kind == "given":
             return said("as given")
         machine = f" {self.instance}" if self.instance else ""
-        return ", ".join(filter(None, (f"{self.provider}{machine}", said(self.kind), self.region, self.date)))
+        return ", ".join(filter(None, (f"{self.provider}{machine}", said(self.kind), said(self.region), self.date)))
 
     def __str__(self) -> str:
         rate = format_quantity(self.dollars_per_device_hour, "dollars")

@@ -312,7 +312,7 @@ class JobMemory(StageReport):
     @property
     def verdict(self) -> str:
         """Whether it fits, and what a device holds of what it has."""
-        return f"{self._fits}."
+        return said("{told}.", told=self._fits)
 
     @property
     def _fits(self) -> str:

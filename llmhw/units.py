@@ -162,6 +162,9 @@ _STEPS: dict[str, tuple[Sequence[tuple[float, str]], float, str]] = {
 }
 
 
+_WORDS = ("days", "tokens")  # units that are words
+
+
 def _significant(value: float, digits: int = 3) -> str:
     """At least `digits` significant figures, never scientific below 1e15, whole numbers kept whole."""
     if value == 0:
@@ -194,7 +197,7 @@ def format_quantity(value: float | None, unit: str) -> str:
         return f"{100 * value:.1f} %"
     steps, least, bare = _STEPS.get(unit, ((), 1, unit))
     size, suffix = next((step for step in steps if abs(value) >= step[0]), (least, bare))
-    return f"{_significant(value / size)} {_said(suffix) if suffix == 'days' else suffix}".rstrip()
+    return f"{_significant(value / size)} {_said(suffix) if suffix in _WORDS else suffix}".rstrip()
 
 
 def _said(word: str) -> str:
@@ -215,7 +218,7 @@ def format_range(values: Sequence[float], unit: str) -> list[str]:
     size, suffix = next((step for step in steps if first >= step[0]), (0.0, ""))
     if not size:
         return [format_quantity(value, unit) for value in values]
-    small, suffix = 0.0005, _said(suffix) if suffix == "days" else suffix  # what three decimals do not show
+    small, suffix = 0.0005, _said(suffix) if suffix in _WORDS else suffix  # what three decimals do not show
     return [
         f"<0.001 {suffix}" if 0 < value / size < small else f"{_significant(value / size)} {suffix}" for value in values
     ]

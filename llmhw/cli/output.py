@@ -127,7 +127,9 @@ class Sweep(Report):
 
     @property
     def title(self) -> str:
-        return said("{number:,} combinations of {options}", number=len(self.asked), options=", ".join(self.asked[0]))
+        return said(
+            "{number:,} combinations of {options}", number=len(self.asked), options=", ".join(map(said, self.asked[0]))
+        )
 
     @cached_property
     def _lines(self) -> list[tuple[dict[str, Any], Mapping[str, Any], str]]:
