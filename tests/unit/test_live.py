@@ -78,13 +78,13 @@ class Structure(HTMLParser):
 
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_random_settings_have_an_answer_or_the_librarys_error(name: str) -> None:
-    calculator, found = CALCULATORS[name], 0
+    calculator, found, refused = CALCULATORS[name], 0, list[str]()
     for seed in range(200):
         settings = random_settings(calculator, seed)
         try:
             made = calculator.answer(settings)
         except LLMHWError as error:
-            assert len(str(error).splitlines()) == 1
+            refused.append(str(error))
             continue
         found += 1
         assert made.verdict.strip()
@@ -92,6 +92,7 @@ def test_random_settings_have_an_answer_or_the_librarys_error(name: str) -> None
         labels = [figure.label for figure in made.figures]
         assert len(set(labels)) == len(labels)  # a page asks for an explanation by the label
         assert all(math.isfinite(figure.value) for figure in made.figures)
+    assert all(len(text.splitlines()) == 1 for text in refused)
     assert found > 30  # the rest are layouts that do not divide, formats that a device does not multiply
 
 
