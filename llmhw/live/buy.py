@@ -10,7 +10,7 @@ from llmhw.formula import Table
 from llmhw.hardware import Cluster, old_price, prices
 from llmhw.job import ServingJob
 from llmhw.language import said
-from llmhw.live.base import Answer, Calculator, Control, Figure, Settings
+from llmhw.live.base import PATIENCE, Answer, Calculator, Control, Figure, Settings
 from llmhw.live.charts import bars
 from llmhw.live.jobs import AUTO
 from llmhw.live.load import LENGTHS, dollars, lengths_of
@@ -89,7 +89,8 @@ def _notes(plan: Plan, settings: Settings) -> list[str]:
     if price is not None and settings["way"] == "rent":
         found.append(said("Price: {price}", price=str(price)))
         found += [f"{old}" for old in [old_price(price)] if old]
-    found += [f"{one.place}: {one.why}" for one in plan.refused[: 2 if plan.choices else 4]]
+    if not plan.choices:
+        found += [f"{one.place}: {one.why}" for one in plan.refused[:4]]
     ranks = ", ".join(map(str, RANKS))
     found.append(said("A small search: vLLM, one format, {ranks} devices of a node for each copy, {count} places. "
                       "llmhw plan serve tries all layouts and formats, llmhw which other engines.",
@@ -104,9 +105,14 @@ def _buy(settings: Settings) -> Answer:
     job = ServingJob(model=model.spec, cluster=Cluster("h100"), **formats)
     level = {"users": settings["users"], "slo_ttft": settings["first"], "slo_tpot": 1 / settings["speed"]}
     asked: dict[str, Any] = {**lengths_of(settings, model), **level}
-    limit: dict[str, Any] = {"purchase" if bought else "budget_per_hour": settings["budget"] or (1e15 if bought else None)}
+    limit: dict[str, Any] = {"purchase": settings["budget"] or 1e15} if bought else {}
+    if settings["budget"] and not bought:
+        limit["budget_per_hour"] = settings["budget"]
     seller = None if bought or settings["seller"] == AUTO else settings["seller"]
-    plan = plan_small(job, demand=Demand(**asked), limits=Limits(**limit), run=RunOptions(provider=seller), best=_BEST)
+    plan = plan_small(
+        job, demand=Demand(**asked), limits=Limits(**limit), run=RunOptions(provider=seller), best=_BEST,
+        patience=PATIENCE.get(),
+    )  # fmt: skip
     given = {"demand": Code(call("Demand", **asked)), "limits": Code(call("Limits", **limit))}
     if seller:
         given["run"] = Code(call("RunOptions", provider=seller))
@@ -119,6 +125,9 @@ def _buy(settings: Settings) -> Answer:
     options = {**formats, **asked, "tp": ",".join(map(str, RANKS)), "pp": 1, "ep": 1, "attention_dp": 1}
     options |= {**limit, "provider": seller, "best": _BEST}
     line = command("plan", "serve", model.word, options=options)
+    if not plan.choices and not plan.complete:
+        looking = said("Still looking; {count} places are in question.", count=plan.counts["places"])
+        return Answer(looking, (), text + "plan.verdict", line, more=True)
     if not plan.choices:
         return Answer(said("Nothing does: {reason}", reason=plan.verdict), (), text + "plan.verdict", line, good=False,
                       notes=_notes(plan, settings))  # fmt: skip
@@ -142,6 +151,7 @@ def _buy(settings: Settings) -> Answer:
         notes=_notes(plan, settings),
         python=text + ", ".join(f"plan.best.figures['{name}'].value" for name in names),
         command=line,
+        more=not plan.complete,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from llmhw.cost import Default, RunOptions
 from llmhw.hardware import Cluster, PurchasePrice, purchase_prices
 from llmhw.job import ServingJob
+from llmhw.language import said
 from llmhw.ownership import HOURS_PER_MONTH
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import QUALITY, Demand
@@ -312,10 +313,10 @@ def figures_of(e: ServingEstimate, place: Place, site: Site) -> dict[str, Figure
 
 def words(job: ServingJob) -> str:
     """Formats, layout and instances, in words."""
-    told = [f"{job.weights}, cache {job.kv}"]
+    told = [said("{weights}, cache {kv}", weights=job.weights, kv=job.kv)]
     told += [f"{name} {getattr(job, name)}" for name in ("tp", "pp", "ep", "attention_dp") if getattr(job, name) > 1]
     if job.replicas > 1:
-        told.append(f"{job.replicas} replicas")
+        told.append(said("{replicas} replicas", replicas=job.replicas))
     return ", ".join(told).replace("attention_dp", "attention dp")
 
 
@@ -324,10 +325,10 @@ def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[s
     notes = []
     if demand.slo_ttft is None and demand.slo_tpot is None:
         demand = replace(demand, **{one.argument: one.value for one in _LEVEL})
-        notes += [f"assumed {one}" for one in _LEVEL]
+        notes += [said("assumed {value}", value=one) for one in _LEVEL]
     if demand.quality is None and not job.was_asked("weights"):
         demand = replace(demand, quality="high")
-        notes.append("assumed quality='high': weights of at least 8 bits, or the checkpoint's own format")
+        notes.append(said("assumed quality='high': weights of at least 8 bits, or the checkpoint's own format"))
     elif demand.quality is None:
         demand = replace(demand, quality="any")
     one = Cluster(job.cluster.accelerator)
@@ -350,14 +351,15 @@ def why(question: Question, shown: Sequence[Choice]) -> list[str]:
         return []
     first, name = shown[0], question.figure
     told = []
-    spoken = _NAMES.get(name, name.replace("_", " "))
+    spoken = said(_NAMES.get(name, name.replace("_", " ")))
     if name in first.figures:
-        told.append(
-            f"{first.place} has the {'most' if name == 'tokens_per_second' else 'least'} {spoken} of all that hold"
-        )
+        text = "{place} has the least {figure} of all that hold"
+        if name == "tokens_per_second":
+            text = "{place} has the most {figure} of all that hold"
+        told.append(said(text, place=first.place, figure=spoken))
     if len(shown) > 1 and name in shown[1].figures:
         other = shown[1]
-        told.append(f"next, {other.place}: {_differs(first, other, name, spoken)}")
+        told.append(said("next, {place}: {differs}", place=other.place, differs=_differs(first, other, name, spoken)))
     return told
 
 
@@ -373,12 +375,16 @@ _NAMES = {
 
 def _differs(first: Choice, other: Choice, name: str, spoken: str) -> str:
     share = other.figures[name].value / first.figures[name].value - 1
-    told = [f"{abs(share):.0%} {'more' if share >= 0 else 'fewer'} {spoken}"]
-    for figure, better in (("tokens_per_second_per_user", "faster"), ("headroom", "more free memory")):
+    told = [
+        said(
+            "{share:.0%} more {figure}" if share >= 0 else "{share:.0%} fewer {figure}", share=abs(share), figure=spoken
+        )
+    ]
+    gains = {"tokens_per_second_per_user": "{share:.0%} faster for each user", "headroom": "more free memory"}
+    for figure, better in gains.items():
         a, b = first.figures.get(figure), other.figures.get(figure)
         if a and b and b.value > a.value * 1.05:
-            gain = f"{b.value / a.value - 1:.0%} {better} for each user" if figure != "headroom" else better
-            told.append(gain)
+            told.append(said(better, share=b.value / a.value - 1))
     return "; ".join(told)
 
 

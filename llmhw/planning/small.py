@@ -55,9 +55,9 @@ def users_by_bandwidth(
     weight_bytes   that a pass reads at least, of all ranks, at `weights_per_second` of each
     cache_bytes    of one sequence, at `cache_per_second`
 
-    >>> users_by_bandwidth(seconds=0.05, ranks=1, weight_bytes=16e9, weights_per_second=3.2e12, cache_bytes=0.5e9,
-    ...                    cache_per_second=2e12)
-    180.0
+    >>> round(users_by_bandwidth(seconds=0.05, ranks=1, weight_bytes=16e9, weights_per_second=3.2e12, cache_bytes=0.5e9,
+    ...                          cache_per_second=2e12))
+    180
     """
     return (seconds - weight_bytes / weights_per_second / ranks) * ranks * cache_per_second / cache_bytes
 
@@ -312,10 +312,12 @@ class _Search:
 
     question: Question
     best: int
+    patience: float = inf
     found: dict[str, Candidate] = field(default_factory=dict)
-    refused: dict[str, tuple[float, Callable[[], str]]] = field(default_factory=dict)
+    refused: dict[str, tuple[float, int, Callable[[], str]]] = field(default_factory=dict)
     tried: int = 0
     timed: int = 0
+    complete: bool = True
 
     @cached_property
     def users(self) -> int:
@@ -362,9 +364,9 @@ class _Search:
                     1e9,
                 )  # fmt: skip
                 if 0.9 * stored > n * memory:
-                    self.refuse(spot, 3.0, lambda: _SHORT)
+                    self.refuse(spot, n, 3.0, lambda: _SHORT)
                 elif able < 1:
-                    self.refuse(spot, 2.0, lambda: _SLOW)
+                    self.refuse(spot, n, 2.0, lambda: _SLOW)
                 else:
                     one = Candidate(spot, n, int(able))
                     found.append((one.at_least(self.users), len(found), one))
@@ -384,6 +386,9 @@ class _Search:
                 continue
             if one.settled(self.users):
                 self.found[name] = one
+            elif self.timed >= self.patience:
+                self.complete = False
+                break
             elif self._tightened(one):
                 heappush(heap, (one.at_least(self.users), order, one))
 
@@ -398,7 +403,7 @@ class _Search:
         if late <= 1:
             late = known.lateness(users, *made.times(users)[:2])
         known.learn(users, late)
-        return known.most > 0 or self.refuse(one.spot, 1 + min(late, 1e6) / 1e7, lambda: self._late_words(made))
+        return known.most > 0 or self.refuse(one.spot, one.ranks, 1.0, lambda: self._late_words(made))
 
     def _opened(self, one: Candidate) -> bool:
         """Look at the memory of a candidate."""
@@ -409,12 +414,12 @@ class _Search:
             self.kept[cluster] = _instance(self.question.job, self.lengths, cluster)
         made = self.kept[cluster]
         if isinstance(made, str):
-            return self.refuse(one.spot, 4.0, lambda: made)
+            return self.refuse(one.spot, one.ranks, 4.0, lambda: made)
         if not made.capacity:
-            return self.refuse(one.spot, 2 + made.short / 1e15, lambda: _short_words(made))
+            return self.refuse(one.spot, one.ranks, 2.5, lambda: _short_words(made))
         one.instance, one.range = made, made.within(*self.limits, sure=self.question.sure)
         one.range.most = min(one.range.most, one.able)
-        return one.range.most > 0 or self.refuse(one.spot, 1.5, lambda: self._late_words(made))
+        return one.range.most > 0 or self.refuse(one.spot, one.ranks, 1.0, lambda: self._late_words(made))
 
     def _late_words(self, made: Instance) -> str:
         first, following, _ = made.times(1)
@@ -424,11 +429,14 @@ class _Search:
         sure = " over the interval" if self.question.sure else ""
         return f"too slow{sure} even for one user: {', '.join(said)}"
 
-    def refuse(self, spot: Spot, grade: float, reason: Callable[[], str]) -> bool:
-        """Remember why a device is not taken: the reason that is nearest to being none. False, as it is none."""
+    def refuse(self, spot: Spot, ranks: int, grade: float, reason: Callable[[], str]) -> bool:
+        """Remember why a device is not taken: the reason that is nearest to being none. False, as it is none.
+
+        It is the same in whatever order the questions come: that of the most ranks, worked out when all is known.
+        """
         name = spot.site.offer.device.name
-        if name not in self.refused or grade < self.refused[name][0]:
-            self.refused[name] = grade, reason
+        if name not in self.refused or (grade, -ranks) < self.refused[name][:2]:
+            self.refused[name] = grade, -ranks, reason
         return False
 
 
@@ -495,6 +503,7 @@ def plan_small(
     best: int = 3,
     ranks: Sequence[int] = RANKS,
     offers: Iterable[Offer] | None = None,
+    patience: float = inf,
 ) -> Plan:
     """The cheapest places, each of another device, that serve so many users in time.
 
@@ -503,6 +512,7 @@ def plan_small(
     limits   `budget_per_hour` to rent, or `purchase` to buy; what else it has is held against what is found
     ranks    tensor-parallel ranks of an instance that are tried, within a node
     offers   ways to have devices; default: all that the catalog has a price of
+    patience   how many loads are timed at most: a plan that is not `complete` goes on where it is asked for again
 
     The same as `llmhw plan serve` with --tp of these ranks, --pp 1 and these formats, but for the steps of a few per
     cent between numbers of users that it takes: this one is exact. No percentile, no rate.
@@ -525,12 +535,12 @@ def plan_small(
     where = _market(engine, bought, run)
     if offers is not None:
         where = _spots(sites(question, None, offers), engine, bought)
-    made = _Search(question, best)
+    made = _Search(question, best, patience)
     made.run(where, ranks)
-    if not made.found:
-        loose = _Search(replace(question, sure=False), best)
+    if not made.found and made.complete:
+        loose = _Search(replace(question, sure=False), best, patience - made.timed)
         loose.run(where, ranks)
-        made = loose if loose.found else made
+        made = loose if loose.found or not loose.complete else made
         notes += ["nothing keeps the level over its whole 80 % interval: these keep it at the estimate"] * bool(
             loose.found
         )
@@ -541,14 +551,14 @@ def plan_small(
         for c in choices[:1]:
             changes = [f"{', '.join(b.asks(c.figures[b.figure].value) for b in c.misses(limits.bounds()))}: {c.place}"]
     refused = [Refusal(c.place, missed(c, limits.bounds(), COLUMNS)) for c in choices if c not in inside]
-    order = sorted(made.refused.items(), key=lambda r: r[1][0])
-    order = [(name, reason) for name, (_, reason) in order if name not in made.found][:_REFUSED]
-    refused += [Refusal(name, reason()) for name, reason in order]
+    order = sorted(made.refused, key=lambda name: (made.refused[name][0], name))
+    nearest = [name for name in order if name not in made.found][:_REFUSED]
+    refused += [Refusal(name, made.refused[name][2]()) for name in nearest]
     columns = {n: head for n, head in COLUMNS.items() if n != "purchase" or limits.purchase is not None}
     return Plan(
         title=f"plans to serve {job.model.name}: {demand.input_tokens:,} tokens in, {demand.output_tokens:,} out, "
         f"{demand.users:,} users",
         choices=tuple(inside), front=(), columns=columns, bounds=question.bounds, refused=tuple(refused),
         why=tuple(why(question, inside)), changes=tuple(changes), notes=tuple(notes),
-        counts={"places": made.tried, "timed": made.timed},
+        counts={"places": made.tried}, complete=made.complete,
     )  # fmt: skip
