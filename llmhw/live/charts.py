@@ -145,11 +145,12 @@ def curve(
         x = at(min(max(box[0], left), right), 0)[0]
         drawing.box(box_left, box_top, x - box_left, high, 2, fill=0.15, outline=True)
         drawing.text(box_left + 4, box_top + 13, box[1], size=12)
-        words.append(f"{box[1]}: {said('up to')} {told(box[0])}")
+        words.append(said("{box}: up to {x}", box=box[1], x=told(box[0])))
     for series, (name, line) in enumerate(lines.items()):
         drawing.line([at(*point) for point in line], series, width=2)
         (x0, y0), (x1, y1) = line[0], line[-1]
-        words.append(f"{name}: {said_up(y0)} {said('at')} {told(x0)}, {said_up(y1)} {said('at')} {told(x1)}")
+        ends = (said("{y} at {x}", y=said_up(y), x=told(x)) for x, y in ((x0, y0), (x1, y1)))
+        words.append(f"{name}: {', '.join(ends)}")
     if mark:
         x, y = at(*mark[:2])
         drawing.dot(x, y)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 from llmhw.engine import bound
-from llmhw.formula import term
 from llmhw.language import said
 from llmhw.live import charts
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
@@ -18,12 +17,13 @@ from llmhw.units import format_quantity
 
 
 def _knee(service: Service) -> tuple[float, str]:
-    """Requests at which half of the most throughput is reached, and the formula."""
+    """Requests at which half of the most throughput is reached, and what makes it."""
     step = step_model(service.engine, context=service.context, running=256, prompt_tokens=service.input_tokens)
     lengths = {"input_tokens": service.input_tokens, "output_tokens": service.output_tokens}
     each = step.each_seconds(service.context, **lengths)
-    made = term(knee_sequences, "the knee of one copy", base_seconds=step.base_seconds, each_seconds=each)
-    return float(made.value), made.explain()
+    knee = float(knee_sequences(base_seconds=step.base_seconds, each_seconds=each))
+    once, more = (format_quantity(seconds, "seconds") for seconds in (step.base_seconds, each))
+    return knee, said("The knee: {once} paid once a step, over {each} that each request adds", once=once, each=more)
 
 
 @lru_cache(maxsize=8)
@@ -59,7 +59,7 @@ def _curve(settings: Settings) -> Answer:
     if not found.fits:
         return Answer(found.verdict, [], asked.python(), asked.command, good=False, notes=notes(found))
     point, alone, full = found.point, found.curve[0], found.curve[-1]
-    knee, formula = _knee(found.service)
+    knee, how = _knee(found.service)
     given = {"n": f"{point.concurrency:,}", "all": speed(point.tokens_per_second)}
     given |= {"each": speed(point.tokens_per_second_per_user), "knee": f"{knee:,.0f}"}
 
@@ -84,10 +84,7 @@ def _curve(settings: Settings) -> Answer:
         ),
         command=asked.command,
         pictures=[_picture(found)],
-        notes=[
-            said("The knee: {formula}", formula=formula.partition("\n    = ")[0].splitlines()[-1].strip()),
-            *notes(found),
-        ],
+        notes=[how, *notes(found)],
     )
 
 
