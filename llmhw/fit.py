@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import check_items, checked
 from llmhw.formula import Estimate, Part, Report, Table, term
-from llmhw.hardware import Accelerator, Cluster, accelerator, larger
+from llmhw.hardware import Accelerator, Cluster, accelerator, cards, larger
 from llmhw.language import said
 from llmhw.margin import barely, known_error, visible_bytes
 from llmhw.memory import told_towers
 from llmhw.model import ModelSpec
-from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format
+from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format, weight_bytes
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
@@ -646,6 +646,36 @@ def fit(
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
     towers = tuple(told_towers(spec, how="whole on each device"))
     return FitTable(*place, caches, engines, tuple(rows), refused, left_out, towers)
+
+
+@checked
+def smallest_card(
+    spec: ModelSpec, weights: str, *, vendor: str = "NVIDIA", seq_len: int | None = None, batch: int = 1
+) -> Accelerator | None:
+    """The card with the least memory on which inference in that format fits, as `fit` has it; None where none does.
+
+    seq_len   tokens of each sequence; default: 4096, or the model's own limit
+
+    Of cards with equal memory it is the first that can: the catalog's order says nothing of which is better.
+
+    >>> from llmhw import model
+    >>> [smallest_card(model("llama-3.1-8b"), name).memory_vendor for name in ("bf16", "int4-awq")]
+    ['16 GB', '10 GB']
+    """
+    least = weight_bytes(spec, weights)
+    seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
+    refused: set[int] = set()
+    for card in cards(vendor):
+        if card.memory_bytes < least or card.memory_bytes in refused:
+            continue
+        q = _checked(_Question(spec, card, 1, batch, seq_len, None, 1, None, {}))
+        try:
+            if _inference(weights, q).fits:
+                return card
+        except LLMHWError:  # an engine that does not run there, a format that it does not multiply
+            continue
+        refused.add(card.memory_bytes)  # too little for the others of that size, too
+    return None
 
 
 def _trainings(q: _Question, targets: str, asked: Iterable[str]) -> dict[str, Callable[[_Question], Held]]:

@@ -1123,6 +1123,16 @@ def larger(device: Accelerator) -> Iterator[Accelerator]:
             yield _accelerator(name)
 
 
+def cards(vendor: str = "NVIDIA") -> Iterator[Accelerator]:
+    """A vendor's cards and modules of servers that can be had, the smallest memory first.
+
+    >>> sizes = [card.memory_bytes for card in cards()]
+    >>> sizes == sorted(sizes), "laptop" in {card.form for card in cards()}
+    (True, False)
+    """
+    return (_accelerator(name) for _, name in _by_memory(vendor, "card"))
+
+
 @cache
 def _by_memory(vendor: str, place: str) -> list[tuple[int, str]]:
     """Memory in MiB and names of a vendor's devices that are built in alike and can be had, the smallest first."""

@@ -37,6 +37,7 @@ from llmhw.serving import (
     assumptions,
     memory_of,
     paged_tokens,
+    pages_held,
     serving_memory,
     settled,
     variants,
@@ -326,6 +327,18 @@ class ServingEstimate(Report):
         if part in _MEMORY_ROWS:
             return explained(None, memory=memory)
         return explained(_ROWS.get(part or "", part), time=time, memory=memory)
+
+    @property
+    def pages(self) -> tuple[int, int] | None:
+        """Pages of the cache of one group of ranks: those that the point's requests hold, each in the middle of its
+        answer, and all; None where the engine has no pages, or nothing fits.
+        """
+        held = self.memory
+        if not (self.fits and self.job.software.paged) or not held.kv_bytes:
+            return None
+        tokens, pool = min(ceil(self.service.context), self.job.context_limit), held.pools[held.worst]
+        each = pool.blocks(tokens) if pool else pages_held(tokens=tokens, page_size=self.job.page_tokens)
+        return int(self._in_a_group() * each), held.blocks
 
     @property
     def capacity(self) -> int:
@@ -1339,6 +1352,24 @@ def serve(
         time_interval(job, point.concurrency, known), wanted, unpaid, said, best, service,
         grid_of(grid) if grid is not None else None,
     )  # fmt: skip
+
+
+@checked
+def at_load(job: ServingJob, *, input_tokens: int, output_tokens: int, concurrency: int) -> Point:
+    """What `serve` says of one load, without the rest of the curve: for who compares many jobs.
+
+    concurrency   requests at work at a time, or as many as fit if these are fewer; where none fits it is 0
+
+    >>> from llmhw import model
+    >>> job, load = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1)), {"concurrency": 32}
+    >>> load |= {"input_tokens": 1000, "output_tokens": 500}
+    >>> at_load(job, **load) == serve(job, **load).point
+    True
+    """
+    prompt, answer = check_lengths(job, input_tokens, output_tokens)
+    job = settled(job, prompt=prompt, answer=answer, concurrency=concurrency)
+    room = _fitting(job, prompt + answer)[1]
+    return Service(job, engine_for(job), prompt, answer).at(min(concurrency, room)) if room else NOTHING
 
 
 def _check_load(concurrency: int | None, rate: float | None) -> tuple[int | None, float | None]:

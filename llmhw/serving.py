@@ -57,6 +57,16 @@ def paged_tokens(*, tokens: Any, page_size: Any) -> Any:
     return ceil_div(tokens, page_size) * page_size
 
 
+@formula(source="PagedAttention (Kwon et al. 2023), section 4.1: blocks of a fixed number of tokens", unit="count")
+def pages_held(*, tokens: Any, page_size: Any) -> Any:
+    """Pages that a sequence holds: only its last one may be partly empty.
+
+    >>> pages_held(tokens=1000, page_size=16)
+    63
+    """
+    return ceil_div(tokens, page_size)
+
+
 @formula(
     source="vLLM's start-up profiles: gate, up and their product beside the residual stream, its norm and the result",
     unit="bytes",
