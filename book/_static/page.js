@@ -25,7 +25,7 @@ for (const form of document.querySelectorAll("form.filter")) {
       count += fits;
     }
     for (const up of parents) up.hidden = !items.some(({ all }) => all[0].parentElement === up && !all[0].hidden);
-    status.textContent = count === items.length ? "" : `${count} of ${items.length}`;
+    status.textContent = count === items.length ? "" : status.dataset.says.replace("{count}", count).replace("{all}", items.length);
   };
 
   field.addEventListener("input", show);
