@@ -1,14 +1,16 @@
 """The book's two languages: pages that know each other, and what the Chinese tree needs of its extensions.
 
-The Chinese tree is built from sources that `book/chinese` writes, with the same names as the English ones; beside them
-stands `chinese.json`, the Chinese of what extensions say and the English headings. It lies in `zh/` of the site.
+The Chinese tree is built from sources that `book/chinese` writes into `_build/zh`, with the same names as the English
+ones. It lies in `zh/` of the site.
 """
 
 from __future__ import annotations
 
-import json
+import importlib
 import posixpath
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,9 @@ from sphinx.config import Config
 from sphinx.search import languages
 from sphinx.search.en import SearchEnglish
 from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 HAN = re.compile(r"[\u2e80-\u303f\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef]")
 # Browsers and screen readers choose glyphs and voices by these.
@@ -32,16 +37,24 @@ def is_chinese(config: Config) -> bool:
     return bool(str(config.language).startswith("zh"))
 
 
+def edition(config: Config, folder: Path) -> Any:
+    """`book.chinese.catalogues` of the project whose tree, English or Chinese, lies in the folder."""
+    root = str(folder.parents[1] if is_chinese(config) else folder)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    return importlib.import_module("book.chinese.catalogues")
+
+
 @cache
-def _known(folder: str) -> dict[str, Any]:
-    return dict(json.loads((Path(folder) / "chinese.json").read_text(encoding="utf-8")))
+def _words(catalogues: Any) -> dict[str, str]:
+    return {**catalogues.words("interface"), **catalogues.words("book/claims.md")}
 
 
 def speaker(app: Any) -> Callable[[str], str]:
     """What turns words of an extension into those of the tree: `say("Unit")`. Takes an app or its environment."""
     if not is_chinese(app.config):
         return str
-    words = _known(str(app.srcdir))["words"]
+    words = _words(edition(app.config, Path(app.srcdir)))
     return lambda english: words.get(english, english)
 
 
@@ -58,7 +71,7 @@ class EnglishAnchors(SphinxTransform):
             return
         document = self.document
         sections = [section for section in document.findall(nodes.section) if "slug" in section]
-        english = _known(str(self.env.srcdir))["headings"][self.env.docname]
+        english = edition(self.config, Path(self.env.srcdir)).headings(self.env.docname)
         new_ids: dict[str, str] = {}
         slugs: dict[str, Any] = {}
         for section, heading in zip(sections, english, strict=True):
@@ -152,10 +165,28 @@ function splitQuery(query) {
         return bool(HAN.match(stemmed_word) or super().word_filter(stemmed_word))
 
 
+# -- font -------------------------------------------------------------------------------------
+
+
+def copy_font(app: Sphinx, error: Exception | None) -> None:
+    """The font of the Chinese tree, in parts of which a browser loads those that a page needs and its machine lacks."""
+    if error or app.builder.format != "html" or not is_chinese(app.config):
+        return
+    source = Path(app.confdir) / "node_modules" / "@fontsource-variable" / "noto-sans-sc"
+    if not source.is_dir():
+        logger.warning("node_modules/@fontsource-variable is missing, so Chinese may not show; run: make setup")
+        return
+    target = Path(app.outdir) / "_static" / "noto-sans-sc"
+    shutil.copytree(source / "files", target / "files", dirs_exist_ok=True)
+    for name in ("index.css", "LICENSE"):
+        shutil.copy(source / name, target)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(EnglishAnchors)
     app.connect("doctree-resolved", near_links)
     app.connect("doctree-resolved", mark_english)
-    app.connect("html-page-context", other_page, priority=800)
+    app.connect("html-page-context", other_page, priority=100)  # before the theme renders its parts
+    app.connect("build-finished", copy_font)
     languages["zh"] = SearchChinese
     return {"parallel_read_safe": True, "parallel_write_safe": True}

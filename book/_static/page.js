@@ -52,3 +52,10 @@ const reach = () => document.querySelectorAll(".drawn, .bd-article :is(div.math,
 });
 reach();
 window.addEventListener("resize", reach);
+
+// The other language's page opens at the same place, with what the address asks.
+for (const link of document.querySelectorAll("a.other-language")) {
+  const page = link.getAttribute("href");
+  const lead = () => link.setAttribute("href", page + location.search + location.hash);
+  for (const event of ["pointerenter", "pointerdown", "focus", "click"]) link.addEventListener(event, lead);
+}

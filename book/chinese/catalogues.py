@@ -10,7 +10,9 @@ from pathlib import Path
 from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po, write_po
 
-from book.chinese.texts import INTERFACE, ROOT, pages, texts
+from book.chinese.texts import INTERFACE, ROOT, headings, pages, texts
+
+__all__ = ["headings", "words"]  # what the extensions ask
 
 LOCALE = Path("book/locale/zh_CN")
 HEADER = """# Chinese (zh_CN) of {page}. `make gettext` keeps it in step with the page.

@@ -183,8 +183,8 @@ def translated(source: str, words: dict[str, str]) -> str:
 
 
 def headings(page: str) -> list[str]:
-    """The headings of a page, without marks."""
-    path = ROOT / page
+    """The headings of a page, without marks. The page is named with its suffix or without."""
+    path = next(ROOT / name for name in pages() if page in (name, name.rpartition(".")[0]))
     if path.suffix == ".ipynb":
         parts = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
     else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -13,13 +11,11 @@ import yaml
 
 from book.chinese.catalogues import words
 from book.chinese.texts import (
-    CLAIMS,
     INTERFACE,
     ROOT,
     captions,
     config,
     contents,
-    headings,
     one_line,
     pages,
     translated,
@@ -84,9 +80,3 @@ def write() -> None:
     said = words(INTERFACE)
     for name, value in (("_config.yml", settings(said)), ("_toc.yml", toc(said))):
         (TREE / name).write_text(yaml.safe_dump(value, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    # For the extensions: what they say, and the English headings, whose anchors the Chinese ones keep.
-    known = {
-        "words": said | words(CLAIMS),
-        "headings": {str(Path(page).with_suffix("")): headings(page) for page in pages()},
-    }
-    (TREE / "chinese.json").write_text(json.dumps(known, ensure_ascii=False, indent=1), encoding="utf-8")
