@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 import shutil
 import subprocess
@@ -18,13 +19,11 @@ BOOK = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-n", "-W"
 def share(site: Path, folder: str = "zh") -> None:
     """What the Chinese tree has in common with the English one stands once, in that; pages lead there."""
     tree = site / folder
-    shared = {
-        str(path.relative_to(tree))
-        for path in (tree / "_static").rglob("*")
-        if path.is_file()
-        and (twin := site / path.relative_to(tree)).is_file()
-        and twin.read_bytes() == path.read_bytes()
-    }
+    names = [path.relative_to(site) for path in (site / "_static").rglob("*") if path.is_file()]
+    here = [
+        name for name in names if (tree / name).is_file() and name.name != "live.js"
+    ]  # that seeks what lies near it
+    shared = {str(name) for name in here if filecmp.cmp(site / name, tree / name, shallow=False)}
 
     def lead(match: re.Match[str]) -> str:
         return f"{match[1]}../{match[2]}" if match[2] in shared else match[0]

@@ -34,6 +34,9 @@ def settings(said: dict[str, str]) -> Any:
     made["sphinx"]["config"] |= {
         "language": "zh_CN",
         "html_css_files": ["llmhw.css", "noto-sans-sc/index.css", "zh.css"],
+        "llmhw_live": "../live/",  # the English tree's
+        "togglebutton_hint": "点击显示",
+        "togglebutton_hint_hide": "点击隐藏",
     }
     return made
 

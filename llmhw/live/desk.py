@@ -36,14 +36,15 @@ def respond(question: str) -> str:
     question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
                is asked for}
 
-    Gives {"html": ...}, {"explanation": text}, or {"error": text}; it never raises for what a reader can type.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
+    can type.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
             found = answer(asked["calculator"], asked.get("settings"))
             if "explain" not in asked:
-                return json.dumps({"html": answer_html(found)})
+                return json.dumps({"html": answer_html(found), "verdict": found.verdict})
             for figure in found.figures:
                 if figure.label == asked["explain"] and figure.explain:
                     return json.dumps({"explanation": figure.explain()})
