@@ -20,9 +20,8 @@ def share(site: Path, folder: str = "zh") -> None:
     """What the Chinese tree has in common with the English one stands once, in that; pages lead there."""
     tree = site / folder
     names = [path.relative_to(site) for path in (site / "_static").rglob("*") if path.is_file()]
-    here = [
-        name for name in names if (tree / name).is_file() and name.name != "live.js"
-    ]  # that seeks what lies near it
+    # live.js looks for what it loads from where it lies.
+    here = [name for name in names if (tree / name).is_file() and name.name != "live.js"]
     shared = {str(name) for name in here if filecmp.cmp(site / name, tree / name, shallow=False)}
 
     def lead(match: re.Match[str]) -> str:

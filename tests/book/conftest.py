@@ -35,7 +35,7 @@ def tree() -> list[Path]:
 
 @dataclass(frozen=True)
 class Build:
-    """One run of `jupyter-book build`."""
+    """What `make book` does, and the folder of its site."""
 
     returncode: int
     log: str
@@ -44,7 +44,7 @@ class Build:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The build that `make book` does, in an empty folder: a second build over a first one hides warnings."""
+    """Both trees of the book, in an empty folder: a second build over a first one hides warnings."""
     folder = tmp_path_factory.mktemp("book")
     for name in tree():
         target = folder / name
@@ -52,7 +52,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         target.write_bytes((ROOT / name).read_bytes())
     if (ROOT / "node_modules").is_dir():
         (folder / "node_modules").symlink_to(ROOT / "node_modules")
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "-W", "--keep-going"]
+    command = [sys.executable, "-m", "book.build"]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return Build(run.returncode, run.stdout + run.stderr, folder / "_build" / "html")
 
