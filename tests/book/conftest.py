@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -18,6 +20,19 @@ def pages() -> list[str]:
     """Every page that the table of contents names, without suffix."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+@cache
+def parsed(path: Path) -> BeautifulSoup:
+    """A built page. Whoever changes it changes it for all tests."""
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def english(html: Path) -> list[Path]:
+    """The pages of the English tree; the Chinese one lies in it."""
+    found = sorted(path for path in html.rglob("*.html") if not {"_static", "zh"} & set(path.relative_to(html).parts))
+    assert found
+    return found
 
 
 def tree() -> list[Path]:
