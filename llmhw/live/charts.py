@@ -40,12 +40,16 @@ def bars(
 ) -> Picture:
     """Bars made of parts, one below the other, with their sums; parts of one name have one colour.
 
+    Parts of less than a hundredth of the longest bar are put together.
+
+
     rows     label of each bar -> its parts
     told     a value as text
     room     a limit across all bars, and what it is called
     names    what a part is called
     shares   the legend says each part's share of the first bar, too
     """
+    rows = _without_small(rows)
     parts = list(dict.fromkeys(part for row in rows.values() for part, value in row.items() if value > 0))
     whole = {label: sum(row.values()) for label, row in rows.items()}
     most = max([*whole.values(), *([room[1]] if room else []), 1e-30])
@@ -79,6 +83,17 @@ def bars(
     return Picture(drawing.svg("; ".join(words)), caption, "; ".join(words))
 
 
+def _without_small(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The same with parts that nobody would see put together."""
+    least = max((sum(row.values()) for row in rows.values()), default=0.0) / 100
+    seen = {part for row in rows.values() for part, value in row.items() if value >= least}
+    made = {}
+    for label, row in rows.items():
+        rest = sum(value for part, value in row.items() if part not in seen)
+        made[label] = {part: value for part, value in row.items() if part in seen} | ({"others": rest} if rest else {})
+    return made
+
+
 def nice(value: float) -> float:
     """The round number (1, 2 or 5 and zeros) that is at least so large."""
     if value <= 0:
@@ -94,6 +109,7 @@ def curve(
     up: str,
     *,
     mark: tuple[float, float, str] | None = None,
+    box: tuple[float, str] | None = None,
     logarithmic: bool = True,
     told: Callable[[float], str] = lambda value: f"{value:g}",
     said_up: Callable[[float], str] = lambda value: f"{value:g}",
@@ -102,6 +118,7 @@ def curve(
 
     across, up    what the axes are
     mark          the dot and its label
+    box           how far to the right limits are kept, and what that is called: a box around that part
     logarithmic   whether steps across are ratios
     """
     points = [p for line in lines.values() for p in line] + ([mark[:2]] if mark else [])
@@ -124,10 +141,16 @@ def curve(
         drawing.text(at(x, 0)[0], box_top + high + 15, told(x), at=where, size=12)
     drawing.text(box_left + wide / 2, box_top + high + 32, across, at="middle", size=12)
     words = []
+    if box:
+        x = at(min(max(box[0], left), right), 0)[0]
+        drawing.box(box_left, box_top, x - box_left, high, 2, fill=0.15, outline=True)
+        drawing.text(box_left + 4, box_top + 13, box[1], size=12)
+        words.append(said("{box}: up to {x}", box=box[1], x=told(box[0])))
     for series, (name, line) in enumerate(lines.items()):
         drawing.line([at(*point) for point in line], series, width=2)
         (x0, y0), (x1, y1) = line[0], line[-1]
-        words.append(f"{name}: {said_up(y0)} {said('at')} {told(x0)}, {said_up(y1)} {said('at')} {told(x1)}")
+        ends = (said("{y} at {x}", y=said_up(y), x=told(x)) for x, y in ((x0, y0), (x1, y1)))
+        words.append(f"{name}: {', '.join(ends)}")
     if mark:
         x, y = at(*mark[:2])
         drawing.dot(x, y)
