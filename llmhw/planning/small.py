@@ -94,9 +94,9 @@ class Instance:
 
     @cached_property
     def capacity(self) -> int:
-        """Sequences that run at once; 0 where not one of the longest that must fit does."""
+        """Sequences that run at once; 0 where not one of the longest that must fit does, or it does not start."""
         job, demand, held = self.job, self.demand, memory_of(self.job)
-        if demand.context is not None and not held.sequences(demand.context):
+        if held.refusal or (demand.context is not None and not held.sequences(demand.context)):
             return 0
         return min(held.sequences(demand.tokens), job.max_sequences) * job.attention_dp
 
@@ -165,6 +165,9 @@ class Range:
             self.least = max(self.least, min(users, self.most))
         else:
             self.most = min(self.most, users - 1, int(users / late) if users > 2 else users - 1)
+            # a number that was timed and keeps its limits counts, where tiles of products make a step between
+            self.least = min(self.least, users - 1)
+            self.most = max(self.most, self.least)
         self.seen.append((users, late))
 
     def next_try(self, most: int) -> int:
@@ -418,7 +421,7 @@ class _Search:
         if not made.capacity:
             return self.refuse(one.spot, one.ranks, 2.5, lambda: _short_words(made))
         one.instance, one.range = made, made.within(*self.limits, sure=self.question.sure)
-        one.range.most = min(one.range.most, one.able)
+        one.range.most = max(min(one.range.most, one.able), one.range.least)
         return one.range.most > 0 or self.refuse(one.spot, one.ranks, 1.0, lambda: self._late_words(made))
 
     def _late_words(self, made: Instance) -> str:
@@ -447,6 +450,8 @@ _SLOW = "too slow: its bandwidth or its arithmetic alone takes longer"
 
 
 def _short_words(made: Instance) -> str:
+    if refusal := memory_of(made.job).refusal:
+        return f"does not start: {refusal}"
     amount = format_quantity(max(made.short, 0.0), "bytes")
     return f"does not fit: short by {amount} on each of {made.job.tp} in {made.job.weights}"
 
@@ -489,7 +494,11 @@ def _choice(question: Question, one: Candidate) -> Choice:
     paid: Mapping[str, Any] = {"price": place.price} if place.price else {}
 
     def predicted() -> Any:
-        return serve(job, **asked, concurrency=users, **paid)
+        found = serve(job, **asked, concurrency=users, **paid)
+        if found.fits or not job.software.paged:
+            return found
+        short = replace(job, max_model_len=demand.context or demand.tokens)  # the longest that is asked for, no more
+        return serve(short, **asked, concurrency=users, **paid)
 
     return Choice(str(place), words(job), job, figures, predicted, where=place)
 
