@@ -31,6 +31,7 @@ WORDS = {
 
 # What only a screen can do.
 DEAD = "script, style, form, button, input, a.headerlink, .toctree-wrapper, .sd-btn"
+LONG = 16  # lines of code that a page may end in
 _EXERCISE = re.compile(r"\d+\w?\.\d+")
 _SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
 
@@ -164,6 +165,10 @@ def chapter(html: Path, name: str, part: str, drawings: list[str], plain: set[st
         if not set(span.get("class", [])) - plain:
             span.unwrap()
     article.smooth()
+    for code in article.select("pre"):
+        code["class"] = "long" if code.get_text().count("\n") > LONG else "short"
+    for cited in article.select("[role^=doc-]"):
+        del cited["role"]  # EPUB 3.3 has no more use for it
     settings = {one["id"]: said for one in article.select(".calculator[id]") if (said := set_to(one))}
     for dead in article.select(DEAD):
         dead.decompose()

@@ -31,7 +31,7 @@ pages => {
 
 
 def printed(book: Book) -> bytes:
-    """The PDF, with its page numbers, and with the date of the sources in place of today's."""
+    """The PDF: tagged, with bookmarks, and with the numbers of its pages in the contents."""
     styles = ("/html/_static/han.css",)
     body = "".join([title_page(book), contents(book), *(chapter(book, each) for each in book.chapters)])
     css = "\n".join([code_colours(book.html), (HERE / "paper.css").read_text(encoding="utf-8"), *running_heads(book)])
@@ -44,6 +44,11 @@ def printed(book: Book) -> bytes:
             if numbers == (numbers := page_numbers(pdf)):
                 break
             page.evaluate(NUMBER, {name: str(number) for name, number in numbers.items()})
+    return dated(pdf, book)
+
+
+def dated(pdf: bytes, book: Book) -> bytes:
+    """The same file with the date of the sources, so that the same sources give the same one."""
     day = book.date.strftime("D:%Y%m%d%H%M%S+00'00'").encode()
     return re.sub(rb"(/(?:Creation|Mod)Date )\(D:[^)]{20}\)", lambda found: found[1] + b"(" + day + b")", pdf)
 
@@ -104,16 +109,26 @@ def chapter(book: Book, each: Chapter) -> str:
     return f'<section class="chapter" id="{anchor(each.slug)}">{inside}</section>'
 
 
+def objects_of(pdf: bytes) -> dict[int, bytes]:
+    """The objects of a file as Chromium writes it, by number."""
+    found = re.findall(rb"(?<=\n)(\d+) 0 obj\n(.*?)\nendobj", pdf, re.DOTALL)
+    return {int(number): body for number, body in found}
+
+
+def page_count(pdf: bytes) -> int:
+    return sum(b"/Type /Page\n" in body for body in objects_of(pdf).values())
+
+
 def page_numbers(pdf: bytes) -> dict[str, int]:
-    """Named destination -> number of its page, in a file as Chromium writes it."""
-    objects = {int(number): body for number, body in re.findall(rb"(?<=\n)(\d+) 0 obj\n(.*?)\nendobj", pdf, re.DOTALL)}
+    """Named destination -> number of its page."""
+    objects = objects_of(pdf)
 
     def leaves(number: int) -> Iterator[int]:
-        kids = re.search(rb"/Kids \[([^\]]*)\]", objects[number])
-        if b"/Type /Pages" not in objects[number] or kids is None:
+        kids = re.search(rb"/Type /Pages\n.*/Kids \[([^\]]*)\]|/Kids \[([^\]]*)\].*/Type /Pages\n", objects[number], re.DOTALL)
+        if kids is None:
             yield number
             return
-        for kid in re.findall(rb"(\d+) 0 R", kids[1]):
+        for kid in re.findall(rb"(\d+) 0 R", kids[1] or kids[2]):
             yield from leaves(int(kid))
 
     catalog = next(body for body in objects.values() if b"/Type /Catalog" in body)
@@ -122,5 +137,9 @@ def page_numbers(pdf: bytes) -> dict[str, int]:
         return {}
     order = {page: index for index, page in enumerate(leaves(int(root[1])), start=1)}
     found = re.findall(rb"/(\S+) \[(\d+) 0 R", objects[int(named[1])])
-    unescaped = ((re.sub(rb"#([0-9A-Fa-f]{2})", lambda m: bytes.fromhex(m[1].decode()), name), page) for name, page in found)
-    return {name.decode(): order[int(page)] for name, page in unescaped}
+    return {unescaped(name): order[int(page)] for name, page in found}
+
+
+def unescaped(name: bytes) -> str:
+    """A name of PDF: #2E is a dot."""
+    return re.sub(rb"#([0-9A-Fa-f]{2})", lambda sign: bytes.fromhex(sign[1].decode()), name).decode()
