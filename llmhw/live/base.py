@@ -29,6 +29,7 @@ class Control:
     unit      behind the number
     help      one sentence for who does not know the word
     when      shown only where another control has one of these values: {"task": ("train", "lora")}
+    more      among the further settings, which are folded away at first
     """
 
     name: str
@@ -44,6 +45,7 @@ class Control:
     unit: str = ""
     help: str = ""
     when: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    more: bool = False
 
     def read(self, value: Any) -> Any:
         """The setting as the calculator gets it, from what a form or a link says; `LLMHWError` if it cannot be."""
@@ -73,7 +75,7 @@ class Figure:
 
     label     what it is, in the reader's language
     text      the number as it is read, with its unit
-    value     the number itself, in base units
+    value     the number itself, in base units, `rounded`
     explain   gives the formula with the numbers put in, as `Estimate.explain` does; asked for only when the reader asks
     """
 
@@ -81,6 +83,20 @@ class Figure:
     text: str
     value: float
     explain: Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", rounded(self.value))
+
+
+def rounded(value: float) -> float:
+    """A number as every Python has it, to twelve figures: further ones differ with the version and the machine.
+
+    Since 3.12 `sum` makes up for what floats lose; `exp`, `log` and powers are those of the machine.
+
+    >>> rounded(0.1 + 0.2), rounded(70553706496)
+    (0.3, 70553706496)
+    """
+    return value if isinstance(value, int) else float(f"{value:.12g}")
 
 
 @dataclass(frozen=True)
@@ -99,8 +115,8 @@ class Answer:
     verdict   the answer in one sentence
     good      whether that is good news; None where it is neither
     figures   the main numbers, each can be explained
-    python    lines that give the same numbers in Python
-    command   the line of the command that does, or ""
+    python    lines that give the same numbers in Python; the last is the figures' values, in their order
+    command   the line of the command that does, or ""; with --json, the values are among its numbers
     notes     what was assumed, what to try
     """
 
@@ -129,13 +145,16 @@ class Calculator:
     function: Callable[[Settings], Answer]
 
     def settings(self, given: Settings) -> dict[str, Any]:
-        """Complete settings: what is given, read; the rest as it is at first. `LLMHWError` names what cannot be."""
+        """Complete settings: what is given, read; the rest as it is at first. `LLMHWError` names what cannot be.
+
+        `config`, the text of the reader's own config.json, goes with any control of a model, in its place.
+        """
         known = {control.name: control for control in self.controls}
         for name in given:
-            if name not in known and name not in ("config", "gguf"):
+            if name not in known and name != "config":
                 raise LLMHWError(f"{shown(name)} is no setting of {said(self.title)}; it has {', '.join(known)}")
         read = {name: one.read(given.get(name, one.default)) for name, one in known.items()}
-        return {**read, **{name: given[name] for name in ("config", "gguf") if given.get(name)}}
+        return {**read, "config": given["config"]} if given.get("config") is not None else read
 
     def answer(self, given: Settings) -> Answer:
         """The answer to settings that need not be complete."""

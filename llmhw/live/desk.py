@@ -8,11 +8,21 @@ from typing import Any
 
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
+from llmhw.live.cost import COST
+from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
 from llmhw.live.html import answer_html
+from llmhw.live.interval import CHECKPOINT
+from llmhw.live.layout import LAYOUT
+from llmhw.live.load import LOAD
+from llmhw.live.pipeline import PIPELINE
+from llmhw.live.shards import SHARDS
+from llmhw.live.step import STEP
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS,)}
+CALCULATORS: Mapping[str, Calculator] = {
+    one.name: one for one in (FIT, LAYOUT, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, LOAD)
+}
 
 
 def _calculator(name: Any) -> Calculator:
@@ -36,14 +46,15 @@ def respond(question: str) -> str:
     question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
                is asked for}
 
-    Gives {"html": ...}, {"explanation": text}, or {"error": text}; it never raises for what a reader can type.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
+    can type.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
             found = answer(asked["calculator"], asked.get("settings"))
             if "explain" not in asked:
-                return json.dumps({"html": answer_html(found)})
+                return json.dumps({"html": answer_html(found), "verdict": found.verdict})
             for figure in found.figures:
                 if figure.label == asked["explain"] and figure.explain:
                     return json.dumps({"explanation": figure.explain()})

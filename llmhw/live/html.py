@@ -22,33 +22,54 @@ def tag(element: str, /, *inside: str, **attributes: Any) -> str:
     return f"<{element}{said_so}>{end}"
 
 
-def _field(control: Control, prefix: str) -> str:
+def _number(control: Control, value: Any, common: Mapping[str, Any]) -> str:
+    """A field and a slider that says the same; that of ratios has a thousand places, which the page's script maps."""
+    limits = {"min": f"{control.least:.12g}", "max": f"{control.most:.12g}", "step": f"{control.step:.12g}"}
+    field = tag("input", type="number", inputmode="decimal", value=f"{value:.12g}", **limits, **common)
+    unit = tag("span", escape(said(control.unit)), class_="unit") if control.unit else ""
+    kind = {"type": "range", "aria_hidden": "true", "tabindex": -1, "data_whole": control.whole}
+    return field + unit + tag("input", **kind, value=f"{value:.12g}", data_ratio=control.logarithmic, **limits)
+
+
+def _field(control: Control, value: Any, prefix: str) -> str:
     """The label and the form element of a control."""
     own = f"{prefix}-{control.name}"
     help_ = f"{own}-help" if control.help else None
     common = {"id": own, "name": control.name, "aria_describedby": help_}
     if control.kind == "choice":
         options = (
-            tag("option", escape(said(label)), value=key, selected=key == control.default)
+            tag("option", escape(said(label)), value=None if said(label) == key else key, selected=key == value)
             for key, label in control.choices
         )
         element = tag("select", *options, **common)
     elif control.kind == "switch":
-        element = tag("input", type="checkbox", checked=control.default, **common)
+        element = tag("input", type="checkbox", checked=value, **common)
     elif control.kind == "number":
-        limits = {"min": f"{control.least:g}", "max": f"{control.most:g}", "step": f"{control.step:g}"}
-        slider = tag(
-            "input", type="range", aria_hidden="true", tabindex=-1, data_logarithmic=control.logarithmic, **limits
-        )
-        number = tag("input", type="number", inputmode="decimal", value=control.default, **limits, **common)
-        element = number + (tag("span", escape(control.unit), class_="unit") if control.unit else "") + slider
+        element = _number(control, value, common)
     else:
-        element = tag("input", type="text", value=control.default, data_names=control.kind, autocomplete="off",
-                      spellcheck="false", **common)  # fmt: skip
+        element = tag("input", type="text", value=value, data_names=control.kind, autocomplete="off",
+                      autocapitalize="off", spellcheck="false", **common)  # fmt: skip
     label = tag("label", escape(said(control.label)), for_=own)
     note = tag("small", escape(said(control.help)), id=help_) if control.help else ""
     when = " ".join(f"{name}={'|'.join(values)}" for name, values in control.when.items())
     return tag("div", label, element, note, class_=f"control {control.kind}", data_when=when or None)
+
+
+def _button(text: str, kind: str) -> str:
+    return tag("button", escape(text), type="button", class_=kind)
+
+
+def _own_model(own: str) -> str:
+    """Where a reader puts a model of theirs."""
+    return tag("details",
+        tag("summary", escape(said("Your own model: a config.json or a GGUF file"))),
+        tag("label", escape(said("Paste a config.json")), for_=f"{own}-config"),
+        tag("textarea", id=f"{own}-config", rows=3, spellcheck="false", autocomplete="off"),
+        tag("label", escape(said("Or open a file; it stays on this machine")), for_=f"{own}-file"),
+        tag("input", id=f"{own}-file", type="file", accept=".json,.gguf"),
+        _button(said("Forget it"), "forget"),
+        class_="own",
+    )  # fmt: skip
 
 
 def _figure(figure: Figure) -> str:
@@ -72,19 +93,24 @@ def _list(lines: Iterable[str]) -> str:
     return tag("ul", *(tag("li", escape(line)) for line in lines), class_="notes")
 
 
+def _same(head: str, text: str) -> str:
+    """Lines to copy."""
+    copy = tag("button", escape(said("Copy")), type="button", class_="copy", aria_label=f"{said('Copy')}: {head}")
+    return tag("div", tag("h4", escape(head)), copy, tag("pre", escape(text)), class_="same")
+
+
 def answer_html(answer: Answer) -> str:
     """An answer: verdict, figures, pictures, tables, notes, and how to ask the same in Python and on a command line."""
     mood = {True: "good", False: "bad", None: "plain"}[answer.good]
     code = [("Python", answer.python), (said("Command"), answer.command)]
     return "".join((
-        tag("p", escape(answer.verdict), class_=f"verdict {mood}", role="status"),
+        tag("p", escape(answer.verdict), class_=f"verdict {mood}"),
         tag("dl", *map(_figure, answer.figures), class_="figures") if answer.figures else "",
         *map(_picture, answer.pictures),
         *map(_table, answer.tables),
         _list(answer.notes) if answer.notes else "",
-        tag("details", tag("summary", escape(said("The same in Python and as a command"))), *(
-            tag("div", tag("h4", escape(head)), tag("pre", escape(text)), class_="same") for head, text in code if text
-        )),
+        tag("details", tag("summary", escape(said("The same in Python and as a command"))),
+            *(_same(head, text) for head, text in code if text)),
     ))  # fmt: skip
 
 
@@ -92,13 +118,30 @@ def calculator_html(calculator: Calculator, settings: Mapping[str, Any] | None =
     """A calculator with its first answer in it, as a page holds it before any script runs.
 
     settings   other first values than the calculator's own
+
+    Beside form and answer there are two places where the page speaks: `.progress` is seen, `.heard` only heard.
     """
-    first = calculator.answer(settings or {})
+    values = calculator.settings(settings or {})
+    first = calculator.function(values)
     own = f"calculator-{calculator.name}"
-    fields = "".join(_field(control, own) for control in calculator.controls)
+    fields, more = (
+        "".join(_field(one, values[one.name], own) for one in calculator.controls if one.more is later)
+        for later in (False, True)
+    )
+    if more:
+        fields += tag("details", tag("summary", escape(said("More settings"))), more, class_="more")
+    if any(control.kind == "model" for control in calculator.controls):
+        fields += _own_model(own)
+    tools = _button(said("Copy link"), "link") + _button(said("As at first"), "again")
     return tag("section",
         tag("h3", escape(said(calculator.title)), id=f"{own}-title"),
-        tag("form", fields),
+        tag("form", fields, tag("div", tools, class_="tools"), autocomplete="off"),
+        tag("noscript", tag("p", escape(said("Without scripts this is the first answer only.")))),
+        tag("p", escape(said(
+            "This page was opened as a file, from which browsers start no Python. {command} in its folder serves it.",
+            command="python -m http.server")), class_="served", hidden=True),
+        tag("p", class_="progress", role="status"),
         tag("div", answer_html(first), class_="answer"),
+        tag("p", class_="heard visually-hidden", role="status"),
         class_="calculator", id=own, data_calculator=calculator.name, aria_labelledby=f"{own}-title",
     )  # fmt: skip

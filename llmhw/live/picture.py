@@ -7,6 +7,7 @@ drawing is at most 400 wide or is drawn to be read without its small print.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -44,6 +45,12 @@ class Drawing:
         self._put("rect", inside, x=float(x), y=float(y), width=max(float(width), 0.0), height=float(height),
                   fill=colour(series) if fill else "none", fill_opacity=fill or None,
                   stroke=colour(series) if outline else None)  # fmt: skip
+
+    def boxes(self, places: Iterable[tuple[float, float, float, float]], series: int | None = None) -> None:
+        """Many boxes of one colour (x, y, width, height) as one path, with a seam between neighbours."""
+        path = "".join(f"M{x:.1f} {y:.1f}h{max(width - 0.6, 0.3):.1f}v{height:.1f}h-{max(width - 0.6, 0.3):.1f}z"
+                       for x, y, width, height in places)  # fmt: skip
+        self._put("path", d=path, fill=colour(series), fill_opacity=0.75)
 
     def text(
         self, x: float, y: float, text: str, *, at: str = "start", size: float = 13, bold: bool = False,

@@ -33,6 +33,7 @@ from llmhw.planning.result import (
     smallest_changes,
     undominated,
 )
+from llmhw.planning.usual import TUNED, usual_batch
 from llmhw.search import Found, Space, search
 from llmhw.training import TrainingEstimate, train, usual_tokens
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity
@@ -63,13 +64,6 @@ _FRONT = {"days": False, "dollars": False, "devices": False, "headroom": True}
 
 # -- what is assumed --------------------------------------------------------------------------
 
-_FEW, _USUAL, _MANY = 2**19, 2**22, 2**24
-_BATCH = (
-    (1e9, _FEW, "0.5 M tokens a step, as GPT-3's models below a billion parameters (arXiv 2005.14165, table 2.1)"),
-    (2e11, _USUAL, "4 M tokens a step, as all of Llama 2 (arXiv 2307.09288, section 2.2)"),
-    (float("inf"), _MANY, "16 M tokens a step, as Llama 3 405B most of the time (arXiv 2407.21783, section 3.4.1)"),
-)
-_TUNED = Default("global_batch", 128, "128 sequences a step, as Tulu 3's fine-tuning (arXiv 2411.15124, table 10)")
 DEADLINES = {
     True: Default("deadline_days", 90.0, "as long as large models train: Llama 3 405B 54 days, BLOOM 118"),
     False: Default("deadline_days", 7.0, "a week for fine-tuning"),
@@ -80,14 +74,6 @@ DEADLINES = {
 _ALONE: Mapping[str, Any] = {"tp": (1,), "pp": (1,), "cp": (1,)}
 # Not tried unless it is asked for: hardly any software cuts single experts, and it is never the fastest.
 _WHOLE: Mapping[str, Any] = {"expert_tp": (1,)}
-
-
-def usual_batch(job: TrainingJob) -> Default:
-    """Sequences of a step where nobody says how many."""
-    if job.frozen or job.method != "sft":
-        return _TUNED
-    tokens, source = next((t, s) for most, t, s in _BATCH if job.model.parameters.text < most)
-    return Default("global_batch", max(1, tokens // job.seq_len), source)
 
 
 # -- candidates -------------------------------------------------------------------------------
@@ -263,7 +249,7 @@ def planned_layout(job: TrainingJob, cluster: Cluster, **space: Any) -> tuple[Tr
     space   axes that are fixed, as in `llmhw.search`; None where nothing fits
     """
     tuning = job.frozen or job.method != "sft"
-    batch = None if job.global_batch is not None else _TUNED if tuning else usual_batch(job)
+    batch = None if job.global_batch is not None else TUNED if tuning else usual_batch(job)
     single = replace(on(job, cluster), global_batch=job.global_batch if batch is None else int(batch.value))
     asked = Question((single,), FREE, places_of.ANY, 1.0, "time", {**_WHOLE, **space}, batch is None, tuning)
     found = search_places(asked, [Place(cluster)])
@@ -544,7 +530,7 @@ def settled(
         tokens = assumed[-1].value
     batch_given = first.global_batch is not None
     if not batch_given:
-        assumed.append(_TUNED if tuning else usual_batch(first))
+        assumed.append(TUNED if tuning else usual_batch(first))
         ways = [replace(on(one, one.cluster), global_batch=int(assumed[-1].value)) for one in ways]
     space = {**_WHOLE, **(_ALONE if tuning else {}), **space}
     if limits.deadline_days is None and not fixed:

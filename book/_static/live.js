@@ -1,0 +1,65 @@
+// Before a reader touches a calculator: sliders stand right, settings that do not matter are out of sight. At the first
+// touch, or where the address has settings, the rest is fetched (book/live); until it is there, what is pressed is kept.
+"use strict";
+(() => {
+  const script = document.currentScript;
+  const root = new URL(script.dataset.live, new URL("..", script.src));
+  const sheets = [...document.querySelectorAll(".calculator")];
+
+  // Where a slider of ratios stands for a value: a thousand places from the least to the most.
+  const place = slider => {
+    if (!("ratio" in slider.dataset)) return;
+    const [least, most, value] = [slider.min, slider.max, slider.getAttribute("value")].map(Number);
+    Object.assign(slider.dataset, { least, most });
+    Object.assign(slider, { min: 0, max: 1000, step: 1 });
+    slider.value = 1000 * Math.log(value / least) / Math.log(most / least);
+  };
+
+  const sift = form => {
+    for (const box of form.querySelectorAll("[data-when]")) {
+      box.hidden = !box.dataset.when.split(" ").every(one => {
+        const [name, values] = one.split("=");
+        const field = form.elements[name];
+        return values.split("|").includes(field.type === "checkbox" ? String(field.checked) : field.value);
+      });
+    }
+  };
+
+  let opened, pressed;
+  const open = () => {
+    if (location.protocol === "file:") {
+      for (const sheet of sheets) sheet.querySelector(".served").hidden = false;
+      return;
+    }
+    opened ??= fetch(new URL("live.json", root), { cache: "no-cache" })
+      .then(found => found.json())
+      .then(async site => {
+        const { open } = await import(new URL(`${site.page}/page.mjs`, root));
+        await open({ root, site, sheets, sift });
+        pressed?.click();
+      })
+      .catch(error => {
+        opened = undefined; // the next touch tries again
+        for (const sheet of sheets) sheet.querySelector(".progress").textContent = error.message;
+      });
+  };
+
+  for (const sheet of sheets) {
+    const form = sheet.querySelector("form");
+    form.querySelectorAll("input[type=range]").forEach(place);
+    form.addEventListener("input", () => sift(form));
+    form.addEventListener("submit", event => event.preventDefault());
+    sift(form);
+    for (const kind of ["pointerdown", "focusin", "keydown", "input", "click"]) {
+      sheet.addEventListener(kind, event => {
+        const part = event.target.closest("input, select, textarea, button, label");
+        if (!part) return;
+        if (kind === "click" && part.matches("button") && !sheet.dataset.live) pressed = part;
+        open();
+      });
+    }
+  }
+  const linked = () => sheets.some(sheet => RegExp(`[#&]${sheet.dataset.calculator}\\.`).test(location.hash)) && open();
+  addEventListener("hashchange", linked);
+  linked();
+})();
