@@ -18,14 +18,14 @@ from llmhw.units import LLMHWError
 
 WORDS = {
     "en": {
-        "answer": "Answer", "answers": "Answers", "contents": "Contents", "figure": "figure", "live": "Set it yourself: ",
-        "page": "page", "set": "Set to", "sources": "sources of",
+        "answer": "Answer", "answers": "Answers", "contents": "Contents", "live": "Set it yourself: ",
+        "page": "page", "sheet": "Formula sheet", "sources": "sources of",
         "subtitle": "Which hardware does this language model need, what will it do there, and what will it cost?",
         "version": "Version",
     },
     "zh": {
-        "answer": "答案", "answers": "答案", "contents": "目录", "figure": "图", "live": "自己动手：", "page": "第",
-        "set": "设置", "sources": "源文件日期", "subtitle": "这个语言模型需要什么硬件，在其上表现如何，成本多少？", "version": "版本",
+        "answer": "答案", "answers": "答案", "contents": "目录", "live": "自己动手：", "page": "页",
+        "sheet": "公式速查表", "sources": "源文件日期", "subtitle": "这个语言模型需要什么硬件，在其上表现如何，成本多少？", "version": "版本",
     },
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bs4.element import Tag
 
 from book.paper.pages import Book, Missing, text_of
-from book.paper.pdf import dated, page_count
+from book.paper.pdf import SHRINK, dated, page_count
 from book.paper.press import document, opened
 
 HERE = Path(__file__).parent
@@ -47,15 +47,16 @@ RULES = (
 def printed(book: Book) -> bytes:
     """The sheet as PDF. `book` has at least the pages of PAGES. Raises `Missing` if it does not fit one page."""
     pages = {each.name: each.article for each in book.chapters}
-    body = f"""<header><h1>{escape(book.title)}</h1>
-<p>llmhw {escape(book.version)}, {book.date:%Y-%m-%d} · <a href="{book.address}/book/formulas.html">{book.address}</a></p></header>
+    body = f"""<header><h1>{book.word("sheet")}</h1>
+<p>{escape(book.title)} · llmhw {escape(book.version)}, {book.date:%Y-%m-%d} · <a href="{book.address}/">{book.address}</a></p></header>
 <main>{"".join(group(pages["book/formulas"], head, names) for head, names in CHOSEN.items())}
 {symbols(pages["book/notation"])}</main><footer>{RULES}</footer>"""
     text = document(
-        language=book.language, title=escape(book.title), body=body, styles=("/html/_static/han.css",),
+        language=book.language, title=book.word("sheet"), body=body, styles=("/html/_static/han.css",),
         css=(HERE / "sheet.css").read_text(encoding="utf-8"),
     )  # fmt: skip
     with opened({"/sheet.html": text}, book.html, width=703) as page:
+        page.evaluate(SHRINK)
         pdf: bytes = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True)
     if (count := page_count(pdf)) != 1:
         raise Missing(f"formulas={sum(map(len, CHOSEN.values()))} fill {count} pages; take some out of book/paper/sheet.py")
@@ -84,5 +85,5 @@ def symbols(notation: Tag) -> str:
     rows = []
     for line in notation.table.select("tbody tr"):
         cells = line.find_all("td")
-        rows.append(f"<tr><td>{cells[0].decode_contents()}</td><td>{cells[2].decode_contents()}</td></tr>")
-    return f"<section class='symbols'><h2>{text_of(notation.h2)}</h2><table>{''.join(rows)}</table></section>"
+        rows.append("".join(f"<td>{cells[i].decode_contents()}</td>" for i in (0, 2, 3)))
+    return f"<section class='symbols'><h2>{text_of(notation.h2)}</h2><table><tr>{'</tr><tr>'.join(rows)}</tr></table></section>"
