@@ -111,7 +111,9 @@ def tex(tag: Tag) -> str:
     """The TeX of a formula, without the brackets around it."""
     found = re.fullmatch(r"\\[(\[](.*)\\[)\]]", tag.get_text().strip(), re.DOTALL)
     if found is None:
-        raise Missing(f"formula={tag.get_text()[:60]!r} does not stand in brackets of TeX; mend it in the book's sources")
+        raise Missing(
+            f"formula={tag.get_text()[:60]!r} does not stand in brackets of TeX; mend it in the book's sources"
+        )
     return found[1].strip()
 
 
@@ -176,9 +178,13 @@ def contents(book: Book) -> str:
         below = f"<ol>{inner}</ol>" if inner else ""
         items.append(f'<li><a href="{each.slug}.xhtml">{escape(each.title)}</a>{below}</li>')
     word = book.word("contents")
-    return text(book, word, f"""<nav epub:type="toc" id="toc"><h1>{word}</h1><ol>{"".join(items)}</ol></nav>
+    return text(
+        book,
+        word,
+        f"""<nav epub:type="toc" id="toc"><h1>{word}</h1><ol>{"".join(items)}</ol></nav>
 <nav epub:type="landmarks" hidden="hidden"><ol><li><a epub:type="toc" href="contents.xhtml">{word}</a></li>
-<li><a epub:type="bodymatter" href="{book.chapters[0].slug}.xhtml">{escape(book.chapters[0].title)}</a></li></ol></nav>""")
+<li><a epub:type="bodymatter" href="{book.chapters[0].slug}.xhtml">{escape(book.chapters[0].title)}</a></li></ol></nav>""",
+    )
 
 
 def han(book: Book) -> str:
@@ -202,7 +208,9 @@ def zipped(book: Book, files: dict[str, str | bytes]) -> bytes:
     spine = [name for name in files if name.endswith(".xhtml")]
     manifest = []
     for name, data in files.items():
-        marks = [mark for mark, sign in (("mathml", "<math"), ("svg", "<svg")) if isinstance(data, str) and sign in data]
+        marks = [
+            mark for mark, sign in (("mathml", "<math"), ("svg", "<svg")) if isinstance(data, str) and sign in data
+        ]
         marks = marks if name in spine else []
         marks += {"contents.xhtml": ["nav"], "cover.png": ["cover-image"]}.get(name, [])
         properties = f' properties="{" ".join(marks)}"' if marks else ""

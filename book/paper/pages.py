@@ -122,9 +122,7 @@ def read(html: Path, only: tuple[str, ...] = ()) -> Book:
     address = place.book + ("/zh" if html.name == "zh" else "")
     drawings: list[str] = []
     plain = plain_classes(html)
-    chapters = [
-        chapter(html, name, part, drawings, plain) for name, part in names.items() if not only or name in only
-    ]
+    chapters = [chapter(html, name, part, drawings, plain) for name, part in names.items() if not only or name in only]
     for each in chapters:
         to_paper(each, address, language)
     join(chapters, place.book, address)

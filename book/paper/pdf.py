@@ -17,9 +17,8 @@ WIDTH = 620  # CSS pixels of a line: 164 mm, as paper.css has it
 SHRINK = """
 () => {
   for (const wide of document.querySelectorAll("table, div.math, .cell_output pre, .highlight-text pre")) {
-    const room = wide.parentElement.clientWidth, own = Math.max(wide.scrollWidth, wide.offsetWidth);
-    if (own > room + 1) wide.style.fontSize = `${Math.max(0.65, room / own)}em`;
-    if (wide.scrollWidth > room + 1) wide.classList.add("too-wide");
+    const room = 0.99 * (wide.tagName === "TABLE" ? wide.parentElement : wide).clientWidth, own = Math.max(wide.scrollWidth, wide.offsetWidth);
+    if (own > room / 0.99 + 1) wide.style.fontSize = `${Math.max(0.65, room / own)}em`;
   }
 }
 """
@@ -124,7 +123,9 @@ def page_numbers(pdf: bytes) -> dict[str, int]:
     objects = objects_of(pdf)
 
     def leaves(number: int) -> Iterator[int]:
-        kids = re.search(rb"/Type /Pages\n.*/Kids \[([^\]]*)\]|/Kids \[([^\]]*)\].*/Type /Pages\n", objects[number], re.DOTALL)
+        kids = re.search(
+            rb"/Type /Pages\n.*/Kids \[([^\]]*)\]|/Kids \[([^\]]*)\].*/Type /Pages\n", objects[number], re.DOTALL
+        )
         if kids is None:
             yield number
             return

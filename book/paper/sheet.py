@@ -18,7 +18,7 @@ PAGES = ("book/notation", "book/formulas")
 CHOSEN = {
     "Memory": (
         "stored_weight_bytes 2", "grouped_bits_per_weight 2", "state_bytes", "kv_cache_bytes", "score_matrix_bytes",
-        "loss_temporary_bytes", "lora_params 8",
+        "lora_params 8",
     ),
     "Compute": (
         "matmul_flops", "training_flops_6n", "attention_core_flops", "stream_seconds", "compute_seconds 3",
@@ -26,10 +26,10 @@ CHOSEN = {
     ),
     "Many devices": (
         "all_reduce_wire_bytes", "reduce_scatter_wire_bytes", "all_gather_wire_bytes", "activation_message_bytes 6",
-        "message_seconds 6", "hiding_tokens", "bubble_seconds", "straggler_share",
+        "message_seconds 6", "bubble_seconds",
     ),
     "Serving": (
-        "paged_tokens 9", "empty_page_share", "served_tokens_per_second 10", "tokens_per_verification", "littles_law",
+        "paged_tokens 9", "served_tokens_per_second 10", "tokens_per_verification", "littles_law",
         "prompt_wait_seconds 10b",
     ),
     "A run and its price": (
@@ -39,7 +39,7 @@ CHOSEN = {
 }  # fmt: skip
 
 RULES = (
-    "All quantities are in base units: bytes, FLOP, seconds, dollars. 1 GiB = 2<sup>30</sup> bytes = 1.074 GB. "
+    "On the right: unit · chapters. All quantities are in base units: bytes, FLOP, seconds, dollars. 1 GiB = 2<sup>30</sup> bytes = 1.074 GB. "
     "A multiply-add is two FLOPs. Peaks are dense; bandwidth is per direction. A batch counts sequences."
 )
 
@@ -59,7 +59,9 @@ def printed(book: Book) -> bytes:
         page.evaluate(SHRINK)
         pdf: bytes = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True)
     if (count := page_count(pdf)) != 1:
-        raise Missing(f"formulas={sum(map(len, CHOSEN.values()))} fill {count} pages; take some out of book/paper/sheet.py")
+        raise Missing(
+            f"formulas={sum(map(len, CHOSEN.values()))} fill {count} pages; take some out of book/paper/sheet.py"
+        )
     return dated(pdf, book)
 
 
@@ -71,13 +73,14 @@ def row(formulas: Tag, name: str, chapter: str = "") -> str:
     """A formula: what it gives, itself, its unit and its chapters."""
     section = next((one for one in formulas.select("section.formula") if one.h3.get_text() == name), None)
     if section is None or section.select_one("div.math") is None:
-        raise Missing(f"formula={name!r} is no formula of the formula index that TeX says; take it out of book/paper/sheet.py")
+        raise Missing(
+            f"formula={name!r} is no formula of the formula index that TeX says; take it out of book/paper/sheet.py"
+        )
     facts = [dd for dd in section.select("dl.field-list > dd")]
     unit = text_of(facts[0])
     where = text_of(facts[2]) if len(facts) > 2 else chapter
     what = text_of(section.p).rstrip(".")
-    return f"""<div class="row"><p>{escape(what)}</p>{section.select_one("div.math")}
-<p class="unit">{escape(unit)} · {escape(where)}</p></div>"""
+    return f"""<div class="row"><p>{escape(what)}</p><p class="unit">{escape(unit)} · {escape(where)}</p>{section.select_one("div.math")}</div>"""
 
 
 def symbols(notation: Tag) -> str:
