@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 
-from book.paper.pages import Book, Chapter, Missing, anchor, code_colours
+from book.paper.pages import Book, Chapter, PaperError, anchor, code_colours
 from book.paper.pdf import title_page
 from book.paper.press import document, opened
 
@@ -28,7 +28,8 @@ body { background: #f4f7fa; border-top: 60px solid #0b4f8a; box-sizing: border-b
 
 PAGE = """<?xml version="1.0" encoding="utf-8"?>
 <!DOCTYPE html>
-<html xmlns="http://www.w3.org/1999/xhtml" xmlns:epub="http://www.idpf.org/2007/ops" lang="{language}" xml:lang="{language}">
+<html xmlns="http://www.w3.org/1999/xhtml" xmlns:epub="http://www.idpf.org/2007/ops"
+ lang="{language}" xml:lang="{language}">
 <head><title>{title}</title><link rel="stylesheet" href="book.css"/></head>
 <body>{body}</body>
 </html>
@@ -93,7 +94,7 @@ def bound(book: Book) -> bytes:
     for tag, mathml in zip(formulas, written, strict=True):
         to_mathml(tag, mathml)
     files: dict[str, str | bytes] = {
-        "cover.xhtml": text(book, book.title, '<img src="cover.png" alt="{0}"/>'.format(escape(book.title))),
+        "cover.xhtml": text(book, book.title, f'<img src="cover.png" alt="{escape(book.title)}"/>'),
         "title.xhtml": text(book, book.title, title_page(book)),
         "contents.xhtml": contents(book),
     }
@@ -111,7 +112,7 @@ def tex(tag: Tag) -> str:
     """The TeX of a formula, without the brackets around it."""
     found = re.fullmatch(r"\\[(\[](.*)\\[)\]]", tag.get_text().strip(), re.DOTALL)
     if found is None:
-        raise Missing(
+        raise PaperError(
             f"formula={tag.get_text()[:60]!r} does not stand in brackets of TeX; mend it in the book's sources"
         )
     return found[1].strip()
@@ -121,7 +122,7 @@ def to_mathml(tag: Tag, mathml: str) -> None:
     """Put MathML in place of TeX, which becomes its alternative text."""
     said = tex(tag)
     if "<merror" in mathml:
-        raise Missing(f"formula={said!r} is no TeX that MathJax can set; mend it in the book's sources")
+        raise PaperError(f"formula={said!r} is no TeX that MathJax can set; mend it in the book's sources")
     clean = re.sub(r' (?:data-[\w-]+|class)="[^"]*"|\n *', "", mathml)
     math = BeautifulSoup(clean, "html.parser").math
     math["alttext"] = " ".join(said.split())
@@ -158,7 +159,7 @@ def drawing(svg: str) -> str:
     body = re.sub(r'(<[^>]*) role="img"', r"\1", body)
     box = re.search(r'viewBox="([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)"', body)
     if box is None:
-        raise Missing("drawing: an SVG has no viewBox; mend the figure")
+        raise PaperError("drawing: an SVG has no viewBox; mend the figure")
     wide = re.search(r"--figure-width: ?(\d+)px", body)
     width = float(wide[1]) if wide else float(box[3])
     size = f'width="{width:.0f}" height="{width * float(box[4]) / float(box[3]):.0f}"'
@@ -183,7 +184,7 @@ def contents(book: Book) -> str:
         word,
         f"""<nav epub:type="toc" id="toc"><h1>{word}</h1><ol>{"".join(items)}</ol></nav>
 <nav epub:type="landmarks" hidden="hidden"><ol><li><a epub:type="toc" href="contents.xhtml">{word}</a></li>
-<li><a epub:type="bodymatter" href="{book.chapters[0].slug}.xhtml">{escape(book.chapters[0].title)}</a></li></ol></nav>""",
+<li><a epub:type="bodymatter" href="{book.chapters[0].slug}.xhtml">{escape(book.title)}</a></li></ol></nav>""",
     )
 
 
@@ -199,8 +200,12 @@ def text(book: Book, title: str, body: str) -> str:
 
 
 KINDS = {
-    "css": "text/css", "png": "image/png", "svg": "image/svg+xml", "woff2": "font/woff2", "xhtml": "application/xhtml+xml",
-}  # fmt: skip
+    "css": "text/css",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "woff2": "font/woff2",
+    "xhtml": "application/xhtml+xml",
+}
 
 
 def zipped(book: Book, files: dict[str, str | bytes]) -> bytes:

@@ -25,18 +25,20 @@ WORDS = {
     },
     "zh": {
         "answer": "答案", "answers": "答案", "contents": "目录", "live": "自己动手：", "page": "页",
-        "sheet": "公式速查表", "sources": "源文件日期", "subtitle": "这个语言模型需要什么硬件，在其上表现如何，成本多少？", "version": "版本",
+        "sheet": "公式速查表", "sources": "源文件日期", "version": "版本",
+        "subtitle": "这个语言模型需要什么硬件，在其上表现如何，成本多少？",
     },
 }  # fmt: skip
 
 # What only a screen can do.
-DEAD = "script, style, form, button, input, a.headerlink, .toctree-wrapper, .sd-btn"
+DEAD = "script, noscript, style, form, button, input, [hidden], a.headerlink, .toctree-wrapper, .sd-btn"
+DEAD += ", .calculator > :not(h2, h3, h4, .answer)"
 LONG = 16  # lines of code that a page may end in
 _EXERCISE = re.compile(r"\d+\w?\.\d+")
 _SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
 
 
-class Missing(LLMHWError):
+class PaperError(LLMHWError):
     """Something that a book is made from is not there."""
 
 
@@ -105,11 +107,11 @@ def read(html: Path, only: tuple[str, ...] = ()) -> Book:
     html   its folder, the Chinese one's is `zh` in it
     only   names of pages; links to others lead to the site
 
-    Raises `Missing` where the site was not built, or where a link within the book leads nowhere.
+    Raises `PaperError` where the site was not built, or where a link within the book leads nowhere.
     """
     start = html / "book" / "index.html"
     if not start.is_file():
-        raise Missing(f"html={str(html)!r} has no book/index.html; build the book first: make book")
+        raise PaperError(f"html={str(html)!r} has no book/index.html; build the book first: make book")
     root = BeautifulSoup(start.read_text(encoding="utf-8"), "html.parser")
     language = "zh" if str(root.html["lang"]).startswith("zh") else "en"
     names = {"book/index": ""}
@@ -117,7 +119,7 @@ def read(html: Path, only: tuple[str, ...] = ()) -> Book:
         for link in part.find_next_sibling("ul").select("a[href]"):
             names[urljoin("book/", str(link["href"])).removesuffix(".html")] = text_of(part)
     if unknown := set(only) - set(names):
-        raise Missing(f"only={sorted(unknown)[0]!r} is no page of the book; it has {', '.join(names)}")
+        raise PaperError(f"only={sorted(unknown)[0]!r} is no page of the book; it has {', '.join(names)}")
     place = setting()
     address = place.book + ("/zh" if html.name == "zh" else "")
     drawings: list[str] = []
@@ -185,7 +187,7 @@ def set_to(calculator: Tag) -> str:
         chosen = field.select_one("option[selected]") or field.select_one("option")
         value = text_of(chosen) if chosen else str(field.get("value", "✓" if field.has_attr("checked") else "–"))
         conditions = (one.partition("=") for one in str(control.get("data-when") or "").split())
-        key = str(chosen["value"]) if chosen else value
+        key = str(chosen.get("value", value)) if chosen else value
         if all(said.get(name, ("", ""))[1] in values.split("|") for name, _, values in conditions):
             unit = control.select_one(".unit")
             said[str(field["name"])] = (f"{text_of(control.label)}: {value}{' ' + text_of(unit) if unit else ''}", key)
@@ -267,4 +269,4 @@ def join(chapters: list[Chapter], site: str, address: str) -> None:
             else:
                 link["href"] = url
     if lost := sorted(set(wanted) - known):
-        raise Missing(f"{wanted[lost[0]]}: a link leads to {lost[0]}, which is nowhere in the book; mend the link")
+        raise PaperError(f"{wanted[lost[0]]}: a link leads to {lost[0]}, which is nowhere in the book; mend the link")

@@ -17,8 +17,9 @@ WIDTH = 620  # CSS pixels of a line: 164 mm, as paper.css has it
 SHRINK = """
 () => {
   for (const wide of document.querySelectorAll("table, div.math, .cell_output pre, .highlight-text pre")) {
-    const room = 0.99 * (wide.tagName === "TABLE" ? wide.parentElement : wide).clientWidth, own = Math.max(wide.scrollWidth, wide.offsetWidth);
-    if (own > room / 0.99 + 1) wide.style.fontSize = `${Math.max(0.65, room / own)}em`;
+    const room = (wide.tagName === "TABLE" ? wide.parentElement : wide).clientWidth;
+    const own = Math.max(wide.scrollWidth, wide.offsetWidth);
+    if (own > room + 1) wide.style.fontSize = `${Math.max(0.65, 0.99 * room / own)}em`;
   }
 }
 """

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from book.address import ROOT
-from book.paper.pages import Missing
+from book.paper.pages import PaperError
 
 FONTS = ("noto-serif", "noto-sans", "noto-sans-mono")
 PLACE = "http://book.invalid"
@@ -49,7 +49,7 @@ def chromium() -> str:
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     path = os.environ.get("CHROMIUM") or next((found for name in names if (found := shutil.which(name))), None)
     if path is None:
-        raise Missing(
+        raise PaperError(
             "chromium=None: the book is printed by Chromium, and none is on this machine; "
             "install it, or name one with CHROMIUM=path"
         )
@@ -78,7 +78,7 @@ def opened(pages: Mapping[str, str], html: Path, *, width: int, height: int = 90
 
     for name in ("mathjax", *(f"@fontsource/{font}" for font in FONTS)):
         if not (ROOT / "node_modules" / name).is_dir():
-            raise Missing(f"node_modules/{name} is missing; run: make setup")
+            raise PaperError(f"node_modules/{name} is missing; run: make setup")
     folders = {"node_modules": ROOT / "node_modules", "html": html}
 
     def answer(route: Any) -> None:
@@ -100,13 +100,13 @@ def opened(pages: Mapping[str, str], html: Path, *, width: int, height: int = 90
         try:
             browser = playwright.chromium.launch(executable_path=chromium(), args=quiet)
         except Error as error:
-            raise Missing(f"chromium={chromium()!r} does not start ({str(error).splitlines()[0]})") from None
+            raise PaperError(f"chromium={chromium()!r} does not start ({str(error).splitlines()[0]})") from None
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
         page.set_default_timeout(600_000)
         page.route("**/*", answer)
         page.emulate_media(media="print", color_scheme="light")
         page.goto(f"{PLACE}{next(iter(pages))}", wait_until="load")
         if wrong := page.evaluate(READY):
-            raise Missing(f"formula={wrong[0]!r} is no TeX that MathJax can set; mend it in the book's sources")
+            raise PaperError(f"formula={wrong[0]!r} is no TeX that MathJax can set; mend it in the book's sources")
         yield page
         browser.close()

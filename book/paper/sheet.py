@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bs4.element import Tag
 
-from book.paper.pages import Book, Missing, text_of
+from book.paper.pages import Book, PaperError, text_of
 from book.paper.pdf import SHRINK, dated, page_count
 from book.paper.press import document, opened
 
@@ -39,16 +39,18 @@ CHOSEN = {
 }  # fmt: skip
 
 RULES = (
-    "On the right: unit · chapters. All quantities are in base units: bytes, FLOP, seconds, dollars. 1 GiB = 2<sup>30</sup> bytes = 1.074 GB. "
-    "A multiply-add is two FLOPs. Peaks are dense; bandwidth is per direction. A batch counts sequences."
+    "On the right: unit · chapters. All quantities are in base units: bytes, FLOP, seconds, dollars. "
+    "1 GiB = 2<sup>30</sup> bytes = 1.074 GB. A multiply-add is two FLOPs. Peaks are dense; bandwidth is per direction. "
+    "A batch counts sequences."
 )
 
 
 def printed(book: Book) -> bytes:
-    """The sheet as PDF. `book` has at least the pages of PAGES. Raises `Missing` if it does not fit one page."""
+    """The sheet as PDF. `book` has at least the pages of PAGES. Raises `PaperError` if it does not fit one page."""
     pages = {each.name: each.article for each in book.chapters}
     body = f"""<header><h1>{book.word("sheet")}</h1>
-<p>{escape(book.title)} · llmhw {escape(book.version)}, {book.date:%Y-%m-%d} · <a href="{book.address}/">{book.address}</a></p></header>
+<p>{escape(book.title)} · llmhw {escape(book.version)}, {book.date:%Y-%m-%d} ·
+<a href="{book.address}/">{book.address}</a></p></header>
 <main>{"".join(group(pages["book/formulas"], head, names) for head, names in CHOSEN.items())}
 {symbols(pages["book/notation"])}</main><footer>{RULES}</footer>"""
     text = document(
@@ -59,7 +61,7 @@ def printed(book: Book) -> bytes:
         page.evaluate(SHRINK)
         pdf: bytes = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True)
     if (count := page_count(pdf)) != 1:
-        raise Missing(
+        raise PaperError(
             f"formulas={sum(map(len, CHOSEN.values()))} fill {count} pages; take some out of book/paper/sheet.py"
         )
     return dated(pdf, book)
@@ -73,14 +75,15 @@ def row(formulas: Tag, name: str, chapter: str = "") -> str:
     """A formula: what it gives, itself, its unit and its chapters."""
     section = next((one for one in formulas.select("section.formula") if one.h3.get_text() == name), None)
     if section is None or section.select_one("div.math") is None:
-        raise Missing(
+        raise PaperError(
             f"formula={name!r} is no formula of the formula index that TeX says; take it out of book/paper/sheet.py"
         )
-    facts = [dd for dd in section.select("dl.field-list > dd")]
+    facts = section.select("dl.field-list > dd")
     unit = text_of(facts[0])
     where = text_of(facts[2]) if len(facts) > 2 else chapter
     what = text_of(section.p).rstrip(".")
-    return f"""<div class="row"><p>{escape(what)}</p><p class="unit">{escape(unit)} · {escape(where)}</p>{section.select_one("div.math")}</div>"""
+    return f"""<div class="row"><p>{escape(what)}</p><p class="unit">{escape(unit)} · {escape(where)}</p>
+{section.select_one("div.math")}</div>"""
 
 
 def symbols(notation: Tag) -> str:
@@ -88,5 +91,5 @@ def symbols(notation: Tag) -> str:
     rows = []
     for line in notation.table.select("tbody tr"):
         cells = line.find_all("td")
-        rows.append("".join(f"<td>{cells[i].decode_contents()}</td>" for i in (0, 2, 3)))
-    return f"<section class='symbols'><h2>{text_of(notation.h2)}</h2><table><tr>{'</tr><tr>'.join(rows)}</tr></table></section>"
+        rows.append("<tr>" + "".join(f"<td>{cells[i].decode_contents()}</td>" for i in (0, 2, 3)) + "</tr>")
+    return f'<section class="symbols"><h2>{text_of(notation.h2)}</h2><table>{"".join(rows)}</table></section>'
