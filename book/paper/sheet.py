@@ -40,8 +40,8 @@ CHOSEN = {
 
 RULES = (
     "On the right: unit · chapters. All quantities are in base units: bytes, FLOP, seconds, dollars. "
-    "1 GiB = 2<sup>30</sup> bytes = 1.074 GB. A multiply-add is two FLOPs. Peaks are dense; bandwidth is per direction. "
-    "A batch counts sequences."
+    "1 GiB = 2<sup>30</sup> bytes = 1.074 GB. A multiply-add is two FLOPs. Peaks are dense. "
+    "Bandwidth is per direction. A batch counts sequences."
 )
 
 
