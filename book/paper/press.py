@@ -34,11 +34,6 @@ READY = """
 async () => {
   await MathJax.startup.promise;
   await MathJax.typesetPromise([...document.querySelectorAll(".math")]);
-  for (const one of MathJax.startup.document.math) {
-    one.typesetRoot.setAttribute("role", "img"); // one thing with a name for who listens, not a hundred letters
-    one.typesetRoot.setAttribute("aria-label", one.math);
-    one.typesetRoot.firstElementChild.removeAttribute("aria-hidden");
-  }
   await document.fonts.ready;
   return [...document.querySelectorAll("mjx-merror")].map(one => one.textContent);
 }
