@@ -138,9 +138,7 @@ def _curve(found: ServingEstimate) -> Picture:
     point, best = found.point, found.within_slo
     return charts.curve(
         {said("tok/s of all users"): line},
-        said(
-            "Each dot of the curve is a load, from one request to all that fit. The box holds those within the limits."
-        ),
+        said("The curve goes from one request to all that fit; the box holds the loads within the limits."),
         said("ms between two tokens of a user"),
         said("tok/s of all users"),
         mark=(1e3 * point.tpot_seconds, point.tokens_per_second, said("{n} at work", n=f"{point.concurrency:,}")),
@@ -167,7 +165,7 @@ def notes(found: ServingEstimate) -> list[str]:
         sizes = ", ".join(
             f"{name}={int(getattr(job, name))}" for name in _AXES if name == "tp" or getattr(job, name) > 1
         )
-        told.append(said("Layout: {sizes}, {n} copies of the model", sizes=sizes, n=job.replicas))
+        told.append(said("Layout: {sizes}; copies of the model: {n}", sizes=sizes, n=job.replicas))
     if found.fits and found.price is None:
         told.append(said("No price: {why}", why=found.no_price))
     elif found.fits:
