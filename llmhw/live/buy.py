@@ -66,7 +66,11 @@ def _figures(best: Choice, figure: str) -> tuple[list[Figure], list[str]]:
         parts["dollars_per_million"] = "a million tokens"
 
     def explained(name: str) -> Callable[[], str] | None:
-        return (lambda: best.estimate.explain(parts[name])) if name in parts else None
+        def told() -> str:
+            found = best.estimate
+            return str(found.explain(parts[name]) if found.fits else found.verdict)
+
+        return told if name in parts else None
 
     known = [name for name in names if name in best.figures]
     made = [Figure(said(names[n]), _told(best.figures[n]), best.figures[n].value, explained(n)) for n in known]
