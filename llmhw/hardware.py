@@ -886,7 +886,7 @@ def _purchase_prices() -> tuple[PurchasePrice, ...]:
 
 @cache
 def _quoted() -> dict[str, tuple[tuple[Price, ...], tuple[PurchasePrice, ...]]]:
-    """Prices quoted in another currency than dollars, by its code: of rent, and to buy; at the catalog's dated rates."""
+    """Prices quoted in another currency than dollars, by its code: of rent, and to buy; at its dated rate."""
     found: dict[str, tuple[list[Price], list[PurchasePrice]]] = {}
     for row in read_table("quoted_prices"):
         money = currency(row["currency"])

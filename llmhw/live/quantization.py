@@ -53,8 +53,8 @@ def _smallest(own: Chosen, name: str) -> tuple[list[Figure], str, list[str], lis
         none = said("No card of NVIDIA holds it alone with a sequence of 4,096 tokens.")
         return [], none, [], []
     row = llmhw.fit(own.spec, card, formats=[name], uses=["inference"]).rows[0]
-    needed = said("{needed} of {room}", needed=_show(row.needed_bytes), room=_show(row.usable_bytes))
-    figure = Figure(said("needed of the smallest card"), f"{card.name}: {needed}", row.needed_bytes, row.explain)
+    needed = f"{_show(row.needed_bytes)} ({card.name})"
+    figure = Figure(said("needed of the smallest card"), needed, row.needed_bytes, row.explain)
     python = f"llmhw.fit(spec, {card.name!r}, formats=[name], uses=['inference']).rows[0].needed_bytes"
     typed = command("fit", own.word, options={"gpu": card.name, "weights": name, "use": "inference"})
     note = said(
@@ -75,15 +75,17 @@ def _quantization(settings: Settings) -> Answer:
         Figure(said("weights in {name}", name=name), _show(total), total, held.explain),
         Figure(said("bits / 8 alone"), _show(alone.value), float(alone.value), alone.explain),
         Figure(said("bits of a weight, mean of the model"), f"{mean:.3f}", mean, over.explain),
-        Figure(said("weights in {name}", name="bf16"), _show(float(wide.total)), float(wide.total), wide.explain),
         *card,
     ]
+    if name != "bf16":
+        in_bf16 = said("weights in {name}", name="bf16")
+        figures.insert(3, Figure(in_bf16, _show(float(wide.total)), float(wide.total), wide.explain))
     parts = {label: {p.name: float(p.value) for p in e} for label, e in ((name, held), ("bf16", wide))}
     lines = (
         "float(llmhw.weights(spec, name).total)",
         f"stored_weight_bytes(elements=spec.parameters.text, bits_per_weight={fmt.bits})",
         "model_bits_per_weight(spec, name)",
-        "float(llmhw.weights(spec, 'bf16').total)",
+        *(["float(llmhw.weights(spec, 'bf16').total)"] if name != "bf16" else []),
         *python,
     )
     inside = "".join(f"    {line},\n" for line in lines)

@@ -138,9 +138,7 @@ def _curve(found: ServingEstimate) -> Picture:
     point, best = found.point, found.within_slo
     return charts.curve(
         {said("tok/s of all users"): line},
-        said(
-            "Each dot of the curve is a load, from one request to all that fit. The box holds those within the limits."
-        ),
+        said("The curve goes from one request to all that fit; the box holds the loads within the limits."),
         said("ms between two tokens of a user"),
         said("tok/s of all users"),
         mark=(1e3 * point.tpot_seconds, point.tokens_per_second, said("{n} at work", n=f"{point.concurrency:,}")),
