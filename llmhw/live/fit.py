@@ -86,6 +86,8 @@ def _notes(table: FitTable, row: Fit, settings: Settings) -> list[str]:
     if table.seq_len < settings["seq_len"]:
         found.insert(0, said("{model} was made for {n} tokens at most: counted with these.", model=table.model,
                              n=f"{table.seq_len:,}"))  # fmt: skip
+    if row.held.job is not None:
+        found.append(said("With full recompute, the least that training can do with, in plain PyTorch."))
     if row.way_out:
         found.append(said("What was tried: {way}", way=row.way_out))
     if engine := "".join(set(table.engine.values())):

@@ -165,7 +165,7 @@ def notes(found: ServingEstimate) -> list[str]:
         sizes = ", ".join(
             f"{name}={int(getattr(job, name))}" for name in _AXES if name == "tp" or getattr(job, name) > 1
         )
-        told.append(said("Layout: {sizes}, {n} copies of the model", sizes=sizes, n=job.replicas))
+        told.append(said("Layout: {sizes}; copies of the model: {n}", sizes=sizes, n=job.replicas))
     if found.fits and found.price is None:
         told.append(said("No price: {why}", why=found.no_price))
     elif found.fits:
