@@ -88,8 +88,8 @@ def _notes(table: FitTable, row: Fit, settings: Settings) -> list[str]:
                              n=f"{table.seq_len:,}"))  # fmt: skip
     if row.held.job is not None:
         found.append(said("With full recompute, the least that training can do with, in plain PyTorch."))
-    if row.way_out:
-        found.append(said("What was tried: {way}", way=row.way_out))
+    if not row.fits:
+        found.append(said("What was tried: {way}", way=row.way or row.way_out))
     if engine := "".join(set(table.engine.values())):
         found.append(
             said("Counted as {engine} plans its memory, with its cache in {kv}.", engine=engine, kv=table.kv_format)
