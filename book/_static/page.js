@@ -63,5 +63,5 @@ for (const link of document.querySelectorAll("a.other-language")) {
 // Parts of a font that come late: Chromium leaves some lines as they were shaped without it, until their style changes.
 let parts = 0;
 document.fonts?.addEventListener("loadingdone", () => {
-  if (document.documentElement.lang === "zh-Hans") document.body.style.fontFeatureSettings = `"kern" ${++parts}`;
+  document.body.style.fontFeatureSettings = `"kern" ${++parts}`;
 });

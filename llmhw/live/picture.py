@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from llmhw.live.base import rounded
+
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")  # where the page names none
 
 
@@ -19,6 +21,11 @@ def colour(series: int | None) -> str:
     if series is None:
         return "currentColor"
     return f"var(--figure-{series % len(SERIES)},{SERIES[series % len(SERIES)]})"
+
+
+def _at(place: float) -> str:
+    """A place to a tenth, short; rounded first, so that what lies between two tenths is the same everywhere."""
+    return f"{rounded(place):.1f}".removesuffix(".0")
 
 
 class Drawing:
@@ -32,7 +39,7 @@ class Drawing:
         said = ""
         for key, value in attributes.items():
             if value is not None:
-                text = f"{value:.6g}" if isinstance(value, float) else str(value)
+                text = f"{rounded(value):.4g}" if isinstance(value, float) else str(value)
                 said += f' {key.strip("_").replace("_", "-")}="{escape(text)}"'
         self._parts.append(f"<{element}{said}>{inside}</{element}>" if inside else f"<{element}{said}/>")
 
@@ -50,8 +57,10 @@ class Drawing:
         self, places: Iterable[tuple[float, float, float, float]], series: int | None = None, *, fill: float = 0.75
     ) -> None:
         """Many boxes of one colour (x, y, width, height) as one path, with a seam between neighbours."""
-        path = "".join(f"M{x:.1f} {y:.1f}h{max(width - 0.6, 0.3):.1f}v{height:.1f}h-{max(width - 0.6, 0.3):.1f}z"
-                       for x, y, width, height in places)  # fmt: skip
+        path = "".join(
+            f"M{_at(x)} {_at(y)}h{_at(max(width - 0.6, 0.3))}v{_at(height)}h-{_at(max(width - 0.6, 0.3))}z"
+            for x, y, width, height in places
+        )
         self._put("path", d=path, fill=colour(series), fill_opacity=fill)
 
     def text(
@@ -68,7 +77,7 @@ class Drawing:
         for x, y, letter in places:
             lines.setdefault(y, []).append((x, letter))
         for y, found in lines.items():
-            xs = " ".join(f"{x - size * 0.33:.1f}" for x, _ in found)
+            xs = " ".join(_at(x - size * 0.33) for x, _ in found)
             self._put("text", escape("".join(letter for _, letter in found)), x=xs, y=float(y), font_size=size,
                       fill=colour(None))  # fmt: skip
 
@@ -76,7 +85,7 @@ class Drawing:
         self, points: list[tuple[float, float]], series: int | None = None, *, width: float = 1.0, dashed: bool = False
     ) -> None:
         """A line through points."""
-        self._put("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), fill="none",
+        self._put("polyline", points=" ".join(f"{_at(x)},{_at(y)}" for x, y in points), fill="none",
                   stroke=colour(series), stroke_width=width, stroke_dasharray="5 4" if dashed else None)  # fmt: skip
 
     def dot(self, x: float, y: float, series: int | None = None, *, radius: float = 4.0) -> None:
