@@ -8,7 +8,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
-from book.chinese.catalogues import sources, words
+from book.chinese.catalogues import messages, read, sources
 from book.chinese.texts import CLAIMS, parser
 
 _MONTHS = "January February March April May June July August September October November December".split()
@@ -83,10 +83,13 @@ def all_faults() -> list[str]:
     """What is wrong with the translations that the book uses."""
     found = []
     for source in sources():
-        for text, new in words(source).items():
-            # What the page of claims takes from the catalog is no Markdown: its dollars are dollars.
-            pair = [one.replace("$", r"\$") for one in (text, new)] if source == CLAIMS else [text, new]
-            found += [f"{source}: {text!r}: {why}" for why in faults(*pair)]
+        for message in messages(read(source)):
+            if not message.string or message.fuzzy:
+                continue
+            pair = [str(message.id), str(message.string)]
+            if source == CLAIMS or "alt" in message.auto_comments:  # no Markdown: dollars are dollars
+                pair = [one.replace("$", r"\$") for one in pair]
+            found += [f"{source}: {message.id!r}: {why}" for why in faults(*pair)]
     return found
 
 
