@@ -8,11 +8,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
-<<<<<<< HEAD
-from book.chinese.catalogues import messages, read, sources
-=======
 from book.chinese.catalogues import messages, read, sources, words
->>>>>>> main
 from book.chinese.texts import CLAIMS, parser
 
 _MONTHS = "January February March April May June July August September October November December".split()
@@ -87,22 +83,12 @@ def all_faults() -> list[str]:
     """What is wrong with the translations that the book uses."""
     found = []
     for source in sources():
-<<<<<<< HEAD
-        for message in messages(read(source)):
-            if not message.string or message.fuzzy:
-                continue
-            pair = [str(message.id), str(message.string)]
-            if source == CLAIMS or "alt" in message.auto_comments:  # no Markdown: dollars are dollars
-                pair = [one.replace("$", r"\$") for one in pair]
-            found += [f"{source}: {message.id!r}: {why}" for why in faults(*pair)]
-=======
         alts = {message.id for message in messages(read(source)) if "alt" in message.auto_comments}
         for text, new in words(source).items():
             # What a figure says, and what the page of claims takes from the catalog, is no Markdown: a dollar is one.
             plain = source == CLAIMS or text in alts
             pair = [one.replace("$", r"\$") for one in (text, new)] if plain else [text, new]
             found += [f"{source}: {text!r}: {why}" for why in faults(*pair)]
->>>>>>> main
     return found
 
 
