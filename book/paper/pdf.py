@@ -17,9 +17,12 @@ WIDTH = 620  # CSS pixels of a line: 164 mm, as paper.css has it
 SHRINK = """
 () => {
   for (const wide of document.querySelectorAll("table, div.math, .cell_output pre, .highlight-text pre")) {
-    const room = (wide.tagName === "TABLE" ? wide.parentElement : wide).clientWidth;
-    const own = Math.max(wide.scrollWidth, wide.offsetWidth);
-    if (own > room + 1) wide.style.fontSize = `${Math.max(0.65, 0.99 * room / own)}em`;
+    const table = wide.tagName === "TABLE";
+    const room = (table ? wide.parentElement : wide).clientWidth, own = table ? wide.offsetWidth : wide.scrollWidth;
+    if (own <= room + 1) continue;
+    const factor = 0.99 * room / own;
+    if (wide.tagName === "PRE" && factor < 0.85) wide.style.whiteSpace = "pre-wrap";
+    else wide.style.fontSize = `${parseFloat(getComputedStyle(wide).fontSize) * Math.max(0.7, factor)}px`;
   }
 }
 """
