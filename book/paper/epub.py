@@ -163,7 +163,12 @@ def drawing(svg: str) -> str:
     wide = re.search(r"--figure-width: ?(\d+)px", body)
     width = float(wide[1]) if wide else float(box[3])
     size = f'width="{width:.0f}" height="{width * float(box[4]) / float(box[3]):.0f}"'
-    body = re.sub(r'(<svg[^>]*?) style="[^"]*"', r"\1", body, count=1)
+    body = re.sub(
+        r"<svg[^>]*>",
+        lambda root: re.sub(r' (?:style|width|height|fill|font-family)="[^"]*"', "", root[0]),
+        body,
+        count=1,
+    )
     names = "" if "xmlns=" in body[: body.index(">")] else ' xmlns="http://www.w3.org/2000/svg"'
     body = body.replace("<svg", f'<svg{names} {size} fill="{INK}" font-family="sans-serif"', 1)
     first = body.index(">") + 1
