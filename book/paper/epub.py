@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 
-from book.paper.pages import Book, Chapter, PaperError, anchor, code_colours
+from book.paper.pages import Book, Chapter, PaperError, anchor, code_colours, static
 from book.paper.pdf import title_page
 from book.paper.press import document, opened
 
@@ -86,7 +86,7 @@ def bound(book: Book) -> bytes:
     asked = [{"tex": tex(tag), "display": tag.name == "div"} for tag in formulas]
     cover = document(
         language=book.language, title="", css=(HERE / "paper.css").read_text(encoding="utf-8") + COVER_CSS,
-        body=title_page(book), styles=("/html/_static/han.css",),
+        body=title_page(book), styles=("/static/han.css",),
     )  # fmt: skip
     with opened({"/cover.html": cover}, book.html, width=COVER[0], height=COVER[1]) as page:
         written = page.evaluate(TO_MATHML, asked)
@@ -104,7 +104,7 @@ def bound(book: Book) -> bytes:
         files[drawing_name(index)] = drawing(svg)
     files["cover.png"] = picture
     files["book.css"] = "\n".join([han(book), code_colours(book.html), (HERE / "epub.css").read_text(encoding="utf-8")])
-    files["han.woff2"] = (book.html / "_static" / "han.woff2").read_bytes()
+    files["han.woff2"] = static(book.html, "han.woff2").read_bytes()
     return zipped(book, files)
 
 
@@ -195,7 +195,7 @@ def contents(book: Book) -> str:
 
 def han(book: Book) -> str:
     """The font of Chinese text."""
-    rule = re.search(r"@font-face \{.*?\}", (book.html / "_static" / "han.css").read_text(encoding="utf-8"), re.DOTALL)
+    rule = re.search(r"@font-face \{.*?\}", static(book.html, "han.css").read_text(encoding="utf-8"), re.DOTALL)
     return rule[0] if rule else ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from book.paper.pages import Book, Chapter, anchor, code_colours
+from book.paper.pages import Book, Chapter, anchor, code_colours, static
 from book.paper.press import document, opened
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ pages => {
 
 def printed(book: Book) -> bytes:
     """The PDF: tagged, with bookmarks, and with the numbers of its pages in the contents."""
-    styles = ("/html/_static/han.css",)
+    styles = ("/static/han.css",)
     body = "".join([title_page(book), contents(book), *(chapter(book, each) for each in book.chapters)])
     css = "\n".join([code_colours(book.html), (HERE / "paper.css").read_text(encoding="utf-8"), *running_heads(book)])
     text = document(language=book.language, title=escape(book.title), body=body, css=css, styles=styles)
@@ -65,7 +65,7 @@ def running_heads(book: Book) -> Iterator[str]:
 
 
 def title_page(book: Book) -> str:
-    logo = (book.html / "_static" / "logo.svg").read_text(encoding="utf-8")
+    logo = static(book.html, "logo.svg").read_text(encoding="utf-8")
     commit = f" ({book.commit})" if book.commit else ""
     address = escape(book.address)
     return f"""<section class="title-page">

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from book.address import ROOT
-from book.paper.pages import PaperError
+from book.paper.pages import PaperError, static
 
 FONTS = ("noto-serif", "noto-sans", "noto-sans-mono")
 PLACE = "http://book.invalid"
@@ -67,7 +67,7 @@ def weights(name: str) -> tuple[str, ...]:
 def opened(pages: Mapping[str, str], html: Path, *, width: int, height: int = 900) -> Iterator[Any]:
     """A browser's page at the first of `pages` (path -> HTML), as print shows it, its formulas set.
 
-    html    the folder of the site, for its fonts and styles under /html/
+    html    the folder of the site, for its fonts and styles under /static/
     width   of the window, in CSS pixels
     """
     from playwright.sync_api import Error, sync_playwright
@@ -75,17 +75,16 @@ def opened(pages: Mapping[str, str], html: Path, *, width: int, height: int = 90
     for name in ("mathjax", *(f"@fontsource/{font}" for font in FONTS)):
         if not (ROOT / "node_modules" / name).is_dir():
             raise PaperError(f"node_modules/{name} is missing; run: make setup")
-    folders = {"node_modules": ROOT / "node_modules", "html": html}
 
     def answer(route: Any) -> None:
         path = unquote(urlsplit(route.request.url).path)
         folder, _, rest = path[1:].partition("/")
-        file = folders[folder] / rest if folder in folders else None
+        file = static(html, rest) if folder == "static" else ROOT / "node_modules" / rest
         if not route.request.url.startswith(f"{PLACE}/"):
             route.abort()
         elif path in pages:
             route.fulfill(body=pages[path], content_type="text/html; charset=utf-8")
-        elif file is not None and file.is_file():
+        elif folder in ("static", "node_modules") and file.is_file():
             route.fulfill(body=file.read_bytes(), content_type=mimetypes.guess_type(file)[0] or "font/woff2")
         else:
             route.abort()

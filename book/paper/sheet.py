@@ -54,7 +54,7 @@ def printed(book: Book) -> bytes:
 <main>{"".join(group(pages["book/formulas"], head, names) for head, names in CHOSEN.items())}
 {symbols(pages["book/notation"])}</main><footer>{RULES}</footer>"""
     text = document(
-        language=book.language, title=book.word("sheet"), body=body, styles=("/html/_static/han.css",),
+        language=book.language, title=book.word("sheet"), body=body, styles=("/static/han.css",),
         css=(HERE / "sheet.css").read_text(encoding="utf-8"),
     )  # fmt: skip
     with opened({"/sheet.html": text}, book.html, width=703) as page:
