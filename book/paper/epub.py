@@ -84,10 +84,8 @@ def bound(book: Book) -> bytes:
     """The EPUB: the same sources give the same bytes, but for the cover, which is drawn by the machine's Chromium."""
     formulas = [tag for each in book.chapters for tag in each.article.select(".math")]
     asked = [{"tex": tex(tag), "display": tag.name == "div"} for tag in formulas]
-    cover = document(
-        language=book.language, title="", css=(HERE / "paper.css").read_text(encoding="utf-8") + COVER_CSS,
-        body=title_page(book), styles=("/static/han.css",),
-    )  # fmt: skip
+    css = (HERE / "paper.css").read_text(encoding="utf-8") + COVER_CSS
+    cover = document(book, title=escape(book.title), body=title_page(book), css=css)
     with opened({"/cover.html": cover}, book.html, width=COVER[0], height=COVER[1]) as page:
         written = page.evaluate(TO_MATHML, asked)
         picture = page.screenshot(type="png")
@@ -200,8 +198,7 @@ def han(book: Book) -> str:
 
 
 def text(book: Book, title: str, body: str) -> str:
-    language = "zh-Hans" if book.language == "zh" else book.language
-    return PAGE.format(language=language, title=escape(title), body=body)
+    return PAGE.format(language=book.tag, title=escape(title), body=body)
 
 
 KINDS = {
@@ -228,7 +225,7 @@ def zipped(book: Book, files: dict[str, str | bytes]) -> bytes:
         manifest.append(f'<item id="{item(name)}" href="{name}" media-type="{kind}"{properties}/>')
     licence = BeautifulSoup(book.licence, "html.parser").get_text()
     package = PACKAGE.format(
-        language="zh-Hans" if book.language == "zh" else book.language, uuid=uuid5(NAMESPACE_URL, book.address),
+        language=book.tag, uuid=uuid5(NAMESPACE_URL, book.address),
         title=escape(book.title), authors=escape(book.authors), subtitle=escape(book.word("subtitle")),
         address=escape(book.address), rights=escape(licence), date=book.date, manifest="\n".join(manifest),
         spine="\n".join(f'<itemref idref="{item(name)}"/>' for name in spine),

@@ -84,12 +84,18 @@ class Book:
     chapters: list[Chapter]
     drawings: list[str]
 
+    @property
+    def tag(self) -> str:
+        """The language as documents say it."""
+        return "zh-Hans" if self.language == "zh" else self.language
+
     def word(self, name: str) -> str:
         return WORDS[self.language][name]
 
 
 def text_of(tag: Tag) -> str:
-    return " ".join(tag.get_text().split())
+    """Its words in one line; of TeX, without the brackets around it."""
+    return " ".join(re.sub(r"\\[()]", "", tag.get_text()).split())
 
 
 def sources() -> tuple[datetime, str]:

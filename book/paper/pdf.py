@@ -35,10 +35,9 @@ pages => {
 
 def printed(book: Book) -> bytes:
     """The PDF: tagged, with bookmarks, and with the numbers of its pages in the contents."""
-    styles = ("/static/han.css",)
     body = "".join([title_page(book), contents(book), *(chapter(book, each) for each in book.chapters)])
     css = "\n".join([code_colours(book.html), (HERE / "paper.css").read_text(encoding="utf-8"), *running_heads(book)])
-    text = document(language=book.language, title=escape(book.title), body=body, css=css, styles=styles)
+    text = document(book, title=escape(book.title), body=body, css=css)
     with opened({"/book.html": text}, book.html, width=WIDTH) as page:
         page.evaluate(SHRINK)
         numbers: dict[str, int] = {}
@@ -53,7 +52,7 @@ def printed(book: Book) -> bytes:
 def dated(pdf: bytes, book: Book) -> bytes:
     """The same file with the date of the sources, so that the same sources give the same one."""
     day = book.date.strftime("D:%Y%m%d%H%M%S+00'00'").encode()
-    return re.sub(rb"(/(?:Creation|Mod)Date )\(D:[^)]{20}\)", lambda found: found[1] + b"(" + day + b")", pdf)
+    return re.sub(rb"(/(?:Creation|Mod)Date )\(D:[^)]{21}\)", lambda found: found[1] + b"(" + day + b")", pdf)
 
 
 def running_heads(book: Book) -> Iterator[str]:

@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from book.address import ROOT
-from book.paper.pages import PaperError, static
+from book.paper.pages import Book, PaperError, static
 
 FONTS = ("noto-serif", "noto-sans", "noto-sans-mono")
+HAN = ("han.css", "noto-sans-sc/index.css")  # the site's Chinese fonts
 PLACE = "http://book.invalid"
 
 HEAD = """<!DOCTYPE html>
@@ -52,11 +53,12 @@ def chromium() -> str:
     return path
 
 
-def document(*, language: str, title: str, body: str, css: str = "", styles: tuple[str, ...] = ()) -> str:
+def document(book: Book, *, title: str, body: str, css: str) -> str:
     """A page of HTML with the fonts of paper and with MathJax."""
     fonts = [f"/node_modules/@fontsource/{name}/{weight}.css" for name in FONTS for weight in weights(name)]
-    links = "".join(f'<link rel="stylesheet" href="{href}">' for href in [*fonts, *styles])
-    return HEAD.format(language=language, title=title, styles=f"{links}<style>{css}</style>", body=body)
+    fonts += [f"/static/{name}" for name in HAN if static(book.html, name).is_file()]
+    links = "".join(f'<link rel="stylesheet" href="{href}">' for href in fonts)
+    return HEAD.format(language=book.tag, title=title, styles=f"{links}<style>{css}</style>", body=body)
 
 
 def weights(name: str) -> tuple[str, ...]:
