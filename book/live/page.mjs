@@ -9,15 +9,21 @@ const language = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
 // Make the page's calculators alive. root, site   where all lies; sheets   the sections; sift   hides settings that do not matter
 export async function open({ root, site, sheets, sift }) {
   const address = path => new URL(path, root).href;
-  const { words, model, device } = await (await fetch(address(`${site.page}/${language}.json`))).json();
-  const all = [];
   const where = { runtime: address(`${site.python}/`), wheel: address(site.wheel), key: site.key, names: site.names };
-  const desk = new Desk(where, (stage, more) => {
-    const told = { first: words.first, again: words.again, start: words.start, broken: `${words.broken} ${more}` }[stage];
-    for (const sheet of all) sheet.progress(told ?? "", stage === "ready" || stage === "broken");
-    if (stage === "ready" || stage === "kept") document.documentElement.dataset[`live${stage}`] = String(more.kept);
-  });
-  for (const section of sheets) all.push(new Sheet(section, desk, words, { model, device }, sift));
+  let words = {}, all = [];
+  const told = {};
+  const tell = (stage, how) => {
+    told[stage] = how ?? true; // tests read it
+    document.documentElement.dataset.live = JSON.stringify(told);
+    if (stage === "kept") return;
+    const text = { broken: `${words.broken} (${how})`, ready: "" }[stage] ?? words[stage] ?? "";
+    for (const sheet of all) sheet.progress(text);
+  };
+  const desk = new Desk(where, tell);
+  const { words: own, ...names } = await (await fetch(address(`${site.page}/${language}.json`))).json();
+  words = own;
+  all = sheets.map(section => new Sheet(section, desk, words, names, sift));
+  if (!desk.ready) for (const sheet of all) sheet.progress(words.start);
   await Promise.all(all.map(sheet => sheet.start()));
   addEventListener("hashchange", () => all.forEach(sheet => sheet.follow()));
 }
@@ -218,8 +224,8 @@ class Sheet {
     this.section.querySelector(".heard").textContent = text;
   }
 
-  progress(text, over) {
-    this.section.querySelector(".progress").textContent = over && !text ? "" : text;
+  progress(text) {
+    this.section.querySelector(".progress").textContent = text;
   }
 
   async explain(button, on) {
