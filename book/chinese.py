@@ -337,6 +337,17 @@ def numbers(text: str) -> Counter[Decimal]:
     return Counter(Decimal(n).scaleb(power).normalize() for n, power in found)
 
 
+def scaled(text: str, before: Counter[Decimal], after: Counter[Decimal]) -> Counter[Decimal]:
+    """The numbers before, with those scaled whose scale stands at another one: "1.2 or 4 billion" is 12 亿或 40 亿."""
+    before = before.copy()
+    for power in sorted({_SCALES[scale] for _, scale in _NUMBER.findall(text) if scale}):
+        for number, count in (before - after).items():
+            moved = min(count, (after - before)[number.scaleb(power).normalize()])
+            before[number] -= moved
+            before[number.scaleb(power).normalize()] += moved
+    return +before
+
+
 def kept(text: str) -> dict[str, Counter[Any]]:
     """What must be the same in the text and its translation, by its name."""
     found: dict[str, Counter[Any]] = {}
@@ -372,6 +383,7 @@ def faults(text: str, new: str) -> list[str]:
     if "lang=" in text:  # the article's words and their translation are one in Chinese, with their numbers
         for one in (before, after):
             one["numbers"] = Counter(set(one["numbers"]))
+    before["numbers"] = scaled(text, before["numbers"], after["numbers"])
     return [
         f"{name} differ: {list((a - b).elements())} missing, {list((b - a).elements())} too many"
         for name in sorted({*before, *after})

@@ -12,14 +12,14 @@ from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmhw.checks import checked
-from llmhw.formula import Estimate, Part, Report, Table
+from llmhw.checks import check_items, checked
+from llmhw.formula import Estimate, Part, Report, Table, term
 from llmhw.hardware import Accelerator, Cluster, accelerator, larger
 from llmhw.margin import barely, known_error, visible_bytes
 from llmhw.memory import told_towers
 from llmhw.model import ModelSpec
 from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format
-from llmhw.units import LLMHWError, check_count, check_number, format_quantity, format_range
+from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Beside the checkpoint's own; nvfp4 where a device multiplies 4-bit floats.
 INFERENCE_FORMATS = ("bf16", "fp8", "int8", "nvfp4", "int4-gptq", "q4_k_m")
+
+# What `fit` answers for.
+USES = ("inference", "full", "full-8bit", "lora", "qlora")
 
 # A model that states no longest sequence is asked about this many tokens at most.
 _LIMIT = 131072
@@ -44,17 +47,21 @@ class Held(NamedTuple):
     needed     bytes, by the meter that `offered` is read on
     offered    an engine's share of the device; in training all of it, as nvidia-smi shows it
     explained  makes `estimate`: most of those that are tried are asked for a number alone
+    room       gives the formula behind `offered`
     error      share of the need that nine of ten measured needs are within: `llmhw.margin`
     job        of training
+    least      of the need what cannot be given back: what is more than that fills a device, and makes none too small
     refusal    why an engine does not start all the same; "" where it does
     """
 
     needed: float
     offered: float
     explained: Callable[[], Estimate]
+    room: Callable[[], str]
     error: float
     job: TrainingJob | None = None
     refusal: str = ""
+    least: float | None = None
 
     @property
     def estimate(self) -> Estimate:
@@ -97,6 +104,10 @@ class Fit:
     def usable_bytes(self) -> float:
         """What the device offers."""
         return self.held.offered
+
+    def explain(self) -> str:
+        """The formulas behind the need and the offer."""
+        return f"{self.estimate.explain()}\n\n{self.held.room()}"
 
     @property
     def fits(self) -> bool:
@@ -325,7 +336,7 @@ def _inference(name: str, q: _Question) -> Held:
         return replace(stage, parts=(*stage.parts, *_cache_part(found, q, needed - float(stage.total))))
 
     refusal = found.refusal if needed <= found.budget_bytes else ""
-    return Held(needed, found.budget_bytes, explained, found.error, refusal=refusal)
+    return Held(needed, found.budget_bytes, explained, lambda: found.explain("budget"), found.error, refusal=refusal)
 
 
 def _plan(name: str, q: _Question) -> ServingMemory:
@@ -367,7 +378,21 @@ def _trained(q: _Question, **recipe: Any) -> Held:
     def explained() -> Estimate:
         return memory(job).stages[0]
 
-    return Held(device_bytes(job), visible_bytes(q.gpu), explained, known_error("training"), job)
+    room = partial(_visible, q.gpu)
+    held = device_bytes(job), visible_bytes(q.gpu)
+    return Held(*held, explained, room, known_error("training"), job, least=device_bytes(job, least=True))
+
+
+def _visible(device: Accelerator) -> str:
+    """`visible_bytes` as a formula: a job of training may take all that CUDA shows."""
+    from llmhw.serving import engine_budget_bytes
+
+    sizes: dict[str, Any] = {
+        "memory": device.memory_bytes,
+        "driver": device.memory_bytes - visible_bytes(device),
+        "utilization": 1,
+    }
+    return term(engine_budget_bytes, "what a program may take", **sizes).explain()
 
 
 # -- the table --------------------------------------------------------------------------------
@@ -381,7 +406,7 @@ def _most(holds: Callable[[int], Held], most: int, low: int = 1) -> int:
         return 0
     if greatest.fits:
         return most
-    known = [(low, least.needed), (high, greatest.needed)]
+    known = [(low, _curve(least)), (high, _curve(greatest))]
     for step in count(1):
         if high - low <= 1:
             break
@@ -390,8 +415,13 @@ def _most(holds: Callable[[int], Held], most: int, low: int = 1) -> int:
         middle = min(max(guess, low + 1), high - 1)
         held = holds(middle)
         low, high = (middle, high) if held.fits else (low, middle)
-        known.append((middle, held.needed))
+        known.append((middle, _curve(held)))
     return low
+
+
+def _curve(held: Held) -> float:
+    """The need without what stops growing where a device is full."""
+    return held.needed if held.least is None else held.least
 
 
 def _fitting(known: Sequence[tuple[int, float]], numbers: range, offered: float) -> int:
@@ -536,6 +566,7 @@ def fit(
     engine: str | None = None,
     software: str | None = None,
     loss: str | None = None,
+    uses: Iterable[str] | None = None,
 ) -> FitTable:
     """What of this model fits on one device, or on several that share it.
 
@@ -550,6 +581,7 @@ def fit(
     utilization   share of a device that an engine takes; default: the engine's own
     engine        that serves, with a version if need be; default: the one that `llmhw serve` has by default
     software, loss   that trains, and how it computes the loss, as in `llmhw.TrainingJob`
+    uses          what to try of `USES`; default: all
 
     Inference is the plan of that engine: `batch` sequences fit beside the weights.
     Training is `llmhw.training_memory` of a `training_job`, with full recompute, the least that training can do with.
@@ -560,39 +592,54 @@ def fit(
     >>> table = fit(model("llama-3-8b"), "RTX 4090")
     >>> table["inference, bf16"].fits, table["full training, AdamW mixed precision"].fits
     (True, False)
+    >>> [row.use for row in fit(model("llama-3-8b"), "RTX 4090", uses=["qlora"])]
+    ['QLoRA, rank 16']
     """
     gpu = accelerator(device) if isinstance(device, str) else device
     kv = None if kv_format is None else number_format(kv_format).name
     seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
     q = _checked(_Question(spec, gpu, devices, batch, seq_len, kv, rank, utilization, {}, engine))
     q = q._replace(trained={"software": software, "loss": loss})
-    jobs, refused = _served(q, formats)
+    asked = USES if uses is None else check_items("uses", uses, partial(check_choice, choices=USES), empty=False)
+    jobs, refused = _served(q, formats) if "inference" in asked else ({}, {})
     called = {name: format_label(spec, name) for name in jobs}
     rows = [_row(_INFERENCE + called[name], partial(_inference, name), q, partial(_serves, q, name)) for name in jobs]
-    left_out = ""
-    try:
-        gpu.peak(gpu.half_format)
-        if q.devices > 1:
-            Cluster(gpu, q.devices).link_for(q.devices)  # without one nothing is trained together
-        checkpointed_activations(spec, device=gpu, devices=q.devices, seq_len=1)
-    except LLMHWError as error:
-        left_out = str(error)
-    else:
-        adapters: dict[str, Any] = {"precision": "bf16", "frozen": True, "rank": q.rank, "targets": targets}
-        uses: dict[str, Callable[[_Question], Held]] = {
-            "full training, AdamW mixed precision": partial(_trained, optimizer="adamw", precision="bf16-mixed"),
-            "full training, 8-bit AdamW in bf16": partial(_trained, optimizer="adamw-8bit", precision="bf16"),
-            f"LoRA, rank {rank}": partial(_trained, **adapters),
-            f"QLoRA, rank {rank}": partial(_trained, **adapters, base="nf4-dq"),
-        }
-        rows += [_row(use, at, q, _trains) for use, at in uses.items()]
+    trained = _trainings(q, targets, asked)
+    left_out = _untrained(q) if trained else ""
+    if not left_out:
+        rows += [_row(use, at, q, _trains) for use, at in trained.items()]
     if not rows:
-        raise LLMHWError(f"{next(iter(refused.values()))}; no training: {left_out}")
+        why = [*list(refused.values())[:1], *([f"no training: {left_out}"] if left_out else [])]
+        raise LLMHWError("; ".join(why))
     engines = {called[name]: job.engine for name, job in jobs.items()}
     caches = " or ".join(dict.fromkeys(job.kv for job in jobs.values())) or "-"
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
     towers = tuple(told_towers(spec, how="whole on each device"))
     return FitTable(*place, caches, engines, tuple(rows), refused, left_out, towers)
+
+
+def _trainings(q: _Question, targets: str, asked: Iterable[str]) -> dict[str, Callable[[_Question], Held]]:
+    """The ways to train among `USES` that are asked for: what the table calls them, and what each needs."""
+    adapters: dict[str, Any] = {"precision": "bf16", "frozen": True, "rank": q.rank, "targets": targets}
+    known: dict[str, tuple[str, dict[str, Any]]] = {
+        "full": ("full training, AdamW mixed precision", {"optimizer": "adamw", "precision": "bf16-mixed"}),
+        "full-8bit": ("full training, 8-bit AdamW in bf16", {"optimizer": "adamw-8bit", "precision": "bf16"}),
+        "lora": (f"LoRA, rank {q.rank}", adapters),
+        "qlora": (f"QLoRA, rank {q.rank}", {**adapters, "base": "nf4-dq"}),
+    }
+    return {use: partial(_trained, **recipe) for name, (use, recipe) in known.items() if name in asked}
+
+
+def _untrained(q: _Question) -> str:
+    """Why nothing can be said of training there; "" if it can."""
+    try:
+        q.gpu.peak(q.gpu.half_format)
+        if q.devices > 1:
+            Cluster(q.gpu, q.devices).link_for(q.devices)  # without one nothing is trained together
+        checkpointed_activations(q.spec, device=q.gpu, devices=q.devices, seq_len=1)
+    except LLMHWError as error:
+        return str(error)
+    return ""
 
 
 def _served(q: _Question, formats: Iterable[str] | None) -> tuple[dict[str, ServingJob], dict[str, str]]:

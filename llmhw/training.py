@@ -641,11 +641,14 @@ def _totals(key: OnAnyDevice) -> tuple[tuple[dict[str, float], tuple[float, floa
     return tuple(totals)
 
 
-def device_bytes(job: TrainingJob) -> float:
-    """`JobMemory.device_bytes` without formulas."""
+def device_bytes(job: TrainingJob, *, least: bool = False) -> float:
+    """`JobMemory.device_bytes` without formulas.
+
+    least   of the blocks apart from the tensors only those that PyTorch cannot give back where a device is full
+    """
     totals = ((sum(parts.values()), apart) for parts, apart in _totals(OnAnyDevice(job)))
-    most = max(tensors + _kept(job, tensors, apart) for tensors, apart in totals)
-    return float(on_device(most, job.cluster.devices)) + engine_bytes(job)
+    kept = (tensors + (apart[0] if least else _kept(job, tensors, apart)) for tensors, apart in totals)
+    return float(on_device(max(kept), job.cluster.devices)) + engine_bytes(job)
 
 
 def _floats(pair: tuple[Any, Any]) -> tuple[float, float]:

@@ -39,6 +39,7 @@ from llmhw.cli.options import (
 from llmhw.cli.output import Shown
 from llmhw.cli.terminal import Progress
 from llmhw.cost import RunOptions
+from llmhw.fit import USES
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
 
@@ -270,6 +271,7 @@ def _fit(options: dict[str, Any]) -> Report:
     options["seq_len"] = default_seq_len(spec, options["seq_len"])
     formats = options.pop("weights")
     options["kv_format"], options["devices"] = options.pop("kv"), options.pop("gpus")
+    options["uses"] = options["uses"] or None
     return llmhw.fit(spec, device_of_options(options), formats=formats or None, **options)
 
 
@@ -293,6 +295,9 @@ FIT = Command(
         ),
         Option(named("kv"), group=FORMATS, type=FORMAT, help="Cache format; default: the engine's."),
         option("--engine", metavar="NAME[:VERSION]", help="What serves; default: as `llmhw serve` has it."),
+        option(
+            "--use", "uses", metavar="NAMES", type=click.Choice(USES), listed=True, help="What to try; default: all."
+        ),
         *field_options(TrainingJob, ("rank", "targets", "software", "loss")),
     ],
     help="What fits on one device, or split over a few: inference by format, full training, LoRA, QLoRA.",

@@ -7,6 +7,7 @@ them all. Only the standard library is imported: NumPy is not there in the brows
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture
 from llmhw.live.desk import CALCULATORS, answer, respond
 from llmhw.live.html import answer_html, calculator_html
+from llmhw.live.models import header
 
 __all__ = [
     "CALCULATORS",
@@ -18,5 +19,6 @@ __all__ = [
     "answer",
     "answer_html",
     "calculator_html",
+    "header",
     "respond",
 ]

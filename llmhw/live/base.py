@@ -75,7 +75,7 @@ class Figure:
 
     label     what it is, in the reader's language
     text      the number as it is read, with its unit
-    value     the number itself, in base units
+    value     the number itself, in base units, `rounded`
     explain   gives the formula with the numbers put in, as `Estimate.explain` does; asked for only when the reader asks
     """
 
@@ -83,6 +83,20 @@ class Figure:
     text: str
     value: float
     explain: Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", rounded(self.value))
+
+
+def rounded(value: float) -> float:
+    """A number as every Python has it, to twelve figures: further ones differ with the version and the machine.
+
+    Since 3.12 `sum` makes up for what floats lose; `exp`, `log` and powers are those of the machine.
+
+    >>> rounded(0.1 + 0.2), rounded(70553706496)
+    (0.3, 70553706496)
+    """
+    return value if isinstance(value, int) else float(f"{value:.12g}")
 
 
 @dataclass(frozen=True)
@@ -131,13 +145,16 @@ class Calculator:
     function: Callable[[Settings], Answer]
 
     def settings(self, given: Settings) -> dict[str, Any]:
-        """Complete settings: what is given, read; the rest as it is at first. `LLMHWError` names what cannot be."""
+        """Complete settings: what is given, read; the rest as it is at first. `LLMHWError` names what cannot be.
+
+        `config`, the text of the reader's own config.json, goes with any control of a model, in its place.
+        """
         known = {control.name: control for control in self.controls}
         for name in given:
-            if name not in known and name not in ("config", "gguf"):
+            if name not in known and name != "config":
                 raise LLMHWError(f"{shown(name)} is no setting of {said(self.title)}; it has {', '.join(known)}")
         read = {name: one.read(given.get(name, one.default)) for name, one in known.items()}
-        return {**read, **{name: given[name] for name in ("config", "gguf") if given.get(name)}}
+        return {**read, "config": given["config"]} if given.get("config") is not None else read
 
     def answer(self, given: Settings) -> Answer:
         """The answer to settings that need not be complete."""

@@ -8,11 +8,12 @@ from typing import Any
 
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
+from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
 from llmhw.live.html import answer_html
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FORMATS,)}
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FIT, FORMATS)}
 
 
 def _calculator(name: Any) -> Calculator:

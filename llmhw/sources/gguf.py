@@ -1,9 +1,9 @@
 """GGUF files of llama.cpp: metadata and the list of tensors, never the tensors themselves.
 
 The container is walked here, within bounds that the file's size sets: a header may say anything, and the reader of the
-package `gguf` (extra `gguf`) would follow it, and makes an array of every word of the vocabulary. That package says the
-facts: the sizes of all types of tensors, the names of the mixes. The config that comes out has a
-`quantization_config`:
+package `gguf` would follow it, and makes an array of every word of the vocabulary. The sizes of all types of tensors
+and the names of the mixes are `gguf_types.csv` of the catalog, which a test holds to that package. The config that
+comes out has a `quantization_config`:
 
     quant_method   "gguf"
     file_type      the mix as `llama-quantize` calls it, such as "Q4_K_M"; else the type that most bytes have
@@ -22,8 +22,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from llmhw.catalog import read_table
 from llmhw.checks import check_text
 from llmhw.units import LLMHWError, ceil_div, shown
 
@@ -40,6 +42,10 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 class _BrokenError(Exception):
     """What is wrong with a file."""
+
+
+class _ShortError(Exception):
+    """The header is longer than the bytes that are here."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,21 @@ class File:
 
 
 class _Cursor:
-    """A place in a file; whatever would go beyond its end is refused before it is read."""
+    """A place in a file; whatever would go beyond its end is refused before it is read.
+
+    data   the file, or its first bytes
+    size   of the whole file
+    """
 
     def __init__(self, data: Any, size: int) -> None:
         self.data, self.size, self.at, self.order = data, size, 0, "<"
+        self.here = len(data)
 
     def need(self, count: int) -> None:
         if count > self.size - self.at:
             raise _BrokenError("it ends in the middle of its header")
+        if count > self.here - self.at:
+            raise _ShortError
 
     def number(self, code: str) -> Any:
         length = struct.calcsize(self.order + code)
@@ -106,6 +119,7 @@ class _Cursor:
 
     def text(self, most: int) -> str:
         length = self.count("letters in a text", 1, self.size)
+        self.need(length)
         start, self.at = self.at, self.at + length
         try:
             return str(
@@ -113,6 +127,21 @@ class _Cursor:
             )
         except UnicodeDecodeError:
             raise _BrokenError("a name in its header is not text in UTF-8") from None
+
+    def skip_texts(self, count: int) -> None:
+        """Move behind so many texts, as a vocabulary has them by the hundred thousand."""
+        number, at, end = struct.Struct(self.order + "Q").unpack_from, self.at, min(self.size, self.here)
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            at += 8 + number(self.data, at)[0]
+        else:
+            if at <= self.size:
+                self.at = at
+                return
+        if at + 8 > self.size:
+            raise _BrokenError("it ends in the middle of its header")
+        raise _ShortError
 
 
 def _value(cursor: _Cursor, kind: int) -> Any:
@@ -126,31 +155,31 @@ def _value(cursor: _Cursor, kind: int) -> Any:
     of = cursor.number("I")
     if of == _STRING:
         count = cursor.count("texts in a list", 8, _MOST_ITEMS)
-        for _ in range(count):
-            length = cursor.count("letters in a text", 1, cursor.size)  # moves the cursor on
-            cursor.at += length
+        cursor.skip_texts(count)
         return count
     if of not in _NUMBERS:
         raise _BrokenError(f"its header has a list of the unknown type {of}")
     each = struct.calcsize(cursor.order + _NUMBERS[of])
     count = cursor.count("numbers in a list", each, cursor.size)
+    if count <= _MOST_LIST:
+        cursor.need(count * each)
     start, cursor.at = cursor.at, cursor.at + count * each
     if count > _MOST_LIST:
         return count
     return list(struct.unpack_from(f"{cursor.order}{count}{_NUMBERS[of]}", cursor.data, start))
 
 
-def _tensor(cursor: _Cursor, sizes: Mapping[int, tuple[str, int, int]]) -> tuple[str, Held, int]:
+def _tensor(cursor: _Cursor) -> tuple[str, Held, int]:
     """One entry of the list of tensors: its name, what it is, and where its bytes begin among the data."""
     name = cursor.text(_MOST_NAME)
     dimensions = cursor.number("I")
     if not 1 <= dimensions <= 4:
         raise _BrokenError(f"its tensor {shown(name, 60)} has {dimensions} dimensions")
     shape = tuple(cursor.number("Q") for _ in range(dimensions))
-    kind, begin = cursor.number("I"), cursor.number("Q")
+    kind, begin, sizes = cursor.number("I"), cursor.number("Q"), _sizes()
     if kind not in sizes:
         raise _BrokenError(
-            f"its tensor {shown(name, 60)} has the type {kind}, which this version of gguf does not know"
+            f"its tensor {shown(name, 60)} has the type {kind}, which is not in the catalog's gguf_types.csv"
         )
     called, block, each = sizes[kind]
     elements = 1
@@ -161,8 +190,8 @@ def _tensor(cursor: _Cursor, sizes: Mapping[int, tuple[str, int, int]]) -> tuple
     return name, Held(shape, called, elements, elements // block * each), begin
 
 
-def _part(data: Any, size: int, sizes: Mapping[int, tuple[str, int, int]]) -> File:
-    """The header of one file."""
+def _part(data: Any, size: int) -> File:
+    """The header of one file of so many bytes, of which `data` are the first; `_ShortError` where more are needed."""
     cursor = _Cursor(data, size)
     cursor.need(24)
     if data[:4] != b"GGUF":
@@ -188,7 +217,7 @@ def _part(data: Any, size: int, sizes: Mapping[int, tuple[str, int, int]]) -> Fi
     held: dict[str, Held] = {}
     last = 0
     for _ in range(tensors):
-        name, tensor, begin = _tensor(cursor, sizes)
+        name, tensor, begin = _tensor(cursor)
         if name in held:
             raise _BrokenError(f"it has the tensor {shown(name, 60)} twice")
         held[name] = tensor
@@ -199,22 +228,26 @@ def _part(data: Any, size: int, sizes: Mapping[int, tuple[str, int, int]]) -> Fi
     return File(metadata, held, size)
 
 
-def _read_part(path: str, argument: str, sizes: Mapping[int, tuple[str, int, int]]) -> File:
+def _read_part(path: str, argument: str) -> File:
     import mmap
 
     from llmhw.files import opened
 
-    what, way_out = f"{argument}={shown(path, 300)}", "download it again, or give the config.json of the model"
+    what = f"{argument}={shown(path, 300)}"
     try:
         with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _part(data, len(data), sizes)
+            return _part(data, len(data))
     except _BrokenError as error:
-        raise LLMHWError(f"{what} is no whole GGUF file: {error}; {way_out}") from None
+        raise _no_gguf(what, error) from None
     except FileNotFoundError:
         raise LLMHWError(f"{what} does not exist; give the path of a GGUF file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise LLMHWError(f"{what} cannot be read ({reason}); give the path of a GGUF file") from None
+
+
+def _no_gguf(what: str, error: _BrokenError) -> LLMHWError:
+    return LLMHWError(f"{what} is no whole GGUF file: {error}; download it again, or give the config.json of the model")
 
 
 def only(names: Iterable[str], what: str) -> str:
@@ -239,21 +272,19 @@ def read_file(path: str, argument: str) -> File:
 
     argument   what an error calls the path
     """
-    sizes = _sizes(f"{argument}={shown(path, 300)}")
     split = _split(path)
     parts = [path]
     if split and 1 < split[2] <= _MOST_PARTS:
         ending = path[-5:]
         parts = [f"{split[0]}-{i:05d}-of-{split[2]:05d}{ending}" for i in range(1, split[2] + 1)]
-    files = [_read_part(part, argument, sizes) for part in parts]
+    files = [_read_part(part, argument) for part in parts]
     metadata, tensors = files[0].metadata, dict(files[0].tensors)
     for file in files[1:]:
         twice = tensors.keys() & file.tensors.keys()
         if twice:
             raise LLMHWError(f"{argument}={shown(path, 300)} has the tensor {shown(min(twice))} in two of its parts")
         tensors |= file.tensors
-    said = metadata.get("split.count", 0)
-    if type(said) is int and said > len(parts):
+    if (said := _parts_of(metadata)) > len(parts):
         raise LLMHWError(
             f"{argument}={shown(path, 300)} is one of {said} parts; keep their names, which end with "
             f"-00001-of-{said:05d}.gguf"
@@ -261,20 +292,22 @@ def read_file(path: str, argument: str) -> File:
     return File(metadata, tensors, sum(file.bytes for file in files))
 
 
-def _sizes(what: str) -> dict[int, tuple[str, int, int]]:
+def _parts_of(metadata: Mapping[str, Any]) -> int:
+    found = metadata.get("split.count", 0)
+    return found if type(found) is int else 0
+
+
+@cache
+def _sizes() -> dict[int, tuple[str, int, int]]:
     """Every type of tensor: its name, how many numbers a block of it has, and how many bytes."""
-    library = _library(what)
-    return {kind.value: (kind.name, *library.GGML_QUANT_SIZES[kind]) for kind in library.GGMLQuantizationType}
+    rows = (row for row in read_table("gguf_types") if row["kind"] == "tensor")
+    return {int(row["number"]): (row["name"], int(row["elements"]), int(row["bytes"])) for row in rows}
 
 
-def _library(what: str) -> Any:
-    try:
-        import gguf as library
-    except ImportError:
-        raise LLMHWError(
-            f"{what} needs the package gguf; pip install 'llmhw[gguf]', or give the model's config.json"
-        ) from None
-    return library
+@cache
+def _mixes() -> dict[int, str]:
+    """How `llama-quantize` calls what it makes."""
+    return {int(row["number"]): row["name"] for row in read_table("gguf_types") if row["kind"] == "mix"}
 
 
 # -- the model in it --------------------------------------------------------------------------
@@ -291,12 +324,36 @@ _ACTIVATIONS = ("xielu.alpha_p", "xielu.alpha_n")
 
 def read(path: str, argument: str) -> tuple[str, Config]:
     """The name and the config of the model in a GGUF file."""
+    return _model_in(read_file(path, argument), path, f"{argument}={shown(path, 300)}")
+
+
+def read_head(data: Any, size: int, name: str) -> tuple[str, Config] | None:
+    """The name and the config of the model in a GGUF file whose first bytes are here; None if its header is longer.
+
+    data   bytes, or what is like them
+    size   of the whole file
+    name   of the file
+
+    >>> read_head(b"GGUF", 10**9, "model.gguf") is None
+    True
+    """
+    what = f"gguf={shown(name, 300)}"
+    try:
+        file = _part(memoryview(data), max(size, len(data)))
+    except _ShortError:
+        return None
+    except _BrokenError as error:
+        raise _no_gguf(what, error) from None
+    if (parts := _parts_of(file.metadata)) > 1:
+        raise LLMHWError(f"{what} is one of {parts} parts; give the model's config.json")
+    return _model_in(file, name, what)
+
+
+def _model_in(file: File, path: str, what: str) -> tuple[str, Config]:
     from pathlib import Path
 
     from llmhw.sources.gguf_config import config_from
 
-    file = read_file(path, argument)
-    what = f"{argument}={shown(path, 300)}"
     kind, architecture = file.metadata.get("general.type", "model"), file.metadata.get("general.architecture")
     if kind != "model" or architecture == "clip" or not isinstance(architecture, str):
         held = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}.get(kind, "a vision or audio tower")
@@ -306,12 +363,12 @@ def read(path: str, argument: str) -> tuple[str, Config]:
     if not file.tensors:
         raise LLMHWError(f"{what} holds metadata, such as a vocabulary, but no tensors; give the file of the model")
     config = config_from(file, what)
-    config["quantization_config"] = _stored(file, path, int(config["num_hidden_layers"]))
+    config["quantization_config"] = _stored(file, int(config["num_hidden_layers"]))
     stem = Path(path).stem
     return (_split(path) or (stem,))[0].rpartition("/")[2] or stem, config
 
 
-def _stored(file: File, path: str, layers: int) -> Config:
+def _stored(file: File, layers: int) -> Config:
     """What is stored how, as a `quantization_config`; see the head of this module."""
     groups: dict[tuple[str, str], list[int]] = {}
     # a family's activation has parameters that are written into the metadata
@@ -330,7 +387,7 @@ def _stored(file: File, path: str, layers: int) -> Config:
             elements += tensor.elements
     return {
         "quant_method": "gguf",
-        "file_type": _mix(file, path),
+        "file_type": _mix(file),
         "tensor_bytes": file.tensor_bytes,
         "file_bytes": file.bytes,
         "elements": elements,
@@ -340,19 +397,14 @@ def _stored(file: File, path: str, layers: int) -> Config:
     }
 
 
-def _mix(file: File, path: str) -> str:
-    library = _library(path)
-    try:
-        return str(
-            library.LlamaFileType(file.metadata.get("general.file_type"))
-            .name.removeprefix("MOSTLY_")
-            .removeprefix("ALL_")
-        )
-    except ValueError:
-        total: dict[str, int] = {}
-        for tensor in file.tensors.values():
-            total[tensor.kind] = total.get(tensor.kind, 0) + tensor.bytes
-        return max(total, key=lambda kind: total[kind])
+def _mix(file: File) -> str:
+    number = file.metadata.get("general.file_type")
+    if type(number) is int and number in _mixes():
+        return _mixes()[number]
+    total: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        total[tensor.kind] = total.get(tensor.kind, 0) + tensor.bytes
+    return max(total, key=lambda kind: total[kind])
 
 
 def block_of(name: str) -> tuple[int, str] | None:

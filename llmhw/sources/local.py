@@ -116,7 +116,12 @@ def _folder(path: str, argument: str, what: str) -> tuple[str, Config]:
     raise LLMHWError(f"{what} is a folder without a config.json ({listed}); {_WAY_OUT}")
 
 
-def _of_text(text: str, path: str, what: str) -> tuple[str, Config]:
+def of_text(text: str, argument: str, way_out: str) -> tuple[str, Config]:
+    """The name and the config in a text that came from no file, such as what a reader pasted; the name may be empty."""
+    return _of_text(text, "-", argument, way_out)
+
+
+def _of_text(text: str, path: str, what: str, way_out: str = _WAY_OUT) -> tuple[str, Config]:
     from re import search
 
     from llmhw.sources import megatron
@@ -127,7 +132,7 @@ def _of_text(text: str, path: str, what: str) -> tuple[str, Config]:
     if is_yaml or (not is_json and search(r"(?m)^[\w-]+:(\s|$)", text)):
         return _of_data(megatron.from_yaml(text, what), path, what)
     # Python's own writer has Infinity, which published files hold under keys that are not read
-    return _of_data(parse_json(text, what, way_out=_WAY_OUT, infinite=True), path, what)
+    return _of_data(parse_json(text, what, way_out=way_out, infinite=True), path, what)
 
 
 def _of_data(data: Config, path: str, what: str) -> tuple[str, Config]:

@@ -9,10 +9,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import gguf as gguf_package
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
 import llmhw
+from llmhw.catalog import read_table
 from llmhw.families import FAMILIES
 from llmhw.sources import gguf
 from llmhw.units import LLMHWError
@@ -274,8 +276,38 @@ def test_places_that_hold_none(tmp_path: Path) -> None:
             llmhw.model(tmp_path / name)
 
 
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "model.gguf", *llama())
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(LLMHWError, match=r"needs the package gguf; pip install 'llmhw\[gguf\]'"):
-        llmhw.model(path)
+def test_the_catalog_has_the_types_of_the_package() -> None:
+    """The package needs NumPy, which a browser has not got; the tables of llama.cpp are its own."""
+    rows = read_table("gguf_types")
+    tensors = {
+        int(r["number"]): (r["name"], int(r["elements"]), int(r["bytes"])) for r in rows if r["kind"] == "tensor"
+    }
+    assert tensors == {kind.value: (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType}
+    mixes = {int(r["number"]): r["name"] for r in rows if r["kind"] == "mix"}
+    assert mixes == {
+        kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf_package.LlamaFileType
+    }
+    assert len(tensors) + len(mixes) == len(rows)
+
+
+def test_the_first_bytes_of_a_file_are_enough(tmp_path: Path) -> None:
+    """A page reads the head alone: every shorter one asks for more, and none is taken for broken."""
+    path = write(tmp_path / "model.gguf", *llama("Q4_K", **{"general.file_type": 15}), words=300)
+    data, whole = path.read_bytes(), llmhw.model(path)
+    size = len(data)
+    found = {n: gguf.read_head(data[:n], size, "folder/model.gguf") for n in range(0, size, 97)}
+    needed = next(n for n, model in found.items() if model)
+    assert needed < size / 10
+    for n, model in found.items():
+        assert model == (("model", whole.config) if n >= needed else None)
+    message = r"gguf='x.gguf' is no whole GGUF file: .*; download it again|holds no model"
+    for wrong in broken(data).values():
+        with pytest.raises(LLMHWError, match=message):
+            gguf.read_head(wrong, len(wrong), "x.gguf")
+
+
+def test_one_part_of_several_is_no_model(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", *llama("Q8_0"), split=7)
+    first = min(tmp_path.iterdir())
+    with pytest.raises(LLMHWError, match=r"is one of \d parts; give the model's config.json"):
+        gguf.read_head(first.read_bytes(), first.stat().st_size, first.name)
