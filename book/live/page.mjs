@@ -179,7 +179,7 @@ class Sheet {
 
   async file(file) {
     if (!file) return;
-    const { config, error } = await openFile(file, question => this.desk.ask(`${this.section.id} file`, question));
+    const { config, error } = await openFile(file, question => this.desk.ask(`${this.section.id} file`, { ...question, language }));
     if (error) return this.show({ error });
     this.form.querySelector(".own textarea").value = config;
     this.extra.config = config;

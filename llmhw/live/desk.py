@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from llmhw.live.base import Answer, Calculator
 from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
 from llmhw.live.html import answer_html
+from llmhw.live.models import header
 from llmhw.units import LLMHWError, unknown_name
 
 CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in (FIT, FORMATS)}
@@ -35,14 +37,17 @@ def respond(question: str) -> str:
     """Answer a question of the page, JSON to JSON: what the worker in the browser calls.
 
     question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
-               is asked for}
+               is asked for}; or, of a GGUF file that a reader opened, {"gguf": its first bytes in base64, "size": bytes
+               of the whole, "name": ...}
 
-    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
-    can type.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; of a file what
+    `llmhw.live.header` gives. It never raises for what a reader can type.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
+            if "gguf" in asked:
+                return json.dumps(header(b64decode(asked["gguf"]), asked["size"], asked["name"]))
             found = answer(asked["calculator"], asked.get("settings"))
             if "explain" not in asked:
                 return json.dumps({"html": answer_html(found), "verdict": found.verdict})
