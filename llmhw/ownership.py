@@ -328,6 +328,11 @@ class Ownership(Report):
         return float(self.owned.total)
 
     @property
+    def running_a_month(self) -> float:
+        """What owning costs a month beside the machines: electricity, hosting, upkeep, staff and interest."""
+        return (self.dollars - float(self.owned["lost value"])) / self.months
+
+    @property
     def dollars_per_device_hour(self) -> float:
         """Of owning, for each hour that is used."""
         sizes = {"devices": self.devices, "months": self.months, "utilization": self.utilization}

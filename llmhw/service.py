@@ -351,9 +351,10 @@ class ServingEstimate(Report):
     @property
     def dollars_per_million_tokens(self) -> float | None:
         """For output tokens at the point's load; None without a price, or without tokens."""
-        return self._dollars(self.point)
+        return self.dollars_at(self.point)
 
-    def _dollars(self, point: Point) -> float | None:
+    def dollars_at(self, point: Point) -> float | None:
+        """The same at another point of the curve."""
         if self.price is None or not point.tokens_per_second:
             return None
         hourly = self.price.dollars_per_device_hour * self.job.cluster.devices
@@ -567,7 +568,7 @@ class ServingEstimate(Report):
 
     def records(self) -> list[dict[str, Any]]:
         """The points of the curve as plain numbers, each with what tells this answer from others."""
-        return [self.identity() | p.to_dict() | {"dollars_per_million_tokens": self._dollars(p)} for p in self.curve]
+        return [self.identity() | p.to_dict() | {"dollars_per_million_tokens": self.dollars_at(p)} for p in self.curve]
 
     index = "concurrency"
 
@@ -580,7 +581,7 @@ class ServingEstimate(Report):
                 format_quantity(p.tpot_seconds, "seconds"),
                 f"{each:,.1f}" if (each := p.tokens_per_second_per_user) >= 10 else _number(each),
                 _number(p.tokens_per_second),
-                format_quantity(self._dollars(p), "dollars") if self.price else "-",
+                format_quantity(self.dollars_at(p), "dollars") if self.price else "-",
             )
             for p in self.curve
         ]

@@ -367,6 +367,12 @@ class JobMemory(StageReport):
         return _metered(*max(self._held, key=sum), self.job.cluster.devices)
 
     @property
+    def stage_device_bytes(self) -> tuple[float, ...]:
+        """The same of each stage."""
+        meters = (_metered(*held, self.job.cluster.devices)[1] for held in self._held)
+        return tuple(float(shown.value) + engine_bytes(self.job) for shown in meters)
+
+    @property
     def _held(self) -> list[tuple[float, float]]:
         held = zip((float(stage.total) for stage in self.stages), self.unreused, self.given_back, strict=True)
         return [(total, _kept(self.job, total, (apart - may_go, may_go))) for total, apart, may_go in held]
@@ -1077,7 +1083,7 @@ class StepMemory:
     def largest(self, stage: Stage, label: str, width: int) -> Term:
         """One tensor's worth of what is kept for each: that of the largest, as ZeRO cuts it."""
         x = self.x
-        most = reduce(maximum, (t.numel for t, _ in self.tensors.held(stage)))
+        most = reduce(maximum, (t.numel for t, _ in self.tensors.held(stage)), 0)  # a stage may be dealt no layer
         made = term(state_bytes, f"{label} of the largest tensor", elements=most, bytes_per_element=width)
         return made.scaled(where(x.zero >= 2, 1 / x.shards, 1))
 

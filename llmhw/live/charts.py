@@ -40,12 +40,16 @@ def bars(
 ) -> Picture:
     """Bars made of parts, one below the other, with their sums; parts of one name have one colour.
 
+    Parts of less than a hundredth of the longest bar are put together.
+
+
     rows     label of each bar -> its parts
     told     a value as text
     room     a limit across all bars, and what it is called
     names    what a part is called
     shares   the legend says each part's share of the first bar, too
     """
+    rows = _without_small(rows)
     parts = list(dict.fromkeys(part for row in rows.values() for part, value in row.items() if value > 0))
     whole = {label: sum(row.values()) for label, row in rows.items()}
     most = max([*whole.values(), *([room[1]] if room else []), 1e-30])
@@ -77,6 +81,17 @@ def bars(
         words.append(f"{room[0]}: {told(room[1])}")
     legend(drawing, tall, entries)
     return Picture(drawing.svg("; ".join(words)), caption, "; ".join(words))
+
+
+def _without_small(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The same with parts that nobody would see put together."""
+    least = max((sum(row.values()) for row in rows.values()), default=0.0) / 100
+    seen = {part for row in rows.values() for part, value in row.items() if value >= least}
+    made = {}
+    for label, row in rows.items():
+        rest = sum(value for part, value in row.items() if part not in seen)
+        made[label] = {part: value for part, value in row.items() if part in seen} | ({"others": rest} if rest else {})
+    return made
 
 
 def nice(value: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmhw.hardware import Cluster
 from llmhw.job import Parallelism, TrainingJob, data_parallel, limits_of
-from llmhw.margin import visible_bytes
+from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import training_states
 from llmhw.model import ModelSpec
 from llmhw.planning.usual import usual_batch
@@ -26,7 +26,7 @@ def fewest_cuts(
     layout: Mapping[str, Any] | None = None,
     **asked: Any,
 ) -> TrainingJob:
-    """The job with the fewest pipeline stages, then the fewest tensor-parallel ranks, with which it fits.
+    """The job with the fewest pipeline stages, then the fewest tensor-parallel ranks, with which it fits well.
 
     tp, pp   where they are given they stay
     layout   other fields of `llmhw.Parallelism`; data parallelism takes the devices that are left, experts as many
@@ -34,8 +34,8 @@ def fewest_cuts(
     asked    other fields of `llmhw.TrainingJob`; a batch that is not given is `usual_batch`, in whole micro-batches
 
     Powers of two are tried, tp within a node, as its messages are the largest; layers that stages cannot share evenly
-    are dealt by cost. Where nothing fits it is the layout that holds least. `llmhw.search` finds the fastest. Raises
-    `LLMHWError` where no layout is valid: that of the first one.
+    are dealt by cost. Where nothing fits well it is the layout that holds least. `llmhw.search` finds the fastest.
+    Raises `LLMHWError` where no layout is valid: that of the first one.
 
     >>> from llmhw import model
     >>> made = fewest_cuts(model("llama-3-70b"), Cluster("h100", 64, inter_link="infiniband ndr")).parallelism
@@ -46,18 +46,19 @@ def fewest_cuts(
     room, n = visible_bytes(cluster.accelerator), cluster.devices
     tps = [tp] if tp else [2**i for i in range(min(n, cluster.devices_per_node).bit_length())]
     pps = [pp] if pp else [2**i for i in range(min(n, spec.num_layers, _MOST_STAGES).bit_length())]
+    error = known_error("training")
     best: tuple[bool, float, TrainingJob] | None = None
     wrong: LLMHWError | None = None
     for stages, ranks in product(pps, tps):
         try:
             made = _cut(spec, cluster, {"tp": ranks, "pp": stages, **kept}, asked)
-        except LLMHWError as error:
-            wrong = wrong or error
+        except LLMHWError as refused:
+            wrong = wrong or refused
             continue
         held = _least_bytes(made)
         far = held > room  # not worked out further
         held = held if far else device_bytes(made)
-        if held <= room:
+        if held * (1 + error) <= room:
             return made
         if best is None or (far, held) < best[:2]:
             best = far, held, made

@@ -655,3 +655,12 @@ def test_modules_that_run_again() -> None:
         replace(plain, recompute_modules="moe_at")
     with pytest.raises(LLMHWError, match="recompute_modules='mlp' has no effect here"):
         memory(job(recompute_modules="mlp"))
+
+
+def test_a_stage_that_is_dealt_no_layer_holds_nothing() -> None:
+    """Stages dealt by cost, beside a head that costs as much as many layers: `optimizer_in_backward` looks at all."""
+    layout = Parallelism(dp=2, tp=2, pp=16, sequence_parallel=True, by_cost=True)
+    job = TrainingJob(model=llmhw.model("internvl3-1b"), cluster=llmhw.Cluster("RTX 2060 Laptop", 64), micro_batch=16,
+                      parallelism=layout, optimizer_in_backward=True, global_batch=32)  # fmt: skip
+    held = [float(stage.total) for stage in memory(job).stages]
+    assert held[14] == 0 < held[15]

@@ -1,0 +1,74 @@
+"""Clusters and training jobs from settings, as Python and as a command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmhw.hardware import Accelerator, Cluster, links, usual_network
+from llmhw.job import TrainingJob
+from llmhw.live.models import Chosen
+from llmhw.live.typed import Code, call, command
+from llmhw.units import LLMHWError
+
+AUTO = "auto"
+# Devices that are had together: powers of two, half as many more, and racks of 72.
+_NUMBERS = sorted({2**i for i in range(15)} | {3 * 2**i for i in range(3, 14)} | {72 * 2**i for i in range(5)})
+COUNTS = tuple((str(n), f"{n:,}") for n in _NUMBERS)
+NETWORKS = ((AUTO, "the fastest that is rented with it"),
+            *((one.name, one.name) for one in links() if one.kind == "scale-out"))  # fmt: skip
+
+
+def cluster_of(
+    device: Accelerator, count: int, network: str = AUTO, *, joined: bool = True
+) -> tuple[Cluster, str | None]:
+    """The devices, joined by a network of the catalog; and its name where it was asked for and counts.
+
+    joined   whether devices of several nodes must be
+    """
+    one = Cluster(device, count)
+    if one.nodes == 1 or not joined:
+        return one, None
+    named = None if network == AUTO else network
+    between = named or usual_network(device)
+    if between is None:
+        raise LLMHWError(
+            f"network between nodes of {one.accelerator.name} is not known: no machine for rent says what it has; "
+            "choose one among the further settings"
+        )
+    return Cluster(device, count, inter_link=between), named
+
+
+def cluster_call(c: Cluster, named: str | None) -> Code:
+    """The same in Python."""
+    link: Any = named
+    if named is None and c.nodes > 1 and c.inter_link is not None:
+        link = Code(call("usual_network", c.accelerator.name))
+    return Code(call("llmhw.Cluster", c.accelerator.name, c.devices, inter_link=link))
+
+
+def changed_fields(thing: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Fields that are not as they are at first."""
+    kinds = type(thing).__dataclass_fields__
+    return {name: getattr(thing, name) for name in names if getattr(thing, name) != kinds[name].default}
+
+
+_OF_LAYOUT = ("dp", "tp", "pp", "vpp", "cp", "ep", "zero", "sequence_parallel", "schedule", "uneven", "by_cost")
+_OF_JOB = ("micro_batch", "global_batch", "seq_len", "recompute", "precision", "optimizer", "compute")
+
+
+def job_call(job: TrainingJob, model: Chosen, named: str | None) -> str:
+    """A training job as lines of Python that make `job`."""
+    layout = Code(call("llmhw.Parallelism", **changed_fields(job.parallelism, _OF_LAYOUT)))
+    asked = changed_fields(job, _OF_JOB)
+    where = cluster_call(job.cluster, named)
+    uses = "from llmhw.hardware import usual_network\n" if "usual_network(" in where else ""
+    made = call("llmhw.TrainingJob", model=model.python, cluster=where, parallelism=layout, **asked)
+    return f"import llmhw\n{uses}job = {made}\n"
+
+
+def job_command(verb: str, job: TrainingJob, model: Chosen, network: str | None, **more: Any) -> str:
+    """The same as a command."""
+    layout = changed_fields(job.parallelism, tuple(name for name in _OF_LAYOUT if name != "dp"))
+    options = {"gpu": job.cluster.accelerator.name, "gpus": job.cluster.devices, "network": network}
+    options |= {"zero": job.parallelism.zero} | layout | changed_fields(job, (*_OF_JOB[:2], *_OF_JOB[3:]))
+    return command(verb, model.word, options=options | {"seq_len": job.seq_len} | more)
