@@ -17,6 +17,7 @@ from llmhw.formula import Report, Table, Term, formula, term
 from llmhw.grids import Grid, emitted_kg, grid
 from llmhw.hardware import PRICE_KINDS, Accelerator, Cluster, Price, PriceList, instances, old_price, prices
 from llmhw.job import asked, check_fields, choice, documented, number
+from llmhw.language import said
 from llmhw.price_files import price_list
 from llmhw.units import (
     GB,
@@ -284,7 +285,7 @@ class Default:
 
     def __str__(self) -> str:
         value = self.value if isinstance(self.value, str) else f"{self.value:,g}"
-        return f"{self.argument}={value}: {self.source}"
+        return f"{self.argument}={value}: {said(self.source)}"
 
 
 # Detection and diagnosis take less than 10 minutes there; loading and lost work another 15 at most.
@@ -303,10 +304,7 @@ _REPAIR = Default(
 PUE = Default("pue", 1.2, "Jupiter cluster in Morrison et al. 2025 (arXiv 2503.05804); 1.12 in their other one")
 # 2.3 TB in 40 s from 384 GPUs. Llama 3's storage, 2 TB/s for 16,384 GPUs, is 0.12 GB/s for each.
 _STORAGE_PER_DEVICE = 0.15 * GB
-_STORAGE = (
-    f"{_STORAGE_PER_DEVICE / GB:g} GB/s a device: "
-    "BLOOM wrote 2.3 TB from 384 GPUs in 40 s (stas00/ml-engineering, fault-tolerance)"
-)
+_STORAGE = "{rate:g} GB/s a device: BLOOM wrote 2.3 TB from 384 GPUs in 40 s (stas00/ml-engineering, fault-tolerance)"
 
 
 def _mtbf(device: Accelerator) -> Default:
@@ -315,9 +313,13 @@ def _mtbf(device: Accelerator) -> Default:
     same = [row for row in rows if row["architecture"] == device.architecture]
     used = same or rows
     value = median(float(row["device_hours_per_interruption"]) for row in used)
-    where_from = f"published for {device.architecture}" if same else "published for any device"
-    names = ", ".join(row["run"] for row in used)
-    return Default("mtbf_device_hours", value, f"median of what is {where_from} ({names})")
+    text = (
+        "median of what is published for {kind} ({runs})"
+        if same
+        else "median of what is published for any device ({runs})"
+    )
+    runs = ", ".join(row["run"] for row in used)
+    return Default("mtbf_device_hours", value, said(text, kind=device.architecture, runs=runs))
 
 
 # -- prices -----------------------------------------------------------------------------------
@@ -352,10 +354,12 @@ def newest_prices(
     if fitting:
         return [offer for offer in fitting if not old_price(offer)] or fitting[:1], ""
     others = sorted({offer.kind for offer in offers})
-    has = f"only {', '.join(others)}" if others else "none; give price="
     if others and (provider is not None or region is not None):
-        raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; {whose} has {has}")
-    return [], f"no {kind} price of {device.name} is known: {whose} has {has}"
+        raise LLMHWError(f"kind={kind!r} has no price of {device.name} there; {whose} has only {', '.join(others)}")
+    text = "no {kind} price of {device} is known: {whose} has none; give price="
+    if others:
+        text = "no {kind} price of {device} is known: {whose} has only {others}"
+    return [], said(text, kind=said(kind), device=device.name, whose=said(whose), others=", ".join(others))
 
 
 def _chosen_price(
@@ -538,7 +542,12 @@ class TrainingRun(Report):
     @property
     def title(self) -> str:
         """One line that says what is trained where."""
-        return f"{format_quantity(self.tokens, 'count')} tokens on {self.devices:,} x {self.accelerator}"
+        return said(
+            "{tokens} tokens on {devices:,} x {device}",
+            tokens=format_quantity(self.tokens, "count"),
+            devices=self.devices,
+            device=self.accelerator,
+        )
 
     @property
     def finishes(self) -> bool:
@@ -549,16 +558,20 @@ class TrainingRun(Report):
     def verdict(self) -> str:
         """How long the run takes and what it costs, with the interval."""
         if not self.finishes:
-            return f"Never finishes: {format_quantity(self.goodput, 'fraction')} of its time makes progress."
+            return said(
+                "Never finishes: {share} of its time makes progress.", share=format_quantity(self.goodput, "fraction")
+            )
         told = {name: (value, between) for name, value, between in self.rows()}
         parts = [told["time"]] + [told["cost"]] * (self.dollars is not None)
-        return f"{', '.join(value + (f' (80 %: {between})' if between else '') for value, between in parts)}."
+        return said(
+            "{told}.", told=", ".join(value + (f" (80 %: {between})" if between else "") for value, between in parts)
+        )
 
     def warnings(self) -> list[str]:
         """An old price, and failures that never let the job finish."""
-        found = [f"the {old}" for old in [old_price(self.price)] if old]
+        found = [said("the {old}", old=old) for old in [old_price(self.price)] if old]
         if not self.finishes:
-            found.append("failures come faster than checkpoints: the run never finishes")
+            found.append(said("failures come faster than checkpoints: the run never finishes"))
         return found
 
     @property
@@ -601,16 +614,20 @@ class TrainingRun(Report):
             if not self.finishes:
                 return "never finishes", ""
             told, *between = format_range([times * v for v in (value, *ends) if v is not None], unit)
-            return told, " to ".join(between)
+            return told, said(" to ").join(between)
 
         def seconds(value: float) -> str:
             return format_quantity(value, "seconds")
 
-        saved = f"a checkpoint of {seconds(self.checkpoint_seconds)} every {seconds(self.checkpoint_interval_seconds)}"
-        failures = "no failures" if self.mtbf_seconds == inf else f"one in {seconds(self.mtbf_seconds)}"
-        drawn = self.reasons.get("energy_kwh") or f"{format_quantity(self.watts, 'W')} a device"
+        saved = said(
+            "a checkpoint of {time} every {interval}",
+            time=seconds(self.checkpoint_seconds),
+            interval=seconds(self.checkpoint_interval_seconds),
+        )
+        failures = "no failures" if self.mtbf_seconds == inf else said("one in {time}", time=seconds(self.mtbf_seconds))
+        drawn = self.reasons.get("energy_kwh") or said("{power} a device", power=format_quantity(self.watts, "W"))
         return [
-            ("steps", f"{self.steps:,}", f"{seconds(self.step_seconds)} each"),
+            ("steps", f"{self.steps:,}", said("{time} each", time=seconds(self.step_seconds))),
             ("compute", f"{self.flops:.3g} FLOP", "model FLOPs"),
             ("time", *shown("days", "seconds", 86400)),
             ("without failures", seconds(86400 * self.days_without_failures), "the steps alone"),
@@ -629,19 +646,20 @@ class TrainingRun(Report):
         if self.spare_devices is None:
             return "none", "one node: a failure stops it until it is repaired"
         more = format_quantity(self.spare_devices / self.devices, "fraction")
-        return f"{self.spare_devices:,} devices", f"{more} more, so that no repair is waited for; not in the cost"
+        why = said("{share} more, so that no repair is waited for; not in the cost", share=more)
+        return said("{number:,} devices", number=self.spare_devices), why
 
     def _price(self) -> tuple[str, str]:
         if self.price is None:
             return "unknown", self.reasons["dollars"]
-        rate, _, origin = str(self.price).partition(" a device-hour")
-        return rate, "a device-hour" + origin.replace(" (", ", ").rstrip(")")
+        rate = format_quantity(self.price.dollars_per_device_hour, "dollars")
+        return rate, said("a device-hour, {origin}", origin=self.price.origin)
 
     def tables(self) -> list[Table]:
         return [Table(self.title, ("quantity", "value", "range or origin"), self.rows(), prose=True, head=())]
 
     def footer(self) -> list[str]:
-        return [f"assumed {d}" for d in self.defaults]
+        return [said("assumed {value}", value=d) for d in self.defaults]
 
 
 def _steps_interval(interval: tuple[float, float] | None, estimate: float) -> tuple[float, float] | None:
@@ -691,7 +709,8 @@ class _Ledger:
     def goodput(self, device: Accelerator, devices: int, size: float, step: float, alone: float) -> dict[str, Any]:
         """Checkpoints of so many bytes, failures, and the share of time that they leave."""
         o = self.options
-        rate = self.given(Default("storage_bytes_per_second", _STORAGE_PER_DEVICE * devices, _STORAGE))
+        source = said(_STORAGE, rate=_STORAGE_PER_DEVICE / GB)
+        rate = self.given(Default("storage_bytes_per_second", _STORAGE_PER_DEVICE * devices, source))
         hours = max(self.given(_mtbf(device)), 1e-6)
         restart = self.given(_RESTART)
         inputs = {"checkpoint_bytes": size, "bytes_per_second": rate, "blocking": o.checkpoint_blocking}
@@ -723,7 +742,11 @@ class _Ledger:
         watts = float(self.add(device_power_watts, "power", **inputs))
         energy = float(self.add(run_energy_kwh, "energy", device_hours=hours, watts=watts, pue=pue))
         if self.options.grid is None:
-            self.assumed.append(Default("grid", made.name, f"{made.kg_co2_per_kwh:g} kg a kWh, {made.source}"))
+            self.assumed.append(
+                Default(
+                    "grid", made.name, said("{kg:g} kg a kWh, {source}", kg=made.kg_co2_per_kwh, source=made.source)
+                )
+            )
         room = {"tdp_watts": device.tdp_watts, "host_watts": host, "pue": pue}
         return {
             "watts": watts,
@@ -803,7 +826,8 @@ def training_run(
     reasons = {} if paid else {"dollars": unpaid, "price": unpaid}
     if power["watts"] is None:
         reasons |= dict.fromkeys(
-            ("energy_kwh", "watts", "co2_kg", "peak_kw"), f"the power of {device.name} is not published"
+            ("energy_kwh", "watts", "co2_kg", "peak_kw"),
+            said("the power of {device} is not published", device=device.name),
         )
     central: dict[str, Any] = {"days": wall / 86400, "device_hours": hours, "dollars": dollars}
     return TrainingRun(

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmhw.checks import check_items, checked
 from llmhw.formula import Estimate, Part, Report, Table, term
-from llmhw.hardware import Accelerator, Cluster, accelerator, larger
+from llmhw.hardware import Accelerator, Cluster, accelerator, cards, larger
+from llmhw.language import said
 from llmhw.margin import barely, known_error, visible_bytes
 from llmhw.memory import told_towers
 from llmhw.model import ModelSpec
-from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format
+from llmhw.precision import CHECKPOINT, checkpoint_name, format_label, formats_in, number_format, weight_bytes
 from llmhw.units import LLMHWError, check_choice, check_count, check_number, format_quantity, format_range
 
 # `import llmhw` loads this module, and should stay quick: jobs and what is made of them come late.
@@ -81,14 +82,14 @@ class Fit:
     held            what one device needs and offers
     max_seq_len     longest sequences that fit at this batch, at most the model's own limit; 0 if not one token does
     max_sequences   most sequences of this length that fit at a time; 0 if not one does
-    way_out         by how much it falls short, and what was tried and would make it fit; "" if it fits
+    way             what was tried and would make it fit; "" if it fits, or nothing would
     """
 
     use: str
     held: Held
     max_seq_len: int
     max_sequences: int
-    way_out: str
+    way: str
 
     @property
     def estimate(self) -> Estimate:
@@ -133,7 +134,17 @@ class Fit:
             return ""
         if self.held.refusal:
             return "no, does not start"
-        return f"no, short by {format_quantity(self.needed_bytes - self.usable_bytes, 'bytes')}"
+        return said("no, short by {short}", short=format_quantity(self.needed_bytes - self.usable_bytes, "bytes"))
+
+    @property
+    def way_out(self) -> str:
+        """By how much it falls short, and what would make it fit; "" if it fits."""
+        if self.fits:
+            return ""
+        if self.held.refusal:
+            return self.held.refusal
+        short = said("short by {short}", short=format_quantity(self.needed_bytes - self.usable_bytes, "bytes"))
+        return f"{short}; {self.way or said('needs more devices than tensor parallelism can use')}"
 
     def to_row(self) -> dict[str, Any]:
         """Plain numbers in base units, without parts."""
@@ -181,7 +192,14 @@ class FitTable(Report):
     def title(self) -> str:
         """What was asked, in one line."""
         place = self.device if self.devices == 1 else f"{self.devices} x {self.device}, tp={self.devices}"
-        return f"{self.model} on {place}, batch {self.batch}, {self.seq_len:,} tokens, KV cache in {self.kv_format}"
+        return said(
+            "{model} on {place}, batch {batch}, {seq_len:,} tokens, KV cache in {kv_format}",
+            model=self.model,
+            place=place,
+            batch=self.batch,
+            seq_len=self.seq_len,
+            kv_format=self.kv_format,
+        )
 
     @property
     def verdict(self) -> str:
@@ -190,20 +208,23 @@ class FitTable(Report):
         for told in ("Fits", "Fits barely", "Does not fit", "Does not start"):
             uses = [row.use for row in self.rows if row.verdict == told]
             formats = [use.removeprefix(_INFERENCE) for use in uses if use.startswith(_INFERENCE)]
-            named = [f"inference in {', '.join(formats)}"] if formats else []
-            named += [use for use in uses if not use.startswith(_INFERENCE)]
-            found += [f"{told}: {'; '.join(named)}."] if named else []
+            named = [said("inference in {formats}", formats=", ".join(formats))] if formats else []
+            named += [_spoken(use) for use in uses if not use.startswith(_INFERENCE)]
+            found += [said("{verdict}: {uses}.", verdict=said(told), uses="; ".join(named))] if named else []
         return " ".join(found)
 
     def warnings(self) -> list[str]:
         """What there is no row for."""
-        told = [f"no inference in {name}: {why}" for name, why in self.refused.items()]
-        return [*self.towers, *told, *([f"no training: {self.left_out}"] if self.left_out else [])]
+        told = [said("no inference in {name}: {why}", name=name, why=why) for name, why in self.refused.items()]
+        return [
+            *self.towers,
+            *told,
+            *([said("no training: {left_out}", left_out=self.left_out)] if self.left_out else []),
+        ]
 
     def next_steps(self) -> list[str]:
         """For each use that does not fit, what was tried and would."""
-        said = [(row.use, row.way_out.partition("; ")[2]) for row in self.rows if not row.fits]
-        return [f"{use}: {way}" for use, way in said if way.startswith(("fits", "use "))]
+        return [said("{use}: {way}", use=_spoken(row.use), way=row.way) for row in self.rows if row.way]
 
     def explain(self, use: str | None = None) -> str:
         """The formulas behind one use, or all."""
@@ -225,7 +246,7 @@ class FitTable(Report):
         """Use, verdict, need, offer, longest sequence and most sequences as text."""
         return [
             (
-                row.use,
+                _spoken(row.use),
                 row.short or ("barely" if row.fits_barely else "yes"),
                 *format_range((row.usable_bytes, row.needed_bytes), "bytes")[::-1],  # type: ignore[misc]
                 f"{row.max_seq_len:,}" if row.max_seq_len else "-",
@@ -246,6 +267,16 @@ class FitTable(Report):
         columns = ("use", "fits", "needs", "offers", "longest", "most")
         full = (*columns[:-2], "longest sequence", "most sequences")
         return [Table(self.title, full, self.text_rows(), right=2, head=columns)]
+
+
+def _spoken(use: str) -> str:
+    """A use in the reader's language."""
+    method, _, rest = use.partition(", ")
+    if use.startswith(_INFERENCE):
+        return said("inference, {format}", format=rest)
+    if rest.startswith("rank "):
+        return said("{method}, rank {rank}", method=method, rank=rest.removeprefix("rank "))
+    return said(use)
 
 
 def training_job(
@@ -475,10 +506,9 @@ def _way_out(
     if held.fits:
         return ""
     if held.refusal:
-        return held.refusal
-    short = f"short by {format_quantity(held.needed - held.offered, 'bytes')}"
+        return held.refusal.partition("; ")[2]
     if longest:
-        return f"{short}; fits up to {longest:,} tokens"
+        return said("fits up to {longest:,} tokens", longest=longest)
 
     def fits(change: dict[str, Any]) -> bool:
         try:
@@ -490,14 +520,14 @@ def _way_out(
     for rival in larger(q.gpu):
         if rival.memory_bytes >= held.needed * 0.9 and rival.memory_bytes > tried and able(rival):
             if fits({"gpu": rival}):
-                return f"{short}; fits on {rival.name}"
+                return said("fits on {name}", name=rival.name)
             tried = rival.memory_bytes  # no other of that size holds it either
     if held.job and (more := _more_devices(held.job, held.offered)):
-        return f"{short}; fits with {more}"
+        return said("fits with {changes}", changes=more)
     for devices in (2 * q.devices, 4 * q.devices, 8 * q.devices):
         if fits({"devices": devices}):
-            return f"{short}; fits with devices={devices}"
-    return f"{short}; needs more devices than tensor parallelism can use"
+            return said("fits with {changes}", changes=f"devices={devices}")
+    return ""
 
 
 @lru_cache(maxsize=256)
@@ -616,6 +646,36 @@ def fit(
     place = (spec.name, gpu.name, q.devices, q.batch, q.seq_len)
     towers = tuple(told_towers(spec, how="whole on each device"))
     return FitTable(*place, caches, engines, tuple(rows), refused, left_out, towers)
+
+
+@checked
+def smallest_card(
+    spec: ModelSpec, weights: str, *, vendor: str = "NVIDIA", seq_len: int | None = None, batch: int = 1
+) -> Accelerator | None:
+    """The card with the least memory on which inference in that format fits, as `fit` has it; None where none does.
+
+    seq_len   tokens of each sequence; default: 4096, or the model's own limit
+
+    Of cards with equal memory it is the first that can: the catalog's order says nothing of which is better.
+
+    >>> from llmhw import model
+    >>> [smallest_card(model("llama-3.1-8b"), name).memory_vendor for name in ("bf16", "int4-awq")]
+    ['16 GB', '10 GB']
+    """
+    least = weight_bytes(spec, weights)
+    seq_len = min(4096, spec.max_seq_len or 4096) if seq_len is None else seq_len
+    refused: set[int] = set()
+    for card in cards(vendor):
+        if card.memory_bytes < least or card.memory_bytes in refused:
+            continue
+        q = _checked(_Question(spec, card, 1, batch, seq_len, None, 1, None, {}))
+        try:
+            if _inference(weights, q).fits:
+                return card
+        except LLMHWError:  # an engine that does not run there, a format that it does not multiply
+            continue
+        refused.add(card.memory_bytes)  # too little for the others of that size, too
+    return None
 
 
 def _trainings(q: _Question, targets: str, asked: Iterable[str]) -> dict[str, Callable[[_Question], Held]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmhw.checks import checked, whole
 from llmhw.formula import Estimate, Part, Term, formula, term
+from llmhw.language import said
 from llmhw.model import Attention, Layer, ModelSpec, Tensor, model_of
 from llmhw.units import LLMHWError, check_choice, maximum, minimum
 
@@ -302,7 +303,15 @@ def forward_flops(
         label = "output projection (tied to the embedding)"
         parts["head"].append(term(matmul_flops, label, tokens=last, weights=math.prod(spec.head_shape)))
     return Estimate(
-        f"forward FLOPs of {spec.name}, batch {batch}, {seq_len} tokens" + (f" after {past}" if past else ""),
+        said(
+            "forward FLOPs of {name}, batch {batch}, {tokens} tokens after {past}"
+            if past
+            else "forward FLOPs of {name}, batch {batch}, {tokens} tokens",
+            name=spec.name,
+            batch=batch,
+            tokens=seq_len,
+            past=past,
+        ),
         "FLOP",
         tuple(Part(name, tuple(terms)) for name, terms in parts.items() if terms or name == "attention_core"),
         "only pairs under the causal mask" if causal else "all query-key pairs",

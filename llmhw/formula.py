@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from llmhw.frozen import FrozenDict
+from llmhw.language import LANGUAGE, said
 from llmhw.units import (
     MOST,
     LLMHWError,
@@ -50,17 +51,28 @@ class Table(NamedTuple):
     head: Sequence[str] | None = None
     aside: str = ""
 
+    def spoken(self) -> Table:
+        """The table in the reader's language: names of columns, and cells that are words, such as parts of memory."""
+        if LANGUAGE.get() == "en":
+            return self
+        head = None if self.head is None else [said(name) for name in self.head]
+        rows = [[said(cell) for cell in row] for row in self.rows]
+        columns = [said(name) for name in self.columns]
+        return self._replace(title=said(self.title), columns=columns, rows=rows, head=head, aside=said(self.aside))
+
     def lines(self, width: int | None = None) -> list[str]:
         """The title and the aligned rows.
 
         width   of the screen: the widest column of prose is wrapped to it
         """
-        head = self.columns if self.head is None else self.head
-        rows = [head, *self.rows] if head else self.rows
-        return [self.title, *text_table(rows, right=self.right, prose=self.prose, width=width)]
+        told = self.spoken()
+        head = told.columns if told.head is None else told.head
+        rows = [head, *told.rows] if head else told.rows
+        return [told.title, *text_table(rows, right=self.right, prose=self.prose, width=width)]
 
     def html(self) -> str:
-        return html_table(self.title + self.aside, self.columns, self.rows, right=self.right)
+        told = self.spoken()
+        return html_table(told.title + told.aside, told.columns, told.rows, right=self.right)
 
 
 class Report:
@@ -121,8 +133,8 @@ class Report:
 
     def below(self) -> list[str]:
         """What stands below the numbers: what to know, and what to do next."""
-        notes = [f"Note: {line}" for line in self.warnings()]
-        return [*self.footer(), *notes, *(f"Try: {line}" for line in self.next_steps())]
+        notes = [said("Note: {text}", text=line) for line in self.warnings()]
+        return [*self.footer(), *notes, *(said("Try: {text}", text=line) for line in self.next_steps())]
 
     def __str__(self) -> str:
         first, *others = self.tables()
@@ -514,7 +526,12 @@ class StageReport(Report):
 
     def stage_table(self, title: str, aside: str = "") -> Table:
         """The table of `rows`."""
-        return Table(title, ("part", *(f"stage {i}" for i in range(len(self.stages)))), self.rows(), aside=aside)
+        return Table(
+            title,
+            ("part", *(said("stage {number}", number=i) for i in range(len(self.stages)))),
+            self.rows(),
+            aside=aside,
+        )
 
 
 class Ledger:

@@ -9,6 +9,7 @@ from typing import Any
 from llmhw.catalog import read_table
 from llmhw.checks import check_text
 from llmhw.formula import formula
+from llmhw.language import said
 from llmhw.units import unknown_name
 
 
@@ -39,7 +40,8 @@ class Grid:
     note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kg_co2_per_kwh:g} kg a kWh in {self.name}, {self.date}"
+        text = "{kg:g} kg a kWh in {name}, {date}"
+        return said(text, kg=self.kg_co2_per_kwh, name=said(self.name), date=self.date)
 
 
 @cache

@@ -17,6 +17,7 @@ from llmhw.catalog import check_constants, read_table
 from llmhw.checks import check_made, check_mapping, check_prose, check_text, checked, found_by_name, number, whole
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict
+from llmhw.language import said
 from llmhw.units import (
     GB,
     MIB,
@@ -113,13 +114,18 @@ class Price(_Fact):
     source: str
     note: str = ""
 
-    def __str__(self) -> str:
-        machine = f" {self.instance}" if self.instance else ""
-        rate = format_quantity(self.dollars_per_device_hour, "dollars")
+    @property
+    def origin(self) -> str:
+        """Whose price it is, of which kind, where and when."""
         if self.kind == "given":
-            return f"{rate} a device-hour, as given"
-        where = filter(None, (f"{self.provider}{machine}", self.kind, self.region, self.date))
-        return f"{rate} a device-hour ({', '.join(where)})"
+            return said("as given")
+        machine = f" {self.instance}" if self.instance else ""
+        return ", ".join(filter(None, (f"{self.provider}{machine}", said(self.kind), said(self.region), self.date)))
+
+    def __str__(self) -> str:
+        rate = format_quantity(self.dollars_per_device_hour, "dollars")
+        text = "{rate} a device-hour, {origin}" if self.kind == "given" else "{rate} a device-hour ({origin})"
+        return said(text, rate=rate, origin=self.origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,14 @@ class PurchasePrice(_Fact):
     note: str = ""
 
     def __str__(self) -> str:
-        return f"{format_quantity(self.dollars, 'dollars')} ({self.kind}, region {self.region}, {self.date})"
+        price, region = format_quantity(self.dollars, "dollars"), said(self.region)
+        return said(
+            "{price} ({kind}, region {region}, {date})",
+            price=price,
+            kind=said(self.kind),
+            region=region,
+            date=self.date,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,12 +502,14 @@ class Cluster:
         return found
 
     def __str__(self) -> str:
-        inside = self.intra_link.name if self.intra_link else "no link"
-        between = self.inter_link.name if self.inter_link else "not given"
-        nodes = f"{self.nodes:,} nodes of {self.devices_per_node}" if self.nodes > 1 else "one node"
-        network = f"; between nodes: {between}" if self.nodes > 1 else ""
+        network = self.intra_link.name if self.intra_link else said("no link")
+        nodes = said("one node")
+        if self.nodes > 1:
+            nodes = said("{nodes:,} nodes of {devices}", nodes=self.nodes, devices=self.devices_per_node)
+            between = self.inter_link.name if self.inter_link else said("not given")
+            network += said("; between nodes: {link}", link=between)
         memory = format_quantity(self.memory_bytes, "bytes")
-        return f"{self.devices:,} x {self.accelerator.name}, {nodes} ({inside}{network}), {memory}"
+        return f"{self.devices:,} x {self.accelerator.name}, {nodes} ({network}), {memory}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in base units; device and links in full."""
@@ -1108,6 +1123,16 @@ def larger(device: Accelerator) -> Iterator[Accelerator]:
             yield _accelerator(name)
 
 
+def cards(vendor: str = "NVIDIA") -> Iterator[Accelerator]:
+    """A vendor's cards and modules of servers that can be had, the smallest memory first.
+
+    >>> sizes = [card.memory_bytes for card in cards()]
+    >>> sizes == sorted(sizes), "laptop" in {card.form for card in cards()}
+    (True, False)
+    """
+    return (_accelerator(name) for _, name in _by_memory(vendor, "card"))
+
+
 @cache
 def _by_memory(vendor: str, place: str) -> list[tuple[int, str]]:
     """Memory in MiB and names of a vendor's devices that are built in alike and can be had, the smallest first."""
@@ -1271,7 +1296,10 @@ def old_price(price: Price | None) -> str:
     if days <= 365:
         return ""
     years = round(days / 365)
-    return f"price of {price.date}: {years} year{'s' if years > 1 else ''} older than the newest of the catalog"
+    text = "price of {date}: 1 year older than the newest of the catalog"
+    if years > 1:
+        text = "price of {date}: {years} years older than the newest of the catalog"
+    return said(text, date=price.date, years=years)
 
 
 def _day(text: str) -> date:

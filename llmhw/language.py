@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -42,3 +42,18 @@ def said(english: str, /, **values: object) -> str:
     """
     template = english if LANGUAGE.get() == "en" else _chinese().get(english, english)
     return template.format(**values) if values else template
+
+
+def of_locale(environment: Mapping[str, str]) -> str:
+    """The language that the variables of a POSIX environment ask for: "zh" where it is Chinese, else "en".
+
+    The locale is the first of LC_ALL, LC_MESSAGES and LANG that is set; LANGUAGE, a list with the best first, goes
+    before it unless it is C, as in gettext.
+
+    >>> of_locale({"LANG": "zh_CN.UTF-8"}), of_locale({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}), of_locale({})
+    ('zh', 'en', 'en')
+    """
+    locale = next(filter(None, map(environment.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    if locale.partition(".")[0] in ("C", "POSIX"):
+        return "en"
+    return "zh" if (environment.get("LANGUAGE") or locale).lower().startswith("zh") else "en"

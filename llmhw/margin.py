@@ -11,6 +11,7 @@ from functools import cache
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.hardware import Accelerator
+from llmhw.language import said
 from llmhw.units import check_choice, format_quantity, format_range
 
 # Kind of prediction -> where `calibration.json` says how far it is off.
@@ -67,10 +68,16 @@ def fit_words(needed: float, offered: float, error: float, *, shown: float | Non
     """
     room, held = format_range((offered, needed if shown is None else shown), "bytes")
     unit = held.split()[-1]
-    of = f"{held.removesuffix(f' {unit}')} of {room}"
+    of = said("{used} of {room}", used=held.removesuffix(f" {unit}"), room=room)
     if needed > offered:
-        return f"Does not fit: short by {format_quantity(needed - offered, 'bytes')} on each device ({of})"
+        return said(
+            "Does not fit: short by {short} on each device ({of})",
+            short=format_quantity(needed - offered, "bytes"),
+            of=of,
+        )
     if barely(needed, offered, error):
         percent = format_quantity(error, "fraction")
-        return f"Fits barely: {of} a device, within the error of one prediction in ten, {percent}"
-    return f"Fits: {of} a device"
+        return said(
+            "Fits barely: {of} a device, within the error of one prediction in ten, {percent}", of=of, percent=percent
+        )
+    return said("Fits: {of} a device", of=of)

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmhw.checks import check_items, check_text, checked
 from llmhw.formula import Estimate, Term, formula, term
+from llmhw.language import said
 from llmhw.model import Layer, ModelSpec, Tensor, model_of
 from llmhw.precision import (
     CHECKPOINT,
@@ -199,7 +200,7 @@ def weights(
     if tensors is None:
         parts |= tower_terms(spec, formats_in(spec, number_format)[0].bits / 8)
     called = format_label(spec, number_format) if isinstance(number_format, str) else number_format.name
-    return Estimate.of(f"weights of {spec.name} in {called}", "bytes", parts)
+    return Estimate.of(said("weights of {name} in {called}", name=spec.name, called=called), "bytes", parts)
 
 
 def tower_terms(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
@@ -218,11 +219,16 @@ def whole_towers(spec: ModelSpec, width: float = 2) -> dict[str, list[Term]]:
 def told_towers(spec: ModelSpec, width: float = 2, how: str = "whole on every device of the first stage") -> list[str]:
     """In words, which towers an answer counts and which parts it leaves out."""
     sizes = {kind: sum(float(t.value) for t in terms) for kind, terms in tower_terms(spec, width).items()}
-    named = [f"{kind} tower {format_quantity(size, 'bytes')}" for kind, size in sizes.items()]
-    found = [f"with {' and '.join(named)}, {how}"] if named else []
+    named = [
+        said("{kind} tower {size}", kind=said(kind), size=format_quantity(size, "bytes"))
+        for kind, size in sizes.items()
+    ]
+    found = [said("with {towers}, {how}", towers=said(" and ").join(named), how=said(how))] if named else []
     if spec.left_out:
         left = ", ".join(spec.left_out)
-        found.append(f"not counted: {left} part of this model, whose tensors its config does not tell")
+        found.append(
+            said("not counted: {parts} part of this model, whose tensors its config does not tell", parts=left)
+        )
     return found
 
 
@@ -311,7 +317,17 @@ def kv_cache(
             kept = term(linear_state_bytes, linear.kind, count, **sizes)
             parts.setdefault("state", []).append(kept)
     called = kv_format if isinstance(kv_format, str) else stored.name
-    return Estimate.of(f"KV cache of {spec.name} in {called}, batch {batch}, {seq_len} tokens", "bytes", parts)
+    return Estimate.of(
+        said(
+            "KV cache of {name} in {called}, batch {batch}, {seq_len} tokens",
+            name=spec.name,
+            called=called,
+            batch=batch,
+            seq_len=seq_len,
+        ),
+        "bytes",
+        parts,
+    )
 
 
 def _numbers(spec: ModelSpec, layers: Iterable[int]) -> list[int]:
@@ -523,7 +539,16 @@ def training_states(spec: ModelSpec | str, *, optimizer: str = "adamw", precisio
     spec = model_of(spec)
     held = _trained(spec.all_tensors(), optimizer, precision)
     held |= whole_towers(spec, precision_named(precision).weights)
-    return Estimate.of(f"training states of {spec.name}: {optimizer}, {precision}", "bytes", held)
+    return Estimate.of(
+        said(
+            "training states of {name}: {optimizer}, {precision}",
+            name=spec.name,
+            optimizer=optimizer,
+            precision=precision,
+        ),
+        "bytes",
+        held,
+    )
 
 
 LORA_TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -631,7 +656,9 @@ def lora_states(
     trained = _trained(added, optimizer, precision)
     del trained["weights"]  # the adapters, counted factor by factor
     kind = "LoRA" if all(fmt.bits >= 16 for fmt in formats_in(spec, base)) else "QLoRA"
-    title = f"{kind} states of {spec.name}: rank {rank}, {optimizer}"
+    title = said(
+        "{kind} states of {name}: rank {rank}, {optimizer}", kind=kind, name=spec.name, rank=rank, optimizer=optimizer
+    )
     return Estimate.of(title, "bytes", {"frozen weights": frozen, "adapters": adapters, **trained})
 
 

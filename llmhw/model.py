@@ -17,6 +17,7 @@ from llmhw.checks import check_flag, check_made, check_prose, check_text, found_
 from llmhw.files import check_path
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict, frozen
+from llmhw.language import said
 from llmhw.units import MOST_LETTERS, LLMHWError, ceil_div, format_quantity, plain_fields, shown
 
 if TYPE_CHECKING:
@@ -572,12 +573,23 @@ class ModelSpec(Report):
 
     def __str__(self) -> str:
         p = self.parameters
-        active = "" if p.active == p.text else f", {format_quantity(p.active, 'count')} active"
-        towers = "".join(f", {format_quantity(t.params, 'count')} of them {t.kind}" for t in self.towers)
-        return (
-            f"{self.name} ({self.model_type}): {format_quantity(p.total, 'count')} parameters{towers}{active}, "
-            f"{self.num_layers} layers, hidden {self.hidden}, {self.heads} heads, {self.kv_heads} KV heads, "
-            f"vocabulary {self.vocab_size}"
+        parts = [
+            said(", {params} of them {kind}", params=format_quantity(t.params, "count"), kind=said(t.kind))
+            for t in self.towers
+        ]
+        parts += [] if p.active == p.text else [said(", {params} active", params=format_quantity(p.active, "count"))]
+        return said(
+            "{name} ({type}): {params} parameters{parts}, {layers} layers, hidden {hidden}, {heads} heads, "
+            "{kv_heads} KV heads, vocabulary {vocabulary}",
+            name=self.name,
+            type=self.model_type,
+            params=format_quantity(p.total, "count"),
+            parts="".join(parts),
+            layers=self.num_layers,
+            hidden=self.hidden,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            vocabulary=self.vocab_size,
         )
 
     def __repr__(self) -> str:

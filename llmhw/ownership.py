@@ -30,6 +30,7 @@ from llmhw.cost import (
 from llmhw.formula import Estimate, Report, Table, explained, formula, term
 from llmhw.hardware import Cluster, Price, PurchasePrice, old_price, prices, purchase_prices
 from llmhw.job import asked, check_fields, documented, number
+from llmhw.language import said
 from llmhw.price_files import price_list
 from llmhw.service import ServingEstimate, dollars_per_million_tokens
 from llmhw.training import TrainingEstimate
@@ -349,8 +350,11 @@ class Ownership(Report):
     @property
     def title(self) -> str:
         """What is bought or rented, for how long."""
-        needed = "all the time" if self.utilization == 1 else f"{100 * self.utilization:g} % of the time"
-        return f"{self.devices:,} x {self.accelerator} for {self.months:g} months, needed {needed}"
+        text = "{devices:,} x {device} for {months:g} months, needed all the time"
+        if self.utilization != 1:
+            text = "{devices:,} x {device} for {months:g} months, needed {percent:g} % of the time"
+        percent = 100 * self.utilization
+        return said(text, devices=self.devices, device=self.accelerator, months=self.months, percent=percent)
 
     @property
     def setting(self) -> str:
@@ -360,20 +364,37 @@ class Ownership(Report):
     @property
     def verdict(self) -> str:
         """Which is cheaper, by how much, and since when."""
-        own, between = _dollars(self.dollars), f"{_dollars(self.owned_low)} to {_dollars(self.owned_high)}"
+        own = f"{_dollars(self.dollars)} ({self._between()})"
         if self.chosen is None:
-            return f"Owning costs {own} ({between})."
-        rent = self.chosen.dollars
+            return said("Owning costs {owning}.", owning=own)
+        rent, near = self.chosen.dollars, ""
         sure = self.owned_high < rent or self.owned_low > rent
         word = ("Buy" if self.dollars < rent else "Rent") if sure else "Even"
-        near = "" if sure else f", {'owning' if self.dollars < rent else 'renting'} a little cheaper at the estimate"
-        text = f"{word}: owning {own} ({between}), renting {_dollars(rent)} at {_where(self.chosen.price)}{near}"
-        return f"{text}; {self._paid(self.chosen)}."
+        if not sure:
+            less = self.dollars < rent
+            near = said(
+                ", owning a little cheaper at the estimate" if less else ", renting a little cheaper at the estimate"
+            )
+        return said(
+            "{word}: owning {owning}, renting {renting} at {where}{near}; {paid}.",
+            word=said(word),
+            owning=own,
+            renting=_dollars(rent),
+            where=_where(self.chosen.price),
+            near=near,
+            paid=self._paid(self.chosen),
+        )
+
+    def _between(self) -> str:
+        return said("{low} to {high}", low=_dollars(self.owned_low), high=_dollars(self.owned_high))
 
     def _paid(self, offer: Offer) -> str:
         text, between = _months(offer)
-        after = f"not within the {self.life_months:g} months that they live" if text == "never" else f"after {text}"
-        return f"break-even {after}{f' ({between})' if between else ''}"
+        if offer.break_even_months == inf:
+            found = said("break-even not within the {months:g} months that they live", months=self.life_months)
+        else:
+            found = said("break-even after {months}", months=text)
+        return f"{found}{f' ({between})' if between else ''}"
 
     def warnings(self) -> list[str]:
         """Old prices, and by how many providers' prices the answer hangs."""
@@ -381,22 +402,26 @@ class Ownership(Report):
         demand = [offer for offer in self.offers if offer.price.kind == "on_demand"]
         dearer = sum(offer.dollars > self.dollars for offer in demand)
         if len(demand) > 1:
-            found.append(f"owning is cheaper than {dearer} of {len(demand)} providers on demand")
+            text = "owning is cheaper than {some} of {all} providers on demand"
+            found.append(said(text, some=dearer, all=len(demand)))
         if self.joined is not None and self.chosen is not None:
             few, whole = self.chosen.price, self.joined
-            found.append(
-                f"{_where(few)} rents {few.devices} device{'s' * (few.devices > 1)}: the cheapest machine of "
-                f"{whole.price.devices} is {whole.price}, {_dollars(whole.dollars)}, {self._paid(whole)}"
-            )
+            text = "{provider} rents {devices} devices: the cheapest machine of {all} is {price}, {dollars}, {paid}"
+            if few.devices == 1:
+                text = "{provider} rents 1 device: the cheapest machine of {all} is {price}, {dollars}, {paid}"
+            told = {"provider": _where(few), "devices": few.devices, "all": whole.price.devices, "price": whole.price}
+            found.append(said(text, **told, dollars=_dollars(whole.dollars), paid=self._paid(whole)))
         if self.bought is not None and self.bought.kind == "launch price":
-            found.append(f"the price to buy is a launch price of {self.bought.date}: give yours")
+            found.append(said("the price to buy is a launch price of {date}: give yours", date=self.bought.date))
         if self.chosen is not None and (old := old_price(self.chosen.price)):
-            found.append(f"the {old}")
+            found.append(said("the {old}", old=old))
         return found
 
     def next_steps(self) -> list[str]:
         """A card in one's own room takes no data centre."""
-        return [] if self.at_home is None else [f"hosting=0, staff=0, pue=1: owning {_dollars(self.at_home)}"]
+        if self.at_home is None:
+            return []
+        return [said("hosting=0, staff=0, pue=1: owning {dollars}", dollars=_dollars(self.at_home))]
 
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all), with these numbers."""
@@ -421,15 +446,14 @@ class Ownership(Report):
         rented = self.rented_device_hour
         each = self.bought.dollars if self.bought else float(self.asked.purchase_price or 0)
         beside = self.purchase / self.devices / each
-        bought = f"{self.bought or f'{_dollars(each)} as given'} a device"
+        price = self.bought or said("{price} as given", price=_dollars(each))
+        bought = said("{price} a device", price=price)
+        if beside != 1:
+            bought = said("{price} a device, x {factor:.3g} for servers and network", price=price, factor=beside)
         found = [
-            (
-                "purchase",
-                _dollars(self.purchase),
-                bought + (f", x {beside:.3g} for servers and network" * (beside != 1)),
-            ),
+            ("purchase", _dollars(self.purchase), bought),
             ("sold after that", _dollars(self.resale), "straight line"),
-            ("owning", _dollars(self.dollars), f"{_dollars(self.owned_low)} to {_dollars(self.owned_high)}"),
+            ("owning", _dollars(self.dollars), self._between()),
         ]
         if self.chosen is None:
             found.append(("renting", "unknown", self.no_price))
@@ -438,8 +462,8 @@ class Ownership(Report):
             found.append(("break-even", *_months(self.chosen)))
             share = self.break_even_utilization or 0
             least = format_quantity(share, "fraction") if share <= 1 else "never"
-            found.append(("owning pays from", least, f"of the hours, over {self.months:g} months"))
-        beside_it = "" if rented is None else f"renting {_dollars(rented)}"
+            found.append(("owning pays from", least, said("of the hours, over {months:g} months", months=self.months)))
+        beside_it = "" if rented is None else said("renting {price}", price=_dollars(rented))
         found.append(("a device-hour used", _dollars(self.dollars_per_device_hour), beside_it))
         return [*found, *self._units()]
 
@@ -448,13 +472,17 @@ class Ownership(Report):
         o = self.asked
         asked: list[tuple[str, Paid]] = []
         if o.device_hours is not None:
-            asked.append((f"a run of {o.device_hours:,g} h", per_run(self, o.device_hours)))
+            asked.append((said("a run of {hours:,g} h", hours=o.device_hours), per_run(self, o.device_hours)))
         if o.tokens_per_second is not None:
             asked.append(("a million tokens", per_million_tokens(self, o.tokens_per_second)))
         if o.users is not None:
             asked.append(("a user, a month", per_user_month(self, o.users)))
         return [
-            (name, _dollars(paid.owned), "" if paid.rented is None else f"renting {_dollars(paid.rented)}")
+            (
+                name,
+                _dollars(paid.owned),
+                "" if paid.rented is None else said("renting {price}", price=_dollars(paid.rented)),
+            )
             for name, paid in asked
         ]
 
@@ -472,7 +500,7 @@ class Ownership(Report):
                     _dollars(offer.price.dollars_per_device_hour),
                     _dollars(offer.dollars),
                     _dollars(offer.dollars / self.months),
-                    "never" if offer.break_even_months == inf else f"{offer.break_even_months:.1f} months",
+                    _months(offer)[0],
                 )
                 for offer in self.offers
             ]
@@ -480,7 +508,7 @@ class Ownership(Report):
         return found
 
     def footer(self) -> list[str]:
-        return [f"assumed {d}" for d in self.defaults]
+        return [said("assumed {value}", value=d) for d in self.defaults]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers in dollars, months and shares."""
@@ -542,7 +570,7 @@ def _dollars(value: float) -> str:
 
 def _where(price: Price) -> str:
     if price.kind == "given":
-        return "the price given"
+        return said("the price given")
     return " ".join(filter(None, (price.provider, price.instance)))
 
 
@@ -550,11 +578,11 @@ def _months(offer: Offer) -> tuple[str, str]:
     """The break-even and its range as text."""
 
     def told(value: float) -> str:
-        return "never" if value == inf else f"{value:.1f}"
+        return said("never") if value == inf else f"{value:.1f}"
 
     value, low, high = (told(v) for v in (offer.break_even_months, offer.break_even_low, offer.break_even_high))
-    between = "" if low == high else f"{low} to {high}"
-    return (value if value == "never" else f"{value} months"), between
+    between = "" if low == high else said("{low} to {high}", low=low, high=high)
+    return (value if offer.break_even_months == inf else said("{number} months", number=value)), between
 
 
 # -- how it is computed -----------------------------------------------------------------------

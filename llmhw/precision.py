@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from llmhw.checks import check_made, check_prose, check_text, checked, whole
-from llmhw.formula import formula
+from llmhw.formula import Term, formula, term
 from llmhw.model import COMPONENTS, ModelSpec, Tensor, model_of
 from llmhw.units import ceil_div, check_number, unknown_name
 
@@ -59,7 +59,58 @@ def stored_weight_bytes(*, elements: Any, bits_per_weight: Any) -> Any:
     return elements * bits_per_weight / 8
 
 
+@formula(source="IEEE 754-2019, section 3.3; OCP OFP8 v1.0; OCP Microscaling (MX) v1.0, section 5.3", unit="count")
+def largest_exponent(*, exponent_bits: Any, reserved: Any = 1) -> Any:
+    """The largest power of two of a floating-point format's numbers.
+
+    reserved  1 where the largest exponent means infinity and NaN, as IEEE 754 has it; 0 in formats of 8 bits and fewer
+
+    >>> largest_exponent(exponent_bits=8), largest_exponent(exponent_bits=4, reserved=0)
+    (127.0, 8.0)
+    """
+    return 2.0 ** (exponent_bits - 1) - reserved
+
+
+@formula(
+    source="IEEE 754-2019, section 3.3; OCP OFP8 v1.0, table 1; OCP Microscaling (MX) v1.0, section 5.3",
+    unit="times its scale",
+)
+def largest_float(*, exponent: Any, mantissa_bits: Any, codes_reserved: Any = 0) -> Any:
+    """The largest finite value of a floating-point format.
+
+    exponent        see `largest_exponent`
+    codes_reserved  1 where the largest code of all means NaN, as in E4M3
+
+    >>> largest_float(exponent=127, mantissa_bits=7), largest_float(exponent=8, mantissa_bits=3, codes_reserved=1)
+    (3.3895313892515355e+38, 448.0)
+    """
+    return (2 - (1 + codes_reserved) / 2.0**mantissa_bits) * 2.0**exponent
+
+
+@formula(source="IEEE 754-2019: unit in the last place", unit="fraction")
+def float_step(*, mantissa_bits: Any) -> Any:
+    """Distance from 1 to the next larger number, which is the relative distance of all neighbours at most.
+
+    >>> float_step(mantissa_bits=7)
+    0.0078125
+    """
+    return 1 / 2.0**mantissa_bits
+
+
 # -- the formats ------------------------------------------------------------------------------
+
+
+@formula(source="definition", unit="bits")
+def mean_bits_per_weight(*, weight_bytes: Any, weights: Any) -> Any:
+    """Bits of a weight, over all tensors of a model.
+
+    weight_bytes   of all of them, as they are stored
+    weights        of all of them, count
+
+    >>> mean_bits_per_weight(weight_bytes=5e9, weights=8e9)
+    5.0
+    """
+    return weight_bytes * 8 / weights
 
 
 def _check_bits(argument: str, value: Any) -> Any:
@@ -74,6 +125,9 @@ class NumberFormat:
     name              as this library spells it
     bits              of one element, scales left out
     kind              float, integer, block (hardware block scaling) or gguf
+    value_bits        what the bits of one element are, in order: sign, exponent and mantissa of a float, sign and
+                      digits of an integer, the index of a table; () where a block's bits are not one value's
+    reserved          of a float: "exponent" where the largest one is infinity and NaN, "code" where one code is NaN
     group             elements that share a scale; 0 for none
     layout            "" for groups along a row, "tile" for group x group squares, "flat" for the flattened matrix
     scale_bits        of the scale of a group
@@ -101,6 +155,8 @@ class NumberFormat:
     rule: str
     source: str
     like: str = ""
+    value_bits: tuple[tuple[str, int], ...] = ()
+    reserved: str = ""
     group: int = 0
     layout: str = ""
     scale_bits: int = 0
@@ -119,7 +175,7 @@ class NumberFormat:
 
     def __post_init__(self) -> None:
         sizes = ("group", "scale_bits", "zero_bits", "outer_group", "outer_scale_bits")
-        texts = ("rule", "like", "compute", "layout", "base", "source", "locator", "status", "note")
+        texts = ("rule", "like", "reserved", "compute", "layout", "base", "source", "locator", "status", "note")
         totals = dict.fromkeys((*sizes, "row_bits", "column_bits", "tensor_bits"), whole(0, 2**40))
         check_made(self, **totals, **dict.fromkeys(texts, check_prose), bits=_check_bits)
 
@@ -145,6 +201,21 @@ class NumberFormat:
             outer_scale_bits=self.outer_scale_bits,
         )
         return bits
+
+    def float_terms(self) -> tuple[Term, Term] | None:
+        """The largest value and the step at 1 of a float, with their formulas; None of what is no float.
+
+        >>> [t.value for t in number_format("fp16").float_terms()]
+        [65504.0, 0.0009765625]
+        """
+        parts = dict(self.value_bits)
+        if "exponent" not in parts:
+            return None
+        reserved = int(self.reserved == "exponent")
+        power = term(largest_exponent, "exponent", exponent_bits=parts["exponent"], reserved=reserved)
+        sizes: dict[str, Any] = {"mantissa_bits": parts["mantissa"], "codes_reserved": int(self.reserved == "code")}
+        largest = term(largest_float, "largest value", exponent=power.value, **sizes)
+        return largest, term(float_step, "step at 1", mantissa_bits=parts["mantissa"])
 
     @checked(rows=whole(1), columns=whole(1), matrices=whole(1))
     def stored_bits(self, rows: int, columns: int, matrices: int = 1) -> int:
@@ -202,6 +273,8 @@ def _read(row: dict[str, str]) -> NumberFormat:
     known = {f.name: f.type for f in fields(NumberFormat) if f.name in row}
     values = {name: int(row[name] or 0) if kind == "int" else row[name] for name, kind in known.items()}
     values["bits"] = float(row["bits"]) if "." in row["bits"] else int(row["bits"])
+    parts = (part.partition(":") for part in row["value_bits"].split(";") if part)
+    values["value_bits"] = tuple((name, int(bits)) for name, _, bits in parts)
     values["overrides"] = tuple((kind, row[kind]) for kind in _TENSOR_KINDS if row[kind])
     values["aliases"] = tuple(alias for alias in row["aliases"].split(";") if alias)
     return NumberFormat(**values)
@@ -494,7 +567,8 @@ def model_bits_per_weight(spec: ModelSpec | str, number_format: str | NumberForm
     4.8944
     """
     spec = model_of(spec)
-    return weight_bytes(spec, number_format) * 8 / spec.parameters.text
+    held = weight_bytes(spec, number_format)
+    return float(mean_bits_per_weight(weight_bytes=held, weights=spec.parameters.text))
 
 
 @lru_cache(maxsize=64)

@@ -295,7 +295,7 @@ def _made(like: str, name: str, **changes: Any) -> NumberFormat:
             other = number_format(known)
             if all(getattr(other, one) == getattr(made, one) for one in _NUMBERS):
                 return other
-    return replace(made, name=name, like=base.like or base.name, aliases=(), rule="matrices", note="")
+    return replace(made, name=name, like=base.like or base.name, aliases=(), rule="matrices", note="", value_bits=())
 
 
 def _grouped(

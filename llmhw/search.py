@@ -39,6 +39,7 @@ from llmhw.job import (
     limits_of,
     saves_attention,
 )
+from llmhw.language import said
 from llmhw.margin import visible_bytes
 from llmhw.memory import optimizer_named, precision_named
 from llmhw.model import Tensor
@@ -579,11 +580,16 @@ class SearchResult(Report):
 
     def footer(self) -> list[str]:
         """How many were tried and refused, and why."""
-        lines = [f"{self.tried:,} tried, {self.valid:,} valid, {self.fitting:,} fit"]
-        lines += [f"{count:,} refused: {rule}" for rule, count in sorted(self.refused.items(), key=lambda r: -r[1])]
+        text = "{tried:,} tried, {valid:,} valid, {fitting:,} fit"
+        lines = [said(text, tried=self.tried, valid=self.valid, fitting=self.fitting)]
+        lines += [
+            said("{count:,} refused: {rule}", count=count, rule=rule)
+            for rule, count in sorted(self.refused.items(), key=lambda r: -r[1])
+        ]
         if self.closest and not self.best:
             short = self.closest.device_bytes - visible_bytes(self.closest.job.cluster.accelerator)
-            lines.append(f"none fits; the closest is short by {format_quantity(short, 'bytes')}: {self.closest}")
+            text = "none fits; the closest is short by {size}: {layout}"
+            lines.append(said(text, size=format_quantity(short, "bytes"), layout=self.closest))
         return lines
 
 

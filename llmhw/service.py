@@ -25,6 +25,7 @@ from llmhw.grids import Grid, emitted_kg
 from llmhw.grids import grid as grid_of
 from llmhw.hardware import Accelerator, Cluster, Price, accelerator
 from llmhw.job import ServingJob
+from llmhw.language import said
 from llmhw.memory import kv_cache, kv_cache_bytes_per_token
 from llmhw.model import ModelSpec
 from llmhw.pictures import Pictures, pictures_of
@@ -36,6 +37,7 @@ from llmhw.serving import (
     assumptions,
     memory_of,
     paged_tokens,
+    pages_held,
     serving_memory,
     settled,
     variants,
@@ -327,6 +329,18 @@ class ServingEstimate(Report):
         return explained(_ROWS.get(part or "", part), time=time, memory=memory)
 
     @property
+    def pages(self) -> tuple[int, int] | None:
+        """Pages of the cache of one group of ranks: those that the point's requests hold, each in the middle of its
+        answer, and all; None where the engine has no pages, or nothing fits.
+        """
+        held = self.memory
+        if not (self.fits and self.job.software.paged) or not held.kv_bytes:
+            return None
+        tokens, pool = min(ceil(self.service.context), self.job.context_limit), held.pools[held.worst]
+        each = pool.blocks(tokens) if pool else pages_held(tokens=tokens, page_size=self.job.page_tokens)
+        return int(self._in_a_group() * each), held.blocks
+
+    @property
     def capacity(self) -> int:
         """Requests of this length that fit at once, on the whole cluster."""
         return self.curve[-1].concurrency if self.curve else 0
@@ -396,9 +410,19 @@ class ServingEstimate(Report):
     def title(self) -> str:
         """The service in one line."""
         guess, workers = self.service.guess, self.service.workers
-        apart = f", {workers} replica{'s' * (workers > 1)} for prompts to one that decodes" if workers else ""
-        drafted = f"{apart}, draft {guess.spec.name} of {guess.tokens} tokens" if guess else apart
-        return f"{self.memory.title}{drafted}: {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
+        apart = said(", {workers} replicas for prompts to one that decodes", workers=workers) if workers else ""
+        drafted = (
+            apart + said(", draft {model} of {tokens} tokens", model=guess.spec.name, tokens=guess.tokens)
+            if guess
+            else apart
+        )
+        return said(
+            "{title}{drafted}: {input_tokens:,} tokens in, {output_tokens:,} out",
+            title=self.memory.title,
+            drafted=drafted,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+        )
 
     @property
     def setting(self) -> str:
@@ -414,34 +438,50 @@ class ServingEstimate(Report):
         if not self.fits:
             return self._refusal()
         words = held.fit_words(min(self.tokens, self.job.context_limit), self._in_a_group())
-        each = f"{_speed(point.tokens_per_second_per_user)} for each of {point.concurrency:,}"
-        sure = self._sure(" (", ")").replace(" % interval", " %:")
-        return f"{words}; {_speed(point.tokens_per_second)} for all users{sure}, {each}."
+        each = said(
+            "{speed} for each of {users:,}", speed=_speed(point.tokens_per_second_per_user), users=point.concurrency
+        )
+        sure = self._sure(said("80 %: {low} to {high}"))
+        return said(
+            "{fits}; {speed} for all users{sure}, {each}.",
+            fits=words,
+            speed=_speed(point.tokens_per_second),
+            sure=sure,
+            each=each,
+        )
 
     def _refusal(self) -> str:
         held, job, draft = self.memory, self.job, self.service.guess
         if draft is not None and _fitting(job, self.tokens)[1]:
             taken = format_quantity(_draft_bytes(job, draft), "bytes")
             has = format_quantity(memory_of(job).kv_bytes, "bytes")
-            return (
-                f"Does not fit beside the draft {draft.spec.name}: its weights take {taken} of each device, and {has} "
-                "are left for them and both caches; without it, the job fits."
+            return said(
+                "Does not fit beside the draft {model}: its weights take {taken} of each device, and "
+                "{has} are left for them and both caches; without it, the job fits.",
+                model=draft.spec.name,
+                taken=taken,
+                has=has,
             )
         if held.longest and held.longest >= self.tokens and not held.fits:
             return held.verdict
-        return f"Does not fit: one request of {self.tokens:,} tokens is {held.shortage(self.tokens)}."
+        return said(
+            "Does not fit: one request of {tokens:,} tokens is {shortage}.",
+            tokens=self.tokens,
+            shortage=held.shortage(self.tokens),
+        )
 
     def _in_a_group(self) -> int:
         """Requests of the point in each group of tp x pp ranks."""
         return max(1, -(-self.point.concurrency // (self.job.replicas * self.job.attention_dp)))
 
-    def _sure(self, before: str, after: str) -> str:
+    def _sure(self, interval: str) -> str:
+        """The interval in brackets, or why there is none."""
         if self.interval is None:
-            return f"{before}the calibration has no interval{after}"
+            return f" ({said('the calibration has no interval')})"
         low, high = self.tokens_per_second_interval or (0.0, 0.0)
         if not low < high:
-            return f"{before}as many as are asked for{after}"
-        return f"{before}80 % interval {_number(low)} to {_number(high)}{after}"
+            return f" ({said('as many as are asked for')})"
+        return f" ({interval.format(low=_number(low), high=_number(high))})"
 
     def warnings(self) -> list[str]:
         """What was assumed, and whose constants the speed is computed with."""
@@ -452,19 +492,19 @@ class ServingEstimate(Report):
             best = self.within_slo
             found.insert(
                 0,
-                f"concurrency={best.concurrency} assumed: the busiest load that keeps the limits"
+                said("concurrency={number} assumed: the busiest load that keeps the limits", number=best.concurrency)
                 if best
-                else "concurrency=1 assumed: even a single request does not keep the limits",
+                else said("concurrency=1 assumed: even a single request does not keep the limits"),
             )
         elif not self.asked:
-            found.insert(0, f"concurrency={self.point.concurrency} assumed: as many as run at once")
+            found.insert(0, said("concurrency={number} assumed: as many as run at once", number=self.point.concurrency))
         if (guess := self.service.guess) is not None and guess.note:
             found.append(guess.note)
         found += host_words(self.job)
         origin, new = provenance(self.job, self.service.calibration)
         found += origin
         if new and self.interval:
-            found.append("the interval is wider for that: see `distance` in the calibration")
+            found.append(said("the interval is wider for that: see `distance` in the calibration"))
         return found
 
     def next_steps(self) -> list[str]:
@@ -476,7 +516,11 @@ class ServingEstimate(Report):
             except LLMHWError:
                 continue
             if made.fits and made.point.tokens_per_second > 1.02 * self.point.tokens_per_second:
-                words = f"{_speed(made.point.tokens_per_second)}, longest context {made.memory.longest:,} tokens"
+                words = said(
+                    "{speed}, longest context {longest:,} tokens",
+                    speed=_speed(made.point.tokens_per_second),
+                    longest=made.memory.longest,
+                )
                 found.append((made.point.tokens_per_second, f"{text}: {words}"))
         return [text for _, text in (sorted(found, reverse=True) if self.fits else found)]
 
@@ -590,14 +634,20 @@ class ServingEstimate(Report):
         """Weights and cache of a device of the fullest stage, and what the cache has room for."""
         held = self.memory
         per_device = sum(float(part.value) for part in held.stages[held.worst] if part.name == "weights")
-        size = f"{format_quantity(per_device, 'bytes')} of weights"
+        size = said("{size} of weights", size=format_quantity(per_device, "bytes"))
         for part in held.stages[held.worst]:
             if part.name.endswith(" tower"):
-                size += f" and {format_quantity(float(part.value), 'bytes')} of {part.name}"
+                size += said(
+                    " and {size} of {part}", size=format_quantity(float(part.value), "bytes"), part=said(part.name)
+                )
         if not held.kv_bytes:
-            return f"{size} on each device, and no room for a KV cache"
-        text = f"{size} and {format_quantity(held.kv_bytes, 'bytes')} of KV cache on each device"
-        return f"{text}: {said}" if (said := held.log_words()) else text
+            return said("{weights} on each device, and no room for a KV cache", weights=size)
+        text = said(
+            "{weights} and {cache} of KV cache on each device",
+            weights=size,
+            cache=format_quantity(held.kv_bytes, "bytes"),
+        )
+        return said("{held}: {room}", held=text, room=room) if (room := held.log_words()) else text
 
     def _memory_rows(self) -> list[tuple[str, str]]:
         held, job = self.memory, self.job
@@ -605,29 +655,65 @@ class ServingEstimate(Report):
         if job.lora_adapters:
             adapters = sum(float(part.value) for part in held.stages[held.worst] if part.name == "LoRA adapters")
             size = format_quantity(adapters, "bytes")
-            found.append(("LoRA adapters", f"{job.lora_adapters} of rank {job.lora_rank}: {size} on each device"))
+            found.append(
+                (
+                    "LoRA adapters",
+                    said(
+                        "{number} of rank {rank}: {size} on each device",
+                        number=job.lora_adapters,
+                        rank=job.lora_rank,
+                        size=size,
+                    ),
+                )
+            )
         found.append(("longest context", held.longest_words()))
         if self.fits:
             many = held.sequences(min(self.tokens, job.context_limit)) * job.replicas
-            noun = "sequence" if many == 1 else "sequences"
             taken = job.max_sequences * job.attention_dp * job.replicas
-            limit = f"; max_sequences={job.max_sequences} takes {taken:,}" if taken < many else ""
-            found.append(("at once", f"{many:,} {noun} of {self.tokens:,} tokens{limit}"))
+            limit = (
+                said("; max_sequences={max_sequences} takes {taken:,}", max_sequences=job.max_sequences, taken=taken)
+                if taken < many
+                else ""
+            )
+            text = (
+                "{number:,} sequence of {tokens:,} tokens{limit}"
+                if many == 1
+                else "{number:,} sequences of {tokens:,} tokens{limit}"
+            )
+            found.append(("at once", said(text, number=many, tokens=self.tokens, limit=limit)))
         return found
 
     def _speed_rows(self) -> list[tuple[str, str]]:
         point, alone = self.point, self.curve[0]
         allowed = self.job.max_sequences * self.job.attention_dp * self.job.replicas
         limit = "max_sequences allows" if self.capacity == allowed else "fit"
-        requests = "request" if point.concurrency == 1 else "requests"
-        load = f"{point.concurrency:,} {requests} at work of {self.capacity:,} that {limit}"
-        found = [("load", load + ("; more arrive than it can take" if self.saturated else ""))]
+        text = (
+            "{number:,} request at work of {most:,} that {limit}"
+            if point.concurrency == 1
+            else "{number:,} requests at work of {most:,} that {limit}"
+        )
+        load = said(text, number=point.concurrency, most=self.capacity, limit=said(limit))
+        found = [("load", load + (said("; more arrive than it can take") if self.saturated else ""))]
         if self.service.pictures is not None:
             spent = self.service.prompt(self.service.engine, "parts").parts.get("encoders", 0.0)
-            found.append(("pictures", f"{self.service.pictures}; {format_quantity(spent, 'seconds')} for all"))
+            found.append(
+                (
+                    "pictures",
+                    said(
+                        "{pictures}; {time} for all",
+                        pictures=self.service.pictures,
+                        time=format_quantity(spent, "seconds"),
+                    ),
+                )
+            )
         found.append(("first token", format_quantity(point.ttft_seconds, "seconds")))
         following = format_quantity(point.tpot_seconds, "seconds")
-        found.append(("one user", f"{_speed(point.tokens_per_second_per_user)} ({following} a token)"))
+        found.append(
+            (
+                "one user",
+                said("{speed} ({time} a token)", speed=_speed(point.tokens_per_second_per_user), time=following),
+            )
+        )
         if self.asked in ("", "limits") and alone.concurrency < point.concurrency:
             found.append(("one user alone", _speed(alone.tokens_per_second_per_user)))
         if self.service.draft is not None:
@@ -635,14 +721,19 @@ class ServingEstimate(Report):
             found.append(
                 (
                     "speculative decoding",
-                    f"{_speed(point.tokens_per_second_per_user)} a user with the draft, "
-                    f"{_speed(plain.tokens_per_second_per_user)} without",
+                    said(
+                        "{fast} a user with the draft, {plain} without",
+                        fast=_speed(point.tokens_per_second_per_user),
+                        plain=_speed(plain.tokens_per_second_per_user),
+                    ),
                 )
             )
         if self.service.workers:
             found.append(("replicas for prompts", self._prompts_apart()))
-        found.append(("all users", f"{_speed(point.tokens_per_second)}{self._sure(' (', ')')}"))
-        found.append(("requests", f"{_number(self.requests_per_second)} a second"))
+        found.append(
+            ("all users", f"{_speed(point.tokens_per_second)}{self._sure(said('80 % interval {low} to {high}'))}")
+        )
+        found.append(("requests", said("{number} a second", number=_number(self.requests_per_second))))
         return found
 
     def _prompts_apart(self) -> str:
@@ -650,9 +741,15 @@ class ServingEstimate(Report):
         service, job = self.service, self.job
         pools = job.replicas // (1 + service.workers)
         busy = self.requests_per_second / pools * service.prompt_seconds / service.workers
-        limit = "prompts limit" if busy > 0.999 else "decoding limits"
+        limit = said("prompts limit" if busy > 0.999 else "decoding limits")
         many = pools * service.workers
-        return f"{many:,} of {job.replicas:,}, {format_quantity(min(busy, 1.0), 'fraction')} busy: {limit}"
+        return said(
+            "{number:,} of {all:,}, {share} busy: {limit}",
+            number=many,
+            all=job.replicas,
+            share=format_quantity(min(busy, 1.0), "fraction"),
+            limit=limit,
+        )
 
     def summary(self) -> list[tuple[str, str]]:
         """What it comes to, as text."""
@@ -661,13 +758,17 @@ class ServingEstimate(Report):
             return found
         found += self._speed_rows()
         if self.slo != (None, None):
-            text = "not kept, even by a single request"
+            text = said("not kept, even by a single request")
             if best := self.within_slo:
                 speed = _number(best.tokens_per_second / self.output_tokens)
-                text = f"{speed} requests/s with {best.concurrency:,} at work"
+                text = said("{speed} requests/s with {number:,} at work", speed=speed, number=best.concurrency)
             found.append(("within the limits", text))
         cost = self.dollars_per_million_tokens
-        text = self.no_price if cost is None else f"{format_quantity(cost, 'dollars')} at {self.price}"
+        text = (
+            self.no_price
+            if cost is None
+            else said("{cost} at {price}", cost=format_quantity(cost, "dollars"), price=self.price)
+        )
         found.append(("a million tokens", text))
         if self.grid is not None:
             found += self._power_rows(self.grid)
@@ -675,13 +776,25 @@ class ServingEstimate(Report):
 
     def _power_rows(self, grid: Grid) -> list[tuple[str, str]]:
         if self.watts is None:
-            return [("power", f"that of {self.job.cluster.accelerator.name} is not published")]
+            return [("power", said("that of {device} is not published", device=self.job.cluster.accelerator.name))]
         kw, energy = self.watts / 1000, format_quantity(self.kwh_per_million_tokens, "kWh")
-        shares = f"board power x {POWER.value:g}, host {HOST.value:g} W a device, PUE {PUE.value:g}"
+        shares = said(
+            "board power x {share:g}, host {watts:g} W a device, PUE {pue:g}",
+            share=POWER.value,
+            watts=HOST.value,
+            pue=PUE.value,
+        )
         return [
-            ("power", f"{format_quantity(kw, 'kW')} at the meter ({shares})"),
-            ("energy", f"{energy} a million tokens"),
-            ("CO2", f"{format_quantity(self.co2_kg_per_million_tokens, 'kg')} a million tokens, at {grid}"),
+            ("power", said("{power} at the meter ({shares})", power=format_quantity(kw, "kW"), shares=shares)),
+            ("energy", said("{amount} a million tokens", amount=energy)),
+            (
+                "CO2",
+                said(
+                    "{amount} a million tokens, at {grid}",
+                    amount=format_quantity(self.co2_kg_per_million_tokens, "kg"),
+                    grid=grid,
+                ),
+            ),
         ]
 
     def tables(self) -> list[Table]:
@@ -836,26 +949,57 @@ def provenance(job: ServingJob, calibration: Mapping[str, Any] | None = None) ->
     engine, source, kind, what, new = job.software, made.source, made.kind, made.what, set(made.new)
     constants, found = what["engine"], list[str]()
     if source is not engine:
-        found.append(f"{_of(engine)} speed is computed with {_of(source)} constants: it has none of its own")
+        found.append(
+            said(
+                "{engine} speed is computed with {lender} constants: it has none of its own",
+                engine=_of(engine),
+                lender=_of(source),
+            )
+        )
     elif "engine" in new:
-        found.append(f"not fitted on this engine: no run of {constants} is in the measurements")
+        found.append(said("not fitted on this engine: no run of {engine} is in the measurements", engine=constants))
     if "family" in new:
         found.append(
-            f"not fitted on this family: no run on {kind} is in the measurements, constants of others are used"
+            said(
+                "not fitted on this family: no run on {kind} is in the measurements, constants of others are used",
+                kind=kind,
+            )
         )
     elif job.cluster.accelerator.reached:
-        found.append(f"rates measured on this {job.cluster.accelerator.name}, not those of its kind")
+        found.append(
+            said("rates measured on this {device}, not those of its kind", device=job.cluster.accelerator.name)
+        )
     elif "engine" not in new:
         formats = {fmt for name, at, fmt in measured() if name == source.name and at == kind}
         stored = formats_in(job.model, job.weights)[0]
         if not formats:
-            found.append(f"no run of {source.name} on {kind} is in the measurements: those of other engines are used")
+            found.append(
+                said(
+                    "no run of {engine} on {kind} is in the measurements: those of other engines are used",
+                    engine=source.name,
+                    kind=kind,
+                )
+            )
         elif _alike(stored.like or stored.name) not in formats:
-            found.append(f"no run with weights={stored.name!r} on {kind} is in the measurements of {source.name}")
+            found.append(
+                said(
+                    "no run with weights={weights!r} on {kind} is in the measurements of {engine}",
+                    weights=stored.name,
+                    kind=kind,
+                    engine=source.name,
+                )
+            )
     if "layout" in new:
-        found.append(f"not fitted on this layout: no run with {what['layout']} is in the measurements")
+        found.append(
+            said("not fitted on this layout: no run with {layout} is in the measurements", layout=said(what["layout"]))
+        )
     if "model" in new:
-        found.append(f"not fitted on this kind of model: no run of one with {what['model']} is in the measurements")
+        found.append(
+            said(
+                "not fitted on this kind of model: no run of one with {kind} is in the measurements",
+                kind=said(what["model"]),
+            )
+        )
     return found, new
 
 
@@ -1210,6 +1354,24 @@ def serve(
     )  # fmt: skip
 
 
+@checked
+def at_load(job: ServingJob, *, input_tokens: int, output_tokens: int, concurrency: int) -> Point:
+    """What `serve` says of one load, without the rest of the curve: for who compares many jobs.
+
+    concurrency   requests at work at a time, or as many as fit if these are fewer; where none fits it is 0
+
+    >>> from llmhw import model
+    >>> job, load = ServingJob(model=model("llama-3-8b"), cluster=Cluster("h100", 1)), {"concurrency": 32}
+    >>> load |= {"input_tokens": 1000, "output_tokens": 500}
+    >>> at_load(job, **load) == serve(job, **load).point
+    True
+    """
+    prompt, answer = check_lengths(job, input_tokens, output_tokens)
+    job = settled(job, prompt=prompt, answer=answer, concurrency=concurrency)
+    room = _fitting(job, prompt + answer)[1]
+    return Service(job, engine_for(job), prompt, answer).at(min(concurrency, room)) if room else NOTHING
+
+
 def _check_load(concurrency: int | None, rate: float | None) -> tuple[int | None, float | None]:
     if concurrency is not None and rate is not None:
         raise LLMHWError(f"concurrency={concurrency} and rate={rate} are two ways to say the load; give one")
@@ -1558,11 +1720,17 @@ class SimulatedService(Report):
         lines = [f"{serving_memory(job).title}\n{job.cluster}"]
         if self.groups > 1:
             share = (
-                f"{self.concurrency // self.groups:,} of the {self.concurrency:,} users"
+                said("{some:,} of the {all:,} users", some=self.concurrency // self.groups, all=self.concurrency)
                 if self.concurrency is not None
-                else f"{(self.rate or 0.0) / self.groups:,.4g} of the {self.rate or 0.0:,.4g} requests a second"
+                else said(
+                    "{some:,.4g} of the {all:,.4g} requests a second",
+                    some=(self.rate or 0.0) / self.groups,
+                    all=self.rate or 0.0,
+                )
             )
-            lines.append(f"One of {self.groups} equal groups was simulated, with {share}")
+            lines.append(
+                said("One of {groups} equal groups was simulated, with {share}", groups=self.groups, share=share)
+            )
         return "\n".join([*lines, self.result.title])
 
     @property
@@ -1589,7 +1757,7 @@ class SimulatedService(Report):
         rows = self.result.rows()
         if self.groups > 1:
             text = format_quantity(self.output_tokens_per_second, "a second")
-            rows.append(("output tokens, all groups", text, f"{self.groups} groups"))
+            rows.append(("output tokens, all groups", text, said("{groups} groups", groups=self.groups)))
         return rows
 
     def identity(self) -> dict[str, Any]:

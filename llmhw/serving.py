@@ -17,6 +17,7 @@ from llmhw.engines import serving_engine
 from llmhw.formula import Estimate, Part, StageReport, Table, Term, formula, term
 from llmhw.hardware import Accelerator, Cluster, larger
 from llmhw.job import TENSOR_RULES, Layout, Parallelism, ServingJob, limits_of
+from llmhw.language import said
 from llmhw.margin import barely, fit_words, known_error
 from llmhw.memory import (
     kept_by,
@@ -54,6 +55,16 @@ def paged_tokens(*, tokens: Any, page_size: Any) -> Any:
     1008
     """
     return ceil_div(tokens, page_size) * page_size
+
+
+@formula(source="PagedAttention (Kwon et al. 2023), section 4.1: blocks of a fixed number of tokens", unit="count")
+def pages_held(*, tokens: Any, page_size: Any) -> Any:
+    """Pages that a sequence holds: only its last one may be partly empty.
+
+    >>> pages_held(tokens=1000, page_size=16)
+    63
+    """
+    return ceil_div(tokens, page_size)
 
 
 @formula(
@@ -485,12 +496,29 @@ class ServingMemory(StageReport):
         job = self.job
         sizes = ("tp", "pp", "ep", "attention_dp")
         layout = "".join(f", {name}={getattr(job, name)}" for name in sizes if getattr(job, name) > 1)
-        adapters = f", {job.lora_adapters} LoRA adapters of rank {job.lora_rank}" if job.lora_adapters else ""
-        copies = f", {job.replicas} replicas" if job.replicas > 1 else ""
+        adapters = (
+            said(
+                ", {lora_adapters} LoRA adapters of rank {lora_rank}",
+                lora_adapters=job.lora_adapters,
+                lora_rank=job.lora_rank,
+            )
+            if job.lora_adapters
+            else ""
+        )
+        copies = said(", {replicas} replicas", replicas=job.replicas) if job.replicas > 1 else ""
         stored = format_label(job.model, str(job.weights))
-        return (
-            f"serving {job.model.name} in {stored}, KV cache in {job.kv}, on {job.cluster.devices:,} x "
-            f"{job.cluster.accelerator.name}{layout}{copies}, {job.engine}{adapters}"
+        return said(
+            "serving {name} in {stored}, KV cache in {kv}, on {devices:,} x {device}{layout}{copies}, "
+            "{engine}{adapters}",
+            name=job.model.name,
+            stored=stored,
+            kv=job.kv,
+            devices=job.cluster.devices,
+            device=job.cluster.accelerator.name,
+            layout=layout,
+            copies=copies,
+            engine=job.engine,
+            adapters=adapters,
         )
 
     @property
@@ -586,9 +614,11 @@ class ServingMemory(StageReport):
             return ""
         if self.longest < job.context_limit:
             return ""
-        return (
-            f"max_sequences={job.max_sequences} is more than the {self.blocks} blocks of the cache, and each sequence "
-            f"needs one for its state; use max_sequences={self.blocks}"
+        return said(
+            "max_sequences={max_sequences} is more than the {blocks} blocks of the cache, and each "
+            "sequence needs one for its state; use max_sequences={blocks}",
+            max_sequences=job.max_sequences,
+            blocks=self.blocks,
         )
 
     @property
@@ -729,7 +759,10 @@ class ServingMemory(StageReport):
         if self.longest >= self.job.context_limit:
             return self.refusal
         if self.longest:
-            return f"fits up to {self.longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv"
+            return said(
+                "fits up to {longest:,} tokens; lower max_model_len, or use more tp or pp, or a smaller kv",
+                longest=self.longest,
+            )
         way = "use fewer bits for the weights, more tp or pp, or a device with more memory"
         return f"{self.shortage(1)}; {way}"
 
@@ -740,23 +773,28 @@ class ServingMemory(StageReport):
         short, needs, has = (
             format_quantity(x, "bytes") for x in (needed - self.budget_bytes, needed, self.budget_bytes)
         )
-        return f"short by {short} on each device ({needs} of {has})"
+        return said("short by {short} on each device ({needs} of {has})", short=short, needs=needs, has=has)
 
     @property
     def verdict(self) -> str:
         """Whether it starts, and the longest sequence."""
         job = self.job
         if not self.longest:
-            return f"Does not fit: {self.shortage(1)}."
+            return said("Does not fit: {shortage}.", shortage=self.shortage(1))
         if self.refusal:
-            return f"Does not start: {self.refusal}."
+            return said("Does not start: {refusal}.", refusal=self.refusal)
         if not self.fits:
-            start = "start" if job.software.refuses_longer else "fit"
-            return (
-                f"Does not {start}: max_model_len={job.context_limit} needs more than there is; one sequence of "
-                f"{self.longest:,} tokens fits."
+            return said(
+                "{verdict}: max_model_len={limit} needs more than there is; one sequence of {longest:,} tokens fits.",
+                verdict=said("Does not start" if job.software.refuses_longer else "Does not fit"),
+                limit=job.context_limit,
+                longest=self.longest,
             )
-        return f"{self.fit_words(job.context_limit)}; longest context: {self.longest:,} tokens."
+        return said(
+            "{fit_words}; longest context: {longest:,} tokens.",
+            fit_words=self.fit_words(job.context_limit),
+            longest=self.longest,
+        )
 
     def fit_words(self, tokens: int, sequences: int = 1) -> str:
         """That so many sequences fit, and how near one of them is to the limit."""
@@ -793,7 +831,11 @@ class ServingMemory(StageReport):
         return self.sequences(self.job.context_limit)
 
     def _room_words(self) -> str:
-        return f"longest context {self.longest:,} tokens, {_many(self.at_once())} of that length at once"
+        return said(
+            "longest context {longest:,} tokens, {at_once} of that length at once",
+            longest=self.longest,
+            at_once=_many(self.at_once()),
+        )
 
     @property
     def windowed(self) -> bool:
@@ -805,15 +847,20 @@ class ServingMemory(StageReport):
         """The cache as the engine's log counts it; "" where no one number of tokens fills it."""
         if self.windowed and not self.pools[self.worst]:
             return ""
-        found = f"cache of {self.kv_tokens:,} tokens"
+        found = said("cache of {kv_tokens:,} tokens", kv_tokens=self.kv_tokens)
         if self.pools[self.worst] or self.job.page_tokens > 1:
             length = self.job.context_limit
-            found += f", {self.blocks:,} blocks, maximum concurrency {self.at_once_exactly:.2f} x {length:,} tokens"
+            found += said(
+                ", {blocks:,} blocks, maximum concurrency {at_once_exactly:.2f} x {length:,} tokens",
+                blocks=self.blocks,
+                at_once_exactly=self.at_once_exactly,
+                length=length,
+            )
         return found
 
     def longest_words(self) -> str:
         """The longest context in words."""
-        return f"one sequence of {self.longest:,} tokens" if self.longest else "none"
+        return said("one sequence of {longest:,} tokens", longest=self.longest) if self.longest else said("none")
 
     def shown(self) -> list[Estimate]:
         """The stages with the budget that their caches take: what a device holds once the engine has started."""
@@ -877,11 +924,16 @@ class ServingMemory(StageReport):
     def summary(self) -> str:
         """What the cache has room for, in one line."""
         if not self.fits:
-            return f"does not fit: {self.way_out}"
+            return said("does not fit: {way_out}", way_out=self.way_out)
         length = self.job.context_limit
-        room = f"; {said}" if (said := self.log_words()) else ""
-        at_once = f"at once: {_many(self.at_once())} of {length:,} tokens"
-        return f"longest context: {self.longest_words()}; {at_once}{room}"
+        room = f"; {words}" if (words := self.log_words()) else ""
+        at_once = said("at once: {at_once} of {length:,} tokens", at_once=_many(self.at_once()), length=length)
+        return said(
+            "longest context: {longest_words}; {at_once}{room}",
+            longest_words=self.longest_words(),
+            at_once=at_once,
+            room=room,
+        )
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind the budget; default: the worst stage."""
@@ -907,7 +959,7 @@ class ServingMemory(StageReport):
 
 
 def _many(sequences: int) -> str:
-    return f"{sequences:,} sequence{'' if sequences == 1 else 's'}"
+    return said("{number:,} sequence" if sequences == 1 else "{number:,} sequences", number=sequences)
 
 
 @formula(source="what the budget leaves", unit="bytes")
@@ -1051,36 +1103,83 @@ def assumptions(held: ServingMemory) -> list[str]:
     job, found = held.job, []
     device, engine, limit = job.cluster.accelerator, job.software, job.model.max_seq_len or 0
     if not job.was_asked("engine") and engine.name != "vllm":
-        found.append(f"engine={str(job.engine)!r} assumed: it reads the weights and runs on {device.name}")
+        found.append(
+            said(
+                "engine={engine!r} assumed: it reads the weights and runs on {device}",
+                engine=str(job.engine),
+                device=device.name,
+            )
+        )
     found += _defaults_assumed(job) + _formats_assumed(job)
     if not job.was_asked("tp") and job.cluster.devices > 1:
         axis = "pp" if job.split == "layers" else "tp"
         why = "its layers go to all devices" if engine.cells else "the fewest devices that hold the model"
-        found.append(f"{axis}={getattr(job, axis)} assumed: {why}; replicas: {job.replicas}")
+        found.append(
+            said(
+                "{layout} assumed: {why}; replicas: {replicas}",
+                layout=f"{axis}={getattr(job, axis)}",
+                why=said(why),
+                replicas=job.replicas,
+            )
+        )
     if not job.was_asked("max_model_len") and job.max_model_len:
         if engine.paged:
-            needs = f"; {engine.name} needs it said" if engine.refuses_longer else ""
-            found.append(f"max_model_len={job.max_model_len} assumed: the model's {limit:,} do not fit{needs}")
+            needs = said("; {engine} needs it said", engine=engine.name) if engine.refuses_longer else ""
+            found.append(
+                said(
+                    "max_model_len={max_model_len} assumed: the model's {limit:,} do not fit{needs}",
+                    max_model_len=job.max_model_len,
+                    limit=limit,
+                    needs=needs,
+                )
+            )
         else:
-            found.append(f"max_model_len={job.max_model_len} assumed: {engine.name} reserves what is asked of it")
+            found.append(
+                said(
+                    "max_model_len={max_model_len} assumed: {engine} reserves what is asked of it",
+                    max_model_len=job.max_model_len,
+                    engine=engine.name,
+                )
+            )
     elif limit and job.context_limit > limit:
         found.append(
-            f"max_model_len={job.context_limit} is above the model's limit of {limit:,}: it needs rope scaling"
+            said(
+                "max_model_len={context_limit} is above the model's limit of {limit:,}: it needs rope scaling",
+                context_limit=job.context_limit,
+                limit=limit,
+            )
         )
     for fmt in formats_in(job.model, job.weights):
         if engine.expands(device, fmt):
             found.append(
-                f"weights={fmt.name!r}: {device.name} does not multiply them; {engine.name} expands them to 16 bit"
+                said(
+                    "weights={weights!r}: {device} does not multiply them; {engine} expands them to 16 bit",
+                    weights=fmt.name,
+                    device=device.name,
+                    engine=engine.name,
+                )
             )
     if job.software.name in ONE_FILE and job.model.towers:
         size = sum(float(t.value) for terms in whole_towers(job.model).values() for t in terms)
-        found.append(f"not counted: the towers' own file (--mmproj), {format_quantity(size, 'bytes')} in 16 bit")
+        found.append(
+            said("not counted: the towers' own file (--mmproj), {size} in 16 bit", size=format_quantity(size, "bytes"))
+        )
     else:
         found += told_towers(job.model)
     if engine.cells and (job.cpu_moe or job.gpu_layers is not None):
         parts = llamacpp.host_memory(job, job.context_limit)
-        sizes = [f"{format_quantity(float(part.value), 'bytes')} of {part.name}" for part in parts if part.value]
-        found.append(f"host memory: {format_quantity(float(parts.total), 'bytes')}, {', '.join(sizes)}")
+        sizes = [
+            said("{size} of {part}", size=format_quantity(float(part.value), "bytes"), part=said(part.name))
+            for part in parts
+            if part.value
+        ]
+        found.append(
+            said(
+                "host memory: {total}, {sizes}",
+                total=format_quantity(float(parts.total), "bytes"),
+                sizes=", ".join(sizes),
+            )
+        )
     return found
 
 
@@ -1090,8 +1189,15 @@ def _defaults_assumed(job: ServingJob) -> list[str]:
     values = [f"{name}={getattr(job, name)}" for name in names if not job.was_asked(name)]
     if not values or not job.software.paged:
         return []
-    version = job.software.version or "its newest version"
-    return [f"{', '.join(values)} assumed: what {job.software.name}, {version}, takes on this device"]
+    version = job.software.version or said("its newest version")
+    return [
+        said(
+            "{values} assumed: what {engine}, {version}, takes on this device",
+            values=", ".join(values),
+            engine=job.software.name,
+            version=version,
+        )
+    ]
 
 
 def _formats_assumed(job: ServingJob) -> list[str]:
@@ -1101,23 +1207,32 @@ def _formats_assumed(job: ServingJob) -> list[str]:
         return _dequantized(job) if spec.quantization else []
     own, label = checkpoint_name(spec), format_label(spec, weights)
     if not spec.checkpoint.quantized:
-        found.append(f"weights={weights!r} assumed")
+        found.append(said("weights={weights!r} assumed", weights=weights))
     elif weights == own or (weights, own) == ("MXFP4_MOE", "mxfp4"):
-        found.append(f"weights={label!r} assumed: the format of its checkpoint")
+        found.append(said("weights={label!r} assumed: the format of its checkpoint", label=label))
     else:
         theirs = " + ".join(fmt.name for fmt in formats_in(spec, "checkpoint"))
         found.append(
-            f"weights={weights!r} assumed: its checkpoint is in {theirs}, which {job.engine} does not run on "
-            f"{job.cluster.accelerator.name}"
+            said(
+                "weights={weights!r} assumed: its checkpoint is in {theirs}, which {engine} does not run on {device}",
+                weights=weights,
+                theirs=theirs,
+                engine=job.engine,
+                device=job.cluster.accelerator.name,
+            )
         )
     if spec.checkpoint.note:
         found.append(spec.checkpoint.note)
     if spec.checkpoint.kv and not job.was_asked("kv"):
         if job.kv == spec.checkpoint.kv:
-            found.append(f"kv={str(job.kv)!r} assumed: the checkpoint has scales for it")
+            found.append(said("kv={kv!r} assumed: the checkpoint has scales for it", kv=str(job.kv)))
         else:
             found.append(
-                f"kv={str(job.kv)!r} assumed: the checkpoint has scales for {spec.checkpoint.kv}, which are not used"
+                said(
+                    "kv={kv!r} assumed: the checkpoint has scales for {theirs}, which are not used",
+                    kv=str(job.kv),
+                    theirs=spec.checkpoint.kv,
+                )
             )
     return found
 
@@ -1127,7 +1242,13 @@ def _dequantized(job: ServingJob) -> list[str]:
     weights, spec = str(job.weights), job.model
     if weights == "checkpoint" or number_format(weights).bits < 16:
         return []
-    return [f"weights={weights!r}: its checkpoint is quantized ({spec.quantization}); this is the model dequantized"]
+    return [
+        said(
+            "weights={weights!r}: its checkpoint is quantized ({quantization}); this is the model dequantized",
+            weights=weights,
+            quantization=spec.quantization,
+        )
+    ]
 
 
 # Formats that are tried in place of one with more bits, best first.
@@ -1235,9 +1356,9 @@ def _larger(job: ServingJob, axis: str, kept: dict[str, Any]) -> Iterator[tuple[
                 cluster = Cluster(one, many, inter_link=job.cluster.inter_link)
                 other = replace(job, **(kept | {"cluster": cluster} | split))
                 if memory_of(other).longest:
-                    said = [f"device={one.name!r}"] if one is not device else []
-                    said += [f"devices={many}", f"{axis}={split[axis]}"] if split else []
-                    yield ", ".join(said), other
+                    told = [f"device={one.name!r}"] if one is not device else []
+                    told += [f"devices={many}", f"{axis}={split[axis]}"] if split else []
+                    yield ", ".join(told), other
                     break
             except LLMHWError:
                 continue
@@ -1305,7 +1426,13 @@ def generation_memory(
     )
     if workspace.terms:
         moments[workspace.note] = [held, *cache(prompt), workspace]
-    title = f"generation by {spec.name}: batch {batch}, {prompt} + {new} tokens"
+    title = said(
+        "generation by {name}: batch {batch}, {prompt} + {new} tokens",
+        name=spec.name,
+        batch=batch,
+        prompt=prompt,
+        new=new,
+    )
     found = (Estimate(title, "bytes", tuple(parts), name) for name, parts in moments.items())
     return max(found, key=lambda e: float(e.total))
 

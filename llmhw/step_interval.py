@@ -12,6 +12,7 @@ from typing import Any
 from llmhw.catalog import read_calibration
 from llmhw.checks import checked
 from llmhw.job import TrainingJob
+from llmhw.language import said
 from llmhw.model import ModelSpec
 from llmhw.rates import BITS, TrainingConstants, family_of, interval_of, spec_kind
 
@@ -114,7 +115,7 @@ def interval_words(flags: Iterable[str], spread: tuple[float, float] | None) -> 
     >>> interval_words([], None)
     'dense model: no interval, too few measurements are near to it'
     """
-    what = ", ".join(flags) or "dense model"
+    what = ", ".join(said(flag) for flag in flags) or said("dense model")
     if spread is None:
-        return f"{what}: no interval, too few measurements are near to it"
-    return f"{what}: plus or minus {50 * (spread[1] - spread[0]):.0f} %"
+        return said("{what}: no interval, too few measurements are near to it", what=what)
+    return said("{what}: plus or minus {percent:.0f} %", what=what, percent=50 * (spread[1] - spread[0]))

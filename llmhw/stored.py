@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmhw.formula import Report, Table
+from llmhw.language import said
 from llmhw.model import COMPONENTS, TOWERS, ModelSpec, model
 from llmhw.precision import number_format, weight_groups
 from llmhw.sources.headers import Checkpoint, Stored, checkpoint_at
@@ -78,14 +79,15 @@ class Comparison(Report):
     @property
     def verdict(self) -> str:
         if self.equal:
-            return f"equal: {self.tensors[1]:,} tensors and {self.bytes[1]:,} bytes, as predicted" + (
-                "" if self.elements else ", by the index; its files are not there"
-            )
+            by_index = "" if self.elements else said(", by the index; its files are not there")
+            text = "equal: {tensors:,} tensors and {bytes:,} bytes, as predicted"
+            return said(text, tensors=self.tensors[1], bytes=self.bytes[1]) + by_index
         apart = [name for name, (mine, theirs) in (self.elements or {}).items() if mine != theirs]
         apart += [name for name in ("tensors", "bytes") if len(set(getattr(self, name))) > 1]
-        return (
-            f"not equal: {', '.join(apart)} {'differ' if len(apart) > 1 else 'differs'} from what the config predicts"
-        )
+        text = "not equal: {parts} differs from what the config predicts"
+        if len(apart) > 1:
+            text = "not equal: {parts} differ from what the config predicts"
+        return said(text, parts=", ".join(map(said, apart)))
 
     @property
     def by_type(self) -> dict[str, tuple[int, int, int]]:

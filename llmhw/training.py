@@ -30,6 +30,7 @@ from llmhw.job import (
     offloads,
     saves_attention,
 )
+from llmhw.language import said
 from llmhw.margin import barely, fit_words, known_error, visible_bytes
 from llmhw.memory import (
     PRECISIONS,
@@ -282,27 +283,42 @@ class JobMemory(StageReport):
     @property
     def title(self) -> str:
         """The job in one line."""
+        return self.titled("memory of {model} on {devices:,} x {device}: {asked}")
+
+    def titled(self, words: str) -> str:
+        """The model, the devices, and what is asked of them, put into these words."""
         job, p = self.job, self.job.parallelism
         sizes = ("dp", "tp", "pp", "vpp", "cp", "ep")
         layout = "".join(f"{name}={getattr(p, name)}, " for name in sizes if getattr(p, name) > 1)
-        many = "micro-batch" if job.micro_batches == 1 else "micro-batches"
-        return (
-            f"memory of {job.model.name} on {job.cluster.devices:,} x {job.cluster.accelerator.name}: {layout}"
-            f"zero={p.zero}, micro-batch {job.micro_batch} x {job.seq_len} tokens, "
-            f"global batch {job.batch:,} = {job.micro_batches:,} {many}{' a rank' if p.dp > 1 else ''}, "
-            f"recompute {job.recompute}"
+        each = "global batch {batch:,} = 1 micro-batch{of_a_rank}"
+        several = "global batch {batch:,} = {number:,} micro-batches{of_a_rank}"
+        batch = said(
+            each if job.micro_batches == 1 else several,
+            batch=job.batch,
+            number=job.micro_batches,
+            of_a_rank=said(" a rank") if p.dp > 1 else "",
         )
+        asked = said(
+            "zero={zero}, micro-batch {sequences} x {tokens} tokens, {batch}, recompute {recompute}",
+            zero=p.zero,
+            sequences=job.micro_batch,
+            tokens=job.seq_len,
+            batch=batch,
+            recompute=job.recompute,
+        )
+        device = job.cluster.accelerator.name
+        return said(words, model=job.model.name, devices=job.cluster.devices, device=device, asked=layout + asked)
 
     @property
     def verdict(self) -> str:
         """Whether it fits, and what a device holds of what it has."""
-        return f"{self._fits}."
+        return said("{told}.", told=self._fits)
 
     @property
     def _fits(self) -> str:
         if self.device_bytes <= self.capacity_bytes and not self.fits_host:
             room, held = format_range((float(self.job.host_memory or 0), self.host_bytes), "bytes")
-            return f"Does not fit: the host of a node must hold {held}, and has {room}"
+            return said("Does not fit: the host of a node must hold {held}, and has {room}", held=held, room=room)
         return fit_words(self.device_bytes, self.capacity_bytes, known_error("training"))
 
     def warnings(self) -> list[str]:
@@ -319,9 +335,16 @@ class JobMemory(StageReport):
         needs = device_bytes(more)
         if needs <= self.capacity_bytes and self.fits_barely:
             return []
-        how = "fits barely" if needs <= self.capacity_bytes else "does not fit"
+        how = said("fits barely" if needs <= self.capacity_bytes else "does not fit")
         size = format_quantity(needs, "bytes")
-        return [f"with gradient accumulation, as in global_batch={more.batch}, it {how}: {size}, as gradients stay"]
+        return [
+            said(
+                "with gradient accumulation, as in global_batch={batch}, it {how}: {size}, as gradients stay",
+                batch=more.batch,
+                how=how,
+                size=size,
+            )
+        ]
 
     def next_steps(self) -> list[str]:
         """Changes that make the job fit, tried on it, in the order of what they lose; [] where it fits well."""
@@ -409,9 +432,10 @@ class JobMemory(StageReport):
         if self.fits:
             return ""
         here, there = self.device_bytes - self.capacity_bytes, self.host_bytes - (self.job.host_memory or 0)
-        short = format_quantity(here if here > 0 else there, "bytes") + ("" if here > 0 else " on the host")
+        size = format_quantity(here if here > 0 else there, "bytes")
+        short = said("short by {short}" if here > 0 else "short by {short} on the host", short=size)
         steps = self.next_steps()
-        return f"short by {short}; {steps[0] if steps else 'no more devices of this kind would do'}"
+        return f"{short}; {steps[0] if steps else said('no more devices of this kind would do')}"
 
     def explain(self, part: str | None = None, stage: int | None = None) -> str:
         """The formulas behind one part (or all) of a stage, or behind a meter; default: the worst stage that has it."""
@@ -479,7 +503,7 @@ class JobMemory(StageReport):
     def tables(self) -> list[Table]:
         table, worst = self.stage_table(self.title), self.stages[self.worst]
         parts = {part.name: float(part.value) / float(worst.total) for part in worst} | {"total": 1.0}
-        column = "share" if len(self.stages) == 1 else f"share of stage {self.worst}"
+        column = "share" if len(self.stages) == 1 else said("share of stage {number}", number=self.worst)
         rows = [(*row, format_quantity(parts.get(row[0], 0.0), "fraction")) for row in table.rows]
         return [
             table._replace(columns=(*table.columns, column), rows=rows),
@@ -489,12 +513,25 @@ class JobMemory(StageReport):
     def footer(self) -> list[str]:
         """The moment that is shown, and what is not there at it."""
         worst = self.stages[self.worst]
-        found = [f"The fullest moment of stage {self.worst}: {worst.note}."] if worst.note else []
+        found = (
+            [said("The fullest moment of stage {number}: {moment}.", number=self.worst, moment=said(worst.note))]
+            if worst.note
+            else []
+        )
         if self.job.kernels == "torch" and not self.job.frozen and "gradients" not in {p.name for p in worst}:
             kept = self.unreused[self.worst]
-            apart = f"; {format_quantity(kept, 'bytes')} of them lie apart in what is reserved" if kept else ""
+            apart = (
+                said("; {size} of them lie apart in what is reserved", size=format_quantity(kept, "bytes"))
+                if kept
+                else ""
+            )
             if self.job.parallelism.offload != "all":
-                found.append(f"There are no gradients at it: the backward pass makes them as activations go{apart}.")
+                found.append(
+                    said(
+                        "There are no gradients at it: the backward pass makes them as activations go{apart}.",
+                        apart=apart,
+                    )
+                )
         return found
 
 
@@ -503,11 +540,19 @@ def _assumed(job: TrainingJob) -> list[str]:
     width = precision_named(job.precision).weights
     found = told_towers(job.model, width, "frozen, whole on every rank of the first stage")
     if isinstance(job.attention, Assumed) and job.attention != "flash":
-        found.append(f"attention={job.attention!r} is assumed: transformers has no fused attention of this family")
+        found.append(
+            said(
+                "attention={attention!r} is assumed: transformers has no fused attention of this family",
+                attention=job.attention,
+            )
+        )
     if job.kernels == "torch" and not by_op(job.model):
         found.append(
-            f"activations are those of fused kernels, by the published formulas: how transformers computes "
-            f"{job.model.family.name} op by op is not in the catalog, and may keep more"
+            said(
+                "activations are those of fused kernels, by the published formulas: how transformers "
+                "computes {family} op by op is not in the catalog, and may keep more",
+                family=job.model.family.name,
+            )
         )
     return found + _assumed_batch(job)
 
@@ -517,7 +562,14 @@ def _assumed_batch(job: TrainingJob) -> list[str]:
     if job.global_batch is not None or p.pp == 1:
         return []
     rule = f"8 x pp{' / vpp' if p.vpp > 1 else ''}"
-    return [f"global_batch={job.batch} is assumed: {rule} = {job.micro_batches} micro-batches keep the bubble small"]
+    return [
+        said(
+            "global_batch={batch} is assumed: {rule} = {number} micro-batches keep the bubble small",
+            batch=job.batch,
+            rule=rule,
+            number=job.micro_batches,
+        )
+    ]
 
 
 def _cannot_run(job: TrainingJob) -> list[str]:
@@ -525,7 +577,7 @@ def _cannot_run(job: TrainingJob) -> list[str]:
     try:
         job.cluster.accelerator.peak(job.peak_format)
     except LLMHWError as error:
-        return [f"this device cannot run it: {error}"]
+        return [said("this device cannot run it: {error}", error=error)]
     return []
 
 
@@ -1444,7 +1496,7 @@ class TrainingEstimate(Report):
     @property
     def setting(self) -> str:
         """The devices, the network between them, the software."""
-        return f"{self.job.cluster}; software {self.job.software}"
+        return said("{cluster}; software {software}", cluster=self.job.cluster, software=self.job.software)
 
     def explain(self, part: str | None = None) -> str:
         """The formulas behind one part (or all) of the step's time, of the memory, or one of the named quantities."""
@@ -1524,32 +1576,33 @@ class TrainingEstimate(Report):
         if not held.fits:
             return held.verdict
         step, *ends = format_range((self.step_seconds, *(self.step_seconds_interval or ())), "seconds")
-        between = f" (80 %: {' to '.join(ends)})" if ends else ""
+        between = f" ({said('80 %: {low} to {high}', low=ends[0], high=ends[1])})" if ends else ""
         endless = "" if self.run.finishes else f" {self.run.verdict}"
-        return f"{held._fits}; step {step}{between}, MFU {format_quantity(self.mfu, 'fraction')}.{endless}"
+        mfu = format_quantity(self.mfu, "fraction")
+        return said("{fits}; step {time}, MFU {mfu}.", fits=held._fits, time=step + between, mfu=mfu) + endless
 
     def footer(self) -> list[str]:
         """What makes the interval as wide as it is, and what was assumed for the run."""
-        return [f"80 % interval of the step: {self.time.interval_words}", *self.run.footer()]
+        return [said("80 % interval of the step: {why}", why=self.time.interval_words), *self.run.footer()]
 
     def warnings(self) -> list[str]:
         """Assumed values, parts that eat more than half of the step, a low utilization and its cause, old prices."""
         found = ([self.planned] if self.planned else []) + _assumed(self.job)
         waits = {name: s / self.step_seconds for name, s in self.time.parts.items() if name not in WORK}
         most = max(waits, key=lambda name: waits[name])
-        cause = f"{100 * waits[most]:.0f} % of the step is {most}"
+        cause = said("{percent:.0f} % of the step is {part}", percent=100 * waits[most], part=said(most))
         if self.mfu < 0.1:
-            found.append(f"MFU is {format_quantity(self.mfu, 'fraction')}: {cause}")
+            found.append(said("MFU is {mfu}: {cause}", mfu=format_quantity(self.mfu, "fraction"), cause=cause))
         elif waits[most] > 0.5:
             found.append(cause)
         if class_of(self.job) == "other" and not self.job.cluster.accelerator.reached:
             device = self.job.cluster.accelerator
             own = family_of(TrainingConstants, device) != "other"
             whose = "published rates of its parts" if own else "those of usual devices"
-            few = f"few or no training runs were measured on {device.architecture}"
-            found.append(f"{few}: its constants are {whose}, with a wider interval")
+            text = "few or no training runs were measured on {kind}: its constants are {whose}, with a wider interval"
+            found.append(said(text, kind=device.architecture, whose=said(whose)))
         if self.step_seconds_interval is None:
-            found.append("no measured step is near to this job: its time has no interval")
+            found.append(said("no measured step is near to this job: its time has no interval"))
         return found + list(self.run.warnings())
 
     def next_steps(self) -> list[str]:
@@ -1558,11 +1611,14 @@ class TrainingEstimate(Report):
             tried = ((step, self._seconds(step.job)) for step in self.memory.tried)
             return [
                 f"{step.text}{_network(step.job)}: {format_quantity(step.memory.device_bytes, 'bytes')}"
-                + ("" if seconds is None else f", step {format_quantity(seconds, 'seconds')}")
+                + ("" if seconds is None else said(", step {time}", time=format_quantity(seconds, "seconds")))
                 for step, seconds in tried
             ]
         was = format_quantity(self.mfu, "fraction")
-        return [f"{text}: MFU {format_quantity(mfu, 'fraction')} in place of {was}" for mfu, text in self._faster()]
+        return [
+            said("{change}: MFU {mfu} in place of {was}", change=text, mfu=format_quantity(mfu, "fraction"), was=was)
+            for mfu, text in self._faster()
+        ]
 
     def _seconds(self, job: TrainingJob) -> float | None:
         """Seconds of a step of another job; None where its network is not known, or the way to its host."""
@@ -1602,7 +1658,7 @@ class TrainingEstimate(Report):
     @property
     def title(self) -> str:
         """The job in one line."""
-        return self.memory.title.replace("memory of ", "training of ", 1)
+        return self.memory.titled("training of {model} on {devices:,} x {device}: {asked}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers: seconds, bytes, shares."""
@@ -1702,10 +1758,12 @@ class TrainingEstimate(Report):
         step, *ends = format_range((self.step_seconds, *(self.step_seconds_interval or ())), "seconds")
         held, run = self.memory, {name: (value, note) for name, value, note in self.run.rows()}
         room, used = format_range((held.capacity_bytes, held.device_bytes), "bytes")
-        fits = "it fits" if not held.fits_barely else "it fits barely"
+        fits = said("it fits" if not held.fits_barely else "it fits barely")
+        if not held.fits:
+            fits = said("it does not fit: {way_out}", way_out=held.way_out)
         told = [
-            ("memory", used, f"of {room}: {fits if held.fits else f'it does not fit: {held.way_out}'}"),
-            ("step", step, " to ".join(ends) or "the calibration has none"),
+            ("memory", used, said("of {room}: {fits}", room=room, fits=fits)),
+            ("step", step, said(" to ").join(ends) or "the calibration has none"),
             ("tokens/s a device", format_quantity(self.tokens_per_second_per_device, ""), ""),
             ("tokens/s in all", format_quantity(self.tokens_per_second, ""), ""),
             ("MFU", format_quantity(self.mfu, "fraction"), f"HFU {format_quantity(self.hfu, 'fraction')}"),

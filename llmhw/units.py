@@ -162,6 +162,9 @@ _STEPS: dict[str, tuple[Sequence[tuple[float, str]], float, str]] = {
 }
 
 
+_WORDS = ("days", "tokens")  # units that are words
+
+
 def _significant(value: float, digits: int = 3) -> str:
     """At least `digits` significant figures, never scientific below 1e15, whole numbers kept whole."""
     if value == 0:
@@ -185,7 +188,7 @@ def format_quantity(value: float | None, unit: str) -> str:
     ('70.6 B', '989 TFLOP/s')
     """
     if value is None:
-        return "unknown"
+        return _said("unknown")
     if unit == "dollars":
         sign, rate, _ = PRINTED_CURRENCY.get()
         amount = value * rate
@@ -194,7 +197,14 @@ def format_quantity(value: float | None, unit: str) -> str:
         return f"{100 * value:.1f} %"
     steps, least, bare = _STEPS.get(unit, ((), 1, unit))
     size, suffix = next((step for step in steps if abs(value) >= step[0]), (least, bare))
-    return f"{_significant(value / size)} {suffix}".rstrip()
+    return f"{_significant(value / size)} {_said(suffix) if suffix in _WORDS else suffix}".rstrip()
+
+
+def _said(word: str) -> str:
+    """The unit that is a word in the reader's language, which stands above this room."""
+    from llmhw.language import said
+
+    return said(word)
 
 
 def format_range(values: Sequence[float], unit: str) -> list[str]:
@@ -208,7 +218,7 @@ def format_range(values: Sequence[float], unit: str) -> list[str]:
     size, suffix = next((step for step in steps if first >= step[0]), (0.0, ""))
     if not size:
         return [format_quantity(value, unit) for value in values]
-    small = 0.0005  # what three decimals do not show
+    small, suffix = 0.0005, _said(suffix) if suffix in _WORDS else suffix  # what three decimals do not show
     return [
         f"<0.001 {suffix}" if 0 < value / size < small else f"{_significant(value / size)} {suffix}" for value in values
     ]
@@ -262,21 +272,63 @@ def text_table(
         for k in range(max(map(len, line))):
             texts = [cell[k] if k < len(cell) else "" for cell in line]
             padded = (
-                c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(texts, widths, strict=True))
+                f"{' ' * (w - columns(c))}{c}" if i in numbers else f"{c}{' ' * (w - columns(c))}"
+                for i, (c, w) in enumerate(zip(texts, widths, strict=True))
             )
             found.append("  ".join(padded).rstrip())
     return found
 
 
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: a Chinese character takes two.
+
+    >>> columns("weights"), columns("权重"), columns("KV 缓存")
+    (7, 4, 7)
+    """
+    if text.isascii():
+        return len(text)
+    from unicodedata import east_asian_width
+
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _pieces(text: str) -> list[str]:
+    """What a line may be broken between: words, and each Chinese character with the punctuation that clings to it."""
+    from re import findall
+
+    opening, closing = "（《“‘【", "，。；：！？、）》”’】"
+    wide = "\u2e80-\ua4cf\uf900-\ufaff\uff00-\uff60"
+    return findall(rf"\s+|[{opening}]*(?:[{wide}“”‘’]|[^\s{wide}“”‘’]+)[{closing}]*", text)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text, none wider than that where it can be; Chinese is broken between any two characters.
+
+    >>> wrapped("no, it is far too large", 9)
+    ['no, it is', 'far too', 'large']
+    >>> wrapped("放不下：还差 3 GiB。", 8)
+    ['放不下：', '还差 3', 'GiB。']
+    """
+    from textwrap import wrap
+
+    if columns(text) == len(text):
+        return wrap(text, width)
+    lines = [""]
+    for piece in _pieces(text):
+        if lines[-1] and columns(lines[-1] + piece.rstrip()) > width:
+            lines[-1] = lines[-1].rstrip()
+            lines.append("")
+        lines[-1] += piece.lstrip() if not lines[-1] else piece
+    return [line.rstrip() for line in lines if line.strip()]
+
+
 def _widths(cells: Iterable[Sequence[Sequence[str]]]) -> list[int]:
     """Of each column; a cell is its lines."""
-    return [max(len(text) for cell in column for text in cell) for column in zip(*cells, strict=True)]
+    return [max(columns(text) for cell in column for text in cell) for column in zip(*cells, strict=True)]
 
 
 def _wrap(cells: list[list[list[str]]], numbers: range, width: int) -> None:
     """Make the lines of a table fit: names of columns of numbers first, then the widest of the others."""
-    from textwrap import wrap
-
     least = 8  # a column is not wrapped to less
 
     def over() -> int:
@@ -285,15 +337,15 @@ def _wrap(cells: list[list[list[str]]], numbers: range, width: int) -> None:
     if over() > 0:
         below = _widths(cells[1:] or cells)
         for i in numbers:
-            words = max(map(len, cells[0][i][0].split()), default=0)
-            cells[0][i] = wrap(cells[0][i][0], max(below[i], words, 1)) or [""]
+            words = max(map(columns, _pieces(cells[0][i][0])), default=0)
+            cells[0][i] = wrapped(cells[0][i][0], max(below[i], words, 1)) or [""]
     left = [i for i in range(len(cells[0])) if i not in numbers] or [0]
     while left and (more := over()) > 0:
         widths = _widths(cells)
         wide = left.pop(left.index(max(left, key=lambda i: widths[i])))
-        words = max(map(len, cells[0][wide][0].split()), default=0)
+        words = max(map(columns, _pieces(cells[0][wide][0])), default=0)
         for line in cells:
-            line[wide] = wrap(line[wide][0], max(least, words, widths[wide] - more)) or [""]
+            line[wide] = wrapped(line[wide][0], max(least, words, widths[wide] - more)) or [""]
 
 
 def plain(value: Any) -> Any:

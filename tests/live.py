@@ -1,13 +1,20 @@
-"""What the tests of the calculators share: random settings from their controls, and all that an answer says as JSON."""
+"""What the tests of the calculators share: random settings, all that an answer says as JSON, and what a reader copies.
+
+Only the library is imported: a page loads this module, too, and is compared with this Python.
+"""
 
 from __future__ import annotations
 
+import ast
 import math
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import llmhw
-from llmhw.live import Answer, Calculator, Control
+from llmhw.live import CALCULATORS, Answer, Calculator, Control
+from llmhw.live.base import rounded
+from llmhw.units import LLMHWError
 
 
 def _number(control: Control, rng: random.Random) -> float:
@@ -51,3 +58,38 @@ def numbers(answer: Answer) -> dict[str, Any]:
         "python": answer.python,
         "command": answer.command,
     }
+
+
+def answers(name: str, most: int, tries: int = 60) -> Iterator[tuple[dict[str, Any], Answer]]:
+    """Answers to random settings; those that the library refuses are left out."""
+    found = 0
+    for seed in range(tries):
+        settings = random_settings(CALCULATORS[name], seed)
+        try:
+            made = CALCULATORS[name].answer(settings)
+        except LLMHWError:
+            continue
+        if made.figures:
+            yield settings, made
+            found += 1
+        if found == most:
+            return
+    assert found >= 5, "too few settings have an answer"
+
+
+def run_python(text: str) -> list[float]:
+    """What the last line gives, as a list."""
+    tree, space = ast.parse(text), dict[str, Any]()
+    last = tree.body.pop()
+    assert isinstance(last, ast.Expr)
+    exec(compile(tree, "copied", "exec"), space)
+    found = eval(compile(ast.Expression(last.value), "copied", "eval"), space)
+    return [rounded(float(value)) for value in (found if isinstance(found, tuple) else (found,))]
+
+
+def leaves(value: Any) -> Iterator[float]:
+    if isinstance(value, (dict, list)):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from leaves(inside)
+    elif isinstance(value, (int, float)):
+        yield rounded(float(value))

@@ -6,13 +6,13 @@
   const root = new URL(script.dataset.live, new URL("..", script.src));
   const sheets = [...document.querySelectorAll(".calculator")];
 
-  // Where a slider of ratios stands for a value: a thousand places from the least to the most.
+  // A slider has the limits of its field; one of ratios a thousand places from the least to the most.
   const place = slider => {
-    if (!("ratio" in slider.dataset)) return;
-    const [least, most, value] = [slider.min, slider.max, slider.getAttribute("value")].map(Number);
-    Object.assign(slider.dataset, { least, most });
-    Object.assign(slider, { min: 0, max: 1000, step: 1 });
-    slider.value = 1000 * Math.log(value / least) / Math.log(most / least);
+    const { min, max, step, value } = slider.parentElement.querySelector("[type=number]");
+    const ratio = "ratio" in slider.dataset;
+    Object.assign(slider.dataset, { least: min, most: max });
+    Object.assign(slider, ratio ? { min: 0, max: 1000, step: 1 } : { min, max, step });
+    slider.value = ratio ? 1000 * Math.log(value / min) / Math.log(max / min) : value;
   };
 
   const sift = form => {

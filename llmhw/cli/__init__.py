@@ -14,7 +14,8 @@ except ImportError:  # one line, not a traceback: the package itself works witho
     sys.exit("llmhw: the command needs click; install it with: pip install 'llmhw[cli]'")
 
 from llmhw import LLMHWError, __version__
-from llmhw.cli.terminal import OutputError, no_color, say
+from llmhw.cli.terminal import LANG, OutputError, language, no_color, say
+from llmhw.language import in_language, of_locale
 
 ISSUES = "https://github.com/llmhw/llmhw/issues"
 
@@ -146,6 +147,7 @@ def _options() -> list[click.Parameter]:
     return [
         click.Option(["--no-color"], help="No colours; NO_COLOR does the same.", callback=no_color, **silent),
         click.Option(["--debug"], help="Where something breaks inside, the traceback.", **silent),
+        click.Option(["--lang"], metavar="en|zh", help=LANG, callback=language, expose_value=False),
     ]
 
 
@@ -200,7 +202,8 @@ def _run(args: list[str]) -> int:
     if sys.stdout is None:
         raise OutputError("it is closed")
     code = _complete()
-    code = invoke(args) if code is None else code
+    with in_language(of_locale(os.environ)):
+        code = invoke(args) if code is None else code
     sys.stdout.flush()
     return code if isinstance(code, int) else 0
 

@@ -29,6 +29,7 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, Text, counted
 from llmhw.formula import Estimate, Report, Table
 from llmhw.hardware import memory_bytes, sold_bytes
+from llmhw.language import said
 from llmhw.memory import OPTIMIZERS, PRECISIONS, told_towers
 from llmhw.precision import CHECKPOINT, checkpoint_name, weight_groups
 from llmhw.trainers import trainer, trainer_names
@@ -117,8 +118,10 @@ def _gpus(options: dict[str, Any]) -> Listing:
         ]
     columns = ("name", "year", "GiB", "GB/s", "16 bit", "fp8", "link")
     notes = (
-        "GiB: what the driver offers; 16 bit (bf16, else fp16) and fp8: dense TFLOP/s; link: GB/s, one way. "
-        'Names with spaces want quotes: --gpu "RTX 4090".',
+        said(
+            "GiB: what the driver offers; 16 bit (bf16, else fp16) and fp8: dense TFLOP/s; link: GB/s, one way. "
+            'Names with spaces want quotes: --gpu "RTX 4090".'
+        ),
     )
     title = counted(len(found), "accelerator", "accelerators")
     return Listing(title, columns, cells, [a.to_dict() for a in found], notes=notes)
@@ -132,7 +135,7 @@ def _kind(a: llmhw.Accelerator) -> str:
     """The group of a device: its vendor, and what it is in."""
     forms = {"laptop": "laptops", "SoC": "systems on a chip", "APU": "systems on a chip", "socket": "CPUs"}
     series = re.split(r"[ +]", a.architecture)[0] if a.vendor in ("NVIDIA", "AMD", "Intel") else ""
-    return ", ".join(filter(None, (a.vendor, forms.get(a.form, series))))
+    return ", ".join(filter(None, (a.vendor, said(forms.get(a.form, series)))))
 
 
 def _here() -> Listing:
@@ -153,13 +156,13 @@ def _here() -> Listing:
         facts = {"tool": card.tool, "name": card.name, "memory_bytes": card.memory_bytes}
         rows.append(facts | {"device": None if device is None else device.name, "refused": why})
     cpu = processor()
-    notes = [f"as {found[0].tool} prints them; --gpu auto takes them"]
+    notes = [said("as {tool} prints them; --gpu auto takes them", tool=found[0].tool)]
     if cpu:
         try:
-            known = f"--gpu {llmhw.accelerator(cpu).name!r} is it"
+            known = said("--gpu {name!r} is it", name=llmhw.accelerator(cpu).name)
         except LLMHWError:
-            known = "the catalog does not have it"
-        notes.append(f"llama.cpp runs on the CPU too, {cpu}: {known}")
+            known = said("the catalog does not have it")
+        notes.append(said("llama.cpp runs on the CPU too, {cpu}: {known}", cpu=cpu, known=known))
     title = counted(len(cells), "accelerator here", "accelerators here")
     return Listing(title, ("name", "GiB", "in the catalog"), cells, rows, prose=True, notes=notes)
 
@@ -197,7 +200,7 @@ def _trainers(options: dict[str, Any]) -> Listing:
     _some(found, options["pattern"], "trainer", "trainers")
     title = counted(len(found), "trainer", "trainers")
     cells = [(t.name, t.kernels, t.elementwise, t.meaning) for t in found]
-    notes = ["--software NAME; --explain and --json of `llmhw train` say what it switches"]
+    notes = [said("--software NAME; --explain and --json of `llmhw train` say what it switches")]
     return Listing(
         title,
         ("name", "kernels", "elementwise", "what it is"),
@@ -253,10 +256,17 @@ class ModelFacts(Report):
     def verdict(self) -> str:
         p, tokens = self.spec.parameters, self.batch * self.seq_len
         held, cache = (format_quantity(float(e.total), "bytes") for e in (self.weights, self.cache))
-        return (
-            f"{format_quantity(p.total, 'count')} parameters ({format_quantity(p.active, 'count')} active): {held} of "
-            f"weights, {cache} of {self.kv_format} KV cache for {self.batch} x {self.seq_len:,} tokens, "
-            f"{format_quantity(self.forward.total / tokens, 'FLOP')} forward a token."
+        return said(
+            "{total} parameters ({active} active): {weights} of weights, {cache} of {format} KV cache for {batch} x "
+            "{length:,} tokens, {flops} forward a token.",
+            total=format_quantity(p.total, "count"),
+            active=format_quantity(p.active, "count"),
+            weights=held,
+            cache=cache,
+            format=self.kv_format,
+            batch=self.batch,
+            length=self.seq_len,
+            flops=format_quantity(self.forward.total / tokens, "FLOP"),
         )
 
     def tables(self) -> list[Table]:
@@ -269,11 +279,12 @@ class ModelFacts(Report):
         if p.mtp:
             parts.append(("multi-token prediction, beside the total", f"{p.mtp:,}", ""))
         formats = [
-            (fmt, format_quantity(sum(held.values()), "bytes"), ", ".join(held)) for fmt, held in self.by_format.items()
+            (fmt, format_quantity(sum(held.values()), "bytes"), ", ".join(map(said, held)))
+            for fmt, held in self.by_format.items()
         ]
-        stored = f"{self.bits_per_weight:.4g} bits a weight"
+        stored = said("{bits:.4g} bits a weight", bits=self.bits_per_weight)
         a_token = [
-            (f"KV cache in {self.kv_format}", format_quantity(self.per_token, "bytes")),
+            (said("KV cache in {format}", format=self.kv_format), format_quantity(self.per_token, "bytes")),
             ("forward", format_quantity(self.forward.total / tokens, "FLOP")),
             ("backward", format_quantity(self.backward.total / tokens, "FLOP")),
         ]
@@ -281,7 +292,7 @@ class ModelFacts(Report):
             Table(self.title, ("component", "parameters", "share"), parts),
             Table(self.weights.title, ("part", "size", "share"), self.weights.rows()),
             Table(stored, ("stored in", "size", "what"), formats, right=1, prose=True),
-            Table(f"{self.forward.title} ({self.forward.note})", ("part", "FLOPs", "share"), self.forward.rows()),
+            Table(f"{self.forward.title} ({said(self.forward.note)})", ("part", "FLOPs", "share"), self.forward.rows()),
             Table("", ("a token", "size"), a_token),
         ]
 
@@ -292,9 +303,11 @@ class ModelFacts(Report):
         notes, file = told_towers(self.spec, how=how), total_line(self.spec)
         if self.spec.assumed:
             sizes = ", ".join(f"{key}={value}" for key, value in self.spec.assumed.items())
-            notes.append(f"not in the config, so as in transformers' {self.spec.model_type}: {sizes}")
+            text = "not in the config, so as in transformers' {type}: {sizes}"
+            notes.append(said(text, type=self.spec.model_type, sizes=sizes))
         if self.weight_format != CHECKPOINT and self.spec.quantization:
-            notes.append(f"the checkpoint is quantized ({self.spec.quantization}): --weights checkpoint shows it")
+            text = "the checkpoint is quantized ({method}): --weights checkpoint shows it"
+            notes.append(said(text, method=self.spec.quantization))
         note = self.spec.checkpoint.note if self.weight_format == CHECKPOINT else ""
         return [line for line in (*notes, note, file) if line]
 
@@ -408,7 +421,7 @@ def _explain(options: dict[str, Any]) -> Report:
         rows = [{"name": f.name, "unit": f.unit, "source": f.source, "code": f.expression} for f in entries]
         cells = [(f.name, f.unit, f.summary) for f in entries]
         columns = ("formula", "unit", "what it computes")
-        return Listing(f"{len(rows)} formulas", columns, cells, rows, right=3, prose=True)
+        return Listing(counted(len(rows), "formula", "formulas"), columns, cells, rows, right=3, prose=True)
     if topic in TOPICS:
         found = _topic(topic, arguments, options)
         text = f"{found.explain()}\n\ntotal = {format_quantity(found.total, found.unit)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import combinations as pairs
 from typing import Any, TypeVar
@@ -23,8 +24,9 @@ from llmhw.cli.options import (
     meant,
     option,
 )
-from llmhw.cli.terminal import Progress, folded, no_color, say, width
+from llmhw.cli.terminal import LANG, Progress, folded, language, no_color, say, width
 from llmhw.formula import Report
+from llmhw.language import in_language
 from llmhw.units import LLMHWError
 
 T = TypeVar("T")
@@ -74,13 +76,8 @@ def common_options() -> list[click.Parameter]:
     return [
         option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same.", callback=no_color, **silent),
         option("--debug", is_flag=True, help="Where something breaks inside, the traceback.", **silent),
-        Option(["--lang"], metavar="en", help="The language; only en so far.", callback=_language, **silent),
+        Option(["--lang"], metavar="en|zh", help=LANG, callback=language, is_eager=True, **silent),
     ]
-
-
-def _language(_: click.Context, __: click.Parameter, value: str | None) -> None:
-    if value not in (None, "en"):
-        raise LLMHWError(f"lang={value!r} is not there yet; use en")
 
 
 class Command(click.Command):
@@ -194,7 +191,7 @@ class Command(click.Command):
 
         Raises `LLMHWError` or `click.UsageError`.
         """
-        with self.make_context(f"llmhw {self.name}", list(args)) as context:
+        with in_language("en"), self.make_context(f"llmhw {self.name}", list(args)) as context:
             options = {name: value for name, value in context.params.items() if name not in HOW}
             varied, flags = self._expand(options), out.flags_of(self)
             try:
@@ -242,7 +239,8 @@ class Command(click.Command):
                 return out.text(answer, flags, quiet=quiet, color=file is None and _colored())
             return out.written(answer, form, shown, flags)
 
-        _deliver(made, file, inputs)
+        with in_language("en") if form in out.FOR_PROGRAMS else nullcontext():
+            _deliver(made, file, inputs)
         note, code = ends[0]
         for told in filter(None, (note, _stale(options))):
             say(f"llmhw: {told}\n", err=True)

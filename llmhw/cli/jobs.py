@@ -42,6 +42,7 @@ from llmhw.cost import RunOptions
 from llmhw.fit import USES
 from llmhw.formula import Report
 from llmhw.job import Parallelism, ServingJob, TrainingJob, data_parallel
+from llmhw.language import said
 
 _PRICE = ("price", "provider", "region", "kind", "prices", "grid")
 
@@ -173,9 +174,9 @@ def _planned(job: TrainingJob, cluster: llmhw.Cluster) -> tuple[TrainingJob, str
         return job, ""
     if found is None:
         return job, ""
-    batch = f"; {assumed}" if assumed else ""
-    told = f"layout planned: {asked_layout(found)}: the fastest that fits, as plain data parallelism does not{batch}"
-    return found, told
+    text = "layout planned: {layout}: the fastest that fits, as plain data parallelism does not"
+    told = said(text, layout=asked_layout(found))
+    return found, f"{told}; {assumed}" if assumed else told
 
 
 def _memory(options: dict[str, Any]) -> Report:

@@ -29,6 +29,7 @@ from llmhw.cli.options import (
 from llmhw.cli.output import LISTED, Listing, Shown, counted
 from llmhw.formula import Report
 from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices, usual_network
+from llmhw.language import said
 from llmhw.ownership import OwnershipOptions, rent_or_buy
 from llmhw.service import ServingEstimate
 from llmhw.units import PRINTED_CURRENCY, LLMHWError, format_quantity
@@ -66,16 +67,16 @@ def _prices(options: dict[str, Any]) -> Listing:
         (
             r["device"],
             r["kind"].replace("_", " "),
-            f"{r.get('provider', r['price_kind'])} {r.get('instance', '')}".strip(),
+            f"{r.get('provider', said(r['price_kind']))} {r.get('instance', '')}".strip(),
             r["region"] or "-",
-            r["date"] + (" (old)" if r["old"] else ""),
+            r["date"] + (said(" (old)") if r["old"] else ""),
             format_quantity(r["dollars"], "dollars").removeprefix(PRINTED_CURRENCY.get()[0]),
         )
         for r in rows
     ]
-    notes = ["rent is that of one device for an hour, purchase that of one device", *notes]
+    notes = [said("rent is that of one device for an hour, purchase that of one device"), *notes]
     if any(r["old"] for r in rows):
-        notes.append("old: more than a year older than the newest price of the catalog")
+        notes.append(said("old: more than a year older than the newest price of the catalog"))
     columns = ("device", "kind", "from", "region", "date", PRINTED_CURRENCY.get()[0].strip().replace("$", "dollars"))
     return Listing(counted(len(cells), "price", "prices"), columns, cells, rows, right=5, notes=notes)
 
@@ -141,7 +142,13 @@ def _cost(options: dict[str, Any]) -> Report:
     found = rent_or_buy(cluster, made, tokens_per_second=point.tokens_per_second, users=point.concurrency)
     speed = format_quantity(point.tokens_per_second, "tokens/s")
     return replace(
-        found, serving=f"{served.memory.title}: {speed} for all of {point.concurrency:,} users, all that fit"
+        found,
+        serving=said(
+            "{service}: {speed} for all of {users:,} users, all that fit",
+            service=served.memory.title,
+            speed=speed,
+            users=point.concurrency,
+        ),
     )
 
 

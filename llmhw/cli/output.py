@@ -14,6 +14,7 @@ from llmhw import __version__
 from llmhw.catalog import date
 from llmhw.cli.terminal import folded, width
 from llmhw.formula import Report, Table, flat
+from llmhw.language import LANGUAGE, said
 from llmhw.units import PRINTED_CURRENCY, LLMHWError, finite, format_quantity, plain
 
 # -- words ------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def in_flags(text: str, flags: Mapping[str, click.Option]) -> str:
             bare = f"{number / per:g}"
         return f"{flag(name)} {bare}" if bare and re.fullmatch(r"[^\s'\"]+", bare) else f"{flag(name)} {value}"
 
-    text = re.sub(r"(?<![\w.-])([a-z_0-9]+)=('[^']*'|\"[^\"]*\"|[^\s,;:)]+)", argument, text)
+    text = re.sub(r"(?<![\w.-])([a-z_0-9]+)=('[^']*'|\"[^\"]*\"|[^\s,;:)，；：）。]+)", argument, text)
     # a name of several words is one of the library's wherever it stands
     words = "|".join(name for name in flags if "_" in name)
     return re.sub(rf"(?<![\w.'-])({words})(?![\w='-])", lambda m: flag(m[1]), text) if words else text
@@ -88,12 +89,12 @@ def versions() -> dict[str, str]:
 def _below(answer: Report) -> list[str]:
     """What stands below an answer; and the rate, where amounts are not in dollars."""
     rate = PRINTED_CURRENCY.get()[2]
-    return [*answer.below(), *([f"amounts at {rate}"] if rate else [])]
+    return [*answer.below(), *([said("amounts at {rate}", rate=rate)] if rate else [])]
 
 
 def _cell(value: Any, unit: str) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return said("yes" if value else "no")
     if isinstance(value, str):
         return value
     if value is None:
@@ -126,7 +127,9 @@ class Sweep(Report):
 
     @property
     def title(self) -> str:
-        return f"{len(self.asked):,} combinations of {', '.join(self.asked[0])}"
+        return said(
+            "{number:,} combinations of {options}", number=len(self.asked), options=", ".join(map(said, self.asked[0]))
+        )
 
     @cached_property
     def _lines(self) -> list[tuple[dict[str, Any], Mapping[str, Any], str]]:
@@ -164,10 +167,11 @@ class Sweep(Report):
             first = next((i for i, words in enumerate(marks) if word in words), None)
             if first is not None:
                 asked, row, _ = lines[first]
-                told.append(f"{word.capitalize()}: {_said(asked)} ({_cell(row[key], units.get(key, 'number'))}).")
+                figure = _cell(row[key], units.get(key, "number"))
+                told.append(f"{said(word).capitalize()}: {_typed(asked)} ({figure}).")
         held = [bool(row["fits"]) for _, row, _ in lines if "fits" in row]
-        fit = f"{'All' if all(held) else sum(held)} of {len(lines)} fit."
-        return " ".join([fit.replace("All of", "All"), *told] if held else told)
+        fit = said("All {all} fit." if all(held) else "{some} of {all} fit.", some=sum(held), all=len(lines))
+        return " ".join([fit, *told] if held else told)
 
     @cached_property
     def _columns(self) -> dict[str, tuple[str, list[str]]]:
@@ -188,8 +192,8 @@ class Sweep(Report):
 
     def footer(self) -> list[str]:
         alike = [key for key in self._alike() if key != "fits"]  # the verdict says that
-        told = [f"{title} {cells[0]}" for key, (title, cells) in self._columns.items() if key in alike]
-        return [f"In all of them: {', '.join(told)}."] if told else []
+        told = [f"{said(title)} {cells[0]}" for key, (title, cells) in self._columns.items() if key in alike]
+        return [said("In all of them: {figures}.", figures=", ".join(told))] if told else []
 
     def tables(self) -> list[Table]:
         names, lines, alike = list(self.asked[0]), self._lines, self._alike()
@@ -197,7 +201,7 @@ class Sweep(Report):
         rows = []
         for i, ((asked, _, why), words) in enumerate(zip(lines, self.marks(), strict=True)):
             cells = [column[i] for _, column in columns]
-            mark = f"refused: {in_flags(why, self.flags)}" if why else ", ".join(words)
+            mark = said("refused: {why}", why=in_flags(why, self.flags)) if why else ", ".join(map(said, words))
             rows.append([*(str(value) for value in asked.values()), *cells, mark])
         left = len(names) + bool(self.shown.each)
         return [Table(self.title, [*names, *(title for title, _ in columns), "best"], rows, left, True)]
@@ -220,7 +224,7 @@ class Sweep(Report):
         return rows
 
 
-def _said(asked: Mapping[str, Any]) -> str:
+def _typed(asked: Mapping[str, Any]) -> str:
     """A combination as it is typed."""
     from shlex import quote
 
@@ -236,11 +240,11 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
     if quiet:
         return "".join(f"{line}\n" for line in spoken or [getattr(answer, "title", "")])
     most = width()
-    first, *tables = answer.tables()
+    first, *tables = (table.spoken() for table in answer.tables())
     title = first.title or getattr(answer, "title", "")
     lines = list(folded(title.splitlines(), most))
     for line in folded(spoken, most):
-        bad = line.lower().startswith(("does not", "refused"))
+        bad = line.startswith(tuple(map(said, ("Does not fit", "Does not start", "Does not work", "Does not keep up"))))
         lines.append(click.style(line, fg="red" if bad else "green", bold=True) if color else line)
     lines += folded([answer.setting] if answer.setting else [], most)
     for table in (first._replace(title=""), *tables):
@@ -257,6 +261,7 @@ def text(answer: Report, flags: Mapping[str, click.Option], *, quiet: bool = Fal
 # -- files ------------------------------------------------------------------------------------
 
 ENDINGS = ("json", "csv", "md", "html", "xlsx", "txt")
+FOR_PROGRAMS = ("json", "csv", "xlsx")  # in English whatever the reader's language is
 
 
 def json_text(value: Any) -> str:
@@ -312,7 +317,7 @@ def _markdown(answer: Report, flags: Mapping[str, click.Option]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
     lines = []
-    for i, table in enumerate(answer.tables()):
+    for i, table in enumerate(table.spoken() for table in answer.tables()):
         lines += [f"## {table.title.splitlines()[0]}", ""] if table.title else []
         lines += [f"{line}\n" for line in _told(answer, flags)] if not i else []
         columns = table.columns or [""] * len(table.rows[0])
@@ -325,9 +330,11 @@ def _html(answer: Report, flags: Mapping[str, click.Option]) -> str:
     from html import escape
 
     told = "".join(f"<p>{escape(line)}</p>" for line in _told(answer, flags))
-    title = escape(answer.tables()[0].title.partition("\n")[0])
+    title = escape(answer.tables()[0].spoken().title.partition("\n")[0])
     style = "body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em}caption{text-align:left;font-weight:bold}"
-    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title><style>{style}</style>"
+    language = {"zh": "zh-Hans"}.get(LANGUAGE.get(), LANGUAGE.get())
+    head = f"<!doctype html><html lang='{language}'><head><meta charset='utf-8'><title>{title}</title>"
+    head += f"<style>{style}</style>"
     return f"{head}</head><body>{told}{''.join(table.html() for table in answer.tables())}</body></html>\n"
 
 
@@ -396,7 +403,7 @@ class Listing(Report):
 
 def counted(number: int, one: str, many: str) -> str:
     """How many of what."""
-    return f"{number} {one if number == 1 else many}"
+    return f"{number} {said(many) if number != 1 or LANGUAGE.get() != 'en' else one}"
 
 
 LISTED = Shown(rows=lambda listing: listing.plain_rows)

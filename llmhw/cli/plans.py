@@ -34,6 +34,7 @@ from llmhw.cost import RunOptions
 from llmhw.formula import Report
 from llmhw.hardware import accelerator_of
 from llmhw.job import Assumed, Parallelism, ServingJob, TrainingJob
+from llmhw.language import said
 from llmhw.planning.demand import Demand
 from llmhw.planning.result import Limits, Plan
 from llmhw.units import check_choice, check_count
@@ -304,7 +305,7 @@ def _alone(found: Plan, model: str, run: RunOptions) -> Plan:
         if not flag.is_flag:
             told = value / getattr(flag, "per", 1) if isinstance(value, float) else value
             words.append(f"{told:.12g}" if isinstance(told, float) else str(told))
-    return replace(found, about=(*found.about, f"alone: {join(words)}"))
+    return replace(found, about=(*found.about, said("alone: {command}", command=join(words))))
 
 
 _PAID = ("price", "provider", "region", "kind", "prices")

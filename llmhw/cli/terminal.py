@@ -7,6 +7,10 @@ from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Any
 
+from llmhw.units import columns, wrapped
+
+LANG = "The language of answers; default: the locale's. --json, --csv and what is refused are in English."
+
 
 class OutputError(OSError):
     """The terminal, pipe or file behind the standard output takes nothing more."""
@@ -41,16 +45,24 @@ def width() -> int | None:
 
 def folded(lines: Iterable[str], most: int | None) -> Iterator[str]:
     """Prose, wrapped at the terminal's width."""
-    from textwrap import wrap
-
     for line in lines:
-        yield from wrap(line, most) if most and len(line) > most else [line]
+        yield from wrapped(line, most) if most and columns(line) > most else [line]
 
 
 def no_color(context: Any, _: Any, value: bool) -> None:
     """What --no-color does."""
     if value:
         context.color = False
+
+
+def language(context: Any, _: Any, value: str | None) -> None:
+    """What --lang does, behind any command, until the command ends."""
+    if value is not None and not context.resilient_parsing:
+        from llmhw.language import LANGUAGES, in_language
+        from llmhw.units import check_choice
+
+        wanted = value.lower().replace("_", "-").partition("-")[0]  # zh-CN is zh
+        context.find_root().with_resource(in_language(check_choice("lang", wanted, LANGUAGES)))
 
 
 class Progress:

@@ -13,12 +13,16 @@ from llmhw.units import format_quantity
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Bits of sign, exponent and mantissa: IEEE 754, OCP 8-bit floats, OCP MX. An integer has a sign and digits,
-# NF4 is a number in a table of sixteen values.
-_FLOATS = {
-    "fp32": (1, 8, 23), "bf16": (1, 8, 7), "fp16": (1, 5, 10), "fp8 e4m3": (1, 4, 3), "fp8 e5m2": (1, 5, 2),
-    "int8": (1, 0, 7), "int4": (1, 0, 3), "nf4": (0, 0, 4), "mxfp4": (1, 2, 1), "nvfp4": (1, 2, 1),
-}  # fmt: skip
+_SHOWN = ("fp32", "bf16", "fp16", "fp8 e4m3", "fp8 e5m2", "int8", "int4", "nf4", "mxfp4", "nvfp4")
+_COLOURS = {"sign": PINK, "exponent": ORANGE, "mantissa": BLUE, "digits": BLUE, "index": GREEN}
+
+
+def _bits(name: str) -> list[str]:
+    """The colours of a format's bits; the catalog's fp8 is E4M3, and E5M2 has a bit more of exponent."""
+    held = dict(number_format(name.split()[0]).value_bits)
+    if name.endswith("e5m2"):
+        held |= {"exponent": held["exponent"] + 1, "mantissa": held["mantissa"] - 1}
+    return [_COLOURS[part] for part, count in held.items() for _ in range(count)]
 
 
 def _shared(name: str) -> str:
@@ -35,9 +39,8 @@ def number_bits() -> Figure:
     paper = Canvas(36, 17.6)
     paper.legend({"sign": PINK, "exponent": ORANGE, "mantissa or digits": BLUE, "index": GREEN}, 6.6, 0.9)
     size = 0.78
-    for row, (name, (sign, exponent, digits)) in enumerate(_FLOATS.items()):
-        y = 2.6 + 1.5 * row
-        bits = [PINK] * sign + [ORANGE] * exponent + [GREEN if name == "nf4" else BLUE] * digits
+    for row, name in enumerate(_SHOWN):
+        y, bits = 2.6 + 1.5 * row, _bits(name)
         paper.text(0.4, y + size / 2, name, at="left", bold=True)
         paper.cells(6.6, y, size, [bits])
         shared = _shared(name.split()[0]) if "fp8" not in name else "a scale a matrix"

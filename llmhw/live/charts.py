@@ -109,6 +109,7 @@ def curve(
     up: str,
     *,
     mark: tuple[float, float, str] | None = None,
+    box: tuple[float, str] | None = None,
     logarithmic: bool = True,
     told: Callable[[float], str] = lambda value: f"{value:g}",
     said_up: Callable[[float], str] = lambda value: f"{value:g}",
@@ -117,6 +118,7 @@ def curve(
 
     across, up    what the axes are
     mark          the dot and its label
+    box           how far to the right limits are kept, and what that is called: a box around that part
     logarithmic   whether steps across are ratios
     """
     points = [p for line in lines.values() for p in line] + ([mark[:2]] if mark else [])
@@ -139,10 +141,16 @@ def curve(
         drawing.text(at(x, 0)[0], box_top + high + 15, told(x), at=where, size=12)
     drawing.text(box_left + wide / 2, box_top + high + 32, across, at="middle", size=12)
     words = []
+    if box:
+        x = at(min(max(box[0], left), right), 0)[0]
+        drawing.box(box_left, box_top, x - box_left, high, 2, fill=0.15, outline=True)
+        drawing.text(box_left + 4, box_top + 13, box[1], size=12)
+        words.append(said("{box}: up to {x}", box=box[1], x=told(box[0])))
     for series, (name, line) in enumerate(lines.items()):
         drawing.line([at(*point) for point in line], series, width=2)
         (x0, y0), (x1, y1) = line[0], line[-1]
-        words.append(f"{name}: {said_up(y0)} {said('at')} {told(x0)}, {said_up(y1)} {said('at')} {told(x1)}")
+        ends = (said("{y} at {x}", y=said_up(y), x=told(x)) for x, y in ((x0, y0), (x1, y1)))
+        words.append(f"{name}: {', '.join(ends)}")
     if mark:
         x, y = at(*mark[:2])
         drawing.dot(x, y)

@@ -10,6 +10,7 @@ from typing import Any
 from llmhw.language import in_language
 from llmhw.live.base import Answer, Calculator
 from llmhw.live.cost import COST
+from llmhw.live.curve import CURVE
 from llmhw.live.fit import FIT
 from llmhw.live.formats import FORMATS
 from llmhw.live.html import answer_html
@@ -17,14 +18,17 @@ from llmhw.live.interval import CHECKPOINT
 from llmhw.live.layout import LAYOUT
 from llmhw.live.load import LOAD
 from llmhw.live.models import header
+from llmhw.live.pages import PAGES
 from llmhw.live.pipeline import PIPELINE
+from llmhw.live.quantization import QUANTIZATION
+from llmhw.live.serving import SERVING
 from llmhw.live.shards import SHARDS
 from llmhw.live.step import STEP
 from llmhw.units import LLMHWError, unknown_name
 
-CALCULATORS: Mapping[str, Calculator] = {
-    one.name: one for one in (FIT, LAYOUT, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, LOAD)
-}
+# Those for many questions first, then those of chapters.
+_ALL = (FIT, LAYOUT, SERVING, QUANTIZATION, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, PAGES, CURVE, LOAD)
+CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in _ALL}
 
 
 def _calculator(name: Any) -> Calculator:

@@ -23,12 +23,13 @@ def tag(element: str, /, *inside: str, **attributes: Any) -> str:
 
 
 def _number(control: Control, value: Any, common: Mapping[str, Any]) -> str:
-    """A field and a slider that says the same; that of ratios has a thousand places, which the page's script maps."""
+    """A field, and a slider to which the page's script gives the same limits, as places of ratios where it has those."""
     limits = {"min": f"{control.least:.12g}", "max": f"{control.most:.12g}", "step": f"{control.step:.12g}"}
     field = tag("input", type="number", inputmode="decimal", value=f"{value:.12g}", **limits, **common)
     unit = tag("span", escape(said(control.unit)), class_="unit") if control.unit else ""
-    kind = {"type": "range", "aria_hidden": "true", "tabindex": -1, "data_whole": control.whole}
-    return field + unit + tag("input", **kind, value=f"{value:.12g}", data_ratio=control.logarithmic, **limits)
+    slider = tag("input", type="range", aria_hidden="true", tabindex=-1, data_whole=control.whole,
+                 data_ratio=control.logarithmic)  # fmt: skip
+    return field + unit + slider
 
 
 def _field(control: Control, value: Any, prefix: str) -> str:
@@ -47,8 +48,8 @@ def _field(control: Control, value: Any, prefix: str) -> str:
     elif control.kind == "number":
         element = _number(control, value, common)
     else:
-        element = tag("input", type="text", value=value, data_names=control.kind, autocomplete="off",
-                      autocapitalize="off", spellcheck="false", **common)  # fmt: skip
+        element = tag("input", type="text", value=value, data_names=control.kind, autocapitalize="off",
+                      spellcheck="false", **common)  # fmt: skip
     label = tag("label", escape(said(control.label)), for_=own)
     note = tag("small", escape(said(control.help)), id=help_) if control.help else ""
     when = " ".join(f"{name}={'|'.join(values)}" for name, values in control.when.items())
@@ -64,7 +65,7 @@ def _own_model(own: str) -> str:
     return tag("details",
         tag("summary", escape(said("Your own model: a config.json or a GGUF file"))),
         tag("label", escape(said("Paste a config.json")), for_=f"{own}-config"),
-        tag("textarea", id=f"{own}-config", rows=3, spellcheck="false", autocomplete="off"),
+        tag("textarea", id=f"{own}-config", rows=3, spellcheck="false"),
         tag("label", escape(said("Or open a file; it stays on this machine")), for_=f"{own}-file"),
         tag("input", id=f"{own}-file", type="file", accept=".json,.gguf"),
         _button(said("Forget it"), "forget"),

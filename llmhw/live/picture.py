@@ -32,7 +32,7 @@ class Drawing:
         said = ""
         for key, value in attributes.items():
             if value is not None:
-                text = f"{value:.6g}" if isinstance(value, float) else str(value)
+                text = f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
                 said += f' {key.strip("_").replace("_", "-")}="{escape(text)}"'
         self._parts.append(f"<{element}{said}>{inside}</{element}>" if inside else f"<{element}{said}/>")
 
@@ -46,11 +46,13 @@ class Drawing:
                   fill=colour(series) if fill else "none", fill_opacity=fill or None,
                   stroke=colour(series) if outline else None)  # fmt: skip
 
-    def boxes(self, places: Iterable[tuple[float, float, float, float]], series: int | None = None) -> None:
+    def boxes(
+        self, places: Iterable[tuple[float, float, float, float]], series: int | None = None, *, fill: float = 0.75
+    ) -> None:
         """Many boxes of one colour (x, y, width, height) as one path, with a seam between neighbours."""
         path = "".join(f"M{x:.1f} {y:.1f}h{max(width - 0.6, 0.3):.1f}v{height:.1f}h-{max(width - 0.6, 0.3):.1f}z"
                        for x, y, width, height in places)  # fmt: skip
-        self._put("path", d=path, fill=colour(series), fill_opacity=0.75)
+        self._put("path", d=path, fill=colour(series), fill_opacity=fill)
 
     def text(
         self, x: float, y: float, text: str, *, at: str = "start", size: float = 13, bold: bool = False,
@@ -59,6 +61,16 @@ class Drawing:
         """A label whose baseline is at y; `at` start, middle or end."""
         self._put("text", escape(text), x=float(x), y=float(y), text_anchor=at, font_size=size,
                   font_weight="bold" if bold else None, fill=colour(series))  # fmt: skip
+
+    def letters(self, places: Iterable[tuple[float, float, str]], *, size: float = 12) -> None:
+        """Single letters, each centred at x with its baseline at y; those of a line are one element."""
+        lines: dict[float, list[tuple[float, str]]] = {}
+        for x, y, letter in places:
+            lines.setdefault(y, []).append((x, letter))
+        for y, found in lines.items():
+            xs = " ".join(f"{x - size * 0.33:.1f}" for x, _ in found)
+            self._put("text", escape("".join(letter for _, letter in found)), x=xs, y=float(y), font_size=size,
+                      fill=colour(None))  # fmt: skip
 
     def line(
         self, points: list[tuple[float, float]], series: int | None = None, *, width: float = 1.0, dashed: bool = False

@@ -15,6 +15,7 @@ from llmhw.engines import serving_engine
 from llmhw.formula import Report, Table
 from llmhw.hardware import Accelerator, Cluster, Link, accelerator_of, link_of
 from llmhw.job import ServingJob
+from llmhw.language import said
 from llmhw.memory import kv_cache, weights
 from llmhw.model import ModelSpec, Tensor
 from llmhw.planning.demand import QUALITY
@@ -129,7 +130,9 @@ class Mixed(Report):
     @property
     def title(self) -> str:
         job = self.job
-        return f"{job.model.name} in {job.weights}, KV cache in {job.kv}, layers dealt over {self.cards}, {job.engine}"
+        text = "{model} in {weights}, KV cache in {kv}, layers dealt over {cards}, {engine}"
+        told = {"model": job.model.name, "weights": job.weights, "kv": job.kv, "engine": job.engine}
+        return said(text, **told, cards=self.cards)
 
     @property
     def verdict(self) -> str:
@@ -137,12 +140,18 @@ class Mixed(Report):
         short = max(self.shares, key=lambda s: s.needed - s.budget)
         if not self.fits:
             missing = format_quantity(short.needed - short.budget, "bytes")
-            return f"Does not fit: {short.device.name} is short by {missing} with its {len(short.layers)} layers."
+            text = "Does not fit: {device} is short by {missing} with its {layers} layers."
+            return said(text, device=short.device.name, missing=missing, layers=len(short.layers))
         low, high = self.interval or (1.0, 1.0)
         each = 1 / self.tpot
-        ends = " to ".join(format_quantity(each / f, "") for f in (high, low))
-        told = format_quantity(each, "tokens/s")
-        return f"Fits; {told} for each of {self.sequences} (80 %: {ends}), {self.context:,} tokens each."
+        return said(
+            "Fits; {speed} for each of {users} (80 %: {low} to {high}), {context:,} tokens each.",
+            speed=format_quantity(each, "tokens/s"),
+            users=self.sequences,
+            low=format_quantity(each / high, ""),
+            high=format_quantity(each / low, ""),
+            context=self.context,
+        )
 
     def tables(self) -> list[Table]:
         rows = [
@@ -161,8 +170,8 @@ class Mixed(Report):
         return [Table(self.title, heads, rows)]
 
     def footer(self) -> list[str]:
-        told = f"first token {format_quantity(self.first_token, 'seconds')}"
-        return [f"{told}, next token {format_quantity(self.tpot, 'seconds')}; the cards take turns"]
+        first, following = format_quantity(self.first_token, "seconds"), format_quantity(self.tpot, "seconds")
+        return [said("first token {first}, next token {next}; the cards take turns", first=first, next=following)]
 
     def warnings(self) -> Sequence[str]:
         return self.notes
@@ -286,12 +295,11 @@ def _slowest(cards: Sequence[Accelerator]) -> Link | None:
 
 
 def _notes(link: Link | None) -> tuple[str, ...]:
-    told = (
-        f"link={link.name!r} between the cards"
-        if link
-        else "the link between the cards is not known: nothing is counted"
-    )
-    return (f"{told}; layers are dealt by memory, as llama.cpp deals them without --tensor-split",)
+    told = said("the link between the cards is not known: nothing is counted")
+    if link:
+        told = said("link={link!r} between the cards", link=link.name)
+    text = "{link}; layers are dealt by memory, as llama.cpp deals them without --tensor-split"
+    return (said(text, link=told),)
 
 
 def equal_parts(devices: Sequence[Accelerator | str]) -> Accelerator:

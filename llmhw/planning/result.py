@@ -13,6 +13,7 @@ from typing import Any
 
 from llmhw.formula import Report, Table
 from llmhw.job import asked, check_fields, documented, number
+from llmhw.language import said
 from llmhw.units import LLMHWError, check_count, format_quantity, format_range
 
 
@@ -45,7 +46,7 @@ class Figure:
         told, *ends = format_range(
             *_in_seconds([v for v in (self.value, self.low, self.high) if v is not None], self.unit)
         )
-        return f"{told} ({' to '.join(ends)})" if ends else told
+        return f"{told} ({said(' to ').join(ends)})" if ends else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +262,10 @@ def compared(choice: Choice, other: Choice, names: Mapping[str, str]) -> str:
         if one.unit == "fraction":  # of a share, points
             if abs(one.value - two.value) < 0.005:
                 continue
-            told.append(f"{word} {_told(one)} against {_told(two)}")
+            told.append(said("{word} {one} against {other}", word=said(word), one=_told(one), other=_told(two)))
         elif abs(change := one.value / two.value - 1) >= 0.005:
-            told.append(f"{word} {change:+.0%}".replace("%", " %"))
-    return ", ".join(told) or "no difference that counts"
+            told.append(f"{said(word)} {change:+.0%}".replace("%", " %"))
+    return ", ".join(told) or said("no difference that counts")
 
 
 def apart(choice: Choice, other: Choice, by: str) -> bool:
@@ -277,18 +278,23 @@ def reasons(order: Sequence[Choice], bounds: Sequence[Bound], by: str, names: Ma
     """Why the first is the best, and what the next gives up; `by`: the figure that counts, `names`: words of all."""
     if not order:
         return []
-    best, word = order[0], names.get(by, by)
+    best, word = order[0], said(names.get(by, by))
     sure = [c for c in order if not c.misses(bounds, sure=True)]
-    many = f"least {word} of {len(order):,} choices that keep" if len(order) > 1 else "the only choice that keeps"
+    text = "least {word} of {number:,} choices that keep all limits, and it keeps them {how}"
+    if len(order) == 1:
+        text = "the only choice that keeps all limits, and it keeps them {how}"
     how = "over their whole interval" if best in sure else "at the estimate; none does over its whole interval"
-    found = [f"{many} all limits, and it keeps them {how}"]
+    found = [said(text, word=word, number=len(order), how=said(how))]
     least = min(order, key=lambda c: c.figures[by].value if by in c.figures else float("inf"))
     if least is not best:
-        missed = ", ".join(names.get(b.figure, b.figure) for b in least.misses(bounds, sure=True))
-        found.append(f"{least.place} has less {word} ({_told(least.figures[by])}), but may miss its {missed}")
+        missed = ", ".join(said(names.get(b.figure, b.figure)) for b in least.misses(bounds, sure=True))
+        text = "{place} has less {word} ({figure}), but may miss its {limits}"
+        found.append(said(text, place=least.place, word=word, figure=_told(least.figures[by]), limits=missed))
     if len(order) > 1:
-        close = "" if apart(best, order[1], by) else f"; their intervals of {word} overlap"
-        found.append(f"the next, {order[1].place}, against it: {compared(order[1], best, names)}{close}")
+        differs = compared(order[1], best, names)
+        if not apart(best, order[1], by):
+            differs += said("; their intervals of {word} overlap", word=word)
+        found.append(said("the next, {place}, against it: {differs}", place=order[1].place, differs=differs))
     return found
 
 
@@ -302,12 +308,13 @@ def exclusion(choices: Sequence[Choice], bounds: Sequence[Bound]) -> str:
         if can:
             nearest = min(can, key=lambda c: bound.miss(c.figures[bound.figure]))
             figure = nearest.figures[bound.figure]
-            kept = f"with {' and '.join(map(str, others))} " if others else ""
-            told.append(f"{kept}the {'most' if bound.least else 'least'} is {_told(figure)} ({nearest.place})")
+            kept = said("with {limits} ", limits=said(" and ").join(map(str, others))) if others else ""
+            text = "{kept}the most is {figure} ({place})" if bound.least else "{kept}the least is {figure} ({place})"
+            told.append(said(text, kept=kept, figure=_told(figure), place=nearest.place))
     if not told:
         return ""
-    alone = f"nothing keeps {some[0]}" if len(some) == 1 else f"{' and '.join(map(str, some))} exclude each other"
-    return f"{alone}: {'; '.join(told)}"
+    text = "nothing keeps {limits}: {told}" if len(some) == 1 else "{limits} exclude each other: {told}"
+    return said(text, limits=said(" and ").join(map(str, some)), told="; ".join(told))
 
 
 def missed(choice: Choice, bounds: Sequence[Bound], names: Mapping[str, str]) -> str:
@@ -316,9 +323,10 @@ def missed(choice: Choice, bounds: Sequence[Bound], names: Mapping[str, str]) ->
     for bound in choice.misses(bounds):
         figure, word = choice.figures.get(bound.figure), names.get(bound.figure, bound.figure.replace("_", " "))
         if figure is None:
-            told.append(f"{word} is not known")
+            told.append(said("{word} is not known", word=said(word)))
         else:
-            told.append(f"{word} {_told(figure)}, {'least' if bound.least else 'most'} {_told(bound.at(figure.unit))}")
+            text = "{word} {figure}, least {limit}" if bound.least else "{word} {figure}, most {limit}"
+            told.append(said(text, word=said(word), figure=_told(figure), limit=_told(bound.at(figure.unit))))
     return "; ".join(told)
 
 
@@ -381,18 +389,19 @@ class Plan(Report):
         """What to take, or what is short."""
         if not self.choices:
             broken = ", ".join(str(b) for b in self.bounds if b.limit)
-            nearest = f"; nearest: {self.refused[0].place}: {self.refused[0].why}" if self.refused else ""
-            return f"Does not work{f' within {broken}' if broken else ''}{nearest}."
+            nearest = f"{self.refused[0].place}: {self.refused[0].why}" if self.refused else ""
+            found = said("Does not work within {limits}", limits=broken) if broken else said("Does not work")
+            return found + (said("; nearest: {choice}.", choice=nearest) if nearest else said("."))
         best = self.choices[0]
         names = [name for name in self.told or self.columns if name in best.figures]
-        told = [f"{self.columns[name]} {best.figures[name]}" for name in names]
-        unsure = "" if self.holds(best) == "yes" else f"; {self.holds(best)}"
-        return f"Take {best.place}: {', '.join(told)}{unsure}."
+        told = ", ".join(f"{said(self.columns[name])} {best.figures[name]}" for name in names)
+        told += "; " + self.holds(best) if best.misses(self.bounds, sure=True) else ""
+        return said("Take {place}: {told}.", place=best.place, told=told)
 
     def holds(self, choice: Choice) -> str:
         """Whether a choice keeps all limits over its interval: "yes", or what may be missed."""
-        unsure = [self.columns.get(b.figure, b.figure) for b in choice.misses(self.bounds, sure=True)]
-        return f"not sure: {', '.join(unsure)}" if unsure else "yes"
+        unsure = [said(self.columns.get(b.figure, b.figure)) for b in choice.misses(self.bounds, sure=True)]
+        return said("not sure: {figures}", figures=", ".join(unsure)) if unsure else "yes"
 
     def tables(self) -> list[Table]:
         shown = [name for name in self.columns if any(name in c.figures for c in (*self.choices, *self.front))]
@@ -408,18 +417,23 @@ class Plan(Report):
         others = [c for c in self.front if c not in self.choices]
         if others:
             some = few(others, ("days", "devices", "headroom"), _FEW)
-            of = f", {len(some)} of {len(others)}" if len(some) < len(others) else ""
-            tables.append(Table(f"others that nothing beats in everything at once{of}", heads, rows(some), right=2))
+            title = "others that nothing beats in everything at once"
+            if len(some) < len(others):
+                title = said(
+                    "others that nothing beats in everything at once, {some} of {all}", some=len(some), all=len(others)
+                )
+            tables.append(Table(title, heads, rows(some), right=2))
         return tables
 
     def footer(self) -> list[str]:
-        lines = [*(f"Why: {line}" for line in self.why), *self.about]
+        lines = [*(said("Why: {text}", text=line) for line in self.why), *self.about]
         shown = _of_each_device(self.refused)[:_REFUSED]
-        lines += [f"refused: {one.place}: {one.why}" for one in shown]
+        lines += [said("refused: {place}: {why}", place=one.place, why=one.why) for one in shown]
         if len(self.refused) > len(shown):
-            lines.append(f"refused: {len(self.refused) - len(shown):,} more (--json lists them)")
+            lines.append(said("refused: {number:,} more (--json lists them)", number=len(self.refused) - len(shown)))
         if self.counts:
-            lines.append(f"layouts: {', '.join(f'{count:,} {name}' for name, count in self.counts.items())}")
+            counts = ", ".join(f"{count:,} {said(name)}" for name, count in self.counts.items())
+            lines.append(said("layouts: {counts}", counts=counts))
         return lines
 
     def warnings(self) -> Sequence[str]:

@@ -19,6 +19,7 @@ from llmhw.checks import check_items, check_object
 from llmhw.cost import Default, RunOptions
 from llmhw.hardware import Cluster, PurchasePrice, purchase_prices
 from llmhw.job import ServingJob, limits_of
+from llmhw.language import said
 from llmhw.margin import known_error
 from llmhw.ownership import HOURS_PER_MONTH
 from llmhw.planning import places as places_of
@@ -510,7 +511,7 @@ def _picked(
             inside &= value >= bound.limit if bound.least else value <= bound.limit
     among = inside if inside.any() else keeps
     if not among.any():
-        _refuse(found, site, 1.5, f"{site.devices} are too few for the load")
+        _refuse(found, site, 1.5, said("{devices} are too few for the load", devices=site.devices))
         return
     kept = inside.any(axis=(0, 2))
     taken = found.formats.setdefault(site.offer.device.name, {})
@@ -604,16 +605,22 @@ def _short_words(grid: ServingGrid, d: int, usable: Any) -> str:
     at = _place_of(short)
     job = grid.at((d, *at))
     amount = format_quantity(float(max(short[at], 0.0)), "bytes")
-    return f"does not fit: short by {amount} on each of {job.devices} in {job.weights}"
+    text = "does not fit: short by {amount} on each of {devices} in {weights}"
+    return said(text, amount=amount, devices=job.devices, weights=job.weights)
 
 
 def _late_words(question: Question, made: Mapping[str, Any], d: int, at: Any) -> str:
     told = []
     for bound in question.level:
         seconds = float(made[bound.figure][d][at])
-        told.append(f"{_SPOKEN[bound.figure]} {format_quantity(seconds, 'seconds')} of {bound.limit:g} s")
-    sure = " over the interval" if question.sure else ""
-    return f"too slow{sure} even for one user: {', '.join(told)}"
+        figure, time = said(_SPOKEN[bound.figure]), format_quantity(seconds, "seconds")
+        told.append(said("{figure} {time} of {limit:g} s", figure=figure, time=time, limit=bound.limit))
+    text = (
+        "too slow over the interval even for one user: {times}"
+        if question.sure
+        else "too slow even for one user: {times}"
+    )
+    return said(text, times=", ".join(told))
 
 
 _SPOKEN = {"ttft": "first token", "tpot": "next token"}
@@ -719,10 +726,10 @@ def figures_of(e: ServingEstimate, place: Place, site: Site) -> dict[str, Figure
 
 def words(job: ServingJob) -> str:
     """Formats, layout and instances, in words."""
-    told = [f"{job.weights}, cache {job.kv}"]
+    told = [said("{weights}, cache {kv}", weights=job.weights, kv=job.kv)]
     told += [f"{name} {getattr(job, name)}" for name in ("tp", "pp", "ep", "attention_dp") if getattr(job, name) > 1]
     if job.replicas > 1:
-        told.append(f"{job.replicas} replicas")
+        told.append(said("{replicas} replicas", replicas=job.replicas))
     return ", ".join(told).replace("attention_dp", "attention dp")
 
 
@@ -747,12 +754,13 @@ def queued(question: Question, pick: Pick, rounds: int = 6) -> tuple[Choice | No
         found = simulate_service(job, **load, requests=_MOST_SIMULATED, **lengths, **level).result
         share = found.goodput or 0.0
         if share >= percentile and found.keeps_up is not False:
-            note = f"{format_quantity(share, 'fraction')} of requests at random keep the limits"
+            note = said("{share} of requests at random keep the limits", share=format_quantity(share, "fraction"))
             return replace(choice, note=note), note
         if site.devices:
             break
         replicas = max(replicas + 1, ceil(replicas * 1.2))
-    told = f"{format_quantity(share, 'fraction')} of requests keep the limits, not {percentile:g}"
+    text = "{share} of requests keep the limits, not {percentile:g}"
+    told = said(text, share=format_quantity(share, "fraction"), percentile=percentile)
     return None, f"{choice.place}, {choice.layout}: {told}"
 
 
@@ -838,10 +846,10 @@ def settled(job: ServingJob, demand: Demand) -> tuple[ServingJob, Demand, list[s
     notes = []
     if demand.slo_ttft is None and demand.slo_tpot is None:
         demand = replace(demand, **{one.argument: one.value for one in _LEVEL})
-        notes += [f"assumed {one}" for one in _LEVEL]
+        notes += [said("assumed {value}", value=one) for one in _LEVEL]
     if demand.quality is None and not job.was_asked("weights"):
         demand = replace(demand, quality="high")
-        notes.append("assumed quality='high': weights of at least 8 bits, or the checkpoint's own format")
+        notes.append(said("assumed quality='high': weights of at least 8 bits, or the checkpoint's own format"))
     elif demand.quality is None:
         demand = replace(demand, quality="any")
     one = Cluster(job.cluster.accelerator)
@@ -865,7 +873,8 @@ def answered(
     order = ranked(list(drafts), bounds, figure, most=most)
     notes = list(notes)
     if not question.sure and order:
-        notes.insert(0, "nothing keeps the level over its whole 80 % interval: these keep it at the estimate")
+        text = "nothing keeps the level over its whole 80 % interval: these keep it at the estimate"
+        notes.insert(0, said(text))
     shown, late = _shown(question, order, drafts, best)
     shown = ranked(shown, bounds, figure, most=most) or shown
     notes += [f"{c.place}: {c.note}" for c in shown if c.note]
@@ -953,10 +962,19 @@ def _columns(question: Question) -> dict[str, str]:
 
 def _title(question: Question) -> str:
     demand = question.demand
-    load = f"{demand.users:,} users" if demand.users is not None else ""
-    load = load or (f"{demand.rate:g} requests/s" if demand.rate is not None else "what one instance serves")
-    lengths = f"{demand.input_tokens:,} tokens in, {demand.output_tokens:,} out"
-    return f"plans to serve {question.job.model.name} by {question.job.engine}: {lengths}, {load}"
+    load = said("what one instance serves")
+    if demand.users is not None:
+        load = said("{users:,} users", users=demand.users)
+    elif demand.rate is not None:
+        load = said("{rate:g} requests/s", rate=demand.rate)
+    return said(
+        "plans to serve {model} by {engine}: {input:,} tokens in, {output:,} out, {load}",
+        model=question.job.model.name,
+        engine=question.job.engine,
+        input=demand.input_tokens,
+        output=demand.output_tokens,
+        load=load,
+    )
 
 
 def _why(question: Question, shown: Sequence[Choice]) -> list[str]:
@@ -965,14 +983,15 @@ def _why(question: Question, shown: Sequence[Choice]) -> list[str]:
         return []
     first, name = shown[0], question.figure
     told = []
-    spoken = _NAMES.get(name, name.replace("_", " "))
+    spoken = said(_NAMES.get(name, name.replace("_", " ")))
     if name in first.figures:
-        told.append(
-            f"{first.place} has the {'most' if name == 'tokens_per_second' else 'least'} {spoken} of all that hold"
-        )
+        text = "{place} has the least {figure} of all that hold"
+        if name == "tokens_per_second":
+            text = "{place} has the most {figure} of all that hold"
+        told.append(said(text, place=first.place, figure=spoken))
     if len(shown) > 1 and name in shown[1].figures:
         other = shown[1]
-        told.append(f"next, {other.place}: {_differs(first, other, name, spoken)}")
+        told.append(said("next, {place}: {differs}", place=other.place, differs=_differs(first, other, name, spoken)))
     return told
 
 
@@ -988,12 +1007,16 @@ _NAMES = {
 
 def _differs(first: Choice, other: Choice, name: str, spoken: str) -> str:
     share = other.figures[name].value / first.figures[name].value - 1
-    told = [f"{abs(share):.0%} {'more' if share >= 0 else 'fewer'} {spoken}"]
-    for figure, better in (("tokens_per_second_per_user", "faster"), ("headroom", "more free memory")):
+    told = [
+        said(
+            "{share:.0%} more {figure}" if share >= 0 else "{share:.0%} fewer {figure}", share=abs(share), figure=spoken
+        )
+    ]
+    gains = {"tokens_per_second_per_user": "{share:.0%} faster for each user", "headroom": "more free memory"}
+    for figure, better in gains.items():
         a, b = first.figures.get(figure), other.figures.get(figure)
         if a and b and b.value > a.value * 1.05:
-            gain = f"{b.value / a.value - 1:.0%} {better} for each user" if figure != "headroom" else better
-            told.append(gain)
+            told.append(said(better, share=b.value / a.value - 1))
     return "; ".join(told)
 
 
@@ -1044,6 +1067,8 @@ def planned_layout(
         return job, ""
     best = min(found, key=lambda f: f.seconds).job
     layout: dict[str, Any] = {name: int(getattr(best, name)) for name in ("tp", "pp", "ep", "attention_dp")}
-    said = ", ".join(f"{name}={size}" for name, size in layout.items() if size > 1 or name == "tp")
-    copies = f", {best.replicas} replicas" if best.replicas > 1 else ""
-    return replace(job, **layout), f"{said} assumed{copies}: most tokens/s at this load of {tried} layouts"
+    text = "{layout} assumed: most tokens/s at this load of {tried} layouts"
+    if best.replicas > 1:
+        text = "{layout} assumed, {replicas} replicas: most tokens/s at this load of {tried} layouts"
+    sizes = ", ".join(f"{name}={size}" for name, size in layout.items() if size > 1 or name == "tp")
+    return replace(job, **layout), said(text, layout=sizes, replicas=best.replicas, tried=tried)

@@ -14,6 +14,7 @@ from llmhw.cost import Default, RunOptions, TrainingRun, newest_prices
 from llmhw.flops import training_flops
 from llmhw.hardware import Accelerator, Cluster, PriceList, accelerator, larger
 from llmhw.job import Parallelism, TrainingJob
+from llmhw.language import said
 from llmhw.margin import known_error, visible_bytes
 from llmhw.memory import lora_tensors, training_states, weights
 from llmhw.ownership import HOURS_PER_MONTH, rent_or_buy
@@ -107,9 +108,11 @@ class Question:
     def what(self) -> str:
         """The job in a few words."""
         job = self.ways[0]
-        verb = "fine-tune" if self.tuning else "train"
-        batch = f"{job.batch:,} x {job.seq_len:,} tokens a step"
-        return f"{verb} {job.model.name}, {format_quantity(self.tokens, 'count')} tokens, {batch}"
+        text = "plans to train {model}, {tokens} tokens, {batch:,} x {length:,} tokens a step"
+        if self.tuning:
+            text = "plans to fine-tune {model}, {tokens} tokens, {batch:,} x {length:,} tokens a step"
+        tokens = format_quantity(self.tokens, "count")
+        return said(text, model=job.model.name, tokens=tokens, batch=job.batch, length=job.seq_len)
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
@@ -203,7 +206,8 @@ def search_places(question: Question, found: Sequence[Place]) -> Searched:
         for place in left:
             needed = least_bytes(way) if "offload" not in question.space else 0.0
             if needed > place.devices * visible_bytes(place.cluster.accelerator):
-                short[place] = f"nothing fits; weights and optimizer alone are {format_quantity(needed, 'bytes')}"
+                size = format_quantity(needed, "bytes")
+                short[place] = said("nothing fits; weights and optimizer alone are {size}", size=size)
                 continue
             batch = way.batch if question.batch_given else dealt_batch(way.batch, place.devices)
             batches.setdefault(batch, []).append(place)
@@ -238,9 +242,9 @@ def picked(near: Sequence[Found], headroom: float) -> Found:
 
 def _short(closest: Found | None) -> str:
     if closest is None:
-        return "no layout is valid on so many devices"
+        return said("no layout is valid on so many devices")
     short = closest.device_bytes - visible_bytes(closest.job.cluster.accelerator)
-    return f"nothing fits; the closest is short by {format_quantity(short, 'bytes')} a device"
+    return said("nothing fits; the closest is short by {size} a device", size=format_quantity(short, "bytes"))
 
 
 def planned_layout(job: TrainingJob, cluster: Cluster, **space: Any) -> tuple[TrainingJob | None, str]:
@@ -254,7 +258,7 @@ def planned_layout(job: TrainingJob, cluster: Cluster, **space: Any) -> tuple[Tr
     asked = Question((single,), FREE, places_of.ANY, 1.0, "time", {**_WHOLE, **space}, batch is None, tuning)
     found = search_places(asked, [Place(cluster)])
     picks = [chosen for _, chosen in found.picks]
-    return (picks[0] if picks else None), f"assumed {batch}" if batch else ""
+    return (picks[0] if picks else None), said("assumed {value}", value=batch) if batch else ""
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -334,8 +338,10 @@ def asked_layout(job: TrainingJob) -> str:
 def way_of(job: TrainingJob) -> str:
     """What is trained of the model, where it is not all of it."""
     aim = "" if job.method == "sft" else job.method.upper()
-    name = f"QLoRA in {job.base}, rank {job.rank}" if job.base else f"LoRA, rank {job.rank}" if job.frozen else ""
-    loss = "loss in chunks" if job.loss == "chunked" else ""
+    name = said("{method}, rank {rank}", method="LoRA", rank=job.rank) if job.frozen else ""
+    if job.base:
+        name = said("QLoRA in {format}, rank {rank}", format=job.base, rank=job.rank)
+    loss = said("loss in chunks") if job.loss == "chunked" else ""
     return ", ".join(filter(None, (aim, name, loss)))
 
 
@@ -385,7 +391,11 @@ def hopeless(question: Question, place: Place) -> str:
     figures = {"days": Figure(days, "days"), "dollars": Figure(dollars, "dollars")}
     best = Choice(str(place), "", None, {n: f for n, f in figures.items() if f.value < float("inf")}, lambda: None)
     broken = [b for b in best.misses(question.bounds) if b.figure in best.figures]
-    return f"even at {MOST_MFU:.0%} of its peak {missed(best, broken, WORDS | OTHER_WORDS)}" if broken else ""
+    if not broken:
+        return ""
+    return said(
+        "even at {share:.0%} of its peak {missed}", share=MOST_MFU, missed=missed(best, broken, WORDS | OTHER_WORDS)
+    )
 
 
 def searched(
@@ -428,9 +438,11 @@ def _search(question: Question, group: Sequence[Place], found: Results) -> None:
     worse = {place: better for place in able if (better := found.better(question, place))}
     for place, choice in list(worse.items())[:1]:
         days, dollars = at_best(question, place)
-        price = f" and {format_quantity(dollars, 'dollars')}" if dollars < float("inf") else ", without a price"
-        least = f"even at {MOST_MFU:.0%} of its peak {Figure(days, 'days')}{price}"
-        found.refused.append(Refusal(str(place), f"{least}: {choice.place} beats that"))
+        text = "even at {share:.0%} of its peak {time}, without a price: {place} beats that"
+        if dollars < float("inf"):
+            text = "even at {share:.0%} of its peak {time} and {dollars}: {place} beats that"
+        told = {"share": MOST_MFU, "time": Figure(days, "days"), "dollars": format_quantity(dollars, "dollars")}
+        found.refused.append(Refusal(str(place), said(text, **told, place=choice.place)))
     left = [place for place in able if place not in worse]
     if left:
         found.add(question, search_places(question, left))
@@ -603,7 +615,7 @@ def answered(
             why = [excluded] if excluded else []
             changes = list(ways_out(question, [*choices, *more], groups, offers))
     return Plan(
-        title=f"plans to {question.what}",
+        title=question.what,
         choices=tuple(_kinds(order, best)),
         front=tuple(undominated(order, _FRONT)),
         columns=COLUMNS,
@@ -620,13 +632,13 @@ def answered(
 
 
 def _notes(question: Question, order: Sequence[Choice], found: Results) -> list[str]:
-    notes = [f"assumed {d}" for d in question.assumed]
+    notes = [said("assumed {value}", value=d) for d in question.assumed]
     if question.tuning and all(question.space.get(name) is value for name, value in _ALONE.items()):
-        notes.append("assumed tp=1, pp=1, cp=1: ZeRO or FSDP alone, as fine-tuning software has it")
+        notes.append(said("assumed tp=1, pp=1, cp=1: ZeRO or FSDP alone, as fine-tuning software has it"))
     if not found.complete:
-        notes.insert(0, "interrupted: only a part was tried")
+        notes.insert(0, said("interrupted: only a part was tried"))
     if order:
-        notes += [line for line in order[0].estimate.warnings() if "assumed" not in line]
+        notes += [line for line in order[0].estimate.warnings() if said("assumed") not in line]
     return notes
 
 
@@ -638,7 +650,9 @@ def about(run: TrainingRun) -> tuple[str, ...]:
     told = {name: (value, note) for name, value, note in run.rows()}
     failures, energy = ("goodput", "failures", "spares"), ("energy", "CO2", "peak power")
     lines = (failures, energy) if run.failures_expected >= _SOME_FAILURES else (energy,)
-    return tuple("; ".join(f"{name} {told[name][0]}, {told[name][1]}" for name in line) for line in lines)
+    return tuple(
+        "; ".join(f"{said(name)} {said(told[name][0])}, {said(told[name][1])}" for name in line) for line in lines
+    )
 
 
 def _kinds(order: Sequence[Choice], best: int) -> list[Choice]:

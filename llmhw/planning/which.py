@@ -14,6 +14,7 @@ from llmhw.engines import serving_engine
 from llmhw.formula import Report, Table
 from llmhw.hardware import Accelerator, Cluster, accelerator_of
 from llmhw.job import ServingJob, TrainingJob
+from llmhw.language import said
 from llmhw.model import ModelSpec, model, models
 from llmhw.ownership import HOURS_PER_MONTH
 from llmhw.planning import places as places_of
@@ -167,7 +168,8 @@ def _cheapest(
             formats.setdefault(name, {}).update(kept)
     why = []
     for device in dict.fromkeys(c.job.cluster.accelerator.name for c in shown):
-        why.append(f"{device} takes {', '.join(formats.get(device, {})) or 'nothing else'}")
+        some = ", ".join(formats.get(device, {})) or said("nothing else")
+        why.append(said("{device} takes {formats}", device=device, formats=some))
     refused = {name: why for _, found in reversed(made) for name, (_, why) in found.refused.items()}
     late = [] if shown else too_much(drafts, bounds)
     changes = [
@@ -176,8 +178,13 @@ def _cheapest(
     ]
     columns = {name: head for name, head in COLUMNS.items() if name not in ("dollars_per_million", "concurrency")}
     return Plan(
-        title=f"cards that serve {spec.name}: {first.demand.input_tokens:,} tokens in, "
-        f"{first.demand.output_tokens:,} out, {first.demand.users or 1:,} at a time",
+        title=said(
+            "cards that serve {model}: {input:,} tokens in, {output:,} out, {users:,} at a time",
+            model=spec.name,
+            input=first.demand.input_tokens,
+            output=first.demand.output_tokens,
+            users=first.demand.users or 1,
+        ),
         choices=tuple(shown),
         front=tuple(undominated(shown, _FRONT)),
         columns={"purchase": "to buy"} | columns,
@@ -238,20 +245,28 @@ class Runnable(Report):
 
     @property
     def title(self) -> str:
-        return f"models that run on {self.cluster}, one user, at least {self.context:,} tokens of context"
+        text = "models that run on {cluster}, one user, at least {context:,} tokens of context"
+        return said(text, cluster=self.cluster, context=self.context)
 
     @property
     def verdict(self) -> str:
         """How many run, and the first of them."""
         if not self.found:
             place = f"{self.cluster.devices} x {self.cluster.accelerator.name}"
-            return f"Does not work: none of {self.tried:,} models fits {place}."
+            return said("Does not work: none of {number:,} models fits {place}.", number=self.tried, place=place)
         quick = sum(one.tokens_per_second.value >= self.least for one in self.found)
         first = self.found[0]
         speed = format_quantity(first.tokens_per_second.value, "tokens/s")
-        return (
-            f"{len(self.found):,} of {self.tried:,} models run, {quick:,} with at least {self.least:g} tokens/s; the "
-            f"largest of these: {first.job.model.name} in {first.job.weights}, {speed}."
+        return said(
+            "{some:,} of {all:,} models run, {quick:,} with at least {least:g} tokens/s; the largest of these: "
+            "{model} in {weights}, {speed}.",
+            some=len(self.found),
+            all=self.tried,
+            quick=quick,
+            least=self.least,
+            model=first.job.model.name,
+            weights=first.job.weights,
+            speed=speed,
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -263,7 +278,7 @@ class Runnable(Report):
                 f"{one.job.weights}, {one.job.engine}",
                 f"{one.longest:,}",
                 f"{one.tokens_per_second.value:,.3g}",
-                f"{one.tokens_per_second.least:,.3g} to {one.tokens_per_second.most:,.3g}",
+                said("{low:,.3g} to {high:,.3g}", low=one.tokens_per_second.least, high=one.tokens_per_second.most),
                 format_quantity(one.first_token, "seconds"),
                 format_quantity(one.headroom, "fraction"),
             )
@@ -276,7 +291,7 @@ class Runnable(Report):
 
     def footer(self) -> list[str]:
         left = len(self.found) - self.best
-        return [f"{left:,} more; --best {len(self.found)} shows all"] if left > 0 else []
+        return [said("{left:,} more; --best {all} shows all", left=left, all=len(self.found))] if left > 0 else []
 
     def records(self) -> Sequence[dict[str, Any]]:
         return [one.to_row() for one in self.found]
@@ -490,7 +505,8 @@ class Comparison(Report):
     @property
     def title(self) -> str:
         demand = self.demand
-        return f"{self.spec.name} side by side: {demand.input_tokens:,} tokens in, {demand.output_tokens:,} out"
+        text = "{model} side by side: {input:,} tokens in, {output:,} out"
+        return said(text, model=self.spec.name, input=demand.input_tokens, output=demand.output_tokens)
 
     def best(self, name: str, more: bool) -> Column | None:
         """The column that is best in a figure."""
@@ -507,13 +523,15 @@ class Comparison(Report):
         for name, word in _SAID.items():
             best = self.best(name, more[name])
             if best is not None:
-                told.append(f"{word}: {best.device.name} ({_told(best.figures[name])})")
+                told.append(f"{said(word)}: {best.device.name} ({_told(best.figures[name])})")
         if not told:
             none = [c for c in self.columns if c.choice is None]
             if len(none) == len(self.columns):
-                return f"Does not work on any of them: {none[0].device.name}: {none[0].why}"
-            return f"Works on {', '.join(c.device.name for c in self.columns if c.choice is not None)}."
-        return f"{'; '.join(told)}."
+                why = f"{none[0].device.name}: {none[0].why}"
+                return said("Does not work on any of them: {why}", why=why)
+            works = ", ".join(c.device.name for c in self.columns if c.choice is not None)
+            return said("Works on {devices}.", devices=works)
+        return said("{told}.", told="; ".join(told))
 
     def tables(self) -> list[Table]:
         heads = ("", *(c.device.name for c in self.columns))
@@ -528,7 +546,7 @@ class Comparison(Report):
 
     def footer(self) -> list[str]:
         told = [f"{c.device.name}: {c.why}" for c in self.columns if c.why]
-        return ["* the best of them; in brackets the 80 % interval", *told]
+        return [said("* the best of them; in brackets the 80 % interval"), *told]
 
     def warnings(self) -> Sequence[str]:
         return self.notes
@@ -632,7 +650,7 @@ def _column(
         try:
             figures |= _trained(spec, card, number or 8, run)
         except LLMHWError as error:
-            why = "; ".join(filter(None, (why, f"training: {error}")))
+            why = "; ".join(filter(None, (why, said("training: {error}", error=error))))
     return Column(card, plan.choices[0] if plan.choices else None, figures, why)
 
 

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable
 from llmhw.checks import checked, whole
 from llmhw.queueing import StepModel, littles_law
 from llmhw.simulation.batching import Batches, Continuous
-from llmhw.simulation.cache import Emptiness, OutOfBlocksError, PageTable, empty_page_share, measure_empty
+from llmhw.simulation.cache import (
+    Emptiness,
+    FilledCache,
+    OutOfBlocksError,
+    PageTable,
+    empty_page_share,
+    filled_cache,
+    measure_empty,
+)
 from llmhw.simulation.engine import MODES, SLO, Engine, StepSeconds
 from llmhw.simulation.load import (
     Closed,
@@ -42,6 +50,7 @@ __all__ = [
     "Emptiness",
     "Engine",
     "Exponential",
+    "FilledCache",
     "Lengths",
     "LogNormal",
     "OutOfBlocksError",
@@ -58,6 +67,7 @@ __all__ = [
     "StepTrace",
     "Uniform",
     "empty_page_share",
+    "filled_cache",
     "input_files",
     "measure_empty",
     "simulate",

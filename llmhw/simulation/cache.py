@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
 
-from llmhw.formula import formula
+from llmhw.formula import Term, formula, term
 from llmhw.simulation.load import Distribution
-from llmhw.units import LLMHWError, check_count
+from llmhw.units import LLMHWError, ceil_div, check_count
 
 
 @formula(source="of a sequence's last page any number of tokens from 1 to all is held equally often", unit="fraction")
@@ -24,6 +25,29 @@ def empty_page_share(*, tokens: Any, page_tokens: Any) -> Any:
     0.0244
     """
     return (page_tokens - 1) / 2 / (tokens + (page_tokens - 1) / 2)
+
+
+@formula(source="definition", unit="fraction")
+def unused_share(*, tokens: Any, pages: Any, page_tokens: Any) -> Any:
+    """Share of the pages that sequences hold which no token fills.
+
+    tokens        that they have
+    pages         that they hold, of `page_tokens` each
+
+    >>> unused_share(tokens=90, pages=6, page_tokens=16)
+    0.0625
+    """
+    return 1 - tokens / (pages * page_tokens)
+
+
+@formula(source="a block as long as the longest sequence for each, as before PagedAttention", unit="count")
+def reserved_sequences(*, pages: Any, longest_pages: Any) -> Any:
+    """Sequences for which a cache of so many pages has room where each reserves the longest that is allowed.
+
+    >>> reserved_sequences(pages=64, longest_pages=20)
+    3
+    """
+    return pages // longest_pages
 
 
 class OutOfBlocksError(LLMHWError):
@@ -204,6 +228,84 @@ class PageTable:
             del self._shared[block]
         else:
             self._shared[block] = holders
+
+
+@dataclass(frozen=True)
+class FilledCache:
+    """A cache with its sequences, in pages and with a block of the longest one reserved for each.
+
+    table          whose pages are whose
+    waiting        sequences that found no page for a token, and wait with what they have, or with nothing
+    longest_pages  of the longest sequence that is allowed
+    """
+
+    table: PageTable
+    waiting: tuple[str, ...]
+    longest_pages: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences that hold pages."""
+        return sum(map(self.table.tokens_of, self.table))
+
+    @property
+    def unused(self) -> Term:
+        """Share of the held pages that no token fills."""
+        sizes: dict[str, Any] = {
+            "tokens": self.tokens,
+            "pages": self.table.used,
+            "page_tokens": self.table.block_tokens,
+        }
+        return term(unused_share, "held and empty", **sizes)
+
+    @property
+    def most_reserved(self) -> Term:
+        """Sequences that a reservation for each leaves room for."""
+        sizes: dict[str, Any] = {"pages": self.table.blocks, "longest_pages": self.longest_pages}
+        return term(reserved_sequences, "with a reservation each", **sizes)
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """The first of the sequences with pages: as many as would find a reservation."""
+        return tuple(map(str, self.table))[: int(self.most_reserved.value)]
+
+    @property
+    def unused_reserved(self) -> Term:
+        """Share of the reservations that no token fills."""
+        sizes: dict[str, Any] = {"tokens": sum(map(self.table.tokens_of, self.reserved))}
+        sizes |= {"pages": len(self.reserved) * self.longest_pages, "page_tokens": self.table.block_tokens}
+        return term(unused_share, "reserved and empty", **sizes)
+
+
+def filled_cache(
+    prompts: Mapping[str, int], written: int, *, pages: int, page_tokens: int = 16, longest_tokens: int
+) -> FilledCache:
+    """The cache after sequences have come with their prompts and written so many tokens each, one a step.
+
+    prompts         name -> tokens of each, in the order in which they come
+    longest_tokens  of a sequence: nobody writes more
+
+    >>> held = filled_cache({"A": 20, "B": 40}, 30, pages=8, longest_tokens=64)
+    >>> held.table.blocks_of("A"), held.table.blocks_of("B"), held.unused.value, held.reserved
+    ((0, 1, 6, 7), (2, 3, 4, 5), 0.109375, ('A', 'B'))
+    """
+    check_count("written", written, 0)
+    table = PageTable(pages, page_tokens)
+    longest_pages = ceil_div(check_count("longest_tokens", longest_tokens), page_tokens)
+    waiting: list[str] = []
+    for name, tokens in prompts.items():
+        try:
+            table.add(name, min(check_count(f"prompts[{name!r}]", tokens), longest_tokens))
+        except OutOfBlocksError:
+            waiting.append(name)
+    for _ in range(written):
+        for name in prompts:
+            if name not in waiting and table.tokens_of(name) < longest_tokens:
+                try:
+                    table.append(name)
+                except OutOfBlocksError:
+                    waiting.append(name)
+    return FilledCache(table, tuple(waiting), longest_pages)
 
 
 class Emptiness(NamedTuple):

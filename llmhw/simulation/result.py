@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 from llmhw.formula import Report, Table
+from llmhw.language import said
 from llmhw.simulation.engine import SLO
 from llmhw.simulation.record import RequestTrace, StepTrace
 from llmhw.simulation.statistics import Spread
@@ -79,11 +80,12 @@ class SimulationResult(Report):
     @property
     def title(self) -> str:
         """One line that says what was simulated."""
+        partial = f" ({said(self.note)})" if self.note else ""
+        mode = said(f"{self.mode} batching")
         if not self.requests:
-            return f"{self.mode} batching: no request was answered" + (f" ({self.note})" if self.note else "")
-        partial = f" ({self.note})" if self.note else ""
-        seconds = format_quantity(self.seconds, "seconds")
-        return f"{self.mode} batching: {self.requests:,} requests in {seconds}{partial}"
+            return said("{mode}: no request was answered", mode=mode) + partial
+        time = format_quantity(self.seconds, "seconds")
+        return said("{mode}: {requests:,} requests in {time}", mode=mode, requests=self.requests, time=time) + partial
 
     @property
     def verdict(self) -> str:
@@ -93,30 +95,38 @@ class SimulationResult(Report):
     def told(self, groups: int = 1, users: int | None = None) -> str:
         """The verdict, in numbers of so many equal engines, or of so many users who wait for their answers."""
         if not self.requests:
-            return f"No request was answered{f': {self.note}' if self.note else ''}."
+            note = f": {said(self.note)}" if self.note else ""
+            return said("No request was answered{note}.", note=note)
         speed = format_quantity(self.output_tokens_per_second * groups, "tokens/s")
-        times = f"first token {_times(self.ttft)}, {_times(self.tpot)} a token, {speed} for all"
+        text = "first token {first}, {next} a token, {speed} for all"
+        times = said(text, first=_times(self.ttft), next=_times(self.tpot), speed=speed)
         if self.goodput is not None:
-            times = f"{format_quantity(self.goodput, 'fraction')} of requests within the limits; {times}"
+            share = format_quantity(self.goodput, "fraction")
+            times = said("{share} of requests within the limits; {times}", share=share, times=times)
         rate = format_quantity((self.arrivals_per_second or 0.0) * groups, "requests/s")
         answered = format_quantity(self.requests_per_second * groups, "requests/s")
         if self.note:
-            return f"{self.note[:1].upper()}{self.note[1:]}: {times}."
+            note = said(self.note)
+            return said("{note}: {times}.", note=f"{note[:1].upper()}{note[1:]}", times=times)
         if self.keeps_up is False:
-            return f"Does not keep up with {rate}: the queue grows, {answered} are answered; {times}."
+            text = "Does not keep up with {rate}: the queue grows, {answered} are answered; {times}."
+            return said(text, rate=rate, answered=answered, times=times)
         if self.keeps_up:
-            return f"Keeps up with {rate}: {times}."
+            return said("Keeps up with {rate}: {times}.", rate=rate, times=times)
         if users is not None:
-            return f"{users:,} {'user' if users == 1 else 'users'} at a time: {times}."
-        return f"{self.requests:,} {'request' if self.requests == 1 else 'requests'}: {times}."
+            text = "{number:,} user at a time: {times}." if users == 1 else "{number:,} users at a time: {times}."
+            return said(text, number=users, times=times)
+        text = "{number:,} request: {times}." if self.requests == 1 else "{number:,} requests: {times}."
+        return said(text, number=self.requests, times=times)
 
     def warnings(self) -> list[str]:
         """What must be known to trust the numbers."""
         found = []
         if self.requests and self.keeps_up is None and self.arrivals_per_second is not None and not self.note:
-            found.append("So short a run does not tell whether the engine keeps up: give more requests.")
+            found.append(said("So short a run does not tell whether the engine keeps up: give more requests."))
         if self.relative_error:
-            found.append(f"Percentiles are exact to {format_quantity(self.relative_error, 'fraction')}.")
+            share = format_quantity(self.relative_error, "fraction")
+            found.append(said("Percentiles are exact to {share}.", share=share))
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,12 +147,8 @@ class SimulationResult(Report):
             return name, format_quantity(spread.mean, "seconds"), rest
 
         rows = [
-            ("requests", f"{self.requests:,}", format_quantity(self.requests_per_second, "a second")),
-            (
-                "output tokens",
-                f"{self.output_tokens:,}",
-                f"{format_quantity(self.output_tokens_per_second, 'a second')}",
-            ),
+            ("requests", f"{self.requests:,}", _a_second(self.requests_per_second)),
+            ("output tokens", f"{self.output_tokens:,}", _a_second(self.output_tokens_per_second)),
             times("time to first token", self.ttft),
             times("time per token", self.tpot),
             times("latency", self.latency),
@@ -150,26 +156,32 @@ class SimulationResult(Report):
             (
                 "batch",
                 f"{self.mean_batch:.1f}",
-                f"largest {self.largest_batch:,}; {self.mean_in_system:.1f} requests in the system",
+                said(
+                    "largest {largest:,}; {mean:.1f} requests in the system",
+                    largest=self.largest_batch,
+                    mean=self.mean_in_system,
+                ),
             ),
-            ("utilization", format_quantity(self.utilization, "fraction"), f"{self.steps:,} steps"),
+            ("utilization", format_quantity(self.utilization, "fraction"), said("{steps:,} steps", steps=self.steps)),
         ]
         if self.prefill_utilization is not None:
             rows.append(("prefill utilization", format_quantity(self.prefill_utilization, "fraction"), ""))
         if self.kv_occupancy is not None and self.kv_peak is not None:
             peak = format_quantity(self.kv_peak, "fraction")
-            rows.append(("KV blocks held", format_quantity(self.kv_occupancy, "fraction"), f"at most {peak}"))
+            rows.append(
+                ("KV blocks held", format_quantity(self.kv_occupancy, "fraction"), said("at most {share}", share=peak))
+            )
         if self.preemptions:
-            again = f"{self.recomputed_tokens:,} tokens computed again"
+            again = said("{tokens:,} tokens computed again", tokens=self.recomputed_tokens)
             rows.append(("preemptions", f"{self.preemptions:,}", again))
         if self.slo is not None and self.goodput is not None:
             limits = [
-                f"{name} at most {format_quantity(limit, 'seconds')}"
+                said("{figure} at most {time}", figure=said(name), time=format_quantity(limit, "seconds"))
                 for name, limit in (("first token", self.slo.ttft_seconds), ("token", self.slo.tpot_seconds))
                 if limit < inf
             ]
-            met = "" if self.good else "; no request keeps it"
-            rate = format_quantity(self.goodput_per_second, "a second")
+            met = "" if self.good else said("; no request keeps it")
+            rate = _a_second(self.goodput_per_second)
             rows.append(
                 ("goodput", format_quantity(self.goodput, "fraction"), ", ".join([rate, *limits]) + met),
             )
@@ -179,8 +191,12 @@ class SimulationResult(Report):
         return [Table(self.title, ("quantity", "value", "percentiles or detail"), self.rows(), prose=True, head=())]
 
 
+def _a_second(number: float | None) -> str:
+    return said("{number} a second", number=format_quantity(number, ""))
+
+
 def _times(spread: Spread) -> str:
     """The median and the 99th percentile."""
     if not spread.count:
-        return "none"
+        return said("none")
     return f"{format_quantity(spread.p50, 'seconds')} (p99 {format_quantity(spread.p99, 'seconds')})"

@@ -95,7 +95,7 @@ def test_version_and_colours() -> None:
     assert "\x1b" not in plain.stdout
     assert plain.stdout == run("memory", "gpt2", "--gpu", "h100").stdout
     assert run("gpus", "h100", "--lang", "en").returncode == 0
-    assert "--lang zh is not there yet; use en" in refused("gpus", "--lang", "zh")
+    assert "--lang fr is not known; use one of en, zh" in refused("gpus", "--lang", "fr")
 
 
 @pytest.mark.parametrize(

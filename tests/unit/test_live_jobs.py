@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shlex
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from llmhw.language import in_language
-from llmhw.live import CALCULATORS, Answer, answer, answer_html
-from llmhw.live.base import rounded
+from llmhw.live import CALCULATORS, answer, answer_html
 from llmhw.units import LLMHWError
-from tests.live import numbers, random_settings
+from tests.live import answers, leaves, numbers, run_python
 from tests.unit.command import run
 
 JOBS = ("layout", "cost", "step", "shards", "pipeline", "checkpoint", "load")
@@ -22,41 +18,6 @@ JOBS = ("layout", "cost", "step", "shards", "pipeline", "checkpoint", "load")
 NOT_PRINTED = {
     "weights, gradients and optimizer states of a rank", "sent by a rank in a step", "activations", "short by",
 }  # fmt: skip
-
-
-def answers(name: str, most: int, tries: int = 60) -> Iterator[tuple[dict[str, Any], Answer]]:
-    """Answers to random settings; those that the library refuses are left out."""
-    found = 0
-    for seed in range(tries):
-        settings = random_settings(CALCULATORS[name], seed)
-        try:
-            made = CALCULATORS[name].answer(settings)
-        except LLMHWError:
-            continue
-        if made.figures:
-            yield settings, made
-            found += 1
-        if found == most:
-            return
-    assert found >= 5, "too few settings have an answer"
-
-
-def run_python(text: str) -> list[float]:
-    """What the last line gives, as a list."""
-    tree, space = ast.parse(text), dict[str, Any]()
-    last = tree.body.pop()
-    assert isinstance(last, ast.Expr)
-    exec(compile(tree, "copied", "exec"), space)
-    found = eval(compile(ast.Expression(last.value), "copied", "eval"), space)
-    return [rounded(float(value)) for value in (found if isinstance(found, tuple) else (found,))]
-
-
-def leaves(value: Any) -> Iterator[float]:
-    if isinstance(value, (dict, list)):
-        for inside in value.values() if isinstance(value, dict) else value:
-            yield from leaves(inside)
-    elif isinstance(value, (int, float)):
-        yield rounded(float(value))
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -338,7 +338,7 @@ _WRONG = {
     "--pue": "0.5 x",
     "--network": "x -1",
     "--emit": "x",
-    "--lang": "zh",
+    "--lang": "fr",
     "--workers": "0 x",
     "--model-id": "x",
 }
