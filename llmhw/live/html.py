@@ -23,7 +23,7 @@ def tag(element: str, /, *inside: str, **attributes: Any) -> str:
 
 
 def _number(control: Control, value: Any, common: Mapping[str, Any]) -> str:
-    """A field, and a slider to which the page's script gives the same limits, as places of ratios where it has those."""
+    """A field, and a slider; the page's script gives it the same limits, or a thousand places if they are ratios."""
     limits = {"min": f"{control.least:.12g}", "max": f"{control.most:.12g}", "step": f"{control.step:.12g}"}
     field = tag("input", type="number", inputmode="decimal", value=f"{value:.12g}", **limits, **common)
     unit = tag("span", escape(said(control.unit)), class_="unit") if control.unit else ""
@@ -87,7 +87,7 @@ def _picture(picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
-    return tag("div", table.html(), class_="scroll")
+    return tag("div", table.html().replace(" style='text-align:right'", " class=r"), class_="scroll")
 
 
 def _list(lines: Iterable[str]) -> str:
