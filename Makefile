@@ -5,7 +5,6 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
-BOOK := $(BIN)/jupyter-book build . -n -W --keep-going
 # One worker a core: the tests are CPU-bound, and torch's own threads would fight them.
 export OMP_NUM_THREADS ?= 1
 
@@ -17,16 +16,16 @@ endif
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test fuzz notebooks course lab serve bench lint clean
+.PHONY: help setup book gettext test fuzz notebooks course lab serve bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/.installed node_modules/.installed ## create .venv with llmhw and all its tools
 
-book: setup ## build the book into _build/html
+book: setup ## build the book into _build/html, the Chinese one into _build/html/zh
 	rm -rf _build
-	$(BOOK)
+	$(BIN)/python -m book.build
 	@echo "Open _build/html/index.html, or run: make serve"
 
 test: lint ## lint, types, floors, unit, truth, doctests, notebooks, book, browser
@@ -37,6 +36,9 @@ CALLS ?= 50000
 fuzz: setup ## attack the command, its files and the public functions (CALLS=50000)
 	LLMHW_FUZZ_EXAMPLES=$(CALLS) $(BIN)/python -m pytest -n 2 --dist load -q \
 	  tests/unit/test_fuzz_command.py tests/unit/test_fuzz_tables.py tests/unit/test_public_functions.py
+
+gettext: setup ## bring the catalogues of the Chinese edition in step with the pages
+	$(BIN)/python -m book.chinese gettext
 
 notebooks: setup ## run every notebook again, in place
 	$(BIN)/python book/run.py notebooks/*.ipynb

@@ -8,6 +8,7 @@ catalog.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -75,6 +76,17 @@ class Claim:
 def claims() -> list[Claim]:
     """All claims, in the article's order."""
     return [Claim(**{**row, "number": int(row["number"])}) for row in read_table("claims")]  # type: ignore[arg-type]
+
+
+def without_numbers(text: str) -> tuple[str, list[str]]:
+    """A text of a case with {1}, {2}, ... in place of its numbers, and those: new numbers make no new text of it."""
+    found: list[str] = []
+
+    def place(number: re.Match[str]) -> str:
+        found.append(number[0])
+        return f"{{{len(found)}}}"
+
+    return re.sub(r"\d[\d,.]*\d|\d", place, text), found
 
 
 CHECKS: dict[int, Callable[[], Finding]] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from llmhw_languages import is_chinese
 from sphinx.application import Sphinx
 
 # Chinese signs, and what stands between two of them: blanks, Latin names and numbers inside a quotation.
@@ -15,7 +16,7 @@ _CHINESE = re.compile(rf"[{_HAN}](?:[^.\n]*[{_HAN}])?")
 
 
 def mark_chinese(app: Sphinx, doctree: nodes.document, _page: str) -> None:
-    if app.builder.format != "html":
+    if app.builder.format != "html" or is_chinese(app.config):
         return
     for text in list(doctree.findall(nodes.Text)):
         if not _CHINESE.search(text) or isinstance(text.parent, nodes.raw | nodes.literal | nodes.literal_block):
@@ -36,7 +37,7 @@ def mark_chinese(app: Sphinx, doctree: nodes.document, _page: str) -> None:
 def mark_index(app: Sphinx, error: Exception | None) -> None:
     """The general index is no document; its terms are marked in the finished page."""
     path = Path(app.outdir) / "genindex.html"
-    if error or not path.is_file():
+    if error or not path.is_file() or is_chinese(app.config):
         return
 
     def marked(match: re.Match[str]) -> str:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from llmhw_languages import CHINESE, ENGLISH, is_chinese, speaker
 from llmhw_tex import Unwritten, formula_tex
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -141,6 +142,7 @@ class FormulaIndex(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         found: list[nodes.Node] = []
+        self.say = speaker(self.env)
         for module, entries in all_formulas().items():
             summary = (importlib.import_module(module).__doc__ or "").strip().splitlines()[0]
             section = nodes.section(ids=[nodes.make_id(f"module-{module}")])
@@ -158,15 +160,17 @@ class FormulaIndex(SphinxDirective):
             written = formula_tex(entry.name, entry.expression)
             section += nodes.math_block(written, written, nowrap=False, number=None, label=None)
         facts = nodes.field_list()
-        for name, value in (("Unit", [*text_nodes(entry.unit)]), ("Source", [*text_nodes(entry.source)])):
+        say = self.say
+        for name, value in ((say("Unit"), entry.unit), (say("Source"), entry.source)):
             facts += nodes.field(
-                "", nodes.field_name(name, name), nodes.field_body("", nodes.paragraph("", "", *value))
+                "", nodes.field_name(name, name), nodes.field_body("", nodes.paragraph("", "", *text_nodes(value)))
             )
         if chapters := [*self.chapters(entry.name)]:
             body = nodes.field_body("", nodes.paragraph("", "", *chapters))
-            facts += nodes.field("", nodes.field_name("", "In chapter"), body)
+            facts += nodes.field("", nodes.field_name("", say("In chapter")), body)
         section += facts
-        section += nodes.raw("", "<details><summary>In Python: inputs and an example</summary>", format="html")
+        folded = say("In Python: inputs and an example")
+        section += nodes.raw("", f"<details><summary>{folded}</summary>", format="html")
         section += nodes.literal_block(entry.expression, entry.expression, language="python")
         for block in blocks(entry.function.__doc__ or ""):
             if is_example(block):
@@ -265,8 +269,10 @@ class Filter(SphinxDirective):
             f'<button type="button" data-class="{sign.strip()}" aria-pressed="false">{name.strip()}</button>'
             for name, _, sign in (line.partition(":") for line in self.content)
         )
-        field = '<label>Show what has the words <input type="search" autocomplete="off"></label>'
-        told = '<span role="status"></span>'
+        say = speaker(self.env)
+        label, count = say("Show what has the words"), html.escape(say("{count} of {all}"))
+        field = f'<label>{label} <input type="search" autocomplete="off"></label>'
+        told = f'<span role="status" data-says="{count}"></span>'
         text = f'<form class="filter" hidden data-of="{html.escape(self.arguments[0])}">{field} {buttons} {told}</form>'
         return [nodes.raw("", text, format="html")]
 
@@ -315,7 +321,7 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 
 START = """<!DOCTYPE html>
-<html lang="en">
+<html lang="{lang}">
 <head>
 <meta charset="utf-8">
 <title>{title}</title>
@@ -330,13 +336,14 @@ START = """<!DOCTYPE html>
 def start_page(app: Sphinx, error: Exception | None) -> None:
     """The site's address leads to the welcome page; unlike the tool's own, it sends no browser looking for an icon."""
     if not error and app.builder.format == "html":
-        text = START.format(title=app.config.html_title, page=app.config.root_doc)
+        lang = CHINESE if is_chinese(app.config) else ENGLISH
+        text = START.format(lang=lang, title=app.config.html_title, page=app.config.root_doc)
         (Path(app.outdir) / "index.html").write_text(text, encoding="utf-8")
 
 
 def serve_wheel(app: Sphinx, error: Exception | None) -> None:
     """The library's wheel, for notebooks that find their release on no index: the same tree gives the same file."""
-    if not error and app.builder.format == "html":
+    if not error and app.builder.format == "html" and not is_chinese(app.config):
         target = Path(app.outdir) / "_static"
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
         done = subprocess.run(command, cwd=app.confdir, capture_output=True, text=True, check=False)

@@ -25,7 +25,7 @@ for (const form of document.querySelectorAll("form.filter")) {
       count += fits;
     }
     for (const up of parents) up.hidden = !items.some(({ all }) => all[0].parentElement === up && !all[0].hidden);
-    status.textContent = count === items.length ? "" : `${count} of ${items.length}`;
+    status.textContent = count === items.length ? "" : status.dataset.says.replace("{count}", count).replace("{all}", items.length);
   };
 
   field.addEventListener("input", show);
@@ -52,3 +52,10 @@ const reach = () => document.querySelectorAll(".drawn, .calculator .scroll, .bd-
 });
 reach();
 window.addEventListener("resize", reach);
+
+// The other language's page opens at the same place, with what the address asks.
+for (const link of document.querySelectorAll("a.other-language")) {
+  const page = link.getAttribute("href");
+  const lead = () => link.setAttribute("href", page + location.search + location.hash);
+  for (const event of ["pointerenter", "pointerdown", "focus", "click"]) link.addEventListener(event, lead);
+}

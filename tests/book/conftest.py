@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -18,6 +20,19 @@ def pages() -> list[str]:
     """Every page that the table of contents names, without suffix."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+
+@cache
+def parsed(path: Path) -> BeautifulSoup:
+    """A built page. Whoever changes it changes it for all tests."""
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def english(html: Path) -> list[Path]:
+    """The pages of the English tree; the Chinese one lies in it."""
+    found = sorted(path for path in html.rglob("*.html") if not {"_static", "zh"} & set(path.relative_to(html).parts))
+    assert found
+    return found
 
 
 def tree() -> list[Path]:
@@ -35,7 +50,7 @@ def tree() -> list[Path]:
 
 @dataclass(frozen=True)
 class Build:
-    """One run of `jupyter-book build`."""
+    """What `make book` does, and the folder of its site."""
 
     returncode: int
     log: str
@@ -44,7 +59,7 @@ class Build:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The build that `make book` does, in an empty folder: a second build over a first one hides warnings."""
+    """Both trees of the book, in an empty folder: a second build over a first one hides warnings."""
     folder = tmp_path_factory.mktemp("book")
     for name in tree():
         target = folder / name
@@ -52,7 +67,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         target.write_bytes((ROOT / name).read_bytes())
     if (ROOT / "node_modules").is_dir():
         (folder / "node_modules").symlink_to(ROOT / "node_modules")
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "-W", "--keep-going"]
+    command = [sys.executable, "-m", "book.build"]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return Build(run.returncode, run.stdout + run.stderr, folder / "_build" / "html")
 

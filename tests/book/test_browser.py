@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.book.conftest import ROOT, pages
+from tests.book.conftest import ROOT, english, pages
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -27,6 +27,8 @@ pytestmark = pytest.mark.xdist_group("site")
 WIDTHS = (375, 1440)
 SCHEMES = ("light", "dark")
 ALL_PAGES = [*pages(), "index", "genindex", "search"]
+# Of the Chinese tree, which has the same pages: one of each kind.
+CHINESE = ["zh/book/index", "zh/book/claims", "zh/book/glossary", "zh/notebooks/01_matching_table", "zh/search"]
 
 # Parts of the page beyond its right edge that no scrolling box of their own holds, so nobody can read them.
 OUT_OF_REACH = """
@@ -112,7 +114,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.mark.parametrize("name", ALL_PAGES)
+@pytest.mark.parametrize("name", [*ALL_PAGES, *CHINESE])
 def test_page(browser: Any, address: str, name: str) -> None:
     """One load: the page changes its width, and from light to dark with the reader's system."""
     problems: list[str] = []
@@ -165,7 +167,7 @@ def watched(page: Any, address: str, problems: list[str]) -> Any:
 
 
 def test_every_built_page_is_opened(html: Path) -> None:
-    made = {str(path.relative_to(html).with_suffix("")) for path in html.rglob("*.html") if "_static" not in path.parts}
+    made = {str(path.relative_to(html).with_suffix("")) for path in english(html)}
     assert made == set(ALL_PAGES)
 
 
@@ -225,3 +227,36 @@ def test_claims_can_be_asked_for_by_verdict(browser: Any, address: str) -> None:
         assert shown.count() == page.locator(".claim.claim-outdated").count() > 0
         button.click()
         assert page.locator(".claim:visible").count() == page.locator(".claim").count()
+
+
+def test_the_other_language_opens_at_the_same_place(browser: Any, address: str) -> None:
+    """With the keyboard, there and back, keeping the anchor and what the address asks."""
+    with browser.new_context(viewport={"width": WIDTHS[0], "height": 800}) as context:
+        page = context.new_page()
+        page.goto(f"{address}/book/notation.html?a=b#training-states")
+        for name, lang, folder in (("中文", "zh-Hans", "zh/"), ("English", "en", "")):
+            link = page.get_by_role("link", name=name, exact=True)
+            assert link.is_visible()
+            link.focus()
+            page.keyboard.press("Enter")
+            page.wait_for_url(f"{address}/{folder}book/notation.html?a=b#training-states")
+            assert page.locator("html").get_attribute("lang") == lang
+            assert page.locator("#training-states").count() == 1
+
+
+def test_search_finds_chinese_words(browser: Any, address: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}/zh/search.html?q=显存带宽")
+        page.wait_for_selector("#search-results li")
+        assert page.locator("#search-results li a[href*='notebooks/']").count() > 0
+
+
+def test_chinese_has_a_font_of_its_own(browser: Any, address: str) -> None:
+    """Where the reader's machine has none, the site's parts are loaded that the page needs."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{address}/zh/book/index.html")
+        page.add_style_tag(content='html { --pst-font-family-base: "Noto Sans SC Variable" !important }')
+        page.wait_for_function("[...document.fonts].filter(one => one.status === 'loaded').length > 5")
+        assert page.evaluate("[...document.fonts].every(one => one.status !== 'error')")

@@ -10,13 +10,13 @@ from bs4 import BeautifulSoup
 
 import llmhw
 from llmhw.formula import formulas
-from tests.book.conftest import Build, pages
+from tests.book.conftest import Build, english, pages, parsed
 
 pytestmark = pytest.mark.xdist_group("site")
 
 
 def read(html: Path, page: str) -> BeautifulSoup:
-    return BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+    return parsed(html / f"{page}.html")
 
 
 def test_no_warning(build: Build) -> None:
@@ -25,7 +25,7 @@ def test_no_warning(build: Build) -> None:
 
 
 def test_every_page_of_the_contents_is_built_and_no_other(html: Path) -> None:
-    made = {str(path.relative_to(html).with_suffix("")) for path in html.rglob("*.html") if "_static" not in path.parts}
+    made = {str(path.relative_to(html).with_suffix("")) for path in english(html)}
     assert made - {"index", "genindex", "search", "py-modindex"} == set(pages())
 
 
@@ -79,8 +79,8 @@ def test_chinese_text_says_so_and_has_a_font(html: Path) -> None:
     style = (html / "_static" / "han.css").read_text(encoding="utf-8")
     spans = re.findall(r"U\+([0-9A-F]+)(?:-([0-9A-F]+))?", style)
     font = {chr(code) for a, b in spans for code in range(int(a, 16), int(b or a, 16) + 1)}
-    for path in html.rglob("*.html"):
-        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    for path in english(html):
+        page = parsed(path)
         for text in page.find_all(string=HAN):
             assert text.find_parent(attrs={"lang": "zh-Hans"}), f"{path.name}: {text}"
             assert set(HAN.findall(text)) <= font, f"{path.name}: run book/font.py for {text}"
@@ -90,7 +90,7 @@ def test_figures_stand_in_the_page_with_their_words(html: Path) -> None:
     """In the colours of the theme, and described; nothing of them may be named twice in a page."""
     shown = 0
     for path in (html / "notebooks").glob("*.html"):
-        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        page = parsed(path)
         for figure in page.select(".drawn > svg"):
             shown += 1
             assert figure["role"] == "img"

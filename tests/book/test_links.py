@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import zipfile
 from functools import cache
@@ -10,22 +11,16 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup
 
 from book.address import setting, setup_cell
-from tests.book.conftest import ROOT
+from tests.book.conftest import ROOT, parsed
 
 pytestmark = pytest.mark.xdist_group("site")
 
 REPOSITORY, BOOK, VERSION = setting()
 LOADED = dict.fromkeys(("img", "script", "iframe", "source", "video", "audio", "embed"), "src")
 # Links of the head that name another page and load nothing.
-NAMING = {"canonical", "next", "prev", "search", "index", "author", "license"}
-
-
-@cache
-def parsed(path: Path) -> BeautifulSoup:
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+NAMING = {"canonical", "next", "prev", "search", "index", "author", "license", "alternate"}
 
 
 @cache
@@ -101,15 +96,18 @@ def test_notebook_pages_can_be_downloaded(html: Path) -> None:
 
 
 def test_chapters_link_to_pages_of_this_book(html: Path) -> None:
-    """A chapter is read in Colab and on GitHub too, so its links name the whole address."""
-    problems, linked = [], 0
+    """A chapter is read in Colab and on GitHub too, so its links name the whole address; in the book they are near."""
+    named = re.compile(rf"\({re.escape(BOOK)}/((?:book|notebooks)/[^)]*)\)")
     for page in built_pages(html):
-        for tag in parsed(page).select(".bd-article a[href]"):
-            target = str(tag["href"])
-            if target.startswith(f"{BOOK}/"):
-                linked += 1
-                if reason := broken(html / "index.html", html, target.removeprefix(f"{BOOK}/")):
-                    problems.append(f"{page.relative_to(html)}: {target}: {reason}")
+        assert not parsed(page).select(f".bd-article a[href^='{BOOK}/']"), page
+    problems, linked = [], 0
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for target in named.findall(path.read_text(encoding="utf-8")):
+            linked += 1
+            if reason := broken(html / "index.html", html, target):
+                problems.append(f"{path.name}: {target}: {reason}")
+            near = {str(tag["href"]) for tag in parsed(html / f"notebooks/{path.stem}.html").select("a[href]")}
+            assert posixpath.relpath(target, "notebooks") in near, f"{path.name}: {target}"
     assert not problems, "\n".join(problems)
     assert linked > 100
 
