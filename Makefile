@@ -16,7 +16,7 @@ endif
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book gettext test fuzz notebooks course lab serve bench lint clean
+.PHONY: help setup book gettext pdf epub sheet test fuzz notebooks course lab serve bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -27,6 +27,15 @@ book: setup ## build the book into _build/html, the Chinese one into _build/html
 	rm -rf _build
 	$(BIN)/python -m book.build
 	@echo "Open _build/html/index.html, or run: make serve"
+
+# EDITION=zh takes the Chinese book.
+EDITION ?= en
+pdf epub sheet: setup
+	@[ -f _build/html/index.html ] || $(MAKE) book
+	$(BIN)/python -m book.paper $@ --edition $(EDITION)
+pdf: ## print the book into _build/llmhw.pdf (EDITION=zh)
+epub: ## write the book for e-readers into _build/llmhw.epub (EDITION=zh)
+sheet: ## print the formulas on one page, _build/formulas.pdf
 
 test: lint ## lint, types, floors, unit, truth, doctests, notebooks, book, browser
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --doctest-modules tests/book llmhw tests

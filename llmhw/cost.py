@@ -336,7 +336,7 @@ def newest_prices(
 
     Prices that are more than a year older than the catalog's newest count only where there are no others.
     """
-    offers = prices(device, listed=listed)
+    offers = prices(device, listed=listed, quoted=provider is not None or region is not None)
     whose = listed.name if listed else "the catalog"
     for argument, value in (("provider", provider), ("region", region)):
         if value is None:
@@ -359,6 +359,13 @@ def newest_prices(
     text = "no {kind} price of {device} is known: {whose} has none; give price="
     if others:
         text = "no {kind} price of {device} is known: {whose} has only {others}"
+    elif listed is None and (there := [p for p in prices(device, quoted=True) if p.kind == kind]):
+        return [], said(
+            "no {kind} price of {device} is known in dollars: region={region} takes that in another currency",
+            kind=said(kind),
+            device=device.name,
+            region=there[0].region,
+        )
     return [], said(text, kind=said(kind), device=device.name, whose=said(whose), others=", ".join(others))
 
 

@@ -163,7 +163,7 @@ def parse_json(
             raise LLMHWError(f"{what} has the key {shown(twice)} twice in one object; leave one out")
         return found
 
-    if depth_of(text) > depth:
+    if depth_of(text, depth) > depth:
         raise LLMHWError(f"{what} has objects or lists within each other more than {depth} deep; {way_out}")
     try:
         data = json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=once)
@@ -174,8 +174,14 @@ def parse_json(
     return data
 
 
-def depth_of(text: str) -> int:
-    """How deep objects and lists lie within each other; brackets inside strings do not count."""
+def depth_of(text: str, most: int = MOST_BYTES) -> int:
+    """How deep objects and lists lie within each other; brackets inside strings do not count.
+
+    most   what is deeper is not looked through to its end
+
+    >>> depth_of('{"a": ["[["]}'), depth_of("[" * 1000, most=40)
+    (2, 41)
+    """
     from re import finditer
 
     deepest = level = 0
@@ -184,6 +190,8 @@ def depth_of(text: str) -> int:
         if found[0] in "[{":
             level += 1
             deepest = max(deepest, level)
+            if deepest > most:
+                break
         elif found[0] in "]}":
             level -= 1
     return deepest

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from llmhw.catalog import check_constants, read_table
 from llmhw.checks import check_made, check_mapping, check_prose, check_text, checked, found_by_name, number, whole
+from llmhw.currencies import currency
 from llmhw.formula import Report, Table
 from llmhw.frozen import FrozenDict
 from llmhw.language import said
@@ -22,6 +23,7 @@ from llmhw.units import (
     GB,
     MIB,
     MOST_LETTERS,
+    PRINTED_CURRENCY,
     LLMHWError,
     ceil_div,
     check_choice,
@@ -99,6 +101,7 @@ class Price(_Fact):
     dollars_per_hour          the whole machine
     dollars_per_device_hour   the same for one of its `devices`
     kind                      on_demand, spot, or reserved: paid whether it is used or not
+    note                      begins with the price of a device-hour as quoted, where that was not in dollars
     """
 
     provider: str = ""
@@ -881,6 +884,41 @@ def _purchase_prices() -> tuple[PurchasePrice, ...]:
     return tuple(_made(PurchasePrice, row) for row in read_table("purchase_prices"))
 
 
+@cache
+def _quoted() -> dict[str, tuple[tuple[Price, ...], tuple[PurchasePrice, ...]]]:
+    """Prices quoted in another currency than dollars, by its code: of rent, and to buy; at its dated rate."""
+    found: dict[str, tuple[list[Price], list[PurchasePrice]]] = {}
+    for row in read_table("quoted_prices"):
+        money = currency(row["currency"])
+        dollars = float(row["amount"]) / money.per_dollar
+        quote = f"quoted as {money.code} {float(row['amount']):,.12g}, at {money}"
+        row = row | {"note": "; ".join(filter(None, (quote, row["note"])))}
+        rent, buy = found.setdefault(money.code, ([], []))
+        if row["kind"] in PRICE_KINDS:
+            each = dollars / int(row["devices"])
+            rent.append(_made(Price, row, dollars_per_hour=dollars, dollars_per_device_hour=each))
+        else:
+            buy.append(_made(PurchasePrice, row, dollars=dollars))
+    return {code: (in_order(rent), tuple(buy)) for code, (rent, buy) in found.items()}
+
+
+def quoted_in(note: str) -> tuple[str, str] | None:
+    """The currency that a price was quoted in, by its note, and the rate it was converted at; None: in dollars.
+
+    >>> quoted_in(prices("RTX 4090", region="cn")[0].note)
+    ('CNY', '1 USD = 6.65288 CNY (2026-10-30, ECB euro foreign exchange reference rates)')
+    >>> quoted_in(prices("RTX 4090")[0].note)
+    """
+    found = re.match(r"quoted as ([A-Z]{3}) [^;]*?, at ([^;]*)", note)
+    return (found[1], found[2]) if found else None
+
+
+def _codes(quoted: bool) -> list[str]:
+    """Currencies whose quotes count: all where they are asked for, else the one that amounts are printed in."""
+    printed = PRINTED_CURRENCY.get()[0].strip()
+    return [code for code in _quoted() if quoted or code == printed]
+
+
 def _instance_prices(provider: str, name: str) -> list[Price]:
     return [price for price in _prices() if (price.provider, price.instance) == (provider, name)]
 
@@ -1222,6 +1260,7 @@ def prices(
     region: str | None = None,
     kind: str | None = None,
     listed: PriceList | None = None,
+    quoted: bool = False,
 ) -> list[Price]:
     """What an hour of a device cost, everywhere the catalog knows: newest first, then cheapest.
 
@@ -1229,6 +1268,8 @@ def prices(
     provider, region   only these; case and separators do not matter
     kind               on_demand, spot or reserved; default: all
     listed             prices of one's own, from `llmhw.price_files.read_prices`, instead of the catalog's
+    quoted             with those that were quoted in another currency, such as yuan: they count anyway where a provider
+                       or region is given, and where amounts are printed in that currency
 
     Rows are list prices for rent, each with its date and region. A provider, region or kind that no row has raises
     `LLMHWError` with those that there are.
@@ -1237,9 +1278,14 @@ def prices(
     True
     >>> {price.provider for price in prices(provider="aws", kind="spot")}
     {'AWS'}
+    >>> prices("RTX 4090", region="cn")[0].note.split(",")[0]
+    'quoted as CNY 1.24'
     """
     wanted = None if accelerator is None else accelerator_of(accelerator).name
     every = _prices() if listed is None else listed.rent
+    codes = _codes(quoted or provider is not None or region is not None) if listed is None else []
+    if codes:
+        every = in_order((*every, *(price for code in codes for price in _quoted()[code][0])))
     found = [price for price in every if wanted in (None, price.accelerator)]
     if kind is not None:
         check_choice("kind", kind, PRICE_KINDS)
@@ -1254,6 +1300,7 @@ def purchase_prices(
     region: str | None = None,
     kind: str | None = None,
     listed: PriceList | None = None,
+    quoted: bool = False,
 ) -> list[PurchasePrice]:
     """What devices cost to buy, in the order of the catalog; the arguments are those of `prices`.
 
@@ -1264,7 +1311,10 @@ def purchase_prices(
     True
     """
     wanted = None if accelerator is None else accelerator_of(accelerator).name
-    every = listed.purchase if listed is not None and listed.purchase else _purchase_prices()
+    own = listed is not None and listed.purchase
+    every = listed.purchase if listed is not None and own else _purchase_prices()
+    for code in [] if own else _codes(quoted or region is not None):
+        every += _quoted()[code][1]
     found = [price for price in every if wanted in (None, price.accelerator)]
     for argument, value in (("kind", kind), ("region", region)):
         found = _only(found, argument, value)

@@ -7,7 +7,7 @@ that `simulation_engine` makes of a job.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from math import ceil, gcd, inf
@@ -1344,7 +1344,7 @@ def serve(
     service = replace(service, workers=workers, pictures=pictures)
     curve = tuple(service.at(n) for n in sorted({*(2**i for i in range(room.bit_length())), room})) if room else ()
     slo = (slo_ttft, slo_tpot)
-    best = _busiest(service, slo, room)
+    best = _busiest(service, slo, curve)
     point, saturated, said = _loaded(service, curve, asked, wanted, slo, best)
     paid, unpaid = price_of(job.cluster.accelerator, job.cluster.devices, price, provider, region, kind, prices)
     return ServingEstimate(
@@ -1458,18 +1458,21 @@ def _room(job: ServingJob, tokens: int) -> tuple[ServingMemory, int]:
     return held, room
 
 
-def _busiest(service: Service, slo: tuple[float | None, float | None], room: int) -> Point | None:
+def _busiest(service: Service, slo: tuple[float | None, float | None], curve: Sequence[Point]) -> Point | None:
     """The most requests at work that keep both limits, by bisection: more at work are slower for each."""
     if slo == (None, None):
         return None
     ttft, tpot = (inf if limit is None else limit for limit in slo)
 
-    def late(n: int) -> bool:
-        point = service.at(n)
+    def late(point: Point) -> bool:
         return point.ttft_seconds > ttft or point.tpot_seconds > tpot
 
-    most = bisect_left(range(1, room + 1), True, key=late)
-    return service.at(most) if most else None
+    kept = bisect_left(curve, True, key=late)
+    if kept in (0, len(curve)):
+        return curve[-1] if kept else None
+    between = range(curve[kept - 1].concurrency + 1, curve[kept].concurrency)
+    more = bisect_left(between, True, key=lambda n: late(service.at(n)))
+    return service.at(between[more - 1]) if more else curve[kept - 1]
 
 
 def _loaded(

@@ -662,7 +662,9 @@ class OnAnyDevice:
 
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
-        self.asked = tuple(getattr(job, name) for name in job.__slots__ if name != "cluster")
+        values = [getattr(job, name) for name in job.__slots__ if name != "cluster"]
+        # a name that was asked for equals the same one assumed, but `fuses` tells them apart
+        self.asked = tuple((value, isinstance(value, Assumed)) for value in values)
 
     def __hash__(self) -> int:
         return hash(self.asked)

@@ -10,7 +10,7 @@ from pathlib import Path
 NOTATION = Path(__file__).parents[1] / "notation.md"
 
 # Names whose meaning is another in some formulas, so that their symbol would be false there.
-_OF_MANY_MEANINGS = {"tokens", "peak", "bandwidth"}
+_OF_MANY_MEANINGS = {"tokens", "peak", "bandwidth", "bandwidth_bytes_per_second"}
 _BINDS = {ast.Add: 1, ast.Sub: 1, ast.Mult: 2, ast.Div: 9, ast.FloorDiv: 9, ast.Mod: 2, ast.Pow: 3}
 _COMPARES = {ast.Gt: ">", ast.GtE: r"\geq", ast.Lt: "<", ast.LtE: r"\leq", ast.Eq: "=", ast.NotEq: r"\neq"}
 _AROUND = {"ceil": (r"\lceil ", r" \rceil"), "floor": (r"\lfloor ", r" \rfloor"), "abs": ("|", "|")}

@@ -28,7 +28,7 @@ from llmhw.cli.options import (
 )
 from llmhw.cli.output import LISTED, Listing, Shown, counted
 from llmhw.formula import Report
-from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices, usual_network
+from llmhw.hardware import Cluster, PriceList, old_price, prices, purchase_prices, quoted_in, usual_network
 from llmhw.language import said
 from llmhw.ownership import OwnershipOptions, rent_or_buy
 from llmhw.service import ServingEstimate
@@ -40,26 +40,16 @@ REFRESH = "refresh"
 
 
 def _prices(options: dict[str, Any]) -> Listing:
-    """Rent and purchase in one table; of each machine, region and kind the newest."""
-    pattern, kind = options["pattern"].lower(), options["kind"]
+    """Rent and purchase in one table."""
+    pattern = options["pattern"].lower()
     listed: PriceList | None = options["prices"]
     notes: list[str] = []
     if pattern == REFRESH:
         listed, notes = _refreshed(options)
         pattern = ""
-    found: dict[tuple[str, ...], Any] = {}
-    if kind != "purchase":
-        for p in prices(provider=options["provider"], region=options["region"], kind=kind, listed=listed):
-            found.setdefault((p.accelerator, p.kind, p.provider, p.instance, p.region), p)
-    if kind in (None, "purchase") and options["provider"] is None and (listed is None or listed.purchase):
-        for q in purchase_prices(region=options["region"], listed=listed):
-            found[q.accelerator, "purchase", q.kind, q.region, q.date] = q
-    rows = []
-    for (device, sort, *_), p in found.items():
-        dollars = p.dollars if sort == "purchase" else p.dollars_per_device_hour
-        if pattern in device.lower() and (options["most"] is None or dollars <= options["most"]):
-            rows.append({"device": device, "dollars": dollars, "kind": sort, **p.to_dict(), "price_kind": p.kind})
-            rows[-1] |= {"kind": sort, "old": old_price(p) if sort != "purchase" else ""}
+    rows = _rows_of_prices(options, pattern, listed)
+    if not rows and listed is None:  # a card that is sold in China alone, say
+        rows = _rows_of_prices(options, pattern, listed, quoted=True)
     if not rows:
         raise LLMHWError(f"pattern={options['pattern']!r} matches no price; run `llmhw prices` for all of them")
     rows.sort(key=lambda r: (r["kind"] == "purchase", r["device"], r["dollars"]))
@@ -77,8 +67,33 @@ def _prices(options: dict[str, Any]) -> Listing:
     notes = [said("rent is that of one device for an hour, purchase that of one device"), *notes]
     if any(r["old"] for r in rows):
         notes.append(said("old: more than a year older than the newest price of the catalog"))
+    for code, rate in sorted({quote for r in rows if (quote := quoted_in(r["note"]))}):
+        if code != PRINTED_CURRENCY.get()[0].strip():
+            text = "prices quoted in {currency} are converted at {rate}; --currency {currency} shows them as quoted"
+            notes.append(said(text, currency=code, rate=rate))
     columns = ("device", "kind", "from", "region", "date", PRINTED_CURRENCY.get()[0].strip().replace("$", "dollars"))
     return Listing(counted(len(cells), "price", "prices"), columns, cells, rows, right=5, notes=notes)
+
+
+def _rows_of_prices(
+    options: dict[str, Any], pattern: str, listed: PriceList | None, quoted: bool = False
+) -> list[dict[str, Any]]:
+    """The prices that the options leave, as rows; of each machine, region and kind the newest."""
+    kind, region, provider = options["kind"], options["region"], options["provider"]
+    found: dict[tuple[str, ...], Any] = {}
+    if kind != "purchase":
+        for p in prices(provider=provider, region=region, kind=kind, listed=listed, quoted=quoted):
+            found.setdefault((p.accelerator, p.kind, p.provider, p.instance, p.region), p)
+    if kind in (None, "purchase") and provider is None and (listed is None or listed.purchase):
+        for q in purchase_prices(region=region, listed=listed, quoted=quoted):
+            found[q.accelerator, "purchase", q.kind, q.region, q.date] = q
+    rows = []
+    for (device, sort, *_), p in found.items():
+        dollars = p.dollars if sort == "purchase" else p.dollars_per_device_hour
+        if pattern in device.lower() and (options["most"] is None or dollars <= options["most"]):
+            rows.append({"device": device, "dollars": dollars, "kind": sort, **p.to_dict(), "price_kind": p.kind})
+            rows[-1] |= {"kind": sort, "old": old_price(p) if sort != "purchase" else ""}
+    return rows
 
 
 def _refreshed(options: dict[str, Any]) -> tuple[PriceList, list[str]]:

@@ -146,7 +146,9 @@ def offers_of(options: dict[str, Any], run: RunOptions) -> Any:
     if not names and not mine:
         return places.rentable(run)
     found = []
-    for device in [accelerator_of(one) for one in names] or places.priced(run.prices):
+    for device in [accelerator_of(one) for one in names] or places.priced(
+        run.prices, quoted=bool(run.provider or run.region)
+    ):
         like = llmhw.Cluster(device, 1, own["devices_per_node"], **links) if mine else None
         found += places.offers(device, run, like)[0]
     return found

@@ -10,7 +10,7 @@ from llmhw.language import said
 from llmhw.live import charts
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.choices import COUNTS, DEVICE, MODEL, WEIGHTS
-from llmhw.live.serving import Asked, notes, speed
+from llmhw.live.serving import Asked, everybody, notes, speed
 from llmhw.queueing import knee_sequences
 from llmhw.service import Service, ServingEstimate, step_model
 from llmhw.units import format_quantity
@@ -60,7 +60,7 @@ def _curve(settings: Settings) -> Answer:
         return Answer(found.verdict, [], asked.python(), asked.command, good=False, notes=notes(found))
     point, alone, full = found.point, found.curve[0], found.curve[-1]
     knee, how = _knee(found.service)
-    given = {"n": f"{point.concurrency:,}", "all": speed(point.tokens_per_second)}
+    given = {"n": f"{point.concurrency:,}", "all": everybody(found)}
     given |= {"each": speed(point.tokens_per_second_per_user), "knee": f"{knee:,.0f}"}
 
     def explained(concurrency: int) -> str:
@@ -69,15 +69,15 @@ def _curve(settings: Settings) -> Answer:
     def figure(label: str, value: float, text: str, concurrency: int) -> Figure:
         return Figure(label, text, value, partial(explained, concurrency))
 
-    everybody = said("all of {n} together", n=f"{full.concurrency:,}")
+    together = said("all of {n} together", n=f"{full.concurrency:,}")
     next_token = f"{speed(point.tokens_per_second_per_user)} ({format_quantity(point.tpot_seconds, 'seconds')})"
     return Answer(
         verdict=said("{n} at work: {all} for all, {each} for each; the knee is at {knee} for each copy", **given),
         figures=[
-            figure(said("all users"), point.tokens_per_second, speed(point.tokens_per_second), point.concurrency),
+            figure(said("all users"), point.tokens_per_second, everybody(found), point.concurrency),
             figure(said("one user"), point.tpot_seconds, next_token, point.concurrency),
             figure(said("one user alone"), alone.tokens_per_second, speed(alone.tokens_per_second), 1),
-            figure(everybody, full.tokens_per_second, speed(full.tokens_per_second), full.concurrency),
+            figure(together, full.tokens_per_second, speed(full.tokens_per_second), full.concurrency),
         ],
         python=asked.python(
             "point.tokens_per_second", "point.tpot_seconds", "curve[0].tokens_per_second", "curve[-1].tokens_per_second"

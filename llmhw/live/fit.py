@@ -86,8 +86,10 @@ def _notes(table: FitTable, row: Fit, settings: Settings) -> list[str]:
     if table.seq_len < settings["seq_len"]:
         found.insert(0, said("{model} was made for {n} tokens at most: counted with these.", model=table.model,
                              n=f"{table.seq_len:,}"))  # fmt: skip
-    if row.way_out:
-        found.append(said("What was tried: {way}", way=row.way_out))
+    if row.held.job is not None:
+        found.append(said("With full recompute, the least that training can do with, in plain PyTorch."))
+    if not row.fits:
+        found.append(said("What was tried: {way}", way=row.way or row.way_out))
     if engine := "".join(set(table.engine.values())):
         found.append(
             said("Counted as {engine} plans its memory, with its cache in {kv}.", engine=engine, kv=table.kv_format)

@@ -24,7 +24,6 @@ from llmhw.precision import (
 )
 from llmhw.units import format_quantity
 
-_ACROSS = 32  # bits in a row of the picture
 _SERIES = {"sign": 3, "exponent": 1, "mantissa": 0, "digits": 0, "index": 2}
 
 
@@ -44,12 +43,12 @@ def _bits_picture(fmt: NumberFormat) -> Picture | None:
     bits = [name for name, count in fmt.value_bits for _ in range(count)]
     if not bits:
         return None
-    size = charts.WIDTH / _ACROSS
-    rows = -(-len(bits) // _ACROSS)
+    across = 16 if len(bits) <= 16 else 32
+    size, rows = charts.WIDTH / across, -(-len(bits) // across)
     legend = [(f"{said(name)}: {count}", _SERIES[name]) for name, count in fmt.value_bits]
     drawing = Drawing(charts.WIDTH, rows * (size + 4) + charts.legend_height(len(legend)) + 4)
     for i, name in enumerate(bits):
-        drawing.box(i % _ACROSS * size, i // _ACROSS * (size + 4) + 1, size - 2, size - 2, _SERIES[name])
+        drawing.box(i % across * size, i // across * (size + 4) + 1, size - 2, size - 2, _SERIES[name])
     charts.legend(drawing, rows * (size + 4), legend)
     words = said("Bits of one value, from the first: {bits}", bits=", ".join(label for label, _ in legend))
     return Picture(drawing.svg(words), said("The bits of one value of {name}", name=fmt.name), words)

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from llmhw.formula import Table
-from llmhw.language import said
+from llmhw.language import LANGUAGE, said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture
 
 
@@ -32,8 +32,9 @@ def _number(control: Control, value: Any, common: Mapping[str, Any]) -> str:
     return field + unit + slider
 
 
-def _field(control: Control, value: Any, prefix: str) -> str:
-    """The label and the form element of a control."""
+def _field(control: Control, values: Mapping[str, Any], prefix: str) -> str:
+    """The label and the form element of a control; hidden where another control's value leaves it without effect."""
+    value = values[control.name]
     own = f"{prefix}-{control.name}"
     help_ = f"{own}-help" if control.help else None
     common = {"id": own, "name": control.name, "aria_describedby": help_}
@@ -52,8 +53,15 @@ def _field(control: Control, value: Any, prefix: str) -> str:
                       spellcheck="false", **common)  # fmt: skip
     label = tag("label", escape(said(control.label)), for_=own)
     note = tag("small", escape(said(control.help)), id=help_) if control.help else ""
-    when = " ".join(f"{name}={'|'.join(values)}" for name, values in control.when.items())
-    return tag("div", label, element, note, class_=f"control {control.kind}", data_when=when or None)
+    when = " ".join(f"{name}={'|'.join(these)}" for name, these in control.when.items())
+    idle = any(_typed(values[name]) not in these for name, these in control.when.items())
+    kind = f"control {control.kind}"
+    return tag("div", label, element, note, class_=kind, data_when=when or None, hidden=idle)
+
+
+def _typed(value: Any) -> str:
+    """A setting as a form says it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _button(text: str, kind: str) -> str:
@@ -91,7 +99,10 @@ def _table(table: Table) -> str:
 
 
 def _list(lines: Iterable[str]) -> str:
-    return tag("ul", *(tag("li", escape(line)) for line in lines), class_="notes")
+    """Notes; those that only the catalog has, in English, say so on a Chinese page."""
+    chinese = LANGUAGE.get() != "en"
+    items = (tag("li", escape(line), lang="en" if chinese and line.isascii() else None) for line in lines)
+    return tag("ul", *items, class_="notes")
 
 
 def _same(head: str, text: str) -> str:
@@ -126,8 +137,7 @@ def calculator_html(calculator: Calculator, settings: Mapping[str, Any] | None =
     first = calculator.function(values)
     own = f"calculator-{calculator.name}"
     fields, more = (
-        "".join(_field(one, values[one.name], own) for one in calculator.controls if one.more is later)
-        for later in (False, True)
+        "".join(_field(one, values, own) for one in calculator.controls if one.more is later) for later in (False, True)
     )
     if more:
         fields += tag("details", tag("summary", escape(said("More settings"))), more, class_="more")

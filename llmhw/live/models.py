@@ -16,7 +16,7 @@ from llmhw.names import find_model, unknown_model
 from llmhw.units import LLMHWError, shown
 
 # The longest config.json that is known has 90,000 letters.
-MOST_CONFIG = 2 * 10**6
+MOST_CONFIG = 500_000
 _WAY_OUT = "paste the text of a config.json"
 
 

@@ -53,8 +53,8 @@ def _smallest(own: Chosen, name: str) -> tuple[list[Figure], str, list[str], lis
         none = said("No card of NVIDIA holds it alone with a sequence of 4,096 tokens.")
         return [], none, [], []
     row = llmhw.fit(own.spec, card, formats=[name], uses=["inference"]).rows[0]
-    needed = said("{needed} of {room}", needed=_show(row.needed_bytes), room=_show(row.usable_bytes))
-    figure = Figure(said("needed of the smallest card"), f"{card.name}: {needed}", row.needed_bytes, row.explain)
+    needed = f"{_show(row.needed_bytes)} ({card.name})"
+    figure = Figure(said("needed of the smallest card"), needed, row.needed_bytes, row.explain)
     python = f"llmhw.fit(spec, {card.name!r}, formats=[name], uses=['inference']).rows[0].needed_bytes"
     typed = command("fit", own.word, options={"gpu": card.name, "weights": name, "use": "inference"})
     note = said(

@@ -89,11 +89,20 @@ def _kept(found: ServingEstimate) -> bool:
     return found.within_slo is not None and found.point.concurrency <= found.within_slo.concurrency
 
 
+def everybody(found: ServingEstimate) -> str:
+    """Tokens a second of all users, with the interval."""
+    told = speed(found.point.tokens_per_second)
+    if not (found.interval and (ends := found.tokens_per_second_interval)):
+        return told
+    low, high = (format_quantity(end, "") for end in ends)
+    return said("{speed} (80 %: {low} to {high})", speed=told, low=low, high=high)
+
+
 def _verdict(found: ServingEstimate) -> str:
     point = found.point
     if not found.fits:
         return found.verdict  # by how much, in the library's words
-    given = {"all": speed(point.tokens_per_second), "each": speed(point.tokens_per_second_per_user)}
+    given = {"all": everybody(found), "each": speed(point.tokens_per_second_per_user)}
     given |= {"n": f"{point.concurrency:,}", "first": _seconds(point.ttft_seconds)}
     if found.saturated:
         return said("Only {n} fit at a time: {all} for all, {each} for each, the first token after {first}", **given)
@@ -104,13 +113,9 @@ def _verdict(found: ServingEstimate) -> str:
 
 def _figures(found: ServingEstimate) -> list[Figure]:
     point, best = found.point, found.within_slo
-    told_speed = speed(point.tokens_per_second)
-    if found.interval and (ends := found.tokens_per_second_interval):
-        low, high = (format_quantity(end, "") for end in ends)
-        told_speed = said("{speed} (80 %: {low} to {high})", speed=told_speed, low=low, high=high)
     each = f"{speed(point.tokens_per_second_per_user)} ({_seconds(point.tpot_seconds)})"
     figures = [
-        Figure(said("all users"), told_speed, point.tokens_per_second, partial(found.explain, "all users")),
+        Figure(said("all users"), everybody(found), point.tokens_per_second, partial(found.explain, "all users")),
         Figure(said("first token"), _seconds(point.ttft_seconds), point.ttft_seconds,
                partial(found.explain, "first token")),
         Figure(said("one user"), each, point.tpot_seconds, partial(found.explain, "next token")),
@@ -138,9 +143,7 @@ def _curve(found: ServingEstimate) -> Picture:
     point, best = found.point, found.within_slo
     return charts.curve(
         {said("tok/s of all users"): line},
-        said(
-            "Each dot of the curve is a load, from one request to all that fit. The box holds those within the limits."
-        ),
+        said("The curve goes from one request to all that fit; the box holds the loads within the limits."),
         said("ms between two tokens of a user"),
         said("tok/s of all users"),
         mark=(1e3 * point.tpot_seconds, point.tokens_per_second, said("{n} at work", n=f"{point.concurrency:,}")),
@@ -167,7 +170,7 @@ def notes(found: ServingEstimate) -> list[str]:
         sizes = ", ".join(
             f"{name}={int(getattr(job, name))}" for name in _AXES if name == "tp" or getattr(job, name) > 1
         )
-        told.append(said("Layout: {sizes}, {n} copies of the model", sizes=sizes, n=job.replicas))
+        told.append(said("Layout: {sizes}; copies of the model: {n}", sizes=sizes, n=job.replicas))
     if found.fits and found.price is None:
         told.append(said("No price: {why}", why=found.no_price))
     elif found.fits:

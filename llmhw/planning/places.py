@@ -144,9 +144,13 @@ def _machines(device: str) -> dict[tuple[str, str], Instance]:
     return {(m.provider, m.name): m for m in instances(device)}
 
 
-def priced(listed: PriceList | None = None) -> list[Accelerator]:
-    """The devices of the catalog that have a price for rent, in its order; `listed`: prices of one's own instead."""
-    rented = {price.accelerator for price in prices(listed=listed)}
+def priced(listed: PriceList | None = None, quoted: bool = False) -> list[Accelerator]:
+    """The devices of the catalog that have a price for rent, in its order.
+
+    listed   prices of one's own instead
+    quoted   as in `llmhw.hardware.prices`
+    """
+    rented = {price.accelerator for price in prices(listed=listed, quoted=quoted)}
     return [device for device in accelerators() if device.name in rented]
 
 
@@ -176,7 +180,7 @@ def offers(device: Accelerator, run: RunOptions = ANY, like: Cluster | None = No
 def rentable(run: RunOptions = ANY) -> list[Offer]:
     """All that can be rented of a provider, in a region; a device that has no price there is left out."""
     found, errors = [], []
-    for device in priced(run.prices):
+    for device in priced(run.prices, quoted=bool(run.provider or run.region)):
         try:
             found += [offer for offer in offers(device, run)[0] if offer.price is not None]
         except LLMHWError as error:

@@ -263,7 +263,8 @@ def sites(question: Question, clusters: Any, offers: Iterable[Offer] | None) -> 
             found.append(Site(offer, place.devices if place.devices > 1 else None))
         return found
     if offers is None:
-        devices = _bought() if question.limits.purchase is not None else places_of.priced(run.prices)
+        rented = places_of.priced(run.prices, quoted=bool(run.provider or run.region))
+        devices = _bought() if question.limits.purchase is not None else rented
         offers = [o for device in devices for o in places_of.offers(device, run)[0]]
     if question.limits.purchase is not None:  # one's own devices: one way to have each
         offers = {o.device.name: o for o in offers if buying_price(o.device.name)}.values()

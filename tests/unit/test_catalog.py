@@ -21,6 +21,7 @@ TABLES = (
     *("ownership", "published_costs", "currencies", "grids"),
     "serving_programs",
     "skypilot_names",
+    "quoted_prices",
 )
 STATUS = {"datasheet", "measured", "derived", "published"}
 DATE = re.compile(r"20\d\d(-\d\d(-\d\d)?)?")
@@ -69,7 +70,7 @@ def test_no_row_is_there_twice() -> None:
         assert len(rows) == len(set(rows))
 
 
-@pytest.mark.parametrize("table", ["instances", "prices", "purchase_prices", "skypilot_names"])
+@pytest.mark.parametrize("table", ["instances", "prices", "purchase_prices", "quoted_prices", "skypilot_names"])
 def test_every_accelerator_that_a_row_names_exists(table: str) -> None:
     assert {row["accelerator"] for row in catalog.read_table(table)} <= NAMES
 
@@ -90,6 +91,16 @@ def test_every_price_has_a_region_and_a_device_hour_that_follows() -> None:
         per_device = float(row["dollars_per_hour"]) / int(row["devices"])
         assert float(row["dollars_per_device_hour"]) == pytest.approx(per_device, rel=1e-4)
     assert all(row["region"] and float(row["dollars"]) > 0 for row in catalog.read_table("purchase_prices"))
+
+
+def test_a_quoted_price_keeps_its_currency_and_says_whose_it_is() -> None:
+    known = {row["code"] for row in catalog.read_table("currencies")} - {"USD"}
+    bought = {row["kind"] for row in catalog.read_table("purchase_prices")}
+    for row in catalog.read_table("quoted_prices"):
+        assert row["currency"] in known
+        assert float(row["amount"]) > 0
+        assert row["region"]
+        assert row["kind"] in ({"on_demand", "spot"} if row["provider"] else bought)
 
 
 def test_every_priced_instance_exists_with_the_same_devices() -> None:

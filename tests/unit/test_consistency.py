@@ -14,12 +14,13 @@ import llmhw
 from llmhw.fit import _inference, _Question, _row, fit
 from llmhw.formula import Term
 from llmhw.hardware import Cluster
-from llmhw.job import ENGINES, ServingJob
+from llmhw.job import ENGINES, Parallelism, ServingJob, TrainingJob
 from llmhw.llamacpp import host_memory
 from llmhw.memory import kv_cache, tower_terms, weights
 from llmhw.model import ModelSpec, model
 from llmhw.precision import formats_in
 from llmhw.serving import serving_memory
+from llmhw.training import memory
 from llmhw.units import LLMHWError
 
 QUESTIONS = 1000
@@ -180,3 +181,14 @@ def test_a_service_has_the_verdict_of_its_memory() -> None:
             most = min(held.sequences(tokens), job.max_sequences * job.attention_dp) * job.replicas
             assert found.point.concurrency == most, q
             assert found.verdict.partition(":")[0] == held.verdict.partition(":")[0], q
+
+
+def test_what_was_asked_before_changes_no_answer() -> None:
+    """A software that is named, and the same one assumed, of which fused norms are not taken for granted."""
+    layout = Parallelism(dp=8, zero=3)
+    job = TrainingJob(model=llmhw.model("llama-3-8b"), cluster=Cluster("h100", 8), parallelism=layout)
+    for seq_len, order in ((1000, 1), (1500, -1)):  # lengths that no other test has asked for
+        assumed = replace(job, seq_len=seq_len)
+        named = replace(assumed, software=str(assumed.software))
+        told = {one is named: memory(one).device_bytes for one in (assumed, named)[::order]}
+        assert told[True] < told[False]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from llmhw.catalog import read_table
 from llmhw.currencies import currencies, currency, in_currency
+from llmhw.hardware import prices, purchase_prices
+from llmhw.price_files import read_prices
 from llmhw.units import LLMHWError, format_quantity
 from tests.unit.command import answer, refused, run
 
@@ -57,3 +61,53 @@ def test_a_wrong_amount_is_told_as_it_was_typed() -> None:
     assert "--currency EURO0 is not known" in refused(*SERVE, "--currency", "EURO0")
     with pytest.raises(LLMHWError, match="currency='' must be a name"):
         currency("")
+
+
+# -- prices that were quoted in a currency ----------------------------------------------------
+
+
+def test_prices_in_yuan_count_where_they_are_asked_for_and_read_as_quoted() -> None:
+    plain = {*prices(), *purchase_prices()}
+    assert not any(price.note.startswith("quoted as") for price in plain)
+    there = [*prices(region="cn"), *purchase_prices(region="cn")]
+    amounts = [float(row["amount"]) for row in read_table("quoted_prices")]
+    assert len(there) == len(amounts)
+    with in_currency("CNY"):
+        assert {*prices(), *purchase_prices()} == plain | {*there}
+        told = " ".join(map(str, there))
+    assert sorted(float(text.replace(",", "")) for text in re.findall(r"CNY ([\d.,]+)", told)) == sorted(amounts)
+    with in_currency("EUR"):
+        assert {*prices(), *purchase_prices()} == plain
+
+
+def test_the_list_shows_what_was_quoted_and_at_which_rate_it_was_converted(tmp_path: Path) -> None:
+    row = next(row for row in read_table("quoted_prices") if row["accelerator"] == "MTT S4000")
+    line = next(
+        line for line in run("prices", "--region", "cn", "--currency", "rmb").stdout.splitlines() if "MTT" in line
+    )
+    assert line.split()[-2:] == [row["date"], row["amount"]]
+    plain = run("prices", "mtt").stdout  # no dealer asks dollars for it
+    assert f"{float(row['amount']) / currency('CNY').per_dollar:.2f}" in plain
+    assert f"quoted in CNY are converted at {currency('CNY')}" in plain
+    path = tmp_path / "mine.csv"
+    assert run("prices", "mtt", "--output", str(path)).returncode == 0
+    assert read_prices(path).rent == tuple(prices("MTT S4000", region="cn"))
+
+
+def test_a_job_is_paid_in_yuan_where_that_is_asked_for() -> None:
+    asked = ("serve", "qwen3-8b", "--gpu", "MTT S4000")
+    assert "--region cn takes that in another currency" in run(*asked).stdout
+    paid = answer(*asked, "--region", "cn")["price"]
+    assert paid["note"].startswith("quoted as CNY 1.69, at 1 USD =")
+    assert answer(*asked, "--currency", "CNY")["price"] == paid
+    assert answer(*SERVE)["price"]["region"] != "cn"
+
+
+def test_the_cheapest_card_of_a_budget_in_yuan() -> None:
+    """RTX 4090 D: sold in China alone, at 12,999 yuan when it came."""
+    most = 20_000
+    found = answer("which", "qwen3-32b", "--budget", str(most), "--currency", "CNY", "--tokens-per-second", "20")
+    rate = currency("CNY").per_dollar
+    cards = {c["place"].partition(" (")[0].removeprefix("1 x "): c["purchase"] * rate for c in found["choices"]}
+    assert cards["RTX 4090 D"] == pytest.approx(12_999)
+    assert max(cards.values()) <= most

@@ -21,7 +21,11 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 HEAD = re.compile(r"^\*\*([0-9]+[a-z]?\.[0-9]+)\*\* (★{1,3}) \*([a-z ]+)\.\*", re.MULTILINE)
 CHECKED = re.compile(r"exercises\.check\(\"([^\"]+)\"")
 
-every = pytest.mark.parametrize("entry", all_of(), ids=lambda entry: entry.id)
+# A chapter's exercises share a worker: what costs seconds is computed once in a process.
+every = pytest.mark.parametrize(
+    "entry",
+    [pytest.param(e, marks=pytest.mark.xdist_group(f"exercises-{e.id.split('.')[0]}"), id=e.id) for e in all_of()],
+)
 
 
 def chapter_of(path: Path) -> str:

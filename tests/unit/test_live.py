@@ -30,6 +30,8 @@ from tests.live import answers, leaves, random_settings, run_python
 from tests.unit.command import run
 from tests.unit.gguf_files import llama, write
 
+# Of each calculator; 200 are compared between a browser's Python and this one in tests/book/test_live.py.
+SETTINGS = 60
 MODELS = ("fit", "serving", "quantization", "formats", "pages", "curve")
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -79,7 +81,7 @@ class Structure(HTMLParser):
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_random_settings_have_an_answer_or_the_librarys_error(name: str) -> None:
     calculator, found, refused = CALCULATORS[name], 0, list[str]()
-    for seed in range(200):
+    for seed in range(SETTINGS):
         settings = random_settings(calculator, seed)
         try:
             made = calculator.answer(settings)
@@ -93,7 +95,7 @@ def test_random_settings_have_an_answer_or_the_librarys_error(name: str) -> None
         assert len(set(labels)) == len(labels)  # a page asks for an explanation by the label
         assert all(math.isfinite(figure.value) for figure in made.figures)
     assert all(len(text.splitlines()) == 1 for text in refused)
-    assert found > 30  # the rest are layouts that do not divide, formats that a device does not multiply
+    assert found > 8  # the rest are layouts that do not divide, formats that a device does not multiply
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
@@ -105,13 +107,13 @@ def test_a_form_and_its_first_answer_are_a_page(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_figure_is_explained(name: str) -> None:
-    for settings, made in answers(name, 8):
+    for settings, made in answers(name, 4):
         for figure in made.figures:
             assert figure.explain is not None
             text = figure.explain()
             assert re.search(r"\d", text), (settings, figure.label)
-            asked = {"calculator": name, "settings": settings, "explain": figure.label}
-            assert json.loads(respond(json.dumps(asked))) == {"explanation": text}
+        asked = {"calculator": name, "settings": settings, "explain": figure.label}
+        assert json.loads(respond(json.dumps(asked))) == {"explanation": text}
 
 
 @pytest.mark.parametrize(
@@ -169,10 +171,10 @@ def _pasted() -> Iterator[tuple[str, str, str]]:
     """What it is, the text, and what the error says."""
     yield "10 MB", "x" * 10**7, "10,000,000 letters, more than"
     yield "10 MB of JSON", json.dumps(CONFIG | {"x": "y" * 10**7}), "letters, more than"
-    yield "2 MB of no JSON", "x" * 1_900_000, "is not JSON"
-    yield "2 MB of quotes", '"' * 1_900_000, "is not JSON"
+    yield "half a MB of no JSON", "x" * 490_000, "is not JSON"
+    yield "half a MB of quotes", '"' * 490_000, "is not JSON"
     yield "deep lists", "[" * 100_000 + "]" * 100_000, "more than 40 deep"
-    yield "deep objects", '{"a":' * 100_000 + "1" + "}" * 100_000, "more than 40 deep"
+    yield "deep objects", '{"a":' * 70_000 + "1" + "}" * 70_000, "more than 40 deep"
     yield "NaN", json.dumps(CONFIG | {"hidden_size": math.nan}), "hidden_size=nan must be a whole number"
     yield "Infinity", json.dumps(CONFIG | {"num_hidden_layers": math.inf}), "num_hidden_layers=inf must be"
     yield "a list", json.dumps(CONFIG | {"hidden_size": [4096]}), r"hidden_size=\[4096\] must be a whole number"
