@@ -11,21 +11,15 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-<<<<<<< HEAD
-SERIES = 7  # classes s0 to s6 of live.css give the colours
-=======
 from llmhw.live.base import rounded
 
-SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")  # where the page names none
->>>>>>> main
+SERIES = 7  # classes s0 to s6 of live.css give the colours
+_SIZE, _FILL = 13, 0.75  # of letters, and how dense a colour is, where nothing else is said
 
 
 def ink(series: int | None) -> dict[str, str]:
     """The class of a series, counted from 0; None has the colour of text."""
     return {} if series is None else {"class_": f"s{series % SERIES}"}
-
-
-_SIZE, _FILL = 13, 0.75  # of letters, and how dense a colour is, where nothing else is said
 
 
 def opacity(fill: float) -> str | None:
@@ -48,11 +42,7 @@ class Drawing:
         said = ""
         for key, value in attributes.items():
             if value is not None:
-<<<<<<< HEAD
-                text = f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
-=======
                 text = f"{rounded(value):.4g}" if isinstance(value, float) else str(value)
->>>>>>> main
                 said += f' {key.strip("_").replace("_", "-")}="{escape(text)}"'
         self._parts.append(f"<{element}{said}>{inside}</{element}>" if inside else f"<{element}{said}/>")
 
@@ -70,17 +60,11 @@ class Drawing:
         self, places: Iterable[tuple[float, float, float, float]], series: int | None = None, *, fill: float = 0.75
     ) -> None:
         """Many boxes of one colour (x, y, width, height) as one path, with a seam between neighbours."""
-<<<<<<< HEAD
-        path = "".join(f"M{x:.1f} {y:.1f}h{max(width - 0.6, 0.3):.1f}v{height:.1f}h-{max(width - 0.6, 0.3):.1f}z"
-                       for x, y, width, height in places)  # fmt: skip
-        self._put("path", d=path, fill_opacity=opacity(fill), **ink(series))
-=======
         path = "".join(
             f"M{_at(x)} {_at(y)}h{_at(max(width - 0.6, 0.3))}v{_at(height)}h-{_at(max(width - 0.6, 0.3))}z"
             for x, y, width, height in places
         )
-        self._put("path", d=path, fill=colour(series), fill_opacity=fill)
->>>>>>> main
+        self._put("path", d=path, fill_opacity=opacity(fill), **ink(series))
 
     def text(
         self, x: float, y: float, text: str, *, at: str = "start", size: float = 13, bold: bool = False,
@@ -97,28 +81,17 @@ class Drawing:
         for x, y, letter in places:
             lines.setdefault(y, []).append((x, letter))
         for y, found in lines.items():
-<<<<<<< HEAD
-            xs = " ".join(f"{x - size * 0.33:.1f}" for x, _ in found)
+            xs = " ".join(_at(x - size * 0.33) for x, _ in found)
             self._put("text", escape("".join(letter for _, letter in found)), x=xs, y=float(y),
                       font_size=None if size == _SIZE else f"{size:g}")  # fmt: skip
-=======
-            xs = " ".join(_at(x - size * 0.33) for x, _ in found)
-            self._put("text", escape("".join(letter for _, letter in found)), x=xs, y=float(y), font_size=size,
-                      fill=colour(None))  # fmt: skip
->>>>>>> main
 
     def line(
         self, points: list[tuple[float, float]], series: int | None = None, *, width: float = 1.0, dashed: bool = False
     ) -> None:
         """A line through points."""
-<<<<<<< HEAD
-        self._put("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), fill="none",
+        self._put("polyline", points=" ".join(f"{_at(x)},{_at(y)}" for x, y in points), fill="none",
                   stroke="currentColor", stroke_width=None if width == 1 else f"{width:g}",
                   stroke_dasharray="5 4" if dashed else None, **ink(series))  # fmt: skip
-=======
-        self._put("polyline", points=" ".join(f"{_at(x)},{_at(y)}" for x, y in points), fill="none",
-                  stroke=colour(series), stroke_width=width, stroke_dasharray="5 4" if dashed else None)  # fmt: skip
->>>>>>> main
 
     def dot(self, x: float, y: float, series: int | None = None, *, radius: float = 4.0) -> None:
         self._put("circle", cx=float(x), cy=float(y), r=radius, fill_opacity="1", **ink(series))
