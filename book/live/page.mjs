@@ -178,6 +178,7 @@ class Sheet {
     const answer = await this.desk.ask(this.section.id, this.question());
     if (!answer) return; // a later question is on its way
     this.show(answer);
+    if (answer.more) return this.ask(); // a search that goes on; what the reader sets meanwhile comes first
     this.remember();
     for (const button of this.answer.querySelectorAll(".explain")) {
       if (this.explained?.has(button.dataset.figure)) this.explain(button, true);

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmhw.language import in_language
-from llmhw.live.base import Answer, Calculator
+from llmhw.live.base import PATIENCE, Answer, Calculator
+from llmhw.live.buy import PLAN
 from llmhw.live.cost import COST
 from llmhw.live.curve import CURVE
 from llmhw.live.fit import FIT
@@ -26,8 +27,10 @@ from llmhw.live.shards import SHARDS
 from llmhw.live.step import STEP
 from llmhw.units import LLMHWError, unknown_name
 
+_TRIES = 8  # loads that are timed before an answer: some 20 ms in a browser
+
 # Those for many questions first, then those of chapters.
-_ALL = (FIT, LAYOUT, SERVING, QUANTIZATION, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, PAGES, CURVE, LOAD)
+_ALL = (FIT, PLAN, LAYOUT, SERVING, QUANTIZATION, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, PAGES, CURVE, LOAD)
 CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in _ALL}
 
 
@@ -53,17 +56,23 @@ def respond(question: str) -> str:
                is asked for}; or, of a GGUF file that a reader opened, {"gguf": its first bytes in base64, "size": bytes
                of the whole, "name": ...}
 
-    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; of a file what
-    `llmhw.live.header` gives. It never raises for what a reader can type.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; of a file what `llmhw.live.header`
+    gives. {"more": true} beside an answer: the same question, asked again, is answered further. It never raises for
+    what a reader can type.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
             if "gguf" in asked:
                 return json.dumps(header(b64decode(asked["gguf"]), asked["size"], asked["name"]))
-            found = answer(asked["calculator"], asked.get("settings"))
+            token = PATIENCE.set(_TRIES)
+            try:
+                found = answer(asked["calculator"], asked.get("settings"))
+            finally:
+                PATIENCE.reset(token)
             if "explain" not in asked:
-                return json.dumps({"html": answer_html(found), "verdict": found.verdict})
+                more = {"more": True} if found.more else {}
+                return json.dumps({"html": answer_html(found), "verdict": found.verdict, **more})
             for figure in found.figures:
                 if figure.label == asked["explain"] and figure.explain:
                     return json.dumps({"explanation": figure.explain()})
