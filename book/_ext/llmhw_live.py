@@ -59,7 +59,7 @@ def from_links(_app: Sphinx, doctree: nodes.document) -> None:
         if len(paragraph) == 1 and isinstance(paragraph[0], nodes.reference):
             found = re.search(r"#calculator-(\w+)$", paragraph[0].get("refuri", ""))
             if found and found[1] in CALCULATORS:
-                paragraph.replace_self(calculator("", paragraph, calculator=found[1], settings={}))
+                paragraph.replace_self(calculator("", paragraph.deepcopy(), calculator=found[1], settings={}))
 
 
 def language_of(app: Sphinx) -> str:

@@ -6,13 +6,24 @@
   const root = new URL(script.dataset.live, new URL("..", script.src));
   const sheets = [...document.querySelectorAll(".calculator")];
 
-  // Where a slider of ratios stands for a value: a thousand places from the least to the most.
+  // A slider has the limits of its field; one of ratios a thousand places from the least to the most.
+  const fieldOf = slider => slider.parentElement.querySelector("[type=number]");
   const place = slider => {
-    if (!("ratio" in slider.dataset)) return;
-    const [least, most, value] = [slider.min, slider.max, slider.getAttribute("value")].map(Number);
-    Object.assign(slider.dataset, { least, most });
-    Object.assign(slider, { min: 0, max: 1000, step: 1 });
-    slider.value = 1000 * Math.log(value / least) / Math.log(most / least);
+    const { min, max, step, value } = fieldOf(slider);
+    const ratio = "ratio" in slider.dataset;
+    Object.assign(slider, ratio ? { min: 0, max: 1000, step: 1 } : { min, max, step });
+    slider.value = ratio ? 1000 * Math.log(value / min) / Math.log(max / min) : value;
+  };
+  const slid = slider => {
+    const field = fieldOf(slider);
+    const { min, max } = field;
+    if (!("ratio" in slider.dataset)) return (field.value = slider.value);
+    const value = Number((min * (max / min) ** (slider.value / 1000)).toPrecision(2));
+    field.value = Math.min(Math.max("whole" in slider.dataset ? Math.round(value) : value, min), max);
+  };
+  const moved = ({ target }) => {
+    if (target.type === "range") slid(target);
+    else if (target.type === "number") target.parentElement.querySelectorAll("[type=range]").forEach(place);
   };
 
   const sift = form => {
@@ -35,7 +46,7 @@
       .then(found => found.json())
       .then(async site => {
         const { open } = await import(new URL(`${site.page}/page.mjs`, root));
-        await open({ root, site, sheets, sift });
+        await open({ root, site, sheets, sift, place });
         pressed?.click();
       })
       .catch(error => {
@@ -47,7 +58,10 @@
   for (const sheet of sheets) {
     const form = sheet.querySelector("form");
     form.querySelectorAll("input[type=range]").forEach(place);
-    form.addEventListener("input", () => sift(form));
+    form.addEventListener("input", event => {
+      moved(event);
+      sift(form);
+    });
     form.addEventListener("submit", event => event.preventDefault());
     sift(form);
     for (const kind of ["pointerdown", "focusin", "keydown", "input", "click"]) {

@@ -47,7 +47,7 @@ for (const button of document.querySelectorAll("button.search-button-field")) bu
 for (const entry of document.querySelectorAll(".citation-list > .citation")) entry.setAttribute("role", "listitem");
 
 // What scrolls in its own box can be scrolled with the keyboard.
-const reach = () => document.querySelectorAll(".drawn, .bd-article :is(div.math, pre), div.cell_output .output").forEach(box => {
+const reach = () => document.querySelectorAll(".drawn, .calculator .scroll, .bd-article :is(div.math, pre), div.cell_output .output").forEach(box => {
   if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
 });
 reach();

@@ -41,9 +41,9 @@ export class Desk {
     if (data.stage) this.tell(data.stage);
     if (data.ready) {
       this.ready = true;
-      this.tell("ready", data);
+      this.tell("ready", data.again);
     }
-    if (data.kept !== undefined && !data.ready) this.tell("kept", data);
+    if (data.kept !== undefined) this.tell("kept", data.kept);
     if (data.answer !== undefined) this.reply(JSON.parse(data.answer));
     if (data.broken !== undefined) this.broken(data.broken);
     this.next();

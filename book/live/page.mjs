@@ -6,25 +6,32 @@ import { picker } from "./picker.mjs";
 
 const language = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
 
-// Make the page's calculators alive. root, site   where all lies; sheets   the sections; sift   hides settings that do not matter
-export async function open({ root, site, sheets, sift }) {
+// Make the page's calculators alive. root, site   where all lies; sheets   the sections; sift   hides settings that do
+// not matter; place   puts a slider where its field says
+export async function open({ root, site, sheets, sift, place }) {
   const address = path => new URL(path, root).href;
-  const { words, model, device } = await (await fetch(address(`${site.page}/${language}.json`))).json();
-  const all = [];
   const where = { runtime: address(`${site.python}/`), wheel: address(site.wheel), key: site.key, names: site.names };
-  const desk = new Desk(where, (stage, more) => {
-    const told = { first: words.first, again: words.again, start: words.start, broken: `${words.broken} ${more}` }[stage];
-    for (const sheet of all) sheet.progress(told ?? "", stage === "ready" || stage === "broken");
-    if (stage === "ready" || stage === "kept") document.documentElement.dataset[`live${stage}`] = String(more.kept);
-  });
-  for (const section of sheets) all.push(new Sheet(section, desk, words, { model, device }, sift));
+  let words = {}, all = [];
+  const told = {};
+  const tell = (stage, how) => {
+    told[stage] = how ?? true; // tests read it
+    document.documentElement.dataset.live = JSON.stringify(told);
+    if (stage === "kept") return;
+    const text = { broken: `${words.broken} (${how})`, ready: "" }[stage] ?? words[stage] ?? "";
+    for (const sheet of all) sheet.progress(text);
+  };
+  const desk = new Desk(where, tell);
+  const { words: own, ...names } = await (await fetch(address(`${site.page}/${language}.json`))).json();
+  words = own;
+  all = sheets.map(section => new Sheet(section, desk, words, names, { sift, place }));
+  if (!desk.ready) for (const sheet of all) sheet.progress(words.start);
   await Promise.all(all.map(sheet => sheet.start()));
   addEventListener("hashchange", () => all.forEach(sheet => sheet.follow()));
 }
 
 class Sheet {
-  constructor(section, desk, words, names, sift) {
-    Object.assign(this, { section, desk, words, sift, name: section.dataset.calculator, extra: {} });
+  constructor(section, desk, words, names, tools) {
+    Object.assign(this, { section, desk, words, ...tools, name: section.dataset.calculator, extra: {} });
     this.form = section.querySelector("form");
     this.answer = section.querySelector(".answer");
     this.fields = [...this.form.elements].filter(field => field.name);
@@ -41,7 +48,11 @@ class Sheet {
       field.type === "checkbox" ? field.checked !== field.defaultChecked
         : field.matches("select") ? !(field.selectedOptions[0]?.defaultSelected ?? true)
           : field.value !== field.defaultValue);
-    if (!(await this.follow()) && touched) this.ask();
+    if (await this.follow()) return;
+    const [pasted, file] = [this.form.querySelector(".own textarea")?.value, this.form.querySelector("[type=file]")?.files[0]];
+    if (file) this.file(file);
+    else if (pasted) this.pasted(pasted);
+    else if (touched) this.ask();
   }
 
   // What the address says, if it says something new of this calculator.
@@ -70,8 +81,8 @@ class Sheet {
         this.extra[field.name] = value;
       }
       this.pickers.get(field.name)?.set(field.value);
-      this.slide(field);
     }
+    this.form.querySelectorAll("[type=range]").forEach(this.place);
     Object.assign(this.extra, said);
     this.sift(this.form);
   }
@@ -82,28 +93,6 @@ class Sheet {
     return { ...Object.fromEntries(said), ...this.extra };
   }
 
-  // -- sliders: a place of a slider of ratios is a value, and back; no more than a look of the same number
-
-  slide(field) {
-    const slider = field.parentElement.querySelector("input[type=range]");
-    if (!slider) return;
-    const { ratio, least, most } = slider.dataset;
-    const place = Math.log(field.value / least) / Math.log(most / least);
-    slider.value = ratio === undefined ? field.value : 1000 * place;
-  }
-
-  slid(slider) {
-    const field = slider.parentElement.querySelector("input[type=number]");
-    const { ratio, least, most } = slider.dataset;
-    if (ratio === undefined) field.value = slider.value;
-    else {
-      const value = least * (most / least) ** (slider.value / 1000);
-      const round = Number(value.toPrecision(2));
-      const whole = "whole" in slider.dataset ? Math.round(round) : round;
-      field.value = Math.min(Math.max(whole, least), most);
-    }
-  }
-
   // -- what a reader does
 
   listen() {
@@ -111,8 +100,6 @@ class Sheet {
     this.form.addEventListener("input", event => {
       const field = event.target;
       if (field.closest(".own")) return;
-      if (field.type === "range") this.slid(field);
-      else this.slide(field);
       delete this.extra[field.name];
       this.ask();
     });
@@ -173,7 +160,7 @@ class Sheet {
 
   async file(file) {
     if (!file) return;
-    const { config, error } = await openFile(file, question => this.desk.ask(`${this.section.id} file`, question));
+    const { config, error } = await openFile(file, question => this.desk.ask(`${this.section.id} file`, { ...question, language }));
     if (error) return this.show({ error });
     this.form.querySelector(".own textarea").value = config;
     this.extra.config = config;
@@ -191,6 +178,7 @@ class Sheet {
     const answer = await this.desk.ask(this.section.id, this.question());
     if (!answer) return; // a later question is on its way
     this.show(answer);
+    if (answer.more) return this.ask(); // a search that goes on; what the reader sets meanwhile comes first
     this.remember();
     for (const button of this.answer.querySelectorAll(".explain")) {
       if (this.explained?.has(button.dataset.figure)) this.explain(button, true);
@@ -218,8 +206,8 @@ class Sheet {
     this.section.querySelector(".heard").textContent = text;
   }
 
-  progress(text, over) {
-    this.section.querySelector(".progress").textContent = over && !text ? "" : text;
+  progress(text) {
+    this.section.querySelector(".progress").textContent = text;
   }
 
   async explain(button, on) {
@@ -234,8 +222,8 @@ class Sheet {
     const text = Object.assign(document.createElement("pre"), { textContent: said.explanation ?? said.error });
     const place = Object.assign(document.createElement("dd"), { className: "explanation" });
     place.append(text);
-    place.setAttribute("role", "status");
     line.after(place);
+    this.hear(text.textContent);
   }
 
   // -- links

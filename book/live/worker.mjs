@@ -1,15 +1,15 @@
 // The thread in which Python answers, so that the page stays quick. In: { site } once, then { question } texts;
-// out: { stage } while it starts, { ready } with how, then for each question { answer } or { broken }.
-import { ask, keepMemory, start } from "./python.mjs";
+// out: { stage } while it starts, { ready } with how, then for each question { answer } or { broken }; { kept } once.
+import { ask, keep, start } from "./python.mjs";
 
 let python;
 let idle; // what is left to do in quiet moments
-let ours = true; // only answers to what is published were in the memory, nothing that a reader pasted
+let ours = true; // nothing that a reader pasted was in the memory
 
 // Ask each calculator once as it is at first, so that the next page finds all of it warm; then keep the memory.
 function* quietly({ names, key }) {
   for (const calculator of names) yield ask(python, JSON.stringify({ calculator }));
-  if (ours) yield keepMemory(python, key).then(kept => postMessage({ kept }));
+  if (ours) yield keep(python, key).then(kept => postMessage({ kept }));
 }
 
 function rest() {
@@ -21,14 +21,14 @@ function rest() {
       console.warn(error); // the next page starts as this one did
     }
     idle = undefined;
-  }, 300);
+  }, 200);
 }
 
 async function begin(site) {
-  const { python: begun, kept } = await start({ ...site, tell: stage => postMessage({ stage }) });
-  python = begun;
-  if (!kept) idle = quietly(site);
-  postMessage({ ready: true, kept });
+  const begun = await start({ ...site, tell: stage => postMessage({ stage }) });
+  python = begun.python;
+  if (!begun.again) idle = quietly(site);
+  postMessage({ ready: true, again: begun.again });
 }
 
 onmessage = async ({ data }) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmhw.live.html import answer_html
 from llmhw.live.interval import CHECKPOINT
 from llmhw.live.layout import LAYOUT
 from llmhw.live.load import LOAD
+from llmhw.live.models import header
 from llmhw.live.pages import PAGES
 from llmhw.live.pipeline import PIPELINE
 from llmhw.live.quantization import QUANTIZATION
@@ -51,14 +53,18 @@ def respond(question: str) -> str:
     """Answer a question of the page, JSON to JSON: what the worker in the browser calls.
 
     question   {"calculator": name, "settings": {...}, "language": "en" or "zh", "explain": label of a figure, if one
-               is asked for}
+               is asked for}; or, of a GGUF file that a reader opened, {"gguf": its first bytes in base64, "size": bytes
+               of the whole, "name": ...}
 
-    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
-    can type. {"more": true} beside an answer: the same question, asked again, is answered further.
+    Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; of a file what `llmhw.live.header`
+    gives. {"more": true} beside an answer: the same question, asked again, is answered further. It never raises for
+    what a reader can type.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
+            if "gguf" in asked:
+                return json.dumps(header(b64decode(asked["gguf"]), asked["size"], asked["name"]))
             token = PATIENCE.set(_TRIES)
             try:
                 found = answer(asked["calculator"], asked.get("settings"))

@@ -23,12 +23,13 @@ def tag(element: str, /, *inside: str, **attributes: Any) -> str:
 
 
 def _number(control: Control, value: Any, common: Mapping[str, Any]) -> str:
-    """A field and a slider that says the same; that of ratios has a thousand places, which the page's script maps."""
+    """A field, and a slider; the page's script gives it the same limits, or a thousand places if they are ratios."""
     limits = {"min": f"{control.least:.12g}", "max": f"{control.most:.12g}", "step": f"{control.step:.12g}"}
     field = tag("input", type="number", inputmode="decimal", value=f"{value:.12g}", **limits, **common)
     unit = tag("span", escape(said(control.unit)), class_="unit") if control.unit else ""
-    kind = {"type": "range", "aria_hidden": "true", "tabindex": -1, "data_whole": control.whole}
-    return field + unit + tag("input", **kind, value=f"{value:.12g}", data_ratio=control.logarithmic, **limits)
+    slider = tag("input", type="range", aria_hidden="true", tabindex=-1, data_whole=control.whole,
+                 data_ratio=control.logarithmic)  # fmt: skip
+    return field + unit + slider
 
 
 def _field(control: Control, values: Mapping[str, Any], prefix: str) -> str:
@@ -48,8 +49,8 @@ def _field(control: Control, values: Mapping[str, Any], prefix: str) -> str:
     elif control.kind == "number":
         element = _number(control, value, common)
     else:
-        element = tag("input", type="text", value=value, data_names=control.kind, autocomplete="off",
-                      autocapitalize="off", spellcheck="false", **common)  # fmt: skip
+        element = tag("input", type="text", value=value, data_names=control.kind, autocapitalize="off",
+                      spellcheck="false", **common)  # fmt: skip
     label = tag("label", escape(said(control.label)), for_=own)
     note = tag("small", escape(said(control.help)), id=help_) if control.help else ""
     when = " ".join(f"{name}={'|'.join(these)}" for name, these in control.when.items())
@@ -72,7 +73,7 @@ def _own_model(own: str) -> str:
     return tag("details",
         tag("summary", escape(said("Your own model: a config.json or a GGUF file"))),
         tag("label", escape(said("Paste a config.json")), for_=f"{own}-config"),
-        tag("textarea", id=f"{own}-config", rows=3, spellcheck="false", autocomplete="off"),
+        tag("textarea", id=f"{own}-config", rows=3, spellcheck="false"),
         tag("label", escape(said("Or open a file; it stays on this machine")), for_=f"{own}-file"),
         tag("input", id=f"{own}-file", type="file", accept=".json,.gguf"),
         _button(said("Forget it"), "forget"),
@@ -94,7 +95,7 @@ def _picture(picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
-    return tag("div", table.html(), class_="scroll")
+    return tag("div", table.html().replace(" style='text-align:right'", " class=r"), class_="scroll")
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Drawings as SVG text, without matplotlib: what the browser has not got.
 
-Colours are the page's (`--figure-0` and on, and the colour of its text), so a drawing is at home in light and in dark.
+Colours are the page's (classes of live.css, and the colour of its text), so a drawing is at home in light and in dark.
 A unit of the drawing is a CSS pixel at full size; 640 is the widest, and text of 13 stays legible on a phone if a
 drawing is at most 400 wide or is drawn to be read without its small print.
 """
@@ -13,22 +13,22 @@ from typing import Any
 
 from llmhw.live.base import rounded
 
-SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")  # where the page names none
+SERIES = 7  # classes s0 to s6 of live.css give the colours
+_SIZE, _FILL = 13, 0.75  # of letters, and how dense a colour is, where nothing else is said
 
 
-def colour(series: int | None) -> str:
-    """The colour of a series, counted from 0; None is the colour of text."""
-    if series is None:
-        return "currentColor"
-    return f"var(--figure-{series % len(SERIES)},{SERIES[series % len(SERIES)]})"
+def ink(series: int | None) -> dict[str, str]:
+    """The class of a series, counted from 0; None has the colour of text."""
+    return {} if series is None else {"class_": f"s{series % SERIES}"}
+
+
+def opacity(fill: float) -> str | None:
+    return None if fill in (0, _FILL) else f"{fill:g}"
 
 
 def _at(place: float) -> str:
     """A place to a tenth, short; rounded first, so that what lies between two tenths is the same everywhere."""
     return f"{rounded(place):.1f}".removesuffix(".0")
-
-
-_SIZE = 12  # of text, unless it says another
 
 
 class Drawing:
@@ -53,8 +53,8 @@ class Drawing:
         """A box; `title` is shown where a pointer rests on it."""
         inside = f"<title>{escape(title)}</title>" if title else ""
         self._put("rect", inside, x=float(x), y=float(y), width=max(float(width), 0.0), height=float(height),
-                  fill=colour(series) if fill else "none", fill_opacity=fill or None,
-                  stroke=colour(series) if outline else None)  # fmt: skip
+                  fill=None if fill else "none", fill_opacity=opacity(fill), stroke="currentColor" if outline else None,
+                  **ink(series))  # fmt: skip
 
     def boxes(
         self, places: Iterable[tuple[float, float, float, float]], series: int | None = None, *, fill: float = 0.75
@@ -64,7 +64,7 @@ class Drawing:
             f"M{_at(x)} {_at(y)}h{_at(max(width - 0.6, 0.3))}v{_at(height)}h-{_at(max(width - 0.6, 0.3))}z"
             for x, y, width, height in places
         )
-        self._put("path", d=path, fill=colour(series), fill_opacity=fill)
+        self._put("path", d=path, fill_opacity=opacity(fill), **ink(series))
 
     def text(
         self, x: float, y: float, text: str, *, at: str = "start", size: float = 13, bold: bool = False,
@@ -72,8 +72,8 @@ class Drawing:
     ) -> None:  # fmt: skip
         """A label whose baseline is at y; `at` start, middle or end."""
         self._put("text", escape(text), x=float(x), y=float(y), text_anchor=None if at == "start" else at,
-                  font_size=None if size == _SIZE else size, font_weight="bold" if bold else None,
-                  fill=None if series is None else colour(series))  # fmt: skip
+                  font_size=None if size == _SIZE else f"{size:g}", font_weight="bold" if bold else None,
+                  **ink(series))  # fmt: skip
 
     def letters(self, places: Iterable[tuple[float, float, str]], *, size: float = 12) -> None:
         """Single letters, each centred at x with its baseline at y; those of a line are one element."""
@@ -82,23 +82,24 @@ class Drawing:
             lines.setdefault(y, []).append((x, letter))
         for y, found in lines.items():
             xs = " ".join(_at(x - size * 0.33) for x, _ in found)
-            text = "".join(letter for _, letter in found)
-            self._put("text", escape(text), x=xs, y=float(y), font_size=None if size == _SIZE else size)
+            self._put("text", escape("".join(letter for _, letter in found)), x=xs, y=float(y),
+                      font_size=None if size == _SIZE else f"{size:g}")  # fmt: skip
 
     def line(
         self, points: list[tuple[float, float]], series: int | None = None, *, width: float = 1.0, dashed: bool = False
     ) -> None:
         """A line through points."""
         self._put("polyline", points=" ".join(f"{_at(x)},{_at(y)}" for x, y in points), fill="none",
-                  stroke=colour(series), stroke_width=width, stroke_dasharray="5 4" if dashed else None)  # fmt: skip
+                  stroke="currentColor", stroke_width=None if width == 1 else f"{width:g}",
+                  stroke_dasharray="5 4" if dashed else None, **ink(series))  # fmt: skip
 
     def dot(self, x: float, y: float, series: int | None = None, *, radius: float = 4.0) -> None:
-        self._put("circle", cx=float(x), cy=float(y), r=radius, fill=colour(series))
+        self._put("circle", cx=float(x), cy=float(y), r=radius, fill_opacity="1", **ink(series))
 
     def svg(self, words: str) -> str:
         """The drawing; `words` say what it shows to who does not see it."""
+        root = f'fill="currentColor" fill-opacity="{_FILL}" font-size="{_SIZE}"'
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(words)}" '
-            f'style="max-width:{self.width:g}px" font-family="inherit" font-size="{_SIZE}" fill="currentColor">'
-            f"{''.join(self._parts)}</svg>"
+            f'style="max-width:{self.width:g}px" {root}>{"".join(self._parts)}</svg>'
         )
