@@ -11,6 +11,7 @@ A network has two levels: inside a node (the scale-up domain: NVLink, Infinity F
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -625,19 +626,26 @@ def _states(step: _Step, job: TrainingJob, place: Place, bucket_cap_mb: float | 
     before, behind = outer_tensors(job.model, p, place.pp)
     # experts that other ranks than the dense tensors' share are reduced apart from them
     apart = p.ep * p.expert_tp * p.tp > 1
+    cut: dict[int, list[Tensor]] = {}  # of each layer object: those of a kind are one
     for chunk, numbers in enumerate(stage_layers(job.model, p, place.pp, mtp=job.mtp)):
         layers = [job.model.layers[n] for n in numbers]
+        for layer in layers:
+            if id(layer) not in cut:
+                cut[id(layer)] = [local_tensor(x, t, layer, **rank) for t in _used_order(layer)]
         blocks = [
             [local_tensor(x, t, **rank) for t in before] if chunk == 0 else [],
-            *[[local_tensor(x, t, layer, **rank) for t in _used_order(layer)] for layer in layers],
+            *[cut[id(layer)] for layer in layers],
             [local_tensor(x, t, **rank) for t in behind] if chunk == p.vpp - 1 else [],
         ]
         for kind, shards in (("", p.shards), ("expert ", p.expert_shards)):
             mine = [[t for t in b if (apart and t.component == "experts") == bool(kind)] for b in blocks]
             if p.zero == 3:
                 times = job.micro_batches if p.pp == 1 else 1
-                for inside in mine[1:-1]:
-                    step.add(sharded_messages(job, x, shard_elements([(t, 1) for t in inside], shards), kind), times)
+                alike = Counter(map(id, layers))
+                for own, inside in zip(map(id, layers), mine[1:-1], strict=True):
+                    if many := alike.pop(own, 0):
+                        elements = shard_elements([(t, 1) for t in inside], shards)
+                        step.add(sharded_messages(job, x, elements, kind), times * many)
                 root = shard_elements([(t, 1) for t in (*mine[0], *mine[-1])], shards)
                 step.add(sharded_messages(job, x, root, kind, "outside the blocks"), times)
                 continue
@@ -678,8 +686,11 @@ def collectives(
     step, ends = _Step(), {"first": here.pp == 0, "last": here.pp == p.pp - 1}
     layers = [job.model.layers[n] for chunk in stage_layers(job.model, p, here.pp, mtp=job.mtp) for n in chunk]
     _states(step, job, here, bucket_cap_mb)
+    alike = Counter((id(layer), job.recomputes(number)) for number, layer in enumerate(layers))
     for number, layer in enumerate(layers):
-        step.add(layer_messages(job, x, layer, again=job.recomputes(number)), job.micro_batches)
+        again = job.recomputes(number)
+        if many := alike.pop((id(layer), again), 0):
+            step.add(layer_messages(job, x, layer, again=again), job.micro_batches * many)
     step.add(end_messages(job, x, **ends), job.micro_batches)
     outer = [t for side in outer_tensors(job.model, p, here.pp) for t in side]
     step.add(norm_messages(job, x, [(t, 1) for t in (*(t for layer in layers for t in layer.tensors), *outer)]))

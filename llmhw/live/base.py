@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from llmhw.language import said
 from llmhw.units import LLMHWError, check_choice, check_number, shown
 
 Settings = Mapping[str, Any]
+# How much a calculator that searches may try before it answers; a page asks again as long as there is `more`.
+PATIENCE: ContextVar[float] = ContextVar("patience", default=float("inf"))
 KINDS = ("model", "device", "choice", "number", "switch")
 
 
@@ -118,6 +121,7 @@ class Answer:
     python    lines that give the same numbers in Python; the last is the figures' values, in their order
     command   the line of the command that does, or ""; with --json, the values are among its numbers
     notes     what was assumed, what to try
+    more      whether there is more to say: the same question, asked again, is answered further
     """
 
     verdict: str
@@ -128,6 +132,7 @@ class Answer:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
+    more: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.charts import bars, curve
 from llmhw.live.jobs import COUNTS, cluster_of, job_call, job_command
-from llmhw.live.load import LENGTHS, WEIGHTS, dollars, price_by_load, service_of
+from llmhw.live.load import LENGTHS, WEIGHTS, dollars, not_fitting, price_by_load, service_of
 from llmhw.live.models import chosen, device_of
 from llmhw.live.typed import Code, call, command
 from llmhw.ownership import Ownership, rent_or_buy
@@ -158,7 +158,7 @@ def _serve(settings: Settings) -> Answer:
     model = chosen(settings)
     found, python, options = service_of(settings, model, **_paid(settings, "price"))
     if not found.fits:
-        return Answer(found.verdict, (), "", good=False, notes=found.next_steps())
+        return not_fitting(found, python, model, options)
     each, energy = found.dollars_per_million_tokens, found.kwh_per_million_tokens
     hourly = None if found.price is None else found.price.dollars_per_device_hour * found.job.cluster.devices
     figures = [

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmhw.language import in_language
-from llmhw.live.base import Answer, Calculator
+from llmhw.live.base import PATIENCE, Answer, Calculator
+from llmhw.live.buy import PLAN
 from llmhw.live.cost import COST
 from llmhw.live.curve import CURVE
 from llmhw.live.fit import FIT
@@ -24,8 +25,10 @@ from llmhw.live.shards import SHARDS
 from llmhw.live.step import STEP
 from llmhw.units import LLMHWError, unknown_name
 
+_TRIES = 8  # loads that are timed before an answer: some 20 ms in a browser
+
 # Those for many questions first, then those of chapters.
-_ALL = (FIT, LAYOUT, SERVING, QUANTIZATION, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, PAGES, CURVE, LOAD)
+_ALL = (FIT, PLAN, LAYOUT, SERVING, QUANTIZATION, COST, FORMATS, STEP, SHARDS, PIPELINE, CHECKPOINT, PAGES, CURVE, LOAD)
 CALCULATORS: Mapping[str, Calculator] = {one.name: one for one in _ALL}
 
 
@@ -51,14 +54,19 @@ def respond(question: str) -> str:
                is asked for}
 
     Gives {"html": ..., "verdict": text}, {"explanation": text}, or {"error": text}; it never raises for what a reader
-    can type.
+    can type. {"more": true} beside an answer: the same question, asked again, is answered further.
     """
     try:
         asked = json.loads(question)
         with in_language(asked.get("language", "en")):
-            found = answer(asked["calculator"], asked.get("settings"))
+            token = PATIENCE.set(_TRIES)
+            try:
+                found = answer(asked["calculator"], asked.get("settings"))
+            finally:
+                PATIENCE.reset(token)
             if "explain" not in asked:
-                return json.dumps({"html": answer_html(found), "verdict": found.verdict})
+                more = {"more": True} if found.more else {}
+                return json.dumps({"html": answer_html(found), "verdict": found.verdict, **more})
             for figure in found.figures:
                 if figure.label == asked["explain"] and figure.explain:
                     return json.dumps({"explanation": figure.explain()})

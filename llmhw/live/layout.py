@@ -71,7 +71,7 @@ def pipeline_of(found: TrainingEstimate) -> tuple[Picture | None, str]:
     job, p = found.job, found.job.parallelism
     if p.pp == 1:
         return None, ""
-    fewest = 2 * p.pp
+    fewest = 2 * p.pp if p.pp <= 4 else p.pp
     drawn = found
     if job.micro_batches > fewest:
         fewer = replace(job, global_batch=fewest * job.micro_batch * p.dp)

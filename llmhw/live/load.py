@@ -67,12 +67,21 @@ def price_by_load(found: ServingEstimate) -> Picture:
     )
 
 
+def not_fitting(found: ServingEstimate, python: str, model: Chosen, options: dict[str, Any]) -> Answer:
+    """The answer where no request fits; what would help is searched when it is asked for."""
+    needed = found.memory.needed_bytes(min(found.tokens, found.job.context_limit))
+    tried = Figure(said("needed for one request"), format_quantity(needed, "bytes"), needed,
+                   lambda: "\n".join(found.next_steps()) or found.verdict)  # fmt: skip
+    text = f"{python}found.memory.needed_bytes(min(found.tokens, found.job.context_limit))"
+    return Answer(found.verdict, [tried], text, command("serve", model.word, options=options), good=False)
+
+
 def _load(settings: Settings) -> Answer:
     model = chosen(settings)
     paid = {"price": settings["price"]} if settings["price"] else {}
     found, python, options = service_of(settings, model, concurrency=settings["users"], **paid)
     if not found.fits:
-        return Answer(found.verdict, (), "", good=False, notes=found.next_steps())
+        return not_fitting(found, python, model, options)
     if found.price is None:
         raise LLMHWError(f"price of {found.job.cluster.accelerator.name} is not known: {found.no_price}")
     each, speed = found.dollars_per_million_tokens or 0.0, found.point.tokens_per_second

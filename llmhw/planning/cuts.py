@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 from math import gcd
 from typing import Any
 
@@ -35,7 +34,7 @@ def fewest_cuts(
 
     Powers of two are tried, tp within a node, as its messages are the largest; layers that stages cannot share evenly
     are dealt by cost. Where nothing fits well it is the layout that holds least. `llmhw.search` finds the fastest.
-    Raises `LLMHWError` where no layout is valid: that of the first one.
+    Raises `LLMHWError` where no layout is valid.
 
     >>> from llmhw import model
     >>> made = fewest_cuts(model("llama-3-70b"), Cluster("h100", 64, inter_link="infiniband ndr")).parallelism
@@ -46,24 +45,29 @@ def fewest_cuts(
     room, n = visible_bytes(cluster.accelerator), cluster.devices
     tps = [tp] if tp else [2**i for i in range(min(n, cluster.devices_per_node).bit_length())]
     pps = [pp] if pp else [2**i for i in range(min(n, spec.num_layers, _MOST_STAGES).bit_length())]
-    error = known_error("training")
+    error, wrong = known_error("training"), list[LLMHWError]()
     best: tuple[bool, float, TrainingJob] | None = None
-    wrong: LLMHWError | None = None
-    for stages, ranks in product(pps, tps):
+
+    def tried(stages: int, ranks: int) -> tuple[bool, float, TrainingJob] | None:
+        """Whether it is far from fitting, what it holds, and the job; None where a rule forbids it."""
         try:
             made = _cut(spec, cluster, {"tp": ranks, "pp": stages, **kept}, asked)
         except LLMHWError as refused:
-            wrong = wrong or refused
+            wrong.append(refused)
+            return None
+        held = _least_bytes(made)  # what is far from fitting is not worked out further
+        return (True, held, made) if held > room else (False, device_bytes(made), made)
+
+    for stages in pps:
+        most = next(filter(None, (tried(stages, ranks) for ranks in reversed(tps))), None)
+        if most is None:
             continue
-        held = _least_bytes(made)
-        far = held > room  # not worked out further
-        held = held if far else device_bytes(made)
-        if held * (1 + error) <= room:
-            return made
-        if best is None or (far, held) < best[:2]:
-            best = far, held, made
+        if most[1] * (1 + error) <= room:  # more ranks hold less: fewer may do, too
+            fewer = (tried(stages, ranks) for ranks in tps if ranks < most[2].parallelism.tp)
+            return next((one[2] for one in fewer if one and one[1] * (1 + error) <= room), most[2])
+        best = most if best is None else min(best, most, key=lambda one: one[:2])
     if best is None:
-        raise wrong or LLMHWError(f"devices={n} leave no layout; give tp and pp")
+        raise wrong[0] if wrong else LLMHWError(f"devices={n} leave no layout; give tp and pp")
     return best[2]
 
 

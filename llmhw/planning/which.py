@@ -20,22 +20,9 @@ from llmhw.ownership import HOURS_PER_MONTH
 from llmhw.planning import places as places_of
 from llmhw.planning.demand import Demand
 from llmhw.planning.places import Offer
+from llmhw.planning.question import FREE, Pick, Question, Site, choice_of, draft_of, settled, sites
 from llmhw.planning.result import Bound, Choice, Figure, Limits, Plan, Refusal, ranked, smallest_changes, undominated
-from llmhw.planning.serving import (
-    COLUMNS,
-    FREE,
-    Pick,
-    Question,
-    Searched,
-    Site,
-    choice_of,
-    draft_of,
-    plan_serving,
-    searched,
-    settled,
-    sites,
-    too_much,
-)
+from llmhw.planning.serving import COLUMNS, Searched, plan_serving, searched, too_much
 from llmhw.precision import checkpoint_name, formats_in, number_format
 from llmhw.service import Service, check_lengths, engine_for, serve, time_interval
 from llmhw.serving import memory_of

@@ -16,8 +16,12 @@ from tests.unit.command import run
 JOBS = ("layout", "cost", "step", "shards", "pipeline", "checkpoint", "load")
 # Figures of which the command says nothing.
 NOT_PRINTED = {
-    "weights, gradients and optimizer states of a rank", "sent by a rank in a step", "activations", "short by",
-}  # fmt: skip
+    "weights, gradients and optimizer states of a rank",
+    "sent by a rank in a step",
+    "activations",
+    "short by",
+    "needed for one request",
+}
 
 
 @pytest.mark.parametrize("name", JOBS)
