@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from math import ceil, gcd, inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -1367,9 +1367,17 @@ def at_load(job: ServingJob, *, input_tokens: int, output_tokens: int, concurren
     True
     """
     prompt, answer = check_lengths(job, input_tokens, output_tokens)
+    # an engine that allocates as many sequences as it is told is another engine at another load
+    open_end = not (job.software.max_sequences or job.was_asked("max_sequences"))
+    service, room = _at_work(job, prompt, answer, concurrency if open_end else None)
+    return service.at(min(concurrency, room)) if room else NOTHING
+
+
+@lru_cache(maxsize=32)
+def _at_work(job: ServingJob, prompt: int, answer: int, concurrency: int | None) -> tuple[Service, int]:
+    """The engine of a job for requests of these lengths, and how many of them fit."""
     job = settled(job, prompt=prompt, answer=answer, concurrency=concurrency)
-    room = _fitting(job, prompt + answer)[1]
-    return Service(job, engine_for(job), prompt, answer).at(min(concurrency, room)) if room else NOTHING
+    return Service(job, engine_for(job), prompt, answer), _fitting(job, prompt + answer)[1]
 
 
 def _check_load(concurrency: int | None, rate: float | None) -> tuple[int | None, float | None]:

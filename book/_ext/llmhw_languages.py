@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.search import languages
 from sphinx.search.en import SearchEnglish
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+import llmhw
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,11 @@ FOLDER = "zh"
 def is_chinese(config: Config) -> bool:
     """Whether this is the build of the Chinese tree."""
     return bool(str(config.language).startswith("zh"))
+
+
+def english_base(config: Config) -> str:
+    """The address of the English tree, in which the Chinese one lies."""
+    return str(config.html_baseurl).removesuffix(f"{FOLDER}/")
 
 
 def edition(config: Config, folder: Path) -> Any:
@@ -113,12 +122,13 @@ def near_links(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Chapters name whole addresses, as they are read elsewhere too; within the book a link needs no network."""
     if app.builder.format != "html":
         return
-    base = app.config.html_baseurl
+    base = english_base(app.config)
+    folder = posixpath.dirname(f"{FOLDER}/{page}" if is_chinese(app.config) else page)
     for link in doctree.findall(nodes.reference):
         target = str(link.get("refuri", ""))
         if target.startswith(base):
             path, _, anchor = target.removeprefix(base).partition("#")
-            near = posixpath.relpath(path or "index.html", posixpath.dirname(f"/{page}").lstrip("/") or ".")
+            near = posixpath.relpath(path or "index.html", folder or ".")
             link["refuri"] = f"{near}#{anchor}" if anchor else near
             link["internal"] = True
 
@@ -126,7 +136,7 @@ def near_links(app: Sphinx, doctree: nodes.document, page: str) -> None:
 def other_page(app: Sphinx, page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
     """The same page in the other language, for the button in the header and for machines."""
     up = "../" * page.count("/")
-    base = app.config.html_baseurl.removesuffix(f"{FOLDER}/")
+    base = english_base(app.config)
     if is_chinese(app.config):
         context["language"] = CHINESE
         context["other"] = {"name": "English", "lang": ENGLISH, "href": f"{up}../{page}.html"}
@@ -136,6 +146,63 @@ def other_page(app: Sphinx, page: str, _template: str, context: dict[str, Any], 
     for lang, root in ((ENGLISH, base), (CHINESE, f"{base}{FOLDER}/"), ("x-default", base)):
         tags += f'\n<link rel="alternate" hreflang="{lang}" href="{root}{page}.html">'
     context["metatags"] = tags
+
+
+# -- what is translated, and what can be taken along -------------------------------------------
+
+
+def row(kind: type[nodes.Element], *cells: nodes.Node) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", kind("", "", cell)) for cell in cells))
+
+
+class Translation(SphinxDirective):
+    """`{llmhw-translation}`: of each page, how many texts are translated, and against which commit."""
+
+    def run(self) -> list[nodes.Node]:
+        catalogues, say = edition(self.config, Path(self.env.srcdir)), speaker(self.env)
+        counts = {page: catalogues.counts(page) for page in catalogues.pages()}
+        done, every = (sum(count[i] for count in counts.values()) for i in (0, 2))
+        whole = say("{done} of {all} texts are translated: {share} %.")
+        names = [say("page"), say("translated"), say("texts"), say("commit"), say("state")]
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in names), cols=len(names))
+        group += nodes.thead("", row(nodes.paragraph, *map(nodes.Text, names)))
+        body = nodes.tbody()
+        for page, (translated, fuzzy, texts) in counts.items():
+            state = say("in step with the English page") if translated == texts else say("not begun")
+            if 0 < translated < texts:
+                state = say("{count} texts to do").format(count=texts - translated - fuzzy)
+            if fuzzy:
+                state = say("the English page has moved on: {count} texts changed").format(count=fuzzy)
+            link = addnodes.pending_xref(
+                "", nodes.inline(), refdomain="std", reftype="doc", refdoc=self.env.docname,
+                reftarget=f"/{page.rpartition('.')[0]}", refexplicit=False, refwarn=True,
+            )  # fmt: skip
+            commit = catalogues.recorded_commit(page)
+            cells = (link, nodes.Text(f"{translated:,}"), nodes.Text(f"{texts:,}"), nodes.literal("", commit))
+            body += row(nodes.paragraph, *cells, nodes.Text(state))
+        group += body
+        text = whole.format(done=f"{done:,}", all=f"{every:,}", share=100 * done // every)
+        return [nodes.paragraph("", "", nodes.strong("", text)), nodes.table("", group)]
+
+
+class Downloads(SphinxDirective):
+    """`{llmhw-downloads}`: the library's wheel, and every notebook of this tree."""
+
+    def run(self) -> list[nodes.Node]:
+        catalogues, say = edition(self.config, Path(self.env.srcdir)), speaker(self.env)
+        up = "../" * (self.env.docname.count("/") + is_chinese(self.config))
+        wheel = f"llmhw-{llmhw.__version__}-py3-none-any.whl"
+        found = [(f"{up}_static/{wheel}", say("The wheel of this release"), wheel)]
+        up = "../" * self.env.docname.count("/")
+        for page in catalogues.pages():
+            if page.endswith(".ipynb"):
+                title = catalogues.headings(page)[0]
+                title = catalogues.words(page).get(title, title) if is_chinese(self.config) else title
+                found.append((f"{up}_sources/{page}", title, posixpath.basename(page)))
+        if self.env.app.builder.name != "html":  # on paper nothing can be taken along
+            return [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", each[1])) for each in found))]
+        items = (f'<li><a href="{url}" download>{name}</a> (<code>{file}</code>)</li>' for url, name, file in found)
+        return [nodes.raw("", f"<ul>{''.join(items)}</ul>", format="html")]
 
 
 # -- search -----------------------------------------------------------------------------------
@@ -183,6 +250,8 @@ def copy_font(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("llmhw-translation", Translation)
+    app.add_directive("llmhw-downloads", Downloads)
     app.add_transform(EnglishAnchors)
     app.connect("doctree-resolved", near_links)
     app.connect("doctree-resolved", mark_english)

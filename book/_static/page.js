@@ -59,3 +59,9 @@ for (const link of document.querySelectorAll("a.other-language")) {
   const lead = () => link.setAttribute("href", page + location.search + location.hash);
   for (const event of ["pointerenter", "pointerdown", "focus", "click"]) link.addEventListener(event, lead);
 }
+
+// Parts of a font that come late: Chromium leaves some lines as they were shaped without it, until their style changes.
+let parts = 0;
+document.fonts?.addEventListener("loadingdone", () => {
+  document.body.style.fontFeatureSettings = `"kern" ${++parts}`;
+});

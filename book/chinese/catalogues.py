@@ -12,7 +12,7 @@ from babel.messages.pofile import read_po, write_po
 
 from book.chinese.texts import INTERFACE, ROOT, headings, pages, texts
 
-__all__ = ["headings", "words"]  # what the extensions ask
+__all__ = ["counts", "headings", "pages", "recorded_commit", "words"]  # what the extensions ask
 
 LOCALE = Path("book/locale/zh_CN")
 HEADER = """# Chinese (zh_CN) of {page}. `make gettext` keeps it in step with the page.
@@ -95,13 +95,15 @@ def gettext() -> None:
         path = po_path(page)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(merged(page), encoding="utf-8")
-        done, count = progress(page)
+        done, _, count = counts(page)
         print(f"{path.relative_to(ROOT)}: {done} of {count} texts translated")
 
 
-def progress(page: str) -> tuple[int, int]:
+def counts(page: str) -> tuple[int, int, int]:
+    """How many texts of a page are translated, how many were changed since, and how many there are."""
     found = messages(read(page))
-    return sum(bool(message.string) and not message.fuzzy for message in found), len(found)
+    fuzzy = sum(message.fuzzy for message in found)
+    return sum(bool(message.string) and not message.fuzzy for message in found), fuzzy, len(found)
 
 
 def words(page: str) -> dict[str, str]:

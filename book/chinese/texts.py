@@ -28,7 +28,8 @@ CLAIMS = "book/claims.md"
 
 # Directives whose bodies are Markdown, and those that hold no words of the page.
 WORDED = {"admonition", "button-ref", "dropdown", "figure", "important", "list-table", "note", "tip", "warning"}
-WORDLESS = {"bibliography", "calculator", "claims-audit", "llmhw-api", "llmhw-formulas"}
+WORDLESS = {"bibliography", "calculator", "claims-audit"}
+WORDLESS |= {"llmhw-api", "llmhw-downloads", "llmhw-formulas", "llmhw-translation"}
 
 
 class Block(NamedTuple):

@@ -67,10 +67,13 @@ def _figures(best: Choice, figure: str) -> tuple[list[Figure], list[str]]:
 
     def explained(name: str) -> Callable[[], str] | None:
         def told() -> str:
+            if name == figure:
+                each = best.figures[figure].value / best.where.devices
+                return f"{best.where.devices:,} x {dollars(each)} = {dollars(best.figures[figure].value)}"
             found = best.estimate
             return str(found.explain(parts[name]) if found.fits else found.verdict)
 
-        return told if name in parts else None
+        return told if name in parts or name == figure else None
 
     known = [name for name in names if name in best.figures]
     made = [Figure(said(names[n]), _told(best.figures[n]), best.figures[n].value, explained(n)) for n in known]
@@ -145,7 +148,7 @@ def _buy(settings: Settings) -> Answer:
     caption = (
         said("What the cheapest places cost to buy.") if bought else said("What the cheapest places cost an hour.")
     )
-    room = (said("budget"), float(settings["budget"])) if settings["budget"] else None
+    room = (said("your budget"), float(settings["budget"])) if settings["budget"] else None
     return Answer(
         verdict=verdict,
         good=True if plan.holds(best) == "yes" else None,

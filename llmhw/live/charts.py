@@ -16,12 +16,21 @@ WIDTH = 340.0
 LINE, BAR = 20.0, 16.0  # a line of text, and a bar under it
 
 
-def legend(drawing: Drawing, top: float, entries: Sequence[tuple[str, int]]) -> None:
-    """A square and a name for each series, in two columns, below `top`."""
+Boxes = dict[int, list[tuple[float, float, float, float]]]
+
+
+def legend(drawing: Drawing, top: float, entries: Sequence[tuple[str, int]], boxes: Boxes | None = None) -> None:
+    """A square and a name for each series, in two columns, below `top`.
+
+    boxes   what else is drawn in the colours of series, one path for all of each
+    """
+    every = {series: list(places) for series, places in (boxes or {}).items()}
     for i, (name, series) in enumerate(entries):
         x, y = (i % 2) * WIDTH / 2, top + LINE * (i // 2)
-        drawing.box(x, y + 5, 11, 11, series)
+        every.setdefault(series, []).append((x, y + 5, 11.6, 11))
         drawing.text(x + 16, y + 15, name, size=12)
+    for series, places in every.items():
+        drawing.boxes(places, series)
 
 
 def legend_height(entries: int) -> float:
@@ -42,7 +51,6 @@ def bars(
 
     Parts of less than a hundredth of the longest bar are put together.
 
-
     rows     label of each bar -> its parts
     told     a value as text
     room     a limit across all bars, and what it is called
@@ -60,18 +68,17 @@ def bars(
         entries.append((names(part) + share, i))
     tall = len(rows) * (LINE + BAR + 4) + (LINE if room else 0)
     drawing = Drawing(WIDTH, tall + legend_height(len(entries)) + 4)
-    scale, words = (WIDTH - 2) / most, []
+    scale, words, boxes = (WIDTH - 2) / most, list[str](), Boxes()
     for i, (label, row) in enumerate(rows.items()):
         y, x = i * (LINE + BAR + 4), 0.0
-        drawing.text(0, y + 15, label)
-        drawing.text(WIDTH, y + 15, told(whole[label]), at="end")
+        drawing.text(0, y + 15, label, size=12)
+        drawing.text(WIDTH, y + 15, told(whole[label]), at="end", size=12)
         for series, part in enumerate(parts):
             if value := row.get(part, 0.0):
-                drawing.box(x, y + LINE, value * scale, BAR, series)
+                boxes.setdefault(series, []).append((x, y + LINE, value * scale, BAR))
                 x += value * scale
-        words.append(
-            f"{label}: {told(whole[label])} ({', '.join(f'{names(p)} {told(v)}' for p, v in row.items() if v)})"
-        )
+        inside = ", ".join(f"{names(part)} {told(value)}" for part, value in row.items() if value)
+        words.append(f"{label}: {told(whole[label])}" + (f" ({inside})" if len(row) > 1 else ""))
     if room:
         x = room[1] * scale
         for i in range(len(rows)):
@@ -79,7 +86,7 @@ def bars(
             drawing.line([(x, y - 2), (x, y + BAR + 2)], width=2)
         drawing.text(x, tall - 5, f"{room[0]} {told(room[1])}", at="end" if x > WIDTH / 2 else "start", size=12)
         words.append(f"{room[0]}: {told(room[1])}")
-    legend(drawing, tall, entries)
+    legend(drawing, tall, entries, boxes)
     return Picture(drawing.svg("; ".join(words)), caption, "; ".join(words))
 
 
@@ -112,7 +119,7 @@ def curve(
     box: tuple[float, str] | None = None,
     logarithmic: bool = True,
     told: Callable[[float], str] = lambda value: f"{value:g}",
-    said_up: Callable[[float], str] = lambda value: f"{value:g}",
+    said_up: Callable[[float], str] = lambda value: f"{value:.3g}",
 ) -> Picture:
     """Lines over one axis, with a dot where the reader stands.
 
@@ -124,7 +131,9 @@ def curve(
     points = [p for line in lines.values() for p in line] + ([mark[:2]] if mark else [])
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     top = nice(max(y for _, y in points))
-    box_left, box_top, wide, high = 46.0, 20.0, WIDTH - 56, 170.0
+    labels = [said_up(share * top) for share in (0.0, 0.5, 1.0)]
+    box_left, box_top, high = max(46.0, 6.8 * max(map(len, labels)) + 8), 28.0, 170.0
+    wide = WIDTH - box_left - 10
 
     def at(x: float, y: float) -> tuple[float, float]:
         over = log10(right / left) if logarithmic else right - left
@@ -190,10 +199,11 @@ def passes(
         if tall >= 13 or i % 2 == 0:
             drawing.text(0, tall * i + min(tall, 17) - 3, name, size=12)
     series = {kind: i for i, kind in enumerate(kinds)}
+    boxes = Boxes()
     for (row, kind), places in found.items():
-        drawing.boxes([(x, tall * row + 1, width, tall - 2) for x, width in places], series[kind])
+        boxes.setdefault(series[kind], []).extend((x, tall * row + 1, width, tall - 2) for x, width in places)
     below = tall * len(rows)
     drawing.text(label, below + 13, "0", size=12)
     drawing.text(WIDTH, below + 13, told, at="end", size=12)
-    legend(drawing, below + 16, [(name, series[kind]) for kind, name in kinds.items()])
+    legend(drawing, below + 16, [(name, series[kind]) for kind, name in kinds.items()], boxes)
     return Picture(drawing.svg(words), caption, words)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import inf
 from typing import Any
 
+from llmhw.cost import Default
 from llmhw.currencies import in_currency
+from llmhw.formula import term
 from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.charts import bars, curve
@@ -15,13 +17,23 @@ from llmhw.live.jobs import COUNTS, cluster_of, job_call, job_command
 from llmhw.live.load import LENGTHS, WEIGHTS, dollars, not_fitting, price_by_load, service_of
 from llmhw.live.models import chosen, device_of
 from llmhw.live.typed import Code, call, command
-from llmhw.ownership import Ownership, rent_or_buy
+from llmhw.ownership import Ownership, owned_device_hour_dollars, rent_or_buy
 from llmhw.planning.cuts import fewest_cuts
+from llmhw.service import kwh_per_million_tokens
 from llmhw.training import train
 from llmhw.units import format_quantity
 
 # Those that sellers and readers have most; the command takes all of the catalog.
 _CURRENCIES = ("USD", "EUR", "CNY", "GBP", "JPY", "INR")
+
+
+_OFFERS = 5  # providers in the table, the cheapest; the command lists all
+
+
+def assumed(defaults: Iterable[Default]) -> str:
+    """What was assumed, in a line; the command says where each is from."""
+    told = (f"{one.argument}={one.value if isinstance(one.value, str) else f'{one.value:,g}'}" for one in defaults)
+    return said("Assumed, with sources as the command prints them: {values}.", values=", ".join(told))
 
 
 def _paid(settings: Settings, *names: str) -> dict[str, Any]:
@@ -48,6 +60,17 @@ def _over_time(found: Ownership) -> Picture | None:
     return curve(lines, caption, said("months"), said("paid"), mark=mark, logarithmic=False, said_up=dollars)
 
 
+def _row(found: Ownership, name: str) -> str:
+    """A row of the summary: what it is, and how it came about."""
+    return next(f"{row[0]} = {row[1]}: {row[2]}" for row in found.summary() if row[0] == name)
+
+
+def _each(found: Ownership, paid: float) -> Callable[[], str]:
+    """What an hour that is used comes to."""
+    sizes: dict[str, Any] = {"devices": found.devices, "months": found.months, "utilization": found.utilization}
+    return term(owned_device_hour_dollars, said("a device-hour used"), dollars=paid, **sizes).explain
+
+
 def _own(settings: Settings) -> Answer:
     c, _ = cluster_of(device_of(settings), int(settings["count"]), joined=False)
     asked = {"months": settings["months"], "utilization": settings["utilization"] / 100}
@@ -55,15 +78,25 @@ def _own(settings: Settings) -> Answer:
     found = rent_or_buy(c, **asked)
     figures = [
         Figure(said("owning"), dollars(found.dollars), found.dollars, lambda: found.explain("total")),
-        Figure(said("price of the machines"), dollars(found.purchase), found.purchase),
-        Figure(said("a device-hour owned"), dollars(found.dollars_per_device_hour), found.dollars_per_device_hour),
+        Figure(said("price of the machines"), dollars(found.purchase), found.purchase, lambda: _row(found, "purchase")),
+        Figure(
+            said("a device-hour owned"),
+            dollars(found.dollars_per_device_hour),
+            found.dollars_per_device_hour,
+            _each(found, found.dollars),
+        ),
     ]
     python = "found.dollars, found.purchase, found.dollars_per_device_hour"
     if found.chosen is not None and found.rented_device_hour is not None:
         months = found.chosen.break_even_months
         figures += [
             Figure(said("renting"), dollars(found.chosen.dollars), found.chosen.dollars, lambda: found.explain("rent")),
-            Figure(said("a device-hour rented"), dollars(found.rented_device_hour), found.rented_device_hour),
+            Figure(
+                said("a device-hour rented"),
+                dollars(found.rented_device_hour),
+                found.rented_device_hour,
+                _each(found, found.chosen.dollars),
+            ),
         ]
         python += ", found.chosen.dollars, found.rented_device_hour"
         if months < inf:
@@ -75,14 +108,14 @@ def _own(settings: Settings) -> Answer:
     if found.chosen is not None:
         rows[said("renting")] = {"rent": found.chosen.dollars}
     whole, drawn = bars(rows, dollars, said("What owning and renting come to."), names=said), _over_time(found)
-    notes = [*found.warnings(), *found.footer()]
+    notes = [*found.warnings(), assumed(found.defaults)]
     if found.chosen is not None:
         notes.insert(0, said("Price: {price}", price=str(found.chosen.price)))
     return Answer(
         verdict=found.verdict,
         figures=figures,
         pictures=[whole, *([drawn] if drawn else [])],
-        tables=found.tables()[2:],
+        tables=[table._replace(rows=table.rows[:_OFFERS]) for table in found.tables()[2:]],
         notes=notes,
         python="import llmhw\nfrom llmhw.ownership import rent_or_buy\n"
         f"found = {call('rent_or_buy', Code(call('llmhw.Cluster', c.accelerator.name, c.devices)), **asked)}\n{python}",
@@ -143,7 +176,7 @@ def _train(settings: Settings) -> Answer:
             ),
             *([said("Price: {price}", price=str(run.price))] if run.price else []),
             *run.warnings(),
-            *run.footer(),
+            assumed(run.defaults),
         ],
         python=f"{job_call(job, model, network)}run = {call('llmhw.train', Code('job'), **asked)}.run\n"
         + ", ".join(f"run.{name}" for name in names),
@@ -176,7 +209,19 @@ def _serve(settings: Settings) -> Answer:
         )
         names.insert(0, "found.dollars_per_million_tokens")
     if energy is not None:
-        figures.append(Figure(said("energy of a million"), format_quantity(energy, "kWh"), energy))
+        figures.append(
+            Figure(
+                said("energy of a million"),
+                format_quantity(energy, "kWh"),
+                energy,
+                term(
+                    kwh_per_million_tokens,
+                    said("energy of a million"),
+                    watts=found.watts or 0.0,
+                    tokens_per_second=found.point.tokens_per_second,
+                ).explain,
+            )
+        )
         names.append("found.kwh_per_million_tokens")
     price = found.no_price if each is None else said("{price} a million tokens", price=dollars(each))
     return Answer(

@@ -54,7 +54,12 @@ def _interval(settings: Settings) -> Answer:
         Figure(said("goodput"), share, float(good.value), good.explain),
         Figure(said("time between failures"), _seconds(mtbf.value), float(mtbf.value), mtbf.explain),
         Figure(said("a checkpoint holds training up"), _seconds(write.value), float(write.value), write.explain),
-        Figure(said("size of a checkpoint"), bytes_told(size), size),
+        Figure(
+            said("size of a checkpoint"),
+            bytes_told(size),
+            size,
+            lambda: "\n".join(states.explain(part.name) for part in states if part.name != "gradients"),
+        ),
     ]
     words = said("Goodput against the time between two checkpoints.")
     drawn = curve(

@@ -11,11 +11,11 @@ from llmhw.live.typed import Code, call, command
 from llmhw.units import LLMHWError
 
 AUTO = "auto"
-# Devices that are had together: powers of two, half as many more, and racks of 72.
-_NUMBERS = sorted({2**i for i in range(15)} | {3 * 2**i for i in range(3, 14)} | {72 * 2**i for i in range(5)})
+# Devices that are had together: powers of two, a few nodes of 8, and racks of 72.
+_NUMBERS = sorted({*(2**i for i in range(15)), 24, 48, 72, 96, 144, 576})
 COUNTS = tuple((str(n), f"{n:,}") for n in _NUMBERS)
 NETWORKS = ((AUTO, "the fastest that is rented with it"),
-            *((one.name, one.name) for one in links() if one.kind == "scale-out"))  # fmt: skip
+            *((one.name, one.name) for one in links() if one.name.startswith(("InfiniBand", "RoCE"))))  # fmt: skip
 
 
 def cluster_of(

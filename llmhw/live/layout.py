@@ -216,6 +216,7 @@ _ZERO = (
     ("3", "3: weights too (FSDP)"),
 )
 _ORDERS = tuple(name for name in SCHEDULES if name != "interleaved")  # which 1f1b is where stages have chunks
+_PRODUCTS = tuple(name for name in COMPUTE if name in ("bf16", "fp8", "fp8-block", "mxfp8", "nvfp4"))
 SEQUENCES = _powers(9, 17)
 
 LAYOUT = Calculator(
@@ -241,7 +242,7 @@ LAYOUT = Calculator(
         Control("precision", "choice", "bf16-mixed", "Formats of weights, gradients and optimizer",
                 choices=_same(PRECISIONS), more=True),
         Control("compute", "choice", AUTO, "Format of matrix products",
-                choices=((AUTO, "as the weights"), *_same(COMPUTE)), more=True),
+                choices=((AUTO, "as the weights"), *_same(_PRODUCTS)), more=True),
         Control("network", "choice", AUTO, "Network between nodes", choices=NETWORKS, more=True),
     ],
     function=_layout,

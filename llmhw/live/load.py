@@ -92,7 +92,12 @@ def _load(settings: Settings) -> Answer:
     figures = [
         Figure(said("a million output tokens"), dollars(each), each, lambda: found.explain("a million tokens")),
         Figure(said("tokens/s in all"), format_quantity(speed, "tokens/s"), speed, lambda: found.explain("all users")),
-        Figure(said("requests a second"), f"{rate:,.3g}", rate),
+        Figure(
+            said("requests a second"),
+            f"{rate:,.3g}",
+            rate,
+            lambda: f"{speed:,.6g} tokens/s / {found.output_tokens:,} tokens = {rate:,.3g}",
+        ),
         Figure(
             said("tokens/s a user"),
             format_quantity(found.point.tokens_per_second_per_user, "tokens/s"),

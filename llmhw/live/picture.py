@@ -28,6 +28,9 @@ def _at(place: float) -> str:
     return f"{rounded(place):.1f}".removesuffix(".0")
 
 
+_SIZE = 12  # of text, unless it says another
+
+
 class Drawing:
     """An SVG that is written from left to right; `svg(words)` gives its text."""
 
@@ -68,8 +71,9 @@ class Drawing:
         series: int | None = None,
     ) -> None:  # fmt: skip
         """A label whose baseline is at y; `at` start, middle or end."""
-        self._put("text", escape(text), x=float(x), y=float(y), text_anchor=at, font_size=size,
-                  font_weight="bold" if bold else None, fill=colour(series))  # fmt: skip
+        self._put("text", escape(text), x=float(x), y=float(y), text_anchor=None if at == "start" else at,
+                  font_size=None if size == _SIZE else size, font_weight="bold" if bold else None,
+                  fill=None if series is None else colour(series))  # fmt: skip
 
     def letters(self, places: Iterable[tuple[float, float, str]], *, size: float = 12) -> None:
         """Single letters, each centred at x with its baseline at y; those of a line are one element."""
@@ -78,8 +82,8 @@ class Drawing:
             lines.setdefault(y, []).append((x, letter))
         for y, found in lines.items():
             xs = " ".join(_at(x - size * 0.33) for x, _ in found)
-            self._put("text", escape("".join(letter for _, letter in found)), x=xs, y=float(y), font_size=size,
-                      fill=colour(None))  # fmt: skip
+            text = "".join(letter for _, letter in found)
+            self._put("text", escape(text), x=xs, y=float(y), font_size=None if size == _SIZE else size)
 
     def line(
         self, points: list[tuple[float, float]], series: int | None = None, *, width: float = 1.0, dashed: bool = False
@@ -95,5 +99,6 @@ class Drawing:
         """The drawing; `words` say what it shows to who does not see it."""
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(words)}" '
-            f'style="max-width:{self.width:g}px" font-family="inherit">{"".join(self._parts)}</svg>'
+            f'style="max-width:{self.width:g}px" font-family="inherit" font-size="{_SIZE}" fill="currentColor">'
+            f"{''.join(self._parts)}</svg>"
         )

@@ -69,7 +69,7 @@ def _pipeline(settings: Settings) -> Answer:
     return Answer(
         verdict=verdict,
         figures=[
-            Figure(said("share of the step that a stage waits"), told, share),
+            Figure(said("share of the step that a stage waits"), told, share, lambda: f"{waits} / {end} = {told}"),
             Figure(said("slots that a stage waits"), f"{waits:,}", waits, closed.explain),
             Figure(said("slots of the step"), f"{end:,}", end),
             Figure(

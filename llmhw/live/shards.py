@@ -68,7 +68,7 @@ def _shards(settings: Settings) -> Answer:
         good=None,
         figures=[
             Figure(said("weights, gradients and optimizer states of a rank"), bytes_told(total), total, states.explain),
-            Figure(said("sent by a rank in a step"), bytes_told(wire_bytes), wire_bytes),
+            Figure(said("sent by a rank in a step"), bytes_told(wire_bytes), wire_bytes, lambda: str(wires)),
             Figure(
                 said("memory of the device"),
                 bytes_told(memory.device_bytes),

@@ -10,7 +10,6 @@ from bs4 import BeautifulSoup, Tag
 
 from book.chinese import catalogues, checks
 from book.chinese.texts import Text, blocks, pages, texts, translated
-from book.claims import claims
 from tests.book.conftest import ROOT, english, parsed
 
 SITE = pytest.mark.xdist_group("site")
@@ -188,7 +187,7 @@ def test_notebooks_of_the_chinese_tree_are_chinese_and_have_the_same_code(html: 
         assert code[0] == code[1], path.name
         assert len(original) == len(chinese)
         text = "\n".join(cell.source for cell in chinese if cell.cell_type == "markdown")
-        assert catalogues.progress(f"notebooks/{path.name}")[0] == 0 or HAN.search(text)
+        assert catalogues.counts(f"notebooks/{path.name}")[0] == 0 or HAN.search(text)
         assert not re.search(r"llmhw\.github\.io/llmhw/(?:book|notebooks)/", text), "a link out of the Chinese tree"
 
 
@@ -202,7 +201,5 @@ def first(page: BeautifulSoup, selector: str) -> Tag:
 def test_claims_are_judged_in_chinese(html: Path) -> None:
     page = parsed(html / "zh" / "book" / "claims.html")
     assert len(page.select(".claim")) == len(parsed(html / "book" / "claims.html").select(".claim"))
-    originals = {f"{claim.number}. {claim.original}".replace("\\", "") for claim in claims()}
     for claim in page.select(".claim"):
-        assert first(claim, "strong").get_text() in originals
         assert HAN.search(first(claim, ".claim-verdict").get_text()), claim["id"]
