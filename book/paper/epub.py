@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 
-from book.paper.pages import Book, Chapter, PaperError, anchor, code_colours
+from book.paper.pages import Book, Chapter, PaperError, anchor, code_colours, static
 from book.paper.pdf import title_page
 from book.paper.press import document, opened
 
@@ -84,10 +84,8 @@ def bound(book: Book) -> bytes:
     """The EPUB: the same sources give the same bytes, but for the cover, which is drawn by the machine's Chromium."""
     formulas = [tag for each in book.chapters for tag in each.article.select(".math")]
     asked = [{"tex": tex(tag), "display": tag.name == "div"} for tag in formulas]
-    cover = document(
-        language=book.language, title="", css=(HERE / "paper.css").read_text(encoding="utf-8") + COVER_CSS,
-        body=title_page(book), styles=("/html/_static/han.css",),
-    )  # fmt: skip
+    css = (HERE / "paper.css").read_text(encoding="utf-8") + COVER_CSS
+    cover = document(book, title=escape(book.title), body=title_page(book), css=css)
     with opened({"/cover.html": cover}, book.html, width=COVER[0], height=COVER[1]) as page:
         written = page.evaluate(TO_MATHML, asked)
         picture = page.screenshot(type="png")
@@ -104,7 +102,7 @@ def bound(book: Book) -> bytes:
         files[drawing_name(index)] = drawing(svg)
     files["cover.png"] = picture
     files["book.css"] = "\n".join([han(book), code_colours(book.html), (HERE / "epub.css").read_text(encoding="utf-8")])
-    files["han.woff2"] = (book.html / "_static" / "han.woff2").read_bytes()
+    files["han.woff2"] = static(book.html, "han.woff2").read_bytes()
     return zipped(book, files)
 
 
@@ -163,7 +161,12 @@ def drawing(svg: str) -> str:
     wide = re.search(r"--figure-width: ?(\d+)px", body)
     width = float(wide[1]) if wide else float(box[3])
     size = f'width="{width:.0f}" height="{width * float(box[4]) / float(box[3]):.0f}"'
-    body = re.sub(r'(<svg[^>]*?) style="[^"]*"', r"\1", body, count=1)
+    body = re.sub(
+        r"<svg[^>]*>",
+        lambda root: re.sub(r' (?:style|width|height|fill|font-family)="[^"]*"', "", root[0]),
+        body,
+        count=1,
+    )
     names = "" if "xmlns=" in body[: body.index(">")] else ' xmlns="http://www.w3.org/2000/svg"'
     body = body.replace("<svg", f'<svg{names} {size} fill="{INK}" font-family="sans-serif"', 1)
     first = body.index(">") + 1
@@ -190,13 +193,12 @@ def contents(book: Book) -> str:
 
 def han(book: Book) -> str:
     """The font of Chinese text."""
-    rule = re.search(r"@font-face \{.*?\}", (book.html / "_static" / "han.css").read_text(encoding="utf-8"), re.DOTALL)
+    rule = re.search(r"@font-face \{.*?\}", static(book.html, "han.css").read_text(encoding="utf-8"), re.DOTALL)
     return rule[0] if rule else ""
 
 
 def text(book: Book, title: str, body: str) -> str:
-    language = "zh-Hans" if book.language == "zh" else book.language
-    return PAGE.format(language=language, title=escape(title), body=body)
+    return PAGE.format(language=book.tag, title=escape(title), body=body)
 
 
 KINDS = {
@@ -223,7 +225,7 @@ def zipped(book: Book, files: dict[str, str | bytes]) -> bytes:
         manifest.append(f'<item id="{item(name)}" href="{name}" media-type="{kind}"{properties}/>')
     licence = BeautifulSoup(book.licence, "html.parser").get_text()
     package = PACKAGE.format(
-        language="zh-Hans" if book.language == "zh" else book.language, uuid=uuid5(NAMESPACE_URL, book.address),
+        language=book.tag, uuid=uuid5(NAMESPACE_URL, book.address),
         title=escape(book.title), authors=escape(book.authors), subtitle=escape(book.word("subtitle")),
         address=escape(book.address), rights=escape(licence), date=book.date, manifest="\n".join(manifest),
         spine="\n".join(f'<itemref idref="{item(name)}"/>' for name in spine),

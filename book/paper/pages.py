@@ -84,12 +84,18 @@ class Book:
     chapters: list[Chapter]
     drawings: list[str]
 
+    @property
+    def tag(self) -> str:
+        """The language as documents say it."""
+        return "zh-Hans" if self.language == "zh" else self.language
+
     def word(self, name: str) -> str:
         return WORDS[self.language][name]
 
 
 def text_of(tag: Tag) -> str:
-    return " ".join(tag.get_text().split())
+    """Its words in one line; of TeX, without the brackets around it."""
+    return " ".join(re.sub(r"\\[()]", "", tag.get_text()).split())
 
 
 def sources() -> tuple[datetime, str]:
@@ -135,9 +141,15 @@ def read(html: Path, only: tuple[str, ...] = ()) -> Book:
     return Book(title, language, authors, licence, place.version, commit, date, address, html, chapters, drawings)
 
 
+def static(html: Path, name: str) -> Path:
+    """A file of `_static`; what the Chinese tree has in common with the English one around it stands only there."""
+    own = html / "_static" / name
+    return own if own.is_file() else html.parent / "_static" / name
+
+
 def code_colours(html: Path) -> str:
     """The site's rules for code in the light."""
-    rules = (html / "_static" / "pygments.css").read_text(encoding="utf-8")
+    rules = static(html, "pygments.css").read_text(encoding="utf-8")
     return "\n".join(re.findall(r'^html\[data-theme="light"\] (\.highlight .*)$', rules, re.MULTILINE))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from book.paper.pages import Book, Chapter, anchor, code_colours
+from book.paper.pages import Book, Chapter, anchor, code_colours, static
 from book.paper.press import document, opened
 
 HERE = Path(__file__).parent
@@ -17,9 +17,12 @@ WIDTH = 620  # CSS pixels of a line: 164 mm, as paper.css has it
 SHRINK = """
 () => {
   for (const wide of document.querySelectorAll("table, div.math, .cell_output pre, .highlight-text pre")) {
-    const room = (wide.tagName === "TABLE" ? wide.parentElement : wide).clientWidth;
-    const own = Math.max(wide.scrollWidth, wide.offsetWidth);
-    if (own > room + 1) wide.style.fontSize = `${Math.max(0.65, 0.99 * room / own)}em`;
+    const table = wide.tagName === "TABLE";
+    const room = (table ? wide.parentElement : wide).clientWidth, own = table ? wide.offsetWidth : wide.scrollWidth;
+    if (own <= room + 1) continue;
+    const factor = 0.99 * room / own;
+    if (wide.tagName === "PRE" && factor < 0.85) wide.style.whiteSpace = "pre-wrap";
+    else wide.style.fontSize = `${parseFloat(getComputedStyle(wide).fontSize) * Math.max(0.7, factor)}px`;
   }
 }
 """
@@ -32,10 +35,9 @@ pages => {
 
 def printed(book: Book) -> bytes:
     """The PDF: tagged, with bookmarks, and with the numbers of its pages in the contents."""
-    styles = ("/html/_static/han.css",)
     body = "".join([title_page(book), contents(book), *(chapter(book, each) for each in book.chapters)])
     css = "\n".join([code_colours(book.html), (HERE / "paper.css").read_text(encoding="utf-8"), *running_heads(book)])
-    text = document(language=book.language, title=escape(book.title), body=body, css=css, styles=styles)
+    text = document(book, title=escape(book.title), body=body, css=css)
     with opened({"/book.html": text}, book.html, width=WIDTH) as page:
         page.evaluate(SHRINK)
         numbers: dict[str, int] = {}
@@ -50,7 +52,7 @@ def printed(book: Book) -> bytes:
 def dated(pdf: bytes, book: Book) -> bytes:
     """The same file with the date of the sources, so that the same sources give the same one."""
     day = book.date.strftime("D:%Y%m%d%H%M%S+00'00'").encode()
-    return re.sub(rb"(/(?:Creation|Mod)Date )\(D:[^)]{20}\)", lambda found: found[1] + b"(" + day + b")", pdf)
+    return re.sub(rb"(/(?:Creation|Mod)Date )\(D:[^)]{21}\)", lambda found: found[1] + b"(" + day + b")", pdf)
 
 
 def running_heads(book: Book) -> Iterator[str]:
@@ -62,7 +64,7 @@ def running_heads(book: Book) -> Iterator[str]:
 
 
 def title_page(book: Book) -> str:
-    logo = (book.html / "_static" / "logo.svg").read_text(encoding="utf-8")
+    logo = static(book.html, "logo.svg").read_text(encoding="utf-8")
     commit = f" ({book.commit})" if book.commit else ""
     address = escape(book.address)
     return f"""<section class="title-page">

@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from book.address import ROOT
-from book.paper.pages import PaperError
+from book.paper.pages import Book, PaperError, static
 
 FONTS = ("noto-serif", "noto-sans", "noto-sans-mono")
+HAN = ("han.css", "noto-sans-sc/index.css")  # the site's Chinese fonts
 PLACE = "http://book.invalid"
 
 HEAD = """<!DOCTYPE html>
@@ -52,11 +53,12 @@ def chromium() -> str:
     return path
 
 
-def document(*, language: str, title: str, body: str, css: str = "", styles: tuple[str, ...] = ()) -> str:
+def document(book: Book, *, title: str, body: str, css: str) -> str:
     """A page of HTML with the fonts of paper and with MathJax."""
     fonts = [f"/node_modules/@fontsource/{name}/{weight}.css" for name in FONTS for weight in weights(name)]
-    links = "".join(f'<link rel="stylesheet" href="{href}">' for href in [*fonts, *styles])
-    return HEAD.format(language=language, title=title, styles=f"{links}<style>{css}</style>", body=body)
+    fonts += [f"/static/{name}" for name in HAN if static(book.html, name).is_file()]
+    links = "".join(f'<link rel="stylesheet" href="{href}">' for href in fonts)
+    return HEAD.format(language=book.tag, title=title, styles=f"{links}<style>{css}</style>", body=body)
 
 
 def weights(name: str) -> tuple[str, ...]:
@@ -67,7 +69,7 @@ def weights(name: str) -> tuple[str, ...]:
 def opened(pages: Mapping[str, str], html: Path, *, width: int, height: int = 900) -> Iterator[Any]:
     """A browser's page at the first of `pages` (path -> HTML), as print shows it, its formulas set.
 
-    html    the folder of the site, for its fonts and styles under /html/
+    html    the folder of the site, for its fonts and styles under /static/
     width   of the window, in CSS pixels
     """
     from playwright.sync_api import Error, sync_playwright
@@ -75,17 +77,16 @@ def opened(pages: Mapping[str, str], html: Path, *, width: int, height: int = 90
     for name in ("mathjax", *(f"@fontsource/{font}" for font in FONTS)):
         if not (ROOT / "node_modules" / name).is_dir():
             raise PaperError(f"node_modules/{name} is missing; run: make setup")
-    folders = {"node_modules": ROOT / "node_modules", "html": html}
 
     def answer(route: Any) -> None:
         path = unquote(urlsplit(route.request.url).path)
         folder, _, rest = path[1:].partition("/")
-        file = folders[folder] / rest if folder in folders else None
+        file = static(html, rest) if folder == "static" else ROOT / "node_modules" / rest
         if not route.request.url.startswith(f"{PLACE}/"):
             route.abort()
         elif path in pages:
             route.fulfill(body=pages[path], content_type="text/html; charset=utf-8")
-        elif file is not None and file.is_file():
+        elif folder in ("static", "node_modules") and file.is_file():
             route.fulfill(body=file.read_bytes(), content_type=mimetypes.guess_type(file)[0] or "font/woff2")
         else:
             route.abort()

@@ -53,10 +53,8 @@ def printed(book: Book) -> bytes:
 <a href="{book.address}/">{book.address}</a></p></header>
 <main>{"".join(group(pages["book/formulas"], head, names) for head, names in CHOSEN.items())}
 {symbols(pages["book/notation"])}</main><footer>{RULES}</footer>"""
-    text = document(
-        language=book.language, title=book.word("sheet"), body=body, styles=("/html/_static/han.css",),
-        css=(HERE / "sheet.css").read_text(encoding="utf-8"),
-    )  # fmt: skip
+    css = (HERE / "sheet.css").read_text(encoding="utf-8")
+    text = document(book, title=book.word("sheet"), body=body, css=css)
     with opened({"/sheet.html": text}, book.html, width=703) as page:
         page.evaluate(SHRINK)
         pdf: bytes = page.pdf(prefer_css_page_size=True, print_background=True, tagged=True)

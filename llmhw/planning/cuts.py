@@ -44,7 +44,8 @@ def fewest_cuts(
     kept = dict(layout or {})
     room, n = visible_bytes(cluster.accelerator), cluster.devices
     tps = [tp] if tp else [2**i for i in range(min(n, cluster.devices_per_node).bit_length())]
-    pps = [pp] if pp else [2**i for i in range(min(n, spec.num_layers, _MOST_STAGES).bit_length())]
+    first = 1 if kept.get("vpp", 1) > 1 else 0  # chunks need stages
+    pps = [pp] if pp else [2**i for i in range(first, min(n, spec.num_layers, _MOST_STAGES).bit_length())]
     error, wrong = known_error("training"), list[LLMHWError]()
     best: tuple[bool, float, TrainingJob] | None = None
 
