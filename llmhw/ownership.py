@@ -598,7 +598,7 @@ def _purchase(cluster: Cluster, o: OwnershipOptions) -> tuple[Guess, PurchasePri
     if o.purchase_price is not None:
         return _sure("purchase_price", o.purchase_price), None
     device = cluster.accelerator
-    found = purchase_prices(device, listed=o.prices)
+    found = purchase_prices(device, listed=o.prices, quoted=o.region is not None)
     if not found:
         raise LLMHWError(f"purchase_price is not known of {device.name}; give purchase_price=, in dollars of a device")
     newest = max(found, key=lambda price: price.date)
@@ -732,7 +732,8 @@ def _cheapest(cluster: Cluster, o: OwnershipOptions) -> list[Price]:
     """Each provider's cheapest of the newest prices of each kind, those that were asked for."""
     device = cluster.accelerator
     found: dict[tuple[str, str], Price] = {}
-    for kind in dict.fromkeys(price.kind for price in prices(device, listed=o.prices)):
+    elsewhere = o.provider is not None or o.region is not None
+    for kind in dict.fromkeys(price.kind for price in prices(device, listed=o.prices, quoted=elsewhere)):
         with suppress(LLMHWError):  # none of this kind there
             offers, _ = newest_prices(device, o.provider, o.region, kind, o.prices)
             for offer in sorted(offers, key=lambda price: price.dollars_per_device_hour):

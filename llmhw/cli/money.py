@@ -180,7 +180,11 @@ def _served(name: str, cluster: Cluster, weights: str | None, sizes: dict[str, A
             f"gpus={cluster.devices} x {cluster.accelerator.name} do not hold {name} in {job.weights}; "
             "give more of them, or other weights"
         )
-    return llmhw.serve(best[0].job, **sizes)
+    served = llmhw.serve(best[0].job, **sizes)
+    if served.fits:
+        return served
+    # The model's longest text has no room there; the requests have.
+    return llmhw.serve(replace(best[0].job, max_model_len=sum(sizes.values())), **sizes)
 
 
 def _joined(cluster: Cluster) -> Cluster:

@@ -101,6 +101,9 @@ def test_a_job_is_paid_in_yuan_where_that_is_asked_for() -> None:
     assert paid["note"].startswith("quoted as CNY 1.69, at 1 USD =")
     assert answer(*asked, "--currency", "CNY")["price"] == paid
     assert answer(*SERVE)["price"]["region"] != "cn"
+    told = run("cost", "--gpu", "RTX 4090 D", "--currency", "CNY").stdout  # to own and to rent, where it is sold
+    assert told == run("cost", "--gpu", "RTX 4090 D", "--currency", "CNY", "--region", "cn").stdout
+    assert "CNY 12,999 (launch price, region cn, 2023-12)" in told
 
 
 def test_the_cheapest_card_of_a_budget_in_yuan() -> None:

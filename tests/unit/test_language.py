@@ -15,6 +15,7 @@ import llmhw
 from llmhw.catalog import read_table
 from llmhw.hardware import links, prices, purchase_prices
 from llmhw.language import in_language, of_locale, said
+from llmhw.live import CALCULATORS, Calculator
 from llmhw.units import columns, text_table, wrapped
 from tests.unit.command import run
 
@@ -94,10 +95,16 @@ def _fields(text: str) -> list[tuple[str | None, str | None, str | None]]:
 
 
 def test_every_sentence_has_its_chinese_with_the_same_values() -> None:
-    found = {text: where for text, where in _sentences() if not where.startswith("live/")}
+    found = dict(_sentences())
     assert len(found) > 300
     assert not {where: text for text, where in found.items() if text not in CHINESE}
     assert not {english: chinese for english, chinese in CHINESE.items() if _fields(english) != _fields(chinese)}
+
+
+@pytest.mark.parametrize("calculator", CALCULATORS.values(), ids=CALCULATORS)
+def test_every_label_of_a_calculator_has_its_chinese(calculator: Calculator) -> None:
+    texts = [calculator.title, *(text for one in calculator.controls for text in (one.label, one.help))]
+    assert not {*filter(None, texts)} - {*CHINESE}
 
 
 def test_no_chinese_is_left_over_of_a_sentence_that_is_gone() -> None:
@@ -106,6 +113,11 @@ def test_no_chinese_is_left_over_of_a_sentence_that_is_gone() -> None:
     known |= {fact for p in (*prices(), *purchase_prices(), *links()) for fact in (p.kind, getattr(p, "region", ""))}
     known |= {price.kind.replace("_", " ") for price in prices()}
     known |= {row["name"] for row in read_table("grids")}
+    known |= {"vision tower", "audio tower", "updated weights"}
+    moved = [f"weights of {part}" for part in ("a block", "outside the blocks")]  # names of messages
+    known |= {
+        f"{before}{what}{again}" for what in moved for before in ("", "gradients of ") for again in ("", ", again")
+    }
     known |= {f"{mode} batching" for mode in ("static", "dynamic", "continuous", "disaggregated")}
     pages = " ".join(
         path.read_text() for path in (ROOT.parent / "book").rglob("*") if path.suffix in (".js", ".mjs", ".py")

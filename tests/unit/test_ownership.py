@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import statistics
 from dataclasses import fields
 from typing import Any
@@ -330,3 +331,15 @@ def test_a_card_of_ones_own_room_takes_no_data_centre() -> None:
     assert found.at_home == pytest.approx(rent_or_buy("rtx 4090", hosting=0, staff=0, pue=1).dollars)
     assert found.next_steps() == [f"hosting=0, staff=0, pue=1: owning ${found.at_home:,.0f}"]
     assert rent_or_buy("h100").next_steps() == []
+
+
+def test_a_service_is_owned_where_the_longest_text_of_its_model_has_no_room() -> None:
+    """qwen3-8b takes 40,960 tokens; beside its weights in 16 bit an RTX 5090 has room for fewer."""
+    line = ("cost", "qwen3-8b", "--gpu", "RTX 5090")
+    found = re.search(r"([\d,.]+) tokens/s for all of ([\d,]+) users, all that fit", run(*line).stdout)
+    assert found
+    served = answer("serve", "qwen3-8b", "--gpu", "RTX 5090", "--weights", "bf16", "--max-model-len", "1500")
+    assert [float(one.replace(",", "")) for one in found.groups()] == [
+        pytest.approx(served["tokens_per_second"], rel=1e-3),
+        served["concurrency"],
+    ]
