@@ -261,6 +261,22 @@ def _ignore_interrupts() -> None:
 
 
 @contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment: a process that starts inherits it, and is not interrupted in its imports."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _pool(workers: int) -> Iterator[Any]:
     """Processes of this machine, started anew, so that no thread or lock of this one is copied."""
     from concurrent.futures import ProcessPoolExecutor
@@ -268,6 +284,8 @@ def _pool(workers: int) -> Iterator[Any]:
 
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
     try:
+        with _deaf():
+            pool.submit(int)  # the first task starts all processes
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

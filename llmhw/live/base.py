@@ -14,7 +14,6 @@ from llmhw.units import LLMHWError, check_choice, check_number, shown
 Settings = Mapping[str, Any]
 # How much a calculator that searches may try before it answers; a page asks again as long as there is `more`.
 PATIENCE: ContextVar[float] = ContextVar("patience", default=float("inf"))
-KINDS = ("model", "device", "choice", "number", "switch")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from llmhw.formula import term
 from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.charts import bars, curve
-from llmhw.live.jobs import COUNTS, cluster_of, job_call, job_command
+from llmhw.live.jobs import COUNTS, PRICE, cluster_of, job_call, job_command
 from llmhw.live.load import LENGTHS, WEIGHTS, dollars, not_fitting, price_by_load, service_of
 from llmhw.live.models import chosen, device_of
 from llmhw.live.typed import Code, call, command
@@ -295,19 +295,7 @@ COST = Calculator(
             "weights", "choice", WEIGHTS[0][0], "Format of the weights", choices=WEIGHTS, when={"task": ("serve",)}
         ),
         Control("currency", "choice", "USD", "Currency", choices=[(code, code) for code in _CURRENCIES]),
-        Control(
-            "price",
-            "number",
-            0,
-            "Rent of a device-hour",
-            least=0,
-            most=50,
-            step=0.05,
-            whole=False,
-            unit="$",
-            help="0: the cheapest of the catalog",
-            more=True,
-        ),
+        PRICE,
         Control(
             "purchase_price",
             "number",

@@ -6,6 +6,7 @@ from typing import Any
 
 from llmhw.hardware import Accelerator, Cluster, links, usual_network
 from llmhw.job import TrainingJob
+from llmhw.live.base import Control
 from llmhw.live.models import Chosen
 from llmhw.live.typed import Code, call, command
 from llmhw.units import LLMHWError
@@ -16,6 +17,12 @@ _NUMBERS = sorted({*(2**i for i in range(15)), 24, 48, 72, 96, 144, 576})
 COUNTS = tuple((str(n), f"{n:,}") for n in _NUMBERS)
 NETWORKS = ((AUTO, "the fastest that is rented with it"),
             *((one.name, one.name) for one in links() if one.name.startswith(("InfiniBand", "RoCE"))))  # fmt: skip
+
+MICRO_BATCH = Control("micro_batch", "number", 1, "Micro-batch", least=1, most=64, logarithmic=True, unit="sequences")
+SEQ_LEN = Control("seq_len", "number", 4096, "Sequence length", least=128, most=131072, step=128, logarithmic=True,
+                  unit="tokens")  # fmt: skip
+PRICE = Control("price", "number", 0, "Rent of a device-hour", least=0, most=50, step=0.05, whole=False, unit="$",
+                help="0: the cheapest of the catalog", more=True)  # fmt: skip
 
 
 def cluster_of(

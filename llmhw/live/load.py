@@ -10,7 +10,7 @@ from llmhw.job import ServingJob
 from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Picture, Settings
 from llmhw.live.charts import curve
-from llmhw.live.jobs import AUTO, cluster_call, cluster_of
+from llmhw.live.jobs import AUTO, PRICE, cluster_call, cluster_of
 from llmhw.live.models import Chosen, chosen, device_of
 from llmhw.live.typed import Code, call, command
 from llmhw.service import ServingEstimate, serve
@@ -136,19 +136,7 @@ LOAD = Calculator(
         Control("users", "number", 8, "Users at work", least=1, most=2048, logarithmic=True),
         Control("weights", "choice", AUTO, "Format of the weights", choices=WEIGHTS),
         *LENGTHS,
-        Control(
-            "price",
-            "number",
-            0,
-            "Price of a device-hour",
-            least=0,
-            most=50,
-            step=0.05,
-            whole=False,
-            unit="$",
-            help="0: the cheapest of the catalog",
-            more=True,
-        ),
+        PRICE,
     ],
     function=_load,
 )

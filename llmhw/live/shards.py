@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmhw.job import Parallelism, TrainingJob
 from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Settings
 from llmhw.live.charts import bars
-from llmhw.live.jobs import COUNTS, cluster_of, job_call, job_command
+from llmhw.live.jobs import COUNTS, MICRO_BATCH, SEQ_LEN, cluster_of, job_call, job_command
 from llmhw.live.models import Chosen, chosen, device_of
 from llmhw.live.step import GROUPS, bytes_told
 from llmhw.messages import collectives
@@ -104,20 +106,9 @@ SHARDS = Calculator(
         Control("device", "device", "H100 SXM5 80GB", "Device"),
         Control("count", "choice", "8", "Devices", choices=COUNTS),
         Control("way", "choice", "zero-3", "Split", choices=tuple(WAYS.items())),
-        Control("micro_batch", "number", 1, "Micro-batch", least=1, most=64, logarithmic=True, unit="sequences"),
+        MICRO_BATCH,
         Control("micro_batches", "number", 1, "Micro-batches a rank in a step", least=1, most=128, logarithmic=True),
-        Control(
-            "seq_len",
-            "number",
-            4096,
-            "Sequence length",
-            least=128,
-            most=131072,
-            step=128,
-            logarithmic=True,
-            unit="tokens",
-            more=True,
-        ),
+        replace(SEQ_LEN, more=True),
     ],
     function=_shards,
 )

@@ -12,7 +12,7 @@ from llmhw.job import TrainingJob
 from llmhw.language import said
 from llmhw.live.base import Answer, Calculator, Control, Figure, Settings
 from llmhw.live.charts import bars
-from llmhw.live.jobs import job_call, job_command
+from llmhw.live.jobs import MICRO_BATCH, SEQ_LEN, job_call, job_command
 from llmhw.live.models import chosen, device_of
 from llmhw.memory import OPTIMIZERS, PRECISIONS
 from llmhw.training import JobMemory
@@ -95,18 +95,8 @@ STEP = Calculator(
     controls=[
         Control("model", "model", "llama-3.2-3b", "Model"),
         Control("device", "device", "H100 SXM5 80GB", "Device"),
-        Control("micro_batch", "number", 2, "Micro-batch", least=1, most=64, logarithmic=True, unit="sequences"),
-        Control(
-            "seq_len",
-            "number",
-            4096,
-            "Sequence length",
-            least=128,
-            most=131072,
-            step=128,
-            logarithmic=True,
-            unit="tokens",
-        ),
+        replace(MICRO_BATCH, default=2),
+        SEQ_LEN,
         Control("recompute", "choice", "none", "Run again in the backward pass", choices=tuple(RECOMPUTE.items())),
         Control("accumulation", "number", 8, "Micro-batches of a step", least=1, most=128, logarithmic=True, more=True),
         Control("optimizer", "choice", "adamw-fused", "Optimizer", choices=[(n, n) for n in OPTIMIZERS], more=True),
