@@ -106,6 +106,8 @@ def test_chapters_link_to_pages_of_this_book(html: Path) -> None:
             linked += 1
             if reason := broken(html / "index.html", html, target):
                 problems.append(f"{path.name}: {target}: {reason}")
+            if "#calculator-" in target:  # in the page stands the calculator itself; its id is found above
+                continue
             near = {str(tag["href"]) for tag in parsed(html / f"notebooks/{path.stem}.html").select("a[href]")}
             assert posixpath.relpath(target, "notebooks") in near, f"{path.name}: {target}"
     assert not problems, "\n".join(problems)
