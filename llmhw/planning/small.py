@@ -16,7 +16,6 @@ from typing import Any
 from llmhw.checks import check_object
 from llmhw.cost import RunOptions
 from llmhw.engine import memory_rate
-from llmhw.formula import formula
 from llmhw.hardware import Cluster
 from llmhw.job import ServingJob
 from llmhw.memory import kv_cache
@@ -45,11 +44,10 @@ COLUMNS = {
 # -- what no engine does better ---------------------------------------------------------------
 
 
-@formula(source="roofline: a pass reads the weights once, and the cache of each sequence", unit="count")
 def users_by_bandwidth(
     *, seconds: Any, ranks: Any, weight_bytes: Any, weights_per_second: Any, cache_bytes: Any, cache_per_second: Any
 ) -> Any:
-    """Most users to whom so many ranks can write a token in a time; below 1 not even one.
+    """Most users to whom so many ranks can write a token in a time, by the roofline; below 1 not even one.
 
     seconds        for a token of each
     weight_bytes   that a pass reads at least, of all ranks, at `weights_per_second` of each
@@ -62,9 +60,8 @@ def users_by_bandwidth(
     return (seconds - weight_bytes / weights_per_second / ranks) * ranks * cache_per_second / cache_bytes
 
 
-@formula(source="roofline: 2 FLOPs a parameter and token, read or written, at the peak", unit="count")
 def users_by_arithmetic(*, seconds: Any, ranks: Any, flops_per_second: Any, params: Any, tokens: Any) -> Any:
-    """Most users whose requests so many ranks can compute in the time that each may take.
+    """Most users whose requests so many ranks can compute in the time that each may take, at the peak.
 
     seconds   of a request, from its arrival to its last token
     params    that a token uses
