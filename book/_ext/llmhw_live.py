@@ -91,7 +91,7 @@ def scripts(app: Sphinx, _page: str, _template: str, _context: dict[str, Any], d
 def words() -> dict[str, str]:
     """What the page's scripts say, in the reader's language."""
     return {
-        "first": said("Loading Python, once: about 14 MB ..."),
+        "first": said("Loading Python, once: about 15 MB ..."),
         "start": said("Starting Python ..."),
         "again": said("Starting Python ..."),
         "broken": said("The calculator did not start; this answer is the first one."),

@@ -140,7 +140,15 @@ def test_the_first_answer_stands_in_the_page_and_is_light(html: Path) -> None:
 def test_the_runtime_is_small(html: Path) -> None:
     files = [path for path in (html / "live").rglob("*") if path.is_file()]
     files += (html / "_static").glob("*.whl")
-    assert sum(path.stat().st_size for path in files) < 16e6
+    size = sum(path.stat().st_size for path in files)
+    assert size < 16e6
+    pages = [
+        *(html / name for name in ("book/calculator.html", "zh/book/calculator.html")),
+        *html.glob("live/*/en.json"),
+    ]
+    assert len(pages) == 3
+    for page in pages:
+        assert f"{size / 1e6:.0f} MB" in page.read_text(encoding="utf-8"), page.name
     assert len(list(html.rglob("*.whl"))) == 1
     assert {path.name for path in files} >= {"LICENSE-pyodide", "LICENSE-python"}
 
